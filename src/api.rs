@@ -1,0 +1,235 @@
+//! Words: the Kubernetes and KubeVirt objects as the rules need to read them.
+//!
+//! Every type here is a *view*. It borrows from the bytes of the request, holds only the fields that some rule
+//! reads, and skips the rest (`managedFields`, status details, …) without allocating. A view is never written back:
+//! an object is changed by patch operations on known paths, so a field of a newer KubeVirt is never lost.
+//!
+//! `null` means the same as a missing field, as it does to Go's JSON decoder. A mutating webhook sees objects before
+//! the schema is checked, so a field may have any type: that is an error of the view, with a path.
+
+pub mod guest;
+pub mod network;
+pub mod review;
+pub mod vm;
+
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// A string of the request: borrowed where the JSON text holds it without escapes, owned otherwise.
+///
+/// `Cow<str>` alone would be owned inside an `Option` or a `Vec`: serde's `borrow` does not reach through them.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Text<'a>(Cow<'a, str>);
+
+impl Text<'_> {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text)))
+            }
+        }
+
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A part of the object that few requests need: skipped when the body is parsed, read on demand.
+#[derive(Debug)]
+pub struct Lazy<'a, T> {
+    raw: Option<&'a RawValue>,
+    reads: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Deserialize<'a> + Default> Lazy<'a, T> {
+    /// Reads the part; a missing one is `T::default()`.
+    ///
+    /// # Errors
+    /// The JSON text has another shape than `T`.
+    pub fn read(&self) -> Result<T, serde_json::Error> {
+        match self.raw {
+            Some(raw) => Option::<T>::deserialize(raw).map(Option::unwrap_or_default),
+            None => Ok(T::default()),
+        }
+    }
+}
+
+impl<T> Clone for Lazy<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Lazy<'_, T> {}
+
+impl<T> Default for Lazy<'_, T> {
+    fn default() -> Self {
+        Self { raw: None, reads: PhantomData }
+    }
+}
+
+/// Same JSON text. The API server writes object and oldObject with one encoder, so equal values have equal text.
+impl<T> PartialEq for Lazy<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw.map(RawValue::get) == other.raw.map(RawValue::get)
+    }
+}
+
+impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&'de RawValue>::deserialize(deserializer)?;
+        Ok(Self { raw: Some(raw), reads: PhantomData })
+    }
+}
+
+/// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` is absent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Present;
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// What kind of JSON value a field that nicplug does not know holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Shape {
+    /// `{…}`: may be a network source or an interface binding of a newer KubeVirt.
+    Object,
+    /// `null`, a scalar or a list: no source and no binding has this form.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShapeVisitor;
+
+        macro_rules! other {
+            ($($method:ident: $type:ty),*) => {
+                $(fn $method<E: Error>(self, _: $type) -> Result<Shape, E> { Ok(Shape::Other) })*
+            };
+        }
+
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = Shape;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            other!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
+
+            fn visit_unit<E: Error>(self) -> Result<Shape, E> {
+                Ok(Shape::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Shape::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Shape::Object)
+            }
+        }
+
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+/// Reads `null` as the default of the field, for `#[serde(default, deserialize_with = "nullable")]`.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_escapes_is_borrowed_and_one_with_escapes_is_owned() {
+        let texts: Vec<Text> = serde_json::from_str(r#"["plain", "quoted \"x\""]"#).unwrap();
+        assert!(matches!(texts[0].0, Cow::Borrowed("plain")));
+        assert_eq!(texts[1].as_str(), "quoted \"x\"");
+    }
+
+    #[test]
+    fn a_lazy_part_reads_null_and_missing_as_the_default() {
+        #[derive(Deserialize)]
+        struct Parts<'a> {
+            #[serde(borrow, default)]
+            first: Lazy<'a, Vec<u8>>,
+            #[serde(borrow, default)]
+            second: Lazy<'a, Vec<u8>>,
+            #[serde(borrow, default)]
+            third: Lazy<'a, Vec<u8>>,
+        }
+        let parts: Parts = serde_json::from_str(r#"{"first": [1, 2], "second": null}"#).unwrap();
+        assert_eq!(parts.first.read().unwrap(), [1, 2]);
+        assert!(parts.second.read().unwrap().is_empty());
+        assert!(parts.third.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_an_object_has_the_shape_of_a_source() {
+        for (text, shape) in
+            [("{\"a\":1}", Shape::Object), ("[{}]", Shape::Other), ("null", Shape::Other), ("1.5", Shape::Other)]
+        {
+            assert_eq!(serde_json::from_str::<Shape>(text).unwrap(), shape, "{text}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The guest: `spec` of a VirtualMachineInstance, `spec.template.spec` of a VirtualMachine (KubeVirt v1.9).
+
+use serde::Deserialize;
+
+use super::{
+    Text,
+    network::{Interface, Network},
+    nullable,
+};
+
+/// The part of a `VirtualMachineInstanceSpec` that the rules read.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GuestSpec<'a> {
+    /// `domain`: the virtual machine proper.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub domain: Domain<'a>,
+    /// `networks[]`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub networks: Vec<Network<'a>>,
+    /// `resourceClaims[]`: claims that DRA networks refer to.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub resource_claims: Vec<ResourceClaim<'a>>,
+}
+
+impl<'a> GuestSpec<'a> {
+    /// `domain.devices.interfaces[]`.
+    #[must_use]
+    pub fn interfaces(&self) -> &[Interface<'a>] {
+        &self.domain.devices.interfaces
+    }
+}
+
+/// `domain`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Domain<'a> {
+    /// `domain.devices`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub devices: Devices<'a>,
+}
+
+/// `domain.devices`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Devices<'a> {
+    /// `domain.devices.interfaces[]`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub interfaces: Vec<Interface<'a>>,
+}
+
+/// `resourceClaims[]`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct ResourceClaim<'a> {
+    /// The name that a network's `resourceClaim.claimName` refers to.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub name: Text<'a>,
+}
