@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     Text,
     network::{Interface, Network},
-    nullable,
+    nullable, object, objects,
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
@@ -13,13 +13,13 @@ use super::{
 #[serde(default, rename_all = "camelCase")]
 pub struct GuestSpec<'a> {
     /// `domain`: the virtual machine proper.
-    #[serde(borrow, deserialize_with = "nullable")]
+    #[serde(borrow, deserialize_with = "object")]
     pub domain: Domain<'a>,
     /// `networks[]`.
     #[serde(borrow, deserialize_with = "nullable")]
     pub networks: Vec<Network<'a>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
-    #[serde(borrow, deserialize_with = "nullable")]
+    #[serde(borrow, deserialize_with = "objects")]
     pub resource_claims: Vec<ResourceClaim<'a>>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> GuestSpec<'a> {
 #[serde(default, rename_all = "camelCase")]
 pub struct Domain<'a> {
     /// `domain.devices`.
-    #[serde(borrow, deserialize_with = "nullable")]
+    #[serde(borrow, deserialize_with = "object")]
     pub devices: Devices<'a>,
 }
 

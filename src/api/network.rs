@@ -10,7 +10,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::{Present, Shape, Text, nullable};
+use super::{JsonObject, Present, Shape, Text, nullable, objects};
 
 /// An entry of `networks[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -221,7 +221,7 @@ pub struct DhcpOptions<'a> {
     #[serde(borrow, deserialize_with = "nullable")]
     pub ntp_servers: Vec<Text<'a>>,
     /// `privateOptions[]`.
-    #[serde(borrow, deserialize_with = "nullable")]
+    #[serde(borrow, deserialize_with = "objects")]
     pub private_options: Vec<PrivateOption<'a>>,
 }
 
@@ -254,8 +254,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Network<'a> {
                     match key.as_str() {
                         "name" => network.name = or_default(&mut map)?,
                         "pod" => network.pod = map.next_value()?,
-                        "multus" => network.multus = map.next_value()?,
-                        "resourceClaim" => network.resource_claim = map.next_value()?,
+                        "multus" => network.multus = object(&mut map)?,
+                        "resourceClaim" => network.resource_claim = object(&mut map)?,
                         _ => network.unknown_sources = count_object(network.unknown_sources, &mut map)?,
                     }
                 }
@@ -303,7 +303,7 @@ fn read_interface_field<'de, A: MapAccess<'de>>(
         "masquerade" => bindings.masquerade = map.next_value()?,
         "sriov" => bindings.sriov = map.next_value()?,
         "passtBinding" => bindings.passt_binding = map.next_value()?,
-        "binding" => bindings.plugin = map.next_value()?,
+        "binding" => bindings.plugin = object(map)?,
         "slirp" => bindings.slirp = map.next_value()?,
         "macvtap" => bindings.macvtap = map.next_value()?,
         "passt" => bindings.passt = map.next_value()?,
@@ -311,9 +311,9 @@ fn read_interface_field<'de, A: MapAccess<'de>>(
         "macAddress" => interface.mac_address = map.next_value()?,
         "pciAddress" => interface.pci_address = map.next_value()?,
         "state" => interface.state = map.next_value()?,
-        "ports" => interface.ports = or_default(map)?,
-        "portRanges" => interface.port_ranges = or_default(map)?,
-        "dhcpOptions" => interface.dhcp_options = map.next_value()?,
+        "ports" => interface.ports = objects_of(map)?,
+        "portRanges" => interface.port_ranges = objects_of(map)?,
+        "dhcpOptions" => interface.dhcp_options = object(map)?,
         "bootOrder" => interface.boot_order = map.next_value()?,
         "acpiIndex" => interface.acpi_index = map.next_value()?,
         "tag" => interface.tag = map.next_value()?,
@@ -324,6 +324,15 @@ fn read_interface_field<'de, A: MapAccess<'de>>(
 
 fn or_default<'de, A: MapAccess<'de>, T: Default + Deserialize<'de>>(map: &mut A) -> Result<T, A::Error> {
     Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
+}
+
+fn object<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Option<T>, A::Error> {
+    Ok(map.next_value::<Option<JsonObject<T>>>()?.map(|object| object.0))
+}
+
+fn objects_of<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Vec<T>, A::Error> {
+    let objects = map.next_value::<Option<Vec<JsonObject<T>>>>()?.unwrap_or_default();
+    Ok(objects.into_iter().map(|object| object.0).collect())
 }
 
 fn count_object<'de, A: MapAccess<'de>>(count: u8, map: &mut A) -> Result<u8, A::Error> {

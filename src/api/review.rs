@@ -1,1 +1,545 @@
-//! The AdmissionReview of `admission.k8s.io/v1`, request and response.
+//! The AdmissionReview of `admission.k8s.io/v1`, request and response, as the API server speaks it.
+//!
+//! The types are ours and not kube's for three reasons: the object is read into borrowed views in the same pass, the
+//! uid is found even when the object cannot be read, and a patch goes out in base64 as the API server wants it.
+
+use std::{fmt, str};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{
+    JsonObject, Text, nullable,
+    vm::{Migration, Pool, ReplicaSet, VirtualMachine, VirtualMachineInstance},
+};
+
+/// The only version of AdmissionReview that nicplug speaks.
+pub const API_VERSION: &str = "admission.k8s.io/v1";
+
+/// A body that is no AdmissionReview request: there is no uid to answer to.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The bytes are not JSON.
+    #[error("the body is not JSON: {0}; send an AdmissionReview of admission.k8s.io/v1")]
+    NotJson(String),
+    /// The JSON is another kind or version.
+    #[error("the body is {kind:?} of {api_version:?}; nicplug reads AdmissionReview of \"admission.k8s.io/v1\" only")]
+    OtherType {
+        /// `apiVersion` of the body.
+        api_version: String,
+        /// `kind` of the body.
+        kind: String,
+    },
+    /// There is no `request`, or it lacks what every request has.
+    #[error("the AdmissionReview cannot be answered: {0}")]
+    NoRequest(String),
+}
+
+/// A request that was read, whole or as far as it could be.
+#[derive(Debug)]
+pub enum Reading<'a> {
+    /// Every field that nicplug reads has its type.
+    Whole(Request<'a>),
+    /// `object` or `oldObject` has a field of a wrong type; neither is in the request.
+    Faulty(Request<'a>, Fault),
+}
+
+/// A field that has another type than the API says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Fault {
+    /// Whether it is in `oldObject`, which is stored already and which the user cannot mend.
+    pub in_old_object: bool,
+    /// The path of the field from the object's root, as in `spec.networks[0].name`.
+    pub field: String,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+/// `request` of an AdmissionReview.
+#[derive(Debug, Default)]
+pub struct Request<'a> {
+    /// `uid`: has to come back in the response.
+    pub uid: Text<'a>,
+    /// `kind`: of the objects, after any conversion to the version that the webhook registered.
+    pub kind: GroupVersionKind<'a>,
+    /// `subResource`, such as `status`; empty for the resource itself.
+    pub sub_resource: Text<'a>,
+    /// `namespace`.
+    pub namespace: Text<'a>,
+    /// `name`: empty where the API server makes it up (`generateName`).
+    pub name: Text<'a>,
+    /// `operation`.
+    pub operation: Operation,
+    /// `userInfo`.
+    pub user_info: UserInfo<'a>,
+    /// `dryRun`.
+    pub dry_run: bool,
+    /// `object`: what is to be stored.
+    pub object: Option<Object<'a>>,
+    /// `oldObject`: what is stored.
+    pub old_object: Option<Object<'a>>,
+}
+
+/// A group, version and kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GroupVersionKind<'a> {
+    /// `group`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub group: Text<'a>,
+    /// `version`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub version: Text<'a>,
+    /// `kind`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub kind: Text<'a>,
+}
+
+/// `userInfo` of a request.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UserInfo<'a> {
+    /// `username`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub username: Text<'a>,
+}
+
+/// `operation` of a request.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Operation {
+    /// `CONNECT`: carries no object of ours.
+    Connect,
+    /// `CREATE`.
+    Create,
+    /// `DELETE`: carries no object, or none that matters.
+    Delete,
+    /// `UPDATE`.
+    Update,
+    /// None, or one that Kubernetes does not have yet.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// The kinds whose objects nicplug reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ObjectKind {
+    /// `VirtualMachineInstance`.
+    Instance,
+    /// `VirtualMachineInstanceMigration`.
+    Migration,
+    /// Any other kind: its objects are skipped.
+    Other,
+    /// `VirtualMachinePool`.
+    Pool,
+    /// `VirtualMachineInstanceReplicaSet`.
+    ReplicaSet,
+    /// `VirtualMachine`.
+    VirtualMachine,
+}
+
+impl ObjectKind {
+    /// The kind that a group and a kind name, in any version.
+    #[must_use]
+    pub fn of(kind: &GroupVersionKind) -> Self {
+        match (kind.group.as_str(), kind.kind.as_str()) {
+            ("kubevirt.io", "VirtualMachine") => Self::VirtualMachine,
+            ("kubevirt.io", "VirtualMachineInstance") => Self::Instance,
+            ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
+            ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
+            ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// An object of a request.
+#[derive(Debug)]
+pub enum Object<'a> {
+    /// A VirtualMachineInstance.
+    Instance(Box<VirtualMachineInstance<'a>>),
+    /// A VirtualMachineInstanceMigration.
+    Migration(Box<Migration<'a>>),
+    /// An object of a kind that nicplug does not read.
+    Other,
+    /// A VirtualMachinePool.
+    Pool(Box<Pool<'a>>),
+    /// A VirtualMachineInstanceReplicaSet.
+    ReplicaSet(Box<ReplicaSet<'a>>),
+    /// A VirtualMachine.
+    VirtualMachine(Box<VirtualMachine<'a>>),
+}
+
+/// Reads an object of the kind; `null` is none.
+impl<'de> DeserializeSeed<'de> for ObjectKind {
+    type Value = Option<Object<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        fn boxed<'de, D, T>(deserializer: D, wrap: fn(Box<T>) -> Object<'de>) -> Result<Option<Object<'de>>, D::Error>
+        where
+            D: Deserializer<'de>,
+            T: Deserialize<'de>,
+        {
+            let object = Option::<JsonObject<Box<T>>>::deserialize(deserializer)?;
+            Ok(object.map(|object| wrap(object.0)))
+        }
+
+        match self {
+            Self::Instance => boxed(deserializer, Object::Instance),
+            Self::Migration => boxed(deserializer, Object::Migration),
+            Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
+            Self::Pool => boxed(deserializer, Object::Pool),
+            Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),
+            Self::VirtualMachine => boxed(deserializer, Object::VirtualMachine),
+        }
+    }
+}
+
+/// Reads the body of a request in one pass; only a body that this pass cannot read costs further ones, which find the
+/// uid and the path of what is wrong.
+///
+/// # Errors
+/// See [`BodyError`]: the answer to those is HTTP 400.
+pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
+    // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
+    let text = str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
+    match serde_json::from_str::<Body<Eager>>(text) {
+        Ok(Body { api_version, kind, request: Some(Eager(request)) })
+            if is_review(&api_version, &kind) && !request.uid.is_empty() =>
+        {
+            Ok(Reading::Whole(request))
+        }
+        _ => explain(text),
+    }
+}
+
+/// Tells why a body could not be read, or reads of it what can be read.
+fn explain(text: &str) -> Result<Reading<'_>, BodyError> {
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
+    let body: Body<Bare> =
+        serde_json::from_str(text).map_err(|error| BodyError::NoRequest(without_position(&error)))?;
+    if !is_review(&body.api_version, &body.kind) {
+        let (api_version, kind) = (body.api_version.to_string(), body.kind.to_string());
+        return Err(BodyError::OtherType { api_version, kind });
+    }
+    let Some(Bare { request, object, old_object }) = body.request else {
+        return Err(BodyError::NoRequest("request is missing".to_owned()));
+    };
+    if request.uid.is_empty() {
+        return Err(BodyError::NoRequest("request.uid is missing".to_owned()));
+    }
+    let kind = ObjectKind::of(&request.kind);
+    match find_fault(kind, object, false).or_else(|| find_fault(kind, old_object, true)) {
+        Some(fault) => Ok(Reading::Faulty(request, fault)),
+        None => Err(BodyError::NoRequest("it can be read by parts, yet not as a whole".to_owned())),
+    }
+}
+
+fn is_review(api_version: &str, kind: &str) -> bool {
+    api_version == API_VERSION && kind == "AdmissionReview"
+}
+
+fn find_fault(kind: ObjectKind, raw: Option<&RawValue>, in_old_object: bool) -> Option<Fault> {
+    let mut deserializer = serde_json::Deserializer::from_str(raw?.get());
+    let mut track = serde_path_to_error::Track::new();
+    let error = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track)).err()?;
+    let message = without_position(&error);
+    Some(Fault { in_old_object, field: track.path().to_string(), message })
+}
+
+/// The message of an error without line and column: an API server's body is one line that no person ever sees.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((message, _)) => message.to_owned(),
+        None => text,
+    }
+}
+
+/// The outermost JSON object, with the request read in one way or another.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a, R> {
+    #[serde(borrow, default, deserialize_with = "nullable")]
+    api_version: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "nullable")]
+    kind: Text<'a>,
+    request: Option<R>,
+}
+
+/// A request with its objects read on the way.
+struct Eager<'a>(Request<'a>);
+
+/// A request with its objects left as text.
+struct Bare<'a> {
+    request: Request<'a>,
+    object: Option<&'a RawValue>,
+    old_object: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Bare { mut request, object, old_object } =
+            deserializer.deserialize_map(RequestVisitor { reads_objects: true })?;
+        // Only where an object stood before `kind`, which no API server does.
+        let kind = ObjectKind::of(&request.kind);
+        let read = |raw: &'de RawValue| kind.deserialize(raw).map_err(serde::de::Error::custom);
+        if let Some(raw) = object {
+            request.object = read(raw)?;
+        }
+        if let Some(raw) = old_object {
+            request.old_object = read(raw)?;
+        }
+        Ok(Self(request))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bare<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RequestVisitor { reads_objects: false })
+    }
+}
+
+/// Written by hand because the type of the objects depends on `kind`.
+struct RequestVisitor {
+    reads_objects: bool,
+}
+
+impl<'de> Visitor<'de> for RequestVisitor {
+    type Value = Bare<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the request of an AdmissionReview")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut request = Request::default();
+        let (mut object, mut old_object) = (None, None);
+        let mut kind = None;
+        while let Some(key) = map.next_key::<Text>()? {
+            match key.as_str() {
+                "uid" => request.uid = map.next_value()?,
+                "kind" => {
+                    request.kind = map.next_value::<JsonObject<_>>()?.0;
+                    kind = Some(ObjectKind::of(&request.kind)).filter(|_| self.reads_objects);
+                }
+                "subResource" => request.sub_resource = optional(&mut map)?,
+                "namespace" => request.namespace = optional(&mut map)?,
+                "name" => request.name = optional(&mut map)?,
+                "operation" => request.operation = optional(&mut map)?,
+                "userInfo" => request.user_info = map.next_value::<JsonObject<_>>()?.0,
+                "dryRun" => request.dry_run = optional(&mut map)?,
+                "object" => match kind {
+                    Some(kind) => request.object = map.next_value_seed(kind)?,
+                    None => object = map.next_value()?,
+                },
+                "oldObject" => match kind {
+                    Some(kind) => request.old_object = map.next_value_seed(kind)?,
+                    None => old_object = map.next_value()?,
+                },
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Bare { request, object, old_object })
+    }
+}
+
+fn optional<'de, A: MapAccess<'de>, T: Default + Deserialize<'de>>(map: &mut A) -> Result<T, A::Error> {
+    Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
+}
+
+/// The answer to a request: an AdmissionReview with a `response`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResponseReview<'r> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: &'r Response<'r>,
+}
+
+impl<'r> ResponseReview<'r> {
+    /// Wraps a response.
+    #[must_use]
+    pub fn new(response: &'r Response<'r>) -> Self {
+        Self { api_version: API_VERSION, kind: "AdmissionReview", response }
+    }
+}
+
+/// `response` of an AdmissionReview.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Response<'r> {
+    /// `uid` of the request.
+    pub uid: &'r str,
+    /// Whether the request may go on.
+    pub allowed: bool,
+    /// Why it may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status<'r>>,
+    /// What to change, as JSON patch of RFC 6902.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<PatchField<'r>>,
+    /// Lines that kubectl prints.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub warnings: &'r [String],
+}
+
+/// `patchType` and `patch`, which only go together.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PatchField<'r> {
+    patch_type: &'static str,
+    #[serde(serialize_with = "as_base64")]
+    patch: &'r json_patch::Patch,
+}
+
+impl<'r> PatchField<'r> {
+    /// Wraps a patch.
+    #[must_use]
+    pub fn new(patch: &'r json_patch::Patch) -> Self {
+        Self { patch_type: "JSONPatch", patch }
+    }
+}
+
+fn as_base64<S: Serializer>(patch: &json_patch::Patch, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = serde_json::to_vec(patch).map_err(serde::ser::Error::custom)?;
+    serializer.serialize_str(&BASE64.encode(text))
+}
+
+/// `metav1.Status` of a denial.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status<'r> {
+    /// Always `Failure`.
+    pub status: &'static str,
+    /// An HTTP status that the API server answers the user with.
+    pub code: u16,
+    /// A machine-readable reason, such as `Invalid`.
+    pub reason: &'static str,
+    /// Everything that is wrong, for clients that show no causes.
+    pub message: String,
+    /// Everything that is wrong, one by one.
+    pub details: StatusDetails<'r>,
+}
+
+/// `details` of a `metav1.Status`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusDetails<'r> {
+    /// Of the object.
+    pub group: &'r str,
+    /// Of the object.
+    pub kind: &'r str,
+    /// Of the object.
+    pub name: &'r str,
+    /// What kubectl prints: `FIELD: MESSAGE` each.
+    pub causes: Vec<StatusCause<'r>>,
+}
+
+/// `details.causes[]` of a `metav1.Status`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusCause<'r> {
+    /// One of Kubernetes' cause types, such as `FieldValueInvalid`.
+    pub reason: &'static str,
+    /// What is wrong and how to fix it.
+    pub message: &'r str,
+    /// Where it is wrong.
+    pub field: &'r str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(request: &str) -> String {
+        format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{request}}}"#)
+    }
+
+    const VM: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachine"}"#;
+
+    fn whole(text: &str) -> Request<'_> {
+        match read(text.as_bytes()).unwrap() {
+            Reading::Whole(request) => request,
+            Reading::Faulty(_, fault) => panic!("{fault:?}"),
+        }
+    }
+
+    fn fault(text: &str) -> (String, Fault) {
+        match read(text.as_bytes()).unwrap() {
+            Reading::Whole(request) => panic!("{request:?}"),
+            Reading::Faulty(request, fault) => (request.uid.to_string(), fault),
+        }
+    }
+
+    #[test]
+    fn an_object_is_read_by_its_kind() {
+        let text = body(&format!(
+            r#"{{"uid":"u",{VM},"operation":"UPDATE","object":{{"spec":{{"template":{{"spec":{{"networks":[{{"name":"n"}}]}}}}}}}},"oldObject":null}}"#
+        ));
+        let request = whole(&text);
+        let Some(Object::VirtualMachine(vm)) = &request.object else { panic!("{request:?}") };
+        assert_eq!(vm.spec.template.spec.networks[0].name.as_str(), "n");
+        assert!(request.old_object.is_none());
+        assert_eq!(request.operation, Operation::Update);
+    }
+
+    #[test]
+    fn the_order_of_the_fields_does_not_matter() {
+        let text = body(&format!(
+            r#"{{"oldObject":{{"metadata":{{"name":"old"}}}},"object":{{"metadata":{{"name":"new"}}}},{VM},"uid":"u"}}"#
+        ));
+        let request = whole(&text);
+        let Some(Object::VirtualMachine(new)) = &request.object else { panic!("{request:?}") };
+        let Some(Object::VirtualMachine(old)) = &request.old_object else { panic!("{request:?}") };
+        assert_eq!((new.metadata.name.as_str(), old.metadata.name.as_str()), ("new", "old"));
+    }
+
+    #[test]
+    fn the_uid_comes_back_from_an_object_with_a_field_of_a_wrong_type() {
+        let text = body(&format!(
+            r#"{{{VM},"object":{{"spec":{{"template":{{"spec":{{"domain":{{"devices":{{"interfaces":[{{}},{{"name":5}}]}}}}}}}}}}}},"uid":"after"}}"#
+        ));
+        let (uid, fault) = fault(&text);
+        assert_eq!(uid, "after");
+        assert_eq!(fault.field, "spec.template.spec.domain.devices.interfaces[1].name");
+        assert_eq!(fault.message, "invalid type: integer `5`, expected a string");
+        assert!(!fault.in_old_object);
+    }
+
+    #[test]
+    fn a_fault_in_the_old_object_is_told_apart() {
+        let text = body(&format!(r#"{{"uid":"u",{VM},"object":{{}},"oldObject":{{"spec":[]}}}}"#));
+        let (_, fault) = fault(&text);
+        assert!(fault.in_old_object);
+        assert_eq!(fault.field, "spec");
+    }
+
+    #[test]
+    fn objects_of_other_kinds_are_skipped_whatever_they_hold() {
+        let text = body(
+            r#"{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"object":{"spec":7,"metadata":[]}}"#,
+        );
+        assert!(matches!(whole(&text).object, Some(Object::Other)));
+    }
+
+    #[test]
+    fn a_body_that_is_no_request_says_what_is_missing() {
+        let error = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
+        assert!(error("").starts_with("the body is not JSON: EOF"), "{}", error(""));
+        assert!(error("{\"a\":").contains("not JSON"));
+        assert!(error("[]").contains("cannot be answered"), "{}", error("[]"));
+        assert!(error("{}").contains("nicplug reads AdmissionReview"), "{}", error("{}"));
+        assert!(error(&body("null")).contains("request is missing"));
+        assert!(error(&body("{}")).contains("request.uid is missing"));
+        assert!(error(&body(r#"{"uid":5}"#)).contains("expected a string"));
+        let beta = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1","request":{"uid":"u"}}"#;
+        assert!(error(beta).contains("\"admission.k8s.io/v1beta1\""), "{}", error(beta));
+        assert!(read(b"\xff\xfe").unwrap_err().to_string().contains("not JSON"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Feature gates: since when each is on, and which list of the KubeVirt resource wins.
+
+use super::Version;
+
+/// A feature gate that some rule asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gate {
+    /// NICs can be plugged into a running guest.
+    HotplugNics,
+    /// A changed `networkName` of a live VM is applied by migration.
+    LiveUpdateNadRef,
+    /// Networks of DRA devices (`networks[].resourceClaim`).
+    NetworkDevicesWithDra,
+    /// `interfaces[].passtBinding`.
+    PasstBinding,
+    /// `interfaces[].portRanges`.
+    PortRangesSpec,
+}
+
+/// How far a gate had come in a version.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Off unless it is listed.
+    Alpha,
+    /// Since 1.8 on unless it is disabled; before, as alpha.
+    Beta,
+    /// Always on.
+    GenerallyAvailable,
+}
+
+impl Gate {
+    /// The name in `featureGates[]`. Case matters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HotplugNics => "HotplugNICs",
+            Self::LiveUpdateNadRef => "LiveUpdateNADRef",
+            Self::NetworkDevicesWithDra => "NetworkDevicesWithDRA",
+            Self::PasstBinding => "PasstBinding",
+            Self::PortRangesSpec => "PortRangesSpec",
+        }
+    }
+
+    /// Since when the gate is beta and since when generally available (`major`, `minor`).
+    fn history(self) -> (Option<(u16, u16)>, Option<(u16, u16)>) {
+        match self {
+            Self::HotplugNics => (None, Some((1, 4))),
+            Self::LiveUpdateNadRef => (Some((1, 8)), Some((1, 9))),
+            Self::PasstBinding => (Some((1, 8)), None),
+            Self::NetworkDevicesWithDra | Self::PortRangesSpec => (None, None),
+        }
+    }
+
+    fn stage(self, version: Version) -> Stage {
+        let reached = |since: Option<(u16, u16)>| since.is_some_and(|(major, minor)| version.is_at_least(major, minor));
+        match self.history() {
+            (_, general) if reached(general) => Stage::GenerallyAvailable,
+            (beta, _) if reached(beta) => Stage::Beta,
+            _ => Stage::Alpha,
+        }
+    }
+}
+
+/// The lists of `spec.configuration.developerConfiguration`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GateLists {
+    /// `featureGates[]`.
+    pub enabled: Vec<String>,
+    /// `disabledFeatureGates[]`, which KubeVirt reads since 1.8.
+    pub disabled: Vec<String>,
+}
+
+impl GateLists {
+    /// Whether a gate is on in a cluster of this version. Without a version every gate has to be listed.
+    ///
+    /// Since 1.8: generally available, then listed, then disabled, then beta. Before, a beta gate has to be listed.
+    #[must_use]
+    pub fn is_on(&self, gate: Gate, version: Option<Version>) -> bool {
+        let lists = |list: &[String]| list.iter().any(|name| name == gate.name());
+        let stage = version.map_or(Stage::Alpha, |version| gate.stage(version));
+        if stage == Stage::GenerallyAvailable || lists(&self.enabled) {
+            return true;
+        }
+        let beta_is_on = version.is_some_and(|version| version.is_at_least(1, 8));
+        stage == Stage::Beta && beta_is_on && !lists(&self.disabled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gate, version, listed, disabled, on.
+    const TABLE: &[(Gate, &str, bool, bool, bool)] = &[
+        (Gate::HotplugNics, "v0.59.0", false, false, false),
+        (Gate::HotplugNics, "v1.0.0", true, false, true),
+        (Gate::HotplugNics, "v1.3.1", false, false, false),
+        (Gate::HotplugNics, "v1.3.1", true, false, true),
+        (Gate::HotplugNics, "v1.4.0-rc.0", false, false, true),
+        (Gate::HotplugNics, "v1.9.0", false, true, true),
+        (Gate::HotplugNics, "v1.10.0", false, false, true),
+        (Gate::HotplugNics, "", false, false, false),
+        (Gate::HotplugNics, "", true, false, true),
+        (Gate::PasstBinding, "v1.7.0", false, false, false),
+        (Gate::PasstBinding, "v1.7.0", true, false, true),
+        (Gate::PasstBinding, "v1.8.0", false, false, true),
+        (Gate::PasstBinding, "v1.8.0", false, true, false),
+        (Gate::PasstBinding, "v1.8.0", true, true, true),
+        (Gate::LiveUpdateNadRef, "v1.7.2", false, false, false),
+        (Gate::LiveUpdateNadRef, "v1.8.0", false, false, true),
+        (Gate::LiveUpdateNadRef, "v1.8.0", false, true, false),
+        (Gate::LiveUpdateNadRef, "v1.9.0", false, true, true),
+        (Gate::PortRangesSpec, "v1.9.0", false, false, false),
+        (Gate::PortRangesSpec, "v1.9.0", true, false, true),
+        (Gate::NetworkDevicesWithDra, "v1.9.0", false, false, false),
+        (Gate::NetworkDevicesWithDra, "v1.9.0", true, true, true),
+    ];
+
+    #[test]
+    fn precedence_and_history_of_every_gate() {
+        for &(gate, version, listed, disabled, on) in TABLE {
+            let list = |set: bool| if set { vec![gate.name().to_owned()] } else { Vec::new() };
+            let lists = GateLists { enabled: list(listed), disabled: list(disabled) };
+            assert_eq!(lists.is_on(gate, version.parse().ok()), on, "{gate:?} {version:?} {listed} {disabled}");
+        }
+    }
+
+    #[test]
+    fn the_case_of_a_gate_matters() {
+        let lists = GateLists { enabled: vec!["hotplugnics".to_owned()], disabled: Vec::new() };
+        assert!(!lists.is_on(Gate::HotplugNics, Some(Version::new(1, 3, 1))));
+    }
+}
