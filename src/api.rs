@@ -7,6 +7,7 @@
 //! `null` means the same as a missing field, as it does to Go's JSON decoder. A mutating webhook sees objects before
 //! the schema is checked, so a field may have any type: that is an error of the view, with a path.
 
+pub mod cluster;
 pub mod guest;
 pub mod network;
 pub mod review;
@@ -31,6 +32,12 @@ impl Text<'_> {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same text, free of what it borrowed from.
+    #[must_use]
+    pub fn to_owned_text(&self) -> Text<'static> {
+        Text(Cow::Owned(self.0.clone().into_owned()))
     }
 }
 

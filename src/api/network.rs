@@ -125,7 +125,7 @@ pub struct Bindings<'a> {
     pub unknown: u8,
 }
 
-impl<'a> Bindings<'a> {
+impl Bindings<'_> {
     /// The names of all bindings that are set, in the order of KubeVirt's API; a plugin by its own name.
     pub fn names(&self) -> impl Iterator<Item = BindingName<'_>> {
         let set = |present: Option<Present>, name| present.map(|_| BindingName::BuiltIn(name));

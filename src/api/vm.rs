@@ -239,6 +239,19 @@ pub enum Phase<'a> {
     Other(Text<'a>),
 }
 
+impl Phase<'_> {
+    /// The same phase, free of what it borrowed from.
+    #[must_use]
+    pub fn to_owned_phase(&self) -> Phase<'static> {
+        match self {
+            Self::Unset => Phase::Unset,
+            Self::Running => Phase::Running,
+            Self::Final(text) => Phase::Final(text.to_owned_text()),
+            Self::Other(text) => Phase::Other(text.to_owned_text()),
+        }
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Phase<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Text::deserialize(deserializer)?;

@@ -41,21 +41,13 @@ impl Gate {
         }
     }
 
-    /// Since when the gate is beta and since when generally available (`major`, `minor`).
-    fn history(self) -> (Option<(u16, u16)>, Option<(u16, u16)>) {
-        match self {
-            Self::HotplugNics => (None, Some((1, 4))),
-            Self::LiveUpdateNadRef => (Some((1, 8)), Some((1, 9))),
-            Self::PasstBinding => (Some((1, 8)), None),
-            Self::NetworkDevicesWithDra | Self::PortRangesSpec => (None, None),
-        }
-    }
-
+    /// How far the gate had come in a version.
     fn stage(self, version: Version) -> Stage {
-        let reached = |since: Option<(u16, u16)>| since.is_some_and(|(major, minor)| version.is_at_least(major, minor));
-        match self.history() {
-            (_, general) if reached(general) => Stage::GenerallyAvailable,
-            (beta, _) if reached(beta) => Stage::Beta,
+        let since = |major, minor| version.is_at_least(major, minor);
+        match self {
+            Self::HotplugNics if since(1, 4) => Stage::GenerallyAvailable,
+            Self::LiveUpdateNadRef if since(1, 9) => Stage::GenerallyAvailable,
+            Self::LiveUpdateNadRef | Self::PasstBinding if since(1, 8) => Stage::Beta,
             _ => Stage::Alpha,
         }
     }

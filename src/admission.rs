@@ -1,0 +1,189 @@
+//! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
+
+use std::sync::Arc;
+
+use json_patch::Patch;
+use serde::Serialize;
+
+use crate::{
+    api::review::{
+        self, BodyError, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
+        StatusDetails,
+    },
+    change::Change,
+    facts::{Fact, FactSource, Facts, Instance},
+    mutations, patch,
+    rules::{self, Case, CauseType},
+    settings::Settings,
+    verdict::{self, Cause, Verdict},
+};
+
+/// Which of the two webhooks was called.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Endpoint {
+    /// `/validate`: may deny and warn.
+    Validate,
+    /// `/mutate`: may patch.
+    Mutate,
+}
+
+/// What goes back to the API server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// The HTTP status: 200 for every review that could be answered, 400 for a body that is none.
+    pub status: u16,
+    /// The body, `application/json`.
+    pub body: Vec<u8>,
+    /// What it says, to be counted.
+    pub outcome: Outcome,
+}
+
+/// What an answer says.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Outcome {
+    /// The request goes on as it is.
+    Allowed,
+    /// The request is refused.
+    Denied,
+    /// The body was no AdmissionReview request.
+    Malformed,
+    /// The request goes on, changed.
+    Patched,
+    /// A kind, operation or subresource that nicplug does not judge: allowed.
+    Unhandled,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 5] = [Self::Allowed, Self::Denied, Self::Malformed, Self::Patched, Self::Unhandled];
+
+    /// As logs and metrics write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Malformed => "malformed",
+            Self::Patched => "patched",
+            Self::Unhandled => "unhandled",
+        }
+    }
+}
+
+/// Judges requests with the facts and settings that it was given.
+#[derive(Clone)]
+pub struct Reviewer {
+    facts: Arc<dyn FactSource>,
+    settings: Arc<Settings>,
+}
+
+impl Reviewer {
+    /// A reviewer over a source of facts.
+    #[must_use]
+    pub fn new(facts: Arc<dyn FactSource>, settings: Settings) -> Self {
+        Self { facts, settings: Arc::new(settings) }
+    }
+
+    /// Answers the body of a request. Takes microseconds, never waits and never fails: every body has an answer.
+    #[must_use]
+    pub fn answer(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
+        match review::read(body) {
+            Ok(Reading::Whole(request)) => self.judge(endpoint, &request),
+            Ok(Reading::Faulty(request, fault)) => answer_fault(endpoint, &request, &fault),
+            Err(error) => answer_malformed(&error),
+        }
+    }
+
+    fn judge(&self, endpoint: Endpoint, request: &Request) -> Answer {
+        let Some(change) = Change::of(request) else {
+            return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+        };
+        if change.is_quiet() {
+            return respond(request, &Verdict::default(), None, Outcome::Allowed);
+        }
+        match endpoint {
+            Endpoint::Validate => {
+                let verdict = review(&change, &self.facts_for(&change), &self.settings);
+                let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
+                respond(request, &verdict, None, outcome)
+            }
+            Endpoint::Mutate => match mutations::repairs(&change) {
+                repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Outcome::Allowed),
+                repairs => respond(request, &Verdict::default(), Some(&patch::patch(repairs)), Outcome::Patched),
+            },
+        }
+    }
+
+    /// The facts for a change; what the request itself tells wins over what was known before.
+    fn facts_for(&self, change: &Change) -> Facts {
+        let mut facts = self.facts.facts_for(change);
+        if let Some(instance) = change.before.and_then(|before| before.instance) {
+            facts.instance = Fact::Known(Arc::new(Instance::from(instance)));
+        }
+        facts
+    }
+}
+
+/// The judgement: pure, and the same for the server, for commands and for tests.
+#[must_use]
+pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
+    verdict::weigh(rules::judge(&Case { change, facts, settings }), change, settings)
+}
+
+fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
+    // A mutating webhook runs before the schema is checked: the schema, or /validate, says it better. And what is
+    // wrong in the stored object is not the user's to mend now.
+    if endpoint == Endpoint::Mutate || fault.in_old_object {
+        return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+    }
+    let message = format!("{}; write the field as the KubeVirt API has it", fault.message);
+    let cause = Cause { reason: CauseType::Invalid, field: fault.field.clone(), message };
+    let verdict = Verdict { causes: vec![cause], warnings: Vec::new() };
+    respond(request, &verdict, None, Outcome::Denied)
+}
+
+fn answer_malformed(error: &BodyError) -> Answer {
+    #[derive(Serialize)]
+    struct Refusal {
+        error: String,
+    }
+
+    let body = to_json(&Refusal { error: error.to_string() });
+    Answer { status: 400, body, outcome: Outcome::Malformed }
+}
+
+fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome: Outcome) -> Answer {
+    let response = Response {
+        uid: &request.uid,
+        allowed: verdict.is_allowed(),
+        status: (!verdict.is_allowed()).then(|| denial(request, verdict)),
+        patch: patch.map(PatchField::new),
+        warnings: &verdict.warnings,
+    };
+    Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome }
+}
+
+fn denial<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {
+    let causes = verdict.causes.iter().map(|cause| StatusCause {
+        reason: cause.reason.as_str(),
+        message: &cause.message,
+        field: &cause.field,
+    });
+    Status {
+        status: "Failure",
+        code: 422,
+        reason: "Invalid",
+        message: verdict.message(),
+        details: StatusDetails {
+            group: &request.kind.group,
+            kind: &request.kind.kind,
+            name: &request.name,
+            causes: causes.collect(),
+        },
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // Strings, numbers and lists of them always have a JSON form; there is nothing here that could fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}

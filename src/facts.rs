@@ -1,0 +1,82 @@
+//! What is known of the cluster around a request, as plain data.
+//!
+//! Each fact is known, absent or unknown by itself: a NetworkAttachmentDefinition that is not there is another thing
+//! than one that nobody may look for. A rule that needs an unknown fact does not deny; it says what it could not check.
+
+pub mod instance;
+pub mod kubevirt;
+
+use std::sync::Arc;
+
+pub use self::{instance::Instance, kubevirt::KubeVirt};
+use crate::change::Change;
+
+/// Something that the cluster may tell.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fact<T> {
+    /// It is there.
+    Known(T),
+    /// It is known not to be there.
+    Absent,
+    /// Nobody can tell: no cluster, no permission, or not read yet.
+    #[default]
+    Unknown,
+}
+
+impl<T> Fact<T> {
+    /// The fact by reference.
+    #[must_use]
+    pub fn as_ref(&self) -> Fact<&T> {
+        match self {
+            Self::Known(value) => Fact::Known(value),
+            Self::Absent => Fact::Absent,
+            Self::Unknown => Fact::Unknown,
+        }
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+}
+
+/// The facts that one request may need: one snapshot, taken before it is judged.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The KubeVirt resource. A cluster without one is as good as unknown: something made the request.
+    pub kubevirt: Fact<Arc<KubeVirt>>,
+    /// The VMI that a VM runs as, or the VMI that the request itself is about.
+    pub instance: Fact<Arc<Instance>>,
+}
+
+impl Facts {
+    /// The running guest that a change of the object reaches; absent when there is none, or none that can change.
+    #[must_use]
+    pub fn live(&self) -> Fact<&Instance> {
+        match &self.instance {
+            Fact::Known(instance) if instance.is_live() => Fact::Known(instance),
+            Fact::Known(_) | Fact::Absent => Fact::Absent,
+            Fact::Unknown => Fact::Unknown,
+        }
+    }
+}
+
+/// Where facts come from: watched objects, files, or nowhere.
+pub trait FactSource: Send + Sync {
+    /// The facts for a change, from memory: it neither waits nor fails.
+    fn facts_for(&self, change: &Change) -> Facts;
+}
+
+/// A source that knows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoFacts;
+
+impl FactSource for NoFacts {
+    fn facts_for(&self, _change: &Change) -> Facts {
+        Facts::default()
+    }
+}

@@ -1,0 +1,44 @@
+//! JSON patches (RFC 6902), made operation by operation for paths that are known to exist.
+//!
+//! A patch is never the difference of an object that was read and written again: what a view does not hold would be
+//! lost on the way.
+
+use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+use serde_json::Value;
+
+/// The operation `add`: it makes a field or replaces its value.
+#[must_use]
+pub fn add(path: PointerBuf, value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation { path, value })
+}
+
+/// A JSON pointer (RFC 6901) to a field below the guest's spec, which is written as in `spec.template.spec`.
+#[must_use]
+pub fn pointer(guest: &str, below: &[&str]) -> PointerBuf {
+    PointerBuf::from_tokens(guest.split('.').chain(below.iter().copied()))
+}
+
+/// A patch of these operations.
+#[must_use]
+pub fn patch(operations: Vec<PatchOperation>) -> Patch {
+    Patch(operations)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pointer_escapes_what_rfc_6901_says() {
+        let path = pointer("spec.template.spec", &["a/b~c", "0"]);
+        assert_eq!(path.as_str(), "/spec/template/spec/a~1b~0c/0");
+    }
+
+    #[test]
+    fn an_operation_is_written_as_rfc_6902_says() {
+        let patch = patch(vec![add(pointer("spec", &["x"]), json!({}))]);
+        assert_eq!(serde_json::to_value(patch).unwrap(), json!([{"op": "add", "path": "/spec/x", "value": {}}]));
+    }
+}

@@ -1,0 +1,316 @@
+//! The judgement: every rule, and what rules say.
+//!
+//! A rule is plain data and one function from a [`Case`] to findings. It has no state, reads no clock and no network,
+//! and never sees what another rule found. A new rule is one new file and one line in [`RULES`].
+
+mod duplicate_interface_name;
+mod duplicate_network_name;
+mod feature_gate;
+mod hotplug_binding;
+mod hotplug_model;
+mod hotplug_network;
+mod interface_without_network;
+mod network_without_interface;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::borrow::Cow;
+
+use crate::{
+    api::review::ObjectKind,
+    change::{Change, Nic},
+    facts::{Fact, Facts, Instance},
+    settings::{Enforcement, Settings},
+};
+
+/// Every rule, by id. An id is never used again for something else.
+pub static RULES: &[&Rule] = &[
+    &duplicate_network_name::RULE,
+    &duplicate_interface_name::RULE,
+    &interface_without_network::RULE,
+    &network_without_interface::RULE,
+    &feature_gate::RULE,
+    &hotplug_binding::RULE,
+    &hotplug_model::RULE,
+    &hotplug_network::RULE,
+];
+
+/// One thing that nicplug enforces.
+#[derive(Debug)]
+pub struct Rule {
+    /// `NP` and three digits.
+    pub id: &'static str,
+    /// The pattern that it catches, in kebab case.
+    pub name: &'static str,
+    /// Which requests it judges.
+    pub scope: Scope,
+    /// What happens with its findings unless settings say otherwise.
+    pub enforcement: Enforcement,
+    /// The field that it points at, from the guest's spec.
+    pub field: &'static str,
+    /// What to do about a finding, in words that follow the finding after a semicolon.
+    pub fix: &'static str,
+    /// Summary, why and example, in Markdown.
+    doc: &'static str,
+    check: fn(&Case) -> Vec<Finding>,
+}
+
+/// Which requests a rule judges.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// Whatever makes or changes NICs: live or not, VM, VMI or template.
+    Shape,
+    /// What is plugged into, or taken from, a running guest.
+    Hotplug,
+}
+
+impl Scope {
+    /// As tables write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shape => "shape",
+            Self::Hotplug => "hotplug",
+        }
+    }
+
+    /// Whether a change is any business of such rules. This is all that most requests cost.
+    fn covers(self, change: &Change) -> bool {
+        match self {
+            Self::Shape => change.touches_nics(),
+            Self::Hotplug => {
+                let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
+                is_guest && change.before.is_some() && !change.nics.is_empty()
+            }
+        }
+    }
+}
+
+/// Declares the rule of a file: its documentation, then what identifies it.
+macro_rules! rule {
+    (
+        $(#[doc = $doc:literal])+
+        $id:ident, $name:literal, $scope:ident, $enforcement:ident,
+        field: $field:literal,
+        fix: $fix:literal,
+    ) => {
+        $(#[doc = $doc])+
+        pub(super) static RULE: $crate::rules::Rule = $crate::rules::Rule {
+            id: stringify!($id),
+            name: $name,
+            scope: $crate::rules::Scope::$scope,
+            enforcement: $crate::settings::Enforcement::$enforcement,
+            field: $field,
+            fix: $fix,
+            doc: concat!($($doc, "\n"),+),
+            check,
+        };
+    };
+}
+pub(crate) use rule;
+
+impl Rule {
+    /// The documentation in Markdown: a summary, then sections.
+    #[must_use]
+    pub fn doc(&self) -> String {
+        let lines = self.doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line));
+        lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+    }
+
+    /// The first sentence of the documentation.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let doc = self.doc();
+        let summary = doc.split("\n\n").next().unwrap_or_default();
+        summary.replace('\n', " ")
+    }
+
+    /// Something that is wrong.
+    pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
+        Finding { rule: self, field, kind: FindingKind::Fault(cause), what, fix: Cow::Borrowed(self.fix) }
+    }
+
+    /// Something that is allowed, and good to know.
+    pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
+        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed("") }
+    }
+
+    /// Something that could not be checked for want of a fact.
+    pub(crate) fn unchecked(&'static self, what: impl Into<String>) -> Finding {
+        let field = String::new();
+        Finding { rule: self, field, kind: FindingKind::Unchecked, what: what.into(), fix: Cow::Borrowed("") }
+    }
+}
+
+/// What a rule says about one place of the object.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Whose finding it is.
+    pub rule: &'static Rule,
+    /// The path of the field, as in `spec.networks[0].name`; empty when no field is meant.
+    pub field: String,
+    /// How it is meant.
+    pub kind: FindingKind,
+    /// What is wrong, with the value quoted: lower case, no full stop.
+    pub what: String,
+    /// What to do.
+    pub fix: Cow<'static, str>,
+}
+
+impl Finding {
+    /// The same finding with a fix that names values.
+    pub(crate) fn with_fix(self, fix: String) -> Self {
+        Self { fix: Cow::Owned(fix), ..self }
+    }
+}
+
+/// How a finding is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FindingKind {
+    /// Wrong: denied or warned of, as the rule is enforced.
+    Fault(CauseType),
+    /// Allowed, with a warning.
+    Advice,
+    /// Not judged, with a warning.
+    Unchecked,
+}
+
+/// Kubernetes' cause types (`k8s.io/apimachinery/pkg/apis/meta/v1`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CauseType {
+    /// A value that has to be unique is not.
+    Duplicate,
+    /// The value is wrong.
+    Invalid,
+    /// The value names something that is not there.
+    NotFound,
+    /// The value is none of those that are known.
+    NotSupported,
+    /// The value is missing.
+    Required,
+}
+
+impl CauseType {
+    /// The name in `details.causes[].reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotFound => "FieldValueNotFound",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Required => "FieldValueRequired",
+        }
+    }
+}
+
+/// What a rule judges: a change, the facts around it and the settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'c> {
+    /// The request.
+    pub change: &'c Change<'c>,
+    /// The cluster.
+    pub facts: &'c Facts,
+    /// The administrator's choices.
+    pub settings: &'c Settings,
+}
+
+impl<'c> Case<'c> {
+    /// Judges each NIC that the change plugs into a running guest.
+    ///
+    /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
+    pub(crate) fn each_plugged(
+        &self,
+        rule: &'static Rule,
+        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+    ) -> Vec<Finding> {
+        let added = &self.change.nics.added;
+        if added.is_empty() {
+            return Vec::new();
+        }
+        match self.live() {
+            Fact::Known(instance) => {
+                let plugged = added.iter().filter(|nic| self.is_plugged(nic, instance));
+                plugged.filter_map(|nic| judge(nic, instance)).collect()
+            }
+            Fact::Absent => Vec::new(),
+            Fact::Unknown => vec![rule.unchecked(format!(
+                "hotplug was not checked: whether {:?} is running is not known",
+                self.change.subject.name
+            ))],
+        }
+    }
+
+    fn live(&self) -> Fact<&'c Instance> {
+        self.facts.live()
+    }
+
+    fn is_plugged(&self, nic: &Nic, instance: &Instance) -> bool {
+        let is_absent = nic.interface.is_some_and(|entry| entry.value.is_absent());
+        let is_there = self.change.subject.kind == ObjectKind::VirtualMachine && instance.has_nic(nic.name);
+        !is_absent && !is_there
+    }
+}
+
+/// Asks every rule that is not off; findings come in the order of the rules.
+#[must_use]
+pub fn judge(case: &Case) -> Vec<Finding> {
+    RULES
+        .iter()
+        .filter(|rule| rule.scope.covers(case.change) && enforcement(rule, case.settings) != Enforcement::Off)
+        .flat_map(|rule| (rule.check)(case))
+        .collect()
+}
+
+/// How a rule is enforced.
+#[must_use]
+pub fn enforcement(rule: &Rule, settings: &Settings) -> Enforcement {
+    settings.enforcement(rule.id).unwrap_or(rule.enforcement)
+}
+
+/// The ids of all rules.
+#[must_use]
+pub fn ids() -> Vec<&'static str> {
+    RULES.iter().map(|rule| rule.id).collect()
+}
+
+/// The rule of an id.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Rule> {
+    RULES.iter().copied().find(|rule| rule.id.eq_ignore_ascii_case(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_in_order() {
+        assert!(ids().is_sorted_by(|one, other| one < other), "{:?}", ids());
+        for rule in RULES {
+            let digits = rule.id.strip_prefix("NP").unwrap();
+            assert!(digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()), "{}", rule.id);
+        }
+    }
+
+    #[test]
+    fn every_rule_is_documented_as_the_house_wants_it() {
+        for rule in RULES {
+            let doc = rule.doc();
+            for section in ["\n\n## Why\n", "\n\n## Example\n"] {
+                assert!(doc.contains(section), "{} has no section {section:?}", rule.id);
+            }
+            let summary = rule.summary();
+            assert!(summary.ends_with('.') && summary.chars().count() <= 120, "{}: {summary}", rule.id);
+            assert!(!rule.fix.ends_with('.') && rule.fix.starts_with(char::is_lowercase), "{}: {}", rule.id, rule.fix);
+            assert!(rule.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", rule.name);
+        }
+    }
+
+    #[test]
+    fn a_rule_is_found_by_its_id_in_any_case() {
+        assert_eq!(find("np101").unwrap().name, "feature-gate");
+        assert!(find("NP999").is_none());
+    }
+}

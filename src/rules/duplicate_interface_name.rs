@@ -1,0 +1,58 @@
+//! NP002.
+
+use std::collections::HashSet;
+
+use super::{Case, CauseType, Finding, rule};
+
+rule! {
+    /// Two interfaces of one VM have the same name.
+    ///
+    /// ## Why
+    /// KubeVirt pairs interfaces and networks by name, and reports the state of a NIC by its name. Two of one name
+    /// cannot be told apart.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// interfaces:
+    /// - name: blue
+    ///   bridge: {}
+    /// - name: blue
+    ///   bridge: {}
+    /// ```
+    NP002, "duplicate-interface-name", Shape, Deny,
+    field: "domain.devices.interfaces[].name",
+    fix: "choose a name that no other interface has and give its network the same name",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let mut seen = HashSet::new();
+    let interfaces = case.change.after.guest.interfaces().iter().enumerate();
+    interfaces
+        .filter(|(_, interface)| !seen.insert(interface.name.as_str()))
+        .map(|(index, interface)| {
+            let field = format!("{}.name", case.change.interface_field(index));
+            let what = format!("the interface name {:?} is taken already", interface.name.as_str());
+            RULE.fault(CauseType::Duplicate, field, what)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, table};
+
+    #[test]
+    fn verdicts() {
+        table(
+            &RULE,
+            &[
+                (r#"{"domain": {"devices": {"interfaces": [{"name": "a"}, {"name": "A"}]}}}"#, Expect::Silent),
+                (
+                    r#"{"domain": {"devices": {"interfaces": [{"name": "a"}, {"name": "a", "state": "absent"}]}}}"#,
+                    Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].name"]),
+                ),
+            ],
+        );
+    }
+}

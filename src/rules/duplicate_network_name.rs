@@ -1,0 +1,61 @@
+//! NP001.
+
+use std::collections::HashSet;
+
+use super::{Case, CauseType, Finding, rule};
+
+rule! {
+    /// Two networks of one VM have the same name.
+    ///
+    /// ## Why
+    /// KubeVirt pairs networks and interfaces by name. Of two networks with one name only the last is found, so the
+    /// other would be attached to nothing.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// networks:
+    /// - name: blue
+    ///   multus: {networkName: blue-net}
+    /// - name: blue
+    ///   multus: {networkName: green-net}
+    /// ```
+    NP001, "duplicate-network-name", Shape, Deny,
+    field: "networks[].name",
+    fix: "give each network a name of its own and its interface the same name",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let mut seen = HashSet::new();
+    let networks = case.change.after.guest.networks.iter().enumerate();
+    networks
+        .filter(|(_, network)| !seen.insert(network.name.as_str()))
+        .map(|(index, network)| {
+            let field = format!("{}.name", case.change.network_field(index));
+            RULE.fault(
+                CauseType::Duplicate,
+                field,
+                format!("the network name {:?} is taken already", network.name.as_str()),
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, table};
+
+    #[test]
+    fn verdicts() {
+        table(
+            &RULE,
+            &[
+                (r#"{"networks": [{"name": "a", "pod": {}}, {"name": "b", "pod": {}}]}"#, Expect::Silent),
+                (
+                    r#"{"networks": [{"name": "a", "pod": {}}, {"name": "b"}, {"name": "a"}, {"name": "a"}]}"#,
+                    Expect::Faults(&["spec.template.spec.networks[2].name", "spec.template.spec.networks[3].name"]),
+                ),
+            ],
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! NP101.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{facts::Fact, kubevirt::gates::Gate};
+
+rule! {
+    /// A NIC is plugged into a running VM while the feature gate HotplugNICs is off.
+    ///
+    /// ## Why
+    /// Up to KubeVirt 1.3 the gate has to be listed in the KubeVirt resource. Without it the change of the VM is
+    /// stored and never reaches the running guest. Since 1.4 hotplug is generally available and always on.
+    ///
+    /// ## Example
+    /// A NIC is added to a running VM on KubeVirt 1.3, with this configuration:
+    /// ```yaml
+    /// apiVersion: kubevirt.io/v1
+    /// kind: KubeVirt
+    /// spec:
+    ///   configuration:
+    ///     developerConfiguration:
+    ///       featureGates: []
+    /// ```
+    NP101, "feature-gate", Hotplug, Deny,
+    field: "domain.devices.interfaces[]",
+    fix: "add HotplugNICs to spec.configuration.developerConfiguration.featureGates of the KubeVirt resource",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    case.each_plugged(&RULE, |nic, _| match &case.facts.kubevirt {
+        Fact::Known(kubevirt) if kubevirt.has(Gate::HotplugNics) => None,
+        Fact::Known(kubevirt) => {
+            let version = kubevirt.version.map_or("of unknown version".to_owned(), |version| version.to_string());
+            let what =
+                format!("{:?} cannot be hotplugged: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
+            Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+        }
+        Fact::Absent | Fact::Unknown => {
+            Some(RULE.unchecked("feature gate HotplugNICs was not checked: the KubeVirt resource is not known"))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, Hotplug};
+
+    const BRIDGE: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+
+    #[test]
+    fn verdicts_by_version_and_gate() {
+        for (version, listed, expect) in [
+            ("v0.59.0", false, Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"])),
+            ("v1.3.1", false, Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"])),
+            ("v1.3.1", true, Expect::Silent),
+            ("v1.4.0", false, Expect::Silent),
+            ("v1.9.0", false, Expect::Silent),
+            ("", false, Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"])),
+            ("", true, Expect::Silent),
+        ] {
+            let gates: &[&str] = if listed { &["HotplugNICs"] } else { &[] };
+            Hotplug::of(BRIDGE).kubevirt(version, gates).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_stopped_vm_needs_no_gate() {
+        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).stopped().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn unknown_facts_are_told_and_deny_nothing() {
+        Hotplug::of(BRIDGE).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+}

@@ -1,0 +1,100 @@
+//! NP102.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{change::Nic, facts::Fact, kubevirt::Version};
+
+rule! {
+    /// A NIC is plugged into a running VM with a binding that cannot be hotplugged.
+    ///
+    /// ## Why
+    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running
+    /// guest. Any other binding is accepted and never attached: no condition and no event tells of it. SR-IOV is
+    /// attached by live migration, and only since KubeVirt 1.1.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// interfaces:
+    /// - name: dyniface1
+    ///   masquerade: {}
+    /// ```
+    NP102, "hotplug-binding", Hotplug, Deny,
+    field: "domain.devices.interfaces[]",
+    fix: "use bridge: {} (or sriov: {} with an SR-IOV network)",
+}
+
+/// The first version that hotplugs SR-IOV NICs.
+const SRIOV_SINCE: Version = Version::new(1, 1, 0);
+
+fn check(case: &Case) -> Vec<Finding> {
+    case.each_plugged(&RULE, |nic, _| {
+        let bindings = &nic.interface?.value.bindings;
+        // None, several, or one that nicplug does not know: the shape rules speak of those, or nobody does.
+        let mut names = bindings.names();
+        let binding = names.next()?;
+        if bindings.unknown > 0 || names.next().is_some() || bindings.bridge.is_some() {
+            return None;
+        }
+        if bindings.sriov.is_some() {
+            return Some(judge_sriov(case, nic));
+        }
+        let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
+        Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+    })
+}
+
+fn judge_sriov(case: &Case, nic: &Nic) -> Finding {
+    let field = case.change.nic_field(nic);
+    let version = match &case.facts.kubevirt {
+        Fact::Known(kubevirt) => kubevirt.version,
+        Fact::Absent | Fact::Unknown => None,
+    };
+    match version {
+        Some(version) if version < SRIOV_SINCE => {
+            let what =
+                format!("{:?} cannot be hotplugged: sriov needs KubeVirt {SRIOV_SINCE}, this is {version}", nic.name);
+            RULE.fault(CauseType::Invalid, field, what).with_fix("use bridge: {}, or update KubeVirt".to_owned())
+        }
+        Some(_) => RULE.advice(field, format!("SR-IOV NIC {:?} is attached by a live migration of the VM", nic.name)),
+        None => {
+            RULE.unchecked(format!("SR-IOV hotplug of {:?} was not checked: KubeVirt's version is not known", nic.name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, Hotplug};
+
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
+
+    #[test]
+    fn only_bridge_and_sriov_are_copied_to_a_running_guest() {
+        for (binding, expect) in [
+            (r#""bridge": {}"#, Expect::Silent),
+            (r#""sriov": {}"#, Expect::Advice),
+            (r#""masquerade": {}"#, FAULT),
+            (r#""passtBinding": {}"#, FAULT),
+            (r#""slirp": {}"#, FAULT),
+            (r#""binding": {"name": "ovn"}"#, FAULT),
+            (r#""model": "virtio""#, Expect::Silent),
+            (r#""hologram": {}"#, Expect::Silent),
+        ] {
+            let interface = format!(r#"{{"name": "dyniface1", {binding}}}"#);
+            Hotplug::of(&interface).kubevirt("v1.9.0", &[]).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn sriov_needs_1_1() {
+        let sriov = r#"{"name": "dyniface1", "sriov": {}}"#;
+        Hotplug::of(sriov).kubevirt("v1.0.1", &["HotplugNICs"]).expect(&RULE, &FAULT);
+        Hotplug::of(sriov).kubevirt("v1.1.0", &["HotplugNICs"]).expect(&RULE, &Expect::Advice);
+        Hotplug::of(sriov).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+
+    #[test]
+    fn a_stopped_vm_may_boot_with_any_binding() {
+        Hotplug::of(r#"{"name": "dyniface1", "masquerade": {}}"#).stopped().expect(&RULE, &Expect::Silent);
+    }
+}

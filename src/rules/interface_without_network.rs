@@ -1,0 +1,62 @@
+//! NP003.
+
+use std::collections::HashSet;
+
+use super::{Case, CauseType, Finding, rule};
+
+rule! {
+    /// An interface has no network of its name.
+    ///
+    /// ## Why
+    /// An interface is one half of a NIC: the device in the guest. The network of the same name says what it is
+    /// attached to. Without it the VM cannot start.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// interfaces:
+    /// - name: blue
+    ///   bridge: {}
+    /// networks: []
+    /// ```
+    NP003, "interface-without-network", Shape, Deny,
+    field: "domain.devices.interfaces[].name",
+    fix: "add an entry of that name to networks, or take the interface out",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let guest = case.change.after.guest;
+    let networks: HashSet<&str> = guest.networks.iter().map(|network| network.name.as_str()).collect();
+    let interfaces = guest.interfaces().iter().enumerate();
+    interfaces
+        .filter(|(_, interface)| !networks.contains(interface.name.as_str()))
+        .map(|(index, interface)| {
+            let field = format!("{}.name", case.change.interface_field(index));
+            let what = format!("interface {:?} has no network of that name", interface.name.as_str());
+            RULE.fault(CauseType::Invalid, field, what)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, table};
+
+    #[test]
+    fn verdicts() {
+        table(
+            &RULE,
+            &[
+                (
+                    r#"{"domain": {"devices": {"interfaces": [{"name": "a"}]}}, "networks": [{"name": "a"}]}"#,
+                    Expect::Silent,
+                ),
+                (r#"{"networks": [{"name": "a"}]}"#, Expect::Silent),
+                (
+                    r#"{"domain": {"devices": {"interfaces": [{"name": "a"}, {"name": "b"}]}}, "networks": [{"name": "a"}]}"#,
+                    Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].name"]),
+                ),
+            ],
+        );
+    }
+}

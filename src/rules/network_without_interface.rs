@@ -1,0 +1,62 @@
+//! NP004.
+
+use std::collections::HashSet;
+
+use super::{Case, CauseType, Finding, rule};
+
+rule! {
+    /// A network has no interface of its name.
+    ///
+    /// ## Why
+    /// A network is one half of a NIC: what it is attached to. The interface of the same name is the device in the
+    /// guest. Without it nothing in the guest would use the network.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// interfaces: []
+    /// networks:
+    /// - name: blue
+    ///   multus: {networkName: blue-net}
+    /// ```
+    NP004, "network-without-interface", Shape, Deny,
+    field: "networks[].name",
+    fix: "add an interface of that name to domain.devices.interfaces, or take the network out",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let guest = case.change.after.guest;
+    let interfaces: HashSet<&str> = guest.interfaces().iter().map(|interface| interface.name.as_str()).collect();
+    let networks = guest.networks.iter().enumerate();
+    networks
+        .filter(|(_, network)| !interfaces.contains(network.name.as_str()))
+        .map(|(index, network)| {
+            let field = format!("{}.name", case.change.network_field(index));
+            let what = format!("network {:?} has no interface of that name", network.name.as_str());
+            RULE.fault(CauseType::Required, field, what)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, table};
+
+    #[test]
+    fn verdicts() {
+        table(
+            &RULE,
+            &[
+                (
+                    r#"{"domain": {"devices": {"interfaces": [{"name": "a"}]}}, "networks": [{"name": "a"}]}"#,
+                    Expect::Silent,
+                ),
+                (r#"{"domain": {"devices": {"interfaces": [{"name": "a"}]}}}"#, Expect::Silent),
+                (
+                    r#"{"domain": {"devices": {"interfaces": [{"name": "a"}]}}, "networks": [{"name": "b"}, {"name": "a"}]}"#,
+                    Expect::Faults(&["spec.template.spec.networks[0].name"]),
+                ),
+            ],
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! What an administrator may choose: how strictly each rule is enforced.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// What happens with what a rule finds.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// The request is refused.
+    Deny,
+    /// The request goes on with a warning.
+    Warn,
+    /// The rule is not asked.
+    Off,
+}
+
+impl Enforcement {
+    /// As settings and tables write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Warn => "warn",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The settings of a server or a command.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Settings {
+    rules: BTreeMap<String, Enforcement>,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The text is no YAML, or has an unknown key or value.
+    #[error("{0}")]
+    Syntax(String),
+    /// A rule id that does not exist.
+    #[error("rules: there is no rule {id:?}; `nicplug rules` lists the ids")]
+    UnknownRule {
+        /// As written.
+        id: String,
+    },
+}
+
+impl Settings {
+    /// Reads settings from YAML. `known` are the ids of all rules.
+    ///
+    /// # Errors
+    /// An unknown key, rule id or value, or no YAML at all.
+    pub fn parse(text: &str, known: &[&str]) -> Result<Self, SettingsError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Document {
+            rules: BTreeMap<String, Enforcement>,
+        }
+
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let document: Document =
+            serde_saphyr::from_str(text).map_err(|error| SettingsError::Syntax(error.to_string()))?;
+        match document.rules.keys().find(|id| !known.contains(&id.as_str())) {
+            Some(id) => Err(SettingsError::UnknownRule { id: id.clone() }),
+            None => Ok(Self { rules: document.rules }),
+        }
+    }
+
+    /// How a rule is enforced, if the settings say so.
+    #[must_use]
+    pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
+        self.rules.get(rule).copied()
+    }
+
+    /// The same settings with one rule enforced in another way.
+    #[must_use]
+    pub fn with_rule(mut self, id: &str, enforcement: Enforcement) -> Self {
+        self.rules.insert(id.to_owned(), enforcement);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[&str] = &["NP101", "NP103"];
+
+    #[test]
+    fn a_rule_can_be_set_to_each_enforcement() {
+        for (word, enforcement) in [("deny", Enforcement::Deny), ("warn", Enforcement::Warn), ("off", Enforcement::Off)]
+        {
+            let settings = Settings::parse(&format!("rules: {{NP103: {word}}}"), KNOWN).unwrap();
+            assert_eq!(settings.enforcement("NP103"), Some(enforcement));
+            assert_eq!(settings.enforcement("NP101"), None);
+            assert_eq!(enforcement.as_str(), word);
+        }
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        for text in ["", "\n# nothing\n", "rules: {}"] {
+            assert_eq!(Settings::parse(text, KNOWN).unwrap(), Settings::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (text, part) in [
+            ("rules: {NP999: warn}", "there is no rule \"NP999\""),
+            ("rules: {NP103: loud}", "loud"),
+            ("rule: {NP103: warn}", "rule"),
+            ("rules: [NP103]", "line 1"),
+        ] {
+            let error = Settings::parse(text, KNOWN).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
