@@ -16,6 +16,8 @@
 pub mod admission;
 pub mod api;
 pub mod change;
+pub mod cli;
+pub mod cluster;
 pub mod facts;
 pub mod kubevirt;
 pub mod mutations;

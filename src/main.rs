@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `nicplug`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nicplug::cli::main()
+}

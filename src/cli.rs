@@ -1,0 +1,52 @@
+//! The commands.
+
+mod facts;
+mod review;
+mod rules;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
+#[derive(Debug, Parser)]
+#[command(name = "nicplug", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Review(review::ReviewArgs),
+    Rules(rules::RulesArgs),
+}
+
+/// Runs the command that the arguments name.
+///
+/// The exit status is 0 when the command did what it was asked, 1 when it found something, 2 when it could not do it.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Review(args) => args.run(),
+        Command::Rules(args) => args.run(&mut io::stdout().lock()),
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            // Whoever read the output has read enough, as in `nicplug rules | head -1`.
+            return ExitCode::SUCCESS;
+        }
+        // A closed standard error leaves nobody to tell.
+        let _ = writeln!(io::stderr(), "nicplug: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}

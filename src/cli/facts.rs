@@ -1,0 +1,48 @@
+//! `--facts` and `--settings`, which several commands share.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::{
+    admission::Reviewer,
+    cluster::files,
+    facts::{FactSource, NoFacts},
+    rules,
+    settings::Settings,
+};
+
+/// What a command judges with.
+#[derive(Args, Debug, Default)]
+pub(super) struct JudgeArgs {
+    /// The cluster's objects in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
+    /// VirtualMachines, VirtualMachineInstances, DaemonSets. Without it nothing is known, and rules that need to know
+    /// warn instead of denying.
+    #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
+    pub(super) facts: Option<PathBuf>,
+
+    /// How strictly each rule is enforced, in YAML: `rules: {NP103: warn}` (deny, warn or off).
+    #[arg(long, value_name = "FILE", env = "NICPLUG_SETTINGS")]
+    pub(super) settings: Option<PathBuf>,
+}
+
+impl JudgeArgs {
+    /// Reads both and makes the reviewer.
+    pub(super) fn reviewer(&self) -> anyhow::Result<Reviewer> {
+        Ok(Reviewer::new(self.fact_source()?, self.read_settings()?))
+    }
+
+    fn fact_source(&self) -> anyhow::Result<Arc<dyn FactSource>> {
+        Ok(match &self.facts {
+            Some(path) => Arc::new(files::load(path)?),
+            None => Arc::new(NoFacts),
+        })
+    }
+
+    fn read_settings(&self) -> anyhow::Result<Settings> {
+        let Some(path) = &self.settings else { return Ok(Settings::default()) };
+        let text = fs::read_to_string(path).with_context(|| format!("settings: {} cannot be read", path.display()))?;
+        Settings::parse(&text, &rules::ids()).with_context(|| format!("settings: {}", path.display()))
+    }
+}

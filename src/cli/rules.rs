@@ -1,0 +1,122 @@
+//! `nicplug rules`: what is enforced, why, and how to fix it.
+
+use std::{fmt::Write as _, io::Write, process::ExitCode};
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::rules::{RULES, Rule, find};
+
+/// List all rules, or explain one.
+#[derive(Args, Debug)]
+pub(super) struct RulesArgs {
+    /// The rule to explain, such as NP103.
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For a terminal.
+    Table,
+    /// For a program.
+    Json,
+    /// For docs/rules.md, which is made by this command.
+    Markdown,
+}
+
+impl RulesArgs {
+    /// Prints the rules.
+    pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let text = match &self.id {
+            None => list(self.output),
+            Some(id) => match find(id) {
+                Some(rule) => explain(rule, self.output),
+                None => bail!("there is no rule {id:?}; `nicplug rules` lists them all"),
+            },
+        };
+        writeln!(output, "{}", text.trim_end())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn list(format: Format) -> String {
+    match format {
+        Format::Table => {
+            let rows = RULES.iter().map(|rule| {
+                format!("{:6} {:27} {:5} {}\n", rule.id, rule.name, rule.enforcement.as_str(), rule.summary())
+            });
+            format!("{:6} {:27} {:5} WHAT IT CATCHES\n{}", "ID", "NAME", "", rows.collect::<String>())
+        }
+        Format::Json => pretty(&Value::Array(RULES.iter().map(|rule| as_json(rule)).collect())),
+        Format::Markdown => markdown(),
+    }
+}
+
+fn explain(rule: &Rule, format: Format) -> String {
+    match format {
+        Format::Table => format!(
+            "{} {} ({}, {} by default)\n\n{}\n\nField: {}\nFix:   {}\n",
+            rule.id,
+            rule.name,
+            rule.scope.as_str(),
+            rule.enforcement.as_str(),
+            rule.doc(),
+            rule.field,
+            rule.fix
+        ),
+        Format::Json => pretty(&as_json(rule)),
+        Format::Markdown => section(rule),
+    }
+}
+
+fn as_json(rule: &Rule) -> Value {
+    json!({
+        "id": rule.id,
+        "name": rule.name,
+        "scope": rule.scope.as_str(),
+        "enforcement": rule.enforcement.as_str(),
+        "summary": rule.summary(),
+        "field": rule.field,
+        "fix": rule.fix,
+        "doc": rule.doc(),
+    })
+}
+
+fn pretty(value: &Value) -> String {
+    // A value of strings alone always has a JSON form.
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn markdown() -> String {
+    let mut text = String::from(
+        "# Rules\n\nThis page is printed by `nicplug rules -o markdown`. Each rule is enforced as `deny`, `warn` or `off`: the default \
+         is in the table,\nand settings change it (`rules: {NP103: warn}`).\n\n",
+    );
+    text.push_str(&table());
+    for rule in RULES {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{}", section(rule));
+    }
+    text
+}
+
+/// The table of all rules, as the README and docs/rules.md show it.
+fn table() -> String {
+    let mut text = String::from("| id | name | default | what it catches |\n| --- | --- | --- | --- |\n");
+    for rule in RULES {
+        let _ = writeln!(text, "| {} | {} | {} | {} |", rule.id, rule.name, rule.enforcement.as_str(), rule.summary());
+    }
+    text
+}
+
+fn section(rule: &Rule) -> String {
+    // The page has one title; a rule's own sections stand below the rule.
+    let doc = rule.doc().replace("\n## ", "\n### ");
+    format!("## {} {}\n\n{}\n\n### Fix\nField `{}`: {}.\n", rule.id, rule.name, doc, rule.field, rule.fix)
+}

@@ -1,0 +1,5 @@
+//! Where facts come from. It knows objects and no rule.
+
+pub mod files;
+pub mod manifests;
+pub mod store;
