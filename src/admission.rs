@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     api::review::{
-        self, BodyError, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
+        self, BodyError, Failure, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
         StatusDetails,
     },
     change::Change,
@@ -156,31 +156,30 @@ fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome:
     let response = Response {
         uid: &request.uid,
         allowed: verdict.is_allowed(),
-        status: (!verdict.is_allowed()).then(|| denial(request, verdict)),
+        status: status(request, verdict),
         patch: patch.map(PatchField::new),
         warnings: &verdict.warnings,
     };
     Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome }
 }
 
-fn denial<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {
+fn status<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {
+    if verdict.is_allowed() {
+        return Status { code: 200, failure: None };
+    }
     let causes = verdict.causes.iter().map(|cause| StatusCause {
         reason: cause.reason.as_str(),
         message: &cause.message,
         field: &cause.field,
     });
-    Status {
-        status: "Failure",
-        code: 422,
-        reason: "Invalid",
-        message: verdict.message(),
-        details: StatusDetails {
-            group: &request.kind.group,
-            kind: &request.kind.kind,
-            name: &request.name,
-            causes: causes.collect(),
-        },
-    }
+    let details = StatusDetails {
+        group: &request.kind.group,
+        kind: &request.kind.kind,
+        name: &request.name,
+        causes: causes.collect(),
+    };
+    let failure = Failure { status: "Failure", reason: "Invalid", message: verdict.message(), details };
+    Status { code: 422, failure: Some(failure) }
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

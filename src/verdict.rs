@@ -1,6 +1,6 @@
 //! The verdict: what findings come to under the settings.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashSet, fmt::Write};
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt::Write};
 
 use crate::{
     api::review::ObjectKind,
@@ -68,7 +68,8 @@ pub fn weigh(mut findings: Vec<Finding>, change: &Change, settings: &Settings) -
     findings.sort_by(|one, other| by_place(&one.field, &other.field));
     let waits = waits_for_restart(change);
     let mut verdict = Verdict::default();
-    let mut postponed = Vec::new();
+    let mut warned = Warned::default();
+    let mut postponed: Vec<&Rule> = Vec::new();
     for finding in &findings {
         match (finding.kind, enforcement(finding.rule, settings)) {
             (_, Enforcement::Off) => {}
@@ -76,9 +77,10 @@ pub fn weigh(mut findings: Vec<Finding>, change: &Change, settings: &Settings) -
                 postponed.push(finding.rule);
             }
             (FindingKind::Fault(reason), Enforcement::Deny) => verdict.causes.push(cause(reason, finding, change)),
-            _ => verdict.warnings.push(warning(&finding.what, &[finding.rule])),
+            _ => warned.add(&finding.what, finding.rule),
         }
     }
+    verdict.warnings = warned.lines();
     if !postponed.is_empty() {
         postponed.dedup_by_key(|rule| rule.id);
         verdict.warnings.push(warning("the change of the running VM waits for its next restart", &postponed));
@@ -104,18 +106,52 @@ fn cause(reason: CauseType, finding: &Finding, change: &Change) -> Cause {
     Cause { reason, field: finding.field.clone(), message: without_control_characters(&message).into_owned() }
 }
 
+/// What is warned of, in the order in which it was first found, with every rule that says the same.
+#[derive(Default)]
+struct Warned<'f> {
+    texts: Vec<&'f str>,
+    rules: HashMap<&'f str, Vec<&'static Rule>>,
+}
+
+impl<'f> Warned<'f> {
+    fn add(&mut self, text: &'f str, rule: &'static Rule) {
+        let rules = self.rules.entry(text).or_insert_with(|| {
+            self.texts.push(text);
+            Vec::new()
+        });
+        if rules.last().is_none_or(|last| last.id != rule.id) {
+            rules.push(rule);
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.texts.iter().filter_map(|text| Some(warning(text, self.rules.get(text)?))).collect()
+    }
+}
+
 /// A warning of at most [`WARNING_LENGTH`] characters: a text that is longer, as one with a very long name can be, is
 /// cut, but never its rule id.
 fn warning(what: &str, rules: &[&Rule]) -> String {
-    let ids: Vec<&str> = rules.iter().map(|rule| rule.id).collect();
-    let ids = format!(" [{}]", ids.join(", "));
-    let room = WARNING_LENGTH.saturating_sub(ids.chars().count());
     let what = without_control_characters(what);
+    let ids = ids_that_fit(rules, WARNING_LENGTH.saturating_sub(what.chars().count()));
+    let room = WARNING_LENGTH.saturating_sub(ids.chars().count());
     if what.chars().count() <= room {
         return format!("{what}{ids}");
     }
     let kept: String = what.chars().take(room.saturating_sub(1)).collect();
     format!("{}…{ids}", kept.trim_end())
+}
+
+/// ` [NP101, NP102]`; where that has no room ` [NP101 and 5 more]`.
+fn ids_that_fit(rules: &[&Rule], room: usize) -> String {
+    let ids: Vec<&str> = rules.iter().map(|rule| rule.id).collect();
+    let all = format!(" [{}]", ids.join(", "));
+    match ids.as_slice() {
+        [first, rest @ ..] if !rest.is_empty() && all.chars().count() > room => {
+            format!(" [{first} and {} more]", rest.len())
+        }
+        _ => all,
+    }
 }
 
 fn without_control_characters(text: &str) -> Cow<'_, str> {
@@ -127,8 +163,6 @@ fn without_control_characters(text: &str) -> Cow<'_, str> {
 }
 
 fn limit(verdict: &mut Verdict) {
-    let mut seen = HashSet::new();
-    verdict.warnings.retain(|warning| seen.insert(warning.clone()));
     let left_out = verdict.causes.len().saturating_sub(CAUSES_AT_MOST);
     if left_out > 0 {
         verdict.causes.truncate(CAUSES_AT_MOST);
@@ -261,5 +295,16 @@ mod tests {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
         let verdict = judged("", |change| weigh(vec![finding(), finding()], change, &Settings::default()));
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
+    }
+
+    #[test]
+    fn rules_that_say_the_same_share_a_warning() {
+        let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
+        let said = |what: &str| {
+            let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
+            judged("", |change| weigh(findings, change, &Settings::default())).warnings
+        };
+        assert_eq!(said("not known"), ["not known [NP101, NP102, NP103]"]);
+        assert_eq!(said(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);
     }
 }

@@ -378,9 +378,8 @@ pub struct Response<'r> {
     pub uid: &'r str,
     /// Whether the request may go on.
     pub allowed: bool,
-    /// Why it may not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<Status<'r>>,
+    /// Why it may not. An API server does not read it when the request may go on; other readers expect it to be there.
+    pub status: Status<'r>,
     /// What to change, as JSON patch of RFC 6902.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub patch: Option<PatchField<'r>>,
@@ -411,14 +410,23 @@ fn as_base64<S: Serializer>(patch: &json_patch::Patch, serializer: S) -> Result<
     serializer.serialize_str(&BASE64.encode(text))
 }
 
-/// `metav1.Status` of a denial.
+/// `metav1.Status` of a response.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status<'r> {
+    /// The HTTP status that the API server answers the user with.
+    pub code: u16,
+    /// What the user reads.
+    #[serde(flatten)]
+    pub failure: Option<Failure<'r>>,
+}
+
+/// What a `metav1.Status` says of a denial.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure<'r> {
     /// Always `Failure`.
     pub status: &'static str,
-    /// An HTTP status that the API server answers the user with.
-    pub code: u16,
     /// A machine-readable reason, such as `Invalid`.
     pub reason: &'static str,
     /// Everything that is wrong, for clients that show no causes.

@@ -1,0 +1,144 @@
+//! Bytes in, bytes out: one folder of `tests/data/admission` a case.
+//!
+//! A folder holds `request.json`, `facts.yaml` (none: nothing is known), a README, and what is expected of each webhook
+//! in `validate.json` and `mutate.json`. `UPDATE_CASES=1 cargo test --test admission` writes the last two anew, to be
+//! read before they are committed.
+
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use nicplug::{
+    admission::{Endpoint, Reviewer},
+    cluster::files,
+    facts::{FactSource, NoFacts},
+    settings::Settings,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn every_case_is_answered_as_expected() {
+    let cases = folders(&data("admission"));
+    assert!(cases.len() > 30, "the cases are not where they should be");
+    let wrong: Vec<String> = cases.iter().flat_map(|case| differences(case)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_patched_object_needs_no_patch_and_only_the_paths_of_the_patch_differ() {
+    let mut patched = 0;
+    for case in folders(&data("admission")) {
+        let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+        let answer = answer(&case, Endpoint::Mutate, &review);
+        let Some(patch) = answer.pointer("/body/response/patch") else { continue };
+        patched += 1;
+        let patch: json_patch::Patch = serde_json::from_value(patch.clone()).unwrap();
+        let mut again = review.clone();
+        json_patch::patch(&mut again["request"]["object"], &patch).unwrap();
+        assert_ne!(review, again, "{}: the patch changes nothing", case.display());
+        let answer = self::answer(&case, Endpoint::Mutate, &again);
+        assert_eq!(answer.pointer("/body/response/patch"), None, "{}: patched twice", case.display());
+    }
+    assert!(patched > 0, "no case is patched");
+}
+
+#[test]
+fn kubes_own_type_reads_every_answer() {
+    use kube::core::{DynamicObject, admission::AdmissionReview};
+    for case in folders(&data("admission")) {
+        let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+        for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
+            let answer = reviewer(&case).answer(endpoint, review.to_string().as_bytes());
+            if answer.status != 200 {
+                continue;
+            }
+            let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+            // kube's type wants a patch as a list of numbers, which no API server sends or takes.
+            if let Some(patch) = body.pointer_mut("/response/patch") {
+                *patch = json!(BASE64.decode(patch.as_str().unwrap()).unwrap());
+            }
+            let read: AdmissionReview<DynamicObject> = serde_json::from_value(body.clone()).unwrap();
+            let response = read.response.unwrap();
+            assert_eq!(Some(response.uid.as_str()), review.pointer("/request/uid").and_then(Value::as_str));
+            assert_eq!(response.allowed, body["response"]["allowed"] == json!(true));
+            assert_eq!(response.allowed, response.result.code == 200, "{}", case.display());
+        }
+    }
+}
+
+#[test]
+fn the_recorded_reviews_all_come_back_allowed_with_their_uid() {
+    let Some(reviews) = shared("cases/reviews") else { return };
+    let facts = shared("cases/facts-default.yaml").unwrap();
+    let reviewer = Reviewer::new(Arc::new(files::load(&facts).unwrap()), Settings::default());
+    let mut count = 0;
+    for entry in fs::read_dir(reviews).unwrap() {
+        let body = fs::read(entry.unwrap().path()).unwrap();
+        let uid = serde_json::from_slice::<Value>(&body).unwrap()["request"]["uid"].clone();
+        let answer: Value = serde_json::from_slice(&reviewer.answer(Endpoint::Validate, &body).body).unwrap();
+        assert_eq!(answer["response"]["uid"], uid);
+        assert_eq!(answer["response"]["allowed"], json!(true), "{answer}");
+        count += 1;
+    }
+    assert_eq!(count, 8);
+}
+
+fn differences(case: &Path) -> Vec<String> {
+    let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+    let mut differences = Vec::new();
+    for (endpoint, file) in [(Endpoint::Validate, "validate.json"), (Endpoint::Mutate, "mutate.json")] {
+        let answer = answer(case, endpoint, &review);
+        let path = case.join(file);
+        if env::var_os("UPDATE_CASES").is_some() {
+            fs::write(&path, serde_json::to_string_pretty(&answer).unwrap() + "\n").unwrap();
+        }
+        let expected: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        if answer != expected {
+            differences.push(format!("{}: expected {expected:#}, answered {answer:#}", path.display()));
+        }
+    }
+    differences
+}
+
+/// Status and body, with the patch decoded so that a person can read it.
+fn answer(case: &Path, endpoint: Endpoint, review: &Value) -> Value {
+    let answer = reviewer(case).answer(endpoint, review.to_string().as_bytes());
+    let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+    if let Some(patch) = body.pointer_mut("/response/patch") {
+        *patch = serde_json::from_slice(&BASE64.decode(patch.as_str().unwrap()).unwrap()).unwrap();
+    }
+    json!({"status": answer.status, "body": body})
+}
+
+fn reviewer(case: &Path) -> Reviewer {
+    let facts = case.join("facts.yaml");
+    let source: Arc<dyn FactSource> =
+        if facts.exists() { Arc::new(files::load(&facts).unwrap()) } else { Arc::new(NoFacts) };
+    Reviewer::new(source, Settings::default())
+}
+
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    folders
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// A file or folder of the project's shared material, which a clone elsewhere does not have.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    if !path.exists() {
+        println!("skipped: {name} is not beside this checkout");
+        return None;
+    }
+    Some(path)
+}
