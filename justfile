@@ -7,6 +7,7 @@ default:
 # Formats the code; `just fmt --check` only says what it would change.
 fmt *flags:
     cargo fmt {{ flags }}
+    cargo fmt --manifest-path fuzz/Cargo.toml {{ flags }}
 
 # Lints everything; a warning is an error.
 lint:
@@ -41,10 +42,11 @@ msrv:
     fi
     cargo check --locked
 
-# Fuzzes the road from a body to an answer (needs cargo-fuzz). What it finds is written to target/ and fuzz/artifacts.
+# Fuzzes the way from a body to an answer (needs cargo-fuzz); a body that breaks it is kept in fuzz/artifacts.
 fuzz seconds="60":
-    # Stable Rust has no sanitizers, and code without `unsafe` needs none.
-    mkdir -p target/fuzz-corpus
+    cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
+    @mkdir -p target/fuzz-corpus
+    @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
     cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }}
 
 # Measures the pure path: one body in, one answer out.
