@@ -23,7 +23,7 @@ docs:
 
 # Checks what is in the dependency tree: bans, licences, sources (needs cargo-deny).
 deny:
-    cargo deny --locked check bans licenses sources
+    cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 # Checks that `rust-version` is the toolchain that the house builds with, and that it builds.
 msrv:
@@ -47,7 +47,7 @@ fuzz seconds="60":
     cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
     @mkdir -p target/fuzz-corpus
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
-    cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }}
+    cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
 # Measures the pure path: one body in, one answer out.
 bench *flags:
