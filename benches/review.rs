@@ -1,0 +1,63 @@
+//! What the pure path costs: the body of a real review in, the body of its answer out.
+
+use std::{fs, hint::black_box, path::Path, sync::Arc};
+
+use anyhow::Context;
+use criterion::{Criterion, Throughput};
+use nicplug::{
+    admission::{Endpoint, Outcome, Reviewer},
+    api::vm::Phase,
+    change::Change,
+    facts::{Fact, FactSource, Facts, Instance, KubeVirt},
+    settings::Settings,
+};
+
+/// A cluster that runs the VM, on a version of KubeVirt with or without hotplug.
+struct Cluster(Facts);
+
+impl Cluster {
+    fn of_version(version: &str) -> Self {
+        let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
+        let instance =
+            Instance { phase: Phase::Running, nics: vec!["defaultnetwork".to_owned()], ..Instance::default() };
+        Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), instance: Fact::Known(Arc::new(instance)) })
+    }
+}
+
+impl FactSource for Cluster {
+    fn facts_for(&self, _change: &Change) -> Facts {
+        self.0.clone()
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut criterion = Criterion::default().configure_from_args();
+    bench(&mut criterion, "heartbeat", "vmi-update-status-heartbeat", "v1.9.0", Outcome::Allowed)?;
+    bench(&mut criterion, "nic-change", "vm-update-merge-patch-add-nic", "v1.9.0", Outcome::Allowed)?;
+    bench(&mut criterion, "denial", "vm-update-merge-patch-add-nic", "v1.3.1", Outcome::Denied)?;
+    criterion.final_summary();
+    Ok(())
+}
+
+/// Measures the answer to a review, having made sure that it is the one that is meant.
+fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, expected: Outcome) -> anyhow::Result<()> {
+    let body = body(review)?;
+    let reviewer = Reviewer::new(Arc::new(Cluster::of_version(version)), Settings::default());
+    let outcome = reviewer.answer(Endpoint::Validate, &body).outcome;
+    anyhow::ensure!(outcome == expected, "{name}: the answer is {outcome:?}, not {expected:?}");
+
+    let mut group = criterion.benchmark_group("review");
+    group.throughput(Throughput::Bytes(u64::try_from(body.len())?));
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| reviewer.answer(Endpoint::Validate, black_box(&body)));
+    });
+    group.finish();
+    Ok(())
+}
+
+/// A real review as the API server sends it: without blanks.
+fn body(review: &str) -> anyhow::Result<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reviews").join(review).with_extension("json");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(serde_json::to_vec(&serde_json::from_slice::<serde_json::Value>(&text)?)?)
+}

@@ -1,0 +1,308 @@
+//! Measures `nicplug serve` beside the floor (examples/floor.rs): `just bench-server`.
+//!
+//! Both services run all the time, and load goes to one of them at a time, in pairs, so that whatever else the machine
+//! does falls on both. What counts is the ratio within a pair; the median over the pairs is printed.
+
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, client::Resumption, crypto::ring, pki_types::ServerName,
+};
+
+/// The real reviews that are sent: an edit by a user, and the status heartbeat of a virtual machine.
+const REVIEWS: [&str; 2] = ["vm-update-merge-patch-add-nic", "vmi-update-status-heartbeat"];
+
+/// As many as client-go keeps idle for one host: the API server's side of the load.
+const CONNECTIONS: &str = "25";
+
+/// How many clients open new connections at once.
+const DIALLERS: usize = 4;
+
+/// Compares `nicplug serve` with a service that does nothing.
+#[derive(Parser)]
+struct Args {
+    /// How many times each of the two is measured.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Seconds of load in each measurement.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Requests on the one connection whose times give the p50.
+    #[arg(long, default_value_t = 5_000)]
+    requests: usize,
+    /// The directory of the reviews.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/reviews"))]
+    reviews: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    require_h2load()?;
+    let bins = folder_of_binaries()?;
+    let work = bins.join("bench-server");
+    fs::create_dir_all(&work)?;
+    let tls = make_certificate(&work)?;
+    let mut floor = Command::new(bins.join("examples/floor"));
+    let mut nicplug = Command::new(bins.join("nicplug"));
+    nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]);
+    let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
+
+    print(&format!(
+        "{:38}{:>10}{:>10}   ratio (median of {} pairs, and their range)",
+        "", "floor", "nicplug", args.pairs
+    ))?;
+    for review in REVIEWS {
+        let (file, body) = compact(&args.reviews.join(review).with_extension("json"), &work)?;
+        let request = http_request(&body);
+        print(&format!("{review}, {} bytes", body.len()))?;
+        let pairs = pairs(&both, args.pairs, |service| throughput(service, &file, args.seconds))?;
+        print_row("requests/s, 25 connections", &pairs)?;
+        let pairs = self::pairs(&both, args.pairs, |service| latency(service, &tls, &request, args.requests))?;
+        print_row("p50 of a request on 1 connection, µs", &pairs)?;
+        let pairs = self::pairs(&both, args.pairs, |service| dialling(service, &tls, &request, args.seconds))?;
+        print_row("new connections/s, one request each", &pairs)?;
+    }
+    print("after all that")?;
+    print_row("resident memory, MiB", &[[both[0].resident_memory()?, both[1].resident_memory()?]])
+}
+
+/// The release directory that this program stands in the `examples` of.
+fn folder_of_binaries() -> anyhow::Result<PathBuf> {
+    let program = env::current_exe()?;
+    let folder = program.ancestors().nth(2).context("the program stands in no directory")?;
+    for binary in ["nicplug", "examples/floor"] {
+        ensure!(folder.join(binary).exists(), "{} is missing: run `just bench-server`", folder.join(binary).display());
+    }
+    Ok(folder.to_owned())
+}
+
+fn require_h2load() -> anyhow::Result<()> {
+    match Command::new("h2load").arg("--version").stdout(Stdio::null()).status() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("h2load is missing: it is part of nghttp2 (Debian: `apt-get install nghttp2-client`)")
+        }
+        other => other.map(drop).context("cannot run h2load"),
+    }
+}
+
+/// Writes `tls.crt` and `tls.key` for 127.0.0.1 into the directory and returns a client that trusts them.
+fn make_certificate(folder: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+    let pair = rcgen::generate_simple_self_signed([Ipv4Addr::LOCALHOST.to_string()])?;
+    fs::write(folder.join("tls.crt"), pair.cert.pem())?;
+    fs::write(folder.join("tls.key"), pair.signing_key.serialize_pem())?;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(pair.cert.der().clone())?;
+    let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.resumption = Resumption::disabled();
+    Ok(Arc::new(client))
+}
+
+/// Writes the review as the API server sends it, without blanks, and returns the file and the bytes.
+fn compact(review: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Vec<u8>)> {
+    let text = fs::read(review).with_context(|| format!("cannot read {}", review.display()))?;
+    let body = serde_json::to_vec(&serde_json::from_slice::<serde_json::Value>(&text)?)?;
+    let file = folder.join(review.file_name().context("a review without a name")?);
+    fs::write(&file, &body)?;
+    Ok((file, body))
+}
+
+fn http_request(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /validate?timeout=10s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// An address that nobody listens on. Another program could take it before we do; the start would then fail.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// A running service; ends with this value.
+struct Service {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Service {
+    /// Starts the program on a free port, with the certificate in `folder`, and waits until it listens.
+    fn start(program: &mut Command, folder: &Path) -> anyhow::Result<Self> {
+        let address = free_address()?;
+        program.arg("--tls-cert").arg(folder.join("tls.crt")).arg("--tls-key").arg(folder.join("tls.key"));
+        program.args(["--listen", &address.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
+        let process = program.spawn().with_context(|| format!("cannot start {program:?}"))?;
+        let mut service = Self { process, address };
+        for _ in 0..100 {
+            if TcpStream::connect(address).is_ok() {
+                return Ok(service);
+            }
+            if let Some(status) = service.process.try_wait()? {
+                bail!("{program:?} ended at once: {status}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        bail!("{program:?} does not listen on {address} after five seconds")
+    }
+
+    /// In MiB, as the kernel counts it now.
+    fn resident_memory(&self) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        Ok(kib.context("no VmRSS in /proc")?.trim().parse::<f64>()? / 1024.0)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended by itself, and there is nobody to tell.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Measures both services `count` times, each first in every other pair.
+fn pairs(
+    [floor, nicplug]: &[Service; 2],
+    count: usize,
+    mut measure: impl FnMut(&Service) -> anyhow::Result<f64>,
+) -> anyhow::Result<Vec<[f64; 2]>> {
+    let mut pairs = Vec::with_capacity(count);
+    for round in 0..count {
+        if round % 2 == 0 {
+            pairs.push([measure(floor)?, measure(nicplug)?]);
+        } else {
+            let second = measure(nicplug)?;
+            pairs.push([measure(floor)?, second]);
+        }
+    }
+    Ok(pairs)
+}
+
+/// Requests a second over 25 connections that stay open, by h2load.
+fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f64> {
+    let output = Command::new("h2load")
+        .args(["--h1", "--clients", CONNECTIONS, "--warm-up-time", "1", "--duration", &seconds.to_string()])
+        .args(["--header", "content-type: application/json", "--data"])
+        .arg(body)
+        .arg(format!("https://{}/validate?timeout=10s", service.address))
+        .output()?;
+    let report = String::from_utf8(output.stdout)?;
+    ensure!(report.contains(" 0 failed, 0 errored, 0 timeout"), "h2load has failed requests:\n{report}");
+    ensure!(report.contains(" 0 3xx, 0 4xx, 0 5xx"), "h2load got other answers than 200:\n{report}");
+    let rate =
+        report.lines().find_map(|line| line.strip_prefix("finished in ")?.split(", ").nth(1)?.strip_suffix(" req/s"));
+    Ok(rate.with_context(|| format!("h2load printed no rate:\n{report}"))?.parse()?)
+}
+
+/// The median time of a request on one connection, in microseconds.
+fn latency(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], count: usize) -> anyhow::Result<f64> {
+    let mut connection = Connection::open(service.address, tls)?;
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count / 10 {
+        connection.exchange(request)?;
+    }
+    for _ in 0..count {
+        let start = Instant::now();
+        connection.exchange(request)?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    median(times).context("no requests to measure")
+}
+
+/// New connections a second, each with a full handshake and one request.
+fn dialling(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], seconds: u64) -> anyhow::Result<f64> {
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds);
+    let dial = || -> anyhow::Result<u32> {
+        let mut count = 0;
+        while Instant::now() < end {
+            Connection::open(service.address, tls)?.exchange(request)?;
+            count += 1;
+        }
+        Ok(count)
+    };
+    let counts: Vec<_> = thread::scope(|scope| {
+        let diallers: Vec<_> = (0..DIALLERS).map(|_| scope.spawn(dial)).collect();
+        diallers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    let mut total = 0;
+    for count in counts {
+        total += count.map_err(|_| anyhow::anyhow!("a client panicked"))??;
+    }
+    Ok(f64::from(total) / start.elapsed().as_secs_f64())
+}
+
+/// One connection that sends a request and waits for its answer, again and again.
+struct Connection(BufReader<StreamOwned<ClientConnection, TcpStream>>);
+
+impl Connection {
+    fn open(address: SocketAddr, tls: &Arc<ClientConfig>) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let session = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip()))?;
+        Ok(Self(BufReader::new(StreamOwned::new(session, stream))))
+    }
+
+    /// Sends the request and reads the whole answer, which must be a 200.
+    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.0.get_mut().write_all(request)?;
+        let status = self.line()?;
+        ensure!(status.starts_with("HTTP/1.1 200 "), "the answer is {status:?}");
+        let mut length = None;
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = Some(value.trim().parse()?);
+            }
+        }
+        let mut body = vec![0; length.context("an answer without content-length")?];
+        self.0.read_exact(&mut body)?;
+        Ok(())
+    }
+
+    fn line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(line.strip_suffix("\r\n").with_context(|| format!("cut off after {line:?}"))?.to_owned())
+    }
+}
+
+/// Prints the medians of both and of their ratio.
+fn print_row(name: &str, pairs: &[[f64; 2]]) -> anyhow::Result<()> {
+    let median_of = |value: fn(&[f64; 2]) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
+    let (floor, nicplug) = (median_of(|[floor, _]| *floor)?, median_of(|[_, nicplug]| *nicplug)?);
+    let ratios = || pairs.iter().map(|[floor, nicplug]| nicplug / floor);
+    let (least, most) = (ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max));
+    let ratio = median(ratios().collect()).context("no pairs")?;
+    print(&format!("  {name:36}{floor:>10.1}{nicplug:>10.1}   {ratio:.2} ({least:.2} to {most:.2})"))
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}

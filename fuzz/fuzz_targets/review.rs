@@ -1,0 +1,77 @@
+//! Any bytes into the whole way of a request: it never panics, and what comes back keeps the promises of the webhook.
+
+#![no_main]
+
+use std::sync::{Arc, LazyLock};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use json_patch::Patch;
+use libfuzzer_sys::fuzz_target;
+use nicplug::{
+    admission::{Endpoint, Reviewer},
+    api::vm::Phase,
+    change::Change,
+    facts::{Fact, FactSource, Facts, Instance, KubeVirt},
+    settings::Settings,
+};
+use serde_json::Value;
+
+/// A VM that runs on a KubeVirt whose gates are all off: most rules have something to say.
+struct Running;
+
+impl FactSource for Running {
+    fn facts_for(&self, _change: &Change) -> Facts {
+        let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
+        let instance =
+            Instance { phase: Phase::Running, nics: vec!["defaultnetwork".to_owned()], ..Instance::default() };
+        Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), instance: Fact::Known(Arc::new(instance)) }
+    }
+}
+
+static REVIEWER: LazyLock<Reviewer> = LazyLock::new(|| Reviewer::new(Arc::new(Running), Settings::default()));
+
+fuzz_target!(|body: &[u8]| {
+    answer(Endpoint::Validate, body);
+    if let Some(patched) = answer(Endpoint::Mutate, body).and_then(|response| patched(body, &response)) {
+        let again = answer(Endpoint::Mutate, &patched).expect("a patched review can be read");
+        assert_eq!(again.get("patch"), None, "patched twice");
+    }
+});
+
+/// The `response` to a body, or `None` if it was no review.
+fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
+    let answer = REVIEWER.answer(endpoint, body);
+    let mut review: Value = serde_json::from_slice(&answer.body).expect("the answer is JSON");
+    match answer.status {
+        200 => {}
+        400 => {
+            assert!(review["error"].is_string(), "a refusal without a reason: {review}");
+            return None;
+        }
+        status => panic!("the status is {status}"),
+    }
+
+    let response = review["response"].take();
+    if let Some(uid) = uid(body) {
+        assert_eq!(response["uid"], uid.as_str(), "another uid");
+    }
+    let is_allowed = response["allowed"].as_bool().expect("a verdict");
+    assert!(is_allowed || endpoint == Endpoint::Validate, "/mutate denies: {response}");
+    assert!(is_allowed || !response["status"]["details"]["causes"][0].is_null(), "denied without a cause: {response}");
+    Some(response)
+}
+
+/// `request.uid`, read in another way than nicplug does.
+fn uid(body: &[u8]) -> Option<String> {
+    let review: Value = serde_json::from_slice(body).ok()?;
+    Some(review["request"]["uid"].as_str()?.to_owned())
+}
+
+/// The body with the patch of the response applied to its object; `None` if there is no patch.
+fn patched(body: &[u8], response: &Value) -> Option<Vec<u8>> {
+    let patch = BASE64.decode(response.get("patch")?.as_str()?).expect("the patch is base64");
+    let patch: Patch = serde_json::from_slice(&patch).expect("the patch is RFC 6902");
+    let mut review: Value = serde_json::from_slice(body).expect("nicplug could read it");
+    json_patch::patch(&mut review["request"]["object"], &patch).expect("the patch fits the object");
+    Some(serde_json::to_vec(&review).expect("a value is JSON"))
+}

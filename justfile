@@ -1,0 +1,63 @@
+# The recipes of the house. CI calls the same ones: see .ci/run.
+
+# Lists the recipes.
+default:
+    @just --list --unsorted
+
+# Formats the code; `just fmt --check` only says what it would change.
+fmt *flags:
+    cargo fmt {{ flags }}
+    cargo fmt --manifest-path fuzz/Cargo.toml {{ flags }}
+
+# Lints everything; a warning is an error.
+lint:
+    cargo clippy --locked --all-targets -- --deny warnings
+
+# Runs the tests.
+test *flags:
+    cargo test --locked {{ flags }}
+
+# Builds the documentation; a warning, such as a dead link, is an error.
+docs:
+    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
+
+# Checks what is in the dependency tree: bans, licences, sources (needs cargo-deny).
+deny:
+    cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+# Checks that `rust-version` is the toolchain that the house builds with, and that it builds.
+msrv:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    minimum=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    toolchain=$(sed -n 's/^channel = "\(.*\)"$/\1/p' rust-toolchain.toml)
+    compiler=$(rustc --version | cut -d ' ' -f 2)
+    if [[ $toolchain != "$minimum" && $toolchain != "$minimum.0" ]]; then
+        echo "Cargo.toml says rust-version = \"$minimum\", rust-toolchain.toml has \"$toolchain\"" >&2
+        exit 1
+    fi
+    if [[ $compiler != "$toolchain" ]]; then
+        echo "rust-toolchain.toml has \"$toolchain\", the compiler that runs is $compiler" >&2
+        exit 1
+    fi
+    cargo check --locked
+
+# Fuzzes the way from a body to an answer (needs cargo-fuzz); a body that breaks it is kept in fuzz/artifacts.
+fuzz seconds="60":
+    cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
+    @mkdir -p target/fuzz-corpus
+    @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
+    cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
+
+# Measures the pure path: one body in, one answer out.
+bench *flags:
+    cargo bench --locked --bench review -- {{ flags }}
+
+# Measures `nicplug serve` beside a service that does nothing (needs h2load): docs/performance.md.
+bench-server *flags:
+    cargo build --release --locked --bin nicplug --example floor --example bench_server
+    target/release/examples/bench_server {{ flags }}
+
+# All that CI does.
+ci:
+    bash .ci/run
