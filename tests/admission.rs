@@ -5,7 +5,7 @@
 //! read before they are committed.
 
 // Helpers of tests fail as tests do.
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
 
 use std::{
     env, fs,
