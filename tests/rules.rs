@@ -31,11 +31,8 @@ fn the_page_of_rules_is_what_the_command_prints() {
 
 #[test]
 fn the_table_of_the_readme_is_the_table_of_the_page() {
-    let table: String = nicplug(&["rules", "-o", "markdown"])
-        .lines()
-        .filter(|line| line.starts_with('|'))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let page = nicplug(&["rules", "-o", "markdown"]);
+    let table: String = page.split_inclusive('\n').filter(|line| line.starts_with('|')).collect();
     let readme = root().join("README.md");
     let text = fs::read_to_string(&readme).unwrap();
     let (before, rest) = text.split_once("<!-- rules: begin -->\n").unwrap();
