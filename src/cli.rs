@@ -1,8 +1,10 @@
 //! The commands.
 
+mod certs;
 mod facts;
 mod review;
 mod rules;
+mod serve;
 
 use std::{
     io::{self, Write},
@@ -21,8 +23,11 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Certs(certs::CertsArgs),
     Review(review::ReviewArgs),
     Rules(rules::RulesArgs),
+    // Much larger than the others.
+    Serve(Box<serve::ServeArgs>),
 }
 
 /// Runs the command that the arguments name.
@@ -31,8 +36,10 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Certs(args) => args.run(&mut io::stdout().lock()),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
+        Command::Serve(args) => args.run(),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

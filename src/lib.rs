@@ -15,6 +15,7 @@
 // In reading order.
 pub mod admission;
 pub mod api;
+pub mod certificates;
 pub mod change;
 pub mod cli;
 pub mod cluster;
@@ -23,5 +24,7 @@ pub mod kubevirt;
 pub mod mutations;
 pub mod patch;
 pub mod rules;
+pub mod server;
 pub mod settings;
+pub mod telemetry;
 pub mod verdict;

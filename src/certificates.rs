@@ -1,0 +1,159 @@
+//! A certificate authority and the server certificate that it signs, made in memory.
+//!
+//! For development, for the demo, and for clusters without an issuer of their own.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+
+/// Validity of the authority: ten years.
+pub const AUTHORITY_LIFETIME: Duration = days(3650);
+/// Validity of the server certificate: one year.
+pub const SERVER_LIFETIME: Duration = days(365);
+
+/// How far dates begin in the past, since the clock of whoever checks them may be late.
+const BACK_DATED: Duration = Duration::from_mins(5);
+
+/// A name or an address that a client may call the server by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Host(SanType);
+
+impl Host {
+    /// The hosts of a server on this machine: `localhost`, `127.0.0.1` and `::1`.
+    ///
+    /// # Errors
+    /// Never in practice: `localhost` is a valid name.
+    pub fn local() -> Result<Vec<Self>, CertificateError> {
+        let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let mut hosts = vec!["localhost".parse()?];
+        hosts.extend(addresses.map(|address| Self(SanType::IpAddress(address))));
+        Ok(hosts)
+    }
+}
+
+impl std::str::FromStr for Host {
+    type Err = CertificateError;
+
+    fn from_str(text: &str) -> Result<Self, CertificateError> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self(SanType::IpAddress(address)));
+        }
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        if !name.split('.').all(is_label) {
+            return Err(CertificateError::Host(text.to_owned()));
+        }
+        let name = text.try_into().map_err(|_| CertificateError::Host(text.to_owned()))?;
+        Ok(Self(SanType::DnsName(name)))
+    }
+}
+
+/// A label of a DNS name (RFC 1123, section 2.1).
+fn is_label(label: &str) -> bool {
+    let fits = (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+    fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// An authority and a server pair, in PEM.
+pub struct Bundle {
+    /// The certificate of the authority.
+    pub authority: String,
+    /// The key of the authority.
+    pub authority_key: String,
+    /// The certificate of the server.
+    pub server: String,
+    /// The key of the server.
+    pub server_key: String,
+}
+
+/// Makes a new authority and a server certificate for `hosts`, valid from (a little before) `now`.
+///
+/// # Errors
+/// There is no randomness to be had, or `now` is beyond the dates that a certificate can hold.
+pub fn make(hosts: &[Host], now: SystemTime) -> Result<Bundle, CertificateError> {
+    let authority = CertifiedIssuer::self_signed(authority(now), KeyPair::generate()?)?;
+    let server_key = KeyPair::generate()?;
+    let server = server(hosts, now).signed_by(&server_key, &authority)?;
+    Ok(Bundle {
+        authority: authority.pem(),
+        authority_key: authority.key().serialize_pem(),
+        server: server.pem(),
+        server_key: server_key.serialize_pem(),
+    })
+}
+
+fn authority(now: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("nicplug authority");
+    // It signs servers and nothing else, above all no further authorities.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid(params, now, AUTHORITY_LIFETIME)
+}
+
+fn server(hosts: &[Host], now: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("nicplug");
+    params.subject_alt_names = hosts.iter().map(|host| host.0.clone()).collect();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    valid(params, now, SERVER_LIFETIME)
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn valid(mut params: CertificateParams, now: SystemTime, lifetime: Duration) -> CertificateParams {
+    params.not_before = (now - BACK_DATED).into();
+    params.not_after = (now + lifetime).into();
+    params
+}
+
+const fn days(count: u64) -> Duration {
+    Duration::from_hours(24 * count)
+}
+
+/// Why no certificate was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A host that is neither an address nor a DNS name.
+    #[error("{0:?} is no host: write a DNS name such as nicplug.nicplug.svc, or an IP address")]
+    Host(String),
+    /// The certificate or its key could not be made.
+    #[error("cannot make a certificate")]
+    Make(#[from] rcgen::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address() {
+        for text in ["localhost", "nicplug.nicplug.svc", "*.example.org", "127.0.0.1", "::1"] {
+            assert!(text.parse::<Host>().is_ok(), "{text}");
+        }
+        for text in ["", "a b", "a..b", "-a", "https://a", "a:8443", "ä.example.org"] {
+            assert!(text.parse::<Host>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_bundle_has_keys_of_its_own() {
+        let hosts = Host::local().unwrap();
+        let (one, other) = (make(&hosts, SystemTime::now()).unwrap(), make(&hosts, SystemTime::now()).unwrap());
+        assert_ne!(one.server_key, other.server_key);
+        assert_ne!(one.authority_key, other.authority_key);
+        assert_ne!(one.authority_key, one.server_key);
+    }
+}

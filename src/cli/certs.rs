@@ -1,0 +1,180 @@
+//! `nicplug certs`: an authority and a server pair, as files.
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::certificates::{self, Bundle, Host};
+
+/// Make a certificate authority and a server certificate.
+///
+/// Writes ca.crt, ca.key, tls.crt and tls.key (ECDSA P-256) into DIR. The authority is valid for ten years, the
+/// server certificate for one year; both begin five minutes ago, for clocks that are late. Keys can be read by their
+/// owner only.
+#[derive(Args, Debug)]
+pub(super) struct CertsArgs {
+    /// The directory to write to; made if it is missing.
+    dir: PathBuf,
+    /// A DNS name or IP address that clients call the server by; may be repeated. For a Service in a cluster:
+    /// NAME.NAMESPACE.svc [default: localhost, 127.0.0.1 and ::1].
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<Host>,
+    /// Overwrite what is there. The authority is a new one then: webhook configurations need the new ca.crt.
+    #[arg(long)]
+    force: bool,
+}
+
+impl CertsArgs {
+    /// Makes the four files, and tells on `out` what they are for.
+    ///
+    /// Nothing is written when one of the files is there already, unless `force`.
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let hosts = if self.hosts.is_empty() { Host::local()? } else { self.hosts };
+        let bundle = certificates::make(&hosts, SystemTime::now())?;
+        let files = files(&bundle);
+        if !self.force {
+            refuse_to_overwrite(&self.dir, &files)?;
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&self.dir)
+            .with_context(|| format!("cannot make the directory {}", self.dir.display()))?;
+        for file in &files {
+            let path = self.dir.join(file.name);
+            write(&path, file, self.force).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        report(&self.dir, &files, out)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+struct File<'a> {
+    name: &'static str,
+    text: &'a str,
+    mode: u32,
+    purpose: &'static str,
+}
+
+fn files(bundle: &Bundle) -> [File<'_>; 4] {
+    let file = |name, text, mode, purpose| File { name, text, mode, purpose };
+    [
+        file("ca.crt", &bundle.authority, 0o644, "the authority: caBundle of the webhook configurations (ten years)"),
+        file("ca.key", &bundle.authority_key, 0o600, "its key: keep it away from the server"),
+        file("tls.crt", &bundle.server, 0o644, "the server's certificate (one year)"),
+        file("tls.key", &bundle.server_key, 0o600, "the server's key"),
+    ]
+}
+
+fn refuse_to_overwrite(dir: &Path, files: &[File]) -> anyhow::Result<()> {
+    for file in files {
+        let path = dir.join(file.name);
+        // A link that leads nowhere is there too: writing would follow it.
+        if path.symlink_metadata().is_ok() {
+            bail!(
+                "{} exists already: choose another directory, or overwrite all four files with --force",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes beside the target and renames: no moment has a half-written file, or a key with the mode of an older file.
+fn write(path: &Path, file: &File, force: bool) -> io::Result<()> {
+    let mut target = path.to_owned();
+    if force {
+        target.set_file_name(format!(".{}.{}", file.name, std::process::id()));
+    }
+    let mut handle = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(&target)?;
+    handle.write_all(file.text.as_bytes())?;
+    handle.sync_all()?;
+    if force { std::fs::rename(&target, path) } else { Ok(()) }
+}
+
+fn report(dir: &Path, files: &[File], out: &mut dyn Write) -> io::Result<()> {
+    for file in files {
+        writeln!(out, "{}  {}", dir.join(file.name).display(), file.purpose)?;
+    }
+    let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
+    writeln!(out, "\nNext:\n  nicplug serve --tls-cert {} --tls-key {}", certificate.display(), key.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory of its own for each test, gone afterwards.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("nicplug-certs-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn args(&self, force: bool) -> CertsArgs {
+            CertsArgs { dir: self.0.clone(), hosts: Vec::new(), force }
+        }
+
+        fn read(&self, name: &str) -> String {
+            std::fs::read_to_string(self.0.join(name)).unwrap()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_alone_and_the_next_command_is_told() {
+        let scratch = Scratch::new("modes");
+        let mut out = Vec::new();
+        scratch.args(false).run(&mut out).unwrap();
+        for (name, mode) in [("ca.crt", 0o644), ("ca.key", 0o600), ("tls.crt", 0o644), ("tls.key", 0o600)] {
+            let found = scratch.0.join(name).metadata().unwrap().permissions().mode() & 0o777;
+            // The umask may take more away, never give.
+            assert_eq!(found & !mode, 0, "{name} has mode {found:o}");
+        }
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("nicplug serve --tls-cert"), "{out}");
+        assert!(out.contains("caBundle"), "{out}");
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_named_and_nothing_is_written() {
+        let scratch = Scratch::new("refused");
+        std::fs::create_dir_all(&scratch.0).unwrap();
+        std::fs::write(scratch.0.join("tls.key"), "mine").unwrap();
+        let error = scratch.args(false).run(&mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("tls.key exists already") && error.contains("--force"), "{error}");
+        assert_eq!(scratch.read("tls.key"), "mine");
+        assert_eq!(scratch.0.read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn force_replaces_all_four_and_narrows_the_mode_of_an_open_key() {
+        let scratch = Scratch::new("forced");
+        std::fs::create_dir_all(&scratch.0).unwrap();
+        std::fs::write(scratch.0.join("tls.key"), "mine").unwrap();
+        std::fs::set_permissions(scratch.0.join("tls.key"), PermissionsExt::from_mode(0o644)).unwrap();
+        scratch.args(true).run(&mut Vec::new()).unwrap();
+        let mode = scratch.0.join("tls.key").metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & !0o600, 0, "{mode:o}");
+        assert!(scratch.read("tls.key").contains("PRIVATE KEY"));
+        assert_eq!(scratch.0.read_dir().unwrap().count(), 4);
+    }
+}

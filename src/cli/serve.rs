@@ -1,0 +1,268 @@
+//! `nicplug serve`: the webhook.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::facts::JudgeArgs;
+use crate::{
+    server::{
+        Config, Drain, Limits, Server,
+        timeout::parse_duration,
+        tls::{ClientAuthorities, Pair},
+    },
+    telemetry::{self, LogFormat},
+};
+
+/// Serve the webhook: POST /validate and /mutate over TLS.
+///
+/// Every flag has a twin in the environment. Durations are written as in Go (500ms, 10s, 1m30s), sizes in bytes or with
+/// a unit (512KiB, 8MiB).
+///
+/// SIGTERM or SIGINT ends it: /readyz fails at once, new connections are taken for a while longer and every answer closes
+/// its connection; then idle connections are closed and the exit status is 0.
+#[derive(Args, Debug)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    judge: JudgeArgs,
+
+    /// Certificate chain of the server, PEM; its own certificate first.
+    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_CERT")]
+    tls_cert: PathBuf,
+    /// Key of the server, PEM.
+    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_KEY")]
+    tls_key: PathBuf,
+    /// Where to serve /validate and /mutate, over TLS 1.2 and 1.3 with HTTP/1.1.
+    #[arg(long, value_name = "ADDRESS", env = "NICPLUG_LISTEN", default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// Where to serve /livez and /readyz (?verbose lists the checks), in plain HTTP.
+    #[arg(long, value_name = "ADDRESS", env = "NICPLUG_HEALTH_LISTEN", default_value = "127.0.0.1:8444")]
+    health_listen: SocketAddr,
+    /// Authorities of client certificates, PEM: whoever shows none that they signed is refused by TLS. The API server
+    /// shows one only if its AdmissionConfiguration says so.
+    #[arg(long, value_name = "FILE", env = "NICPLUG_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+
+    /// Largest body of a request; a larger one gets 413.
+    #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
+    #[arg(help_heading = "Limits")]
+    max_body: Size,
+    /// Requests read and judged at once; a further one gets 503 with Retry-After.
+    #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_IN_FLIGHT", default_value_t = Limits::default().in_flight)]
+    #[arg(help_heading = "Limits")]
+    max_in_flight: usize,
+    /// Connections open at once; a further one waits until another ends.
+    #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
+    #[arg(help_heading = "Limits")]
+    max_connections: usize,
+    /// Longest time for a body to arrive and be answered, then 504. The ?timeout= of the API server can only shorten it:
+    /// a tenth of that, half a second at most, is kept for the way back.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_REQUEST_TIMEOUT", default_value_t = Span(Limits::default().request))]
+    #[arg(help_heading = "Limits")]
+    request_timeout: Span,
+    /// Longest time for a TLS handshake.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_HANDSHAKE_TIMEOUT", default_value_t = Span(Limits::default().handshake))]
+    #[arg(help_heading = "Limits")]
+    handshake_timeout: Span,
+    /// Longest time from the first byte of a request to the end of its header.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_HEADER_TIMEOUT", default_value_t = Span(Limits::default().header))]
+    #[arg(help_heading = "Limits")]
+    header_timeout: Span,
+    /// How long a connection may be open without a request. The API server closes it after 90s itself; make this longer,
+    /// so that no request is lost on a connection that is just being closed.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_IDLE_TIMEOUT", default_value_t = Span(Limits::default().idle))]
+    #[arg(help_heading = "Limits")]
+    idle_timeout: Span,
+
+    /// After SIGTERM or SIGINT, how long new connections are still taken, while /readyz fails and every answer closes
+    /// its connection. A second signal ends it at once.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_GRACE", default_value_t = Span(Drain::default().grace))]
+    #[arg(help_heading = "Shutdown")]
+    drain_grace: Span,
+    /// When to cut off what is left, counted from the signal; keep it below the pod's terminationGracePeriodSeconds.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_DEADLINE", default_value_t = Span(Drain::default().deadline))]
+    #[arg(help_heading = "Shutdown")]
+    drain_deadline: Span,
+
+    /// What to log: a level, or directives such as info,nicplug::server=debug.
+    #[arg(long, value_name = "FILTER", env = "NICPLUG_LOG", default_value = "info", help_heading = "Logs")]
+    log: String,
+    /// How to log, on standard error: text or json.
+    #[arg(long, value_name = "FORMAT", env = "NICPLUG_LOG_FORMAT", default_value_t, help_heading = "Logs")]
+    log_format: LogFormat,
+}
+
+impl ServeArgs {
+    /// Serves until a signal; fails only where the server cannot start.
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        telemetry::init(self.log_format, &self.log)?;
+        let reviewer = self.judge.reviewer()?;
+        let config = self.config()?;
+        let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        runtime.block_on(async {
+            let (shutdown, hurry) = signals().context("cannot receive signals")?;
+            let server = Server::bind(config, reviewer).await?;
+            server.run_until(shutdown, hurry).await;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+
+    /// What the server needs to know; reads the certificates.
+    fn config(&self) -> anyhow::Result<Config> {
+        let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
+        Ok(Config {
+            listen: self.listen,
+            health_listen: Some(self.health_listen),
+            pair: Pair::from_files(&self.tls_cert, &self.tls_key).context("--tls-cert and --tls-key")?,
+            client_authorities: client_authorities.context("--client-ca")?,
+            limits: Limits {
+                body: self.max_body.0,
+                in_flight: self.max_in_flight,
+                connections: self.max_connections,
+                request: self.request_timeout.0,
+                handshake: self.handshake_timeout.0,
+                header: self.header_timeout.0,
+                idle: self.idle_timeout.0,
+            },
+            drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
+        })
+    }
+}
+
+/// The first and the second of the signals that ask for an end.
+fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (first, shutdown) = oneshot::channel();
+    let (second, hurry) = oneshot::channel();
+    tokio::spawn(async move {
+        either(&mut terminate, &mut interrupt).await;
+        // Nobody listens any more when the server has ended.
+        let _ = first.send(());
+        either(&mut terminate, &mut interrupt).await;
+        let _ = second.send(());
+    });
+    Ok((until(shutdown), until(hurry)))
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+async fn until(told: oneshot::Receiver<()>) {
+    let _ = told.await;
+}
+
+/// A duration of the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_duration(text)
+            .map(Self)
+            .ok_or_else(|| "write a number and a unit, such as 500ms, 10s or 1m30s".to_owned())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}", self.0)
+    }
+}
+
+/// A number of bytes of the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Size(usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, shift) = match (text.strip_suffix("MiB"), text.strip_suffix("KiB")) {
+            (Some(number), _) => (number, 20),
+            (_, Some(number)) => (number, 10),
+            _ => (text, 0),
+        };
+        let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| "write a number of bytes, such as 8388608, 512KiB or 8MiB".to_owned())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes != 0 && bytes.is_multiple_of(1 << 20) => write!(formatter, "{}MiB", bytes >> 20),
+            bytes if bytes != 0 && bytes.is_multiple_of(1 << 10) => write!(formatter, "{}KiB", bytes >> 10),
+            bytes => write!(formatter, "{bytes}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<ServeArgs, clap::Error> {
+        let line = ["nicplug", "--tls-cert", "missing.crt", "--tls-key", "missing.key"];
+        Line::try_parse_from(line.iter().chain(flags)).map(|line| line.serve)
+    }
+
+    #[test]
+    fn sizes_and_spans_are_read_as_they_are_written() {
+        for size in [Size(0), Size(1), Size(1000), Size(1024), Size(8 << 20)] {
+            assert_eq!(size.to_string().parse(), Ok(size));
+        }
+        for span in [Duration::ZERO, Duration::from_millis(500), Duration::from_mins(2)].map(Span) {
+            assert_eq!(span.to_string().parse(), Ok(span));
+        }
+        for text in ["", "8MB", "-1", "8 MiB", "99999999999999999999", "18446744073709551615MiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_flags_default_to_the_limits_of_the_server() {
+        let args = parse(&[]).unwrap();
+        let (limits, drain) = (Limits::default(), Drain::default());
+        assert_eq!((args.max_body.0, args.idle_timeout.0), (limits.body, limits.idle));
+        assert_eq!((args.drain_grace.0, args.drain_deadline.0), (drain.grace, drain.deadline));
+    }
+
+    #[test]
+    fn a_missing_certificate_is_named_with_its_flag() {
+        let error = format!("{:#}", parse(&[]).unwrap().config().unwrap_err());
+        assert!(error.contains("--tls-cert") && error.contains("missing.crt"), "{error}");
+    }
+
+    #[test]
+    fn every_limit_has_an_environment_twin_and_a_default_in_the_help() {
+        use clap::CommandFactory;
+        for arg in Line::command().get_arguments() {
+            let name = arg.get_long().unwrap();
+            let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
+            let is_file = matches!(name, "client-ca" | "facts" | "settings" | "tls-cert" | "tls-key");
+            assert_eq!(arg.get_default_values().is_empty(), is_file, "--{name}");
+        }
+    }
+}

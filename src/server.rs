@@ -1,0 +1,260 @@
+//! The outside of the webhook: listeners, connections, and how they end.
+//!
+//! HTTP/1.1 over TLS, since that is what the API server speaks to a webhook behind a Service (it has not spoken HTTP/2
+//! to one since Kubernetes 1.16). Every connection is one task and one timer: see [`mod@connection`].
+//!
+//! The end comes in three steps, because a client that sends on a connection which is just being closed loses its
+//! request, and the API server does not repeat it:
+//!
+//! 1. `/readyz` fails at once; for the *grace* period new connections are still taken, since the news travels slowly,
+//!    and every answer says `Connection: close`, so that clients leave on their own;
+//! 2. then nothing new is accepted, and connections with no request under way are closed;
+//! 3. at the *deadline* whatever is left is cut off.
+
+mod body;
+mod connection;
+mod guard;
+pub mod health;
+mod limits;
+mod pulse;
+mod routes;
+pub mod timeout;
+pub mod tls;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::{self, Future},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::{Id, JoinSet},
+    time::{self, Instant},
+};
+
+pub use self::limits::{Drain, LimitError, Limits};
+use self::{
+    connection::Common,
+    guard::Backoff,
+    health::{Check, Readiness},
+    tls::{ClientAuthorities, Pair, TlsError},
+};
+use crate::admission::Reviewer;
+
+/// Everything that a server is told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the API server reaches `/validate` and `/mutate`, over TLS. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the kubelet reaches `/livez` and `/readyz`, in plain HTTP; `None` for no such listener.
+    pub health_listen: Option<SocketAddr>,
+    /// The certificate to show.
+    pub pair: Pair,
+    /// When given, a client has to show a certificate signed by one of these.
+    pub client_authorities: Option<ClientAuthorities>,
+    /// Bounds of connections and requests.
+    pub limits: Limits,
+    /// How the server ends.
+    pub drain: Drain,
+}
+
+/// A server whose sockets are bound, and which answers once it [runs](Server::run).
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    health: Option<(TcpListener, SocketAddr)>,
+    common: Arc<Common>,
+    connections: Connections,
+    readiness: Readiness,
+    serving: Check,
+    drain: Drain,
+}
+
+impl Server {
+    /// Binds the sockets and checks what can be checked before the first request.
+    ///
+    /// # Errors
+    /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
+    pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
+        limits::check(&config.limits, &config.drain)?;
+        let tls = tls::server_config(config.pair, config.client_authorities)?;
+        let (listener, address) = listen(config.listen).await?;
+        let health = match config.health_listen {
+            Some(wanted) => Some(listen(wanted).await?),
+            None => None,
+        };
+        let readiness = Readiness::default();
+        let serving = readiness.add("webhook", "not accepting connections yet");
+        let common = Arc::new(Common::new(tls, reviewer, config.limits));
+        let connections = Connections::default();
+        Ok(Self { listener, address, health, common, connections, readiness, serving, drain: config.drain })
+    }
+
+    /// Where `/validate` and `/mutate` are.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `/livez` and `/readyz` are, if anywhere.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(|(_, address)| *address)
+    }
+
+    /// What `/readyz` tells; others add their checks to it.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Serves until `shutdown`, then ends as the head of this module says.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        self.run_until(shutdown, future::pending()).await;
+    }
+
+    /// As [`run`](Server::run); `hurry` cuts the grace period short.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
+        // Dropped, and with it ended, when this function returns.
+        let mut health = JoinSet::new();
+        if let Some((listener, address)) = self.health.take() {
+            tracing::info!(%address, "health checks");
+            health.spawn(health::serve(listener, self.readiness.clone()));
+        }
+        tracing::info!(address = %self.address, "serving");
+        self.serving.pass();
+        self.accept_until(shutdown).await;
+
+        let deadline = Instant::now() + self.drain.deadline;
+        // In this order: whoever has seen that we are not ready gets answers that close.
+        self.common.begin_draining();
+        self.serving.fail("shutting down");
+        tracing::info!(connections = self.connections.len(), grace = ?self.drain.grace, "draining");
+        let grace = self.drain.grace;
+        self.accept_until(async {
+            tokio::select! {
+                () = time::sleep(grace) => {}
+                () = hurry => {}
+            }
+        })
+        .await;
+
+        drop(self.listener);
+        self.connections.close_idle();
+        if time::timeout_at(deadline, self.connections.all_ended()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "cut off at the deadline");
+        }
+        tracing::info!("stopped");
+    }
+
+    async fn accept_until(&mut self, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
+        let mut backoff = Backoff::default();
+        let limit = self.common.limits.connections;
+        loop {
+            let room = self.connections.len() < limit;
+            tokio::select! {
+                () = &mut end => return,
+                () = self.connections.one_ended() => {}
+                accepted = accept(&self.listener, backoff.pause()), if room => match accepted {
+                    Ok((stream, peer)) => {
+                        backoff.reset();
+                        self.connections.open(stream, peer, &self.common);
+                        if self.connections.len() == limit {
+                            tracing::warn!(limit, "no further connections until one ends (--max-connections)");
+                        }
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) => {
+                        let pause = backoff.grow();
+                        tracing::error!(%error, ?pause, "cannot accept connections");
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let bind = async {
+        let listener = TcpListener::bind(wanted).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bind.await.map_err(|source| ServerError::Bind { address: wanted, source })
+}
+
+/// Waits out the pause, then for a connection. May be dropped at any await without losing one.
+async fn accept(listener: &TcpListener, pause: Option<Instant>) -> io::Result<(TcpStream, SocketAddr)> {
+    if let Some(end) = pause {
+        time::sleep_until(end).await;
+    }
+    listener.accept().await
+}
+
+/// The client was gone before it was accepted. Any other error is about this process or machine, and lasts.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// Dropping a sender asks its connection to close when it has no request under way.
+    closers: HashMap<Id, oneshot::Sender<Infallible>>,
+}
+
+impl Connections {
+    fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn open(&mut self, stream: TcpStream, peer: SocketAddr, common: &Arc<Common>) {
+        let (closer, closing) = oneshot::channel();
+        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(common), closing));
+        self.closers.insert(task.id(), closer);
+    }
+
+    /// Waits for the end of a connection; for ever when there is none.
+    async fn one_ended(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => self.closers.remove(&id),
+            Some(Err(error)) => self.closers.remove(&error.id()),
+            None => future::pending().await,
+        };
+    }
+
+    fn close_idle(&mut self) {
+        self.closers.clear();
+    }
+
+    async fn all_ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A socket could not be bound.
+    #[error("cannot listen on {address}: choose an address of this machine and a port that is free")]
+    Bind {
+        /// The address that was wanted.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The limits make no server.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}

@@ -1,0 +1,190 @@
+//! One connection, from the handshake to its end: one task, one timer.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
+
+use axum::{Router, response::Response};
+use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{sleep_until, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    guard::LogLimit,
+    limits::Limits,
+    pulse::{Phase, Pulse, Watched},
+    routes::{self, CLOSE},
+};
+use crate::admission::Reviewer;
+
+/// Larger than any header that the API server sends.
+const LARGEST_HEADER: usize = 16 << 10;
+
+/// What all connections share.
+pub(super) struct Common {
+    pub(super) limits: Limits,
+    tls: TlsAcceptor,
+    http: http1::Builder,
+    router: TowerToHyperService<Router>,
+    draining: AtomicBool,
+    failed_handshakes: LogLimit,
+}
+
+impl Common {
+    pub(super) fn new(tls: rustls::ServerConfig, reviewer: Reviewer, limits: Limits) -> Self {
+        let mut http = http1::Builder::new();
+        http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
+        Self {
+            tls: TlsAcceptor::from(Arc::new(tls)),
+            http,
+            router: TowerToHyperService::new(routes::router(reviewer, &limits)),
+            draining: AtomicBool::new(false),
+            failed_handshakes: LogLimit::new(),
+            limits,
+        }
+    }
+
+    /// From now on every answer closes its connection.
+    pub(super) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection until it ends; `closing` asks it to end as soon as no request is under way.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    common: Arc<Common>,
+    mut closing: oneshot::Receiver<Infallible>,
+) {
+    let stream = tokio::select! {
+        stream = shake_hands(stream, peer, &common) => stream,
+        _ = &mut closing => return,
+    };
+    if let Some(stream) = stream {
+        converse(stream, &common, closing).await;
+    }
+}
+
+async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Option<TlsStream<TcpStream>> {
+    // An answer is one small write: waiting for more to send would only delay it.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    match timeout(common.limits.handshake, common.tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tell_of_failed_handshake(peer, &error, common);
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "no TLS handshake in time");
+            None
+        }
+    }
+}
+
+/// A client that goes away is no news (port checks do it all day). An alert is: mostly an API server that was given the
+/// wrong `caBundle`, and then every change of a virtual machine waits or fails.
+fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(alert) = alert else {
+        tracing::debug!(%peer, %error, "no TLS handshake");
+        return;
+    };
+    if let Some(suppressed) = common.failed_handshakes.pass() {
+        let advice = match alert {
+            rustls::Error::AlertReceived(_) => {
+                "the client refused our certificate: caBundle has to hold the authority of --tls-cert, for this host"
+            }
+            rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_) => {
+                "the client has to show a certificate that --client-ca signed"
+            }
+            _ => "the client speaks no TLS that we speak (1.2 and 1.3)",
+        };
+        tracing::warn!(%peer, %error, suppressed, "TLS handshake failed: {advice}");
+    }
+}
+
+/// Answers requests, one after the other.
+async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
+    let pulse = Arc::new(Pulse::new(&common.limits));
+    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
+    let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
+    let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
+    let mut alarm = pin!(sleep_until(pulse.due()));
+    let mut closing = pin!(closing);
+    let mut is_closing = false;
+
+    poll_fn(|cx| {
+        loop {
+            // First of all, so that a request which has arrived is never taken for silence.
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
+            if is_closing && pulse.phase() == Phase::Idle {
+                connection.as_mut().graceful_shutdown();
+                pulse.leave();
+                continue;
+            }
+            // The alarm is never set later than a request, and seldom reset: it may ring early, and is then set anew.
+            let due = pulse.due();
+            if due < alarm.deadline() {
+                alarm.as_mut().reset(due);
+            }
+            if alarm.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if alarm.deadline() < due {
+                alarm.as_mut().reset(due);
+                continue;
+            }
+            tracing::debug!(phase = ?pulse.phase(), "connection timed out");
+            if pulse.phase() != Phase::Idle {
+                return Poll::Ready(());
+            }
+            connection.as_mut().graceful_shutdown();
+            pulse.leave();
+        }
+    })
+    .await;
+}
+
+/// The requests of one connection.
+struct Dialogue {
+    common: Arc<Common>,
+    pulse: Arc<Pulse>,
+}
+
+impl Dialogue {
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        self.pulse.begin_request();
+        let answer = self.common.router.call(request);
+        let (common, pulse) = (Arc::clone(&self.common), Arc::clone(&self.pulse));
+        async move {
+            let mut response = answer.await?;
+            // A handler closes the connection for one reason: there is more of the body to come.
+            let unread = response.headers().contains_key(CONNECTION);
+            if !unread && common.draining.load(Ordering::Relaxed) {
+                response.headers_mut().insert(CONNECTION, CLOSE);
+            }
+            pulse.begin_response(unread);
+            Ok(response)
+        }
+    }
+}

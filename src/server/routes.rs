@@ -1,0 +1,170 @@
+//! `POST /validate` and `POST /mutate`: bytes in, bytes out.
+//!
+//! Whatever is no review gets a status of its own and `{"error": "…"}`. An answer that leaves a part of the body unread
+//! says `Connection: close`: what follows on that connection could not be told from the rest of the body.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    response::Response,
+    routing::post,
+};
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    body::{self, Unreadable},
+    guard::InFlight,
+    limits::Limits,
+    timeout::answer_within,
+};
+use crate::admission::{Endpoint, Reviewer};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// The routes of the webhook.
+pub(super) fn router(reviewer: Reviewer, limits: &Limits) -> Router {
+    let desk = Desk {
+        reviewer,
+        in_flight: InFlight::new(limits.in_flight),
+        largest_body: limits.body,
+        longest: limits.request,
+    };
+    Router::new()
+        .route("/validate", post(validate))
+        .route("/mutate", post(mutate))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .with_state(Arc::new(desk))
+}
+
+async fn validate(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    desk.answer(Endpoint::Validate, request).await
+}
+
+async fn mutate(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    desk.answer(Endpoint::Mutate, request).await
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    // axum adds the Allow header.
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "send the AdmissionReview by POST").closing_if_unread(&request)
+}
+
+async fn not_found(request: Request) -> Response {
+    refuse(StatusCode::NOT_FOUND, "no such path: send the AdmissionReview to /validate or /mutate")
+        .closing_if_unread(&request)
+}
+
+/// Where reviews are handed in.
+struct Desk {
+    reviewer: Reviewer,
+    in_flight: InFlight,
+    /// In bytes.
+    largest_body: usize,
+    longest: Duration,
+}
+
+impl Desk {
+    async fn answer(&self, endpoint: Endpoint, request: Request) -> Response {
+        if !is_json(request.headers()) {
+            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type has to be application/json")
+                .closing_if_unread(&request);
+        }
+        let deadline = Instant::now() + answer_within(request.uri().query(), self.longest);
+        let Some(_place) = self.in_flight.enter() else {
+            return self.answer_overload(request.into_body(), deadline).await;
+        };
+        match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
+            Ok(Ok(body)) => {
+                let answer = self.reviewer.answer(endpoint, &body);
+                let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                json(status, Body::from(answer.body))
+            }
+            Ok(Err(Unreadable::TooLarge)) => self.refuse_large_body().closing(),
+            Ok(Err(Unreadable::Broken)) => {
+                refuse(StatusCode::BAD_REQUEST, "the body ended before its end, or its chunks are malformed").closing()
+            }
+            Err(_) => refuse(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing(),
+        }
+    }
+
+    /// The body is read all the same, into nothing: under load a new TLS handshake for the client's next try would
+    /// cost a hundred times as much.
+    async fn answer_overload(&self, body: Body, deadline: Instant) -> Response {
+        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        match timeout_at(deadline, body::discard(body, self.largest_body)).await {
+            Ok(Ok(())) => response,
+            _ => response.closing(),
+        }
+    }
+
+    fn refuse_large_body(&self) -> Response {
+        let limit = self.largest_body;
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {limit} bytes (--max-body)"))
+    }
+}
+
+/// `application/json`, with parameters or without (RFC 9110, section 8.3.1).
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(JSON.as_bytes())
+}
+
+/// An error for whoever sent no review. `message` has nothing that JSON would have to escape.
+fn refuse(status: StatusCode, message: &str) -> Response {
+    json(status, Body::from(format!(r#"{{"error":"{message}"}}"#)))
+}
+
+fn json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+trait Closing: Sized {
+    fn closing(self) -> Self;
+    fn closing_if_unread(self, request: &Request) -> Self;
+}
+
+impl Closing for Response {
+    fn closing(mut self) -> Self {
+        self.headers_mut().insert(CONNECTION, CLOSE);
+        self
+    }
+
+    fn closing_if_unread(self, request: &Request) -> Self {
+        if request.body().is_end_stream() { self } else { self.closing() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_told_by_its_media_type_alone() {
+        for (value, expected) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/json ;x=y", true),
+            ("application/json-patch+json", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+            assert_eq!(is_json(&headers), expected, "{value:?}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}
