@@ -9,8 +9,13 @@ mod feature_gate;
 mod hotplug_binding;
 mod hotplug_model;
 mod hotplug_network;
+mod interface_binding;
+mod interface_fields;
+mod interface_state;
 mod interface_without_network;
+mod network_source;
 mod network_without_interface;
+mod resource_claim;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,6 +26,7 @@ use crate::{
     api::review::ObjectKind,
     change::{Change, Nic},
     facts::{Fact, Facts, Instance},
+    kubevirt::gates::Gate,
     settings::{Enforcement, Settings},
 };
 
@@ -30,6 +36,11 @@ pub static RULES: &[&Rule] = &[
     &duplicate_interface_name::RULE,
     &interface_without_network::RULE,
     &network_without_interface::RULE,
+    &network_source::RULE,
+    &interface_binding::RULE,
+    &interface_state::RULE,
+    &interface_fields::RULE,
+    &resource_claim::RULE,
     &feature_gate::RULE,
     &hotplug_binding::RULE,
     &hotplug_model::RULE,
@@ -240,6 +251,11 @@ impl<'c> Case<'c> {
                 self.change.subject.name
             ))],
         }
+    }
+
+    /// Whether a feature gate is on; `None` while the KubeVirt resource is not known.
+    pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
+        self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
     }
 
     fn live(&self) -> Fact<&'c Instance> {

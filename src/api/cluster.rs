@@ -1,6 +1,8 @@
 //! Objects of the cluster that facts are made from. They are read when they change and not on the way of a request,
 //! so they own their strings.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{nullable, object};
@@ -33,6 +35,9 @@ pub struct Configuration {
     /// `developerConfiguration`.
     #[serde(deserialize_with = "object")]
     pub developer_configuration: DeveloperConfiguration,
+    /// `network`.
+    #[serde(deserialize_with = "object")]
+    pub network: NetworkConfiguration,
 }
 
 /// `spec.configuration.developerConfiguration`.
@@ -54,4 +59,24 @@ pub struct KubeVirtStatus {
     /// `observedKubeVirtVersion`, as in `v1.9.0`.
     #[serde(rename = "observedKubeVirtVersion", deserialize_with = "nullable")]
     pub observed_version: String,
+}
+
+/// `spec.configuration.network`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NetworkConfiguration {
+    /// `permitBridgeInterfaceOnPodNetwork`: unset means true.
+    pub permit_bridge_interface_on_pod_network: Option<bool>,
+    /// `binding`: the binding plugins that are registered, by name.
+    #[serde(deserialize_with = "nullable")]
+    pub binding: BTreeMap<String, BindingPlugin>,
+}
+
+/// `spec.configuration.network.binding.NAME`: a binding plugin that is registered.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct BindingPlugin {
+    /// `domainAttachmentType`: `tap`, `managedTap`, or empty when the plugin itself adds the device.
+    #[serde(deserialize_with = "nullable")]
+    pub domain_attachment_type: String,
 }

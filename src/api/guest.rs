@@ -1,5 +1,7 @@
 //! The guest: `spec` of a VirtualMachineInstance, `spec.template.spec` of a VirtualMachine (KubeVirt v1.9).
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::{
@@ -28,6 +30,12 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn interfaces(&self) -> &[Interface<'a>] {
         &self.domain.devices.interfaces
+    }
+
+    /// `networks[]` by name; of two with one name the last one counts, as in KubeVirt.
+    #[must_use]
+    pub fn networks_by_name(&self) -> HashMap<&str, &Network<'a>> {
+        self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
     }
 }
 

@@ -28,6 +28,23 @@ pub struct Network<'a> {
 }
 
 impl Network<'_> {
+    /// The names of the sources that are set and that nicplug knows.
+    pub fn sources(&self) -> impl Iterator<Item = &'static str> {
+        [
+            self.pod.map(|_| "pod"),
+            self.multus.as_ref().map(|_| "multus"),
+            self.resource_claim.as_ref().map(|_| "resourceClaim"),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Whether the only source it has is one of a newer KubeVirt: nothing can be said of what goes with it.
+    #[must_use]
+    pub fn is_of_unknown_source(&self) -> bool {
+        self.unknown_sources > 0 && self.sources().next().is_none()
+    }
+
     /// Whether this is the network that the pod has anyway: `pod`, or the multus network that replaces it.
     #[must_use]
     pub fn is_default(&self) -> bool {
@@ -74,10 +91,10 @@ pub struct Interface<'a> {
     pub pci_address: Option<Text<'a>>,
     /// `state`: unset, `absent`, `up` or `down`.
     pub state: Option<Text<'a>>,
-    /// `ports[]`.
-    pub ports: Vec<Port<'a>>,
-    /// `portRanges[]` (KubeVirt v1.9, alpha).
-    pub port_ranges: Vec<PortRange<'a>>,
+    /// `ports[]`; an empty list is not the same as none, as in KubeVirt.
+    pub ports: Option<Vec<Port<'a>>>,
+    /// `portRanges[]` (KubeVirt v1.9, alpha); an empty list is not the same as none.
+    pub port_ranges: Option<Vec<PortRange<'a>>>,
     /// `dhcpOptions`.
     pub dhcp_options: Option<DhcpOptions<'a>>,
     /// `bootOrder`.
@@ -143,12 +160,32 @@ impl Bindings<'_> {
         .flatten()
     }
 
+    /// The names of those bindings that KubeVirt still counts: all but the discontinued ones.
+    pub fn current(&self) -> impl Iterator<Item = BindingName<'_>> {
+        self.names().filter(|name| !DISCONTINUED.contains(name))
+    }
+
+    /// The names of the discontinued bindings that are set.
+    pub fn discontinued(&self) -> impl Iterator<Item = BindingName<'_>> {
+        self.names().filter(|name| DISCONTINUED.contains(name))
+    }
+
+    /// Whether the only binding it has is one of a newer KubeVirt: nothing can be said of what goes with it.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.unknown > 0 && self.names().next().is_none()
+    }
+
     /// Whether nothing at all is set that is, or may be, a binding.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unknown == 0 && self.names().next().is_none()
     }
 }
+
+/// Bindings that KubeVirt refuses for new VMs since v1.3.
+const DISCONTINUED: [BindingName; 3] =
+    [BindingName::BuiltIn("slirp"), BindingName::BuiltIn("macvtap"), BindingName::BuiltIn("passt")];
 
 /// A binding as a message names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -330,9 +367,9 @@ fn object<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Op
     Ok(map.next_value::<Option<JsonObject<T>>>()?.map(|object| object.0))
 }
 
-fn objects_of<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Vec<T>, A::Error> {
-    let objects = map.next_value::<Option<Vec<JsonObject<T>>>>()?.unwrap_or_default();
-    Ok(objects.into_iter().map(|object| object.0).collect())
+fn objects_of<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Option<Vec<T>>, A::Error> {
+    let objects = map.next_value::<Option<Vec<JsonObject<T>>>>()?;
+    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
 }
 
 fn count_object<'de, A: MapAccess<'de>>(count: u8, map: &mut A) -> Result<u8, A::Error> {

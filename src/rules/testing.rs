@@ -26,9 +26,39 @@ pub(crate) enum Expect {
 /// Judges VMs that are being created with these guests (`spec.template.spec`).
 pub(crate) fn table(rule: &'static Rule, rows: &[(&str, Expect)]) {
     for (guest, expect) in rows {
-        let review = review_of("CREATE", &format!(r#"{{"spec": {{"template": {{"spec": {guest}}}}}}}"#), "null");
-        assert_findings(rule, &review, &Facts::default(), expect);
+        assert_findings(rule, &review_of("CREATE", &vm_of(guest), "null"), &Facts::default(), expect);
     }
+}
+
+/// As [`table`], on a KubeVirt v1.9.0 with this `spec.configuration`.
+pub(crate) fn table_on(rule: &'static Rule, configuration: &str, rows: &[(&str, Expect)]) {
+    let resource = format!(
+        r#"{{"spec": {{"configuration": {configuration}}}, "status": {{"observedKubeVirtVersion": "v1.9.0"}}}}"#
+    );
+    let resource: cluster::KubeVirt = serde_json::from_str(&resource).unwrap();
+    let facts = Facts { kubevirt: Fact::Known(Arc::new(KubeVirt::from(resource))), ..Facts::default() };
+    for (guest, expect) in rows {
+        assert_findings(rule, &review_of("CREATE", &vm_of(guest), "null"), &facts, expect);
+    }
+}
+
+/// Judges VMs whose guest was `{}` until now.
+pub(crate) fn table_of_updates(rule: &'static Rule, rows: &[(&str, Expect)]) {
+    for (guest, expect) in rows {
+        assert_findings(rule, &review_of("UPDATE", &vm_of(guest), &vm_of("{}")), &Facts::default(), expect);
+    }
+}
+
+/// A guest (`spec.template.spec`) of one NIC named `a`: the rest of the interface and of the network.
+pub(crate) fn nic(interface: &str, network: &str) -> String {
+    format!(
+        r#"{{"domain": {{"devices": {{"interfaces": [{{"name": "a", {interface}}}]}}}},
+            "networks": [{{"name": "a", {network}}}]}}"#
+    )
+}
+
+fn vm_of(guest: &str) -> String {
+    format!(r#"{{"spec": {{"template": {{"spec": {guest}}}}}}}"#)
 }
 
 /// A NIC that is added to the VM `vm-fedora`, which has one masquerade NIC and runs on KubeVirt 1.9.

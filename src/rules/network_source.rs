@@ -1,0 +1,187 @@
+//! NP005.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::api::network::Network;
+
+rule! {
+    /// A network has no source, more than one, or one that cannot be used.
+    ///
+    /// ## Why
+    /// The source says what the NIC is attached to: the pod's network, a NetworkAttachmentDefinition, or a device. Each
+    /// network has exactly one, and the pod has one default network only: `pod`, or the one multus network with
+    /// `default: true` that takes its place.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// networks:
+    /// - name: blue
+    ///   pod: {}
+    ///   multus: {networkName: blue-net}
+    /// - name: green
+    ///   multus: {networkName: ""}
+    /// ```
+    NP005, "network-source", Shape, Deny,
+    field: "networks[]",
+    fix: "give it exactly one of pod, multus and resourceClaim",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let networks = &case.change.after.guest.networks;
+    let mut findings = Vec::new();
+    findings.extend(several_pod_networks(case, networks));
+    findings.extend(several_multus_defaults(case, networks));
+    findings.extend(pod_and_multus_default(case, networks));
+    findings.extend(networks.iter().enumerate().filter_map(|(index, network)| not_one_source(case, index, network)));
+    findings.extend(empty_network_name(case, networks));
+    findings
+}
+
+/// KubeVirt answers a field that does not exist: `spec.interfaces`.
+fn several_pod_networks(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let pods = Places::of(networks, is_pod);
+    let second = pods.second?;
+    let path = case.change.after.path;
+    let what = format!("{} networks are the pod network, of which there is one: {}", pods.count, pods.names);
+    let fix = format!("attach {path}.networks[{second}] and any further one with multus, or take them out");
+    Some(RULE.fault(CauseType::Duplicate, format!("{path}.interfaces"), what).with_fix(fix))
+}
+
+fn several_multus_defaults(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let defaults = Places::of(networks, is_multus_default);
+    let second = defaults.second?;
+    let what = format!("{} networks have multus.default, of which there is one: {}", defaults.count, defaults.names);
+    let fix = format!("take multus.default out of networks[{second}] and of any further one");
+    Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
+}
+
+fn pod_and_multus_default(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let pod = networks.iter().find(|network| is_pod(network))?;
+    let default = networks.iter().find(|network| is_multus_default(network))?;
+    let (pod, default) = (pod.name.as_str(), default.name.as_str());
+    let what = format!("network {default:?} has multus.default and takes the place of the pod network {pod:?}");
+    let fix = format!("take {pod:?} out, or multus.default of {default:?}");
+    Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
+}
+
+/// A source of a newer KubeVirt counts as the one that is wanted, and never as one too many.
+fn not_one_source(case: &Case, index: usize, network: &Network) -> Option<Finding> {
+    let name = network.name.as_str();
+    let what = match network.sources().count() {
+        0 if network.unknown_sources == 0 => format!("network {name:?} has no source"),
+        0 | 1 => return None,
+        count => {
+            let sources: Vec<&str> = network.sources().collect();
+            format!("network {name:?} has {count} sources: {}", sources.join(", "))
+        }
+    };
+    Some(RULE.fault(CauseType::Required, case.change.network_field(index), what))
+}
+
+/// KubeVirt answers the first such network only; the others are in the text.
+fn empty_network_name(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let is_empty = |network: &Network| network.multus.as_ref().is_some_and(|multus| multus.network_name.is_empty());
+    let first = networks.iter().position(is_empty)?;
+    let empty = Places::of(networks, is_empty);
+    let what = match empty.count {
+        1 => format!("multus.networkName is empty in network {}", empty.names),
+        _ => format!("multus.networkName is empty in networks {}", empty.names),
+    };
+    let fix = "name a NetworkAttachmentDefinition: NAME, or NAMESPACE/NAME".to_owned();
+    Some(RULE.fault(CauseType::Required, case.change.network_field(first), what).with_fix(fix))
+}
+
+fn networks_field(case: &Case) -> String {
+    format!("{}.networks", case.change.after.path)
+}
+
+fn is_pod(network: &Network) -> bool {
+    network.pod.is_some()
+}
+
+fn is_multus_default(network: &Network) -> bool {
+    network.multus.as_ref().is_some_and(|multus| multus.default)
+}
+
+/// Networks of one kind, as a message tells them.
+struct Places {
+    count: usize,
+    /// The index of the second one.
+    second: Option<usize>,
+    /// At most three names: `"a", "b", …`.
+    names: String,
+}
+
+impl Places {
+    fn of(networks: &[Network], is_meant: impl Fn(&Network) -> bool) -> Self {
+        const NAMES_AT_MOST: usize = 3;
+        let meant = || networks.iter().enumerate().filter(|(_, network)| is_meant(network));
+        let count = meant().count();
+        let mut names: Vec<String> =
+            meant().take(NAMES_AT_MOST).map(|(_, network)| format!("{:?}", network.name.as_str())).collect();
+        if count > NAMES_AT_MOST {
+            names.push("…".to_owned());
+        }
+        Self { count, second: meant().nth(1).map(|(index, _)| index), names: names.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, table};
+
+    #[test]
+    fn one_default_network() {
+        table(
+            &RULE,
+            &[
+                (
+                    r#"{"networks": [{"name": "a", "pod": {}}, {"name": "b", "multus": {"networkName": "n"}}]}"#,
+                    Expect::Silent,
+                ),
+                (r#"{"networks": [{"name": "a", "multus": {"networkName": "n", "default": true}}]}"#, Expect::Silent),
+                (
+                    r#"{"networks": [{"name": "a", "pod": {}}, {"name": "b", "pod": {}}, {"name": "c", "pod": {}}]}"#,
+                    Expect::Faults(&["spec.template.spec.interfaces"]),
+                ),
+                (
+                    r#"{"networks": [{"name": "a", "multus": {"networkName": "n", "default": true}},
+                        {"name": "b", "pod": {}}, {"name": "c", "multus": {"networkName": "n", "default": true}}]}"#,
+                    Expect::Faults(&["spec.template.spec.networks", "spec.template.spec.networks"]),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn one_source() {
+        table(
+            &RULE,
+            &[
+                (r#"{"networks": [{"name": "a", "resourceClaim": {}}]}"#, Expect::Silent),
+                (r#"{"networks": [{"name": "a"}]}"#, Expect::Faults(&["spec.template.spec.networks[0]"])),
+                (r#"{"networks": [{"name": "a", "pod": null}]}"#, Expect::Faults(&["spec.template.spec.networks[0]"])),
+                (
+                    r#"{"networks": [{"name": "a", "pod": {}, "resourceClaim": {}}]}"#,
+                    Expect::Faults(&["spec.template.spec.networks[0]"]),
+                ),
+                (
+                    r#"{"networks": [{"name": "a", "pod": {}}, {"name": "b", "multus": {}}, {"name": "c", "multus": {}}]}"#,
+                    Expect::Faults(&["spec.template.spec.networks[1]"]),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_source_of_a_newer_kubevirt_is_one_and_never_one_too_many() {
+        table(
+            &RULE,
+            &[
+                (r#"{"networks": [{"name": "a", "carrierPigeon": {}}]}"#, Expect::Silent),
+                (r#"{"networks": [{"name": "a", "pod": {}, "options": {}}]}"#, Expect::Silent),
+                (r#"{"networks": [{"name": "a", "mtu": 9000}]}"#, Expect::Faults(&["spec.template.spec.networks[0]"])),
+            ],
+        );
+    }
+}
