@@ -15,8 +15,8 @@ fn mac(entry: &Entry) -> Option<Finding> {
     let address = entry.interface.mac_address.as_deref().filter(|address| !address.is_empty())?;
     let what = match bytes_of_mac(address) {
         Some(bytes) if bytes <= MAC_BYTES => return None,
-        Some(bytes) => format!("MAC address {address:?} of interface {} has {bytes} bytes, not 6", entry.name()),
-        None => format!("{address:?} of interface {} is no MAC address", entry.name()),
+        Some(bytes) => format!("interface {} has a MAC address of {bytes} bytes, not 6: {address:?}", entry.name()),
+        None => format!("the MAC address of interface {} is malformed: {address:?}", entry.name()),
     };
     Some(entry.fault(CauseType::Invalid, "macAddress", what, "write six bytes, as in 02:00:00:00:00:01"))
 }
@@ -43,7 +43,7 @@ fn pci(entry: &Entry) -> Option<Finding> {
     if is_pci_address(address) {
         return None;
     }
-    let what = format!("{address:?} of interface {} is no PCI address", entry.name());
+    let what = format!("the PCI address of interface {} is malformed: {address:?}", entry.name());
     let fix = "write domain:bus:slot.function in hexadecimal, as in 0000:81:01.0, the function from 0 to 7";
     Some(entry.fault(CauseType::Invalid, "pciAddress", what, fix))
 }
