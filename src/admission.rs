@@ -127,7 +127,7 @@ impl Reviewer {
 /// The judgement: pure, and the same for the server, for commands and for tests.
 #[must_use]
 pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    verdict::weigh(rules::judge(&Case { change, facts, settings }), change, settings)
+    verdict::weigh(&rules::judge(&Case { change, facts, settings }), change, settings)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {

@@ -1,6 +1,6 @@
 //! The verdict: what findings come to under the settings.
 
-use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt::Write};
+use std::{borrow::Cow, collections::HashMap, fmt::Write};
 
 use crate::{
     api::review::ObjectKind,
@@ -64,13 +64,12 @@ pub struct Cause {
 
 /// Weighs findings: what is denied, what is warned of.
 #[must_use]
-pub fn weigh(mut findings: Vec<Finding>, change: &Change, settings: &Settings) -> Verdict {
-    findings.sort_by(|one, other| by_place(&one.field, &other.field));
+pub fn weigh(findings: &[Finding], change: &Change, settings: &Settings) -> Verdict {
     let waits = waits_for_restart(change);
     let mut verdict = Verdict::default();
     let mut warned = Warned::default();
     let mut postponed: Vec<&Rule> = Vec::new();
-    for finding in &findings {
+    for finding in in_order(findings) {
         match (finding.kind, enforcement(finding.rule, settings)) {
             (_, Enforcement::Off) => {}
             (FindingKind::Fault(_), Enforcement::Deny) if waits && finding.rule.scope == Scope::Hotplug => {
@@ -178,10 +177,14 @@ fn limit(verdict: &mut Verdict) {
     }
 }
 
-/// The order of two fields in the document: keys by the alphabet, as the API server writes them, and list entries by
-/// their number. A sort that keeps equals in place leaves findings of one field in the order of the rules.
-fn by_place(one: &str, other: &str) -> Ordering {
-    segments(one).cmp(segments(other))
+/// Findings in the order of the document: keys by the alphabet, as the API server writes them, and list entries by
+/// their number. Those of one field keep the order of the rules. A hostile object has a million, so each field is taken
+/// apart once and not at each comparison.
+fn in_order(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    let mut places: Vec<(Vec<Segment>, &Finding)> =
+        findings.iter().map(|finding| (segments(&finding.field).collect(), finding)).collect();
+    places.sort_by(|(one, _), (other, _)| one.cmp(other));
+    places.into_iter().map(|(_, finding)| finding)
 }
 
 /// Keys sort by text, numbers by value; nothing holds both in one place.
@@ -236,7 +239,7 @@ mod tests {
             fault("NP003", "spec.networks"),
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
-        let verdict = judged("", |change| weigh(findings, change, &Settings::default()));
+        let verdict = judged("", |change| weigh(&findings, change, &Settings::default()));
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -251,7 +254,7 @@ mod tests {
             [(Enforcement::Deny, 1, 0), (Enforcement::Warn, 0, 1), (Enforcement::Off, 0, 0)]
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
-            let verdict = judged("", |change| weigh(vec![fault("NP001", "spec.x")], change, &settings));
+            let verdict = judged("", |change| weigh(&[fault("NP001", "spec.x")], change, &settings));
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
     }
@@ -260,14 +263,14 @@ mod tests {
     fn on_restart_turns_all_hotplug_denials_into_one_warning_and_no_other() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
         let verdict =
-            judged(r#""nicplug.io/apply": "on-restart""#, |change| weigh(findings, change, &Settings::default()));
+            judged(r#""nicplug.io/apply": "on-restart""#, |change| weigh(&findings, change, &Settings::default()));
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
     }
 
     #[test]
     fn a_hotplug_denial_names_the_way_out() {
-        let verdict = judged("", |change| weigh(vec![fault("NP103", "spec.a")], change, &Settings::default()));
+        let verdict = judged("", |change| weigh(&[fault("NP103", "spec.a")], change, &Settings::default()));
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
         assert!(verdict.causes[0].message.ends_with(" [NP103]"));
     }
@@ -284,8 +287,9 @@ mod tests {
 
     #[test]
     fn an_answer_stays_small_whatever_the_object_holds() {
-        let findings = (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
-        let verdict = judged("", |change| weigh(findings, change, &Settings::default()));
+        let findings: Vec<Finding> =
+            (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
+        let verdict = judged("", |change| weigh(&findings, change, &Settings::default()));
         assert_eq!(verdict.causes.len(), CAUSES_AT_MOST);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
     }
@@ -293,7 +297,7 @@ mod tests {
     #[test]
     fn the_same_warning_is_given_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
-        let verdict = judged("", |change| weigh(vec![finding(), finding()], change, &Settings::default()));
+        let verdict = judged("", |change| weigh(&[finding(), finding()], change, &Settings::default()));
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
 
@@ -302,7 +306,7 @@ mod tests {
         let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
         let said = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
-            judged("", |change| weigh(findings, change, &Settings::default())).warnings
+            judged("", |change| weigh(&findings, change, &Settings::default())).warnings
         };
         assert_eq!(said("not known"), ["not known [NP101, NP102, NP103]"]);
         assert_eq!(said(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);
