@@ -1,5 +1,8 @@
 //! The shape rules, NP001 to NP009, held against what KubeVirt's own network admitter answered: bytes to bytes.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -58,9 +61,9 @@ fn disagreements(cases: &Path) -> Vec<String> {
             Reviewer::new(Arc::new(facts), Settings::default())
         });
         let answer = Answer::to(reviewer, &case.review);
-        let causes: BTreeSet<Cause> = answer.shape_causes.iter().cloned().collect();
-        if causes != case.causes || answer.is_allowed != answer.has_no_cause {
-            wrong.push(format!("{} on {}: wanted {:?}, answered {causes:?}", case.tag, case.facts, case.causes));
+        let answered: BTreeSet<Cause> = answer.shape_causes.iter().cloned().collect();
+        if answered != case.causes || answer.is_allowed != answer.has_no_cause {
+            wrong.push(format!("{} on {}: wanted {:?}, answered {answered:?}", case.tag, case.facts, case.causes));
         }
         wrong.extend(answer.long_warnings().map(|warning| format!("{}: too long: {warning}", case.tag)));
     }
@@ -185,16 +188,15 @@ fn an_old_fault_stays_until_the_nics_change() {
     assert!(!Answer::to(&reviewer("strict"), &review(kind, &old, &object(kind, &faulty("b")))).is_allowed);
 }
 
-/// A comparison of each entry with every other would take hours here, and the test would not end.
 #[test]
-fn a_hostile_object_is_answered_shortly() {
+fn a_hostile_object_gets_a_short_answer() {
     let entries = |rest: &Value| {
         let entry = |number: usize| {
             let mut entry = rest.clone();
             entry["name"] = json!(format!("n{}", number / 2));
             entry
         };
-        (0..100_000).map(entry).collect::<Vec<_>>()
+        (0..20_000).map(entry).collect::<Vec<_>>()
     };
     let networks = entries(&json!({"pod": {}, "resourceClaim": {"claimName": "c", "requestName": "r"}}));
     let interface = json!({"bridge": {}, "sriov": {}, "state": "gone", "ports": [{}], "portRanges": []});
