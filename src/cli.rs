@@ -1,6 +1,7 @@
 //! The commands.
 
 mod certs;
+mod demo;
 mod facts;
 mod review;
 mod rules;
@@ -24,6 +25,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Certs(certs::CertsArgs),
+    Demo(demo::DemoArgs),
     Review(review::ReviewArgs),
     Rules(rules::RulesArgs),
     // Much larger than the others.
@@ -37,6 +39,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
+        Command::Demo(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),

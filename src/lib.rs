@@ -12,19 +12,33 @@
 //! Everything up to [`admission`] is pure: it knows no network, no clock, no file and no global. Around it stand
 //! `cluster`, which gathers facts, `server`, which speaks TLS and HTTP, and `cli`, the commands.
 
-// In reading order.
-pub mod admission;
+// In reading order: each uses what stands above it.
 pub mod api;
-pub mod certificates;
-pub mod change;
-pub mod cli;
-pub mod cluster;
-pub mod facts;
+
 pub mod kubevirt;
-pub mod mutations;
-pub mod patch;
-pub mod rules;
-pub mod server;
+
+pub mod change;
+
+pub mod facts;
+
 pub mod settings;
-pub mod telemetry;
+
+pub mod rules;
+
 pub mod verdict;
+
+pub mod patch;
+
+pub mod mutations;
+
+pub mod admission;
+
+pub mod cluster;
+
+pub mod certificates;
+
+pub mod telemetry;
+
+pub mod server;
+
+pub mod cli;

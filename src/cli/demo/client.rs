@@ -1,0 +1,54 @@
+//! What an API server is to a webhook: a TLS client that trusts one CA and posts JSON.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A client of the demo's server.
+pub(super) struct Client {
+    address: SocketAddr,
+    connector: TlsConnector,
+}
+
+impl Client {
+    /// A client that trusts the CA (PEM) and nothing else.
+    pub(super) fn new(address: SocketAddr, ca: &str) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { address, connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Posts a review on a connection of its own and reads the answer.
+    pub(super) async fn post(&self, path: &str, review: &Value) -> anyhow::Result<Value> {
+        let tcp = TcpStream::connect(self.address).await.context("the server cannot be reached")?;
+        let tls = self.connector.connect(ServerName::try_from("localhost")?, tcp).await.context("TLS failed")?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::post(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(review.to_string())))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "{path} answered {status}: {}", String::from_utf8_lossy(&body));
+        drop(sender);
+        connection.await??;
+        Ok(serde_json::from_slice(&body)?)
+    }
+}

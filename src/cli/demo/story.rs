@@ -1,0 +1,144 @@
+//! The steps of the story, and the requests that the API server would make of them.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cluster::{manifests, store::Store};
+
+const STORY: &str = include_str!("story.yaml");
+const CLUSTER: &str = include_str!("cluster.yaml");
+const VM: &str = include_str!("vm.yaml");
+
+/// One change of the story; story.yaml says what the fields mean.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Step {
+    pub(super) title: String,
+    pub(super) tell: String,
+    cluster: String,
+    stopped: bool,
+    status: BTreeMap<String, Value>,
+    stored: String,
+    pub(super) apply: String,
+    pub(super) annotate: BTreeMap<String, String>,
+    pub(super) expect: Expect,
+}
+
+/// What becomes of a change.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Expect {
+    #[default]
+    Allowed,
+    Denied,
+    Patched,
+}
+
+/// NICs as a user writes them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Nics {
+    interfaces: Vec<Value>,
+    networks: Vec<Value>,
+}
+
+/// All steps in order.
+pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
+    serde_saphyr::from_str(STORY).context("the story cannot be read")
+}
+
+/// The step that both webhooks have something to say about, for the curl lines.
+pub(super) fn example() -> anyhow::Result<Step> {
+    let steps = steps()?;
+    steps.into_iter().find(|step| step.expect == Expect::Patched).context("the story patches nothing")
+}
+
+impl Step {
+    /// The cluster in which the step is played.
+    pub(super) fn cluster(&self) -> anyhow::Result<Store> {
+        let mut store = Store::of_a_whole_world();
+        for manifest in manifests::read(CLUSTER)?.iter().chain(&manifests::read(&self.cluster)?) {
+            store.insert(&manifest.object)?;
+        }
+        let vm = vm_with(&self.stored)?;
+        store.insert(&vm)?;
+        if !self.stopped {
+            store.insert(&self.vmi(&vm)?)?;
+        }
+        Ok(store)
+    }
+
+    /// The VMI that the VM runs as.
+    fn vmi(&self, vm: &Value) -> anyhow::Result<Value> {
+        let spec = vm.pointer("/spec/template/spec").context("a VM has a template")?;
+        let seen = |name: &Value| json!({"name": name, "infoSource": "domain, guest-agent, multus-status"});
+        let interfaces = spec.pointer("/domain/devices/interfaces").and_then(Value::as_array);
+        let names = interfaces.into_iter().flatten().filter_map(|interface| interface.get("name"));
+        let mut status = BTreeMap::from([
+            ("phase".to_owned(), json!("Running")),
+            (
+                "conditions".to_owned(),
+                json!([{"type": "Ready", "status": "True"}, {"type": "LiveMigratable", "status": "True"}]),
+            ),
+            ("interfaces".to_owned(), names.map(seen).collect()),
+        ]);
+        status.extend(self.status.clone());
+        Ok(json!({
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstance",
+            "metadata": {"name": "vmi-fedora", "namespace": "demo"},
+            "spec": spec,
+            "status": status,
+        }))
+    }
+}
+
+/// The VM with these NICs besides its default one.
+fn vm_with(nics: &str) -> anyhow::Result<Value> {
+    let mut vm: Value = serde_saphyr::from_str(VM)?;
+    let nics: Nics = if nics.is_empty() { Nics::default() } else { serde_saphyr::from_str(nics)? };
+    let mut extend = |path: &str, more: Vec<Value>| {
+        let list = vm.pointer_mut(path).and_then(Value::as_array_mut).context("vm.yaml has NICs")?;
+        list.extend(more);
+        anyhow::Ok(())
+    };
+    extend("/spec/template/spec/domain/devices/interfaces", nics.interfaces)?;
+    extend("/spec/template/spec/networks", nics.networks)?;
+    Ok(vm)
+}
+
+/// The AdmissionReview of a step.
+pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
+    let mut object = vm_with(&step.apply)?;
+    let annotations = object.pointer_mut("/metadata/annotations").context("vm.yaml has annotations")?;
+    *annotations = json!(step.annotate);
+    Ok(json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "3ae79a1a-f3d7-409c-82ac-948f2f6306e8",
+            "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
+            "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
+            "namespace": "demo",
+            "name": "vmi-fedora",
+            "operation": "UPDATE",
+            "userInfo": {"username": "alice"},
+            "object": object,
+            "oldObject": vm_with(&step.stored)?,
+        },
+    }))
+}
+
+/// Applies the patch of an answer to the object of the review, as the API server does, and returns it.
+pub(super) fn apply_patch(review: &mut Value, answer: &Value) -> anyhow::Result<Option<Value>> {
+    let Some(text) = answer.pointer("/response/patch").and_then(Value::as_str) else { return Ok(None) };
+    let patch: Value = serde_json::from_slice(&BASE64.decode(text)?)?;
+    let operations: json_patch::Patch = serde_json::from_value(patch.clone())?;
+    let object = review.pointer_mut("/request/object").context("the review has no object")?;
+    json_patch::patch(object, &operations)?;
+    Ok(Some(patch))
+}

@@ -1,0 +1,284 @@
+//! The built binary: what it prints, and how it ends.
+
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde_json::Value;
+
+#[test]
+fn review_answers_each_line_and_goes_on_after_a_broken_one() {
+    let good = compact("real-vm-update-merge-patch-add-nic");
+    let bad = compact("model-e1000e");
+    let input = format!("{good}\nnot json\n\n{bad}\n");
+    let output = run(&["review", "--facts", &facts("model-e1000e")], &input);
+    let answers: Vec<Value> = lines(&output.stdout);
+    assert_eq!(answers.len(), 3);
+    assert_eq!(answers[0]["response"]["allowed"], true);
+    assert!(answers[1]["error"].as_str().unwrap().contains("not JSON"));
+    assert_eq!(answers[2]["response"]["allowed"], false);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn review_reads_files_whole_and_ends_with_success_whatever_the_verdicts_are() {
+    let denied = data("admission/model-e1000e/request.json");
+    let output = run(&["review", "--facts", &facts("model-e1000e"), denied.to_str().unwrap()], "");
+    assert_eq!(lines(&output.stdout)[0]["response"]["status"]["code"], 422);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn review_mutates_on_demand() {
+    let input = compact("binding-left-out");
+    let patched = run(&["review", "--mutate"], &input);
+    assert_eq!(lines(&patched.stdout)[0]["response"]["patchType"], "JSONPatch");
+    let validated = run(&["review"], &input);
+    assert!(lines(&validated.stdout)[0]["response"]["patch"].is_null());
+}
+
+#[test]
+fn settings_change_what_is_denied() {
+    let folder = Folder::new();
+    let settings = folder.file("settings.yaml", "rules: {NP103: warn}\n");
+    let output = run(&["review", "--facts", &facts("model-e1000e"), "--settings", &settings], &compact("model-e1000e"));
+    let answer = &lines(&output.stdout)[0]["response"];
+    assert_eq!(answer["allowed"], true);
+    assert!(answer["warnings"][0].as_str().unwrap().ends_with("[NP103]"), "{answer}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_file_and_place() {
+    let folder = Folder::new();
+    let unknown_rule = folder.file("unknown.yaml", "rules: {NP999: warn}\n");
+    let unknown_value = folder.file("value.yaml", "rules:\n  NP103: loud\n");
+    let broken = folder.file("broken.yaml", "kind: A\n---\nkind: B\nspec: [}\n");
+    let wrong_type = folder.file(
+        "wrong.yaml",
+        "# one\n---\napiVersion: kubevirt.io/v1\nkind: KubeVirt\nmetadata: {name: kv}\nspec: {configuration: 5}\n",
+    );
+    for (args, parts) in [
+        (["--settings", &unknown_rule], ["unknown.yaml", "\"NP999\"", "nicplug rules"]),
+        (["--settings", &unknown_value], ["value.yaml", "loud", "deny"]),
+        (["--settings", "/nowhere/settings.yaml"], ["settings", "/nowhere/settings.yaml", "cannot be read"]),
+        (["--facts", "/nowhere/facts.yaml"], ["facts", "/nowhere/facts.yaml", "cannot be read"]),
+        (["--facts", &broken], ["broken.yaml:4", "facts", ""]),
+        (["--facts", &wrong_type], ["wrong.yaml:3", "KubeVirt \"kv\"", "spec.configuration"]),
+    ] {
+        let output = run(&["review", args[0], args[1]], "");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+}
+
+#[test]
+fn facts_may_be_a_folder() {
+    let folder = Folder::new();
+    let all = fs::read_to_string(data("admission/gate-off/facts.yaml")).unwrap();
+    for (number, document) in all.split("---\n").enumerate() {
+        folder.file(&format!("{number}.yaml"), document);
+    }
+    folder.file("notes.txt", "kind: [not read");
+    let output = run(&["review", "--facts", folder.path.to_str().unwrap()], &compact("gate-off"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("[NP101]"));
+}
+
+#[test]
+fn the_demo_plays_the_whole_story_in_eighty_columns_without_colours() {
+    let output = run(&["demo", "--once"], "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let verdicts = text.lines().filter(|line| line.contains("is invalid:") || line.ends_with(" configured")).count();
+    assert!(verdicts >= 10, "{text}");
+    for part in ["patch: add /spec/template", "[NP101]", "[NP102]", "[NP103]", "[NP104]", "Warning: "] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    for line in text.lines() {
+        assert!(line.chars().count() <= 80, "{line:?}");
+        assert!(!line.contains('\u{1b}'), "{line:?}");
+    }
+}
+
+#[test]
+fn serve_becomes_ready_answers_and_ends_on_sigterm() {
+    let folder = Folder::new();
+    let certs = folder.path.join("certs");
+    assert!(run(&["certs", certs.to_str().unwrap()], "").status.success());
+    let mut server = Server::start(&certs);
+    assert!(server.health("/livez").starts_with("HTTP/1.1 200"));
+    assert!(server.health("/readyz?verbose").contains("webhook"));
+    let answer = server.review(&certs, &compact("real-vm-create"));
+    assert!(answer.contains("\"allowed\":true"), "{answer}");
+    server.terminate();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn help_states_every_limit_and_its_environment_twin() {
+    let help = String::from_utf8(run(&["serve", "--help"], "").stdout).unwrap();
+    for (flag, variable, default) in [
+        ("--max-body", "NICPLUG_MAX_BODY", "8MiB"),
+        ("--max-in-flight", "NICPLUG_MAX_IN_FLIGHT", "default"),
+        ("--handshake-timeout", "NICPLUG_HANDSHAKE_TIMEOUT", "default"),
+        ("--header-timeout", "NICPLUG_HEADER_TIMEOUT", "default"),
+        ("--idle-timeout", "NICPLUG_IDLE_TIMEOUT", "default"),
+        ("--request-timeout", "NICPLUG_REQUEST_TIMEOUT", "default"),
+        ("--drain-grace", "NICPLUG_DRAIN_GRACE", "15s"),
+        ("--drain-deadline", "NICPLUG_DRAIN_DEADLINE", "default"),
+    ] {
+        let start = help.find(flag).unwrap_or_else(|| panic!("{flag} is not in {help}"));
+        let text = &help[start..];
+        for part in [variable, default] {
+            assert!(text.contains(part), "{flag}: {part}");
+        }
+    }
+}
+
+/// A running `nicplug serve`, ended when the test ends.
+struct Server {
+    child: Child,
+    webhook: String,
+    health: String,
+}
+
+impl Server {
+    /// Starts it on free ports and waits until it says where it listens.
+    fn start(certs: &Path) -> Self {
+        let file = |name: &str| certs.join(name).to_str().unwrap().to_owned();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
+            .args(["serve", "--tls-cert", &file("tls.crt"), "--tls-key", &file("tls.key")])
+            .args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
+            .args(["--drain-grace", "10ms", "--log-format", "json"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut address = |message: &str| loop {
+            let line: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+            if line.to_string().contains(message) {
+                break line["address"].as_str().or(line["fields"]["address"].as_str()).unwrap().to_owned();
+            }
+        };
+        let health = address("health checks");
+        let webhook = address("serving");
+        // Read on, so that the server never waits for its log to be read.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { child, webhook, health }
+    }
+
+    fn health(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.health).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn review(&self, certs: &Path, body: &str) -> String {
+        use rustls::{
+            ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+            crypto::ring,
+            pki_types::{CertificateDer, pem::PemObject},
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(certs.join("ca.crt")).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connection = ClientConnection::new(config.into(), "localhost".try_into().unwrap()).unwrap();
+        let mut stream = StreamOwned::new(connection, TcpStream::connect(&self.webhook).unwrap());
+        let length = body.len();
+        let head = "POST /validate?timeout=5s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+        write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn terminate(&self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already where the test came to its end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder that goes away with the test.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self { path }
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn run(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that ends without reading closes the pipe: that is for the test to see in its output.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn lines(output: &[u8]) -> Vec<Value> {
+    output
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
+}
+
+fn compact(case: &str) -> String {
+    let text = fs::read(data(&format!("admission/{case}/request.json"))).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap().to_string()
+}
+
+fn facts(case: &str) -> String {
+    data(&format!("admission/{case}/facts.yaml")).to_str().unwrap().to_owned()
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
