@@ -108,8 +108,11 @@ pub trait FactSource: Send + Sync {
     /// The facts for a change, from memory: it neither waits nor fails.
     fn facts_for(&self, change: &Change) -> Facts;
 
-    /// The facts for the start of a migration: of the guest that is to move, and of its VM.
-    fn facts_for_migration(&self, start: &MigrationStart) -> Facts;
+    /// The facts for the start of a migration: of the guest that is to move, and of its VM. A source that has none
+    /// need not say so.
+    fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
+        Facts::default()
+    }
 }
 
 /// A source that knows nothing.
@@ -118,10 +121,6 @@ pub struct NoFacts;
 
 impl FactSource for NoFacts {
     fn facts_for(&self, _change: &Change) -> Facts {
-        Facts::default()
-    }
-
-    fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
         Facts::default()
     }
 }

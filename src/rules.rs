@@ -370,9 +370,8 @@ pub(crate) fn plug_of(nic: &Nic) -> Plug {
 fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
     match (settings.attachment.dynamic_networks, attachment) {
         (DynamicNetworks::Yes, _) => Fact::Known(InPlace::Yes),
-        (DynamicNetworks::No, _) => Fact::Known(InPlace::No),
+        (DynamicNetworks::No, _) | (DynamicNetworks::Auto, Fact::Absent) => Fact::Known(InPlace::No),
         (DynamicNetworks::Auto, Fact::Known(attachment)) => Fact::Known(attachment.in_place),
-        (DynamicNetworks::Auto, Fact::Absent) => Fact::Known(InPlace::No),
         (DynamicNetworks::Auto, Fact::Unknown) => Fact::Unknown,
     }
 }

@@ -1,5 +1,8 @@
 //! Verdicts that the design fixes, and the clusters that there are: whole reviews with all their facts.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -38,8 +38,11 @@ fn read_groups(text: &str, digits_in_a_group: usize) -> Option<[u8; 6]> {
 
 impl fmt::Display for Mac {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        for (index, byte) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(formatter, "{separator}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 

@@ -199,7 +199,7 @@ impl Store {
 
     fn nads_of(&self, change: &Change) -> Nads {
         let mut nads = Nads::default();
-        for name in networks_of(change).filter_map(|nic| nic.network_name()) {
+        for name in networks_of(change).filter_map(Nic::network_name) {
             let name = NadRef::parse(name, change.subject.namespace);
             nads.insert(name, self.look_for_nad(name));
         }

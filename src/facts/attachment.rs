@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    fn daemon(labels: Value, container: Value) -> Option<Daemon> {
+    fn daemon(labels: &Value, container: &Value) -> Option<Daemon> {
         let object = json!({"metadata": {"labels": labels},
             "spec": {"template": {"spec": {"containers": [container]}}},
             "status": {"numberReady": 1, "desiredNumberScheduled": 2}});
@@ -166,15 +166,15 @@ mod tests {
     #[test]
     fn the_command_decides_before_labels_and_image() {
         let multus = || json!({"app": "multus", "name": "multus"});
-        let thick = daemon(multus(), json!({"command": ["/usr/src/multus-cni/bin/multus-daemon"], "image": "x"}));
+        let thick = daemon(&multus(), &json!({"command": ["/usr/src/multus-cni/bin/multus-daemon"], "image": "x"}));
         assert!(thick.unwrap().is_thick_multus);
-        let thin = daemon(multus(), json!({"command": ["/thin_entrypoint"], "image": "multus-cni:v4-thick"}));
+        let thin = daemon(&multus(), &json!({"command": ["/thin_entrypoint"], "image": "multus-cni:v4-thick"}));
         assert_eq!(thin, None);
         let script = json!({"command": ["/bin/bash", "-ec", "--"], "args": ["A=\"\"; exec /bin/multus-daemon $A\n"]});
-        assert!(daemon(json!({"app": "own-build"}), script).unwrap().is_thick_multus);
+        assert!(daemon(&json!({"app": "own-build"}), &script).unwrap().is_thick_multus);
         let controller =
             json!({"command": ["/dynamic-networks-controller"], "image": "registry.example:5000/own/dnc:1"});
-        assert!(daemon(json!({}), controller).unwrap().is_controller);
+        assert!(daemon(&json!({}), &controller).unwrap().is_controller);
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
             (json!({}), image("registry.example:5000/x/hardened-multus-thick@sha256:00"), Some((false, true))),
             (json!({"app": "whereabouts"}), image("x/whereabouts:latest-thick"), None),
         ] {
-            let found = daemon(labels.clone(), container.clone());
+            let found = daemon(&labels, &container);
             let found = found.map(|daemon| (daemon.is_controller, daemon.is_thick_multus));
             assert_eq!(found, expected, "{labels} {container}");
         }
@@ -204,10 +204,10 @@ mod tests {
         ] {
             let container = json!({"command": ["/bin/bash", "-ec", "--"], "args": ["sleep 2147483647"],
                 "image": "example.com/multus:thick"});
-            assert_eq!(daemon(json!({"app": name}), container), None, "{name}");
+            assert_eq!(daemon(&json!({"app": name}), &container), None, "{name}");
         }
         let config = json!({"args": ["-config=/etc/dynamic-networks-controller/config.json"], "image": "x/y"});
-        assert_eq!(daemon(json!({}), config), None);
+        assert_eq!(daemon(&json!({}), &config), None);
     }
 
     #[test]

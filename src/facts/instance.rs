@@ -3,7 +3,7 @@
 use super::nic::GuestNic;
 use crate::api::{
     guest::{Cpu, GuestSpec},
-    vm::{InstanceStatus, InterfaceStatus, Phase, VirtualMachineInstance},
+    vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
 };
 
 /// A VirtualMachineInstance, reduced to what rules ask of it.
@@ -65,7 +65,7 @@ impl Instance {
             nics: GuestNic::all(&spec.spec),
             seen: interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect(),
             migratable: Migratable::from(&status.status),
-            is_migrating: status.status.migration_state.as_ref().is_some_and(|state| state.is_running()),
+            is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
         }
     }

@@ -50,7 +50,7 @@ fn check(case: &Case) -> Vec<Finding> {
         // That it cannot be hotplugged at all is told by the rules about binding and network.
         Plug::AtBoot => None,
         Plug::Sriov if is_too_old_for_sriov(case) => None,
-        Plug::Sriov => judge_migration(case, nic, instance, "SR-IOV NICs need a live migration"),
+        Plug::Sriov => Some(judge_migration(case, nic, instance, "SR-IOV NICs need a live migration")),
         Plug::Bridge => judge_bridge(case, nic, instance),
     })
 }
@@ -70,7 +70,7 @@ fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> 
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
         Fact::Known(InPlace::No) | Fact::Absent => {
-            judge_migration(case, nic, instance, "there is no ready dynamic-networks controller")
+            Some(judge_migration(case, nic, instance, "there is no ready dynamic-networks controller"))
         }
         Fact::Unknown => {
             Some(RULE.unchecked(format!("how {name:?} reaches the guest was not checked: DaemonSets are not known")))
@@ -79,30 +79,30 @@ fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> 
 }
 
 /// Judges a NIC that only a migration can attach; `because` tells why.
-fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, because: &str) -> Option<Finding> {
+fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, because: &str) -> Finding {
     let name = nic.name;
     let field = case.change.nic_field(nic);
     match &instance.migratable {
         Migratable::No { reason, message } => {
             let quoted = quote(reason, message);
             let what = format!("{name:?} can never be attached: {because}, and the VM cannot migrate{quoted}");
-            Some(RULE.fault(CauseType::Invalid, field, what))
+            RULE.fault(CauseType::Invalid, field, what)
         }
         _ if case.facts.nodes == Fact::Known(1) => {
             let what = format!("{name:?} can never be attached: {because}, and with one node there is nowhere to go");
             let fix = "deploy Multus' dynamic-networks controller, add a node, or stop the VM first".to_owned();
-            Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
+            RULE.fault(CauseType::Invalid, field, what).with_fix(fix)
         }
         Migratable::Unknown => {
             let what = format!("{name:?} needs a live migration, and the VM does not tell whether it can migrate");
-            Some(RULE.advice(field, what))
+            RULE.advice(field, what)
         }
-        Migratable::Yes => Some(match &case.facts.kubevirt {
+        Migratable::Yes => match &case.facts.kubevirt {
             Fact::Known(kubevirt) => RULE.advice(field, who_migrates(name, kubevirt)),
             Fact::Absent | Fact::Unknown => {
                 RULE.unchecked(format!("{name:?} waits for a migration; whether one starts was not checked"))
             }
-        }),
+        },
     }
 }
 
