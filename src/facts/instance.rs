@@ -32,7 +32,7 @@ pub struct SeenNic {
     pub name: Box<str>,
     /// `podInterfaceName`; empty when it is not told.
     pub pod_interface: Box<str>,
-    /// Whether the hypervisor has the device.
+    /// Whether the hypervisor has the device; also where nobody tells who saw it, as old versions do not.
     pub is_in_domain: bool,
 }
 
@@ -115,7 +115,7 @@ impl From<&InterfaceStatus<'_>> for SeenNic {
         Self {
             name: status.name.as_str().into(),
             pod_interface: status.pod_interface_name.as_str().into(),
-            is_in_domain: status.is_seen_by("domain"),
+            is_in_domain: status.info_source.is_empty() || status.is_seen_by("domain"),
         }
     }
 }

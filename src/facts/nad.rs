@@ -48,7 +48,9 @@ impl Config {
             return Self::OnNodes;
         }
         match serde_json::from_str::<Value>(text) {
-            Err(error) => Self::Broken(format!("is not JSON ({error})").into()),
+            Err(error) => {
+                Self::Broken(format!("is not JSON (line {}, column {})", error.line(), error.column()).into())
+            }
             Ok(Value::Object(config)) => match config.get("plugins") {
                 None if has_type(config.get("type")) => Self::Valid,
                 None => Self::Broken("has neither type nor plugins".into()),

@@ -50,7 +50,7 @@ fn check(case: &Case) -> Vec<Finding> {
         // That it cannot be hotplugged at all is told by the rules about binding and network.
         Plug::AtBoot => None,
         Plug::Sriov if is_too_old_for_sriov(case) => None,
-        Plug::Sriov => Some(judge_migration(case, nic, instance, "SR-IOV NICs need a live migration")),
+        Plug::Sriov => Some(judge_migration(case, nic, instance, &Blocked::SRIOV)),
         Plug::Bridge => judge_bridge(case, nic, instance),
     })
 }
@@ -69,29 +69,48 @@ fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> 
                 format!("{name:?} may wait: the dynamic-networks controller is ready on {ready} of {desired} nodes");
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
-        Fact::Known(InPlace::No) | Fact::Absent => {
-            Some(judge_migration(case, nic, instance, "there is no ready dynamic-networks controller"))
-        }
+        Fact::Known(InPlace::No) | Fact::Absent => Some(judge_migration(case, nic, instance, &Blocked::NO_CONTROLLER)),
         Fact::Unknown => {
             Some(RULE.unchecked(format!("how {name:?} reaches the guest was not checked: DaemonSets are not known")))
         }
     }
 }
 
-/// Judges a NIC that only a migration can attach; `because` tells why.
-fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, because: &str) -> Finding {
+/// Why a NIC cannot be attached in place, and what else there is to do.
+struct Blocked {
+    because: &'static str,
+    fix: &'static str,
+    /// Where there is one node only.
+    fix_of_one_node: &'static str,
+}
+
+impl Blocked {
+    const NO_CONTROLLER: Self = Self {
+        because: "there is no ready dynamic-networks controller",
+        fix: RULE.fix,
+        fix_of_one_node: "deploy Multus' dynamic-networks controller, add a node, or stop the VM first",
+    };
+    const SRIOV: Self = Self {
+        because: "an SR-IOV NIC needs a live migration",
+        fix: "make the VM able to migrate, or stop it first",
+        fix_of_one_node: "add a node, or stop the VM first",
+    };
+}
+
+/// Judges a NIC that only a migration can attach.
+fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, blocked: &Blocked) -> Finding {
+    let Blocked { because, fix, fix_of_one_node } = blocked;
     let name = nic.name;
     let field = case.change.nic_field(nic);
     match &instance.migratable {
         Migratable::No { reason, message } => {
             let quoted = quote(reason, message);
             let what = format!("{name:?} can never be attached: {because}, and the VM cannot migrate{quoted}");
-            RULE.fault(CauseType::Invalid, field, what)
+            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned())
         }
         _ if case.facts.nodes == Fact::Known(1) => {
             let what = format!("{name:?} can never be attached: {because}, and with one node there is nowhere to go");
-            let fix = "deploy Multus' dynamic-networks controller, add a node, or stop the VM first".to_owned();
-            RULE.fault(CauseType::Invalid, field, what).with_fix(fix)
+            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_of_one_node).to_owned())
         }
         Migratable::Unknown => {
             let what = format!("{name:?} needs a live migration, and the VM does not tell whether it can migrate");

@@ -47,21 +47,20 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     let mac = mac_of(nic)?;
     let field = format!("{}.macAddress", case.change.nic_field(nic));
     if let Some(twin) = twin_of(case, nic, mac) {
-        let what = format!("{:?} has MAC address {mac}, as {twin:?} of the same VM has", nic.name);
+        let what = format!("{:?} shares MAC address {mac} with {twin:?} of the same VM", nic.name);
         return Some(RULE.fault(CauseType::Duplicate, field, what));
     }
     let network = NadRef::parse(nic.network_name()?, case.change.subject.namespace).to_string();
     match &case.facts.mac_users {
         Fact::Known(users) => {
             let user = users.iter().find(|user| user.mac == mac && user.network == network)?;
-            let what = format!("{:?} has MAC address {mac}, as {:?} has on its network", nic.name, user.guest);
+            let what = format!("{:?} shares MAC address {mac} with {:?}", nic.name, user.guest);
             Some(RULE.fault(CauseType::Duplicate, field, what))
         }
         Fact::Absent => None,
-        Fact::Unknown => Some(RULE.unchecked(format!(
-            "whether another VM has MAC address {mac} of {:?} was not checked: not known",
-            nic.name
-        ))),
+        Fact::Unknown => {
+            Some(RULE.unchecked(format!("whether another VM has MAC address {mac} of {:?} was not checked", nic.name)))
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn judge_both_at_once(case: &Case) -> Option<Finding> {
         None
     });
     let (Some(added), Some(removed)) = names else { return None };
-    let what = format!("{added:?} comes and {removed:?} goes in one update: Multus may lose one; do it in two steps");
+    let what = format!("{added:?} comes and {removed:?} goes in one update: Multus may lose one; take two");
     Some(RULE.fault(CauseType::Invalid, String::new(), what))
 }
 

@@ -50,19 +50,21 @@ fn judge(case: &Case, nic: &str, instance: &Instance) -> Option<Finding> {
 /// Judges the start of a migration: whether a NIC is on its way into the guest that is to move.
 pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
     let guest = start.vmi_name;
-    let field = || "spec.vmiName".to_owned();
     match facts.live() {
         Fact::Known(instance) => {
+            let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
             let machine = facts.machine.known();
             if let Some(nic) = machine.and_then(|machine| not_in_guest(machine, instance)) {
-                let what = format!("{:?} was added to VM {guest:?} and has not reached its guest yet", nic.name);
-                return vec![RULE.fault(CauseType::Invalid, field(), what)];
+                let how = if nic.is_absent { "unplugged from" } else { "added to" };
+                return fault(format!("{:?} was {how} VM {guest:?}, whose guest does not know yet", nic.name));
             }
-            let pending = not_attached(instance, in_place).map(|nic| {
-                let what = format!("{:?} of {guest:?} is being attached: let that end before a migration", nic.name);
-                RULE.fault(CauseType::Invalid, field(), what)
-            });
-            pending.into_iter().collect()
+            match not_settled(instance, in_place) {
+                Some(nic) => {
+                    let how = if nic.is_absent { "unplugged" } else { "attached" };
+                    fault(format!("{:?} of {guest:?} is being {how}: let that end before a migration", nic.name))
+                }
+                None => Vec::new(),
+            }
         }
         Fact::Absent => Vec::new(),
         Fact::Unknown => {
@@ -71,17 +73,23 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
     }
 }
 
-/// A NIC of the template that KubeVirt is about to copy to the guest.
+/// A NIC of the template that KubeVirt is about to copy to the guest, or to set absent there.
 fn not_in_guest<'m>(machine: &'m Machine, instance: &Instance) -> Option<&'m GuestNic> {
-    machine.nics.iter().find(|nic| nic.plug != Plug::AtBoot && !nic.is_absent && !instance.has_nic(&nic.name))
+    let mut pluggable = machine.nics.iter().filter(|nic| nic.plug != Plug::AtBoot);
+    pluggable.find(|nic| match instance.nic(&nic.name) {
+        Some(there) => nic.is_absent && !there.is_absent,
+        None => !nic.is_absent,
+    })
 }
 
-/// A NIC of the guest that is being attached in place. Where that cannot be, it waits for just such a migration.
-fn not_attached<'i>(instance: &'i Instance, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
-    if matches!(in_place, Fact::Known(InPlace::No)) {
-        return None;
-    }
-    instance.nics.iter().find(|nic| nic.plug == Plug::Bridge && !nic.is_absent && instance.seen(&nic.name).is_none())
+/// A NIC of the guest that comes or goes right now. Where it cannot come in place, it waits for just such a migration.
+fn not_settled<'i>(instance: &'i Instance, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
+    let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
+    let mut bridges = instance.nics.iter().filter(|nic| nic.plug == Plug::Bridge);
+    bridges.find(|nic| {
+        let is_in_domain = instance.seen(&nic.name).is_some_and(|seen| seen.is_in_domain);
+        if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
+    })
 }
 
 #[cfg(test)]
@@ -137,10 +145,15 @@ mod tests {
     #[test]
     fn a_guest_does_not_move_while_a_nic_is_on_its_way() {
         let start = MigrationStart { namespace: "demo", vmi_name: "vm-fedora" };
-        let seen = r#"{"name": "dyniface1", "infoSource": "domain"}"#;
+        let seen = r#"{"name": "dyniface1", "infoSource": "domain, multus-status"}"#;
+        let in_pod = r#"{"name": "dyniface1", "infoSource": "multus-status"}"#;
+        let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
         for (instance, machine, in_place, expected) in [
-            (instance("", ""), machine(), InPlace::Yes, "has not reached its guest"),
-            (instance("", ""), machine(), InPlace::No, "has not reached its guest"),
+            (instance("", ""), machine(), InPlace::Yes, "does not know yet"),
+            (instance("", ""), machine(), InPlace::No, "does not know yet"),
+            (instance(absent, seen), Fact::Absent, InPlace::No, "is being unplugged"),
+            (instance(absent, in_pod), Fact::Absent, InPlace::Yes, ""),
+            (instance(NIC, in_pod), machine(), InPlace::Yes, "is being attached"),
             (instance(NIC, ""), machine(), InPlace::Yes, "is being attached"),
             (instance(NIC, ""), machine(), InPlace::No, ""),
             (instance(NIC, seen), machine(), InPlace::Yes, ""),

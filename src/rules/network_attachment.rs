@@ -59,8 +59,9 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     let written = nic.network_name().filter(|name| !name.is_empty())?;
     let field = format!("{}.multus.networkName", case.change.network_field(nic.network?.index));
     if !is_well_formed(written) {
-        let what = format!("{written:?} names no network: it is neither NAD nor NAMESPACE/NAD");
-        return Some(RULE.fault(CauseType::Invalid, field, what));
+        let what = format!("{written:?} names no network: it is neither NAME nor NAMESPACE/NAME");
+        let fix = "write networkName as the NetworkAttachmentDefinition's name, or NAMESPACE/NAME".to_owned();
+        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
     }
     let name = NadRef::parse(written, case.change.subject.namespace);
     let Lookup { nad, instead } = case.facts.nads.lookup(name);
@@ -72,12 +73,15 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
         }
     };
     if let Config::Broken(how) = &nad.config {
-        let what = format!("NetworkAttachmentDefinition \"{name}\" cannot be used: its config {how}");
-        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix("mend its spec.config".to_owned()));
+        let what = format!("network \"{name}\" cannot be used: its config {how}");
+        return Some(
+            RULE.fault(CauseType::Invalid, field, what)
+                .with_fix("mend spec.config of the NetworkAttachmentDefinition".to_owned()),
+        );
     }
     if nic.interface.is_some_and(|entry| entry.value.bindings.sriov.is_some()) && !nad.has_resource {
-        let what = format!("NetworkAttachmentDefinition \"{name}\" names no resource for SR-IOV");
-        let fix = "annotate it with k8s.v1.cni.cncf.io/resourceName, the resource of the device plugin";
+        let what = format!("network \"{name}\" names no resource for SR-IOV");
+        let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix.to_owned()));
     }
     judge_isolation(case, field, name)
@@ -115,7 +119,7 @@ fn judge_isolation(case: &Case, field: String, name: NadRef) -> Option<Finding> 
         }
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => {
-            Some(RULE.unchecked(format!("whether Multus lets {own:?} use \"{name}\" was not checked: not known")))
+            Some(RULE.unchecked(format!("whether Multus lets other namespaces use \"{name}\" was not checked")))
         }
     }
 }
