@@ -8,7 +8,10 @@ use nicplug::{
     admission::{Endpoint, Outcome, Reviewer},
     api::vm::Phase,
     change::Change,
-    facts::{Fact, FactSource, Facts, Instance, KubeVirt},
+    facts::{
+        Fact, FactSource, Facts, Instance, KubeVirt,
+        nic::{GuestNic, Plug},
+    },
     settings::Settings,
 };
 
@@ -18,9 +21,13 @@ struct Cluster(Facts);
 impl Cluster {
     fn of_version(version: &str) -> Self {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
-        let instance =
-            Instance { phase: Phase::Running, nics: vec!["defaultnetwork".to_owned()], ..Instance::default() };
-        Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), instance: Fact::Known(Arc::new(instance)) })
+        let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
+        let instance = Instance { phase: Phase::Running, nics: vec![nic], ..Instance::default() };
+        Self(Facts {
+            kubevirt: Fact::Known(Arc::new(kubevirt)),
+            instance: Fact::Known(Arc::new(instance)),
+            ..Facts::default()
+        })
     }
 }
 

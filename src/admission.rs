@@ -10,7 +10,7 @@ use crate::{
         self, BodyError, Failure, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
         StatusDetails,
     },
-    change::Change,
+    change::{Change, MigrationStart},
     facts::{Fact, FactSource, Facts, Instance},
     mutations, patch,
     rules::{self, Case, CauseType},
@@ -95,6 +95,9 @@ impl Reviewer {
     }
 
     fn judge(&self, endpoint: Endpoint, request: &Request) -> Answer {
+        if let Some(start) = MigrationStart::of(request) {
+            return self.judge_migration(endpoint, request, &start);
+        }
         let Some(change) = Change::of(request) else {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         };
@@ -114,11 +117,23 @@ impl Reviewer {
         }
     }
 
-    /// The facts for a change; what the request itself tells wins over what was known before.
+    fn judge_migration(&self, endpoint: Endpoint, request: &Request, start: &MigrationStart) -> Answer {
+        if endpoint == Endpoint::Mutate {
+            return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+        }
+        let facts = self.facts.facts_for_migration(start);
+        let verdict = verdict::weigh_migration(&rules::judge_migration(start, &facts, &self.settings), &self.settings);
+        let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
+        respond(request, &verdict, None, outcome)
+    }
+
+    /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
+    /// that is stored and the status that is new.
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
-        if let Some(instance) = change.before.and_then(|before| before.instance) {
-            facts.instance = Fact::Known(Arc::new(Instance::from(instance)));
+        let before = change.before.and_then(|before| before.instance);
+        if let (Some(before), Some(after)) = (before, change.after.instance) {
+            facts.instance = Fact::Known(Arc::new(Instance::of(before, after)));
         }
         facts
     }

@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod guest;
+pub mod mac;
 pub mod network;
 pub mod review;
 pub mod vm;

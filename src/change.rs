@@ -88,12 +88,20 @@ pub struct Nic<'r> {
     pub network: Option<Entry<'r, Network<'r>>>,
 }
 
-impl Nic<'_> {
+impl<'r> Nic<'r> {
+    /// The name of the multus network, as it is written.
+    #[must_use]
+    pub fn network_name(&self) -> Option<&'r str> {
+        self.network?.value.multus.as_ref().map(|multus| multus.network_name.as_str())
+    }
+
     fn is_complete(&self) -> bool {
         self.interface.is_some() && self.network.is_some()
     }
 
-    fn is_absent(&self) -> bool {
+    /// Whether its state is `absent`.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
         self.interface.is_some_and(|entry| entry.value.is_absent())
     }
 
@@ -181,6 +189,29 @@ impl<'r> Change<'r> {
             (Some(entry), _) => self.interface_field(entry.index),
             (None, Some(entry)) => self.network_field(entry.index),
             (None, None) => format!("{}.domain.devices.interfaces", self.after.path),
+        }
+    }
+}
+
+/// The wish to move a running guest to another node.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationStart<'r> {
+    /// Of the migration and of the guest.
+    pub namespace: &'r str,
+    /// The guest's name.
+    pub vmi_name: &'r str,
+}
+
+impl<'r> MigrationStart<'r> {
+    /// The start that a request asks for; `None` when it is another request.
+    #[must_use]
+    pub fn of(request: &'r Request<'r>) -> Option<Self> {
+        let is_start = request.operation == Operation::Create && request.sub_resource.is_empty();
+        match &request.object {
+            Some(Object::Migration(migration)) if is_start => {
+                Some(Self { namespace: &request.namespace, vmi_name: &migration.spec.vmi_name })
+            }
+            _ => None,
         }
     }
 }

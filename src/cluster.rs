@@ -1,5 +1,6 @@
 //! Where facts come from. It knows objects and no rule.
 
 pub mod files;
+mod macs;
 pub mod manifests;
 pub mod store;

@@ -3,13 +3,26 @@
 //! Each fact is known, absent or unknown by itself: a NetworkAttachmentDefinition that is not there is another thing
 //! than one that nobody may look for. A rule that needs an unknown fact does not deny; it says what it could not check.
 
+pub mod attachment;
 pub mod instance;
 pub mod kubevirt;
+pub mod machine;
+pub mod nad;
+pub mod nic;
 
 use std::sync::Arc;
 
-pub use self::{instance::Instance, kubevirt::KubeVirt};
-use crate::change::Change;
+pub use self::{
+    attachment::Attachment,
+    instance::Instance,
+    kubevirt::KubeVirt,
+    machine::Machine,
+    nad::{Isolation, Nads},
+};
+use crate::{
+    api::mac::Mac,
+    change::{Change, MigrationStart},
+};
 
 /// Something that the cluster may tell.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -51,6 +64,31 @@ pub struct Facts {
     pub kubevirt: Fact<Arc<KubeVirt>>,
     /// The VMI that a VM runs as, or the VMI that the request itself is about.
     pub instance: Fact<Arc<Instance>>,
+    /// The VM that a VMI runs for; absent when the VMI stands alone.
+    pub machine: Fact<Arc<Machine>>,
+    /// The networks that the change names.
+    pub nads: Nads,
+    /// Multus' isolation of namespaces; absent when it is off.
+    pub isolation: Fact<Arc<Isolation>>,
+    /// How a NIC can reach a pod that runs already.
+    pub attachment: Fact<Attachment>,
+    /// How many nodes run guests.
+    pub nodes: Fact<usize>,
+    /// The name of a VirtualMachineInstanceMigration that is about the guest and not over.
+    pub migration: Fact<Arc<str>>,
+    /// Who else has a MAC address of the change on the same network.
+    pub mac_users: Fact<Vec<MacUser>>,
+}
+
+/// Another guest that has a MAC address on a network.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MacUser {
+    /// The address.
+    pub mac: Mac,
+    /// The network, as `namespace/name` of its NetworkAttachmentDefinition.
+    pub network: String,
+    /// The VM or VMI, as `namespace/name`.
+    pub guest: String,
 }
 
 impl Facts {
@@ -69,6 +107,12 @@ impl Facts {
 pub trait FactSource: Send + Sync {
     /// The facts for a change, from memory: it neither waits nor fails.
     fn facts_for(&self, change: &Change) -> Facts;
+
+    /// The facts for the start of a migration: of the guest that is to move, and of its VM. A source that has none
+    /// need not say so.
+    fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
+        Facts::default()
+    }
 }
 
 /// A source that knows nothing.

@@ -3,9 +3,12 @@
 //! A rule is plain data and one function from a [`Case`] to findings. It has no state, reads no clock and no network,
 //! and never sees what another rule found. A new rule is one new file and one line in [`RULES`].
 
+mod attachment_path;
 mod duplicate_interface_name;
+mod duplicate_mac;
 mod duplicate_network_name;
 mod feature_gate;
+mod hot_unplug;
 mod hotplug_binding;
 mod hotplug_model;
 mod hotplug_network;
@@ -13,9 +16,16 @@ mod interface_binding;
 mod interface_fields;
 mod interface_state;
 mod interface_without_network;
+mod lingering_name;
+mod live_change;
+mod migration_running;
+mod network_attachment;
 mod network_source;
 mod network_without_interface;
+mod queue_memory;
 mod resource_claim;
+mod rollout_strategy;
+mod vmi_phase;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,10 +34,14 @@ use std::borrow::Cow;
 
 use crate::{
     api::review::ObjectKind,
-    change::{Change, Nic},
-    facts::{Fact, Facts, Instance},
+    change::{Change, MigrationStart, Nic},
+    facts::{
+        Fact, Facts, Instance,
+        attachment::{Attachment, InPlace},
+        nic::Plug,
+    },
     kubevirt::gates::Gate,
-    settings::{Enforcement, Settings},
+    settings::{DynamicNetworks, Enforcement, Settings},
 };
 
 /// Every rule, by id. An id is never used again for something else.
@@ -45,6 +59,16 @@ pub static RULES: &[&Rule] = &[
     &hotplug_binding::RULE,
     &hotplug_model::RULE,
     &hotplug_network::RULE,
+    &network_attachment::RULE,
+    &live_change::RULE,
+    &hot_unplug::RULE,
+    &vmi_phase::RULE,
+    &migration_running::RULE,
+    &attachment_path::RULE,
+    &duplicate_mac::RULE,
+    &rollout_strategy::RULE,
+    &lingering_name::RULE,
+    &queue_memory::RULE,
 ];
 
 /// One thing that nicplug enforces.
@@ -72,7 +96,7 @@ pub struct Rule {
 pub enum Scope {
     /// Whatever makes or changes NICs: live or not, VM, VMI or template.
     Shape,
-    /// What is plugged into, or taken from, a running guest.
+    /// What is plugged into, or taken from, a running guest. A few such rules look at a new guest as well, and advise.
     Hotplug,
 }
 
@@ -92,7 +116,7 @@ impl Scope {
             Self::Shape => change.touches_nics(),
             Self::Hotplug => {
                 let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
-                is_guest && change.before.is_some() && !change.nics.is_empty()
+                is_guest && !change.nics.is_empty()
             }
         }
     }
@@ -170,6 +194,15 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// The same finding, allowed.
+    pub(crate) fn into_advice(self) -> Self {
+        let kind = match self.kind {
+            FindingKind::Fault(_) => FindingKind::Advice,
+            kind => kind,
+        };
+        Self { kind, ..self }
+    }
+
     /// The same finding with a fix that names values.
     pub(crate) fn with_fix(self, fix: String) -> Self {
         Self { fix: Cow::Owned(fix), ..self }
@@ -231,20 +264,66 @@ impl<'c> Case<'c> {
     /// Judges each NIC that the change plugs into a running guest.
     ///
     /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
+    /// Plugged is a NIC that the template had already and the guest has not, when it changes: KubeVirt compares the
+    /// template with the guest, and not with what the template was.
     pub(crate) fn each_plugged(
+        &self,
+        rule: &'static Rule,
+        judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+    ) -> Vec<Finding> {
+        let candidates = || {
+            let modified = self.change.nics.modified.iter().map(|(_, nic)| nic);
+            let copied = modified.filter(|_| self.change.subject.kind == ObjectKind::VirtualMachine);
+            self.change.nics.added.iter().chain(copied)
+        };
+        if self.change.nics.added.is_empty() {
+            // What changes in a guest that is not known to run has probably been there before.
+            let Fact::Known(instance) = self.live() else { return Vec::new() };
+            return self.judge_plugged(candidates(), instance, judge);
+        }
+        self.if_live(rule, |instance| self.judge_plugged(candidates(), instance, judge))
+    }
+
+    fn judge_plugged<'n>(
+        &self,
+        candidates: impl Iterator<Item = &'n Nic<'c>>,
+        instance: &'c Instance,
+        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+    ) -> Vec<Finding>
+    where
+        'c: 'n,
+    {
+        if self.is_new() {
+            return Vec::new();
+        }
+        let plugged = candidates.filter(|nic| self.is_plugged(nic, instance));
+        plugged.filter_map(|nic| judge(nic, instance)).collect()
+    }
+
+    /// Judges each NIC that the change takes from a running guest by `state: absent`.
+    pub(crate) fn each_unplugged(
         &self,
         rule: &'static Rule,
         mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
     ) -> Vec<Finding> {
-        let added = &self.change.nics.added;
-        if added.is_empty() {
+        if self.change.nics.set_absent.is_empty() {
             return Vec::new();
         }
+        self.if_live(rule, |instance| {
+            let leaves = |nic: &&Nic| instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+            self.change.nics.set_absent.iter().filter(leaves).filter_map(|nic| judge(nic, instance)).collect()
+        })
+    }
+
+    /// Judges a change of a guest that runs; tells what was not checked when nobody knows whether it does.
+    pub(crate) fn if_live(
+        &self,
+        rule: &'static Rule,
+        judge: impl FnOnce(&'c Instance) -> Vec<Finding>,
+    ) -> Vec<Finding> {
         match self.live() {
-            Fact::Known(instance) => {
-                let plugged = added.iter().filter(|nic| self.is_plugged(nic, instance));
-                plugged.filter_map(|nic| judge(nic, instance)).collect()
-            }
+            _ if self.is_new() => Vec::new(),
+            Fact::Known(instance) => judge(instance),
             Fact::Absent => Vec::new(),
             Fact::Unknown => vec![rule.unchecked(format!(
                 "hotplug was not checked: whether {:?} is running is not known",
@@ -258,15 +337,52 @@ impl<'c> Case<'c> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
     }
 
+    /// Whether the object is being made: nothing runs yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.change.before.is_none()
+    }
+
+    /// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.
+    pub(crate) fn in_place(&self) -> Fact<InPlace> {
+        in_place(&self.facts.attachment, self.settings)
+    }
+
     fn live(&self) -> Fact<&'c Instance> {
         self.facts.live()
     }
 
     fn is_plugged(&self, nic: &Nic, instance: &Instance) -> bool {
-        let is_absent = nic.interface.is_some_and(|entry| entry.value.is_absent());
         let is_there = self.change.subject.kind == ObjectKind::VirtualMachine && instance.has_nic(nic.name);
-        !is_absent && !is_there
+        !nic.is_absent() && !is_there
     }
+}
+
+/// How a NIC reaches a guest that runs. One without a binding gets `bridge`, from our own mutation.
+pub(crate) fn plug_of(nic: &Nic) -> Plug {
+    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return Plug::AtBoot };
+    let is_further_network = network.value.multus.is_some() && !network.value.is_default();
+    if is_further_network && interface.value.bindings.is_empty() {
+        return Plug::Bridge;
+    }
+    Plug::of(interface.value, Some(network.value))
+}
+
+fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
+    match (settings.attachment.dynamic_networks, attachment) {
+        (DynamicNetworks::Yes, _) => Fact::Known(InPlace::Yes),
+        (DynamicNetworks::No, _) | (DynamicNetworks::Auto, Fact::Absent) => Fact::Known(InPlace::No),
+        (DynamicNetworks::Auto, Fact::Known(attachment)) => Fact::Known(attachment.in_place),
+        (DynamicNetworks::Auto, Fact::Unknown) => Fact::Unknown,
+    }
+}
+
+/// Judges the start of a migration.
+#[must_use]
+pub fn judge_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Vec<Finding> {
+    if enforcement(&migration_running::RULE, settings) == Enforcement::Off {
+        return Vec::new();
+    }
+    migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
 }
 
 /// Asks every rule that is not off; findings come in the order of the rules.

@@ -1,4 +1,4 @@
-//! What an administrator may choose: how strictly each rule is enforced.
+//! What an administrator may choose: how strictly each rule is enforced, and what the cluster does not tell.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,46 @@ impl Enforcement {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
     rules: BTreeMap<String, Enforcement>,
+    /// `attachment`.
+    pub attachment: AttachmentSettings,
+    /// `queueMemory`.
+    pub queue_memory: QueueMemorySettings,
+}
+
+/// `attachment`: how NICs reach a pod that runs already.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AttachmentSettings {
+    /// `attachment.dynamicNetworks`: whether Multus' dynamic-networks controller is there.
+    pub dynamic_networks: DynamicNetworks,
+}
+
+/// Whether Multus' dynamic-networks controller is there.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum DynamicNetworks {
+    /// As the cluster's DaemonSets show.
+    #[default]
+    Auto,
+    /// It is, whatever they show.
+    Yes,
+    /// It is not, whatever they show.
+    No,
+}
+
+/// `queueMemory`: how many queues of virtio NICs are too many.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct QueueMemorySettings {
+    /// `queueMemory.maxQueues`: of all NICs of a guest together; 64 unless set. The one report of a guest whose
+    /// memory was eaten up had 80 (kubevirt issue 18012: 8 vCPUs, 10 NICs, 8 GiB).
+    pub max_queues: u32,
+}
+
+impl Default for QueueMemorySettings {
+    fn default() -> Self {
+        Self { max_queues: 64 }
+    }
 }
 
 /// Settings that cannot be used.
@@ -58,6 +98,9 @@ impl Settings {
         #[serde(default, deny_unknown_fields)]
         struct Document {
             rules: BTreeMap<String, Enforcement>,
+            attachment: AttachmentSettings,
+            #[serde(rename = "queueMemory")]
+            queue_memory: QueueMemorySettings,
         }
 
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -65,9 +108,10 @@ impl Settings {
         }
         let document: Document =
             serde_saphyr::from_str(text).map_err(|error| SettingsError::Syntax(error.to_string()))?;
-        match document.rules.keys().find(|id| !known.contains(&id.as_str())) {
+        let Document { rules, attachment, queue_memory } = document;
+        match rules.keys().find(|id| !known.contains(&id.as_str())) {
             Some(id) => Err(SettingsError::UnknownRule { id: id.clone() }),
-            None => Ok(Self { rules: document.rules }),
+            None => Ok(Self { rules, attachment, queue_memory }),
         }
     }
 
@@ -110,8 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_cluster_does_not_tell_can_be_set() {
+        let settings =
+            Settings::parse("attachment: {dynamicNetworks: yes}\nqueueMemory: {maxQueues: 16}", KNOWN).unwrap();
+        assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::Yes);
+        assert_eq!(settings.queue_memory.max_queues, 16);
+        let settings = Settings::parse("attachment: {dynamicNetworks: \"no\"}", KNOWN).unwrap();
+        assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::No);
+        assert_eq!(settings.queue_memory.max_queues, 64);
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (text, part) in [
+            ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
+            ("attachment: {dynamicNetworks: maybe}", "maybe"),
+            ("queueMemory: {maxQueues: -1}", "line 1"),
             ("rules: {NP999: warn}", "there is no rule \"NP999\""),
             ("rules: {NP103: loud}", "loud"),
             ("rule: {NP103: warn}", "rule"),

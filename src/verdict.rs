@@ -65,17 +65,44 @@ pub struct Cause {
 /// Weighs findings: what is denied, what is warned of.
 #[must_use]
 pub fn weigh(findings: &[Finding], change: &Change, settings: &Settings) -> Verdict {
-    let waits = waits_for_restart(change);
+    let restart = match change.subject.kind {
+        ObjectKind::VirtualMachine if waits_for_restart(change) => Restart::Awaited,
+        ObjectKind::VirtualMachine => Restart::Possible,
+        _ => Restart::NoWayOut,
+    };
+    weigh_all(findings, restart, settings)
+}
+
+/// Weighs what was found about the start of a migration, which no restart makes better.
+#[must_use]
+pub fn weigh_migration(findings: &[Finding], settings: &Settings) -> Verdict {
+    weigh_all(findings, Restart::NoWayOut, settings)
+}
+
+/// Whether what cannot be done now may wait for the next restart of a VM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Restart {
+    /// The user said that it shall.
+    Awaited,
+    /// There is no VM that could be restarted.
+    NoWayOut,
+    /// The user may say so.
+    Possible,
+}
+
+fn weigh_all(findings: &[Finding], restart: Restart, settings: &Settings) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warned = Warned::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
         match (finding.kind, enforcement(finding.rule, settings)) {
             (_, Enforcement::Off) => {}
-            (FindingKind::Fault(_), Enforcement::Deny) if waits && finding.rule.scope == Scope::Hotplug => {
+            (FindingKind::Fault(_), Enforcement::Deny)
+                if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
+            {
                 postponed.push(finding.rule);
             }
-            (FindingKind::Fault(reason), Enforcement::Deny) => verdict.causes.push(cause(reason, finding, change)),
+            (FindingKind::Fault(reason), Enforcement::Deny) => verdict.causes.push(cause(reason, finding, restart)),
             _ => warned.add(&finding.what, finding.rule),
         }
     }
@@ -90,13 +117,11 @@ pub fn weigh(findings: &[Finding], change: &Change, settings: &Settings) -> Verd
 
 /// Whether the user wants what cannot be done now to wait for the next restart.
 fn waits_for_restart(change: &Change) -> bool {
-    change.subject.kind == ObjectKind::VirtualMachine
-        && change.after.annotation(|annotations| annotations.apply.as_deref()) == Some("on-restart")
+    change.after.annotation(|annotations| annotations.apply.as_deref()) == Some("on-restart")
 }
 
-fn cause(reason: CauseType, finding: &Finding, change: &Change) -> Cause {
-    let is_hotplug_of_a_vm = finding.rule.scope == Scope::Hotplug && change.subject.kind == ObjectKind::VirtualMachine;
-    let way_out = if is_hotplug_of_a_vm {
+fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
+    let way_out = if finding.rule.scope == Scope::Hotplug && restart == Restart::Possible {
         "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart"
     } else {
         ""

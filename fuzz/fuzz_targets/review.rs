@@ -11,7 +11,10 @@ use nicplug::{
     admission::{Endpoint, Reviewer},
     api::vm::Phase,
     change::Change,
-    facts::{Fact, FactSource, Facts, Instance, KubeVirt},
+    facts::{
+        Fact, FactSource, Facts, Instance, KubeVirt,
+        nic::{GuestNic, Plug},
+    },
     settings::Settings,
 };
 use serde_json::Value;
@@ -22,9 +25,13 @@ struct Running;
 impl FactSource for Running {
     fn facts_for(&self, _change: &Change) -> Facts {
         let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
-        let instance =
-            Instance { phase: Phase::Running, nics: vec!["defaultnetwork".to_owned()], ..Instance::default() };
-        Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), instance: Fact::Known(Arc::new(instance)) }
+        let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
+        let instance = Instance { phase: Phase::Running, nics: vec![nic], ..Instance::default() };
+        Facts {
+            kubevirt: Fact::Known(Arc::new(kubevirt)),
+            instance: Fact::Known(Arc::new(instance)),
+            ..Facts::default()
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{nullable, object};
+use super::{nullable, object, objects};
 
 /// `KubeVirt`: the one resource that configures KubeVirt (`kubevirt.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -21,11 +21,23 @@ pub struct KubeVirt {
 
 /// `spec` of KubeVirt.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct KubeVirtSpec {
     /// `configuration`.
     #[serde(deserialize_with = "object")]
     pub configuration: Configuration,
+    /// `workloadUpdateStrategy`.
+    #[serde(deserialize_with = "object")]
+    pub workload_update_strategy: WorkloadUpdateStrategy,
+}
+
+/// `spec.workloadUpdateStrategy`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WorkloadUpdateStrategy {
+    /// `workloadUpdateMethods[]`: `LiveMigrate`, `Evict`.
+    #[serde(deserialize_with = "nullable")]
+    pub workload_update_methods: Vec<String>,
 }
 
 /// `spec.configuration`.
@@ -38,6 +50,9 @@ pub struct Configuration {
     /// `network`.
     #[serde(deserialize_with = "object")]
     pub network: NetworkConfiguration,
+    /// `vmRolloutStrategy`: `LiveUpdate` or `Stage`; empty when it is left to the version's default.
+    #[serde(deserialize_with = "nullable")]
+    pub vm_rollout_strategy: String,
 }
 
 /// `spec.configuration.developerConfiguration`.
@@ -79,4 +94,136 @@ pub struct BindingPlugin {
     /// `domainAttachmentType`: `tap`, `managedTap`, or empty when the plugin itself adds the device.
     #[serde(deserialize_with = "nullable")]
     pub domain_attachment_type: String,
+}
+
+/// `metadata` of an object that facts are made from.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    /// `name`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// `namespace`; empty for an object of the whole cluster.
+    #[serde(deserialize_with = "nullable")]
+    pub namespace: String,
+    /// `labels`.
+    #[serde(deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+    /// `annotations`.
+    #[serde(deserialize_with = "nullable")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// `NetworkAttachmentDefinition` (`k8s.cni.cncf.io/v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NetworkAttachmentDefinition {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: NetworkAttachmentSpec,
+}
+
+/// `spec` of a NetworkAttachmentDefinition.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NetworkAttachmentSpec {
+    /// `config`: the CNI configuration as JSON in a string; empty when it is a file on each node.
+    #[serde(deserialize_with = "nullable")]
+    pub config: String,
+}
+
+/// `DaemonSet` (`apps/v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DaemonSet {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: DaemonSetSpec,
+    /// `status`.
+    #[serde(deserialize_with = "object")]
+    pub status: DaemonSetStatus,
+}
+
+/// `spec` of a DaemonSet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DaemonSetSpec {
+    /// `template`.
+    #[serde(deserialize_with = "object")]
+    pub template: PodTemplate,
+}
+
+/// `spec.template` of a DaemonSet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodTemplate {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: PodSpec,
+}
+
+/// `spec.template.spec` of a DaemonSet.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodSpec {
+    /// `containers[]`.
+    #[serde(deserialize_with = "objects")]
+    pub containers: Vec<Container>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Container {
+    /// `image`.
+    #[serde(deserialize_with = "nullable")]
+    pub image: String,
+    /// `command[]`: empty when it is the image's own.
+    #[serde(deserialize_with = "nullable")]
+    pub command: Vec<String>,
+    /// `args[]`.
+    #[serde(deserialize_with = "nullable")]
+    pub args: Vec<String>,
+}
+
+/// `status` of a DaemonSet.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DaemonSetStatus {
+    /// `numberReady`: nodes whose pod is ready.
+    #[serde(deserialize_with = "nullable")]
+    pub number_ready: u32,
+    /// `desiredNumberScheduled`: nodes that should run the pod.
+    #[serde(deserialize_with = "nullable")]
+    pub desired_number_scheduled: u32,
+}
+
+/// `ConfigMap` (`v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ConfigMap {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `data`.
+    #[serde(deserialize_with = "nullable")]
+    pub data: BTreeMap<String, String>,
+}
+
+/// `Node` (`v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 
 use super::{
-    Text,
+    Lazy, Text,
     network::{Interface, Network},
     nullable, object, objects,
 };
@@ -43,9 +43,27 @@ impl<'a> GuestSpec<'a> {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Domain<'a> {
+    /// `domain.cpu`.
+    #[serde(borrow)]
+    pub cpu: Lazy<'a, Cpu>,
     /// `domain.devices`.
     #[serde(borrow, deserialize_with = "object")]
     pub devices: Devices<'a>,
+}
+
+/// `domain.cpu`: the vCPUs at boot are the product of the three, each of which is 1 unless set.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub struct Cpu {
+    /// `cores`; 0 when it is missing.
+    #[serde(deserialize_with = "nullable")]
+    pub cores: u32,
+    /// `sockets`; 0 when it is missing.
+    #[serde(deserialize_with = "nullable")]
+    pub sockets: u32,
+    /// `threads`; 0 when it is missing.
+    #[serde(deserialize_with = "nullable")]
+    pub threads: u32,
 }
 
 /// `domain.devices`.
@@ -55,6 +73,8 @@ pub struct Devices<'a> {
     /// `domain.devices.interfaces[]`.
     #[serde(borrow, deserialize_with = "nullable")]
     pub interfaces: Vec<Interface<'a>>,
+    /// `networkInterfaceMultiqueue`: unset means false.
+    pub network_interface_multiqueue: Option<bool>,
 }
 
 /// `resourceClaims[]`.

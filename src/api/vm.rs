@@ -124,6 +124,14 @@ pub struct Migration<'a> {
     pub status: MigrationStatus<'a>,
 }
 
+impl Migration<'_> {
+    /// Whether it has come to its end, good or bad.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
 /// `spec` of a VirtualMachineInstanceMigration.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, rename_all = "camelCase")]

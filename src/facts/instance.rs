@@ -1,6 +1,10 @@
 //! What is known of a running guest.
 
-use crate::api::vm::{Phase, VirtualMachineInstance};
+use super::nic::GuestNic;
+use crate::api::{
+    guest::{Cpu, GuestSpec},
+    vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
+};
 
 /// A VirtualMachineInstance, reduced to what rules ask of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,30 +13,198 @@ pub struct Instance {
     pub phase: Phase<'static>,
     /// Whether it is being deleted.
     pub is_deleting: bool,
-    /// Names of `spec.domain.devices.interfaces[]`.
-    pub nics: Vec<String>,
+    /// The NICs of its spec.
+    pub nics: Vec<GuestNic>,
+    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it.
+    pub seen: Vec<SeenNic>,
+    /// What its condition `LiveMigratable` says.
+    pub migratable: Migratable,
+    /// Whether `status.migrationState` tells of a migration that is not over.
+    pub is_migrating: bool,
+    /// How many queues each virtio NIC has: as many as vCPUs with multiqueue, else 1; 0 when it is not known.
+    pub queues_per_nic: u32,
+}
+
+/// An entry of `status.interfaces[]`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SeenNic {
+    /// `name`.
+    pub name: Box<str>,
+    /// `podInterfaceName`; empty when it is not told.
+    pub pod_interface: Box<str>,
+    /// Whether the hypervisor has the device; also where nobody tells who saw it, as old versions do not.
+    pub is_in_domain: bool,
+}
+
+/// Whether a guest can be moved to another node while it runs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Migratable {
+    /// Nobody can tell yet.
+    #[default]
+    Unknown,
+    /// It can.
+    Yes,
+    /// It cannot.
+    No {
+        /// `reason` of the condition, such as `DisksNotLiveMigratable`.
+        reason: Box<str>,
+        /// `message` of the condition.
+        message: Box<str>,
+    },
 }
 
 impl Instance {
+    /// A guest of which spec and status come from two objects, as in an update: what is stored is its spec, and the
+    /// newer object has the newer status.
+    #[must_use]
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance) -> Self {
+        let interfaces = status.status.interfaces.iter();
+        Self {
+            phase: status.status.phase.to_owned_phase(),
+            is_deleting: status.metadata.deletion_timestamp.is_some(),
+            nics: GuestNic::all(&spec.spec),
+            seen: interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect(),
+            migratable: Migratable::from(&status.status),
+            is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
+            queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+        }
+    }
+
     /// Whether the guest can still change: it is neither being deleted nor in a final phase.
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.is_deleting && !matches!(self.phase, Phase::Final(_))
     }
 
-    /// Whether the guest has a NIC of the name.
+    /// The NIC of a name in the guest's spec.
+    #[must_use]
+    pub fn nic(&self, name: &str) -> Option<&GuestNic> {
+        self.nics.iter().find(|nic| &*nic.name == name)
+    }
+
+    /// Whether the guest's spec has a NIC of the name.
     #[must_use]
     pub fn has_nic(&self, name: &str) -> bool {
-        self.nics.iter().any(|nic| nic == name)
+        self.nic(name).is_some()
+    }
+
+    /// The NIC of a name in the guest's status.
+    #[must_use]
+    pub fn seen(&self, name: &str) -> Option<&SeenNic> {
+        self.seen.iter().find(|nic| &*nic.name == name)
     }
 }
 
 impl From<&VirtualMachineInstance<'_>> for Instance {
     fn from(vmi: &VirtualMachineInstance) -> Self {
+        Self::of(vmi, vmi)
+    }
+}
+
+impl SeenNic {
+    /// Whether the pod's interface has a name by order, `net1`, `net2`, …, as KubeVirt up to 0.59 gave them.
+    #[must_use]
+    pub fn is_ordinal(&self) -> bool {
+        let number = self.pod_interface.strip_prefix("net").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+    }
+}
+
+impl From<&InterfaceStatus<'_>> for SeenNic {
+    fn from(status: &InterfaceStatus) -> Self {
         Self {
-            phase: vmi.status.phase.to_owned_phase(),
-            is_deleting: vmi.metadata.deletion_timestamp.is_some(),
-            nics: vmi.spec.interfaces().iter().map(|interface| interface.name.to_string()).collect(),
+            name: status.name.as_str().into(),
+            pod_interface: status.pod_interface_name.as_str().into(),
+            is_in_domain: status.info_source.is_empty() || status.is_seen_by("domain"),
+        }
+    }
+}
+
+impl From<&InstanceStatus<'_>> for Migratable {
+    fn from(status: &InstanceStatus) -> Self {
+        let condition = status.conditions.iter().find(|condition| condition.kind.as_str() == "LiveMigratable");
+        match condition {
+            Some(condition) if condition.status.as_str() == "True" => Self::Yes,
+            Some(condition) if condition.status.as_str() == "False" => {
+                Self::No { reason: condition.reason.as_str().into(), message: condition.message.as_str().into() }
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// How many queues each virtio NIC of a guest gets: one for each vCPU at boot, at most 256, with
+/// `networkInterfaceMultiqueue`, else one. `None` when `domain.cpu` cannot be read.
+#[must_use]
+pub fn queues_per_nic(guest: &GuestSpec) -> Option<u32> {
+    if guest.domain.devices.network_interface_multiqueue != Some(true) {
+        return Some(1);
+    }
+    let Cpu { cores, sockets, threads } = guest.domain.cpu.read().ok()?;
+    let vcpus = [cores, sockets, threads].into_iter().map(|count| count.max(1)).fold(1, u32::saturating_mul);
+    Some(vcpus.min(256))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(text: &str) -> Instance {
+        Instance::from(&serde_json::from_str::<VirtualMachineInstance>(text).unwrap())
+    }
+
+    #[test]
+    fn an_update_has_the_stored_spec_and_the_new_status() {
+        let old: VirtualMachineInstance =
+            serde_json::from_str(r#"{"spec": {"domain": {"devices": {"interfaces": [{"name": "a"}]}}}}"#).unwrap();
+        let new: VirtualMachineInstance = serde_json::from_str(
+            r#"{"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}, "status": {"phase": "Running"}}"#,
+        )
+        .unwrap();
+        let instance = Instance::of(&old, &new);
+        assert!(instance.has_nic("a") && instance.is_deleting);
+        assert_eq!(instance.phase, Phase::Running);
+    }
+
+    #[test]
+    fn the_condition_tells_whether_it_can_migrate() {
+        let of = |condition: &str| {
+            instance(&format!(r#"{{"status": {{"conditions": [{{"type": "Ready", "status": "True"}}{condition}]}}}}"#))
+                .migratable
+        };
+        assert_eq!(of(""), Migratable::Unknown);
+        assert_eq!(of(r#", {"type": "LiveMigratable", "status": "True"}"#), Migratable::Yes);
+        assert_eq!(of(r#", {"type": "LiveMigratable", "status": "Unknown"}"#), Migratable::Unknown);
+        let no = of(r#", {"type": "LiveMigratable", "status": "False", "reason": "DisksNotLiveMigratable"}"#);
+        assert_eq!(no, Migratable::No { reason: "DisksNotLiveMigratable".into(), message: "".into() });
+    }
+
+    #[test]
+    fn a_pod_interface_by_order_is_net_and_a_number() {
+        for (name, is_ordinal) in [
+            ("net1", true),
+            ("net12", true),
+            ("eth0", false),
+            ("net", false),
+            ("net1a", false),
+            ("pod9a6a0c3b4d8", false),
+        ] {
+            let nic = SeenNic { pod_interface: name.into(), ..SeenNic::default() };
+            assert_eq!(nic.is_ordinal(), is_ordinal, "{name}");
+        }
+    }
+
+    #[test]
+    fn queues_follow_the_vcpus() {
+        for (domain, queues) in [
+            (r#"{"cpu": {"cores": 4}}"#, Some(1)),
+            (r#"{"cpu": {"cores": 4, "sockets": 2}, "devices": {"networkInterfaceMultiqueue": true}}"#, Some(8)),
+            (r#"{"devices": {"networkInterfaceMultiqueue": true}}"#, Some(1)),
+            (r#"{"cpu": {"cores": 999}, "devices": {"networkInterfaceMultiqueue": true}}"#, Some(256)),
+            (r#"{"cpu": {"cores": "many"}, "devices": {"networkInterfaceMultiqueue": true}}"#, None),
+        ] {
+            let text = format!(r#"{{"domain": {domain}}}"#);
+            assert_eq!(queues_per_nic(&serde_json::from_str(&text).unwrap()), queues, "{domain}");
         }
     }
 }

@@ -1,10 +1,14 @@
 //! NP101.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{facts::Fact, kubevirt::gates::Gate};
+use crate::{
+    change::Nic,
+    facts::{Fact, KubeVirt},
+    kubevirt::{Version, gates::Gate},
+};
 
 rule! {
-    /// A NIC is plugged into a running VM while the feature gate HotplugNICs is off.
+    /// A NIC is plugged into or taken from a running VM while the feature gate HotplugNICs is off.
     ///
     /// ## Why
     /// Up to KubeVirt 1.3 the gate has to be listed in the KubeVirt resource. Without it the change of the VM is
@@ -25,19 +29,31 @@ rule! {
     fix: "add HotplugNICs to spec.configuration.developerConfiguration.featureGates of the KubeVirt resource",
 }
 
+/// The first version that unplugs: before, NP109 says better why not.
+const UNPLUGS_SINCE: Version = Version::new(1, 0, 0);
+
 fn check(case: &Case) -> Vec<Finding> {
-    case.each_plugged(&RULE, |nic, _| match &case.facts.kubevirt {
-        Fact::Known(kubevirt) if kubevirt.has(Gate::HotplugNics) => None,
-        Fact::Known(kubevirt) => {
-            let version = kubevirt.version.map_or("of unknown version".to_owned(), |version| version.to_string());
-            let what =
-                format!("{:?} cannot be hotplugged: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
-            Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
-        }
+    let plugged = case.each_plugged(&RULE, |nic, _| match &case.facts.kubevirt {
+        Fact::Known(kubevirt) => judge(case, nic, kubevirt, "hotplugged"),
         Fact::Absent | Fact::Unknown => {
             Some(RULE.unchecked("feature gate HotplugNICs was not checked: the KubeVirt resource is not known"))
         }
-    })
+    });
+    let unplugged = case.each_unplugged(&RULE, |nic, _| {
+        let kubevirt = case.facts.kubevirt.known()?;
+        let unplugs = kubevirt.version.is_some_and(|version| version >= UNPLUGS_SINCE);
+        unplugs.then(|| judge(case, nic, kubevirt, "unplugged"))?
+    });
+    plugged.into_iter().chain(unplugged).collect()
+}
+
+fn judge(case: &Case, nic: &Nic, kubevirt: &KubeVirt, how: &str) -> Option<Finding> {
+    if kubevirt.has(Gate::HotplugNics) {
+        return None;
+    }
+    let version = kubevirt.version.map_or("of unknown version".to_owned(), |version| version.to_string());
+    let what = format!("{:?} cannot be {how}: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
+    Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
 #[cfg(test)]
@@ -60,6 +76,19 @@ mod tests {
         ] {
             let gates: &[&str] = if listed { &["HotplugNICs"] } else { &[] };
             Hotplug::of(BRIDGE).kubevirt(version, gates).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn an_unplug_needs_the_gate_too() {
+        const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+        const ABSENT: &str = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+        for (version, expect) in [
+            ("v0.59.0", Expect::Silent),
+            ("v1.3.1", Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"])),
+            ("v1.9.0", Expect::Silent),
+        ] {
+            Hotplug::modify((BRIDGE, NET), (ABSENT, NET)).kubevirt(version, &[]).expect(&RULE, &expect);
         }
     }
 

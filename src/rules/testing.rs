@@ -4,10 +4,19 @@ use std::sync::Arc;
 
 use super::{Case, Finding, FindingKind, Rule};
 use crate::{
-    api::{cluster, review, vm::Phase},
+    api::{
+        cluster,
+        network::{NadRef, Network},
+        review,
+    },
     change::Change,
-    facts::{Fact, Facts, Instance, KubeVirt},
-    settings::Settings,
+    facts::{
+        Attachment, Fact, Facts, Instance, KubeVirt,
+        attachment::InPlace,
+        instance::SeenNic,
+        nad::{Config, Lookup, Nad},
+    },
+    settings::{Enforcement, Settings},
 };
 
 /// What a rule should say.
@@ -61,41 +70,176 @@ fn vm_of(guest: &str) -> String {
     format!(r#"{{"spec": {{"template": {{"spec": {guest}}}}}}}"#)
 }
 
-/// A NIC that is added to the VM `vm-fedora`, which has one masquerade NIC and runs on KubeVirt 1.9.
+/// An interface and its network, in JSON; empty where there is none.
+type Pair<'t> = (&'t str, &'t str);
+
+/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster where everything is
+/// well: the networks are there, the dynamic-networks controller is ready, and the VM can migrate.
 pub(crate) struct Hotplug {
-    interface: String,
-    network: String,
+    old: Vec<(String, String)>,
+    new: Vec<(String, String)>,
+    domain: String,
+    is_new: bool,
+    is_vmi: bool,
+    resource: cluster::KubeVirt,
     facts: Facts,
+    settings: Settings,
 }
 
 impl Hotplug {
     /// The interface to add, named `dyniface1`, on the multus network `new-fancy-net`.
     pub(crate) fn of(interface: &str) -> Self {
-        let instance = Instance { phase: Phase::Running, is_deleting: false, nics: vec!["defaultnetwork".to_owned()] };
-        let facts = Facts { instance: Fact::Known(Arc::new(instance)), ..Facts::default() };
-        let network = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#.to_owned();
-        Self { interface: interface.to_owned(), network, facts }.kubevirt("v1.9.0", &[])
+        let network = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+        Self::between(None, Some((interface, network)))
+    }
+
+    /// A NIC that the guest has and that becomes another.
+    pub(crate) fn modify(old: Pair, new: Pair) -> Self {
+        Self::between(Some(old), Some(new))
+    }
+
+    /// A NIC that the guest has and that is dropped.
+    pub(crate) fn remove(old: Pair) -> Self {
+        Self::between(Some(old), None)
+    }
+
+    fn between(old: Option<Pair>, new: Option<Pair>) -> Self {
+        let owned = |pair: Option<Pair>| pair.map(|(interface, network)| (interface.to_owned(), network.to_owned()));
+        let mut hotplug = Self {
+            old: owned(old).into_iter().collect(),
+            new: owned(new).into_iter().collect(),
+            domain: r#""devices": {"#.to_owned(),
+            is_new: false,
+            is_vmi: false,
+            resource: cluster::KubeVirt::default(),
+            facts: Facts::default(),
+            settings: Settings::default(),
+        };
+        hotplug.resource.spec.workload_update_strategy.workload_update_methods = vec!["LiveMigrate".to_owned()];
+        hotplug.facts.machine = Fact::Absent;
+        hotplug.facts.isolation = Fact::Absent;
+        hotplug.facts.nodes = Fact::Known(3);
+        hotplug.facts.migration = Fact::Absent;
+        hotplug.facts.mac_users = Fact::Known(Vec::new());
+        hotplug
+            .kubevirt("v1.9.0", &[])
+            .in_place(InPlace::Yes)
+            .running()
+            .nad("demo/new-fancy-net", r#"{"cniVersion": "0.3.1", "type": "bridge"}"#)
+    }
+
+    /// The guest as the old object has it.
+    fn running(mut self) -> Self {
+        let vmi = format!(
+            r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
+            self.guest(&self.old)
+        );
+        self.facts.instance = Fact::Known(Arc::new(Instance::from(&serde_json::from_str(&vmi).unwrap())));
+        self
     }
 
     /// Another network to attach to.
     pub(crate) fn on(mut self, network: &str) -> Self {
-        network.clone_into(&mut self.network);
+        for (_, old) in &mut self.new {
+            network.clone_into(old);
+        }
+        self.with_networks_that_are_not_there()
+    }
+
+    /// One more NIC to add.
+    pub(crate) fn with(mut self, interface: &str, network: &str) -> Self {
+        self.new.push((interface.to_owned(), network.to_owned()));
         self
     }
 
     /// Another KubeVirt.
     pub(crate) fn kubevirt(mut self, version: &str, gates: &[&str]) -> Self {
-        let mut resource = cluster::KubeVirt::default();
-        version.clone_into(&mut resource.status.observed_version);
-        resource.spec.configuration.developer_configuration.feature_gates =
+        version.clone_into(&mut self.resource.status.observed_version);
+        self.resource.spec.configuration.developer_configuration.feature_gates =
             gates.iter().map(|&gate| gate.to_owned()).collect();
-        self.facts.kubevirt = Fact::Known(Arc::new(KubeVirt::from(resource)));
+        self.with_resource()
+    }
+
+    /// Another rollout strategy, and other methods to update workloads.
+    pub(crate) fn rollout(mut self, strategy: &str, methods: &[&str]) -> Self {
+        strategy.clone_into(&mut self.resource.spec.configuration.vm_rollout_strategy);
+        self.resource.spec.workload_update_strategy.workload_update_methods =
+            methods.iter().map(|&method| method.to_owned()).collect();
+        self.with_resource()
+    }
+
+    fn with_resource(mut self) -> Self {
+        self.facts.kubevirt = Fact::Known(Arc::new(KubeVirt::from(self.resource.clone())));
         self
     }
 
     /// Nobody may read the KubeVirt resource.
     pub(crate) fn kubevirt_unknown(mut self) -> Self {
         self.facts.kubevirt = Fact::Unknown;
+        self
+    }
+
+    /// Another way of NICs into a running pod.
+    pub(crate) fn in_place(self, in_place: InPlace) -> Self {
+        let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No };
+        self.facts(|facts| facts.attachment = Fact::Known(attachment))
+    }
+
+    /// A network, as `namespace/name`, with this config.
+    pub(crate) fn nad(self, name: &str, config: &str) -> Self {
+        self.with_nad(name, Nad { config: Config::read(config), has_resource: false })
+    }
+
+    /// A network of SR-IOV devices.
+    pub(crate) fn sriov_nad(self, name: &str) -> Self {
+        self.with_nad(name, Nad { config: Config::OnNodes, has_resource: true })
+    }
+
+    fn with_nad(mut self, name: &str, nad: Nad) -> Self {
+        let nad = Lookup { nad: Fact::Known(Arc::new(nad)), instead: None };
+        self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
+        self.with_networks_that_are_not_there()
+    }
+
+    /// Whatever is named and was not declared does not exist.
+    fn with_networks_that_are_not_there(mut self) -> Self {
+        for (_, network) in &self.new {
+            let network: Network = serde_json::from_str(network).unwrap();
+            let Some(multus) = &network.multus else { continue };
+            let name = NadRef::parse(&multus.network_name, "demo");
+            if self.facts.nads.lookup(name).nad == Fact::Unknown {
+                let elsewhere = NadRef { namespace: "other", ..name };
+                let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
+                let instead = is_elsewhere.then(|| elsewhere.to_string());
+                self.facts.nads.insert(name, Lookup { nad: Fact::Absent, instead });
+            }
+        }
+        self
+    }
+
+    /// The guest's status shows one more NIC, with the interface that the pod has for it.
+    pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
+        let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
+        self.instance(|instance| instance.seen.push(seen))
+    }
+
+    /// Other facts about the guest.
+    pub(crate) fn instance(mut self, change: impl FnOnce(&mut Instance)) -> Self {
+        if let Fact::Known(instance) = &mut self.facts.instance {
+            change(Arc::make_mut(instance));
+        }
+        self
+    }
+
+    /// Other facts.
+    pub(crate) fn facts(mut self, change: impl FnOnce(&mut Facts)) -> Self {
+        change(&mut self.facts);
+        self
+    }
+
+    /// Other settings.
+    pub(crate) fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
         self
     }
 
@@ -111,29 +255,68 @@ impl Hotplug {
         self
     }
 
+    /// The request is about the VMI.
+    pub(crate) fn on_vmi(mut self) -> Self {
+        self.is_vmi = true;
+        self
+    }
+
+    /// The VM is being made, with all its NICs.
+    pub(crate) fn created(mut self) -> Self {
+        self.is_new = true;
+        self.stopped()
+    }
+
+    /// Another beginning of `domain`, up to the fields of `devices`.
+    pub(crate) fn domain(mut self, domain: &str) -> Self {
+        domain.clone_into(&mut self.domain);
+        self
+    }
+
     /// Holds the rule to what it should say.
     pub(crate) fn expect(&self, rule: &'static Rule, expect: &Expect) {
-        assert_findings(rule, &self.review(), &self.facts, expect);
+        assert_as_expected(rule, &self.review(), &self.findings(rule), expect);
+    }
+
+    /// What the rule says.
+    pub(crate) fn findings(&self, rule: &'static Rule) -> Vec<Finding> {
+        findings_under(rule, &self.review(), &self.facts, &self.settings)
     }
 
     /// The request as the API server would send it.
     pub(crate) fn review(&self) -> String {
-        let vm = |interface: &str, network: &str| {
-            format!(
-                r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo"}}, "spec": {{"template": {{"spec": {{
-                    "domain": {{"devices": {{"interfaces": [{{"name": "defaultnetwork", "masquerade": {{}}}}{interface}]}}}},
-                    "networks": [{{"name": "defaultnetwork", "pod": {{}}}}{network}]}}}}}}}}"#
-            )
+        let object = |nics: &[(String, String)]| {
+            let guest = self.guest(nics);
+            let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
+            format!(r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo"}}, "spec": {spec}}}"#)
         };
-        let new = vm(&format!(", {}", self.interface), &format!(", {}", self.network));
-        review_of("UPDATE", &new, &vm("", ""))
+        let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
+        let (operation, old) = if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old)) };
+        review_of_kind(kind, operation, &object(&self.new), &old)
+    }
+
+    fn guest(&self, nics: &[(String, String)]) -> String {
+        let interfaces: Vec<&str> = nics.iter().map(|(interface, _)| interface.as_str()).collect();
+        let networks: Vec<&str> = nics.iter().map(|(_, network)| network.as_str()).collect();
+        let after = |list: &[&str]| if list.is_empty() { String::new() } else { format!(", {}", list.join(", ")) };
+        format!(
+            r#"{{"domain": {{{} "interfaces": [{{"name": "defaultnetwork", "masquerade": {{}}}}{}]}}}},
+                "networks": [{{"name": "defaultnetwork", "pod": {{}}}}{}]}}"#,
+            self.domain,
+            after(&interfaces),
+            after(&networks)
+        )
     }
 }
 
 fn review_of(operation: &str, object: &str, old_object: &str) -> String {
+    review_of_kind("VirtualMachine", operation, object, old_object)
+}
+
+fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
     format!(
         r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{
-            "uid": "u", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"}},
+            "uid": "u", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "{kind}"}},
             "namespace": "demo", "name": "vm-fedora", "operation": "{operation}", "userInfo": {{"username": "alice"}},
             "object": {object}, "oldObject": {old_object}}}}}"#
     )
@@ -141,25 +324,46 @@ fn review_of(operation: &str, object: &str, old_object: &str) -> String {
 
 /// Reads a review and judges it with one rule.
 pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<Finding> {
+    findings_under(rule, review, facts, &Settings::default())
+}
+
+fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
     let change = Change::of(&request).unwrap();
-    let settings = Settings::default();
-    let case = Case { change: &change, facts, settings: &settings };
+    let case = Case { change: &change, facts, settings };
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
 }
 
 fn assert_findings(rule: &'static Rule, review: &str, facts: &Facts, expect: &Expect) {
-    let findings = findings(rule, review, facts);
+    assert_as_expected(rule, review, &findings(rule, review, facts), expect);
+}
+
+fn assert_as_expected(rule: &'static Rule, review: &str, findings: &[Finding], expect: &Expect) {
     let is_as_expected = match expect {
         Expect::Silent => findings.is_empty(),
         Expect::Faults(fields) => {
             findings.iter().all(|finding| matches!(finding.kind, FindingKind::Fault(_)))
                 && findings.iter().map(|finding| finding.field.as_str()).eq(fields.iter().copied())
         }
-        Expect::Advice => is_each(&findings, FindingKind::Advice),
-        Expect::Unchecked => is_each(&findings, FindingKind::Unchecked),
+        Expect::Advice => is_each(findings, FindingKind::Advice),
+        Expect::Unchecked => is_each(findings, FindingKind::Unchecked),
     };
     assert!(is_as_expected, "{}: expected {expect:?} of {review}, found {findings:#?}", rule.id);
+    for finding in findings {
+        assert_fits(finding);
+    }
+}
+
+/// How long a warning may be, as the verdict has it; rules know no verdict.
+const WARNING_LENGTH: usize = 120;
+
+/// Whatever becomes a warning under the rule's own enforcement is not cut, with names of 20 letters too.
+fn assert_fits(finding: &Finding) {
+    let is_denial = matches!(finding.kind, FindingKind::Fault(_)) && finding.rule.enforcement == Enforcement::Deny;
+    let names = ["dyniface1", "dyniface2", "vm-fedora", "vm-other", "new-fancy-net", "no-such-net", "demo"];
+    let what = names.iter().fold(finding.what.clone(), |what, name| what.replace(name, &"x".repeat(20)));
+    let length = what.chars().count() + " [NP000]".len();
+    assert!(is_denial || length <= WARNING_LENGTH, "{length} characters: {what}");
 }
 
 fn is_each(findings: &[Finding], kind: FindingKind) -> bool {

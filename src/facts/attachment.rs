@@ -1,0 +1,232 @@
+//! How a NIC can reach a pod that runs already: what the DaemonSets of Multus and of its dynamic-networks controller
+//! show.
+//!
+//! Neither name nor label nor image alone tells what a DaemonSet is: thick and thin Multus have one name and the same
+//! labels, and builders of their own use other images. So the command decides, then labels, then the image.
+
+use crate::api::cluster::{Container, DaemonSet};
+
+/// The two things that have to be there to attach a NIC in place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Attachment {
+    /// Whether a NIC can be attached to a running pod.
+    pub in_place: InPlace,
+    /// Whether Multus runs as a daemon that others can ask, and not as a mere binary on the node.
+    pub has_thick_multus: bool,
+}
+
+/// Whether a NIC can be attached to a running pod.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InPlace {
+    /// The dynamic-networks controller is ready on every node.
+    Yes,
+    /// It is ready on some nodes.
+    Perhaps {
+        /// On how many.
+        ready: u32,
+        /// On how many it should be.
+        desired: u32,
+    },
+    /// There is none, or it is ready nowhere.
+    No,
+}
+
+/// What a DaemonSet does for attachments, and on how many nodes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Daemon {
+    /// Whether it is the dynamic-networks controller.
+    pub is_controller: bool,
+    /// Whether it is Multus as a daemon.
+    pub is_thick_multus: bool,
+    /// Nodes on which it is ready.
+    pub ready: u32,
+    /// Nodes on which it should be.
+    pub desired: u32,
+}
+
+impl Attachment {
+    /// What all DaemonSets of a cluster come to. The readiness probe of the controller asks Multus' socket, so a ready
+    /// controller means a thick Multus.
+    #[must_use]
+    pub fn of<'d>(daemons: impl Iterator<Item = &'d Daemon>) -> Self {
+        let (mut ready, mut desired, mut has_thick_multus) = (0_u32, 0_u32, false);
+        for daemon in daemons {
+            has_thick_multus |= daemon.is_thick_multus;
+            if daemon.is_controller {
+                ready = ready.saturating_add(daemon.ready);
+                desired = desired.saturating_add(daemon.desired);
+            }
+        }
+        let in_place = match ready {
+            0 => InPlace::No,
+            ready if ready < desired => InPlace::Perhaps { ready, desired },
+            _ => InPlace::Yes,
+        };
+        Self { in_place, has_thick_multus: has_thick_multus || ready > 0 }
+    }
+}
+
+impl Daemon {
+    /// What a DaemonSet does; `None` when it has no part in attachments.
+    #[must_use]
+    pub fn of(daemon_set: &DaemonSet) -> Option<Self> {
+        let roles: Vec<Role> = daemon_set
+            .spec
+            .template
+            .spec
+            .containers
+            .iter()
+            .filter_map(|container| by_command(container).or_else(|| by_labels(daemon_set, container)))
+            .collect();
+        let daemon = Self {
+            is_controller: roles.contains(&Role::Controller),
+            is_thick_multus: roles.contains(&Role::ThickMultus),
+            ready: daemon_set.status.number_ready,
+            desired: daemon_set.status.desired_number_scheduled,
+        };
+        (daemon.is_controller || daemon.is_thick_multus).then_some(daemon)
+    }
+}
+
+/// What a container is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    Controller,
+    ThickMultus,
+    ThinMultus,
+}
+
+/// By the programs that command and arguments name, in a script too.
+fn by_command(container: &Container) -> Option<Role> {
+    let words = container.command.iter().chain(&container.args).flat_map(|text| text.split(is_no_part_of_a_path));
+    words.map(last_element).find_map(|program| match program {
+        "multus-daemon" => Some(Role::ThickMultus),
+        "thin_entrypoint" => Some(Role::ThinMultus),
+        program if program.ends_with("dynamic-networks-controller") => Some(Role::Controller),
+        _ => None,
+    })
+}
+
+fn is_no_part_of_a_path(letter: char) -> bool {
+    letter.is_whitespace() || ['"', '\'', ';', '&', '|', '(', ')', '`'].contains(&letter)
+}
+
+fn last_element(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// By labels, which tell thick and thin not apart, else by the image of a container that runs the image's own program.
+fn by_labels(daemon_set: &DaemonSet, container: &Container) -> Option<Role> {
+    const KEYS: [&str; 5] = ["app", "name", "app.kubernetes.io/name", "k8s-app", "app.kubernetes.io/component"];
+    let (image, tag) = split_image(&container.image);
+    let own = &daemon_set.metadata.labels;
+    let pods = &daemon_set.spec.template.metadata.labels;
+    let labels = KEYS.iter().flat_map(|key| own.get(*key).into_iter().chain(pods.get(*key)));
+    let name = labels.map(String::as_str).find(|name| is_controller(name) || is_multus(name));
+    let name = name.or_else(|| container.command.is_empty().then_some(image))?;
+    if is_controller(name) {
+        return Some(Role::Controller);
+    }
+    let is_thick = tag.split('-').chain(image.split('-')).any(|part| part == "thick");
+    is_multus(name).then_some(if is_thick { Role::ThickMultus } else { Role::ThinMultus })
+}
+
+fn is_controller(name: &str) -> bool {
+    name.ends_with("dynamic-networks-controller")
+}
+
+/// Whether a label or an image is Multus itself, and none of the many things that carry its name.
+fn is_multus(name: &str) -> bool {
+    const NAMES: [&str; 5] = ["multus", "multus-cni", "multus-thick", "kube-multus", "kube-multus-ds"];
+    NAMES.iter().any(|known| {
+        let before = name.strip_suffix(known);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('-'))
+    })
+}
+
+/// The last path element of an image and its tag, without a digest.
+fn split_image(image: &str) -> (&str, &str) {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    last_element(image).split_once(':').unwrap_or((last_element(image), ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn daemon(labels: &Value, container: &Value) -> Option<Daemon> {
+        let object = json!({"metadata": {"labels": labels},
+            "spec": {"template": {"spec": {"containers": [container]}}},
+            "status": {"numberReady": 1, "desiredNumberScheduled": 2}});
+        Daemon::of(&serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn the_command_decides_before_labels_and_image() {
+        let multus = || json!({"app": "multus", "name": "multus"});
+        let thick = daemon(&multus(), &json!({"command": ["/usr/src/multus-cni/bin/multus-daemon"], "image": "x"}));
+        assert!(thick.unwrap().is_thick_multus);
+        let thin = daemon(&multus(), &json!({"command": ["/thin_entrypoint"], "image": "multus-cni:v4-thick"}));
+        assert_eq!(thin, None);
+        let script = json!({"command": ["/bin/bash", "-ec", "--"], "args": ["A=\"\"; exec /bin/multus-daemon $A\n"]});
+        assert!(daemon(&json!({"app": "own-build"}), &script).unwrap().is_thick_multus);
+        let controller =
+            json!({"command": ["/dynamic-networks-controller"], "image": "registry.example:5000/own/dnc:1"});
+        assert!(daemon(&json!({}), &controller).unwrap().is_controller);
+    }
+
+    #[test]
+    fn labels_then_the_image_decide_where_no_command_tells() {
+        let image = |image: &str| json!({"image": image});
+        for (labels, container, expected) in [
+            (json!({"app": "multus"}), image("x/multus-cni:snapshot-thick"), Some((false, true))),
+            (json!({"app": "multus"}), image("x/multus-cni:snapshot"), None),
+            (json!({"app": "dynamic-networks-controller"}), image("x/y"), Some((true, false))),
+            (json!({}), image("x/hardened-multus-dynamic-networks-controller:v1"), Some((true, false))),
+            (json!({}), image("registry.example:5000/x/hardened-multus-thick@sha256:00"), Some((false, true))),
+            (json!({"app": "whereabouts"}), image("x/whereabouts:latest-thick"), None),
+        ] {
+            let found = daemon(&labels, &container);
+            let found = found.map(|daemon| (daemon.is_controller, daemon.is_thick_multus));
+            assert_eq!(found, expected, "{labels} {container}");
+        }
+    }
+
+    #[test]
+    fn what_only_carries_the_name_is_neither() {
+        for name in [
+            "multus-additional-cni-plugins",
+            "network-metrics-daemon",
+            "multus-admission-controller",
+            "multus-whereabouts",
+        ] {
+            let container = json!({"command": ["/bin/bash", "-ec", "--"], "args": ["sleep 2147483647"],
+                "image": "example.com/multus:thick"});
+            assert_eq!(daemon(&json!({"app": name}), &container), None, "{name}");
+        }
+        let config = json!({"args": ["-config=/etc/dynamic-networks-controller/config.json"], "image": "x/y"});
+        assert_eq!(daemon(&json!({}), &config), None);
+    }
+
+    #[test]
+    fn readiness_makes_yes_perhaps_and_no() {
+        let controller = |ready, desired| Daemon { is_controller: true, is_thick_multus: false, ready, desired };
+        for (ready, desired, expected) in [
+            (3, 3, InPlace::Yes),
+            (2, 3, InPlace::Perhaps { ready: 2, desired: 3 }),
+            (0, 3, InPlace::No),
+            (0, 0, InPlace::No),
+        ] {
+            assert_eq!(Attachment::of([controller(ready, desired)].iter()).in_place, expected, "{ready} of {desired}");
+        }
+        assert_eq!(Attachment::of([].iter()).in_place, InPlace::No);
+    }
+
+    #[test]
+    fn a_ready_controller_means_a_thick_multus() {
+        let controller = Daemon { is_controller: true, is_thick_multus: false, ready: 1, desired: 1 };
+        assert!(Attachment::of([controller].iter()).has_thick_multus);
+    }
+}

@@ -1,0 +1,87 @@
+//! A NIC of a stored guest, as small as rules allow: there may be a million of them.
+
+use crate::api::{
+    guest::GuestSpec,
+    network::{Interface, Network},
+};
+
+/// An interface of a guest and the network of its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GuestNic {
+    /// The name that both have.
+    pub name: Box<str>,
+    /// `multus.networkName` as it is written, if it is a multus network.
+    pub network: Option<Box<str>>,
+    /// How it can reach a guest that runs already.
+    pub plug: Plug,
+    /// Whether `state: absent` asks for its removal.
+    pub is_absent: bool,
+}
+
+/// How KubeVirt's controller brings a NIC to a guest that runs already.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Plug {
+    /// It does not: the NIC is attached at boot only.
+    AtBoot,
+    /// In place or by live migration.
+    Bridge,
+    /// By live migration only.
+    Sriov,
+}
+
+impl Plug {
+    /// How a NIC of this interface and network is plugged.
+    #[must_use]
+    pub fn of(interface: &Interface, network: Option<&Network>) -> Self {
+        if !network.is_some_and(|network| network.multus.is_some() && !network.is_default()) {
+            return Self::AtBoot;
+        }
+        match &interface.bindings {
+            bindings if bindings.bridge.is_some() => Self::Bridge,
+            bindings if bindings.sriov.is_some() => Self::Sriov,
+            _ => Self::AtBoot,
+        }
+    }
+}
+
+impl GuestNic {
+    /// The NICs of a guest, in the order of its interfaces.
+    #[must_use]
+    pub fn all(guest: &GuestSpec) -> Vec<Self> {
+        let network_of = |name: &str| guest.networks.iter().rfind(|network| network.name.as_str() == name);
+        guest.interfaces().iter().map(|interface| Self::of(interface, network_of(&interface.name))).collect()
+    }
+
+    fn of(interface: &Interface, network: Option<&Network>) -> Self {
+        let multus = network.and_then(|network| network.multus.as_ref());
+        Self {
+            name: interface.name.as_str().into(),
+            network: multus.map(|multus| multus.network_name.as_str().into()),
+            plug: Plug::of(interface, network),
+            is_absent: interface.is_absent(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bridge_or_sriov_nic_on_a_further_multus_network_can_be_plugged() {
+        for (binding, source, plug) in [
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Bridge),
+            (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Sriov),
+            (r#""masquerade": {}"#, r#""multus": {"networkName": "n"}"#, Plug::AtBoot),
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n", "default": true}"#, Plug::AtBoot),
+            (r#""bridge": {}"#, r#""pod": {}"#, Plug::AtBoot),
+        ] {
+            let text = format!(
+                r#"{{"domain": {{"devices": {{"interfaces": [{{"name": "a", {binding}}}]}}}},
+                    "networks": [{{"name": "a", {source}}}]}}"#
+            );
+            let nics = GuestNic::all(&serde_json::from_str(&text).unwrap());
+            assert_eq!(nics.first().map(|nic| nic.plug), Some(plug), "{text}");
+        }
+    }
+}

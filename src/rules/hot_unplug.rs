@@ -1,0 +1,102 @@
+//! NP109.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    change::Nic,
+    facts::{Fact, Instance},
+    kubevirt::Version,
+};
+
+rule! {
+    /// A NIC is taken from a running VM that cannot let it go.
+    ///
+    /// ## Why
+    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the interfaces of the pod are
+    /// named by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored, and nothing happens.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// interfaces:
+    /// - name: dyniface1
+    ///   bridge: {}
+    ///   state: absent
+    /// ```
+    NP109, "hot-unplug", Hotplug, Deny,
+    field: "domain.devices.interfaces[].state",
+    fix: "stop the VM and remove the NIC then; after a restart it can be unplugged while the VM runs",
+}
+
+/// The first version that unplugs.
+const SINCE: Version = Version::new(1, 0, 0);
+
+fn check(case: &Case) -> Vec<Finding> {
+    case.each_unplugged(&RULE, |nic, instance| judge(case, nic, instance))
+}
+
+fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
+    let name = nic.name;
+    let field = format!("{}.state", case.change.nic_field(nic));
+    let version = match &case.facts.kubevirt {
+        Fact::Known(kubevirt) => kubevirt.version,
+        Fact::Absent | Fact::Unknown => None,
+    };
+    if let Some(version) = version.filter(|&version| version < SINCE) {
+        let what = format!("{name:?} cannot be unplugged: that needs KubeVirt {SINCE}, this is {version}");
+        let fix = "stop the VM and remove the NIC then, or update KubeVirt".to_owned();
+        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
+    }
+    if let Some(ordinal) = ordinal_interface(instance) {
+        let what = format!(
+            "{name:?} cannot be unplugged: pod interface {ordinal:?} shows that KubeVirt 0.59 or older started the VM"
+        );
+        return Some(RULE.fault(CauseType::Invalid, field, what));
+    }
+    let is_unknown = version.is_none();
+    is_unknown.then(|| RULE.unchecked(format!("unplug of {name:?} was not checked: KubeVirt's version is not known")))
+}
+
+/// A pod interface that is named by order; KubeVirt unplugs nothing while there is one, whichever NIC it belongs to.
+fn ordinal_interface(instance: &Instance) -> Option<&str> {
+    let seen = instance.seen.iter().filter(|seen| seen.is_ordinal());
+    let mut further = seen.filter(|seen| instance.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
+    further.next().map(|seen| &*seen.pod_interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, Hotplug};
+
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].state"]);
+    const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+    const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const ABSENT: &str = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+
+    fn unplug() -> Hotplug {
+        Hotplug::modify((NIC, NET), (ABSENT, NET))
+    }
+
+    #[test]
+    fn a_nic_of_an_old_pod_stays() {
+        for (pod_interface, expect) in [("pod9a6a0c3b4d8", Expect::Silent), ("", Expect::Silent), ("net1", FAULT)] {
+            unplug().seen("dyniface1", pod_interface).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn an_old_kubevirt_cannot() {
+        unplug().kubevirt("v0.59.2", &["HotplugNICs"]).expect(&RULE, &FAULT);
+        unplug().kubevirt("v1.0.0", &["HotplugNICs"]).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_stopped_vm_lets_go_of_anything() {
+        unplug().kubevirt("v0.59.2", &[]).stopped().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn unknown_facts_are_told_and_deny_nothing() {
+        unplug().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
+        unplug().instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+}

@@ -1,0 +1,124 @@
+//! NP117.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    api::review::ObjectKind,
+    change::Nic,
+    facts::{Fact, Instance, attachment::InPlace},
+};
+
+rule! {
+    /// A NIC is plugged under a name that the guest has not let go of, or together with an unplug.
+    ///
+    /// ## Why
+    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC of the same name then
+    /// collides with it (kubevirt issues 14074 and 13721). Multus' dynamic-networks controller loses the state of a
+    /// pod when one update adds and removes networks (its issue 157).
+    ///
+    /// ## Example
+    /// `dyniface1` was unplugged a moment ago, is still in `status.interfaces` of the guest, and is added again:
+    /// ```yaml
+    /// interfaces:
+    /// - name: dyniface1
+    ///   bridge: {}
+    /// ```
+    NP117, "lingering-name", Hotplug, Warn,
+    field: "domain.devices.interfaces[].name",
+    fix: "use a name that the VM has not had before; unplug first, and add when that is done",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let plugged = case.each_plugged(&RULE, |nic, instance| judge_name(case, nic, instance));
+    let mut findings = plugged;
+    findings.extend(returning(case));
+    findings.extend(judge_both_at_once(case));
+    findings
+}
+
+fn judge_name(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
+    instance.seen(nic.name)?;
+    let what = format!("{:?} is still in the guest's status: a stale link may collide; use a fresh name", nic.name);
+    Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
+}
+
+/// NICs of a VM that are wanted back while the guest is still letting go of them.
+fn returning(case: &Case) -> Vec<Finding> {
+    let nics = &case.change.nics;
+    let Fact::Known(instance) = case.facts.live() else { return Vec::new() };
+    if case.is_new() || case.change.subject.kind != ObjectKind::VirtualMachine {
+        return Vec::new();
+    }
+    let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
+    let is_leaving = |nic: &&Nic| !nic.is_absent() && instance.nic(nic.name).is_some_and(|nic| nic.is_absent);
+    let judge = |nic: &Nic| {
+        let what =
+            format!("{:?} is still being unplugged: it comes back late or not at all; use a fresh name", nic.name);
+        RULE.fault(CauseType::Duplicate, name_field(case, nic), what)
+    };
+    candidates.filter(is_leaving).map(judge).collect()
+}
+
+fn judge_both_at_once(case: &Case) -> Option<Finding> {
+    if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::Perhaps { .. })) {
+        return None;
+    }
+    let Fact::Known(_) = case.facts.live() else { return None };
+    let mut names = (None, None);
+    case.each_plugged(&RULE, |nic, _| {
+        names.0.get_or_insert(nic.name);
+        None
+    });
+    case.each_unplugged(&RULE, |nic, _| {
+        names.1.get_or_insert(nic.name);
+        None
+    });
+    let (Some(added), Some(removed)) = names else { return None };
+    let what = format!("{added:?} comes and {removed:?} goes in one update: Multus may lose one; take two");
+    Some(RULE.fault(CauseType::Invalid, String::new(), what))
+}
+
+fn name_field(case: &Case, nic: &Nic) -> String {
+    format!("{}.name", case.change.nic_field(nic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::{
+        facts::attachment::InPlace,
+        rules::testing::{Expect, Hotplug},
+    };
+
+    const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const ABSENT: &str = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+    const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+    const SECOND: &str = r#"{"name": "dyniface2", "bridge": {}}"#;
+    const SECOND_NET: &str = r#"{"name": "dyniface2", "multus": {"networkName": "new-fancy-net"}}"#;
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].name"]);
+
+    #[test]
+    fn a_name_that_the_status_still_shows_is_told() {
+        Hotplug::of(NIC).expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).seen("dyniface1", "pod9a6a0c3b4d8").expect(&RULE, &FAULT);
+        Hotplug::of(NIC).seen("dyniface2", "pod9a6a0c3b4d8").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_nic_that_is_wanted_back_too_soon_is_told() {
+        Hotplug::modify((ABSENT, NET), (NIC, NET)).expect(&RULE, &FAULT);
+        Hotplug::modify((NIC, NET), (ABSENT, NET)).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn coming_and_going_at_once_is_told_where_the_controller_does_it() {
+        let both = || Hotplug::modify((NIC, NET), (ABSENT, NET)).with(SECOND, SECOND_NET);
+        both().expect(&RULE, &Expect::Faults(&[""]));
+        both().in_place(InPlace::No).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn what_is_not_known_to_run_is_not_judged() {
+        Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+}

@@ -1,0 +1,173 @@
+//! NP111.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    change::MigrationStart,
+    facts::{
+        Fact, Facts, Instance, Machine,
+        attachment::InPlace,
+        nic::{GuestNic, Plug},
+    },
+};
+
+rule! {
+    /// NICs of a guest change while it migrates, or it shall migrate while a NIC is on its way.
+    ///
+    /// ## Why
+    /// The pod that a migration goes to is made from the NICs of the guest at its start. A NIC that comes or goes in the
+    /// meantime may be missing there, or stay for ever, until the next migration. KubeVirt advises to let one end before
+    /// the other begins.
+    ///
+    /// ## Example
+    /// `dyniface1` was added to the VM and has not reached its guest, and somebody creates:
+    /// ```yaml
+    /// kind: VirtualMachineInstanceMigration
+    /// spec:
+    ///   vmiName: vm-fedora
+    /// ```
+    NP111, "migration-running", Hotplug, Warn,
+    field: "domain.devices.interfaces[]",
+    fix: "wait until the migration is over, or the NIC is attached, and try again",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let plugged = case.each_plugged(&RULE, |nic, instance| judge(case, nic.name, instance));
+    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(case, nic.name, instance));
+    plugged.into_iter().chain(unplugged).take(1).collect()
+}
+
+fn judge(case: &Case, nic: &str, instance: &Instance) -> Option<Finding> {
+    let migration = match &case.facts.migration {
+        Fact::Known(name) => format!("migration {name:?}"),
+        Fact::Absent | Fact::Unknown if instance.is_migrating => "a migration".to_owned(),
+        Fact::Absent | Fact::Unknown => return None,
+    };
+    let guest = case.change.subject.name;
+    let what = format!("{migration} of {guest:?} is not over: {nic:?} may miss the new pod");
+    Some(RULE.fault(CauseType::Invalid, String::new(), what))
+}
+
+/// Judges the start of a migration: whether a NIC is on its way into the guest that is to move.
+pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
+    let guest = start.vmi_name;
+    match facts.live() {
+        Fact::Known(instance) => {
+            let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
+            let machine = facts.machine.known();
+            if let Some(nic) = machine.and_then(|machine| not_in_guest(machine, instance)) {
+                let how = if nic.is_absent { "unplugged from" } else { "added to" };
+                return fault(format!("{:?} was {how} VM {guest:?}, whose guest does not know yet", nic.name));
+            }
+            match not_settled(instance, in_place) {
+                Some(nic) => {
+                    let how = if nic.is_absent { "unplugged" } else { "attached" };
+                    fault(format!("{:?} of {guest:?} is being {how}: let that end before a migration", nic.name))
+                }
+                None => Vec::new(),
+            }
+        }
+        Fact::Absent => Vec::new(),
+        Fact::Unknown => {
+            vec![RULE.unchecked(format!("whether a NIC of {guest:?} is on its way was not checked: not known"))]
+        }
+    }
+}
+
+/// A NIC of the template that KubeVirt is about to copy to the guest, or to set absent there.
+fn not_in_guest<'m>(machine: &'m Machine, instance: &Instance) -> Option<&'m GuestNic> {
+    let mut pluggable = machine.nics.iter().filter(|nic| nic.plug != Plug::AtBoot);
+    pluggable.find(|nic| match instance.nic(&nic.name) {
+        Some(there) => nic.is_absent && !there.is_absent,
+        None => !nic.is_absent,
+    })
+}
+
+/// A NIC of the guest that comes or goes right now. Where it cannot come in place, it waits for just such a migration.
+fn not_settled<'i>(instance: &'i Instance, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
+    let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
+    let mut bridges = instance.nics.iter().filter(|nic| nic.plug == Plug::Bridge);
+    bridges.find(|nic| {
+        let is_in_domain = instance.seen(&nic.name).is_some_and(|seen| seen.is_in_domain);
+        if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{RULE, check_start};
+    use crate::{
+        change::MigrationStart,
+        facts::{Fact, Facts, Instance, Machine, attachment::InPlace},
+        rules::testing::{Expect, Hotplug},
+    };
+
+    const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+    const FAULT: Expect = Expect::Faults(&[""]);
+
+    #[test]
+    fn nics_do_not_change_while_the_guest_moves() {
+        let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+        for case in [|| Hotplug::of(NIC), || Hotplug::of(NIC).on_vmi()] {
+            case().expect(&RULE, &Expect::Silent);
+            case().instance(|instance| instance.is_migrating = true).expect(&RULE, &FAULT);
+            case().facts(|facts| facts.migration = Fact::Known("migration-job".into())).expect(&RULE, &FAULT);
+        }
+        let unplug = || Hotplug::modify((NIC, NET), (absent, NET));
+        unplug().instance(|instance| instance.is_migrating = true).expect(&RULE, &FAULT);
+        unplug().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_stopped_vm_does_not_move_and_an_unknown_one_is_told() {
+        Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+
+    fn instance(nics: &str, seen: &str) -> Fact<Arc<Instance>> {
+        let text = format!(
+            r#"{{"spec": {{"domain": {{"devices": {{"interfaces": [{nics}]}}}}, "networks": [{NET}]}},
+                "status": {{"phase": "Running", "interfaces": [{seen}]}}}}"#
+        );
+        Fact::Known(Arc::new(Instance::from(&serde_json::from_str(&text).unwrap())))
+    }
+
+    fn machine() -> Fact<Arc<Machine>> {
+        let text = format!(
+            r#"{{"spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": [{NIC}]}}}},
+                "networks": [{NET}]}}}}}}}}"#
+        );
+        Fact::Known(Arc::new(Machine::from(&serde_json::from_str(&text).unwrap())))
+    }
+
+    #[test]
+    fn a_guest_does_not_move_while_a_nic_is_on_its_way() {
+        let start = MigrationStart { namespace: "demo", vmi_name: "vm-fedora" };
+        let seen = r#"{"name": "dyniface1", "infoSource": "domain, multus-status"}"#;
+        let in_pod = r#"{"name": "dyniface1", "infoSource": "multus-status"}"#;
+        let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+        for (instance, machine, in_place, expected) in [
+            (instance("", ""), machine(), InPlace::Yes, "does not know yet"),
+            (instance("", ""), machine(), InPlace::No, "does not know yet"),
+            (instance(absent, seen), Fact::Absent, InPlace::No, "is being unplugged"),
+            (instance(absent, in_pod), Fact::Absent, InPlace::Yes, ""),
+            (instance(NIC, in_pod), machine(), InPlace::Yes, "is being attached"),
+            (instance(NIC, ""), machine(), InPlace::Yes, "is being attached"),
+            (instance(NIC, ""), machine(), InPlace::No, ""),
+            (instance(NIC, seen), machine(), InPlace::Yes, ""),
+            (instance("", ""), Fact::Absent, InPlace::Yes, ""),
+            (Fact::Absent, machine(), InPlace::Yes, ""),
+            (Fact::Unknown, machine(), InPlace::Yes, "was not checked"),
+        ] {
+            let facts = Facts { instance, machine, ..Facts::default() };
+            let findings = check_start(&start, &facts, &Fact::Known(in_place));
+            match findings.as_slice() {
+                [] => assert_eq!(expected, "", "{facts:?} {in_place:?}"),
+                [finding] => assert!(!expected.is_empty() && finding.what.contains(expected), "{finding:?}"),
+                _ => panic!("{findings:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! NP105.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    api::network::NadRef,
+    change::Nic,
+    facts::{
+        Fact,
+        nad::{Config, Lookup},
+    },
+    kubevirt::gates::Gate,
+};
+
+rule! {
+    /// A NIC is plugged into a running VM on a NetworkAttachmentDefinition that is missing or cannot be used.
+    ///
+    /// ## Why
+    /// KubeVirt accepts any `networkName`, and from 1.9 on it no longer reads NetworkAttachmentDefinitions itself: what
+    /// is wrong shows on a pod, long after the change was stored. Looked at are whether the definition exists, whether
+    /// its config is JSON and names a plugin, whether an SR-IOV network names its resource, and whether Multus'
+    /// namespace isolation lets the VM's namespace use it. A VM that is being made is only warned of: the definition
+    /// may come later.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// networks:
+    /// - name: dyniface1
+    ///   multus:
+    ///     networkName: no-such-net
+    /// ```
+    NP105, "network-attachment", Hotplug, Deny,
+    field: "networks[].multus.networkName",
+    fix: "create or mend the NetworkAttachmentDefinition, or name another one",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    if case.is_new() {
+        let nics = case.change.nics.added.iter().filter(|nic| !nic.is_absent());
+        let findings = nics.filter_map(|nic| judge(case, nic));
+        return findings.map(Finding::into_advice).collect();
+    }
+    let mut findings = case.each_plugged(&RULE, |nic, _| judge(case, nic));
+    findings.extend(moved_nics(case).filter_map(|nic| judge(case, nic)));
+    findings
+}
+
+/// NICs of a running guest that get another network by migration.
+fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
+    let instance = case.facts.live();
+    let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
+    let modified = case.change.nics.modified.iter().filter(move |_| moves);
+    modified.filter_map(move |(old, new)| {
+        let is_there = instance.known().is_some_and(|instance| instance.has_nic(new.name));
+        (is_there && old.network_name() != new.network_name()).then_some(new)
+    })
+}
+
+fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
+    let written = nic.network_name().filter(|name| !name.is_empty())?;
+    let field = format!("{}.multus.networkName", case.change.network_field(nic.network?.index));
+    if !is_well_formed(written) {
+        let what = format!("{written:?} names no network: it is neither NAME nor NAMESPACE/NAME");
+        let fix = "write networkName as the NetworkAttachmentDefinition's name, or NAMESPACE/NAME".to_owned();
+        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
+    }
+    let name = NadRef::parse(written, case.change.subject.namespace);
+    let Lookup { nad, instead } = case.facts.nads.lookup(name);
+    let nad = match nad {
+        Fact::Known(nad) => nad,
+        Fact::Absent => return Some(missing(field, name, instead)),
+        Fact::Unknown => {
+            return Some(RULE.unchecked(format!("NetworkAttachmentDefinition \"{name}\" was not checked: not known")));
+        }
+    };
+    if let Config::Broken(how) = &nad.config {
+        let what = format!("network \"{name}\" cannot be used: its config {how}");
+        return Some(
+            RULE.fault(CauseType::Invalid, field, what)
+                .with_fix("mend spec.config of the NetworkAttachmentDefinition".to_owned()),
+        );
+    }
+    if nic.interface.is_some_and(|entry| entry.value.bindings.sriov.is_some()) && !nad.has_resource {
+        let what = format!("network \"{name}\" names no resource for SR-IOV");
+        let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
+        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix.to_owned()));
+    }
+    judge_isolation(case, field, name)
+}
+
+/// `NAD` or `NAMESPACE/NAD`, as Multus splits it.
+fn is_well_formed(written: &str) -> bool {
+    let parts: Vec<&str> = written.split('/').collect();
+    parts.len() <= 2 && parts.iter().all(|part| !part.is_empty())
+}
+
+fn missing(field: String, name: NadRef, instead: Option<String>) -> Finding {
+    let NadRef { namespace, name } = name;
+    let what = format!("there is no NetworkAttachmentDefinition {name:?} in namespace {namespace:?}");
+    let finding = RULE.fault(CauseType::NotFound, field, what);
+    match instead {
+        Some(instead) => finding.with_fix(format!("create it, or name {instead:?}, which exists")),
+        None => finding,
+    }
+}
+
+fn judge_isolation(case: &Case, field: String, name: NadRef) -> Option<Finding> {
+    let own = case.change.subject.namespace;
+    if name.namespace == own {
+        return None;
+    }
+    match &case.facts.isolation {
+        Fact::Known(isolation) if !isolation.is_global(name.namespace) => {
+            let what = format!("Multus isolates namespaces: a VM in {own:?} may not use \"{name}\"");
+            let fix = format!(
+                "use a network of namespace {own:?} or \"default\", or add {:?} to globalNamespaces of Multus",
+                name.namespace
+            );
+            Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
+        }
+        Fact::Known(_) | Fact::Absent => None,
+        Fact::Unknown => {
+            Some(RULE.unchecked(format!("whether Multus lets other namespaces use \"{name}\" was not checked")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::RULE;
+    use crate::{
+        facts::{Fact, Isolation},
+        rules::testing::{Expect, Hotplug},
+    };
+
+    const BRIDGE: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const SRIOV: &str = r#"{"name": "dyniface1", "sriov": {}}"#;
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.networks[1].multus.networkName"]);
+
+    fn on(name: &str) -> String {
+        format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}"}}}}"#)
+    }
+
+    #[test]
+    fn the_definition_has_to_exist_where_the_name_says() {
+        for (name, expect) in [
+            ("new-fancy-net", Expect::Silent),
+            ("demo/new-fancy-net", Expect::Silent),
+            ("other/red", Expect::Silent),
+            ("red", FAULT),
+            ("no-such-net", FAULT),
+            ("other/new-fancy-net", FAULT),
+            ("a/b/c", FAULT),
+            ("/new-fancy-net", FAULT),
+            ("demo/", FAULT),
+            ("", Expect::Silent),
+        ] {
+            Hotplug::of(BRIDGE).nad("other/red", "{\"type\": \"bridge\"}").on(&on(name)).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn the_denial_names_the_namespace_and_what_may_be_meant() {
+        let findings = Hotplug::of(BRIDGE).nad("other/red", "").on(&on("red")).findings(&RULE);
+        assert!(findings[0].what.contains(r#""red" in namespace "demo""#), "{findings:?}");
+        assert!(findings[0].fix.contains(r#""other/red""#), "{findings:?}");
+    }
+
+    #[test]
+    fn its_config_has_to_name_a_plugin() {
+        for (config, expect) in [
+            ("", Expect::Silent),
+            (r#"{"plugins": [{"type": "bridge"}]}"#, Expect::Silent),
+            ("{not json", FAULT),
+            (r#"{"cniVersion": "0.3.1"}"#, FAULT),
+        ] {
+            Hotplug::of(BRIDGE).nad("demo/new-fancy-net", config).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn sriov_needs_a_resource() {
+        Hotplug::of(SRIOV).expect(&RULE, &FAULT);
+        Hotplug::of(SRIOV).sriov_nad("demo/new-fancy-net").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn isolation_denies_only_when_it_is_known() {
+        let isolated = || {
+            let isolation = Isolation { global_namespaces: vec!["infra".to_owned()] };
+            Fact::Known(Arc::new(isolation))
+        };
+        let case = |name: &str, isolation: Fact<Arc<Isolation>>| {
+            Hotplug::of(BRIDGE).nad(name, "").on(&on(name)).facts(|facts| facts.isolation = isolation)
+        };
+        case("other/red", isolated()).expect(&RULE, &FAULT);
+        case("infra/red", isolated()).expect(&RULE, &Expect::Silent);
+        case("default/red", isolated()).expect(&RULE, &Expect::Silent);
+        case("other/red", Fact::Absent).expect(&RULE, &Expect::Silent);
+        case("other/red", Fact::Unknown).expect(&RULE, &Expect::Unchecked);
+        case("demo/red", Fact::Unknown).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_new_vm_may_name_what_comes_later() {
+        Hotplug::of(BRIDGE).on(&on("no-such-net")).created().expect(&RULE, &Expect::Advice);
+        Hotplug::of(BRIDGE).created().expect(&RULE, &Expect::Silent);
+        Hotplug::of(BRIDGE).on(&on("no-such-net")).stopped().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_network_that_changes_by_migration_has_to_exist_too() {
+        let moved = |version: &str| {
+            Hotplug::modify((BRIDGE, &on("new-fancy-net")), (BRIDGE, &on("no-such-net"))).kubevirt(version, &[])
+        };
+        moved("v1.9.0").expect(&RULE, &FAULT);
+        moved("v1.5.0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn unknown_networks_are_told_and_deny_nothing() {
+        Hotplug::of(BRIDGE).facts(|facts| facts.nads = crate::facts::Nads::default()).expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+}

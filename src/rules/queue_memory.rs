@@ -1,0 +1,111 @@
+//! NP118.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    api::network::Interface,
+    facts::{Instance, instance::queues_per_nic},
+};
+
+rule! {
+    /// A VM with multiqueue has so many vCPUs and NICs that their queues eat up its memory.
+    ///
+    /// ## Why
+    /// With `networkInterfaceMultiqueue` every virtio NIC has a queue for each vCPU, and the guest keeps buffers for each
+    /// queue. A Windows guest with 8 vCPUs and 10 NICs lost most of its 8 GiB to 80 queues (kubevirt issue 18012). The
+    /// limit is `queueMemory.maxQueues` of the settings, 64 unless set.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// domain:
+    ///   cpu:
+    ///     cores: 16
+    ///   devices:
+    ///     networkInterfaceMultiqueue: true
+    ///     interfaces:
+    ///     # and five of them
+    /// ```
+    NP118, "queue-memory", Hotplug, Warn,
+    field: "domain.devices.networkInterfaceMultiqueue",
+    fix: "use fewer NICs, or leave networkInterfaceMultiqueue out",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    let view = &case.change.after;
+    if case.change.nics.added.is_empty() {
+        return Vec::new();
+    }
+    if case.is_new() {
+        // An instancetype may bring vCPUs that the template does not show; the VMI will show them.
+        let queues = if view.is_expanded { None } else { queues_per_nic(view.guest) };
+        return queues.and_then(|queues| judge(case, queues)).into_iter().collect();
+    }
+    // Nothing more is to be known here than whether it runs, which other rules tell.
+    let Some(&instance) = case.facts.live().known() else { return Vec::new() };
+    judge_running(case, instance).into_iter().collect()
+}
+
+fn judge_running(case: &Case, instance: &Instance) -> Option<Finding> {
+    let is_plugged = !case.each_plugged(&RULE, |_, _| Some(RULE.unchecked(""))).is_empty();
+    is_plugged.then(|| judge(case, instance.queues_per_nic))?
+}
+
+fn judge(case: &Case, queues_per_nic: u32) -> Option<Finding> {
+    let view = &case.change.after;
+    let is_counted = |interface: &&Interface| {
+        let bindings = &interface.bindings;
+        bindings.sriov.is_none() && !interface.is_absent() && interface.model_or_default().starts_with("virtio")
+    };
+    let nics = view.guest.interfaces().iter().filter(is_counted).count();
+    let queues = u32::try_from(nics).unwrap_or(u32::MAX).saturating_mul(queues_per_nic);
+    let limit = case.settings.queue_memory.max_queues;
+    if queues_per_nic <= 1 || queues <= limit {
+        return None;
+    }
+    let field = format!("{}.domain.devices.networkInterfaceMultiqueue", view.path);
+    let what = format!("{nics} NICs with {queues_per_nic} queues each: {queues} queues can eat up the guest's memory");
+    Some(RULE.fault(CauseType::Invalid, field, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::{
+        rules::testing::{Expect, Hotplug},
+        settings::Settings,
+    };
+
+    const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.networkInterfaceMultiqueue"]);
+
+    #[test]
+    fn queues_are_counted_over_all_virtio_nics() {
+        for (queues, expect) in [(0, Expect::Silent), (1, Expect::Silent), (32, Expect::Silent), (33, FAULT)] {
+            Hotplug::of(NIC).instance(|instance| instance.queues_per_nic = queues).expect(&RULE, &expect);
+        }
+        let e1000e = Hotplug::of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#);
+        e1000e.instance(|instance| instance.queues_per_nic = 33).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_new_vm_is_judged_by_its_template() {
+        let domain = r#""cpu": {"cores": 33}, "devices": {"networkInterfaceMultiqueue": true, "#;
+        Hotplug::of(NIC).created().domain(domain).expect(&RULE, &FAULT);
+        Hotplug::of(NIC).created().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn the_limit_is_a_setting() {
+        let case = |limit: u32| {
+            let settings = Settings::parse(&format!("queueMemory: {{maxQueues: {limit}}}"), &[]).unwrap();
+            Hotplug::of(NIC).instance(|instance| instance.queues_per_nic = 8).settings(settings)
+        };
+        case(15).expect(&RULE, &FAULT);
+        case(16).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn what_is_not_known_to_run_is_not_judged() {
+        Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Silent);
+    }
+}

@@ -1,0 +1,75 @@
+//! NP116.
+
+use super::{Case, CauseType, Finding, rule};
+use crate::{
+    api::review::ObjectKind,
+    facts::{Fact, Instance, kubevirt::Rollout},
+};
+
+rule! {
+    /// NICs of a running VM change at once although the cluster's rollout strategy is Stage.
+    ///
+    /// ## Why
+    /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt does
+    /// so with CPUs and memory, and not with NICs (kubevirt issue 17328): those are plugged and unplugged at once.
+    ///
+    /// ## Example
+    /// ```yaml
+    /// kind: KubeVirt
+    /// spec:
+    ///   configuration:
+    ///     vmRolloutStrategy: Stage
+    /// ```
+    NP116, "rollout-strategy", Hotplug, Warn,
+    field: "domain.devices.interfaces[]",
+    fix: "change NICs while the VM is stopped",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    // What KubeVirt does with a VMI it does at once anyway.
+    let is_vm = case.change.subject.kind == ObjectKind::VirtualMachine;
+    let is_staged = match &case.facts.kubevirt {
+        Fact::Known(kubevirt) => kubevirt.rollout == Some(Rollout::Stage),
+        Fact::Absent | Fact::Unknown => false,
+    };
+    if !is_vm || !is_staged {
+        return Vec::new();
+    }
+    let judge = |name: &str, _: &Instance| {
+        let what = format!("the rollout strategy is Stage, yet KubeVirt changes {name:?} of a running VM at once");
+        Some(RULE.fault(CauseType::Invalid, String::new(), what))
+    };
+    let plugged = case.each_plugged(&RULE, |nic, instance| judge(nic.name, instance));
+    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(nic.name, instance));
+    plugged.into_iter().chain(unplugged).take(1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::rules::testing::{Expect, Hotplug};
+
+    const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
+    const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+    const FAULT: Expect = Expect::Faults(&[""]);
+
+    #[test]
+    fn only_stage_makes_a_wrong_promise() {
+        for (strategy, expect) in [("Stage", FAULT), ("LiveUpdate", Expect::Silent), ("", Expect::Silent)] {
+            Hotplug::of(NIC).rollout(strategy, &["LiveMigrate"]).expect(&RULE, &expect);
+            let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+            Hotplug::modify((NIC, NET), (absent, NET)).rollout(strategy, &[]).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_stopped_vm_keeps_the_promise() {
+        Hotplug::of(NIC).rollout("Stage", &[]).stopped().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn unknown_facts_are_told_where_they_matter() {
+        Hotplug::of(NIC).kubevirt_unknown().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).rollout("Stage", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+}

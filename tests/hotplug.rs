@@ -1,0 +1,210 @@
+//! Verdicts that the design fixes, and the clusters that there are: whole reviews with all their facts.
+
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nicplug::{
+    admission::{Endpoint, Reviewer},
+    cluster::{manifests, store::Store},
+    facts::attachment::{Attachment, Daemon, InPlace},
+    settings::Settings,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Rows that are judged by what is not in this build, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("pci/", "NP106 and NP107: the model of PCI ports"),
+    ("mutate/", "the reservation of ports and the stamp of the boot topology"),
+    ("reserve/", "the annotation nicplug.io/reserve-ports"),
+    ("request/", "NP115: requests by annotation"),
+    ("persist/", "NP114: mirroring into the template"),
+];
+
+/// One line of a file of cases.
+#[derive(Deserialize)]
+struct Row {
+    tag: String,
+    facts: Vec<Value>,
+    review: Value,
+    expect: Expect,
+}
+
+/// What a verdict has to be; what is not given may be anything.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    allowed: bool,
+    /// Rule ids of all causes.
+    causes: Option<Vec<String>>,
+    #[serde(default)]
+    causes_include: Vec<String>,
+    #[serde(default)]
+    warnings_include: Vec<String>,
+    #[serde(default)]
+    warnings_exclude: Vec<String>,
+    /// A part of some warning.
+    warning_text: Option<String>,
+    /// Neither causes nor warnings.
+    #[serde(default)]
+    quiet: bool,
+    /// For the mutating webhook, whose rows are left out.
+    #[serde(rename = "patched")]
+    _patched: Option<Value>,
+}
+
+/// What was answered.
+struct Answered {
+    allowed: bool,
+    causes: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[test]
+fn every_row_in_the_repository_is_judged_as_it_says() {
+    let rows = rows(&data("hotplug.ndjson"));
+    assert_eq!(rows.len(), 15);
+    assert_rows(&rows);
+}
+
+#[test]
+fn every_shared_row_is_judged_as_it_says() {
+    let Some(path) = shared("cases/hotplug.ndjson") else { return };
+    let rows: Vec<Row> = rows(&path).into_iter().filter(is_judged_here).collect();
+    assert!(rows.len() >= 15, "{} rows", rows.len());
+    assert_rows(&rows);
+}
+
+#[test]
+fn every_cluster_shows_what_it_can_do() {
+    let mut count = 0;
+    for folder in [Some(data("attachment")), shared("cases/attachment")].into_iter().flatten() {
+        for entry in fs::read_dir(folder).unwrap() {
+            assert_cluster(&entry.unwrap().path());
+            count += 1;
+        }
+    }
+    assert!(count >= 6, "{count} clusters");
+}
+
+#[test]
+fn a_migration_is_warned_of_while_a_nic_is_on_its_way() {
+    let row = rows(&data("hotplug.ndjson")).into_iter().find(|row| row.tag == "bridge/model-virtio").unwrap();
+    let mut facts = row.facts.clone();
+    let vm = row.review["request"]["object"].clone();
+    let migration =
+        json!({"metadata": {"name": "migration-job", "namespace": "demo"}, "spec": {"vmiName": "vm-fedora"}});
+    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u", "operation": "CREATE", "namespace": "demo", "name": "migration-job", "object": migration,
+        "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachineInstanceMigration"}}});
+    assert!(answer(&facts, &review).warnings.is_empty());
+    facts.retain(|object| object["kind"] != "VirtualMachine");
+    facts.push(vm);
+    let answered = answer(&facts, &review);
+    assert!(answered.allowed);
+    assert!(answered.warnings.iter().any(|warning| warning.ends_with("[NP111]")), "{:?}", answered.warnings);
+}
+
+fn assert_rows(rows: &[Row]) {
+    let faults: Vec<String> = rows.iter().filter_map(fault_of).collect();
+    assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), rows.len(), faults.join("\n"));
+}
+
+fn is_judged_here(row: &Row) -> bool {
+    !LEFT_OUT.iter().any(|(tag, _)| row.tag.starts_with(tag))
+}
+
+/// What is wrong with the verdict of a row, if anything is.
+fn fault_of(row: &Row) -> Option<String> {
+    let answered = answer(&row.facts, &row.review);
+    let Expect { causes, causes_include, warnings_include, warnings_exclude, warning_text, .. } = &row.expect;
+    let has_cause = |id: &String| answered.causes.contains(id);
+    let has_warning = |id: &String| answered.warnings.iter().any(|warning| rules_of(warning).contains(id));
+    let is_quiet = answered.causes.is_empty() && answered.warnings.is_empty();
+    let holds = answered.allowed == row.expect.allowed
+        && causes.as_ref().is_none_or(|causes| same(causes, &answered.causes))
+        && causes_include.iter().all(has_cause)
+        && warnings_include.iter().all(has_warning)
+        && !warnings_exclude.iter().any(has_warning)
+        && warning_text.as_ref().is_none_or(|text| answered.warnings.iter().any(|warning| warning.contains(text)))
+        && (!row.expect.quiet || is_quiet)
+        && answered.warnings.iter().all(|warning| warning.chars().count() <= 120 && !warning.contains('…'));
+    let told = || format!("{}: causes {:?}, warnings {:#?}", row.tag, answered.causes, answered.warnings);
+    (!holds).then(told)
+}
+
+fn same(one: &[String], other: &[String]) -> bool {
+    let sorted = |ids: &[String]| {
+        let mut ids = ids.to_vec();
+        ids.sort();
+        ids.dedup();
+        ids
+    };
+    sorted(one) == sorted(other)
+}
+
+fn answer(facts: &[Value], review: &Value) -> Answered {
+    let mut store = Store::of_a_whole_world();
+    for object in facts {
+        store.insert(object).unwrap();
+    }
+    let reviewer = Reviewer::new(Arc::new(store), Settings::default());
+    let body = reviewer.answer(Endpoint::Validate, review.to_string().as_bytes()).body;
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    let response = &answer["response"];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let causes = list(&response["status"]["details"]["causes"]);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    Answered {
+        allowed: response["allowed"] == json!(true),
+        causes: causes.iter().flat_map(|cause| rules_of(&text(&cause["message"]))).collect(),
+        warnings: list(&response["warnings"]).iter().map(text).collect(),
+    }
+}
+
+/// The rule ids in the brackets at the end of a message.
+fn rules_of(message: &str) -> Vec<String> {
+    let ids = message.rsplit_once('[').unwrap().1.trim_end_matches(']');
+    ids.split(", ").map(str::to_owned).collect()
+}
+
+/// Holds the DaemonSets of a file to its first line, `# expected: thick=… in-place=…`.
+fn assert_cluster(path: &Path) {
+    let text = fs::read_to_string(path).unwrap();
+    let expected = text.lines().next().unwrap().strip_prefix("# expected: ").unwrap().to_owned();
+    let manifests = manifests::read(&text).unwrap();
+    let daemon_sets = manifests.into_iter().map(|manifest| serde_json::from_value(manifest.object).unwrap());
+    let daemons: Vec<Daemon> = daemon_sets.filter_map(|daemon_set| Daemon::of(&daemon_set)).collect();
+    let attachment = Attachment::of(daemons.iter());
+    let thick = if attachment.has_thick_multus { "yes" } else { "no" };
+    let in_place = match attachment.in_place {
+        InPlace::Yes => "yes",
+        InPlace::Perhaps { .. } => "perhaps",
+        InPlace::No => "no",
+    };
+    assert_eq!(format!("thick={thick} in-place={in_place}"), expected, "{}", path.display());
+}
+
+fn rows(path: &Path) -> Vec<Row> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// A file or folder of the project's shared material, which a clone elsewhere does not have.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    if !path.exists() {
+        println!("skipped: {name} is not beside this checkout");
+        return None;
+    }
+    Some(path)
+}
