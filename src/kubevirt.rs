@@ -4,6 +4,9 @@ pub mod gates;
 
 use std::{fmt, str::FromStr};
 
+/// The newest release that nicplug was checked against. A newer one is judged as the newest known.
+pub const NEWEST_KNOWN: Version = Version::new(1, 9, 0);
+
 /// A release of KubeVirt. A pre-release counts as its release: it has the same gates and topology.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Version {
@@ -26,6 +29,12 @@ impl Version {
     #[must_use]
     pub fn is_at_least(self, major: u16, minor: u16) -> bool {
         self >= Self::new(major, minor, 0)
+    }
+
+    /// Whether this is of a minor line that nicplug has not seen; a patch of a known line is no news.
+    #[must_use]
+    pub fn is_newer_than_known(self) -> bool {
+        self.is_at_least(NEWEST_KNOWN.major, NEWEST_KNOWN.minor + 1)
     }
 }
 
@@ -83,6 +92,13 @@ mod tests {
             let error = text.parse::<Version>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn only_a_newer_minor_line_is_unknown() {
+        assert!(Version::new(1, 10, 0).is_newer_than_known());
+        assert!(Version::new(2, 0, 0).is_newer_than_known());
+        assert!(!Version::new(1, 9, 7).is_newer_than_known());
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod api;
 
 pub mod kubevirt;
 
+pub mod pci;
+
 pub mod change;
 
 pub mod facts;

@@ -1,0 +1,296 @@
+//! What counts of a guest, small enough to keep for a hundred thousand guests.
+
+use super::{
+    DeviceKinds, Note, Placement, Unreadable,
+    address::PciAddress,
+    devices::{self, Device, Kind, Parts, Place, Sink},
+    machine::{Architecture, Machine, supports_pcie_hotplug},
+    quantity,
+    refusal::Refusal,
+    scheme::LARGE_MEMORY,
+};
+use crate::api::guest::GuestSpec;
+
+/// All that the sums need of a guest besides its NICs.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Census {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// The board.
+    pub machine: Machine,
+    /// KubeVirt's own view of whether the board has PCIe ports.
+    pub supports_pcie_hotplug: bool,
+    /// More than 2Gi of guest memory at boot.
+    pub has_large_memory: bool,
+    /// `useVirtioTransitional`, where it means anything.
+    pub is_transitional: bool,
+    /// The root-complex annotation.
+    pub root_complex: bool,
+    /// The slot-count annotation.
+    pub slot_count: SlotCount,
+    /// Devices that KubeVirt counts.
+    pub(super) counted: Tally,
+    /// Devices that it does not.
+    pub(super) uncounted: Tally,
+    /// Explicit addresses.
+    pub(super) claims: Box<[Claim]>,
+    /// Whether the chipset's SATA controller is in use.
+    pub(super) has_sata: bool,
+    /// Why the guest cannot boot whatever its NICs are.
+    pub(super) refusal: Option<Box<Refusal>>,
+}
+
+/// The annotation [`super::SLOT_COUNT`], as Go's `strconv.Atoi` reads it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SlotCount {
+    /// It is not there.
+    Unset,
+    /// A number.
+    Number(i64),
+    /// Something else, which versions that read it cannot live with.
+    NotANumber(Box<str>),
+}
+
+impl SlotCount {
+    fn read(text: Option<&str>) -> Self {
+        let Some(text) = text else { return Self::Unset };
+        // Rust's integers have the form that Go's have: an optional sign and decimal digits.
+        text.parse().map_or_else(|_| Self::NotANumber(text.into()), Self::Number)
+    }
+}
+
+/// Devices by what they need.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Tally {
+    pub(super) ports: u16,
+    pub(super) conventional: u16,
+    pub(super) root_bus: u16,
+    /// Counted though they are nowhere.
+    pub(super) nowhere: u16,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, place: Place) {
+        let count = match place {
+            Place::Port => &mut self.ports,
+            Place::Bridge => &mut self.conventional,
+            Place::RootBus => &mut self.root_bus,
+            Place::Nowhere => &mut self.nowhere,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    pub(super) fn all(self) -> u64 {
+        self.slots() + u64::from(self.nowhere)
+    }
+
+    /// Slots that the devices take on a flat bus.
+    pub(super) fn slots(self) -> u64 {
+        u64::from(self.ports) + u64::from(self.conventional) + u64::from(self.root_bus)
+    }
+}
+
+/// A device with an explicit address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Claim {
+    pub(super) address: PciAddress,
+    pub(super) place: Place,
+}
+
+/// A NIC as the sums see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Nic {
+    /// What it needs; `None` for one that is not in the domain: absent, or of a plugin without a tap.
+    pub place: Option<Place>,
+    /// `pciAddress`.
+    pub address: Option<PciAddress>,
+}
+
+impl Nic {
+    /// A virtio NIC as hotplug adds it.
+    #[must_use]
+    pub fn hotplugged(census: &Census) -> Self {
+        let place = if census.is_transitional { Place::Bridge } else { Place::Port };
+        Self { place: Some(place), address: None }
+    }
+}
+
+/// A guest, counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Survey {
+    /// All but the NICs.
+    pub census: Census,
+    /// One for each interface, absent ones included, in order.
+    pub nics: Vec<Nic>,
+    /// What nobody could tell.
+    pub notes: Vec<Note>,
+}
+
+/// Counts a guest from the spec of a VMI, defaulted or not.
+///
+/// # Errors
+/// A list of devices has another shape than KubeVirt's API.
+pub fn survey(spec: &GuestSpec<'_>, placement: &Placement<'_>, kinds: &dyn DeviceKinds) -> Result<Survey, Unreadable> {
+    let parts = Parts::read(spec)?;
+    Ok(count(spec, &parts, placement, kinds))
+}
+
+pub(super) fn count<'v>(
+    spec: &'v GuestSpec<'v>,
+    parts: &'v Parts<'v>,
+    placement: &Placement<'_>,
+    kinds: &dyn DeviceKinds,
+) -> Survey {
+    let mut counter = Counter::default();
+    let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
+    let kind = devices::machine_kind(spec, architecture);
+    let machine = Machine::of(architecture, kind);
+    if machine == Machine::Refused {
+        counter.refusal(Refusal::MachineType { kind: kind.to_owned(), architecture });
+    }
+    let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
+    devices::walk(spec, parts, placement, kinds, &mut counter);
+    let census = Census {
+        architecture,
+        machine,
+        supports_pcie_hotplug: supports_pcie_hotplug(architecture, kind),
+        has_large_memory,
+        is_transitional: devices::is_transitional(spec, architecture),
+        root_complex: placement.root_complex,
+        slot_count: SlotCount::read(placement.slot_count),
+        counted: counter.counted,
+        uncounted: counter.uncounted,
+        claims: counter.claims.into_boxed_slice(),
+        has_sata: parts.has_sata(architecture),
+        refusal: counter.refusal.map(Box::new),
+    };
+    Survey { census, nics: counter.nics, notes: counter.notes }
+}
+
+/// Whether the guest's memory at boot is above the threshold: `memory.guest`, else what KubeVirt makes of the
+/// resources, else one huge page.
+fn has_large_memory(spec: &GuestSpec<'_>, parts: &Parts<'_>, notes: &mut Vec<Note>) -> bool {
+    let memory = &spec.domain.memory;
+    let page = || memory.hugepages.as_ref().and_then(|pages| pages.page_size.as_ref());
+    let amount = memory
+        .guest
+        .as_ref()
+        .or(parts.resources.requests.memory.as_ref())
+        .or(parts.resources.limits.memory.as_ref())
+        .or_else(page);
+    let Some(amount) = amount else { return false };
+    let bytes = quantity::bytes(amount.as_str());
+    if bytes.is_none() {
+        notes.push(Note::UnreadableMemory(amount.as_str().to_owned()));
+    }
+    bytes.is_some_and(|bytes| bytes > LARGE_MEMORY)
+}
+
+/// Counts what it is shown.
+#[derive(Debug, Default)]
+struct Counter {
+    counted: Tally,
+    uncounted: Tally,
+    claims: Vec<Claim>,
+    nics: Vec<Nic>,
+    notes: Vec<Note>,
+    refusal: Option<Refusal>,
+}
+
+impl Counter {
+    fn address(&mut self, device: &Device<'_>) -> Option<PciAddress> {
+        let text = device.address?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            let device = format!("{} {:?}", device.kind.as_str(), device.name);
+            self.refusal(Refusal::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
+        }
+        address
+    }
+}
+
+impl<'v> Sink<'v> for Counter {
+    fn device(&mut self, device: Device<'v>) {
+        let address = self.address(&device);
+        if matches!(device.kind, Kind::Interface | Kind::SriovInterface) {
+            self.nics.push(Nic { place: Some(device.place).filter(|&place| place != Place::Nowhere), address });
+            return;
+        }
+        if let Some(address) = address {
+            self.claims.push(Claim { address, place: device.place });
+        }
+        if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.place);
+    }
+
+    fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    fn refusal(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::NoKinds;
+
+    fn census(spec: &str, placement: Placement<'_>) -> Census {
+        let spec: GuestSpec = serde_json::from_str(spec).unwrap();
+        survey(&spec, &placement, &NoKinds).unwrap().census
+    }
+
+    #[test]
+    fn go_and_nicplug_read_the_same_numbers() {
+        for (text, number) in [("007", 7), ("+5", 5), ("-1", -1), ("0", 0), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(SlotCount::read(Some(text)), SlotCount::Number(number), "{text}");
+        }
+        for text in ["", " 5", "5 ", "5.0", "0x8", "1e1", "junk", "9223372036854775808", "1_000", "+", "-"] {
+            assert_eq!(SlotCount::read(Some(text)), SlotCount::NotANumber(text.into()), "{text}");
+        }
+        assert_eq!(SlotCount::read(None), SlotCount::Unset);
+    }
+
+    #[test]
+    fn memory_is_the_guests_else_requested_else_limited_else_a_huge_page() {
+        for (domain, is_large) in [
+            (r#"{"memory": {"guest": "4Gi"}}"#, true),
+            (
+                r#"{"memory": {"guest": "1Gi", "hugepages": {"pageSize": "4Gi"}}, "resources": {"requests": {"memory": "4Gi"}}}"#,
+                false,
+            ),
+            (r#"{"resources": {"requests": {"memory": "4Gi"}, "limits": {"memory": "1Gi"}}}"#, true),
+            (r#"{"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "4Gi"}}}"#, false),
+            (r#"{"resources": {"requests": {}, "limits": {"memory": 2147483649}}}"#, true),
+            (r#"{"memory": {"hugepages": {"pageSize": "4Gi"}}}"#, true),
+            (r#"{"memory": {"guest": "2Gi", "maxGuest": "8Gi"}}"#, false),
+            ("{}", false),
+        ] {
+            let census = census(&format!(r#"{{"domain": {domain}}}"#), Placement::default());
+            assert_eq!(census.has_large_memory, is_large, "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_census_stays_small() {
+        assert!(size_of::<Census>() <= 96, "{}", size_of::<Census>());
+        assert!(size_of::<Nic>() <= 12, "{}", size_of::<Nic>());
+    }
+
+    #[test]
+    fn the_root_bus_is_wanted_only_by_the_exact_word() {
+        for (value, wanted) in [("true", true), ("True", false), ("1", false), ("", false)] {
+            let placement = Placement::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
+            assert_eq!(placement.root_complex, wanted, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_another_shape_is_an_error_with_its_field() {
+        let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"gpus": {"name": "a"}}}}"#).unwrap();
+        let error = survey(&spec, &Placement::default(), &NoKinds).unwrap_err();
+        assert_eq!(error.to_string(), "domain.devices.gpus cannot be read");
+    }
+}

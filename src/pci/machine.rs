@@ -1,0 +1,144 @@
+//! What kind of board a guest has: it decides where a PCI device can sit.
+
+use std::fmt;
+
+/// `spec.architecture`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Architecture {
+    /// `amd64`, and the default.
+    Amd64,
+    /// `arm64`.
+    Arm64,
+    /// `s390x`: virtio devices are CCW devices.
+    S390x,
+    /// One that KubeVirt 1.9 does not know.
+    Other,
+}
+
+impl Architecture {
+    /// Reads the field; an unset one is the cluster's default, which is amd64 unless somebody changed it.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "" | "amd64" => Self::Amd64,
+            "arm64" => Self::Arm64,
+            "s390x" => Self::S390x,
+            _ => Self::Other,
+        }
+    }
+
+    /// The machine type that KubeVirt stores where none is set.
+    pub(super) fn default_machine(self) -> &'static str {
+        match self {
+            Self::Amd64 | Self::Other => "q35",
+            Self::Arm64 => "virt",
+            Self::S390x => "s390-ccw-virtio",
+        }
+    }
+
+    /// The bus that KubeVirt stores for a disk without one.
+    pub(super) fn default_disk_bus(self) -> &'static str {
+        match self {
+            Self::Amd64 | Self::Other => "sata",
+            Self::Arm64 | Self::S390x => "virtio",
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+            Self::S390x => "s390x",
+            Self::Other => "an architecture that KubeVirt 1.9 does not know",
+        })
+    }
+}
+
+/// The board.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Machine {
+    /// `q35`, `pc-q35-*` on amd64: PCIe, devices on root ports.
+    Q35,
+    /// `virt`, `virt-*` on arm64: PCIe, devices on root ports.
+    Virt,
+    /// `pc`, `pc-i440fx-*` on amd64: one flat PCI bus.
+    I440fx,
+    /// `s390-ccw-virtio*` on s390x: no PCI for virtio devices.
+    Ccw,
+    /// A type that libvirt refuses on this architecture.
+    Refused,
+    /// An architecture of which nothing is known.
+    Unknown,
+}
+
+impl Machine {
+    /// The board that libvirt makes of a machine type.
+    ///
+    /// Versioned types are accepted by their form: which versions an emulator has is not in the object.
+    #[must_use]
+    pub fn of(architecture: Architecture, kind: &str) -> Self {
+        let versioned = |prefix: &str| {
+            kind.strip_prefix(prefix).is_some_and(|version| {
+                version.starts_with(|first: char| first.is_ascii_digit()) || version.starts_with("rhel")
+            })
+        };
+        match architecture {
+            Architecture::Amd64 if kind == "q35" || versioned("pc-q35-") => Self::Q35,
+            Architecture::Amd64 if kind == "pc" || versioned("pc-i440fx-") => Self::I440fx,
+            Architecture::Arm64 if kind == "virt" || versioned("virt-") => Self::Virt,
+            Architecture::S390x if kind == "s390-ccw-virtio" || versioned("s390-ccw-virtio-") => Self::Ccw,
+            Architecture::Other => Self::Unknown,
+            Architecture::Amd64 | Architecture::Arm64 | Architecture::S390x => Self::Refused,
+        }
+    }
+
+    /// Whether devices sit on PCIe root ports.
+    #[must_use]
+    pub fn is_pcie(self) -> bool {
+        matches!(self, Self::Q35 | Self::Virt)
+    }
+}
+
+/// KubeVirt's own view (`SupportsPCIeHotplug` in `pkg/defaults/defaults.go`): upper and lower case matter, and some
+/// types that can never boot are among them.
+pub(super) fn supports_pcie_hotplug(architecture: Architecture, kind: &str) -> bool {
+    matches!(architecture, Architecture::Amd64 | Architecture::Arm64)
+        && (kind.contains("q35") || kind.starts_with("virt"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boards_and_kubevirts_view_of_them() {
+        use Architecture::{Amd64, Arm64, Other, S390x};
+        for (architecture, kind, machine, supports) in [
+            (Amd64, "q35", Machine::Q35, true),
+            (Amd64, "pc-q35-10.0", Machine::Q35, true),
+            (Amd64, "pc-q35-rhel9.4.0", Machine::Q35, true),
+            (Amd64, "pc", Machine::I440fx, false),
+            (Amd64, "pc-i440fx-7.2", Machine::I440fx, false),
+            (Amd64, "custom-q35-foo", Machine::Refused, true),
+            (Amd64, "pc-q35-foo", Machine::Refused, true),
+            (Amd64, "virt", Machine::Refused, true),
+            (Amd64, "virtual", Machine::Refused, true),
+            (Amd64, "Q35", Machine::Refused, false),
+            (Amd64, "isapc", Machine::Refused, false),
+            (Amd64, "microvm", Machine::Refused, false),
+            (Arm64, "virt", Machine::Virt, true),
+            (Arm64, "virt-9.2", Machine::Virt, true),
+            (Arm64, "virt-custom", Machine::Refused, true),
+            (Arm64, "q35", Machine::Refused, true),
+            (S390x, "s390-ccw-virtio", Machine::Ccw, false),
+            (S390x, "s390-ccw-virtio-rhel9.4.0", Machine::Ccw, false),
+            (S390x, "q35", Machine::Refused, false),
+            (Other, "q35", Machine::Unknown, false),
+        ] {
+            assert_eq!(Machine::of(architecture, kind), machine, "{architecture} {kind}");
+            assert_eq!(supports_pcie_hotplug(architecture, kind), supports, "{architecture} {kind}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! How many root ports KubeVirt asks for, by version.
+//!
+//! | KubeVirt                       | scheme        | what it does                                                     |
+//! | ------------------------------ | ------------- | ---------------------------------------------------------------- |
+//! | before 1.0                     | `None`        | nothing: only libvirt's one spare port                           |
+//! | 1.0.0 – 1.5.x                  | `V1`          | dummy NICs ("placeholders") up to four interfaces                |
+//! | 1.6.0 – 1.6.3, 1.7.0 – 1.7.1   | `V2`          | placeholders up to 8 or 16 ports                                 |
+//! | 1.6.4+, 1.7.2+, 1.8.x, 1.9.x   | `V3`          | placeholders as V1 or as the annotation says, further ports      |
+//! | after 1.9                      | `V3ReadBack`  | as V3, and reads libvirt's placement back before it adds ports   |
+//!
+//! Source: `pkg/virt-launcher/virtwrap/manager.go` of each tag.
+
+use crate::kubevirt::Version;
+
+/// Guest memory in bytes above which a guest gets ports for a large machine: strictly more than 2Gi.
+pub(super) const LARGE_MEMORY: u64 = 2 << 30;
+
+/// The interfaces up to which V1 and V3 add placeholders.
+const V1_INTERFACES: u64 = 4;
+
+/// How a KubeVirt version makes ports for hotplug.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Scheme {
+    /// Before hotplug was there.
+    None,
+    /// A few placeholders.
+    V1,
+    /// Placeholders by the size of the guest.
+    V2,
+    /// Few placeholders, and controllers that KubeVirt adds itself.
+    V3,
+    /// V3, where a guest without placeholders gets its controllers after its devices too.
+    V3ReadBack,
+}
+
+impl Scheme {
+    /// The scheme of a version; a version newer than known has that of the newest known code.
+    #[must_use]
+    pub fn of(version: Version) -> Self {
+        match (version.major, version.minor, version.patch) {
+            (0, ..) => Self::None,
+            (1, 0..=5, _) => Self::V1,
+            (1, 6, 0..=3) | (1, 7, 0..=1) => Self::V2,
+            (1, 6..=9, _) => Self::V3,
+            _ => Self::V3ReadBack,
+        }
+    }
+
+    /// The name in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::V3 => "v3",
+            Self::V3ReadBack => "v3 with read-back",
+        }
+    }
+
+    /// Whether the slot-count annotation is read.
+    #[must_use]
+    pub fn reads_slot_count(self) -> bool {
+        matches!(self, Self::V3 | Self::V3ReadBack)
+    }
+}
+
+/// Whether the version asks for ports only where the machine has PCIe; before, it did its sum for every machine, and
+/// so it stumbles over a slot-count annotation that is no number on any of them.
+pub(super) fn asks_the_machine(version: Version) -> bool {
+    match (version.major, version.minor) {
+        (0, _) | (1, 0..=5) => false,
+        (1, 6) => version.patch >= 5,
+        (1, 7) => version.patch >= 3,
+        (1, 8) => version.patch >= 2,
+        _ => true,
+    }
+}
+
+/// What KubeVirt asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Wish {
+    /// T: the ports in all that the guest should have.
+    pub(super) total: u64,
+    /// m: the free ones that it should have at least.
+    pub(super) minimum: u64,
+    /// The free ones that follow from both.
+    pub(super) desired: u64,
+    /// P: dummy NICs.
+    pub(super) placeholders: u64,
+    /// E: controllers in addition, before the cap at index 31.
+    pub(super) extra_controllers: u64,
+}
+
+/// The inputs of [`wish`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishing {
+    pub(super) scheme: Scheme,
+    pub(super) is_large: bool,
+    pub(super) root_complex: bool,
+    /// n: interfaces, absent ones included.
+    pub(super) interfaces: u64,
+    /// KubeVirt's own count of devices.
+    pub(super) in_use: u64,
+    /// The slot-count annotation.
+    pub(super) slot_count: Option<i64>,
+}
+
+/// `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
+pub(super) fn wish(with: Wishing) -> Wish {
+    let (total, minimum) = if with.is_large { (16u64, 6) } else { (8, 3) };
+    let desired = if with.root_complex { 0 } else { total.saturating_sub(with.in_use).max(minimum) };
+    let few = if with.root_complex || with.interfaces == 0 { 0 } else { V1_INTERFACES.saturating_sub(with.interfaces) };
+    let (placeholders, extra_controllers) = match with.scheme {
+        Scheme::None => (0, 0),
+        Scheme::V1 => (few, 0),
+        Scheme::V2 => (desired, 0),
+        Scheme::V3 | Scheme::V3ReadBack => {
+            // The annotation is read before the root-complex one: placeholders can be there with both.
+            let placeholders = match with.slot_count {
+                Some(count) => u64::try_from(count).unwrap_or(0).saturating_sub(with.interfaces),
+                None => few,
+            };
+            (placeholders, desired.saturating_sub(placeholders))
+        }
+    };
+    Wish { total, minimum, desired, placeholders, extra_controllers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_version_has_the_scheme_of_the_table() {
+        for (version, scheme) in [
+            ("0.59.2", Scheme::None),
+            ("1.0.0", Scheme::V1),
+            ("1.3.1", Scheme::V1),
+            ("1.5.9", Scheme::V1),
+            ("1.6.0", Scheme::V2),
+            ("1.6.3", Scheme::V2),
+            ("1.6.4", Scheme::V3),
+            ("1.7.0", Scheme::V2),
+            ("1.7.1", Scheme::V2),
+            ("1.7.2", Scheme::V3),
+            ("1.8.0", Scheme::V3),
+            ("1.9.0", Scheme::V3),
+            ("1.9.9", Scheme::V3),
+            ("1.10.0", Scheme::V3ReadBack),
+            ("2.0.0", Scheme::V3ReadBack),
+        ] {
+            assert_eq!(Scheme::of(version.parse().unwrap()), scheme, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_gate_on_the_machine_came_with_a_patch_of_each_line() {
+        for (version, asks) in [("1.5.9", false), ("1.6.4", false), ("1.6.5", true), ("1.7.2", false), ("1.7.3", true)]
+        {
+            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+        }
+        for (version, asks) in [("0.59.0", false), ("1.8.1", false), ("1.8.2", true), ("1.9.0", true), ("1.10.0", true)]
+        {
+            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_wishes_of_the_worked_examples() {
+        let with = |in_use, interfaces, is_large| Wishing {
+            scheme: Scheme::V3,
+            is_large,
+            root_complex: false,
+            interfaces,
+            in_use,
+            slot_count: None,
+        };
+        let counts = |with| {
+            let wish = wish(with);
+            (wish.placeholders, wish.extra_controllers)
+        };
+        assert_eq!(counts(with(8, 1, false)), (3, 0));
+        assert_eq!(counts(with(8, 3, true)), (1, 7));
+        assert_eq!(counts(with(9, 4, true)), (0, 7));
+        assert_eq!(counts(with(5, 0, true)), (0, 11));
+        assert_eq!(counts(Wishing { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
+        assert_eq!(counts(Wishing { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
+        assert_eq!(counts(Wishing { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
+        assert_eq!(counts(Wishing { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
+        assert_eq!(counts(Wishing { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
+        assert_eq!(counts(Wishing { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
+    }
+}
