@@ -6,6 +6,7 @@ mod facts;
 mod review;
 mod rules;
 mod serve;
+mod slots;
 
 use std::{
     io::{self, Write},
@@ -30,6 +31,7 @@ enum Command {
     Rules(rules::RulesArgs),
     // Much larger than the others.
     Serve(Box<serve::ServeArgs>),
+    Slots(slots::SlotsArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),
+        Command::Slots(args) => args.run(&mut io::stdout().lock()),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

@@ -1,5 +1,7 @@
 //! The PCI model against what KubeVirt's own code and a real libvirt said (tests/data/README.md tells the origin).
 
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use nicplug::{

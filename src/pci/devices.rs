@@ -315,8 +315,7 @@ impl<'v> Walk<'v, '_> {
 
     fn filesystems(&self, sink: &mut dyn Sink<'v>) {
         for filesystem in self.parts.filesystems.iter().filter(|filesystem| filesystem.virtiofs.is_some()) {
-            let device =
-                Device::new(Kind::Filesystem, &filesystem.name, Place::Port, "virtiofs; KubeVirt does not count it");
+            let device = Device::new(Kind::Filesystem, &filesystem.name, Place::Port, "virtiofs, which is not counted");
             self.emit(sink, device.uncounted());
         }
     }
@@ -337,7 +336,7 @@ impl<'v> Walk<'v, '_> {
     fn interface(&self, interface: &'v Interface<'v>, sink: &mut dyn Sink<'v>) -> Device<'v> {
         let nowhere = |why| Device::new(Kind::Interface, &interface.name, Place::Nowhere, why).uncounted();
         if interface.is_absent() {
-            return nowhere("state absent: it is not in the guest");
+            return nowhere("state absent: not in the guest");
         }
         let address = interface.pci_address.as_deref();
         if interface.bindings.sriov.is_some() {
@@ -346,7 +345,7 @@ impl<'v> Walk<'v, '_> {
         if let Some(plugin) = &interface.bindings.plugin {
             match self.kinds.binding(&plugin.name) {
                 Attachment::Tap => {}
-                Attachment::Unseen => return nowhere("its binding plugin has no tap: KubeVirt defines no NIC"),
+                Attachment::Unseen => return nowhere("no tap: KubeVirt defines no NIC"),
                 Attachment::Unknown => sink.note(Note::UnknownBinding(plugin.name.to_string())),
             }
         } else if interface.bindings.names().next().is_none() && interface.bindings.unknown > 0 {
@@ -356,7 +355,7 @@ impl<'v> Walk<'v, '_> {
             "virtio" => Device::new(Kind::Interface, &interface.name, Place::Port, "model virtio"),
             // libvirt knows these two as conventional cards; a model that it does not know it puts on a port.
             "e1000" | "rtl8139" => {
-                Device::new(Kind::Interface, &interface.name, Place::Bridge, "its model is a conventional PCI card")
+                Device::new(Kind::Interface, &interface.name, Place::Bridge, "its model is a conventional card")
                     .modern()
             }
             _ => Device::new(Kind::Interface, &interface.name, Place::Port, "its model is a PCI Express card").modern(),
@@ -381,14 +380,9 @@ impl<'v> Walk<'v, '_> {
         self.emit(
             sink,
             if is_usb_real {
-                Device::new(Kind::UsbController, "", Place::Port, "the USB controller")
+                Device::new(Kind::UsbController, "", Place::Port, "for USB devices")
             } else {
-                Device::new(
-                    Kind::UsbController,
-                    "",
-                    Place::Nowhere,
-                    "no USB device: KubeVirt counts a controller that is not there",
-                )
+                Device::new(Kind::UsbController, "", Place::Nowhere, "not there, though KubeVirt counts it")
             },
         );
         if devices.disable_hotplug != Some(true) {
@@ -397,15 +391,14 @@ impl<'v> Walk<'v, '_> {
             self.emit(sink, Device::new(Kind::ScsiController, "", Place::Port, "for disks on bus scsi"));
         }
         if devices.autoattach_serial_console == Some(false) {
-            let why = "for the guest agent; KubeVirt does not count it";
+            let why = "for the guest agent, not counted";
             self.emit(sink, Device::new(Kind::SerialController, "", Place::Port, why).uncounted().modern());
         } else {
             self.emit(sink, Device::new(Kind::SerialController, "", Place::Port, "for console and guest agent"));
         }
         for number in 0..sata_controllers(disks) {
             if number > 0 || self.machine != Machine::Q35 {
-                let device =
-                    Device::new(Kind::SataController, "", Place::Bridge, "a SATA controller that the board lacks");
+                let device = Device::new(Kind::SataController, "", Place::Bridge, "the board has not enough of them");
                 self.emit(sink, device.uncounted());
             }
         }
@@ -479,7 +472,7 @@ impl<'v> Walk<'v, '_> {
         for (kind, device) in others.chain(gpus) {
             match self.kinds.host_device(&device.device_name) {
                 HostKind::Mediated => {
-                    let why = "a mediated device; KubeVirt does not count it";
+                    let why = "a mediated device, which is not counted";
                     self.emit(sink, Device::new(kind, &device.name, Place::Port, why).uncounted());
                 }
                 HostKind::Usb => {}
@@ -506,19 +499,19 @@ impl<'v> Walk<'v, '_> {
         self.emit(
             sink,
             if devices.autoattach_mem_balloon == Some(false) {
-                Device::new(Kind::Balloon, "", Place::Nowhere, "switched off: KubeVirt counts it all the same")
+                Device::new(Kind::Balloon, "", Place::Nowhere, "switched off, though KubeVirt counts it")
             } else {
-                Device::new(Kind::Balloon, "", Place::Port, "the memory balloon")
+                Device::new(Kind::Balloon, "", Place::Port, "unless autoattachMemBalloon is false")
             },
         );
         if devices.rng.is_some() {
-            self.emit(sink, Device::new(Kind::Rng, "", Place::Port, "the random number generator"));
+            self.emit(sink, Device::new(Kind::Rng, "", Place::Port, "asked for by rng"));
         }
         self.watchdog(sink);
         self.video(sink);
         self.inputs(sink);
         if devices.autoattach_vsock == Some(true) {
-            let why = "autoattachVSOCK; KubeVirt does not count it";
+            let why = "autoattachVSOCK, which is not counted";
             self.emit(sink, Device::new(Kind::Vsock, "", Place::Port, why).uncounted());
         }
     }
@@ -543,7 +536,7 @@ impl<'v> Walk<'v, '_> {
             return;
         }
         let (place, why) = match self.machine {
-            Machine::Virt => (Place::Port, "the graphics card; KubeVirt does not count it"),
+            Machine::Virt => (Place::Port, "the graphics card, which is not counted"),
             _ => (Place::RootBus, "the graphics card"),
         };
         self.emit(sink, Device::new(Kind::Video, "", place, why).uncounted());

@@ -214,7 +214,7 @@ impl<'r> Board<'r> {
             return;
         }
         let spot = self.empty_port();
-        self.put(spot, free(spot, "reserved: KubeVirt's placeholder, taken away before the guest starts"));
+        self.put(spot, free(spot, "reserved by a placeholder of KubeVirt"));
     }
 
     /// The first empty port, which is made where there is none.
@@ -268,7 +268,7 @@ impl<'r> Board<'r> {
                 spot: Spot::Port(spot as u64 + 1),
                 name: "bridge".to_owned(),
                 kind: "bridge",
-                why: "libvirt's bridge for conventional PCI devices".to_owned(),
+                why: "of libvirt, for conventional cards".to_owned(),
                 is_counted: false,
             }),
             Bus::Bridge => None,
@@ -278,7 +278,7 @@ impl<'r> Board<'r> {
 }
 
 /// The `why` of a port that KubeVirt adds as a controller.
-const EXTRA: &str = "reserved: KubeVirt's extra port";
+const EXTRA: &str = "reserved by KubeVirt as an extra port";
 
 fn free(spot: usize, why: &str) -> Seat {
     Seat { spot: Spot::Port(spot as u64 + 1), name: String::new(), kind: FREE, why: why.to_owned(), is_counted: false }

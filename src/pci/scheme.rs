@@ -177,8 +177,8 @@ mod tests {
             slot_count: None,
         };
         let counts = |with| {
-            let wish = wish(with);
-            (wish.placeholders, wish.extra_controllers)
+            let wishes = wish(with);
+            (wishes.placeholders, wishes.extra_controllers)
         };
         assert_eq!(counts(with(8, 1, false)), (3, 0));
         assert_eq!(counts(with(8, 3, true)), (1, 7));

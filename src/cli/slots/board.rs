@@ -1,0 +1,232 @@
+//! What text and SVG show alike: groups of places, and the sum in words.
+
+use crate::{
+    kubevirt::Version,
+    pci::{Case, Machine, Picture, Reckoning, Scheme, Seat, Spot},
+};
+
+/// A picture in words.
+#[derive(Debug)]
+pub(super) struct Board {
+    /// Which guest.
+    pub(super) title: String,
+    /// Its board and its KubeVirt.
+    pub(super) subtitle: String,
+    /// The answer in one line.
+    pub(super) headline: String,
+    /// Whether the guest can boot and a NIC can be hotplugged.
+    pub(super) mood: Mood,
+    /// Places that belong together.
+    pub(super) groups: Vec<Group>,
+    /// How the answer comes about, a sentence each.
+    pub(super) sum: Vec<String>,
+    /// What the figures rest on.
+    pub(super) notes: Vec<String>,
+}
+
+/// What the answer means for whoever wants to hotplug.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mood {
+    /// There is room.
+    Good,
+    /// There is none.
+    Full,
+    /// The guest cannot boot.
+    Refused,
+}
+
+/// Places that belong together.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) heading: String,
+    pub(super) rows: Vec<Row>,
+}
+
+/// One place.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// The root port's number.
+    pub(super) port: Option<u64>,
+    pub(super) name: String,
+    /// What it is; empty where the name says so.
+    pub(super) kind: &'static str,
+    pub(super) why: String,
+    pub(super) is_free: bool,
+}
+
+impl Board {
+    /// Puts a picture in words.
+    pub(super) fn new(title: &str, picture: &Picture, version: Version, notes: Vec<String>) -> Self {
+        let reckoning = &picture.reckoning;
+        Self {
+            title: title.to_owned(),
+            subtitle: subtitle(reckoning, version),
+            headline: headline(reckoning),
+            mood: mood(reckoning),
+            groups: groups(picture),
+            sum: sum(reckoning),
+            notes,
+        }
+    }
+}
+
+fn subtitle(reckoning: &Reckoning, version: Version) -> String {
+    let machine = match reckoning.sum.machine {
+        Machine::Q35 => "q35, amd64",
+        Machine::Virt => "virt, arm64",
+        Machine::I440fx => "pc (i440fx), amd64",
+        Machine::Ccw => "s390-ccw-virtio, s390x",
+        Machine::Refused => "unknown machine",
+        Machine::Unknown => "unknown architecture",
+    };
+    let memory = if reckoning.sum.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
+    let topology = match reckoning.sum.scheme {
+        _ if !reckoning.sum.machine.is_pcie() => String::new(),
+        Scheme::None => ", no PCI topology of its own".to_owned(),
+        scheme => format!(", PCI topology {}", scheme.as_str()),
+    };
+    format!("{machine} · {memory} · KubeVirt {version}{topology}")
+}
+
+fn mood(reckoning: &Reckoning) -> Mood {
+    match (&reckoning.refused, reckoning.room()) {
+        (Some(_), _) => Mood::Refused,
+        (None, Some(0)) => Mood::Full,
+        (None, _) => Mood::Good,
+    }
+}
+
+fn headline(reckoning: &Reckoning) -> String {
+    if let Some(refusal) = &reckoning.refused {
+        return format!("This guest cannot boot: {refusal}");
+    }
+    match (reckoning.sum.case, reckoning.room()) {
+        (Case::Flat, Some(room)) => format!("{room} {} free for hotplug on the flat PCI bus", plural(room, "slot")),
+        (_, Some(room)) if reckoning.is_transitional => {
+            format!("{room} bridge {} free for hotplugged NICs", plural(room, "slot"))
+        }
+        (_, Some(room)) => {
+            format!(
+                "{room} of {} root {} free for hotplug",
+                reckoning.sum.root_ports,
+                plural(reckoning.sum.root_ports, "port")
+            )
+        }
+        (_, None) => "no PCI ports: they limit nothing here".to_owned(),
+    }
+}
+
+fn groups(picture: &Picture) -> Vec<Group> {
+    let bridge = match picture.reckoning.bridge_free_slots {
+        Some(free) => format!("on the conventional bridge, {free} slots free"),
+        None => "on the conventional bridge".to_owned(),
+    };
+    let is_flat = picture.reckoning.sum.case == Case::Flat;
+    let root_bus = if is_flat { "on the flat bus" } else { "on the root bus, no port needed" };
+    let rows = |belongs: fn(Spot) -> bool| picture.seats.iter().filter(move |seat| belongs(seat.spot)).map(row);
+    [
+        ("root ports".to_owned(), rows(|spot| matches!(spot, Spot::Port(_))).collect()),
+        (bridge, rows(|spot| spot == Spot::Bridge).collect()),
+        (root_bus.to_owned(), rows(|spot| matches!(spot, Spot::RootBus | Spot::Flat)).collect()),
+        ("in no PCI slot".to_owned(), rows(|spot| spot == Spot::Nowhere).collect::<Vec<Row>>()),
+    ]
+    .into_iter()
+    .filter(|(_, rows)| !rows.is_empty())
+    .map(|(heading, rows)| Group { heading, rows })
+    .collect()
+}
+
+fn row(seat: &Seat) -> Row {
+    let port = match seat.spot {
+        Spot::Port(port) => Some(port),
+        Spot::Bridge | Spot::RootBus | Spot::Flat | Spot::Nowhere => None,
+    };
+    let is_free = seat.is_free();
+    let name = if is_free { "free".to_owned() } else { printable(&seat.name) };
+    let kind = if is_free || seat.name == seat.kind { "" } else { seat.kind };
+    Row { port, name, kind, why: seat.why.clone(), is_free }
+}
+
+/// A name from the object, free of what would disturb a terminal.
+fn printable(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+fn sum(reckoning: &Reckoning) -> Vec<String> {
+    let sum = &reckoning.sum;
+    let mut lines = Vec::new();
+    if reckoning.refused.is_some() {
+        return lines;
+    }
+    match sum.case {
+        Case::NoPorts if sum.machine == Machine::Ccw => {
+            lines.push("Virtio devices are CCW devices here, not PCI.".to_owned())
+        }
+        Case::NoPorts => {}
+        Case::Flat => lines.push(flat(reckoning)),
+        Case::RootComplex => {
+            let annotation = crate::pci::ROOT_COMPLEX;
+            lines.push(format!("{annotation} puts what KubeVirt counts on the root bus, where nothing is hotplugged."));
+        }
+        Case::Placed | Case::Discarded => lines.extend(ports(reckoning)),
+    }
+    if reckoning.is_transitional {
+        lines.push("useVirtioTransitional: virtio devices and hotplugged NICs sit on the bridge.".to_owned());
+    }
+    lines
+}
+
+fn flat(reckoning: &Reckoning) -> String {
+    let bridges = match reckoning.sum.highest_index {
+        0 => "none".to_owned(),
+        bridges => format!("{bridges}, counted in"),
+    };
+    format!("Slots 2 to 31 of one bus. libvirt adds bridges when it is full (now {bridges}), so this is no hard limit.")
+}
+
+fn ports(reckoning: &Reckoning) -> Vec<String> {
+    let sum = &reckoning.sum;
+    let (Some(placeholders), Some(extra)) = (reckoning.placeholders, reckoning.extra_controllers) else {
+        return Vec::new();
+    };
+    let in_use = reckoning.ports_in_use;
+    let mut lines = Vec::new();
+    match sum.scheme {
+        Scheme::None => lines.push("KubeVirt asks for no port, so only libvirt's spare one is free.".to_owned()),
+        Scheme::V1 => lines.push(format!(
+            "KubeVirt places {placeholders} {} for {} {}; libvirt adds 1 spare port.",
+            plural(placeholders, "placeholder"),
+            sum.interfaces,
+            plural(sum.interfaces, "NIC")
+        )),
+        Scheme::V2 | Scheme::V3 | Scheme::V3ReadBack => {
+            let (total, minimum, desired) = (sum.total, sum.minimum, sum.desired);
+            lines.push(format!(
+                "KubeVirt counts {in_use} in use; of {total} ports it wants max({total}-{in_use}, {minimum}) = {desired} free."
+            ));
+            lines.push(match sum.case {
+                Case::Discarded => format!(
+                    "With {} {} it places no placeholder, so its {extra} extra {} come before the devices, and {} {} take them: no spare port either.",
+                    sum.interfaces,
+                    plural(sum.interfaces, "NIC"),
+                    plural(extra, "port"),
+                    sum.devices,
+                    plural(sum.devices, "device"),
+                ),
+                _ => format!(
+                    "It gets them as {placeholders} {} and {extra} extra {}; libvirt adds 1 spare port.",
+                    plural(placeholders, "placeholder"),
+                    plural(extra, "port"),
+                ),
+            });
+        }
+    }
+    if sum.case == Case::Placed && sum.extra_in_place < extra {
+        lines.push(format!("KubeVirt adds no port above index 31: {} of {extra} extra ports fit.", sum.extra_in_place));
+    }
+    lines
+}
+
+fn plural(count: u64, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}

@@ -1,0 +1,74 @@
+//! The picture for programs.
+
+use serde::Serialize;
+
+use crate::{
+    kubevirt::Version,
+    pci::{Picture, Seat, Spot},
+};
+
+/// One object. A count is `null` where there is none: no PCIe ports, or a guest that cannot boot.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Output<'p> {
+    supports_pcie_hotplug: bool,
+    ports_in_use: u64,
+    placeholders: Option<u64>,
+    extra_controllers: Option<u64>,
+    free_ports: Option<u64>,
+    bridge_free_slots: Option<u64>,
+    flat_free_slots: Option<u64>,
+    refused: Option<String>,
+    kubevirt_version: String,
+    devices: Vec<Device<'p>>,
+    notes: &'p [String],
+}
+
+/// A place and who has it: ports in order, then bridge slots, then the rest.
+#[derive(Debug, Serialize)]
+struct Device<'p> {
+    /// The PCI index of the root port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u64>,
+    on: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'p str,
+    kind: &'p str,
+    /// Whether KubeVirt counts it in `portsInUse`.
+    counted: bool,
+    why: &'p str,
+}
+
+/// Renders the picture, indented, with a line feed at the end.
+pub(super) fn render(picture: &Picture, version: Version, notes: &[String]) -> anyhow::Result<String> {
+    let reckoning = &picture.reckoning;
+    let output = Output {
+        supports_pcie_hotplug: reckoning.supports_pcie_hotplug,
+        ports_in_use: reckoning.ports_in_use,
+        placeholders: reckoning.placeholders,
+        extra_controllers: reckoning.extra_controllers,
+        free_ports: reckoning.free_ports,
+        bridge_free_slots: reckoning.bridge_free_slots,
+        flat_free_slots: reckoning.flat_free_slots,
+        refused: reckoning.refused.as_ref().map(ToString::to_string),
+        kubevirt_version: version.to_string(),
+        devices: devices(picture),
+        notes,
+    };
+    Ok(serde_json::to_string_pretty(&output)? + "\n")
+}
+
+fn devices(picture: &Picture) -> Vec<Device<'_>> {
+    picture.seats.iter().map(device).collect()
+}
+
+fn device(seat: &Seat) -> Device<'_> {
+    let (port, on) = match seat.spot {
+        Spot::Port(port) => (Some(port), "root port"),
+        Spot::Bridge => (None, "bridge"),
+        Spot::RootBus => (None, "root bus"),
+        Spot::Flat => (None, "flat bus"),
+        Spot::Nowhere => (None, "none"),
+    };
+    Device { port, on, name: &seat.name, kind: seat.kind, counted: seat.is_counted, why: &seat.why }
+}

@@ -1,0 +1,86 @@
+//! The picture for a terminal of 80 columns.
+
+use super::board::{Board, Group, Row};
+
+/// Columns of a terminal.
+const WIDTH: usize = 80;
+
+/// Letters of a name; a longer one is cut.
+const NAME: usize = 20;
+
+/// Letters of a kind.
+const KIND: usize = 13;
+
+/// Renders the picture.
+pub(super) fn render(board: &Board) -> String {
+    let mut lines = vec![board.title.clone(), board.subtitle.clone(), String::new()];
+    for group in &board.groups {
+        lines.extend(group_lines(group));
+        lines.push(String::new());
+    }
+    lines.extend(wrap(&board.headline, WIDTH));
+    for sentence in &board.sum {
+        lines.extend(wrap(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
+    }
+    for note in &board.notes {
+        lines.extend(wrap(&format!("note: {note}"), WIDTH));
+    }
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn group_lines(group: &Group) -> Vec<String> {
+    let heading = format!("── {} ", group.heading);
+    let rule = "─".repeat(WIDTH.saturating_sub(heading.chars().count()));
+    let mut lines = vec![format!("{heading}{rule}")];
+    lines.extend(group.rows.iter().flat_map(row_lines));
+    lines
+}
+
+fn row_lines(row: &Row) -> Vec<String> {
+    let port = row.port.map_or(String::new(), |port| port.to_string());
+    let mark = if row.is_free { '□' } else { '■' };
+    let head = format!("{port:>4} {mark} {:NAME$} {:KIND$} ", cut(&row.name, NAME), row.kind);
+    let indent = head.chars().count();
+    let mut lines = Vec::new();
+    for (number, part) in wrap(&row.why, WIDTH - indent).into_iter().enumerate() {
+        lines.push(if number == 0 { format!("{head}{part}") } else { format!("{:indent$}{part}", "") });
+    }
+    if lines.is_empty() { vec![head] } else { lines }
+}
+
+/// A name that fits, with an ellipsis where something is missing.
+pub(super) fn cut(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    text.chars().take(length.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Breaks a text between words. A word that is longer than a line stands on its own.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_broken_between_words_and_names_are_cut() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a-very-long-word b", 5), ["a-very-long-word", "b"]);
+        assert!(wrap("", 5).is_empty());
+        assert_eq!(cut("abcdef", 4), "abc…");
+        assert_eq!(cut("äöü", 3), "äöü");
+    }
+}
