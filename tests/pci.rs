@@ -7,10 +7,14 @@ use std::{collections::BTreeMap, fs, path::Path};
 use nicplug::{
     api::guest::GuestSpec,
     kubevirt::Version,
-    pci::{Attachment, DeviceKinds, HostKind, Picture, Placement, Spot, picture},
+    pci::{
+        Attachment, DeviceKinds, HostKind, NoKinds, Picture, Placement, Reservation, SlotCount, Spot, Survey, picture,
+        reckon, reserve, survey,
+    },
 };
+use proptest::prelude::*;
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 /// A line of a corpus.
 #[derive(Deserialize)]
@@ -125,5 +129,137 @@ fn the_model_agrees_with_every_case_of_the_whole_corpus() {
     match run(&path) {
         Some(cases) => println!("{cases} cases"),
         None => println!("skipped: the whole corpus is not here"),
+    }
+}
+
+/// A guest that somebody might write, without explicit addresses.
+#[derive(Clone, Debug)]
+struct Guest {
+    spec: Value,
+    slot_count: Option<String>,
+    root_complex: bool,
+    version: Version,
+}
+
+impl Guest {
+    fn draw(&self) -> Picture {
+        let text = self.spec.to_string();
+        let spec: GuestSpec = serde_json::from_str(&text).unwrap();
+        picture(&spec, &self.placement(), &NoKinds, self.version).unwrap()
+    }
+
+    fn survey(&self) -> Survey {
+        let text = self.spec.to_string();
+        let spec: GuestSpec = serde_json::from_str(&text).unwrap();
+        survey(&spec, &self.placement(), &NoKinds).unwrap()
+    }
+
+    fn placement(&self) -> Placement<'_> {
+        Placement { slot_count: self.slot_count.as_deref(), root_complex: self.root_complex, is_template: false }
+    }
+}
+
+fn nics() -> impl Strategy<Value = Vec<Value>> {
+    let model = prop::sample::select(vec!["virtio", "e1000", "e1000e"]);
+    let nic = (prop::sample::select(vec!["bridge", "sriov"]), model, prop::bool::weighted(0.1));
+    let nic = nic.prop_map(|(binding, model, is_absent)| {
+        let state = if is_absent { json!("absent") } else { Value::Null };
+        json!({binding: {}, "model": model, "state": state})
+    });
+    prop::collection::vec(nic, 0..8)
+}
+
+/// Disks on bus sata are left out: KubeVirt names them by their order, so for them order does matter.
+fn disks() -> impl Strategy<Value = Vec<Value>> {
+    let bus = prop::sample::select(vec!["virtio", "virtio", "scsi", "usb"]);
+    prop::collection::vec(bus.prop_map(|bus| json!({"disk": {"bus": bus}})), 0..30)
+}
+
+prop_compose! {
+    fn guests()(
+        nics in nics(),
+        disks in disks(),
+        gpus in 0usize..4,
+        machine in prop::sample::select(vec![("amd64", "q35"), ("amd64", "pc"), ("arm64", "virt"), ("s390x", "")]),
+        memory in prop::sample::select(vec!["512Mi", "2Gi", "4Gi"]),
+        flags in prop::array::uniform5(any::<bool>()),
+        transitional in prop::bool::weighted(0.2),
+        slot_count in prop::option::weighted(0.3, prop::sample::select(vec!["0", "3", "9", "40", "junk", "-1"])),
+        root_complex in prop::bool::weighted(0.2),
+        version in prop::sample::select(vec!["0.59.0", "1.3.0", "1.6.0", "1.6.4", "1.8.0", "1.9.0", "1.10.0"]),
+    ) -> Guest {
+        let [serial, balloon, vsock, hotplug_off, graphics] = flags;
+        let gpus: Vec<Value> = (0..gpus).map(|gpu| json!({"deviceName": format!("a/{gpu}")})).collect();
+        let spec = json!({"architecture": machine.0, "domain": {
+            "machine": {"type": machine.1}, "memory": {"guest": memory},
+            "devices": {"interfaces": nics, "disks": disks, "gpus": gpus, "autoattachPodInterface": false,
+                "autoattachSerialConsole": serial, "autoattachMemBalloon": balloon, "autoattachVSOCK": vsock,
+                "disableHotplug": hotplug_off, "autoattachGraphicsDevice": graphics,
+                "useVirtioTransitional": transitional, "sound": {"model": "ac97"}},
+        }});
+        let slot_count = slot_count.map(str::to_owned);
+        Guest { spec, slot_count, root_complex, version: version.parse().unwrap() }
+    }
+}
+
+fn reversed(guest: &Guest) -> Guest {
+    let mut guest = guest.clone();
+    for list in ["interfaces", "disks", "gpus"] {
+        guest.spec["domain"]["devices"][list].as_array_mut().unwrap().reverse();
+    }
+    guest
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_devices_does_not_matter(guest in guests()) {
+        prop_assert_eq!(guest.draw().reckoning, reversed(&guest).draw().reckoning);
+    }
+
+    #[test]
+    fn the_picture_has_the_ports_that_the_sum_promises(guest in guests()) {
+        let Picture { reckoning, seats, .. } = guest.draw();
+        if let Some(free) = reckoning.free_ports {
+            let ports = seats.iter().filter(|seat| matches!(seat.spot, Spot::Port(_))).count() as u64;
+            prop_assert_eq!(ports, reckoning.sum.root_ports);
+            prop_assert_eq!(seats.iter().filter(|seat| seat.is_free()).count() as u64, free);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_cannot_boot_has_no_room_and_one_with_ports_has_a_count(guest in guests()) {
+        let reckoning = guest.draw().reckoning;
+        let has_ports = reckoning.sum.machine.is_pcie() && reckoning.refused.is_none();
+        prop_assert_eq!(reckoning.free_ports.is_some(), has_ports);
+    }
+
+    #[test]
+    fn a_reservation_gives_at_least_what_was_asked_for_and_no_smaller_one_does(guest in guests(), wanted in 0u64..40) {
+        let Survey { census, nics, .. } = guest.survey();
+        let room = |value: u64| {
+            let slot_count = SlotCount::Number(i64::try_from(value).unwrap());
+            reckon(&census.with_slot_count(slot_count), &nics, guest.version).room()
+        };
+        match reserve(&census, &nics, guest.version, wanted) {
+            Reservation::Enough { free } => {
+                prop_assert_eq!(reckon(&census, &nics, guest.version).room(), free);
+                prop_assert!(free.is_none_or(|free| free >= wanted));
+            }
+            Reservation::SlotCount { value, free } => {
+                prop_assert_eq!(room(value), Some(free));
+                prop_assert!(free >= wanted);
+                for smaller in 0..value {
+                    prop_assert!(room(smaller).is_none_or(|room| room < wanted));
+                }
+            }
+            Reservation::Impossible { most, .. } => prop_assert!(most < wanted || guest.draw().reckoning.refused.is_some()),
+        }
+    }
+
+    #[test]
+    fn attaching_a_nic_to_a_running_guest_never_raises_the_free_count(guest in guests(), attached in 0u64..60) {
+        let reckoning = guest.draw().reckoning;
+        prop_assert!(reckoning.room_left(attached + 1) <= reckoning.room_left(attached));
+        prop_assert!(reckoning.room_left(attached) <= reckoning.room());
     }
 }

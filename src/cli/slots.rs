@@ -61,25 +61,26 @@ impl SlotsArgs {
     /// Prints the picture. A guest that cannot boot is an answer too: the exit status stays 0.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let kinds = match &self.facts {
-            Some(path) => read_cluster(path)?,
+            Some(path) => cluster_kinds(&read(path)?).with_context(|| format!("facts: {}", path.display()))?,
             None => ClusterKinds::default(),
         };
         let version = self.kubevirt_version.or(kinds.version).unwrap_or(NEWEST_KNOWN);
-        let guest = read_guest(&self.file)?;
-        let (picture, mut notes) = draw(&guest, &kinds, version)?;
-        notes.extend(picture.notes.iter().map(ToString::to_string));
-        if version.is_newer_than_known() {
-            notes
-                .push(format!("KubeVirt {version} is newer than nicplug knows ({NEWEST_KNOWN}): judged as the newest"));
-        }
-        let board = Board::new(&title(&guest), &picture, version, notes);
-        let text = match self.output {
-            Format::Text => text::render(&board),
-            Format::Json => json::render(&picture, version, &board.notes)?,
-            Format::Svg => svg::render(&board),
-        };
-        output.write_all(text.as_bytes())?;
+        output.write_all(show(&read_guest(&self.file)?, &kinds, version, self.output)?.as_bytes())?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn show(guest: &Manifest, kinds: &ClusterKinds, version: Version, format: Format) -> anyhow::Result<String> {
+    let (picture, mut notes) = draw(guest, kinds, version)?;
+    notes.extend(picture.notes.iter().map(ToString::to_string));
+    if version.is_newer_than_known() {
+        notes.push(format!("KubeVirt {version} is newer than nicplug knows ({NEWEST_KNOWN}): judged as the newest"));
+    }
+    let board = Board::new(&title(guest), &picture, version, notes);
+    match format {
+        Format::Text => Ok(text::render(&board)),
+        Format::Json => json::render(&picture, version, &board.notes),
+        Format::Svg => Ok(svg::render(&board)),
     }
 }
 
@@ -93,7 +94,7 @@ fn title(guest: &Manifest) -> String {
 
 /// The first VM or VMI of a file.
 fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
-    let manifests = manifests::read(&read(path)?).with_context(|| format!("{} cannot be read", path.display()))?;
+    let manifests = manifests::read(&read(path)?).with_context(|| format!("{}", path.display()))?;
     let is_guest = |manifest: &Manifest| {
         manifest.api_version().starts_with("kubevirt.io/")
             && matches!(manifest.kind(), "VirtualMachine" | "VirtualMachineInstance")
@@ -152,9 +153,9 @@ impl DeviceKinds for ClusterKinds {
     }
 }
 
-/// Reads the KubeVirt resource among the objects of a file.
-fn read_cluster(path: &Path) -> anyhow::Result<ClusterKinds> {
-    let manifests = manifests::read(&read(path)?).with_context(|| format!("facts: {}", path.display()))?;
+/// Reads the KubeVirt resource among the objects of a text.
+fn cluster_kinds(text: &str) -> anyhow::Result<ClusterKinds> {
+    let manifests = manifests::read(text)?;
     let is_kubevirt =
         |manifest: &&Manifest| manifest.kind() == "KubeVirt" && manifest.api_version().starts_with("kubevirt.io/");
     let Some(kubevirt) = manifests.iter().find(is_kubevirt) else { return Ok(ClusterKinds::default()) };
@@ -176,4 +177,137 @@ fn read_cluster(path: &Path) -> anyhow::Result<ClusterKinds> {
     let bindings = plugins.into_iter().flatten().map(|(name, plugin)| (name.clone(), attachment(plugin))).collect();
     let version = kubevirt.object.pointer("/status/observedKubeVirtVersion").and_then(Value::as_str);
     Ok(ClusterKinds { version: version.and_then(|version| version.parse().ok()), bindings, devices })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata:
+  name: vm-a
+  annotations: {kubevirt.io/pci-interface-slot-count: "20"}
+spec:
+  instancetype: {name: u1.small}
+  template:
+    metadata:
+      annotations: {kubevirt.io/pci-interface-slot-count: "6"}
+    spec:
+      domain:
+        memory: {guest: 1Gi}
+        devices:
+          disks: [{name: root, disk: {bus: virtio}}]
+          gpus: [{name: gpu, deviceName: nvidia.com/vgpu}]
+          interfaces: [{name: default, masquerade: {}}, {name: blue, binding: {name: side}}]
+      volumes: [{name: root}, {name: seed}]
+"#;
+
+    const KUBEVIRT: &str = r"
+apiVersion: kubevirt.io/v1
+kind: KubeVirt
+spec:
+  configuration:
+    network: {binding: {side: {sidecarImage: a}, plug: {domainAttachmentType: managedTap}}}
+    permittedHostDevices:
+      pciHostDevices: [{resourceName: a.com/pci}]
+      mediatedDevices: [{resourceName: nvidia.com/vgpu}]
+      usb: [{resourceName: a.com/usb}]
+status: {observedKubeVirtVersion: v1.8.2}
+";
+
+    fn guest(text: &str) -> Manifest {
+        manifests::read(text).unwrap().remove(0)
+    }
+
+    fn json(text: &str, kinds: &ClusterKinds) -> Value {
+        serde_json::from_str(&show(&guest(text), kinds, NEWEST_KNOWN, Format::Json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_kubevirt_resource_tells_version_bindings_and_devices() {
+        let kinds = cluster_kinds(KUBEVIRT).unwrap();
+        assert_eq!(kinds.version, Some(Version::new(1, 8, 2)));
+        for (name, attachment) in
+            [("side", Attachment::Unseen), ("plug", Attachment::Tap), ("other", Attachment::Unknown)]
+        {
+            assert_eq!(kinds.binding(name), attachment, "{name}");
+        }
+        for (name, kind) in [
+            ("a.com/pci", HostKind::Pci),
+            ("nvidia.com/vgpu", HostKind::Mediated),
+            ("a.com/usb", HostKind::Usb),
+            ("a.com/other", HostKind::Unknown),
+        ] {
+            assert_eq!(kinds.host_device(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_read_through_its_template() {
+        let output = json(VM, &cluster_kinds(KUBEVIRT).unwrap());
+        // S = 6 of the template, two interfaces; the NIC without a tap is in no port but among the interfaces.
+        assert_eq!(output["placeholders"], 4);
+        assert_eq!(output["freePorts"], 5);
+        assert_eq!(output["kubevirtVersion"], "v1.9.0");
+        assert_eq!(output["refused"], Value::Null);
+        assert_eq!(output["notes"].as_array().map(Vec::len), Some(1), "{}", output["notes"]);
+        let devices = output["devices"].as_array().unwrap();
+        let on = |name: &str| devices.iter().find(|device| device["name"] == name).map(|device| device["on"].clone());
+        assert_eq!(on("default"), Some("root port".into()));
+        assert_eq!(on("blue"), Some("none".into()));
+        assert_eq!(on("gpu"), Some("root port".into()));
+    }
+
+    #[test]
+    fn what_is_unknown_is_noted() {
+        let output = json(VM, &ClusterKinds::default());
+        let notes = output["notes"].as_array().unwrap();
+        for word in ["instancetype", "\"side\"", "nvidia.com/vgpu"] {
+            assert!(
+                notes.iter().any(|note| note.as_str().is_some_and(|note| note.contains(word))),
+                "{word}: {notes:?}"
+            );
+        }
+        let newer = show(&guest(VM), &ClusterKinds::default(), Version::new(1, 12, 0), Format::Text).unwrap();
+        assert_eq!(newer.matches("newer than nicplug knows").count(), 1);
+    }
+
+    #[test]
+    fn the_text_fits_eighty_columns_and_shows_each_port_on_one_line() {
+        let text = show(&guest(VM), &cluster_kinds(KUBEVIRT).unwrap(), NEWEST_KNOWN, Format::Text).unwrap();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("   1 ■ default              interface     model virtio\n"), "{text}");
+        assert!(
+            text.contains("   2 □ free                               reserved by a placeholder of KubeVirt\n"),
+            "{text}"
+        );
+        assert!(text.contains("5 of 11 root ports free for hotplug\n"), "{text}");
+    }
+
+    #[test]
+    fn a_template_gets_the_tablet_that_the_vm_controller_adds() {
+        let vm = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nspec: {template: {spec: {domain: {devices: {autoattachInputDevice: true}}}}}";
+        let vmi = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nspec: {domain: {devices: {autoattachInputDevice: true}}}";
+        let usb = |text| {
+            let output = json(text, &ClusterKinds::default());
+            let devices = output["devices"].as_array().unwrap().clone();
+            devices.into_iter().find(|device| device["kind"] == "usb").map(|device| device["on"].clone())
+        };
+        assert_eq!(usb(vm), Some("root port".into()));
+        assert_eq!(usb(vmi), Some("none".into()));
+    }
+
+    #[test]
+    fn a_guest_that_cannot_boot_has_a_reason_and_no_ports() {
+        let vmi = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"annotations": {"kubevirt.io/pci-interface-slot-count": "5.0"}}, "spec": {}}"#;
+        let output = json(vmi, &ClusterKinds::default());
+        assert!(output["refused"].as_str().unwrap().contains("\"5.0\""));
+        for field in ["placeholders", "extraControllers", "freePorts"] {
+            assert_eq!(output[field], Value::Null, "{field}");
+        }
+        assert_eq!(output["portsInUse"], 5);
+    }
 }

@@ -41,6 +41,14 @@ pub struct Census {
     pub(super) refusal: Option<Box<Refusal>>,
 }
 
+impl Census {
+    /// The same guest with another slot-count annotation.
+    #[must_use]
+    pub fn with_slot_count(&self, slot_count: SlotCount) -> Self {
+        Self { slot_count, ..self.clone() }
+    }
+}
+
 /// The annotation [`super::SLOT_COUNT`], as Go's `strconv.Atoi` reads it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SlotCount {

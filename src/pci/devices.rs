@@ -315,7 +315,7 @@ impl<'v> Walk<'v, '_> {
 
     fn filesystems(&self, sink: &mut dyn Sink<'v>) {
         for filesystem in self.parts.filesystems.iter().filter(|filesystem| filesystem.virtiofs.is_some()) {
-            let device = Device::new(Kind::Filesystem, &filesystem.name, Place::Port, "virtiofs, which is not counted");
+            let device = Device::new(Kind::Filesystem, &filesystem.name, Place::Port, "virtiofs, not counted");
             self.emit(sink, device.uncounted());
         }
     }
@@ -472,7 +472,7 @@ impl<'v> Walk<'v, '_> {
         for (kind, device) in others.chain(gpus) {
             match self.kinds.host_device(&device.device_name) {
                 HostKind::Mediated => {
-                    let why = "a mediated device, which is not counted";
+                    let why = "a mediated device, not counted";
                     self.emit(sink, Device::new(kind, &device.name, Place::Port, why).uncounted());
                 }
                 HostKind::Usb => {}
@@ -511,7 +511,7 @@ impl<'v> Walk<'v, '_> {
         self.video(sink);
         self.inputs(sink);
         if devices.autoattach_vsock == Some(true) {
-            let why = "autoattachVSOCK, which is not counted";
+            let why = "autoattachVSOCK, not counted";
             self.emit(sink, Device::new(Kind::Vsock, "", Place::Port, why).uncounted());
         }
     }
@@ -536,7 +536,7 @@ impl<'v> Walk<'v, '_> {
             return;
         }
         let (place, why) = match self.machine {
-            Machine::Virt => (Place::Port, "the graphics card, which is not counted"),
+            Machine::Virt => (Place::Port, "the graphics card, not counted"),
             _ => (Place::RootBus, "the graphics card"),
         };
         self.emit(sink, Device::new(Kind::Video, "", place, why).uncounted());

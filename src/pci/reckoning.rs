@@ -32,6 +32,9 @@ pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
 /// KubeVirt adds no controller above this index.
 const LAST_EXTRA_INDEX: u64 = 31;
 
+/// The highest PCI bus number.
+const LAST_BUS: u64 = 255;
+
 /// Slots of a conventional bridge: 1 to 31.
 const BRIDGE_SLOTS: u64 = 31;
 
@@ -69,6 +72,8 @@ pub struct Sum {
     pub has_large_memory: bool,
     /// n: interfaces, absent ones included.
     pub interfaces: u64,
+    /// The slot-count annotation, where the version reads it.
+    pub slot_count: Option<i64>,
     /// T: the ports that KubeVirt aims at.
     pub total: u64,
     /// m: the free ports that it wants at least.
@@ -121,9 +126,17 @@ impl Reckoning {
         match self.sum.case {
             Case::Flat => self.flat_free_slots,
             Case::NoPorts => None,
-            _ if self.is_transitional => self.bridge_free_slots,
+            // Without a bridge there is no slot for a conventional NIC.
+            _ if self.is_transitional => self.bridge_free_slots.or(self.free_ports.map(|_| 0)),
             _ => self.free_ports,
         }
+    }
+
+    /// Room that is left in the running guest after so many devices took a place since boot: NICs, and where NICs need
+    /// ports virtio disks and a memory hotplug. An unplugged one counts until the domain has dropped it.
+    #[must_use]
+    pub fn room_left(&self, attached: u64) -> Option<u64> {
+        self.room().map(|room| room.saturating_sub(attached))
     }
 }
 
@@ -271,6 +284,10 @@ fn place(census: &Census, devices: &Devices, scheme: Scheme, wish: Wish) -> Reck
             machine: census.machine,
             has_large_memory: census.has_large_memory,
             interfaces: devices.interfaces,
+            slot_count: match census.slot_count {
+                SlotCount::Number(count) if scheme.reads_slot_count() => Some(count),
+                _ => None,
+            },
             total: wish.total,
             minimum: wish.minimum,
             desired: wish.desired,
@@ -358,7 +375,12 @@ impl Ports {
             devices.claims.iter().filter(|claim| claim.address.bus == 0).map(|claim| claim.address.slot).collect();
         let slots = 32u64.saturating_sub(own + named.len() as u64 + devices.on_root_bus);
         let limit = slots * PORTS_PER_SLOT;
-        (self.all > limit).then_some(Refusal::OutOfPorts { needed: self.all, limit })
+        if self.all > limit {
+            return Some(Refusal::OutOfPorts { needed: self.all, limit });
+        }
+        // Bridges on the bridge need no root port, yet a number each.
+        let needed = self.highest_index;
+        (needed > LAST_BUS).then_some(Refusal::OutOfPorts { needed, limit: LAST_BUS })
     }
 }
 
@@ -443,6 +465,166 @@ impl fmt::Display for Sum {
                 write!(formatter, "PCIe, {size}, topology {}: {} root ports", self.scheme.as_str(), self.root_ports)?;
                 write!(formatter, ", {} used by devices", self.devices)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::guest::GuestSpec,
+        pci::{NoKinds, Placement, Survey, survey},
+    };
+
+    fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> Reckoning {
+        let spec: GuestSpec = serde_json::from_str(spec).unwrap();
+        let placement = Placement { slot_count, root_complex, is_template: false };
+        let Survey { census, nics, .. } = survey(&spec, &placement, &NoKinds).unwrap();
+        reckon(&census, &nics, version.parse().unwrap())
+    }
+
+    /// A guest with virtio disks and NICs; `more` is put among its devices.
+    fn guest(memory: &str, disks: usize, nics: usize, more: &str) -> String {
+        let disks: Vec<String> =
+            (0..disks).map(|disk| format!(r#"{{"name": "d{disk}", "disk": {{"bus": "virtio"}}}}"#)).collect();
+        let nics: Vec<String> = (0..nics).map(|nic| format!(r#"{{"name": "n{nic}", "bridge": {{}}}}"#)).collect();
+        format!(
+            r#"{{"domain": {{"memory": {{"guest": "{memory}"}}, "devices": {{"autoattachPodInterface": false, {more}
+               "disks": [{}], "interfaces": [{}]}}}}}}"#,
+            disks.join(","),
+            nics.join(",")
+        )
+    }
+
+    #[test]
+    fn the_worked_examples_of_the_model_come_out() {
+        for (spec, version, in_use, placeholders, extra, devices, free) in [
+            (guest("1024M", 2, 1, r#""rng": {},"#), "1.9.0", 8, 3, 0, 7, 4),
+            (guest("1Gi", 1, 1, ""), "1.9.0", 6, 3, 0, 5, 4),
+            (guest("2Gi", 2, 1, ""), "1.9.0", 7, 3, 0, 6, 4),
+            (guest("2147483649", 2, 1, ""), "1.9.0", 7, 3, 6, 6, 10),
+            (guest("4Gi", 1, 3, ""), "1.9.0", 8, 1, 7, 7, 9),
+            (guest("4Gi", 1, 4, ""), "1.9.0", 9, 0, 7, 8, 0),
+            (guest("4Gi", 1, 4, ""), "1.10.0", 9, 0, 7, 8, 8),
+            (guest("1Gi", 1, 0, ""), "1.9.0", 5, 0, 3, 4, 0),
+            (guest("1Gi", 1, 0, ""), "1.10.0", 5, 0, 3, 4, 4),
+            (guest("4Gi", 1, 0, ""), "1.9.0", 5, 0, 11, 4, 7),
+            (guest("4Gi", 22, 1, ""), "1.9.0", 27, 3, 3, 26, 5),
+            (guest("4Gi", 26, 1, ""), "1.9.0", 31, 3, 3, 30, 4),
+            (guest("4Gi", 2, 1, ""), "1.7.0", 7, 9, 0, 6, 10),
+            (guest("4Gi", 2, 1, ""), "1.5.0", 7, 3, 0, 6, 4),
+            (guest("4Gi", 2, 1, ""), "0.59.0", 7, 0, 0, 6, 1),
+            (guest("4Gi", 2, 4, ""), "1.5.0", 10, 0, 0, 9, 1),
+        ] {
+            let found = count(&spec, None, false, version);
+            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.sum.devices);
+            assert_eq!(figures, (in_use, Some(placeholders), Some(extra), devices), "{version} {spec}");
+            assert_eq!(found.free_ports, Some(free), "{version} {spec}");
+        }
+    }
+
+    #[test]
+    fn annotations_change_the_sum() {
+        let spec = guest("1Gi", 2, 1, "");
+        for (slot_count, root_complex, version, free) in [
+            (Some("11"), false, "1.9.0", Some(11)),
+            (None, true, "1.9.0", Some(0)),
+            (Some("8"), true, "1.9.0", Some(8)),
+            (Some("junk"), false, "1.9.0", None),
+            (Some("junk"), false, "1.7.0", Some(4)),
+            (Some("11"), false, "1.5.0", Some(4)),
+        ] {
+            let found = count(&spec, slot_count, root_complex, version);
+            assert_eq!(found.free_ports, free, "{slot_count:?} {root_complex} {version}");
+        }
+    }
+
+    #[test]
+    fn a_slot_count_that_is_no_number_stops_a_flat_machine_only_where_the_version_does_not_ask() {
+        let spec = r#"{"domain": {"machine": {"type": "pc"}}}"#;
+        assert!(count(spec, Some("junk"), false, "1.8.1").refused.is_some());
+        assert!(count(spec, Some("junk"), false, "1.8.2").refused.is_none());
+    }
+
+    #[test]
+    fn an_address_that_no_bus_has_or_that_is_taken_keeps_a_guest_from_booting() {
+        let with = |machine: &str, addresses: &[&str]| {
+            let nics = addresses.iter().map(|address| format!(r#"{{"bridge": {{}}, "pciAddress": "{address}"}}"#));
+            let nics: Vec<String> = nics.collect();
+            let devices = format!(r#"{{"interfaces": [{}]}}"#, nics.join(","));
+            format!(r#"{{"domain": {{"machine": {{"type": "{machine}"}}, "devices": {devices}}}}}"#)
+        };
+        for (machine, addresses, root_complex, boots) in [
+            ("q35", &["0000:03:00.0"][..], false, true),
+            ("q35", &["0000:00:10.0"], false, true),
+            ("q35", &["0000:03:01.0"], false, false),
+            ("q35", &["0001:03:00.0"], false, false),
+            ("q35", &["0000:00:00.0"], false, false),
+            ("q35", &["0000:00:1f.0"], false, false),
+            ("q35", &["0000:00:1f.2"], false, true),
+            ("q35", &["0000:03:00.0", "0000:03:00.0"], false, false),
+            ("q35", &["0000:00:02.0"], true, false),
+            ("q35", &["0000:00:1e.0"], true, true),
+            ("pc", &["0000:00:10.0"], false, true),
+            ("pc", &["0000:00:01.0"], false, false),
+            ("pc", &["0000:01:00.0"], false, false),
+        ] {
+            let found = count(&with(machine, addresses), None, root_complex, "1.9.0");
+            assert_eq!(found.refused.is_none(), boots, "{machine} {addresses:?} {:?}", found.refused);
+        }
+    }
+
+    #[test]
+    fn a_far_address_makes_libvirt_have_all_ports_before_it() {
+        let spec = r#"{"domain": {"memory": {"guest": "1Gi"}, "devices": {
+            "interfaces": [{"name": "a", "bridge": {}, "pciAddress": "0000:14:00.0"}]}}}"#;
+        // Ports 1 to 20; the NIC, scsi, virtio-serial and balloon take one each.
+        assert_eq!(count(spec, None, false, "1.9.0").free_ports, Some(16));
+        assert_eq!(count(spec, None, true, "1.9.0").free_ports, Some(19));
+    }
+
+    #[test]
+    fn a_root_bus_has_28_slots_for_devices_and_room_for_232_ports() {
+        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").refused;
+        assert_eq!(full(23), None);
+        assert_eq!(full(24), Some(Refusal::RootComplexFull { devices: 29 }));
+        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").refused;
+        assert_eq!(ports(224), None);
+        assert_eq!(ports(225), Some(Refusal::OutOfPorts { needed: 233, limit: 232 }));
+    }
+
+    #[test]
+    fn a_slot_count_beyond_all_measure_is_refused_and_not_carried_out() {
+        for more in ["", r#""useVirtioTransitional": true,"#] {
+            for slot_count in ["100000", "9223372036854775807"] {
+                let found = count(&guest("1Gi", 1, 1, more), Some(slot_count), false, "1.9.0");
+                assert!(matches!(found.refused, Some(Refusal::OutOfPorts { .. })), "{more} {slot_count}");
+            }
+        }
+    }
+
+    #[test]
+    fn bridges_come_one_by_one() {
+        for (devices, bridges) in [(0, 0), (1, 1), (31, 1), (32, 2), (61, 2), (62, 3)] {
+            assert_eq!(bridges_for(devices), bridges, "{devices}");
+        }
+    }
+
+    #[test]
+    fn what_the_devices_themselves_forbid_is_told() {
+        for (device, word) in [
+            (r#""disks": [{"name": "a", "lun": {"bus": "virtio"}}]"#, "lun"),
+            (r#""disks": [{"name": "a", "lun": {}}]"#, "lun"),
+            (r#""disks": [{"name": "a", "cdrom": {"bus": "virtio"}}]"#, "cdrom"),
+            (r#""disks": [{"name": "a", "cdrom": {"bus": "usb"}}]"#, "USB"),
+            (r#""disks": [{"name": "a", "disk": {"bus": "sata", "pciAddress": "0000:01:00.0"}}]"#, "pciAddress"),
+            (r#""inputs": [{"name": "a", "type": "tablet", "bus": "ps2"}]"#, "bus"),
+            (r#""inputs": [{"name": "a", "type": "mouse"}]"#, "tablet"),
+        ] {
+            let found = count(&format!(r#"{{"domain": {{"devices": {{{device}}}}}}}"#), None, false, "1.9.0");
+            let reason = found.refused.map(|refusal| refusal.to_string()).unwrap_or_default();
+            assert!(reason.contains("\"a\"") && reason.contains(word), "{device}: {reason:?}");
         }
     }
 }

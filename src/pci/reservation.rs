@@ -52,7 +52,7 @@ pub fn reserve(census: &Census, nics: &[Nic], version: Version, wanted: u64) -> 
     for placeholders in 1..=wanted.min(MOST_PLACEHOLDERS) {
         let value = nics.len() as u64 + placeholders;
         let count = SlotCount::Number(i64::try_from(value).unwrap_or(i64::MAX));
-        let then = reckon(&Census { slot_count: count, ..census.clone() }, nics, version);
+        let then = reckon(&census.with_slot_count(count), nics, version);
         let Some(free) = then.room() else { break };
         if free >= wanted {
             return Reservation::SlotCount { value, free };

@@ -160,7 +160,7 @@ fn sum(reckoning: &Reckoning) -> Vec<String> {
     }
     match sum.case {
         Case::NoPorts if sum.machine == Machine::Ccw => {
-            lines.push("Virtio devices are CCW devices here, not PCI.".to_owned())
+            lines.push("Virtio devices are CCW devices here, not PCI.".to_owned());
         }
         Case::NoPorts => {}
         Case::Flat => lines.push(flat(reckoning)),
@@ -213,11 +213,20 @@ fn ports(reckoning: &Reckoning) -> Vec<String> {
                     sum.devices,
                     plural(sum.devices, "device"),
                 ),
-                _ => format!(
-                    "It gets them as {placeholders} {} and {extra} extra {}; libvirt adds 1 spare port.",
-                    plural(placeholders, "placeholder"),
-                    plural(extra, "port"),
-                ),
+                _ => match sum.slot_count {
+                    Some(slot_count) => format!(
+                        "Annotation pci-interface-slot-count {slot_count} makes {placeholders} {} for {} {}; besides there are {extra} extra {} and libvirt's spare one.",
+                        plural(placeholders, "placeholder"),
+                        sum.interfaces,
+                        plural(sum.interfaces, "NIC"),
+                        plural(extra, "port"),
+                    ),
+                    None => format!(
+                        "It gets them as {placeholders} {} and {extra} extra {}; libvirt adds 1 spare port.",
+                        plural(placeholders, "placeholder"),
+                        plural(extra, "port"),
+                    ),
+                },
             });
         }
     }

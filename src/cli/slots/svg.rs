@@ -124,7 +124,8 @@ fn flow(board: &Board) -> Vec<Column<'_>> {
     let rows: usize = board.groups.iter().map(|group| group.rows.len()).sum();
     let headings = u32::try_from(board.groups.len()).unwrap_or(0) * HEADING;
     let total = headings + u32::try_from(rows).unwrap_or(0) * (CARD + CARD_GAP);
-    let limit = total.div_ceil(total.div_ceil(COLUMN_HEIGHT).max(2)) + HEADING;
+    let count = total.div_ceil(COLUMN_HEIGHT).max(2);
+    let limit = (total + (count - 1) * HEADING).div_ceil(count) + CARD;
     let mut columns: Vec<Column> = Vec::new();
     let mut column = Column::default();
     for Group { heading, rows } in &board.groups {
@@ -155,14 +156,16 @@ fn draw_column(column: &Column<'_>, left: u32, top: u32) -> String {
     let mut svg = bus_line(column, left, top);
     let mut top = top;
     for item in &column.items {
-        svg.push_str(&match item {
-            Item::Heading(heading) => format!(
-                "<text x=\"{left}\" y=\"{}\" font-size=\"12\" font-weight=\"600\" fill=\"{MUTED}\">{}</text>\n",
-                top + 22,
-                escape(heading)
-            ),
-            Item::Place(row) => card(row, left, top),
-        });
+        match item {
+            Item::Heading(heading) => {
+                let (baseline, heading) = (top + 22, escape(heading));
+                let _ = writeln!(
+                    svg,
+                    "<text x=\"{left}\" y=\"{baseline}\" font-size=\"12\" font-weight=\"600\" fill=\"{MUTED}\">{heading}</text>"
+                );
+            }
+            Item::Place(row) => svg.push_str(&card(row, left, top)),
+        }
         top += item.height();
     }
     svg
@@ -323,7 +326,7 @@ mod tests {
         assert_eq!(columns.len(), 3);
         for column in &columns {
             assert!(matches!(column.items.first(), Some(Item::Heading(_))));
-            assert!(column.height <= COLUMN_HEIGHT + HEADING);
+            assert!(column.height <= COLUMN_HEIGHT + HEADING + CARD);
         }
     }
 }

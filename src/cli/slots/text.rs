@@ -25,7 +25,12 @@ pub(super) fn render(board: &Board) -> String {
     for note in &board.notes {
         lines.extend(wrap(&format!("note: {note}"), WIDTH));
     }
-    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+    let mut text = String::new();
+    for line in &lines {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 fn group_lines(group: &Group) -> Vec<String> {
