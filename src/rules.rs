@@ -34,7 +34,7 @@ use std::borrow::Cow;
 
 use crate::{
     api::review::ObjectKind,
-    change::{Change, MigrationStart, Nic},
+    change::{Change, MigrationStart, Nic, NicDiff},
     facts::{
         Fact, Facts, Instance,
         attachment::{Attachment, InPlace},
@@ -261,46 +261,22 @@ pub struct Case<'c> {
 }
 
 impl<'c> Case<'c> {
-    /// Judges each NIC that the change plugs into a running guest.
-    ///
-    /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
-    /// Plugged is a NIC that the template had already and the guest has not, when it changes: KubeVirt compares the
-    /// template with the guest, and not with what the template was.
+    /// Judges each NIC that the change plugs into a running guest; see [`Self::plugged`].
     pub(crate) fn each_plugged(
         &self,
         rule: &'static Rule,
-        judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
-    ) -> Vec<Finding> {
-        let candidates = || {
-            let modified = self.change.nics.modified.iter().map(|(_, nic)| nic);
-            let copied = modified.filter(|_| self.change.subject.kind == ObjectKind::VirtualMachine);
-            self.change.nics.added.iter().chain(copied)
-        };
-        if self.change.nics.added.is_empty() {
-            // What changes in a guest that is not known to run has probably been there before.
-            let Fact::Known(instance) = self.live() else { return Vec::new() };
-            return self.judge_plugged(candidates(), instance, judge);
-        }
-        self.if_live(rule, |instance| self.judge_plugged(candidates(), instance, judge))
-    }
-
-    fn judge_plugged<'n>(
-        &self,
-        candidates: impl Iterator<Item = &'n Nic<'c>>,
-        instance: &'c Instance,
         mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
-    ) -> Vec<Finding>
-    where
-        'c: 'n,
-    {
-        if self.is_new() {
+    ) -> Vec<Finding> {
+        let NicDiff { added, modified, .. } = &self.change.nics;
+        // What only changes has probably been there before: no reason to tell that nobody knows.
+        let is_told_when_unknown = !added.is_empty();
+        if !is_told_when_unknown && (modified.is_empty() || self.live().known().is_none()) {
             return Vec::new();
         }
-        let plugged = candidates.filter(|nic| self.is_plugged(nic, instance));
-        plugged.filter_map(|nic| judge(nic, instance)).collect()
+        self.if_live(rule, |instance| self.plugged(instance).filter_map(|nic| judge(nic, instance)).collect())
     }
 
-    /// Judges each NIC that the change takes from a running guest by `state: absent`.
+    /// Judges each NIC that the change takes from a running guest; see [`Self::unplugged`].
     pub(crate) fn each_unplugged(
         &self,
         rule: &'static Rule,
@@ -309,10 +285,26 @@ impl<'c> Case<'c> {
         if self.change.nics.set_absent.is_empty() {
             return Vec::new();
         }
-        self.if_live(rule, |instance| {
-            let leaves = |nic: &&Nic| instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
-            self.change.nics.set_absent.iter().filter(leaves).filter_map(|nic| judge(nic, instance)).collect()
-        })
+        self.if_live(rule, |instance| self.unplugged(instance).filter_map(|nic| judge(nic, instance)).collect())
+    }
+
+    /// The NICs that the change plugs into a guest that runs.
+    ///
+    /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
+    /// Plugged is a NIC that the template had already and the guest has not, when it changes: KubeVirt compares the
+    /// template with the guest, and not with what the template was.
+    pub(crate) fn plugged(&self, instance: &'c Instance) -> impl Iterator<Item = &'c Nic<'c>> {
+        let NicDiff { added, modified, .. } = &self.change.nics;
+        let is_vm = self.change.subject.kind == ObjectKind::VirtualMachine;
+        let copied = modified.iter().map(|(_, nic)| nic).filter(move |_| is_vm);
+        let is_there = move |nic: &Nic| is_vm && instance.has_nic(nic.name);
+        added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !is_there(nic))
+    }
+
+    /// The NICs that the change takes by `state: absent` from a guest that runs and has them.
+    pub(crate) fn unplugged(&self, instance: &'c Instance) -> impl Iterator<Item = &'c Nic<'c>> {
+        let leaves = |nic: &&Nic| instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+        self.change.nics.set_absent.iter().filter(leaves)
     }
 
     /// Judges a change of a guest that runs; tells what was not checked when nobody knows whether it does.
@@ -349,11 +341,6 @@ impl<'c> Case<'c> {
 
     fn live(&self) -> Fact<&'c Instance> {
         self.facts.live()
-    }
-
-    fn is_plugged(&self, nic: &Nic, instance: &Instance) -> bool {
-        let is_there = self.change.subject.kind == ObjectKind::VirtualMachine && instance.has_nic(nic.name);
-        !nic.is_absent() && !is_there
     }
 }
 

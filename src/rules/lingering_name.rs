@@ -28,8 +28,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let plugged = case.each_plugged(&RULE, |nic, instance| judge_name(case, nic, instance));
-    let mut findings = plugged;
+    let mut findings = case.each_plugged(&RULE, |nic, instance| judge_name(case, nic, instance));
     findings.extend(returning(case));
     findings.extend(judge_both_at_once(case));
     findings
@@ -62,17 +61,8 @@ fn judge_both_at_once(case: &Case) -> Option<Finding> {
     if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::Perhaps { .. })) {
         return None;
     }
-    let Fact::Known(_) = case.facts.live() else { return None };
-    let mut names = (None, None);
-    case.each_plugged(&RULE, |nic, _| {
-        names.0.get_or_insert(nic.name);
-        None
-    });
-    case.each_unplugged(&RULE, |nic, _| {
-        names.1.get_or_insert(nic.name);
-        None
-    });
-    let (Some(added), Some(removed)) = names else { return None };
+    let Fact::Known(instance) = case.facts.live() else { return None };
+    let (added, removed) = (case.plugged(instance).next()?.name, case.unplugged(instance).next()?.name);
     let what = format!("{added:?} comes and {removed:?} goes in one update: Multus may lose one; take two");
     Some(RULE.fault(CauseType::Invalid, String::new(), what))
 }

@@ -1,10 +1,7 @@
 //! NP118.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{
-    api::network::Interface,
-    facts::{Instance, instance::queues_per_nic},
-};
+use crate::{api::network::Interface, facts::instance::queues_per_nic};
 
 rule! {
     /// A VM with multiqueue has so many vCPUs and NICs that their queues eat up its memory.
@@ -30,23 +27,14 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    if !case.is_new() {
+        let findings = case.each_plugged(&RULE, |_, instance| judge(case, instance.queues_per_nic));
+        return findings.into_iter().take(1).collect();
+    }
+    // An instancetype may bring vCPUs that the template does not show; the VMI will show them.
     let view = &case.change.after;
-    if case.change.nics.added.is_empty() {
-        return Vec::new();
-    }
-    if case.is_new() {
-        // An instancetype may bring vCPUs that the template does not show; the VMI will show them.
-        let queues = if view.is_expanded { None } else { queues_per_nic(view.guest) };
-        return queues.and_then(|queues| judge(case, queues)).into_iter().collect();
-    }
-    // Nothing more is to be known here than whether it runs, which other rules tell.
-    let Some(&instance) = case.facts.live().known() else { return Vec::new() };
-    judge_running(case, instance).into_iter().collect()
-}
-
-fn judge_running(case: &Case, instance: &Instance) -> Option<Finding> {
-    let is_plugged = !case.each_plugged(&RULE, |_, _| Some(RULE.unchecked(""))).is_empty();
-    is_plugged.then(|| judge(case, instance.queues_per_nic))?
+    let queues = if view.is_expanded { None } else { queues_per_nic(view.guest) };
+    queues.and_then(|queues| judge(case, queues)).into_iter().collect()
 }
 
 fn judge(case: &Case, queues_per_nic: u32) -> Option<Finding> {
@@ -104,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_not_judged() {
+    fn what_is_not_known_to_run_is_told() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }
