@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::board::Board;
 use crate::{
     api::vm::{VirtualMachine, VirtualMachineInstance},
-    cluster::manifests::{self, Manifest},
+    cluster::manifests::{self, Manifest, ManifestError},
     kubevirt::{NEWEST_KNOWN, Version},
     pci::{self, Attachment, DeviceKinds, HostKind, Picture, Placement},
 };
@@ -38,8 +38,8 @@ pub(super) struct SlotsArgs {
     #[arg(long, value_name = "VERSION")]
     kubevirt_version: Option<Version>,
 
-    /// A file with the cluster's KubeVirt resource: its version, binding plugins and permitted host devices.
-    #[arg(long, value_name = "FILE", env = "NICPLUG_FACTS")]
+    /// The cluster's KubeVirt resource, in a file or a folder: its version, binding plugins, permitted host devices.
+    #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
 
     /// How to print.
@@ -61,7 +61,7 @@ impl SlotsArgs {
     /// Prints the picture. A guest that cannot boot is an answer too: the exit status stays 0.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let kinds = match &self.facts {
-            Some(path) => cluster_kinds(&read(path)?).with_context(|| format!("facts: {}", path.display()))?,
+            Some(path) => read_cluster(path).with_context(|| format!("facts: {}", path.display()))?,
             None => ClusterKinds::default(),
         };
         let version = self.kubevirt_version.or(kinds.version).unwrap_or(NEWEST_KNOWN);
@@ -153,12 +153,28 @@ impl DeviceKinds for ClusterKinds {
     }
 }
 
+/// Reads the KubeVirt resource of a file, or of the first file of a folder that has one.
+fn read_cluster(path: &Path) -> anyhow::Result<ClusterKinds> {
+    if !path.is_dir() {
+        return Ok(cluster_kinds(&read(path)?)?.unwrap_or_default());
+    }
+    let mut files = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json"));
+    files.sort();
+    for file in files {
+        if let Some(kinds) = cluster_kinds(&read(&file)?)? {
+            return Ok(kinds);
+        }
+    }
+    Ok(ClusterKinds::default())
+}
+
 /// Reads the KubeVirt resource among the objects of a text.
-fn cluster_kinds(text: &str) -> anyhow::Result<ClusterKinds> {
+fn cluster_kinds(text: &str) -> Result<Option<ClusterKinds>, ManifestError> {
     let manifests = manifests::read(text)?;
     let is_kubevirt =
         |manifest: &&Manifest| manifest.kind() == "KubeVirt" && manifest.api_version().starts_with("kubevirt.io/");
-    let Some(kubevirt) = manifests.iter().find(is_kubevirt) else { return Ok(ClusterKinds::default()) };
+    let Some(kubevirt) = manifests.iter().find(is_kubevirt) else { return Ok(None) };
     let configuration = kubevirt.object.pointer("/spec/configuration");
     let permitted = configuration.and_then(|configuration| configuration.get("permittedHostDevices"));
     let mut devices = BTreeMap::new();
@@ -176,7 +192,7 @@ fn cluster_kinds(text: &str) -> anyhow::Result<ClusterKinds> {
     };
     let bindings = plugins.into_iter().flatten().map(|(name, plugin)| (name.clone(), attachment(plugin))).collect();
     let version = kubevirt.object.pointer("/status/observedKubeVirtVersion").and_then(Value::as_str);
-    Ok(ClusterKinds { version: version.and_then(|version| version.parse().ok()), bindings, devices })
+    Ok(Some(ClusterKinds { version: version.and_then(|version| version.parse().ok()), bindings, devices }))
 }
 
 #[cfg(test)]
@@ -227,7 +243,7 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn the_kubevirt_resource_tells_version_bindings_and_devices() {
-        let kinds = cluster_kinds(KUBEVIRT).unwrap();
+        let kinds = cluster_kinds(KUBEVIRT).unwrap().unwrap();
         assert_eq!(kinds.version, Some(Version::new(1, 8, 2)));
         for (name, attachment) in
             [("side", Attachment::Unseen), ("plug", Attachment::Tap), ("other", Attachment::Unknown)]
@@ -246,7 +262,7 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn a_vm_is_read_through_its_template() {
-        let output = json(VM, &cluster_kinds(KUBEVIRT).unwrap());
+        let output = json(VM, &cluster_kinds(KUBEVIRT).unwrap().unwrap());
         // S = 6 of the template, two interfaces; the NIC without a tap is in no port but among the interfaces.
         assert_eq!(output["placeholders"], 4);
         assert_eq!(output["freePorts"], 5);
@@ -276,7 +292,7 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn the_text_fits_eighty_columns_and_shows_each_port_on_one_line() {
-        let text = show(&guest(VM), &cluster_kinds(KUBEVIRT).unwrap(), NEWEST_KNOWN, Format::Text).unwrap();
+        let text = show(&guest(VM), &cluster_kinds(KUBEVIRT).unwrap().unwrap(), NEWEST_KNOWN, Format::Text).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("   1 ■ default              interface     model virtio\n"), "{text}");
         assert!(

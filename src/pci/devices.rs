@@ -1,6 +1,28 @@
 //! Every device of a guest that has to do with PCI, one by one, as KubeVirt's converter and libvirt make them of the
 //! VMI: the table of what counts. Both the sums and the picture are made from this one enumeration.
 //!
+//! | device                                                      | counted | needs on a PCIe board            |
+//! | ----------------------------------------------------------- | ------- | -------------------------------- |
+//! | NIC: virtio, e1000e, igb, ne2k_pci, pcnet; SR-IOV            | yes     | port                             |
+//! | NIC: e1000, rtl8139                                          | yes     | bridge                           |
+//! | NIC: absent, or of a plugin without a tap                    | no      | nothing                          |
+//! | host device, GPU: PCI / mediated / USB                       | yes/no/no | port / port / nothing          |
+//! | disk on bus virtio                                           | yes     | port                             |
+//! | SATA controllers: one per six names from sda on              | no      | bridge; the first of q35 nothing |
+//! | SCSI controller: unless disableHotplug without a scsi disk   | yes     | port                             |
+//! | virtio-serial: KubeVirt's / libvirt's own without a console  | yes/no  | port                             |
+//! | USB controller: there / not there (amd64 without USB)        | yes     | port / nothing                   |
+//! | input on bus virtio                                          | yes     | port                             |
+//! | balloon: on / off                                            | yes     | port / nothing                   |
+//! | rng                                                          | yes     | port                             |
+//! | watchdog: i6300esb / diag288                                 | yes     | bridge / nothing                 |
+//! | vsock, virtiofs                                              | no      | port                             |
+//! | video: q35, pc / virt                                        | no      | root bus / port                  |
+//! | sound: ich9 on q35, pc / elsewhere; ac97                     | no      | root bus / bridge; bridge        |
+//!
+//! With `useVirtioTransitional` (not on s390x) NIC, disk, SCSI, virtio-serial, balloon and rng need the bridge instead
+//! of a port. On a flat bus each device that needs anything has one slot.
+//!
 //! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-placement.go`), libvirt 11.3
 //! `src/qemu/qemu_domain_address.c`.
 

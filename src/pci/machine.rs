@@ -1,4 +1,13 @@
 //! What kind of board a guest has: it decides where a PCI device can sit.
+//!
+//! | architecture | machine type                        | board                | hotplug goes to         |
+//! | ------------ | ----------------------------------- | -------------------- | ----------------------- |
+//! | amd64        | q35 (the default), pc-q35-VERSION   | [`Machine::Q35`]     | root ports              |
+//! | amd64        | pc, pc-i440fx-VERSION               | [`Machine::I440fx`]  | slots of one flat bus   |
+//! | arm64        | virt (the default), virt-VERSION    | [`Machine::Virt`]    | root ports              |
+//! | s390x        | s390-ccw-virtio (the default), …    | [`Machine::Ccw`]     | no PCI                  |
+//! | these three  | anything else                       | [`Machine::Refused`] | libvirt refuses it      |
+//! | others       |                                     | [`Machine::Unknown`] |                         |
 
 use std::fmt;
 
