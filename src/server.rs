@@ -1,7 +1,7 @@
 //! The outside of the webhook: listeners, connections, and how they end.
 //!
 //! HTTP/1.1 over TLS, since that is what the API server speaks to a webhook behind a Service (it has not spoken HTTP/2
-//! to one since Kubernetes 1.16). Every connection is one task and one timer: see [`mod@connection`].
+//! to one since Kubernetes 1.16). Every connection is one task and one timer (`connection.rs`).
 //!
 //! The end comes in three steps, because a client that sends on a connection which is just being closed loses its
 //! request, and the API server does not repeat it:
