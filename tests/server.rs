@@ -578,8 +578,14 @@ async fn an_idle_client_is_let_go_with_a_goodbye() {
         let mut fresh = Wire::open(server.address).await;
         assert_eq!(fresh.stream.read(&mut [0]).await.unwrap(), 0);
 
-        let mut used = Wire::open(server.address).await;
-        used.ask(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        // On a machine with other things to do the time may be over before the request is sent: then once more.
+        let request = post("/validate", JSON, &REVIEWS[0].body);
+        let mut used = loop {
+            let mut wire = Wire::open(server.address).await;
+            if wire.try_send(&request).await.is_ok() && wire.try_reply().await.is_ok_and(|reply| reply.status == 200) {
+                break wire;
+            }
+        };
         assert_eq!(used.stream.read(&mut [0]).await.unwrap(), 0);
     })
     .await;
