@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use json_patch::Patch;
+use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
 use crate::{
@@ -110,7 +110,7 @@ impl Reviewer {
                 let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
                 respond(request, &verdict, None, outcome)
             }
-            Endpoint::Mutate => match mutations::repairs(&change) {
+            Endpoint::Mutate => match self.repairs(&change) {
                 repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Outcome::Allowed),
                 repairs => respond(request, &Verdict::default(), Some(&patch::patch(repairs)), Outcome::Patched),
             },
@@ -127,13 +127,19 @@ impl Reviewer {
         respond(request, &verdict, None, outcome)
     }
 
+    fn repairs(&self, change: &Change) -> Vec<PatchOperation> {
+        let facts = self.facts_for(change);
+        mutations::repairs(&mutations::Case { change, facts: &facts, settings: &self.settings })
+    }
+
     /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
     /// that is stored and the status that is new.
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.instance);
         if let (Some(before), Some(after)) = (before, change.after.instance) {
-            facts.instance = Fact::Known(Arc::new(Instance::of(before, after)));
+            let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
+            facts.instance = Fact::Known(Arc::new(Instance::of(before, after, &*kinds)));
         }
         facts
     }

@@ -4,6 +4,7 @@
 //! than one that nobody may look for. A rule that needs an unknown fact does not deny; it says what it could not check.
 
 pub mod attachment;
+pub mod boot;
 pub mod instance;
 pub mod kubevirt;
 pub mod machine;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use self::{
     attachment::Attachment,
+    boot::Boot,
     instance::Instance,
     kubevirt::KubeVirt,
     machine::Machine,
@@ -22,6 +24,7 @@ pub use self::{
 use crate::{
     api::mac::Mac,
     change::{Change, MigrationStart},
+    pci::Survey,
 };
 
 /// Something that the cluster may tell.
@@ -76,6 +79,8 @@ pub struct Facts {
     pub nodes: Fact<usize>,
     /// The name of a VirtualMachineInstanceMigration that is about the guest and not over.
     pub migration: Fact<Arc<str>>,
+    /// The devices that the guest was started with, from its ControllerRevision.
+    pub revision: Fact<Arc<Survey>>,
     /// Who else has a MAC address of the change on the same network.
     pub mac_users: Fact<Vec<MacUser>>,
 }

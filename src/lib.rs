@@ -25,6 +25,8 @@ pub mod facts;
 
 pub mod settings;
 
+pub mod reservation;
+
 pub mod rules;
 
 pub mod verdict;

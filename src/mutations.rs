@@ -1,16 +1,28 @@
 //! What the mutating webhook changes: as little as possible, on known paths, and nothing on a second call.
 
+mod boot_slots;
 mod default_binding;
 
 use json_patch::PatchOperation;
 
-use crate::change::Change;
+use crate::{change::Change, facts::Facts, settings::Settings};
+
+/// What a mutation judges by.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'c> {
+    /// The request.
+    pub change: &'c Change<'c>,
+    /// The cluster.
+    pub facts: &'c Facts,
+    /// The administrator's choices.
+    pub settings: &'c Settings,
+}
 
 /// Every mutation, in the order in which their operations are applied.
-static MUTATIONS: &[fn(&Change) -> Vec<PatchOperation>] = &[default_binding::repair];
+static MUTATIONS: &[fn(&Case) -> Vec<PatchOperation>] = &[default_binding::repair, boot_slots::repair];
 
 /// The operations that a change needs; none when it is as it should be.
 #[must_use]
-pub fn repairs(change: &Change) -> Vec<PatchOperation> {
-    MUTATIONS.iter().flat_map(|mutation| mutation(change)).collect()
+pub fn repairs(case: &Case) -> Vec<PatchOperation> {
+    MUTATIONS.iter().flat_map(|mutation| mutation(case)).collect()
 }

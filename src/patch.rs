@@ -3,7 +3,7 @@
 //! A patch is never the difference of an object that was read and written again: what a view does not hold would be
 //! lost on the way.
 
-use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
 /// The operation `add`: it makes a field or replaces its value.
@@ -12,10 +12,16 @@ pub fn add(path: PointerBuf, value: Value) -> PatchOperation {
     PatchOperation::Add(AddOperation { path, value })
 }
 
-/// A JSON pointer (RFC 6901) to a field below the guest's spec, which is written as in `spec.template.spec`.
+/// The operation `remove`: it takes away a field that is there.
 #[must_use]
-pub fn pointer(guest: &str, below: &[&str]) -> PointerBuf {
-    PointerBuf::from_tokens(guest.split('.').chain(below.iter().copied()))
+pub fn remove(path: PointerBuf) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation { path })
+}
+
+/// A JSON pointer (RFC 6901) to a field below a path that is written as in `spec.template.spec`.
+#[must_use]
+pub fn pointer(path: &str, below: &[&str]) -> PointerBuf {
+    PointerBuf::from_tokens(path.split('.').chain(below.iter().copied()))
 }
 
 /// A patch of these operations.

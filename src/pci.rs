@@ -9,6 +9,7 @@
 //! emulators. PCI NUMA topologies (dedicated CPUs with PCINUMAAwareTopology) are not covered.
 
 mod address;
+mod boot_slots;
 mod census;
 mod devices;
 mod layout;
@@ -23,6 +24,7 @@ use std::fmt;
 
 pub use self::{
     address::{NotAnAddress, PciAddress},
+    boot_slots::{BootSlots, NotBootSlots, Room},
     census::{Census, Nic, SlotCount, Survey, survey},
     devices::{Kind, Place},
     layout::{Picture, Seat, Spot, picture},

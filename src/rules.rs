@@ -4,6 +4,7 @@
 //! and never sees what another rule found. A new rule is one new file and one line in [`RULES`].
 
 mod attachment_path;
+mod boot_pci_slots;
 mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
@@ -22,6 +23,7 @@ mod migration_running;
 mod network_attachment;
 mod network_source;
 mod network_without_interface;
+mod pci_slots;
 mod queue_memory;
 mod resource_claim;
 mod rollout_strategy;
@@ -60,6 +62,8 @@ pub static RULES: &[&Rule] = &[
     &hotplug_model::RULE,
     &hotplug_network::RULE,
     &network_attachment::RULE,
+    &pci_slots::RULE,
+    &boot_pci_slots::RULE,
     &live_change::RULE,
     &hot_unplug::RULE,
     &vmi_phase::RULE,
@@ -96,6 +100,8 @@ pub struct Rule {
 pub enum Scope {
     /// Whatever makes or changes NICs: live or not, VM, VMI or template.
     Shape,
+    /// What a guest boots with: whatever makes a guest, or changes the template of one.
+    Boot,
     /// What is plugged into, or taken from, a running guest. A few such rules look at a new guest as well, and advise.
     Hotplug,
 }
@@ -105,6 +111,7 @@ impl Scope {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Boot => "boot",
             Self::Shape => "shape",
             Self::Hotplug => "hotplug",
         }
@@ -113,6 +120,7 @@ impl Scope {
     /// Whether a change is any business of such rules. This is all that most requests cost.
     fn covers(self, change: &Change) -> bool {
         match self {
+            Self::Boot => change.before.is_none() || change.after.instance.is_none(),
             Self::Shape => change.touches_nics(),
             Self::Hotplug => {
                 let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
@@ -166,6 +174,11 @@ impl Rule {
         Finding { rule: self, field, kind: FindingKind::Fault(cause), what, fix: Cow::Borrowed(self.fix) }
     }
 
+    /// Something that cannot work for certain, whatever the cluster is like.
+    pub(crate) fn certain(&'static self, cause: CauseType, field: String, what: String) -> Finding {
+        Finding { kind: FindingKind::Certain(cause), ..self.fault(cause, field, what) }
+    }
+
     /// Something that is allowed, and good to know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
         Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed("") }
@@ -197,7 +210,7 @@ impl Finding {
     /// The same finding, allowed.
     pub(crate) fn into_advice(self) -> Self {
         let kind = match self.kind {
-            FindingKind::Fault(_) => FindingKind::Advice,
+            FindingKind::Certain(_) | FindingKind::Fault(_) => FindingKind::Advice,
             kind => kind,
         };
         Self { kind, ..self }
@@ -214,6 +227,8 @@ impl Finding {
 pub enum FindingKind {
     /// Wrong: denied or warned of, as the rule is enforced.
     Fault(CauseType),
+    /// Wrong beyond doubt: denied unless settings name the rule, even where the rule only warns by default.
+    Certain(CauseType),
     /// Allowed, with a warning.
     Advice,
     /// Not judged, with a warning.

@@ -31,11 +31,14 @@ impl Enforcement {
 /// The settings of a server or a command.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
-    rules: BTreeMap<String, Enforcement>,
+    /// `rules`: the enforcement of those that settings name.
+    pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
+    /// `reservePorts`: free hotplug ports at every boot of a guest whose VM does not ask for another number.
+    pub reserve_ports: Option<u64>,
 }
 
 /// `attachment`: how NICs reach a pod that runs already.
@@ -101,6 +104,8 @@ impl Settings {
             attachment: AttachmentSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
+            #[serde(rename = "reservePorts")]
+            reserve_ports: Option<u8>,
         }
 
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -108,10 +113,11 @@ impl Settings {
         }
         let document: Document =
             serde_saphyr::from_str(text).map_err(|error| SettingsError::Syntax(error.to_string()))?;
-        let Document { rules, attachment, queue_memory } = document;
+        let Document { rules, attachment, queue_memory, reserve_ports } = document;
+        let reserve_ports = reserve_ports.map(u64::from);
         match rules.keys().find(|id| !known.contains(&id.as_str())) {
             Some(id) => Err(SettingsError::UnknownRule { id: id.clone() }),
-            None => Ok(Self { rules, attachment, queue_memory }),
+            None => Ok(Self { rules, attachment, queue_memory, reserve_ports }),
         }
     }
 

@@ -79,6 +79,13 @@ pub fn weigh_migration(findings: &[Finding], settings: &Settings) -> Verdict {
     weigh_all(findings, Restart::NoWayOut, settings)
 }
 
+fn enforcement_of(finding: &Finding, settings: &Settings) -> Enforcement {
+    match finding.kind {
+        FindingKind::Certain(_) => settings.enforcement(finding.rule.id).unwrap_or(Enforcement::Deny),
+        _ => enforcement(finding.rule, settings),
+    }
+}
+
 /// Whether what cannot be done now may wait for the next restart of a VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Restart {
@@ -95,14 +102,16 @@ fn weigh_all(findings: &[Finding], restart: Restart, settings: &Settings) -> Ver
     let mut warned = Warned::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        match (finding.kind, enforcement(finding.rule, settings)) {
+        match (finding.kind, enforcement_of(finding, settings)) {
             (_, Enforcement::Off) => {}
             (FindingKind::Fault(_), Enforcement::Deny)
                 if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
             {
                 postponed.push(finding.rule);
             }
-            (FindingKind::Fault(reason), Enforcement::Deny) => verdict.causes.push(cause(reason, finding, restart)),
+            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => {
+                verdict.causes.push(cause(reason, finding, restart));
+            }
             _ => warned.add(&finding.what, finding.rule),
         }
     }

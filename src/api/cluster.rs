@@ -50,6 +50,9 @@ pub struct Configuration {
     /// `network`.
     #[serde(deserialize_with = "object")]
     pub network: NetworkConfiguration,
+    /// `permittedHostDevices`.
+    #[serde(deserialize_with = "object")]
+    pub permitted_host_devices: PermittedHostDevices,
     /// `vmRolloutStrategy`: `LiveUpdate` or `Stage`; empty when it is left to the version's default.
     #[serde(deserialize_with = "nullable")]
     pub vm_rollout_strategy: String,
@@ -94,6 +97,30 @@ pub struct BindingPlugin {
     /// `domainAttachmentType`: `tap`, `managedTap`, or empty when the plugin itself adds the device.
     #[serde(deserialize_with = "nullable")]
     pub domain_attachment_type: String,
+}
+
+/// `spec.configuration.permittedHostDevices`: what the names of host devices stand for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PermittedHostDevices {
+    /// `pciHostDevices[]`.
+    #[serde(deserialize_with = "objects")]
+    pub pci_host_devices: Vec<PermittedDevice>,
+    /// `mediatedDevices[]`.
+    #[serde(deserialize_with = "objects")]
+    pub mediated_devices: Vec<PermittedDevice>,
+    /// `usb[]`.
+    #[serde(deserialize_with = "objects")]
+    pub usb: Vec<PermittedDevice>,
+}
+
+/// An entry of `permittedHostDevices`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PermittedDevice {
+    /// `resourceName`: what a VM's `deviceName` refers to.
+    #[serde(deserialize_with = "nullable")]
+    pub resource_name: String,
 }
 
 /// `metadata` of an object that facts are made from.

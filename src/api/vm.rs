@@ -5,7 +5,11 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Present, Text, guest::GuestSpec, nullable, object, objects, optional_object};
+use super::{
+    Present, Text,
+    guest::{Amount, GuestSpec},
+    nullable, object, objects, optional_object,
+};
 
 /// `VirtualMachine`: the guest's NICs are in its template.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -50,6 +54,27 @@ pub struct GuestTemplate<'a> {
     /// `spec`.
     #[serde(borrow, deserialize_with = "object")]
     pub spec: GuestSpec<'a>,
+}
+
+/// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec that a run was started from.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Revision<'a> {
+    /// `metadata`.
+    #[serde(borrow, deserialize_with = "object")]
+    pub metadata: Metadata<'a>,
+    /// `data`.
+    #[serde(borrow, deserialize_with = "object")]
+    pub data: RevisionData<'a>,
+}
+
+/// `data` of a ControllerRevision of a VirtualMachine.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct RevisionData<'a> {
+    /// `spec`: of the VirtualMachine.
+    #[serde(borrow, deserialize_with = "object")]
+    pub spec: VirtualMachineSpec<'a>,
 }
 
 /// `VirtualMachineInstance`: one run of a guest.
@@ -228,9 +253,32 @@ pub struct InstanceStatus<'a> {
     /// `migrationState`: the last or the running live migration.
     #[serde(borrow, deserialize_with = "optional_object")]
     pub migration_state: Option<MigrationState<'a>>,
+    /// `memory`.
+    #[serde(borrow, deserialize_with = "object")]
+    pub memory: MemoryStatus<'a>,
     /// `virtualMachineRevisionName`: the ControllerRevision that holds the template of this run.
     #[serde(borrow)]
     pub virtual_machine_revision_name: Option<Text<'a>>,
+}
+
+/// `status.memory` of a VirtualMachineInstance (KubeVirt 1.1 and later).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MemoryStatus<'a> {
+    /// `guestAtBoot`.
+    #[serde(borrow)]
+    pub guest_at_boot: Option<Amount<'a>>,
+    /// `guestRequested`: differs once memory was hotplugged.
+    #[serde(borrow)]
+    pub guest_requested: Option<Amount<'a>>,
+}
+
+impl MemoryStatus<'_> {
+    /// Whether memory was plugged since the guest booted.
+    #[must_use]
+    pub fn is_hotplugged(&self) -> bool {
+        self.guest_at_boot.is_some() && self.guest_requested.is_some() && self.guest_at_boot != self.guest_requested
+    }
 }
 
 /// `status.phase` of a VirtualMachineInstance.

@@ -6,7 +6,6 @@ mod svg;
 mod text;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -20,9 +19,13 @@ use serde_json::Value;
 use self::board::Board;
 use crate::{
     api::vm::{VirtualMachine, VirtualMachineInstance},
-    cluster::manifests::{self, Manifest, ManifestError},
+    cluster::{
+        files,
+        manifests::{self, Manifest},
+    },
+    facts::KubeVirt,
     kubevirt::{NEWEST_KNOWN, Version},
-    pci::{self, Attachment, DeviceKinds, HostKind, Picture, Placement},
+    pci::{self, Picture, Placement},
 };
 
 /// Show who takes which PCI port of a guest, and how many are free for hotplugged NICs.
@@ -61,8 +64,10 @@ impl SlotsArgs {
     /// Prints the picture. A guest that cannot boot is an answer too: the exit status stays 0.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let kinds = match &self.facts {
-            Some(path) => read_cluster(path).with_context(|| format!("facts: {}", path.display()))?,
-            None => ClusterKinds::default(),
+            Some(path) => {
+                files::load(path)?.kubevirt().known().map(|kubevirt| (**kubevirt).clone()).unwrap_or_default()
+            }
+            None => KubeVirt::default(),
         };
         let version = self.kubevirt_version.or(kinds.version).unwrap_or(NEWEST_KNOWN);
         output.write_all(show(&read_guest(&self.file)?, &kinds, version, self.output)?.as_bytes())?;
@@ -70,7 +75,7 @@ impl SlotsArgs {
     }
 }
 
-fn show(guest: &Manifest, kinds: &ClusterKinds, version: Version, format: Format) -> anyhow::Result<String> {
+fn show(guest: &Manifest, kinds: &KubeVirt, version: Version, format: Format) -> anyhow::Result<String> {
     let (picture, mut notes) = draw(guest, kinds, version)?;
     notes.extend(picture.notes.iter().map(ToString::to_string));
     if version.is_newer_than_known() {
@@ -114,7 +119,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-fn draw(guest: &Manifest, kinds: &ClusterKinds, version: Version) -> anyhow::Result<(Picture, Vec<String>)> {
+fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(Picture, Vec<String>)> {
     let text = guest.object.to_string();
     let pointer = if guest.kind() == "VirtualMachine" { "/spec/template/metadata" } else { "/metadata" };
     let annotations = guest.object.pointer(pointer).and_then(|metadata| metadata.get("annotations"));
@@ -133,66 +138,6 @@ fn draw(guest: &Manifest, kinds: &ClusterKinds, version: Version) -> anyhow::Res
         }
     }
     Ok((pci::picture(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
-}
-
-/// What a KubeVirt resource tells of names.
-#[derive(Debug, Default)]
-struct ClusterKinds {
-    version: Option<Version>,
-    bindings: BTreeMap<String, Attachment>,
-    devices: BTreeMap<String, HostKind>,
-}
-
-impl DeviceKinds for ClusterKinds {
-    fn binding(&self, name: &str) -> Attachment {
-        self.bindings.get(name).copied().unwrap_or(Attachment::Unknown)
-    }
-
-    fn host_device(&self, device_name: &str) -> HostKind {
-        self.devices.get(device_name).copied().unwrap_or(HostKind::Unknown)
-    }
-}
-
-/// Reads the KubeVirt resource of a file, or of the first file of a folder that has one.
-fn read_cluster(path: &Path) -> anyhow::Result<ClusterKinds> {
-    if !path.is_dir() {
-        return Ok(cluster_kinds(&read(path)?)?.unwrap_or_default());
-    }
-    let mut files = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
-    files.retain(|file| file.extension().is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json"));
-    files.sort();
-    for file in files {
-        if let Some(kinds) = cluster_kinds(&read(&file)?)? {
-            return Ok(kinds);
-        }
-    }
-    Ok(ClusterKinds::default())
-}
-
-/// Reads the KubeVirt resource among the objects of a text.
-fn cluster_kinds(text: &str) -> Result<Option<ClusterKinds>, ManifestError> {
-    let manifests = manifests::read(text)?;
-    let is_kubevirt =
-        |manifest: &&Manifest| manifest.kind() == "KubeVirt" && manifest.api_version().starts_with("kubevirt.io/");
-    let Some(kubevirt) = manifests.iter().find(is_kubevirt) else { return Ok(None) };
-    let configuration = kubevirt.object.pointer("/spec/configuration");
-    let permitted = configuration.and_then(|configuration| configuration.get("permittedHostDevices"));
-    let mut devices = BTreeMap::new();
-    for (list, kind) in
-        [("pciHostDevices", HostKind::Pci), ("mediatedDevices", HostKind::Mediated), ("usb", HostKind::Usb)]
-    {
-        let entries = permitted.and_then(|permitted| permitted.get(list)?.as_array()).into_iter().flatten();
-        let names = entries.filter_map(|entry| entry.get("resourceName")?.as_str());
-        devices.extend(names.map(|name| (name.to_owned(), kind)));
-    }
-    let plugins = configuration.and_then(|configuration| configuration.pointer("/network/binding")?.as_object());
-    let attachment = |plugin: &Value| match plugin.get("domainAttachmentType").and_then(Value::as_str) {
-        Some("tap" | "managedTap") => Attachment::Tap,
-        _ => Attachment::Unseen,
-    };
-    let bindings = plugins.into_iter().flatten().map(|(name, plugin)| (name.clone(), attachment(plugin))).collect();
-    let version = kubevirt.object.pointer("/status/observedKubeVirtVersion").and_then(Value::as_str);
-    Ok(Some(ClusterKinds { version: version.and_then(|version| version.parse().ok()), bindings, devices }))
 }
 
 #[cfg(test)]
@@ -237,32 +182,17 @@ status: {observedKubeVirtVersion: v1.8.2}
         manifests::read(text).unwrap().remove(0)
     }
 
-    fn json(text: &str, kinds: &ClusterKinds) -> Value {
+    fn kubevirt() -> KubeVirt {
+        KubeVirt::from(serde_saphyr::from_str::<crate::api::cluster::KubeVirt>(KUBEVIRT).unwrap())
+    }
+
+    fn json(text: &str, kinds: &KubeVirt) -> Value {
         serde_json::from_str(&show(&guest(text), kinds, NEWEST_KNOWN, Format::Json).unwrap()).unwrap()
     }
 
     #[test]
-    fn the_kubevirt_resource_tells_version_bindings_and_devices() {
-        let kinds = cluster_kinds(KUBEVIRT).unwrap().unwrap();
-        assert_eq!(kinds.version, Some(Version::new(1, 8, 2)));
-        for (name, attachment) in
-            [("side", Attachment::Unseen), ("plug", Attachment::Tap), ("other", Attachment::Unknown)]
-        {
-            assert_eq!(kinds.binding(name), attachment, "{name}");
-        }
-        for (name, kind) in [
-            ("a.com/pci", HostKind::Pci),
-            ("nvidia.com/vgpu", HostKind::Mediated),
-            ("a.com/usb", HostKind::Usb),
-            ("a.com/other", HostKind::Unknown),
-        ] {
-            assert_eq!(kinds.host_device(name), kind, "{name}");
-        }
-    }
-
-    #[test]
     fn a_vm_is_read_through_its_template() {
-        let output = json(VM, &cluster_kinds(KUBEVIRT).unwrap().unwrap());
+        let output = json(VM, &kubevirt());
         // S = 6 of the template, two interfaces; the NIC without a tap is in no port but among the interfaces.
         assert_eq!(output["placeholders"], 4);
         assert_eq!(output["freePorts"], 5);
@@ -278,7 +208,7 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn what_is_unknown_is_noted() {
-        let output = json(VM, &ClusterKinds::default());
+        let output = json(VM, &KubeVirt::default());
         let notes = output["notes"].as_array().unwrap();
         for word in ["instancetype", "\"side\"", "nvidia.com/vgpu"] {
             assert!(
@@ -286,13 +216,13 @@ status: {observedKubeVirtVersion: v1.8.2}
                 "{word}: {notes:?}"
             );
         }
-        let newer = show(&guest(VM), &ClusterKinds::default(), Version::new(1, 12, 0), Format::Text).unwrap();
+        let newer = show(&guest(VM), &KubeVirt::default(), Version::new(1, 12, 0), Format::Text).unwrap();
         assert_eq!(newer.matches("newer than nicplug knows").count(), 1);
     }
 
     #[test]
     fn the_text_fits_eighty_columns_and_shows_each_port_on_one_line() {
-        let text = show(&guest(VM), &cluster_kinds(KUBEVIRT).unwrap().unwrap(), NEWEST_KNOWN, Format::Text).unwrap();
+        let text = show(&guest(VM), &kubevirt(), NEWEST_KNOWN, Format::Text).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("   1 ■ default              interface     model virtio\n"), "{text}");
         assert!(
@@ -307,7 +237,7 @@ status: {observedKubeVirtVersion: v1.8.2}
         let vm = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nspec: {template: {spec: {domain: {devices: {autoattachInputDevice: true}}}}}";
         let vmi = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nspec: {domain: {devices: {autoattachInputDevice: true}}}";
         let usb = |text| {
-            let output = json(text, &ClusterKinds::default());
+            let output = json(text, &KubeVirt::default());
             let devices = output["devices"].as_array().unwrap().clone();
             devices.into_iter().find(|device| device["kind"] == "usb").map(|device| device["on"].clone())
         };
@@ -319,7 +249,7 @@ status: {observedKubeVirtVersion: v1.8.2}
     fn a_guest_that_cannot_boot_has_a_reason_and_no_ports() {
         let vmi = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
             "metadata": {"annotations": {"kubevirt.io/pci-interface-slot-count": "5.0"}}, "spec": {}}"#;
-        let output = json(vmi, &ClusterKinds::default());
+        let output = json(vmi, &KubeVirt::default());
         assert!(output["refused"].as_str().unwrap().contains("\"5.0\""));
         for field in ["placeholders", "extraControllers", "freePorts"] {
             assert_eq!(output[field], Value::Null, "{field}");

@@ -14,14 +14,16 @@ use crate::{
         cluster,
         network::NadRef,
         review::ObjectKind,
-        vm::{Migration, VirtualMachine, VirtualMachineInstance},
+        vm::{Migration, Revision, VirtualMachine, VirtualMachineInstance},
     },
     change::{Change, MigrationStart, Nic},
     facts::{
         Attachment, Fact, FactSource, Facts, Instance, Isolation, KubeVirt, MacUser, Machine, Nads,
         attachment::Daemon,
+        boot,
         nad::{Lookup, Nad, nearest},
     },
+    pci::{self, NoKinds, Survey},
 };
 
 /// Namespace and name.
@@ -32,6 +34,10 @@ const MULTUS_CONFIG: &str = "multus-daemon-config";
 
 /// The label that KubeVirt gives to nodes that it runs on.
 const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
+
+/// Kinds of objects whose devices may depend on the KubeVirt resource.
+const INSTANCE: &str = "VirtualMachineInstance";
+const REVISION: &str = "ControllerRevision";
 
 /// Everything that is known of one cluster. Where a listing is `None` nobody may look; what is not in a listing that
 /// exists is absent.
@@ -50,6 +56,11 @@ pub struct Store {
     /// Migrations that are not over, by the guest that moves.
     migrations: Option<HashMap<Key, BTreeSet<Arc<str>>>>,
     macs: Option<MacIndex>,
+    /// The devices of the templates that guests were started from.
+    revisions: Option<HashMap<Key, Arc<Survey>>>,
+    /// Objects with devices that only the KubeVirt resource can tell the kind of, by kind of object and key: read again
+    /// when that resource changes.
+    dependent: HashMap<(&'static str, Key), Arc<str>>,
 }
 
 /// An object that a view cannot be made of.
@@ -74,6 +85,7 @@ impl Store {
             daemons: Some(HashMap::new()),
             migrations: Some(HashMap::new()),
             macs: Some(MacIndex::default()),
+            revisions: Some(HashMap::new()),
             ..Self::default()
         }
     }
@@ -90,12 +102,19 @@ impl Store {
             ("kubevirt.io", "KubeVirt") => {
                 let resource: cluster::KubeVirt = view(object, &text)?;
                 self.kubevirt = Fact::Known(Arc::new(KubeVirt::from(resource)));
+                for ((kind, _), text) in self.dependent.clone() {
+                    match kind {
+                        REVISION => self.insert_revision(&view(object, &text)?, &text),
+                        _ => self.insert_instance(&view(object, &text)?, &text),
+                    }
+                }
             }
             ("kubevirt.io", "VirtualMachine") => self.insert_machine(&view(object, &text)?),
-            ("kubevirt.io", "VirtualMachineInstance") => self.insert_instance(&view(object, &text)?),
+            ("kubevirt.io", "VirtualMachineInstance") => self.insert_instance(&view(object, &text)?, &text),
             ("kubevirt.io", "VirtualMachineInstanceMigration") => self.insert_migration(&view(object, &text)?),
             ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => self.insert_nad(view(object, &text)?),
             ("apps", "DaemonSet") => self.insert_daemon_set(view(object, &text)?),
+            ("apps", "ControllerRevision") => self.insert_revision(&view(object, &text)?, &text),
             ("", "ConfigMap") => self.insert_config_map(&view(object, &text)?),
             ("", "Node") => {
                 let node: cluster::Node = view(object, &text)?;
@@ -113,10 +132,45 @@ impl Store {
         self.machines.get_or_insert_default().insert(key, Arc::new(Machine::from(vm)));
     }
 
-    fn insert_instance(&mut self, vmi: &VirtualMachineInstance) {
+    fn insert_instance(&mut self, vmi: &VirtualMachineInstance, text: &str) {
         let key = (vmi.metadata.namespace.to_string(), vmi.metadata.name.to_string());
         self.macs.get_or_insert_default().replace(&key, Holder::Instance, &vmi.spec);
-        self.instances.get_or_insert_default().insert(key, Arc::new(Instance::from(vmi)));
+        let kinds = self.kubevirt.known().map(Arc::clone).unwrap_or_default();
+        let instance = Instance::of(vmi, vmi, &*kinds);
+        self.depend(INSTANCE, &key, instance.boot.depends_on_kinds.then_some(text));
+        self.instances.get_or_insert_default().insert(key, Arc::new(instance));
+    }
+
+    /// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the
+    /// devices that the guest was started with.
+    fn insert_revision(&mut self, revision: &Revision, text: &str) {
+        let spec = &revision.data.spec;
+        if spec.instancetype.is_some() || spec.preference.is_some() {
+            return;
+        }
+        let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
+        let kinds = self.kubevirt.known().map(Arc::clone).unwrap_or_default();
+        if let Ok(survey) = pci::survey(&spec.template.spec, &placement, &*kinds) {
+            let key = (revision.metadata.namespace.to_string(), revision.metadata.name.to_string());
+            let by_itself = pci::survey(&spec.template.spec, &placement, &NoKinds);
+            self.depend(REVISION, &key, by_itself.is_ok_and(|survey| !survey.notes.is_empty()).then_some(text));
+            self.revisions.get_or_insert_default().insert(key, Arc::new(survey));
+        }
+    }
+
+    fn depend(&mut self, kind: &'static str, key: &Key, text: Option<&str>) {
+        let entry = (kind, key.clone());
+        match text {
+            Some(text) => self.dependent.insert(entry, text.into()),
+            None => self.dependent.remove(&entry),
+        };
+    }
+
+    fn revision(&self, namespace: &str, instance: &Fact<Arc<Instance>>) -> Fact<Arc<Survey>> {
+        match instance.known().and_then(|instance| instance.boot.revision.as_deref()) {
+            Some(name) => look_up(self.revisions.as_ref(), namespace, name),
+            None => Fact::Absent,
+        }
     }
 
     fn insert_migration(&mut self, migration: &Migration) {
@@ -152,6 +206,12 @@ impl Store {
         }
     }
 
+    /// The KubeVirt resource.
+    #[must_use]
+    pub fn kubevirt(&self) -> &Fact<Arc<KubeVirt>> {
+        &self.kubevirt
+    }
+
     fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
         look_up(self.instances.as_ref(), namespace, name)
     }
@@ -162,9 +222,11 @@ impl Store {
 
     /// What a guest of the name is known by, apart from what a request asks of it.
     fn facts_of_guest(&self, namespace: &str, name: &str) -> Facts {
+        let instance = self.instance(namespace, name);
         Facts {
             kubevirt: self.kubevirt.clone(),
-            instance: self.instance(namespace, name),
+            revision: self.revision(namespace, &instance),
+            instance,
             machine: self.machine(namespace, name),
             attachment: self.attachment(),
             nodes: self.count_nodes(),

@@ -1,9 +1,12 @@
 //! What is known of a running guest.
 
-use super::nic::GuestNic;
-use crate::api::{
-    guest::{Cpu, GuestSpec},
-    vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
+use super::{boot::Boot, nic::GuestNic};
+use crate::{
+    api::{
+        guest::{Cpu, GuestSpec},
+        vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
+    },
+    pci::{DeviceKinds, NoKinds},
 };
 
 /// A VirtualMachineInstance, reduced to what rules ask of it.
@@ -23,6 +26,8 @@ pub struct Instance {
     pub is_migrating: bool,
     /// How many queues each virtio NIC has: as many as vCPUs with multiqueue, else 1; 0 when it is not known.
     pub queues_per_nic: u32,
+    /// The PCI bus that it booted with.
+    pub boot: Boot,
 }
 
 /// An entry of `status.interfaces[]`.
@@ -55,9 +60,9 @@ pub enum Migratable {
 
 impl Instance {
     /// A guest of which spec and status come from two objects, as in an update: what is stored is its spec, and the
-    /// newer object has the newer status.
+    /// newer object has the newer status. `kinds` tells what the names of its devices stand for.
     #[must_use]
-    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance) -> Self {
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
         let interfaces = status.status.interfaces.iter();
         Self {
             phase: status.status.phase.to_owned_phase(),
@@ -67,6 +72,7 @@ impl Instance {
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+            boot: Boot::of(spec, status, kinds),
         }
     }
 
@@ -97,7 +103,7 @@ impl Instance {
 
 impl From<&VirtualMachineInstance<'_>> for Instance {
     fn from(vmi: &VirtualMachineInstance) -> Self {
-        Self::of(vmi, vmi)
+        Self::of(vmi, vmi, &NoKinds)
     }
 }
 
@@ -161,7 +167,7 @@ mod tests {
             r#"{"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}, "status": {"phase": "Running"}}"#,
         )
         .unwrap();
-        let instance = Instance::of(&old, &new);
+        let instance = Instance::of(&old, &new, &NoKinds);
         assert!(instance.has_nic("a") && instance.is_deleting);
         assert_eq!(instance.phase, Phase::Running);
     }

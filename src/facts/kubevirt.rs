@@ -1,6 +1,6 @@
 //! What the KubeVirt resource says.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::{
     api::cluster,
@@ -8,6 +8,7 @@ use crate::{
         Version,
         gates::{Gate, GateLists},
     },
+    pci::{self, DeviceKinds, HostKind},
 };
 
 /// The first version that migrates a VM by itself to attach a NIC.
@@ -22,8 +23,10 @@ pub struct KubeVirt {
     pub gates: GateLists,
     /// Whether an interface on the pod network may have bridge binding.
     pub permits_bridge_on_pod_network: bool,
-    /// Names of the binding plugins that are registered.
-    pub binding_plugins: BTreeSet<String>,
+    /// The binding plugins that are registered, and whether KubeVirt gives the guest a NIC for them.
+    pub binding_plugins: BTreeMap<String, pci::Attachment>,
+    /// What the names of permitted host devices stand for.
+    pub host_devices: BTreeMap<String, HostKind>,
     /// `spec.configuration.vmRolloutStrategy`; `None` when it is left to the version's default.
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
@@ -93,7 +96,8 @@ impl From<cluster::KubeVirt> for KubeVirt {
             version: resource.status.observed_version.parse().ok(),
             gates: GateLists { enabled: developer.feature_gates, disabled: developer.disabled_feature_gates },
             permits_bridge_on_pod_network: network.permit_bridge_interface_on_pod_network.unwrap_or(true),
-            binding_plugins: network.binding.into_keys().collect(),
+            binding_plugins: network.binding.into_iter().map(|(name, plugin)| (name, attachment_of(&plugin))).collect(),
+            host_devices: host_devices(configuration.permitted_host_devices),
             rollout: match configuration.vm_rollout_strategy.as_str() {
                 "LiveUpdate" => Some(Rollout::LiveUpdate),
                 "Stage" => Some(Rollout::Stage),
@@ -104,9 +108,61 @@ impl From<cluster::KubeVirt> for KubeVirt {
     }
 }
 
+impl DeviceKinds for KubeVirt {
+    fn binding(&self, name: &str) -> pci::Attachment {
+        self.binding_plugins.get(name).copied().unwrap_or(pci::Attachment::Unknown)
+    }
+
+    fn host_device(&self, device_name: &str) -> HostKind {
+        self.host_devices.get(device_name).copied().unwrap_or(HostKind::Unknown)
+    }
+}
+
+/// KubeVirt defines an interface for these two types of attachment, and leaves the others to the plugin.
+fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::Attachment {
+    match plugin.domain_attachment_type.as_str() {
+        "tap" | "managedTap" => pci::Attachment::Tap,
+        _ => pci::Attachment::Unseen,
+    }
+}
+
+fn host_devices(permitted: cluster::PermittedHostDevices) -> BTreeMap<String, HostKind> {
+    let lists = [
+        (permitted.pci_host_devices, HostKind::Pci),
+        (permitted.mediated_devices, HostKind::Mediated),
+        (permitted.usb, HostKind::Usb),
+    ];
+    let named = |(list, kind): (Vec<cluster::PermittedDevice>, HostKind)| {
+        list.into_iter().map(move |device| (device.resource_name, kind))
+    };
+    lists.into_iter().flat_map(named).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_stand_for_what_the_resource_says() {
+        let text = r#"{"spec": {"configuration": {
+            "network": {"binding": {"side": {"sidecarImage": "x"}, "plug": {"domainAttachmentType": "managedTap"}}},
+            "permittedHostDevices": {"pciHostDevices": [{"resourceName": "a.com/pci"}],
+                "mediatedDevices": [{"resourceName": "a.com/vgpu"}], "usb": [{"resourceName": "a.com/usb"}]}}}}"#;
+        let kubevirt = KubeVirt::from(serde_json::from_str::<cluster::KubeVirt>(text).unwrap());
+        for (name, attachment) in
+            [("side", pci::Attachment::Unseen), ("plug", pci::Attachment::Tap), ("other", pci::Attachment::Unknown)]
+        {
+            assert_eq!(kubevirt.binding(name), attachment, "{name}");
+        }
+        for (name, kind) in [
+            ("a.com/pci", HostKind::Pci),
+            ("a.com/vgpu", HostKind::Mediated),
+            ("a.com/usb", HostKind::Usb),
+            ("a.com/other", HostKind::Unknown),
+        ] {
+            assert_eq!(kubevirt.host_device(name), kind, "{name}");
+        }
+    }
 
     #[test]
     fn a_migration_starts_by_itself_since_1_6_where_both_settings_allow_it() {

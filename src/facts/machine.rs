@@ -8,10 +8,14 @@ use crate::api::vm::VirtualMachine;
 pub struct Machine {
     /// The NICs of its template.
     pub nics: Vec<GuestNic>,
+    /// `nicplug.io/reserve-ports` of the VM itself.
+    pub reserve_ports: Option<Box<str>>,
 }
 
 impl From<&VirtualMachine<'_>> for Machine {
     fn from(vm: &VirtualMachine) -> Self {
-        Self { nics: GuestNic::all(&vm.spec.template.spec) }
+        let annotations = vm.metadata.annotations.as_ref();
+        let reserve_ports = annotations.and_then(|annotations| annotations.reserve_ports.as_deref());
+        Self { nics: GuestNic::all(&vm.spec.template.spec), reserve_ports: reserve_ports.map(Into::into) }
     }
 }

@@ -3,16 +3,14 @@
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use crate::{
-    api::review::ObjectKind,
-    change::{Change, Nic},
-    patch,
-};
+use super::Case;
+use crate::{api::review::ObjectKind, change::Nic, patch};
 
 /// Binds what an update of a VM or VMI adds to a network other than the pod's own.
 ///
 /// On the pod network a bridge is another wish than on a further network: who wants it says so.
-pub(super) fn repair(change: &Change) -> Vec<PatchOperation> {
+pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
+    let change = case.change;
     let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
     if !is_guest || change.before.is_none() {
         return Vec::new();

@@ -37,6 +37,8 @@ pub struct Census {
     pub(super) claims: Box<[Claim]>,
     /// Whether the chipset's SATA controller is in use.
     pub(super) has_sata: bool,
+    /// Virtio disks: each that is plugged later takes a port.
+    pub virtio_disks: u16,
     /// Why the guest cannot boot whatever its NICs are.
     pub(super) refusal: Option<Box<Refusal>>,
 }
@@ -171,6 +173,7 @@ pub(super) fn count<'v>(
         uncounted: counter.uncounted,
         claims: counter.claims.into_boxed_slice(),
         has_sata: parts.has_sata(architecture),
+        virtio_disks: counter.virtio_disks,
         refusal: counter.refusal.map(Box::new),
     };
     Survey { census, nics: counter.nics, notes: counter.notes }
@@ -203,6 +206,7 @@ struct Counter {
     claims: Vec<Claim>,
     nics: Vec<Nic>,
     notes: Vec<Note>,
+    virtio_disks: u16,
     refusal: Option<Refusal>,
 }
 
@@ -224,6 +228,9 @@ impl<'v> Sink<'v> for Counter {
         if matches!(device.kind, Kind::Interface | Kind::SriovInterface) {
             self.nics.push(Nic { place: Some(device.place).filter(|&place| place != Place::Nowhere), address });
             return;
+        }
+        if device.kind == Kind::Disk {
+            self.virtio_disks = self.virtio_disks.saturating_add(1);
         }
         if let Some(address) = address {
             self.claims.push(Claim { address, place: device.place });

@@ -155,7 +155,7 @@ impl Judge<'_> {
     fn plugin(&mut self, nic: &Nic) {
         let Some(plugin) = &nic.interface.bindings.plugin else { return };
         let Some(kubevirt) = self.case.facts.kubevirt.known() else { return };
-        if kubevirt.binding_plugins.contains(plugin.name.as_str()) {
+        if kubevirt.binding_plugins.contains_key(plugin.name.as_str()) {
             return;
         }
         let what = format!(

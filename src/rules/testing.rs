@@ -79,6 +79,7 @@ pub(crate) struct Hotplug {
     old: Vec<(String, String)>,
     new: Vec<(String, String)>,
     domain: String,
+    annotations: String,
     is_new: bool,
     is_vmi: bool,
     resource: cluster::KubeVirt,
@@ -109,6 +110,7 @@ impl Hotplug {
             old: owned(old).into_iter().collect(),
             new: owned(new).into_iter().collect(),
             domain: r#""devices": {"#.to_owned(),
+            annotations: String::new(),
             is_new: false,
             is_vmi: false,
             resource: cluster::KubeVirt::default(),
@@ -273,6 +275,25 @@ impl Hotplug {
         self
     }
 
+    /// Annotations of the new object, as the fields of a JSON object.
+    pub(crate) fn annotated(mut self, annotations: &str) -> Self {
+        annotations.clone_into(&mut self.annotations);
+        self
+    }
+
+    /// NICs, by name, that the guest and its VM have on bridges already.
+    pub(crate) fn having(mut self, names: &[&str]) -> Self {
+        for (place, name) in names.iter().enumerate() {
+            let nic = (
+                format!(r#"{{"name": "{name}", "bridge": {{}}}}"#),
+                format!(r#"{{"name": "{name}", "multus": {{"networkName": "new-fancy-net"}}}}"#),
+            );
+            self.old.insert(place, nic.clone());
+            self.new.insert(place, nic);
+        }
+        self.running()
+    }
+
     /// Holds the rule to what it should say.
     pub(crate) fn expect(&self, rule: &'static Rule, expect: &Expect) {
         assert_as_expected(rule, &self.review(), &self.findings(rule), expect);
@@ -285,14 +306,18 @@ impl Hotplug {
 
     /// The request as the API server would send it.
     pub(crate) fn review(&self) -> String {
-        let object = |nics: &[(String, String)]| {
+        let object = |nics: &[(String, String)], annotations: &str| {
             let guest = self.guest(nics);
             let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
-            format!(r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo"}}, "spec": {spec}}}"#)
+            format!(
+                r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}}}},
+                    "spec": {spec}}}"#
+            )
         };
         let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
-        let (operation, old) = if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old)) };
-        review_of_kind(kind, operation, &object(&self.new), &old)
+        let (operation, old) =
+            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "")) };
+        review_of_kind(kind, operation, &object(&self.new, &self.annotations), &old)
     }
 
     fn guest(&self, nics: &[(String, String)]) -> String {

@@ -1,0 +1,109 @@
+//! What is known of the PCI bus that a guest booted with.
+
+use crate::{
+    api::vm::{Annotations, VirtualMachineInstance},
+    pci::{BootSlots, DeviceKinds, NoKinds, Placement, Survey, survey},
+};
+
+/// All that tells of a guest's PCI bus at boot, from the surest to the least sure.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Boot {
+    /// What our own mutation wrote when the guest was made.
+    pub stamp: Stamp,
+    /// The ControllerRevision that holds the template of this run.
+    pub revision: Option<Box<str>>,
+    /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read.
+    pub now: Option<Survey>,
+    /// Whether memory was plugged since.
+    pub has_plugged_memory: bool,
+    /// Whether the KubeVirt resource has a say in what the devices are.
+    pub depends_on_kinds: bool,
+}
+
+/// The annotation `nicplug.io/boot-slots`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Stamp {
+    /// The guest was made when nicplug was not there.
+    #[default]
+    None,
+    /// As nicplug writes it.
+    Slots(BootSlots),
+    /// Somebody else wrote it, or a newer nicplug.
+    Unreadable,
+}
+
+impl Boot {
+    /// Reads what a VMI tells; `spec` and `status` may be two states of it.
+    #[must_use]
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
+        let annotations = spec.metadata.annotations.as_ref();
+        let placement = placement(annotations);
+        let by_itself = survey(&spec.spec, &placement, &NoKinds);
+        let depends_on_kinds = by_itself.as_ref().is_ok_and(|survey| !survey.notes.is_empty());
+        let now = if depends_on_kinds { survey(&spec.spec, &placement, kinds) } else { by_itself };
+        Self {
+            stamp: Stamp::read(annotations),
+            revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
+            now: now.ok(),
+            has_plugged_memory: status.status.memory.is_hotplugged(),
+            depends_on_kinds,
+        }
+    }
+}
+
+impl Stamp {
+    fn read(annotations: Option<&Annotations>) -> Self {
+        match annotations.and_then(|annotations| annotations.boot_slots.as_deref()).map(str::parse) {
+            None => Self::None,
+            Some(Ok(slots)) => Self::Slots(slots),
+            Some(Err(_)) => Self::Unreadable,
+        }
+    }
+}
+
+/// What a guest's annotations say about its PCI bus.
+#[must_use]
+pub fn placement<'a>(annotations: Option<&'a Annotations<'_>>) -> Placement<'a> {
+    Placement {
+        slot_count: annotations.and_then(|annotations| annotations.slot_count.as_deref()),
+        root_complex: annotations.and_then(|annotations| annotations.root_complex.as_deref()) == Some("true"),
+        is_template: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::KubeVirt;
+
+    fn boot(text: &str, kinds: &dyn DeviceKinds) -> Boot {
+        let vmi: VirtualMachineInstance = serde_json::from_str(text).unwrap();
+        Boot::of(&vmi, &vmi, kinds)
+    }
+
+    #[test]
+    fn a_stamp_is_ours_or_unreadable() {
+        let with = |stamp: &str| {
+            boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoKinds)
+                .stamp
+        };
+        assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Slots(_)));
+        assert_eq!(with("lots"), Stamp::Unreadable);
+        assert_eq!(boot("{}", &NoKinds).stamp, Stamp::None);
+    }
+
+    #[test]
+    fn a_name_that_only_kubevirt_knows_is_looked_up() {
+        let text = r#"{"spec": {"domain": {"devices": {"gpus": [{"name": "g", "deviceName": "example.com/x"}]}}}}"#;
+        let unknown = boot(text, &NoKinds);
+        assert!(unknown.depends_on_kinds);
+        let kubevirt = KubeVirt::from(
+            serde_json::from_str::<crate::api::cluster::KubeVirt>(
+                r#"{"spec": {"configuration": {"permittedHostDevices": {"mediatedDevices": [{"resourceName": "example.com/x"}]}}}}"#,
+            )
+            .unwrap(),
+        );
+        assert_ne!(boot(text, &kubevirt).now.unwrap().census, unknown.now.unwrap().census);
+        assert!(!boot("{}", &kubevirt).depends_on_kinds);
+    }
+}

@@ -1,0 +1,202 @@
+//! The stamp `nicplug.io/boot-slots` on every VMI: what its PCI bus was at boot. It is nicplug's alone: written when the
+//! VMI is made, over whatever a user put there, and put back when an update changes it. With it goes the reservation of
+//! ports, which has to be on the VMI before it boots.
+
+use json_patch::PatchOperation;
+use serde_json::json;
+
+use super::Case;
+use crate::{
+    api::vm::{Annotations, VirtualMachineInstance},
+    facts::boot,
+    patch,
+    pci::{self, BootSlots, Reservation, SLOT_COUNT, SlotCount},
+    reservation::{self, Wish},
+};
+
+const STAMP: &str = "nicplug.io/boot-slots";
+
+pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
+    match (case.change.before.map(|before| before.instance), case.change.after.instance) {
+        (None, Some(vmi)) => mark(case, vmi),
+        (Some(Some(old)), Some(new)) => {
+            set(new, &[(STAMP, stamp_of(old.metadata.annotations.as_ref()).map(str::to_owned))])
+        }
+        (_, None) | (Some(None), Some(_)) => Vec::new(),
+    }
+}
+
+/// Marks a VMI that is being made.
+fn mark(case: &Case, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
+    let slots = reckon(case, vmi);
+    let slot_count = slots.as_ref().and_then(|(count, _)| *count);
+    let stamp = slots.map(|(_, slots)| slots.to_string());
+    let mut wanted = vec![(STAMP, stamp)];
+    if let Some(count) = slot_count {
+        wanted.push((SLOT_COUNT, Some(count.to_string())));
+    }
+    set(vmi, &wanted)
+}
+
+/// What the guest boots with, and the slot count that a reservation needs; `None` where it cannot be known.
+fn reckon(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
+    let kubevirt = case.facts.kubevirt.known()?;
+    let version = kubevirt.version?;
+    let placement = boot::placement(vmi.metadata.annotations.as_ref());
+    let survey = pci::survey(&vmi.spec, &placement, &**kubevirt).ok()?;
+    let reserved = match reservation::wish(&case.change.after, case.facts, case.settings) {
+        Wish::Ports(wanted) => match pci::reserve(&survey.census, &survey.nics, version, wanted) {
+            Reservation::SlotCount { value, .. } => Some(value),
+            Reservation::Enough { .. } | Reservation::Impossible { .. } => None,
+        },
+        Wish::None | Wish::Malformed { .. } => None,
+    };
+    let census = match reserved.and_then(|value| i64::try_from(value).ok()) {
+        Some(count) => survey.census.with_slot_count(SlotCount::Number(count)),
+        None => survey.census,
+    };
+    Some((reserved, BootSlots::of(&census, &survey.nics, version)?))
+}
+
+/// The operations that give a VMI these annotations, or take them away; none for those that are right.
+fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) -> Vec<PatchOperation> {
+    let annotations = vmi.metadata.annotations.as_ref();
+    let present = |key: &str| if key == STAMP { stamp_of(annotations) } else { slot_count_of(annotations) };
+    let mut operations = Vec::new();
+    for (key, value) in wanted {
+        let path = || patch::pointer("metadata", &["annotations", key]);
+        match (value.as_deref(), present(key)) {
+            (Some(value), now) if now != Some(value) => operations.push(patch::add(path(), json!(value))),
+            (None, Some(_)) => operations.push(patch::remove(path())),
+            _ => {}
+        }
+    }
+    if annotations.is_none() && !operations.is_empty() {
+        operations.insert(0, patch::add(patch::pointer("metadata", &["annotations"]), json!({})));
+    }
+    operations
+}
+
+fn stamp_of<'a>(annotations: Option<&'a Annotations<'_>>) -> Option<&'a str> {
+    annotations?.boot_slots.as_deref()
+}
+
+fn slot_count_of<'a>(annotations: Option<&'a Annotations<'_>>) -> Option<&'a str> {
+    annotations?.slot_count.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        api::{
+            cluster,
+            review::{self, Reading},
+        },
+        change::Change,
+        facts::{Fact, Facts, KubeVirt, Machine},
+        settings::Settings,
+    };
+
+    const STAMPED: &str =
+        r#"{"op":"add","path":"/metadata/annotations/nicplug.io~1boot-slots","value":"v1:port=4,nics=1,disks=0"}"#;
+    const REMOVED: &str = r#"{"op":"remove","path":"/metadata/annotations/nicplug.io~1boot-slots"}"#;
+
+    fn facts(version: &str) -> Facts {
+        let mut resource = cluster::KubeVirt::default();
+        version.clone_into(&mut resource.status.observed_version);
+        Facts { kubevirt: Fact::Known(Arc::new(KubeVirt::from(resource))), ..Facts::default() }
+    }
+
+    fn vmi(annotations: &str) -> String {
+        format!(
+            r#"{{"metadata": {{"name": "vm"{annotations}}}, "spec": {{"networks": [{{"name": "a", "pod": {{}}}}],
+                "domain": {{"devices": {{"interfaces": [{{"name": "a", "masquerade": {{}}}}]}}}}}}}}"#
+        )
+    }
+
+    fn operations(object: &str, old: Option<&str>, facts: &Facts, settings: &Settings) -> Vec<String> {
+        let operation = if old.is_some() { "UPDATE" } else { "CREATE" };
+        let old_object = old.unwrap_or("null");
+        let text = format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "operation": "{operation}", "kind": {{"group": "kubevirt.io", "kind": "VirtualMachineInstance"}},
+                "object": {object}, "oldObject": {old_object}}}}}"#
+        );
+        let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        let change = Change::of(&request).unwrap();
+        let operations = repair(&Case { change: &change, facts, settings });
+        // The patch applies, and what it makes needs none.
+        let mut patched: Value = serde_json::from_str(object).unwrap();
+        json_patch::patch(&mut patched, &patch::patch(operations.clone())).unwrap();
+        if !operations.is_empty() {
+            assert!(self::operations(&patched.to_string(), old, facts, settings).is_empty(), "{patched}");
+        }
+        operations.iter().map(|operation| serde_json::to_string(operation).unwrap()).collect()
+    }
+
+    fn create(annotations: &str, version: &str) -> Vec<String> {
+        operations(&vmi(annotations), None, &facts(version), &Settings::default())
+    }
+
+    #[test]
+    fn a_new_vmi_is_stamped_whatever_a_user_put_there() {
+        let map = r#"{"op":"add","path":"/metadata/annotations","value":{}}"#;
+        let with = |stamp: &str| format!(r#", "annotations": {{"nicplug.io/boot-slots": "{stamp}"}}"#);
+        assert_eq!(create("", "v1.9.0"), [map, STAMPED]);
+        assert_eq!(create(r#", "annotations": {}"#, "v1.9.0"), [STAMPED]);
+        assert_eq!(create(&with("v1:port=99,nics=0,disks=0"), "v1.9.0"), [STAMPED]);
+        assert!(create(&with("v1:port=4,nics=1,disks=0"), "v1.9.0").is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_not_stamped() {
+        assert!(create("", "").is_empty());
+        let forged = create(r#", "annotations": {"nicplug.io/boot-slots": "v1:port=99,nics=0,disks=0"}"#, "");
+        assert_eq!(forged, [REMOVED]);
+    }
+
+    #[test]
+    fn a_reservation_becomes_the_smallest_slot_count_that_does() {
+        let reserve = |version| create(r#", "annotations": {"nicplug.io/reserve-ports": "6"}"#, version);
+        let slot_count =
+            r#"{"op":"add","path":"/metadata/annotations/kubevirt.io~1pci-interface-slot-count","value":"6"}"#;
+        assert_eq!(reserve("v1.9.0"), [&STAMPED.replace("port=4", "port=6"), slot_count]);
+        // A version that does not read the annotation gets none, and so does a guest that has enough.
+        assert_eq!(reserve("v1.5.0"), [STAMPED]);
+        assert_eq!(create(r#", "annotations": {"nicplug.io/reserve-ports": "4"}"#, "v1.9.0"), [STAMPED]);
+        // Somebody else's word stands.
+        let theirs = create(
+            r#", "annotations": {"nicplug.io/reserve-ports": "6", "kubevirt.io/pci-interface-slot-count": "3"}"#,
+            "v1.9.0",
+        );
+        assert_eq!(theirs, [STAMPED]);
+    }
+
+    #[test]
+    fn the_vm_and_the_settings_can_ask_for_ports_too() {
+        let machine = Machine { reserve_ports: Some("6".into()), ..Machine::default() };
+        let by_vm = Facts { machine: Fact::Known(Arc::new(machine)), ..facts("v1.9.0") };
+        let settings = Settings { reserve_ports: Some(6), ..Settings::default() };
+        for (facts, settings) in [(&by_vm, &Settings::default()), (&facts("v1.9.0"), &settings)] {
+            let operations = operations(&vmi(r#", "annotations": {}"#), None, facts, settings);
+            assert_eq!(operations.len(), 2, "{operations:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_gets_the_stamp_back() {
+        let with = |stamp: &str| vmi(&format!(r#", "annotations": {{"nicplug.io/boot-slots": "{stamp}"}}"#));
+        let (stamped, changed) = (with("v1:port=4,nics=1,disks=0"), with("v1:port=99,nics=1,disks=0"));
+        let bare = vmi(r#", "annotations": {}"#);
+        let update = |new: &str, old: &str| operations(new, Some(old), &Facts::default(), &Settings::default());
+        assert_eq!(update(&changed, &stamped), [STAMPED]);
+        assert_eq!(update(&bare, &stamped), [STAMPED]);
+        assert_eq!(update(&changed, &bare), [REMOVED]);
+        assert!(update(&stamped, &stamped).is_empty());
+    }
+}

@@ -1,0 +1,222 @@
+//! What is worth remembering of a guest's PCI bus at boot: how much room it had, and what was there already.
+
+use std::{fmt, str::FromStr};
+
+use super::{
+    census::{Census, Nic},
+    reckoning::{Case, Reckoning, reckon},
+};
+use crate::kubevirt::Version;
+
+/// The room for hotplugged NICs when a guest booted, and the devices that had a place of that kind by then.
+///
+/// Written as `v1:port=4,nics=1,disks=2`: a version of the form, the kind of place and how many were free, the NICs
+/// and virtio disks that the guest booted with. On a board without PCI it is `v1:any,…`: nothing limits it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BootSlots {
+    /// Where a hotplugged NIC goes.
+    pub room: Room,
+    /// NICs in the domain at boot.
+    pub nics: u64,
+    /// Virtio disks at boot.
+    pub disks: u64,
+}
+
+/// Free places for NICs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Room {
+    /// Nothing limits them (CCW, s390x).
+    Unlimited,
+    /// Slots of the conventional bridges of a guest with `useVirtioTransitional`.
+    Bridge(u64),
+    /// Slots of a flat bus, the bridges that libvirt adds included.
+    Flat(u64),
+    /// PCIe root ports.
+    Port(u64),
+}
+
+impl Room {
+    /// How many places were free; `None` where nothing limits them.
+    #[must_use]
+    pub fn free(self) -> Option<u64> {
+        match self {
+            Self::Unlimited => None,
+            Self::Bridge(free) | Self::Flat(free) | Self::Port(free) => Some(free),
+        }
+    }
+
+    /// What a place is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unlimited | Self::Port(_) => "hotplug port",
+            Self::Bridge(_) => "bridge slot",
+            Self::Flat(_) => "PCI slot",
+        }
+    }
+
+    fn of(reckoning: &Reckoning) -> Option<Self> {
+        if reckoning.refused.is_some() {
+            return None;
+        }
+        Some(match (reckoning.room(), reckoning.sum.case) {
+            (None, _) => Self::Unlimited,
+            (Some(free), Case::Flat) => Self::Flat(free),
+            (Some(free), _) if reckoning.is_transitional => Self::Bridge(free),
+            (Some(free), _) => Self::Port(free),
+        })
+    }
+}
+
+impl BootSlots {
+    /// Does the sum for a guest that boots with these NICs; `None` when it cannot boot.
+    #[must_use]
+    pub fn of(census: &Census, nics: &[Nic], version: Version) -> Option<Self> {
+        Some(Self {
+            room: Room::of(&reckon(census, nics, version))?,
+            nics: nics.iter().filter(|nic| nic.place.is_some()).count() as u64,
+            disks: u64::from(census.virtio_disks),
+        })
+    }
+
+    /// How many places are left once the guest has so many NICs and virtio disks; memory that was plugged takes one.
+    /// `None` where nothing limits them.
+    #[must_use]
+    pub fn left(&self, nics: u64, disks: u64, has_plugged_memory: bool) -> Option<u64> {
+        let free = self.room.free()?;
+        // Disks and memory of a transitional guest go to root ports as ever, of which nobody keeps count here.
+        let others = match self.room {
+            Room::Bridge(_) => (0, 0),
+            _ => (disks, self.disks),
+        };
+        let taken = nics + others.0 + u64::from(has_plugged_memory && matches!(self.room, Room::Port(_)));
+        Some((free + self.nics + others.1).saturating_sub(taken))
+    }
+}
+
+impl fmt::Display for BootSlots {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("v1:")?;
+        match self.room {
+            Room::Unlimited => formatter.write_str("any")?,
+            Room::Bridge(free) => write!(formatter, "bridge={free}")?,
+            Room::Flat(free) => write!(formatter, "flat={free}")?,
+            Room::Port(free) => write!(formatter, "port={free}")?,
+        }
+        write!(formatter, ",nics={},disks={}", self.nics, self.disks)
+    }
+}
+
+/// The text is no stamp of a form that this nicplug knows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not of the form v1:port=4,nics=1,disks=2")]
+pub struct NotBootSlots;
+
+impl FromStr for BootSlots {
+    type Err = NotBootSlots;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut fields = text.strip_prefix("v1:").ok_or(NotBootSlots)?.split(',');
+        let mut field = || fields.next().map(|field| field.split_once('=').unwrap_or((field, "")));
+        let room = match field().ok_or(NotBootSlots)? {
+            ("any", "") => Room::Unlimited,
+            ("bridge", free) => Room::Bridge(number(free)?),
+            ("flat", free) => Room::Flat(number(free)?),
+            ("port", free) => Room::Port(number(free)?),
+            _ => return Err(NotBootSlots),
+        };
+        let (Some(("nics", nics)), Some(("disks", disks)), None) = (field(), field(), field()) else {
+            return Err(NotBootSlots);
+        };
+        Ok(Self { room, nics: number(nics)?, disks: number(disks)? })
+    }
+}
+
+/// Plain digits, and no more than any guest has: sums of them cannot overflow.
+fn number(text: &str) -> Result<u64, NotBootSlots> {
+    let number: u16 = text.parse().map_err(|_| NotBootSlots)?;
+    if text.starts_with('+') { Err(NotBootSlots) } else { Ok(number.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::guest::GuestSpec,
+        pci::{NoKinds, Placement, survey},
+    };
+
+    fn boot_slots(spec: &str, version: &str) -> Option<BootSlots> {
+        let spec: GuestSpec = serde_json::from_str(spec).unwrap();
+        let survey = survey(&spec, &Placement::default(), &NoKinds).unwrap();
+        BootSlots::of(&survey.census, &survey.nics, version.parse().unwrap())
+    }
+
+    const FEDORA: &str = r#"{"architecture": "amd64", "domain": {"machine": {"type": "q35"}, "memory": {"guest": "1024M"},
+        "devices": {"rng": {}, "interfaces": [{"name": "a", "masquerade": {}}],
+            "disks": [{"name": "c", "disk": {"bus": "virtio"}}, {"name": "i", "disk": {"bus": "virtio"}}]}},
+        "networks": [{"name": "a", "pod": {}}]}"#;
+
+    #[test]
+    fn the_stamp_of_the_worked_example() {
+        let slots = boot_slots(FEDORA, "v1.9.0").unwrap();
+        assert_eq!(slots.to_string(), "v1:port=4,nics=1,disks=2");
+        let old = boot_slots(FEDORA, "v0.59.0").unwrap();
+        assert_eq!(old.room, Room::Port(1));
+    }
+
+    #[test]
+    fn every_board_has_its_kind_of_room() {
+        let on = |from: &str, to: &str| boot_slots(&FEDORA.replace(from, to), "v1.9.0").unwrap().room;
+        assert!(matches!(on("q35", "pc-i440fx-9.0"), Room::Flat(_)));
+        assert!(matches!(on(r#""rng""#, r#""useVirtioTransitional": true, "rng""#), Room::Bridge(_)));
+        assert_eq!(
+            on(
+                r#""amd64", "domain": {"machine": {"type": "q35"}"#,
+                r#""s390x", "domain": {"machine": {"type": "s390-ccw-virtio"}"#
+            ),
+            Room::Unlimited
+        );
+    }
+
+    #[test]
+    fn a_stamp_is_read_as_it_was_written() {
+        for room in [Room::Unlimited, Room::Bridge(31), Room::Flat(0), Room::Port(4)] {
+            let slots = BootSlots { room, nics: 3, disks: 12 };
+            assert_eq!(slots.to_string().parse(), Ok(slots));
+        }
+    }
+
+    #[test]
+    fn what_is_no_stamp_is_refused() {
+        for text in [
+            "",
+            "4",
+            "v2:port=4,nics=1,disks=2",
+            "v1:port=4",
+            "v1:port=,nics=1,disks=2",
+            "v1:port=-1,nics=1,disks=2",
+            "v1:port=4,nics=1,disks=2,",
+            "v1:port=+4,nics=1,disks=2",
+            "v1:any=4,nics=1,disks=2",
+            "v1:port=99999,nics=1,disks=2",
+            " v1:port=4,nics=1,disks=2",
+            "v1:disks=4,nics=1,port=2",
+        ] {
+            assert_eq!(text.parse::<BootSlots>(), Err(NotBootSlots), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_came_since_boot_takes_room_and_what_went_gives_it_back() {
+        let ports = BootSlots { room: Room::Port(4), nics: 1, disks: 2 };
+        for (nics, disks, memory, left) in
+            [(1, 2, false, 4), (3, 2, false, 2), (3, 3, true, 0), (0, 2, false, 5), (9, 9, true, 0)]
+        {
+            assert_eq!(ports.left(nics, disks, memory), Some(left), "{nics} {disks} {memory}");
+        }
+        let bridge = BootSlots { room: Room::Bridge(4), ..ports };
+        assert_eq!(bridge.left(2, 9, true), Some(3));
+        assert_eq!(BootSlots { room: Room::Unlimited, ..ports }.left(99, 99, true), None);
+    }
+}

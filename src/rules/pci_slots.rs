@@ -1,0 +1,345 @@
+//! NP106.
+
+use super::{Case, CauseType, Finding, plug_of, rule};
+use crate::{
+    facts::{
+        Fact, Instance,
+        boot::{self, Stamp},
+        instance::SeenNic,
+        nic::{GuestNic, Plug},
+    },
+    kubevirt::Version,
+    pci::{self, BootSlots, Nic, Room, Survey},
+};
+
+rule! {
+    /// A NIC is plugged into a running VM that has no free PCI port for it.
+    ///
+    /// ## Why
+    /// A hotplugged NIC needs a free PCI port, and how many there are is fixed when the guest boots: it follows from
+    /// the machine, the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged
+    /// later take one each. When none is left, libvirt fails inside virt-launcher, again and again. `nicplug slots`
+    /// shows a guest's ports; nicplug remembers them at boot in the annotation `nicplug.io/boot-slots`.
+    ///
+    /// ## Example
+    /// On KubeVirt 1.9 a guest of 1Gi with four NICs at boot has no free port:
+    /// ```yaml
+    /// interfaces:
+    /// - {name: default, masquerade: {}}
+    /// - {name: blue, bridge: {}}
+    /// - {name: green, bridge: {}}
+    /// - {name: red, bridge: {}}
+    /// - {name: dyniface1, bridge: {}}   # added while it runs
+    /// ```
+    NP106, "pci-slots", Hotplug, Deny,
+    field: "domain.devices.interfaces[]",
+    fix: "unplug a NIC (state: absent), or restart the VM",
+}
+
+fn check(case: &Case) -> Vec<Finding> {
+    if case.change.nics.added.is_empty() && case.change.nics.modified.is_empty() {
+        return Vec::new();
+    }
+    case.if_live(&RULE, |instance| {
+        let wanted: Vec<_> = case.plugged(instance).filter(|nic| plug_of(nic) != Plug::AtBoot).collect();
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let ports = match Ports::of(case, instance) {
+            Ok(Some(ports)) => ports,
+            Ok(None) => return Vec::new(),
+            Err(why) => return vec![RULE.unchecked(format!("free PCI ports were not counted: {why}"))],
+        };
+        let mut findings: Vec<Finding> = wanted
+            .iter()
+            .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
+            .map(|nic| {
+                let (left, boot, place) = (ports.left, ports.at_boot, ports.place);
+                let what =
+                    format!("no {place} is left for {:?}: {} wanted, {left} of {boot} free", nic.name, wanted.len());
+                RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
+                    .with_fix(Ports::fix(case, wanted.len()))
+            })
+            .collect();
+        let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
+        if ports.at_worst_and_best.iter().any(|&left| missing(left) != missing(ports.left)) {
+            let what =
+                format!("{} free {}s is an estimate: the VM booted before nicplug was there", ports.left, ports.place);
+            findings.push(RULE.advice(String::new(), what));
+        }
+        findings
+    })
+}
+
+/// The room for NICs in a running guest.
+struct Ports {
+    /// What a place is called.
+    place: &'static str,
+    /// Free at boot.
+    at_boot: u64,
+    /// Free now.
+    left: u64,
+    /// What might be free now where nobody knows which NICs were there at boot; empty where that is known.
+    at_worst_and_best: Vec<u64>,
+}
+
+impl Ports {
+    /// Reckons from what is surest: our stamp, the ControllerRevision, the guest as it is now. `None` where nothing
+    /// limits NICs.
+    fn of(case: &Case, instance: &Instance) -> Result<Option<Self>, String> {
+        let now = instance.boot.now.as_ref().ok_or("its devices cannot be read")?;
+        let waiting = waiting_in_template(case, instance);
+        let nics = nics_in_place(instance, now) + waiting;
+        let disks = u64::from(now.census.virtio_disks);
+        let left = |boot: &BootSlots| boot.left(nics, disks, instance.boot.has_plugged_memory);
+        let (boot, alternatives) = match (instance.boot.stamp, &case.facts.revision) {
+            (Stamp::Unreadable, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
+            (Stamp::Slots(slots), _) => (slots, Vec::new()),
+            (Stamp::None, Fact::Known(survey)) => (boot_slots(survey, &survey.nics, version(case)?)?, Vec::new()),
+            (Stamp::None, Fact::Absent | Fact::Unknown) => {
+                let version = version(case)?;
+                let boot = boot_slots(now, &nics_at_boot(instance, now, 0), version)?;
+                (boot, estimates(instance, now, version))
+            }
+        };
+        let (Some(at_boot), Some(free)) = (boot.room.free(), left(&boot)) else { return Ok(None) };
+        let at_worst_and_best = alternatives.iter().filter_map(left).collect();
+        Ok(Some(Self { place: boot.room.name(), at_boot, left: free, at_worst_and_best }))
+    }
+
+    /// The ways out: unplug, restart and with how many ports, the reservation.
+    fn fix(case: &Case, wanted: usize) -> String {
+        let restart = match room_after_restart(case) {
+            Some(Room::Unlimited) | None => RULE.fix.to_owned(),
+            Some(room) => format!("{}, which then has {} free", RULE.fix, room.free().unwrap_or_default()),
+        };
+        format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
+    }
+}
+
+fn version(case: &Case) -> Result<Version, String> {
+    let version = case.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version);
+    version.ok_or_else(|| "KubeVirt's version is not known".to_owned())
+}
+
+fn boot_slots(survey: &Survey, nics: &[Nic], version: Version) -> Result<BootSlots, String> {
+    BootSlots::of(&survey.census, nics, version).ok_or_else(|| "by nicplug's model the guest cannot boot".to_owned())
+}
+
+/// NICs that have a place on the bus, or wait for one: those of the spec, and absent ones that the domain still has.
+fn nics_in_place(instance: &Instance, now: &Survey) -> u64 {
+    let is_in_place = |(nic, counted): &(&GuestNic, &Nic)| {
+        if nic.is_absent {
+            instance.seen(&nic.name).is_some_and(|seen| seen.is_in_domain)
+        } else {
+            counted.place.is_some()
+        }
+    };
+    instance.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
+}
+
+/// NICs of the stored template that KubeVirt has not copied yet: they were asked for before this change.
+fn waiting_in_template(case: &Case, instance: &Instance) -> u64 {
+    let Some(before) = case.change.before.filter(|before| before.instance.is_none()) else { return 0 };
+    let template = GuestNic::all(before.guest);
+    let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !instance.has_nic(&nic.name);
+    let is_asked_now = |nic: &&GuestNic| !case.plugged(instance).any(|plugged| *plugged.name == *nic.name);
+    template.iter().filter(waits).filter(is_asked_now).count() as u64
+}
+
+/// The NICs that the guest booted with, as far as its status tells: all but those that wait for their device, and but
+/// the last `plugged` that might have been plugged since. One that is absent now was there.
+fn nics_at_boot(instance: &Instance, now: &Survey, plugged: usize) -> Vec<Nic> {
+    let place = Nic::hotplugged(&now.census);
+    let pairs: Vec<_> = instance.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(instance, nic)).collect();
+    let mut to_skip = plugged;
+    let mut nics: Vec<Nic> = Vec::with_capacity(pairs.len());
+    for (nic, counted) in pairs.into_iter().rev() {
+        if to_skip > 0 && nic.plug != Plug::AtBoot {
+            to_skip -= 1;
+        } else {
+            nics.push(if nic.is_absent { place } else { *counted });
+        }
+    }
+    nics.reverse();
+    // A guest without any interface of its own has the default one, which its spec does not show.
+    if instance.nics.is_empty() { now.nics.clone() } else { nics }
+}
+
+/// What the guest might have booted with, if some of its NICs were plugged since.
+fn estimates(instance: &Instance, now: &Survey, version: Version) -> Vec<BootSlots> {
+    let pluggable = instance.nics.iter().filter(|nic| nic.plug != Plug::AtBoot && !is_waiting(instance, nic)).count();
+    (1..=pluggable)
+        .filter_map(|plugged| BootSlots::of(&now.census, &nics_at_boot(instance, now, plugged), version))
+        .collect()
+}
+
+/// Whether a NIC of a running guest has no device yet: then it was not there at boot.
+fn is_waiting(instance: &Instance, nic: &GuestNic) -> bool {
+    let is_told = instance.seen.iter().any(|seen| seen.is_in_domain);
+    let has_device = instance.seen(&nic.name).is_some_and(|seen: &SeenNic| seen.is_in_domain);
+    is_told && nic.plug != Plug::AtBoot && !nic.is_absent && !has_device
+}
+
+/// The room that the VM would boot with, as its template is to be.
+fn room_after_restart(case: &Case) -> Option<Room> {
+    let after = &case.change.after;
+    if after.instance.is_some() || after.is_expanded {
+        return None;
+    }
+    let placement = boot::placement(after.guest_metadata.annotations.as_ref()).for_template();
+    let kinds = case.facts.kubevirt.known()?;
+    let survey = pci::survey(after.guest, &placement, &**kinds).ok()?;
+    Some(BootSlots::of(&survey.census, &survey.nics, kinds.version?)?.room)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        pci::{NoKinds, Placement},
+        rules::testing::{Expect, Hotplug},
+    };
+
+    /// A change that plugs so many NICs into a guest with the default one. On KubeVirt 1.9 it has four free ports.
+    fn plug(count: usize) -> Hotplug {
+        let nic = |number: usize| {
+            (
+                format!(r#"{{"name": "d{number}", "bridge": {{}}}}"#),
+                format!(r#"{{"name": "d{number}", "multus": {{"networkName": "new-fancy-net"}}}}"#),
+            )
+        };
+        let mut hotplug = Hotplug::of(&nic(1).0).on(&nic(1).1);
+        for number in 2..=count {
+            let (interface, network) = nic(number);
+            hotplug = hotplug.with(&interface, &network);
+        }
+        hotplug
+    }
+
+    const FIFTH: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[5]"]);
+
+    fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
+        hotplug.instance(|instance| instance.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
+    }
+
+    #[test]
+    fn as_many_nics_fit_as_ports_are_free() {
+        plug(4).expect(&RULE, &Expect::Silent);
+        plug(5).expect(&RULE, &FIFTH);
+        plug(1).kubevirt("v0.59.0", &["HotplugNICs"]).expect(&RULE, &Expect::Silent);
+        plug(2)
+            .kubevirt("v0.59.0", &["HotplugNICs"])
+            .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[2]"]));
+    }
+
+    #[test]
+    fn the_stamp_is_surer_than_the_guest_as_it_is_now() {
+        stamped(plug(1), "v1:port=0,nics=1,disks=0")
+            .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
+        stamped(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        stamped(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        plug(1).instance(|instance| instance.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
+    }
+
+    #[test]
+    fn the_revision_is_surer_than_the_guest_as_it_is_now() {
+        let template = r#"{"domain": {"devices": {"interfaces": [
+            {"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}, {"name": "c", "bridge": {}}, {"name": "d", "bridge": {}}]}}}"#;
+        let spec = serde_json::from_str(template).unwrap();
+        let revision = pci::survey(&spec, &Placement::default(), &NoKinds).unwrap();
+        // Four NICs at boot and no free port; three of them are gone, and their ports are free.
+        plug(4)
+            .facts(|facts| facts.revision = Fact::Known(Arc::new(revision)))
+            .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[4]"]));
+    }
+
+    #[test]
+    fn what_was_plugged_since_takes_ports() {
+        let with = |change: fn(&mut Instance)| {
+            stamped(plug(4), "v1:port=4,nics=1,disks=0").instance(change).findings(&RULE).len()
+        };
+        assert_eq!(with(|_| {}), 0);
+        assert_eq!(with(|instance| instance.boot.has_plugged_memory = true), 1);
+        assert_eq!(with(|instance| instance.boot.now.as_mut().unwrap().census.virtio_disks = 2), 2);
+    }
+
+    #[test]
+    fn an_absent_nic_holds_its_port_until_the_domain_has_dropped_it() {
+        let absent = |is_in_domain: bool| {
+            stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
+                .instance(|instance| {
+                    instance.nics[1].is_absent = true;
+                    instance.seen.push(SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() });
+                })
+                .findings(&RULE)
+                .len()
+        };
+        assert_eq!((absent(true), absent(false)), (1, 0));
+    }
+
+    #[test]
+    fn two_requests_in_a_row_are_both_counted() {
+        // The template has two NICs that have not reached the guest yet.
+        let waiting = |hotplug: Hotplug| {
+            hotplug.having(&["first", "second"]).instance(|instance| {
+                instance.nics.truncate(1);
+                instance.boot.now.as_mut().unwrap().nics.truncate(1);
+            })
+        };
+        waiting(plug(2)).expect(&RULE, &Expect::Silent);
+        assert_eq!(waiting(plug(3)).findings(&RULE).len(), 1);
+    }
+
+    #[test]
+    fn a_nic_without_a_device_was_not_there_at_boot() {
+        // Three bridges in the spec, of which the domain has none yet: they wait for three of the four ports.
+        let waiting = |count| plug(count).having(&["a", "b", "c"]).seen("defaultnetwork", "eth0").findings(&RULE).len();
+        assert_eq!((waiting(1), waiting(2)), (0, 1));
+    }
+
+    #[test]
+    fn a_guess_that_matters_is_called_one() {
+        // Four NICs: none free if they were there at boot, one if three were plugged since.
+        let findings = plug(1).having(&["a", "b", "c"]).findings(&RULE);
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        assert!(findings[1].what.contains("estimate"), "{findings:?}");
+        // Two NICs: three free either way.
+        plug(1).having(&["a"]).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn the_denial_tells_the_sum_and_the_ways_out() {
+        let finding = plug(5).findings(&RULE).remove(0);
+        assert_eq!(finding.what, "no hotplug port is left for \"d5\": 5 wanted, 4 of 4 free");
+        for part in ["unplug a NIC", "restart the VM, which then has 0 free", "nicplug.io/reserve-ports: \"5\""] {
+            assert!(finding.fix.contains(part), "{part}: {}", finding.fix);
+        }
+    }
+
+    #[test]
+    fn boards_without_ports_have_rules_of_their_own() {
+        let on = |domain: &str, count| {
+            let text = format!(
+                r#"{{"spec": {{"domain": {{{domain} "interfaces": [{{"name": "a", "masquerade": {{}}}}]}}}}}}}}"#
+            );
+            let boot = Instance::from(&serde_json::from_str(&text).unwrap()).boot;
+            plug(count).instance(|instance| instance.boot = boot).findings(&RULE).len()
+        };
+        assert_eq!(on(r#""machine": {"type": "pc"}, "devices": {"#, 20), 0);
+        assert!(on(r#""machine": {"type": "pc"}, "devices": {"#, 40) > 0);
+        assert_eq!(on(r#""devices": {"useVirtioTransitional": true,"#, 20), 0);
+        assert!(on(r#""devices": {"useVirtioTransitional": true,"#, 40) > 0);
+        stamped(plug(40), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn unknown_facts_are_told_and_deny_nothing() {
+        plug(9).kubevirt("", &["HotplugNICs"]).expect(&RULE, &Expect::Unchecked);
+        plug(9).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
+        plug(9).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        plug(9).stopped().expect(&RULE, &Expect::Silent);
+    }
+}
