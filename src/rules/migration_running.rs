@@ -99,7 +99,7 @@ mod tests {
 
     use super::{RULE, check_start};
     use crate::{
-        change::{MigrationStart, Nic},
+        change::MigrationStart,
         facts::{Fact, Facts, Instance, Machine, attachment::InPlace},
         rules::testing::{Expect, Hotplug},
     };
