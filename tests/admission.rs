@@ -5,26 +5,20 @@
 //! read before they are committed.
 
 // Helpers of tests fail as tests do.
-#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod common;
+
+use std::{env, fs, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use nicplug::{
-    admission::{Endpoint, Reviewer},
-    cluster::files,
-    facts::{FactSource, NoFacts},
-    settings::Settings,
-};
+use common::{data, entries, json_file, reviewer_of_file, shared};
+use nicplug::admission::{Endpoint, Reviewer};
 use serde_json::{Value, json};
 
 #[test]
 fn every_case_is_answered_as_expected() {
-    let cases = folders(&data("admission"));
+    let cases = entries(&data("admission"));
     assert!(cases.len() > 30, "the cases are not where they should be");
     let wrong: Vec<String> = cases.iter().flat_map(|case| differences(case)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -33,8 +27,8 @@ fn every_case_is_answered_as_expected() {
 #[test]
 fn a_patched_object_needs_no_patch_and_only_the_paths_of_the_patch_differ() {
     let mut patched = 0;
-    for case in folders(&data("admission")) {
-        let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+    for case in entries(&data("admission")) {
+        let review = json_file(&case.join("request.json"));
         let answer = answer(&case, Endpoint::Mutate, &review);
         let Some(patch) = answer.pointer("/body/response/patch") else { continue };
         patched += 1;
@@ -51,8 +45,8 @@ fn a_patched_object_needs_no_patch_and_only_the_paths_of_the_patch_differ() {
 #[test]
 fn kubes_own_type_reads_every_answer() {
     use kube::core::{DynamicObject, admission::AdmissionReview};
-    for case in folders(&data("admission")) {
-        let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+    for case in entries(&data("admission")) {
+        let review = json_file(&case.join("request.json"));
         for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
             let answer = reviewer(&case).answer(endpoint, review.to_string().as_bytes());
             if answer.status != 200 {
@@ -76,10 +70,10 @@ fn kubes_own_type_reads_every_answer() {
 fn the_recorded_reviews_all_come_back_allowed_with_their_uid() {
     let Some(reviews) = shared("cases/reviews") else { return };
     let facts = shared("cases/facts-default.yaml").unwrap();
-    let reviewer = Reviewer::new(Arc::new(files::load(&facts).unwrap()), Settings::default());
+    let reviewer = reviewer_of_file(&facts);
     let mut count = 0;
-    for entry in fs::read_dir(reviews).unwrap() {
-        let body = fs::read(entry.unwrap().path()).unwrap();
+    for review in entries(&reviews) {
+        let body = fs::read(review).unwrap();
         let uid = serde_json::from_slice::<Value>(&body).unwrap()["request"]["uid"].clone();
         let answer: Value = serde_json::from_slice(&reviewer.answer(Endpoint::Validate, &body).body).unwrap();
         assert_eq!(answer["response"]["uid"], uid);
@@ -90,7 +84,7 @@ fn the_recorded_reviews_all_come_back_allowed_with_their_uid() {
 }
 
 fn differences(case: &Path) -> Vec<String> {
-    let review: Value = serde_json::from_slice(&fs::read(case.join("request.json")).unwrap()).unwrap();
+    let review = json_file(&case.join("request.json"));
     let mut differences = Vec::new();
     for (endpoint, file) in [(Endpoint::Validate, "validate.json"), (Endpoint::Mutate, "mutate.json")] {
         let answer = answer(case, endpoint, &review);
@@ -98,7 +92,7 @@ fn differences(case: &Path) -> Vec<String> {
         if env::var_os("UPDATE_CASES").is_some() {
             fs::write(&path, serde_json::to_string_pretty(&answer).unwrap() + "\n").unwrap();
         }
-        let expected: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let expected = json_file(&path);
         if answer != expected {
             differences.push(format!("{}: expected {expected:#}, answered {answer:#}", path.display()));
         }
@@ -117,28 +111,5 @@ fn answer(case: &Path, endpoint: Endpoint, review: &Value) -> Value {
 }
 
 fn reviewer(case: &Path) -> Reviewer {
-    let facts = case.join("facts.yaml");
-    let source: Arc<dyn FactSource> =
-        if facts.exists() { Arc::new(files::load(&facts).unwrap()) } else { Arc::new(NoFacts) };
-    Reviewer::new(source, Settings::default())
-}
-
-fn folders(root: &Path) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.sort();
-    folders
-}
-
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-/// A file or folder of the project's shared material, which a clone elsewhere does not have.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
-    if !path.exists() {
-        println!("skipped: {name} is not beside this checkout");
-        return None;
-    }
-    Some(path)
+    reviewer_of_file(&case.join("facts.yaml"))
 }

@@ -1,17 +1,16 @@
 //! Verdicts that the design fixes, and the clusters that there are: whole reviews with all their facts.
 
 // Helpers of tests fail as tests do.
-#![allow(clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod common;
 
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+
+use common::{Answer, data, entries, rows, shared, store, text_and_rules};
 use nicplug::{
-    admission::{Endpoint, Reviewer},
-    cluster::{manifests, store::Store},
+    admission::Reviewer,
+    cluster::manifests,
     facts::attachment::{Attachment, Daemon, InPlace},
     settings::Settings,
 };
@@ -59,16 +58,9 @@ struct Expect {
     _patched: Option<Value>,
 }
 
-/// What was answered.
-struct Answered {
-    allowed: bool,
-    causes: Vec<String>,
-    warnings: Vec<String>,
-}
-
 #[test]
 fn every_row_in_the_repository_is_judged_as_it_says() {
-    let rows = rows(&data("hotplug.ndjson"));
+    let rows: Vec<Row> = rows(&data("hotplug.ndjson"));
     assert_eq!(rows.len(), 15);
     assert_rows(&rows);
 }
@@ -76,7 +68,7 @@ fn every_row_in_the_repository_is_judged_as_it_says() {
 #[test]
 fn every_shared_row_is_judged_as_it_says() {
     let Some(path) = shared("cases/hotplug.ndjson") else { return };
-    let rows: Vec<Row> = rows(&path).into_iter().filter(is_judged_here).collect();
+    let rows: Vec<Row> = rows::<Row>(&path).into_iter().filter(is_judged_here).collect();
     assert!(rows.len() >= 15, "{} rows", rows.len());
     assert_rows(&rows);
 }
@@ -85,8 +77,8 @@ fn every_shared_row_is_judged_as_it_says() {
 fn every_cluster_shows_what_it_can_do() {
     let mut count = 0;
     for folder in [Some(data("attachment")), shared("cases/attachment")].into_iter().flatten() {
-        for entry in fs::read_dir(folder).unwrap() {
-            assert_cluster(&entry.unwrap().path());
+        for cluster in entries(&folder) {
+            assert_cluster(&cluster);
             count += 1;
         }
     }
@@ -95,7 +87,7 @@ fn every_cluster_shows_what_it_can_do() {
 
 #[test]
 fn a_migration_is_warned_of_while_a_nic_is_on_its_way() {
-    let row = rows(&data("hotplug.ndjson")).into_iter().find(|row| row.tag == "bridge/model-virtio").unwrap();
+    let row = rows::<Row>(&data("hotplug.ndjson")).into_iter().find(|row| row.tag == "bridge/model-virtio").unwrap();
     let mut facts = row.facts.clone();
     let vm = row.review["request"]["object"].clone();
     let migration =
@@ -107,7 +99,7 @@ fn a_migration_is_warned_of_while_a_nic_is_on_its_way() {
     facts.retain(|object| object["kind"] != "VirtualMachine");
     facts.push(vm);
     let answered = answer(&facts, &review);
-    assert!(answered.allowed);
+    assert!(answered.is_allowed);
     assert!(answered.warnings.iter().any(|warning| warning.ends_with("[NP111]")), "{:?}", answered.warnings);
 }
 
@@ -124,54 +116,29 @@ fn is_judged_here(row: &Row) -> bool {
 fn fault_of(row: &Row) -> Option<String> {
     let answered = answer(&row.facts, &row.review);
     let Expect { causes, causes_include, warnings_include, warnings_exclude, warning_text, .. } = &row.expect;
-    let has_cause = |id: &String| answered.causes.contains(id);
-    let has_warning = |id: &String| answered.warnings.iter().any(|warning| rules_of(warning).contains(id));
-    let is_quiet = answered.causes.is_empty() && answered.warnings.is_empty();
-    let holds = answered.allowed == row.expect.allowed
-        && causes.as_ref().is_none_or(|causes| same(causes, &answered.causes))
+    let found: Vec<&str> = answered.causes.iter().flat_map(|cause| text_and_rules(&cause.message).1).collect();
+    let warned: Vec<&str> = answered.warnings.iter().flat_map(|warning| text_and_rules(warning).1).collect();
+    let has_cause = |id: &String| found.contains(&id.as_str());
+    let has_warning = |id: &String| warned.contains(&id.as_str());
+    let holds = answered.is_allowed == row.expect.allowed
+        && causes.as_ref().is_none_or(|causes| same(causes, &found))
         && causes_include.iter().all(has_cause)
         && warnings_include.iter().all(has_warning)
         && !warnings_exclude.iter().any(has_warning)
         && warning_text.as_ref().is_none_or(|text| answered.warnings.iter().any(|warning| warning.contains(text)))
-        && (!row.expect.quiet || is_quiet)
+        && (!row.expect.quiet || answered.is_silent())
         && answered.warnings.iter().all(|warning| warning.chars().count() <= 120 && !warning.contains('…'));
-    let told = || format!("{}: causes {:?}, warnings {:#?}", row.tag, answered.causes, answered.warnings);
+    let told = || format!("{}: causes {found:?}, warnings {:#?}", row.tag, answered.warnings);
     (!holds).then(told)
 }
 
-fn same(one: &[String], other: &[String]) -> bool {
-    let sorted = |ids: &[String]| {
-        let mut ids = ids.to_vec();
-        ids.sort();
-        ids.dedup();
-        ids
-    };
-    sorted(one) == sorted(other)
+fn same(wanted: &[String], found: &[&str]) -> bool {
+    let wanted: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    wanted == found.iter().copied().collect()
 }
 
-fn answer(facts: &[Value], review: &Value) -> Answered {
-    let mut store = Store::of_a_whole_world();
-    for object in facts {
-        store.insert(object).unwrap();
-    }
-    let reviewer = Reviewer::new(Arc::new(store), Settings::default());
-    let body = reviewer.answer(Endpoint::Validate, review.to_string().as_bytes()).body;
-    let answer: Value = serde_json::from_slice(&body).unwrap();
-    let response = &answer["response"];
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let causes = list(&response["status"]["details"]["causes"]);
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    Answered {
-        allowed: response["allowed"] == json!(true),
-        causes: causes.iter().flat_map(|cause| rules_of(&text(&cause["message"]))).collect(),
-        warnings: list(&response["warnings"]).iter().map(text).collect(),
-    }
-}
-
-/// The rule ids in the brackets at the end of a message.
-fn rules_of(message: &str) -> Vec<String> {
-    let ids = message.rsplit_once('[').unwrap().1.trim_end_matches(']');
-    ids.split(", ").map(str::to_owned).collect()
+fn answer(facts: &[Value], review: &Value) -> Answer {
+    Answer::to(&Reviewer::new(Arc::new(store(facts)), Settings::default()), review)
 }
 
 /// Holds the DaemonSets of a file to its first line, `# expected: thick=… in-place=…`.
@@ -189,22 +156,4 @@ fn assert_cluster(path: &Path) {
         InPlace::No => "no",
     };
     assert_eq!(format!("thick={thick} in-place={in_place}"), expected, "{}", path.display());
-}
-
-fn rows(path: &Path) -> Vec<Row> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-/// A file or folder of the project's shared material, which a clone elsewhere does not have.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
-    if !path.exists() {
-        println!("skipped: {name} is not beside this checkout");
-        return None;
-    }
-    Some(path)
 }

@@ -23,7 +23,7 @@ rule! {
     /// ```
     NP109, "hot-unplug", Hotplug, Deny,
     field: "domain.devices.interfaces[].state",
-    fix: "stop the VM and remove the NIC then; after a restart it can be unplugged while the VM runs",
+    fix: "stop the VM and remove the NIC then (once restarted, the VM lets NICs go while it runs)",
 }
 
 /// The first version that unplugs.

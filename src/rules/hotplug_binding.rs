@@ -1,7 +1,11 @@
 //! NP102.
 
-use super::{Case, CauseType, Finding, rule};
-use crate::{change::Nic, facts::Fact, kubevirt::Version};
+use super::{Case, CauseType, Finding, plug_of, rule};
+use crate::{
+    change::Nic,
+    facts::{Fact, nic::Plug},
+    kubevirt::Version,
+};
 
 rule! {
     /// A NIC is plugged into a running VM with a binding that cannot be hotplugged.
@@ -35,7 +39,8 @@ fn check(case: &Case) -> Vec<Finding> {
             return None;
         }
         if bindings.sriov.is_some() {
-            return Some(judge_sriov(case, nic));
+            // On another network than a further multus one no binding helps: NP104 tells that.
+            return (plug_of(nic) == Plug::Sriov).then(|| judge_sriov(case, nic));
         }
         let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
@@ -54,7 +59,8 @@ fn judge_sriov(case: &Case, nic: &Nic) -> Finding {
                 format!("{:?} cannot be hotplugged: sriov needs KubeVirt {SRIOV_SINCE}, this is {version}", nic.name);
             RULE.fault(CauseType::Invalid, field, what).with_fix("use bridge: {}, or update KubeVirt".to_owned())
         }
-        Some(_) => RULE.advice(field, format!("SR-IOV NIC {:?} is attached by a live migration of the VM", nic.name)),
+        Some(_) => RULE
+            .advice(field, format!("SR-IOV NIC {:?} cannot be attached in place: it needs a live migration", nic.name)),
         None => {
             RULE.unchecked(format!("SR-IOV hotplug of {:?} was not checked: KubeVirt's version is not known", nic.name))
         }

@@ -62,9 +62,10 @@ fn judge_both_at_once(case: &Case) -> Option<Finding> {
         return None;
     }
     let Fact::Known(instance) = case.facts.live() else { return None };
-    let (added, removed) = (case.plugged(instance).next()?.name, case.unplugged(instance).next()?.name);
-    let what = format!("{added:?} comes and {removed:?} goes in one update: Multus may lose one; take two");
-    Some(RULE.fault(CauseType::Invalid, String::new(), what))
+    let (added, removed) = (case.plugged(instance).next()?, case.unplugged(instance).next()?.name);
+    let what =
+        format!("{:?} comes and {removed:?} goes in one update: Multus may lose one; use two updates", added.name);
+    Some(RULE.fault(CauseType::Invalid, case.change.nic_field(added), what))
 }
 
 fn name_field(case: &Case, nic: &Nic) -> String {
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn coming_and_going_at_once_is_told_where_the_controller_does_it() {
         let both = || Hotplug::modify((NIC, NET), (ABSENT, NET)).with(SECOND, SECOND_NET);
-        both().expect(&RULE, &Expect::Faults(&[""]));
+        both().expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[2]"]));
         both().in_place(InPlace::No).expect(&RULE, &Expect::Silent);
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    change::MigrationStart,
+    change::{MigrationStart, Nic},
     facts::{
         Fact, Facts, Instance, Machine,
         attachment::InPlace,
@@ -31,20 +31,21 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let plugged = case.each_plugged(&RULE, |nic, instance| judge(case, nic.name, instance));
-    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(case, nic.name, instance));
+    let plugged = case.each_plugged(&RULE, |nic, instance| judge(case, nic, instance));
+    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(case, nic, instance));
     plugged.into_iter().chain(unplugged).take(1).collect()
 }
 
-fn judge(case: &Case, nic: &str, instance: &Instance) -> Option<Finding> {
+fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
     let migration = match &case.facts.migration {
         Fact::Known(name) => format!("migration {name:?}"),
         Fact::Absent | Fact::Unknown if instance.is_migrating => "a migration".to_owned(),
         Fact::Absent | Fact::Unknown => return None,
     };
     let guest = case.change.subject.name;
-    let what = format!("{migration} of {guest:?} is not over: {nic:?} may miss the new pod");
-    Some(RULE.fault(CauseType::Invalid, String::new(), what))
+    let effect = if nic.is_absent() { "stay in" } else { "miss" };
+    let what = format!("{migration} of {guest:?} is not over: {:?} may {effect} the new pod", nic.name);
+    Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
 /// Judges the start of a migration: whether a NIC is on its way into the guest that is to move.
@@ -105,18 +106,23 @@ mod tests {
 
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
     const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
-    const FAULT: Expect = Expect::Faults(&[""]);
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
+    const FAULT_OF_VMI: Expect = Expect::Faults(&["spec.domain.devices.interfaces[1]"]);
 
     #[test]
     fn nics_do_not_change_while_the_guest_moves() {
         let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
-        for case in [|| Hotplug::of(NIC), || Hotplug::of(NIC).on_vmi()] {
+        let plug: fn() -> Hotplug = || Hotplug::of(NIC);
+        let plug_on_vmi: fn() -> Hotplug = || Hotplug::of(NIC).on_vmi();
+        for (case, fault) in [(plug, FAULT), (plug_on_vmi, FAULT_OF_VMI)] {
             case().expect(&RULE, &Expect::Silent);
-            case().instance(|instance| instance.is_migrating = true).expect(&RULE, &FAULT);
-            case().facts(|facts| facts.migration = Fact::Known("migration-job".into())).expect(&RULE, &FAULT);
+            case().instance(|instance| instance.is_migrating = true).expect(&RULE, &fault);
+            case().facts(|facts| facts.migration = Fact::Known("migration-job".into())).expect(&RULE, &fault);
         }
         let unplug = || Hotplug::modify((NIC, NET), (absent, NET));
-        unplug().instance(|instance| instance.is_migrating = true).expect(&RULE, &FAULT);
+        let moving = unplug().instance(|instance| instance.is_migrating = true);
+        moving.expect(&RULE, &FAULT);
+        assert!(moving.findings(&RULE)[0].what.ends_with("may stay in the new pod"), "{:?}", moving.findings(&RULE));
         unplug().expect(&RULE, &Expect::Silent);
     }
 

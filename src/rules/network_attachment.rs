@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::network::NadRef,
+    api::network::{Bindings, NadRef},
     change::Nic,
     facts::{
         Fact,
@@ -79,7 +79,9 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
                 .with_fix("mend spec.config of the NetworkAttachmentDefinition".to_owned()),
         );
     }
-    if nic.interface.is_some_and(|entry| entry.value.bindings.sriov.is_some()) && !nad.has_resource {
+    // With a bridge beside it nobody knows which of the two is meant: NP006 tells that.
+    let is_sriov = |bindings: &Bindings| bindings.sriov.is_some() && bindings.bridge.is_none();
+    if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && !nad.has_resource {
         let what = format!("network \"{name}\" names no resource for SR-IOV");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix.to_owned()));

@@ -59,7 +59,7 @@ fn pod_and_multus_default(case: &Case, networks: &[Network]) -> Option<Finding> 
     let default = networks.iter().find(|network| is_multus_default(network))?;
     let (pod, default) = (pod.name.as_str(), default.name.as_str());
     let what = format!("network {default:?} has multus.default and takes the place of the pod network {pod:?}");
-    let fix = format!("take {pod:?} out, or multus.default of {default:?}");
+    let fix = format!("take network {pod:?} and its interface out, or leave multus.default out of {default:?}");
     Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
 }
 

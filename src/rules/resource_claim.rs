@@ -42,8 +42,10 @@ fn check(case: &Case) -> Vec<Finding> {
             return vec![RULE.unchecked("feature gate NetworkDevicesWithDRA was not checked: KubeVirt is not known")];
         }
         Some(false) => {
-            let what =
-                format!("network {:?} has a resourceClaim: gate NetworkDevicesWithDRA is off", first.name.as_str());
+            let what = format!(
+                "network {:?} has a resourceClaim: feature gate NetworkDevicesWithDRA is off",
+                first.name.as_str()
+            );
             let fix = "add NetworkDevicesWithDRA to spec.configuration.developerConfiguration.featureGates of the \
                        KubeVirt resource, or use another source";
             return whole(what, fix);

@@ -3,6 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::review::ObjectKind,
+    change::Nic,
     facts::{Fact, Instance, kubevirt::Rollout},
 };
 
@@ -35,12 +36,13 @@ fn check(case: &Case) -> Vec<Finding> {
     if !is_vm || !is_staged {
         return Vec::new();
     }
-    let judge = |name: &str, _: &Instance| {
-        let what = format!("the rollout strategy is Stage, yet KubeVirt changes {name:?} of a running VM at once");
-        Some(RULE.fault(CauseType::Invalid, String::new(), what))
+    let judge = |nic: &Nic, _: &Instance| {
+        let what =
+            format!("the rollout strategy is Stage, yet KubeVirt changes {:?} of a running VM at once", nic.name);
+        Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
     };
-    let plugged = case.each_plugged(&RULE, |nic, instance| judge(nic.name, instance));
-    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(nic.name, instance));
+    let plugged = case.each_plugged(&RULE, judge);
+    let unplugged = case.each_unplugged(&RULE, judge);
     plugged.into_iter().chain(unplugged).take(1).collect()
 }
 
@@ -51,7 +53,7 @@ mod tests {
 
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
     const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
-    const FAULT: Expect = Expect::Faults(&[""]);
+    const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
 
     #[test]
     fn only_stage_makes_a_wrong_promise() {

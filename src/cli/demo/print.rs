@@ -39,7 +39,8 @@ impl Printer {
     pub(super) fn introduction(address: &SocketAddr) -> String {
         let text = format!(
             "nicplug demo: a real server on https://{address}, an example cluster, and the running VM vmi-fedora with \
-             one NIC on its default network. Each step applies a change of it, as with kubectl apply."
+             one NIC on its default network. Each step applies a change of it, as with kubectl apply; shown are the \
+             NICs besides that one."
         );
         format!("{}\n", wrap(&text, "", ""))
     }

@@ -13,6 +13,9 @@ const STORY: &str = include_str!("story.yaml");
 const CLUSTER: &str = include_str!("cluster.yaml");
 const VM: &str = include_str!("vm.yaml");
 
+/// Where a VM holds its guest.
+const GUEST: &str = "/spec/template/spec";
+
 /// One change of the story; story.yaml says what the fields mean.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +24,7 @@ pub(super) struct Step {
     pub(super) tell: String,
     cluster: String,
     stopped: bool,
+    guest: Value,
     status: BTreeMap<String, Value>,
     stored: String,
     pub(super) apply: String,
@@ -64,7 +68,7 @@ impl Step {
         for manifest in manifests::read(CLUSTER)?.iter().chain(&manifests::read(&self.cluster)?) {
             store.insert(&manifest.object)?;
         }
-        let vm = vm_with(&self.stored)?;
+        let vm = self.vm(&self.stored)?;
         store.insert(&vm)?;
         if !self.stopped {
             store.insert(&self.vmi(&vm)?)?;
@@ -72,9 +76,26 @@ impl Step {
         Ok(store)
     }
 
+    /// The VM with these NICs besides its default one.
+    fn vm(&self, nics: &str) -> anyhow::Result<Value> {
+        let mut vm: Value = serde_saphyr::from_str(VM)?;
+        if let (Some(guest), false) = (vm.pointer_mut(GUEST), self.guest.is_null()) {
+            json_patch::merge(guest, &self.guest);
+        }
+        let nics: Nics = if nics.is_empty() { Nics::default() } else { serde_saphyr::from_str(nics)? };
+        let mut extend = |path: &str, more: Vec<Value>| {
+            let list = vm.pointer_mut(&format!("{GUEST}/{path}")).and_then(Value::as_array_mut);
+            list.context("vm.yaml has NICs")?.extend(more);
+            anyhow::Ok(())
+        };
+        extend("domain/devices/interfaces", nics.interfaces)?;
+        extend("networks", nics.networks)?;
+        Ok(vm)
+    }
+
     /// The VMI that the VM runs as.
     fn vmi(&self, vm: &Value) -> anyhow::Result<Value> {
-        let spec = vm.pointer("/spec/template/spec").context("a VM has a template")?;
+        let spec = vm.pointer(GUEST).context("a VM has a template")?;
         let seen = |name: &Value| json!({"name": name, "infoSource": "domain, guest-agent, multus-status"});
         let interfaces = spec.pointer("/domain/devices/interfaces").and_then(Value::as_array);
         let names = interfaces.into_iter().flatten().filter_map(|interface| interface.get("name"));
@@ -97,23 +118,9 @@ impl Step {
     }
 }
 
-/// The VM with these NICs besides its default one.
-fn vm_with(nics: &str) -> anyhow::Result<Value> {
-    let mut vm: Value = serde_saphyr::from_str(VM)?;
-    let nics: Nics = if nics.is_empty() { Nics::default() } else { serde_saphyr::from_str(nics)? };
-    let mut extend = |path: &str, more: Vec<Value>| {
-        let list = vm.pointer_mut(path).and_then(Value::as_array_mut).context("vm.yaml has NICs")?;
-        list.extend(more);
-        anyhow::Ok(())
-    };
-    extend("/spec/template/spec/domain/devices/interfaces", nics.interfaces)?;
-    extend("/spec/template/spec/networks", nics.networks)?;
-    Ok(vm)
-}
-
 /// The AdmissionReview of a step.
 pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
-    let mut object = vm_with(&step.apply)?;
+    let mut object = step.vm(&step.apply)?;
     let annotations = object.pointer_mut("/metadata/annotations").context("vm.yaml has annotations")?;
     *annotations = json!(step.annotate);
     Ok(json!({
@@ -128,7 +135,7 @@ pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
             "operation": "UPDATE",
             "userInfo": {"username": "alice"},
             "object": object,
-            "oldObject": vm_with(&step.stored)?,
+            "oldObject": step.vm(&step.stored)?,
         },
     }))
 }

@@ -1,0 +1,530 @@
+//! What holds for every review, whatever the object and whatever is known: whole answers, bytes to bytes.
+
+// Helpers of tests fail as tests do.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod common;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use common::{Answer, KINDS, Kind, every_rule, object, review, store, text_and_rules};
+use nicplug::{
+    admission::{Endpoint, Reviewer},
+    change::Change,
+    cluster::store::Store,
+    facts::{Fact, FactSource, Facts},
+    settings::{Enforcement, Settings},
+};
+use proptest::{prelude::*, sample::select};
+use serde_json::{Map, Value, json};
+
+/// An interface and its network, without their name.
+type Nic = (Value, Value);
+
+const VM: Kind = KINDS[0];
+const VMI: Kind = KINDS[1];
+
+/// NICs that are wrong by themselves, whatever stands beside them and whatever is known of the cluster.
+fn faulty_nic() -> impl Strategy<Value = Nic> {
+    let pod = json!({"pod": {}});
+    let multus = json!({"multus": {"networkName": "net"}});
+    select(vec![
+        (json!({"bridge": {}}), json!({})),
+        (json!({"bridge": {}}), json!({"multus": {}})),
+        (json!({"sriov": {}}), json!({"pod": {}, "multus": {"networkName": "net"}})),
+        (json!({}), multus.clone()),
+        (json!({"bridge": {}, "sriov": {}}), multus.clone()),
+        (json!({"slirp": {}}), pod.clone()),
+        (json!({"masquerade": {}}), multus.clone()),
+        (json!({"passtBinding": {}}), multus.clone()),
+        (json!({"masquerade": {}, "state": "absent"}), pod.clone()),
+        (json!({"bridge": {}, "state": "gone"}), multus.clone()),
+        (json!({"sriov": {}, "state": "up"}), multus.clone()),
+        (json!({"bridge": {}, "model": "vmxnet3"}), multus.clone()),
+        (json!({"bridge": {}, "macAddress": "x"}), multus.clone()),
+        (json!({"bridge": {}, "pciAddress": "x"}), multus.clone()),
+        (json!({"bridge": {}, "dhcpOptions": {"ntpServers": ["x"]}}), multus.clone()),
+        (json!({"bridge": {}, "dhcpOptions": {"privateOptions": [{"option": 1}]}}), multus),
+        (json!({"masquerade": {}, "ports": [{"port": 80}, {"port": 0}]}), pod),
+    ])
+}
+
+fn sound_nic() -> impl Strategy<Value = Nic> {
+    let multus = json!({"multus": {"networkName": "net"}});
+    select(vec![
+        (json!({"bridge": {}}), multus.clone()),
+        (json!({"sriov": {}}), multus.clone()),
+        (json!({"binding": {"name": "x"}}), multus.clone()),
+        (json!({"bridge": {}, "state": "absent"}), multus.clone()),
+        (json!({"bridge": {}, "macAddress": "02:00:00:00:00:01"}), multus),
+        (json!({"bridge": {}}), json!({"multus": {"networkName": "other/net"}})),
+        (json!({"sriov": {}}), json!({"multus": {"networkName": "fast"}})),
+        (json!({"masquerade": {}}), json!({"pod": {}})),
+        (json!({"bridge": {}}), json!({"pod": {}})),
+        (json!({"sriov": {}}), json!({"resourceClaim": {"claimName": "c", "requestName": "r"}})),
+        (json!({"teleport": {}}), json!({"carrierPigeon": {}})),
+    ])
+}
+
+/// NICs that can boot and cannot be plugged into a guest that runs.
+fn boot_nic() -> impl Strategy<Value = Nic> {
+    let multus = json!({"multus": {"networkName": "net"}});
+    select(vec![
+        (json!({"bridge": {}, "model": "e1000e"}), multus.clone()),
+        (json!({"binding": {"name": "x"}}), multus),
+        (json!({"bridge": {}}), json!({"multus": {"networkName": "net", "default": true}})),
+        (json!({"bridge": {}}), json!({"multus": {"networkName": "no-such-net"}})),
+        (json!({"bridge": {}}), json!({"multus": {"networkName": "broken"}})),
+        (json!({"masquerade": {}}), json!({"pod": {}})),
+    ])
+}
+
+/// Guests of up to four NICs with few names, each `nic` and here and there half of it.
+fn guest_of(nic: impl Strategy<Value = Nic>) -> impl Strategy<Value = Value> {
+    let nics = prop::collection::vec((0..5u8, nic, 0..8u8), 0..5);
+    let multiqueue = prop_oneof![3 => Just(json!({})), 1 => Just(json!({"domain": {"cpu": {"cores": 40},
+        "devices": {"networkInterfaceMultiqueue": true}}}))];
+    (multiqueue, nics).prop_map(|(guest, nics)| {
+        nics.into_iter().fold(guest, |guest, (name, (interface, network), half)| {
+            let name = format!("n{name}");
+            let guest =
+                if half == 0 { guest } else { with_entry(guest, "/domain/devices/interfaces", &name, interface) };
+            if half == 1 { guest } else { with_entry(guest, "/networks", &name, network) }
+        })
+    })
+}
+
+fn any_guest() -> impl Strategy<Value = Value> {
+    guest_of(prop_oneof![3 => sound_nic(), 1 => boot_nic(), 1 => faulty_nic()])
+}
+
+/// Guests in which a fault is rare, so that many changes of them are allowed.
+fn sound_guest() -> impl Strategy<Value = Value> {
+    let one_pod_network = json!({"domain": {"devices": {"interfaces": [{"name": "default", "masquerade": {}}]}},
+        "networks": [{"name": "default", "pod": {}}]});
+    let nic = select(vec![
+        (json!({"bridge": {}}), json!({"multus": {"networkName": "net"}})),
+        (json!({"bridge": {}, "state": "absent"}), json!({"multus": {"networkName": "net"}})),
+        (json!({"bridge": {}, "macAddress": "02:00:00:00:00:01"}), json!({"multus": {"networkName": "other/net"}})),
+        (json!({"sriov": {}}), json!({"multus": {"networkName": "fast"}})),
+        (json!({}), json!({"multus": {"networkName": "net"}})),
+    ]);
+    prop::collection::btree_map(0..5u8, nic, 0..4).prop_map(move |nics| {
+        nics.into_iter().fold(one_pod_network.clone(), |guest, (name, nic)| with_nic(guest, &format!("n{name}"), nic))
+    })
+}
+
+fn with_nic(guest: Value, name: &str, (interface, network): Nic) -> Value {
+    with_entry(with_entry(guest, "/domain/devices/interfaces", name, interface), "/networks", name, network)
+}
+
+fn with_entry(mut guest: Value, list: &str, name: &str, mut entry: Value) -> Value {
+    entry["name"] = json!(name);
+    let mut place = &mut guest;
+    for key in list.split('/').skip(1) {
+        place = &mut place[key];
+    }
+    match place {
+        Value::Array(entries) => entries.push(entry),
+        empty => *empty = json!([entry]),
+    }
+    guest
+}
+
+fn kubevirt() -> impl Strategy<Value = Value> {
+    let version = select(vec!["v1.9.0", "v1.9.0", "v1.6.4", "v1.3.1", "v1.0.0", "v0.59.2", ""]);
+    let strategy = select(vec!["", "LiveUpdate", "Stage"]);
+    let gates = prop::sample::subsequence(vec!["HotplugNICs", "NetworkDevicesWithDRA", "PortRangesSpec"], 0..=3);
+    (version, strategy, gates, any::<bool>()).prop_map(|(version, strategy, gates, permits)| {
+        json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
+            "spec": {"configuration": {"developerConfiguration": {"featureGates": gates},
+                "network": {"permitBridgeInterfaceOnPodNetwork": permits}, "vmRolloutStrategy": strategy},
+                "workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate"]}},
+            "status": {"observedKubeVirtVersion": version}})
+    })
+}
+
+fn networks() -> Vec<Value> {
+    let nad = |namespace: &str, name: &str, config: &str, resource: Value| {
+        json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+            "metadata": {"namespace": namespace, "name": name, "annotations": resource}, "spec": {"config": config}})
+    };
+    let bridge = r#"{"cniVersion": "0.3.1", "type": "bridge"}"#;
+    let resource = json!({"k8s.v1.cni.cncf.io/resourceName": "example.com/fast"});
+    vec![
+        nad("demo", "net", bridge, json!({})),
+        nad("other", "net", bridge, json!({})),
+        nad("demo", "fast", r#"{"cniVersion": "0.3.1", "type": "sriov"}"#, resource),
+        nad("demo", "broken", "{not json", json!({})),
+    ]
+}
+
+/// Things that may be there or not: the way in place, a migration, nodes, a VM with an address, isolation.
+fn surroundings() -> impl Strategy<Value = Vec<Value>> {
+    let controller = json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "dynamic-networks-controller-ds", "namespace": "kube-system"},
+        "spec": {"template": {"spec": {"containers": [{"name": "dynamic-networks-controller",
+            "image": "ghcr.io/k8snetworkplumbingwg/multus-dynamic-networks-controller:latest"}]}}},
+        "status": {"numberReady": 3, "desiredNumberScheduled": 3}});
+    let multus = json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "kube-multus-ds", "namespace": "kube-system"},
+        "spec": {"template": {"spec": {"containers": [{"name": "kube-multus",
+            "image": "ghcr.io/k8snetworkplumbingwg/multus-cni:snapshot-thick"}]}}},
+        "status": {"numberReady": 3, "desiredNumberScheduled": 3}});
+    let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "move", "namespace": "demo"}, "spec": {"vmiName": "vm-fedora"},
+        "status": {"phase": "Running"}});
+    let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let twin = with_nic(
+        json!({}),
+        "a",
+        (json!({"bridge": {}, "macAddress": "02-00-00-00-00-01"}), json!({"multus": {"networkName": "net"}})),
+    );
+    let mut other = object(VM, &twin);
+    other["metadata"]["name"] = json!("vm-other");
+    let isolation = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "multus-daemon-config", "namespace": "kube-system"},
+        "data": {"daemon-config.json": r#"{"namespaceIsolation": true}"#}});
+    let all = vec![controller, multus, migration, node("one"), node("two"), other, isolation];
+    let count = all.len();
+    prop::sample::subsequence(all, 0..=count)
+}
+
+/// The VMI of a guest, of which the status tells this and that.
+fn vmi_of(guest: &Value) -> impl Strategy<Value = Value> + use<> {
+    let guest = guest.clone();
+    let phase = select(vec!["Running", "Running", "Running", "Scheduling", "Succeeded"]);
+    let migratable = select(vec!["True", "False", "Unknown"]);
+    let pod_interface = select(vec!["pod123", "net1"]);
+    let seen = prop::sample::subsequence(vec!["n0", "n1", "n2", "n3", "n4"], 0..=5);
+    (phase, migratable, pod_interface, seen).prop_map(move |(phase, migratable, pod_interface, seen)| {
+        let mut vmi = object(VMI, &guest);
+        let seen: Vec<Value> = seen
+            .iter()
+            .map(|name| json!({"name": name, "podInterfaceName": pod_interface, "infoSource": "domain"}))
+            .collect();
+        let condition = json!({"type": "LiveMigratable", "status": migratable, "reason": "DisksNotLiveMigratable"});
+        vmi["status"] = json!({"phase": phase, "conditions": [condition], "interfaces": seen});
+        vmi
+    })
+}
+
+/// A cluster, and what somebody asks of it.
+#[derive(Clone, Debug)]
+struct Scene {
+    cluster: Vec<Value>,
+    kind: Kind,
+    /// Null where the object is being made.
+    old: Value,
+    new: Value,
+}
+
+impl Scene {
+    fn store(&self) -> Store {
+        store(&self.cluster)
+    }
+
+    fn reviewer(&self, settings: Settings) -> Reviewer {
+        Reviewer::new(Arc::new(self.store()), settings)
+    }
+
+    fn review(&self) -> Value {
+        review(self.kind, &self.old, &self.new)
+    }
+
+    fn answer(&self, settings: Settings) -> Answer {
+        Answer::to(&self.reviewer(settings), &self.review())
+    }
+}
+
+/// A change from one of these guests to another, most often of a VM that runs.
+fn scene_of<G: Strategy<Value = Value> + 'static>(guest: fn() -> G) -> impl Strategy<Value = Scene> {
+    let kind = prop_oneof![4 => Just(VM), 1 => select(&KINDS[..])];
+    let guests = (guest(), guest(), 0..6u8);
+    (kubevirt(), surroundings(), kind, guests).prop_flat_map(|(kubevirt, surroundings, kind, (old, new, case))| {
+        vmi_of(&old).prop_map(move |vmi| {
+            let (before, is_running) = (object(kind, &old), case > 0);
+            let mut after = object(kind, &new);
+            let mut cluster = networks();
+            cluster.push(kubevirt.clone());
+            cluster.extend(surroundings.clone());
+            cluster.push(object(VM, &old));
+            let before = if kind == VMI { vmi.clone() } else { before };
+            if kind == VMI {
+                after["status"] = vmi["status"].clone();
+            }
+            if is_running {
+                cluster.push(vmi);
+            }
+            let old = if case == 1 { Value::Null } else { before };
+            Scene { cluster, kind, old, new: after }
+        })
+    })
+}
+
+fn any_scene() -> impl Strategy<Value = Scene> {
+    scene_of(any_guest)
+}
+
+fn sound_scene() -> impl Strategy<Value = Scene> {
+    scene_of(sound_guest)
+}
+
+/// A cluster of which some things may not be looked at.
+struct Hidden {
+    store: Store,
+    is_hidden: [bool; 9],
+}
+
+impl FactSource for Hidden {
+    fn facts_for(&self, change: &Change) -> Facts {
+        let mut facts = self.store.facts_for(change);
+        let [kubevirt, instance, machine, nads, isolation, attachment, nodes, migration, macs] = self.is_hidden;
+        hide(&mut facts.kubevirt, kubevirt);
+        hide(&mut facts.instance, instance);
+        hide(&mut facts.machine, machine);
+        hide(&mut facts.isolation, isolation);
+        hide(&mut facts.attachment, attachment);
+        hide(&mut facts.nodes, nodes);
+        hide(&mut facts.migration, migration);
+        hide(&mut facts.mac_users, macs);
+        if nads {
+            facts.nads = nicplug::facts::Nads::default();
+        }
+        facts
+    }
+}
+
+fn hide<T>(fact: &mut Fact<T>, is_hidden: bool) {
+    if is_hidden {
+        *fact = Fact::Unknown;
+    }
+}
+
+/// JSON that has the keys of a guest here and there, and values of any type.
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys = select(vec![
+        "metadata",
+        "annotations",
+        "name",
+        "spec",
+        "template",
+        "domain",
+        "devices",
+        "interfaces",
+        "networks",
+        "bridge",
+        "multus",
+        "networkName",
+        "pod",
+        "state",
+        "status",
+        "phase",
+        "ports",
+        "macAddress",
+        "virtualMachineTemplate",
+        "vmiName",
+        "cpu",
+        "cores",
+        "conditions",
+        "resourceClaim",
+        "dhcpOptions",
+        "kubevirt.io/x",
+        "",
+    ]);
+    let key = prop_oneof![5 => keys.prop_map(str::to_owned), 1 => any::<String>()];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 40, 5, move |inner| {
+        let entries = prop::collection::vec((key.clone(), inner.clone()), 0..5);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            entries.prop_map(|entries| Value::Object(entries.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+/// An object in which one place holds something else.
+fn spoiled_object() -> impl Strategy<Value = Value> {
+    (select(&KINDS[..]), any_guest(), any::<prop::sample::Index>(), any_json()).prop_map(
+        |(kind, guest, place, instead)| {
+            let mut object = object(kind, &guest);
+            let mut pointers = Vec::new();
+            collect_pointers(&object, String::new(), &mut pointers);
+            *object.pointer_mut(place.get::<String>(&pointers)).unwrap() = instead;
+            object
+        },
+    )
+}
+
+fn collect_pointers(value: &Value, path: String, pointers: &mut Vec<String>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                collect_pointers(value, format!("{path}/{key}"), pointers);
+            }
+        }
+        Value::Array(entries) => {
+            for (index, value) in entries.iter().enumerate() {
+                collect_pointers(value, format!("{path}/{index}"), pointers);
+            }
+        }
+        _ => {}
+    }
+    pointers.push(path);
+}
+
+/// The operations of the patch that `/mutate` answers.
+fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<Value> {
+    let answer = reviewer.answer(Endpoint::Mutate, review.to_string().as_bytes());
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(body["response"]["allowed"], json!(true), "{body}");
+    match &body["response"]["patch"] {
+        Value::Null => Vec::new(),
+        patch => serde_json::from_slice(&BASE64.decode(patch.as_str().unwrap()).unwrap()).unwrap(),
+    }
+}
+
+/// `…/domain/devices/interfaces/N/bridge`.
+fn is_path_of_a_binding(path: &str) -> bool {
+    let parts = path.strip_suffix("/bridge").and_then(|path| path.split_once("/domain/devices/interfaces/"));
+    parts.is_some_and(|(_, index)| index.parse::<usize>().is_ok())
+}
+
+proptest! {
+    #[test]
+    fn the_review_of_an_unchanged_object_is_silent(scene in any_scene(), is_known in any::<bool>()) {
+        let stored = if scene.old.is_null() { &scene.new } else { &scene.old };
+        let store = if is_known { scene.store() } else { Store::default() };
+        let reviewer = Reviewer::new(Arc::new(store), Settings::default());
+        let mut labelled = stored.clone();
+        labelled["metadata"]["labels"] = json!({"tier": "web"});
+        for new in [stored, &labelled] {
+            let review = review(scene.kind, stored, new);
+            let answer = Answer::to(&reviewer, &review);
+            prop_assert!(answer.is_silent() && answer.is_allowed, "{answer:?}");
+            prop_assert!(patch_for(&reviewer, &review).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_denied_request_stays_denied_with_one_more_fault(
+        scene in any_scene(),
+        nic in prop_oneof![faulty_nic(), boot_nic()],
+    ) {
+        let before = scene.answer(Settings::default());
+        let guest = scene.kind.2.split('.').fold(&scene.new, |value, key| &value[key]).clone();
+        let more = Scene { new: object(scene.kind, &with_nic(guest, "more", nic)), ..scene };
+        prop_assert!(before.is_allowed || !more.answer(Settings::default()).is_allowed, "{}", more.new);
+    }
+
+    #[test]
+    fn a_faulty_nic_is_denied_whatever_stands_beside_it(
+        scene in any_scene(),
+        guest in any_guest(),
+        nic in faulty_nic(),
+        is_known in any::<bool>(),
+    ) {
+        let store = if is_known { scene.store() } else { Store::default() };
+        let reviewer = Reviewer::new(Arc::new(store), Settings::default());
+        let new = object(scene.kind, &with_nic(guest, "more", nic));
+        prop_assert!(!Answer::to(&reviewer, &review(scene.kind, &Value::Null, &new)).is_allowed, "{new}");
+    }
+
+    #[test]
+    fn a_rule_that_warns_finds_what_it_would_deny(scene in any_scene()) {
+        let denied = scene.answer(every_rule(Enforcement::Deny));
+        let warned = scene.answer(every_rule(Enforcement::Warn));
+        prop_assert!(warned.is_allowed && warned.causes.is_empty());
+        prop_assert_eq!(denied.is_allowed, denied.causes.is_empty());
+        // What is a warning anyway stays as it is. Each of the others is a cause there, and each cause is one of them;
+        // causes of one text are told once. A warning of a long text is cut.
+        let more: Vec<&String> = warned.warnings.iter().filter(|warning| !denied.warnings.contains(warning)).collect();
+        prop_assert_eq!(warned.warnings.len() - more.len(), denied.warnings.len());
+        let is_same = |message: &str, warning: &str| {
+            let ((message, ids), (text, warned)) = (text_and_rules(message), text_and_rules(warning));
+            message.starts_with(text.trim_end_matches('…')) && ids.iter().all(|id| warned.contains(id))
+        };
+        for cause in &denied.causes {
+            prop_assert!(more.iter().any(|warning| is_same(&cause.message, warning)), "{cause:?}: {more:#?}");
+        }
+        for warning in &more {
+            let has_cause = denied.causes.iter().any(|cause| is_same(&cause.message, warning));
+            prop_assert!(has_cause, "{warning}: {:#?}", denied.causes);
+        }
+        let ids = |messages: &mut dyn Iterator<Item = &String>| -> BTreeSet<String> {
+            messages.flat_map(|message| text_and_rules(message).1).map(str::to_owned).collect()
+        };
+        let found = ids(&mut denied.causes.iter().map(|cause| &cause.message).chain(&denied.warnings));
+        prop_assert_eq!(found, ids(&mut warned.warnings.iter()));
+    }
+
+    #[test]
+    fn a_patched_object_is_patched_no_more(scene in prop_oneof![any_scene(), sound_scene()]) {
+        let reviewer = scene.reviewer(Settings::default());
+        let patch = patch_for(&reviewer, &scene.review());
+        let mut patched = scene.clone();
+        let operations: json_patch::Patch = serde_json::from_value(json!(patch)).unwrap();
+        json_patch::patch(&mut patched.new, &operations).unwrap();
+        prop_assert_eq!(patch_for(&reviewer, &patched.review()), Vec::<Value>::new());
+        // Without what the patch has added the object is what it was.
+        for operation in &patch {
+            let path = operation["path"].as_str().unwrap();
+            prop_assert!(operation["op"] == "add" && is_path_of_a_binding(path), "{}", operation);
+            prop_assert_eq!(scene.new.pointer(path), None);
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            patched.new.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
+        }
+        prop_assert_eq!(patched.new, scene.new);
+    }
+
+    #[test]
+    fn the_answer_is_the_same_bytes_for_the_same_question(scene in any_scene()) {
+        let body = scene.review().to_string();
+        for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
+            // Two stores: tables by hash have another order in each.
+            let [one, other] = [(), ()].map(|()| scene.reviewer(Settings::default()).answer(endpoint, body.as_bytes()));
+            prop_assert_eq!(one, other);
+        }
+    }
+
+    #[test]
+    fn nothing_unknown_denies_what_is_allowed_when_it_is_known(
+        scene in prop_oneof![1 => any_scene(), 4 => sound_scene()],
+        is_hidden in any::<[bool; 9]>(),
+    ) {
+        let known = scene.answer(Settings::default());
+        let hidden = Hidden { store: scene.store(), is_hidden };
+        let answer = Answer::to(&Reviewer::new(Arc::new(hidden), Settings::default()), &scene.review());
+        prop_assert!(answer.is_allowed || !known.is_allowed, "{answer:#?}");
+    }
+
+    #[test]
+    fn whatever_the_objects_are_the_uid_comes_back(
+        uid in any::<String>().prop_map(|rest| format!("u{rest}")),
+        objects in (prop_oneof![any_json(), spoiled_object()], prop_oneof![any_json(), spoiled_object()]),
+        kind in select(&["VirtualMachine", "VirtualMachineInstance", "VirtualMachineInstanceMigration",
+            "VirtualMachineInstanceReplicaSet", "VirtualMachinePool", "Pod"][..]),
+        operation in select(&["CREATE", "UPDATE", "DELETE", "CONNECT", "OTHER"][..]),
+        scene in any_scene(),
+    ) {
+        let group = if kind == "VirtualMachinePool" { "pool.kubevirt.io" } else { "kubevirt.io" };
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "kind": {"group": group, "version": "v1", "kind": kind}, "name": "vm-fedora", "namespace": "demo",
+            "object": objects.0, "oldObject": objects.1, "operation": operation, "uid": uid}});
+        let reviewer = scene.reviewer(Settings::default());
+        for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
+            let answer = reviewer.answer(endpoint, review.to_string().as_bytes());
+            let body: Value = serde_json::from_slice(&answer.body).unwrap();
+            prop_assert_eq!(answer.status, 200, "{}", body);
+            prop_assert_eq!(&body["response"]["uid"], &json!(uid));
+            prop_assert!(body["response"]["allowed"].is_boolean());
+        }
+    }
+}
