@@ -33,7 +33,7 @@ rule! {
     /// ```
     NP106, "pci-slots", Hotplug, Deny,
     field: "domain.devices.interfaces[]",
-    fix: "unplug a NIC (state: absent), or restart the VM",
+    fix: "unplug a NIC (state: absent), or restart the VM, which boots with all of them",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -111,7 +111,7 @@ impl Ports {
     fn fix(case: &Case, wanted: usize) -> String {
         let restart = match room_after_restart(case) {
             Some(Room::Unlimited) | None => RULE.fix.to_owned(),
-            Some(room) => format!("{}, which then has {} free", RULE.fix, room.free().unwrap_or_default()),
+            Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
         };
         format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
     }
@@ -314,7 +314,11 @@ mod tests {
     fn the_denial_tells_the_sum_and_the_ways_out() {
         let finding = plug(5).findings(&RULE).remove(0);
         assert_eq!(finding.what, "no hotplug port is left for \"d5\": 5 wanted, 4 of 4 free");
-        for part in ["unplug a NIC", "restart the VM, which then has 0 free", "nicplug.io/reserve-ports: \"5\""] {
+        for part in [
+            "unplug a NIC",
+            "restart the VM, which boots with all of them and then has 0 free",
+            "nicplug.io/reserve-ports: \"5\"",
+        ] {
             assert!(finding.fix.contains(part), "{part}: {}", finding.fix);
         }
     }

@@ -53,7 +53,7 @@ impl Printer {
         }
         for (annotation, value) in &step.annotate {
             // Writing to a string cannot fail.
-            let line = format!("     annotations: {{{annotation}: {value}}}");
+            let line = format!("     annotations: {{{annotation}: {value:?}}}");
             let _ = writeln!(text, "{}", self.paint(Colour::Cyan, &line));
         }
         for line in step.apply.lines() {
