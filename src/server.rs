@@ -13,6 +13,7 @@
 
 mod body;
 mod connection;
+mod counts;
 mod guard;
 pub mod health;
 mod limits;
@@ -37,14 +38,17 @@ use tokio::{
     time::{self, Instant},
 };
 
-pub use self::limits::{Drain, LimitError, Limits};
 use self::{
     connection::Common,
     guard::Backoff,
     health::{Check, Readiness},
     tls::{ClientAuthorities, Pair, TlsError},
 };
-use crate::admission::Reviewer;
+pub use self::{
+    counts::Counts,
+    limits::{Drain, LimitError, Limits},
+};
+use crate::admission::{Outcome, Reviewer};
 
 /// Everything that a server is told.
 #[derive(Debug)]
@@ -69,6 +73,7 @@ pub struct Server {
     address: SocketAddr,
     health: Option<(TcpListener, SocketAddr)>,
     common: Arc<Common>,
+    counts: Counts,
     connections: Connections,
     readiness: Readiness,
     serving: Check,
@@ -90,9 +95,10 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let common = Arc::new(Common::new(tls, reviewer, config.limits));
+        let counts = Counts::default();
+        let common = Arc::new(Common::new(tls, reviewer, config.limits, counts.clone()));
         let connections = Connections::default();
-        Ok(Self { listener, address, health, common, connections, readiness, serving, drain: config.drain })
+        Ok(Self { listener, address, health, common, counts, connections, readiness, serving, drain: config.drain })
     }
 
     /// Where `/validate` and `/mutate` are.
@@ -105,6 +111,12 @@ impl Server {
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(|(_, address)| *address)
+    }
+
+    /// How many requests had which outcome.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// What `/readyz` tells; others add their checks to it.
@@ -149,7 +161,15 @@ impl Server {
         if time::timeout_at(deadline, self.connections.all_ended()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "cut off at the deadline");
         }
-        tracing::info!("stopped");
+        let count = |outcome| self.counts.of(outcome);
+        tracing::info!(
+            allowed = count(Outcome::Allowed),
+            denied = count(Outcome::Denied),
+            malformed = count(Outcome::Malformed),
+            patched = count(Outcome::Patched),
+            unhandled = count(Outcome::Unhandled),
+            "stopped"
+        );
     }
 
     async fn accept_until(&mut self, end: impl Future<Output = ()>) {

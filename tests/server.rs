@@ -16,11 +16,11 @@ use std::{
 };
 
 use nicplug::{
-    admission::Reviewer,
+    admission::{Outcome, Reviewer},
     certificates::{self, Bundle, Host},
     facts::NoFacts,
     server::{
-        Config, Drain, Limits, Server,
+        Config, Counts, Drain, Limits, Server,
         health::Readiness,
         tls::{ClientAuthorities, Pair},
     },
@@ -214,6 +214,7 @@ struct Replica {
     address: SocketAddr,
     health: SocketAddr,
     readiness: Readiness,
+    counts: Counts,
     shutdown: Option<oneshot::Sender<()>>,
     hurry: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
@@ -243,6 +244,7 @@ impl Replica {
             address: server.local_addr(),
             health: server.health_addr().unwrap(),
             readiness: server.readiness().clone(),
+            counts: server.counts().clone(),
             shutdown: Some(shutdown),
             hurry: Some(hurry),
             running: tokio::spawn(server.run_until(told(stopping), told(hurrying))),
@@ -296,6 +298,22 @@ async fn every_real_review_is_answered_with_its_uid_over_one_connection() {
                 assert!(!reply.closes());
             }
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_review_is_counted_by_its_outcome() {
+    guarded(async {
+        let server = Replica::start().await;
+        let mut wire = Wire::open(server.address).await;
+        for review in REVIEWS.iter() {
+            wire.ask(&post("/validate", JSON, &review.body)).await;
+        }
+        wire.ask(&post("/validate", JSON, b"no review")).await;
+        let count = |outcome| server.counts.of(outcome);
+        // Without facts nothing is denied; the deletion and the update of a status are not judged.
+        assert_eq!(Outcome::ALL.map(count), [6, 0, 1, 0, 2]);
     })
     .await;
 }

@@ -9,6 +9,7 @@ use crate::{
     admission::Reviewer,
     cluster::files,
     facts::{FactSource, NoFacts},
+    kubevirt::NEWEST_KNOWN,
     rules,
     settings::Settings,
 };
@@ -17,7 +18,8 @@ use crate::{
 #[derive(Args, Debug, Default)]
 pub(super) struct JudgeArgs {
     /// The cluster's objects in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
-    /// VirtualMachines, VirtualMachineInstances, DaemonSets. Without it nothing is known, and rules that need to know
+    /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
+    /// Nodes, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
     /// warn instead of denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
@@ -35,7 +37,14 @@ impl JudgeArgs {
 
     fn fact_source(&self) -> anyhow::Result<Arc<dyn FactSource>> {
         Ok(match &self.facts {
-            Some(path) => Arc::new(files::load(path)?),
+            Some(path) => {
+                let store = files::load(path)?;
+                let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
+                if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
+                    tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
+                }
+                Arc::new(store)
+            }
             None => Arc::new(NoFacts),
         })
     }

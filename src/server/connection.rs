@@ -24,6 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
+    counts::Counts,
     guard::LogLimit,
     limits::Limits,
     pulse::{Phase, Pulse, Watched},
@@ -45,13 +46,13 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(tls: rustls::ServerConfig, reviewer: Reviewer, limits: Limits) -> Self {
+    pub(super) fn new(tls: rustls::ServerConfig, reviewer: Reviewer, limits: Limits, counts: Counts) -> Self {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
         Self {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,
-            router: TowerToHyperService::new(routes::router(reviewer, &limits)),
+            router: TowerToHyperService::new(routes::router(reviewer, &limits, counts)),
             draining: AtomicBool::new(false),
             failed_handshakes: LogLimit::new(),
             limits,

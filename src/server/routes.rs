@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     body::{self, Unreadable},
+    counts::Counts,
     guard::InFlight,
     limits::Limits,
     timeout::answer_within,
@@ -30,9 +31,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The routes of the webhook.
-pub(super) fn router(reviewer: Reviewer, limits: &Limits) -> Router {
+pub(super) fn router(reviewer: Reviewer, limits: &Limits, counts: Counts) -> Router {
     let desk = Desk {
         reviewer,
+        counts,
         in_flight: InFlight::new(limits.in_flight),
         largest_body: limits.body,
         longest: limits.request,
@@ -66,6 +68,7 @@ async fn not_found(request: Request) -> Response {
 /// Where reviews are handed in.
 struct Desk {
     reviewer: Reviewer,
+    counts: Counts,
     in_flight: InFlight,
     /// In bytes.
     largest_body: usize,
@@ -85,6 +88,7 @@ impl Desk {
         match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
             Ok(Ok(body)) => {
                 let answer = self.reviewer.answer(endpoint, &body);
+                self.counts.add(answer.outcome);
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
             }
