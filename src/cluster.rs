@@ -4,3 +4,6 @@ pub mod files;
 mod macs;
 pub mod manifests;
 pub mod store;
+
+/// Namespace and name.
+type Key = (String, String);

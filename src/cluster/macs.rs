@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::store::Key;
+use super::Key;
 use crate::api::{guest::GuestSpec, mac::Mac, network::NadRef};
 
 /// A MAC address on a NetworkAttachmentDefinition, `namespace/name`.

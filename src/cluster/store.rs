@@ -8,7 +8,10 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::macs::{Holder, MacIndex};
+use super::{
+    Key,
+    macs::{Holder, MacIndex},
+};
 use crate::{
     api::{
         cluster,
@@ -25,9 +28,6 @@ use crate::{
     },
     pci::{self, NoKinds, Survey},
 };
-
-/// Namespace and name.
-pub(super) type Key = (String, String);
 
 /// The ConfigMap that holds the configuration of a thick Multus.
 const MULTUS_CONFIG: &str = "multus-daemon-config";

@@ -21,13 +21,10 @@ use super::{
     census::{Census, Claim, Nic, SlotCount, Tally},
     devices::Place,
     machine::Machine,
-    refusal::Refusal,
+    refusal::{ROOT_COMPLEX_SLOTS, Refusal},
     scheme::{self, Scheme, Wish, Wishing},
 };
 use crate::kubevirt::Version;
-
-/// Slots of the root bus that KubeVirt gives out with the root-complex annotation: 2 to 0x1e without 0x1b.
-pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
 
 /// KubeVirt adds no controller above this index.
 const LAST_EXTRA_INDEX: u64 = 31;

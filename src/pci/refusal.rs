@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::{address::PciAddress, machine::Architecture};
 
+/// Slots of the root bus that KubeVirt gives out with the root-complex annotation: 2 to 0x1e without 0x1b.
+pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
+
 /// One reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refusal {
@@ -82,7 +85,7 @@ impl fmt::Display for Refusal {
                 formatter,
                 "annotation {} puts {devices} devices on the root bus, which has {} slots",
                 super::ROOT_COMPLEX,
-                super::reckoning::ROOT_COMPLEX_SLOTS
+                ROOT_COMPLEX_SLOTS
             ),
             Self::AddressTaken { address } => write!(formatter, "PCI address {address} is used twice"),
             Self::AddressImpossible { address, why } => {
