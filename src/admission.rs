@@ -10,7 +10,7 @@ use crate::{
         self, BodyError, Failure, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
         StatusDetails,
     },
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Instance},
     mutations, patch,
     rules::{self, Case, CauseType},
@@ -104,6 +104,9 @@ impl Reviewer {
         if change.is_quiet() {
             return respond(request, &Verdict::default(), None, Outcome::Allowed);
         }
+        if let Some((field, count)) = change.oversize() {
+            return answer_oversize(endpoint, request, field, count);
+        }
         match endpoint {
             Endpoint::Validate => {
                 let verdict = review(&change, &self.facts_for(&change), &self.settings);
@@ -158,7 +161,20 @@ fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer 
         return respond(request, &Verdict::default(), None, Outcome::Unhandled);
     }
     let message = format!("{}; write the field as the KubeVirt API has it", fault.message);
-    let cause = Cause { reason: CauseType::Invalid, field: fault.field.clone(), message };
+    deny(request, fault.field.clone(), message)
+}
+
+fn answer_oversize(endpoint: Endpoint, request: &Request, field: String, count: usize) -> Answer {
+    if endpoint == Endpoint::Mutate {
+        return respond(request, &Verdict::default(), None, Outcome::Allowed);
+    }
+    let message = format!("{count} entries, and no guest has room for more than {NICS_AT_MOST}; take some out");
+    deny(request, field, message)
+}
+
+/// A denial that is no rule's.
+fn deny(request: &Request, field: String, message: String) -> Answer {
+    let cause = Cause { reason: CauseType::Invalid, field, message };
     let verdict = Verdict { causes: vec![cause], warnings: Vec::new() };
     respond(request, &verdict, None, Outcome::Denied)
 }

@@ -9,6 +9,10 @@ use crate::api::{
     vm::{Annotations, Metadata, VirtualMachineInstance},
 };
 
+/// More NICs than any guest has room for: a q35 board takes some 230 devices. What is larger is no guest but an attack on
+/// whoever judges it, and rules may compare each NIC with each.
+pub const NICS_AT_MOST: usize = 255;
+
 /// A request that may change the NICs of a guest, or of guests to come.
 #[derive(Debug)]
 pub struct Change<'r> {
@@ -159,6 +163,18 @@ impl<'r> Change<'r> {
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
             && before.is_expanded == self.after.is_expanded
+    }
+
+    /// The list of NICs, of the new object or the stored one, that has more than [`NICS_AT_MOST`] entries, and how many.
+    #[must_use]
+    pub fn oversize(&self) -> Option<(String, usize)> {
+        let views = [Some(self.after), self.before];
+        let lists = views.into_iter().flatten().flat_map(|view| {
+            let guest = view.guest;
+            [("domain.devices.interfaces", guest.interfaces().len()), ("networks", guest.networks.len())]
+        });
+        let (field, count) = lists.into_iter().find(|(_, count)| *count > NICS_AT_MOST)?;
+        Some((format!("{}.{field}", self.after.path), count))
     }
 
     /// Whether the shape of the NICs has to be judged: it is new, or not what it was.

@@ -125,18 +125,25 @@ fn an_old_fault_stays_until_the_nics_change() {
 
 #[test]
 fn a_hostile_object_gets_a_short_answer() {
-    let entries = |rest: &Value| {
+    let entries = |rest: &Value, count: usize| {
         let entry = |number: usize| {
             let mut entry = rest.clone();
             entry["name"] = json!(format!("n{}", number / 2));
             entry
         };
-        (0..20_000).map(entry).collect::<Vec<_>>()
+        (0..count).map(entry).collect::<Vec<_>>()
     };
-    let networks = entries(&json!({"pod": {}, "resourceClaim": {"claimName": "c", "requestName": "r"}}));
-    let interface = json!({"bridge": {}, "sriov": {}, "state": "gone", "ports": [{}], "portRanges": []});
-    let guest = json!({"networks": networks, "domain": {"devices": {"interfaces": entries(&interface)}}});
-    let answer = Answer::to(&reviewer("gates"), &review(KINDS[0], &Value::Null, &object(KINDS[0], &guest)));
-    assert_eq!(answer.causes.len(), 100);
-    assert!(answer.warnings[0].contains("further faults are not listed"), "{:?}", answer.warnings);
+    let answer_to = |count: usize| {
+        let networks = entries(&json!({"pod": {}, "resourceClaim": {"claimName": "c", "requestName": "r"}}), count);
+        let interface = json!({"bridge": {}, "sriov": {}, "state": "gone", "ports": [{}], "portRanges": []});
+        let interfaces = entries(&interface, count);
+        let guest = json!({"networks": networks, "domain": {"devices": {"interfaces": interfaces}}});
+        Answer::to(&reviewer("gates"), &review(KINDS[0], &Value::Null, &object(KINDS[0], &guest)))
+    };
+    let large = answer_to(255);
+    assert_eq!(large.causes.len(), 100);
+    assert!(large.warnings[0].contains("further faults are not listed"), "{:?}", large.warnings);
+    let larger = answer_to(20_000);
+    assert_eq!(larger.causes.len(), 1);
+    assert!(larger.causes[0].message.contains("20000 entries"), "{:?}", larger.causes);
 }

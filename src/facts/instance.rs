@@ -6,6 +6,7 @@ use crate::{
         guest::{Cpu, GuestSpec},
         vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
     },
+    change::NICS_AT_MOST,
     pci::{DeviceKinds, NoKinds},
 };
 
@@ -63,7 +64,7 @@ impl Instance {
     /// newer object has the newer status. `kinds` tells what the names of its devices stand for.
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
-        let interfaces = status.status.interfaces.iter();
+        let interfaces = status.status.interfaces.iter().take(NICS_AT_MOST);
         Self {
             phase: status.status.phase.to_owned_phase(),
             is_deleting: status.metadata.deletion_timestamp.is_some(),

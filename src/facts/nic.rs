@@ -48,8 +48,9 @@ impl GuestNic {
     /// The NICs of a guest, in the order of its interfaces.
     #[must_use]
     pub fn all(guest: &GuestSpec) -> Vec<Self> {
-        let network_of = |name: &str| guest.networks.iter().rfind(|network| network.name.as_str() == name);
-        guest.interfaces().iter().map(|interface| Self::of(interface, network_of(&interface.name))).collect()
+        let networks = guest.networks_by_name();
+        let network_of = |interface: &Interface| networks.get(interface.name.as_str()).copied();
+        guest.interfaces().iter().map(|interface| Self::of(interface, network_of(interface))).collect()
     }
 
     fn of(interface: &Interface, network: Option<&Network>) -> Self {

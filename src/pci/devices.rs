@@ -26,6 +26,8 @@
 //! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-placement.go`), libvirt 11.3
 //! `src/qemu/qemu_domain_address.c`.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use super::{
@@ -236,11 +238,10 @@ impl Parts<'_> {
     fn bus_disks(&self, architecture: Architecture) -> Vec<BusDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| BusDisk::of(disk, default_bus));
-        let is_listed = |name: &str| {
-            self.disks.iter().any(|disk| disk.name.as_str() == name)
-                || self.filesystems.iter().any(|filesystem| filesystem.name.as_str() == name)
-        };
-        let implied = self.volumes.iter().filter(|volume| !is_listed(&volume.name));
+        let disks = self.disks.iter().map(|disk| disk.name.as_str());
+        let names: HashSet<&str> =
+            disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect();
+        let implied = self.volumes.iter().filter(|volume| !names.contains(volume.name.as_str()));
         let implied =
             implied.map(|volume| BusDisk { name: &volume.name, form: Form::Disk, bus: default_bus, address: None });
         listed.chain(implied).collect()

@@ -78,8 +78,9 @@ fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
     let is_added = |name: &str| case.change.nics.added.iter().any(|nic| nic.name == name);
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     let mut twins = interfaces.filter(|(other, interface)| {
-        let is_told_there = *other > index && is_added(&interface.name);
-        *other != index && !is_told_there && !interface.is_absent() && mac_of_interface(interface) == Some(mac)
+        let is_twin = *other != index && mac_of_interface(interface) == Some(mac) && !interface.is_absent();
+        let is_told_there = || *other > index && is_added(&interface.name);
+        is_twin && !is_told_there()
     });
     twins.next().map(|(_, interface)| interface.name.as_str())
 }

@@ -1,5 +1,7 @@
 //! NP106.
 
+use std::collections::HashSet;
+
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     facts::{
@@ -50,6 +52,8 @@ fn check(case: &Case) -> Vec<Finding> {
             Ok(None) => return Vec::new(),
             Err(why) => return vec![RULE.unchecked(format!("free PCI ports were not counted: {why}"))],
         };
+        let is_short = ports.left < wanted.len() as u64;
+        let fix = if is_short { fix(case, wanted.len()) } else { String::new() };
         let mut findings: Vec<Finding> = wanted
             .iter()
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
@@ -57,8 +61,7 @@ fn check(case: &Case) -> Vec<Finding> {
                 let (left, boot, place) = (ports.left, ports.at_boot, ports.place);
                 let what =
                     format!("no {place} is left for {:?}: {} wanted, {left} of {boot} free", nic.name, wanted.len());
-                RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
-                    .with_fix(Ports::fix(case, wanted.len()))
+                RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
             })
             .collect();
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
@@ -110,15 +113,15 @@ impl Ports {
         let at_worst_and_best = alternatives.iter().filter_map(left).collect();
         Ok(Some(Self { place: boot.room.name(), at_boot, left: free, is_estimate, at_worst_and_best }))
     }
+}
 
-    /// The ways out: unplug, restart and with how many ports, the reservation.
-    fn fix(case: &Case, wanted: usize) -> String {
-        let restart = match room_after_restart(case) {
-            Some(Room::Unlimited) | None => RULE.fix.to_owned(),
-            Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
-        };
-        format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
-    }
+/// The ways out: unplug, restart and with how many ports, the reservation.
+fn fix(case: &Case, wanted: usize) -> String {
+    let restart = match room_after_restart(case) {
+        Some(Room::Unlimited) | None => RULE.fix.to_owned(),
+        Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
+    };
+    format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
 }
 
 fn version(case: &Case) -> Result<Version, String> {
@@ -147,8 +150,8 @@ fn waiting_in_template(case: &Case, instance: &Instance) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.instance.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
     let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !instance.has_nic(&nic.name);
-    let is_asked_now = |nic: &&GuestNic| !case.plugged(instance).any(|plugged| *plugged.name == *nic.name);
-    template.iter().filter(waits).filter(is_asked_now).count() as u64
+    let asked_now: HashSet<&str> = case.plugged(instance).map(|nic| nic.name).collect();
+    template.iter().filter(waits).filter(|nic| !asked_now.contains(&*nic.name)).count() as u64
 }
 
 /// The NICs that the guest booted with, as far as its status tells: all but those that wait for their device, and but
