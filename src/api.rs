@@ -138,6 +138,36 @@ impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
     }
 }
 
+/// A part of the object of which a patch has to know whether it is written: `null` is not.
+#[derive(Clone, Debug, Default)]
+pub struct Part<T> {
+    part: T,
+    /// Whether the object has it.
+    pub is_written: bool,
+}
+
+/// A part that is not written is worth as much as an empty one.
+impl<T: PartialEq> PartialEq for Part<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.part == other.part
+    }
+}
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Part<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let part: Option<T> = optional_object(deserializer)?;
+        Ok(Self { is_written: part.is_some(), part: part.unwrap_or_default() })
+    }
+}
+
 /// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` is absent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Present;
@@ -283,6 +313,16 @@ mod tests {
         assert_eq!(parts.first.read().unwrap(), [1, 2]);
         assert!(parts.second.read().unwrap().is_empty());
         assert!(parts.third.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_part_knows_whether_it_is_written() {
+        let domain = |text: &'static str| serde_json::from_str::<guest::Domain>(text).map(|domain| domain.devices);
+        let [empty, null, missing] =
+            [r#"{"devices": {}}"#, r#"{"devices": null}"#, "{}"].map(|text| domain(text).unwrap());
+        assert_eq!([empty.is_written, null.is_written, missing.is_written], [true, false, false]);
+        assert_eq!(empty, missing);
+        assert!(domain(r#"{"devices": []}"#).is_err());
     }
 
     #[test]

@@ -163,6 +163,15 @@ impl<'r> Change<'r> {
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
             && before.is_expanded == self.after.is_expanded
+            && !self.has_request()
+    }
+
+    /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
+        let is_vm = self.subject.kind == ObjectKind::VirtualMachine;
+        is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
     /// The list of NICs, of the new object or the stored one, that has more than [`NICS_AT_MOST`] entries, and how many.

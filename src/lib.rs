@@ -27,6 +27,8 @@ pub mod settings;
 
 pub mod reservation;
 
+pub mod requests;
+
 pub mod rules;
 
 pub mod verdict;

@@ -2,6 +2,7 @@
 
 mod boot_slots;
 mod default_binding;
+mod interface_requests;
 
 use json_patch::PatchOperation;
 
@@ -18,8 +19,10 @@ pub struct Case<'c> {
     pub settings: &'c Settings,
 }
 
-/// Every mutation, in the order in which their operations are applied.
-static MUTATIONS: &[fn(&Case) -> Vec<PatchOperation>] = &[default_binding::repair, boot_slots::repair];
+/// Every mutation, in the order in which their operations are applied. Each counts entries of lists as the request has
+/// them, so the one that takes entries away comes last.
+static MUTATIONS: &[fn(&Case) -> Vec<PatchOperation>] =
+    &[default_binding::repair, boot_slots::repair, interface_requests::repair];
 
 /// The operations that a change needs; none when it is as it should be.
 #[must_use]

@@ -15,6 +15,7 @@ mod hotplug_model;
 mod hotplug_network;
 mod interface_binding;
 mod interface_fields;
+mod interface_request;
 mod interface_state;
 mod interface_without_network;
 mod lingering_name;
@@ -70,6 +71,7 @@ pub static RULES: &[&Rule] = &[
     &migration_running::RULE,
     &attachment_path::RULE,
     &duplicate_mac::RULE,
+    &interface_request::RULE,
     &rollout_strategy::RULE,
     &lingering_name::RULE,
     &queue_memory::RULE,
@@ -104,6 +106,8 @@ pub enum Scope {
     Boot,
     /// What is plugged into, or taken from, a running guest. A few such rules look at a new guest as well, and advise.
     Hotplug,
+    /// Annotations of a VM that ask to add or remove NICs.
+    Request,
 }
 
 impl Scope {
@@ -114,6 +118,7 @@ impl Scope {
             Self::Boot => "boot",
             Self::Shape => "shape",
             Self::Hotplug => "hotplug",
+            Self::Request => "request",
         }
     }
 
@@ -122,6 +127,7 @@ impl Scope {
         match self {
             Self::Boot => change.before.is_none() || change.after.instance.is_none(),
             Self::Shape => change.touches_nics(),
+            Self::Request => change.has_request(),
             Self::Hotplug => {
                 let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
                 is_guest && !change.nics.is_empty()

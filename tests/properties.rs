@@ -7,8 +7,7 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use common::{Answer, KINDS, Kind, every_rule, object, review, store, text_and_rules};
+use common::{Answer, KINDS, Kind, every_rule, object, patch_for, review, store, text_and_rules};
 use nicplug::{
     admission::{Endpoint, Reviewer},
     change::Change,
@@ -302,6 +301,17 @@ fn hide<T>(fact: &mut Fact<T>, is_hidden: bool) {
     }
 }
 
+/// A request for NICs that are there, that are not, and that cannot be read.
+fn request() -> impl Strategy<Value = Option<String>> {
+    let entry = "n[0-9]=((demo|other)/)?(net|fast)";
+    let list = prop::collection::vec(entry, 1..4).prop_map(|entries| entries.join(","));
+    let json = entry.prop_map(|entry| {
+        let (name, network) = entry.split_once('=').unwrap();
+        json!([{"name": name, "networkAttachmentDefinitionName": network}]).to_string()
+    });
+    prop_oneof![1 => Just(None), 4 => list.prop_map(Some), 1 => json.prop_map(Some), 1 => any::<String>().prop_map(Some)]
+}
+
 /// JSON that has the keys of a guest here and there, and values of any type.
 fn any_json() -> impl Strategy<Value = Value> {
     let keys = select(vec![
@@ -378,17 +388,6 @@ fn collect_pointers(value: &Value, path: String, pointers: &mut Vec<String>) {
         _ => {}
     }
     pointers.push(path);
-}
-
-/// The operations of the patch that `/mutate` answers.
-fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<Value> {
-    let answer = reviewer.answer(Endpoint::Mutate, review.to_string().as_bytes());
-    let body: Value = serde_json::from_slice(&answer.body).unwrap();
-    assert_eq!(body["response"]["allowed"], json!(true), "{body}");
-    match &body["response"]["patch"] {
-        Value::Null => Vec::new(),
-        patch => serde_json::from_slice(&BASE64.decode(patch.as_str().unwrap()).unwrap()).unwrap(),
-    }
 }
 
 /// The annotations that the PCI bus of a VMI is marked with.
@@ -476,11 +475,11 @@ proptest! {
         let reviewer = scene.reviewer(Settings::default());
         let patch = patch_for(&reviewer, &scene.review());
         let mut patched = scene.clone();
-        let operations: json_patch::Patch = serde_json::from_value(json!(patch)).unwrap();
-        json_patch::patch(&mut patched.new, &operations).unwrap();
-        prop_assert_eq!(patch_for(&reviewer, &patched.review()), Vec::<Value>::new());
+        json_patch::patch(&mut patched.new, &json_patch::Patch(patch.clone())).unwrap();
+        prop_assert_eq!(patch_for(&reviewer, &patched.review()), Vec::new());
         // Without what the patch has added the object is what it was.
         for operation in patch.iter().rev() {
+            let operation = json!(operation);
             let path = operation["path"].as_str().unwrap();
             let is_ours = is_path_of_a_binding(path) || is_path_of_a_mark(path);
             prop_assert!(operation["op"] == "add" && is_ours, "{}", operation);
@@ -489,6 +488,49 @@ proptest! {
             patched.new.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
         }
         prop_assert_eq!(patched.new, scene.new);
+    }
+
+    #[test]
+    fn a_request_is_granted_once_and_leaves_what_is_not_named(
+        scene in prop_oneof![any_scene(), sound_scene()],
+        add in request(),
+        remove in prop::option::of("n[0-5](,n[0-5])?"),
+    ) {
+        let mut annotations = json!({"other": "stays"});
+        for (key, text) in [("nicplug.io/add-interfaces", &add), ("nicplug.io/remove-interfaces", &remove)] {
+            if let Some(text) = text {
+                annotations[key] = json!(text);
+            }
+        }
+        let (kind, stored) = (VM, if scene.old.is_null() || scene.kind != VM { Value::Null } else { scene.old.clone() });
+        let guest = scene.kind.2.split('.').fold(&scene.new, |value, key| &value[key]).clone();
+        let mut asked = object(VM, &guest);
+        asked["metadata"]["annotations"] = annotations;
+        let asked = Scene { kind, old: stored, new: asked, ..scene };
+        let reviewer = asked.reviewer(Settings::default());
+        let mut granted = asked.clone();
+        let patch = json_patch::Patch(patch_for(&reviewer, &asked.review()));
+        json_patch::patch(&mut granted.new, &patch).unwrap();
+        prop_assert_eq!(patch_for(&reviewer, &granted.review()), Vec::new());
+
+        let is_left = |key: &str| granted.new["metadata"]["annotations"].get(key).is_some();
+        let is_refused = is_left("nicplug.io/add-interfaces") || is_left("nicplug.io/remove-interfaces");
+        let answer = Answer::to(&reviewer, &granted.review());
+        let has_cause = answer.causes.iter().any(|cause| text_and_rules(&cause.message).1.contains(&"NP115"));
+        prop_assert_eq!(has_cause, is_refused, "{:?}", answer);
+        prop_assert_eq!(&granted.new["metadata"]["annotations"]["other"], &json!("stays"));
+
+        // A second request for the same finds everything as it is wished.
+        if !is_refused {
+            let mut again = granted.clone();
+            again.old = granted.new.clone();
+            again.new["metadata"]["annotations"] = asked.new["metadata"]["annotations"].clone();
+            if again.old != again.new {
+                let patch = json_patch::Patch(patch_for(&reviewer, &again.review()));
+                json_patch::patch(&mut again.new, &patch).unwrap();
+                prop_assert_eq!(again.new, granted.new);
+            }
+        }
     }
 
     #[test]

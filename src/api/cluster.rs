@@ -83,6 +83,9 @@ pub struct KubeVirtStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NetworkConfiguration {
+    /// `defaultNetworkInterface`: the binding of the NIC that a guest without any gets; empty means bridge.
+    #[serde(deserialize_with = "nullable")]
+    pub default_network_interface: String,
     /// `permitBridgeInterfaceOnPodNetwork`: unset means true.
     pub permit_bridge_interface_on_pod_network: Option<bool>,
     /// `binding`: the binding plugins that are registered, by name.

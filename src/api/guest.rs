@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    Lazy, Present, Text,
+    Lazy, Part, Present, Text,
     network::{Interface, Network},
     nullable, object, objects, optional_object,
 };
@@ -24,8 +24,8 @@ pub struct GuestSpec<'a> {
     #[serde(borrow)]
     pub architecture: Option<Text<'a>>,
     /// `domain`: the virtual machine proper.
-    #[serde(borrow, deserialize_with = "object")]
-    pub domain: Domain<'a>,
+    #[serde(borrow)]
+    pub domain: Part<Domain<'a>>,
     /// `networks[]`.
     #[serde(borrow, deserialize_with = "nullable")]
     pub networks: Vec<Network<'a>>,
@@ -44,6 +44,13 @@ impl<'a> GuestSpec<'a> {
         &self.domain.devices.interfaces
     }
 
+    /// Whether KubeVirt gives the guest a NIC on the pod network when it is made, because none is written.
+    #[must_use]
+    pub fn gets_default_nic(&self) -> bool {
+        let wants_pod_network = self.domain.devices.autoattach_pod_interface != Some(false);
+        wants_pod_network && self.networks.is_empty() && self.interfaces().is_empty()
+    }
+
     /// `networks[]` by name; of two with one name the last one counts, as in KubeVirt.
     #[must_use]
     pub fn networks_by_name(&self) -> HashMap<&str, &Network<'a>> {
@@ -59,8 +66,8 @@ pub struct Domain<'a> {
     #[serde(borrow)]
     pub cpu: Lazy<'a, Cpu>,
     /// `domain.devices`.
-    #[serde(borrow, deserialize_with = "object")]
-    pub devices: Devices<'a>,
+    #[serde(borrow)]
+    pub devices: Part<Devices<'a>>,
     /// `domain.machine`.
     #[serde(borrow, deserialize_with = "object")]
     pub machine: Machine<'a>,

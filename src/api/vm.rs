@@ -202,6 +202,12 @@ pub struct Metadata<'a> {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct Annotations<'a> {
+    /// `nicplug.io/add-interfaces`: NICs that a VM's template is to have.
+    #[serde(borrow, rename = "nicplug.io/add-interfaces")]
+    pub add_interfaces: Option<Text<'a>>,
+    /// `nicplug.io/remove-interfaces`: names of NICs that a VM's template is to lose.
+    #[serde(borrow, rename = "nicplug.io/remove-interfaces")]
+    pub remove_interfaces: Option<Text<'a>>,
     /// `nicplug.io/apply`: `on-restart` lets a change of a live VM wait for the next restart.
     #[serde(borrow, rename = "nicplug.io/apply")]
     pub apply: Option<Text<'a>>,

@@ -23,6 +23,8 @@ pub struct KubeVirt {
     pub gates: GateLists,
     /// Whether an interface on the pod network may have bridge binding.
     pub permits_bridge_on_pod_network: bool,
+    /// How the NIC is bound that KubeVirt gives to a guest without any.
+    pub default_binding: PodBinding,
     /// The binding plugins that are registered, and whether KubeVirt gives the guest a NIC for them.
     pub binding_plugins: BTreeMap<String, pci::Attachment>,
     /// What the names of permitted host devices stand for.
@@ -31,6 +33,30 @@ pub struct KubeVirt {
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
     pub updates_by_migration: bool,
+}
+
+/// `spec.configuration.network.defaultNetworkInterface`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum PodBinding {
+    /// What KubeVirt takes when nothing is set.
+    #[default]
+    Bridge,
+    /// Network address translation.
+    Masquerade,
+    /// Discontinued; KubeVirt up to 1.2 has it.
+    Slirp,
+}
+
+impl PodBinding {
+    /// As an interface has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Masquerade => "masquerade",
+            Self::Slirp => "slirp",
+        }
+    }
 }
 
 /// `vmRolloutStrategy`: when a change of a VM reaches its running guest.
@@ -96,6 +122,11 @@ impl From<cluster::KubeVirt> for KubeVirt {
             version: resource.status.observed_version.parse().ok(),
             gates: GateLists { enabled: developer.feature_gates, disabled: developer.disabled_feature_gates },
             permits_bridge_on_pod_network: network.permit_bridge_interface_on_pod_network.unwrap_or(true),
+            default_binding: match network.default_network_interface.as_str() {
+                "masquerade" => PodBinding::Masquerade,
+                "slirp" => PodBinding::Slirp,
+                _ => PodBinding::Bridge,
+            },
             binding_plugins: network.binding.into_iter().map(|(name, plugin)| (name, attachment_of(&plugin))).collect(),
             host_devices: host_devices(configuration.permitted_host_devices),
             rollout: match configuration.vm_rollout_strategy.as_str() {

@@ -345,8 +345,7 @@ impl<'v> Walk<'v, '_> {
 
     fn interfaces(&self, sink: &mut dyn Sink<'v>) {
         let interfaces = self.spec.interfaces();
-        let wants_pod_network = self.spec.domain.devices.autoattach_pod_interface != Some(false);
-        if interfaces.is_empty() && self.spec.networks.is_empty() && wants_pod_network {
+        if self.spec.gets_default_nic() {
             let why = "the pod network, which KubeVirt adds";
             self.emit(sink, Device::new(Kind::Interface, "default", Place::Port, why));
         }

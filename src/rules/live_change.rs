@@ -22,6 +22,9 @@ rule! {
     /// whole and drops a NIC that was plugged meanwhile. A changed `networkName` is applied by live migration since
     /// KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can migrate.
     ///
+    /// A VM without any NIC in its template gets one on the pod network from KubeVirt, running or stopped, unless
+    /// `autoattachPodInterface` is false. The first NIC that is written takes that one away at the next boot.
+    ///
     /// ## Example
     /// A manifest without `dyniface1` is applied to a VM that runs with it:
     /// ```yaml
@@ -38,8 +41,11 @@ fn check(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
     // A VMI is changed by KubeVirt alone, which knows what it does.
     let is_virtual_machine = case.change.after.instance.is_none();
-    if !is_virtual_machine || (nics.removed.is_empty() && nics.modified.is_empty()) {
+    if !is_virtual_machine {
         return Vec::new();
+    }
+    if nics.removed.is_empty() && nics.modified.is_empty() {
+        return judge_first(case.change).into_iter().collect();
     }
     case.if_live(&RULE, |instance| {
         let stays = |nic: &&Nic| !nic.is_absent() && instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
@@ -47,6 +53,21 @@ fn check(case: &Case) -> Vec<Finding> {
         let modified = nics.modified.iter().filter(|(_, nic)| instance.has_nic(nic.name));
         removed.chain(modified.filter_map(|(old, new)| judge_modified(case, old, new, instance))).collect()
     })
+}
+
+/// The NIC that KubeVirt gives to a guest without any goes when the first one is written.
+fn judge_first(change: &Change) -> Option<Finding> {
+    let after = change.after.guest;
+    let had_default = change.before.is_some_and(|before| before.guest.gets_default_nic());
+    let is_meant = after.domain.devices.autoattach_pod_interface == Some(false);
+    if !had_default || is_meant || after.networks.iter().any(Network::is_default) {
+        return None;
+    }
+    let nic = change.nics.added.iter().find(|nic| !nic.is_absent())?;
+    let what =
+        format!("with {:?} the pod NIC goes that KubeVirt gives to a VM without NICs: at the next boot", nic.name);
+    let fix = "write that NIC too (networks: pod: {}), or autoattachPodInterface: false if it shall go";
+    Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(fix.to_owned()))
 }
 
 fn judge_removed(change: &Change, nic: &Nic) -> Finding {
@@ -146,7 +167,7 @@ mod tests {
     use super::RULE;
     use crate::{
         facts::instance::Migratable,
-        rules::testing::{Expect, Hotplug},
+        rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
@@ -197,6 +218,22 @@ mod tests {
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let stage = changed().rollout("Stage", &[]).findings(&RULE);
         assert!(stage[0].what.contains("LiveMigrate"), "{stage:?}");
+    }
+
+    #[test]
+    fn the_first_nic_takes_the_pod_nic_away() {
+        const DYNIFACE1: &str = r#"{"networks": [{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}],
+            "domain": {"devices": {"interfaces": [{"name": "dyniface1", "bridge": {}}]}}}"#;
+        const WITH_POD: &str = r#"{"networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "n"}}],
+            "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}}, {"name": "a", "bridge": {}}]}}}"#;
+        const MEANT: &str = r#"{"networks": [{"name": "a", "multus": {"networkName": "n"}}], "domain": {"devices": {
+            "autoattachPodInterface": false, "interfaces": [{"name": "a", "bridge": {}}]}}}"#;
+        const FIELD: &str = "spec.template.spec.domain.devices.interfaces[0]";
+        table_of_updates(
+            &RULE,
+            &[(DYNIFACE1, Expect::Faults(&[FIELD])), (WITH_POD, Expect::Silent), (MEANT, Expect::Silent)],
+        );
+        table(&RULE, &[(DYNIFACE1, Expect::Silent)]);
     }
 
     #[test]

@@ -334,6 +334,11 @@ impl Hotplug {
     }
 }
 
+/// What the rule says of an update of a VM of which nothing else is known.
+pub(crate) fn findings_of_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
+    findings(rule, &review_of("UPDATE", new, old), &Facts::default())
+}
+
 fn review_of(operation: &str, object: &str, old_object: &str) -> String {
     review_of_kind("VirtualMachine", operation, object, old_object)
 }

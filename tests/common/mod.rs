@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use json_patch::PatchOperation;
 use nicplug::{
     admission::{Endpoint, Reviewer},
     cluster::{files, store::Store},
@@ -97,6 +99,17 @@ pub(crate) fn review((group, kind, _): Kind, old: &Value, new: &Value) -> Value 
         "uid": "u", "kind": {"group": group, "version": "v1", "kind": kind}, "name": "vm-fedora", "namespace": "demo",
         "operation": if old.is_null() { "CREATE" } else { "UPDATE" }, "userInfo": {"username": "alice"},
         "object": new, "oldObject": old}})
+}
+
+/// The operations of the patch that `/mutate` answers.
+pub(crate) fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<PatchOperation> {
+    let answer = reviewer.answer(Endpoint::Mutate, review.to_string().as_bytes());
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(body["response"]["allowed"], json!(true), "{body}");
+    match &body["response"]["patch"] {
+        Value::Null => Vec::new(),
+        patch => serde_json::from_slice(&BASE64.decode(patch.as_str().unwrap()).unwrap()).unwrap(),
+    }
 }
 
 /// What `/validate` answered.
