@@ -159,7 +159,7 @@ struct Piece<'t> {
     start: usize,
 }
 
-impl<'t> Piece<'t> {
+impl Piece<'_> {
     fn trimmed(self) -> Self {
         let text = self.text.trim_start();
         let blanks = self.text.chars().count() - text.chars().count();
@@ -381,7 +381,7 @@ mod tests {
             ("", "the annotation names no NIC to add"),
             ("  ", "the annotation names no NIC to add"),
             ("dyniface1=net,=x", r#"entry 2 ("=x"), column 15: the name is empty"#),
-            ("a=net,", r#"entry 2, column 7: the entry is empty"#),
+            ("a=net,", "entry 2, column 7: the entry is empty"),
             ("a", r#"entry 1 ("a"), column 2: there is no = and no network"#),
             ("a=", r#"entry 1 ("a="), column 3: the network's name is empty"#),
             ("é=net", r#"entry 1 ("é=net"), column 1: the name has the character 'é'"#),

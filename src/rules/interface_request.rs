@@ -40,7 +40,9 @@ fn refused(refusal: &Refusal) -> Finding {
             "write NAME=NAD[,NAME=NAMESPACE/NAD], or a JSON list of {name, networkAttachmentDefinitionName}",
         ),
         (Why::Malformed(_), Kind::Remove) => (CauseType::Invalid, "write NAME[,NAME]"),
-        (Why::Taken { .. }, _) => (CauseType::Duplicate, "choose another name, or remove that NIC first"),
+        (Why::Taken { .. }, _) => {
+            (CauseType::Duplicate, "choose another name, or remove that NIC while the VM is stopped")
+        }
         (Why::Contradiction(_), _) => (CauseType::Invalid, "name it in one of the two"),
         (Why::NoDomain, _) => (CauseType::Required, "write the VM's domain first"),
     };

@@ -67,7 +67,8 @@ impl Printer {
         let mut text = String::new();
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
-            let line = format!("   patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
+            let line = format!("patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
+            let line = wrap(line.trim_end(), "   ", "          ");
             let _ = writeln!(text, "{}", self.paint(Colour::Dim, &line));
         }
         let response = answer.get("response").unwrap_or(&Value::Null);
