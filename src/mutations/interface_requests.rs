@@ -1,6 +1,8 @@
 //! Grants the annotations `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` of a VM, and takes them away.
 //! What cannot be granted stays, and /validate, which sees the object after this, says why.
 
+use std::collections::BTreeSet;
+
 use json_patch::{PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
@@ -26,7 +28,8 @@ pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
 
 /// NICs that were unplugged and are wanted back.
 fn restore(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
-    let wanted = |interface: &Interface| interface.is_absent() && plan.restore.contains(&interface.name.as_str());
+    let names: BTreeSet<&str> = plan.restore.iter().copied().collect();
+    let wanted = |interface: &Interface| interface.is_absent() && names.contains(interface.name.as_str());
     let indices = indices(case.change.after.guest.interfaces(), wanted);
     indices.into_iter().map(|index| patch::remove(state_of(case, index))).collect()
 }
@@ -35,15 +38,16 @@ fn remove(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
     let nics = case.change.after.nics();
     let leaving = plan.remove.iter().filter_map(|name| nics.get(name));
     let (unplugged, dropped): (Vec<&Nic>, Vec<&Nic>) = leaving.partition(|nic| is_unplugged(case, nic));
+    let [unplugged, dropped] = [unplugged, dropped].map(names_of);
     let guest = case.change.after.guest;
 
-    let is_plugged = |interface: &Interface| !interface.is_absent() && names(&unplugged, &interface.name);
+    let is_plugged = |interface: &Interface| !interface.is_absent() && unplugged.contains(interface.name.as_str());
     let absent = indices(guest.interfaces(), is_plugged);
     let mut operations: Vec<PatchOperation> =
         absent.into_iter().map(|index| patch::add(state_of(case, index), json!("absent"))).collect();
-    let interfaces = indices(guest.interfaces(), |interface: &Interface| names(&dropped, &interface.name));
+    let interfaces = indices(guest.interfaces(), |interface: &Interface| dropped.contains(interface.name.as_str()));
     operations.extend(interfaces.into_iter().rev().map(|index| patch::remove(interface(case, &[&index.to_string()]))));
-    let networks = indices(&guest.networks, |network: &Network| names(&dropped, &network.name));
+    let networks = indices(&guest.networks, |network: &Network| dropped.contains(network.name.as_str()));
     operations.extend(networks.into_iter().rev().map(|index| patch::remove(network(case, &[&index.to_string()]))));
     operations
 }
@@ -102,8 +106,8 @@ fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Val
     entries.into_iter().map(|entry| patch::add(list(&["-"]), entry)).collect()
 }
 
-fn names(nics: &[&Nic], name: &str) -> bool {
-    nics.iter().any(|nic| nic.name == name)
+fn names_of<'n>(nics: Vec<&Nic<'n>>) -> BTreeSet<&'n str> {
+    nics.into_iter().map(|nic| nic.name).collect()
 }
 
 fn indices<T>(list: &[T], is_wanted: impl Fn(&T) -> bool) -> Vec<usize> {
