@@ -14,6 +14,9 @@ use crate::{
     change::{Change, Nic, View},
 };
 
+/// What KubeVirt calls the NIC that it gives to a guest without any.
+pub const DEFAULT_NIC: &str = "default";
+
 /// The two annotations.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -122,6 +125,9 @@ pub fn plan<'r>(change: &Change<'r>) -> Result<Plan<'r>, Vec<Refusal>> {
         let nic = nics.get(addition.name.as_str());
         let why = if is_contradicted {
             Some(Why::Contradiction(addition.name.clone()))
+        } else if addition.name == DEFAULT_NIC && change.after.guest.gets_default_nic() {
+            let what = "on the pod network: KubeVirt gives it to a VM without NICs".to_owned();
+            Some(Why::Taken { name: addition.name.clone(), what })
         } else {
             nic.and_then(|nic| difference(nic, addition, change.subject.namespace))
         };

@@ -12,7 +12,7 @@ use crate::{
     change::Nic,
     facts::Fact,
     patch,
-    requests::{self, Kind, Plan},
+    requests::{self, DEFAULT_NIC, Kind, Plan},
 };
 
 pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
@@ -95,7 +95,8 @@ fn default_nic(case: &Case) -> (Vec<Value>, Vec<Value>) {
         return (Vec::new(), Vec::new());
     }
     let binding = case.facts.kubevirt.known().map(|kubevirt| kubevirt.default_binding).unwrap_or_default();
-    (vec![json!({"name": "default", binding.as_str(): {}})], vec![json!({"name": "default", "pod": {}})])
+    let interface = json!({"name": DEFAULT_NIC, binding.as_str(): {}});
+    (vec![interface], vec![json!({"name": DEFAULT_NIC, "pod": {}})])
 }
 
 /// Appends to a list. An empty one may be missing or null as well: it is written whole.
@@ -298,6 +299,10 @@ mod tests {
                 "networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "net"}}]});
             assert_eq!(guest, expected);
         }
+        // Its name is taken.
+        let bare = json!({"domain": {"devices": {}}});
+        let request = json!({ADD: "default=net"});
+        assert_eq!(granted(&bare, &request, &stopped()), (bare.clone(), request.clone()));
     }
 
     #[test]
