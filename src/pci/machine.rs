@@ -103,6 +103,18 @@ impl Machine {
         }
     }
 
+    /// The name in messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Q35 => "q35",
+            Self::Virt => "virt",
+            Self::I440fx => "i440fx",
+            Self::Ccw => "s390-ccw-virtio",
+            Self::Refused | Self::Unknown => "unknown machine",
+        }
+    }
+
     /// Whether devices sit on PCIe root ports.
     #[must_use]
     pub fn is_pcie(self) -> bool {

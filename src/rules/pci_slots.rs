@@ -11,7 +11,7 @@ use crate::{
         nic::{GuestNic, Plug},
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Nic, Room, Survey},
+    pci::{self, BootSlots, Machine, Nic, Room, Survey},
 };
 
 rule! {
@@ -53,12 +53,12 @@ fn check(case: &Case) -> Vec<Finding> {
             Err(why) => return vec![RULE.unchecked(format!("free PCI ports were not counted: {why}"))],
         };
         let is_short = ports.left < wanted.len() as u64;
-        let fix = if is_short { fix(case, wanted.len()) } else { String::new() };
+        let fix = if is_short { format!("{}; {}", ports.sum(), ways_out(case, wanted.len())) } else { String::new() };
         let mut findings: Vec<Finding> = wanted
             .iter()
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
             .map(|nic| {
-                let (left, boot, place) = (ports.left, ports.at_boot, ports.place);
+                let (left, boot, place) = (ports.left, ports.at_boot, ports.boot.room.name());
                 let what =
                     format!("no {place} is left for {:?}: {} wanted, {left} of {boot} free", nic.name, wanted.len());
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
@@ -67,8 +67,8 @@ fn check(case: &Case) -> Vec<Finding> {
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
         let is_guess = ports.at_worst_and_best.iter().any(|&left| missing(left) != missing(ports.left));
         if ports.is_estimate && (is_guess || !findings.is_empty()) {
-            let what =
-                format!("{} free {}s is an estimate: the VM booted before nicplug was there", ports.left, ports.place);
+            let place = ports.boot.room.name();
+            let what = format!("{} free {place}s is an estimate: the VM booted before nicplug was there", ports.left);
             findings.push(RULE.advice(String::new(), what));
         }
         findings
@@ -77,10 +77,15 @@ fn check(case: &Case) -> Vec<Finding> {
 
 /// The room for NICs in a running guest.
 struct Ports {
-    /// What a place is called.
-    place: &'static str,
+    /// What the guest booted with.
+    boot: BootSlots,
     /// Free at boot.
     at_boot: u64,
+    /// NICs that have a place now, or wait for one.
+    nics: u64,
+    /// Virtio disks now.
+    disks: u64,
+    machine: Machine,
     /// Free now.
     left: u64,
     /// Whether the boot was reckoned from the guest as it is now.
@@ -111,12 +116,23 @@ impl Ports {
         };
         let (Some(at_boot), Some(free)) = (boot.room.free(), left(&boot)) else { return Ok(None) };
         let at_worst_and_best = alternatives.iter().filter_map(left).collect();
-        Ok(Some(Self { place: boot.room.name(), at_boot, left: free, is_estimate, at_worst_and_best }))
+        let machine = now.census.machine;
+        Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, at_worst_and_best }))
+    }
+
+    /// How the figure comes about.
+    fn sum(&self) -> String {
+        let Self { boot, at_boot, nics, disks, machine, .. } = self;
+        let (machine, place) = (machine.as_str(), boot.room.name());
+        format!(
+            "it booted with {at_boot} free {place}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
+            boot.nics, boot.disks
+        )
     }
 }
 
 /// The ways out: unplug, restart and with how many ports, the reservation.
-fn fix(case: &Case, wanted: usize) -> String {
+fn ways_out(case: &Case, wanted: usize) -> String {
     let restart = match room_after_restart(case) {
         Some(Room::Unlimited) | None => RULE.fix.to_owned(),
         Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
@@ -142,6 +158,10 @@ fn nics_in_place(instance: &Instance, now: &Survey) -> u64 {
             counted.place.is_some()
         }
     };
+    if instance.nics.is_empty() {
+        // The default NIC of a guest that has none of its own.
+        return now.nics.iter().filter(|nic| nic.place.is_some()).count() as u64;
+    }
     instance.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
 }
 
@@ -333,6 +353,7 @@ mod tests {
         let finding = plug(5).findings(&RULE).remove(0);
         assert_eq!(finding.what, "no hotplug port is left for \"d5\": 5 wanted, 4 of 4 free");
         for part in [
+            "it booted with 4 free hotplug ports (q35, NICs: 1, virtio disks: 0), now NICs: 1, disks: 0",
             "unplug a NIC",
             "restart the VM, which boots with all of them and then has 0 free",
             "nicplug.io/reserve-ports: \"5\"",
