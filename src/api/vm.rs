@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    Present, Text,
+    Part, Present, Text,
     guest::{Amount, GuestSpec},
     nullable, object, objects, optional_object,
 };
@@ -82,8 +82,8 @@ pub struct RevisionData<'a> {
 #[serde(default)]
 pub struct VirtualMachineInstance<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
-    pub metadata: Metadata<'a>,
+    #[serde(borrow)]
+    pub metadata: Part<Metadata<'a>>,
     /// `spec`.
     #[serde(borrow, deserialize_with = "object")]
     pub spec: GuestSpec<'a>,

@@ -60,6 +60,10 @@ fn reckon(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, Boo
 
 /// The operations that give a VMI these annotations, or take them away; none for those that are right.
 fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) -> Vec<PatchOperation> {
+    if !vmi.metadata.is_written {
+        // No object of an API server is like that, and the patch would have nowhere to go.
+        return Vec::new();
+    }
     let annotations = vmi.metadata.annotations.as_ref();
     let present = |key: &str| if key == STAMP { stamp_of(annotations) } else { slot_count_of(annotations) };
     let mut operations = Vec::new();
@@ -151,6 +155,11 @@ mod tests {
         assert_eq!(create(r#", "annotations": {}"#, "v1.9.0"), [STAMPED]);
         assert_eq!(create(&with("v1:port=99,nics=0,disks=0"), "v1.9.0"), [STAMPED]);
         assert!(create(&with("v1:port=4,nics=1,disks=0"), "v1.9.0").is_empty());
+    }
+
+    #[test]
+    fn an_object_without_metadata_has_no_place_for_a_stamp() {
+        assert!(operations(r#"{"spec": {}}"#, None, &facts("v1.9.0"), &Settings::default()).is_empty());
     }
 
     #[test]
