@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod guest;
+mod json;
 pub mod mac;
 pub mod network;
 pub mod review;
@@ -90,10 +91,51 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+/// The JSON text of a value, as it stands in the request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct JsonText<'a>(&'a str);
+
+impl<'a> JsonText<'a> {
+    pub(crate) fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Reads the value, with serde_json where it cannot be read, to say why.
+    fn read<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
+        json::read(self.0).or_else(|json::Unreadable| serde_json::from_str(self.0))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = JsonText<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            /// From our own reader.
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(JsonText(text))
+            }
+
+            /// From serde_json.
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+                Ok(JsonText(<&RawValue>::deserialize(deserializer)?.get()))
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(json::TEXT_OF_VALUE, TextVisitor)
+    }
+}
+
 /// A part of the object that few requests need: skipped when the body is parsed, read on demand.
 #[derive(Debug)]
 pub struct Lazy<'a, T> {
-    raw: Option<&'a RawValue>,
+    text: Option<JsonText<'a>>,
     reads: PhantomData<fn() -> T>,
 }
 
@@ -103,8 +145,8 @@ impl<'a, T: Deserialize<'a> + Default> Lazy<'a, T> {
     /// # Errors
     /// The JSON text has another shape than `T`.
     pub fn read(&self) -> Result<T, serde_json::Error> {
-        match self.raw {
-            Some(raw) => Option::<T>::deserialize(raw).map(Option::unwrap_or_default),
+        match self.text {
+            Some(text) => text.read::<Option<T>>().map(Option::unwrap_or_default),
             None => Ok(T::default()),
         }
     }
@@ -120,21 +162,20 @@ impl<T> Copy for Lazy<'_, T> {}
 
 impl<T> Default for Lazy<'_, T> {
     fn default() -> Self {
-        Self { raw: None, reads: PhantomData }
+        Self { text: None, reads: PhantomData }
     }
 }
 
 /// Same JSON text. The API server writes object and oldObject with one encoder, so equal values have equal text.
 impl<T> PartialEq for Lazy<'_, T> {
     fn eq(&self, other: &Self) -> bool {
-        self.raw.map(RawValue::get) == other.raw.map(RawValue::get)
+        self.text == other.text
     }
 }
 
 impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&'de RawValue>::deserialize(deserializer)?;
-        Ok(Self { raw: Some(raw), reads: PhantomData })
+        Ok(Self { text: Some(JsonText::deserialize(deserializer)?), reads: PhantomData })
     }
 }
 

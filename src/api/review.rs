@@ -10,10 +10,9 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
 
 use super::{
-    JsonObject, Text, nullable,
+    JsonObject, JsonText, Text, json, nullable,
     vm::{Migration, Pool, ReplicaSet, VirtualMachine, VirtualMachineInstance},
 };
 
@@ -201,14 +200,15 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
 }
 
 /// Reads the body of a request in one pass; only a body that this pass cannot read costs further ones, which find the
-/// uid and the path of what is wrong.
+/// uid and the path of what is wrong. The one pass is our own reader's; the further ones are serde_json's, which can
+/// tell what is wrong.
 ///
 /// # Errors
 /// See [`BodyError`]: the answer to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
     // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
     let text = str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
-    match serde_json::from_str::<Body<Eager>>(text) {
+    match json::read::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
             if is_review(&api_version, &kind) && !request.uid.is_empty() =>
         {
@@ -244,8 +244,8 @@ fn is_review(api_version: &str, kind: &str) -> bool {
     api_version == API_VERSION && kind == "AdmissionReview"
 }
 
-fn find_fault(kind: ObjectKind, raw: Option<&RawValue>, in_old_object: bool) -> Option<Fault> {
-    let mut deserializer = serde_json::Deserializer::from_str(raw?.get());
+fn find_fault(kind: ObjectKind, text: Option<JsonText>, in_old_object: bool) -> Option<Fault> {
+    let mut deserializer = serde_json::Deserializer::from_str(text?.as_str());
     let mut track = serde_path_to_error::Track::new();
     let error = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track)).err()?;
     let message = without_position(&error);
@@ -278,8 +278,8 @@ struct Eager<'a>(Request<'a>);
 /// A request with its objects left as text.
 struct Bare<'a> {
     request: Request<'a>,
-    object: Option<&'a RawValue>,
-    old_object: Option<&'a RawValue>,
+    object: Option<JsonText<'a>>,
+    old_object: Option<JsonText<'a>>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
@@ -288,12 +288,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
             deserializer.deserialize_map(RequestVisitor { reads_objects: true })?;
         // Only where an object stood before `kind`, which no API server does.
         let kind = ObjectKind::of(&request.kind);
-        let read = |raw: &'de RawValue| kind.deserialize(raw).map_err(serde::de::Error::custom);
-        if let Some(raw) = object {
-            request.object = read(raw)?;
+        let read = |text: JsonText<'de>| json::read_with(kind, text.as_str()).map_err(serde::de::Error::custom);
+        if let Some(text) = object {
+            request.object = read(text)?;
         }
-        if let Some(raw) = old_object {
-            request.old_object = read(raw)?;
+        if let Some(text) = old_object {
+            request.old_object = read(text)?;
         }
         Ok(Self(request))
     }

@@ -1,0 +1,677 @@
+//! A JSON reader for views: as strict as serde_json, and quick where a view is not interested.
+//!
+//! A view reads some fifty values out of a body of a thousand. So most of the work is to walk past what nobody reads
+//! and still to notice when it is not JSON. That walk, strings without escapes and short whole numbers are done here,
+//! eight bytes of a string at a time; whatever is rare (escapes in a string that is read, long or broken numbers,
+//! nesting deeper than 63 in what is skipped) is handed to serde_json with its text, so there is one truth about it.
+//!
+//! The reader accepts what serde_json accepts and yields the same values: a property test holds it to that. It does
+//! not say what is wrong with the rest; who wants to know asks serde_json.
+
+use std::{fmt, marker::PhantomData, mem};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor,
+        value::{BorrowedStrDeserializer, StringDeserializer},
+    },
+    forward_to_deserialize_any,
+};
+
+/// As a newtype's name it asks the [`Reader`] for the text of a value: it is given by `visit_borrowed_str`. Every
+/// other deserializer takes it for a newtype like any other.
+pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
+
+/// How deep what is read may be nested: one less than this, as in serde_json. What is skipped has no bound.
+const DEPTH: u8 = 128;
+
+/// The text is not JSON, or not of the type that was asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Unreadable;
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("not JSON, or of another type")
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl de::Error for Unreadable {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
+
+/// Reads a text that holds one value and nothing else.
+///
+/// # Errors
+/// [`Unreadable`], where serde_json would have one too.
+pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadable> {
+    read_with(PhantomData, text)
+}
+
+/// As [`read`], of a type that only a seed knows.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, Unreadable> {
+    let mut reader = Reader { text, rest: text.as_bytes(), depth: DEPTH, skipped: Skipped::default() };
+    let value = seed.deserialize(&mut reader)?;
+    match after_blanks(reader.rest) {
+        [] => Ok(value),
+        _ => Err(Unreadable),
+    }
+}
+
+/// Where the reading has come to.
+struct Reader<'de> {
+    text: &'de str,
+    /// What is left of the text.
+    rest: &'de [u8],
+    /// How many levels of nesting are left, and one.
+    depth: u8,
+    skipped: Skipped<'de>,
+}
+
+impl<'de> Reader<'de> {
+    fn position(&self) -> usize {
+        self.text.len() - self.rest.len()
+    }
+
+    /// The text between a position and where the reading is now.
+    fn since(&self, start: usize) -> Result<&'de str, Unreadable> {
+        self.text.get(start..self.position()).ok_or(Unreadable)
+    }
+
+    /// Goes past blanks and gives the byte that follows, without taking it.
+    #[inline]
+    fn peek(&mut self) -> Result<u8, Unreadable> {
+        self.rest = after_blanks(self.rest);
+        self.rest.first().copied().ok_or(Unreadable)
+    }
+
+    /// Takes `expected`, which may stand after blanks.
+    #[inline]
+    fn take(&mut self, expected: u8) -> Result<(), Unreadable> {
+        match after_blanks(self.rest) {
+            [byte, tail @ ..] if *byte == expected => {
+                self.rest = tail;
+                Ok(())
+            }
+            _ => Err(Unreadable),
+        }
+    }
+
+    fn take_word(&mut self, word: &[u8]) -> Result<(), Unreadable> {
+        self.rest = self.rest.strip_prefix(word).ok_or(Unreadable)?;
+        Ok(())
+    }
+
+    /// Goes past a value; its text.
+    #[inline]
+    fn skip(&mut self) -> Result<&'de str, Unreadable> {
+        self.rest = after_blanks(self.rest);
+        let start = self.position();
+        self.rest = self.skipped.after_value(self.rest).ok_or(Unreadable)?;
+        self.since(start)
+    }
+
+    /// Takes a string, its quotes included, that is borrowed as it stands if it has no escapes.
+    #[inline]
+    fn string(&mut self) -> Result<Str<'de>, Unreadable> {
+        let quoted = self.position();
+        self.take(b'"')?;
+        let start = self.position();
+        let special = from_special(self.rest).ok_or(Unreadable)?;
+        let [b'"', tail @ ..] = special else { return self.escaped_string(quoted) };
+        let plain = self.text.get(start..self.text.len() - special.len()).ok_or(Unreadable)?;
+        self.rest = tail;
+        Ok(Str::Plain(plain))
+    }
+
+    #[cold]
+    fn escaped_string(&mut self, quoted: usize) -> Result<Str<'de>, Unreadable> {
+        self.rest = after_string(self.rest).ok_or(Unreadable)?;
+        serde_json::from_str(self.since(quoted)?).map(Str::Unescaped).map_err(|_| Unreadable)
+    }
+
+    fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
+        let start = self.position();
+        self.rest = after_number(self.rest).ok_or(Unreadable)?;
+        let text = self.since(start)?;
+        match short_whole_number(text) {
+            Some(number) => visitor.visit_u64(number),
+            None => serde_json::Deserializer::from_str(text).deserialize_any(visitor).map_err(|_| Unreadable),
+        }
+    }
+
+    /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
+    fn inside<T>(
+        &mut self,
+        closing: u8,
+        read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
+    ) -> Result<T, Unreadable> {
+        self.depth -= 1;
+        if self.depth == 0 {
+            return Err(Unreadable);
+        }
+        self.rest = self.rest.get(1..).ok_or(Unreadable)?;
+        let value = read(self)?;
+        self.take(closing)?;
+        self.depth += 1;
+        Ok(value)
+    }
+
+    /// Goes to the next entry of a list or an object, if there is one.
+    #[inline]
+    fn has_next(&mut self, closing: u8, is_first: &mut bool) -> Result<bool, Unreadable> {
+        let is_first = mem::take(is_first);
+        match after_blanks(self.rest) {
+            [byte, ..] if *byte == closing => Ok(false),
+            // What follows a comma is an entry, which no closing bracket can be.
+            [b',', tail @ ..] if !is_first => {
+                self.rest = tail;
+                Ok(true)
+            }
+            [_, ..] if is_first => Ok(true),
+            _ => Err(Unreadable),
+        }
+    }
+}
+
+/// A string that was read.
+enum Str<'de> {
+    Plain(&'de str),
+    Unescaped(String),
+}
+
+impl<'de> Deserializer<'de> for &mut Reader<'de> {
+    type Error = Unreadable;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
+        match self.peek()? {
+            b'"' => match self.string()? {
+                Str::Plain(text) => visitor.visit_borrowed_str(text),
+                Str::Unescaped(text) => visitor.visit_string(text),
+            },
+            b'{' => self.inside(b'}', |reader| visitor.visit_map(Entries { reader, is_first: true })),
+            b'[' => self.inside(b']', |reader| visitor.visit_seq(Entries { reader, is_first: true })),
+            b'-' | b'0'..=b'9' => self.number(visitor),
+            b't' => {
+                self.take_word(b"true")?;
+                visitor.visit_bool(true)
+            }
+            b'f' => {
+                self.take_word(b"false")?;
+                visitor.visit_bool(false)
+            }
+            _ => {
+                self.take_word(b"null")?;
+                visitor.visit_unit()
+            }
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
+        if self.peek()? == b'n' {
+            self.take_word(b"null")?;
+            return visitor.visit_none();
+        }
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unreadable> {
+        if name == TEXT_OF_VALUE {
+            return visitor.visit_borrowed_str(self.skip()?);
+        }
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unreadable> {
+        let text = self.skip()?;
+        serde_json::Deserializer::from_str(text).deserialize_enum(name, variants, visitor).map_err(|_| Unreadable)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
+        self.rest = self.skipped.after_value(after_blanks(self.rest)).ok_or(Unreadable)?;
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier
+    }
+}
+
+/// The entries of a list or an object.
+struct Entries<'r, 'de> {
+    reader: &'r mut Reader<'de>,
+    is_first: bool,
+}
+
+impl<'de> SeqAccess<'de> for Entries<'_, 'de> {
+    type Error = Unreadable;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Unreadable> {
+        if self.reader.has_next(b']', &mut self.is_first)? {
+            return seed.deserialize(&mut *self.reader).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries<'_, 'de> {
+    type Error = Unreadable;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unreadable> {
+        if !self.reader.has_next(b'}', &mut self.is_first)? {
+            return Ok(None);
+        }
+        match self.reader.string()? {
+            Str::Plain(key) => seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some),
+            Str::Unescaped(key) => seed.deserialize(StringDeserializer::new(key)).map(Some),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unreadable> {
+        self.reader.take(b':')?;
+        seed.deserialize(&mut *self.reader)
+    }
+}
+
+/// The first long values that were skipped, with their first bytes to find them by.
+///
+/// `oldObject` repeats most of `object` byte for byte, so what was walked once need only be compared. The comparison
+/// never looks further than the walk would: up to where two texts differ, both are the same unfinished value.
+#[derive(Default)]
+struct Skipped<'de> {
+    values: [([u8; HEAD], &'de [u8]); 16],
+    count: usize,
+}
+
+/// How many bytes a value is found by.
+const HEAD: usize = 8;
+
+impl<'de> Skipped<'de> {
+    /// Shorter values are walked as quickly as they are found.
+    const LENGTH_AT_LEAST: usize = 48;
+
+    /// What follows a value, which begins at once; `None` if it is no JSON. The entries of a list are remembered one
+    /// by one: of `managedFields` the last one changes.
+    fn after_value(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
+        let [b'[', tail @ ..] = text else { return self.after_entry(text) };
+        let mut rest = after_blanks(tail);
+        if let [b']', tail @ ..] = rest {
+            return Some(tail);
+        }
+        loop {
+            match after_blanks(self.after_entry(rest)?) {
+                [b',', tail @ ..] => rest = after_blanks(tail),
+                [b']', tail @ ..] => return Some(tail),
+                _ => return None,
+            }
+        }
+    }
+
+    /// What follows a value, which is remembered if it is long and says itself where it ends, as `12` does not.
+    #[inline]
+    fn after_entry(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
+        match text.first_chunk::<HEAD>() {
+            Some(head @ [b'"' | b'{', ..]) => self.after_delimited(*head, text),
+            _ => after_value(text),
+        }
+    }
+
+    fn after_delimited(&mut self, head: [u8; HEAD], text: &'de [u8]) -> Option<&'de [u8]> {
+        let known = self.values.iter().take(self.count).filter(|(known, _)| *known == head);
+        if let Some(tail) = known.filter_map(|(_, value)| text.strip_prefix(*value)).next() {
+            return Some(tail);
+        }
+        let tail = after_value(text)?;
+        let value = text.get(..text.len() - tail.len())?;
+        if value.len() >= Self::LENGTH_AT_LEAST
+            && let Some(free) = self.values.get_mut(self.count)
+        {
+            *free = (head, value);
+            self.count += 1;
+        }
+        Some(tail)
+    }
+}
+
+/// What follows blanks.
+#[inline]
+fn after_blanks(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] = text {
+        text = tail;
+    }
+    text
+}
+
+/// What follows a value, which may stand after blanks; `None` if it is no JSON.
+fn after_value(text: &[u8]) -> Option<&[u8]> {
+    let mut open = Open::default();
+    let mut rest = text;
+    loop {
+        rest = match rest {
+            [b'"', tail @ ..] => after_string(tail)?,
+            [b'{', tail @ ..] => match after_blanks(tail) {
+                [b'}', tail @ ..] => tail,
+                _ if open.is_full() => after_deep_value(rest)?,
+                tail => {
+                    open.push(Kind::Object);
+                    rest = after_key(tail)?;
+                    continue;
+                }
+            },
+            [b'[', tail @ ..] => match after_blanks(tail) {
+                [b']', tail @ ..] => tail,
+                _ if open.is_full() => after_deep_value(rest)?,
+                tail => {
+                    open.push(Kind::List);
+                    rest = tail;
+                    continue;
+                }
+            },
+            [b'-' | b'0'..=b'9', ..] => after_number(rest)?,
+            [b't', b'r', b'u', b'e', tail @ ..]
+            | [b'f', b'a', b'l', b's', b'e', tail @ ..]
+            | [b'n', b'u', b'l', b'l', tail @ ..] => tail,
+            [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] => {
+                rest = tail;
+                continue;
+            }
+            _ => return None,
+        };
+        loop {
+            let Some(kind) = open.last() else { return Some(rest) };
+            rest = match (after_blanks(rest), kind) {
+                ([b',', tail @ ..], Kind::List) => {
+                    rest = tail;
+                    break;
+                }
+                ([b',', tail @ ..], Kind::Object) => {
+                    rest = after_key(tail)?;
+                    break;
+                }
+                ([b']', tail @ ..], Kind::List) | ([b'}', tail @ ..], Kind::Object) => tail,
+                _ => return None,
+            };
+            open.pop();
+        }
+    }
+}
+
+/// As [`after_value`], for a list or an object that is nested deeper than [`Open`] can tell.
+#[cold]
+fn after_deep_value(text: &[u8]) -> Option<&[u8]> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    text.get(values.byte_offset()..)
+}
+
+/// What follows the key of an entry and its colon.
+#[inline]
+fn after_key(text: &[u8]) -> Option<&[u8]> {
+    let [b'"', tail @ ..] = after_blanks(text) else { return None };
+    let [b':', tail @ ..] = after_blanks(after_string(tail)?) else { return None };
+    Some(tail)
+}
+
+/// The kinds of the brackets that are open: one bit each, below a bit that marks the end.
+#[derive(Clone, Copy)]
+struct Open(u64);
+
+/// A kind of bracket.
+#[derive(Clone, Copy)]
+enum Kind {
+    List,
+    Object,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Open {
+    fn is_full(self) -> bool {
+        self.0.leading_zeros() == 0
+    }
+
+    fn push(&mut self, kind: Kind) {
+        self.0 = self.0 << 1 | u64::from(matches!(kind, Kind::Object));
+    }
+
+    fn last(self) -> Option<Kind> {
+        match self.0 {
+            1 => None,
+            bits if bits & 1 == 1 => Some(Kind::Object),
+            _ => Some(Kind::List),
+        }
+    }
+
+    fn pop(&mut self) {
+        self.0 >>= 1;
+    }
+}
+
+/// What follows a string, of which the opening quote was taken.
+fn after_string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match from_special(text)? {
+            [b'"', tail @ ..] => return Some(tail),
+            // By far the most common escape: JSON in a string, as in an annotation of `kubectl apply`.
+            [b'\\', b'"', tail @ ..] => tail,
+            [b'\\', tail @ ..] => after_escape(tail)?,
+            _ => return None,
+        };
+    }
+}
+
+/// What follows an escape, of which the backslash was taken.
+fn after_escape(text: &[u8]) -> Option<&[u8]> {
+    match text {
+        [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', tail @ ..] => Some(tail),
+        [b'u', tail @ ..] => {
+            let (digits, tail) = tail.split_first_chunk::<4>()?;
+            digits.iter().all(u8::is_ascii_hexdigit).then_some(tail)
+        }
+        _ => None,
+    }
+}
+
+/// What a string holds from its first quote, backslash or control character on.
+#[inline]
+fn from_special(mut text: &[u8]) -> Option<&[u8]> {
+    while let Some((chunk, tail)) = text.split_first_chunk() {
+        let specials = specials(u64::from_le_bytes(*chunk));
+        if specials != 0 {
+            return text.get(specials.trailing_zeros() as usize / 8..);
+        }
+        text = tail;
+    }
+    let is_special = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
+    text.get(text.iter().position(is_special)?..)
+}
+
+/// Marks in eight bytes the first one that is a quote, a backslash or a control character, by its highest bit. Bytes
+/// after the first may be marked wrongly.
+///
+/// This is Mycroft's test for a zero byte. A subtraction borrows from the byte above only where a byte was smaller than
+/// what was taken, which is a hit; and a byte of a character beyond ASCII, which has the highest bit, is none.
+#[inline]
+fn specials(bytes: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    // Exchanges 0x22, the quote, for 0x20, so that it and all control characters are those below 0x21.
+    let quote_or_control = (bytes ^ (EACH * 0x02)).wrapping_sub(EACH * 0x21);
+    let backslash = (bytes ^ (EACH * 0x5c)).wrapping_sub(EACH);
+    (quote_or_control | backslash) & !bytes & (EACH * 0x80)
+}
+
+/// What follows a number.
+fn after_number(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = match text.strip_prefix(b"-").unwrap_or(text) {
+        [b'0', tail @ ..] => tail,
+        digits => after_digits(digits)?,
+    };
+    if let [b'.', tail @ ..] = rest {
+        rest = after_digits(tail)?;
+    }
+    if let [b'e' | b'E', tail @ ..] = rest {
+        rest = after_digits(tail.strip_prefix(b"+").or(tail.strip_prefix(b"-")).unwrap_or(tail))?;
+    }
+    Some(rest)
+}
+
+/// What follows one digit or more.
+fn after_digits(text: &[u8]) -> Option<&[u8]> {
+    let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if count == 0 { None } else { text.get(count..) }
+}
+
+/// The number, if it has digits alone, and so few that it cannot be too large.
+fn short_whole_number(text: &str) -> Option<u64> {
+    if text.len() > 18 {
+        return None;
+    }
+    text.bytes().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::Index};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::JsonText;
+
+    /// Holds our reader to serde_json: for what is read, for what is skipped, and for the text of what is put off.
+    fn compare(text: &str) -> Result<(), TestCaseError> {
+        let values = [read::<Value>(text).ok(), serde_json::from_str(text).ok()];
+        prop_assert_eq!(&values[0], &values[1], "read: {:?}", text);
+        let skipped = [read::<IgnoredAny>(text).is_ok(), serde_json::from_str::<IgnoredAny>(text).is_ok()];
+        prop_assert_eq!(skipped[0], skipped[1], "skipped: {:?}", text);
+        let texts = [read::<JsonText>(text).ok(), serde_json::from_str(text).ok()];
+        prop_assert_eq!(&texts[0], &texts[1], "put off: {:?}", text);
+        Ok(())
+    }
+
+    fn string() -> impl Strategy<Value = String> {
+        prop_oneof![
+            r#""[ -!#-\[\]-~]{0,20}""#,
+            r#""([a-zä€😀\x7f]|\\["\\/bfnrt]|\\u00[0-9a-fA-F]{2}|\\ud83d\\ude00|\\u[dD][0-9a-f]{3}){0,12}""#,
+        ]
+    }
+
+    fn number() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<u64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| number.to_string()),
+            "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,4})?([eE][+-]?[0-9]{1,3})?",
+        ]
+    }
+
+    /// JSON with blanks anywhere, long values that come twice, and a few scalars that are none.
+    fn json() -> impl Strategy<Value = String> {
+        let blank = || "[ \n\r\t]{0,2}";
+        let scalar = prop_oneof![
+            string(),
+            number(),
+            prop::sample::select(vec!["null", "true", "false", "nul", "-", "01", "1.", "\"\\q\"", "+1", "NaN"])
+                .prop_map(str::to_owned),
+        ];
+        scalar.prop_recursive(5, 40, 6, move |inner| {
+            let entry = (blank(), string(), blank(), blank(), inner.clone(), blank());
+            prop_oneof![
+                prop::collection::vec((blank(), inner.clone(), blank()), 0..5).prop_map(|entries| {
+                    let entries: Vec<_> = entries.into_iter().map(|(a, value, b)| format!("{a}{value}{b}")).collect();
+                    format!("[{}]", entries.join(","))
+                }),
+                prop::collection::vec(entry, 0..5).prop_map(|entries| {
+                    let entries =
+                        entries.into_iter().map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"));
+                    format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
+                }),
+                inner.prop_map(|value| format!("[{value},{{\"again\":{value}}},{value}]")),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_is_json_is_read_as_serde_json_reads_it(text in json()) {
+            compare(&text)?;
+        }
+
+        #[test]
+        fn what_is_no_longer_json_is_refused_as_serde_json_refuses_it(
+            text in json(),
+            place in any::<Index>(),
+            length in 0..3_usize,
+            insertion in prop_oneof![r#"[]\[{}",:\\0-9eE.+u \x00-\x1f-]{0,2}"#, ".{0,2}"],
+        ) {
+            let mut letters: Vec<char> = text.chars().collect();
+            let start = place.index(letters.len() + 1);
+            let end = (start + length).min(letters.len());
+            letters.splice(start..end, insertion.chars());
+            compare(&letters.into_iter().collect::<String>())?;
+        }
+
+        #[test]
+        fn a_string_ends_where_it_ends_wherever_it_stands(prefix in "[ -!#-\\[\\]-~ä€]{0,20}", special in "[\"\\\\\x00-\x1f\x7f]") {
+            compare(&format!("\"{prefix}{special}"))?;
+            compare(&format!("\"{prefix}{special}\""))?;
+            compare(&format!("\"{prefix}{special}tail, longer than eight\""))?;
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded_where_serde_json_bounds_it() {
+        for depth in [62, 63, 64, 65, 126, 127, 128, 129, 1000] {
+            let (lists, ends) = ("[".repeat(depth), "]".repeat(depth));
+            compare(&format!("{lists}{ends}")).unwrap();
+            compare(&format!("{lists}1, {{}}{ends}")).unwrap();
+            compare(&format!("{lists}1{}", "]".repeat(depth - 1))).unwrap();
+            let (objects, ends) = ("{\"a\": ".repeat(depth), "}".repeat(depth));
+            compare(&format!("{objects}[null, 1]{ends}")).unwrap();
+            compare(&format!("{objects}[null, 1{ends}")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_value_that_begins_like_one_before_is_not_taken_for_it() {
+        let long = r#"{"a":"a value that is long enough to be remembered"}"#;
+        for other in [
+            long.to_owned(),
+            long.replace("remembered", "remembere!"),
+            long.replace("\"}", "\",\"b\":1}"),
+            long.replace('}', "]"),
+            long.replace("\"}", ""),
+        ] {
+            compare(&format!("{{\"x\":{long},\"y\":{other},\"z\":[{long},{other}]}}")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_plain_string_is_borrowed() {
+        assert_eq!(read::<&str>(r#" "plain" "#), Ok("plain"));
+        assert_eq!(read::<&str>(r#""\n""#), Err(Unreadable));
+        assert_eq!(read::<String>(r#""\n""#).as_deref(), Ok("\n"));
+    }
+}
