@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use crate::{
     api::review::{
-        self, BodyError, Failure, Fault, PatchField, Reading, Request, Response, ResponseReview, Status, StatusCause,
-        StatusDetails,
+        self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,
     },
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Instance},
@@ -194,7 +193,7 @@ fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome:
         uid: &request.uid,
         allowed: verdict.is_allowed(),
         status: status(request, verdict),
-        patch: patch.map(PatchField::new),
+        patch,
         warnings: &verdict.warnings,
     };
     Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome }
@@ -215,11 +214,16 @@ fn status<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {
         name: &request.name,
         causes: causes.collect(),
     };
-    let failure = Failure { status: "Failure", reason: "Invalid", message: verdict.message(), details };
+    let failure = Failure { reason: "Invalid", message: verdict.message(), details };
     Status { code: 422, failure: Some(failure) }
 }
 
+/// What most answers have room in, in bytes.
+const ANSWER_LENGTH: usize = 192;
+
 fn to_json(value: &impl Serialize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(ANSWER_LENGTH);
     // Strings, numbers and lists of them always have a JSON form; there is nothing here that could fail.
-    serde_json::to_vec(value).unwrap_or_default()
+    let _ = serde_json::to_writer(&mut text, value);
+    text
 }

@@ -118,23 +118,32 @@ impl<'de> Reader<'de> {
         self.since(start)
     }
 
-    /// Takes a string, its quotes included, that is borrowed as it stands if it has no escapes.
+    /// Takes a string, its quotes included.
     #[inline]
     fn string(&mut self) -> Result<Str<'de>, Unreadable> {
-        let quoted = self.position();
-        self.take(b'"')?;
-        let start = self.position();
-        let special = from_special(self.rest).ok_or(Unreadable)?;
-        let [b'"', tail @ ..] = special else { return self.escaped_string(quoted) };
-        let plain = self.text.get(start..self.text.len() - special.len()).ok_or(Unreadable)?;
+        match self.plain_string() {
+            Some(text) => Ok(Str::Plain(text)),
+            None => self.escaped_string().map(Str::Unescaped),
+        }
+    }
+
+    /// Takes a string that has no escapes, if that is what follows.
+    #[inline(never)]
+    fn plain_string(&mut self) -> Option<&'de str> {
+        let [b'"', inside @ ..] = after_blanks(self.rest) else { return None };
+        let end = from_special(inside)?;
+        let [b'"', tail @ ..] = end else { return None };
         self.rest = tail;
-        Ok(Str::Plain(plain))
+        self.text.get(self.text.len() - inside.len()..self.text.len() - end.len())
     }
 
     #[cold]
-    fn escaped_string(&mut self, quoted: usize) -> Result<Str<'de>, Unreadable> {
+    fn escaped_string(&mut self) -> Result<String, Unreadable> {
+        self.rest = after_blanks(self.rest);
+        let start = self.position();
+        self.take(b'"')?;
         self.rest = after_string(self.rest).ok_or(Unreadable)?;
-        serde_json::from_str(self.since(quoted)?).map(Str::Unescaped).map_err(|_| Unreadable)
+        serde_json::from_str(self.since(start)?).map_err(|_| Unreadable)
     }
 
     fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
@@ -148,6 +157,7 @@ impl<'de> Reader<'de> {
     }
 
     /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
+    #[inline]
     fn inside<T>(
         &mut self,
         closing: u8,
@@ -190,6 +200,7 @@ enum Str<'de> {
 impl<'de> Deserializer<'de> for &mut Reader<'de> {
     type Error = Unreadable;
 
+    #[inline]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
         match self.peek()? {
             b'"' => match self.string()? {
@@ -214,6 +225,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         }
     }
 
+    #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
         if self.peek()? == b'n' {
             self.take_word(b"null")?;
@@ -274,6 +286,7 @@ impl<'de> SeqAccess<'de> for Entries<'_, 'de> {
 impl<'de> MapAccess<'de> for Entries<'_, 'de> {
     type Error = Unreadable;
 
+    #[inline]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unreadable> {
         if !self.reader.has_next(b'}', &mut self.is_first)? {
             return Ok(None);
@@ -284,6 +297,7 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
         }
     }
 
+    #[inline]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unreadable> {
         self.reader.take(b':')?;
         seed.deserialize(&mut *self.reader)
@@ -324,18 +338,26 @@ impl<'de> Skipped<'de> {
         }
     }
 
-    /// What follows a value, which is remembered if it is long and says itself where it ends, as `12` does not.
+    /// What follows a value, which is remembered if it costs more to walk it than to find it: an object, or a string
+    /// with escapes, such as JSON in an annotation. Both say themselves where they end, as `12` does not.
     #[inline]
     fn after_entry(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
-        match text.first_chunk::<HEAD>() {
-            Some(head @ [b'"' | b'{', ..]) => self.after_delimited(*head, text),
+        match text {
+            [b'"', inside @ ..] => match from_special(inside)? {
+                [b'"', tail @ ..] => Some(tail),
+                _ => self.after_delimited(text),
+            },
+            [b'{', b'}', tail @ ..] => Some(tail),
+            [b'{', ..] => self.after_delimited(text),
             _ => after_value(text),
         }
     }
 
-    fn after_delimited(&mut self, head: [u8; HEAD], text: &'de [u8]) -> Option<&'de [u8]> {
-        let known = self.values.iter().take(self.count).filter(|(known, _)| *known == head);
-        if let Some(tail) = known.filter_map(|(_, value)| text.strip_prefix(*value)).next() {
+    #[inline(never)]
+    fn after_delimited(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
+        let Some(head) = text.first_chunk().copied() else { return after_value(text) };
+        let mut known = self.values.iter().take(self.count).filter(|(known, _)| *known == head);
+        if let Some(tail) = known.find_map(|(_, value)| text.strip_prefix(*value)) {
             return Some(tail);
         }
         let tail = after_value(text)?;

@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+    ser::SerializeStruct,
 };
 
 use super::{
@@ -262,7 +263,7 @@ fn without_position(error: &serde_json::Error) -> String {
 }
 
 /// The outermost JSON object, with the request read in one way or another.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a, R> {
     #[serde(borrow, default, deserialize_with = "nullable")]
@@ -273,6 +274,7 @@ struct Body<'a, R> {
 }
 
 /// A request with its objects read on the way.
+#[derive(Debug)]
 struct Eager<'a>(Request<'a>);
 
 /// A request with its objects left as text.
@@ -371,8 +373,7 @@ impl<'r> ResponseReview<'r> {
 }
 
 /// `response` of an AdmissionReview.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Response<'r> {
     /// `uid` of the request.
     pub uid: &'r str,
@@ -380,53 +381,58 @@ pub struct Response<'r> {
     pub allowed: bool,
     /// Why it may not. An API server does not read it when the request may go on; other readers expect it to be there.
     pub status: Status<'r>,
-    /// What to change, as JSON patch of RFC 6902.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub patch: Option<PatchField<'r>>,
+    /// `patchType` and `patch`: what to change, as JSON patch of RFC 6902.
+    pub patch: Option<&'r json_patch::Patch>,
     /// Lines that kubectl prints.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub warnings: &'r [String],
 }
 
-/// `patchType` and `patch`, which only go together.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PatchField<'r> {
-    patch_type: &'static str,
-    #[serde(serialize_with = "as_base64")]
-    patch: &'r json_patch::Patch,
-}
-
-impl<'r> PatchField<'r> {
-    /// Wraps a patch.
-    #[must_use]
-    pub fn new(patch: &'r json_patch::Patch) -> Self {
-        Self { patch_type: "JSONPatch", patch }
+/// Written by hand, as is that of [`Status`]: a derived one that flattens costs every answer twice as much.
+impl Serialize for Response<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let length = 3 + self.patch.map_or(0, |_| 2) + usize::from(!self.warnings.is_empty());
+        let mut response = serializer.serialize_struct("Response", length)?;
+        response.serialize_field("uid", self.uid)?;
+        response.serialize_field("allowed", &self.allowed)?;
+        response.serialize_field("status", &self.status)?;
+        if let Some(patch) = self.patch {
+            let text = serde_json::to_vec(patch).map_err(serde::ser::Error::custom)?;
+            response.serialize_field("patchType", "JSONPatch")?;
+            response.serialize_field("patch", &BASE64.encode(text))?;
+        }
+        if !self.warnings.is_empty() {
+            response.serialize_field("warnings", self.warnings)?;
+        }
+        response.end()
     }
 }
 
-fn as_base64<S: Serializer>(patch: &json_patch::Patch, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = serde_json::to_vec(patch).map_err(serde::ser::Error::custom)?;
-    serializer.serialize_str(&BASE64.encode(text))
-}
-
 /// `metav1.Status` of a response.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Status<'r> {
     /// The HTTP status that the API server answers the user with.
     pub code: u16,
     /// What the user reads.
-    #[serde(flatten)]
     pub failure: Option<Failure<'r>>,
 }
 
+impl Serialize for Status<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut status = serializer.serialize_struct("Status", if self.failure.is_some() { 5 } else { 1 })?;
+        status.serialize_field("code", &self.code)?;
+        if let Some(Failure { reason, message, details }) = &self.failure {
+            status.serialize_field("status", "Failure")?;
+            status.serialize_field("reason", reason)?;
+            status.serialize_field("message", message)?;
+            status.serialize_field("details", details)?;
+        }
+        status.end()
+    }
+}
+
 /// What a `metav1.Status` says of a denial.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Failure<'r> {
-    /// Always `Failure`.
-    pub status: &'static str,
     /// A machine-readable reason, such as `Invalid`.
     pub reason: &'static str,
     /// Everything that is wrong, for clients that show no causes.
@@ -463,6 +469,8 @@ pub struct StatusCause<'r> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     fn body(request: &str) -> String {
@@ -534,6 +542,31 @@ mod tests {
             r#"{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"object":{"spec":7,"metadata":[]}}"#,
         );
         assert!(matches!(whole(&text).object, Some(Object::Other)));
+    }
+
+    #[test]
+    fn a_real_review_is_read_as_serde_json_reads_it_however_it_is_cut() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reviews");
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let reviews: Vec<_> =
+            files.filter(|file| file.extension().is_some_and(|extension| extension == "json")).collect();
+        assert!(!reviews.is_empty());
+        let read = |text: &str| {
+            let ours = json::read::<Body<Eager>>(text).map(|body| format!("{body:?}")).ok();
+            let theirs = serde_json::from_str::<Body<Eager>>(text).map(|body| format!("{body:?}")).ok();
+            assert_eq!(ours, theirs, "{text}");
+            ours.is_some()
+        };
+        for file in reviews {
+            let text = fs::read_to_string(file).unwrap();
+            assert!(read(&text));
+            for place in (0..text.len()).step_by(37) {
+                let (start, end) = (&text[..place], &text[place + 1..]);
+                read(&format!("{start}{end}"));
+                read(&format!("{start}0{end}"));
+                read(&format!("{start}\"{end}"));
+            }
+        }
     }
 
     #[test]
