@@ -39,9 +39,9 @@ pub mod mutations;
 
 pub mod admission;
 
-pub mod cluster;
-
 pub mod certificates;
+
+pub mod cluster;
 
 pub mod telemetry;
 
