@@ -42,7 +42,7 @@ use self::{
     connection::Common,
     guard::Backoff,
     health::{Check, Readiness},
-    tls::{ClientAuthorities, Pair, TlsError},
+    tls::{ClientAuthorities, Shown, TlsError},
 };
 pub use self::{
     counts::Counts,
@@ -57,8 +57,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the kubelet reaches `/livez` and `/readyz`, in plain HTTP; `None` for no such listener.
     pub health_listen: Option<SocketAddr>,
-    /// The certificate to show.
-    pub pair: Pair,
+    /// The certificate to show; a clone of it can replace the pair while the server runs.
+    pub certificate: Shown,
     /// When given, a client has to show a certificate signed by one of these.
     pub client_authorities: Option<ClientAuthorities>,
     /// Bounds of connections and requests.
@@ -87,7 +87,7 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let tls = tls::server_config(config.pair, config.client_authorities)?;
+        let tls = tls::server_config(config.certificate, config.client_authorities)?;
         let (listener, address) = listen(config.listen).await?;
         let health = match config.health_listen {
             Some(wanted) => Some(listen(wanted).await?),

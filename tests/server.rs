@@ -231,7 +231,7 @@ impl Replica {
         let mut config = Config {
             listen: any_port,
             health_listen: Some(any_port),
-            pair: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap(),
+            certificate: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into(),
             client_authorities: None,
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },

@@ -110,11 +110,12 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
     if let Some(suppressed) = common.failed_handshakes.pass() {
         let advice = match alert {
             rustls::Error::AlertReceived(_) => {
-                "the client refused our certificate: caBundle has to hold the authority of --tls-cert, for this host"
+                "the client refused our certificate: caBundle has to hold its authority, and it this host"
             }
             rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_) => {
                 "the client has to show a certificate that --client-ca signed"
             }
+            rustls::Error::General(_) => "there is no certificate to show yet: /readyz?verbose says why",
             _ => "the client speaks no TLS that we speak (1.2 and 1.3)",
         };
         tracing::warn!(%peer, %error, suppressed, "TLS handshake failed: {advice}");

@@ -36,21 +36,25 @@ const LONGEST: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub struct Readiness(Arc<Mutex<Vec<(&'static str, Health)>>>);
 
-/// `None` is healthy; otherwise why not.
-type Health = Option<Cow<'static, str>>;
+enum Health {
+    /// Fine; perhaps with something that an administrator should know.
+    Passed(Option<String>),
+    /// Why not.
+    Failed(Cow<'static, str>),
+}
 
 impl Readiness {
     /// Adds a check that fails for `reason` until it is passed. Names are unique: `facts`, `certificate`, …
     pub fn add(&self, name: &'static str, reason: impl Into<Cow<'static, str>>) -> Check {
         let mut checks = self.lock();
-        checks.push((name, Some(reason.into())));
+        checks.push((name, Health::Failed(reason.into())));
         Check { index: checks.len() - 1, readiness: self.clone() }
     }
 
     /// Do all checks pass?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().iter().all(|(_, health)| health.is_none())
+        self.lock().iter().all(|(_, health)| matches!(health, Health::Passed(_)))
     }
 
     /// One line a check, in the form of Kubernetes' own components, and the sum.
@@ -60,8 +64,9 @@ impl Readiness {
         for (name, health) in self.lock().iter() {
             // Writing to a string cannot fail.
             let _ = match health {
-                None => writeln!(report, "[+]{name} ok"),
-                Some(reason) => writeln!(report, "[-]{name} failed: {reason}"),
+                Health::Passed(None) => writeln!(report, "[+]{name} ok"),
+                Health::Passed(Some(note)) => writeln!(report, "[+]{name} ok: {note}"),
+                Health::Failed(reason) => writeln!(report, "[-]{name} failed: {reason}"),
             };
         }
         report.push_str(if self.is_ready() { "ready\n" } else { "not ready\n" });
@@ -82,12 +87,17 @@ pub struct Check {
 impl Check {
     /// From now on it passes.
     pub fn pass(&self) {
-        self.set(None);
+        self.set(Health::Passed(None));
+    }
+
+    /// From now on it passes, and `note` stands behind it in the report.
+    pub fn pass_with(&self, note: impl Into<String>) {
+        self.set(Health::Passed(Some(note.into())));
     }
 
     /// From now on it fails.
     pub fn fail(&self, reason: impl Into<Cow<'static, str>>) {
-        self.set(Some(reason.into()));
+        self.set(Health::Failed(reason.into()));
     }
 
     fn set(&self, health: Health) {
@@ -157,9 +167,9 @@ mod tests {
         webhook.pass();
         assert!(!readiness.is_ready());
         assert_eq!(readiness.report(), "[+]webhook ok\n[-]facts failed: not read yet\nnot ready\n");
-        facts.pass();
+        facts.pass_with("1 kind is old");
         assert!(readiness.is_ready());
         webhook.fail("shutting down");
-        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok\nnot ready\n");
+        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok: 1 kind is old\nnot ready\n");
     }
 }
