@@ -57,6 +57,8 @@ func run() error {
 	if err := logFrom(*level); err != nil {
 		return err
 	}
+	// Whoever started this may have ended, and read standard error no more; what is left to do is to be done.
+	signal.Ignore(syscall.SIGPIPE)
 	leave, err := enter(*dir)
 	if err != nil {
 		return err
