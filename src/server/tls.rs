@@ -11,15 +11,15 @@ use std::{
 
 use rustls::{
     InconsistentKeys, RootCertStore, ServerConfig,
-    client::verify_server_name,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
 use crate::certificates::{
     Host,
+    chain::is_for,
     validity::{Stage, Validity},
 };
 
@@ -76,18 +76,10 @@ impl Pair {
     /// # Errors
     /// The certificate is not for one of them.
     pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
-        match hosts.iter().find(|host| !self.is_for(host)) {
+        match hosts.iter().find(|host| !self.key.cert.first().is_some_and(|certificate| is_for(certificate, host))) {
             Some(host) => Err(TlsError::Host { certificate: self.origin.clone(), host: host.to_string() }),
             None => Ok(()),
         }
-    }
-
-    fn is_for(&self, host: &Host) -> bool {
-        let certificate = self.key.cert.first().map(ParsedCertificate::try_from);
-        let (Some(Ok(certificate)), Ok(name)) = (certificate, ServerName::try_from(host.to_string())) else {
-            return false;
-        };
-        verify_server_name(&certificate, &name).is_ok()
     }
 
     /// Checks that the certificate is valid at this time.
