@@ -3,6 +3,7 @@
 pub mod files;
 mod macs;
 pub mod manifests;
+pub mod pending;
 pub mod store;
 
 /// Namespace and name.
