@@ -8,7 +8,7 @@ mod text;
 
 use std::str::FromStr;
 
-pub use self::text::{Addition, Additions, Malformed, Removals};
+pub use self::text::{Addition, Additions, Malformed, Removals, names};
 use crate::{
     api::{network::NadRef, vm::Annotations},
     change::{Change, Nic, View},
