@@ -22,8 +22,8 @@ use json_patch::PatchOperation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use self::wish::{KEY, Wish};
 use self::template::Template;
+pub use self::wish::{KEY, Wish};
 use crate::{
     api::network::{Bindings, Interface, NadRef},
     patch,
@@ -101,7 +101,9 @@ pub enum Why {
         name: String,
     },
     /// The VMI has the NIC with `state: absent`.
-    #[error("{name:?} is being unplugged (state \"absent\"), and what leaves is not kept; take it out of the annotation")]
+    #[error(
+        "{name:?} is being unplugged (state \"absent\"), and what leaves is not kept; take it out of the annotation"
+    )]
     Leaving {
         /// The name.
         name: String,
@@ -185,8 +187,7 @@ fn resolve(vmi: &Value, text: &str, guest: &Template, template: &Template) -> St
 /// The patch that gives the annotation these names in place of this text, in this VMI and in no other of its name.
 fn rewrite(vmi: &Value, text: &str, names: &[String]) -> Vec<PatchOperation> {
     let path = || patch::pointer("metadata", &["annotations", KEY]);
-    let change =
-        if names.is_empty() { patch::remove(path()) } else { patch::add(path(), json!(names.join(","))) };
+    let change = if names.is_empty() { patch::remove(path()) } else { patch::add(path(), json!(names.join(","))) };
     vec![patch::test(patch::pointer("metadata", &["uid"]), json!(uid(vmi))), patch::test(path(), json!(text)), change]
 }
 
@@ -355,7 +356,11 @@ mod tests {
             let (kept_vmi, kept_vm) = (instance.clone(), machine.clone());
             carry_out(&mut instance, &mut machine);
             assert_eq!(names(&machine), then, "{annotation} {running:?} {template:?}");
-            assert_eq!(instance["metadata"]["annotations"][KEY].as_str(), left, "{annotation} {running:?} {template:?}");
+            assert_eq!(
+                instance["metadata"]["annotations"][KEY].as_str(),
+                left,
+                "{annotation} {running:?} {template:?}"
+            );
 
             // Once more changes nothing.
             assert!(!carry_out(&mut instance, &mut machine));
@@ -420,7 +425,9 @@ mod tests {
             assert!(refused(&|vm| vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{}])));
         }
         let settled = settle(&instance, &["a"]);
-        for (pointer, value) in [("uid", json!("vmi-2")), ("annotations", json!({KEY: "a,b"})), ("annotations", json!({}))] {
+        for (pointer, value) in
+            [("uid", json!("vmi-2")), ("annotations", json!({KEY: "a,b"})), ("annotations", json!({}))]
+        {
             let mut changed = instance.clone();
             changed["metadata"][pointer] = value;
             assert!(json_patch::patch(&mut changed, &patch::patch(settled.clone())).is_err(), "{pointer}");
@@ -509,7 +516,8 @@ mod tests {
         quiet["metadata"]["annotations"] = json!({"other": "1"});
         let mut going = vm(&[]);
         going["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
-        for (vmi, vm) in [(&quiet, Some(vm(&[]))), (&vmi("a", &["a=net"]), None), (&vmi("a", &["a=net"]), Some(going))] {
+        for (vmi, vm) in [(&quiet, Some(vm(&[]))), (&vmi("a", &["a=net"]), None), (&vmi("a", &["a=net"]), Some(going))]
+        {
             assert_eq!(step(vmi, vm.as_ref()), Ok(Step::Nothing));
         }
         // What goes itself may have been given a NIC a moment ago.

@@ -113,6 +113,23 @@ pub fn names(text: &str, verb: &str) -> Result<Vec<String>, Malformed> {
     Ok(names)
 }
 
+/// Checks a name and a network that were written apart.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_addition(name: &str, network_name: &str) -> Result<(), String> {
+    let whole = |text| Piece { text, start: 0 };
+    check_name(whole(name)).and_then(|()| check_network_name(whole(network_name))).map_err(|fault| fault.what)
+}
+
+/// Checks the name of a NIC to remove.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_removal(name: &str) -> Result<(), String> {
+    check_name(Piece { text: name, start: 0 }).map_err(|fault| fault.what)
+}
+
 impl Display for Removals {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0.join(","))
@@ -267,10 +284,7 @@ fn json_entries(text: &str) -> Result<Vec<(Place, Addition)>, Malformed> {
 
 fn json_addition(number: usize, entry: JsonEntry) -> Result<(Place, Addition), Malformed> {
     let place = || Place { entry: Some((number, String::new())), ..Place::default() };
-    let whole = |text| Piece { text, start: 0 };
-    check_name(whole(&entry.name))
-        .and_then(|()| check_network_name(whole(&entry.network_attachment_definition_name)))
-        .map_err(|fault| place().fault(fault.what))?;
+    check_addition(&entry.name, &entry.network_attachment_definition_name).map_err(|what| place().fault(what))?;
     let addition =
         Addition { name: entry.name.into_owned(), network_name: entry.network_attachment_definition_name.into_owned() };
     Ok((place(), addition))
