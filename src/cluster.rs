@@ -2,10 +2,13 @@
 
 pub mod backoff;
 pub mod files;
+pub mod kind;
 pub mod lease;
+mod listing;
 mod macs;
 pub mod manifests;
 pub mod pending;
+mod projection;
 pub mod store;
 
 /// Namespace and name.
