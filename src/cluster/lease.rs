@@ -69,8 +69,8 @@ impl Candidate {
     }
 
     /// Stands for election, again and again, until `shutdown`; then gives the Lease back. Each time in office has a
-    /// `work` of its own, which is not expected to end.
-    pub async fn run<W: Future<Output = ()>>(
+    /// `work` of its own, which does not end by itself.
+    pub async fn run<W: Future<Output = Infallible>>(
         mut self,
         mut work: impl FnMut() -> W,
         shutdown: impl Future<Output = ()>,
