@@ -7,6 +7,7 @@ pub mod lease;
 mod listing;
 mod macs;
 pub mod manifests;
+pub mod mirror;
 pub mod pending;
 mod projection;
 pub mod store;

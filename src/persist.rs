@@ -15,6 +15,7 @@
 //! Objects are plain JSON values here, and not views: what a newer KubeVirt writes into a NIC has to reach the template.
 //! This is off the path of requests, so it may cost something.
 
+pub mod requests;
 mod template;
 mod wish;
 
@@ -93,6 +94,12 @@ pub enum Why {
     OtherBinding {
         /// The name.
         name: String,
+    },
+    /// A request in the status cannot be read.
+    #[error("a request in status.interfaceRequests cannot be carried out: {what}; take it out and ask again")]
+    Request {
+        /// What is wrong with it.
+        what: String,
     },
     /// The template has the NIC with `state: absent`.
     #[error("the template has {name:?} with state \"absent\"; take the state away there, or choose another name")]
@@ -237,10 +244,7 @@ fn difference(name: &str, guest: &Template, template: &Template) -> Option<Why> 
         (None, _) => return None,
     };
     if !is_same_network(network, network_there, template.namespace) {
-        return other_network(match network_name(network_there) {
-            Some(network) => format!("on network {network:?}"),
-            None => "on no network of a NetworkAttachmentDefinition".to_owned(),
-        });
+        return other_network(place_of(network_name(network_there)));
     }
     if there.is_absent() {
         return Some(Why::AbsentInTemplate { name: name.to_owned() });
@@ -252,6 +256,13 @@ fn is_same_network(one: &Value, other: &Value, namespace: &str) -> bool {
     match (network_name(one), network_name(other)) {
         (Some(one), Some(other)) => NadRef::parse(one, namespace) == NadRef::parse(other, namespace),
         _ => one == other,
+    }
+}
+
+fn place_of(network_name: Option<&str>) -> String {
+    match network_name {
+        Some(network) => format!("on network {network:?}"),
+        None => "on no network of a NetworkAttachmentDefinition".to_owned(),
     }
 }
 

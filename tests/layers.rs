@@ -20,7 +20,7 @@ const MAP: &[Room] = &[
     Room::pure("reservation", &["api", "change", "facts", "settings"]),
     Room::pure("requests", &["api", "change"]),
     Room::pure("patch", &["api", "change"]),
-    Room::pure("persist", &["api", "requests", "patch"]),
+    Room::pure("persist", &["api", "kubevirt", "requests", "patch"]),
     Room::pure(
         "rules",
         &["api", "kubevirt", "pci", "change", "facts", "settings", "reservation", "requests", "persist"],
@@ -31,7 +31,7 @@ const MAP: &[Room] = &[
         &["api", "kubevirt", "pci", "change", "facts", "settings", "reservation", "requests", "patch"],
     ),
     Room::pure("admission", EVERYTHING_ABOVE),
-    Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings", "persist"]),
+    Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist"]),
     Room::open("telemetry", &[]),
     Room::open("certificates", &[]),
     Room::open("server", &["admission", "cluster", "facts", "settings", "telemetry", "certificates"]),

@@ -88,13 +88,28 @@ impl<'v> Template<'v> {
         if nics.is_empty() {
             return Vec::new();
         }
-        let mut operations = vec![patch::test(patch::pointer("metadata", &["uid"]), json!(uid(self.object)))];
-        operations.push(self.unchanged(&["domain", "devices", "interfaces"]));
-        operations.push(self.unchanged(&["networks"]));
+        let mut operations = self.as_read();
         let interfaces = nics.iter().map(|(interface, _)| (*interface).clone()).collect();
         operations.extend(self.entries(&["domain", "devices", "interfaces"], interfaces));
         operations.extend(self.entries(&["networks"], nics.iter().map(|(_, network)| (*network).clone()).collect()));
         operations
+    }
+
+    /// The patch of the VM that gives it these lists in place of its own, under the same tests.
+    pub(super) fn rewrite(&self, interfaces: Vec<Value>, networks: Vec<Value>) -> Vec<PatchOperation> {
+        let mut operations = self.as_read();
+        operations.push(self.make(&["domain", "devices", "interfaces"], Value::Array(interfaces)));
+        operations.push(self.make(&["networks"], Value::Array(networks)));
+        operations
+    }
+
+    /// The tests that this is the very VM that was read, and that both lists are as they were.
+    fn as_read(&self) -> Vec<PatchOperation> {
+        vec![
+            patch::test(patch::pointer("metadata", &["uid"]), json!(uid(self.object))),
+            self.unchanged(&["domain", "devices", "interfaces"]),
+            self.unchanged(&["networks"]),
+        ]
     }
 
     /// The test that a field is what it was read as. Of one that is missing nothing can be tested but what it is missing
@@ -129,11 +144,11 @@ impl<'v> Template<'v> {
         patch::add(patch::pointer(GUEST, path.get(..depth).unwrap_or_default()), wrapped)
     }
 
-    fn interfaces(&self) -> &'v [Value] {
+    pub(super) fn interfaces(&self) -> &'v [Value] {
         list(self.guest, &["domain", "devices", "interfaces"])
     }
 
-    fn networks(&self) -> &'v [Value] {
+    pub(super) fn networks(&self) -> &'v [Value] {
         list(self.guest, &["networks"])
     }
 }
