@@ -5,6 +5,7 @@ pub mod kind;
 mod listing;
 mod macs;
 pub mod manifests;
+pub mod pending;
 mod projection;
 pub mod store;
 
