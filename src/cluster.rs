@@ -1,5 +1,6 @@
 //! Where facts come from. It knows objects and no rule.
 
+pub mod cache;
 pub mod files;
 pub mod kind;
 mod listing;
@@ -8,6 +9,7 @@ pub mod manifests;
 pub mod pending;
 mod projection;
 pub mod store;
+pub mod watch;
 
 /// Namespace and name.
 type Key = (String, String);
