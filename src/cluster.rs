@@ -1,6 +1,8 @@
 //! Where facts come from. It knows objects and no rule.
 
+pub mod ask;
 pub mod backoff;
+pub mod cache;
 pub mod files;
 pub mod kind;
 pub mod lease;
@@ -11,6 +13,7 @@ pub mod mirror;
 pub mod pending;
 mod projection;
 pub mod store;
+pub mod watch;
 
 /// Namespace and name.
 type Key = (String, String);
