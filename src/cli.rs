@@ -1,5 +1,6 @@
 //! The commands.
 
+mod certificates;
 mod certs;
 mod demo;
 mod facts;

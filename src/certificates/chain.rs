@@ -22,11 +22,16 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// A certificate in DER; `None` when it is none.
+    #[must_use]
+    pub fn of(der: CertificateDer<'static>) -> Option<Self> {
+        Validity::of(&der).map(|validity| Self { der, validity })
+    }
+
     /// All certificates of a PEM text. Whatever else stands in it is passed over, as the API server does it.
     #[must_use]
     pub fn all(pem: &[u8]) -> Vec<Self> {
-        let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-        certificates.filter_map(|der| Validity::of(&der).map(|validity| Self { der, validity })).collect()
+        CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(Self::of).collect()
     }
 
     /// From when until when it is valid.

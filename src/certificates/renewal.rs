@@ -244,18 +244,35 @@ pub fn without_expired(stored: &Stored, now: SystemTime) -> Stored {
     Stored { authorities: pem(&stored.living(now)), ..stored.clone() }
 }
 
+/// Whether handshakes succeed with this certificate: it is valid, and every webhook trusts it.
+#[must_use]
+pub fn serves(server: &Certificate, trust: &[Trust], now: SystemTime) -> bool {
+    let is_valid = !matches!(server.validity().stage(now), Stage::Early | Stage::Expired);
+    is_valid && trust.iter().all(|trust| trust.trusts(server))
+}
+
 /// Whether a replica may show what is stored: it is a pair for all hosts, and every webhook of the configurations that
-/// exist trusts it. Otherwise it goes on with what it shows.
+/// exist trusts it. Otherwise it goes on with what it shows. `is_serving` says whether handshakes succeed with that.
 ///
 /// # Errors
 /// Why not, in words.
-pub fn may_show(plan: &Plan, stored: &Stored, trust: &[Trust]) -> Result<(), &'static str> {
+pub fn may_show(
+    plan: &Plan,
+    stored: &Stored,
+    trust: &[Trust],
+    is_serving: bool,
+    now: SystemTime,
+) -> Result<(), &'static str> {
     let Some(server) = stored.server() else { return Err("the Secret holds no certificate with its key yet") };
     if !plan.hosts.iter().all(|host| server.is_for(host)) {
         return Err("the certificate in the Secret is not for all names (--cert-dns-name)");
     }
     if !trust.iter().all(|trust| trust.trusts(&server)) {
         return Err("the webhook configurations do not trust the certificate in the Secret yet (caBundle)");
+    }
+    // An old Secret may have been put back. Where nothing else is to be shown, an expired one tells clients what is wrong.
+    if is_serving && !serves(&server, trust, now) {
+        return Err("the certificate in the Secret is not valid now");
     }
     Ok(())
 }
@@ -332,6 +349,10 @@ mod tests {
             }
         }
 
+        fn may_show(&self) -> Result<(), &'static str> {
+            may_show(&self.plan, &self.stored, &self.trust, self.is_serving, self.now)
+        }
+
         fn authorities(&self) -> Vec<Certificate> {
             Certificate::all(self.stored.authorities.as_bytes())
         }
@@ -347,7 +368,7 @@ mod tests {
         let steps = world.until_rest();
         let is_in_order = matches!(steps[..], [Step::Authority(_), Step::Publish, Step::Server(_), Step::Rest(_)]);
         assert!(is_in_order, "{steps:?}");
-        assert_eq!(may_show(&world.plan, &world.stored, &world.trust), Ok(()));
+        assert_eq!(world.may_show(), Ok(()));
         assert_eq!(world.server().validity().not_before, world.now - Duration::from_mins(5));
     }
 
@@ -470,15 +491,19 @@ mod tests {
     #[test]
     fn a_replica_shows_nothing_that_a_webhook_does_not_trust() {
         let mut world = World::settled();
-        let show = |world: &World| may_show(&world.plan, &world.stored, &world.trust);
-        assert_eq!(show(&world), Ok(()));
+        assert_eq!(world.may_show(), Ok(()));
         world.trust[1] = Trust::default();
-        assert!(show(&world).unwrap_err().contains("do not trust"));
+        assert!(world.may_show().unwrap_err().contains("do not trust"));
         world.trust[1] = world.trust[0].clone();
         world.plan.hosts.push("other".parse().unwrap());
-        assert!(show(&world).unwrap_err().contains("names"));
+        assert!(world.may_show().unwrap_err().contains("names"));
+        world.plan.hosts.pop();
+        world.now += 91 * DAY;
+        assert!(world.may_show().unwrap_err().contains("not valid now"));
+        world.is_serving = false;
+        assert_eq!(world.may_show(), Ok(()), "there is nothing better");
         world.stored.server_key = world.stored.authority_key.clone();
-        assert!(show(&world).unwrap_err().contains("no certificate with its key"));
+        assert!(world.may_show().unwrap_err().contains("no certificate with its key"));
     }
 
     /// Looked at once a day for a year, whatever the lives are.
@@ -500,7 +525,7 @@ mod tests {
                     }
                 };
                 world.is_serving = true;
-                assert_eq!(may_show(&world.plan, &world.stored, &world.trust), Ok(()));
+                assert_eq!(world.may_show(), Ok(()));
                 assert!(matches!(world.server().validity().stage(world.now), Stage::Fresh | Stage::Due));
                 assert!(rest > world.now && world.authorities().len() <= 3);
                 // The leader looks again no later than this.

@@ -1,34 +1,21 @@
 //! `nicplug serve`: the webhook.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    str::FromStr,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use futures_util::{Stream, stream};
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
-    time::{MissedTickBehavior, interval},
 };
 
-use super::facts::JudgeArgs;
+use super::{certificates::CertificateArgs, facts::JudgeArgs};
 use crate::{
-    certificates::Host,
     server::{
         Config, Drain, Limits, Server,
         timeout::parse_duration,
-        tls::{
-            ClientAuthorities, Shown,
-            files::{self, Files, Keeper},
-        },
+        tls::{ClientAuthorities, Shown},
     },
     telemetry::{self, LogFormat},
 };
@@ -45,19 +32,9 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     judge: JudgeArgs,
 
-    /// Certificate chain of the server, PEM; its own certificate first.
-    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_CERT")]
-    tls_cert: PathBuf,
-    /// Key of the server, PEM.
-    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_KEY")]
-    tls_key: PathBuf,
-    /// How often to look whether --tls-cert and --tls-key hold a new pair. A pair that cannot be used is refused, and the
-    /// last good one stays.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_TLS_POLL", default_value_t = Span(files::INTERVAL))]
-    tls_poll: Span,
-    /// A name that clients call the server by; may be repeated. A certificate that is not for all of them is refused.
-    #[arg(long, value_name = "NAME", env = "NICPLUG_CERT_DNS_NAME", value_delimiter = ',')]
-    cert_dns_name: Vec<Host>,
+    #[command(flatten)]
+    certificates: CertificateArgs,
+
     /// Where to serve /validate and /mutate, over TLS 1.2 and 1.3 with HTTP/1.1.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
@@ -123,23 +100,18 @@ impl ServeArgs {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         telemetry::init(self.log_format, &self.log)?;
         let reviewer = self.judge.reviewer()?;
-        let keeper = self.keeper()?;
-        let config = self.config(keeper.shown())?;
+        let source = self.certificates.source()?;
+        let config = self.config(source.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let server = Server::bind(config, reviewer).await?;
             let check = server.readiness().add("certificate", "not looked at yet");
-            tokio::spawn(keeper.keep(check, SystemTime::now, every(self.tls_poll.0)));
+            let keeping = source.keep(check).await?;
             server.run_until(shutdown, hurry).await;
+            keeping.end().await;
             Ok(ExitCode::SUCCESS)
         })
-    }
-
-    /// Reads the pair of the server.
-    fn keeper(&self) -> anyhow::Result<Keeper> {
-        let (certificate, key) = (self.tls_cert.clone(), self.tls_key.clone());
-        Keeper::open(Files { certificate, key, hosts: self.cert_dns_name.clone() }).context("--tls-cert and --tls-key")
     }
 
     /// What the server needs to know; reads the authorities of clients.
@@ -162,18 +134,6 @@ impl ServeArgs {
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
         })
     }
-}
-
-/// Ticks, the first one after a period. Those that nobody waited for are left out.
-fn every(period: Duration) -> impl Stream<Item = ()> {
-    // The first tick of an interval comes at once, and an interval of no length is none.
-    let mut interval = interval(period.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval.reset();
-    stream::unfold(interval, async |mut interval| {
-        interval.tick().await;
-        Some(((), interval))
-    })
 }
 
 /// The first and the second of the signals that ask for an end.
@@ -205,7 +165,7 @@ async fn until(told: oneshot::Receiver<()>) {
 
 /// A duration of the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl FromStr for Span {
     type Err = String;
@@ -290,20 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_certificate_is_named_with_its_flag() {
-        let error = format!("{:#}", parse(&[]).unwrap().keeper().err().unwrap());
-        assert!(error.contains("--tls-cert") && error.contains("missing.crt"), "{error}");
-    }
-
-    #[test]
     fn every_limit_has_an_environment_twin_and_a_default_in_the_help() {
         use clap::CommandFactory;
         for arg in Line::command().get_arguments() {
             let name = arg.get_long().unwrap();
             let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let is_given =
-                matches!(name, "cert-dns-name" | "client-ca" | "facts" | "settings" | "tls-cert" | "tls-key");
+            let is_given = matches!(
+                name,
+                "cert-dns-name"
+                    | "cert-namespace"
+                    | "cert-secret"
+                    | "client-ca"
+                    | "facts"
+                    | "settings"
+                    | "tls-cert"
+                    | "tls-key"
+                    | "webhook-config"
+            );
             assert_eq!(arg.get_default_values().is_empty(), is_given, "--{name}");
         }
     }

@@ -1,6 +1,8 @@
 //! Certificates: read, checked against each other, and shown to clients; replaced while the server runs.
 
 pub mod files;
+pub mod offered;
+mod outlook;
 
 use std::{
     fmt, fs, io,

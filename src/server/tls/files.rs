@@ -14,14 +14,8 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 
-use super::{Origin, Pair, Shown, TlsError, read};
-use crate::{
-    certificates::{
-        Host,
-        validity::{Stage, Validity, date},
-    },
-    server::health::Check,
-};
+use super::{Origin, Pair, Shown, TlsError, outlook::Outlook, read};
+use crate::{certificates::Host, server::health::Check};
 
 /// How often to look by default: much more often than the kubelet renews a volume (once in 60 to 90 seconds), and two
 /// small files cost nothing.
@@ -69,12 +63,8 @@ impl Files {
 pub struct Keeper {
     files: Files,
     shown: Shown,
-    validity: Validity,
     /// What the files held when the pair that is shown was read.
     good: Contents,
-    /// Why what the files hold now is not shown.
-    fault: Option<String>,
-    stage: Stage,
 }
 
 impl Keeper {
@@ -84,9 +74,8 @@ impl Keeper {
     /// There is no pair in the files, or it is not for all hosts.
     pub fn open(files: Files) -> Result<Self, TlsError> {
         let good = files.read()?;
-        let pair = files.pair(&good)?;
-        let validity = pair.validity();
-        Ok(Self { files, shown: pair.into(), validity, good, fault: None, stage: Stage::Fresh })
+        let shown = files.pair(&good)?.into();
+        Ok(Self { files, shown, good })
     }
 
     /// What a server is to be given.
@@ -95,38 +84,30 @@ impl Keeper {
         self.shown.clone()
     }
 
-    /// Looks at once and with every tick, until there are none any more; tells `check` how things are.
+    /// Looks at once and with every tick, until there are none any more; tells `check` how things stand.
     pub async fn keep(mut self, check: Check, clock: impl Fn() -> SystemTime, ticks: impl Stream<Item = ()>) {
         let mut ticks = pin!(ticks);
+        let mut outlook = Outlook::new(self.shown.clone(), check);
         loop {
             // Not worth a thread of its own: a volume with a Secret is memory.
-            self.look(clock());
-            match self.stage {
-                Stage::Early | Stage::Expired => check.fail(self.report()),
-                Stage::Fresh | Stage::Due | Stage::Late => check.pass_with(self.report()),
-            }
+            self.look(&mut outlook, clock());
             if ticks.next().await.is_none() {
                 return;
             }
         }
     }
 
-    fn look(&mut self, now: SystemTime) {
+    fn look(&mut self, outlook: &mut Outlook, now: SystemTime) {
         match self.news(now) {
             Ok(Some((contents, pair))) => {
-                self.validity = pair.validity();
-                tracing::info!(until = date(self.validity.not_after), "the certificate is replaced");
                 self.shown.show(pair);
-                (self.good, self.fault) = (contents, None);
+                self.good = contents;
+                outlook.replaced();
             }
-            Ok(None) => {
-                if self.fault.take().is_some() {
-                    tracing::info!("the files hold the certificate that is shown again");
-                }
-            }
-            Err(error) => self.refuse(&error),
+            Ok(None) => outlook.clear(),
+            Err(error) => outlook.refuse(error.to_string()),
         }
-        self.grow_older(now);
+        outlook.tell(now);
     }
 
     /// What the files hold if it is not what is shown already.
@@ -147,46 +128,17 @@ impl Keeper {
             }
         }
     }
-
-    fn refuse(&mut self, error: &TlsError) {
-        let fault = error.to_string();
-        if self.fault.as_ref() != Some(&fault) {
-            tracing::warn!(until = date(self.validity.not_after), "the last good certificate stays: {fault}");
-            self.fault = Some(fault);
-        }
-    }
-
-    fn grow_older(&mut self, now: SystemTime) {
-        let stage = self.validity.stage(now);
-        if stage != self.stage {
-            match stage {
-                Stage::Fresh | Stage::Due => {}
-                Stage::Early => tracing::warn!("the certificate that is shown is not valid yet: {}", self.validity),
-                Stage::Late => tracing::warn!("the certificate should have been renewed by now: {}", self.validity),
-                Stage::Expired => tracing::error!("the certificate has expired: {}", self.validity),
-            }
-        }
-        self.stage = stage;
-    }
-
-    fn report(&self) -> String {
-        let advice = match self.stage {
-            Stage::Early => ", which is still to come: wait, or set the clock of this machine",
-            Stage::Expired => ", which is over: renew it",
-            Stage::Late => ", and should have been renewed by now",
-            Stage::Fresh | Stage::Due => "",
-        };
-        let fault = self.fault.as_ref().map(|fault| format!("; what came after it is refused: {fault}"));
-        format!("{}{advice}{}", self.validity, fault.unwrap_or_default())
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use super::*;
-    use crate::certificates::{self, Bundle};
+    use crate::{
+        certificates::{self, Bundle, validity::date},
+        server::health::Readiness,
+    };
 
     const NOW: Duration = Duration::from_hours(24 * 365 * 56);
 
@@ -205,11 +157,13 @@ mod tests {
             folder
         }
 
-        fn holding(name: &str, bundle: &Bundle) -> (Self, Keeper) {
+        fn holding(name: &str, bundle: &Bundle) -> (Self, Keeping) {
             let folder = Self::new(name);
             folder.put(bundle);
-            let keeper = Keeper::open(folder.files(&[])).unwrap();
-            (folder, keeper)
+            let keeper = Keeper::open(folder.files(&["localhost"])).unwrap();
+            let readiness = Readiness::default();
+            let outlook = Outlook::new(keeper.shown(), readiness.add("certificate", "not looked at"));
+            (folder, Keeping { keeper, outlook, readiness })
         }
 
         fn files(&self, hosts: &[&str]) -> Files {
@@ -233,6 +187,20 @@ mod tests {
         }
     }
 
+    struct Keeping {
+        keeper: Keeper,
+        outlook: Outlook,
+        readiness: Readiness,
+    }
+
+    impl Keeping {
+        /// What is told after a look.
+        fn look(&mut self, now: SystemTime) -> String {
+            self.keeper.look(&mut self.outlook, now);
+            self.readiness.report()
+        }
+    }
+
     fn bundle(made: SystemTime) -> Bundle {
         certificates::make(&Host::local().unwrap(), made).unwrap()
     }
@@ -243,24 +211,24 @@ mod tests {
 
     #[test]
     fn a_new_pair_is_taken_up_and_a_pair_that_stays_is_not() {
-        let (folder, mut keeper) = Folder::holding("new", &bundle(now()));
-        let first = keeper.shown.pair().unwrap();
-        keeper.look(now());
-        assert!(std::sync::Arc::ptr_eq(&first, &keeper.shown.pair().unwrap()));
+        let (folder, mut keeping) = Folder::holding("new", &bundle(now()));
+        let first = keeping.keeper.shown.pair().unwrap();
+        let report = keeping.look(now());
+        assert!(report.contains(&until(now())), "{report}");
+        assert!(Arc::ptr_eq(&first, &keeping.keeper.shown.pair().unwrap()));
         let day = Duration::from_hours(24);
         folder.put(&bundle(now() + day));
-        keeper.look(now() + day);
-        assert!(keeper.report().ends_with(&until(now() + day)), "{}", keeper.report());
-        assert_eq!(keeper.shown.validity(), Some(keeper.validity));
+        let report = keeping.look(now() + day);
+        assert!(report.contains(&until(now() + day)) && !report.contains("refused"), "{report}");
     }
 
     #[test]
     fn on_every_fault_the_last_good_pair_stays_and_the_fault_is_told() {
         let day = Duration::from_hours(24);
         let (good, other) = (bundle(now()), bundle(now()));
-        let (folder, mut keeper) = Folder::holding("faults", &good);
-        keeper.files.hosts = vec!["localhost".parse().unwrap()];
+        let (folder, mut keeping) = Folder::holding("faults", &good);
         let stranger = certificates::make(&["elsewhere".parse().unwrap()], now()).unwrap();
+        let (early, late) = (bundle(now() + day), bundle(now() - 2 * certificates::SERVER_LIFETIME));
         for (certificate, key, fault) in [
             (other.server.as_str(), good.server_key.as_str(), "does not belong"),
             (&other.server[..300], &other.server_key, "no certificate"),
@@ -268,56 +236,52 @@ mod tests {
             (&other.server, "", "no private key"),
             (&other.server, &other.server_key[..100], "no private key"),
             (&stranger.server, &stranger.server_key, "\"localhost\""),
-            (&bundle(now() + day).server, &other.server_key, "does not belong"),
+            (&early.server, &early.server_key, "not valid yet"),
+            (&late.server, &late.server_key, "has expired"),
         ] {
             folder.write("tls.crt", certificate);
             folder.write("tls.key", key);
-            keeper.look(now());
-            let report = keeper.report();
+            let report = keeping.look(now());
             assert!(report.contains("refused") && report.contains(fault), "{fault}: {report}");
-            assert!(report.contains(&until(now())), "{report}");
+            assert!(report.contains(&until(now())) && keeping.readiness.is_ready(), "{report}");
             assert!(key.lines().skip(1).all(|line| !report.contains(line)), "{report}");
         }
-        for made in [now() + day, now() - 2 * certificates::SERVER_LIFETIME] {
-            folder.put(&bundle(made));
-            keeper.look(now());
-            assert!(keeper.fault.is_some(), "{}", date(made));
-        }
         fs::remove_file(folder.0.join("tls.key")).unwrap();
-        keeper.look(now());
-        assert!(keeper.report().contains("cannot read"), "{}", keeper.report());
+        let report = keeping.look(now());
+        assert!(report.contains("cannot read"), "{report}");
 
         folder.put(&good);
-        keeper.look(now());
-        assert_eq!(keeper.fault, None);
+        let report = keeping.look(now());
+        assert!(!report.contains("refused"), "{report}");
     }
 
     /// Time cures what was early.
     #[test]
     fn a_pair_that_is_not_valid_yet_is_taken_up_when_it_is() {
         let day = Duration::from_hours(24);
-        let (folder, mut keeper) = Folder::holding("early", &bundle(now()));
+        let (folder, mut keeping) = Folder::holding("early", &bundle(now()));
         folder.put(&bundle(now() + day));
-        keeper.look(now());
-        assert!(keeper.report().contains("not valid yet"), "{}", keeper.report());
-        keeper.look(now() + day);
-        assert!(keeper.report().ends_with(&until(now() + day)), "{}", keeper.report());
+        let report = keeping.look(now());
+        assert!(report.contains("not valid yet"), "{report}");
+        let report = keeping.look(now() + day);
+        assert!(report.contains(&until(now() + day)) && !report.contains("refused"), "{report}");
     }
 
     #[test]
     fn age_is_told_by_the_share_of_a_life_that_is_over() {
-        let (_folder, mut keeper) = Folder::holding("age", &bundle(now()));
+        let (_folder, mut keeping) = Folder::holding("age", &bundle(now()));
         let life = certificates::SERVER_LIFETIME;
-        for (moment, word) in [
-            (now() + life / 2, "Z"),
-            (now() + life / 10 * 7, "Z"),
-            (now() + life / 10 * 9, "should have been renewed"),
-            (now() + life + life / 10, "is over"),
-            (now() - life, "still to come"),
-            (now(), "Z"),
+        for (moment, word, is_ready) in [
+            (now() + life / 2, "Z\n", true),
+            (now() + life / 10 * 7, "Z\n", true),
+            (now() + life / 10 * 9, "should have been renewed", true),
+            (now() + life + life / 10, "is over", false),
+            (now() - life, "still to come", false),
+            (now(), "Z\n", true),
         ] {
-            keeper.look(moment);
-            assert!(keeper.report().contains(word), "{word}: {}", keeper.report());
+            let report = keeping.look(moment);
+            assert!(report.contains(word), "{word}: {report}");
+            assert_eq!(keeping.readiness.is_ready(), is_ready, "{report}");
         }
     }
 
