@@ -32,7 +32,10 @@ const MAP: &[Room] = &[
     ),
     Room::pure("admission", EVERYTHING_ABOVE),
     Room::open("certificates", &[]),
-    Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist", "certificates"]),
+    Room::open(
+        "cluster",
+        &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist", "certificates"],
+    ),
     Room::open("telemetry", &[]),
     Room::open("server", &["admission", "cluster", "facts", "settings", "telemetry", "certificates"]),
     Room::open("cli", EVERYTHING_ABOVE),
