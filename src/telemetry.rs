@@ -42,8 +42,10 @@ impl fmt::Display for LogFormat {
 /// # Errors
 /// The filter cannot be read, or something else receives the log lines already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    // Of an answer that it cannot read kube logs the whole text as a warning, and that may be a Secret.
+    let directives = [filter, "kube_client::client=error"].join(",");
     let filter =
-        EnvFilter::builder().parse(filter).map_err(|source| TelemetryError::Filter(filter.to_owned(), source))?;
+        EnvFilter::builder().parse(directives).map_err(|source| TelemetryError::Filter(filter.to_owned(), source))?;
     let lines = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

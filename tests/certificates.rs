@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
 mod certificate_support;
+mod clients;
 mod cluster_support;
 
 use std::{
@@ -19,8 +20,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use certificate_support::{DAY, SECRET, Scene, Time, certificates, shake_hands};
-use cluster_support::Folder;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use certificate_support::{DAY, SECRET, Scene, certificates};
+use clients::{Time, shake_hands};
+use cluster_support::{Folder, webhook::Webhook};
 use futures_util::stream;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::{
@@ -418,6 +421,38 @@ async fn grant(scene: &Scene) {
     Api::all(admin.clone()).create(&params, &role).await.unwrap();
     let binding: ClusterRoleBinding = serde_json::from_value(binding("ClusterRole")).unwrap();
     Api::all(admin).create(&params, &binding).await.unwrap();
+}
+
+/// The program itself, twice, with all that it logs: none of it is a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_programs_share_one_certificate_and_tell_no_key() {
+    guarded(async {
+        let Some(scene) = Scene::open("programs").await else { return };
+        let flags = ["--cert-source=self", "--cert-secret", SECRET, "--cert-dns-name=127.0.0.1", "--log=trace"];
+        let flags = [&flags[..], &["--webhook-config", scene.webhooks(), "--drain-deadline=1s"]].concat();
+        let kubeconfig = scene.api.kubeconfig().to_str().unwrap();
+        let environment = [("KUBECONFIG", kubeconfig), ("POD_NAMESPACE", scene.namespace.as_str())];
+        let start = || Webhook::start_with(&flags, &environment);
+        let (one, other) = tokio::join!(start(), start());
+        let [bundle, _] = scene.bundles().await;
+        assert_eq!(certificates(&bundle).len(), 1);
+        for webhook in [&one, &other] {
+            shake_hands(webhook.address().parse().unwrap(), &bundle, &scene.time).await.unwrap();
+        }
+
+        let secret = scene.secret().await;
+        let keys = [&secret["ca.key"], &secret["tls.key"]];
+        let mut is_told = false;
+        for line in [one.stop().await, other.stop().await].concat() {
+            let line = line.to_string();
+            is_told |= line.contains("making a new server certificate");
+            let mut secrets = keys.iter().flat_map(|key| key.lines()).filter(|text| !text.starts_with("-----"));
+            assert!(secrets.all(|text| !line.contains(text) && !line.contains(&BASE64.encode(text))), "{line}");
+            assert!(!line.contains("PRIVATE KEY") || line.contains("it has to be PEM"), "{line}");
+        }
+        assert!(is_told);
+    })
+    .await;
 }
 
 /// 10. pinniped PR #849, istio PR #32176.

@@ -9,13 +9,10 @@
 
 use std::{
     collections::BTreeMap,
-    future, io,
+    future,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{Stream, stream};
@@ -45,23 +42,15 @@ use nicplug::{
     },
     settings::Settings,
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-    time_provider::TimeProvider,
-};
 use serde_json::{Value, json};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::{sync::watch, task::JoinSet};
 
-use crate::cluster_support::{
-    apiserver::{self, ApiServer},
-    eventually,
+use crate::{
+    clients::{Balancer, Time, shake_hands},
+    cluster_support::{
+        apiserver::{self, ApiServer},
+        eventually,
+    },
 };
 
 pub(crate) const DAY: Duration = Duration::from_hours(24);
@@ -73,100 +62,14 @@ pub(crate) const SECRET: &str = "nicplug-certificates";
 const TIMINGS: Timings =
     Timings { lease: Duration::from_secs(2), renew: Duration::from_millis(1500), retry: Duration::from_millis(100) };
 
-/// A clock that is ahead of the real one by what the test says.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Time(Arc<AtomicI64>);
-
-impl Time {
-    /// A clock that is late.
-    pub(crate) fn late(by: Duration) -> Self {
-        Self(Arc::new(AtomicI64::new(-i64::try_from(by.as_secs()).unwrap())))
-    }
-
-    pub(crate) fn now(&self) -> SystemTime {
-        let ahead = self.0.load(Ordering::SeqCst);
-        let distance = Duration::from_secs(ahead.unsigned_abs());
-        if ahead < 0 { SystemTime::now() - distance } else { SystemTime::now() + distance }
-    }
-
-    pub(crate) fn go(&self, ahead: Duration) {
-        self.0.fetch_add(i64::try_from(ahead.as_secs()).unwrap(), Ordering::SeqCst);
-    }
-}
-
-impl TimeProvider for Time {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(self.now().duration_since(SystemTime::UNIX_EPOCH).unwrap()))
-    }
-}
-
-/// A handshake with a server at 127.0.0.1, by a client that trusts these authorities and has this time.
-pub(crate) async fn shake_hands(
-    address: SocketAddr,
-    authorities: &str,
-    time: &Time,
-) -> io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
-        roots.add(authority.unwrap()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_details(provider, Arc::new(time.clone()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
-}
-
-/// Several servers behind one address, which get connections in turn: a Service.
-pub(crate) struct Balancer {
-    pub(crate) address: SocketAddr,
-    backends: Arc<Mutex<Vec<SocketAddr>>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Balancer {
-    pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let backends = Arc::<Mutex<Vec<SocketAddr>>>::default();
-        let (all, turn) = (Arc::clone(&backends), AtomicUsize::new(0));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let next = {
-                    let all = all.lock().unwrap();
-                    (!all.is_empty()).then(|| all[turn.fetch_add(1, Ordering::Relaxed) % all.len()])
-                };
-                // With nobody behind it the connection is closed, as a Service without endpoints refuses it.
-                let Some(next) = next else { continue };
-                connections.spawn(async move {
-                    if let Ok(mut backend) = TcpStream::connect(next).await {
-                        let _ = (stream.set_nodelay(true), backend.set_nodelay(true));
-                        let _ = copy_bidirectional(&mut stream, &mut backend).await;
-                    }
-                });
-            }
-        });
-        Self { address, backends, _tasks: tasks }
-    }
-
-    pub(crate) fn set(&self, backends: &[SocketAddr]) {
-        *self.backends.lock().unwrap() = backends.to_vec();
-    }
-}
-
 /// What a chart installs: a namespace, and two webhook configurations that nobody is trusted in yet.
 pub(crate) struct Scene {
     pub(crate) api: &'static ApiServer,
     pub(crate) namespace: String,
-    pub(crate) balancer: Balancer,
+    /// Where the validating webhook is.
+    pub(crate) validate: Balancer,
+    /// Where the mutating webhook is.
+    pub(crate) mutate: Balancer,
     pub(crate) time: Time,
     pub(crate) plan: Plan,
     ticks: watch::Sender<()>,
@@ -185,7 +88,8 @@ impl Scene {
         Some(Self {
             api,
             namespace: api.namespace(name).await,
-            balancer: Balancer::start().await,
+            validate: Balancer::start().await,
+            mutate: Balancer::start().await,
             time: Time::default(),
             plan: Plan::new(vec!["127.0.0.1".parse().unwrap()]),
             ticks: watch::Sender::default(),
@@ -199,11 +103,11 @@ impl Scene {
 
     /// What a chart renders: no data in the Secret, and no `caBundle`.
     pub(crate) fn manifests(&self) -> Vec<Value> {
-        let configuration = |kind: &str, path: &str| {
+        let configuration = |kind: &str, path: &str, address: SocketAddr| {
             let mut webhook = json!({
                 "name": format!("{path}.{}.nicplug.io", self.namespace),
                 "admissionReviewVersions": ["v1"],
-                "clientConfig": {"url": format!("https://{}/{path}", self.balancer.address)},
+                "clientConfig": {"url": format!("https://{address}/{path}")},
                 "failurePolicy": "Fail",
                 "matchPolicy": "Equivalent",
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
@@ -222,8 +126,8 @@ impl Scene {
         vec![
             json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
                 "metadata": {"name": SECRET, "namespace": self.namespace, "labels": {"app.kubernetes.io/name": "nicplug"}}}),
-            configuration("ValidatingWebhookConfiguration", "validate"),
-            configuration("MutatingWebhookConfiguration", "mutate"),
+            configuration("ValidatingWebhookConfiguration", "validate", self.validate.address),
+            configuration("MutatingWebhookConfiguration", "mutate", self.mutate.address),
         ]
     }
 
