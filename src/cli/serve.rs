@@ -58,6 +58,15 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     #[arg(help_heading = "Limits")]
     max_connections: usize,
+    /// Oldest age of a connection: the answer that is due then closes it. Each is given from a half to the whole of it, at
+    /// random. An API server would keep its connections to one replica for ever, and leave the others idle.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_MAX_CONNECTION_AGE")]
+    #[arg(default_value_t = Span(Limits::default().connection_age), help_heading = "Limits")]
+    max_connection_age: Span,
+    /// Most requests of a connection: the answer to the last one closes it. Each is given from a half to all of them.
+    #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTION_REQUESTS")]
+    #[arg(default_value_t = Limits::default().connection_requests, help_heading = "Limits")]
+    max_connection_requests: usize,
     /// Longest time for a body to arrive and be answered, then 504. The ?timeout= of the API server can only shorten it:
     /// a tenth of that, half a second at most, is kept for the way back.
     #[arg(long, value_name = "TIME", env = "NICPLUG_REQUEST_TIMEOUT", default_value_t = Span(Limits::default().request))]
@@ -130,6 +139,8 @@ impl ServeArgs {
                 handshake: self.handshake_timeout.0,
                 header: self.header_timeout.0,
                 idle: self.idle_timeout.0,
+                connection_age: self.max_connection_age.0,
+                connection_requests: self.max_connection_requests,
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
         })
