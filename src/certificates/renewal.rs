@@ -21,6 +21,9 @@ use super::{
     validity::{Stage, Validity},
 };
 
+/// How many authorities a `caBundle` may hold; mostly it holds one, and two for some months a year.
+const MOST_TRUSTED: usize = 16;
+
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
@@ -93,7 +96,8 @@ impl Trust {
     /// The `caBundle` that it should be, in PEM; `None` where it is that already.
     ///
     /// What is stored, then whatever else is in it and has not expired: for as long as somebody may show a certificate of
-    /// an authority, that authority is to be trusted.
+    /// an authority, that authority is to be trusted. Of those at most sixteen, the newest of ours first: a Secret that is
+    /// lost again and again must not fill the object up.
     #[must_use]
     pub fn merged(&self, stored: &Stored, now: SystemTime) -> Option<String> {
         let mut wanted = stored.living(now);
@@ -102,6 +106,7 @@ impl Trust {
                 wanted.push(own);
             }
         }
+        wanted.truncate(MOST_TRUSTED);
         let is_same = wanted.len() == self.0.len() && wanted.iter().all(|authority| self.0.contains(authority));
         (!is_same).then(|| pem(&wanted))
     }
@@ -159,7 +164,7 @@ impl Settling {
 /// Decides what the leader has to do next.
 ///
 /// `trust` is what each webhook of the configurations that exist trusts. `is_serving` says whether handshakes succeed
-/// with what is shown now, whatever is stored: then there is time.
+/// with what is shown now, whatever is stored: then there is time, as there is when they would with what is stored.
 pub fn next_step(
     plan: &Plan,
     stored: &Stored,
@@ -173,10 +178,12 @@ pub fn next_step(
         return Step::Authority(reason);
     }
     let settled = settling.see(&authority, trust, now);
+    let server = stored.server();
+    let is_serving = is_serving || server.as_ref().is_some_and(|server| serves(server, trust, now));
     if trust.iter().any(|trust| trust.merged(stored, now).is_some()) {
         return Step::Publish;
     }
-    let Some(server) = stored.server() else { return sign("there is none", settled, is_serving, now) };
+    let Some(server) = server else { return sign("there is none", settled, is_serving, now) };
     if let Some(reason) = due(server.validity(), now) {
         return sign(reason, settled, is_serving, now);
     }
@@ -486,6 +493,30 @@ mod tests {
         world.now += 31 * DAY;
         world.until_rest();
         assert!(!world.trust[0].0.contains(&theirs[0]));
+    }
+
+    #[test]
+    fn a_secret_that_is_lost_again_and_again_does_not_fill_the_bundle_up() {
+        let mut world = World::settled();
+        for _ in 0..20 {
+            world.stored = Stored::default();
+            world.until_rest();
+            world.now += Settling::TIME;
+            world.until_rest();
+        }
+        assert_eq!(world.trust[0].0.len(), MOST_TRUSTED);
+        assert_eq!(world.may_show(), Ok(()));
+    }
+
+    #[test]
+    fn a_leader_that_has_only_just_started_lets_an_authority_settle_too() {
+        let mut world = World::settled();
+        world.stored = with_new_authority(&world.plan, &world.stored, world.now).unwrap();
+        world.now = world.server().validity().after(2, 3);
+        (world.settling, world.is_serving) = (Settling::default(), false);
+        let steps = world.until_rest();
+        assert!(matches!(steps[..], [Step::Publish, Step::Rest(_)]), "{steps:?}");
+        assert_eq!(steps[1], Step::Rest(world.now + Settling::TIME));
     }
 
     #[test]
