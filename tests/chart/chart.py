@@ -200,7 +200,8 @@ def main(command: str, *arguments: str) -> None:
                 config.install(str(CHART), RELEASE, values_of(rest), create_namespace=True)
         case ("upgrade", kubeconfig, *rest):
             with cluster(kubeconfig) as config:
-                config.upgrade(str(CHART), RELEASE, values_of(rest))
+                # Else a release that is given no values keeps those that it was given before.
+                config.upgrade(str(CHART), RELEASE, values_of(rest), reset_values=True)
         case ("uninstall", kubeconfig):
             with cluster(kubeconfig) as config:
                 config.uninstall(RELEASE)
