@@ -1,9 +1,19 @@
 //! Where facts come from. It knows objects and no rule.
 
+pub mod ask;
+pub mod backoff;
+pub mod cache;
 pub mod files;
+pub mod kind;
+pub mod lease;
+mod listing;
 mod macs;
 pub mod manifests;
+pub mod mirror;
+pub mod pending;
+mod projection;
 pub mod store;
+pub mod watch;
 
 /// Namespace and name.
 type Key = (String, String);

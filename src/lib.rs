@@ -29,11 +29,13 @@ pub mod reservation;
 
 pub mod requests;
 
+pub mod patch;
+
+pub mod persist;
+
 pub mod rules;
 
 pub mod verdict;
-
-pub mod patch;
 
 pub mod mutations;
 

@@ -63,7 +63,7 @@ impl Printer {
     }
 
     /// What kubectl prints, and the patch that was applied before.
-    pub(super) fn verdict(&self, answer: &Value, patch: Option<&Value>) -> String {
+    pub(super) fn verdict(&self, step: &Step, answer: &Value, patch: Option<&Value>) -> String {
         let mut text = String::new();
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
@@ -76,9 +76,9 @@ impl Printer {
             let line = wrap(&format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
             let _ = writeln!(text, "{}", self.paint(Colour::Yellow, &line));
         }
-        let (colour, line) = match kubectl_error(response) {
+        let (colour, line) = match kubectl_error(step.kind(), response) {
             Some(error) => (Colour::Red, error),
-            None => (Colour::Green, "   virtualmachine.kubevirt.io/vmi-fedora configured".to_owned()),
+            None => (Colour::Green, format!("   {}.kubevirt.io/vmi-fedora configured", step.kind().to_lowercase())),
         };
         let _ = writeln!(text, "{}", self.paint(colour, &line));
         text
@@ -107,13 +107,13 @@ impl Printer {
     }
 }
 
-/// `The VirtualMachine "x" is invalid: FIELD: MESSAGE`; several causes as a list, as kubectl has it.
-fn kubectl_error(response: &Value) -> Option<String> {
+/// `The KIND "x" is invalid: FIELD: MESSAGE`; several causes as a list, as kubectl has it.
+fn kubectl_error(kind: &str, response: &Value) -> Option<String> {
     let causes = response.pointer("/status/details/causes")?.as_array()?;
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let lines: Vec<String> =
         causes.iter().map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message"))).collect();
-    let head = "The VirtualMachine \"vmi-fedora\" is invalid:";
+    let head = format!("The {kind} \"vmi-fedora\" is invalid:");
     Some(match lines.as_slice() {
         [line] => wrap(&format!("{head} {line}"), "   ", "   "),
         lines => {
@@ -164,15 +164,15 @@ mod tests {
         let cause = |field: &str| json!({"field": field, "message": "wrong"});
         let response = |causes: Value| json!({"status": {"details": {"causes": causes}}});
         assert_eq!(
-            kubectl_error(&response(json!([cause("a")]))).unwrap(),
+            kubectl_error("VirtualMachine", &response(json!([cause("a")]))).unwrap(),
             "   The VirtualMachine \"vmi-fedora\" is invalid: a: wrong"
         );
         assert!(
-            kubectl_error(&response(json!([cause("a"), cause("b")])))
+            kubectl_error("VirtualMachine", &response(json!([cause("a"), cause("b")])))
                 .unwrap()
                 .ends_with(":\n   * a: wrong\n   * b: wrong")
         );
-        assert!(kubectl_error(&json!({"allowed": true})).is_none());
+        assert!(kubectl_error("VirtualMachine", &json!({"allowed": true})).is_none());
     }
 
     #[test]
