@@ -92,8 +92,7 @@ impl PersistArgs {
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
-        let timings =
-            Timings { lease: self.lease_duration.0, renew: self.lease_deadline.0, retry: self.lease_retry.0 };
+        let timings = Timings { lease: self.lease_duration.0, renew: self.lease_deadline.0, retry: self.lease_retry.0 };
         ensure!(
             timings.lease.as_secs() > 0 && timings.lease.subsec_nanos() == 0,
             "--lease-duration: write a whole number of seconds, such as 15s"
