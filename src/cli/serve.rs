@@ -1,5 +1,7 @@
 //! `nicplug serve`: the webhook.
 
+mod persist;
+
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::Context;
@@ -10,6 +12,7 @@ use tokio::{
     sync::oneshot,
 };
 
+use self::persist::PersistArgs;
 use super::facts::JudgeArgs;
 use crate::{
     server::{
@@ -31,6 +34,8 @@ use crate::{
 pub(super) struct ServeArgs {
     #[command(flatten)]
     judge: JudgeArgs,
+    #[command(flatten)]
+    persist: PersistArgs,
 
     /// Certificate chain of the server, PEM; its own certificate first.
     #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_CERT")]
@@ -261,8 +266,9 @@ mod tests {
             let name = arg.get_long().unwrap();
             let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let is_file = matches!(name, "client-ca" | "facts" | "settings" | "tls-cert" | "tls-key");
-            assert_eq!(arg.get_default_values().is_empty(), is_file, "--{name}");
+            let has_none =
+                matches!(name, "client-ca" | "facts" | "lease-namespace" | "settings" | "tls-cert" | "tls-key");
+            assert_eq!(arg.get_default_values().is_empty(), has_none, "--{name}");
         }
     }
 }

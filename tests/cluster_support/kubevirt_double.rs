@@ -155,7 +155,12 @@ impl Controller {
         let revision = json!({"metadata": {"name": name, "ownerReferences": [owner(vm)]},
             "data": {"spec": vm.data["spec"]}, "revision": generation});
         let revision: ControllerRevision = serde_json::from_value(revision).unwrap();
-        self.revisions.create(&PostParams::default(), &revision).await.unwrap();
+        match self.revisions.create(&PostParams::default(), &revision).await {
+            Ok(_) => {}
+            // It was started with this spec before.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("{error}"),
+        }
         name
     }
 }
