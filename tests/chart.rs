@@ -329,7 +329,7 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
         patches("/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/a-vm"),
         patches(&format!("{configurations}/nicplug")),
         patches(&format!("{own}/secrets/nicplug-certificates")),
-        (Method::PUT, format!("{leases}/nicplug")),
+        (Method::PUT, format!("{leases}/nicplug-persist")),
         (Method::POST, leases.clone()),
         (Method::POST, format!("{own}/secrets")),
         (Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events".to_owned()),
