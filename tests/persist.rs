@@ -318,9 +318,9 @@ async fn in_a_storm_of_other_writes_the_nic_is_kept_and_so_are_they() {
     let _nicplug = replica(api, "storm").await;
     let write = async |count: u32| {
         // In the very lists that the NIC goes to.
-        let path = "/spec/template/spec/domain/devices/interfaces/0/macAddress";
+        let field = "/spec/template/spec/domain/devices/interfaces/0/macAddress";
         let mac = format!("02:00:00:00:00:{count:02x}");
-        let patch = json!([{"op": "add", "path": path, "value": mac},
+        let patch = json!([{"op": "add", "path": field, "value": mac},
             {"op": "add", "path": format!("/metadata/labels/write-{count}"), "value": "1"}]);
         request::change(&scene.admin, Kind::Vm, &scene.namespace, VM, Change::Json(patch), Run::Real).await
     };
@@ -486,12 +486,12 @@ async fn requests_in_the_status_are_carried_out_where_kubevirt_has_forgotten_the
     let Some(api) = ApiServer::start().await else { return };
     let admin = api.admin();
     let scene = Scene::open(&api).await;
-    let path = format!("{}/{VM}/status", Kind::Vm.path(&scene.namespace));
+    let url = format!("{}/{VM}/status", Kind::Vm.path(&scene.namespace));
     let ask = json!({"status": {"interfaceRequests": [
         {"addInterfaceOptions": {"name": "dyniface1", "networkAttachmentDefinitionName": "net"}},
         {"addInterfaceOptions": {"name": "default", "networkAttachmentDefinitionName": "net"}}]}})
     .to_string();
-    let asked = send(&admin, Method::PATCH, &path, "application/merge-patch+json", ask.clone()).await.granted();
+    let asked = send(&admin, Method::PATCH, &url, "application/merge-patch+json", ask.clone()).await.granted();
     assert_eq!(asked["status"]["interfaceRequests"], Value::Null, "a new schema prunes them");
 
     // A schema that outlived the update.
@@ -503,13 +503,13 @@ async fn requests_in_the_status_are_carried_out_where_kubevirt_has_forgotten_the
     let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"}, "spec": {},
         "status": {"observedKubeVirtVersion": "v1.9.0"}});
     request::create(&admin, Kind::KubeVirt, &scene.namespace, &kubevirt, Run::Real).await.granted();
-    let path_of_kubevirt = format!("{}/kubevirt/status", Kind::KubeVirt.path(&scene.namespace));
+    let kubevirt_url = format!("{}/kubevirt/status", Kind::KubeVirt.path(&scene.namespace));
     let version = json!({"status": kubevirt["status"]}).to_string();
-    send(&admin, Method::PATCH, &path_of_kubevirt, "application/merge-patch+json", version).await.granted();
+    send(&admin, Method::PATCH, &kubevirt_url, "application/merge-patch+json", version).await.granted();
 
     let _nicplug = replica(&api, "status").await;
     eventually("the schema keeps them", async || {
-        let asked = send(&admin, Method::PATCH, &path, "application/merge-patch+json", ask.clone()).await.granted();
+        let asked = send(&admin, Method::PATCH, &url, "application/merge-patch+json", ask.clone()).await.granted();
         asked["status"]["interfaceRequests"].is_array().then_some(())
     })
     .await;

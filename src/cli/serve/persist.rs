@@ -62,7 +62,7 @@ pub(super) struct Persisting {
     /// Whether this replica leads.
     #[allow(dead_code, reason = "the page of metrics reads it")]
     pub(super) leads: watch::Receiver<bool>,
-    stop: oneshot::Sender<Infallible>,
+    stop: Option<oneshot::Sender<Infallible>>,
     task: JoinHandle<()>,
 }
 
@@ -88,7 +88,7 @@ impl PersistArgs {
             // Nothing is ever sent: the end is that nobody could.
             let _ = stopped.await;
         }));
-        Ok(Some(Persisting { progress, leads, stop, task }))
+        Ok(Some(Persisting { progress, leads, stop: Some(stop), task }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -115,9 +115,14 @@ impl PersistArgs {
 }
 
 impl Persisting {
-    /// Ends the mirroring, and gives the lease back.
-    pub(super) async fn stop(self) {
-        drop(self.stop);
+    /// Asks for the end: the work stops, and the lease is given back.
+    pub(super) fn end(&mut self) {
+        self.stop = None;
+    }
+
+    /// Waits for the end, asking for it if nobody has.
+    pub(super) async fn ended(mut self) {
+        self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
     }
