@@ -5,10 +5,7 @@ use std::{convert::Infallible, env, sync::Arc};
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use kube::Client;
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::Span;
 use crate::cluster::{
@@ -56,12 +53,7 @@ enum Switch {
 
 /// The mirroring, under way.
 pub(super) struct Persisting {
-    /// What was done by this replica.
-    #[allow(dead_code, reason = "the page of metrics reads it")]
-    pub(super) progress: Progress,
-    /// Whether this replica leads.
-    #[allow(dead_code, reason = "the page of metrics reads it")]
-    pub(super) leads: watch::Receiver<bool>,
+    progress: Progress,
     stop: Option<oneshot::Sender<Infallible>>,
     task: JoinHandle<()>,
 }
@@ -77,7 +69,7 @@ impl PersistArgs {
         let namespace = self.namespace(client);
         let candidate = Candidate::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
         let mirror = Arc::new(Mirror::new(client.clone(), pending, &identity));
-        let (progress, leads) = (mirror.progress().clone(), candidate.leads());
+        let progress = mirror.progress().clone();
         let (stop, stopped) = oneshot::channel();
         tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
         let work = move || {
@@ -88,7 +80,7 @@ impl PersistArgs {
             // Nothing is ever sent: the end is that nobody could.
             let _ = stopped.await;
         }));
-        Ok(Some(Persisting { progress, leads, stop: Some(stop), task }))
+        Ok(Some(Persisting { progress, stop: Some(stop), task }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -125,6 +117,8 @@ impl Persisting {
         self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
+        let (mirrored, failed, retried) = (self.progress.mirrored(), self.progress.failed(), self.progress.retried());
+        tracing::info!(mirrored, failed, retried, "stopped mirroring");
     }
 }
 
