@@ -35,6 +35,11 @@ impl JudgeArgs {
         Ok(Reviewer::new(self.fact_source()?, self.read_settings()?))
     }
 
+    /// The reviewer over facts from elsewhere.
+    pub(super) fn reviewer_of(&self, facts: Arc<dyn FactSource>) -> anyhow::Result<Reviewer> {
+        Ok(Reviewer::new(facts, self.read_settings()?))
+    }
+
     fn fact_source(&self) -> anyhow::Result<Arc<dyn FactSource>> {
         Ok(match &self.facts {
             Some(path) => {

@@ -1,5 +1,6 @@
 //! `nicplug serve`: the webhook.
 
+mod cluster;
 mod persist;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
@@ -12,7 +13,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use self::persist::PersistArgs;
+use self::{cluster::Cluster, persist::PersistArgs};
 use super::facts::JudgeArgs;
 use crate::{
     server::{
@@ -107,13 +108,28 @@ impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         telemetry::init(self.log_format, &self.log)?;
-        let reviewer = self.judge.reviewer()?;
         let config = self.config()?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
+            let mut cluster = Cluster::join(self.judge.facts.as_deref(), &self.persist).await?;
+            let reviewer = match &cluster {
+                Some(cluster) => self.judge.reviewer_of(cluster.facts())?,
+                None => self.judge.reviewer()?,
+            };
             let server = Server::bind(config, reviewer).await?;
+            let mut persisting = cluster.as_mut().and_then(|cluster| cluster.persisting.take());
+            let shutdown = async {
+                shutdown.await;
+                // Another replica may lead before the last request here is answered.
+                if let Some(persisting) = &mut persisting {
+                    persisting.end();
+                }
+            };
             server.run_until(shutdown, hurry).await;
+            if let Some(persisting) = persisting {
+                persisting.ended().await;
+            }
             Ok(ExitCode::SUCCESS)
         })
     }

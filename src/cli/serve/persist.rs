@@ -5,10 +5,7 @@ use std::{convert::Infallible, env, sync::Arc};
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use kube::Client;
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::Span;
 use crate::cluster::{
@@ -56,13 +53,8 @@ enum Switch {
 
 /// The mirroring, under way.
 pub(super) struct Persisting {
-    /// What was done by this replica.
-    #[allow(dead_code, reason = "the page of metrics reads it")]
-    pub(super) progress: Progress,
-    /// Whether this replica leads.
-    #[allow(dead_code, reason = "the page of metrics reads it")]
-    pub(super) leads: watch::Receiver<bool>,
-    stop: oneshot::Sender<Infallible>,
+    progress: Progress,
+    stop: Option<oneshot::Sender<Infallible>>,
     task: JoinHandle<()>,
 }
 
@@ -77,7 +69,7 @@ impl PersistArgs {
         let namespace = self.namespace(client);
         let candidate = Candidate::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
         let mirror = Arc::new(Mirror::new(client.clone(), pending, &identity));
-        let (progress, leads) = (mirror.progress().clone(), candidate.leads());
+        let progress = mirror.progress().clone();
         let (stop, stopped) = oneshot::channel();
         tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
         let work = move || {
@@ -88,7 +80,7 @@ impl PersistArgs {
             // Nothing is ever sent: the end is that nobody could.
             let _ = stopped.await;
         }));
-        Ok(Some(Persisting { progress, leads, stop, task }))
+        Ok(Some(Persisting { progress, stop: Some(stop), task }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -115,11 +107,18 @@ impl PersistArgs {
 }
 
 impl Persisting {
-    /// Ends the mirroring, and gives the lease back.
-    pub(super) async fn stop(self) {
-        drop(self.stop);
+    /// Asks for the end: the work stops, and the lease is given back.
+    pub(super) fn end(&mut self) {
+        self.stop = None;
+    }
+
+    /// Waits for the end, asking for it if nobody has.
+    pub(super) async fn ended(mut self) {
+        self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
+        let (mirrored, failed, retried) = (self.progress.mirrored(), self.progress.failed(), self.progress.retried());
+        tracing::info!(mirrored, failed, retried, "stopped mirroring");
     }
 }
 
