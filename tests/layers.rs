@@ -34,7 +34,7 @@ const MAP: &[Room] = &[
     Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist"]),
     Room::open("telemetry", &[]),
     Room::open("certificates", &[]),
-    Room::open("server", &["admission", "cluster", "facts", "settings", "telemetry", "certificates"]),
+    Room::open("server", &["change", "facts", "settings", "admission", "cluster", "telemetry", "certificates"]),
     Room::open("cli", EVERYTHING_ABOVE),
     Room::open("lib", EVERYTHING_ABOVE),
     Room::open("main", EVERYTHING_ABOVE),

@@ -1,7 +1,7 @@
 //! `nicplug serve`: the webhook.
 
-mod cluster;
 mod persist;
+mod source;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
@@ -13,9 +13,13 @@ use tokio::{
     sync::oneshot,
 };
 
-use self::{cluster::Cluster, persist::PersistArgs};
-use super::facts::JudgeArgs;
+use self::{
+    persist::PersistArgs,
+    source::{Source, SourceArgs},
+};
+use super::facts::SettingsArgs;
 use crate::{
+    admission::Reviewer,
     server::{
         Config, Drain, Limits, Server,
         timeout::parse_duration,
@@ -34,9 +38,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
-    judge: JudgeArgs,
-    #[command(flatten)]
-    persist: PersistArgs,
+    settings: SettingsArgs,
 
     /// Certificate chain of the server, PEM; its own certificate first.
     #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_CERT")]
@@ -47,13 +49,18 @@ pub(super) struct ServeArgs {
     /// Where to serve /validate and /mutate, over TLS 1.2 and 1.3 with HTTP/1.1.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where to serve /livez and /readyz (?verbose lists the checks), in plain HTTP.
+    /// Where to serve /livez, /readyz (?verbose lists the checks) and /metrics, in plain HTTP.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_HEALTH_LISTEN", default_value = "127.0.0.1:8444")]
     health_listen: SocketAddr,
     /// Authorities of client certificates, PEM: whoever shows none that they signed is refused by TLS. The API server
     /// shows one only if its AdmissionConfiguration says so.
     #[arg(long, value_name = "FILE", env = "NICPLUG_CLIENT_CA")]
     client_ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    persist: PersistArgs,
 
     /// Largest body of a request; a larger one gets 413.
     #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
@@ -108,17 +115,14 @@ impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         telemetry::init(self.log_format, &self.log)?;
-        let config = self.config()?;
+        let settings = self.settings.read()?;
+        let mut config = self.config()?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
-            let mut cluster = Cluster::join(self.judge.facts.as_deref(), &self.persist).await?;
-            let reviewer = match &cluster {
-                Some(cluster) => self.judge.reviewer_of(cluster.facts())?,
-                None => self.judge.reviewer()?,
-            };
-            let server = Server::bind(config, reviewer).await?;
-            let mut persisting = cluster.as_mut().and_then(|cluster| cluster.persisting.take());
+            let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
+            config.watches = watches;
+            let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
             let shutdown = async {
                 shutdown.await;
                 // Another replica may lead before the last request here is answered.
@@ -134,7 +138,7 @@ impl ServeArgs {
         })
     }
 
-    /// What the server needs to know; reads the certificates.
+    /// What the server needs to know besides its facts; reads the certificates.
     fn config(&self) -> anyhow::Result<Config> {
         let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
         Ok(Config {
@@ -152,6 +156,7 @@ impl ServeArgs {
                 idle: self.idle_timeout.0,
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
+            watches: None,
         })
     }
 }
@@ -276,15 +281,24 @@ mod tests {
     }
 
     #[test]
+    fn facts_come_from_files_or_from_a_cluster_and_not_from_both() {
+        assert!(parse(&["--facts", "none"]).is_ok() && parse(&["--kubeconfig", "k", "--context", "c"]).is_ok());
+        let error = parse(&["--facts", "none", "--kubeconfig", "k"]).err().unwrap().to_string();
+        assert!(error.contains("--facts") && error.contains("--kubeconfig"), "{error}");
+    }
+
+    #[test]
     fn every_limit_has_an_environment_twin_and_a_default_in_the_help() {
         use clap::CommandFactory;
         for arg in Line::command().get_arguments() {
             let name = arg.get_long().unwrap();
             let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let has_none =
-                matches!(name, "client-ca" | "facts" | "lease-namespace" | "settings" | "tls-cert" | "tls-key");
-            assert_eq!(arg.get_default_values().is_empty(), has_none, "--{name}");
+            let names_a_thing = matches!(
+                name,
+                "client-ca" | "context" | "facts" | "kubeconfig" | "lease-namespace" | "settings" | "tls-cert" | "tls-key"
+            );
+            assert_eq!(arg.get_default_values().is_empty(), names_a_thing, "--{name}");
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Question {
     guest: String,
     /// Namespace and name of each NetworkAttachmentDefinition.
     networks: BTreeSet<(String, String)>,
+    /// Namespace and name of each further guest.
+    guests: BTreeSet<(String, String)>,
     /// `None` for all kinds.
     kinds: Option<Vec<Kind>>,
 }
@@ -59,6 +61,7 @@ impl Question {
             namespace: subject.namespace.to_owned(),
             guest: subject.name.to_owned(),
             networks: networks.collect(),
+            guests: BTreeSet::new(),
             kinds: None,
         }
     }
@@ -67,6 +70,13 @@ impl Question {
     #[must_use]
     pub fn of_migration(start: &MigrationStart) -> Self {
         Self { namespace: start.namespace.to_owned(), guest: start.vmi_name.to_owned(), ..Self::default() }
+    }
+
+    /// Asks for another guest, too: whether it has a MAC address still that it was seen to have.
+    #[must_use]
+    pub fn and_guest(mut self, namespace: &str, name: &str) -> Self {
+        self.guests.insert((namespace.to_owned(), name.to_owned()));
+        self
     }
 
     /// Asks for objects of these kinds alone; all else stays unknown.
@@ -263,6 +273,10 @@ impl<'c> Asker<'c> {
             reads.push((Kind::Instance, self.instance(target(Kind::Instance)).boxed()));
             let migrations = Target::all(Kind::Migration, namespace);
             reads.push((Kind::Migration, self.all(migrations, ListParams::default())));
+        }
+        for (namespace, name) in &question.guests {
+            let one = |kind| self.one(Target::one(kind, namespace, name)).map(|piece| vec![piece]).boxed();
+            reads.extend([Kind::Machine, Kind::Instance].map(|kind| (kind, one(kind))));
         }
         for (namespace, name) in networks {
             reads.push((Kind::Nad, self.network(Target::one(Kind::Nad, namespace, name)).boxed()));

@@ -12,7 +12,7 @@ mod backoff;
 mod source;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{
@@ -84,8 +84,8 @@ impl Default for Tuning {
 }
 
 /// The watches of a cluster. They end with this value.
-#[derive(Debug)]
 pub struct Watches {
+    client: Client,
     cache: Arc<Cache>,
     status: Status,
     _tasks: JoinSet<()>,
@@ -105,7 +105,13 @@ impl Watches {
             tasks.spawn(Watch { source, record, cache, tuning: tuning.clone() }.run());
         }
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
-        Self { cache, status, _tasks: tasks }
+        Self { client: client.clone(), cache, status, _tasks: tasks }
+    }
+
+    /// What the cluster is spoken to with.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The facts.
@@ -118,6 +124,12 @@ impl Watches {
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
+    }
+}
+
+impl fmt::Debug for Watches {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Watches").field("status", &self.status).finish_non_exhaustive()
     }
 }
 

@@ -36,6 +36,11 @@ impl Pair {
         Self::new(certificate, key, &Origin::Memory("certificate"), &Origin::Memory("key"))
     }
 
+    /// The server's own certificate.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.0.cert.first().cloned()
+    }
+
     fn new(chain: &[u8], key: &[u8], chain_origin: &Origin, key_origin: &Origin) -> Result<Self, TlsError> {
         let chain = certificates(chain, chain_origin)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey(key_origin.clone()))?;
@@ -113,7 +118,7 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
