@@ -39,6 +39,8 @@ pub mod mutations;
 
 pub mod admission;
 
+pub mod stages;
+
 pub mod cluster;
 
 pub mod certificates;

@@ -27,6 +27,7 @@ const MAP: &[Room] = &[
         &["api", "kubevirt", "pci", "change", "facts", "settings", "reservation", "requests", "patch"],
     ),
     Room::pure("admission", EVERYTHING_ABOVE),
+    Room::pure("stages", &["kubevirt", "facts"]),
     Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings"]),
     Room::open("telemetry", &[]),
     Room::open("certificates", &[]),
