@@ -1,8 +1,11 @@
 //! Where facts come from. It knows objects and no rule.
 
 pub mod files;
+pub mod kind;
+mod listing;
 mod macs;
 pub mod manifests;
+mod projection;
 pub mod store;
 
 /// Namespace and name.

@@ -6,7 +6,7 @@ use super::Key;
 use crate::api::{guest::GuestSpec, mac::Mac, network::NadRef};
 
 /// A MAC address on a NetworkAttachmentDefinition, `namespace/name`.
-type Place = (Mac, String);
+pub(super) type Place = (Mac, String);
 
 /// An object that has NICs. A VM and its VMI are two, and one guest.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -25,10 +25,14 @@ pub(super) struct MacIndex {
 }
 
 impl MacIndex {
+    /// What an object has.
+    pub(super) fn places(&self, key: &Key, holder: Holder) -> &[Place] {
+        self.places.get(&(key.clone(), holder)).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Notes what an object has now, and forgets what it had.
-    pub(super) fn replace(&mut self, key: &Key, holder: Holder, guest: &GuestSpec) {
+    pub(super) fn replace(&mut self, key: &Key, holder: Holder, places: Vec<Place>) {
         self.remove(key, holder);
-        let places = places_of(guest, &key.0);
         for place in &places {
             self.guests.entry(place.clone()).or_default().insert((key.clone(), holder));
         }
@@ -57,7 +61,8 @@ impl MacIndex {
     }
 }
 
-fn places_of(guest: &GuestSpec, namespace: &str) -> Vec<Place> {
+/// The places of the NICs that a guest has.
+pub(super) fn places_of(guest: &GuestSpec, namespace: &str) -> Vec<Place> {
     let interfaces = guest.interfaces().iter().filter(|interface| !interface.is_absent());
     let place = |interface: &crate::api::network::Interface| {
         let mac = interface.mac_address.as_deref()?.parse().ok()?;
@@ -88,12 +93,14 @@ mod tests {
         let mac: Mac = "02:00:00:00:00:aa".parse().unwrap();
         let (text, other) = (guest("02-00-00-00-00-AA"), guest("02:00:00:00:00:bb"));
         let mut index = MacIndex::default();
-        index.replace(&key("one"), Holder::Machine, &serde_json::from_str(&text).unwrap());
-        index.replace(&key("one"), Holder::Instance, &serde_json::from_str(&text).unwrap());
+        let places = |text: &str| places_of(&serde_json::from_str(text).unwrap(), "demo");
+        index.replace(&key("one"), Holder::Machine, places(&text));
+        index.replace(&key("one"), Holder::Instance, places(&text));
+        assert_eq!(index.places(&key("one"), Holder::Instance), [(mac, "demo/net".to_owned())]);
         assert_eq!(index.other_user(mac, "demo/net", ("demo", "one")), None);
         assert_eq!(index.other_user(mac, "demo/net", ("demo", "two")), Some(&key("one")));
         assert_eq!(index.other_user(mac, "other/net", ("demo", "two")), None);
-        index.replace(&key("one"), Holder::Machine, &serde_json::from_str(&other).unwrap());
+        index.replace(&key("one"), Holder::Machine, places(&other));
         assert_eq!(index.other_user(mac, "demo/net", ("demo", "two")), Some(&key("one")), "its VMI has it still");
         index.remove(&key("one"), Holder::Instance);
         assert_eq!(index.other_user(mac, "demo/net", ("demo", "two")), None);
