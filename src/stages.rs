@@ -3,7 +3,11 @@
 //! Whoever follows a NIC sees four kinds of objects change: the VM, its VMI, the pod that it runs in and its migrations.
 //! This module looks at them as they are at one moment, and remembers nothing.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use ring::digest;
 use serde_json::Value;
@@ -195,8 +199,13 @@ pub enum Path {
 #[must_use]
 pub fn pod_interface(nic: &str) -> String {
     let hash = digest::digest(&digest::SHA256, nic.as_bytes());
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("pod{}", hex.get(..HASH_LENGTH).unwrap_or(&hex))
+    let mut name = String::from("pod");
+    for byte in hash.as_ref() {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name.truncate("pod".len() + HASH_LENGTH);
+    name
 }
 
 impl Outlook {
@@ -294,18 +303,19 @@ impl<'s> Sight<'s> {
         if let Some(interface) = self.attached() {
             return format!("KubeVirt to note it; Multus has attached it as {interface:?}").into();
         }
-        let failed = self.failed_migration(vmi);
+        if migration == Migration::Running {
+            return self.reason_of_migration();
+        }
+        if let Some(why) = immobility(vmi).filter(|_| migration != Migration::NotNeeded) {
+            return format!("a live migration, and the guest cannot migrate{}", quoted(why)).into();
+        }
+        let failed = failed_migration(vmi);
         match migration {
-            Migration::Running => self.reason_of_migration(),
-            _ if self.is_immobile(vmi).is_some() => {
-                let why = self.is_immobile(vmi).unwrap_or_default();
-                format!("a live migration, and the guest cannot migrate{}", quoted(why)).into()
-            }
             Migration::ByItself => format!("a live migration, which KubeVirt starts by itself{failed}").into(),
             Migration::ByHand => {
                 format!("a live migration, which somebody has to start{}{failed}", self.why_by_hand()).into()
             }
-            Migration::NotNeeded => match condition(vmi, "MigrationRequired") {
+            Migration::Running | Migration::NotNeeded => match condition(vmi, "MigrationRequired") {
                 Some(("False", _)) => {
                     "Multus' dynamic-networks controller; KubeVirt gives it 15 s, then a migration is needed".into()
                 }
@@ -406,25 +416,12 @@ impl<'s> Sight<'s> {
         interfaces.iter().any(|interface| name_is(interface, &self.journey.nic) && interface.get("sriov").is_some())
     }
 
-    /// Why the guest cannot migrate, if it cannot.
-    fn is_immobile(self, vmi: &Value) -> Option<&str> {
-        condition(vmi, "LiveMigratable").filter(|(status, _)| *status == "False").map(|(_, why)| why)
-    }
-
     fn active_migration(self) -> Option<&'s Value> {
         let is_active = |migration: &&Value| {
             text(migration, "/spec/vmiName") == self.journey.guest
                 && !matches!(text(migration, "/status/phase"), "Succeeded" | "Failed")
         };
         self.scene.migrations?.iter().find(is_active)
-    }
-
-    /// What the last migration failed of, in brackets.
-    fn failed_migration(self, vmi: &Value) -> String {
-        let state = vmi.pointer("/status/migrationState");
-        let has_failed = state.and_then(|state| state.get("failed")).and_then(Value::as_bool) == Some(true);
-        let reason = text(vmi, "/status/migrationState/failureReason");
-        if has_failed { format!("; the last one failed{}", quoted(reason)) } else { String::new() }
     }
 
     /// The NIC in the VMI's status.
@@ -475,6 +472,19 @@ impl<'s> Sight<'s> {
 
 fn over(because: &str) -> Progress {
     Progress { passed: Vec::new(), state: State::Over(because.to_owned()), migration: Migration::NotNeeded }
+}
+
+/// Why the guest cannot migrate, if it cannot.
+fn immobility(vmi: &Value) -> Option<&str> {
+    condition(vmi, "LiveMigratable").filter(|(status, _)| *status == "False").map(|(_, why)| why)
+}
+
+/// What the last migration failed of, in brackets.
+fn failed_migration(vmi: &Value) -> String {
+    let state = vmi.pointer("/status/migrationState");
+    let has_failed = state.and_then(|state| state.get("failed")).and_then(Value::as_bool) == Some(true);
+    let reason = text(vmi, "/status/migrationState/failureReason");
+    if has_failed { format!("; the last one failed{}", quoted(reason)) } else { String::new() }
 }
 
 /// How a guest ends or has ended.
@@ -600,12 +610,12 @@ mod tests {
         json!({"metadata": {"name": "m"}, "spec": {"vmiName": "vm"}, "status": {"phase": phase}})
     }
 
-    fn kubevirt(version: &str, methods: &[&str]) -> Option<Arc<KubeVirt>> {
+    fn kubevirt(version: &str, methods: &[&str]) -> Arc<KubeVirt> {
         let mut resource = cluster::KubeVirt::default();
         version.clone_into(&mut resource.status.observed_version);
         resource.spec.workload_update_strategy.workload_update_methods =
             methods.iter().map(|&method| method.to_owned()).collect();
-        Some(Arc::new(KubeVirt::from(resource)))
+        Arc::new(KubeVirt::from(resource))
     }
 
     impl Stand {
@@ -619,7 +629,7 @@ mod tests {
                 migrations: Some(Vec::new()),
                 outlook: Outlook {
                     in_place: Fact::Known(InPlace::Yes),
-                    kubevirt: kubevirt("v1.9.0", &["LiveMigrate"]),
+                    kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])),
                 },
                 way: Way::In,
             }
@@ -676,7 +686,7 @@ mod tests {
         }
 
         fn outlook(mut self, in_place: InPlace, version: &str, methods: &[&str]) -> Self {
-            self.outlook = Outlook { in_place: Fact::Known(in_place), kubevirt: kubevirt(version, methods) };
+            self.outlook = Outlook { in_place: Fact::Known(in_place), kubevirt: Some(kubevirt(version, methods)) };
             self
         }
 
@@ -887,7 +897,7 @@ mod tests {
     #[test]
     fn the_path_is_that_of_the_cluster() {
         let of = |in_place: Fact<InPlace>, is_sriov: bool| {
-            path(is_sriov, &Outlook { in_place, kubevirt: kubevirt("v1.9.0", &["LiveMigrate"]) })
+            path(is_sriov, &Outlook { in_place, kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])) })
         };
         assert_eq!(of(Fact::Known(InPlace::Yes), false), Path::InPlace);
         assert_eq!(of(Fact::Known(InPlace::Yes), true), Path::Migration(AutoMigration::On));
