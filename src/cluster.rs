@@ -1,5 +1,6 @@
 //! Where facts come from. It knows objects and no rule.
 
+pub mod ask;
 pub mod files;
 pub mod kind;
 mod listing;

@@ -27,7 +27,7 @@ use crate::{
 pub(super) const MULTUS_CONFIG: &str = "multus-daemon-config";
 
 /// The label that KubeVirt gives to nodes that it runs on.
-const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
+pub(super) const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
 
 /// An object that a view cannot be made of.
 #[derive(Debug, thiserror::Error)]
