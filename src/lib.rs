@@ -41,6 +41,8 @@ pub mod admission;
 
 pub mod stages;
 
+pub mod edit;
+
 pub mod cluster;
 
 pub mod certificates;

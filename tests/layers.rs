@@ -28,6 +28,7 @@ const MAP: &[Room] = &[
     ),
     Room::pure("admission", EVERYTHING_ABOVE),
     Room::pure("stages", &["kubevirt", "facts"]),
+    Room::pure("edit", EVERYTHING_ABOVE),
     Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings"]),
     Room::open("telemetry", &[]),
     Room::open("certificates", &[]),
