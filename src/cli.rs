@@ -1,19 +1,27 @@
 //! The commands.
 
+mod addinterface;
 mod certs;
+mod cluster;
 mod demo;
 mod facts;
+mod interface;
+mod paint;
+mod removeinterface;
 mod review;
 mod rules;
 mod serve;
 mod slots;
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
@@ -25,8 +33,12 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(name = "addinterface")]
+    AddInterface(Box<addinterface::AddInterfaceArgs>),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
+    #[command(name = "removeinterface")]
+    RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
     Review(review::ReviewArgs),
     Rules(rules::RulesArgs),
     // Much larger than the others.
@@ -39,9 +51,11 @@ enum Command {
 /// The exit status is 0 when the command did what it was asked, 1 when it found something, 2 when it could not do it.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let result = match parse(env::args_os().next()).command {
+        Command::AddInterface(args) => args.run(),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),
@@ -56,6 +70,18 @@ pub fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "nicplug: {error:#}");
         ExitCode::from(2)
     })
+}
+
+/// Reads the arguments. kubectl finds a plugin by the name `kubectl-nicplug`: usage then tells what the user typed.
+fn parse(program: Option<OsString>) -> Args {
+    let name = if is_plugin(program) { "kubectl nicplug" } else { "nicplug" };
+    let matches = Args::command().bin_name(name).get_matches();
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn is_plugin(program: Option<OsString>) -> bool {
+    let program = program.unwrap_or_default();
+    Path::new(&program).file_stem().is_some_and(|name| name == "kubectl-nicplug")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,6 +1,10 @@
 //! `--facts` and `--settings`, which several commands share.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -32,7 +36,7 @@ pub(super) struct JudgeArgs {
 impl JudgeArgs {
     /// Reads both and makes the reviewer.
     pub(super) fn reviewer(&self) -> anyhow::Result<Reviewer> {
-        Ok(Reviewer::new(self.fact_source()?, self.read_settings()?))
+        Ok(Reviewer::new(self.fact_source()?, read_settings(self.settings.as_deref())?))
     }
 
     fn fact_source(&self) -> anyhow::Result<Arc<dyn FactSource>> {
@@ -48,10 +52,11 @@ impl JudgeArgs {
             None => Arc::new(NoFacts),
         })
     }
+}
 
-    fn read_settings(&self) -> anyhow::Result<Settings> {
-        let Some(path) = &self.settings else { return Ok(Settings::default()) };
-        let text = fs::read_to_string(path).with_context(|| format!("settings: {} cannot be read", path.display()))?;
-        Settings::parse(&text, &rules::ids()).with_context(|| format!("settings: {}", path.display()))
-    }
+/// Reads a file of settings; without one they are the defaults.
+pub(super) fn read_settings(path: Option<&Path>) -> anyhow::Result<Settings> {
+    let Some(path) = path else { return Ok(Settings::default()) };
+    let text = fs::read_to_string(path).with_context(|| format!("settings: {} cannot be read", path.display()))?;
+    Settings::parse(&text, &rules::ids()).with_context(|| format!("settings: {}", path.display()))
 }

@@ -75,6 +75,21 @@ impl Question {
         Self { kinds: Some(kinds.to_vec()), ..self }
     }
 
+    /// Asks for all around a guest, without a network yet.
+    #[must_use]
+    pub fn about(namespace: &str, guest: &str) -> Self {
+        Self { namespace: namespace.to_owned(), guest: guest.to_owned(), ..Self::default() }
+    }
+
+    /// Asks for a network too: `nad` or `namespace/nad`.
+    #[must_use]
+    pub fn with_network(mut self, network_name: &str) -> Self {
+        let NadRef { namespace, name } = NadRef::parse(network_name, &self.namespace);
+        let network = (namespace.to_owned(), name.to_owned());
+        self.networks.insert(network);
+        self
+    }
+
     fn is_about(&self, kind: Kind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
@@ -168,8 +183,8 @@ pub enum Why {
         message: String,
     },
     /// There is no way to the API server, or none that is trusted.
-    #[error("the API server cannot be reached")]
-    Unreachable(#[source] Box<Error>),
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
     /// The answer is not what this kind of object looks like.
     #[error("cannot be understood: {0}")]
     Unreadable(String),
@@ -392,7 +407,7 @@ impl From<Failure> for Why {
         match failure {
             Failure::TimedOut(patience) => Self::TimedOut(patience),
             Failure::Failed(Error::Api(status)) => of_status(*status),
-            Failure::Failed(error) => Self::Unreachable(Box::new(error)),
+            Failure::Failed(error) => Self::Unreachable(root_cause(&error)),
         }
     }
 }
@@ -404,6 +419,12 @@ fn of_status(status: Status) -> Why {
         NOT_FOUND => Why::NoSuchKind,
         code => Why::Refused { code, message: status.message },
     }
+}
+
+/// The first cause of an error: what wraps it repeats it.
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }
 
 fn named(name: &str) -> ListParams {
