@@ -3,7 +3,7 @@
 //! What is written is what a [request by annotation](crate::requests) would write, and the verdict is the one that the
 //! webhook would give: both come from the same [`Reviewer`], which answers reviews that are made here in memory.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use json_patch::{Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
@@ -344,7 +344,7 @@ fn verdict_of(answer: &Answer) -> Result<Verdict, EditError> {
     })
 }
 
-fn unreadable(error: impl ToString) -> EditError {
+fn unreadable(error: impl Display) -> EditError {
     EditError::Unreadable(error.to_string())
 }
 

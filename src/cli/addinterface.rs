@@ -53,6 +53,6 @@ impl AddInterfaceArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
             self;
-        interface::run(&vm, &Wish::Add(NewNic { name, network_name, mac, is_sriov: sriov }), interface)
+        interface::run(&vm, &Wish::Add(NewNic { name, network_name, mac, is_sriov: sriov }), &interface)
     }
 }

@@ -101,13 +101,13 @@ enum Output {
 }
 
 /// Carries out a wish.
-pub(super) fn run(vm: &str, wish: &Wish, args: InterfaceArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(vm: &str, wish: &Wish, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = read_settings(args.settings.as_deref())?;
     let runtime = Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
         let talk = Talk::new(args.output.is_some());
-        Command { vm, wish, args: &args, settings, cluster, talk }.carry_out().await
+        Command { vm, wish, args, settings, cluster, talk }.carry_out().await
     })
 }
 
@@ -241,7 +241,7 @@ impl Command<'_> {
 
     /// Whether a migration that will be asked for is the user's to start: else nothing is changed at all.
     async fn may_go_on(&self, edit: &Edit) -> anyhow::Result<bool> {
-        let is_by_hand = edit.running == Fact::Known(()) && is_by_hand(&self.path(edit));
+        let is_by_hand = edit.running == Fact::Known(()) && is_by_hand(&path_of(edit));
         if !self.args.migrate || !is_by_hand || migration::may_start(&self.cluster).await != Some(false) {
             return Ok(true);
         }
@@ -250,16 +250,12 @@ impl Command<'_> {
         Ok(false)
     }
 
-    fn path(&self, edit: &Edit) -> Path {
-        stages::path(edit.is_sriov, &edit.outlook)
-    }
-
     fn tell_result(&self, edit: &Edit, vm: &Value) -> anyhow::Result<()> {
         let name = format!("virtualmachine.kubevirt.io/{}", self.vm);
         match self.args.output {
-            Some(Output::Json) => self.talk.result(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
-            Some(Output::Name) => self.talk.result(&format!("{name}\n"))?,
-            Some(Output::Yaml) => self.talk.result(&serde_saphyr::to_string(vm)?)?,
+            Some(Output::Json) => Talk::result(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
+            Some(Output::Name) => Talk::result(&format!("{name}\n"))?,
+            Some(Output::Yaml) => Talk::result(&serde_saphyr::to_string(vm)?)?,
             None => {
                 let verb = if edit.is_needed() { "patched" } else { "unchanged" };
                 let how = match self.args.dry_run {
@@ -285,10 +281,10 @@ impl Command<'_> {
         let is_new = edit.is_needed();
         match (&edit.running, self.wish) {
             (Fact::Absent, Wish::Add(_)) => {
-                self.talk.say(&format!("{vm:?} does not run: it has {nic:?} when it starts"))?
+                self.talk.say(&format!("{vm:?} does not run: it has {nic:?} when it starts"))?;
             }
             (Fact::Absent, Wish::Remove(_)) if is_new => {
-                self.talk.say(&format!("{vm:?} does not run: {nic:?} is gone"))?
+                self.talk.say(&format!("{vm:?} does not run: {nic:?} is gone"))?;
             }
             (Fact::Unknown, _) if is_new => {
                 self.talk.say(&format!("if {vm:?} runs, KubeVirt brings its guest to the same; that is not known"))?;
@@ -304,7 +300,7 @@ impl Command<'_> {
 
     async fn tell_path(&self, edit: &Edit) -> anyhow::Result<()> {
         let nic = self.wish.nic();
-        let path = self.path(edit);
+        let path = path_of(edit);
         let words = match path {
             Path::InPlace => format!("{nic:?} is attached at once: Multus' dynamic-networks controller is ready"),
             Path::Perhaps { ready, desired } => format!(
@@ -335,6 +331,10 @@ impl Command<'_> {
     async fn explain_absence(&self) -> anyhow::Error {
         absence::explain_absence(&self.cluster, self.vm, self.wish).await
     }
+}
+
+fn path_of(edit: &Edit) -> Path {
+    stages::path(edit.is_sriov, &edit.outlook)
 }
 
 /// Whether the NIC needs a migration that KubeVirt, as far as is known, does not start.

@@ -35,6 +35,6 @@ impl RemoveInterfaceArgs {
     /// Unplugs it.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, name, persist: _, interface } = self;
-        interface::run(&vm, &Wish::Remove(name), interface)
+        interface::run(&vm, &Wish::Remove(name), &interface)
     }
 }

@@ -361,13 +361,14 @@ impl<'c> Asker<'c> {
     async fn list(self, request: Prepared) -> Result<Vec<String>, Why> {
         #[derive(Deserialize)]
         struct List<'t> {
+            // `null` where a list of metadata is empty.
             #[serde(borrow, default)]
-            items: Vec<&'t RawValue>,
+            items: Option<Vec<&'t RawValue>>,
         }
 
         let text = self.text(request).await.map_err(Why::from)?;
         let List { items } = serde_json::from_str(&text).map_err(|error| Why::Unreadable(error.to_string()))?;
-        Ok(items.into_iter().map(|item| item.get().to_owned()).collect())
+        Ok(items.into_iter().flatten().map(|item| item.get().to_owned()).collect())
     }
 
     /// The body of an answer.
@@ -528,7 +529,8 @@ mod tests {
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
             NODES => list(json!([{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
-            "/api/v1/configmaps" | MIGRATIONS | NADS => list(json!([])),
+            "/api/v1/configmaps" => list(Value::Null),
+            MIGRATIONS | NADS => list(json!([])),
             _ => return absent(path),
         };
         (200, body)

@@ -85,3 +85,73 @@ async fn explain_nothing(cluster: &Cluster, name: &str) -> anyhow::Error {
     };
     anyhow::anyhow!("there is no VirtualMachine {name:?} in namespace {:?}{hint}", cluster.namespace)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::ready};
+
+    use hyper::{Request, Response, StatusCode};
+    use kube::{Client, client::Body};
+    use serde_json::Value;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::edit::NewNic;
+
+    /// What is said in a namespace that has a VMI or not, and VMs of these names, in a cluster of this version.
+    async fn said(version: &str, has_instance: bool, machines: &[&str], wish: &Wish) -> String {
+        let kubevirts = json!({"items": [{"metadata": {"name": "kubevirt", "namespace": "kubevirt"},
+            "status": {"observedKubeVirtVersion": version}}]});
+        let machines: Vec<Value> = machines.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+        let instance = if has_instance {
+            (200, json!({"metadata": {"name": "guest"}}))
+        } else {
+            (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}))
+        };
+        let service = service_fn(move |request: Request<Body>| {
+            let (code, body) = match request.uri().path().rsplit('/').next() {
+                Some("kubevirts") => (200, kubevirts.clone()),
+                Some("virtualmachines") => (200, json!({"metadata": {}, "items": machines})),
+                _ => instance.clone(),
+            };
+            let mut response = Response::new(Body::from(body.to_string().into_bytes()));
+            *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            ready(Ok::<_, Infallible>(response))
+        });
+        let cluster = Cluster { client: Client::new(service, "default"), namespace: "demo".to_owned() };
+        explain_absence(&cluster, "guest", wish).await.to_string()
+    }
+
+    fn add() -> Wish {
+        Wish::Add(NewNic { name: "blue".to_owned(), network_name: "net".to_owned(), ..NewNic::default() })
+    }
+
+    #[tokio::test]
+    async fn a_guest_without_a_vm_is_changed_by_request_up_to_1_0_and_never_after() {
+        let path = "/apis/subresources.kubevirt.io/v1/namespaces/demo/virtualmachineinstances/guest";
+        let old = said("v1.0.1", true, &[], &add()).await;
+        assert!(old.contains(&format!("{path}/addinterface -f -")), "{old}");
+        assert!(old.contains(r#"'{"name":"blue","networkAttachmentDefinitionName":"net"}'"#), "{old}");
+        let remove = said("v1.0.1", true, &[], &Wish::Remove("blue".to_owned())).await;
+        assert!(
+            remove.contains(&format!("'{{\"name\":\"blue\"}}' | kubectl replace --raw \\\n    {path}/remove")),
+            "{remove}"
+        );
+        let new = said("v1.1.0", true, &[], &add()).await;
+        assert!(new.contains("KubeVirt v1.1.0 lets nobody change"), "{new}");
+        let unknown = said("", true, &[], &add()).await;
+        assert!(unknown.contains("the version of this cluster is not known"), "{unknown}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_was_perhaps_meant_is_named() {
+        let head = "there is no VirtualMachine \"guest\" in namespace \"demo\"";
+        for (machines, end) in [
+            (&["gest", "other"][..], "; did you mean \"gest\"?"),
+            (&["other"], ""),
+            (&[], "; there is none at all, pass -n for another namespace"),
+        ] {
+            assert_eq!(said("v1.9.0", false, machines, &add()).await, format!("{head}{end}"));
+        }
+    }
+}

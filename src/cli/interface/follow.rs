@@ -30,6 +30,7 @@ use crate::{
         paint::{Colour, wrap},
     },
     cluster::{ask::root_cause, kind::Kind},
+    facts::Fact,
     stages::{self, Journey, Migration, Outlook, Progress, Scene, Stage, State, Way},
 };
 
@@ -51,8 +52,8 @@ pub(super) struct Follower<'f> {
 
 /// Something that a watch told.
 enum News {
-    Vm(Option<Value>),
-    Vmi(Option<Value>),
+    Vm(Fact<Value>),
+    Vmi(Fact<Value>),
     Pods(Event<Value>),
     Migrations(Event<Value>),
     Trouble(Watched, watcher::Error),
@@ -81,8 +82,8 @@ impl Watched {
 /// All that watches have told so far.
 #[derive(Default)]
 struct View {
-    vm: Option<Option<Value>>,
-    vmi: Option<Option<Value>>,
+    vm: Fact<Value>,
+    vmi: Fact<Value>,
     pods: Objects,
     migrations: Objects,
 }
@@ -129,13 +130,14 @@ impl Objects {
 impl View {
     fn is_complete(&self) -> bool {
         let lists = [&self.pods, &self.migrations];
-        self.vm.is_some() && self.vmi.is_some() && lists.iter().all(|list| list.are_known.is_some())
+        [&self.vm, &self.vmi].iter().all(|fact| **fact != Fact::Unknown)
+            && lists.iter().all(|list| list.are_known.is_some())
     }
 
     fn scene(&self) -> Scene<'_> {
         Scene {
-            vm: self.vm.as_ref().and_then(Option::as_ref),
-            vmi: self.vmi.as_ref().and_then(Option::as_ref),
+            vm: self.vm.known(),
+            vmi: self.vmi.known(),
             pods: self.pods.known(),
             migrations: self.migrations.known(),
         }
@@ -207,8 +209,8 @@ impl Follower<'_> {
     /// Notes what a watch told; an exit code where nothing can be followed any more.
     fn take(&self, view: &mut View, news: News, told: &mut Told) -> anyhow::Result<Option<ExitCode>> {
         match news {
-            News::Vm(vm) => view.vm = Some(vm),
-            News::Vmi(vmi) => view.vmi = Some(vmi),
+            News::Vm(vm) => view.vm = vm,
+            News::Vmi(vmi) => view.vmi = vmi,
             News::Pods(event) => view.pods.take(event),
             News::Migrations(event) => view.migrations.take(event),
             News::Trouble(watched, error) => return self.take_trouble(view, watched, &error, told),
@@ -310,12 +312,13 @@ fn one(
     api: Api<DynamicObject>,
     name: &str,
     watched: Watched,
-    news: fn(Option<Value>) -> News,
+    news: fn(Fact<Value>) -> News,
 ) -> BoxStream<'static, News> {
     let objects = watch_object(api, name).default_backoff();
     objects
         .map(move |object| match object {
-            Ok(object) => news(object.map(|object| value_of(&object))),
+            Ok(Some(object)) => news(Fact::Known(value_of(&object))),
+            Ok(None) => news(Fact::Absent),
             Err(error) => News::Trouble(watched, error),
         })
         .boxed()
@@ -356,12 +359,12 @@ fn value_of(object: &impl Serialize) -> Value {
 
 /// Whether the API server said that it will not tell, or does not know the kind.
 fn is_refused(error: &watcher::Error) -> bool {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status,
-        _ => return false,
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return false;
     };
     matches!(status.code, 401 | 403 | 404)
 }

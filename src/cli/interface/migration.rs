@@ -52,18 +52,13 @@ pub(super) async fn who_may(cluster: &Cluster) -> String {
 
 /// A name for the binding, and the flag of `kubectl create rolebinding`.
 fn of_user(name: &str) -> (String, String) {
-    match name.strip_prefix("system:serviceaccount:") {
-        Some(account) => {
-            let binding = account.rsplit(':').next().unwrap_or(account);
-            (format!("migrate-{binding}"), format!("--serviceaccount={account}"))
-        }
-        None => {
-            let is_plain =
-                |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.' | '@' | ':');
-            let quote = if name.chars().all(is_plain) { "" } else { "'" };
-            ("migrate".to_owned(), format!("--user={quote}{name}{quote}"))
-        }
+    if let Some(account) = name.strip_prefix("system:serviceaccount:") {
+        let binding = account.rsplit(':').next().unwrap_or(account);
+        return (format!("migrate-{binding}"), format!("--serviceaccount={account}"));
     }
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.' | '@' | ':');
+    let quote = if name.chars().all(is_plain) { "" } else { "'" };
+    ("migrate".to_owned(), format!("--user={quote}{name}{quote}"))
 }
 
 /// What the API server calls the user; it tells since Kubernetes 1.28.

@@ -1,7 +1,11 @@
 //! Where the commands speak: results on standard output, and what goes with them there or, where a program reads the
 //! output, on standard error.
 
-use std::io::{self, Write};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use crate::cli::paint::{Colour, Painter, wrap};
 
@@ -9,18 +13,21 @@ use crate::cli::paint::{Colour, Painter, wrap};
 pub(super) struct Talk {
     /// Whether standard output is for the object alone.
     is_reserved: bool,
-    for_talk: Painter,
-    for_faults: Painter,
+    /// What was complained of: when a change is made anew, nothing is said twice.
+    told: RefCell<BTreeSet<String>>,
+    speech: Painter,
+    complaints: Painter,
 }
 
 impl Talk {
     pub(super) fn new(is_reserved: bool) -> Self {
-        let for_faults = Painter::for_stderr();
-        Self { is_reserved, for_talk: if is_reserved { for_faults } else { Painter::for_stdout() }, for_faults }
+        let complaints = Painter::for_stderr();
+        let speech = if is_reserved { complaints } else { Painter::for_stdout() };
+        Self { is_reserved, told: RefCell::default(), speech, complaints }
     }
 
     /// The result itself, as it is.
-    pub(super) fn result(&self, text: &str) -> io::Result<()> {
+    pub(super) fn result(text: &str) -> io::Result<()> {
         let mut output = io::stdout().lock();
         output.write_all(text.as_bytes())?;
         output.flush()
@@ -39,7 +46,7 @@ impl Talk {
     /// A line of a table, already broken; of two colours the one that fits its meaning.
     pub(super) fn line(&self, colour: Option<Colour>, text: &str) -> io::Result<()> {
         match colour {
-            Some(colour) => self.write(&self.for_talk.paint(colour, text)),
+            Some(colour) => self.write(&self.speech.paint(colour, text)),
             None => self.write(text),
         }
     }
@@ -74,6 +81,9 @@ impl Talk {
     }
 
     fn complain(&self, colour: Colour, text: &str) -> io::Result<()> {
-        writeln!(io::stderr().lock(), "{}", self.for_faults.paint(colour, text))
+        if !self.told.borrow_mut().insert(text.to_owned()) {
+            return Ok(());
+        }
+        writeln!(io::stderr().lock(), "{}", self.complaints.paint(colour, text))
     }
 }
