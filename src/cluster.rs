@@ -1,13 +1,16 @@
 //! Where facts come from. It knows objects and no rule.
 
 pub mod ask;
+pub mod cache;
 pub mod files;
 pub mod kind;
 mod listing;
 mod macs;
 pub mod manifests;
+pub mod pending;
 mod projection;
 pub mod store;
+pub mod watch;
 
 /// Namespace and name.
 type Key = (String, String);

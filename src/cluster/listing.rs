@@ -51,16 +51,8 @@ impl<T> Listing<T> {
         match self.entry(namespace, name).map(|entry| &entry.state) {
             Some(State::Known(object)) => Fact::Known(object),
             Some(State::Absent) => Fact::Absent,
-            Some(State::Unreadable) => Fact::Unknown,
             None if self.is_complete => Fact::Absent,
-            None => Fact::Unknown,
-        }
-    }
-
-    /// Notes that an object was seen again in this round.
-    pub(super) fn mark(&self, namespace: &str, name: &str) {
-        if let Some(entry) = self.entry(namespace, name) {
-            entry.round.store(self.round, Ordering::Relaxed);
+            Some(State::Unreadable) | None => Fact::Unknown,
         }
     }
 
@@ -137,6 +129,12 @@ fn known<T>(entry: Entry<T>) -> Option<T> {
 pub(super) trait Roll {
     /// How many objects are in it.
     fn count(&self) -> usize;
+    /// Whether an object is known, or known not to be there.
+    fn knows(&self, namespace: &str, name: &str) -> bool;
+    /// Notes that an object was seen again in this round.
+    fn mark(&self, namespace: &str, name: &str);
+    /// Whether an object is there and cannot be read.
+    fn is_unreadable(&self, namespace: &str, name: &str) -> bool;
     /// Notes that an object is there and cannot be read.
     fn note_unreadable(&mut self, namespace: &str, name: &str);
     /// Notes that an object is not there.
@@ -156,6 +154,20 @@ pub(super) trait Roll {
 impl<T> Roll for Listing<T> {
     fn count(&self) -> usize {
         self.namespaces.values().map(HashMap::len).sum()
+    }
+
+    fn knows(&self, namespace: &str, name: &str) -> bool {
+        !matches!(self.get(namespace, name), Fact::Unknown)
+    }
+
+    fn mark(&self, namespace: &str, name: &str) {
+        if let Some(entry) = self.entry(namespace, name) {
+            entry.round.store(self.round, Ordering::Relaxed);
+        }
+    }
+
+    fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
+        self.entry(namespace, name).is_some_and(|entry| matches!(entry.state, State::Unreadable))
     }
 
     fn note_unreadable(&mut self, namespace: &str, name: &str) {

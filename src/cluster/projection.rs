@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        FieldError,
+        FieldError, Present,
         cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
         read_object,
         vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
@@ -56,7 +56,7 @@ pub(super) enum What {
     DaemonSet(Option<Daemon>),
     Instance(Box<ProjectedInstance>),
     KubeVirt(Box<KubeVirt>),
-    Machine(Machine, Vec<Place>),
+    Machine(Box<ProjectedMachine>),
     /// The guest that moves; `None` when the migration is over.
     Migration(Option<Arc<str>>),
     Nad(Nad),
@@ -71,8 +71,18 @@ pub(super) enum What {
 pub(super) struct ProjectedInstance {
     pub(super) instance: Instance,
     pub(super) places: Vec<Place>,
+    /// Whether an annotation asks for NICs to be mirrored into its VM.
+    pub(super) asks: bool,
     /// The whole object, where only the KubeVirt resource can tell what its devices are.
     pub(super) text: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct ProjectedMachine {
+    pub(super) machine: Machine,
+    pub(super) places: Vec<Place>,
+    /// Whether its status asks for NICs to be mirrored into its template.
+    pub(super) asks: bool,
 }
 
 /// The devices of the template that a guest was started from.
@@ -95,13 +105,22 @@ impl Projection {
         })
     }
 
+    /// The whole object, where only the KubeVirt resource can tell what its devices are.
+    pub(super) fn dependent_text(&self) -> Option<&str> {
+        match &self.what {
+            What::Instance(instance) => instance.text.as_deref(),
+            What::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
+            _ => None,
+        }
+    }
+
     pub(super) fn kind(&self) -> Kind {
         match self.what {
             What::ConfigMap(_) => Kind::ConfigMap,
             What::DaemonSet(_) => Kind::DaemonSet,
             What::Instance(_) => Kind::Instance,
             What::KubeVirt(_) => Kind::KubeVirt,
-            What::Machine(..) => Kind::Machine,
+            What::Machine(_) => Kind::Machine,
             What::Migration(_) => Kind::Migration,
             What::Nad(_) => Kind::Nad,
             What::Node(_) => Kind::Node,
@@ -136,8 +155,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         }
         Kind::Machine => {
             let vm: VirtualMachine = read_object(text)?;
-            let places = places_of(&vm.spec.template.spec, &vm.metadata.namespace);
-            Projection { key: own_key(&vm.metadata), what: What::Machine(Machine::from(&vm), places) }
+            Projection { key: own_key(&vm.metadata), what: What::Machine(Box::new(machine(&vm, text))) }
         }
         Kind::Migration => {
             let migration: Migration = read_object(text)?;
@@ -164,7 +182,33 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
 fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedInstance {
     let instance = Instance::of(vmi, vmi, kinds);
     let text = instance.boot.depends_on_kinds.then(|| text.into());
-    ProjectedInstance { instance, places: places_of(&vmi.spec, &vmi.metadata.namespace), text }
+    let annotations = vmi.metadata.annotations.as_ref();
+    ProjectedInstance {
+        instance,
+        places: places_of(&vmi.spec, &vmi.metadata.namespace),
+        asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
+        text,
+    }
+}
+
+fn machine(vm: &VirtualMachine, text: &str) -> ProjectedMachine {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Asking {
+        #[serde(deserialize_with = "crate::api::object")]
+        status: Requests,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Requests {
+        #[serde(deserialize_with = "crate::api::nullable")]
+        interface_requests: Vec<Present>,
+    }
+
+    // A view of its own: no rule asks for it, and what nobody can read asks for nothing.
+    let asks = read_object(text).is_ok_and(|Asking { status }| !status.interface_requests.is_empty());
+    let places = places_of(&vm.spec.template.spec, &vm.metadata.namespace);
+    ProjectedMachine { machine: Machine::from(vm), places, asks }
 }
 
 /// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the

@@ -10,7 +10,8 @@ use super::{
     kind::Kind,
     listing::{Listing, Roll},
     macs::{Holder, MacIndex},
-    projection::{ProjectedInstance, ProjectedRevision, Projection, What},
+    pending::{Asker, Pending},
+    projection::{ProjectedInstance, ProjectedMachine, ProjectedRevision, Projection, What},
 };
 use crate::{
     api::{network::NadRef, review::ObjectKind},
@@ -47,9 +48,17 @@ pub struct Store {
     revisions: Listing<Arc<Survey>>,
     /// Objects with devices that only the KubeVirt resource can tell the kind of: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
+    /// Told of each object that asks for NICs to be mirrored.
+    pending: Pending,
 }
 
 impl Store {
+    /// An empty store that tells which objects ask for NICs to be mirrored.
+    #[must_use]
+    pub fn telling(pending: Pending) -> Self {
+        Self { pending, ..Self::default() }
+    }
+
     /// A store that holds all there is: what is not inserted does not exist.
     #[must_use]
     pub fn of_a_whole_world() -> Self {
@@ -63,22 +72,22 @@ impl Store {
     /// From now on an object of the kind that is not in the store does not exist. Objects that were not seen since
     /// [`relist`](Self::relist) are taken out.
     pub fn know(&mut self, kind: Kind) {
-        for (namespace, name) in self.roll(kind).unseen() {
+        for (namespace, name) in self.unseen(kind) {
             self.remove(kind, &namespace, &name);
         }
-        self.roll(kind).set_complete(true);
+        self.roll_mut(kind).set_complete(true);
     }
 
     /// All objects of the kind are about to be seen anew. Until [`know`](Self::know) those that are there stay.
     pub fn relist(&mut self, kind: Kind) {
-        self.roll(kind).begin_round();
+        self.roll_mut(kind).begin_round();
     }
 
     /// From now on nobody may look at objects of the kind: those that are there are taken out, and unknown like all
     /// others.
     pub fn forget(&mut self, kind: Kind) {
-        self.roll(kind).set_complete(false);
-        for (namespace, name) in self.roll(kind).keys() {
+        self.make_incomplete(kind);
+        for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
     }
@@ -101,9 +110,9 @@ impl Store {
     /// # Errors
     /// As for [`insert`](Self::insert).
     pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
-        let projection =
-            Projection::read(kind, text, &self.kinds()).inspect_err(|error| self.note_unreadable(error))?;
-        self.put(projection);
+        let kinds = self.kinds();
+        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.note_unreadable(error))?;
+        self.put(projection, &kinds);
         Ok(())
     }
 
@@ -111,15 +120,19 @@ impl Store {
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         match kind {
-            Kind::Machine => self.macs.remove(&key, Holder::Machine),
+            Kind::Machine => {
+                self.macs.remove(&key, Holder::Machine);
+                self.pending.set(Asker::machine(namespace, name), false);
+            }
             Kind::Instance => {
                 self.macs.remove(&key, Holder::Instance);
+                self.pending.set(Asker::instance(namespace, name), false);
                 self.drop_revision_of(namespace, name);
             }
             Kind::Node => self.count_label(namespace, name, false),
             _ => {}
         }
-        self.roll(kind).remove(namespace, name);
+        self.roll_mut(kind).remove(namespace, name);
         self.dependent.remove(&(kind, key));
         if kind == Kind::KubeVirt {
             self.choose_kubevirt();
@@ -129,33 +142,64 @@ impl Store {
     /// Notes that an object was looked for by name and is not there.
     pub fn absent(&mut self, kind: Kind, namespace: &str, name: &str) {
         self.remove(kind, namespace, name);
-        self.roll(kind).note_absent(namespace, name);
+        self.roll_mut(kind).note_absent(namespace, name);
     }
 
     /// Notes an object that is there and cannot be read.
     pub(super) fn note_unreadable(&mut self, error: &ObjectError) {
         let ObjectError { kind, namespace, name, .. } = error;
         self.remove(*kind, namespace, name);
-        self.roll(*kind).note_unreadable(namespace, name);
+        self.roll_mut(*kind).note_unreadable(namespace, name);
+    }
+
+    /// Whether an object was there and could not be read when it was last seen; it then counts as seen.
+    pub(super) fn is_unreadable(&self, error: &ObjectError) -> bool {
+        let ObjectError { kind, namespace, name, .. } = error;
+        self.roll(*kind).mark(namespace, name);
+        self.roll(*kind).is_unreadable(namespace, name)
     }
 
     /// How many objects of the kind are in the store.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
+        self.roll(kind).count()
+    }
+
+    /// Whether an object is known, or known not to be there.
+    pub(super) fn knows(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        self.roll(kind).knows(namespace, name)
+    }
+
+    /// Objects that were not seen since [`relist`](Self::relist).
+    pub(super) fn unseen(&self, kind: Kind) -> Vec<Key> {
+        self.roll(kind).unseen()
+    }
+
+    /// All objects of the kind.
+    pub(super) fn keys(&self, kind: Kind) -> Vec<Key> {
+        self.roll(kind).keys()
+    }
+
+    /// From now on an object of the kind that is not in the store is unknown.
+    pub(super) fn make_incomplete(&mut self, kind: Kind) {
+        self.roll_mut(kind).set_complete(false);
+    }
+
+    fn roll(&self, kind: Kind) -> &dyn Roll {
         match kind {
-            Kind::ConfigMap => self.isolations.count(),
-            Kind::DaemonSet => self.daemons.count(),
-            Kind::Instance => self.instances.count(),
-            Kind::KubeVirt => self.kubevirts.count(),
-            Kind::Machine => self.machines.count(),
-            Kind::Migration => self.migrations.count(),
-            Kind::Nad => self.nads.count(),
-            Kind::Node => self.nodes.count(),
-            Kind::Revision => self.revisions.count(),
+            Kind::ConfigMap => &self.isolations,
+            Kind::DaemonSet => &self.daemons,
+            Kind::Instance => &self.instances,
+            Kind::KubeVirt => &self.kubevirts,
+            Kind::Machine => &self.machines,
+            Kind::Migration => &self.migrations,
+            Kind::Nad => &self.nads,
+            Kind::Node => &self.nodes,
+            Kind::Revision => &self.revisions,
         }
     }
 
-    fn roll(&mut self, kind: Kind) -> &mut dyn Roll {
+    fn roll_mut(&mut self, kind: Kind) -> &mut dyn Roll {
         match kind {
             Kind::ConfigMap => &mut self.isolations,
             Kind::DaemonSet => &mut self.daemons,
@@ -185,11 +229,13 @@ impl Store {
             What::Instance(new) => {
                 holds_arc(&self.instances, key, &new.instance)
                     && self.macs.places(key, Holder::Instance) == new.places
-                    && self.dependent.contains_key(&(Kind::Instance, key.clone())) == new.text.is_some()
+                    && self.asks(|| Asker::instance(namespace, name)) == new.asks
             }
             What::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
-            What::Machine(machine, places) => {
-                holds_arc(&self.machines, key, machine) && self.macs.places(key, Holder::Machine) == places
+            What::Machine(new) => {
+                holds_arc(&self.machines, key, &new.machine)
+                    && self.macs.places(key, Holder::Machine) == new.places
+                    && self.asks(|| Asker::machine(namespace, name)) == new.asks
             }
             What::Migration(Some(guest)) => holds(&self.migrations, key, guest),
             What::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
@@ -199,28 +245,24 @@ impl Store {
             What::Nothing(_) => return true,
         };
         if is_known {
-            self.mark(projection.kind(), namespace, name);
+            self.roll(projection.kind()).mark(namespace, name);
         }
         is_known
     }
 
-    fn mark(&self, kind: Kind, namespace: &str, name: &str) {
-        match kind {
-            Kind::ConfigMap => self.isolations.mark(namespace, name),
-            Kind::DaemonSet => self.daemons.mark(namespace, name),
-            Kind::Instance => self.instances.mark(namespace, name),
-            Kind::KubeVirt => self.kubevirts.mark(namespace, name),
-            Kind::Machine => self.machines.mark(namespace, name),
-            Kind::Migration => self.migrations.mark(namespace, name),
-            Kind::Nad => self.nads.mark(namespace, name),
-            Kind::Node => self.nodes.mark(namespace, name),
-            Kind::Revision => self.revisions.mark(namespace, name),
+    /// Takes an object in that was projected with `kinds`, which may be those of a moment ago.
+    pub(super) fn put(&mut self, projection: Projection, kinds: &KubeVirt) {
+        let kind = projection.kind();
+        if let Some(text) = projection.dependent_text()
+            && !self.kinds().names_the_same_devices(kinds)
+            && let Ok(anew) = Projection::read(kind, text, &self.kinds())
+        {
+            return self.put_current(kind, anew);
         }
+        self.put_current(kind, projection);
     }
 
-    /// Takes an object in that was projected with the [`kinds`](Self::kinds) of this store.
-    pub(super) fn put(&mut self, projection: Projection) {
-        let kind = projection.kind();
+    fn put_current(&mut self, kind: Kind, projection: Projection) {
         let Projection { key, what } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
         match what {
@@ -231,9 +273,11 @@ impl Store {
                 self.kubevirts.insert(namespace, name, Arc::new(*kubevirt));
                 self.choose_kubevirt();
             }
-            What::Machine(machine, places) => {
+            What::Machine(new) => {
+                let ProjectedMachine { machine, places, asks } = *new;
                 self.macs.replace(&key, Holder::Machine, places);
                 self.machines.insert(namespace, name, Arc::new(machine));
+                self.pending.set(Asker::machine(namespace, name), asks);
             }
             What::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
             What::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
@@ -250,7 +294,7 @@ impl Store {
     }
 
     fn put_instance(&mut self, key: &Key, new: ProjectedInstance) {
-        let ProjectedInstance { instance, places, text } = new;
+        let ProjectedInstance { instance, places, asks, text } = new;
         let before = self.instances.get(&key.0, &key.1);
         if before.known().is_some_and(|before| before.boot.revision != instance.boot.revision) {
             self.drop_revision_of(&key.0, &key.1);
@@ -258,6 +302,12 @@ impl Store {
         self.macs.replace(key, Holder::Instance, places);
         self.instances.insert(&key.0, &key.1, Arc::new(instance));
         self.depend(Kind::Instance, key, text);
+        self.pending.set(Asker::instance(&key.0, &key.1), asks);
+    }
+
+    /// Whether an object asks for NICs to be mirrored.
+    fn asks(&self, asker: impl FnOnce() -> Asker) -> bool {
+        !self.pending.is_empty() && self.pending.is_asking(&asker())
     }
 
     fn put_revision(&mut self, key: &Key, new: ProjectedRevision) {
@@ -298,7 +348,7 @@ impl Store {
         for ((kind, _), text) in self.dependent.clone() {
             // It could be read before, and nothing in it has changed.
             if let Ok(projection) = Projection::read(kind, &text, &now) {
-                self.put(projection);
+                self.put_current(kind, projection);
             }
         }
     }
@@ -384,7 +434,7 @@ impl Store {
         nads
     }
 
-    fn look_for_nad(&self, name: NadRef) -> Lookup {
+    pub(super) fn look_for_nad(&self, name: NadRef) -> Lookup {
         let nad = shared(self.nads.get(name.namespace, name.name));
         let instead = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
         Lookup { nad, instead }
@@ -641,7 +691,7 @@ mod tests {
         let other = object("kubevirt.io/v1", Kind::Instance, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
         let projection = Projection::read(Kind::Instance, &other.to_string(), &store.kinds()).unwrap();
         assert!(!store.holds(&projection));
-        store.put(projection);
+        store.put(projection, &store.kinds());
         assert!(store.instance("demo", "c").known().is_some(), "nobody has said yet that it is gone");
         store.know(Kind::Instance);
         assert_eq!(store.instance("demo", "c"), Fact::Absent);
