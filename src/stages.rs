@@ -104,6 +104,8 @@ pub struct Scene<'s> {
     pub pods: Option<&'s [Value]>,
     /// Migrations of the namespace; `None` when nobody may look.
     pub migrations: Option<&'s [Value]>,
+    /// The name of the migration that was started for this NIC, if one was.
+    pub started: Option<&'s str>,
 }
 
 /// What is known of the cluster before the NIC starts.
@@ -237,7 +239,8 @@ impl<'s> Sight<'s> {
         let last = evidence.iter().rposition(|(_, seen)| seen.is_some());
         let count = last.map_or(1, |last| last + 1);
         let passed = evidence.iter().take(count);
-        let passed = passed.map(|(stage, seen)| (*stage, seen.clone().unwrap_or_default())).collect();
+        let passed = passed.map(|(stage, seen)| (*stage, seen.clone().unwrap_or_else(|| "passed, unseen".to_owned())));
+        let passed = passed.collect();
         let migration = self.migration(vmi, count);
         let state = match evidence.get(count) {
             None => State::Done,
@@ -271,6 +274,10 @@ impl<'s> Sight<'s> {
         let reason = match stage {
             Stage::Template | Stage::Status => Cow::default(),
             Stage::Spec => self.reason_of_spec(vmi),
+            Stage::Annotation | Stage::Multus if self.has_migrated() => {
+                format!("KubeVirt to note it; migration {:?} has succeeded", self.scene.started.unwrap_or_default())
+                    .into()
+            }
             Stage::Annotation if migration == Migration::NotNeeded => match self.pod() {
                 Some(pod) => format!("KubeVirt to ask Multus for it on pod {:?}", name_of(pod)).into(),
                 None if self.scene.pods.is_none() => "KubeVirt to ask Multus for it; pods may not be read".into(),
@@ -399,6 +406,9 @@ impl<'s> Sight<'s> {
         if self.active_migration().is_some() {
             return Migration::Running;
         }
+        if self.has_migrated() {
+            return Migration::NotNeeded;
+        }
         let is_required = match condition(vmi, "MigrationRequired") {
             Some((status, _)) => status == "True",
             // Before 1.6 nothing tells: a NIC that nothing can attach in place needs one.
@@ -422,6 +432,17 @@ impl<'s> Sight<'s> {
                 && !matches!(text(migration, "/status/phase"), "Succeeded" | "Failed")
         };
         self.scene.migrations?.iter().find(is_active)
+    }
+
+    /// Whether the migration that was started for this NIC has come to a good end.
+    fn has_migrated(self) -> bool {
+        let started = self
+            .scene
+            .migrations
+            .into_iter()
+            .flatten()
+            .filter(|migration| self.scene.started == Some(name_of(migration)));
+        started.into_iter().any(|migration| text(migration, "/status/phase") == "Succeeded")
     }
 
     /// The NIC in the VMI's status.
@@ -580,6 +601,7 @@ mod tests {
         vmi: Value,
         pods: Option<Vec<Value>>,
         migrations: Option<Vec<Value>>,
+        started: Option<&'static str>,
         outlook: Outlook,
         way: Way,
     }
@@ -627,6 +649,7 @@ mod tests {
                     "status": {"phase": "Running", "nodeName": "node-a"}}),
                 pods: Some(vec![pod("launcher", "node-a", &[])]),
                 migrations: Some(Vec::new()),
+                started: None,
                 outlook: Outlook {
                     in_place: Fact::Known(InPlace::Yes),
                     kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])),
@@ -697,6 +720,7 @@ mod tests {
                 vmi: Some(&self.vmi).filter(|vmi| !vmi.is_null()),
                 pods: self.pods.as_deref(),
                 migrations: self.migrations.as_deref(),
+                started: self.started,
             };
             look(&journey, &scene, &self.outlook)
         }
@@ -829,6 +853,10 @@ mod tests {
         let mut failed = required().migrations(&["Failed"]);
         failed.vmi["status"]["migrationState"] = json!({"failed": true, "failureReason": "no room"});
         failed.waits(3, Stage::Multus, "by itself; the last one failed (no room)", Migration::ByItself);
+        let mut ours = required().migrations(&["Succeeded"]);
+        ours.started = Some("m");
+        ours.waits(3, Stage::Multus, "KubeVirt to note it; migration \"m\" has succeeded", Migration::NotNeeded);
+        required().migrations(&["Succeeded"]).waits(3, Stage::Multus, "by itself", Migration::ByItself);
         let mut other = required().migrations(&["Running"]);
         other.migrations.as_mut().unwrap()[0]["spec"]["vmiName"] = json!("other");
         other.waits(3, Stage::Multus, "by itself", Migration::ByItself);
@@ -919,7 +947,13 @@ mod tests {
         for odd in [json!(null), json!([]), json!({"spec": 5, "status": {"interfaces": {"a": 1}, "conditions": "x"}})] {
             let journey = Journey { guest: "vm".to_owned(), nic: "blue".to_owned(), way: Way::In };
             let odds = [odd.clone()];
-            let scene = Scene { vm: Some(&odd), vmi: Some(&odd), pods: Some(&odds), migrations: Some(&odds) };
+            let scene = Scene {
+                vm: Some(&odd),
+                vmi: Some(&odd),
+                pods: Some(&odds),
+                migrations: Some(&odds),
+                started: Some("m"),
+            };
             assert!(matches!(look(&journey, &scene, &Outlook::default()).state, State::Over(_)));
             let out = Journey { way: Way::Out, ..journey };
             assert_eq!(look(&out, &scene, &Outlook::default()).state, State::Done);

@@ -17,8 +17,10 @@ use crate::{
 /// not sent. The exit status is 1 when it is refused, or when --wait ends before the NIC has arrived.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  nicplug addinterface vm-fedora --network-attachment-definition-name new-fancy-net --name dyniface1
-  nicplug addinterface vm-fedora --network-attachment-definition-name infra/vlan7 --name vlan7 --wait=2m")]
+  nicplug addinterface vm-fedora --name dyniface1 \\
+    --network-attachment-definition-name new-fancy-net
+  nicplug addinterface vm-fedora --name vlan7 --wait=2m \\
+    --network-attachment-definition-name infra/vlan7")]
 pub(super) struct AddInterfaceArgs {
     /// The VirtualMachine.
     #[arg(value_name = "VM")]

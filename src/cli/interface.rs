@@ -8,7 +8,7 @@ mod write;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use kube::{
     Api,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        ask::{Gap, Question, ask},
+        ask::{Gap, Question, Why, ask, is_name},
         kind::Kind,
     },
     edit::{self, Edit, EditError, Wish},
@@ -106,6 +106,9 @@ pub(super) fn run(vm: &str, wish: &Wish, args: &InterfaceArgs) -> anyhow::Result
     let runtime = Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
+        for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
+            ensure!(is_name(name), "{name:?} is no name of a {what}");
+        }
         let talk = Talk::new(args.output.is_some());
         Command { vm, wish, args, settings, cluster, talk }.carry_out().await
     })
@@ -223,9 +226,7 @@ impl Command<'_> {
 
     fn tell_verdict(&self, edit: &Edit, gaps: &[Gap]) -> anyhow::Result<()> {
         if edit.is_needed() {
-            for gap in gaps {
-                self.talk.note(&format!("not known: {gap}"))?;
-            }
+            self.tell_gaps(gaps)?;
         }
         for warning in &edit.verdict.warnings {
             self.talk.warn(warning)?;
@@ -235,6 +236,20 @@ impl Command<'_> {
             [] => {}
             [cause] => self.talk.fault(&format!("{head} {cause}"))?,
             causes => self.talk.faults(&head, causes)?,
+        }
+        Ok(())
+    }
+
+    /// Says what is not known. Most users may read a part of the cluster only: all that is on one line.
+    fn tell_gaps(&self, gaps: &[Gap]) -> anyhow::Result<()> {
+        let (forbidden, others): (Vec<&Gap>, Vec<&Gap>) =
+            gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
+        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.what.to_string()).collect();
+        if !forbidden.is_empty() {
+            self.talk.note(&format!("not known, as you may not read them: {}", forbidden.join(", ")))?;
+        }
+        for gap in others {
+            self.talk.note(&format!("not known: {gap}"))?;
         }
         Ok(())
     }
@@ -252,6 +267,7 @@ impl Command<'_> {
 
     fn tell_result(&self, edit: &Edit, vm: &Value) -> anyhow::Result<()> {
         let name = format!("virtualmachine.kubevirt.io/{}", self.vm);
+        let vm = &without_managers(vm);
         match self.args.output {
             Some(Output::Json) => Talk::result(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
             Some(Output::Name) => Talk::result(&format!("{name}\n"))?,
@@ -331,6 +347,15 @@ impl Command<'_> {
     async fn explain_absence(&self) -> anyhow::Error {
         absence::explain_absence(&self.cluster, self.vm, self.wish).await
     }
+}
+
+/// The object as kubectl prints it: without the long list of who manages which field.
+fn without_managers(vm: &Value) -> Value {
+    let mut vm = vm.clone();
+    if let Some(metadata) = vm.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    vm
 }
 
 fn path_of(edit: &Edit) -> Path {

@@ -451,8 +451,9 @@ fn node(text: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}).to_string()
 }
 
-/// Whether an object, or a namespace, can have this name.
-fn is_name(text: &str) -> bool {
+/// Whether an object, or a namespace, can have this name. What cannot must not become part of a path.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let bytes = text.as_bytes();

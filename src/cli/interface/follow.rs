@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Resource, ResourceExt,
     api::DynamicObject,
+    core::Status,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watch_object, watcher},
@@ -134,12 +135,13 @@ impl View {
             && lists.iter().all(|list| list.are_known.is_some())
     }
 
-    fn scene(&self) -> Scene<'_> {
+    fn scene<'v>(&'v self, told: &'v Told) -> Scene<'v> {
         Scene {
             vm: self.vm.known(),
             vmi: self.vmi.known(),
             pods: self.pods.known(),
             migrations: self.migrations.known(),
+            started: told.migration.as_deref(),
         }
     }
 
@@ -175,9 +177,12 @@ impl Follower<'_> {
             if !view.is_complete() {
                 continue;
             }
-            let progress = stages::look(&self.journey, &view.scene(), self.outlook);
+            if let Some(end) = self.end_of_migration(&view, &told)? {
+                return Ok(end);
+            }
+            let progress = stages::look(&self.journey, &view.scene(&told), self.outlook);
             self.tell(&progress, &mut told)?;
-            if let Some(end) = self.end_of(&progress, &view, &told)? {
+            if let Some(end) = self.end_of(&progress)? {
                 return Ok(end);
             }
             if self.migrates && progress.migration == Migration::ByHand && told.migration.is_none() {
@@ -227,7 +232,8 @@ impl Follower<'_> {
         error: &watcher::Error,
         told: &mut Told,
     ) -> anyhow::Result<Option<ExitCode>> {
-        let is_refused = is_refused(error);
+        // What the API server will not tell, or a kind that it does not have.
+        let is_refused = status_of(error).is_some_and(|status| matches!(status.code, 401 | 403 | 404));
         let objects = match watched {
             Watched::Vm | Watched::Vmi => None,
             Watched::Pods => Some(&mut view.pods),
@@ -236,11 +242,11 @@ impl Follower<'_> {
         if let Some(objects) = objects.filter(|objects| is_refused || objects.are_known.is_none()) {
             objects.are_known = Some(false);
         } else if is_refused {
-            self.talk.fault(&format!("the NIC cannot be followed: {}", root_cause(error)))?;
+            self.talk.fault(&format!("the NIC cannot be followed: {}", words_of(error)))?;
             return Ok(Some(ExitCode::FAILURE));
         }
         if told.troubles.insert(watched) {
-            self.talk.note(&format!("{} cannot be watched: {}", watched.as_str(), root_cause(error)))?;
+            self.talk.note(&format!("{} cannot be watched: {}", watched.as_str(), words_of(error)))?;
         }
         Ok(None)
     }
@@ -261,20 +267,24 @@ impl Follower<'_> {
     }
 
     /// The exit code, if the NIC is where it wanted to be, or will never be.
-    fn end_of(&self, progress: &Progress, view: &View, told: &Told) -> anyhow::Result<Option<ExitCode>> {
+    fn end_of(&self, progress: &Progress) -> anyhow::Result<Option<ExitCode>> {
         let nic = &self.journey.nic;
         match &progress.state {
             State::Done => {
                 let end = if self.journey.way == Way::In { "has arrived" } else { "is gone" };
                 self.talk.say(&format!("{nic:?} {end}"))?;
-                return Ok(Some(ExitCode::SUCCESS));
+                Ok(Some(ExitCode::SUCCESS))
             }
             State::Over(because) => {
                 self.talk.fault(&format!("{nic:?} goes no further: {because}"))?;
-                return Ok(Some(ExitCode::FAILURE));
+                Ok(Some(ExitCode::FAILURE))
             }
-            State::Waits { .. } => {}
+            State::Waits { .. } => Ok(None),
         }
+    }
+
+    /// The exit code, if the migration that was started here has failed.
+    fn end_of_migration(&self, view: &View, told: &Told) -> anyhow::Result<Option<ExitCode>> {
         let migration = told.migration.as_deref().and_then(|name| view.migration(name));
         let Some(migration) = migration.filter(|migration| text(migration, "/status/phase") == "Failed") else {
             return Ok(None);
@@ -357,16 +367,19 @@ fn value_of(object: &impl Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// Whether the API server said that it will not tell, or does not know the kind.
-fn is_refused(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
-    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-    | watcher::Error::WatchFailed(kube::Error::Api(status))
-    | watcher::Error::WatchError(status)) = error
-    else {
-        return false;
-    };
-    matches!(status.code, 401 | 403 | 404)
+/// What the API server said, if it said something.
+fn status_of(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+fn words_of(error: &watcher::Error) -> String {
+    status_of(error).map_or_else(|| root_cause(error), |status| status.message.clone())
 }
 
 /// A line of the table: time since the start, a mark, the stage and what is to be said of it.
