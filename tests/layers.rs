@@ -31,6 +31,8 @@ const MAP: &[Room] = &[
         &["api", "kubevirt", "pci", "change", "facts", "settings", "reservation", "requests", "patch"],
     ),
     Room::pure("admission", EVERYTHING_ABOVE),
+    Room::pure("stages", &["kubevirt", "facts"]),
+    Room::pure("edit", EVERYTHING_ABOVE),
     Room::open("cluster", &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist"]),
     Room::open("telemetry", &[]),
     Room::open("certificates", &[]),

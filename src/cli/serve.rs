@@ -190,7 +190,7 @@ async fn until(told: oneshot::Receiver<()>) {
 
 /// A duration of the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl FromStr for Span {
     type Err = String;
