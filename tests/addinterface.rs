@@ -584,6 +584,7 @@ async fn each_stage_is_a_line_when_it_comes() {
     for line in ended.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
     }
+    assert_documented(&ended.stdout);
 
     let remove = [&REMOVE[..], &["--wait"]].concat();
     let mut running = Running::start(scene.program(IN_PLACE, &remove));
@@ -594,6 +595,21 @@ async fn each_stage_is_a_line_when_it_comes() {
     scene.kubevirt.report_nics(VM, &[("default", "domain")]).await;
     running.says(&["✓ status"]).await;
     running.end().await.ends(0, &["\"dyniface1\" is gone"], &[]);
+}
+
+/// The page shows what is printed, line by line; only times differ.
+#[track_caller]
+fn assert_documented(printed: &str) {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/addinterface.md")).unwrap();
+    let (_, after) = page.split_once("--name dyniface1 --wait\n").unwrap();
+    let (shown, _) = after.split_once("```").unwrap();
+    assert!(shown.lines().count() > 10, "{shown}");
+    // `   0.1s `, or as many blanks.
+    let without_time = |line: &str| line.chars().skip(8).collect::<String>();
+    let printed: Vec<String> = printed.lines().map(without_time).collect();
+    for line in shown.lines().map(without_time) {
+        assert!(printed.contains(&line), "{line:?} is not printed any more: {printed:#?}");
+    }
 }
 
 #[tokio::test]
