@@ -17,6 +17,11 @@ lint:
 test *flags:
     cargo test --locked {{ flags }}
 
+# Builds the API server that some tests run on (needs Go, and minutes the first time): tests/apiserver/README.md.
+apiserver:
+    @test -z "$(gofmt -l tests/apiserver | tee /dev/stderr)"
+    bash tests/apiserver/build.sh target/apiserver/apiserver
+
 # Builds the documentation; a warning, such as a dead link, is an error.
 docs:
     RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
