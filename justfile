@@ -49,6 +49,25 @@ fuzz seconds="60":
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
     cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
+# Holds the chart to Helm's own engine, to its schema and to the code, and renders it into target/chart (needs Python).
+chart: chart-tools
+    target/tools/chart/bin/python -m unittest discover --start-directory tests/chart
+    target/tools/chart/bin/python tests/chart/chart.py render
+
+# Writes what is made from the chart: the table of its values, the rules in its schema, deploy/install.yaml.
+chart-write: chart-tools
+    target/tools/chart/bin/python tests/chart/chart.py write
+
+# Installs what the chart is tested with into target/tools/chart, once.
+chart-tools:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! cmp --silent tests/chart/requirements.txt target/tools/chart/requirements.txt; then
+        python3 -m venv --clear target/tools/chart
+        target/tools/chart/bin/pip install --quiet --disable-pip-version-check --requirement tests/chart/requirements.txt
+        cp tests/chart/requirements.txt target/tools/chart/
+    fi
+
 # Measures the pure path: one body in, one answer out.
 bench *flags:
     cargo bench --locked --bench review -- {{ flags }}

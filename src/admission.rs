@@ -115,6 +115,10 @@ impl Reviewer {
                 let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
                 respond(request, &verdict, None, outcome)
             }
+            // The API server drops a patch of a status that reaches beyond it, and tells nobody.
+            Endpoint::Mutate if change.requests.is_some() => {
+                respond(request, &Verdict::default(), None, Outcome::Allowed)
+            }
             Endpoint::Mutate => match self.repairs(&change) {
                 repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Outcome::Allowed),
                 repairs => respond(request, &Verdict::default(), Some(&patch::patch(repairs)), Outcome::Patched),

@@ -1,12 +1,15 @@
 //! Where facts come from. It knows objects and no rule.
 
 pub mod ask;
+pub mod backoff;
 pub mod cache;
 pub mod files;
 pub mod kind;
+pub mod lease;
 mod listing;
 mod macs;
 pub mod manifests;
+pub mod mirror;
 pub mod pending;
 mod projection;
 pub mod store;

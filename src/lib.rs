@@ -29,15 +29,21 @@ pub mod reservation;
 
 pub mod requests;
 
+pub mod patch;
+
+pub mod persist;
+
 pub mod rules;
 
 pub mod verdict;
 
-pub mod patch;
-
 pub mod mutations;
 
 pub mod admission;
+
+pub mod stages;
+
+pub mod edit;
 
 pub mod cluster;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     Part, Present, Text,
     guest::{Amount, GuestSpec},
+    network::{Bindings, Interface, Multus, Network},
     nullable, object, objects, optional_object,
 };
 
@@ -21,6 +22,9 @@ pub struct VirtualMachine<'a> {
     /// `spec`.
     #[serde(borrow, deserialize_with = "object")]
     pub spec: VirtualMachineSpec<'a>,
+    /// `status`.
+    #[serde(borrow, deserialize_with = "object")]
+    pub status: VirtualMachineStatus<'a>,
 }
 
 impl VirtualMachine<'_> {
@@ -42,6 +46,67 @@ pub struct VirtualMachineSpec<'a> {
     pub instancetype: Option<Present>,
     /// `preference`: machine type, NIC model and disk bus may come from there.
     pub preference: Option<Present>,
+}
+
+/// `status` of a VirtualMachine.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VirtualMachineStatus<'a> {
+    /// `interfaceRequests[]`: what KubeVirt up to 1.0 was asked to add or remove. The API of later versions has no such
+    /// field, and their schema prunes it.
+    #[serde(borrow, deserialize_with = "objects")]
+    pub interface_requests: Vec<InterfaceRequest<'a>>,
+}
+
+/// `status.interfaceRequests[]`: one of its two fields is set.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct InterfaceRequest<'a> {
+    /// `addInterfaceOptions`.
+    #[serde(borrow, deserialize_with = "optional_object")]
+    pub add_interface_options: Option<AddInterface<'a>>,
+    /// `removeInterfaceOptions`.
+    #[serde(borrow, deserialize_with = "optional_object")]
+    pub remove_interface_options: Option<RemoveInterface<'a>>,
+}
+
+/// `addInterfaceOptions`, as the NIC that KubeVirt makes of it: `bridge: {}` on a multus network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AddInterface<'a> {
+    /// Its interface, of the name that is asked for.
+    pub interface: Interface<'a>,
+    /// Its network: `multus.networkName` is the `networkAttachmentDefinitionName`.
+    pub network: Network<'a>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for AddInterface<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Options<'a> {
+            #[serde(borrow, deserialize_with = "nullable")]
+            name: Text<'a>,
+            #[serde(borrow, deserialize_with = "nullable")]
+            network_attachment_definition_name: Text<'a>,
+        }
+
+        let Options { name, network_attachment_definition_name: network_name } = Options::deserialize(deserializer)?;
+        let bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
+        let multus = Some(Multus { network_name, default: false });
+        Ok(Self {
+            interface: Interface { name: name.clone(), bindings, ..Interface::default() },
+            network: Network { name, multus, ..Network::default() },
+        })
+    }
+}
+
+/// `removeInterfaceOptions`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default)]
+pub struct RemoveInterface<'a> {
+    /// `name`: of the NIC.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub name: Text<'a>,
 }
 
 /// `spec.template`.

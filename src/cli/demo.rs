@@ -106,7 +106,7 @@ async fn play_step(
     let mutated = client.post("/mutate", &review).await.with_context(explain)?;
     let patch = story::apply_patch(&mut review, &mutated).with_context(explain)?;
     let verdict = client.post("/validate", &review).await.with_context(explain)?;
-    tell(&printer.verdict(&verdict, patch.as_ref()))?;
+    tell(&printer.verdict(step, &verdict, patch.as_ref()))?;
     let is_allowed = verdict.pointer("/response/allowed").and_then(Value::as_bool) == Some(true);
     let found = match (is_allowed, &patch) {
         (false, _) => Expect::Denied,

@@ -1,5 +1,6 @@
 //! `nicplug serve`: the webhook.
 
+mod persist;
 mod source;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
@@ -12,7 +13,10 @@ use tokio::{
     sync::oneshot,
 };
 
-use self::source::{Source, SourceArgs};
+use self::{
+    persist::PersistArgs,
+    source::{Source, SourceArgs},
+};
 use super::facts::SettingsArgs;
 use crate::{
     admission::Reviewer,
@@ -55,6 +59,8 @@ pub(super) struct ServeArgs {
 
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    persist: PersistArgs,
 
     /// Largest body of a request; a larger one gets 413.
     #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
@@ -114,10 +120,20 @@ impl ServeArgs {
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
-            let Source { facts, watches } = self.source.open().await?;
+            let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             config.watches = watches;
             let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
+            let shutdown = async {
+                shutdown.await;
+                // Another replica may lead before the last request here is answered.
+                if let Some(persisting) = &mut persisting {
+                    persisting.end();
+                }
+            };
             server.run_until(shutdown, hurry).await;
+            if let Some(persisting) = persisting {
+                persisting.ended().await;
+            }
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -174,7 +190,7 @@ async fn until(told: oneshot::Receiver<()>) {
 
 /// A duration of the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl FromStr for Span {
     type Err = String;
@@ -278,8 +294,10 @@ mod tests {
             let name = arg.get_long().unwrap();
             let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let names_a_thing =
-                matches!(name, "client-ca" | "context" | "facts" | "kubeconfig" | "settings" | "tls-cert" | "tls-key");
+            let names_a_thing = matches!(
+                name,
+                "client-ca" | "context" | "facts" | "kubeconfig" | "lease-namespace" | "settings" | "tls-cert" | "tls-key"
+            );
             assert_eq!(arg.get_default_values().is_empty(), names_a_thing, "--{name}");
         }
     }

@@ -85,6 +85,21 @@ impl Question {
         Self { kinds: Some(kinds.to_vec()), ..self }
     }
 
+    /// Asks for all around a guest, without a network yet.
+    #[must_use]
+    pub fn about(namespace: &str, guest: &str) -> Self {
+        Self { namespace: namespace.to_owned(), guest: guest.to_owned(), ..Self::default() }
+    }
+
+    /// Asks for a network too: `nad` or `namespace/nad`.
+    #[must_use]
+    pub fn with_network(mut self, network_name: &str) -> Self {
+        let NadRef { namespace, name } = NadRef::parse(network_name, &self.namespace);
+        let network = (namespace.to_owned(), name.to_owned());
+        self.networks.insert(network);
+        self
+    }
+
     fn is_about(&self, kind: Kind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
@@ -178,8 +193,8 @@ pub enum Why {
         message: String,
     },
     /// There is no way to the API server, or none that is trusted.
-    #[error("the API server cannot be reached")]
-    Unreachable(#[source] Box<Error>),
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
     /// The answer is not what this kind of object looks like.
     #[error("cannot be understood: {0}")]
     Unreadable(String),
@@ -360,13 +375,14 @@ impl<'c> Asker<'c> {
     async fn list(self, request: Prepared) -> Result<Vec<String>, Why> {
         #[derive(Deserialize)]
         struct List<'t> {
+            // `null` where a list of metadata is empty.
             #[serde(borrow, default)]
-            items: Vec<&'t RawValue>,
+            items: Option<Vec<&'t RawValue>>,
         }
 
         let text = self.text(request).await.map_err(Why::from)?;
         let List { items } = serde_json::from_str(&text).map_err(|error| Why::Unreadable(error.to_string()))?;
-        Ok(items.into_iter().map(|item| item.get().to_owned()).collect())
+        Ok(items.into_iter().flatten().map(|item| item.get().to_owned()).collect())
     }
 
     /// The body of an answer.
@@ -406,7 +422,7 @@ impl From<Failure> for Why {
         match failure {
             Failure::TimedOut(patience) => Self::TimedOut(patience),
             Failure::Failed(Error::Api(status)) => of_status(*status),
-            Failure::Failed(error) => Self::Unreachable(Box::new(error)),
+            Failure::Failed(error) => Self::Unreachable(root_cause(&error)),
         }
     }
 }
@@ -418,6 +434,12 @@ fn of_status(status: Status) -> Why {
         NOT_FOUND => Why::NoSuchKind,
         code => Why::Refused { code, message: status.message },
     }
+}
+
+/// The first cause of an error: what wraps it repeats it.
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }
 
 fn named(name: &str) -> ListParams {
@@ -443,8 +465,9 @@ fn node(text: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}).to_string()
 }
 
-/// Whether an object, or a namespace, can have this name.
-fn is_name(text: &str) -> bool {
+/// Whether an object, or a namespace, can have this name. What cannot must not become part of a path.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let bytes = text.as_bytes();
@@ -521,7 +544,8 @@ mod tests {
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
             NODES => list(json!([{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
-            "/api/v1/configmaps" | MIGRATIONS | NADS => list(json!([])),
+            "/api/v1/configmaps" => list(Value::Null),
+            MIGRATIONS | NADS => list(json!([])),
             _ => return absent(path),
         };
         (200, body)

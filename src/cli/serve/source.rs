@@ -9,6 +9,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use super::persist::{PersistArgs, Persisting};
 use crate::{
     cli::facts,
     cluster::{
@@ -40,22 +41,34 @@ pub(super) struct SourceArgs {
     context: Option<String>,
 }
 
-/// Facts, and the watches that keep them if there are any.
+/// Facts, and what is done in the cluster that they come from, if they come from one.
 pub(super) struct Source {
     pub(super) facts: Arc<dyn FactSource>,
+    /// What keeps them.
     pub(super) watches: Option<Watches>,
+    /// The mirroring of NICs, unless it is switched off.
+    pub(super) persisting: Option<Persisting>,
+}
+
+impl Source {
+    fn without_cluster(facts: Arc<dyn FactSource>) -> Self {
+        Self { facts, watches: None, persisting: None }
+    }
 }
 
 impl SourceArgs {
-    /// Reads the files, or begins to watch the cluster; needs a runtime.
-    pub(super) async fn open(&self) -> anyhow::Result<Source> {
+    /// Reads the files, or begins to watch the cluster and to mirror NICs in it; needs a runtime.
+    pub(super) async fn open(&self, persist: &PersistArgs) -> anyhow::Result<Source> {
         match &self.facts {
-            Some(path) if path.as_os_str() == "none" => Ok(Source { facts: Arc::new(NoFacts), watches: None }),
-            Some(path) => Ok(Source { facts: facts::load(path)?, watches: None }),
+            Some(path) if path.as_os_str() == "none" => Ok(Source::without_cluster(Arc::new(NoFacts))),
+            Some(path) => Ok(Source::without_cluster(facts::load(path)?)),
             None => {
-                let watches = Watches::start(&self.client().await?, Pending::default(), &Tuning::default());
+                let client = self.client().await?;
+                let pending = Pending::default();
+                let watches = Watches::start(&client, pending.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
-                Ok(Source { facts, watches: Some(watches) })
+                let persisting = persist.start(&client, pending)?;
+                Ok(Source { facts, watches: Some(watches), persisting })
             }
         }
     }
