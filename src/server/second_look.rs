@@ -304,12 +304,12 @@ mod tests {
     }
 
     /// A cluster in which the VM runs on a known KubeVirt.
-    fn running(path: &str) -> Reply {
+    fn running(path: &str) -> (u16, Value) {
         match path {
-            VMI => Some((200, vmi())),
-            "/apis/kubevirt.io/v1/kubevirts" => Some((200, json!({"metadata": {}, "items": [kubevirt()]}))),
-            path if path.ends_with('s') => Some((200, json!({"metadata": {}, "items": []}))),
-            _ => Some((404, Value::Null)),
+            VMI => (200, vmi()),
+            "/apis/kubevirt.io/v1/kubevirts" => (200, json!({"metadata": {}, "items": [kubevirt()]})),
+            path if path.ends_with('s') => (200, json!({"metadata": {}, "items": []})),
+            _ => (404, Value::Null),
         }
     }
 
@@ -333,7 +333,7 @@ mod tests {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
         let (second, _) = cluster(|path| match path {
             NAD => Some((200, object("NetworkAttachmentDefinition", "net"))),
-            path => running(path),
+            path => Some(running(path)),
         });
         let body = body(&["old", "new"], &json!({}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
@@ -345,7 +345,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_network_that_is_not_there_is_denied_after_one_question() {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
-        let (second, asked) = cluster(running);
+        let (second, asked) = cluster(|path| Some(running(path)));
         let body = body(&["old", "new"], &json!({}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
         assert_eq!((text(&first), upshots(&second)), (text(&last), [1, 0, 0]));
@@ -377,7 +377,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_no_fact_could_change_is_not_asked_about() {
-        let (second, asked) = cluster(running);
+        let (second, asked) = cluster(|path| Some(running(path)));
         let twice = body(&["old", "new", "new"], &json!({}));
         let reviewer = reviewer(&[kubevirt(), vmi(), object("NetworkAttachmentDefinition", "net")]);
         for (endpoint, body) in [(Endpoint::Validate, twice), (Endpoint::Mutate, body(&["old"], &json!({})))] {
@@ -389,7 +389,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_guest_that_has_just_been_started_loses_a_nic_by_unplugging() {
-        let (second, _) = cluster(running);
+        let (second, _) = cluster(|path| Some(running(path)));
         let reviewer = reviewer(&[kubevirt()]);
         let body = body(&["old"], &json!({"nicplug.io/remove-interfaces": "old"}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Mutate, &body).await;
@@ -408,7 +408,7 @@ mod tests {
             let (second, _) = cluster(move |path| match path {
                 NAD => Some((200, nad.clone())),
                 OTHER if is_there => Some((200, vm("other", &["with-mac"], &json!({})))),
-                path => running(path),
+                path => Some(running(path)),
             });
             let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
             assert!(first.outcome == Outcome::Denied && text(&first).contains("NP113"), "{}", text(&first));
