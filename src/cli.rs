@@ -1,6 +1,7 @@
 //! The commands.
 
 mod addinterface;
+mod certificates;
 mod certs;
 mod cluster;
 mod demo;

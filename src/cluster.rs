@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod backoff;
 pub mod cache;
+pub mod certificates;
 pub mod files;
 pub mod kind;
 pub mod lease;

@@ -45,9 +45,9 @@ pub mod stages;
 
 pub mod edit;
 
-pub mod cluster;
-
 pub mod certificates;
+
+pub mod cluster;
 
 pub mod telemetry;
 

@@ -48,7 +48,7 @@ use self::{
     metrics::Metrics,
     probe::{Probe, Proof},
     second_look::SecondLook,
-    tls::{ClientAuthorities, Pair, TlsError},
+    tls::{ClientAuthorities, Shown, TlsError},
 };
 pub use self::{
     counts::Counts,
@@ -66,8 +66,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` are, in plain HTTP; `None` for no such listener.
     pub health_listen: Option<SocketAddr>,
-    /// The certificate to show.
-    pub pair: Pair,
+    /// The certificate to show; a clone of it can replace the pair while the server runs.
+    pub certificate: Shown,
     /// When given, a client has to show a certificate signed by one of these.
     pub client_authorities: Option<ClientAuthorities>,
     /// Bounds of connections and requests.
@@ -102,9 +102,9 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, pair, client_authorities, limits, drain, watches } = config;
-        let probe = Probe::new(pair.certificate(), client_authorities.is_some());
-        let tls = tls::server_config(pair, client_authorities)?;
+        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches } = config;
+        let probe = Probe::new(certificate.clone(), client_authorities.is_some());
+        let tls = tls::server_config(certificate, client_authorities)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
             Some(wanted) => Some(listen(wanted).await?),

@@ -43,7 +43,9 @@ impl fmt::Display for LogFormat {
 /// # Errors
 /// The filter cannot be read, or something else receives the log lines already.
 pub fn init(format: LogFormat, wanted: &str) -> Result<(), TelemetryError> {
-    let filter = if wanted.contains("kube_client") { wanted.to_owned() } else { format!("{wanted},kube_client=off") };
+    let client = if wanted.contains("kube_client") { "" } else { "kube_client=off," };
+    // Of an answer that it cannot read kube logs the whole text as a warning, and that may be a Secret.
+    let filter = format!("{wanted},{client}kube_client::client=error");
     let filter =
         EnvFilter::builder().parse(&filter).map_err(|source| TelemetryError::Filter(wanted.to_owned(), source))?;
     let lines = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_writer(std::io::stderr);

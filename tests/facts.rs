@@ -403,7 +403,7 @@ impl Replica {
         let config = ServerConfig {
             listen: any_port,
             health_listen: Some(any_port),
-            pair: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap(),
+            certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into(),
             client_authorities: None,
             limits: Limits::default(),
             drain: Drain::default(),

@@ -58,7 +58,7 @@ async fn play(once: bool) -> anyhow::Result<()> {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         health_listen: None,
-        pair: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?,
+        certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?.into(),
         client_authorities: None,
         limits: Limits::default(),
         drain: Drain::default(),

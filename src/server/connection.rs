@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
     pin::pin,
@@ -112,11 +113,12 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
     if let Some(suppressed) = common.failed_handshakes.pass() {
         let advice = match alert {
             rustls::Error::AlertReceived(_) => {
-                "the client refused our certificate: caBundle has to hold the authority of --tls-cert, for this host"
+                "the client refused our certificate: caBundle has to hold its authority, and it this host"
             }
             rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_) => {
                 "the client has to show a certificate that --client-ca signed"
             }
+            rustls::Error::General(_) => "there is no certificate to show yet: /readyz?verbose says why",
             _ => "the client speaks no TLS that we speak (1.2 and 1.3)",
         };
         tracing::warn!(%peer, %error, suppressed, "TLS handshake failed: {advice}");
@@ -125,7 +127,7 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 
 /// Answers requests, one after the other.
 async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let pulse = Arc::new(Pulse::new(&common.limits));
+    let pulse = Arc::new(Pulse::new(&common.limits, random()));
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
     let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
     let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
@@ -168,6 +170,11 @@ async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: o
     .await;
 }
 
+/// The seeds of hash maps are random enough to keep connections apart.
+fn random() -> u32 {
+    u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or(0)
+}
+
 /// The requests of one connection.
 struct Dialogue {
     common: Arc<Common>,
@@ -176,14 +183,14 @@ struct Dialogue {
 
 impl Dialogue {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        self.pulse.begin_request();
+        let is_last = self.pulse.begin_request();
         let answer = self.common.router.call(request);
         let (common, pulse) = (Arc::clone(&self.common), Arc::clone(&self.pulse));
         async move {
             let mut response = answer.await?;
             // A handler closes the connection for one reason: there is more of the body to come.
             let unread = response.headers().contains_key(CONNECTION);
-            if !unread && common.draining.load(Ordering::Relaxed) {
+            if !unread && (is_last || common.draining.load(Ordering::Relaxed)) {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
             pulse.begin_response(unread);

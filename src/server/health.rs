@@ -227,10 +227,10 @@ mod tests {
         webhook.pass();
         assert!(!readiness.is_ready());
         assert_eq!(readiness.report(), "[+]webhook ok\n[-]facts failed: not read yet\nnot ready\n");
-        facts.pass();
+        facts.pass_with("1 kind is old");
         assert!(readiness.is_ready());
         webhook.fail("shutting down");
-        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok\nnot ready\n");
+        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok: 1 kind is old\nnot ready\n");
     }
 
     #[test]

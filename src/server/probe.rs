@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::provider;
+use super::tls::{Shown, provider};
 
 /// More than it can take on a machine that is of any use.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks a server that shows a certificate which is known.
 #[derive(Clone)]
 pub(super) struct Probe {
-    certificate: Option<CertificateDer<'static>>,
+    shown: Shown,
     /// Whether the server wants a certificate of its clients, which there is none of here.
     has_client_authorities: bool,
 }
@@ -39,8 +39,8 @@ pub(super) enum Proof {
 }
 
 impl Probe {
-    pub(super) fn new(certificate: Option<CertificateDer<'static>>, has_client_authorities: bool) -> Self {
-        Self { certificate, has_client_authorities }
+    pub(super) fn new(shown: Shown, has_client_authorities: bool) -> Self {
+        Self { shown, has_client_authorities }
     }
 
     /// Asks the server that listens on an address.
@@ -68,7 +68,7 @@ impl Probe {
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let certificate = self.certificate.clone().ok_or_else(|| io::Error::other("there is no certificate"))?;
+        let certificate = self.shown.certificate().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
         let builder = builder.map_err(io::Error::other)?.dangerous();

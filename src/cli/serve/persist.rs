@@ -7,9 +7,8 @@ use clap::{Args, ValueEnum};
 use kube::Client;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::Span;
+use super::{Span, identity};
 use crate::cluster::{
-    backoff::random,
     lease::{Candidate, Timings},
     mirror::{Mirror, Progress},
     pending::Pending,
@@ -122,14 +121,6 @@ impl Persisting {
     }
 }
 
-/// Who this replica is: its pod or machine, and a random end, since a name may be used again.
-fn identity() -> String {
-    let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(|key| env::var(key).ok().filter(|name| !name.is_empty()));
-    // An event names its reporter in 128 characters at most.
-    let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
-    format!("{name}_{:016x}", random())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -163,10 +154,5 @@ mod tests {
         ] {
             assert!(timings(flags).unwrap_err().starts_with(flag), "{flags:?}");
         }
-    }
-
-    #[test]
-    fn no_two_replicas_have_one_name() {
-        assert_ne!(identity(), identity());
     }
 }

@@ -25,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a server knows the cluster by.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Facts")]
-pub(super) struct SourceArgs {
+pub(in crate::cli) struct SourceArgs {
     /// What is known instead of the cluster: its objects in YAML or JSON, a file or a folder, as `nicplug review` reads
     /// them; or `none`, and then rules that need to know warn instead of denying. Without it the cluster itself is
     /// watched: that of the pod, else that of the kubeconfig.
@@ -73,10 +73,10 @@ impl SourceArgs {
         }
     }
 
-    async fn client(&self) -> anyhow::Result<Client> {
+    /// A client of the cluster.
+    pub(in crate::cli) async fn client(&self) -> anyhow::Result<Client> {
         let mut config = self.config().await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        tracing::info!(cluster = %config.cluster_url, "watching the cluster");
         Client::try_from(config).context("the cluster's configuration cannot be used")
     }
 
