@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     let tls = make_certificate(&work)?;
     let mut floor = Command::new(bins.join("examples/floor"));
     let mut nicplug = Command::new(bins.join("nicplug"));
-    nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]);
+    nicplug.args(["serve", "--facts", "none", "--health-listen", &free_address()?.to_string()]);
     let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
 
     print(&format!(

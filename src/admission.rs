@@ -1,10 +1,13 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
+mod doubt;
+
 use std::sync::Arc;
 
 use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
+pub use self::doubt::{Doubt, Grounds};
 use crate::{
     api::review::{
         self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,
@@ -127,8 +130,7 @@ impl Reviewer {
         if endpoint == Endpoint::Mutate {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         }
-        let facts = self.facts.facts_for_migration(start);
-        let verdict = verdict::weigh_migration(&rules::judge_migration(start, &facts, &self.settings), &self.settings);
+        let verdict = review_migration(start, &self.facts.facts_for_migration(start), &self.settings);
         let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
         respond(request, &verdict, None, outcome)
     }
@@ -155,6 +157,10 @@ impl Reviewer {
 #[must_use]
 pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     verdict::weigh(&rules::judge(&Case { change, facts, settings }), change, settings)
+}
+
+fn review_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
+    verdict::weigh_migration(&rules::judge_migration(start, facts, settings), settings)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {

@@ -41,6 +41,10 @@ pub mod mutations;
 
 pub mod admission;
 
+pub mod stages;
+
+pub mod edit;
+
 pub mod certificates;
 
 pub mod cluster;

@@ -381,7 +381,8 @@ pub(crate) fn plug_of(nic: &Nic) -> Plug {
     Plug::of(interface.value, Some(network.value))
 }
 
-fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
+/// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.
+pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
     match (settings.attachment.dynamic_networks, attachment) {
         (DynamicNetworks::Yes, _) => Fact::Known(InPlace::Yes),
         (DynamicNetworks::No, _) | (DynamicNetworks::Auto, Fact::Absent) => Fact::Known(InPlace::No),

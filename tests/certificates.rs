@@ -118,6 +118,7 @@ impl Replica {
             client_authorities: None,
             limits: Limits::default(),
             drain: Drain::default(),
+            watches: None,
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());

@@ -37,6 +37,7 @@ async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
         client_authorities: None,
         limits: limits.clone(),
         drain: Drain::default(),
+        watches: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
     let (address, counts) = (server.local_addr(), server.counts().clone());

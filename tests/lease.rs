@@ -18,7 +18,10 @@ use cluster_support::{
     apiserver::{self, ApiServer},
 };
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
 use nicplug::cluster::lease::{Candidate, Timings};
 use tokio::{
     sync::{oneshot, watch},
@@ -147,7 +150,7 @@ async fn a_leader_that_is_robbed_stops_and_takes_it_back_when_it_may() {
     a.wait(true).await;
     let leases: Api<Lease> = Api::namespaced(api.admin(), &namespace);
     let thief = serde_json::json!({"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 1}});
-    leases.patch(NAME, &Default::default(), &kube::api::Patch::Merge(thief)).await.unwrap();
+    leases.patch(NAME, &PatchParams::default(), &Patch::Merge(thief)).await.unwrap();
     a.wait(false).await;
     a.wait(true).await;
     assert_eq!(holder(api, &namespace).await, "a");

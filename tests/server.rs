@@ -235,6 +235,7 @@ impl Replica {
             client_authorities: None,
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },
+            watches: None,
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();

@@ -11,14 +11,13 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use futures_util::{Stream, stream};
-use kube::Client;
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use super::serve::Span;
+use super::serve::{Span, identity, source::SourceArgs};
 use crate::{
     certificates::{Host, renewal::Plan},
     cluster::{
@@ -155,14 +154,14 @@ impl Source {
     }
 
     /// Keeps it in the background; `check` hears how things stand.
-    pub(super) async fn keep(self, check: Check) -> anyhow::Result<Keeping> {
+    pub(super) async fn keep(self, check: Check, cluster: &SourceArgs) -> anyhow::Result<Keeping> {
         match self {
             Self::Files { keeper, poll } => {
                 tokio::spawn(keeper.keep(check, SystemTime::now, every(poll)));
                 Ok(Keeping { leading: None })
             }
             Self::Own { places, plan, shown } => {
-                let client = Client::try_default().await.context("--cert-source self needs a cluster")?;
+                let client = cluster.client().await.context("--cert-source self needs a cluster")?;
                 let candidate =
                     Candidate::new(client.clone(), &places.namespace, &places.secret, &identity(), Timings::default());
                 let keeper = Arc::new(Keeper::new(client, places, plan, SystemTime::now));
@@ -199,13 +198,6 @@ impl Keeping {
             let _ = leading.await;
         }
     }
-}
-
-/// Who this replica is among the others: the name of its pod, which no other has at the same time, and a number, since
-/// outside of a cluster several may run on one machine.
-fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "nicplug".to_owned());
-    format!("{host}_{:016x}", crate::cluster::backoff::random())
 }
 
 /// Ticks, the first one after a period. Those that nobody waited for are left out.

@@ -62,6 +62,7 @@ async fn play(once: bool) -> anyhow::Result<()> {
         client_authorities: None,
         limits: Limits::default(),
         drain: Drain::default(),
+        watches: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();

@@ -40,6 +40,8 @@ pub struct Question {
     guest: String,
     /// Namespace and name of each NetworkAttachmentDefinition.
     networks: BTreeSet<(String, String)>,
+    /// Namespace and name of each further guest.
+    guests: BTreeSet<(String, String)>,
     /// `None` for all kinds.
     kinds: Option<Vec<Kind>>,
 }
@@ -59,6 +61,7 @@ impl Question {
             namespace: subject.namespace.to_owned(),
             guest: subject.name.to_owned(),
             networks: networks.collect(),
+            guests: BTreeSet::new(),
             kinds: None,
         }
     }
@@ -69,10 +72,32 @@ impl Question {
         Self { namespace: start.namespace.to_owned(), guest: start.vmi_name.to_owned(), ..Self::default() }
     }
 
+    /// Asks for another guest, too: whether it has a MAC address still that it was seen to have.
+    #[must_use]
+    pub fn and_guest(mut self, namespace: &str, name: &str) -> Self {
+        self.guests.insert((namespace.to_owned(), name.to_owned()));
+        self
+    }
+
     /// Asks for objects of these kinds alone; all else stays unknown.
     #[must_use]
     pub fn only(self, kinds: &[Kind]) -> Self {
         Self { kinds: Some(kinds.to_vec()), ..self }
+    }
+
+    /// Asks for all around a guest, without a network yet.
+    #[must_use]
+    pub fn about(namespace: &str, guest: &str) -> Self {
+        Self { namespace: namespace.to_owned(), guest: guest.to_owned(), ..Self::default() }
+    }
+
+    /// Asks for a network too: `nad` or `namespace/nad`.
+    #[must_use]
+    pub fn with_network(mut self, network_name: &str) -> Self {
+        let NadRef { namespace, name } = NadRef::parse(network_name, &self.namespace);
+        let network = (namespace.to_owned(), name.to_owned());
+        self.networks.insert(network);
+        self
     }
 
     fn is_about(&self, kind: Kind) -> bool {
@@ -168,8 +193,8 @@ pub enum Why {
         message: String,
     },
     /// There is no way to the API server, or none that is trusted.
-    #[error("the API server cannot be reached")]
-    Unreachable(#[source] Box<Error>),
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
     /// The answer is not what this kind of object looks like.
     #[error("cannot be understood: {0}")]
     Unreadable(String),
@@ -264,6 +289,10 @@ impl<'c> Asker<'c> {
             let migrations = Target::all(Kind::Migration, namespace);
             reads.push((Kind::Migration, self.all(migrations, ListParams::default())));
         }
+        for (namespace, name) in &question.guests {
+            let one = |kind| self.one(Target::one(kind, namespace, name)).map(|piece| vec![piece]).boxed();
+            reads.extend([Kind::Machine, Kind::Instance].map(|kind| (kind, one(kind))));
+        }
         for (namespace, name) in networks {
             reads.push((Kind::Nad, self.network(Target::one(Kind::Nad, namespace, name)).boxed()));
         }
@@ -346,13 +375,14 @@ impl<'c> Asker<'c> {
     async fn list(self, request: Prepared) -> Result<Vec<String>, Why> {
         #[derive(Deserialize)]
         struct List<'t> {
+            // `null` where a list of metadata is empty.
             #[serde(borrow, default)]
-            items: Vec<&'t RawValue>,
+            items: Option<Vec<&'t RawValue>>,
         }
 
         let text = self.text(request).await.map_err(Why::from)?;
         let List { items } = serde_json::from_str(&text).map_err(|error| Why::Unreadable(error.to_string()))?;
-        Ok(items.into_iter().map(|item| item.get().to_owned()).collect())
+        Ok(items.into_iter().flatten().map(|item| item.get().to_owned()).collect())
     }
 
     /// The body of an answer.
@@ -392,7 +422,7 @@ impl From<Failure> for Why {
         match failure {
             Failure::TimedOut(patience) => Self::TimedOut(patience),
             Failure::Failed(Error::Api(status)) => of_status(*status),
-            Failure::Failed(error) => Self::Unreachable(Box::new(error)),
+            Failure::Failed(error) => Self::Unreachable(root_cause(&error)),
         }
     }
 }
@@ -404,6 +434,12 @@ fn of_status(status: Status) -> Why {
         NOT_FOUND => Why::NoSuchKind,
         code => Why::Refused { code, message: status.message },
     }
+}
+
+/// The first cause of an error: what wraps it repeats it.
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }
 
 fn named(name: &str) -> ListParams {
@@ -429,8 +465,9 @@ fn node(text: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}).to_string()
 }
 
-/// Whether an object, or a namespace, can have this name.
-fn is_name(text: &str) -> bool {
+/// Whether an object, or a namespace, can have this name. What cannot must not become part of a path.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let bytes = text.as_bytes();
@@ -507,7 +544,8 @@ mod tests {
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
             NODES => list(json!([{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
                 "metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
-            "/api/v1/configmaps" | MIGRATIONS | NADS => list(json!([])),
+            "/api/v1/configmaps" => list(Value::Null),
+            MIGRATIONS | NADS => list(json!([])),
             _ => return absent(path),
         };
         (200, body)

@@ -21,6 +21,9 @@ use crate::{
 /// How many objects are taken out at a time: a request waits for these at most.
 const AT_A_TIME: usize = 256;
 
+/// How many ControllerRevisions may be waited for.
+const REVISIONS_AT_MOST: usize = 64;
+
 /// A store that many may read, and a few may write.
 #[derive(Debug)]
 pub struct Cache {
@@ -31,19 +34,21 @@ pub struct Cache {
 
 /// What an object did to the store.
 #[derive(Debug)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Nothing: it comes to what was known.
     Unchanged,
     /// It is known now, or known otherwise.
     Changed,
-    /// It cannot be read, and could be read before, or was not there.
+    /// It cannot be read, though it could be before, or is new.
     Unreadable(ObjectError),
 }
 
 impl Cache {
-    /// A cache over a store, and the names of ControllerRevisions that requests will ask for.
-    pub(super) fn new(store: Store, wanted_revisions: mpsc::Sender<Key>) -> Self {
-        Self { store: RwLock::new(store), wanted_revisions }
+    /// A cache over a store, and where it tells the namespaces and names of ControllerRevisions that requests need.
+    #[must_use]
+    pub fn new(store: Store) -> (Self, mpsc::Receiver<(String, String)>) {
+        let (wanted_revisions, wanted) = mpsc::channel(REVISIONS_AT_MOST);
+        (Self { store: RwLock::new(store), wanted_revisions }, wanted)
     }
 
     /// What is known, for as long as the guard lives.
@@ -57,7 +62,7 @@ impl Cache {
     }
 
     /// Takes in an object from its JSON text.
-    pub(super) fn apply(&self, kind: Kind, text: &str) -> Effect {
+    pub fn apply(&self, kind: Kind, text: &str) -> Effect {
         let kinds = self.read().kinds();
         match Projection::read(kind, text, &kinds) {
             Ok(projection) if self.read().holds(&projection) => Effect::Unchanged,

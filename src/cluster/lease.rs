@@ -197,7 +197,7 @@ impl Candidate {
         let farewell = async {
             let Some(lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
             if self.election.see(Some(&lease), Instant::now()) == Turn::Renew {
-                let record = self.election.farewell(&lease, Timestamp::now());
+                let record = election::farewell(&lease, Timestamp::now());
                 self.leases.replace(&self.name, &PostParams::default(), &record).await?;
                 tracing::info!(lease = self.name, "gave the lease back");
             }

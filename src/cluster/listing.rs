@@ -51,9 +51,8 @@ impl<T> Listing<T> {
         match self.entry(namespace, name).map(|entry| &entry.state) {
             Some(State::Known(object)) => Fact::Known(object),
             Some(State::Absent) => Fact::Absent,
-            Some(State::Unreadable) => Fact::Unknown,
             None if self.is_complete => Fact::Absent,
-            None => Fact::Unknown,
+            Some(State::Unreadable) | None => Fact::Unknown,
         }
     }
 

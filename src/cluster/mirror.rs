@@ -67,7 +67,7 @@ impl Mirror {
             let due = agenda.next_due();
             let begin = tokio::select! {
                 Some((asker, told, outcome)) = visits.next(), if !visits.is_empty() => {
-                    self.close(&mut agenda, asker, told, outcome)
+                    self.close(&mut agenda, asker, told, &outcome)
                 }
                 () = until(due.as_ref().map(|(at, _)| *at)), if has_room => due.map(|(_, asker)| asker),
                 asker = self.pending.next(), if has_room => agenda.is_free(&asker).then_some(asker),
@@ -85,11 +85,11 @@ impl Mirror {
     }
 
     /// Notes what came of a visit; gives the object back if it changed meanwhile.
-    fn close(&self, agenda: &mut Agenda, asker: Asker, told: BTreeSet<String>, outcome: Outcome) -> Option<Asker> {
-        if let Outcome::Away(why) = &outcome {
+    fn close(&self, agenda: &mut Agenda, asker: Asker, told: BTreeSet<String>, outcome: &Outcome) -> Option<Asker> {
+        if let Outcome::Away(why) = outcome {
             tracing::warn!(?asker, why, "the API server cannot be reached; it is tried again");
         }
-        let has_changed = agenda.end(&asker, told, &outcome, Instant::now());
+        let has_changed = agenda.end(&asker, told, outcome, Instant::now());
         if !matches!(outcome, Outcome::Settled | Outcome::Failed) {
             self.progress.add_retried();
         }

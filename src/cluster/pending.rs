@@ -101,7 +101,8 @@ impl Pending {
     /// Makes all that ask fresh again, for who begins to look at them: what another has looked at may not be done.
     pub fn renew(&self) {
         let mut keys = self.keys();
-        keys.fresh = keys.asking.clone();
+        let Keys { asking, fresh } = &mut *keys;
+        fresh.clone_from(asking);
         drop(keys);
         self.shared.news.notify_one();
     }

@@ -12,7 +12,7 @@ mod backoff;
 mod source;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::{
@@ -50,9 +50,6 @@ pub const KINDS: [Kind; 8] = [
     Kind::Node,
 ];
 
-/// How many ControllerRevisions may be waited for.
-const REVISIONS_AT_MOST: usize = 64;
-
 /// The times and sizes of watches.
 #[derive(Clone, Debug)]
 pub struct Tuning {
@@ -87,8 +84,8 @@ impl Default for Tuning {
 }
 
 /// The watches of a cluster. They end with this value.
-#[derive(Debug)]
 pub struct Watches {
+    client: Client,
     cache: Arc<Cache>,
     status: Status,
     _tasks: JoinSet<()>,
@@ -98,8 +95,8 @@ impl Watches {
     /// Begins to watch. `pending` is told of each object that asks for NICs to be mirrored.
     #[must_use]
     pub fn start(client: &Client, pending: Pending, tuning: &Tuning) -> Self {
-        let (wanted, wanted_revisions) = mpsc::channel(REVISIONS_AT_MOST);
-        let cache = Arc::new(Cache::new(Store::telling(pending), wanted));
+        let (cache, wanted_revisions) = Cache::new(Store::telling(pending));
+        let cache = Arc::new(cache);
         let status = Status::default();
         let mut tasks = JoinSet::new();
         for record in status.records() {
@@ -108,7 +105,13 @@ impl Watches {
             tasks.spawn(Watch { source, record, cache, tuning: tuning.clone() }.run());
         }
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
-        Self { cache, status, _tasks: tasks }
+        Self { client: client.clone(), cache, status, _tasks: tasks }
+    }
+
+    /// What the cluster is spoken to with.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The facts.
@@ -121,6 +124,12 @@ impl Watches {
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
+    }
+}
+
+impl fmt::Debug for Watches {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Watches").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
@@ -400,7 +409,7 @@ mod tests {
         fn new() -> Self {
             let server = Server::default();
             let tuning = Tuning { page: 2, ..Tuning::default() };
-            let cache = Arc::new(Cache::new(Store::default(), mpsc::channel(1).0));
+            let cache = Arc::new(Cache::new(Store::default()).0);
             let record = Arc::clone(Status::default().of(KIND).unwrap());
             let source = Source::new(server.client(), KIND, &tuning);
             let watch = Watch { source, record: Arc::clone(&record), cache: Arc::clone(&cache), tuning };
@@ -544,7 +553,7 @@ mod tests {
         assert_eq!(scene.nad("a"), Fact::Unknown);
         scene.server.now_answers(200, list(9, "", &[nad("a", 1)]));
         let _wire = scene.server.watch();
-        scene.wait(Duration::from_secs(60)).await;
+        scene.wait(Duration::from_mins(1)).await;
         assert_eq!((scene.nad("a"), scene.nad("b"), scene.state()), (Fact::Known(()), Fact::Absent, "synced"));
     }
 
@@ -561,11 +570,11 @@ mod tests {
             drop(wire);
             scene.wait(Duration::from_secs(10)).await;
             assert_eq!((scene.nad("a"), scene.state()), (Fact::Known(()), "stale"), "an API server that just starts");
-            scene.wait(Duration::from_secs(60)).await;
+            scene.wait(Duration::from_mins(1)).await;
             assert_eq!((scene.nad("a"), scene.state()), (Fact::Unknown, state));
             scene.server.now_answers(200, list(20, "", &[nad("b", 15)]));
             let _wire = scene.server.watch();
-            scene.wait(Duration::from_secs(60)).await;
+            scene.wait(Duration::from_mins(1)).await;
             assert_eq!((scene.nad("a"), scene.nad("b"), scene.state()), (Fact::Absent, Fact::Known(()), "synced"));
         }
     }
@@ -638,7 +647,7 @@ mod tests {
     async fn revisions_are_fetched_when_a_request_has_wanted_them() {
         let server = Server::default();
         let (wants, wanted) = mpsc::channel(8);
-        let cache = Arc::new(Cache::new(Store::default(), mpsc::channel(1).0));
+        let cache = Arc::new(Cache::new(Store::default()).0);
         let mut task = fetch_revisions(server.client(), Arc::clone(&cache), wanted, Tuning::default()).boxed();
         let key = |name: &str| ("demo".to_owned(), name.to_owned());
         server

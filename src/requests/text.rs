@@ -144,6 +144,14 @@ pub struct Malformed {
     what: String,
 }
 
+impl Malformed {
+    /// What is wrong, without its place.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+}
+
 /// Where in the text: nowhere when all of it is meant.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Place {

@@ -65,7 +65,7 @@ fn on_machine() -> Finding {
 }
 
 /// Judges what the change brings in: names that were not asked for before, and NICs that are added under the wish.
-fn judge<'c>(case: &Case<'c>, wish: &Wish, before: Option<&Wish>) -> Vec<Finding> {
+fn judge(case: &Case, wish: &Wish, before: Option<&Wish>) -> Vec<Finding> {
     let was_asked = |name: &str| before.is_some_and(|before| before.covers(name));
     let mut names: BTreeSet<&str> = wish.names().iter().map(String::as_str).filter(|name| !was_asked(name)).collect();
     names.extend(case.change.nics.added.iter().map(|nic| nic.name).filter(|name| wish.covers(name)));

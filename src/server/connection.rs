@@ -25,13 +25,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    counts::Counts,
     guard::LogLimit,
     limits::Limits,
     pulse::{Phase, Pulse, Watched},
-    routes::{self, CLOSE},
+    routes::CLOSE,
 };
-use crate::admission::Reviewer;
 
 /// Larger than any header that the API server sends.
 const LARGEST_HEADER: usize = 16 << 10;
@@ -39,6 +37,8 @@ const LARGEST_HEADER: usize = 16 << 10;
 /// What all connections share.
 pub(super) struct Common {
     pub(super) limits: Limits,
+    /// Whether the server has answered itself; until then nobody else is expected.
+    pub(super) is_proven: AtomicBool,
     tls: TlsAcceptor,
     http: http1::Builder,
     router: TowerToHyperService<Router>,
@@ -47,13 +47,14 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(tls: rustls::ServerConfig, reviewer: Reviewer, limits: Limits, counts: Counts) -> Self {
+    pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits) -> Self {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
         Self {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,
-            router: TowerToHyperService::new(routes::router(reviewer, &limits, counts)),
+            router: TowerToHyperService::new(router),
+            is_proven: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             failed_handshakes: LogLimit::new(),
             limits,
@@ -104,7 +105,8 @@ async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Op
 /// wrong `caBundle`, and then every change of a virtual machine waits or fails.
 fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let Some(alert) = alert else {
+    let is_expected = !common.is_proven.load(Ordering::Relaxed);
+    let Some(alert) = alert.filter(|_| !is_expected) else {
         tracing::debug!(%peer, %error, "no TLS handshake");
         return;
     };

@@ -51,6 +51,7 @@ impl Pair {
         Self::new(certificate, key, &Origin::Memory("certificate"), &Origin::Memory("key"))
     }
 
+
     fn new(chain: &[u8], key: &[u8], chain_origin: &Origin, key_origin: &Origin) -> Result<Self, TlsError> {
         let chain = certificates(chain, chain_origin)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey(key_origin.clone()))?;
@@ -111,6 +112,11 @@ impl Shown {
     #[must_use]
     pub fn validity(&self) -> Option<Validity> {
         self.pair().map(|pair| pair.validity)
+    }
+
+    /// The server's own certificate; `None` when there is none yet.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.pair()?.key.cert.first().cloned()
     }
 
     fn pair(&self) -> Option<Arc<Pair>> {
@@ -186,7 +192,7 @@ pub(super) fn server_config(shown: Shown, clients: Option<ClientAuthorities>) ->
     Ok(config)
 }
 
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 

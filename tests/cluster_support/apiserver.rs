@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
 };
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -38,9 +38,9 @@ pub(crate) struct ApiServer {
 /// None where there is neither Go nor `KUBEBUILDER_ASSETS`: one line on standard error says so, once, and the test
 /// passes. Where CI is set to `true` such a machine is a failure instead.
 pub(crate) async fn shared() -> Option<&'static ApiServer> {
-    static SHARED: OnceLock<Option<ApiServer>> = OnceLock::new();
-    // The other tests wait for the first.
-    spawn_blocking(|| SHARED.get_or_init(|| Some(ApiServer::furnished(program()?, None))).as_ref()).await.unwrap()
+    // The other tests wait for the first, and fail with it.
+    static SHARED: LazyLock<Option<ApiServer>> = LazyLock::new(|| Some(ApiServer::furnished(program()?, None)));
+    spawn_blocking(|| SHARED.as_ref()).await.unwrap()
 }
 
 impl ApiServer {
@@ -173,17 +173,14 @@ fn client(config: Config) -> Client {
 
 /// The program, found or built once.
 fn program() -> Option<&'static Program> {
-    static PROGRAM: OnceLock<Result<Program, String>> = OnceLock::new();
-    let found = PROGRAM.get_or_init(|| {
+    static PROGRAM: LazyLock<Option<Program>> = LazyLock::new(|| {
         let found = Program::find();
         if let Err(reason) = &found {
+            assert!(env::var("CI").as_deref() != Ok("true"), "CI must test with an API server: {reason}");
             // Not by a macro: what those print is shown for tests that fail only.
             let _ = writeln!(io::stderr(), "skipped: no API server to test with: {reason}");
         }
-        found
+        found.ok()
     });
-    if let (Err(reason), Ok("true")) = (found, env::var("CI").as_deref()) {
-        panic!("CI must test with an API server: {reason}");
-    }
-    found.as_ref().ok()
+    PROGRAM.as_ref()
 }

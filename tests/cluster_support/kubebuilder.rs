@@ -24,7 +24,7 @@ use super::{
 const FLAGS: &str = include_str!("../apiserver/flags.txt");
 
 /// Flags of etcd, one a line.
-const ETCD_FLAGS: &str = "
+const STORE_FLAGS: &str = "
     --data-dir=etcd
     --listen-client-urls=unix://etcd.sock
     --advertise-client-urls=unix://etcd.sock
@@ -36,7 +36,7 @@ const ETCD_FLAGS: &str = "
 
 /// Holds both to its own standard input: `sh -c SCRIPT sh ASSETS PORT IS_KEPT`, in the folder of the data.
 const SCRIPT: &str = r#"
-"$1/etcd" $ETCD_FLAGS & etcd=$!
+"$1/etcd" $STORE_FLAGS & etcd=$!
 "$1/kube-apiserver" $FLAGS --secure-port="$2" & server=$!
 cat >/dev/null
 kill $server; wait $server
@@ -52,7 +52,7 @@ pub(super) fn start(assets: &Path, dir: Option<&Path>, port: Option<u16>) -> (Pr
     let token = token(&folder);
     let mut command = Command::new("sh");
     command.args(["-c", SCRIPT, "sh"]).arg(assets).arg(port.to_string()).arg(dir.is_some().to_string());
-    command.env("FLAGS", FLAGS).env("ETCD_FLAGS", ETCD_FLAGS).current_dir(&folder);
+    command.env("FLAGS", FLAGS).env("STORE_FLAGS", STORE_FLAGS).current_dir(&folder);
     let process = Process::start(command);
     let wait = ready(folder, format!("https://127.0.0.1:{port}"), &token);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -66,7 +66,9 @@ fn token(folder: &Path) -> String {
         // The key of a pair that is thrown away is as good as random.
         let secret = BASE64.encode(&KeyPair::generate().unwrap().public_key_raw()[1..]);
         fs::write(&tokens, format!("{secret},admin,admin,system:masters\n")).unwrap();
-        fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        // One file is the key that signs, and the one that checks.
+        let pair = KeyPair::generate().unwrap();
+        fs::write(&key, pair.serialize_pem() + &pair.public_key_pem()).unwrap();
     }
     fs::read_to_string(tokens).unwrap().split(',').next().unwrap().to_owned()
 }

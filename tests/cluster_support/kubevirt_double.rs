@@ -10,10 +10,7 @@
 //! And as `kubevirt-handler`, when a test says so: the VMI's status. It migrates nothing, deletes nothing, and never
 //! touches the VM's template.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -22,6 +19,7 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
+use nicplug::stages::pod_interface;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -155,7 +153,12 @@ impl Controller {
         let revision = json!({"metadata": {"name": name, "ownerReferences": [owner(vm)]},
             "data": {"spec": vm.data["spec"]}, "revision": generation});
         let revision: ControllerRevision = serde_json::from_value(revision).unwrap();
-        self.revisions.create(&PostParams::default(), &revision).await.unwrap();
+        match self.revisions.create(&PostParams::default(), &revision).await {
+            Ok(_) => {}
+            // It was started with this spec before.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("{error}"),
+        }
         name
     }
 }
@@ -200,12 +203,9 @@ fn hotplug(template: &Value, instance: &Value) -> Option<Value> {
     (!operations.is_empty()).then_some(Value::Array(operations))
 }
 
-/// The status of a NIC that is plugged in, named in the pod by a hash as KubeVirt has done since 1.0.
+/// The status of a NIC that is plugged in, named in the pod as KubeVirt does.
 fn seen(name: &str) -> Value {
-    let mut hash = DefaultHasher::new();
-    name.hash(&mut hash);
-    let pod = format!("pod{:011x}", hash.finish() >> 20);
-    json!({"name": name, "infoSource": "domain, guest-agent, multus-status", "podInterfaceName": pod})
+    json!({"name": name, "infoSource": "domain, guest-agent, multus-status", "podInterfaceName": pod_interface(name)})
 }
 
 fn list(value: &Value) -> Vec<Value> {

@@ -146,9 +146,9 @@ fn sources() -> PathBuf {
 /// Builds our program unless it is newer than its source, and returns where it is. The first of several processes
 /// builds, and the others wait for it.
 fn build() -> PathBuf {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../apiserver/apiserver");
-    let folder = program.parent().unwrap();
-    fs::create_dir_all(folder).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("apiserver");
+    let program = folder.join("apiserver");
+    fs::create_dir_all(&folder).unwrap();
     let lock = File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
     let built = fs::metadata(&program).and_then(|metadata| metadata.modified()).ok();

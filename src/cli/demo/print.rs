@@ -1,39 +1,20 @@
 //! How the story looks: at most 80 columns, colours on a terminal only.
 
-use std::{
-    env,
-    fmt::Write as _,
-    io::{self, IsTerminal},
-    net::SocketAddr,
-};
+use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
 use super::story::Step;
-
-/// Readable on the narrowest terminal that people have.
-const WIDTH: usize = 80;
+use crate::cli::paint::{Colour, Painter, wrap};
 
 /// Writes the parts of the story.
 pub(super) struct Printer {
-    is_coloured: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Colour {
-    Bold = 1,
-    Dim = 2,
-    Red = 31,
-    Green = 32,
-    Yellow = 33,
-    Cyan = 36,
+    painter: Painter,
 }
 
 impl Printer {
-    /// Coloured where standard output is a terminal whose user has not asked for none (no-color.org).
     pub(super) fn for_stdout() -> Self {
-        let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { is_coloured: is_wanted && io::stdout().is_terminal() }
+        Self { painter: Painter::for_stdout() }
     }
 
     pub(super) fn introduction(address: &SocketAddr) -> String {
@@ -46,7 +27,7 @@ impl Printer {
     }
 
     pub(super) fn step(&self, number: usize, step: &Step) -> String {
-        let mut text = format!("\n{}\n", self.paint(Colour::Bold, &format!("{number}. {}", step.title)));
+        let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
         if !step.tell.is_empty() {
             text.push_str(&wrap(&step.tell, "   ", "   "));
             text.push('\n');
@@ -54,10 +35,10 @@ impl Printer {
         for (annotation, value) in &step.annotate {
             // Writing to a string cannot fail.
             let line = format!("     annotations: {{{annotation}: {value:?}}}");
-            let _ = writeln!(text, "{}", self.paint(Colour::Cyan, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
         }
         for line in step.apply.lines() {
-            let _ = writeln!(text, "{}", self.paint(Colour::Cyan, &format!("     {line}")));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &format!("     {line}")));
         }
         text
     }
@@ -69,24 +50,24 @@ impl Printer {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
             let line = format!("patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
             let line = wrap(line.trim_end(), "   ", "          ");
-            let _ = writeln!(text, "{}", self.paint(Colour::Dim, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Dim, &line));
         }
         let response = answer.get("response").unwrap_or(&Value::Null);
         for warning in response.get("warnings").and_then(Value::as_array).into_iter().flatten() {
             let line = wrap(&format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
-            let _ = writeln!(text, "{}", self.paint(Colour::Yellow, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Yellow, &line));
         }
         let (colour, line) = match kubectl_error(step.kind(), response) {
             Some(error) => (Colour::Red, error),
             None => (Colour::Green, format!("   {}.kubevirt.io/vmi-fedora configured", step.kind().to_lowercase())),
         };
-        let _ = writeln!(text, "{}", self.paint(colour, &line));
+        let _ = writeln!(text, "{}", self.painter.paint(colour, &line));
         text
     }
 
     pub(super) fn end(&self, steps: usize) -> String {
         let line = format!("{steps} changes judged over TLS, each as the story says.");
-        format!("\n{}\n", self.paint(Colour::Bold, &line))
+        format!("\n{}\n", self.painter.paint(Colour::Bold, &line))
     }
 
     pub(super) fn curl_lines(address: &SocketAddr, review: &Value) -> String {
@@ -96,14 +77,6 @@ impl Printer {
             let _ = write!(text, "\ncurl --insecure --json @- https://{address}/{path} <<'EOF'\n{review}\nEOF\n");
         }
         text
-    }
-
-    fn paint(&self, colour: Colour, text: &str) -> String {
-        if !self.is_coloured {
-            return text.to_owned();
-        }
-        let paint = |line: &str| format!("\u{1b}[{}m{line}\u{1b}[0m", colour as u8);
-        text.lines().map(paint).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -123,41 +96,11 @@ fn kubectl_error(kind: &str, response: &Value) -> Option<String> {
     })
 }
 
-/// Breaks a text at its blanks. A word that is longer than a line stays whole, so that it can be copied.
-fn wrap(text: &str, first: &str, next: &str) -> String {
-    let mut lines = String::from(first);
-    let mut column = first.chars().count();
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if !is_empty && column + 1 + length > WIDTH {
-            lines.push('\n');
-            lines.push_str(next);
-            column = next.chars().count();
-            is_empty = true;
-        }
-        if !is_empty {
-            lines.push(' ');
-            column += 1;
-        }
-        lines.push_str(word);
-        column += length;
-        is_empty = false;
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_text_is_broken_at_blanks_and_long_words_stay_whole() {
-        let text = format!("one two {} three", "x".repeat(90));
-        assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
-    }
 
     #[test]
     fn one_cause_is_a_line_and_several_are_a_list() {
@@ -173,14 +116,5 @@ mod tests {
                 .ends_with(":\n   * a: wrong\n   * b: wrong")
         );
         assert!(kubectl_error("VirtualMachine", &json!({"allowed": true})).is_none());
-    }
-
-    #[test]
-    fn nothing_is_painted_where_nobody_looks() {
-        assert_eq!(Printer { is_coloured: false }.paint(Colour::Red, "x"), "x");
-        assert_eq!(
-            Printer { is_coloured: true }.paint(Colour::Red, "x\ny"),
-            "\u{1b}[31mx\u{1b}[0m\n\u{1b}[31my\u{1b}[0m"
-        );
     }
 }

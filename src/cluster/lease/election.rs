@@ -129,16 +129,6 @@ impl Election {
         lease
     }
 
-    /// The Lease as it is to be written by a holder that leaves: the next one need not wait.
-    pub(super) fn farewell(&self, lease: &Lease, wall: Timestamp) -> Lease {
-        let mut lease = lease.clone();
-        let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
-        spec.holder_identity = Some(String::new());
-        spec.lease_duration_seconds = Some(1);
-        spec.renew_time = Some(MicroTime(wall));
-        lease
-    }
-
     /// Notes that our record, which was sent at `sent`, is stored.
     pub(super) fn wrote(&mut self, lease: &Lease, sent: Instant) {
         self.seen = Some((Record::of(lease), sent));
@@ -160,6 +150,16 @@ impl Election {
         let said = record.duration.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
         said.map_or(self.timings.lease, Duration::from_secs)
     }
+}
+
+/// The Lease as it is to be written by a holder that leaves: the next one need not wait.
+pub(super) fn farewell(lease: &Lease, wall: Timestamp) -> Lease {
+    let mut lease = lease.clone();
+    let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
+    spec.holder_identity = Some(String::new());
+    spec.lease_duration_seconds = Some(1);
+    spec.renew_time = Some(MicroTime(wall));
+    lease
 }
 
 fn seconds(duration: Duration) -> i32 {
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!((renewed.acquire_time, renewed.renew_time), (Some(MicroTime(wall(9))), Some(MicroTime(wall(11)))));
         assert_eq!(election.record(None, wall(9)).spec.unwrap().lease_transitions, Some(0));
 
-        let left = election.farewell(&taken, wall(12));
+        let left = farewell(&taken, wall(12));
         assert_eq!(
             super::Election::new("c".to_owned(), Timings::default()).see(Some(&left), Instant::now()),
             Turn::Take
@@ -318,7 +318,8 @@ mod tests {
                     continue;
                 }
                 // The clock of each replica is wrong in its own way.
-                let wall = wall(i64::try_from(stored_at.duration_since(start).as_secs()).unwrap() + 999 * replica as i64);
+                let seconds = stored_at.duration_since(start).as_secs() + 999 * replica as u64;
+                let wall = wall(i64::try_from(seconds).unwrap());
                 let record = election.record(found.as_ref(), wall);
                 let Some(stored) = server.write(record) else { continue };
                 if is_lost {

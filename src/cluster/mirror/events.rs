@@ -1,17 +1,23 @@
 //! What is told on the objects themselves, as Events (`events.k8s.io/v1`).
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 /// Who reports, as a qualified name.
 const CONTROLLER: &str = "nicplug.io/persist";
 
 /// The longest note of an event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
 const NOTE_AT_MOST: usize = 1024;
+
+/// How long it may take to write one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Something to tell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,8 +56,11 @@ impl Events {
         };
         // A recorder counts an event up that differs in its note alone, and drops the note: each has one of its own.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        if let Err(error) = recorder.publish(&event, &reference(object)).await {
-            tracing::warn!(%error, reason, note, "an event was not written");
+        let object = reference(object);
+        match timeout(PATIENCE, recorder.publish(&event, &object)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, reason, note, "an event was not written"),
+            Err(_) => tracing::warn!(reason, note, "an event was not written in time"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Objects of the API server as JSON values, read and patched, and what an error means for whoever tries again.
 
+use std::time::Duration;
+
 use json_patch::PatchOperation;
 use kube::{
     Client,
@@ -7,6 +9,7 @@ use kube::{
     core::{Request, Status},
 };
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{cluster::kind::Kind, patch};
 
@@ -36,25 +39,31 @@ impl Objects {
     pub(super) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Option<Value>, Trouble> {
         let request = Request::new(path(kind, Some(namespace))).get(name, &GetParams::default());
         let request = request.map_err(|error| Trouble::Refused(error.to_string()))?;
-        match self.client.request(request).await {
-            Ok(object) => Ok(Some(object)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(trouble(error)),
-        }
+        in_time(async {
+            match self.client.request(request).await {
+                Ok(object) => Ok(Some(object)),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                Err(error) => Err(trouble(error)),
+            }
+        })
+        .await
     }
 
     /// All objects of a kind.
     pub(super) async fn list(&self, kind: Kind) -> Result<Vec<Value>, Trouble> {
         let request = Request::new(path(kind, None)).list(&ListParams::default());
         let request = request.map_err(|error| Trouble::Refused(error.to_string()))?;
-        match self.client.request::<Value>(request).await {
-            Ok(mut list) => match list.get_mut("items").map(Value::take) {
-                Some(Value::Array(items)) => Ok(items),
-                _ => Ok(Vec::new()),
-            },
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-            Err(error) => Err(trouble(error)),
-        }
+        in_time(async {
+            match self.client.request::<Value>(request).await {
+                Ok(mut list) => match list.get_mut("items").map(Value::take) {
+                    Some(Value::Array(items)) => Ok(items),
+                    _ => Ok(Vec::new()),
+                },
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+                Err(error) => Err(trouble(error)),
+            }
+        })
+        .await
     }
 
     /// Patches an object, or its status.
@@ -76,7 +85,17 @@ impl Objects {
             None => request.patch(name, &params, &patch),
         };
         let request = request.map_err(|error| unusable(&error))?;
-        self.client.request::<Value>(request).await.map(|_| ()).map_err(trouble)
+        in_time(async { self.client.request::<Value>(request).await.map(|_| ()).map_err(trouble) }).await
+    }
+}
+
+/// How long an answer may take. What was sent may be carried out all the same, and is found done then.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(request: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    match timeout(PATIENCE, request).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Trouble::Away(format!("no answer within {PATIENCE:?}"))),
     }
 }
 

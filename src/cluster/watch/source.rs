@@ -3,9 +3,9 @@
 //! An object stays JSON text: whoever takes it in reads the few fields that it needs, and `managedFields`, half of
 //! most objects, are never built.
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, time::Duration};
 
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{TryStreamExt, stream::BoxStream};
 use kube::{
     Client, Error,
     core::{
@@ -110,7 +110,7 @@ impl Source {
 
     /// All objects, a page at a time, as they are now.
     pub(super) fn list(&self) -> Pages<'_> {
-        Pages { source: self, next: Some(None), version: String::new() }
+        Pages { source: self, next: Next::First, version: String::new() }
     }
 
     async fn page(&self, next: Option<String>) -> Result<String, Trouble> {
@@ -194,18 +194,31 @@ fn path(kind: Kind, namespace: &str) -> String {
 /// The pages of a list.
 pub(super) struct Pages<'s> {
     source: &'s Source,
-    /// What to ask the next page with: the token of the last one, `Some(None)` for the first; `None` at the end.
-    next: Option<Option<String>>,
+    next: Next,
     version: String,
+}
+
+/// The page to come.
+enum Next {
+    First,
+    /// The one of a token that the last one brought.
+    Token(String),
+    None,
 }
 
 impl Pages<'_> {
     pub(super) async fn next(&mut self) -> Result<Option<Page>, Trouble> {
-        let Some(token) = self.next.take() else { return Ok(None) };
+        let token = match std::mem::replace(&mut self.next, Next::None) {
+            Next::First => None,
+            Next::Token(token) => Some(token),
+            Next::None => return Ok(None),
+        };
         let page = Page(self.source.page(token).await?);
         let ListMeta { resource_version, next } = page.read()?.metadata;
         self.version = resource_version.to_string();
-        self.next = (!next.is_empty()).then(|| Some(next.to_string()));
+        if !next.is_empty() {
+            self.next = Next::Token(next.to_string());
+        }
         Ok(Some(page))
     }
 
@@ -304,7 +317,7 @@ pub(super) enum Event {
 /// The text of an object can be taken out of an event because `type` stands before `object`, as Go writes them. In the
 /// other order serde would have to build the object first, and the event could not be read.
 pub(super) struct Events {
-    stream: Pin<Box<dyn Stream<Item = Result<WatchEvent<Box<RawValue>>, Error>> + Send>>,
+    stream: BoxStream<'static, Result<WatchEvent<Box<RawValue>>, Error>>,
     silence: Duration,
 }
 

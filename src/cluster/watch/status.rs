@@ -169,12 +169,11 @@ impl Record {
         let is_new = current.0.as_str() != state.as_str()
             || matches!((&current.0, &state), (State::Starting(None), State::Starting(Some(_))));
         let lasted = current.1.elapsed();
-        let since = if current.0.as_str() == state.as_str() { current.1 } else { Instant::now() };
-        *current = (state.clone(), since);
-        drop(current);
         if is_new {
             self.log(&state, lasted);
         }
+        let since = if current.0.as_str() == state.as_str() { current.1 } else { Instant::now() };
+        *current = (state, since);
     }
 
     fn log(&self, state: &State, lasted: Duration) {
