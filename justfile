@@ -82,6 +82,11 @@ bench-server *flags:
     cargo build --release --locked --bin nicplug --example floor --example bench_server
     target/release/examples/bench_server {{ flags }}
 
+# Measures what the facts of a large cluster cost in memory, and its heartbeats in time: docs/performance.md.
+bench-facts *flags:
+    cargo build --release --locked --example bench_facts
+    target/release/examples/bench_facts {{ flags }}
+
 # All that CI does.
 ci:
     bash .ci/run

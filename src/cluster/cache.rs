@@ -94,12 +94,12 @@ impl Cache {
     }
 
     /// All objects of the kind are about to be seen anew.
-    pub(super) fn relist(&self, kind: Kind) {
+    pub fn relist(&self, kind: Kind) {
         self.write().relist(kind);
     }
 
     /// All objects of the kind were seen: what was not is gone, and what is not there is absent.
-    pub(super) fn know(&self, kind: Kind) {
+    pub fn know(&self, kind: Kind) {
         let unseen = self.read().unseen(kind);
         self.remove_all(kind, &unseen);
         self.write().know(kind);

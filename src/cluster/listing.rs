@@ -70,6 +70,16 @@ impl<T> Listing<T> {
         None
     }
 
+    /// Forgets all about a name, and gives the object that it had.
+    pub(super) fn take(&mut self, namespace: &str, name: &str) -> Option<T> {
+        let names = self.namespaces.get_mut(namespace)?;
+        let entry = names.remove(name);
+        if names.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+        entry.and_then(known)
+    }
+
     /// The objects with their names.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str, &T)> {
         let names = self.namespaces.iter().flat_map(|(namespace, names)| {
@@ -179,12 +189,7 @@ impl<T> Roll for Listing<T> {
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {
-        if let Some(names) = self.namespaces.get_mut(namespace) {
-            names.remove(name);
-            if names.is_empty() {
-                self.namespaces.remove(namespace);
-            }
-        }
+        self.take(namespace, name);
     }
 
     fn begin_round(&mut self) {

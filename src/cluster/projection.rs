@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{
     Key,
     kind::Kind,
-    macs::{Place, places_of},
+    macs::{Macs, macs_of},
 };
 use crate::{
     api::{
@@ -70,7 +70,7 @@ pub(super) enum What {
 #[derive(Debug)]
 pub(super) struct ProjectedInstance {
     pub(super) instance: Instance,
-    pub(super) places: Vec<Place>,
+    pub(super) macs: Macs,
     /// Whether an annotation asks for NICs to be mirrored into its VM.
     pub(super) asks: bool,
     /// The whole object, where only the KubeVirt resource can tell what its devices are.
@@ -80,7 +80,7 @@ pub(super) struct ProjectedInstance {
 #[derive(Debug)]
 pub(super) struct ProjectedMachine {
     pub(super) machine: Machine,
-    pub(super) places: Vec<Place>,
+    pub(super) macs: Macs,
     /// Whether its status asks for NICs to be mirrored into its template.
     pub(super) asks: bool,
 }
@@ -185,7 +185,7 @@ fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> Proje
     let annotations = vmi.metadata.annotations.as_ref();
     ProjectedInstance {
         instance,
-        places: places_of(&vmi.spec, &vmi.metadata.namespace),
+        macs: macs_of(&vmi.spec),
         asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
         text,
     }
@@ -207,8 +207,7 @@ fn machine(vm: &VirtualMachine, text: &str) -> ProjectedMachine {
 
     // A view of its own: no rule asks for it, and what nobody can read asks for nothing.
     let asks = read_object(text).is_ok_and(|Asking { status }| !status.interface_requests.is_empty());
-    let places = places_of(&vm.spec.template.spec, &vm.metadata.namespace);
-    ProjectedMachine { machine: Machine::from(vm), places, asks }
+    ProjectedMachine { machine: Machine::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
 }
 
 /// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the

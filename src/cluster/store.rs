@@ -7,9 +7,9 @@ use serde_json::Value;
 pub use super::projection::ObjectError;
 use super::{
     Key,
+    guests::Guests,
     kind::Kind,
     listing::{Listing, Roll},
-    macs::{Holder, MacIndex},
     pending::{Asker, Pending},
     projection::{ProjectedInstance, ProjectedMachine, ProjectedRevision, Projection, What},
 };
@@ -31,8 +31,7 @@ pub struct Store {
     kubevirts: Listing<Arc<KubeVirt>>,
     /// The one that counts of them.
     kubevirt: Fact<Arc<KubeVirt>>,
-    instances: Listing<Arc<Instance>>,
-    machines: Listing<Arc<Machine>>,
+    guests: Guests,
     nads: Listing<Arc<Nad>>,
     /// What each ConfigMap of Multus says.
     isolations: Listing<Fact<Arc<Isolation>>>,
@@ -43,7 +42,6 @@ pub struct Store {
     labelled_nodes: usize,
     /// The guests that move, by migrations that are not over.
     migrations: Listing<Arc<str>>,
-    macs: MacIndex,
     /// The devices of the templates that guests were started from.
     revisions: Listing<Arc<Survey>>,
     /// Objects with devices that only the KubeVirt resource can tell the kind of: read again when that changes.
@@ -121,13 +119,13 @@ impl Store {
         let key = (namespace.to_owned(), name.to_owned());
         match kind {
             Kind::Machine => {
-                self.macs.remove(&key, Holder::Machine);
+                self.guests.remove_machine(namespace, name);
                 self.pending.set(Asker::machine(namespace, name), false);
             }
             Kind::Instance => {
-                self.macs.remove(&key, Holder::Instance);
-                self.pending.set(Asker::instance(namespace, name), false);
                 self.drop_revision_of(namespace, name);
+                self.guests.remove_instance(namespace, name);
+                self.pending.set(Asker::instance(namespace, name), false);
             }
             Kind::Node => self.count_label(namespace, name, false),
             _ => {}
@@ -189,9 +187,9 @@ impl Store {
         match kind {
             Kind::ConfigMap => &self.isolations,
             Kind::DaemonSet => &self.daemons,
-            Kind::Instance => &self.instances,
+            Kind::Instance => self.guests.instances(),
             Kind::KubeVirt => &self.kubevirts,
-            Kind::Machine => &self.machines,
+            Kind::Machine => self.guests.machines(),
             Kind::Migration => &self.migrations,
             Kind::Nad => &self.nads,
             Kind::Node => &self.nodes,
@@ -203,9 +201,9 @@ impl Store {
         match kind {
             Kind::ConfigMap => &mut self.isolations,
             Kind::DaemonSet => &mut self.daemons,
-            Kind::Instance => &mut self.instances,
+            Kind::Instance => self.guests.instances_mut(),
             Kind::KubeVirt => &mut self.kubevirts,
-            Kind::Machine => &mut self.machines,
+            Kind::Machine => self.guests.machines_mut(),
             Kind::Migration => &mut self.migrations,
             Kind::Nad => &mut self.nads,
             Kind::Node => &mut self.nodes,
@@ -227,14 +225,12 @@ impl Store {
             What::DaemonSet(Some(daemon)) => holds(&self.daemons, key, daemon),
             What::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
             What::Instance(new) => {
-                holds_arc(&self.instances, key, &new.instance)
-                    && self.macs.places(key, Holder::Instance) == new.places
+                self.guests.holds_instance(namespace, name, &new.instance, &new.macs)
                     && self.asks(|| Asker::instance(namespace, name)) == new.asks
             }
             What::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
             What::Machine(new) => {
-                holds_arc(&self.machines, key, &new.machine)
-                    && self.macs.places(key, Holder::Machine) == new.places
+                self.guests.holds_machine(namespace, name, &new.machine, &new.macs)
                     && self.asks(|| Asker::machine(namespace, name)) == new.asks
             }
             What::Migration(Some(guest)) => holds(&self.migrations, key, guest),
@@ -274,9 +270,8 @@ impl Store {
                 self.choose_kubevirt();
             }
             What::Machine(new) => {
-                let ProjectedMachine { machine, places, asks } = *new;
-                self.macs.replace(&key, Holder::Machine, places);
-                self.machines.insert(namespace, name, Arc::new(machine));
+                let ProjectedMachine { machine, macs, asks } = *new;
+                self.guests.put_machine(namespace, name, machine, macs);
                 self.pending.set(Asker::machine(namespace, name), asks);
             }
             What::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
@@ -294,13 +289,12 @@ impl Store {
     }
 
     fn put_instance(&mut self, key: &Key, new: ProjectedInstance) {
-        let ProjectedInstance { instance, places, asks, text } = new;
-        let before = self.instances.get(&key.0, &key.1);
+        let ProjectedInstance { instance, macs, asks, text } = new;
+        let before = self.guests.instance(&key.0, &key.1);
         if before.known().is_some_and(|before| before.boot.revision != instance.boot.revision) {
             self.drop_revision_of(&key.0, &key.1);
         }
-        self.macs.replace(key, Holder::Instance, places);
-        self.instances.insert(&key.0, &key.1, Arc::new(instance));
+        self.guests.put_instance(&key.0, &key.1, instance, macs);
         self.depend(Kind::Instance, key, text);
         self.pending.set(Asker::instance(&key.0, &key.1), asks);
     }
@@ -325,7 +319,7 @@ impl Store {
 
     /// A revision is of use to the one run of a guest that was started from it.
     fn drop_revision_of(&mut self, namespace: &str, name: &str) {
-        let instance = self.instances.get(namespace, name).known().map(|instance| Arc::clone(instance));
+        let instance = self.guests.instance(namespace, name).known().map(|instance| Arc::clone(instance));
         if let Some(revision) = instance.as_ref().and_then(|instance| instance.boot.revision.as_deref()) {
             self.remove(Kind::Revision, namespace, revision);
         }
@@ -360,16 +354,16 @@ impl Store {
     }
 
     fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
-        shared(self.instances.get(namespace, name))
+        self.guests.instance(namespace, name).map(Arc::clone)
     }
 
     fn machine(&self, namespace: &str, name: &str) -> Fact<Arc<Machine>> {
-        shared(self.machines.get(namespace, name))
+        self.guests.machine(namespace, name).map(Arc::clone)
     }
 
     fn revision(&self, namespace: &str, instance: &Fact<Arc<Instance>>) -> Fact<Arc<Survey>> {
         match instance.known().and_then(|instance| instance.boot.revision.as_deref()) {
-            Some(name) => shared(self.revisions.get(namespace, name)),
+            Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
             None => Fact::Absent,
         }
     }
@@ -435,7 +429,7 @@ impl Store {
     }
 
     pub(super) fn look_for_nad(&self, name: NadRef) -> Lookup {
-        let nad = shared(self.nads.get(name.namespace, name.name));
+        let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
         let instead = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
         Lookup { nad, instead }
     }
@@ -451,15 +445,16 @@ impl Store {
 
     /// Those that are found, and where some may not be seen and none is found, unknown.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
-        let own = (change.subject.namespace, change.subject.name);
+        let own_namespace = change.subject.namespace;
+        let own = format!("{own_namespace}/{}", change.subject.name);
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own.0).to_string();
-            let (namespace, name) = self.macs.other_user(mac, &network, own)?;
-            Some(MacUser { mac, network, guest: format!("{namespace}/{name}") })
+            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
+            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
+            Some(MacUser { mac, network, guest })
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
-        if users.is_empty() && !(self.machines.is_complete() && self.instances.is_complete()) {
+        if users.is_empty() && !self.guests.is_complete() {
             return Fact::Unknown;
         }
         Fact::Known(users)
@@ -469,14 +464,6 @@ impl Store {
 /// The NICs whose networks a change asks about.
 fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
-}
-
-fn shared<T: ?Sized>(fact: Fact<&Arc<T>>) -> Fact<Arc<T>> {
-    match fact {
-        Fact::Known(object) => Fact::Known(Arc::clone(object)),
-        Fact::Absent => Fact::Absent,
-        Fact::Unknown => Fact::Unknown,
-    }
 }
 
 fn holds<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
@@ -608,8 +595,7 @@ mod tests {
     }
 
     fn user_of(store: &Store, mac: &str) -> Option<String> {
-        let (namespace, name) = store.macs.other_user(mac.parse().unwrap(), "demo/net", ("demo", "asking"))?;
-        Some(format!("{namespace}/{name}"))
+        store.guests.other_user(mac.parse().unwrap(), "demo/net", "demo/asking").map(str::to_owned)
     }
 
     #[test]
@@ -672,8 +658,7 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }
-        assert_eq!(user_of(&store, mac), None);
-        assert!(store.dependent.is_empty());
+        assert!(store.guests.is_empty() && store.dependent.is_empty());
         assert_eq!((store.labelled_nodes, store.kubevirt()), (0, &Fact::Unknown));
         assert_eq!((store.migration("demo", "vm"), store.isolation()), (Fact::Absent, Fact::Absent));
     }

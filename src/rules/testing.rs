@@ -224,7 +224,7 @@ impl Hotplug {
     /// The guest's status shows one more NIC, with the interface that the pod has for it.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
         let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
-        self.instance(|instance| instance.seen.push(seen))
+        self.instance(|instance| Arc::make_mut(&mut instance.seen).push(seen))
     }
 
     /// Other facts about the guest.
