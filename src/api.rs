@@ -8,6 +8,7 @@
 //! the schema is checked, so a field may have any type: that is an error of the view, with a path.
 
 pub mod cluster;
+mod fields;
 pub mod guest;
 mod json;
 pub mod mac;
@@ -15,13 +16,15 @@ pub mod network;
 pub mod review;
 pub mod vm;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, rc::Rc};
 
 use serde::{
     Deserialize, Deserializer,
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::value::RawValue;
+
+use self::fields::Fields;
 
 /// A string of the request: borrowed where the JSON text holds it without escapes, owned otherwise.
 ///
@@ -225,11 +228,88 @@ impl<T> Deref for Part<T> {
     }
 }
 
-impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Part<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let part: Option<T> = optional_object(deserializer)?;
-        Ok(Self { is_written: part.is_some(), part: part.unwrap_or_default() })
+/// A part of the object that the old object mostly repeats byte for byte, as a heartbeat repeats the spec: then both
+/// objects have it in common, and it is read once.
+///
+/// One that was [repeated](Self::is_repeated) is empty until it [takes](Self::take_from) what it repeats; only the reader
+/// of a request sees such a one.
+#[derive(Debug, Default)]
+pub struct Shared<T> {
+    part: Rc<T>,
+    is_repeated: bool,
+}
+
+impl<T> Shared<T> {
+    /// Whether the part is still to be taken from the object that has it.
+    fn is_repeated(&self) -> bool {
+        self.is_repeated
     }
+
+    /// Shares the part of another object, if it was repeated.
+    fn take_from(&mut self, other: &Self) {
+        if self.is_repeated {
+            *self = other.clone();
+        }
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self { part: Rc::clone(&self.part), is_repeated: self.is_repeated }
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        is_same(&*self.part, &*other.part)
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(part: T) -> Self {
+        Self { part: Rc::new(part), is_repeated: false }
+    }
+}
+
+impl<'de, T: Fields<'de>> Deserialize<'de> for Shared<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SharedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Fields<'de>> Visitor<'de> for SharedVisitor<T> {
+            type Value = Shared<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+                Ok(Shared { part: Rc::default(), is_repeated: true })
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+                let mut part = Rc::default();
+                if let Some(part) = Rc::get_mut(&mut part) {
+                    fields::fill(deserializer, part)?;
+                }
+                Ok(Shared { part, is_repeated: false })
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(json::REPEATABLE, SharedVisitor(PhantomData))
+    }
+}
+
+/// Whether two are equal; of one that is shared there is nothing to compare.
+pub(crate) fn is_same<T: PartialEq>(one: &T, other: &T) -> bool {
+    ptr::eq(one, other) || one == other
 }
 
 /// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` is absent.
@@ -307,15 +387,6 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<JsonObject<T>>::deserialize(deserializer)?.map_or_else(T::default, |object| object.0))
-}
-
-/// As [`object`], for a field whose absence matters.
-pub(crate) fn optional_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Ok(Option::<JsonObject<T>>::deserialize(deserializer)?.map(|object| object.0))
 }
 
 /// As [`object`], for a list of objects.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::{
     guest::GuestSpec,
+    is_same,
     network::{Interface, Network},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
     vm::{AddInterface, Annotations, InterfaceRequest, Metadata, VirtualMachineInstance},
@@ -193,7 +194,7 @@ impl<'r> Change<'r> {
     pub fn is_quiet(&self) -> bool {
         let Some(before) = &self.before else { return false };
         self.nics.is_empty()
-            && before.guest == self.after.guest
+            && is_same(before.guest, self.after.guest)
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
             && before.is_expanded == self.after.is_expanded
@@ -238,10 +239,7 @@ impl<'r> Change<'r> {
     /// Whether the shape of the NICs has to be judged: it is new, or not what it was.
     #[must_use]
     pub fn touches_nics(&self) -> bool {
-        self.before.is_none_or(|before| {
-            before.guest.networks != self.after.guest.networks
-                || before.guest.interfaces() != self.after.guest.interfaces()
-        })
+        self.before.is_none_or(|before| !before.guest.has_same_nics(self.after.guest))
     }
 
     /// The field of an interface: `….domain.devices.interfaces[index]`, or the request for it.
@@ -378,7 +376,7 @@ impl<'r> NicDiff<'r> {
     /// Compares two guests. Costs no allocation when they are equal, and n·log n in their NICs otherwise.
     #[must_use]
     pub fn between(before: Option<&'r GuestSpec<'r>>, after: &'r GuestSpec<'r>) -> Self {
-        if before.is_some_and(|before| before.networks == after.networks && before.interfaces() == after.interfaces()) {
+        if before.is_some_and(|before| before.has_same_nics(after)) {
             return Self::default();
         }
         let old = before.map(nics_of).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The verdict: what findings come to under the settings.
 
-use std::{borrow::Cow, collections::HashMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 use crate::{
     api::review::ObjectKind,
@@ -143,7 +143,7 @@ fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
 #[derive(Default)]
 struct Warned<'f> {
     texts: Vec<&'f str>,
-    rules: HashMap<&'f str, Vec<&'static Rule>>,
+    rules: BTreeMap<&'f str, Vec<&'static Rule>>,
 }
 
 impl<'f> Warned<'f> {

@@ -3,7 +3,7 @@
 //! Every heartbeat of a running guest is read through these views, so what only the PCI model needs (disks, volumes,
 //! host devices, …) is [`Lazy`]: skipped as text, read when somebody asks.
 
-use std::{borrow::Cow, collections::HashMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ptr};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,29 +12,34 @@ use serde::{
 
 use super::{
     Lazy, Part, Present, Text,
+    fields::fields,
     network::{Interface, Network},
-    nullable, object, objects, optional_object,
+    nullable,
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestSpec<'a> {
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
-    #[serde(borrow)]
     pub architecture: Option<Text<'a>>,
     /// `domain`: the virtual machine proper.
-    #[serde(borrow)]
     pub domain: Part<Domain<'a>>,
     /// `networks[]`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub networks: Vec<Network<'a>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
-    #[serde(borrow, deserialize_with = "objects")]
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
-    #[serde(borrow)]
     pub volumes: Lazy<'a, Vec<Named<'a>>>,
+}
+
+fields! {
+    GuestSpec {
+        "architecture" => architecture: value,
+        "domain" => domain: part,
+        "networks" => networks: objects,
+        "resourceClaims" => resource_claims: objects,
+        "volumes" => volumes: value,
+    }
 }
 
 impl<'a> GuestSpec<'a> {
@@ -42,6 +47,12 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn interfaces(&self) -> &[Interface<'a>] {
         &self.domain.devices.interfaces
+    }
+
+    /// Whether its NICs are written as those of another guest.
+    #[must_use]
+    pub fn has_same_nics(&self, other: &Self) -> bool {
+        ptr::eq(self, other) || (self.networks == other.networks && self.interfaces() == other.interfaces())
     }
 
     /// Whether KubeVirt gives the guest a NIC on the pod network when it is made, because none is written.
@@ -53,30 +64,34 @@ impl<'a> GuestSpec<'a> {
 
     /// `networks[]` by name; of two with one name the last one counts, as in KubeVirt.
     #[must_use]
-    pub fn networks_by_name(&self) -> HashMap<&str, &Network<'a>> {
+    pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
     }
 }
 
 /// `domain`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Domain<'a> {
     /// `domain.cpu`.
-    #[serde(borrow)]
     pub cpu: Lazy<'a, Cpu>,
     /// `domain.devices`.
-    #[serde(borrow)]
     pub devices: Part<Devices<'a>>,
     /// `domain.machine`.
-    #[serde(borrow, deserialize_with = "object")]
     pub machine: Machine<'a>,
     /// `domain.memory`.
-    #[serde(borrow, deserialize_with = "object")]
     pub memory: Memory<'a>,
     /// `domain.resources`.
-    #[serde(borrow)]
     pub resources: Lazy<'a, Resources<'a>>,
+}
+
+fields! {
+    Domain {
+        "cpu" => cpu: value,
+        "devices" => devices: part,
+        "machine" => machine: object,
+        "memory" => memory: object,
+        "resources" => resources: value,
+    }
 }
 
 /// `domain.cpu`: the vCPUs at boot are the product of the three, each of which is 1 unless set.
@@ -95,62 +110,80 @@ pub struct Cpu {
 }
 
 /// `domain.machine`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine<'a> {
     /// `machine.type`, such as `q35` or `virt`; unset or empty means the default of the architecture.
-    #[serde(borrow, deserialize_with = "nullable", rename = "type")]
     pub kind: Text<'a>,
 }
 
+fields! {
+    Machine {
+        "type" => kind: nullable,
+    }
+}
+
 /// `domain.memory`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory<'a> {
     /// `memory.guest`: what the guest sees at boot.
-    #[serde(borrow)]
     pub guest: Option<Amount<'a>>,
     /// `memory.hugepages`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub hugepages: Option<Hugepages<'a>>,
 }
 
+fields! {
+    Memory {
+        "guest" => guest: value,
+        "hugepages" => hugepages: optional,
+    }
+}
+
 /// `domain.memory.hugepages`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hugepages<'a> {
     /// `hugepages.pageSize`.
-    #[serde(borrow)]
     pub page_size: Option<Amount<'a>>,
 }
 
+fields! {
+    Hugepages {
+        "pageSize" => page_size: value,
+    }
+}
+
 /// `domain.resources`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources<'a> {
     /// `resources.requests`.
-    #[serde(borrow, deserialize_with = "object")]
     pub requests: ResourceList<'a>,
     /// `resources.limits`.
-    #[serde(borrow, deserialize_with = "object")]
     pub limits: ResourceList<'a>,
 }
 
+fields! {
+    Resources {
+        "requests" => requests: object,
+        "limits" => limits: object,
+    }
+}
+
 /// `resources.requests` and `resources.limits`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceList<'a> {
     /// `memory`.
-    #[serde(borrow)]
     pub memory: Option<Amount<'a>>,
 }
 
+fields! {
+    ResourceList {
+        "memory" => memory: value,
+    }
+}
+
 /// `domain.devices`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Devices<'a> {
     /// `domain.devices.interfaces[]`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub interfaces: Vec<Interface<'a>>,
     /// `autoattachGraphicsDevice`: unset means true.
     pub autoattach_graphics_device: Option<bool>,
@@ -163,160 +196,218 @@ pub struct Devices<'a> {
     /// `autoattachSerialConsole`: unset means true.
     pub autoattach_serial_console: Option<bool>,
     /// `autoattachVSOCK`: unset means false.
-    #[serde(rename = "autoattachVSOCK")]
     pub autoattach_vsock: Option<bool>,
     /// `clientPassthrough`: USB redirection to a client.
     pub client_passthrough: Option<Present>,
     /// `disableHotplug`: of volumes; unset means false.
     pub disable_hotplug: Option<bool>,
     /// `disks[]`.
-    #[serde(borrow)]
     pub disks: Lazy<'a, Vec<Disk<'a>>>,
     /// `filesystems[]`.
-    #[serde(borrow)]
     pub filesystems: Lazy<'a, Vec<Filesystem<'a>>>,
     /// `gpus[]`.
-    #[serde(borrow)]
     pub gpus: Lazy<'a, Vec<HostDevice<'a>>>,
     /// `hostDevices[]`.
-    #[serde(borrow)]
     pub host_devices: Lazy<'a, Vec<HostDevice<'a>>>,
     /// `inputs[]`.
-    #[serde(borrow)]
     pub inputs: Lazy<'a, Vec<Input<'a>>>,
     /// `networkInterfaceMultiqueue`: unset means false.
     pub network_interface_multiqueue: Option<bool>,
     /// `rng`.
     pub rng: Option<Present>,
     /// `sound`.
-    #[serde(borrow)]
     pub sound: Lazy<'a, Option<Sound<'a>>>,
     /// `useVirtioTransitional`: unset means false.
     pub use_virtio_transitional: Option<bool>,
     /// `video`.
-    #[serde(borrow)]
     pub video: Lazy<'a, Option<Video<'a>>>,
     /// `watchdog`.
-    #[serde(borrow)]
     pub watchdog: Lazy<'a, Option<Watchdog<'a>>>,
 }
 
+fields! {
+    Devices {
+        "interfaces" => interfaces: objects,
+        "autoattachGraphicsDevice" => autoattach_graphics_device: value,
+        "autoattachInputDevice" => autoattach_input_device: value,
+        "autoattachMemBalloon" => autoattach_mem_balloon: value,
+        "autoattachPodInterface" => autoattach_pod_interface: value,
+        "autoattachSerialConsole" => autoattach_serial_console: value,
+        "autoattachVSOCK" => autoattach_vsock: value,
+        "clientPassthrough" => client_passthrough: value,
+        "disableHotplug" => disable_hotplug: value,
+        "disks" => disks: value,
+        "filesystems" => filesystems: value,
+        "gpus" => gpus: value,
+        "hostDevices" => host_devices: value,
+        "inputs" => inputs: value,
+        "networkInterfaceMultiqueue" => network_interface_multiqueue: value,
+        "rng" => rng: value,
+        "sound" => sound: value,
+        "useVirtioTransitional" => use_virtio_transitional: value,
+        "video" => video: value,
+        "watchdog" => watchdog: value,
+    }
+}
+
 /// An entry of `devices.disks[]`: one of `disk`, `cdrom`, `lun`; none of them means `disk`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Disk<'a> {
     /// `name`: of the volume.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `disk`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub disk: Option<DiskTarget<'a>>,
     /// `cdrom`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub cdrom: Option<DiskTarget<'a>>,
     /// `lun`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub lun: Option<DiskTarget<'a>>,
 }
 
+fields! {
+    Disk {
+        "name" => name: nullable,
+        "disk" => disk: optional,
+        "cdrom" => cdrom: optional,
+        "lun" => lun: optional,
+    }
+}
+
 /// `disks[].disk`, `disks[].cdrom` or `disks[].lun`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiskTarget<'a> {
     /// `bus`: virtio, sata, scsi or usb; unset means the default of the architecture.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub bus: Text<'a>,
     /// `pciAddress`, for bus virtio only.
-    #[serde(borrow)]
     pub pci_address: Option<Text<'a>>,
 }
 
+fields! {
+    DiskTarget {
+        "bus" => bus: nullable,
+        "pciAddress" => pci_address: value,
+    }
+}
+
 /// An entry of `devices.filesystems[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filesystem<'a> {
     /// `name`: of the volume.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `virtiofs`.
     pub virtiofs: Option<Present>,
 }
 
+fields! {
+    Filesystem {
+        "name" => name: nullable,
+        "virtiofs" => virtiofs: value,
+    }
+}
+
 /// An entry of `devices.hostDevices[]` or `devices.gpus[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostDevice<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `deviceName`: a resource that the KubeVirt resource permits; empty for a DRA device.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub device_name: Text<'a>,
 }
 
+fields! {
+    HostDevice {
+        "name" => name: nullable,
+        "deviceName" => device_name: nullable,
+    }
+}
+
 /// An entry of `devices.inputs[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Input<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `bus`: usb or virtio; unset means usb.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub bus: Text<'a>,
     /// `type`: tablet.
-    #[serde(borrow, deserialize_with = "nullable", rename = "type")]
     pub kind: Text<'a>,
+}
+
+fields! {
+    Input {
+        "name" => name: nullable,
+        "bus" => bus: nullable,
+        "type" => kind: nullable,
+    }
 }
 
 /// `devices.sound`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sound<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `model`: ich9 or ac97; unset means ich9.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub model: Text<'a>,
 }
 
+fields! {
+    Sound {
+        "name" => name: nullable,
+        "model" => model: nullable,
+    }
+}
+
 /// `devices.video`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Video<'a> {
     /// `type`: virtio, vga, bochs, ramfb, …
-    #[serde(borrow, deserialize_with = "nullable", rename = "type")]
     pub kind: Text<'a>,
 }
 
+fields! {
+    Video {
+        "type" => kind: nullable,
+    }
+}
+
 /// `devices.watchdog`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Watchdog<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `diag288`, on s390x; anything else is an i6300esb.
     pub diag288: Option<Present>,
 }
 
+fields! {
+    Watchdog {
+        "name" => name: nullable,
+        "diag288" => diag288: value,
+    }
+}
+
 /// An entry of a list of which only the name matters, such as `volumes[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Named<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
 }
 
+fields! {
+    Named {
+        "name" => name: nullable,
+    }
+}
+
 /// `resourceClaims[]`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceClaim<'a> {
     /// The name that a network's `resourceClaim.claimName` refers to.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
+}
+
+fields! {
+    ResourceClaim {
+        "name" => name: nullable,
+    }
 }
 
 /// A Kubernetes quantity as it is written: a string such as `"2Gi"`, or a JSON number, which the API takes too.

@@ -23,6 +23,11 @@ use serde::{
 /// other deserializer takes it for a newtype like any other.
 pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
 
+/// As a newtype's name it asks the [`Reader`] to look whether the value is, byte for byte, the first object that was
+/// asked for by this name: then it is not read again, and `visit_unit` says so. Every other deserializer takes it for a
+/// newtype like any other.
+pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
+
 /// How deep what is read may be nested: one less than this, as in serde_json. What is skipped has no bound.
 const DEPTH: u8 = 128;
 
@@ -57,10 +62,10 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadabl
 /// # Errors
 /// As [`read`].
 pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, Unreadable> {
-    let mut reader = Reader { text, rest: text.as_bytes(), depth: DEPTH, skipped: Skipped::default() };
+    let mut reader = Reader { text, rest: text, depth: DEPTH, skipped: Skipped::default(), repeatable: None };
     let value = seed.deserialize(&mut reader)?;
-    match after_blanks(reader.rest) {
-        [] => Ok(value),
+    match without_blanks(reader.rest) {
+        "" => Ok(value),
         _ => Err(Unreadable),
     }
 }
@@ -69,10 +74,12 @@ pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> R
 struct Reader<'de> {
     text: &'de str,
     /// What is left of the text.
-    rest: &'de [u8],
+    rest: &'de str,
     /// How many levels of nesting are left, and one.
     depth: u8,
     skipped: Skipped<'de>,
+    /// The text of the first object that was read by the name [`REPEATABLE`].
+    repeatable: Option<&'de str>,
 }
 
 impl<'de> Reader<'de> {
@@ -88,34 +95,36 @@ impl<'de> Reader<'de> {
     /// Goes past blanks and gives the byte that follows, without taking it.
     #[inline]
     fn peek(&mut self) -> Result<u8, Unreadable> {
-        self.rest = after_blanks(self.rest);
-        self.rest.first().copied().ok_or(Unreadable)
+        self.rest = without_blanks(self.rest);
+        self.rest.as_bytes().first().copied().ok_or(Unreadable)
     }
 
     /// Takes `expected`, which may stand after blanks.
     #[inline]
-    fn take(&mut self, expected: u8) -> Result<(), Unreadable> {
-        match after_blanks(self.rest) {
-            [byte, tail @ ..] if *byte == expected => {
-                self.rest = tail;
-                Ok(())
-            }
-            _ => Err(Unreadable),
-        }
+    fn take(&mut self, expected: char) -> Result<(), Unreadable> {
+        self.rest = without_blanks(self.rest).strip_prefix(expected).ok_or(Unreadable)?;
+        Ok(())
     }
 
-    fn take_word(&mut self, word: &[u8]) -> Result<(), Unreadable> {
+    fn take_word(&mut self, word: &str) -> Result<(), Unreadable> {
         self.rest = self.rest.strip_prefix(word).ok_or(Unreadable)?;
         Ok(())
+    }
+
+    /// Goes to where only `tail` is left of the text, and gives the text on the way.
+    #[inline]
+    fn advance_to(&mut self, tail: &[u8]) -> Result<&'de str, Unreadable> {
+        let (passed, rest) = self.rest.split_at_checked(self.rest.len() - tail.len()).ok_or(Unreadable)?;
+        self.rest = rest;
+        Ok(passed)
     }
 
     /// Goes past a value; its text.
     #[inline]
     fn skip(&mut self) -> Result<&'de str, Unreadable> {
-        self.rest = after_blanks(self.rest);
-        let start = self.position();
-        self.rest = self.skipped.after_value(self.rest).ok_or(Unreadable)?;
-        self.since(start)
+        self.rest = without_blanks(self.rest);
+        let tail = self.skipped.after_value(self.rest.as_bytes()).ok_or(Unreadable)?;
+        self.advance_to(tail)
     }
 
     /// Takes a string, its quotes included.
@@ -130,44 +139,57 @@ impl<'de> Reader<'de> {
     /// Takes a string that has no escapes, if that is what follows.
     #[inline(never)]
     fn plain_string(&mut self) -> Option<&'de str> {
-        let [b'"', inside @ ..] = after_blanks(self.rest) else { return None };
-        let end = from_special(inside)?;
-        let [b'"', tail @ ..] = end else { return None };
-        self.rest = tail;
-        self.text.get(self.text.len() - inside.len()..self.text.len() - end.len())
+        let inside = without_blanks(self.rest).strip_prefix('"')?;
+        let tail = from_special(inside.as_bytes())?;
+        let (text, tail) = inside.split_at_checked(inside.len() - tail.len())?;
+        self.rest = tail.strip_prefix('"')?;
+        Some(text)
     }
 
     #[cold]
     fn escaped_string(&mut self) -> Result<String, Unreadable> {
-        self.rest = after_blanks(self.rest);
-        let start = self.position();
-        self.take(b'"')?;
-        self.rest = after_string(self.rest).ok_or(Unreadable)?;
-        serde_json::from_str(self.since(start)?).map_err(|_| Unreadable)
+        self.rest = without_blanks(self.rest);
+        let inside = self.rest.as_bytes().strip_prefix(b"\"").ok_or(Unreadable)?;
+        let text = self.advance_to(after_string(inside).ok_or(Unreadable)?)?;
+        serde_json::from_str(text).map_err(|_| Unreadable)
     }
 
     fn number<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
-        let start = self.position();
-        self.rest = after_number(self.rest).ok_or(Unreadable)?;
-        let text = self.since(start)?;
+        let text = self.advance_to(after_number(self.rest.as_bytes()).ok_or(Unreadable)?)?;
         match short_whole_number(text) {
             Some(number) => visitor.visit_u64(number),
             None => serde_json::Deserializer::from_str(text).deserialize_any(visitor).map_err(|_| Unreadable),
         }
     }
 
+    /// Reads a value unless it repeats the first one of its kind; see [`REPEATABLE`].
+    fn repeatable<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
+        self.rest = without_blanks(self.rest);
+        // An object ends where its last bracket stands, whatever follows.
+        if let Some(tail) = self.repeatable.and_then(|known| self.rest.strip_prefix(known)) {
+            self.rest = tail;
+            return visitor.visit_unit();
+        }
+        let start = self.position();
+        let value = visitor.visit_newtype_struct(&mut *self)?;
+        if self.repeatable.is_none() {
+            self.repeatable = Some(self.since(start)?).filter(|text| text.starts_with('{'));
+        }
+        Ok(value)
+    }
+
     /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
     #[inline]
     fn inside<T>(
         &mut self,
-        closing: u8,
+        [opening, closing]: [char; 2],
         read: impl FnOnce(&mut Self) -> Result<T, Unreadable>,
     ) -> Result<T, Unreadable> {
         self.depth -= 1;
         if self.depth == 0 {
             return Err(Unreadable);
         }
-        self.rest = self.rest.get(1..).ok_or(Unreadable)?;
+        self.take(opening)?;
         let value = read(self)?;
         self.take(closing)?;
         self.depth += 1;
@@ -178,14 +200,11 @@ impl<'de> Reader<'de> {
     #[inline]
     fn has_next(&mut self, closing: u8, is_first: &mut bool) -> Result<bool, Unreadable> {
         let is_first = mem::take(is_first);
-        match after_blanks(self.rest) {
-            [byte, ..] if *byte == closing => Ok(false),
+        match self.peek()? {
+            byte if byte == closing => Ok(false),
             // What follows a comma is an entry, which no closing bracket can be.
-            [b',', tail @ ..] if !is_first => {
-                self.rest = tail;
-                Ok(true)
-            }
-            [_, ..] if is_first => Ok(true),
+            b',' if !is_first => self.take(',').map(|()| true),
+            _ if is_first => Ok(true),
             _ => Err(Unreadable),
         }
     }
@@ -207,19 +226,19 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
                 Str::Plain(text) => visitor.visit_borrowed_str(text),
                 Str::Unescaped(text) => visitor.visit_string(text),
             },
-            b'{' => self.inside(b'}', |reader| visitor.visit_map(Entries { reader, is_first: true })),
-            b'[' => self.inside(b']', |reader| visitor.visit_seq(Entries { reader, is_first: true })),
+            b'{' => self.inside(['{', '}'], |reader| visitor.visit_map(Entries { reader, is_first: true })),
+            b'[' => self.inside(['[', ']'], |reader| visitor.visit_seq(Entries { reader, is_first: true })),
             b'-' | b'0'..=b'9' => self.number(visitor),
             b't' => {
-                self.take_word(b"true")?;
+                self.take_word("true")?;
                 visitor.visit_bool(true)
             }
             b'f' => {
-                self.take_word(b"false")?;
+                self.take_word("false")?;
                 visitor.visit_bool(false)
             }
             _ => {
-                self.take_word(b"null")?;
+                self.take_word("null")?;
                 visitor.visit_unit()
             }
         }
@@ -228,10 +247,19 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
         if self.peek()? == b'n' {
-            self.take_word(b"null")?;
+            self.take_word("null")?;
             return visitor.visit_none();
         }
         visitor.visit_some(self)
+    }
+
+    /// As any value; by far the most are plain.
+    #[inline]
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
+        match self.plain_string() {
+            Some(text) => visitor.visit_borrowed_str(text),
+            None => self.deserialize_any(visitor),
+        }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -239,10 +267,11 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Unreadable> {
-        if name == TEXT_OF_VALUE {
-            return visitor.visit_borrowed_str(self.skip()?);
+        match name {
+            TEXT_OF_VALUE => visitor.visit_borrowed_str(self.skip()?),
+            REPEATABLE => self.repeatable(visitor),
+            _ => visitor.visit_newtype_struct(self),
         }
-        visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -256,12 +285,12 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
-        self.rest = self.skipped.after_value(after_blanks(self.rest)).ok_or(Unreadable)?;
+        self.skip()?;
         visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map struct identifier
     }
 }
@@ -299,7 +328,7 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
 
     #[inline]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unreadable> {
-        self.reader.take(b':')?;
+        self.reader.take(':')?;
         seed.deserialize(&mut *self.reader)
     }
 }
@@ -372,13 +401,30 @@ impl<'de> Skipped<'de> {
     }
 }
 
-/// What follows blanks.
+/// What follows blanks. The API server writes none, so there is one question where there are none.
 #[inline]
-fn after_blanks(mut text: &[u8]) -> &[u8] {
+fn after_blanks(text: &[u8]) -> &[u8] {
+    match text {
+        [..=b' ', ..] => after_first_blank(text),
+        _ => text,
+    }
+}
+
+#[cold]
+fn after_first_blank(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] = text {
         text = tail;
     }
     text
+}
+
+/// As [`after_blanks`], of text.
+#[inline]
+fn without_blanks(text: &str) -> &str {
+    match text.as_bytes() {
+        [..=b' ', ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
+        _ => text,
+    }
 }
 
 /// What follows a value, which may stand after blanks; `None` if it is no JSON.
@@ -386,45 +432,40 @@ fn after_value(text: &[u8]) -> Option<&[u8]> {
     let mut open = Open::default();
     let mut rest = text;
     loop {
-        rest = match rest {
+        if open.last() == Some(Kind::Object) {
+            rest = after_key(rest)?;
+        }
+        rest = match after_blanks(rest) {
             [b'"', tail @ ..] => after_string(tail)?,
-            [b'{', tail @ ..] => match after_blanks(tail) {
+            [b'{', b'}', tail @ ..] => tail,
+            value @ [b'{', tail @ ..] => match after_blanks(tail) {
                 [b'}', tail @ ..] => tail,
-                _ if open.is_full() => after_deep_value(rest)?,
+                _ if open.is_full() => after_deep_value(value)?,
                 tail => {
                     open.push(Kind::Object);
-                    rest = after_key(tail)?;
+                    rest = tail;
                     continue;
                 }
             },
-            [b'[', tail @ ..] => match after_blanks(tail) {
+            value @ [b'[', tail @ ..] => match after_blanks(tail) {
                 [b']', tail @ ..] => tail,
-                _ if open.is_full() => after_deep_value(rest)?,
+                _ if open.is_full() => after_deep_value(value)?,
                 tail => {
                     open.push(Kind::List);
                     rest = tail;
                     continue;
                 }
             },
-            [b'-' | b'0'..=b'9', ..] => after_number(rest)?,
             [b't', b'r', b'u', b'e', tail @ ..]
             | [b'f', b'a', b'l', b's', b'e', tail @ ..]
             | [b'n', b'u', b'l', b'l', tail @ ..] => tail,
-            [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] => {
-                rest = tail;
-                continue;
-            }
-            _ => return None,
+            number => after_number(number)?,
         };
         loop {
             let Some(kind) = open.last() else { return Some(rest) };
             rest = match (after_blanks(rest), kind) {
-                ([b',', tail @ ..], Kind::List) => {
+                ([b',', tail @ ..], _) => {
                     rest = tail;
-                    break;
-                }
-                ([b',', tail @ ..], Kind::Object) => {
-                    rest = after_key(tail)?;
                     break;
                 }
                 ([b']', tail @ ..], Kind::List) | ([b'}', tail @ ..], Kind::Object) => tail,
@@ -444,7 +485,7 @@ fn after_deep_value(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What follows the key of an entry and its colon.
-#[inline]
+#[inline(always)]
 fn after_key(text: &[u8]) -> Option<&[u8]> {
     let [b'"', tail @ ..] = after_blanks(text) else { return None };
     let [b':', tail @ ..] = after_blanks(after_string(tail)?) else { return None };
@@ -456,7 +497,7 @@ fn after_key(text: &[u8]) -> Option<&[u8]> {
 struct Open(u64);
 
 /// A kind of bracket.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Kind {
     List,
     Object,
@@ -491,15 +532,26 @@ impl Open {
 }
 
 /// What follows a string, of which the opening quote was taken.
-fn after_string(mut text: &[u8]) -> Option<&[u8]> {
+#[inline(always)]
+fn after_string(text: &[u8]) -> Option<&[u8]> {
+    match from_special(text)? {
+        [b'"', tail @ ..] => Some(tail),
+        special => after_escapes(special),
+    }
+}
+
+/// What follows a string from its first escape on.
+#[inline(never)]
+fn after_escapes(mut text: &[u8]) -> Option<&[u8]> {
     loop {
-        text = match from_special(text)? {
+        text = match text {
             [b'"', tail @ ..] => return Some(tail),
             // By far the most common escape: JSON in a string, as in an annotation of `kubectl apply`.
             [b'\\', b'"', tail @ ..] => tail,
             [b'\\', tail @ ..] => after_escape(tail)?,
             _ => return None,
         };
+        text = from_special(text)?;
     }
 }
 
@@ -516,7 +568,7 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What a string holds from its first quote, backslash or control character on.
-#[inline]
+#[inline(always)]
 fn from_special(mut text: &[u8]) -> Option<&[u8]> {
     while let Some((chunk, tail)) = text.split_first_chunk() {
         let specials = specials(u64::from_le_bytes(*chunk));
@@ -525,6 +577,11 @@ fn from_special(mut text: &[u8]) -> Option<&[u8]> {
         }
         text = tail;
     }
+    from_special_near_the_end(text)
+}
+
+#[cold]
+fn from_special_near_the_end(text: &[u8]) -> Option<&[u8]> {
     let is_special = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
     text.get(text.iter().position(is_special)?..)
 }

@@ -5,12 +5,12 @@
 
 use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, de::MapAccess};
 
-use super::{JsonObject, Present, Shape, Text, nullable, objects};
+use super::{
+    Present, Shape, Text,
+    fields::{self, Fields, fields},
+};
 
 /// An entry of `networks[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,27 +53,35 @@ impl Network<'_> {
 }
 
 /// `networks[].multus`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Multus<'a> {
     /// `name` or `namespace/name` of a NetworkAttachmentDefinition.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub network_name: Text<'a>,
     /// Whether the network takes the place of the pod's default network.
-    #[serde(deserialize_with = "nullable")]
     pub default: bool,
 }
 
+fields! {
+    Multus {
+        "networkName" => network_name: nullable,
+        "default" => default: nullable,
+    }
+}
+
 /// `networks[].resourceClaim`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ClaimSource<'a> {
     /// An entry of `resourceClaims[]`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub claim_name: Text<'a>,
     /// A request of that claim.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub request_name: Text<'a>,
+}
+
+fields! {
+    ClaimSource {
+        "claimName" => claim_name: nullable,
+        "requestName" => request_name: nullable,
+    }
 }
 
 /// An entry of `domain.devices.interfaces[]`.
@@ -206,125 +214,131 @@ impl fmt::Display for BindingName<'_> {
 }
 
 /// `interfaces[].binding`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plugin<'a> {
     /// A key of the KubeVirt resource's `spec.configuration.network.binding`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
+}
+
+fields! {
+    Plugin {
+        "name" => name: nullable,
+    }
 }
 
 /// `interfaces[].ports[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Port<'a> {
     /// An IANA service name.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// TCP (the default) or UDP.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub protocol: Text<'a>,
     /// 1 to 65535; 0 when it is missing.
-    #[serde(deserialize_with = "nullable")]
     pub port: i64,
 }
 
+fields! {
+    Port {
+        "name" => name: nullable,
+        "protocol" => protocol: nullable,
+        "port" => port: nullable,
+    }
+}
+
 /// `interfaces[].portRanges[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PortRange<'a> {
     /// TCP or UDP.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub protocol: Text<'a>,
     /// The first port.
-    #[serde(deserialize_with = "nullable")]
     pub start: i64,
     /// The last port.
-    #[serde(deserialize_with = "nullable")]
     pub end: i64,
 }
 
+fields! {
+    PortRange {
+        "protocol" => protocol: nullable,
+        "start" => start: nullable,
+        "end" => end: nullable,
+    }
+}
+
 /// `interfaces[].dhcpOptions`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct DhcpOptions<'a> {
     /// `bootFileName`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub boot_file_name: Text<'a>,
     /// `tftpServerName`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub tftp_server_name: Text<'a>,
     /// `ntpServers[]`: IPv4 addresses.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub ntp_servers: Vec<Text<'a>>,
     /// `privateOptions[]`.
-    #[serde(borrow, deserialize_with = "objects")]
     pub private_options: Vec<PrivateOption<'a>>,
 }
 
+fields! {
+    DhcpOptions {
+        "bootFileName" => boot_file_name: nullable,
+        "tftpServerName" => tftp_server_name: nullable,
+        "ntpServers" => ntp_servers: nullable,
+        "privateOptions" => private_options: objects,
+    }
+}
+
 /// `interfaces[].dhcpOptions.privateOptions[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PrivateOption<'a> {
     /// 224 to 254.
-    #[serde(deserialize_with = "nullable")]
     pub option: i64,
     /// The value.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub value: Text<'a>,
+}
+
+fields! {
+    PrivateOption {
+        "option" => option: nullable,
+        "value" => value: nullable,
+    }
+}
+
+impl<'de> Fields<'de> for Network<'de> {
+    const WHAT: &'static str = "a network object";
+
+    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Text>()? {
+            match key.as_str() {
+                "name" => fields::nullable(&mut map, &mut self.name)?,
+                "pod" => fields::value(&mut map, &mut self.pod)?,
+                "multus" => fields::optional(&mut map, &mut self.multus)?,
+                "resourceClaim" => fields::optional(&mut map, &mut self.resource_claim)?,
+                _ => count_object(&mut map, &mut self.unknown_sources)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Fields<'de> for Interface<'de> {
+    const WHAT: &'static str = "an interface object";
+
+    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Text>()? {
+            read_interface_field(self, &key, &mut map)?;
+        }
+        Ok(())
+    }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Network<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NetworkVisitor;
-
-        impl<'de> Visitor<'de> for NetworkVisitor {
-            type Value = Network<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a network object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut network = Network::default();
-                while let Some(key) = map.next_key::<Text>()? {
-                    match key.as_str() {
-                        "name" => network.name = or_default(&mut map)?,
-                        "pod" => network.pod = map.next_value()?,
-                        "multus" => network.multus = object(&mut map)?,
-                        "resourceClaim" => network.resource_claim = object(&mut map)?,
-                        _ => network.unknown_sources = count_object(network.unknown_sources, &mut map)?,
-                    }
-                }
-                Ok(network)
-            }
-        }
-
-        deserializer.deserialize_map(NetworkVisitor)
+        fields::view(deserializer)
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Interface<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InterfaceVisitor;
-
-        impl<'de> Visitor<'de> for InterfaceVisitor {
-            type Value = Interface<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an interface object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut interface = Interface::default();
-                while let Some(key) = map.next_key::<Text>()? {
-                    read_interface_field(&mut interface, &key, &mut map)?;
-                }
-                Ok(interface)
-            }
-        }
-
-        deserializer.deserialize_map(InterfaceVisitor)
+        fields::view(deserializer)
     }
 }
 
@@ -335,48 +349,34 @@ fn read_interface_field<'de, A: MapAccess<'de>>(
 ) -> Result<(), A::Error> {
     let bindings = &mut interface.bindings;
     match key {
-        "name" => interface.name = or_default(map)?,
-        "bridge" => bindings.bridge = map.next_value()?,
-        "masquerade" => bindings.masquerade = map.next_value()?,
-        "sriov" => bindings.sriov = map.next_value()?,
-        "passtBinding" => bindings.passt_binding = map.next_value()?,
-        "binding" => bindings.plugin = object(map)?,
-        "slirp" => bindings.slirp = map.next_value()?,
-        "macvtap" => bindings.macvtap = map.next_value()?,
-        "passt" => bindings.passt = map.next_value()?,
-        "model" => interface.model = map.next_value()?,
-        "macAddress" => interface.mac_address = map.next_value()?,
-        "pciAddress" => interface.pci_address = map.next_value()?,
-        "state" => interface.state = map.next_value()?,
-        "ports" => interface.ports = objects_of(map)?,
-        "portRanges" => interface.port_ranges = objects_of(map)?,
-        "dhcpOptions" => interface.dhcp_options = object(map)?,
-        "bootOrder" => interface.boot_order = map.next_value()?,
-        "acpiIndex" => interface.acpi_index = map.next_value()?,
-        "tag" => interface.tag = map.next_value()?,
-        _ => bindings.unknown = count_object(bindings.unknown, map)?,
+        "name" => fields::nullable(map, &mut interface.name),
+        "bridge" => fields::value(map, &mut bindings.bridge),
+        "masquerade" => fields::value(map, &mut bindings.masquerade),
+        "sriov" => fields::value(map, &mut bindings.sriov),
+        "passtBinding" => fields::value(map, &mut bindings.passt_binding),
+        "binding" => fields::optional(map, &mut bindings.plugin),
+        "slirp" => fields::value(map, &mut bindings.slirp),
+        "macvtap" => fields::value(map, &mut bindings.macvtap),
+        "passt" => fields::value(map, &mut bindings.passt),
+        "model" => fields::value(map, &mut interface.model),
+        "macAddress" => fields::value(map, &mut interface.mac_address),
+        "pciAddress" => fields::value(map, &mut interface.pci_address),
+        "state" => fields::value(map, &mut interface.state),
+        "ports" => fields::optional_objects(map, &mut interface.ports),
+        "portRanges" => fields::optional_objects(map, &mut interface.port_ranges),
+        "dhcpOptions" => fields::optional(map, &mut interface.dhcp_options),
+        "bootOrder" => fields::value(map, &mut interface.boot_order),
+        "acpiIndex" => fields::value(map, &mut interface.acpi_index),
+        "tag" => fields::value(map, &mut interface.tag),
+        _ => count_object(map, &mut bindings.unknown),
+    }
+}
+
+fn count_object<'de, A: MapAccess<'de>>(map: &mut A, count: &mut u8) -> Result<(), A::Error> {
+    if map.next_value::<Shape>()? == Shape::Object {
+        *count = count.saturating_add(1);
     }
     Ok(())
-}
-
-fn or_default<'de, A: MapAccess<'de>, T: Default + Deserialize<'de>>(map: &mut A) -> Result<T, A::Error> {
-    Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
-}
-
-fn object<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Option<T>, A::Error> {
-    Ok(map.next_value::<Option<JsonObject<T>>>()?.map(|object| object.0))
-}
-
-fn objects_of<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A) -> Result<Option<Vec<T>>, A::Error> {
-    let objects = map.next_value::<Option<Vec<JsonObject<T>>>>()?;
-    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
-}
-
-fn count_object<'de, A: MapAccess<'de>>(count: u8, map: &mut A) -> Result<u8, A::Error> {
-    Ok(match map.next_value::<Shape>()? {
-        Shape::Object => count.saturating_add(1),
-        Shape::Other => count,
-    })
 }
 
 /// The identity of a NetworkAttachmentDefinition that a `networkName` means.

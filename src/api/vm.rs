@@ -3,28 +3,32 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::MapAccess};
 
 use super::{
-    Part, Present, Text,
+    Part, Present, Shared, Text,
+    fields::{Fields, fields},
     guest::{Amount, GuestSpec},
     network::{Bindings, Interface, Multus, Network},
-    nullable, object, objects, optional_object,
 };
 
 /// `VirtualMachine`: the guest's NICs are in its template.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachine<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
-    pub spec: VirtualMachineSpec<'a>,
+    pub spec: Shared<VirtualMachineSpec<'a>>,
     /// `status`.
-    #[serde(borrow, deserialize_with = "object")]
     pub status: VirtualMachineStatus<'a>,
+}
+
+fields! {
+    VirtualMachine {
+        "metadata" => metadata: object,
+        "spec" => spec: value,
+        "status" => status: object,
+    }
 }
 
 impl VirtualMachine<'_> {
@@ -36,11 +40,9 @@ impl VirtualMachine<'_> {
 }
 
 /// `spec` of a VirtualMachine.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineSpec<'a> {
     /// `template`: what the VirtualMachineInstance is made from.
-    #[serde(borrow, deserialize_with = "object")]
     pub template: GuestTemplate<'a>,
     /// `instancetype`: memory and devices may come from there.
     pub instancetype: Option<Present>,
@@ -48,26 +50,42 @@ pub struct VirtualMachineSpec<'a> {
     pub preference: Option<Present>,
 }
 
+fields! {
+    VirtualMachineSpec {
+        "template" => template: object,
+        "instancetype" => instancetype: value,
+        "preference" => preference: value,
+    }
+}
+
 /// `status` of a VirtualMachine.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineStatus<'a> {
     /// `interfaceRequests[]`: what KubeVirt up to 1.0 was asked to add or remove. The API of later versions has no such
     /// field, and their schema prunes it.
-    #[serde(borrow, deserialize_with = "objects")]
     pub interface_requests: Vec<InterfaceRequest<'a>>,
 }
 
+fields! {
+    VirtualMachineStatus {
+        "interfaceRequests" => interface_requests: objects,
+    }
+}
+
 /// `status.interfaceRequests[]`: one of its two fields is set.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct InterfaceRequest<'a> {
     /// `addInterfaceOptions`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub add_interface_options: Option<AddInterface<'a>>,
     /// `removeInterfaceOptions`.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub remove_interface_options: Option<RemoveInterface<'a>>,
+}
+
+fields! {
+    InterfaceRequest {
+        "addInterfaceOptions" => add_interface_options: optional,
+        "removeInterfaceOptions" => remove_interface_options: optional,
+    }
 }
 
 /// `addInterfaceOptions`, as the NIC that KubeVirt makes of it: `bridge: {}` on a multus network.
@@ -79,139 +97,185 @@ pub struct AddInterface<'a> {
     pub network: Network<'a>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for AddInterface<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(default, rename_all = "camelCase")]
-        struct Options<'a> {
-            #[serde(borrow, deserialize_with = "nullable")]
-            name: Text<'a>,
-            #[serde(borrow, deserialize_with = "nullable")]
-            network_attachment_definition_name: Text<'a>,
-        }
+impl<'de> Fields<'de> for AddInterface<'de> {
+    fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error> {
+        let mut options = AddOptions::default();
+        options.fill(map)?;
+        let AddOptions { name, network_name } = options;
+        self.interface.bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
+        self.interface.name = name.clone();
+        self.network.name = name;
+        self.network.multus = Some(Multus { network_name, default: false });
+        Ok(())
+    }
+}
 
-        let Options { name, network_attachment_definition_name: network_name } = Options::deserialize(deserializer)?;
-        let bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
-        let multus = Some(Multus { network_name, default: false });
-        Ok(Self {
-            interface: Interface { name: name.clone(), bindings, ..Interface::default() },
-            network: Network { name, multus, ..Network::default() },
-        })
+/// `addInterfaceOptions`, as it is written.
+#[derive(Default)]
+struct AddOptions<'a> {
+    name: Text<'a>,
+    network_name: Text<'a>,
+}
+
+fields! {
+    AddOptions {
+        "name" => name: nullable,
+        "networkAttachmentDefinitionName" => network_name: nullable,
     }
 }
 
 /// `removeInterfaceOptions`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RemoveInterface<'a> {
     /// `name`: of the NIC.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
 }
 
+fields! {
+    RemoveInterface {
+        "name" => name: nullable,
+    }
+}
+
 /// `spec.template`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestTemplate<'a> {
     /// `metadata`: its annotations become the VirtualMachineInstance's.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
     pub spec: GuestSpec<'a>,
+}
+
+fields! {
+    GuestTemplate {
+        "metadata" => metadata: object,
+        "spec" => spec: object,
+    }
 }
 
 /// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec that a run was started from.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Revision<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `data`.
-    #[serde(borrow, deserialize_with = "object")]
     pub data: RevisionData<'a>,
 }
 
+fields! {
+    Revision {
+        "metadata" => metadata: object,
+        "data" => data: object,
+    }
+}
+
 /// `data` of a ControllerRevision of a VirtualMachine.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RevisionData<'a> {
     /// `spec`: of the VirtualMachine.
-    #[serde(borrow, deserialize_with = "object")]
     pub spec: VirtualMachineSpec<'a>,
 }
 
+fields! {
+    RevisionData {
+        "spec" => spec: object,
+    }
+}
+
 /// `VirtualMachineInstance`: one run of a guest.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineInstance<'a> {
     /// `metadata`.
-    #[serde(borrow)]
     pub metadata: Part<Metadata<'a>>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
-    pub spec: GuestSpec<'a>,
+    pub spec: Shared<GuestSpec<'a>>,
     /// `status`.
-    #[serde(borrow, deserialize_with = "object")]
     pub status: InstanceStatus<'a>,
 }
 
+fields! {
+    VirtualMachineInstance {
+        "metadata" => metadata: part,
+        "spec" => spec: value,
+        "status" => status: object,
+    }
+}
+
 /// `VirtualMachineInstanceReplicaSet`: its template has the form of a VirtualMachine's.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSet<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
     pub spec: ReplicaSetSpec<'a>,
 }
 
+fields! {
+    ReplicaSet {
+        "metadata" => metadata: object,
+        "spec" => spec: object,
+    }
+}
+
 /// `spec` of a VirtualMachineInstanceReplicaSet.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSetSpec<'a> {
     /// `template`.
-    #[serde(borrow, deserialize_with = "object")]
     pub template: GuestTemplate<'a>,
 }
 
+fields! {
+    ReplicaSetSpec {
+        "template" => template: object,
+    }
+}
+
 /// `VirtualMachinePool`: it holds the template of a VirtualMachine.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
     pub spec: PoolSpec<'a>,
 }
 
+fields! {
+    Pool {
+        "metadata" => metadata: object,
+        "spec" => spec: object,
+    }
+}
+
 /// `spec` of a VirtualMachinePool.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolSpec<'a> {
     /// `virtualMachineTemplate`: the VirtualMachine's metadata and spec.
-    #[serde(borrow, deserialize_with = "object")]
     pub virtual_machine_template: VirtualMachine<'a>,
 }
 
+fields! {
+    PoolSpec {
+        "virtualMachineTemplate" => virtual_machine_template: object,
+    }
+}
+
 /// `VirtualMachineInstanceMigration`: the wish to move a running guest.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Migration<'a> {
     /// `metadata`.
-    #[serde(borrow, deserialize_with = "object")]
     pub metadata: Metadata<'a>,
     /// `spec`.
-    #[serde(borrow, deserialize_with = "object")]
     pub spec: MigrationSpec<'a>,
     /// `status`.
-    #[serde(borrow, deserialize_with = "object")]
     pub status: MigrationStatus<'a>,
+}
+
+fields! {
+    Migration {
+        "metadata" => metadata: object,
+        "spec" => spec: object,
+        "status" => status: object,
+    }
 }
 
 impl Migration<'_> {
@@ -223,125 +287,154 @@ impl Migration<'_> {
 }
 
 /// `spec` of a VirtualMachineInstanceMigration.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationSpec<'a> {
     /// `vmiName`: the VirtualMachineInstance, in the migration's namespace.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub vmi_name: Text<'a>,
 }
 
+fields! {
+    MigrationSpec {
+        "vmiName" => vmi_name: nullable,
+    }
+}
+
 /// `status` of a VirtualMachineInstanceMigration.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationStatus<'a> {
     /// `phase`: `Pending`, …, `Running`, `Succeeded`, `Failed`; empty before the first.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub phase: Text<'a>,
 }
 
+fields! {
+    MigrationStatus {
+        "phase" => phase: nullable,
+    }
+}
+
 /// `metadata` of any object.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata<'a> {
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `namespace`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub namespace: Text<'a>,
     /// `uid`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub uid: Text<'a>,
     /// `annotations`: `None` where a patch has to create the map first.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub annotations: Option<Annotations<'a>>,
     /// `deletionTimestamp`: set while the object is being deleted.
     pub deletion_timestamp: Option<Present>,
     /// `ownerReferences[]`.
-    #[serde(borrow, deserialize_with = "objects")]
     pub owner_references: Vec<OwnerReference<'a>>,
 }
 
+fields! {
+    Metadata {
+        "name" => name: nullable,
+        "namespace" => namespace: nullable,
+        "uid" => uid: nullable,
+        "annotations" => annotations: optional,
+        "deletionTimestamp" => deletion_timestamp: value,
+        "ownerReferences" => owner_references: objects,
+    }
+}
+
 /// The annotations that nicplug reads; all others are skipped.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Annotations<'a> {
     /// `nicplug.io/add-interfaces`: NICs that a VM's template is to have.
-    #[serde(borrow, rename = "nicplug.io/add-interfaces")]
     pub add_interfaces: Option<Text<'a>>,
     /// `nicplug.io/remove-interfaces`: names of NICs that a VM's template is to lose.
-    #[serde(borrow, rename = "nicplug.io/remove-interfaces")]
     pub remove_interfaces: Option<Text<'a>>,
     /// `nicplug.io/apply`: `on-restart` lets a change of a live VM wait for the next restart.
-    #[serde(borrow, rename = "nicplug.io/apply")]
     pub apply: Option<Text<'a>>,
     /// `nicplug.io/persist`: names of NICs (or `*`) to mirror into the VM's template.
-    #[serde(borrow, rename = "nicplug.io/persist")]
     pub persist: Option<Text<'a>>,
     /// `nicplug.io/reserve-ports`: how many free hotplug ports every boot is to have.
-    #[serde(borrow, rename = "nicplug.io/reserve-ports")]
     pub reserve_ports: Option<Text<'a>>,
     /// `nicplug.io/boot-slots`: our stamp, what the PCI topology was at boot.
-    #[serde(borrow, rename = "nicplug.io/boot-slots")]
     pub boot_slots: Option<Text<'a>>,
     /// `kubevirt.io/pci-interface-slot-count`: how many NIC ports KubeVirt keeps.
-    #[serde(borrow, rename = "kubevirt.io/pci-interface-slot-count")]
     pub slot_count: Option<Text<'a>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`: `true` leaves no hotplug ports.
-    #[serde(borrow, rename = "kubevirt.io/placePCIDevicesOnRootComplex")]
     pub root_complex: Option<Text<'a>>,
 }
 
+fields! {
+    Annotations {
+        "nicplug.io/add-interfaces" => add_interfaces: value,
+        "nicplug.io/remove-interfaces" => remove_interfaces: value,
+        "nicplug.io/apply" => apply: value,
+        "nicplug.io/persist" => persist: value,
+        "nicplug.io/reserve-ports" => reserve_ports: value,
+        "nicplug.io/boot-slots" => boot_slots: value,
+        "kubevirt.io/pci-interface-slot-count" => slot_count: value,
+        "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
+    }
+}
+
 /// `metadata.ownerReferences[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OwnerReference<'a> {
     /// `kind`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub kind: Text<'a>,
     /// `name`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `uid`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub uid: Text<'a>,
 }
 
+fields! {
+    OwnerReference {
+        "kind" => kind: nullable,
+        "name" => name: nullable,
+        "uid" => uid: nullable,
+    }
+}
+
 /// `status` of a VirtualMachineInstance.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct InstanceStatus<'a> {
     /// `phase`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub phase: Phase<'a>,
     /// `interfaces[]`: what the guest has in truth.
-    #[serde(borrow, deserialize_with = "objects")]
     pub interfaces: Vec<InterfaceStatus<'a>>,
     /// `conditions[]`.
-    #[serde(borrow, deserialize_with = "objects")]
     pub conditions: Vec<Condition<'a>>,
     /// `migrationState`: the last or the running live migration.
-    #[serde(borrow, deserialize_with = "optional_object")]
     pub migration_state: Option<MigrationState<'a>>,
     /// `memory`.
-    #[serde(borrow, deserialize_with = "object")]
     pub memory: MemoryStatus<'a>,
     /// `virtualMachineRevisionName`: the ControllerRevision that holds the template of this run.
-    #[serde(borrow)]
     pub virtual_machine_revision_name: Option<Text<'a>>,
 }
 
+fields! {
+    InstanceStatus {
+        "phase" => phase: nullable,
+        "interfaces" => interfaces: objects,
+        "conditions" => conditions: objects,
+        "migrationState" => migration_state: optional,
+        "memory" => memory: object,
+        "virtualMachineRevisionName" => virtual_machine_revision_name: value,
+    }
+}
+
 /// `status.memory` of a VirtualMachineInstance (KubeVirt 1.1 and later).
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryStatus<'a> {
     /// `guestAtBoot`.
-    #[serde(borrow)]
     pub guest_at_boot: Option<Amount<'a>>,
     /// `guestRequested`: differs once memory was hotplugged.
-    #[serde(borrow)]
     pub guest_requested: Option<Amount<'a>>,
+}
+
+fields! {
+    MemoryStatus {
+        "guestAtBoot" => guest_at_boot: value,
+        "guestRequested" => guest_requested: value,
+    }
 }
 
 impl MemoryStatus<'_> {
@@ -402,18 +495,22 @@ impl fmt::Display for Phase<'_> {
 }
 
 /// `status.interfaces[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct InterfaceStatus<'a> {
     /// `name`: of the NIC; empty for one that only the guest agent saw.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub name: Text<'a>,
     /// `infoSource`: comma list of `domain`, `guest-agent`, `multus-status`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub info_source: Text<'a>,
     /// `podInterfaceName`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub pod_interface_name: Text<'a>,
+}
+
+fields! {
+    InterfaceStatus {
+        "name" => name: nullable,
+        "infoSource" => info_source: nullable,
+        "podInterfaceName" => pod_interface_name: nullable,
+    }
 }
 
 impl InterfaceStatus<'_> {
@@ -425,39 +522,47 @@ impl InterfaceStatus<'_> {
 }
 
 /// `status.conditions[]`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Condition<'a> {
     /// `type`, such as `LiveMigratable`.
-    #[serde(borrow, deserialize_with = "nullable", rename = "type")]
     pub kind: Text<'a>,
     /// `status`: `True`, `False` or `Unknown`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub status: Text<'a>,
     /// `reason`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub reason: Text<'a>,
     /// `message`.
-    #[serde(borrow, deserialize_with = "nullable")]
     pub message: Text<'a>,
 }
 
+fields! {
+    Condition {
+        "type" => kind: nullable,
+        "status" => status: nullable,
+        "reason" => reason: nullable,
+        "message" => message: nullable,
+    }
+}
+
 /// `status.migrationState`.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MigrationState<'a> {
     /// `completed`.
-    #[serde(deserialize_with = "nullable")]
     pub completed: bool,
     /// `failed`.
-    #[serde(deserialize_with = "nullable")]
     pub failed: bool,
     /// `startTimestamp`.
-    #[serde(borrow)]
     pub start_timestamp: Option<Text<'a>>,
     /// `endTimestamp`.
-    #[serde(borrow)]
     pub end_timestamp: Option<Text<'a>>,
+}
+
+fields! {
+    MigrationState {
+        "completed" => completed: nullable,
+        "failed" => failed: nullable,
+        "startTimestamp" => start_timestamp: value,
+        "endTimestamp" => end_timestamp: value,
+    }
 }
 
 impl MigrationState<'_> {

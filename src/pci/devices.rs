@@ -26,7 +26,7 @@
 //! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-placement.go`), libvirt 11.3
 //! `src/qemu/qemu_domain_address.c`.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
@@ -239,7 +239,7 @@ impl Parts<'_> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| BusDisk::of(disk, default_bus));
         let disks = self.disks.iter().map(|disk| disk.name.as_str());
-        let names: HashSet<&str> =
+        let names: BTreeSet<&str> =
             disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect();
         let implied = self.volumes.iter().filter(|volume| !names.contains(volume.name.as_str()));
         let implied =

@@ -36,18 +36,19 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     let mut findings: Vec<Finding> = judge_wish(case).into_iter().collect();
     match judge(case, &case.change.after) {
-        Ok(after) => {
-            let before = case.change.before.map(|before| judge(case, &before));
-            if before.is_none_or(|before| before.as_ref() != Ok(&after)) {
-                findings.extend(tell(case, &after));
-            }
-        }
+        Ok(after) => findings.extend(tell(case, &after).filter(|_| is_news(case, &after))),
         Err(why) if case.is_new() => {
             findings.push(RULE.unchecked(format!("PCI ports at boot were not counted: {why}")));
         }
         Err(_) => {}
     }
     findings
+}
+
+/// Whether the guest would not have booted the same way before.
+fn is_news(case: &Case, after: &Answer) -> bool {
+    let before = case.change.before.map(|before| judge(case, &before));
+    before.is_none_or(|before| before.as_ref() != Ok(after))
 }
 
 /// What a guest would boot with.
@@ -82,11 +83,14 @@ fn judge(case: &Case, view: &View) -> Result<Answer, String> {
 }
 
 fn answer(survey: &Survey, version: Version, wanted: u64, room: Option<u64>) -> Answer {
+    let by_itself = if room == Some(0) { Answer::None(survey.nics.len()) } else { Answer::Enough };
+    if wanted == 0 {
+        return by_itself;
+    }
     match pci::reserve(&survey.census, &survey.nics, version, wanted) {
-        Reservation::Impossible { why, most } if wanted > 0 => Answer::Short { wanted, most, why },
+        Reservation::Impossible { why, most } => Answer::Short { wanted, most, why },
         Reservation::SlotCount { .. } => Answer::Enough,
-        _ if room == Some(0) => Answer::None(survey.nics.len()),
-        _ => Answer::Enough,
+        Reservation::Enough { .. } => by_itself,
     }
 }
 

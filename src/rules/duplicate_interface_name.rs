@@ -1,6 +1,6 @@
 //! NP002.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 
@@ -25,7 +25,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     interfaces
         .filter(|(_, interface)| !seen.insert(interface.name.as_str()))

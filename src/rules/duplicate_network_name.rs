@@ -1,6 +1,6 @@
 //! NP001.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 
@@ -25,7 +25,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let networks = case.change.after.guest.networks.iter().enumerate();
     networks
         .filter(|(_, network)| !seen.insert(network.name.as_str()))

@@ -1,6 +1,6 @@
 //! NP003.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 
@@ -25,7 +25,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let networks: HashSet<&str> = guest.networks.iter().map(|network| network.name.as_str()).collect();
+    let networks: BTreeSet<&str> = guest.networks.iter().map(|network| network.name.as_str()).collect();
     let interfaces = guest.interfaces().iter().enumerate();
     interfaces
         .filter(|(_, interface)| !networks.contains(interface.name.as_str()))

@@ -57,17 +57,18 @@ fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
 
 fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     let written = nic.network_name().filter(|name| !name.is_empty())?;
-    let field = case.change.network_name_field(nic.network?.index);
+    let index = nic.network?.index;
+    let field = || case.change.network_name_field(index);
     if !is_well_formed(written) {
         let what = format!("{written:?} names no network: it is neither NAME nor NAMESPACE/NAME");
         let fix = "write networkName as the NetworkAttachmentDefinition's name, or NAMESPACE/NAME".to_owned();
-        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
+        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
     }
     let name = NadRef::parse(written, case.change.subject.namespace);
     let Lookup { nad, instead } = case.facts.nads.lookup(name);
     let nad = match nad {
         Fact::Known(nad) => nad,
-        Fact::Absent => return Some(missing(field, name, instead)),
+        Fact::Absent => return Some(missing(field(), name, instead)),
         Fact::Unknown => {
             return Some(RULE.unchecked(format!("NetworkAttachmentDefinition \"{name}\" was not checked: not known")));
         }
@@ -75,7 +76,7 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     if let Config::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
-            RULE.fault(CauseType::Invalid, field, what)
+            RULE.fault(CauseType::Invalid, field(), what)
                 .with_fix("mend spec.config of the NetworkAttachmentDefinition".to_owned()),
         );
     }
@@ -84,15 +85,14 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && !nad.has_resource {
         let what = format!("network \"{name}\" names no resource for SR-IOV");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
-        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix.to_owned()));
+        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
     judge_isolation(case, field, name)
 }
 
 /// `NAD` or `NAMESPACE/NAD`, as Multus splits it.
 fn is_well_formed(written: &str) -> bool {
-    let parts: Vec<&str> = written.split('/').collect();
-    parts.len() <= 2 && parts.iter().all(|part| !part.is_empty())
+    written.split('/').count() <= 2 && written.split('/').all(|part| !part.is_empty())
 }
 
 fn missing(field: String, name: NadRef, instead: Option<String>) -> Finding {
@@ -105,7 +105,7 @@ fn missing(field: String, name: NadRef, instead: Option<String>) -> Finding {
     }
 }
 
-fn judge_isolation(case: &Case, field: String, name: NadRef) -> Option<Finding> {
+fn judge_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) -> Option<Finding> {
     let own = case.change.subject.namespace;
     if name.namespace == own {
         return None;
@@ -117,7 +117,7 @@ fn judge_isolation(case: &Case, field: String, name: NadRef) -> Option<Finding> 
                 "use a network of namespace {own:?} or \"default\", or add {:?} to globalNamespaces of Multus",
                 name.namespace
             );
-            Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
+            Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix))
         }
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => {

@@ -38,8 +38,8 @@ fn check(case: &Case) -> Vec<Finding> {
 
 /// KubeVirt answers a field that does not exist: `spec.interfaces`.
 fn several_pod_networks(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let second = second(networks, is_pod)?;
     let pods = Places::of(networks, is_pod);
-    let second = pods.second?;
     let path = case.change.after.path;
     let what = format!("{} networks are the pod network, of which there is one: {}", pods.count, pods.names);
     let fix = format!("attach {path}.networks[{second}] and any further one with multus, or take them out");
@@ -47,8 +47,8 @@ fn several_pod_networks(case: &Case, networks: &[Network]) -> Option<Finding> {
 }
 
 fn several_multus_defaults(case: &Case, networks: &[Network]) -> Option<Finding> {
+    let second = second(networks, is_multus_default)?;
     let defaults = Places::of(networks, is_multus_default);
-    let second = defaults.second?;
     let what = format!("{} networks have multus.default, of which there is one: {}", defaults.count, defaults.names);
     let fix = format!("take multus.default out of networks[{second}] and of any further one");
     Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
@@ -102,11 +102,14 @@ fn is_multus_default(network: &Network) -> bool {
     network.multus.as_ref().is_some_and(|multus| multus.default)
 }
 
+/// The index of the second network of a kind.
+fn second(networks: &[Network], is_meant: impl Fn(&Network) -> bool) -> Option<usize> {
+    networks.iter().enumerate().filter(|(_, network)| is_meant(network)).nth(1).map(|(index, _)| index)
+}
+
 /// Networks of one kind, as a message tells them.
 struct Places {
     count: usize,
-    /// The index of the second one.
-    second: Option<usize>,
     /// At most three names: `"a", "b", …`.
     names: String,
 }
@@ -114,14 +117,14 @@ struct Places {
 impl Places {
     fn of(networks: &[Network], is_meant: impl Fn(&Network) -> bool) -> Self {
         const NAMES_AT_MOST: usize = 3;
-        let meant = || networks.iter().enumerate().filter(|(_, network)| is_meant(network));
+        let meant = || networks.iter().filter(|network| is_meant(network));
         let count = meant().count();
         let mut names: Vec<String> =
-            meant().take(NAMES_AT_MOST).map(|(_, network)| format!("{:?}", network.name.as_str())).collect();
+            meant().take(NAMES_AT_MOST).map(|network| format!("{:?}", network.name.as_str())).collect();
         if count > NAMES_AT_MOST {
             names.push("…".to_owned());
         }
-        Self { count, second: meant().nth(1).map(|(index, _)| index), names: names.join(", ") }
+        Self { count, names: names.join(", ") }
     }
 }
 

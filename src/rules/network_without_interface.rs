@@ -1,6 +1,6 @@
 //! NP004.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 
@@ -25,7 +25,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let interfaces: HashSet<&str> = guest.interfaces().iter().map(|interface| interface.name.as_str()).collect();
+    let interfaces: BTreeSet<&str> = guest.interfaces().iter().map(|interface| interface.name.as_str()).collect();
     let networks = guest.networks.iter().enumerate();
     networks
         .filter(|(_, network)| !interfaces.contains(network.name.as_str()))

@@ -1,6 +1,6 @@
 //! NP106.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
@@ -170,7 +170,7 @@ fn waiting_in_template(case: &Case, instance: &Instance) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.instance.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
     let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !instance.has_nic(&nic.name);
-    let asked_now: HashSet<&str> = case.plugged(instance).map(|nic| nic.name).collect();
+    let asked_now: BTreeSet<&str> = case.plugged(instance).map(|nic| nic.name).collect();
     template.iter().filter(waits).filter(|nic| !asked_now.contains(&*nic.name)).count() as u64
 }
 

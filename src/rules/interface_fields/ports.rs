@@ -1,6 +1,6 @@
 //! `ports[]`: which ports of a NIC on the pod network are let through.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::Entry;
 use crate::{
@@ -18,7 +18,7 @@ pub(super) const LAST_PORT: i64 = 65_535;
 pub(super) fn check(entry: &Entry) -> Vec<Finding> {
     let ports = entry.interface.ports.as_deref().unwrap_or_default();
     let mut findings = Vec::new();
-    let mut names = HashSet::new();
+    let mut names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         if !port.name.is_empty() && !names.insert(port.name.as_str()) {
             findings.push(duplicate(entry, index, port));
