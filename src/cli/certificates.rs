@@ -177,7 +177,7 @@ impl Source {
                     // The end of the sender is a sign too.
                     let _ = stopped.await;
                 }));
-                Ok(Keeping { leading: Some((stop, leading)) })
+                Ok(Keeping { leading: Some((Some(stop), leading)) })
             }
         }
     }
@@ -186,14 +186,21 @@ impl Source {
 /// What goes on in the background.
 pub(super) struct Keeping {
     /// Ends the work of a leader, and that work.
-    leading: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    leading: Option<(Option<oneshot::Sender<()>>, JoinHandle<()>)>,
 }
 
 impl Keeping {
-    /// Gives the Lease back, so that the next leader need not wait.
-    pub(super) async fn end(self) {
-        if let Some((stop, leading)) = self.leading {
-            drop(stop);
+    /// Asks for the end: the work of a leader stops, and the Lease is given back, so that the next one need not wait.
+    pub(super) fn end(&mut self) {
+        if let Some((stop, _)) = &mut self.leading {
+            *stop = None;
+        }
+    }
+
+    /// Waits for the end, asking for it if nobody has.
+    pub(super) async fn ended(mut self) {
+        self.end();
+        if let Some((_, leading)) = self.leading {
             // It fails only if it has panicked, which was told then.
             let _ = leading.await;
         }

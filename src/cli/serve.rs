@@ -132,10 +132,11 @@ impl ServeArgs {
             config.watches = watches;
             let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
             let check = server.readiness().add("certificate", "not looked at yet");
-            let keeping = certificate.keep(check, &self.source).await?;
+            let mut keeping = certificate.keep(check, &self.source).await?;
             let shutdown = async {
                 shutdown.await;
                 // Another replica may lead before the last request here is answered.
+                keeping.end();
                 if let Some(persisting) = &mut persisting {
                     persisting.end();
                 }
@@ -144,7 +145,7 @@ impl ServeArgs {
             if let Some(persisting) = persisting {
                 persisting.ended().await;
             }
-            keeping.end().await;
+            keeping.ended().await;
             Ok(ExitCode::SUCCESS)
         })
     }

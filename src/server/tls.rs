@@ -51,7 +51,6 @@ impl Pair {
         Self::new(certificate, key, &Origin::Memory("certificate"), &Origin::Memory("key"))
     }
 
-
     fn new(chain: &[u8], key: &[u8], chain_origin: &Origin, key_origin: &Origin) -> Result<Self, TlsError> {
         let chain = certificates(chain, chain_origin)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey(key_origin.clone()))?;
