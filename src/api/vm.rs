@@ -397,7 +397,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InstanceStatus<'a> {
     /// `phase`.
-    pub phase: Phase<'a>,
+    pub phase: Phase,
     /// `interfaces[]`: what the guest has in truth.
     pub interfaces: Vec<InterfaceStatus<'a>>,
     /// `conditions[]`.
@@ -447,50 +447,50 @@ impl MemoryStatus<'_> {
 
 /// `status.phase` of a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Phase<'a> {
+pub enum Phase {
     /// Set by nobody yet: the object was just made.
     #[default]
     Unset,
-    /// `Running`: hotplug works.
+    /// Hotplug works.
     Running,
-    /// `Succeeded` or `Failed`: nothing changes any more.
-    Final(Text<'a>),
+    /// The guest has ended: nothing changes any more.
+    Succeeded,
+    /// The guest has ended, or could not go on: nothing changes any more.
+    Failed,
     /// `Pending`, `Scheduling`, `Scheduled`, `Unknown`, or a phase of a newer KubeVirt.
-    Other(Text<'a>),
+    Other(Box<str>),
 }
 
-impl Phase<'_> {
-    /// The same phase, free of what it borrowed from.
+impl Phase {
+    /// Whether nothing changes any more.
     #[must_use]
-    pub fn to_owned_phase(&self) -> Phase<'static> {
-        match self {
-            Self::Unset => Phase::Unset,
-            Self::Running => Phase::Running,
-            Self::Final(text) => Phase::Final(text.to_owned_text()),
-            Self::Other(text) => Phase::Other(text.to_owned_text()),
-        }
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Phase<'a> {
+impl<'de> Deserialize<'de> for Phase {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Text::deserialize(deserializer)?;
         Ok(match text.as_str() {
             "" => Self::Unset,
             "Running" => Self::Running,
-            "Succeeded" | "Failed" => Self::Final(text),
-            _ => Self::Other(text),
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
+            other => Self::Other(other.into()),
         })
     }
 }
 
-impl fmt::Display for Phase<'_> {
+impl fmt::Display for Phase {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unset => formatter.write_str("not set"),
-            Self::Running => formatter.write_str("Running"),
-            Self::Final(text) | Self::Other(text) => text.fmt(formatter),
-        }
+        formatter.write_str(match self {
+            Self::Unset => "not set",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Other(text) => text,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Instance {
     /// `status.phase`.
-    pub phase: Phase<'static>,
+    pub phase: Phase,
     /// Whether it is being deleted.
     pub is_deleting: bool,
     /// The NICs of its spec: one list for all guests that have the same.
@@ -70,7 +70,7 @@ impl Instance {
         let interfaces = status.status.interfaces.iter().take(NICS_AT_MOST);
         let seen: Vec<_> = interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect();
         Self {
-            phase: status.status.phase.to_owned_phase(),
+            phase: status.status.phase.clone(),
             is_deleting: status.metadata.deletion_timestamp.is_some(),
             nics: GuestNic::all(&spec.spec).into(),
             seen: seen.into(),
@@ -84,7 +84,7 @@ impl Instance {
     /// Whether the guest can still change: it is neither being deleted nor in a final phase.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        !self.is_deleting && !matches!(self.phase, Phase::Final(_))
+        !self.is_deleting && !self.phase.is_final()
     }
 
     /// The NIC of a name in the guest's spec.
