@@ -7,13 +7,13 @@ use std::hint::black_box;
 
 use anyhow::{Context, ensure};
 use criterion::{Criterion, Throughput};
-use kube::core::WatchEvent;
 use nicplug::cluster::{
     cache::{Cache, Effect},
     kind::Kind,
     store::Store,
+    watch::Event,
 };
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
@@ -38,8 +38,8 @@ fn main() -> anyhow::Result<()> {
 
 /// What a watch does with a line.
 fn take(cache: &Cache, line: &str) -> anyhow::Result<Effect> {
-    match serde_json::from_str::<WatchEvent<Box<RawValue>>>(line)? {
-        WatchEvent::Modified(object) => Ok(cache.apply(Kind::Instance, object.get())),
+    match Event::read(line) {
+        Some(Event::Applied(object)) => Ok(cache.apply(Kind::Instance, object)),
         _ => None.context("another event"),
     }
 }

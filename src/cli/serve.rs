@@ -296,7 +296,14 @@ mod tests {
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
             let names_a_thing = matches!(
                 name,
-                "client-ca" | "context" | "facts" | "kubeconfig" | "lease-namespace" | "settings" | "tls-cert" | "tls-key"
+                "client-ca"
+                    | "context"
+                    | "facts"
+                    | "kubeconfig"
+                    | "lease-namespace"
+                    | "settings"
+                    | "tls-cert"
+                    | "tls-key"
             );
             assert_eq!(arg.get_default_values().is_empty(), names_a_thing, "--{name}");
         }
