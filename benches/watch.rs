@@ -10,13 +10,12 @@ use std::hint::black_box;
 
 use anyhow::{Context, ensure};
 use criterion::{Criterion, Throughput};
-use kube::core::WatchEvent;
 use nicplug::cluster::{
     cache::{Cache, Effect},
     kind::Kind,
     store::Store,
+    watch::Event,
 };
-use serde_json::value::RawValue;
 
 use self::world::Guest;
 
@@ -47,8 +46,8 @@ fn main() -> anyhow::Result<()> {
 
 /// What a watch does with a line.
 fn take(cache: &Cache, line: &str) -> anyhow::Result<Effect> {
-    match serde_json::from_str::<WatchEvent<Box<RawValue>>>(line)? {
-        WatchEvent::Modified(object) => Ok(cache.apply(Kind::Instance, object.get())),
+    match Event::read(line) {
+        Some(Event::Applied(object)) => Ok(cache.apply(Kind::Instance, object)),
         _ => None.context("another event"),
     }
 }

@@ -141,13 +141,16 @@ impl Reviewer {
     }
 
     /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
-    /// that is stored and the status that is new.
+    /// that is stored and the status that is new, and of a VM all.
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.instance);
         if let (Some(before), Some(after)) = (before, change.after.instance) {
             let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
             facts.instance = Fact::Known(Arc::new(Instance::of(before, after, &*kinds)));
+        }
+        if change.after.instance.is_none() {
+            facts.machine = Fact::Unknown;
         }
         facts
     }
@@ -239,4 +242,33 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and lists of them always have a JSON form; there is nothing here that could fail.
     let _ = serde_json::to_writer(&mut text, value);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Machine;
+
+    /// A cluster that has not heard of the change yet.
+    struct Late;
+
+    impl FactSource for Late {
+        fn facts_for(&self, _: &Change) -> Facts {
+            Facts { machine: Fact::Known(Arc::new(Machine::default())), ..Facts::default() }
+        }
+    }
+
+    #[test]
+    fn of_a_vm_the_request_knows_more_than_the_cluster_does() {
+        for (kind, is_of_cluster) in [("VirtualMachine", false), ("VirtualMachineInstance", true)] {
+            let review = format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                    "operation": "CREATE", "kind": {{"group": "kubevirt.io", "kind": "{kind}"}}, "object": {{}}}}}}"#
+            );
+            let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+            let reviewer = Reviewer::new(Arc::new(Late), Settings::default());
+            let facts = reviewer.facts_for(&Change::of(&request).unwrap());
+            assert_eq!(facts.machine.known().is_some(), is_of_cluster, "{kind}");
+        }
+    }
 }

@@ -128,6 +128,8 @@ impl Replica {
         tokio::spawn(server.run(std::future::pending()));
         let replica = Self { address, readiness, ticks };
         replica.reports("[+]certificate ok").await;
+        // The server has tried itself with the first pair: what it reports from now on is about the files.
+        replica.reports("[+]webhook ok").await;
         replica
     }
 

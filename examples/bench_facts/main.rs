@@ -15,13 +15,12 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use kube::core::WatchEvent;
 use nicplug::cluster::{
     cache::{Cache, Effect},
     kind::Kind,
     store::Store,
+    watch::Event,
 };
-use serde_json::value::RawValue;
 
 use self::world::Guest;
 
@@ -114,10 +113,10 @@ fn beat(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
         let line = format!(r#"{{"type":"MODIFIED","object":{}}}"#, args.guest(number).instance(1));
         bytes += line.len() as u64;
         let start = Instant::now();
-        let WatchEvent::Modified(object) = serde_json::from_str::<WatchEvent<Box<RawValue>>>(&line)? else {
+        let Some(Event::Applied(object)) = Event::read(&line) else {
             bail!("another event");
         };
-        let effect = cache.apply(Kind::Instance, object.get());
+        let effect = cache.apply(Kind::Instance, object);
         times.push(start.elapsed().as_secs_f64());
         ensure!(matches!(effect, Effect::Unchanged), "a heartbeat changes guest {number}: {effect:?}");
     }

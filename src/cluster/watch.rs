@@ -9,6 +9,7 @@
 //! change; and it builds an object for each event, of which a heartbeat needs none.
 
 mod backoff;
+mod event;
 mod source;
 mod status;
 
@@ -23,10 +24,11 @@ use tokio::{
 
 use self::{
     backoff::Backoff,
-    source::{Event, Position, Source, Trouble},
+    source::{Source, Trouble},
 };
 pub use self::{
     backoff::Pauses,
+    event::Event,
     status::{Mishap, Record, State, Status},
 };
 use super::{
@@ -37,6 +39,7 @@ use super::{
     projection::key_of,
     store::Store,
 };
+use crate::kubevirt::NEWEST_KNOWN;
 
 /// The kinds that are watched. ControllerRevisions are fetched one by one, and only those that are needed.
 pub const KINDS: [Kind; 8] = [
@@ -145,7 +148,7 @@ struct Watch {
 #[derive(Default)]
 struct Progress {
     /// The place in the history to go on from; `None` when all objects have to be listed.
-    position: Option<Position>,
+    position: Option<String>,
     /// Whether a list is whole, and what it did not show still in the cache.
     is_listed: bool,
     /// Since when the API server refuses.
@@ -180,7 +183,7 @@ impl Watch {
         if progress.position.is_none() {
             self.list(progress).await?;
         }
-        let Some(position) = &mut progress.position else { return Ok(()) };
+        let Some(position) = &progress.position else { return Ok(()) };
         let mut events = self.source.watch(position).await?;
         // Not before: facts that cannot be watched would grow old unnoticed.
         if std::mem::take(&mut progress.is_listed) {
@@ -188,12 +191,19 @@ impl Watch {
         }
         progress.refused = None;
         self.record.enter(State::Synced);
-        while let Some(event) = events.next().await? {
-            progress.is_alive = true;
-            self.record.hear();
-            self.take(event, position);
-        }
-        Ok(())
+        let end = loop {
+            match events.next().await {
+                Ok(Some(event)) => {
+                    progress.is_alive = true;
+                    self.record.hear();
+                    self.take(&event);
+                }
+                Ok(None) => break Ok(()),
+                Err(trouble) => break Err(trouble),
+            }
+        };
+        progress.position = events.position();
+        end
     }
 
     async fn list(&self, progress: &mut Progress) -> Result<(), Trouble> {
@@ -210,26 +220,37 @@ impl Watch {
         Ok(())
     }
 
-    fn take(&self, event: Event, position: &mut Position) {
+    fn take(&self, event: &Event) {
         match event {
-            Event::Applied(object) => {
-                self.apply(object.get());
-                position.move_to(object);
-            }
+            Event::Applied(object) => self.apply(object),
             Event::Deleted(object) => {
-                if let Some(key) = key_of(object.get()) {
+                if let Some(key) = key_of(object) {
                     self.cache.remove(self.kind(), &key);
                 }
-                position.move_to(object);
             }
-            Event::Bookmark(version) => *position = Position::at(version),
+            Event::Bookmark(_) | Event::Error(_) => {}
         }
     }
 
     fn apply(&self, text: &str) {
-        if let Effect::Unreadable(error) = self.cache.apply(self.kind(), text) {
-            self.record.add(Mishap::Unreadable);
-            tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
+        match self.cache.apply(self.kind(), text) {
+            Effect::Unreadable(error) => {
+                self.record.add(Mishap::Unreadable);
+                tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
+            }
+            Effect::Changed if self.kind() == Kind::KubeVirt => self.tell_version(),
+            Effect::Changed | Effect::Unchanged => {}
+        }
+    }
+
+    fn tell_version(&self) {
+        let version = self.cache.read().kubevirt().known().and_then(|kubevirt| kubevirt.version);
+        match version {
+            Some(version) if version.is_newer_than_known() => {
+                tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
+            }
+            Some(version) => tracing::info!(%version, "KubeVirt"),
+            None => tracing::warn!("the version of KubeVirt is unknown: nothing that depends on it is denied"),
         }
     }
 
@@ -338,7 +359,6 @@ mod tests {
 
     impl Wire {
         fn send(&self, kind: &str, object: &Value) {
-            // In the order in which Go writes the fields.
             let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
             self.0.send(Ok(Frame::data(line.into()))).unwrap();
         }

@@ -3,21 +3,21 @@
 //! An object stays JSON text: whoever takes it in reads the few fields that it needs, and `managedFields`, half of
 //! most objects, are never built.
 
-use std::{fmt, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 
-use futures_util::{TryStreamExt, stream::BoxStream};
+use futures_util::{AsyncBufRead, AsyncBufReadExt};
+use hyper::header::{ACCEPT_ENCODING, HeaderValue};
 use kube::{
     Client, Error,
     core::{
-        Request, Status, WatchEvent,
+        Request, Status,
         params::{GetParams, ListParams, WatchParams},
     },
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Mishap, Tuning, backoff::random_share};
+use super::{Event, Mishap, Tuning, backoff::random_share};
 use crate::{
     api::{JsonText, Text, nullable, object, read_object},
     cluster::{Key, kind::Kind, projection::MULTUS_CONFIG},
@@ -128,23 +128,25 @@ impl Source {
     }
 
     /// What happens from a place in the history on.
-    pub(super) async fn watch(&self, from: &Position) -> Result<Events, Trouble> {
-        let version = from.version()?;
+    pub(super) async fn watch(&self, version: &str) -> Result<Events, Trouble> {
         let params = WatchParams {
             field_selector: self.fields(),
             timeout: Some(self.seconds()),
             bookmarks: true,
             ..WatchParams::default()
         };
-        let request = if self.is_of_metadata() {
-            self.request.watch_metadata(&params, &version)
+        let mut request = if self.is_of_metadata() {
+            self.request.watch_metadata(&params, version)
         } else {
-            self.request.watch(&params, &version)
-        };
+            self.request.watch(&params, version)
+        }?;
+        // An event is of use when it comes, and not when a block of compressed ones is full.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let patience = self.tuning.patience;
-        let stream = timeout(patience, self.client.request_events(request?)).await;
-        let stream = stream.map_err(|_| Trouble::no_answer(patience))??;
-        Ok(Events { stream: Box::pin(stream), silence: self.tuning.silence })
+        let stream = timeout(patience, self.client.request_stream(request)).await;
+        let stream = Box::pin(stream.map_err(|_| Trouble::no_answer(patience))??);
+        let (silence, start) = (self.tuning.silence, version.to_owned());
+        Ok(Events { stream, silence, start, line: Vec::new(), next: Vec::new() })
     }
 
     /// How long the API server is asked to keep a watch open.
@@ -223,8 +225,8 @@ impl Pages<'_> {
     }
 
     /// Where to watch from, after the last page.
-    pub(super) fn position(self) -> Option<Position> {
-        (!self.version.is_empty()).then(|| Position::at(self.version))
+    pub(super) fn position(self) -> Option<String> {
+        Some(self.version).filter(|version| !version.is_empty())
     }
 }
 
@@ -263,74 +265,46 @@ impl Page {
     }
 }
 
-/// A place in the history of a kind. The resource version of an object is read only when a watch goes on from it, which
-/// is once for thousands of events.
-#[derive(Debug)]
-pub(super) enum Position {
-    At(String),
-    Behind(Box<RawValue>),
-}
-
-impl Position {
-    pub(super) fn at(version: String) -> Self {
-        Self::At(version)
-    }
-
-    pub(super) fn move_to(&mut self, object: Box<RawValue>) {
-        *self = Self::Behind(object);
-    }
-
-    fn version(&self) -> Result<String, Trouble> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Versioned<'a> {
-            #[serde(borrow, deserialize_with = "object")]
-            metadata: ListMeta<'a>,
-        }
-
-        match self {
-            Self::At(version) => Ok(version.clone()),
-            Self::Behind(text) => {
-                let read = read_object(text.get());
-                let version =
-                    read.map_or_else(|_| String::new(), |Versioned { metadata }| metadata.resource_version.to_string());
-                // Without one there is no way on but from the beginning.
-                if version.is_empty() { Err(Trouble::Expired) } else { Ok(version) }
-            }
-        }
-    }
-}
-
-/// Something that has happened.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// An object is new, or has changed.
-    Applied(Box<RawValue>),
-    /// An object is gone; as it was at last.
-    Deleted(Box<RawValue>),
-    /// Nothing: the history has come to this version.
-    Bookmark(String),
-}
-
-/// What happens, as it happens.
-///
-/// The text of an object can be taken out of an event because `type` stands before `object`, as Go writes them. In the
-/// other order serde would have to build the object first, and the event could not be read.
+/// What happens, as it happens: one line of JSON text after the other.
 pub(super) struct Events {
-    stream: BoxStream<'static, Result<WatchEvent<Box<RawValue>>, Error>>,
+    stream: Pin<Box<dyn AsyncBufRead + Send>>,
     silence: Duration,
+    /// Where the watch began.
+    start: String,
+    /// The last event, and whatever has come of the next one.
+    line: Vec<u8>,
+    next: Vec<u8>,
 }
 
 impl Events {
     /// Waits for the next event; `None` when the watch has ended, or says nothing for so long that it must be dead.
-    pub(super) async fn next(&mut self) -> Result<Option<Event>, Trouble> {
-        let Ok(event) = timeout(self.silence, self.stream.try_next()).await else { return Ok(None) };
-        Ok(match event? {
-            None => None,
-            Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => Some(Event::Applied(object)),
-            Some(WatchEvent::Deleted(object)) => Some(Event::Deleted(object)),
-            Some(WatchEvent::Bookmark(bookmark)) => Some(Event::Bookmark(bookmark.metadata.resource_version)),
-            Some(WatchEvent::Error(status)) => return Err(Trouble::of_status(&status)),
-        })
+    pub(super) async fn next(&mut self) -> Result<Option<Event<'_>>, Trouble> {
+        self.next.clear();
+        match timeout(self.silence, self.stream.read_until(b'\n', &mut self.next)).await {
+            Ok(Ok(_)) if self.next.ends_with(b"\n") => {}
+            // An end in the middle of a line is the end of the connection, of which more is known at the next try.
+            Ok(Ok(_)) | Err(_) => return Ok(None),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a watch was broken off");
+                return Ok(None);
+            }
+        }
+        match read(&self.next) {
+            Some(Event::Error(status)) => return Err(Trouble::of_status(&status)),
+            Some(_) => {}
+            None => return Err(Trouble::away("an event of the watch is none")),
+        }
+        std::mem::swap(&mut self.line, &mut self.next);
+        Ok(read(&self.line))
     }
+
+    /// The place in the history that the watch has come to, `None` where that is lost. It is read here and not from
+    /// each event: once for thousands of them.
+    pub(super) fn position(&self) -> Option<String> {
+        if self.line.is_empty() { Some(self.start.clone()) } else { read(&self.line)?.version() }
+    }
+}
+
+fn read(line: &[u8]) -> Option<Event<'_>> {
+    Event::read(str::from_utf8(line).ok()?.trim_ascii_end())
 }
