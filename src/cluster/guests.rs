@@ -144,3 +144,99 @@ impl Guests {
 fn full_name(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        api::vm::{VirtualMachine, VirtualMachineInstance},
+        cluster::macs::macs_of,
+    };
+
+    /// The spec of a guest with NICs of these names; each has an address of its own.
+    fn spec(nics: &[u8]) -> String {
+        let interface =
+            |nic: &u8| format!(r#"{{"name": "n{nic}", "bridge": {{}}, "macAddress": "02:00:00:00:00:{nic:02x}"}}"#);
+        let network = |nic: &u8| format!(r#"{{"name": "n{nic}", "multus": {{"networkName": "net{nic}"}}}}"#);
+        let [interfaces, networks] = [
+            nics.iter().map(interface).collect::<Vec<_>>().join(","),
+            nics.iter().map(network).collect::<Vec<_>>().join(","),
+        ];
+        format!(r#"{{"domain": {{"devices": {{"interfaces": [{interfaces}]}}}}, "networks": [{networks}]}}"#)
+    }
+
+    fn put(guests: &mut Guests, name: &str, holder: Holder, nics: &[u8]) {
+        let spec = spec(nics);
+        match holder {
+            Holder::Instance => {
+                let seen = nics.iter().map(|nic| format!(r#"{{"name": "n{nic}"}}"#)).collect::<Vec<_>>().join(",");
+                let text = format!(r#"{{"spec": {spec}, "status": {{"interfaces": [{seen}]}}}}"#);
+                let vmi: VirtualMachineInstance = serde_json::from_str(&text).unwrap();
+                guests.put_instance("demo", name, Instance::from(&vmi), macs_of(&vmi.spec));
+            }
+            Holder::Machine => {
+                let text = format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}}}"#);
+                let vm: VirtualMachine = serde_json::from_str(&text).unwrap();
+                guests.put_machine("demo", name, Machine::from(&vm), macs_of(&vm.spec.template.spec));
+            }
+        }
+    }
+
+    fn remove(guests: &mut Guests, name: &str, holder: Holder) {
+        match holder {
+            Holder::Instance => guests.remove_instance("demo", name),
+            Holder::Machine => guests.remove_machine("demo", name),
+        }
+    }
+
+    #[test]
+    fn guests_that_are_alike_have_one_list_of_nics_and_one_survey() {
+        let mut guests = Guests::default();
+        for name in ["a", "b"] {
+            put(&mut guests, name, Holder::Machine, &[1, 2]);
+            put(&mut guests, name, Holder::Instance, &[1, 2]);
+        }
+        let [a, b] = ["a", "b"].map(|name| Arc::clone(guests.instance("demo", name).known().unwrap()));
+        let machine = Arc::clone(guests.machine("demo", "a").known().unwrap());
+        assert!(Arc::ptr_eq(&a.nics, &b.nics) && Arc::ptr_eq(&a.nics, &machine.nics) && Arc::ptr_eq(&a.seen, &b.seen));
+        assert!(Arc::ptr_eq(a.boot.now.as_ref().unwrap(), b.boot.now.as_ref().unwrap()));
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        assert_eq!(guests.other_user(mac, "demo/net1", "demo/a"), Some("demo/b"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_has_gone_or_changed_is_forgotten(
+            steps in prop::collection::vec((0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))), 0..24)
+        ) {
+            let mut guests = Guests::default();
+            let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();
+            let holder = |is_machine| if is_machine { Holder::Machine } else { Holder::Instance };
+            for (name, is_machine, nics) in steps {
+                match nics {
+                    Some(nics) => {
+                        put(&mut guests, &name.to_string(), holder(is_machine), &nics);
+                        model.insert((name, is_machine), nics);
+                    }
+                    None => {
+                        remove(&mut guests, &name.to_string(), holder(is_machine));
+                        model.remove(&(name, is_machine));
+                    }
+                }
+            }
+            let different: BTreeSet<_> = model.values().collect();
+            let different_of_instances: BTreeSet<_> =
+                model.iter().filter(|((_, is_machine), _)| !is_machine).map(|(_, nics)| nics).collect();
+            prop_assert_eq!(guests.instances.count() + guests.machines.count(), model.len());
+            prop_assert_eq!((guests.nics.len(), guests.seen.len()), (different.len(), different_of_instances.len()));
+            for (name, is_machine) in model.into_keys() {
+                remove(&mut guests, &name.to_string(), holder(is_machine));
+            }
+            prop_assert!(guests.is_empty());
+        }
+    }
+}
