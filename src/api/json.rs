@@ -437,7 +437,6 @@ fn after_value(text: &[u8]) -> Option<&[u8]> {
         }
         rest = match after_blanks(rest) {
             [b'"', tail @ ..] => after_string(tail)?,
-            [b'{', b'}', tail @ ..] => tail,
             value @ [b'{', tail @ ..] => match after_blanks(tail) {
                 [b'}', tail @ ..] => tail,
                 _ if open.is_full() => after_deep_value(value)?,
@@ -485,6 +484,7 @@ fn after_deep_value(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What follows the key of an entry and its colon.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn after_key(text: &[u8]) -> Option<&[u8]> {
     let [b'"', tail @ ..] = after_blanks(text) else { return None };
@@ -532,6 +532,7 @@ impl Open {
 }
 
 /// What follows a string, of which the opening quote was taken.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn after_string(text: &[u8]) -> Option<&[u8]> {
     match from_special(text)? {
@@ -568,6 +569,7 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What a string holds from its first quote, backslash or control character on.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn from_special(mut text: &[u8]) -> Option<&[u8]> {
     while let Some((chunk, tail)) = text.split_first_chunk() {

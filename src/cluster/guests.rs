@@ -217,15 +217,12 @@ mod tests {
             let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();
             let holder = |is_machine| if is_machine { Holder::Machine } else { Holder::Instance };
             for (name, is_machine, nics) in steps {
-                match nics {
-                    Some(nics) => {
-                        put(&mut guests, &name.to_string(), holder(is_machine), &nics);
-                        model.insert((name, is_machine), nics);
-                    }
-                    None => {
-                        remove(&mut guests, &name.to_string(), holder(is_machine));
-                        model.remove(&(name, is_machine));
-                    }
+                if let Some(nics) = nics {
+                    put(&mut guests, &name.to_string(), holder(is_machine), &nics);
+                    model.insert((name, is_machine), nics);
+                } else {
+                    remove(&mut guests, &name.to_string(), holder(is_machine));
+                    model.remove(&(name, is_machine));
                 }
             }
             let different: BTreeSet<_> = model.values().collect();
