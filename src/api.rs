@@ -231,7 +231,7 @@ impl<T> Deref for Part<T> {
 /// A part of the object that the old object mostly repeats byte for byte, as a heartbeat repeats the spec: then both
 /// objects have it in common, and it is read once.
 ///
-/// One that was [repeated](Self::is_repeated) is empty until it [takes](Self::take_from) what it repeats; only the reader
+/// One that was repeated is empty until it takes what it repeats; only the reader
 /// of a request sees such a one.
 #[derive(Debug, Default)]
 pub struct Shared<T> {
