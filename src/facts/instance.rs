@@ -68,7 +68,9 @@ impl Instance {
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
         let interfaces = status.status.interfaces.iter().take(NICS_AT_MOST);
-        let seen: Vec<_> = interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect();
+        // Without a rest that is never filled: such a list stays.
+        let mut seen = Vec::with_capacity(interfaces.len());
+        seen.extend(interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from));
         Self {
             phase: status.status.phase.clone(),
             is_deleting: status.metadata.deletion_timestamp.is_some(),
