@@ -438,6 +438,16 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_there_twice_is_an_error() {
+        let metadata = |text: &str| serde_json::from_str::<vm::Metadata>(text).map(drop);
+        assert!(metadata(r#"{"name": "a", "uid": "a", "other": 1, "other": 2}"#).is_ok());
+        let error = metadata(r#"{"name": "a", "uid": "a", "name": "a"}"#).unwrap_err().to_string();
+        assert!(error.starts_with("duplicate field `name`"), "{error}");
+        let devices = r#"{"autoattachVSOCK": true, "rng": {}, "rng": null}"#;
+        assert!(serde_json::from_str::<guest::Devices>(devices).is_err());
+    }
+
+    #[test]
     fn only_an_object_has_the_shape_of_a_source() {
         for (text, shape) in
             [("{\"a\":1}", Shape::Object), ("[{}]", Shape::Other), ("null", Shape::Other), ("1.5", Shape::Other)]

@@ -111,6 +111,8 @@ pub enum Scope {
 }
 
 impl Scope {
+    const ALL: [Self; 4] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Request];
+
     /// As tables write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -396,11 +398,14 @@ pub fn judge_migration(start: &MigrationStart, facts: &Facts, settings: &Setting
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
 pub fn judge(case: &Case) -> Vec<Finding> {
-    RULES
-        .iter()
-        .filter(|rule| rule.scope.covers(case.change) && enforcement(rule, case.settings) != Enforcement::Off)
-        .flat_map(|rule| (rule.check)(case))
-        .collect()
+    let covered: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| scope.covers(case.change)).collect();
+    let mut findings = Vec::new();
+    for rule in RULES {
+        if covered.contains(&rule.scope) && enforcement(rule, case.settings) != Enforcement::Off {
+            findings.extend((rule.check)(case));
+        }
+    }
+    findings
 }
 
 /// How a rule is enforced.

@@ -240,7 +240,10 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
 /// See [`BodyError`]: the answer to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
     // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
-    let text = str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
+    let text = simdutf8::basic::from_utf8(body).or_else(|_| {
+        // Only the slower check says what is wrong.
+        str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))
+    })?;
     match json::read::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
             if is_review(&api_version, &kind) && !request.uid.is_empty() =>
@@ -525,9 +528,10 @@ pub struct StatusCause<'r> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, ptr};
 
     use super::*;
+    use crate::api::vm::VirtualMachineSpec;
 
     fn body(request: &str) -> String {
         format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{request}}}"#)
@@ -590,6 +594,52 @@ mod tests {
         let (_, fault) = fault(&text);
         assert!(fault.in_old_object);
         assert_eq!(fault.field, "spec");
+    }
+
+    #[test]
+    fn a_spec_that_is_repeated_is_shared_and_any_other_is_read() {
+        let spec = |name: &str| format!(r#"{{"template":{{"spec":{{"networks":[{{"name":"{name}"}}]}}}}}}"#);
+        let request = |new: &str, old: &str| {
+            body(&format!(r#"{{"uid":"u",{VM},"object":{{"spec":{new}}},"oldObject":{{"spec": {old}}}}}"#))
+        };
+        for (new, old, is_shared) in [
+            (spec("a"), spec("a"), true),
+            (spec("a"), spec("b"), false),
+            (spec("a"), spec("a").replace(':', " : "), false),
+            ("null".to_owned(), "null".to_owned(), false),
+            ("{}".to_owned(), "{}".to_owned(), true),
+        ] {
+            let text = request(&new, &old);
+            let request = whole(&text);
+            let (Some(Object::VirtualMachine(new)), Some(Object::VirtualMachine(old))) =
+                (&request.object, &request.old_object)
+            else {
+                panic!("{request:?}")
+            };
+            assert_eq!(ptr::eq(&raw const *new.spec, &raw const *old.spec), is_shared, "{text}");
+            let alone = old_spec(&text);
+            assert_eq!(*old.spec, serde_json::from_str::<VirtualMachineSpec>(&alone).unwrap(), "{text}");
+        }
+    }
+
+    /// `oldObject.spec` of a body, or an empty one.
+    fn old_spec(body: &str) -> String {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        match &body["request"]["oldObject"]["spec"] {
+            serde_json::Value::Null => "{}".to_owned(),
+            spec => spec.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_request_with_an_object_twice_is_none() {
+        for twice in ["object", "oldObject"] {
+            let text = body(&format!(
+                r#"{{"uid":"u",{VM},"{twice}":{{"spec":{{"a":1}}}},"{twice}":{{"spec":{{}}}},"object":{{"spec":{{"a":1}}}}}}"#
+            ));
+            let error = read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(&format!("duplicate field `{twice}`")), "{error}");
+        }
     }
 
     #[test]
