@@ -28,10 +28,13 @@ use serde::{
 /// other deserializer takes it for a newtype like any other.
 pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
 
-/// As a newtype's name it asks the [`Reader`] to look whether the value is, byte for byte, the first object that was
-/// asked for by this name: then it is not read again, and `visit_unit` says so. Every other deserializer takes it for a
-/// newtype like any other.
+/// As a newtype's name it asks the [`Reader`] to compare the object with the first one that it was asked for by this name
+/// or the next: where they are the same byte for byte, `visit_unit` says so, and it is not read. Every other deserializer
+/// takes it for a newtype like any other.
 pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
+
+/// As [`REPEATABLE`], but of the first one the text is given, by `visit_borrowed_str`.
+pub(super) const PUT_OFF: &str = "$nicplug::PutOff";
 
 /// How deep what is read may be nested: one less than this, as in serde_json. What is skipped has no bound.
 const DEPTH: u8 = 128;
@@ -67,7 +70,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadabl
 /// # Errors
 /// As [`read`].
 pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, Unreadable> {
-    let mut reader = Reader { text, rest: text, depth: DEPTH, skipped: Skipped::default(), repeatable: None };
+    let mut reader = Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), repeatable: None };
     let value = seed.deserialize(&mut reader)?;
     match without_blanks(reader.rest) {
         "" => Ok(value),
@@ -77,26 +80,16 @@ pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> R
 
 /// Where the reading has come to.
 struct Reader<'de> {
-    text: &'de str,
     /// What is left of the text.
     rest: &'de str,
     /// How many levels of nesting are left, and one.
     depth: u8,
     skipped: Skipped<'de>,
-    /// The text of the first object that was read by the name [`REPEATABLE`].
+    /// The text of the first object that was asked for as [`REPEATABLE`] or [`PUT_OFF`].
     repeatable: Option<&'de str>,
 }
 
 impl<'de> Reader<'de> {
-    fn position(&self) -> usize {
-        self.text.len() - self.rest.len()
-    }
-
-    /// The text between a position and where the reading is now.
-    fn since(&self, start: usize) -> Result<&'de str, Unreadable> {
-        self.text.get(start..self.position()).ok_or(Unreadable)
-    }
-
     /// Goes past blanks and gives the byte that follows, without taking it.
     #[inline]
     fn peek(&mut self) -> Result<u8, Unreadable> {
@@ -186,20 +179,30 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Reads a value unless it repeats the first one of its kind; see [`REPEATABLE`].
-    fn repeatable<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
-        self.rest = without_blanks(self.rest);
+    /// Reads an object unless it is the same as the first one; see [`REPEATABLE`] and [`PUT_OFF`].
+    fn repeatable<V: Visitor<'de>>(&mut self, is_put_off: bool, visitor: V) -> Result<V::Value, Unreadable> {
+        if self.peek()? != b'{' {
+            return visitor.visit_newtype_struct(self);
+        }
         // An object ends where its last bracket stands, whatever follows.
-        if let Some(tail) = self.repeatable.and_then(|known| self.rest.strip_prefix(known)) {
-            self.rest = tail;
-            return visitor.visit_unit();
+        match self.repeatable.map(|first| self.rest.strip_prefix(first)) {
+            Some(Some(tail)) => {
+                self.rest = tail;
+                visitor.visit_unit()
+            }
+            Some(None) => visitor.visit_newtype_struct(self),
+            None if is_put_off => {
+                let text = self.skip()?;
+                self.repeatable = Some(text);
+                visitor.visit_borrowed_str(text)
+            }
+            None => {
+                let text = self.rest;
+                let value = visitor.visit_newtype_struct(&mut *self)?;
+                self.repeatable = text.get(..text.len() - self.rest.len());
+                Ok(value)
+            }
         }
-        let start = self.position();
-        let value = visitor.visit_newtype_struct(&mut *self)?;
-        if self.repeatable.is_none() {
-            self.repeatable = Some(self.since(start)?).filter(|text| text.starts_with('{'));
-        }
-        Ok(value)
     }
 
     /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
@@ -293,7 +296,8 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     ) -> Result<V::Value, Unreadable> {
         match name {
             TEXT_OF_VALUE => visitor.visit_borrowed_str(self.skip()?),
-            REPEATABLE => self.repeatable(visitor),
+            REPEATABLE => self.repeatable(false, visitor),
+            PUT_OFF => self.repeatable(true, visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -17,13 +17,13 @@ pub struct VirtualMachine<'a> {
     /// `metadata`.
     pub metadata: Metadata<'a>,
     /// `spec`.
-    pub spec: Shared<VirtualMachineSpec<'a>>,
+    pub spec: Shared<'a, VirtualMachineSpec<'a>>,
 }
 
 fields! {
     VirtualMachine {
         "metadata" => metadata: object,
-        "spec" => spec: value,
+        "spec" => spec: shared,
     }
 }
 
@@ -105,7 +105,7 @@ pub struct VirtualMachineInstance<'a> {
     /// `metadata`.
     pub metadata: Part<Metadata<'a>>,
     /// `spec`.
-    pub spec: Shared<GuestSpec<'a>>,
+    pub spec: Shared<'a, GuestSpec<'a>>,
     /// `status`.
     pub status: InstanceStatus<'a>,
 }
@@ -113,7 +113,7 @@ pub struct VirtualMachineInstance<'a> {
 fields! {
     VirtualMachineInstance {
         "metadata" => metadata: part,
-        "spec" => spec: value,
+        "spec" => spec: put_off,
         "status" => status: object,
     }
 }
