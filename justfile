@@ -17,6 +17,11 @@ lint:
 test *flags:
     cargo test --locked {{ flags }}
 
+# Builds the API server that some tests run on (needs Go, and minutes the first time): tests/apiserver/README.md.
+apiserver:
+    @test -z "$(gofmt -l tests/apiserver | tee /dev/stderr)"
+    bash tests/apiserver/build.sh target/apiserver/apiserver
+
 # Builds the documentation; a warning, such as a dead link, is an error.
 docs:
     RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
@@ -49,6 +54,25 @@ fuzz seconds="60":
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
     cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
+# Holds the chart to Helm's own engine, to its schema and to the code, and renders it into target/chart (needs Python).
+chart: chart-tools
+    target/tools/chart/bin/python -m unittest discover --start-directory tests/chart
+    target/tools/chart/bin/python tests/chart/chart.py render
+
+# Writes what is made from the chart: the table of its values, the rules in its schema, deploy/install.yaml.
+chart-write: chart-tools
+    target/tools/chart/bin/python tests/chart/chart.py write
+
+# Installs what the chart is tested with into target/tools/chart, once.
+chart-tools:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! cmp --silent tests/chart/requirements.txt target/tools/chart/requirements.txt; then
+        python3 -m venv --clear target/tools/chart
+        target/tools/chart/bin/pip install --quiet --disable-pip-version-check --requirement tests/chart/requirements.txt
+        cp tests/chart/requirements.txt target/tools/chart/
+    fi
+
 # Measures the pure path: one body in, one answer out.
 bench *flags:
     cargo bench --locked --bench review -- {{ flags }}
@@ -57,6 +81,11 @@ bench *flags:
 bench-server *flags:
     cargo build --release --locked --bin nicplug --example floor --example bench_server
     target/release/examples/bench_server {{ flags }}
+
+# Measures what the facts of a large cluster cost in memory, and its heartbeats in time: docs/performance.md.
+bench-facts *flags:
+    cargo build --release --locked --example bench_facts
+    target/release/examples/bench_facts {{ flags }}
 
 # All that CI does.
 ci:

@@ -22,7 +22,7 @@ impl Cluster {
     fn of_version(version: &str) -> Self {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
         let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
-        let instance = Instance { phase: Phase::Running, nics: vec![nic], ..Instance::default() };
+        let instance = Instance { phase: Phase::Running, nics: vec![nic].into(), ..Instance::default() };
         Self(Facts {
             kubevirt: Fact::Known(Arc::new(kubevirt)),
             instance: Fact::Known(Arc::new(instance)),

@@ -1,10 +1,13 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
+mod doubt;
+
 use std::sync::Arc;
 
 use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
+pub use self::doubt::{Doubt, Grounds};
 use crate::{
     api::review::{
         self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,
@@ -115,6 +118,10 @@ impl Reviewer {
                 let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
                 respond(request, &verdict, None, outcome)
             }
+            // The API server drops a patch of a status that reaches beyond it, and tells nobody.
+            Endpoint::Mutate if change.requests.is_some() => {
+                respond(request, &Verdict::default(), None, Outcome::Allowed)
+            }
             Endpoint::Mutate => match self.repairs(&change) {
                 repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Outcome::Allowed),
                 repairs => respond(request, &Verdict::default(), Some(&patch::patch(repairs)), Outcome::Patched),
@@ -126,8 +133,7 @@ impl Reviewer {
         if endpoint == Endpoint::Mutate {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         }
-        let facts = self.facts.facts_for_migration(start);
-        let verdict = verdict::weigh_migration(&rules::judge_migration(start, &facts, &self.settings), &self.settings);
+        let verdict = review_migration(start, &self.facts.facts_for_migration(start), &self.settings);
         let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
         respond(request, &verdict, None, outcome)
     }
@@ -138,13 +144,16 @@ impl Reviewer {
     }
 
     /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
-    /// that is stored and the status that is new.
+    /// that is stored and the status that is new, and of a VM all.
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.instance);
         if let (Some(before), Some(after)) = (before, change.after.instance) {
             let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
             facts.instance = Fact::Known(Arc::new(Instance::of(before, after, &*kinds)));
+        }
+        if change.after.instance.is_none() {
+            facts.machine = Fact::Unknown;
         }
         facts
     }
@@ -154,6 +163,10 @@ impl Reviewer {
 #[must_use]
 pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     verdict::weigh(&rules::judge(&Case { change, facts, settings }), change, settings)
+}
+
+fn review_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
+    verdict::weigh_migration(&rules::judge_migration(start, facts, settings), settings)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
@@ -232,4 +245,33 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and lists of them always have a JSON form; there is nothing here that could fail.
     let _ = serde_json::to_writer(&mut text, value);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Machine;
+
+    /// A cluster that has not heard of the change yet.
+    struct Late;
+
+    impl FactSource for Late {
+        fn facts_for(&self, _: &Change) -> Facts {
+            Facts { machine: Fact::Known(Arc::new(Machine::default())), ..Facts::default() }
+        }
+    }
+
+    #[test]
+    fn of_a_vm_the_request_knows_more_than_the_cluster_does() {
+        for (kind, is_of_cluster) in [("VirtualMachine", false), ("VirtualMachineInstance", true)] {
+            let review = format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                    "operation": "CREATE", "kind": {{"group": "kubevirt.io", "kind": "{kind}"}}, "object": {{}}}}}}"#
+            );
+            let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+            let reviewer = Reviewer::new(Arc::new(Late), Settings::default());
+            let facts = reviewer.facts_for(&Change::of(&request).unwrap());
+            assert_eq!(facts.machine.known().is_some(), is_of_cluster, "{kind}");
+        }
+    }
 }

@@ -133,6 +133,29 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
     }
 }
 
+/// Reads a view of an object from its JSON text, with serde_json where it cannot be read, to say why.
+///
+/// # Errors
+/// The field that has another type than the view.
+pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, FieldError> {
+    if let Ok(JsonObject(object)) = json::read(text) {
+        return Ok(object);
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut deserializer)
+        .map(|JsonObject(object)| object)
+        .map_err(|error| FieldError { field: error.path().to_string(), message: error.inner().to_string() })
+}
+
+/// A field that has another type than its view.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct FieldError {
+    /// Its path from the object's root.
+    pub(crate) field: String,
+    /// What was found and what was expected.
+    pub(crate) message: String,
+}
+
 /// A part of the object that few requests need: skipped when the body is parsed, read on demand.
 #[derive(Debug)]
 pub struct Lazy<'a, T> {
@@ -206,8 +229,8 @@ impl<T> Deref for Part<T> {
 /// A part of the object that the old object may repeat byte for byte, as a heartbeat repeats the spec: then it is not
 /// read twice, and where it is put off for the comparison, not even once.
 ///
-/// Until a part that was put off is [read](Self::read), or one that was repeated [taken](Self::take_from) from the other
-/// object, it is empty. The reader of a request does both, but for a request that changes nothing.
+/// Until a part that was put off is read, or one that was repeated is taken from the other object, it is empty. The
+/// reader of a request does both, but for a request that changes nothing.
 #[derive(Debug, Default)]
 pub struct Shared<'a, T> {
     part: Rc<T>,

@@ -1,15 +1,21 @@
-//! A certificate authority and the server certificate that it signs, made in memory.
+//! A certificate authority and the server certificates that it signs, made in memory.
 //!
-//! For development, for the demo, and for clusters without an issuer of their own.
+//! For development, for the demo, and for clusters without an issuer of their own. Nothing here knows what time it is:
+//! that is told.
+
+pub mod chain;
+pub mod renewal;
+pub mod validity;
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, SystemTime},
 };
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
 /// Validity of the authority: ten years.
@@ -34,6 +40,17 @@ impl Host {
         let mut hosts = vec!["localhost".parse()?];
         hosts.extend(addresses.map(|address| Self(SanType::IpAddress(address))));
         Ok(hosts)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            SanType::IpAddress(address) => address.fmt(formatter),
+            SanType::DnsName(name) => name.as_str().fmt(formatter),
+            // Nothing makes one of another kind.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -76,27 +93,62 @@ pub struct Bundle {
 /// # Errors
 /// There is no randomness to be had, or `now` is beyond the dates that a certificate can hold.
 pub fn make(hosts: &[Host], now: SystemTime) -> Result<Bundle, CertificateError> {
-    let authority = CertifiedIssuer::self_signed(authority(now), KeyPair::generate()?)?;
-    let server_key = KeyPair::generate()?;
-    let server = server(hosts, now).signed_by(&server_key, &authority)?;
+    let authority = Pem::authority(now, now + AUTHORITY_LIFETIME)?;
+    let server = Pem::server(hosts, now, now + SERVER_LIFETIME, &authority.key)?;
     Ok(Bundle {
-        authority: authority.pem(),
-        authority_key: authority.key().serialize_pem(),
-        server: server.pem(),
-        server_key: server_key.serialize_pem(),
+        authority: authority.certificate,
+        authority_key: authority.key,
+        server: server.certificate,
+        server_key: server.key,
     })
 }
 
-fn authority(now: SystemTime) -> CertificateParams {
+/// A certificate and its key, in PEM. Not to be printed.
+pub struct Pem {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Pem {
+    /// Makes a new authority, valid from (a little before) `now` until `end`.
+    ///
+    /// # Errors
+    /// As [`make`].
+    pub fn authority(now: SystemTime, end: SystemTime) -> Result<Self, CertificateError> {
+        let authority = CertifiedIssuer::self_signed(valid(authority(), now, end), KeyPair::generate()?)?;
+        Ok(Self { certificate: authority.pem(), key: authority.key().serialize_pem() })
+    }
+
+    /// Makes a server certificate that is signed by the authority with this key.
+    ///
+    /// # Errors
+    /// As [`make`], or `authority_key` is no key in PEM.
+    pub fn server(
+        hosts: &[Host],
+        now: SystemTime,
+        end: SystemTime,
+        authority_key: &str,
+    ) -> Result<Self, CertificateError> {
+        // All authorities have one name: the rest of what a signature takes from them is in their key.
+        let issuer = Issuer::new(authority(), KeyPair::from_pem(authority_key)?);
+        let key = KeyPair::generate()?;
+        let certificate = valid(server(hosts), now, end).signed_by(&key, &issuer)?;
+        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+}
+
+fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = named("nicplug authority");
     // It signs servers and nothing else, above all no further authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid(params, now, AUTHORITY_LIFETIME)
+    params
 }
 
-fn server(hosts: &[Host], now: SystemTime) -> CertificateParams {
+fn server(hosts: &[Host]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = named("nicplug");
     params.subject_alt_names = hosts.iter().map(|host| host.0.clone()).collect();
@@ -104,7 +156,7 @@ fn server(hosts: &[Host], now: SystemTime) -> CertificateParams {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    valid(params, now, SERVER_LIFETIME)
+    params
 }
 
 fn named(name: &str) -> DistinguishedName {
@@ -113,9 +165,9 @@ fn named(name: &str) -> DistinguishedName {
     names
 }
 
-fn valid(mut params: CertificateParams, now: SystemTime, lifetime: Duration) -> CertificateParams {
+fn valid(mut params: CertificateParams, now: SystemTime, end: SystemTime) -> CertificateParams {
     params.not_before = (now - BACK_DATED).into();
-    params.not_after = (now + lifetime).into();
+    params.not_after = end.into();
     params
 }
 
@@ -141,7 +193,7 @@ mod tests {
     #[test]
     fn a_host_is_a_name_or_an_address() {
         for text in ["localhost", "nicplug.nicplug.svc", "*.example.org", "127.0.0.1", "::1"] {
-            assert!(text.parse::<Host>().is_ok(), "{text}");
+            assert_eq!(text.parse::<Host>().unwrap().to_string(), text);
         }
         for text in ["", "a b", "a..b", "-a", "https://a", "a:8443", "ä.example.org"] {
             assert!(text.parse::<Host>().is_err(), "{text}");

@@ -7,7 +7,7 @@ use crate::api::{
     is_same,
     network::{Interface, Network},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::{Annotations, Metadata, VirtualMachineInstance},
+    vm::{AddInterface, Annotations, InterfaceRequest, Metadata, VirtualMachineInstance},
 };
 
 /// More NICs than any guest has room for: a q35 board takes some 230 devices. What is larger is no guest but an attack on
@@ -31,6 +31,34 @@ pub struct Change<'r> {
     pub nics: NicDiff<'r>,
     /// All NICs of the new object by name; `None` when they are written as before, and no rule asks.
     by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
+    /// The new `status.interfaceRequests[]` of a VM, when the request is about its status and adds to them. The NICs that
+    /// differ are then those that are asked for, and their entries count these requests.
+    pub requests: Option<StatusRequests<'r>>,
+}
+
+/// The `status.interfaceRequests[]` of a VM.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusRequests<'r> {
+    all: &'r [InterfaceRequest<'r>],
+    before: &'r [InterfaceRequest<'r>],
+}
+
+impl<'r> StatusRequests<'r> {
+    /// The requests that were not there before, and their places in the list.
+    pub fn new_ones(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
+        self.all.iter().enumerate().filter(move |(_, request)| !self.before.contains(request))
+    }
+
+    fn field(self, index: usize) -> String {
+        let field = format!("status.interfaceRequests[{index}]");
+        match self.all.get(index) {
+            Some(InterfaceRequest { add_interface_options: Some(_), .. }) => format!("{field}.addInterfaceOptions"),
+            Some(InterfaceRequest { remove_interface_options: Some(_), .. }) => {
+                format!("{field}.removeInterfaceOptions")
+            }
+            _ => field,
+        }
+    }
 }
 
 /// The object that a request names.
@@ -138,12 +166,14 @@ impl<T> Copy for Entry<'_, T> {}
 
 impl<'r> Change<'r> {
     /// The change that a request asks for; `None` when there is nothing to judge: another kind, a subresource, a
-    /// deletion, a connection, or an object that is missing.
+    /// deletion, a connection, or an object that is missing. Of the subresources only the status of a VM can ask for NICs.
     #[must_use]
     pub fn of(request: &'r Request<'r>) -> Option<Self> {
-        if !request.sub_resource.is_empty() {
-            return None;
-        }
+        let requests = match request.sub_resource.as_str() {
+            "" => None,
+            "status" => Some(status_requests(request)?),
+            _ => return None,
+        };
         let after = View::of(request.object.as_ref()?)?;
         let before = match request.operation {
             Operation::Create => None,
@@ -156,9 +186,13 @@ impl<'r> Change<'r> {
         let before_guest = before.map(|view| view.guest);
         let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
         let by_name = (!is_as_before).then(|| nics_of(after.guest));
-        let nics = by_name.as_ref().map(|new| NicDiff::of(before_guest, new)).unwrap_or_default();
+        let nics = match (requests, &by_name) {
+            (Some(requests), _) => NicDiff::asked_for(requests, &after),
+            (None, Some(new)) => NicDiff::of(before_guest, new),
+            (None, None) => NicDiff::default(),
+        };
         let user = &request.user_info.username;
-        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name })
+        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
     }
 
     /// Whether the request leaves everything as it was that any rule or mutation reads, as a VMI's heartbeat does.
@@ -173,17 +207,32 @@ impl<'r> Change<'r> {
             && !self.has_request()
     }
 
-    /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before.
+    /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before, or its status does so anew.
     #[must_use]
     pub fn has_request(&self) -> bool {
+        if self.requests.is_some() {
+            return true;
+        }
         let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
         let is_vm = self.subject.kind == ObjectKind::VirtualMachine;
         is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
+    /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC under it.
+    #[must_use]
+    pub fn asks_to_persist(&self) -> bool {
+        let written = |view: &View<'r>| view.annotation(|annotations| annotations.persist.as_deref());
+        let is_guest = matches!(self.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
+        let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
+        is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
+    }
+
     /// The list of NICs, of the new object or the stored one, that has more than [`NICS_AT_MOST`] entries, and how many.
     #[must_use]
     pub fn oversize(&self) -> Option<(String, usize)> {
+        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > NICS_AT_MOST) {
+            return Some(("status.interfaceRequests".to_owned(), requests.all.len()));
+        }
         let views = [Some(self.after), self.before];
         let lists = views.into_iter().flatten().flat_map(|view| {
             let guest = view.guest;
@@ -210,16 +259,35 @@ impl<'r> Change<'r> {
         self.by_name.is_some()
     }
 
-    /// The field of an interface: `….domain.devices.interfaces[index]`.
+    /// The field of an interface: `….domain.devices.interfaces[index]`, or the request for it.
     #[must_use]
     pub fn interface_field(&self, index: usize) -> String {
+        if let Some(requests) = self.requests {
+            return requests.field(index);
+        }
         format!("{}.domain.devices.interfaces[{index}]", self.after.path)
     }
 
-    /// The field of a network: `….networks[index]`.
+    /// The field of a network: `….networks[index]`, or the request for it.
     #[must_use]
     pub fn network_field(&self, index: usize) -> String {
-        format!("{}.networks[{index}]", self.after.path)
+        match self.requests {
+            Some(requests) => requests.field(index),
+            None => format!("{}.networks[{index}]", self.after.path),
+        }
+    }
+
+    /// The field that names the NetworkAttachmentDefinition of a network.
+    #[must_use]
+    pub fn network_name_field(&self, index: usize) -> String {
+        let key = if self.requests.is_some() { "networkAttachmentDefinitionName" } else { "multus.networkName" };
+        format!("{}.{key}", self.network_field(index))
+    }
+
+    /// The field that takes a NIC away: its state, or the name in the request to remove it.
+    #[must_use]
+    pub fn absent_field(&self, nic: &Nic) -> String {
+        format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
     }
 
     /// The field of a NIC: of its interface, else of its network.
@@ -231,6 +299,16 @@ impl<'r> Change<'r> {
             (None, None) => format!("{}.domain.devices.interfaces", self.after.path),
         }
     }
+}
+
+/// The requests in the status of a VM, if an update has new ones.
+fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
+    let (Some(Object::VirtualMachine(vm)), Some(Object::VirtualMachine(old))) = (&request.object, &request.old_object)
+    else {
+        return None;
+    };
+    let requests = StatusRequests { all: &vm.status.interface_requests, before: &old.status.interface_requests };
+    (request.operation == Operation::Update && requests.new_ones().next().is_some()).then_some(requests)
 }
 
 /// The wish to move a running guest to another node.
@@ -341,6 +419,28 @@ impl<'r> NicDiff<'r> {
         let is_gone = |name: &&str| new.get(name).is_none_or(|nic| nic.interface.is_none());
         diff.removed = old.values().filter(|nic| nic.is_complete() && is_gone(&nic.name)).copied().collect();
         diff.sort();
+        diff
+    }
+
+    /// The NICs that the status of a VM asks to add, and those of its template that it asks to remove.
+    fn asked_for(requests: StatusRequests<'r>, after: &View<'r>) -> Self {
+        let nics = after.nics();
+        let mut diff = Self::default();
+        for (index, request) in requests.new_ones() {
+            if let Some(AddInterface { interface, network }) = &request.add_interface_options {
+                diff.added.push(Nic {
+                    name: &interface.name,
+                    interface: Some(Entry { index, value: interface }),
+                    network: Some(Entry { index, value: network }),
+                });
+            }
+            let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&*options.name));
+            diff.set_absent.extend(removed.map(|nic| Nic {
+                interface: nic.interface.map(|entry| Entry { index, ..entry }),
+                network: nic.network.map(|entry| Entry { index, ..entry }),
+                ..*nic
+            }));
+        }
         diff
     }
 

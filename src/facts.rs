@@ -50,6 +50,16 @@ impl<T> Fact<T> {
         }
     }
 
+    /// What is known, made into another.
+    #[must_use]
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Fact<U> {
+        match self {
+            Self::Known(value) => Fact::Known(make(value)),
+            Self::Absent => Fact::Absent,
+            Self::Unknown => Fact::Unknown,
+        }
+    }
+
     /// What is known.
     #[must_use]
     pub fn known(&self) -> Option<&T> {

@@ -29,19 +29,25 @@ pub mod reservation;
 
 pub mod requests;
 
+pub mod patch;
+
+pub mod persist;
+
 pub mod rules;
 
 pub mod verdict;
-
-pub mod patch;
 
 pub mod mutations;
 
 pub mod admission;
 
-pub mod cluster;
+pub mod stages;
+
+pub mod edit;
 
 pub mod certificates;
+
+pub mod cluster;
 
 pub mod telemetry;
 

@@ -3,7 +3,7 @@
 //! A patch is never the difference of an object that was read and written again: what a view does not hold would be
 //! lost on the way.
 
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, jsonptr::PointerBuf};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, TestOperation, jsonptr::PointerBuf};
 use serde_json::Value;
 
 /// The operation `add`: it makes a field or replaces its value.
@@ -16,6 +16,12 @@ pub fn add(path: PointerBuf, value: Value) -> PatchOperation {
 #[must_use]
 pub fn remove(path: PointerBuf) -> PatchOperation {
     PatchOperation::Remove(RemoveOperation { path })
+}
+
+/// The operation `test`: the patch fails as a whole where the field is missing or has another value.
+#[must_use]
+pub fn test(path: PointerBuf, value: Value) -> PatchOperation {
+    PatchOperation::Test(TestOperation { path, value })
 }
 
 /// A JSON pointer (RFC 6901) to a field below a path that is written as in `spec.template.spec`.

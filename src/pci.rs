@@ -117,7 +117,7 @@ impl DeviceKinds for NoKinds {
 }
 
 /// Something that the figures rest on and nobody could tell.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Note {
     /// An interface has a binding of a newer KubeVirt.
     NewerBinding(String),

@@ -4,11 +4,12 @@
 //! of whoever changes the VM next. It is granted as a whole or not at all, by the VM alone: whether a NIC can be plugged
 //! is for the rules to say, as of any other NIC.
 
+pub mod status;
 mod text;
 
 use std::str::FromStr;
 
-pub use self::text::{Addition, Additions, Malformed, Removals};
+pub use self::text::{Addition, Additions, Malformed, Removals, check_addition, check_removal, names};
 use crate::{
     api::{network::NadRef, vm::Annotations},
     change::{Change, Nic, View},
@@ -98,6 +99,14 @@ pub enum Why {
     NoDomain,
 }
 
+impl Why {
+    /// The name of the NIC that KubeVirt gives to a VM without any.
+    fn of_default_nic() -> Self {
+        let what = "on the pod network: KubeVirt gives it to a VM without NICs".to_owned();
+        Self::Taken { name: DEFAULT_NIC.to_owned(), what }
+    }
+}
+
 /// The requests that a change leaves as they were: annotations that it does not set, but has.
 pub fn left_behind(change: &Change) -> impl Iterator<Item = Kind> {
     Kind::ALL.into_iter().filter(|kind| written(&change.after, *kind).is_some() && set_by(change, *kind).is_none())
@@ -126,8 +135,7 @@ pub fn plan<'r>(change: &Change<'r>) -> Result<Plan<'r>, Vec<Refusal>> {
         let why = if is_contradicted {
             Some(Why::Contradiction(addition.name.clone()))
         } else if addition.name == DEFAULT_NIC && change.after.guest.gets_default_nic() {
-            let what = "on the pod network: KubeVirt gives it to a VM without NICs".to_owned();
-            Some(Why::Taken { name: addition.name.clone(), what })
+            Some(Why::of_default_nic())
         } else {
             nic.and_then(|nic| difference(nic, addition, change.subject.namespace))
         };

@@ -25,6 +25,7 @@ mod network_attachment;
 mod network_source;
 mod network_without_interface;
 mod pci_slots;
+mod persist;
 mod queue_memory;
 mod resource_claim;
 mod rollout_strategy;
@@ -71,6 +72,7 @@ pub static RULES: &[&Rule] = &[
     &migration_running::RULE,
     &attachment_path::RULE,
     &duplicate_mac::RULE,
+    &persist::RULE,
     &interface_request::RULE,
     &rollout_strategy::RULE,
     &lingering_name::RULE,
@@ -106,6 +108,8 @@ pub enum Scope {
     Boot,
     /// What is plugged into, or taken from, a running guest. A few such rules look at a new guest as well, and advise.
     Hotplug,
+    /// The annotation of a VMI that asks for NICs to be mirrored into its VM's template, and NICs added under it.
+    Persist,
     /// Annotations of a VM that ask to add or remove NICs.
     Request,
 }
@@ -120,6 +124,7 @@ impl Scope {
             Self::Boot => "boot",
             Self::Shape => "shape",
             Self::Hotplug => "hotplug",
+            Self::Persist => "persist",
             Self::Request => "request",
         }
     }
@@ -129,6 +134,7 @@ impl Scope {
         match self {
             Self::Boot => change.before.is_none() || change.after.instance.is_none(),
             Self::Shape => change.touches_nics(),
+            Self::Persist => change.asks_to_persist(),
             Self::Request => change.has_request(),
             Self::Hotplug => {
                 let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
@@ -390,7 +396,8 @@ pub(crate) fn plug_of(nic: &Nic) -> Plug {
     Plug::of(interface.value, Some(network.value))
 }
 
-fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
+/// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.
+pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
     match (settings.attachment.dynamic_networks, attachment) {
         (DynamicNetworks::Yes, _) => Fact::Known(InPlace::Yes),
         (DynamicNetworks::No, _) | (DynamicNetworks::Auto, Fact::Absent) => Fact::Known(InPlace::No),

@@ -17,8 +17,11 @@ mod counts;
 mod guard;
 pub mod health;
 mod limits;
+mod metrics;
+mod probe;
 mod pulse;
 mod routes;
+mod second_look;
 pub mod timeout;
 pub mod tls;
 
@@ -28,7 +31,7 @@ use std::{
     future::{self, Future},
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::{
@@ -42,29 +45,38 @@ use self::{
     connection::Common,
     guard::Backoff,
     health::{Check, Readiness},
-    tls::{ClientAuthorities, Pair, TlsError},
+    metrics::Metrics,
+    probe::{Probe, Proof},
+    second_look::SecondLook,
+    tls::{ClientAuthorities, Shown, TlsError},
 };
 pub use self::{
     counts::Counts,
     limits::{Drain, LimitError, Limits},
 };
-use crate::admission::{Outcome, Reviewer};
+use crate::{
+    admission::{Outcome, Reviewer},
+    cluster::watch::Watches,
+};
 
 /// Everything that a server is told.
 #[derive(Debug)]
 pub struct Config {
     /// Where the API server reaches `/validate` and `/mutate`, over TLS. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where the kubelet reaches `/livez` and `/readyz`, in plain HTTP; `None` for no such listener.
+    /// Where `/livez`, `/readyz` and `/metrics` are, in plain HTTP; `None` for no such listener.
     pub health_listen: Option<SocketAddr>,
-    /// The certificate to show.
-    pub pair: Pair,
+    /// The certificate to show; a clone of it can replace the pair while the server runs.
+    pub certificate: Shown,
     /// When given, a client has to show a certificate signed by one of these.
     pub client_authorities: Option<ClientAuthorities>,
     /// Bounds of connections and requests.
     pub limits: Limits,
     /// How the server ends.
     pub drain: Drain,
+    /// The cluster that the reviewer's facts come from, if they come from one: the server is ready when all watches
+    /// are, and looks at the cluster again before it gives a denial that facts have a part in.
+    pub watches: Option<Watches>,
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).
@@ -77,7 +89,10 @@ pub struct Server {
     connections: Connections,
     readiness: Readiness,
     serving: Check,
+    metrics: Metrics,
+    probe: Probe,
     drain: Drain,
+    _watches: Option<Watches>,
 }
 
 impl Server {
@@ -87,18 +102,46 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let tls = tls::server_config(config.pair, config.client_authorities)?;
-        let (listener, address) = listen(config.listen).await?;
-        let health = match config.health_listen {
+        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches } = config;
+        let probe = Probe::new(certificate.clone(), client_authorities.is_some());
+        let tls = tls::server_config(certificate, client_authorities)?;
+        let (listener, address) = listen(wanted).await?;
+        let health = match health_listen {
             Some(wanted) => Some(listen(wanted).await?),
             None => None,
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
         let counts = Counts::default();
-        let common = Arc::new(Common::new(tls, reviewer, config.limits, counts.clone()));
+        let mut metrics = Metrics::new(counts.clone());
+        let second_look = watches.as_ref().map(|watches| {
+            metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
+            for record in watches.status().records() {
+                let record = Arc::clone(record);
+                readiness.ask(format!("facts/{}", record.kind), move || health::of_watch(&record));
+            }
+            SecondLook::new(watches.client().clone())
+        });
+        if let Some(second_look) = &second_look {
+            metrics.add_looks(second_look.looks().clone());
+        }
+        let router = routes::router(reviewer, second_look, &limits, counts.clone());
+        let common = Arc::new(Common::new(tls, router, limits));
         let connections = Connections::default();
-        Ok(Self { listener, address, health, common, counts, connections, readiness, serving, drain: config.drain })
+        Ok(Self {
+            listener,
+            address,
+            health,
+            common,
+            counts,
+            connections,
+            readiness,
+            serving,
+            metrics,
+            probe,
+            drain,
+            _watches: watches,
+        })
     }
 
     /// Where `/validate` and `/mutate` are.
@@ -107,7 +150,7 @@ impl Server {
         self.address
     }
 
-    /// Where `/livez` and `/readyz` are, if anywhere.
+    /// Where `/livez`, `/readyz` and `/metrics` are, if anywhere.
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(|(_, address)| *address)
@@ -136,11 +179,15 @@ impl Server {
         let mut health = JoinSet::new();
         if let Some((listener, address)) = self.health.take() {
             tracing::info!(%address, "health checks");
-            health.spawn(health::serve(listener, self.readiness.clone()));
+            let metrics = std::mem::take(&mut self.metrics);
+            health.spawn(health::serve(listener, self.readiness.clone(), metrics));
         }
         tracing::info!(address = %self.address, "serving");
-        self.serving.pass();
+        let mut proof = JoinSet::new();
+        proof.spawn(prove(self.probe.clone(), self.address, Arc::clone(&self.common), self.serving.clone()));
         self.accept_until(shutdown).await;
+        // Whatever it would have said no longer holds.
+        proof.shutdown().await;
 
         let deadline = Instant::now() + self.drain.deadline;
         // In this order: whoever has seen that we are not ready gets answers that close.
@@ -198,6 +245,27 @@ impl Server {
             }
         }
     }
+}
+
+/// Passes the check when the server has answered itself: a replica that is ready before its TLS is gets requests that
+/// fail.
+async fn prove(probe: Probe, address: SocketAddr, common: Arc<Common>, serving: Check) {
+    let mut backoff = Backoff::default();
+    loop {
+        match probe.ask(address).await {
+            Ok(Proof::Answered) => break serving.pass(),
+            Ok(Proof::Handshake) => {
+                break serving.pass_with("tried by a handshake alone, since --client-ca asks for more");
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the server does not answer itself yet");
+                serving.fail(format!("the server does not answer itself: {error}"));
+                backoff.grow();
+                time::sleep_until(backoff.pause().unwrap_or_else(Instant::now)).await;
+            }
+        }
+    }
+    common.is_proven.store(true, Ordering::Relaxed);
 }
 
 async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {

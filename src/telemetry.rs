@@ -35,15 +35,19 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sends log lines that pass `filter` to standard error, from now on.
+/// Sends log lines that pass a filter to standard error, from now on.
 ///
-/// `filter` is a level (`info`), or directives (`info,nicplug::server=debug`).
+/// `wanted` is a level (`info`), or directives (`info,nicplug::server=debug`). The client of the cluster says nothing
+/// unless a directive is about it: what it tells at each try, the watches tell once.
 ///
 /// # Errors
 /// The filter cannot be read, or something else receives the log lines already.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+pub fn init(format: LogFormat, wanted: &str) -> Result<(), TelemetryError> {
+    let client = if wanted.contains("kube_client") { "" } else { "kube_client=off," };
+    // Of an answer that it cannot read kube logs the whole text as a warning, and that may be a Secret.
+    let filter = format!("{wanted},{client}kube_client::client=error");
     let filter =
-        EnvFilter::builder().parse(filter).map_err(|source| TelemetryError::Filter(filter.to_owned(), source))?;
+        EnvFilter::builder().parse(&filter).map_err(|source| TelemetryError::Filter(wanted.to_owned(), source))?;
     let lines = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

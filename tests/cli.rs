@@ -163,7 +163,7 @@ impl Server {
     fn start(certs: &Path) -> Self {
         let file = |name: &str| certs.join(name).to_str().unwrap().to_owned();
         let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
-            .args(["serve", "--tls-cert", &file("tls.crt"), "--tls-key", &file("tls.key")])
+            .args(["serve", "--facts", "none", "--tls-cert", &file("tls.crt"), "--tls-key", &file("tls.key")])
             .args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
             .args(["--drain-grace", "10ms", "--log-format", "json"])
             .stderr(Stdio::piped())

@@ -22,7 +22,7 @@ use nicplug::{
     server::{
         Config, Counts, Drain, Limits, Server,
         health::Readiness,
-        tls::{ClientAuthorities, Pair},
+        tls::{ClientAuthorities, Pair, Shown},
     },
     settings::Settings,
 };
@@ -231,10 +231,11 @@ impl Replica {
         let mut config = Config {
             listen: any_port,
             health_listen: Some(any_port),
-            pair: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap(),
+            certificate: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into(),
             client_authorities: None,
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },
+            watches: None,
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();
@@ -686,6 +687,20 @@ async fn refusal(address: SocketAddr, connector: &TlsConnector, request: &[u8]) 
     // The server may have closed already; the alert is then still there to be read.
     let _ = wire.try_send(request).await;
     wire.try_reply().await.err().expect("a stranger was answered")
+}
+
+#[tokio::test]
+async fn without_a_certificate_handshakes_get_an_alert_until_there_is_one() {
+    guarded(async {
+        let shown = Shown::default();
+        let server = Replica::start_with(|config| config.certificate = shown.clone()).await;
+        let refused = Wire::open_with(server.address, &CONNECTOR).await.err().unwrap();
+        assert_eq!(alert(&refused), Some(AlertDescription::AccessDenied));
+        shown.show(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap());
+        let mut wire = Wire::open(server.address).await;
+        wire.ask(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+    })
+    .await;
 }
 
 // === Health ===

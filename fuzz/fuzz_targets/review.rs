@@ -26,7 +26,7 @@ impl FactSource for Running {
     fn facts_for(&self, _change: &Change) -> Facts {
         let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
         let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
-        let instance = Instance { phase: Phase::Running, nics: vec![nic], ..Instance::default() };
+        let instance = Instance { phase: Phase::Running, nics: vec![nic].into(), ..Instance::default() };
         Facts {
             kubevirt: Fact::Known(Arc::new(kubevirt)),
             instance: Fact::Known(Arc::new(instance)),

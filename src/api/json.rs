@@ -8,11 +8,6 @@
 //! The reader accepts what serde_json accepts and yields the same values: a property test holds it to that. It does
 //! not say what is wrong with the rest; who wants to know asks serde_json.
 
-#![expect(
-    clippy::inline_always,
-    reason = "the walk is one loop: a call for each string would cost more than the string"
-)]
-
 use std::{fmt, marker::PhantomData, mem};
 
 use serde::{
@@ -28,9 +23,9 @@ use serde::{
 /// other deserializer takes it for a newtype like any other.
 pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
 
-/// As a newtype's name it asks the [`Reader`] to compare the object with the first one that it was asked for by this name
-/// or the next: where they are the same byte for byte, `visit_unit` says so, and it is not read. Every other deserializer
-/// takes it for a newtype like any other.
+/// As a newtype's name it asks the [`Reader`] of a [pair](read_pair) to compare the object with the first one that it was
+/// asked for by this name or the next: where they are the same byte for byte, `visit_unit` says so, and it is not read.
+/// Every other deserializer takes it for a newtype like any other.
 pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
 
 /// As [`REPEATABLE`], but of the first one the text is given, by `visit_borrowed_str`.
@@ -70,12 +65,15 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadabl
 /// # Errors
 /// As [`read`].
 pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, Unreadable> {
-    let mut reader = Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), repeatable: None };
-    let value = seed.deserialize(&mut reader)?;
-    match without_blanks(reader.rest) {
-        "" => Ok(value),
-        _ => Err(Unreadable),
-    }
+    Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), first: First::NotAsked }.read(seed)
+}
+
+/// As [`read`], of a type that knows what to do about objects that are put off or repeated: see [`REPEATABLE`].
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadable> {
+    Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), first: First::NotRead }.read(PhantomData)
 }
 
 /// Where the reading has come to.
@@ -85,11 +83,28 @@ struct Reader<'de> {
     /// How many levels of nesting are left, and one.
     depth: u8,
     skipped: Skipped<'de>,
-    /// The text of the first object that was asked for as [`REPEATABLE`] or [`PUT_OFF`].
-    repeatable: Option<&'de str>,
+    first: First<'de>,
+}
+
+/// The first object that was asked for as [`REPEATABLE`] or [`PUT_OFF`].
+#[derive(Clone, Copy)]
+enum First<'de> {
+    /// Nobody would know what to do if it were repeated.
+    NotAsked,
+    NotRead,
+    /// Its text.
+    Read(&'de str),
 }
 
 impl<'de> Reader<'de> {
+    fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, Unreadable> {
+        let value = seed.deserialize(&mut self)?;
+        match without_blanks(self.rest) {
+            "" => Ok(value),
+            _ => Err(Unreadable),
+        }
+    }
+
     /// Goes past blanks and gives the byte that follows, without taking it.
     #[inline]
     fn peek(&mut self) -> Result<u8, Unreadable> {
@@ -184,22 +199,26 @@ impl<'de> Reader<'de> {
         if self.peek()? != b'{' {
             return visitor.visit_newtype_struct(self);
         }
-        // An object ends where its last bracket stands, whatever follows.
-        match self.repeatable.map(|first| self.rest.strip_prefix(first)) {
-            Some(Some(tail)) => {
-                self.rest = tail;
-                visitor.visit_unit()
-            }
-            Some(None) => visitor.visit_newtype_struct(self),
-            None if is_put_off => {
+        match self.first {
+            First::NotAsked => visitor.visit_newtype_struct(self),
+            // An object ends where its last bracket stands, whatever follows.
+            First::Read(text) => match self.rest.strip_prefix(text) {
+                Some(tail) => {
+                    self.rest = tail;
+                    visitor.visit_unit()
+                }
+                None => visitor.visit_newtype_struct(self),
+            },
+            First::NotRead if is_put_off => {
                 let text = self.skip()?;
-                self.repeatable = Some(text);
+                self.first = First::Read(text);
                 visitor.visit_borrowed_str(text)
             }
-            None => {
+            First::NotRead => {
                 let text = self.rest;
                 let value = visitor.visit_newtype_struct(&mut *self)?;
-                self.repeatable = text.get(..text.len() - self.rest.len());
+                let read = text.get(..text.len() - self.rest.len()).ok_or(Unreadable)?;
+                self.first = First::Read(read);
                 Ok(value)
             }
         }
@@ -521,6 +540,7 @@ fn after_deep_value(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What follows the key of an entry and its colon.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn after_key(text: &[u8]) -> Option<&[u8]> {
     let [b'"', tail @ ..] = after_blanks(text) else { return None };
@@ -568,6 +588,7 @@ impl Open {
 }
 
 /// What follows a string, of which the opening quote was taken.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn after_string(text: &[u8]) -> Option<&[u8]> {
     match from_special(text)? {
@@ -604,6 +625,7 @@ fn after_escape(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What a string holds from its first quote, backslash or control character on.
+#[expect(clippy::inline_always, reason = "most of the walk is this, and the compiler left it out of line")]
 #[inline(always)]
 fn from_special(mut text: &[u8]) -> Option<&[u8]> {
     while let Some((chunk, tail)) = text.split_first_chunk() {

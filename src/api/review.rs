@@ -293,7 +293,7 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
         // Only the slower check says what is wrong.
         str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))
     })?;
-    match json::read::<Body<Eager>>(text) {
+    match json::read_pair::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
             if is_review(&api_version, &kind) && !request.uid.is_empty() =>
         {
@@ -741,7 +741,7 @@ mod tests {
             files.filter(|file| file.extension().is_some_and(|extension| extension == "json")).collect();
         assert!(!reviews.is_empty());
         let read = |text: &str| {
-            let ours = json::read::<Body<Eager>>(text).map(shown).ok();
+            let ours = json::read_pair::<Body<Eager>>(text).map(shown).ok();
             let theirs = serde_json::from_str::<Body<Eager>>(text).map(shown).ok();
             assert_eq!(ours, theirs, "{text}");
             ours.is_some()

@@ -3,12 +3,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::MapAccess};
 
 use super::{
     Part, Present, Shared, Text,
-    fields::fields,
+    fields::{Fields, fields},
     guest::{Amount, GuestSpec},
+    network::{Bindings, Interface, Multus, Network},
 };
 
 /// `VirtualMachine`: the guest's NICs are in its template.
@@ -18,12 +19,15 @@ pub struct VirtualMachine<'a> {
     pub metadata: Metadata<'a>,
     /// `spec`.
     pub spec: Shared<'a, VirtualMachineSpec<'a>>,
+    /// `status`.
+    pub status: VirtualMachineStatus<'a>,
 }
 
 fields! {
     VirtualMachine {
         "metadata" => metadata: object,
         "spec" => spec: shared,
+        "status" => status: object,
     }
 }
 
@@ -51,6 +55,85 @@ fields! {
         "template" => template: object,
         "instancetype" => instancetype: value,
         "preference" => preference: value,
+    }
+}
+
+/// `status` of a VirtualMachine.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VirtualMachineStatus<'a> {
+    /// `interfaceRequests[]`: what KubeVirt up to 1.0 was asked to add or remove. The API of later versions has no such
+    /// field, and their schema prunes it.
+    pub interface_requests: Vec<InterfaceRequest<'a>>,
+}
+
+fields! {
+    VirtualMachineStatus {
+        "interfaceRequests" => interface_requests: objects,
+    }
+}
+
+/// `status.interfaceRequests[]`: one of its two fields is set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InterfaceRequest<'a> {
+    /// `addInterfaceOptions`.
+    pub add_interface_options: Option<AddInterface<'a>>,
+    /// `removeInterfaceOptions`.
+    pub remove_interface_options: Option<RemoveInterface<'a>>,
+}
+
+fields! {
+    InterfaceRequest {
+        "addInterfaceOptions" => add_interface_options: optional,
+        "removeInterfaceOptions" => remove_interface_options: optional,
+    }
+}
+
+/// `addInterfaceOptions`, as the NIC that KubeVirt makes of it: `bridge: {}` on a multus network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AddInterface<'a> {
+    /// Its interface, of the name that is asked for.
+    pub interface: Interface<'a>,
+    /// Its network: `multus.networkName` is the `networkAttachmentDefinitionName`.
+    pub network: Network<'a>,
+}
+
+impl<'de> Fields<'de> for AddInterface<'de> {
+    fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error> {
+        let mut options = AddOptions::default();
+        options.fill(map)?;
+        let AddOptions { name, network_name } = options;
+        self.interface.bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
+        self.interface.name = name.clone();
+        self.network.name = name;
+        self.network.multus = Some(Multus { network_name, default: false });
+        Ok(())
+    }
+}
+
+/// `addInterfaceOptions`, as it is written.
+#[derive(Default)]
+struct AddOptions<'a> {
+    name: Text<'a>,
+    network_name: Text<'a>,
+}
+
+fields! {
+    AddOptions {
+        "name" => name: nullable,
+        "networkAttachmentDefinitionName" => network_name: nullable,
+    }
+}
+
+/// `removeInterfaceOptions`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RemoveInterface<'a> {
+    /// `name`: of the NIC.
+    pub name: Text<'a>,
+}
+
+fields! {
+    RemoveInterface {
+        "name" => name: nullable,
     }
 }
 
@@ -314,7 +397,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InstanceStatus<'a> {
     /// `phase`.
-    pub phase: Phase<'a>,
+    pub phase: Phase,
     /// `interfaces[]`: what the guest has in truth.
     pub interfaces: Vec<InterfaceStatus<'a>>,
     /// `conditions[]`.
@@ -364,50 +447,50 @@ impl MemoryStatus<'_> {
 
 /// `status.phase` of a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Phase<'a> {
+pub enum Phase {
     /// Set by nobody yet: the object was just made.
     #[default]
     Unset,
-    /// `Running`: hotplug works.
+    /// Hotplug works.
     Running,
-    /// `Succeeded` or `Failed`: nothing changes any more.
-    Final(Text<'a>),
+    /// The guest has ended: nothing changes any more.
+    Succeeded,
+    /// The guest has ended, or could not go on: nothing changes any more.
+    Failed,
     /// `Pending`, `Scheduling`, `Scheduled`, `Unknown`, or a phase of a newer KubeVirt.
-    Other(Text<'a>),
+    Other(Box<str>),
 }
 
-impl Phase<'_> {
-    /// The same phase, free of what it borrowed from.
+impl Phase {
+    /// Whether nothing changes any more.
     #[must_use]
-    pub fn to_owned_phase(&self) -> Phase<'static> {
-        match self {
-            Self::Unset => Phase::Unset,
-            Self::Running => Phase::Running,
-            Self::Final(text) => Phase::Final(text.to_owned_text()),
-            Self::Other(text) => Phase::Other(text.to_owned_text()),
-        }
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Phase<'a> {
+impl<'de> Deserialize<'de> for Phase {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Text::deserialize(deserializer)?;
         Ok(match text.as_str() {
             "" => Self::Unset,
             "Running" => Self::Running,
-            "Succeeded" | "Failed" => Self::Final(text),
-            _ => Self::Other(text),
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
+            other => Self::Other(other.into()),
         })
     }
 }
 
-impl fmt::Display for Phase<'_> {
+impl fmt::Display for Phase {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unset => formatter.write_str("not set"),
-            Self::Running => formatter.write_str("Running"),
-            Self::Final(text) | Self::Other(text) => text.fmt(formatter),
-        }
+        formatter.write_str(match self {
+            Self::Unset => "not set",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Other(text) => text,
+        })
     }
 }
 

@@ -58,10 +58,11 @@ async fn play(once: bool) -> anyhow::Result<()> {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         health_listen: None,
-        pair: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?,
+        certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?.into(),
         client_authorities: None,
         limits: Limits::default(),
         drain: Drain::default(),
+        watches: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();
@@ -105,7 +106,7 @@ async fn play_step(
     let mutated = client.post("/mutate", &review).await.with_context(explain)?;
     let patch = story::apply_patch(&mut review, &mutated).with_context(explain)?;
     let verdict = client.post("/validate", &review).await.with_context(explain)?;
-    tell(&printer.verdict(&verdict, patch.as_ref()))?;
+    tell(&printer.verdict(step, &verdict, patch.as_ref()))?;
     let is_allowed = verdict.pointer("/response/allowed").and_then(Value::as_bool) == Some(true);
     let found = match (is_allowed, &patch) {
         (false, _) => Expect::Denied,

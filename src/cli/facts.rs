@@ -1,13 +1,17 @@
 //! `--facts` and `--settings`, which several commands share.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 use clap::Args;
 
 use crate::{
     admission::Reviewer,
-    cluster::files,
+    cluster::{files, store::Store},
     facts::{FactSource, NoFacts},
     kubevirt::NEWEST_KNOWN,
     rules,
@@ -24,34 +28,44 @@ pub(super) struct JudgeArgs {
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
 
-    /// How strictly each rule is enforced, in YAML: `rules: {NP103: warn}` (deny, warn or off).
-    #[arg(long, value_name = "FILE", env = "NICPLUG_SETTINGS")]
-    pub(super) settings: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 impl JudgeArgs {
     /// Reads both and makes the reviewer.
     pub(super) fn reviewer(&self) -> anyhow::Result<Reviewer> {
-        Ok(Reviewer::new(self.fact_source()?, self.read_settings()?))
-    }
-
-    fn fact_source(&self) -> anyhow::Result<Arc<dyn FactSource>> {
-        Ok(match &self.facts {
-            Some(path) => {
-                let store = files::load(path)?;
-                let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
-                if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
-                    tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
-                }
-                Arc::new(store)
-            }
+        let facts: Arc<dyn FactSource> = match &self.facts {
+            Some(path) => load(path)?,
             None => Arc::new(NoFacts),
-        })
+        };
+        Ok(Reviewer::new(facts, self.settings.read()?))
     }
+}
 
-    fn read_settings(&self) -> anyhow::Result<Settings> {
+/// How a command judges.
+#[derive(Args, Debug, Default)]
+pub(super) struct SettingsArgs {
+    /// How strictly each rule is enforced, in YAML: `rules: {NP103: warn}` (deny, warn or off).
+    #[arg(long, value_name = "FILE", env = "NICPLUG_SETTINGS")]
+    settings: Option<PathBuf>,
+}
+
+impl SettingsArgs {
+    /// Reads the settings; without a file the defaults.
+    pub(super) fn read(&self) -> anyhow::Result<Settings> {
         let Some(path) = &self.settings else { return Ok(Settings::default()) };
         let text = fs::read_to_string(path).with_context(|| format!("settings: {} cannot be read", path.display()))?;
         Settings::parse(&text, &rules::ids()).with_context(|| format!("settings: {}", path.display()))
     }
+}
+
+/// Reads facts from files.
+pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
+    let store = files::load(path)?;
+    let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
+    if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
+        tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
+    }
+    Ok(Arc::new(store))
 }

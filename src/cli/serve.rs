@@ -1,6 +1,9 @@
 //! `nicplug serve`: the webhook.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
+mod persist;
+pub(super) mod source;
+
+use std::{env, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,12 +13,18 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::facts::JudgeArgs;
+use self::{
+    persist::PersistArgs,
+    source::{Source, SourceArgs},
+};
+use super::{certificates::CertificateArgs, facts::SettingsArgs};
 use crate::{
+    admission::Reviewer,
+    cluster::backoff::random,
     server::{
         Config, Drain, Limits, Server,
         timeout::parse_duration,
-        tls::{ClientAuthorities, Pair},
+        tls::{ClientAuthorities, Shown},
     },
     telemetry::{self, LogFormat},
 };
@@ -30,24 +39,26 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
-    judge: JudgeArgs,
+    settings: SettingsArgs,
 
-    /// Certificate chain of the server, PEM; its own certificate first.
-    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_CERT")]
-    tls_cert: PathBuf,
-    /// Key of the server, PEM.
-    #[arg(long, value_name = "FILE", env = "NICPLUG_TLS_KEY")]
-    tls_key: PathBuf,
+    #[command(flatten)]
+    certificates: CertificateArgs,
+
     /// Where to serve /validate and /mutate, over TLS 1.2 and 1.3 with HTTP/1.1.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where to serve /livez and /readyz (?verbose lists the checks), in plain HTTP.
+    /// Where to serve /livez, /readyz (?verbose lists the checks) and /metrics, in plain HTTP.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_HEALTH_LISTEN", default_value = "127.0.0.1:8444")]
     health_listen: SocketAddr,
     /// Authorities of client certificates, PEM: whoever shows none that they signed is refused by TLS. The API server
     /// shows one only if its AdmissionConfiguration says so.
     #[arg(long, value_name = "FILE", env = "NICPLUG_CLIENT_CA")]
     client_ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    persist: PersistArgs,
 
     /// Largest body of a request; a larger one gets 413.
     #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
@@ -61,6 +72,15 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     #[arg(help_heading = "Limits")]
     max_connections: usize,
+    /// Oldest age of a connection: the answer that is due then closes it. Each is given from a half to the whole of it, at
+    /// random. An API server would keep its connections to one replica for ever, and leave the others idle.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_MAX_CONNECTION_AGE")]
+    #[arg(default_value_t = Span(Limits::default().connection_age), help_heading = "Limits")]
+    max_connection_age: Span,
+    /// Most requests of a connection: the answer to the last one closes it. Each is given from a half to all of them.
+    #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTION_REQUESTS")]
+    #[arg(default_value_t = Limits::default().connection_requests, help_heading = "Limits")]
+    max_connection_requests: usize,
     /// Longest time for a body to arrive and be answered, then 504. The ?timeout= of the API server can only shorten it:
     /// a tenth of that, half a second at most, is kept for the way back.
     #[arg(long, value_name = "TIME", env = "NICPLUG_REQUEST_TIMEOUT", default_value_t = Span(Limits::default().request))]
@@ -102,24 +122,41 @@ impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         telemetry::init(self.log_format, &self.log)?;
-        let reviewer = self.judge.reviewer()?;
-        let config = self.config()?;
+        let settings = self.settings.read()?;
+        let certificate = self.certificates.source()?;
+        let mut config = self.config(certificate.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
-            let server = Server::bind(config, reviewer).await?;
+            let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
+            config.watches = watches;
+            let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
+            let check = server.readiness().add("certificate", "not looked at yet");
+            let mut keeping = certificate.keep(check, &self.source).await?;
+            let shutdown = async {
+                shutdown.await;
+                // Another replica may lead before the last request here is answered.
+                keeping.end();
+                if let Some(persisting) = &mut persisting {
+                    persisting.end();
+                }
+            };
             server.run_until(shutdown, hurry).await;
+            if let Some(persisting) = persisting {
+                persisting.ended().await;
+            }
+            keeping.ended().await;
             Ok(ExitCode::SUCCESS)
         })
     }
 
-    /// What the server needs to know; reads the certificates.
-    fn config(&self) -> anyhow::Result<Config> {
+    /// What the server needs to know besides its facts; reads the authorities of clients.
+    fn config(&self, certificate: Shown) -> anyhow::Result<Config> {
         let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
         Ok(Config {
             listen: self.listen,
             health_listen: Some(self.health_listen),
-            pair: Pair::from_files(&self.tls_cert, &self.tls_key).context("--tls-cert and --tls-key")?,
+            certificate,
             client_authorities: client_authorities.context("--client-ca")?,
             limits: Limits {
                 body: self.max_body.0,
@@ -129,10 +166,21 @@ impl ServeArgs {
                 handshake: self.handshake_timeout.0,
                 header: self.header_timeout.0,
                 idle: self.idle_timeout.0,
+                connection_age: self.max_connection_age.0,
+                connection_requests: self.max_connection_requests,
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
+            watches: None,
         })
     }
+}
+
+/// Who this replica is: its pod or machine, and a random end, since a name may be used again.
+pub(super) fn identity() -> String {
+    let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(|key| env::var(key).ok().filter(|name| !name.is_empty()));
+    // An event names its reporter in 128 characters at most.
+    let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
+    format!("{name}_{:016x}", random())
 }
 
 /// The first and the second of the signals that ask for an end.
@@ -164,7 +212,7 @@ async fn until(told: oneshot::Receiver<()>) {
 
 /// A duration of the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl FromStr for Span {
     type Err = String;
@@ -249,9 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_certificate_is_named_with_its_flag() {
-        let error = format!("{:#}", parse(&[]).unwrap().config().unwrap_err());
-        assert!(error.contains("--tls-cert") && error.contains("missing.crt"), "{error}");
+    fn no_two_replicas_have_one_name() {
+        assert_ne!(identity(), identity());
+    }
+
+    #[test]
+    fn facts_come_from_files_or_from_a_cluster_and_not_from_both() {
+        assert!(parse(&["--facts", "none"]).is_ok() && parse(&["--kubeconfig", "k", "--context", "c"]).is_ok());
+        let error = parse(&["--facts", "none", "--kubeconfig", "k"]).err().unwrap().to_string();
+        assert!(error.contains("--facts") && error.contains("--kubeconfig"), "{error}");
     }
 
     #[test]
@@ -261,8 +315,22 @@ mod tests {
             let name = arg.get_long().unwrap();
             let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let is_file = matches!(name, "client-ca" | "facts" | "settings" | "tls-cert" | "tls-key");
-            assert_eq!(arg.get_default_values().is_empty(), is_file, "--{name}");
+            let names_a_thing = matches!(
+                name,
+                "cert-dns-name"
+                    | "cert-namespace"
+                    | "cert-secret"
+                    | "client-ca"
+                    | "context"
+                    | "facts"
+                    | "kubeconfig"
+                    | "lease-namespace"
+                    | "settings"
+                    | "tls-cert"
+                    | "tls-key"
+                    | "webhook-config"
+            );
+            assert_eq!(arg.get_default_values().is_empty(), names_a_thing, "--{name}");
         }
     }
 }

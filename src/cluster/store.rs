@@ -1,164 +1,315 @@
 //! Objects of the cluster, reduced to facts and found by name.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use serde::Deserialize;
 use serde_json::Value;
 
+pub use super::projection::ObjectError;
 use super::{
     Key,
-    macs::{Holder, MacIndex},
+    guests::Guests,
+    kind::Kind,
+    listing::{Listing, Roll},
+    pending::{Asker, Pending},
+    projection::{ProjectedInstance, ProjectedMachine, ProjectedRevision, Projection, What},
 };
 use crate::{
-    api::{
-        cluster,
-        network::NadRef,
-        review::ObjectKind,
-        vm::{Migration, Revision, VirtualMachine, VirtualMachineInstance},
-    },
+    api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
         Attachment, Fact, FactSource, Facts, Instance, Isolation, KubeVirt, MacUser, Machine, Nads,
         attachment::Daemon,
-        boot,
         nad::{Lookup, Nad, nearest},
     },
-    pci::{self, NoKinds, Survey},
+    pci::Survey,
 };
 
-/// The ConfigMap that holds the configuration of a thick Multus.
-const MULTUS_CONFIG: &str = "multus-daemon-config";
-
-/// The label that KubeVirt gives to nodes that it runs on.
-const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
-
-/// Kinds of objects whose devices may depend on the KubeVirt resource.
-const INSTANCE: &str = "VirtualMachineInstance";
-const REVISION: &str = "ControllerRevision";
-
-/// Everything that is known of one cluster. Where a listing is `None` nobody may look; what is not in a listing that
-/// exists is absent.
-#[derive(Clone, Debug, Default)]
+/// Everything that is known of one cluster. An object that is in it is known. One that is not is absent where the
+/// listing of its kind is complete, or where it was looked for by name, and unknown elsewhere.
+#[derive(Debug, Default)]
 pub struct Store {
+    kubevirts: Listing<Arc<KubeVirt>>,
+    /// The one that counts of them.
     kubevirt: Fact<Arc<KubeVirt>>,
-    instances: Option<HashMap<Key, Arc<Instance>>>,
-    machines: Option<HashMap<Key, Arc<Machine>>>,
-    /// By namespace, then by name.
-    nads: Option<HashMap<String, BTreeMap<String, Arc<Nad>>>>,
-    isolation: Fact<Arc<Isolation>>,
+    guests: Guests,
+    nads: Listing<Arc<Nad>>,
+    /// What each ConfigMap of Multus says.
+    isolations: Listing<Fact<Arc<Isolation>>>,
     /// Those that have a part in attachments.
-    daemons: Option<HashMap<Key, Daemon>>,
-    /// Names, and whether KubeVirt has labelled the node.
-    nodes: HashMap<String, bool>,
-    /// Migrations that are not over, by the guest that moves.
-    migrations: Option<HashMap<Key, BTreeSet<Arc<str>>>>,
-    macs: Option<MacIndex>,
+    daemons: Listing<Daemon>,
+    /// Whether KubeVirt has labelled the node.
+    nodes: Listing<bool>,
+    labelled_nodes: usize,
+    /// The guests that move, by migrations that are not over.
+    migrations: Listing<Arc<str>>,
     /// The devices of the templates that guests were started from.
-    revisions: Option<HashMap<Key, Arc<Survey>>>,
-    /// Objects with devices that only the KubeVirt resource can tell the kind of, by kind of object and key: read again
-    /// when that resource changes.
-    dependent: HashMap<(&'static str, Key), Arc<str>>,
-}
-
-/// An object that a view cannot be made of.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind} {name:?}: {field}: {message}")]
-pub struct ObjectError {
-    kind: String,
-    name: String,
-    field: String,
-    message: String,
+    revisions: Listing<Arc<Survey>>,
+    /// Objects with devices that only the KubeVirt resource can tell the kind of: read again when that changes.
+    dependent: HashMap<(Kind, Key), Arc<str>>,
+    /// Told of each object that asks for NICs to be mirrored.
+    pending: Pending,
 }
 
 impl Store {
+    /// An empty store that tells which objects ask for NICs to be mirrored.
+    #[must_use]
+    pub fn telling(pending: Pending) -> Self {
+        Self { pending, ..Self::default() }
+    }
+
     /// A store that holds all there is: what is not inserted does not exist.
     #[must_use]
     pub fn of_a_whole_world() -> Self {
-        Self {
-            instances: Some(HashMap::new()),
-            machines: Some(HashMap::new()),
-            nads: Some(HashMap::new()),
-            isolation: Fact::Absent,
-            daemons: Some(HashMap::new()),
-            migrations: Some(HashMap::new()),
-            macs: Some(MacIndex::default()),
-            revisions: Some(HashMap::new()),
-            ..Self::default()
+        let mut store = Self::default();
+        for kind in Kind::ALL {
+            store.know(kind);
+        }
+        store
+    }
+
+    /// From now on an object of the kind that is not in the store does not exist. Objects that were not seen since
+    /// [`relist`](Self::relist) are taken out.
+    pub fn know(&mut self, kind: Kind) {
+        for (namespace, name) in self.unseen(kind) {
+            self.remove(kind, &namespace, &name);
+        }
+        self.roll_mut(kind).set_complete(true);
+    }
+
+    /// All objects of the kind are about to be seen anew. Until [`know`](Self::know) those that are there stay.
+    pub fn relist(&mut self, kind: Kind) {
+        self.roll_mut(kind).begin_round();
+    }
+
+    /// From now on nobody may look at objects of the kind: those that are there are taken out, and unknown like all
+    /// others.
+    pub fn forget(&mut self, kind: Kind) {
+        self.make_incomplete(kind);
+        for (namespace, name) in self.keys(kind) {
+            self.remove(kind, &namespace, &name);
         }
     }
 
     /// Takes an object in, in place of an older one of its name; one of a kind that no rule asks for is skipped.
     ///
     /// # Errors
-    /// A field that is read has a wrong type.
+    /// A field that is read has a wrong type. The object is there, then, and not known.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
         let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
         let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        let text = object.to_string();
-        match (group, field("kind")) {
-            ("kubevirt.io", "KubeVirt") => {
-                let resource: cluster::KubeVirt = view(object, &text)?;
-                self.kubevirt = Fact::Known(Arc::new(KubeVirt::from(resource)));
-                for ((kind, _), text) in self.dependent.clone() {
-                    match kind {
-                        REVISION => self.insert_revision(&view(object, &text)?, &text),
-                        _ => self.insert_instance(&view(object, &text)?, &text),
-                    }
-                }
-            }
-            ("kubevirt.io", "VirtualMachine") => self.insert_machine(&view(object, &text)?),
-            ("kubevirt.io", "VirtualMachineInstance") => self.insert_instance(&view(object, &text)?, &text),
-            ("kubevirt.io", "VirtualMachineInstanceMigration") => self.insert_migration(&view(object, &text)?),
-            ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => self.insert_nad(view(object, &text)?),
-            ("apps", "DaemonSet") => self.insert_daemon_set(view(object, &text)?),
-            ("apps", "ControllerRevision") => self.insert_revision(&view(object, &text)?, &text),
-            ("", "ConfigMap") => self.insert_config_map(&view(object, &text)?),
-            ("", "Node") => {
-                let node: cluster::Node = view(object, &text)?;
-                let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
-                self.nodes.insert(node.metadata.name, is_labelled);
-            }
-            _ => {}
+        match Kind::of(group, field("kind")) {
+            Some(kind) => self.apply(kind, &object.to_string()),
+            None => Ok(()),
         }
+    }
+
+    /// Takes an object in from its JSON text.
+    ///
+    /// # Errors
+    /// As for [`insert`](Self::insert).
+    pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
+        let kinds = self.kinds();
+        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.note_unreadable(error))?;
+        self.put(projection, &kinds);
         Ok(())
     }
 
-    fn insert_machine(&mut self, vm: &VirtualMachine) {
-        let key = (vm.metadata.namespace.to_string(), vm.metadata.name.to_string());
-        self.macs.get_or_insert_default().replace(&key, Holder::Machine, &vm.spec.template.spec);
-        self.machines.get_or_insert_default().insert(key, Arc::new(Machine::from(vm)));
-    }
-
-    fn insert_instance(&mut self, vmi: &VirtualMachineInstance, text: &str) {
-        let key = (vmi.metadata.namespace.to_string(), vmi.metadata.name.to_string());
-        self.macs.get_or_insert_default().replace(&key, Holder::Instance, &vmi.spec);
-        let kinds = self.kubevirt.known().map(Arc::clone).unwrap_or_default();
-        let instance = Instance::of(vmi, vmi, &*kinds);
-        self.depend(INSTANCE, &key, instance.boot.depends_on_kinds.then_some(text));
-        self.instances.get_or_insert_default().insert(key, Arc::new(instance));
-    }
-
-    /// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the
-    /// devices that the guest was started with.
-    fn insert_revision(&mut self, revision: &Revision, text: &str) {
-        let spec = &revision.data.spec;
-        if spec.instancetype.is_some() || spec.preference.is_some() {
-            return;
+    /// Takes an object out: it is gone.
+    pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        match kind {
+            Kind::Machine => {
+                self.guests.remove_machine(namespace, name);
+                self.pending.set(Asker::machine(namespace, name), false);
+            }
+            Kind::Instance => {
+                self.drop_revision_of(namespace, name);
+                self.guests.remove_instance(namespace, name);
+                self.pending.set(Asker::instance(namespace, name), false);
+            }
+            Kind::Node => self.count_label(namespace, name, false),
+            _ => {}
         }
-        let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
-        let kinds = self.kubevirt.known().map(Arc::clone).unwrap_or_default();
-        if let Ok(survey) = pci::survey(&spec.template.spec, &placement, &*kinds) {
-            let key = (revision.metadata.namespace.to_string(), revision.metadata.name.to_string());
-            let by_itself = pci::survey(&spec.template.spec, &placement, &NoKinds);
-            self.depend(REVISION, &key, by_itself.is_ok_and(|survey| !survey.notes.is_empty()).then_some(text));
-            self.revisions.get_or_insert_default().insert(key, Arc::new(survey));
+        self.roll_mut(kind).remove(namespace, name);
+        self.dependent.remove(&(kind, key));
+        if kind == Kind::KubeVirt {
+            self.choose_kubevirt();
         }
     }
 
-    fn depend(&mut self, kind: &'static str, key: &Key, text: Option<&str>) {
+    /// Notes that an object was looked for by name and is not there.
+    pub fn absent(&mut self, kind: Kind, namespace: &str, name: &str) {
+        self.remove(kind, namespace, name);
+        self.roll_mut(kind).note_absent(namespace, name);
+    }
+
+    /// Notes an object that is there and cannot be read.
+    pub(super) fn note_unreadable(&mut self, error: &ObjectError) {
+        let ObjectError { kind, namespace, name, .. } = error;
+        self.remove(*kind, namespace, name);
+        self.roll_mut(*kind).note_unreadable(namespace, name);
+    }
+
+    /// Whether an object was there and could not be read when it was last seen; it then counts as seen.
+    pub(super) fn is_unreadable(&self, error: &ObjectError) -> bool {
+        let ObjectError { kind, namespace, name, .. } = error;
+        self.roll(*kind).mark(namespace, name);
+        self.roll(*kind).is_unreadable(namespace, name)
+    }
+
+    /// How many objects of the kind are in the store.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        self.roll(kind).count()
+    }
+
+    /// Whether an object is known, or known not to be there.
+    pub(super) fn knows(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        self.roll(kind).knows(namespace, name)
+    }
+
+    /// Objects that were not seen since [`relist`](Self::relist).
+    pub(super) fn unseen(&self, kind: Kind) -> Vec<Key> {
+        self.roll(kind).unseen()
+    }
+
+    /// All objects of the kind.
+    pub(super) fn keys(&self, kind: Kind) -> Vec<Key> {
+        self.roll(kind).keys()
+    }
+
+    /// From now on an object of the kind that is not in the store is unknown.
+    pub(super) fn make_incomplete(&mut self, kind: Kind) {
+        self.roll_mut(kind).set_complete(false);
+    }
+
+    fn roll(&self, kind: Kind) -> &dyn Roll {
+        match kind {
+            Kind::ConfigMap => &self.isolations,
+            Kind::DaemonSet => &self.daemons,
+            Kind::Instance => self.guests.instances(),
+            Kind::KubeVirt => &self.kubevirts,
+            Kind::Machine => self.guests.machines(),
+            Kind::Migration => &self.migrations,
+            Kind::Nad => &self.nads,
+            Kind::Node => &self.nodes,
+            Kind::Revision => &self.revisions,
+        }
+    }
+
+    fn roll_mut(&mut self, kind: Kind) -> &mut dyn Roll {
+        match kind {
+            Kind::ConfigMap => &mut self.isolations,
+            Kind::DaemonSet => &mut self.daemons,
+            Kind::Instance => self.guests.instances_mut(),
+            Kind::KubeVirt => &mut self.kubevirts,
+            Kind::Machine => self.guests.machines_mut(),
+            Kind::Migration => &mut self.migrations,
+            Kind::Nad => &mut self.nads,
+            Kind::Node => &mut self.nodes,
+            Kind::Revision => &mut self.revisions,
+        }
+    }
+
+    /// What the names of devices stand for.
+    pub(super) fn kinds(&self) -> Arc<KubeVirt> {
+        self.kubevirt.known().map(Arc::clone).unwrap_or_default()
+    }
+
+    /// Whether an object is in the store just as it is now; it then counts as seen.
+    pub(super) fn holds(&self, projection: &Projection) -> bool {
+        let Projection { key, what } = projection;
+        let (namespace, name) = (key.0.as_str(), key.1.as_str());
+        let is_known = match what {
+            What::ConfigMap(isolation) => holds(&self.isolations, key, isolation),
+            What::DaemonSet(Some(daemon)) => holds(&self.daemons, key, daemon),
+            What::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
+            What::Instance(new) => {
+                self.guests.holds_instance(namespace, name, &new.instance, &new.macs)
+                    && self.asks(|| Asker::instance(namespace, name)) == new.asks
+            }
+            What::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
+            What::Machine(new) => {
+                self.guests.holds_machine(namespace, name, &new.machine, &new.macs)
+                    && self.asks(|| Asker::machine(namespace, name)) == new.asks
+            }
+            What::Migration(Some(guest)) => holds(&self.migrations, key, guest),
+            What::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
+            What::Nad(nad) => holds_arc(&self.nads, key, nad),
+            What::Node(is_labelled) => holds(&self.nodes, key, is_labelled),
+            What::Revision(_) => false,
+            What::Nothing(_) => return true,
+        };
+        if is_known {
+            self.roll(projection.kind()).mark(namespace, name);
+        }
+        is_known
+    }
+
+    /// Takes an object in that was projected with `kinds`, which may be those of a moment ago.
+    pub(super) fn put(&mut self, projection: Projection, kinds: &KubeVirt) {
+        let kind = projection.kind();
+        if let Some(text) = projection.dependent_text()
+            && !self.kinds().names_the_same_devices(kinds)
+            && let Ok(anew) = Projection::read(kind, text, &self.kinds())
+        {
+            return self.put_current(kind, anew);
+        }
+        self.put_current(kind, projection);
+    }
+
+    fn put_current(&mut self, kind: Kind, projection: Projection) {
+        let Projection { key, what } = projection;
+        let (namespace, name) = (key.0.as_str(), key.1.as_str());
+        match what {
+            What::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
+            What::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
+            What::Instance(instance) => self.put_instance(&key, *instance),
+            What::KubeVirt(kubevirt) => {
+                self.kubevirts.insert(namespace, name, Arc::new(*kubevirt));
+                self.choose_kubevirt();
+            }
+            What::Machine(new) => {
+                let ProjectedMachine { machine, macs, asks } = *new;
+                self.guests.put_machine(namespace, name, machine, macs);
+                self.pending.set(Asker::machine(namespace, name), asks);
+            }
+            What::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
+            What::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
+            What::Node(is_labelled) => {
+                self.count_label(namespace, name, is_labelled);
+                self.nodes.insert(namespace, name, is_labelled);
+            }
+            What::Revision(Some(revision)) => self.put_revision(&key, revision),
+            // It is there, and tells nothing.
+            What::Revision(None) => self.absent(kind, namespace, name),
+            What::DaemonSet(None) | What::Migration(None) => self.remove(kind, namespace, name),
+            What::Nothing(_) => {}
+        }
+    }
+
+    fn put_instance(&mut self, key: &Key, new: ProjectedInstance) {
+        let ProjectedInstance { instance, macs, asks, text } = new;
+        let before = self.guests.instance(&key.0, &key.1);
+        if before.known().is_some_and(|before| before.boot.revision != instance.boot.revision) {
+            self.drop_revision_of(&key.0, &key.1);
+        }
+        self.guests.put_instance(&key.0, &key.1, instance, macs);
+        self.depend(Kind::Instance, key, text);
+        self.pending.set(Asker::instance(&key.0, &key.1), asks);
+    }
+
+    /// Whether an object asks for NICs to be mirrored.
+    fn asks(&self, asker: impl FnOnce() -> Asker) -> bool {
+        !self.pending.is_empty() && self.pending.is_asking(&asker())
+    }
+
+    fn put_revision(&mut self, key: &Key, new: ProjectedRevision) {
+        self.revisions.insert(&key.0, &key.1, Arc::new(new.survey));
+        self.depend(Kind::Revision, key, new.text);
+    }
+
+    fn depend(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {
         let entry = (kind, key.clone());
         match text {
             Some(text) => self.dependent.insert(entry, text.into()),
@@ -166,58 +317,55 @@ impl Store {
         };
     }
 
-    fn revision(&self, namespace: &str, instance: &Fact<Arc<Instance>>) -> Fact<Arc<Survey>> {
-        match instance.known().and_then(|instance| instance.boot.revision.as_deref()) {
-            Some(name) => look_up(self.revisions.as_ref(), namespace, name),
-            None => Fact::Absent,
+    /// A revision is of use to the one run of a guest that was started from it.
+    fn drop_revision_of(&mut self, namespace: &str, name: &str) {
+        let instance = self.guests.instance(namespace, name).known().map(|instance| Arc::clone(instance));
+        if let Some(revision) = instance.as_ref().and_then(|instance| instance.boot.revision.as_deref()) {
+            self.remove(Kind::Revision, namespace, revision);
         }
     }
 
-    fn insert_migration(&mut self, migration: &Migration) {
-        let key = (migration.metadata.namespace.to_string(), migration.spec.vmi_name.to_string());
-        let active = self.migrations.get_or_insert_default().entry(key).or_default();
-        let name = migration.metadata.name.as_str();
-        if migration.is_over() {
-            active.remove(name);
-        } else {
-            active.insert(name.into());
+    fn count_label(&mut self, namespace: &str, name: &str, is_labelled: bool) {
+        let was_labelled = self.nodes.get(namespace, name) == Fact::Known(&true);
+        self.labelled_nodes = self.labelled_nodes + usize::from(is_labelled) - usize::from(was_labelled);
+    }
+
+    /// A cluster has one KubeVirt resource; of several the first by name counts.
+    fn choose_kubevirt(&mut self) {
+        let before = self.kinds();
+        let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
+        self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
+        let now = self.kinds();
+        if before.names_the_same_devices(&now) {
+            return;
+        }
+        for ((kind, _), text) in self.dependent.clone() {
+            // It could be read before, and nothing in it has changed.
+            if let Ok(projection) = Projection::read(kind, &text, &now) {
+                self.put_current(kind, projection);
+            }
         }
     }
 
-    fn insert_nad(&mut self, nad: cluster::NetworkAttachmentDefinition) {
-        let (namespace, name) = (nad.metadata.namespace.clone(), nad.metadata.name.clone());
-        let nads = self.nads.get_or_insert_default();
-        nads.entry(namespace).or_default().insert(name, Arc::new(Nad::from(nad)));
-    }
-
-    fn insert_daemon_set(&mut self, daemon_set: cluster::DaemonSet) {
-        let daemons = self.daemons.get_or_insert_default();
-        let daemon = Daemon::of(&daemon_set);
-        let key = (daemon_set.metadata.namespace, daemon_set.metadata.name);
-        match daemon {
-            Some(daemon) => daemons.insert(key, daemon),
-            None => daemons.remove(&key),
-        };
-    }
-
-    fn insert_config_map(&mut self, config: &cluster::ConfigMap) {
-        if config.metadata.name == MULTUS_CONFIG {
-            self.isolation = Isolation::read(config);
-        }
-    }
-
-    /// The KubeVirt resource.
+    /// The KubeVirt resource. It has to exist, so where there is none it is unknown.
     #[must_use]
     pub fn kubevirt(&self) -> &Fact<Arc<KubeVirt>> {
         &self.kubevirt
     }
 
     fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
-        look_up(self.instances.as_ref(), namespace, name)
+        self.guests.instance(namespace, name).map(Arc::clone)
     }
 
     fn machine(&self, namespace: &str, name: &str) -> Fact<Arc<Machine>> {
-        look_up(self.machines.as_ref(), namespace, name)
+        self.guests.machine(namespace, name).map(Arc::clone)
+    }
+
+    fn revision(&self, namespace: &str, instance: &Fact<Arc<Instance>>) -> Fact<Arc<Survey>> {
+        match instance.known().and_then(|instance| instance.boot.revision.as_deref()) {
+            Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
+            None => Fact::Absent,
+        }
     }
 
     /// What a guest of the name is known by, apart from what a request asks of it.
@@ -236,27 +384,39 @@ impl Store {
     }
 
     fn attachment(&self) -> Fact<Attachment> {
-        match &self.daemons {
-            Some(daemons) => Fact::Known(Attachment::of(daemons.values())),
-            None => Fact::Unknown,
+        if !self.daemons.is_whole() {
+            return Fact::Unknown;
         }
+        Fact::Known(Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon)))
+    }
+
+    /// Absent when no Multus is configured by a ConfigMap; unknown when there are several that disagree.
+    fn isolation(&self) -> Fact<Arc<Isolation>> {
+        if !self.isolations.is_whole() {
+            return Fact::Unknown;
+        }
+        let mut all = self.isolations.iter().map(|(_, _, isolation)| isolation);
+        let Some(first) = all.next() else { return Fact::Absent };
+        if all.all(|other| other == first) { first.clone() } else { Fact::Unknown }
     }
 
     /// Nodes that KubeVirt runs on, which are all of them where it has labelled none. A cluster has a node: none seen
     /// means that nobody looked.
     fn count_nodes(&self) -> Fact<usize> {
-        let labelled = self.nodes.values().filter(|&&is_labelled| is_labelled).count();
-        match (labelled, self.nodes.len()) {
-            (0, 0) => Fact::Unknown,
-            (0, all) => Fact::Known(all),
-            (labelled, _) => Fact::Known(labelled),
+        match (self.nodes.is_complete(), self.labelled_nodes, self.nodes.count()) {
+            (false, ..) | (true, 0, 0) => Fact::Unknown,
+            (true, 0, all) => Fact::Known(all),
+            (true, labelled, _) => Fact::Known(labelled),
         }
     }
 
     fn migration(&self, namespace: &str, name: &str) -> Fact<Arc<str>> {
-        let Some(migrations) = &self.migrations else { return Fact::Unknown };
-        let active = migrations.get(&(namespace.to_owned(), name.to_owned()));
-        active.and_then(BTreeSet::first).map_or(Fact::Absent, |name| Fact::Known(Arc::clone(name)))
+        let of_guest = self.migrations.iter_in(namespace).filter(|(_, guest)| &***guest == name);
+        match of_guest.map(|(migration, _)| migration).min() {
+            Some(migration) => Fact::Known(migration.into()),
+            None if self.migrations.is_whole_in(namespace) => Fact::Absent,
+            None => Fact::Unknown,
+        }
     }
 
     fn nads_of(&self, change: &Change) -> Nads {
@@ -268,25 +428,36 @@ impl Store {
         nads
     }
 
-    fn look_for_nad(&self, name: NadRef) -> Lookup {
-        let Some(nads) = &self.nads else { return Lookup::default() };
-        let here = nads.get(name.namespace);
-        match here.and_then(|here| here.get(name.name)) {
-            Some(nad) => Lookup { nad: Fact::Known(Arc::clone(nad)), instead: None },
-            None => Lookup { nad: Fact::Absent, instead: nad_instead_of(name, nads) },
-        }
+    pub(super) fn look_for_nad(&self, name: NadRef) -> Lookup {
+        let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
+        let instead = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
+        Lookup { nad, instead }
     }
 
+    /// A network of the same name elsewhere, or one of nearly that name in the same namespace.
+    fn nad_instead_of(&self, name: NadRef) -> Option<String> {
+        if let Some(namespace) = self.nads.namespaces_with(name.name).min() {
+            return Some(NadRef { namespace, name: name.name }.to_string());
+        }
+        let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
+        nearest(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
+    }
+
+    /// Those that are found, and where some may not be seen and none is found, unknown.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
-        let Some(macs) = &self.macs else { return Fact::Unknown };
-        let own = (change.subject.namespace, change.subject.name);
+        let own_namespace = change.subject.namespace;
+        let own = format!("{own_namespace}/{}", change.subject.name);
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own.0).to_string();
-            let (namespace, name) = macs.other_user(mac, &network, own)?;
-            Some(MacUser { mac, network, guest: format!("{namespace}/{name}") })
+            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
+            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
+            Some(MacUser { mac, network, guest })
         };
-        Fact::Known(networks_of(change).filter_map(user).collect())
+        let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
+        if users.is_empty() && !self.guests.is_complete() {
+            return Fact::Unknown;
+        }
+        Fact::Known(users)
     }
 }
 
@@ -295,22 +466,12 @@ fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
 }
 
-/// A network of the same name elsewhere, or one of nearly that name in the same namespace.
-fn nad_instead_of(name: NadRef, nads: &HashMap<String, BTreeMap<String, Arc<Nad>>>) -> Option<String> {
-    let elsewhere = nads.iter().filter(|(_, nads)| nads.contains_key(name.name)).map(|(namespace, _)| namespace).min();
-    if let Some(namespace) = elsewhere {
-        return Some(NadRef { namespace, name: name.name }.to_string());
-    }
-    let names = nads.get(name.namespace)?.keys().map(String::as_str);
-    nearest(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
+fn holds<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
+    listing.get(&key.0, &key.1).known().is_some_and(|known| *known == object)
 }
 
-fn look_up<T>(listing: Option<&HashMap<Key, Arc<T>>>, namespace: &str, name: &str) -> Fact<Arc<T>> {
-    let Some(listing) = listing else { return Fact::Unknown };
-    match listing.get(&(namespace.to_owned(), name.to_owned())) {
-        Some(object) => Fact::Known(Arc::clone(object)),
-        None => Fact::Absent,
-    }
+fn holds_arc<T: PartialEq>(listing: &Listing<Arc<T>>, key: &Key, object: &T) -> bool {
+    listing.get(&key.0, &key.1).known().is_some_and(|known| ***known == *object)
 }
 
 impl FactSource for Store {
@@ -322,28 +483,12 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), instance: Fact::Absent, ..Facts::default() }
             }
         };
-        Facts {
-            nads: self.nads_of(change),
-            isolation: self.isolation.clone(),
-            mac_users: self.mac_users(change),
-            ..guest
-        }
+        Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
     }
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.facts_of_guest(start.namespace, start.vmi_name)
     }
-}
-
-/// Reads a view of an object that was written to `text`.
-fn view<'t, T: Deserialize<'t>>(object: &Value, text: &'t str) -> Result<T, ObjectError> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ObjectError {
-        kind: object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        name: object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        field: error.path().to_string(),
-        message: error.inner().to_string(),
-    })
 }
 
 #[cfg(test)]
@@ -432,5 +577,159 @@ mod tests {
             assert_eq!(store.migration("demo", "vm"), expected, "{phase:?}");
         }
         assert_eq!(Store::default().migration("demo", "vm"), Fact::Unknown);
+    }
+
+    fn object(api_version: &str, kind: Kind, name: &str, rest: &Value) -> Value {
+        let mut object = json!({"apiVersion": api_version, "kind": kind.kind(),
+            "metadata": {"namespace": "demo", "name": name}});
+        for (key, value) in rest.as_object().unwrap() {
+            object[key] = value.clone();
+        }
+        object
+    }
+
+    fn guest(mac: &str, gpu: bool) -> Value {
+        let gpus = if gpu { json!([{"name": "g", "deviceName": "example.com/gpu"}]) } else { json!([]) };
+        json!({"domain": {"devices": {"gpus": gpus, "interfaces": [{"name": "a", "bridge": {}, "macAddress": mac}]}},
+            "networks": [{"name": "a", "multus": {"networkName": "net"}}]})
+    }
+
+    fn user_of(store: &Store, mac: &str) -> Option<String> {
+        store.guests.other_user(mac.parse().unwrap(), "demo/net", "demo/asking").map(str::to_owned)
+    }
+
+    #[test]
+    fn an_object_alone_makes_itself_known_and_no_other_absent() {
+        let mut store = Store::default();
+        store.insert(&object("kubevirt.io/v1", Kind::Machine, "a", &json!({}))).unwrap();
+        store.absent(Kind::Machine, "demo", "b");
+        assert!(store.machine("demo", "a").known().is_some());
+        assert_eq!((store.machine("demo", "b"), store.machine("demo", "c")), (Fact::Absent, Fact::Unknown));
+        store.know(Kind::Machine);
+        assert_eq!(store.machine("demo", "c"), Fact::Absent);
+        store.forget(Kind::Machine);
+        assert_eq!(store.machine("demo", "a"), Fact::Unknown);
+        assert_eq!(store.count(Kind::Machine), 0);
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_nothing_behind() {
+        let mac = "02:00:00:00:00:01";
+        let mut store = Store::of_a_whole_world();
+        let vmi = json!({"spec": guest(mac, true), "status": {"virtualMachineRevisionName": "r"}});
+        let migration = json!({"spec": {"vmiName": "vm"}});
+        let config = json!({"data": {"daemon-config.json": "{\"namespaceIsolation\": true}"}});
+        let template = json!({"template": {"spec": guest(mac, true)}});
+        for (version, kind, name, rest) in [
+            ("kubevirt.io/v1", Kind::Instance, "vm", &vmi),
+            ("kubevirt.io/v1", Kind::Machine, "vm", &json!({"spec": template})),
+            ("kubevirt.io/v1", Kind::Migration, "m", &migration),
+            ("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({})),
+            ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({})),
+            ("apps/v1", Kind::Revision, "r", &json!({"data": {"spec": template}})),
+            (
+                "apps/v1",
+                Kind::DaemonSet,
+                "multus",
+                &json!({"spec": {"template": {"spec": {"containers":
+                [{"command": ["multus-daemon"]}]}}}}),
+            ),
+            ("v1", Kind::ConfigMap, "multus-daemon-config", &config),
+            ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
+        ] {
+            store.insert(&object(version, kind, name, rest)).unwrap();
+            assert_eq!(store.count(kind), 1, "{kind}");
+        }
+        assert_eq!(user_of(&store, mac).as_deref(), Some("demo/vm"));
+        assert!(store.isolation().known().is_some());
+        assert_eq!(store.dependent.len(), 2);
+        for (kind, name) in [
+            (Kind::Instance, "vm"),
+            (Kind::Machine, "vm"),
+            (Kind::Migration, "m"),
+            (Kind::KubeVirt, "kubevirt"),
+            (Kind::Nad, "net"),
+            (Kind::DaemonSet, "multus"),
+            (Kind::ConfigMap, "multus-daemon-config"),
+        ] {
+            store.remove(kind, "demo", name);
+        }
+        store.remove(Kind::Node, "", "n");
+        for kind in Kind::ALL {
+            assert_eq!(store.count(kind), 0, "{kind}");
+        }
+        assert!(store.guests.is_empty() && store.dependent.is_empty());
+        assert_eq!((store.labelled_nodes, store.kubevirt()), (0, &Fact::Unknown));
+        assert_eq!((store.migration("demo", "vm"), store.isolation()), (Fact::Absent, Fact::Absent));
+    }
+
+    #[test]
+    fn a_new_listing_keeps_what_was_known_until_it_is_whole() {
+        let mut store = Store::of_a_whole_world();
+        for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b"), ("c", "02:00:00:00:00:0c")] {
+            store.insert(&object("kubevirt.io/v1", Kind::Instance, name, &json!({"spec": guest(mac, false)}))).unwrap();
+        }
+        store.relist(Kind::Instance);
+        let same = object("kubevirt.io/v1", Kind::Instance, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
+        let projection = Projection::read(Kind::Instance, &same.to_string(), &store.kinds()).unwrap();
+        assert!(store.holds(&projection));
+        let other = object("kubevirt.io/v1", Kind::Instance, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
+        let projection = Projection::read(Kind::Instance, &other.to_string(), &store.kinds()).unwrap();
+        assert!(!store.holds(&projection));
+        store.put(projection, &store.kinds());
+        assert!(store.instance("demo", "c").known().is_some(), "nobody has said yet that it is gone");
+        store.know(Kind::Instance);
+        assert_eq!(store.instance("demo", "c"), Fact::Absent);
+        assert!(store.instance("demo", "a").known().is_some() && store.instance("demo", "b").known().is_some());
+        assert_eq!(user_of(&store, "02:00:00:00:00:0c"), None);
+        assert_eq!(user_of(&store, "02:00:00:00:00:bb").as_deref(), Some("demo/b"));
+    }
+
+    #[test]
+    fn a_broken_object_is_unknown_and_takes_no_other_with_it() {
+        let mut store = Store::of_a_whole_world();
+        for name in ["a", "b"] {
+            store.insert(&object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({}))).unwrap();
+        }
+        let broken = object("k8s.cni.cncf.io/v1", Kind::Nad, "a", &json!({"spec": {"config": 5}}));
+        let error = store.insert(&broken).unwrap_err().to_string();
+        assert!(error.contains("NetworkAttachmentDefinition \"a\": spec.config"), "{error}");
+        let find = |name| store.look_for_nad(NadRef { namespace: "demo", name }).nad;
+        assert_eq!(find("a"), Fact::Unknown);
+        assert!(find("b").known().is_some());
+        assert_eq!(find("c"), Fact::Absent);
+    }
+
+    #[test]
+    fn devices_are_read_again_when_the_kubevirt_resource_says_what_they_are() {
+        let mut store = Store::of_a_whole_world();
+        let vmi = object("kubevirt.io/v1", Kind::Instance, "vm", &json!({"spec": guest("", true)}));
+        store.insert(&vmi).unwrap();
+        let notes = |store: &Store| {
+            let instance = store.instance("demo", "vm");
+            instance.known().and_then(|instance| instance.boot.now.as_ref()).map(|survey| survey.notes.len())
+        };
+        assert_eq!(notes(&store), Some(1));
+        let devices = json!({"pciHostDevices": [{"resourceName": "example.com/gpu"}]});
+        let configuration = json!({"configuration": {"permittedHostDevices": devices}});
+        let kubevirt = object("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({"spec": configuration}));
+        store.insert(&kubevirt).unwrap();
+        assert_eq!(notes(&store), Some(0));
+        store.remove(Kind::KubeVirt, "demo", "kubevirt");
+        assert_eq!(notes(&store), Some(1));
+    }
+
+    #[test]
+    fn configurations_of_multus_that_disagree_tell_nothing() {
+        let mut store = Store::of_a_whole_world();
+        for (namespace, text) in [("one", "{\"namespaceIsolation\": true}"), ("two", "{}")] {
+            store
+                .insert(&json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"daemon-config.json": text},
+                    "metadata": {"namespace": namespace, "name": "multus-daemon-config"}}))
+                .unwrap();
+        }
+        assert_eq!(store.isolation(), Fact::Unknown);
+        store.remove(Kind::ConfigMap, "two", "multus-daemon-config");
+        assert!(store.isolation().known().is_some());
     }
 }

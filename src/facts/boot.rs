@@ -1,5 +1,7 @@
 //! What is known of the PCI bus that a guest booted with.
 
+use std::sync::Arc;
+
 use crate::{
     api::vm::{Annotations, VirtualMachineInstance},
     pci::{BootSlots, DeviceKinds, NoKinds, Placement, Survey, survey},
@@ -12,8 +14,9 @@ pub struct Boot {
     pub stamp: Stamp,
     /// The ControllerRevision that holds the template of this run.
     pub revision: Option<Box<str>>,
-    /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read.
-    pub now: Option<Survey>,
+    /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read. One
+    /// survey for all guests that come to the same.
+    pub now: Option<Arc<Survey>>,
     /// Whether memory was plugged since.
     pub has_plugged_memory: bool,
     /// Whether the KubeVirt resource has a say in what the devices are.
@@ -44,7 +47,7 @@ impl Boot {
         Self {
             stamp: Stamp::read(annotations),
             revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
-            now: now.ok(),
+            now: now.ok().map(Arc::new),
             has_plugged_memory: status.status.memory.is_hotplugged(),
             depends_on_kinds,
         }

@@ -1,5 +1,7 @@
 //! What is known of a running guest.
 
+use std::sync::Arc;
+
 use super::{boot::Boot, nic::GuestNic};
 use crate::{
     api::{
@@ -14,13 +16,14 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Instance {
     /// `status.phase`.
-    pub phase: Phase<'static>,
+    pub phase: Phase,
     /// Whether it is being deleted.
     pub is_deleting: bool,
-    /// The NICs of its spec.
-    pub nics: Vec<GuestNic>,
-    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it.
-    pub seen: Vec<SeenNic>,
+    /// The NICs of its spec: one list for all guests that have the same.
+    pub nics: Arc<Vec<GuestNic>>,
+    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it. One list for
+    /// all guests that have the same.
+    pub seen: Arc<Vec<SeenNic>>,
     /// What its condition `LiveMigratable` says.
     pub migratable: Migratable,
     /// Whether `status.migrationState` tells of a migration that is not over.
@@ -32,7 +35,7 @@ pub struct Instance {
 }
 
 /// An entry of `status.interfaces[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct SeenNic {
     /// `name`.
     pub name: Box<str>,
@@ -65,11 +68,12 @@ impl Instance {
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
         let interfaces = status.status.interfaces.iter().take(NICS_AT_MOST);
+        let seen: Vec<_> = interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect();
         Self {
-            phase: status.status.phase.to_owned_phase(),
+            phase: status.status.phase.clone(),
             is_deleting: status.metadata.deletion_timestamp.is_some(),
-            nics: GuestNic::all(&spec.spec),
-            seen: interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from).collect(),
+            nics: GuestNic::all(&spec.spec).into(),
+            seen: seen.into(),
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
@@ -80,7 +84,7 @@ impl Instance {
     /// Whether the guest can still change: it is neither being deleted nor in a final phase.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        !self.is_deleting && !matches!(self.phase, Phase::Final(_))
+        !self.is_deleting && !self.phase.is_final()
     }
 
     /// The NIC of a name in the guest's spec.

@@ -82,6 +82,12 @@ pub enum AutoMigration {
 }
 
 impl KubeVirt {
+    /// Whether the names of devices stand for the same as in another resource.
+    #[must_use]
+    pub fn names_the_same_devices(&self, other: &Self) -> bool {
+        self.binding_plugins == other.binding_plugins && self.host_devices == other.host_devices
+    }
+
     /// Whether a feature gate is on.
     #[must_use]
     pub fn has(&self, gate: Gate) -> bool {

@@ -1,13 +1,15 @@
 //! What is known of a VirtualMachine whose guest is asked about.
 
+use std::sync::Arc;
+
 use super::nic::GuestNic;
 use crate::api::vm::VirtualMachine;
 
 /// A VirtualMachine, reduced to what rules ask of it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
-    /// The NICs of its template.
-    pub nics: Vec<GuestNic>,
+    /// The NICs of its template: one list for all guests that have the same.
+    pub nics: Arc<Vec<GuestNic>>,
     /// `nicplug.io/reserve-ports` of the VM itself.
     pub reserve_ports: Option<Box<str>>,
 }
@@ -16,6 +18,6 @@ impl From<&VirtualMachine<'_>> for Machine {
     fn from(vm: &VirtualMachine) -> Self {
         let annotations = vm.metadata.annotations.as_ref();
         let reserve_ports = annotations.and_then(|annotations| annotations.reserve_ports.as_deref());
-        Self { nics: GuestNic::all(&vm.spec.template.spec), reserve_ports: reserve_ports.map(Into::into) }
+        Self { nics: GuestNic::all(&vm.spec.template.spec).into(), reserve_ports: reserve_ports.map(Into::into) }
     }
 }

@@ -6,7 +6,7 @@ use crate::api::{
 };
 
 /// An interface of a guest and the network of its name.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestNic {
     /// The name that both have.
     pub name: Box<str>,
@@ -19,7 +19,7 @@ pub struct GuestNic {
 }
 
 /// How KubeVirt's controller brings a NIC to a guest that runs already.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Plug {
     /// It does not: the NIC is attached at boot only.
     AtBoot,

@@ -13,7 +13,7 @@ use crate::api::guest::GuestSpec;
 
 /// All that the sums need of a guest besides its NICs.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Census {
     /// The architecture.
     pub architecture: Architecture,
@@ -52,7 +52,7 @@ impl Census {
 }
 
 /// The annotation [`super::SLOT_COUNT`], as Go's `strconv.Atoi` reads it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum SlotCount {
     /// It is not there.
     Unset,
@@ -71,7 +71,7 @@ impl SlotCount {
 }
 
 /// Devices by what they need.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct Tally {
     pub(super) ports: u16,
     pub(super) conventional: u16,
@@ -102,14 +102,14 @@ impl Tally {
 }
 
 /// A device with an explicit address.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Claim {
     pub(super) address: PciAddress,
     pub(super) place: Place,
 }
 
 /// A NIC as the sums see it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Nic {
     /// What it needs; `None` for one that is not in the domain: absent, or of a plugin without a tap.
     pub place: Option<Place>,
@@ -127,7 +127,7 @@ impl Nic {
 }
 
 /// A guest, counted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Survey {
     /// All but the NICs.
     pub census: Census,

@@ -8,7 +8,7 @@ use super::{address::PciAddress, machine::Architecture};
 pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
 
 /// One reason.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Refusal {
     /// libvirt knows no such machine on the architecture.
     MachineType {

@@ -72,7 +72,7 @@ impl FromStr for Additions {
                 None => additions.push(addition),
             }
         }
-        check_count(additions.len(), Kind::Add)?;
+        check_count(additions.len(), Kind::Add.verb())?;
         Ok(Self(additions))
     }
 }
@@ -93,15 +93,41 @@ impl FromStr for Removals {
     /// # Errors
     /// The first thing that is wrong, and its place.
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let mut names: Vec<String> = Vec::new();
-        for entry in pieces(text, Kind::Remove)? {
-            check_name(entry.piece).map_err(|fault| fault.of(&entry))?;
-            if !names.iter().any(|name| name == entry.piece.text) {
-                names.push(entry.piece.text.to_owned());
-            }
-        }
-        Ok(Self(names))
+        names(text, Kind::Remove.verb()).map(Self)
     }
+}
+
+/// Reads `name[,name]`, the names of NICs to do something with: at least one, each once, in the order in which they are
+/// written. The verb says what is to be done, in a message about a text that names none.
+///
+/// # Errors
+/// The first thing that is wrong, and its place.
+pub fn names(text: &str, verb: &str) -> Result<Vec<String>, Malformed> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in pieces(text, verb)? {
+        check_name(entry.piece).map_err(|fault| fault.of(&entry))?;
+        if !names.iter().any(|name| name == entry.piece.text) {
+            names.push(entry.piece.text.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Checks a name and a network that were written apart.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_addition(name: &str, network_name: &str) -> Result<(), String> {
+    let whole = |text| Piece { text, start: 0 };
+    check_name(whole(name)).and_then(|()| check_network_name(whole(network_name))).map_err(|fault| fault.what)
+}
+
+/// Checks the name of a NIC to remove.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_removal(name: &str) -> Result<(), String> {
+    check_name(Piece { text: name, start: 0 }).map_err(|fault| fault.what)
 }
 
 impl Display for Removals {
@@ -116,6 +142,14 @@ impl Display for Removals {
 pub struct Malformed {
     place: Place,
     what: String,
+}
+
+impl Malformed {
+    /// What is wrong, without its place.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
 }
 
 /// Where in the text: nowhere when all of it is meant.
@@ -205,9 +239,9 @@ fn quoted(text: &str) -> String {
 }
 
 /// The entries between commas.
-fn pieces(text: &str, kind: Kind) -> Result<Vec<Entry<'_>>, Malformed> {
+fn pieces<'t>(text: &'t str, verb: &str) -> Result<Vec<Entry<'t>>, Malformed> {
     let count = if text.trim().is_empty() { 0 } else { text.split(',').take(ENTRIES_AT_MOST + 1).count() };
-    check_count(count, kind)?;
+    check_count(count, verb)?;
     let mut start = 0;
     let entries = text.split(',').enumerate().map(|(index, text)| {
         let piece = Piece { text, start }.trimmed();
@@ -218,7 +252,7 @@ fn pieces(text: &str, kind: Kind) -> Result<Vec<Entry<'_>>, Malformed> {
 }
 
 fn text_entries(text: &str) -> Result<Vec<(Place, Addition)>, Malformed> {
-    let entries = pieces(text, Kind::Add)?;
+    let entries = pieces(text, Kind::Add.verb())?;
     entries.iter().map(|entry| addition(entry).map_err(|fault| fault.of(entry))).collect()
 }
 
@@ -252,16 +286,13 @@ struct JsonList<'t>(#[serde(borrow, deserialize_with = "api::objects")] Vec<Json
 
 fn json_entries(text: &str) -> Result<Vec<(Place, Addition)>, Malformed> {
     let JsonList(list) = serde_json::from_str(text).map_err(|error| of_json(&error))?;
-    check_count(list.len(), Kind::Add)?;
+    check_count(list.len(), Kind::Add.verb())?;
     list.into_iter().enumerate().map(|(index, entry)| json_addition(index + 1, entry)).collect()
 }
 
 fn json_addition(number: usize, entry: JsonEntry) -> Result<(Place, Addition), Malformed> {
     let place = || Place { entry: Some((number, String::new())), ..Place::default() };
-    let whole = |text| Piece { text, start: 0 };
-    check_name(whole(&entry.name))
-        .and_then(|()| check_network_name(whole(&entry.network_attachment_definition_name)))
-        .map_err(|fault| place().fault(fault.what))?;
+    check_addition(&entry.name, &entry.network_attachment_definition_name).map_err(|what| place().fault(what))?;
     let addition =
         Addition { name: entry.name.into_owned(), network_name: entry.network_attachment_definition_name.into_owned() };
     Ok((place(), addition))
@@ -280,9 +311,9 @@ fn quoted_error(what: &str) -> String {
     what.chars().take(ERROR_AT_MOST).collect()
 }
 
-fn check_count(count: usize, kind: Kind) -> Result<(), Malformed> {
+fn check_count(count: usize, verb: &str) -> Result<(), Malformed> {
     match count {
-        0 => Err(Place::default().fault(format!("the annotation names no NIC to {}", kind.verb()))),
+        0 => Err(Place::default().fault(format!("the annotation names no NIC to {verb}"))),
         1..=ENTRIES_AT_MOST => Ok(()),
         _ => Err(Place::default().fault(format!("there are more than {ENTRIES_AT_MOST} entries"))),
     }

@@ -35,7 +35,7 @@ fn check(case: &Case) -> Vec<Finding> {
 
 fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
     let name = nic.name;
-    let field = format!("{}.state", case.change.nic_field(nic));
+    let field = case.change.absent_field(nic);
     let version = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.version,
         Fact::Absent | Fact::Unknown => None,

@@ -1,16 +1,20 @@
 //! NP115.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::requests::{self, Kind, Plan, Refusal, Why};
+use crate::requests::{
+    self, Kind, Plan, Refusal, Why,
+    status::{self, Fault},
+};
 
 rule! {
-    /// A request by annotation to add or remove NICs is malformed, contradicts the VM, or was not granted.
+    /// A request to add or remove NICs is malformed, contradicts the VM, or was not granted.
     ///
     /// ## Why
     /// `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` are granted, and taken away, before the VM is
     /// judged. One that is still there could not be granted: it cannot be read, its name belongs to another NIC, or
     /// nicplug's mutating webhook was not asked. Stored as it is it would do nothing, and nobody would tell. A name has
-    /// letters, digits, `-` and `_`; a network is `NAD` or `NAMESPACE/NAD`.
+    /// letters, digits, `-` and `_`; a network is `NAD` or `NAMESPACE/NAD`. The same goes for `status.interfaceRequests`,
+    /// which `virtctl addinterface` of KubeVirt up to 1.0 writes.
     ///
     /// ## Example
     /// ```yaml
@@ -24,6 +28,9 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    if case.change.requests.is_some() {
+        return status::refusals(case.change).into_iter().map(refused_status).collect();
+    }
     let mut findings = match requests::plan(case.change) {
         Ok(plan) => not_granted(&plan),
         Err(refusals) => refusals.iter().map(refused).collect(),
@@ -47,6 +54,18 @@ fn refused(refusal: &Refusal) -> Finding {
         (Why::NoDomain, _) => (CauseType::Required, "write the VM's domain first"),
     };
     fault(*kind, cause, why.to_string(), fix)
+}
+
+fn refused_status(refusal: status::Refusal) -> Finding {
+    let (cause, fix) = match &refusal.fault {
+        Fault::NotOne(_) => (CauseType::Required, "write one of the two"),
+        Fault::Malformed(_) => (
+            CauseType::Invalid,
+            "write name and networkAttachmentDefinitionName (to remove: name), NAD or NAMESPACE/NAD",
+        ),
+        Fault::Taken(_) => (CauseType::Duplicate, "choose another name, or remove that NIC while the VM is stopped"),
+    };
+    RULE.fault(cause, refusal.field, refusal.fault.to_string()).with_fix(fix.to_owned())
 }
 
 /// The requests are in order, and yet they are there.
@@ -169,6 +188,48 @@ mod tests {
         let changed = findings(left, r#""nicplug.io/add-interfaces": "!""#);
         assert!(matches!(changed.as_slice(), [Finding { kind: FindingKind::Fault(_), .. }]), "{changed:?}");
         assert!(findings(left, "").is_empty());
+    }
+
+    #[test]
+    fn a_request_in_the_status_is_judged_where_it_is_new() {
+        let vm = |requests: &str| {
+            format!(
+                r#"{{"metadata": {{"name": "vm-fedora", "annotations": {{"nicplug.io/add-interfaces": "left behind"}}}},
+                    "spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": [{{"name": "a", "bridge": {{}}}}]}}}},
+                    "networks": [{{"name": "a", "multus": {{"networkName": "net"}}}}]}}}}}},
+                    "status": {{"interfaceRequests": [{requests}]}}}}"#
+            )
+        };
+        let add = |name: &str, network: &str| {
+            format!(
+                r#"{{"addInterfaceOptions": {{"name": "{name}", "networkAttachmentDefinitionName": "{network}"}}}}"#
+            )
+        };
+        let remove = |name: &str| format!(r#"{{"removeInterfaceOptions": {{"name": "{name}"}}}}"#);
+        let said = |old: &str, new: &str| {
+            let findings = testing::findings_of_status(&RULE, &vm(old), &vm(new), &Facts::default());
+            findings.iter().map(|finding| format!("{}: {}", finding.field, finding.what)).collect::<Vec<_>>().join("; ")
+        };
+        let both = format!("{},{}", add("b", "net"), remove("a"));
+        for (new, told) in [
+            (both.clone(), ""),
+            (add("a", "demo/net"), ""),
+            (add("", "net"), "status.interfaceRequests[0].addInterfaceOptions: the name is empty"),
+            (add("b", ""), "status.interfaceRequests[0].addInterfaceOptions: the network's name is empty"),
+            (
+                add("a", "other"),
+                "status.interfaceRequests[0].addInterfaceOptions: \"a\" is there already, on network \"net\"",
+            ),
+            (remove("?"), "status.interfaceRequests[0].removeInterfaceOptions: the name has the character '?'"),
+            (
+                "{}".to_owned(),
+                "status.interfaceRequests[0]: the request has none of addInterfaceOptions and removeInterfaceOptions",
+            ),
+        ] {
+            assert_eq!(said("", &new), told, "{new}");
+        }
+        let old = remove("?");
+        assert_eq!(said(&old, &format!("{old},{both}")), "");
     }
 
     #[test]

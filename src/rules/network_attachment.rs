@@ -58,7 +58,7 @@ fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
 fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     let written = nic.network_name().filter(|name| !name.is_empty())?;
     let index = nic.network?.index;
-    let field = || format!("{}.multus.networkName", case.change.network_field(index));
+    let field = || case.change.network_name_field(index);
     if !is_well_formed(written) {
         let what = format!("{written:?} names no network: it is neither NAME nor NAMESPACE/NAME");
         let fix = "write networkName as the NetworkAttachmentDefinition's name, or NAMESPACE/NAME".to_owned();

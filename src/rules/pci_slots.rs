@@ -257,6 +257,11 @@ mod tests {
         faults.filter_map(|fault| place(&fault.field)).collect()
     }
 
+    /// The devices of a guest, to be changed.
+    fn survey(instance: &mut Instance) -> &mut Survey {
+        Arc::make_mut(instance.boot.now.as_mut().unwrap())
+    }
+
     fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
         hotplug.instance(|instance| instance.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
     }
@@ -297,7 +302,7 @@ mod tests {
         };
         assert_eq!(with(|_| {}), 0);
         assert_eq!(with(|instance| instance.boot.has_plugged_memory = true), 1);
-        assert_eq!(with(|instance| instance.boot.now.as_mut().unwrap().census.virtio_disks = 2), 2);
+        assert_eq!(with(|instance| survey(instance).census.virtio_disks = 2), 2);
     }
 
     #[test]
@@ -305,8 +310,9 @@ mod tests {
         let absent = |is_in_domain: bool| {
             stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
                 .instance(|instance| {
-                    instance.nics[1].is_absent = true;
-                    instance.seen.push(SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() });
+                    Arc::make_mut(&mut instance.nics)[1].is_absent = true;
+                    let seen = SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() };
+                    Arc::make_mut(&mut instance.seen).push(seen);
                 })
                 .findings(&RULE)
                 .len()
@@ -319,8 +325,8 @@ mod tests {
         // The template has two NICs that have not reached the guest yet.
         let waiting = |hotplug: Hotplug| {
             hotplug.having(&["first", "second"]).instance(|instance| {
-                instance.nics.truncate(1);
-                instance.boot.now.as_mut().unwrap().nics.truncate(1);
+                Arc::make_mut(&mut instance.nics).truncate(1);
+                survey(instance).nics.truncate(1);
             })
         };
         waiting(plug(2)).expect(&RULE, &Expect::Silent);

@@ -11,7 +11,7 @@ use crate::{
     },
     change::Change,
     facts::{
-        Attachment, Fact, Facts, Instance, KubeVirt,
+        Attachment, Fact, Facts, Instance, KubeVirt, Machine,
         attachment::InPlace,
         instance::SeenNic,
         nad::{Config, Lookup, Nad},
@@ -82,6 +82,7 @@ pub(crate) struct Hotplug {
     annotations: String,
     is_new: bool,
     is_vmi: bool,
+    owners: String,
     resource: cluster::KubeVirt,
     facts: Facts,
     settings: Settings,
@@ -113,6 +114,7 @@ impl Hotplug {
             annotations: String::new(),
             is_new: false,
             is_vmi: false,
+            owners: String::new(),
             resource: cluster::KubeVirt::default(),
             facts: Facts::default(),
             settings: Settings::default(),
@@ -222,7 +224,7 @@ impl Hotplug {
     /// The guest's status shows one more NIC, with the interface that the pod has for it.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
         let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
-        self.instance(|instance| instance.seen.push(seen))
+        self.instance(|instance| Arc::make_mut(&mut instance.seen).push(seen))
     }
 
     /// Other facts about the guest.
@@ -260,6 +262,22 @@ impl Hotplug {
     /// The request is about the VMI.
     pub(crate) fn on_vmi(mut self) -> Self {
         self.is_vmi = true;
+        self
+    }
+
+    /// The request is about the VMI of a VM whose template has these NICs: interfaces and networks as JSON lists.
+    pub(crate) fn on_vmi_of(self, interfaces: &str, networks: &str) -> Self {
+        let vm = format!(
+            r#"{{"spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": {interfaces}}}}},
+                "networks": {networks}}}}}}}}}"#
+        );
+        let machine = Machine::from(&serde_json::from_str(&vm).unwrap());
+        self.on_vmi().owned_by("VirtualMachine").facts(|facts| facts.machine = Fact::Known(Arc::new(machine)))
+    }
+
+    /// An object of this kind and of the same name owns the object.
+    pub(crate) fn owned_by(mut self, kind: &str) -> Self {
+        self.owners = format!(r#"{{"kind": "{kind}", "name": "vm-fedora", "uid": "u"}}"#);
         self
     }
 
@@ -310,8 +328,9 @@ impl Hotplug {
             let guest = self.guest(nics);
             let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
             format!(
-                r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}}}},
-                    "spec": {spec}}}"#
+                r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}},
+                    "ownerReferences": [{}]}}, "spec": {spec}}}"#,
+                self.owners
             )
         };
         let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
@@ -337,6 +356,21 @@ impl Hotplug {
 /// What the rule says of an update of a VM of which nothing else is known.
 pub(crate) fn findings_of_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
     findings(rule, &review_of("UPDATE", new, old), &Facts::default())
+}
+
+/// What the rule says of an update of a VMI of which nothing else is known.
+pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
+    findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), &Facts::default())
+}
+
+/// What the rule says of an update of a VM's status.
+pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
+    let review =
+        review_of("UPDATE", new, old).replacen("\"operation\"", "\"subResource\": \"status\", \"operation\"", 1);
+    let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
+    let Some(change) = Change::of(&request) else { return Vec::new() };
+    let case = Case { change: &change, facts, settings: &Settings::default() };
+    if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
 }
 
 fn review_of(operation: &str, object: &str, old_object: &str) -> String {

@@ -66,22 +66,22 @@ mod tests {
 
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
 
-    fn in_phase(phase: Phase<'static>) -> Hotplug {
+    fn in_phase(phase: Phase) -> Hotplug {
         Hotplug::of(NIC).instance(|instance| instance.phase = phase)
     }
 
     #[test]
     fn a_vmi_that_is_over_gets_no_nic() {
         const FAULT: Expect = Expect::Faults(&["spec.domain.devices.interfaces[1]"]);
-        in_phase(Phase::Final("Succeeded".into())).on_vmi().expect(&RULE, &FAULT);
-        in_phase(Phase::Final("Failed".into())).on_vmi().expect(&RULE, &FAULT);
+        in_phase(Phase::Succeeded).on_vmi().expect(&RULE, &FAULT);
+        in_phase(Phase::Failed).on_vmi().expect(&RULE, &FAULT);
         Hotplug::of(NIC).instance(|instance| instance.is_deleting = true).on_vmi().expect(&RULE, &FAULT);
         in_phase(Phase::Running).on_vmi().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
     fn a_vm_whose_vmi_is_over_is_stopped() {
-        in_phase(Phase::Final("Succeeded".into())).expect(&RULE, &Expect::Silent);
+        in_phase(Phase::Succeeded).expect(&RULE, &Expect::Silent);
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
     }
 

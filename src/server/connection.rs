@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
     pin::pin,
@@ -24,13 +25,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    counts::Counts,
     guard::LogLimit,
     limits::Limits,
     pulse::{Phase, Pulse, Watched},
-    routes::{self, CLOSE},
+    routes::CLOSE,
 };
-use crate::admission::Reviewer;
 
 /// Larger than any header that the API server sends.
 const LARGEST_HEADER: usize = 16 << 10;
@@ -38,6 +37,8 @@ const LARGEST_HEADER: usize = 16 << 10;
 /// What all connections share.
 pub(super) struct Common {
     pub(super) limits: Limits,
+    /// Whether the server has answered itself; until then nobody else is expected.
+    pub(super) is_proven: AtomicBool,
     tls: TlsAcceptor,
     http: http1::Builder,
     router: TowerToHyperService<Router>,
@@ -46,13 +47,14 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(tls: rustls::ServerConfig, reviewer: Reviewer, limits: Limits, counts: Counts) -> Self {
+    pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits) -> Self {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
         Self {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,
-            router: TowerToHyperService::new(routes::router(reviewer, &limits, counts)),
+            router: TowerToHyperService::new(router),
+            is_proven: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             failed_handshakes: LogLimit::new(),
             limits,
@@ -103,18 +105,20 @@ async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Op
 /// wrong `caBundle`, and then every change of a virtual machine waits or fails.
 fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let Some(alert) = alert else {
+    let is_expected = !common.is_proven.load(Ordering::Relaxed);
+    let Some(alert) = alert.filter(|_| !is_expected) else {
         tracing::debug!(%peer, %error, "no TLS handshake");
         return;
     };
     if let Some(suppressed) = common.failed_handshakes.pass() {
         let advice = match alert {
             rustls::Error::AlertReceived(_) => {
-                "the client refused our certificate: caBundle has to hold the authority of --tls-cert, for this host"
+                "the client refused our certificate: caBundle has to hold its authority, and it this host"
             }
             rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_) => {
                 "the client has to show a certificate that --client-ca signed"
             }
+            rustls::Error::General(_) => "there is no certificate to show yet: /readyz?verbose says why",
             _ => "the client speaks no TLS that we speak (1.2 and 1.3)",
         };
         tracing::warn!(%peer, %error, suppressed, "TLS handshake failed: {advice}");
@@ -123,7 +127,7 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 
 /// Answers requests, one after the other.
 async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let pulse = Arc::new(Pulse::new(&common.limits));
+    let pulse = Arc::new(Pulse::new(&common.limits, random()));
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
     let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
     let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
@@ -166,6 +170,11 @@ async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: o
     .await;
 }
 
+/// The seeds of hash maps are random enough to keep connections apart.
+fn random() -> u32 {
+    u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or(0)
+}
+
 /// The requests of one connection.
 struct Dialogue {
     common: Arc<Common>,
@@ -174,14 +183,14 @@ struct Dialogue {
 
 impl Dialogue {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        self.pulse.begin_request();
+        let is_last = self.pulse.begin_request();
         let answer = self.common.router.call(request);
         let (common, pulse) = (Arc::clone(&self.common), Arc::clone(&self.pulse));
         async move {
             let mut response = answer.await?;
             // A handler closes the connection for one reason: there is more of the body to come.
             let unread = response.headers().contains_key(CONNECTION);
-            if !unread && common.draining.load(Ordering::Relaxed) {
+            if !unread && (is_last || common.draining.load(Ordering::Relaxed)) {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
             pulse.begin_response(unread);

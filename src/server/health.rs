@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`, in plain HTTP, for the kubelet.
+//! `/livez` and `/readyz` for the kubelet, and `/metrics` for Prometheus, in plain HTTP.
 //!
 //! A listener of its own: a probe needs no certificate, and gets an answer when the webhook is full.
 
@@ -16,7 +16,10 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    header::{CONTENT_TYPE, HeaderName},
+    server::conn::http1,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -27,6 +30,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::metrics::{self, Metrics};
+use crate::cluster::watch::{Record, State as Facts};
+
 /// Enough for probes, scrapes of a port, and a person or two.
 const CONNECTIONS: usize = 64;
 /// A probe is one short request; whoever takes longer is none.
@@ -34,46 +40,85 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// What has to be true before requests may come, by name. Clones share their checks.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<Vec<(&'static str, Health)>>>);
+pub struct Readiness(Arc<Mutex<Vec<Named>>>);
 
-/// `None` is healthy; otherwise why not.
-type Health = Option<Cow<'static, str>>;
+/// A check by its name.
+type Named = (Cow<'static, str>, Source);
+
+/// How something is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Health {
+    /// All is well.
+    Good,
+    /// Requests may come, and whoever asks should know this.
+    Fair(Cow<'static, str>),
+    /// Requests may not come, for this reason.
+    Bad(Cow<'static, str>),
+}
+
+/// Where the health of a check comes from.
+enum Source {
+    /// It is told when it changes.
+    Told(Health),
+    /// It is asked for when somebody wants to know.
+    Asked(Box<dyn Fn() -> Health + Send>),
+}
+
+impl Source {
+    fn health(&self) -> Health {
+        match self {
+            Self::Told(health) => health.clone(),
+            Self::Asked(ask) => ask(),
+        }
+    }
+}
 
 impl Readiness {
-    /// Adds a check that fails for `reason` until it is passed. Names are unique: `facts`, `certificate`, …
-    pub fn add(&self, name: &'static str, reason: impl Into<Cow<'static, str>>) -> Check {
+    /// Adds a check that fails for `reason` until it is passed. Names are unique: `webhook`, `certificate`, …
+    pub fn add(&self, name: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Check {
         let mut checks = self.lock();
-        checks.push((name, Some(reason.into())));
+        checks.push((name.into(), Source::Told(Health::Bad(reason.into()))));
         Check { index: checks.len() - 1, readiness: self.clone() }
+    }
+
+    /// Adds a check that is asked each time. It may not ask the readiness in turn.
+    pub fn ask(&self, name: impl Into<Cow<'static, str>>, ask: impl Fn() -> Health + Send + 'static) {
+        self.lock().push((name.into(), Source::Asked(Box::new(ask))));
     }
 
     /// Do all checks pass?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().iter().all(|(_, health)| health.is_none())
+        self.lock().iter().all(|(_, source)| !matches!(source.health(), Health::Bad(_)))
     }
 
     /// One line a check, in the form of Kubernetes' own components, and the sum.
     #[must_use]
     pub fn report(&self) -> String {
         let mut report = String::new();
-        for (name, health) in self.lock().iter() {
+        let mut is_ready = true;
+        for (name, source) in self.lock().iter() {
             // Writing to a string cannot fail.
-            let _ = match health {
-                None => writeln!(report, "[+]{name} ok"),
-                Some(reason) => writeln!(report, "[-]{name} failed: {reason}"),
+            let _ = match source.health() {
+                Health::Good => writeln!(report, "[+]{name} ok"),
+                Health::Fair(news) => writeln!(report, "[+]{name} ok: {news}"),
+                Health::Bad(reason) => {
+                    is_ready = false;
+                    writeln!(report, "[-]{name} failed: {reason}")
+                }
             };
         }
-        report.push_str(if self.is_ready() { "ready\n" } else { "not ready\n" });
+        report.push_str(if is_ready { "ready\n" } else { "not ready\n" });
         report
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(&'static str, Health)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Named>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One check of a [`Readiness`].
+#[derive(Clone)]
 pub struct Check {
     index: usize,
     readiness: Readiness,
@@ -82,24 +127,44 @@ pub struct Check {
 impl Check {
     /// From now on it passes.
     pub fn pass(&self) {
-        self.set(None);
+        self.set(Health::Good);
+    }
+
+    /// From now on it passes, and whoever asks is told the news.
+    pub fn pass_with(&self, news: impl Into<Cow<'static, str>>) {
+        self.set(Health::Fair(news.into()));
     }
 
     /// From now on it fails.
     pub fn fail(&self, reason: impl Into<Cow<'static, str>>) {
-        self.set(Some(reason.into()));
+        self.set(Health::Bad(reason.into()));
     }
 
     fn set(&self, health: Health) {
-        if let Some(check) = self.readiness.lock().get_mut(self.index) {
-            check.1 = health;
+        if let Some((_, source)) = self.readiness.lock().get_mut(self.index) {
+            *source = Source::Told(health);
         }
     }
 }
 
+/// How the watch of a kind is doing. Facts that are stale or unknown do not keep requests away: an answer from memory,
+/// or a warning of what could not be checked, is better than none.
+pub(super) fn of_watch(record: &Record) -> Health {
+    let (state, lasted) = record.state();
+    let lasted = lasted.as_secs();
+    match state {
+        Facts::Starting(None) => Health::Bad("not listed yet".into()),
+        Facts::Starting(Some(error)) => Health::Bad(format!("not listed yet: {error}").into()),
+        Facts::Synced => Health::Good,
+        Facts::Stale(error) => Health::Fair(format!("stale for {lasted}s: {error}").into()),
+        Facts::Forbidden(error) => Health::Fair(format!("not permitted, facts unknown: {error}").into()),
+        Facts::NotInstalled => Health::Fair("not installed, facts unknown".into()),
+    }
+}
+
 /// Answers probes until the future is dropped.
-pub(super) async fn serve(listener: TcpListener, readiness: Readiness) {
-    let router = TowerToHyperService::new(router(readiness));
+pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
+    let router = TowerToHyperService::new(router(readiness, metrics));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -126,8 +191,13 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: TowerToHyperService
     }
 }
 
-fn router(readiness: Readiness) -> Router {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness)
+fn router(readiness: Readiness, metrics: Metrics) -> Router {
+    let metrics = Router::new().route("/metrics", get(show)).with_state(Arc::new(metrics));
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness).merge(metrics)
+}
+
+async fn show(State(metrics): State<Arc<Metrics>>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, metrics::CONTENT)], metrics.text())
 }
 
 /// That this is answered is all it says: a process that is not ready must not be restarted for it.
@@ -157,9 +227,21 @@ mod tests {
         webhook.pass();
         assert!(!readiness.is_ready());
         assert_eq!(readiness.report(), "[+]webhook ok\n[-]facts failed: not read yet\nnot ready\n");
-        facts.pass();
+        facts.pass_with("1 kind is old");
         assert!(readiness.is_ready());
         webhook.fail("shutting down");
-        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok\nnot ready\n");
+        assert_eq!(readiness.report(), "[-]webhook failed: shutting down\n[+]facts ok: 1 kind is old\nnot ready\n");
+    }
+
+    #[test]
+    fn what_is_worth_knowing_keeps_nobody_away() {
+        let readiness = Readiness::default();
+        readiness.ask("facts/Node", || Health::Fair("stale for 3s: connection refused".into()));
+        readiness.add("webhook", "starting").pass_with("only the handshake was tried");
+        assert!(readiness.is_ready());
+        assert_eq!(
+            readiness.report(),
+            "[+]facts/Node ok: stale for 3s: connection refused\n[+]webhook ok: only the handshake was tried\nready\n"
+        );
     }
 }

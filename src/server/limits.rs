@@ -20,6 +20,14 @@ pub struct Limits {
     pub header: Duration,
     /// How long a connection may stay open without a request, the first one included.
     pub idle: Duration,
+    /// How old a connection may become: the answer that is due then closes it. Each is given a part of this, from a half
+    /// on and drawn at random, so that what was opened together does not come back together.
+    ///
+    /// The API server keeps the connections that it has for as long as it needs as many, and they all may lead to one
+    /// replica: to the one that was there first (kubernetes issue 127335). Whoever has to open new ones is spread anew.
+    pub connection_age: Duration,
+    /// How many requests a connection may bring; as with its age, each is given a part of this.
+    pub connection_requests: usize,
 }
 
 impl Default for Limits {
@@ -35,6 +43,9 @@ impl Default for Limits {
             // More than the ninety seconds after which the API server (client-go) closes an idle connection itself:
             // a connection that the server closes can lose the request that is just being sent on it.
             idle: Duration::from_mins(2),
+            // A handshake costs as much as a few dozen requests: both bounds keep that below a hundredth.
+            connection_age: Duration::from_mins(5),
+            connection_requests: 10_000,
         }
     }
 }
@@ -57,8 +68,12 @@ impl Default for Drain {
 
 /// Says what is wrong with the numbers, if anything, by the names of the flags.
 pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
-    let counts =
-        [("max-body", limits.body), ("max-in-flight", limits.in_flight), ("max-connections", limits.connections)];
+    let counts = [
+        ("max-body", limits.body),
+        ("max-in-flight", limits.in_flight),
+        ("max-connections", limits.connections),
+        ("max-connection-requests", limits.connection_requests),
+    ];
     if let Some((flag, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
         return Err(LimitError::Zero(flag));
     }
@@ -67,6 +82,7 @@ pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
         ("handshake-timeout", limits.handshake),
         ("header-timeout", limits.header),
         ("idle-timeout", limits.idle),
+        ("max-connection-age", limits.connection_age),
     ];
     if let Some((flag, _)) = durations.into_iter().find(|(_, duration)| duration.is_zero()) {
         return Err(LimitError::Zero(flag));
@@ -102,7 +118,7 @@ pub enum LimitError {
         duration: Duration,
     },
     /// A bound of zero.
-    #[error("--{0} is zero, which would refuse every request: give it a value, or leave it out")]
+    #[error("--{0} is zero, with which nobody could be served: give it a value, or leave it out")]
     Zero(&'static str),
 }
 

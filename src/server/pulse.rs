@@ -54,18 +54,29 @@ pub(super) struct Pulse {
     due: AtomicU64,
     /// A part of a request's body was left unread.
     unread: AtomicBool,
+    /// How many requests may still come.
+    left: AtomicU64,
+    /// Nanoseconds since `origin` from which on a request is the last one.
+    retirement: u64,
     idle: Duration,
     header: Duration,
     request: Duration,
 }
 
 impl Pulse {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// `share` says which part of the longest life this connection may have: from a half to the whole, as it goes from
+    /// 0 to the largest number.
+    pub(super) fn new(limits: &Limits, share: u32) -> Self {
+        // Half of the whole times the share, and never more than half of it.
+        let less = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
+        let part = |whole: u64| whole - less(whole);
         let pulse = Self {
             phase: AtomicU8::new(Phase::Idle as u8),
             origin: Instant::now(),
             due: AtomicU64::new(0),
             unread: AtomicBool::new(false),
+            left: AtomicU64::new(part(limits.connection_requests as u64)),
+            retirement: part(nanos(limits.connection_age)),
             idle: limits.idle,
             header: limits.header,
             request: limits.request,
@@ -84,15 +95,19 @@ impl Pulse {
         self.origin + Duration::from_nanos(self.due.load(Ordering::Relaxed))
     }
 
-    /// The header of a request is complete.
-    pub(super) fn begin_request(&self) {
+    /// The header of a request is complete. Tells whether this is to be the last one of the connection.
+    pub(super) fn begin_request(&self) -> bool {
         if self.phase() == Phase::Idle {
             // The request was in the buffer already, behind the last one.
             self.enter(Phase::Header, self.header);
         }
-        // No further look at the clock: a request may take both times together.
-        self.due.fetch_add(nanos(self.request), Ordering::Relaxed);
+        // No further look at the clock: a request may take both times together, and its first byte came just now.
+        let due = self.due.fetch_add(nanos(self.request), Ordering::Relaxed);
+        let age = due.saturating_sub(nanos(self.header));
         self.phase.store(Phase::Request as u8, Ordering::Relaxed);
+        let left = self.left.load(Ordering::Relaxed).saturating_sub(1);
+        self.left.store(left, Ordering::Relaxed);
+        left == 0 || age >= self.retirement
     }
 
     /// The answer is about to be written.
@@ -183,5 +198,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(age: Duration, requests: usize) -> Limits {
+        Limits { connection_age: age, connection_requests: requests, ..Limits::default() }
+    }
+
+    /// How many requests a connection is given.
+    fn requests(share: u32, most: usize) -> usize {
+        let pulse = Pulse::new(&limits(Duration::from_hours(24), most), share);
+        1 + std::iter::repeat_with(|| pulse.begin_request()).take_while(|is_last| !is_last).count()
+    }
+
+    #[test]
+    fn a_connection_is_given_from_a_half_to_the_whole_of_the_requests() {
+        for (share, most, given) in
+            [(0, 100, 100), (1 << 31, 100, 75), (u32::MAX, 100, 51), (u32::MAX, 1, 1), (0, 1, 1), (u32::MAX, 2, 2)]
+        {
+            assert_eq!(requests(share, most), given, "{share} of {most}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_last_one_when_the_connection_is_old() {
+        let young = Pulse::new(&limits(Duration::from_hours(1), 1000), 0);
+        assert!(!young.begin_request());
+        let old = Pulse::new(&limits(Duration::from_nanos(1), 1000), 0);
+        assert!(old.begin_request());
     }
 }

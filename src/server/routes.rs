@@ -23,17 +23,19 @@ use super::{
     counts::Counts,
     guard::InFlight,
     limits::Limits,
+    second_look::SecondLook,
     timeout::answer_within,
 };
-use crate::admission::{Endpoint, Reviewer};
+use crate::admission::{Answer, Endpoint, Outcome, Reviewer};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The routes of the webhook.
-pub(super) fn router(reviewer: Reviewer, limits: &Limits, counts: Counts) -> Router {
+pub(super) fn router(reviewer: Reviewer, second_look: Option<SecondLook>, limits: &Limits, counts: Counts) -> Router {
     let desk = Desk {
         reviewer,
+        second_look,
         counts,
         in_flight: InFlight::new(limits.in_flight),
         largest_body: limits.body,
@@ -68,6 +70,8 @@ async fn not_found(request: Request) -> Response {
 /// Where reviews are handed in.
 struct Desk {
     reviewer: Reviewer,
+    /// In a cluster.
+    second_look: Option<SecondLook>,
     counts: Counts,
     in_flight: InFlight,
     /// In bytes.
@@ -87,7 +91,7 @@ impl Desk {
         };
         match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
             Ok(Ok(body)) => {
-                let answer = self.reviewer.answer(endpoint, &body);
+                let answer = self.judge(endpoint, &body, deadline).await;
                 self.counts.add(answer.outcome);
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
@@ -97,6 +101,17 @@ impl Desk {
                 refuse(StatusCode::BAD_REQUEST, "the body ended before its end, or its chunks are malformed").closing()
             }
             Err(_) => refuse(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing(),
+        }
+    }
+
+    async fn judge(&self, endpoint: Endpoint, body: &[u8], deadline: Instant) -> Answer {
+        let answer = self.reviewer.answer(endpoint, body);
+        match &self.second_look {
+            Some(second_look) if matches!(answer.outcome, Outcome::Denied | Outcome::Patched) => {
+                // Boxed, so that every other request does not carry its state along.
+                Box::pin(second_look.confirm(&self.reviewer, endpoint, body, answer, deadline)).await
+            }
+            _ => answer,
         }
     }
 

@@ -1,9 +1,14 @@
-//! Certificates: read, checked against each other, and shown to clients.
+//! Certificates: read, checked against each other, and shown to clients; replaced while the server runs.
+
+pub mod files;
+pub mod offered;
+mod outlook;
 
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use rustls::{
@@ -14,9 +19,19 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use crate::certificates::{
+    Host,
+    chain::is_for,
+    validity::{Stage, Validity},
+};
+
 /// A certificate chain and the key that belongs to it.
 #[derive(Debug)]
-pub struct Pair(Arc<CertifiedKey>);
+pub struct Pair {
+    key: Arc<CertifiedKey>,
+    validity: Validity,
+    origin: Origin,
+}
 
 impl Pair {
     /// Reads a PEM chain, the server's own certificate first, and its PEM key.
@@ -39,14 +54,87 @@ impl Pair {
     fn new(chain: &[u8], key: &[u8], chain_origin: &Origin, key_origin: &Origin) -> Result<Self, TlsError> {
         let chain = certificates(chain, chain_origin)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey(key_origin.clone()))?;
-        let pair = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        let unusable = |error| TlsError::BadCertificate(chain_origin.clone(), error);
+        let validity = chain.first().and_then(|certificate| Validity::of(certificate));
+        let validity = validity.ok_or_else(|| unusable(rustls::CertificateError::BadEncoding.into()))?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 TlsError::Mismatch { certificate: chain_origin.clone(), key: key_origin.clone() }
             }
-            rustls::Error::InvalidCertificate(_) => TlsError::BadCertificate(chain_origin.clone(), error),
+            rustls::Error::InvalidCertificate(_) => unusable(error),
             _ => TlsError::BadKey(key_origin.clone(), error),
         })?;
-        Ok(Self(Arc::new(pair)))
+        Ok(Self { key: Arc::new(key), validity, origin: chain_origin.clone() })
+    }
+
+    /// From when until when the server's own certificate is valid.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// Checks that clients may call the server by each of `hosts`.
+    ///
+    /// # Errors
+    /// The certificate is not for one of them.
+    pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
+        match hosts.iter().find(|host| !self.key.cert.first().is_some_and(|certificate| is_for(certificate, host))) {
+            Some(host) => Err(TlsError::Host { certificate: self.origin.clone(), host: host.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the certificate is valid at this time.
+    ///
+    /// # Errors
+    /// It has expired, or is not valid yet.
+    pub fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
+        match self.validity.stage(now) {
+            Stage::Early => Err(TlsError::Early(self.origin.clone(), self.validity)),
+            Stage::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
+            Stage::Fresh | Stage::Due | Stage::Late => Ok(()),
+        }
+    }
+}
+
+/// The pair that handshakes get. It may be replaced at any time; connections that are open keep theirs. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Shown(Arc<RwLock<Option<Arc<Pair>>>>);
+
+impl Shown {
+    /// From now on handshakes get this pair.
+    pub fn show(&self, pair: Pair) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
+    }
+
+    /// From when until when the certificate that is shown is valid; `None` when there is none yet.
+    #[must_use]
+    pub fn validity(&self) -> Option<Validity> {
+        self.pair().map(|pair| pair.validity)
+    }
+
+    /// The server's own certificate; `None` when there is none yet.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.pair()?.key.cert.first().cloned()
+    }
+
+    fn pair(&self) -> Option<Arc<Pair>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl From<Pair> for Shown {
+    fn from(pair: Pair) -> Self {
+        let shown = Self::default();
+        shown.show(pair);
+        shown
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    /// Asked once for each handshake, and for nothing else: the lock is far from the way of a request.
+    fn resolve(&self, _: ClientHello) -> Option<Arc<CertifiedKey>> {
+        self.pair().map(|pair| Arc::clone(&pair.key))
     }
 }
 
@@ -81,7 +169,7 @@ impl ClientAuthorities {
 }
 
 /// TLS 1.2 and 1.3, HTTP/1.1 alone.
-pub(super) fn server_config(pair: Pair, clients: Option<ClientAuthorities>) -> Result<ServerConfig, TlsError> {
+pub(super) fn server_config(shown: Shown, clients: Option<ClientAuthorities>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -95,7 +183,7 @@ pub(super) fn server_config(pair: Pair, clients: Option<ClientAuthorities>) -> R
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Shown(pair.0)));
+    let mut config = builder.with_cert_resolver(Arc::new(shown));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // The API server resumes no sessions (client-go keeps no session cache): tickets would be made for nobody.
     config.send_tls13_tickets = 0;
@@ -103,17 +191,7 @@ pub(super) fn server_config(pair: Pair, clients: Option<ClientAuthorities>) -> R
     Ok(config)
 }
 
-/// The pair that handshakes get; it is asked anew for each.
-#[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
@@ -155,6 +233,20 @@ pub enum TlsError {
     /// PEM text, but of a kind of key that cannot be used.
     #[error("{0} holds a key that cannot be used: give an ECDSA (P-256, P-384), Ed25519 or RSA key")]
     BadKey(Origin, #[source] rustls::Error),
+    /// Not valid yet.
+    #[error("{0} is not valid yet ({1}): wait, or set the clock of this machine or of whoever made it")]
+    Early(Origin, Validity),
+    /// Not valid any more.
+    #[error("{0} has expired ({1}): renew it")]
+    Expired(Origin, Validity),
+    /// Not for a host that clients call.
+    #[error("{certificate} is not for the host {host:?} (--cert-dns-name): make one that names it")]
+    Host {
+        /// Where the certificate came from.
+        certificate: Origin,
+        /// What clients call the server.
+        host: String,
+    },
     /// Both are fine, but not a pair.
     #[error(
         "the key in {key} does not belong to the certificate in {certificate}: give the two that were made together"
@@ -186,7 +278,7 @@ pub enum TlsError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::Duration;
 
     use super::*;
     use crate::certificates::{self, Bundle, Host};
@@ -207,6 +299,35 @@ mod tests {
         let (one, other) = (bundle(), bundle());
         let error = Pair::from_pem(one.server.as_bytes(), other.server_key.as_bytes()).unwrap_err();
         assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_is_held_against_the_names_that_clients_call() {
+        let hosts: Vec<Host> =
+            ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
+        let made = certificates::make(&hosts, SystemTime::now()).unwrap();
+        let pair = Pair::from_pem(made.server.as_bytes(), made.server_key.as_bytes()).unwrap();
+        let verdict = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
+        for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {
+            assert!(verdict(host).is_ok(), "{host}");
+        }
+        for host in ["nicplug.nicplug.svc.cluster.local", "example.org", "10.0.0.8", "*.example.com"] {
+            let error = verdict(host).unwrap_err().to_string();
+            assert!(error.contains(host), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_held_against_the_clock() {
+        let made = bundle();
+        let pair = Pair::from_pem(made.server.as_bytes(), made.server_key.as_bytes()).unwrap();
+        let Validity { not_before, not_after } = pair.validity();
+        let second = Duration::from_secs(1);
+        assert!(pair.check_dates(not_before).is_ok() && pair.check_dates(not_after).is_ok());
+        let early = pair.check_dates(not_before - second).unwrap_err();
+        assert!(matches!(early, TlsError::Early(..)) && early.to_string().contains("not valid yet"), "{early}");
+        let late = pair.check_dates(not_after + second).unwrap_err();
+        assert!(matches!(late, TlsError::Expired(..)) && late.to_string().contains("until 20"), "{late}");
     }
 
     #[test]

@@ -1,39 +1,20 @@
 //! How the story looks: at most 80 columns, colours on a terminal only.
 
-use std::{
-    env,
-    fmt::Write as _,
-    io::{self, IsTerminal},
-    net::SocketAddr,
-};
+use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
 use super::story::Step;
-
-/// Readable on the narrowest terminal that people have.
-const WIDTH: usize = 80;
+use crate::cli::paint::{Colour, Painter, wrap};
 
 /// Writes the parts of the story.
 pub(super) struct Printer {
-    is_coloured: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Colour {
-    Bold = 1,
-    Dim = 2,
-    Red = 31,
-    Green = 32,
-    Yellow = 33,
-    Cyan = 36,
+    painter: Painter,
 }
 
 impl Printer {
-    /// Coloured where standard output is a terminal whose user has not asked for none (no-color.org).
     pub(super) fn for_stdout() -> Self {
-        let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { is_coloured: is_wanted && io::stdout().is_terminal() }
+        Self { painter: Painter::for_stdout() }
     }
 
     pub(super) fn introduction(address: &SocketAddr) -> String {
@@ -46,7 +27,7 @@ impl Printer {
     }
 
     pub(super) fn step(&self, number: usize, step: &Step) -> String {
-        let mut text = format!("\n{}\n", self.paint(Colour::Bold, &format!("{number}. {}", step.title)));
+        let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
         if !step.tell.is_empty() {
             text.push_str(&wrap(&step.tell, "   ", "   "));
             text.push('\n');
@@ -54,39 +35,39 @@ impl Printer {
         for (annotation, value) in &step.annotate {
             // Writing to a string cannot fail.
             let line = format!("     annotations: {{{annotation}: {value:?}}}");
-            let _ = writeln!(text, "{}", self.paint(Colour::Cyan, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
         }
         for line in step.apply.lines() {
-            let _ = writeln!(text, "{}", self.paint(Colour::Cyan, &format!("     {line}")));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &format!("     {line}")));
         }
         text
     }
 
     /// What kubectl prints, and the patch that was applied before.
-    pub(super) fn verdict(&self, answer: &Value, patch: Option<&Value>) -> String {
+    pub(super) fn verdict(&self, step: &Step, answer: &Value, patch: Option<&Value>) -> String {
         let mut text = String::new();
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
             let line = format!("patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
             let line = wrap(line.trim_end(), "   ", "          ");
-            let _ = writeln!(text, "{}", self.paint(Colour::Dim, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Dim, &line));
         }
         let response = answer.get("response").unwrap_or(&Value::Null);
         for warning in response.get("warnings").and_then(Value::as_array).into_iter().flatten() {
             let line = wrap(&format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
-            let _ = writeln!(text, "{}", self.paint(Colour::Yellow, &line));
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Yellow, &line));
         }
-        let (colour, line) = match kubectl_error(response) {
+        let (colour, line) = match kubectl_error(step.kind(), response) {
             Some(error) => (Colour::Red, error),
-            None => (Colour::Green, "   virtualmachine.kubevirt.io/vmi-fedora configured".to_owned()),
+            None => (Colour::Green, format!("   {}.kubevirt.io/vmi-fedora configured", step.kind().to_lowercase())),
         };
-        let _ = writeln!(text, "{}", self.paint(colour, &line));
+        let _ = writeln!(text, "{}", self.painter.paint(colour, &line));
         text
     }
 
     pub(super) fn end(&self, steps: usize) -> String {
         let line = format!("{steps} changes judged over TLS, each as the story says.");
-        format!("\n{}\n", self.paint(Colour::Bold, &line))
+        format!("\n{}\n", self.painter.paint(Colour::Bold, &line))
     }
 
     pub(super) fn curl_lines(address: &SocketAddr, review: &Value) -> String {
@@ -97,23 +78,15 @@ impl Printer {
         }
         text
     }
-
-    fn paint(&self, colour: Colour, text: &str) -> String {
-        if !self.is_coloured {
-            return text.to_owned();
-        }
-        let paint = |line: &str| format!("\u{1b}[{}m{line}\u{1b}[0m", colour as u8);
-        text.lines().map(paint).collect::<Vec<_>>().join("\n")
-    }
 }
 
-/// `The VirtualMachine "x" is invalid: FIELD: MESSAGE`; several causes as a list, as kubectl has it.
-fn kubectl_error(response: &Value) -> Option<String> {
+/// `The KIND "x" is invalid: FIELD: MESSAGE`; several causes as a list, as kubectl has it.
+fn kubectl_error(kind: &str, response: &Value) -> Option<String> {
     let causes = response.pointer("/status/details/causes")?.as_array()?;
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let lines: Vec<String> =
         causes.iter().map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message"))).collect();
-    let head = "The VirtualMachine \"vmi-fedora\" is invalid:";
+    let head = format!("The {kind} \"vmi-fedora\" is invalid:");
     Some(match lines.as_slice() {
         [line] => wrap(&format!("{head} {line}"), "   ", "   "),
         lines => {
@@ -123,30 +96,6 @@ fn kubectl_error(response: &Value) -> Option<String> {
     })
 }
 
-/// Breaks a text at its blanks. A word that is longer than a line stays whole, so that it can be copied.
-fn wrap(text: &str, first: &str, next: &str) -> String {
-    let mut lines = String::from(first);
-    let mut column = first.chars().count();
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if !is_empty && column + 1 + length > WIDTH {
-            lines.push('\n');
-            lines.push_str(next);
-            column = next.chars().count();
-            is_empty = true;
-        }
-        if !is_empty {
-            lines.push(' ');
-            column += 1;
-        }
-        lines.push_str(word);
-        column += length;
-        is_empty = false;
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -154,33 +103,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_broken_at_blanks_and_long_words_stay_whole() {
-        let text = format!("one two {} three", "x".repeat(90));
-        assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
-    }
-
-    #[test]
     fn one_cause_is_a_line_and_several_are_a_list() {
         let cause = |field: &str| json!({"field": field, "message": "wrong"});
         let response = |causes: Value| json!({"status": {"details": {"causes": causes}}});
         assert_eq!(
-            kubectl_error(&response(json!([cause("a")]))).unwrap(),
+            kubectl_error("VirtualMachine", &response(json!([cause("a")]))).unwrap(),
             "   The VirtualMachine \"vmi-fedora\" is invalid: a: wrong"
         );
         assert!(
-            kubectl_error(&response(json!([cause("a"), cause("b")])))
+            kubectl_error("VirtualMachine", &response(json!([cause("a"), cause("b")])))
                 .unwrap()
                 .ends_with(":\n   * a: wrong\n   * b: wrong")
         );
-        assert!(kubectl_error(&json!({"allowed": true})).is_none());
-    }
-
-    #[test]
-    fn nothing_is_painted_where_nobody_looks() {
-        assert_eq!(Printer { is_coloured: false }.paint(Colour::Red, "x"), "x");
-        assert_eq!(
-            Printer { is_coloured: true }.paint(Colour::Red, "x\ny"),
-            "\u{1b}[31mx\u{1b}[0m\n\u{1b}[31my\u{1b}[0m"
-        );
+        assert!(kubectl_error("VirtualMachine", &json!({"allowed": true})).is_none());
     }
 }

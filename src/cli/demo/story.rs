@@ -16,6 +16,9 @@ const VM: &str = include_str!("vm.yaml");
 /// Where a VM holds its guest.
 const GUEST: &str = "/spec/template/spec";
 
+/// Who changes the spec of a VMI: nobody else may.
+const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
+
 /// One change of the story; story.yaml says what the fields mean.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -27,6 +30,8 @@ pub(super) struct Step {
     guest: Value,
     status: BTreeMap<String, Value>,
     stored: String,
+    template: String,
+    vmi: bool,
     pub(super) apply: String,
     pub(super) annotate: BTreeMap<String, String>,
     pub(super) expect: Expect,
@@ -62,6 +67,11 @@ pub(super) fn example() -> anyhow::Result<Step> {
 }
 
 impl Step {
+    /// The kind of the object that changes, as errors name it.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.vmi { "VirtualMachineInstance" } else { "VirtualMachine" }
+    }
+
     /// The cluster in which the step is played.
     pub(super) fn cluster(&self) -> anyhow::Result<Store> {
         let mut store = Store::of_a_whole_world();
@@ -69,7 +79,7 @@ impl Step {
             store.insert(&manifest.object)?;
         }
         let vm = self.vm(&self.stored)?;
-        store.insert(&vm)?;
+        store.insert(&if self.template.is_empty() { vm.clone() } else { self.vm(&self.template)? })?;
         if !self.stopped {
             store.insert(&self.vmi(&vm)?)?;
         }
@@ -108,10 +118,12 @@ impl Step {
             ("interfaces".to_owned(), names.map(seen).collect()),
         ]);
         status.extend(self.status.clone());
+        let owner =
+            json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "vmi-fedora", "uid": "fedora"});
         Ok(json!({
             "apiVersion": "kubevirt.io/v1",
             "kind": "VirtualMachineInstance",
-            "metadata": {"name": "vmi-fedora", "namespace": "demo"},
+            "metadata": {"name": "vmi-fedora", "namespace": "demo", "annotations": {}, "ownerReferences": [owner]},
             "spec": spec,
             "status": status,
         }))
@@ -120,7 +132,13 @@ impl Step {
 
 /// The AdmissionReview of a step.
 pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
-    let mut object = step.vm(&step.apply)?;
+    let (resource, user) =
+        if step.vmi { ("virtualmachineinstances", CONTROLLER) } else { ("virtualmachines", "alice") };
+    let object_of = |nics: &str| {
+        let vm = step.vm(nics)?;
+        if step.vmi { step.vmi(&vm) } else { Ok(vm) }
+    };
+    let mut object = object_of(&step.apply)?;
     let annotations = object.pointer_mut("/metadata/annotations").context("vm.yaml has annotations")?;
     *annotations = json!(step.annotate);
     Ok(json!({
@@ -128,14 +146,14 @@ pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
         "kind": "AdmissionReview",
         "request": {
             "uid": "3ae79a1a-f3d7-409c-82ac-948f2f6306e8",
-            "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
-            "resource": {"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"},
+            "kind": {"group": "kubevirt.io", "version": "v1", "kind": step.kind()},
+            "resource": {"group": "kubevirt.io", "version": "v1", "resource": resource},
             "namespace": "demo",
             "name": "vmi-fedora",
             "operation": "UPDATE",
-            "userInfo": {"username": "alice"},
+            "userInfo": {"username": user},
             "object": object,
-            "oldObject": step.vm(&step.stored)?,
+            "oldObject": object_of(&step.stored)?,
         },
     }))
 }

@@ -1,0 +1,94 @@
+{{/* The name of the chart, in labels. */}}
+{{- define "nicplug.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of the objects. Short enough for a Service with "-certificates" behind it. */}}
+{{- define "nicplug.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What selects the pods; it never changes. */}}
+{{- define "nicplug.selectorLabels" -}}
+app.kubernetes.io/component: webhook
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "nicplug.name" . }}
+{{- end }}
+
+{{/* The labels of every object. */}}
+{{- define "nicplug.labels" -}}
+{{ include "nicplug.selectorLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "nicplug.serviceAccountName" -}}
+{{- default (ternary (include "nicplug.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "nicplug.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* The name that the API server calls, and that the certificate has to have. */}}
+{{- define "nicplug.dnsName" -}}
+{{- printf "%s.%s.svc" (include "nicplug.fullname" .) .Release.Namespace }}
+{{- end }}
+
+{{/* The Secret of the certificate. */}}
+{{- define "nicplug.certificateSecret" -}}
+{{- if eq .Values.certificates.source "secret" }}
+{{- required "certificates.secret.name: name the Secret with tls.crt and tls.key, or choose another certificates.source" .Values.certificates.secret.name }}
+{{- else }}
+{{- printf "%s-certificates" (include "nicplug.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{/* An address to listen on, with its port: (list ADDRESS PORT). */}}
+{{- define "nicplug.listen" -}}
+{{- $address := index . 0 }}
+{{- printf (ternary "[%s]:%d" "%s:%d" (contains ":" $address)) $address (int (index . 1)) }}
+{{- end }}
+
+{{/* The settings, with the words that YAML takes for truth values (off, yes, no) as words. */}}
+{{- define "nicplug.settings" -}}
+{{- $rules := dict }}
+{{- range $id, $enforcement := .Values.settings.rules }}
+{{- $_ := set $rules $id (ternary "off" $enforcement (kindIs "bool" $enforcement)) }}
+{{- end }}
+{{- $networks := .Values.settings.attachment.dynamicNetworks }}
+{{- if kindIs "bool" $networks }}
+{{- $networks = ternary "yes" "no" $networks }}
+{{- end }}
+{{- $settings := dict "rules" $rules "attachment" (dict "dynamicNetworks" $networks) }}
+{{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
+{{- with .Values.settings.reservePorts }}
+{{- $_ := set $settings "reservePorts" (int64 .) }}
+{{- end }}
+{{- toYaml $settings }}
+{{- end }}
+
+{{/* "true" where the API server knows match conditions. */}}
+{{- define "nicplug.hasMatchConditions" -}}
+{{- $choice := .Values.webhooks.matchConditions }}
+{{- if or (eq $choice "always") (and (eq $choice "auto") (semverCompare ">=1.28-0" .Capabilities.KubeVersion.Version)) -}}
+true
+{{- end }}
+{{- end }}

@@ -1,0 +1,182 @@
+//! Measures what the facts of a large cluster cost in memory, and what its heartbeats cost in time: `just bench-facts`.
+//!
+//! Every guest is a VirtualMachine and its VirtualMachineInstance, of some 8 KiB each. Their texts are made and dropped
+//! one by one, so they are no part of what stays. With `--wire` they come from an API server of our own on loopback,
+//! by the pages of lists and the events of watches, as in a cluster.
+
+mod wire;
+mod world;
+
+use std::{
+    fs,
+    io::{self, Write},
+    time::Instant,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use nicplug::cluster::{
+    cache::{Cache, Effect},
+    kind::Kind,
+    store::Store,
+    watch::Event,
+};
+
+use self::world::Guest;
+
+/// How often each VMI is updated.
+const SECONDS_OF_A_BEAT: f64 = 60.0;
+
+/// Measures memory and heartbeats.
+#[derive(Parser)]
+struct Args {
+    /// How many guests to look at, from few to many.
+    #[arg(default_values_t = [10_000, 100_000])]
+    guests: Vec<u64>,
+    /// The NICs of each guest have names and networks that no other has: what can be shared no longer is.
+    #[arg(long)]
+    unique: bool,
+    /// By the watches, from an API server on loopback.
+    #[arg(long)]
+    wire: bool,
+    /// To be that API server.
+    #[arg(long, hide = true)]
+    serve: bool,
+}
+
+impl Args {
+    fn guest(&self, number: u64) -> Guest {
+        if self.unique { Guest::unique(number) } else { Guest::new(number) }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args {
+        Args { serve: true, .. } => wire::serve(args),
+        Args { wire: true, .. } => wire::measure(&args),
+
+        _ => measure(&args),
+    }
+}
+
+/// Objects one by one, from their texts to the facts.
+fn measure(args: &Args) -> anyhow::Result<()> {
+    print_sizes(args)?;
+    warm_up(args)?;
+    let cache = Cache::new(Store::default()).0;
+    let base = resident_memory()?;
+    let mut known = 0;
+    for &count in &args.guests {
+        for number in known..count {
+            let guest = args.guest(number);
+            for (kind, text) in
+                [(Kind::Machine, guest.machine().to_string()), (Kind::Instance, guest.instance(0).to_string())]
+            {
+                let effect = cache.apply(kind, &text);
+                ensure!(matches!(effect, Effect::Changed), "guest {number}: {effect:?}");
+            }
+        }
+        known = count;
+        print_memory("filled", count, base)?;
+        beat(args, &cache, count)?;
+        for kind in [Kind::Machine, Kind::Instance] {
+            relist(args, &cache, kind, count)?;
+        }
+        print_memory("listed anew", count, base)?;
+    }
+    for kind in [Kind::Machine, Kind::Instance] {
+        cache.relist(kind);
+        cache.know(kind);
+        ensure!(cache.count(kind) == 0, "{kind}s are left");
+    }
+    print_memory("all gone", known, base)
+}
+
+/// Takes some guests in and drops them: code that has run once is resident, and part of the base.
+fn warm_up(args: &Args) -> anyhow::Result<()> {
+    let cache = Cache::new(Store::default()).0;
+    for number in 0..100 {
+        let guest = args.guest(number);
+        cache.apply(Kind::Machine, &guest.machine().to_string());
+        cache.apply(Kind::Instance, &guest.instance(0).to_string());
+    }
+    ensure!(cache.count(Kind::Instance) == 100, "guests are lost");
+    Ok(())
+}
+
+/// A heartbeat of each guest, as a watch takes it. The median tells nothing of the few that are interrupted by whatever
+/// else the machine does.
+fn beat(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
+    let (mut times, mut bytes) = (Vec::new(), 0);
+    for number in 0..count {
+        let line = format!(r#"{{"type":"MODIFIED","object":{}}}"#, args.guest(number).instance(1));
+        bytes += line.len() as u64;
+        let start = Instant::now();
+        let Some(Event::Applied(object)) = Event::read(&line) else {
+            bail!("another event");
+        };
+        let effect = cache.apply(Kind::Instance, object);
+        times.push(start.elapsed().as_secs_f64());
+        ensure!(matches!(effect, Effect::Unchanged), "a heartbeat changes guest {number}: {effect:?}");
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times.get(times.len() / 2).context("no guests")?;
+    print_beat(count, bytes / count, median * float(count))
+}
+
+/// Prints what a heartbeat of all guests costs: `seconds` of a core.
+fn print_beat(guests: u64, bytes: u64, seconds: f64) -> anyhow::Result<()> {
+    print(&format!(
+        "{guests:>9} guests, a heartbeat of {bytes} bytes: {:.1} µs; of all of them each minute: {:.1} % of a core",
+        seconds / float(guests) * 1e6,
+        seconds / SECONDS_OF_A_BEAT * 100.0
+    ))
+}
+
+/// All objects of a kind are seen again.
+fn relist(args: &Args, cache: &Cache, kind: Kind, count: u64) -> anyhow::Result<()> {
+    cache.relist(kind);
+    for number in 0..count {
+        let guest = args.guest(number);
+        let object = if kind == Kind::Machine { guest.machine() } else { guest.instance(2) };
+        let effect = cache.apply(kind, &object.to_string());
+        ensure!(matches!(effect, Effect::Unchanged), "guest {number} is another one: {effect:?}");
+    }
+    cache.know(kind);
+    ensure!(cache.count(kind) as u64 == count, "{kind}s are lost");
+    Ok(())
+}
+
+fn print_sizes(args: &Args) -> anyhow::Result<()> {
+    let guests = || (0..1_000).map(|number| args.guest(number));
+    let machines: usize = guests().map(|guest| guest.machine().to_string().len()).sum();
+    let instances: usize = guests().map(|guest| guest.instance(0).to_string().len()).sum();
+    print(&format!("a VM has {} bytes on average, a VMI {}", machines / 1_000, instances / 1_000))
+}
+
+fn print_memory(what: &str, guests: u64, base: u64) -> anyhow::Result<()> {
+    let more = resident_memory()?.saturating_sub(base);
+    print(&format!(
+        "{guests:>9} guests, {what}: {:.1} MiB over the base of {:.1} MiB, {} bytes a guest",
+        float(more) / 1024.0 / 1024.0,
+        float(base) / 1024.0 / 1024.0,
+        more / guests.max(1)
+    ))
+}
+
+/// In bytes, as the kernel counts it now.
+fn resident_memory() -> anyhow::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    Ok(kib.context("no VmRSS in /proc")?.trim().parse::<u64>()? * 1024)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}

@@ -1,0 +1,122 @@
+//! The kinds of objects that facts are made from, as the API names them.
+
+use std::fmt;
+
+/// A kind of object that facts are made from.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// `ConfigMap`: the one that configures Multus.
+    ConfigMap,
+    /// `DaemonSet`: those of Multus and of its dynamic-networks controller.
+    DaemonSet,
+    /// `VirtualMachineInstance`.
+    Instance,
+    /// `KubeVirt`.
+    KubeVirt,
+    /// `VirtualMachine`.
+    Machine,
+    /// `VirtualMachineInstanceMigration`.
+    Migration,
+    /// `NetworkAttachmentDefinition`.
+    Nad,
+    /// `Node`.
+    Node,
+    /// `ControllerRevision`: of a VirtualMachine.
+    Revision,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::ConfigMap,
+        Self::DaemonSet,
+        Self::Instance,
+        Self::KubeVirt,
+        Self::Machine,
+        Self::Migration,
+        Self::Nad,
+        Self::Node,
+        Self::Revision,
+    ];
+
+    /// The kind that a group and a kind name, in any version.
+    #[must_use]
+    pub fn of(group: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.group() == group && known.kind() == kind)
+    }
+
+    /// The API group; empty for the core group.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::ConfigMap | Self::Node => "",
+            Self::DaemonSet | Self::Revision => "apps",
+            Self::Instance | Self::KubeVirt | Self::Machine | Self::Migration => "kubevirt.io",
+            Self::Nad => "k8s.cni.cncf.io",
+        }
+    }
+
+    /// The version that nicplug reads: of each group the one that every release in use serves.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        "v1"
+    }
+
+    /// `kind` of an object.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::DaemonSet => "DaemonSet",
+            Self::Instance => "VirtualMachineInstance",
+            Self::KubeVirt => "KubeVirt",
+            Self::Machine => "VirtualMachine",
+            Self::Migration => "VirtualMachineInstanceMigration",
+            Self::Nad => "NetworkAttachmentDefinition",
+            Self::Node => "Node",
+            Self::Revision => "ControllerRevision",
+        }
+    }
+
+    /// The resource, as a URL and a role name it.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmaps",
+            Self::DaemonSet => "daemonsets",
+            Self::Instance => "virtualmachineinstances",
+            Self::KubeVirt => "kubevirts",
+            Self::Machine => "virtualmachines",
+            Self::Migration => "virtualmachineinstancemigrations",
+            Self::Nad => "network-attachment-definitions",
+            Self::Node => "nodes",
+            Self::Revision => "controllerrevisions",
+        }
+    }
+
+    /// Whether an object of the kind is in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        self != Self::Node
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_its_group_and_name_together() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::of(kind.group(), kind.kind()), Some(kind));
+        }
+        assert_eq!(Kind::of("apps", "Node"), None);
+        assert_eq!(Kind::of("", "Secret"), None);
+    }
+}

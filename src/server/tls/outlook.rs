@@ -1,0 +1,80 @@
+//! How things stand with the certificate that is shown: `/readyz` tells it, and the log tells when it changes.
+
+use std::time::SystemTime;
+
+use super::Shown;
+use crate::{
+    certificates::validity::{Stage, date},
+    server::health::Check,
+};
+
+/// What was told last, and to whom.
+pub(super) struct Outlook {
+    shown: Shown,
+    check: Check,
+    /// Why something newer than what is shown is not.
+    fault: Option<String>,
+    stage: Stage,
+}
+
+impl Outlook {
+    pub(super) fn new(shown: Shown, check: Check) -> Self {
+        Self { shown, check, fault: None, stage: Stage::Fresh }
+    }
+
+    /// Another pair is shown.
+    pub(super) fn replaced(&mut self) {
+        self.fault = None;
+        if let Some(validity) = self.shown.validity() {
+            tracing::info!(until = date(validity.not_after), "the certificate is replaced");
+        }
+    }
+
+    /// What is shown is what should be.
+    pub(super) fn clear(&mut self) {
+        if self.fault.take().is_some() {
+            tracing::info!("the certificate that is shown is what should be shown again");
+        }
+    }
+
+    /// Something else should be shown, and cannot be.
+    pub(super) fn refuse(&mut self, fault: String) {
+        if self.fault.as_ref() != Some(&fault) {
+            if self.shown.validity().is_some() {
+                tracing::warn!("the last good certificate stays: {fault}");
+            } else {
+                tracing::info!("no certificate yet: {fault}");
+            }
+            self.fault = Some(fault);
+        }
+    }
+
+    /// Tells how things stand now.
+    pub(super) fn tell(&mut self, now: SystemTime) {
+        let Some(validity) = self.shown.validity() else {
+            self.check.fail(self.fault.clone().unwrap_or_else(|| "there is none yet".to_owned()));
+            return;
+        };
+        let stage = validity.stage(now);
+        let advice = match stage {
+            Stage::Early => ", which is still to come: wait, or set the clock of this machine",
+            Stage::Expired => ", which is over: renew it",
+            Stage::Late => ", and should have been renewed by now",
+            Stage::Fresh | Stage::Due => "",
+        };
+        if stage != self.stage {
+            match stage {
+                Stage::Fresh | Stage::Due => {}
+                Stage::Early | Stage::Late => tracing::warn!("the certificate is {validity}{advice}"),
+                Stage::Expired => tracing::error!("the certificate is {validity}{advice}"),
+            }
+            self.stage = stage;
+        }
+        let fault = self.fault.as_ref().map(|fault| format!("; what came after it is refused: {fault}"));
+        let report = format!("{validity}{advice}{}", fault.unwrap_or_default());
+        match stage {
+            Stage::Early | Stage::Expired => self.check.fail(report),
+            Stage::Fresh | Stage::Due | Stage::Late => self.check.pass_with(report),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! KubeVirt's and Multus' own definitions, and the kinds that they define.
+
+use std::{fs, path::Path};
+
+use hyper::http::Method;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject},
+    core::GroupVersionKind,
+    runtime::wait::{await_condition, conditions::is_crd_established},
+};
+use tokio::time::timeout;
+
+use super::{LONG, request::send};
+
+/// A kind of `tests/data/crds`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// `KubeVirt`, of which a cluster has one.
+    KubeVirt,
+    /// `VirtualMachineInstanceMigration`.
+    Migration,
+    /// `NetworkAttachmentDefinition`.
+    Nad,
+    /// `VirtualMachine`.
+    Vm,
+    /// `VirtualMachineInstance`.
+    Vmi,
+}
+
+impl Kind {
+    /// The objects of this kind in a namespace.
+    pub(crate) fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(client.clone(), namespace, &self.resource())
+    }
+
+    /// Where the API server has the objects of this kind in a namespace.
+    pub(crate) fn path(self, namespace: &str) -> String {
+        let resource = self.resource();
+        format!("/apis/{}/namespaces/{namespace}/{}", resource.api_version, resource.plural)
+    }
+
+    fn resource(self) -> ApiResource {
+        let (group, kind, plural) = match self {
+            Self::KubeVirt => ("kubevirt.io", "KubeVirt", "kubevirts"),
+            Self::Migration => ("kubevirt.io", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations"),
+            Self::Nad => ("k8s.cni.cncf.io", "NetworkAttachmentDefinition", "network-attachment-definitions"),
+            Self::Vm => ("kubevirt.io", "VirtualMachine", "virtualmachines"),
+            Self::Vmi => ("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances"),
+        };
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural)
+    }
+}
+
+/// Installs the definitions of `tests/data/crds` and waits until they are established. What is there stays as it is.
+pub(crate) async fn install(admin: &Client) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/crds");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let definitions = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    let mut installing = tokio::task::JoinSet::new();
+    for file in definitions {
+        let admin = admin.clone();
+        installing.spawn(async move { establish(&admin, fs::read(file).unwrap()).await });
+    }
+    installing.join_all().await;
+}
+
+async fn establish(admin: &Client, definition: Vec<u8>) {
+    // The API server reads YAML itself.
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let answer = send(admin, Method::POST, path, "application/yaml", definition).await;
+    assert!(answer.is_ok() || answer.reason() == "AlreadyExists", "{answer:?}");
+    let name = if answer.is_ok() { &answer.body["metadata"]["name"] } else { &answer.body["details"]["name"] };
+    let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
+    let established = await_condition(definitions, name.as_str().unwrap(), is_crd_established());
+    timeout(LONG, established).await.expect("the definition is established").unwrap();
+}

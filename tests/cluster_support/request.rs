@@ -1,0 +1,154 @@
+//! Requests as a client such as kubectl sends them, and all of the answer: also of a refusal, and with its warnings.
+
+use hyper::http::{HeaderMap, Method, Request};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+
+use super::crds::Kind;
+
+/// What the API server answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The status of HTTP.
+    pub(crate) code: u16,
+    /// The object, or the `Status` of a refusal.
+    pub(crate) body: Value,
+    /// The texts of the headers `Warning`, as kubectl prints them.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// An entry of `details.causes[]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Cause {
+    pub(crate) reason: String,
+    pub(crate) field: String,
+    pub(crate) message: String,
+}
+
+impl Answer {
+    pub(crate) fn is_ok(&self) -> bool {
+        self.code < 300
+    }
+
+    /// Why it was refused, in one word: `Invalid`, `Forbidden`, `InternalError`, ….
+    pub(crate) fn reason(&self) -> &str {
+        self.body["reason"].as_str().unwrap_or_default()
+    }
+
+    /// Why it was refused, in words.
+    pub(crate) fn message(&self) -> &str {
+        self.body["message"].as_str().unwrap_or_default()
+    }
+
+    /// What is wrong, field by field.
+    pub(crate) fn causes(&self) -> Vec<Cause> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let cause = |value: &Value| Cause {
+            reason: text(&value["reason"]),
+            field: text(&value["field"]),
+            message: text(&value["message"]),
+        };
+        self.body["details"]["causes"].as_array().into_iter().flatten().map(cause).collect()
+    }
+
+    /// The object, which was granted.
+    #[track_caller]
+    pub(crate) fn granted(self) -> Value {
+        assert!(self.is_ok(), "{self:?}");
+        self.body
+    }
+}
+
+/// How a write is meant.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Run {
+    /// Judged like any other, and not stored.
+    Dry,
+    #[default]
+    Real,
+}
+
+/// A way to write a change.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// A server-side apply as this manager, without force.
+    Apply(&'static str, Value),
+    /// A server-side apply as this manager, with force.
+    ForceApply(&'static str, Value),
+    /// A JSON patch, RFC 6902.
+    Json(Value),
+    /// A merge patch, RFC 7386.
+    Merge(Value),
+    /// The whole object.
+    Replace(Value),
+}
+
+/// Makes an object.
+pub(crate) async fn create(client: &Client, kind: Kind, namespace: &str, object: &Value, run: Run) -> Answer {
+    let path = format!("{}?{}", kind.path(namespace), query(run));
+    send(client, Method::POST, &path, "application/json", object.to_string()).await
+}
+
+/// Changes an object.
+pub(crate) async fn change(
+    client: &Client,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    change: Change,
+    run: Run,
+) -> Answer {
+    let (method, content, parameters, body) = match change {
+        Change::Apply(manager, body) => (Method::PATCH, "apply-patch+yaml", format!("&fieldManager={manager}"), body),
+        Change::ForceApply(manager, body) => {
+            (Method::PATCH, "apply-patch+yaml", format!("&fieldManager={manager}&force=true"), body)
+        }
+        Change::Json(body) => (Method::PATCH, "json-patch+json", String::new(), body),
+        Change::Merge(body) => (Method::PATCH, "merge-patch+json", String::new(), body),
+        Change::Replace(body) => (Method::PUT, "json", String::new(), body),
+    };
+    let path = format!("{}/{name}?{}{parameters}", kind.path(namespace), query(run));
+    send(client, method, &path, &format!("application/{content}"), body.to_string()).await
+}
+
+/// Sends a request and reads all of the answer.
+pub(crate) async fn send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: impl Into<Vec<u8>>,
+) -> Answer {
+    let request = Request::builder().method(method).uri(path).header("content-type", content_type);
+    let response = client.send(request.body(Body::from(body.into())).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect_bytes().await.unwrap();
+    let body = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
+    Answer { code: head.status.as_u16(), body, warnings: warnings(&head.headers) }
+}
+
+/// The text that the API server has at a path.
+pub(crate) async fn text(client: &Client, path: &str) -> String {
+    client.request_text(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+}
+
+fn query(run: Run) -> &'static str {
+    match run {
+        Run::Dry => "dryRun=All",
+        Run::Real => "",
+    }
+}
+
+/// The texts of `299 - "TEXT"`, in which a backslash stands before a quotation mark or another backslash.
+fn warnings(headers: &HeaderMap) -> Vec<String> {
+    let unquote = |text: &str| {
+        let mut characters = text.chars();
+        std::iter::from_fn(|| match characters.next() {
+            Some('\\') => characters.next(),
+            other => other,
+        })
+        .collect()
+    };
+    let texts = headers.get_all("warning").iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    texts.map(|text| unquote(text.trim_start_matches("299 - \"").trim_end_matches('"'))).collect()
+}
