@@ -44,6 +44,9 @@ struct Args {
     /// The directory of the reviews.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/reviews"))]
     reviews: PathBuf,
+    /// What nicplug knows of its cluster.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bench_server.yaml"))]
+    facts: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,7 +58,7 @@ fn main() -> anyhow::Result<()> {
     let tls = make_certificate(&work)?;
     let mut floor = Command::new(bins.join("examples/floor"));
     let mut nicplug = Command::new(bins.join("nicplug"));
-    nicplug.args(["serve", "--facts", "none", "--health-listen", &free_address()?.to_string()]);
+    nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]).arg("--facts").arg(&args.facts);
     let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
 
     print(&format!(

@@ -100,6 +100,9 @@ impl Reviewer {
         if let Some(start) = MigrationStart::of(request) {
             return self.judge_migration(endpoint, request, &start);
         }
+        if request.is_unchanged {
+            return respond(request, &Verdict::default(), None, Outcome::Allowed);
+        }
         let Some(change) = Change::of(request) else {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         };

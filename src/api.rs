@@ -24,8 +24,6 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use self::fields::Fields;
-
 /// A string of the request: borrowed where the JSON text holds it without escapes, owned otherwise.
 ///
 /// `Cow<str>` alone would be owned inside an `Option` or a `Vec`: serde's `borrow` does not reach through them.
@@ -228,38 +226,50 @@ impl<T> Deref for Part<T> {
     }
 }
 
-/// A part of the object that the old object mostly repeats byte for byte, as a heartbeat repeats the spec: then both
-/// objects have it in common, and it is read once.
+/// A part of the object that the old object may repeat byte for byte, as a heartbeat repeats the spec: then it is not
+/// read twice, and where it is put off for the comparison, not even once.
 ///
-/// One that was repeated is empty until it takes what it repeats; only the reader
-/// of a request sees such a one.
+/// Until a part that was put off is read, or one that was repeated is taken from the other object, it is empty. The
+/// reader of a request does both, but for a request that changes nothing.
 #[derive(Debug, Default)]
-pub struct Shared<T> {
+pub struct Shared<'a, T> {
     part: Rc<T>,
+    put_off: Option<JsonText<'a>>,
     is_repeated: bool,
 }
 
-impl<T> Shared<T> {
-    /// Whether the part is still to be taken from the object that has it.
+impl<'a, T: Deserialize<'a>> Shared<'a, T> {
+    /// Reads what was put off.
+    fn read(&mut self) -> Result<(), json::Unreadable> {
+        if let Some(text) = self.put_off.take() {
+            self.part = Rc::new(json::read(text.0)?);
+        }
+        Ok(())
+    }
+}
+
+impl<T> Shared<'_, T> {
+    /// Whether the other object has the part.
     fn is_repeated(&self) -> bool {
         self.is_repeated
     }
 
-    /// Shares the part of another object, if it was repeated.
+    /// Has the part in common with the other object, if it was repeated.
     fn take_from(&mut self, other: &Self) {
         if self.is_repeated {
-            *self = other.clone();
+            self.part = Rc::clone(&other.part);
+            self.is_repeated = other.is_repeated;
         }
     }
 }
 
-impl<T> Clone for Shared<T> {
+impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { part: Rc::clone(&self.part), is_repeated: self.is_repeated }
+        Self { part: Rc::clone(&self.part), ..*self }
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T> Deref for Shared<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -267,43 +277,9 @@ impl<T> Deref for Shared<T> {
     }
 }
 
-impl<T: PartialEq> PartialEq for Shared<T> {
+impl<T: PartialEq> PartialEq for Shared<'_, T> {
     fn eq(&self, other: &Self) -> bool {
         is_same(&*self.part, &*other.part)
-    }
-}
-
-impl<T> From<T> for Shared<T> {
-    fn from(part: T) -> Self {
-        Self { part: Rc::new(part), is_repeated: false }
-    }
-}
-
-impl<'de, T: Fields<'de>> Deserialize<'de> for Shared<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SharedVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Fields<'de>> Visitor<'de> for SharedVisitor<T> {
-            type Value = Shared<T>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-                Ok(Shared { part: Rc::default(), is_repeated: true })
-            }
-
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-                let mut part = Rc::default();
-                if let Some(part) = Rc::get_mut(&mut part) {
-                    fields::fill(deserializer, part)?;
-                }
-                Ok(Shared { part, is_repeated: false })
-            }
-        }
-
-        deserializer.deserialize_newtype_struct(json::REPEATABLE, SharedVisitor(PhantomData))
     }
 }
 
@@ -458,6 +434,16 @@ mod tests {
         assert_eq!([empty.is_written, null.is_written, missing.is_written], [true, false, false]);
         assert_eq!(empty, missing);
         assert!(domain(r#"{"devices": []}"#).is_err());
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_is_an_error() {
+        let metadata = |text: &str| serde_json::from_str::<vm::Metadata>(text).map(drop);
+        assert!(metadata(r#"{"name": "a", "uid": "a", "other": 1, "other": 2}"#).is_ok());
+        let error = metadata(r#"{"name": "a", "uid": "a", "name": "a"}"#).unwrap_err().to_string();
+        assert!(error.starts_with("duplicate field `name`"), "{error}");
+        let devices = r#"{"autoattachVSOCK": true, "rng": {}, "rng": null}"#;
+        assert!(serde_json::from_str::<guest::Devices>(devices).is_err());
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Change<'r> {
     pub after: View<'r>,
     /// The NICs that differ.
     pub nics: NicDiff<'r>,
+    /// All NICs of the new object by name; `None` when they are written as before, and no rule asks.
+    by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
     /// The new `status.interfaceRequests[]` of a VM, when the request is about its status and adds to them. The NICs that
     /// differ are then those that are asked for, and their entries count these requests.
     pub requests: Option<StatusRequests<'r>>,
@@ -181,12 +183,16 @@ impl<'r> Change<'r> {
         let name = if request.name.is_empty() { &after.metadata.name } else { &request.name };
         let kind = ObjectKind::of(&request.kind);
         let subject = Subject { kind, gvk: &request.kind, namespace: &request.namespace, name };
-        let nics = match requests {
-            None => NicDiff::between(before.map(|view| view.guest), after.guest),
-            Some(requests) => NicDiff::asked_for(requests, &after),
+        let before_guest = before.map(|view| view.guest);
+        let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
+        let by_name = (!is_as_before).then(|| nics_of(after.guest));
+        let nics = match (requests, &by_name) {
+            (Some(requests), _) => NicDiff::asked_for(requests, &after),
+            (None, Some(new)) => NicDiff::of(before_guest, new),
+            (None, None) => NicDiff::default(),
         };
         let user = &request.user_info.username;
-        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, requests })
+        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
     }
 
     /// Whether the request leaves everything as it was that any rule or mutation reads, as a VMI's heartbeat does.
@@ -236,10 +242,21 @@ impl<'r> Change<'r> {
         Some((format!("{}.{field}", self.after.path), count))
     }
 
+    /// All NICs of the new object by name; none where [no NIC is touched](Self::touches_nics).
+    pub fn nics_by_name(&self) -> impl Iterator<Item = &Nic<'r>> {
+        self.by_name.iter().flat_map(BTreeMap::values)
+    }
+
+    /// A NIC of the new object; none where [no NIC is touched](Self::touches_nics).
+    #[must_use]
+    pub fn nic(&self, name: &str) -> Option<&Nic<'r>> {
+        self.by_name.as_ref()?.get(name)
+    }
+
     /// Whether the shape of the NICs has to be judged: it is new, or not what it was.
     #[must_use]
     pub fn touches_nics(&self) -> bool {
-        self.before.is_none_or(|before| !before.guest.has_same_nics(self.after.guest))
+        self.by_name.is_some()
     }
 
     /// The field of an interface: `….domain.devices.interfaces[index]`, or the request for it.
@@ -379,10 +396,13 @@ impl<'r> NicDiff<'r> {
         if before.is_some_and(|before| before.has_same_nics(after)) {
             return Self::default();
         }
+        Self::of(before, &nics_of(after))
+    }
+
+    fn of(before: Option<&'r GuestSpec<'r>>, new: &BTreeMap<&'r str, Nic<'r>>) -> Self {
         let old = before.map(nics_of).unwrap_or_default();
-        let new = nics_of(after);
         let mut diff = Self::default();
-        for (name, nic) in &new {
+        for (name, nic) in new {
             match old.get(name) {
                 Some(old) if old.is_same(nic) => {}
                 Some(old) if old.is_complete() && nic.interface.is_some() => {

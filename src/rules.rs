@@ -115,6 +115,8 @@ pub enum Scope {
 }
 
 impl Scope {
+    const ALL: [Self; 4] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Request];
+
     /// As tables write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -287,6 +289,9 @@ pub struct Case<'c> {
     pub settings: &'c Settings,
 }
 
+/// Judges one NIC of a guest that runs.
+type Judge<'j, 'c> = &'j mut dyn FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>;
+
 impl<'c> Case<'c> {
     /// Judges each NIC that the change plugs into a running guest; see [`Self::plugged`].
     pub(crate) fn each_plugged(
@@ -294,6 +299,21 @@ impl<'c> Case<'c> {
         rule: &'static Rule,
         mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
     ) -> Vec<Finding> {
+        self.judge_plugged(rule, &mut judge)
+    }
+
+    /// Judges each NIC that the change takes from a running guest; see [`Self::unplugged`].
+    pub(crate) fn each_unplugged(
+        &self,
+        rule: &'static Rule,
+        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+    ) -> Vec<Finding> {
+        self.judge_unplugged(rule, &mut judge)
+    }
+
+    /// One function for all rules: as a generic one each rule had its own, and code that runs once a request costs more
+    /// to fetch than to run.
+    fn judge_plugged(&self, rule: &'static Rule, judge: Judge<'_, 'c>) -> Vec<Finding> {
         let NicDiff { added, modified, .. } = &self.change.nics;
         // What only changes has probably been there before: no reason to tell that nobody knows.
         let is_told_when_unknown = !added.is_empty();
@@ -303,12 +323,7 @@ impl<'c> Case<'c> {
         self.if_live(rule, |instance| self.plugged(instance).filter_map(|nic| judge(nic, instance)).collect())
     }
 
-    /// Judges each NIC that the change takes from a running guest; see [`Self::unplugged`].
-    pub(crate) fn each_unplugged(
-        &self,
-        rule: &'static Rule,
-        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
-    ) -> Vec<Finding> {
+    fn judge_unplugged(&self, rule: &'static Rule, judge: Judge<'_, 'c>) -> Vec<Finding> {
         if self.change.nics.set_absent.is_empty() {
             return Vec::new();
         }
@@ -403,11 +418,14 @@ pub fn judge_migration(start: &MigrationStart, facts: &Facts, settings: &Setting
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
 pub fn judge(case: &Case) -> Vec<Finding> {
-    RULES
-        .iter()
-        .filter(|rule| rule.scope.covers(case.change) && enforcement(rule, case.settings) != Enforcement::Off)
-        .flat_map(|rule| (rule.check)(case))
-        .collect()
+    let covered: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| scope.covers(case.change)).collect();
+    let mut findings = Vec::new();
+    for rule in RULES {
+        if covered.contains(&rule.scope) && enforcement(rule, case.settings) != Enforcement::Off {
+            findings.extend((rule.check)(case));
+        }
+    }
+    findings
 }
 
 /// How a rule is enforced.

@@ -4,14 +4,14 @@
 //! large and their levels many, so much of the reading would be moving. Here a view is made once, empty, and what is
 //! read goes to its place.
 
-use std::fmt;
+use std::{fmt, rc::Rc};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::Part;
+use super::{JsonText, Part, Shared, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
@@ -73,11 +73,6 @@ pub(crate) fn view<'de, D: Deserializer<'de>, T: Fields<'de>>(deserializer: D) -
     Ok(view)
 }
 
-/// Fills a view from an object; `null` leaves it empty.
-pub(crate) fn fill<'de, D: Deserializer<'de>, T: Fields<'de>>(deserializer: D, view: &mut T) -> Result<(), D::Error> {
-    ObjectOrNull(view).deserialize(deserializer).map(drop)
-}
-
 /// A value that knows how to read itself.
 pub(crate) fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     *place = map.next_value()?;
@@ -136,6 +131,24 @@ where
     Ok(())
 }
 
+/// An object that the old object may repeat.
+pub(crate) fn shared<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Fields<'de>,
+{
+    map.next_value_seed(ObjectInCommon { place, name: json::REPEATABLE })
+}
+
+/// As [`shared`], of an object that is mostly repeated: it is read when that is known.
+pub(crate) fn put_off<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Fields<'de>,
+{
+    map.next_value_seed(ObjectInCommon { place, name: json::PUT_OFF })
+}
+
 /// A value that nobody reads.
 pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(drop)
@@ -185,6 +198,48 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
         deserializer.deserialize_map(Filling(self.0))?;
         Ok(true)
+    }
+}
+
+/// Fills a part that both objects of a request may have in common.
+struct ObjectInCommon<'v, 'de, T> {
+    place: &'v mut Shared<'de, T>,
+    /// What our own reader is asked for.
+    name: &'static str,
+}
+
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectInCommon<'_, 'de, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_newtype_struct(self.name, self)
+    }
+}
+
+impl<'de, T: Fields<'de>> Visitor<'de> for ObjectInCommon<'_, 'de, T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(T::WHAT)
+    }
+
+    /// From our own reader: the text of an object that was put off.
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
+        self.place.put_off = Some(JsonText(text));
+        Ok(())
+    }
+
+    /// From our own reader: the object was repeated.
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.place.is_repeated = true;
+        Ok(())
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match Rc::get_mut(&mut self.place.part) {
+            Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
+            None => Ok(()),
+        }
     }
 }
 

@@ -23,10 +23,13 @@ use serde::{
 /// other deserializer takes it for a newtype like any other.
 pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
 
-/// As a newtype's name it asks the [`Reader`] to look whether the value is, byte for byte, the first object that was
-/// asked for by this name: then it is not read again, and `visit_unit` says so. Every other deserializer takes it for a
-/// newtype like any other.
+/// As a newtype's name it asks the [`Reader`] of a [pair](read_pair) to compare the object with the first one that it was
+/// asked for by this name or the next: where they are the same byte for byte, `visit_unit` says so, and it is not read.
+/// Every other deserializer takes it for a newtype like any other.
 pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
+
+/// As [`REPEATABLE`], but of the first one the text is given, by `visit_borrowed_str`.
+pub(super) const PUT_OFF: &str = "$nicplug::PutOff";
 
 /// How deep what is read may be nested: one less than this, as in serde_json. What is skipped has no bound.
 const DEPTH: u8 = 128;
@@ -62,34 +65,44 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadabl
 /// # Errors
 /// As [`read`].
 pub(super) fn read_with<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, Unreadable> {
-    let mut reader = Reader { text, rest: text, depth: DEPTH, skipped: Skipped::default(), repeatable: None };
-    let value = seed.deserialize(&mut reader)?;
-    match without_blanks(reader.rest) {
-        "" => Ok(value),
-        _ => Err(Unreadable),
-    }
+    Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), first: First::NotAsked }.read(seed)
+}
+
+/// As [`read`], of a type that knows what to do about objects that are put off or repeated: see [`REPEATABLE`].
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadable> {
+    Reader { rest: text, depth: DEPTH, skipped: Skipped::default(), first: First::NotRead }.read(PhantomData)
 }
 
 /// Where the reading has come to.
 struct Reader<'de> {
-    text: &'de str,
     /// What is left of the text.
     rest: &'de str,
     /// How many levels of nesting are left, and one.
     depth: u8,
     skipped: Skipped<'de>,
-    /// The text of the first object that was read by the name [`REPEATABLE`].
-    repeatable: Option<&'de str>,
+    first: First<'de>,
+}
+
+/// The first object that was asked for as [`REPEATABLE`] or [`PUT_OFF`].
+#[derive(Clone, Copy)]
+enum First<'de> {
+    /// Nobody would know what to do if it were repeated.
+    NotAsked,
+    NotRead,
+    /// Its text.
+    Read(&'de str),
 }
 
 impl<'de> Reader<'de> {
-    fn position(&self) -> usize {
-        self.text.len() - self.rest.len()
-    }
-
-    /// The text between a position and where the reading is now.
-    fn since(&self, start: usize) -> Result<&'de str, Unreadable> {
-        self.text.get(start..self.position()).ok_or(Unreadable)
+    fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, Unreadable> {
+        let value = seed.deserialize(&mut self)?;
+        match without_blanks(self.rest) {
+            "" => Ok(value),
+            _ => Err(Unreadable),
+        }
     }
 
     /// Goes past blanks and gives the byte that follows, without taking it.
@@ -139,11 +152,30 @@ impl<'de> Reader<'de> {
     /// Takes a string that has no escapes, if that is what follows.
     #[inline(never)]
     fn plain_string(&mut self) -> Option<&'de str> {
-        let inside = without_blanks(self.rest).strip_prefix('"')?;
-        let tail = from_special(inside.as_bytes())?;
-        let (text, tail) = inside.split_at_checked(inside.len() - tail.len())?;
-        self.rest = tail.strip_prefix('"')?;
+        let (text, tail) = split_plain_string(without_blanks(self.rest))?;
+        self.rest = tail;
         Some(text)
+    }
+
+    /// Takes the key of the next entry of an object and its colon; `None` at the end of the object.
+    ///
+    /// Written as one for speed: every third part of what is read are keys.
+    fn key(&mut self, is_first: &mut bool) -> Result<Option<Str<'de>>, Unreadable> {
+        self.rest = without_blanks(self.rest);
+        if self.rest.starts_with('}') {
+            return Ok(None);
+        }
+        // What follows a comma is an entry, which no closing bracket can be.
+        let entry = if mem::take(is_first) { self.rest } else { self.rest.strip_prefix(',').ok_or(Unreadable)? };
+        let entry = without_blanks(entry);
+        let (key, tail) = if let Some((key, tail)) = split_plain_string(entry) {
+            (Str::Plain(key), tail)
+        } else {
+            self.rest = entry;
+            (Str::Unescaped(self.escaped_string()?), self.rest)
+        };
+        self.rest = without_blanks(tail).strip_prefix(':').ok_or(Unreadable)?;
+        Ok(Some(key))
     }
 
     #[cold]
@@ -162,20 +194,34 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Reads a value unless it repeats the first one of its kind; see [`REPEATABLE`].
-    fn repeatable<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Unreadable> {
-        self.rest = without_blanks(self.rest);
-        // An object ends where its last bracket stands, whatever follows.
-        if let Some(tail) = self.repeatable.and_then(|known| self.rest.strip_prefix(known)) {
-            self.rest = tail;
-            return visitor.visit_unit();
+    /// Reads an object unless it is the same as the first one; see [`REPEATABLE`] and [`PUT_OFF`].
+    fn repeatable<V: Visitor<'de>>(&mut self, is_put_off: bool, visitor: V) -> Result<V::Value, Unreadable> {
+        if self.peek()? != b'{' {
+            return visitor.visit_newtype_struct(self);
         }
-        let start = self.position();
-        let value = visitor.visit_newtype_struct(&mut *self)?;
-        if self.repeatable.is_none() {
-            self.repeatable = Some(self.since(start)?).filter(|text| text.starts_with('{'));
+        match self.first {
+            First::NotAsked => visitor.visit_newtype_struct(self),
+            // An object ends where its last bracket stands, whatever follows.
+            First::Read(text) => match self.rest.strip_prefix(text) {
+                Some(tail) => {
+                    self.rest = tail;
+                    visitor.visit_unit()
+                }
+                None => visitor.visit_newtype_struct(self),
+            },
+            First::NotRead if is_put_off => {
+                let text = self.skip()?;
+                self.first = First::Read(text);
+                visitor.visit_borrowed_str(text)
+            }
+            First::NotRead => {
+                let text = self.rest;
+                let value = visitor.visit_newtype_struct(&mut *self)?;
+                let read = text.get(..text.len() - self.rest.len()).ok_or(Unreadable)?;
+                self.first = First::Read(read);
+                Ok(value)
+            }
         }
-        Ok(value)
     }
 
     /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
@@ -196,12 +242,12 @@ impl<'de> Reader<'de> {
         Ok(value)
     }
 
-    /// Goes to the next entry of a list or an object, if there is one.
+    /// Goes to the next entry of a list, if there is one.
     #[inline]
-    fn has_next(&mut self, closing: u8, is_first: &mut bool) -> Result<bool, Unreadable> {
+    fn has_next(&mut self, is_first: &mut bool) -> Result<bool, Unreadable> {
         let is_first = mem::take(is_first);
         match self.peek()? {
-            byte if byte == closing => Ok(false),
+            b']' => Ok(false),
             // What follows a comma is an entry, which no closing bracket can be.
             b',' if !is_first => self.take(',').map(|()| true),
             _ if is_first => Ok(true),
@@ -269,7 +315,8 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     ) -> Result<V::Value, Unreadable> {
         match name {
             TEXT_OF_VALUE => visitor.visit_borrowed_str(self.skip()?),
-            REPEATABLE => self.repeatable(visitor),
+            REPEATABLE => self.repeatable(false, visitor),
+            PUT_OFF => self.repeatable(true, visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }
@@ -285,7 +332,10 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unreadable> {
-        self.skip()?;
+        // Half of what nobody reads are plain strings: taken without asking what they are.
+        if self.plain_string().is_none() {
+            self.skip()?;
+        }
         visitor.visit_unit()
     }
 
@@ -305,7 +355,7 @@ impl<'de> SeqAccess<'de> for Entries<'_, 'de> {
     type Error = Unreadable;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Unreadable> {
-        if self.reader.has_next(b']', &mut self.is_first)? {
+        if self.reader.has_next(&mut self.is_first)? {
             return seed.deserialize(&mut *self.reader).map(Some);
         }
         Ok(None)
@@ -317,18 +367,15 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
 
     #[inline]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unreadable> {
-        if !self.reader.has_next(b'}', &mut self.is_first)? {
-            return Ok(None);
-        }
-        match self.reader.string()? {
-            Str::Plain(key) => seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some),
-            Str::Unescaped(key) => seed.deserialize(StringDeserializer::new(key)).map(Some),
+        match self.reader.key(&mut self.is_first)? {
+            Some(Str::Plain(key)) => seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some),
+            Some(Str::Unescaped(key)) => seed.deserialize(StringDeserializer::new(key)).map(Some),
+            None => Ok(None),
         }
     }
 
     #[inline]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unreadable> {
-        self.reader.take(':')?;
         seed.deserialize(&mut *self.reader)
     }
 }
@@ -399,6 +446,15 @@ impl<'de> Skipped<'de> {
         }
         Some(tail)
     }
+}
+
+/// Parts a string that has no escapes from what follows it; `None` if the text begins with no such string.
+#[inline]
+fn split_plain_string(text: &str) -> Option<(&str, &str)> {
+    let inside = text.strip_prefix('"')?;
+    let tail = from_special(inside.as_bytes())?;
+    let (text, tail) = inside.split_at_checked(inside.len() - tail.len())?;
+    Some((text, tail.strip_prefix('"')?))
 }
 
 /// What follows blanks. The API server writes none, so there is one question where there are none.

@@ -13,8 +13,10 @@ use serde::{
 };
 
 use super::{
-    JsonObject, JsonText, Text, json, nullable,
-    vm::{Migration, Pool, ReplicaSet, VirtualMachine, VirtualMachineInstance},
+    JsonObject, JsonText, Text,
+    json::{self, Unreadable},
+    nullable,
+    vm::{Annotations, Migration, Pool, ReplicaSet, VirtualMachine, VirtualMachineInstance},
 };
 
 /// The only version of AdmissionReview that nicplug speaks.
@@ -82,6 +84,9 @@ pub struct Request<'a> {
     pub object: Option<Object<'a>>,
     /// `oldObject`: what is stored.
     pub old_object: Option<Object<'a>>,
+    /// Whether it is an update that leaves spec and annotations as they are, as heartbeats do: the specs were compared
+    /// as text and may be missing in the objects.
+    pub is_unchanged: bool,
 }
 
 /// A group, version and kind.
@@ -175,14 +180,49 @@ pub enum Object<'a> {
     VirtualMachine(Box<VirtualMachine<'a>>),
 }
 
-impl Object<'_> {
-    /// Gives each of the two what it repeats of the other; false if something is still missing then.
-    fn share(new: &mut Option<Self>, old: &mut Option<Self>) -> bool {
-        if let (Some(new), Some(old)) = (&mut *new, &mut *old) {
+impl Request<'_> {
+    /// Reads the specs that were put off; not those of a heartbeat.
+    fn settle(&mut self) -> Result<(), Unreadable> {
+        self.is_unchanged = self.changes_nothing();
+        if self.is_unchanged { Ok(()) } else { self.read_specs() }
+    }
+
+    fn read_specs(&mut self) -> Result<(), Unreadable> {
+        for object in self.object.iter_mut().chain(&mut self.old_object) {
+            object.read_spec()?;
+        }
+        if let (Some(new), Some(old)) = (&mut self.object, &mut self.old_object) {
             old.take_from(new);
             new.take_from(old);
         }
-        !new.iter().chain(old.iter()).any(Self::repeats)
+        let is_whole = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
+        is_whole.then_some(()).ok_or(Unreadable)
+    }
+
+    fn changes_nothing(&self) -> bool {
+        let (Some(new), Some(old)) = (&self.object, &self.old_object) else { return false };
+        let is_update = self.operation == Operation::Update && self.sub_resource.is_empty();
+        is_update && old.repeats_spec() && !new.repeats_spec() && new.has_same_annotations(old)
+    }
+}
+
+impl<'a> Object<'a> {
+    fn read_spec(&mut self) -> Result<(), Unreadable> {
+        match self {
+            Self::Instance(vmi) => vmi.spec.read(),
+            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
+            Self::VirtualMachine(vm) => vm.spec.read(),
+            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
+        }
+    }
+
+    fn repeats_spec(&self) -> bool {
+        match self {
+            Self::Instance(vmi) => vmi.spec.is_repeated(),
+            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
+            Self::VirtualMachine(vm) => vm.spec.is_repeated(),
+            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
+        }
     }
 
     fn take_from(&mut self, other: &Self) {
@@ -197,13 +237,22 @@ impl Object<'_> {
         }
     }
 
-    fn repeats(&self) -> bool {
-        match self {
-            Self::Instance(vmi) => vmi.spec.is_repeated(),
-            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
-            Self::VirtualMachine(vm) => vm.spec.is_repeated(),
-            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
-        }
+    /// Whether both have the same annotations, and none that asks for a change by being there.
+    fn has_same_annotations(&self, other: &Self) -> bool {
+        let (own, other) = (self.annotations(), other.annotations());
+        own == other && own.is_none_or(|own| own.add_interfaces.is_none() && own.remove_interfaces.is_none())
+    }
+
+    fn annotations(&self) -> Option<&Annotations<'a>> {
+        let metadata = match self {
+            Self::Instance(vmi) => &vmi.metadata,
+            Self::Migration(migration) => &migration.metadata,
+            Self::Other => return None,
+            Self::Pool(pool) => &pool.metadata,
+            Self::ReplicaSet(set) => &set.metadata,
+            Self::VirtualMachine(vm) => &vm.metadata,
+        };
+        metadata.annotations.as_ref()
     }
 }
 
@@ -240,8 +289,11 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
 /// See [`BodyError`]: the answer to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
     // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
-    let text = str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
-    match json::read::<Body<Eager>>(text) {
+    let text = simdutf8::basic::from_utf8(body).or_else(|_| {
+        // Only the slower check says what is wrong.
+        str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))
+    })?;
+    match json::read_pair::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
             if is_review(&api_version, &kind) && !request.uid.is_empty() =>
         {
@@ -329,6 +381,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
         if let Some(text) = old_object {
             request.old_object = read(text)?;
         }
+        request.settle().map_err(Error::custom)?;
         Ok(Self(request))
     }
 }
@@ -385,9 +438,6 @@ impl<'de> Visitor<'de> for RequestVisitor {
                 },
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
-        }
-        if !Object::share(&mut request.object, &mut request.old_object) {
-            return Err(Error::custom("an object repeats what is not there"));
         }
         Ok(Bare { request, object, old_object })
     }
@@ -525,14 +575,16 @@ pub struct StatusCause<'r> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, path::Path, ptr};
 
     use super::*;
+    use crate::api::vm::VirtualMachineSpec;
 
     fn body(request: &str) -> String {
         format!(r#"{{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{request}}}"#)
     }
 
+    const VMI: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachineInstance"}"#;
     const VM: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachine"}"#;
 
     fn whole(text: &str) -> Request<'_> {
@@ -593,11 +645,92 @@ mod tests {
     }
 
     #[test]
+    fn a_spec_that_is_repeated_is_shared_and_any_other_is_read() {
+        let spec = |name: &str| format!(r#"{{"template":{{"spec":{{"networks":[{{"name":"{name}"}}]}}}}}}"#);
+        let request = |new: &str, old: &str| {
+            body(&format!(
+                r#"{{"uid":"u",{VM},"operation":"UPDATE","object":{{"metadata":{{"annotations":{{}}}},"spec":{new}}},"oldObject":{{"spec": {old}}}}}"#
+            ))
+        };
+        for (new, old, is_shared) in [
+            (spec("a"), spec("a"), true),
+            (spec("a"), spec("b"), false),
+            (spec("a"), spec("a").replace(':', " : "), false),
+            ("null".to_owned(), "null".to_owned(), false),
+            ("{}".to_owned(), "{}".to_owned(), true),
+        ] {
+            let text = request(&new, &old);
+            let request = whole(&text);
+            let (Some(Object::VirtualMachine(new)), Some(Object::VirtualMachine(old))) =
+                (&request.object, &request.old_object)
+            else {
+                panic!("{request:?}")
+            };
+            assert_eq!(ptr::eq(&raw const *new.spec, &raw const *old.spec), is_shared, "{text}");
+            let alone = old_spec(&text);
+            assert_eq!(*old.spec, serde_json::from_str::<VirtualMachineSpec>(&alone).unwrap(), "{text}");
+        }
+    }
+
+    /// `oldObject.spec` of a body, or an empty one.
+    fn old_spec(body: &str) -> String {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        match &body["request"]["oldObject"]["spec"] {
+            serde_json::Value::Null => "{}".to_owned(),
+            spec => spec.to_string(),
+        }
+    }
+
+    #[test]
+    fn only_what_changes_nothing_that_matters_is_unchanged() {
+        let is_unchanged = |more: &str, new: &str, old: &str| {
+            let text = body(&format!(
+                r#"{{"uid":"u",{VMI},"object":{{{new}}},"oldObject":{{{old}}},"operation":"UPDATE"{more}}}"#
+            ));
+            let request = whole(&text);
+            let Some(Object::Instance(vmi)) = &request.object else { panic!("{request:?}") };
+            assert_eq!(vmi.spec.networks.is_empty(), request.is_unchanged, "{text}");
+            request.is_unchanged
+        };
+        let spec = r#""spec":{"networks":[{"name":"a"}]}"#;
+        let with = |annotations: &str| format!(r#""metadata":{{"annotations":{annotations},"uid":"u"}},{spec}"#);
+        assert!(is_unchanged("", spec, spec));
+        assert!(is_unchanged("", &format!(r#"{spec},"status":{{"x":1}}"#), spec));
+        assert!(is_unchanged("", &with(r#"{"other":"1"}"#), &with("{}")));
+        assert!(!is_unchanged("", spec, &spec.replace('a', "b")));
+        assert!(!is_unchanged("", &with(r#"{"nicplug.io/apply":"on-restart"}"#), &with("{}")));
+        let asks = with(r#"{"nicplug.io/add-interfaces":"a=b"}"#);
+        assert!(!is_unchanged("", &asks, &asks));
+        assert!(!is_unchanged(r#","subResource":"status""#, spec, spec));
+        assert!(!is_unchanged(r#","operation":"CREATE""#, spec, spec));
+    }
+
+    #[test]
+    fn a_request_with_an_object_twice_is_none() {
+        for twice in ["object", "oldObject"] {
+            let text = body(&format!(
+                r#"{{"uid":"u",{VM},"{twice}":{{"spec":{{"a":1}}}},"{twice}":{{"spec":{{}}}},"object":{{"spec":{{"a":1}}}}}}"#
+            ));
+            let error = read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(&format!("duplicate field `{twice}`")), "{error}");
+        }
+    }
+
+    #[test]
     fn objects_of_other_kinds_are_skipped_whatever_they_hold() {
         let text = body(
             r#"{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"object":{"spec":7,"metadata":[]}}"#,
         );
         assert!(matches!(whole(&text).object, Some(Object::Other)));
+    }
+
+    /// A body with all that was put off.
+    fn shown(mut body: Body<Eager>) -> String {
+        if let Some(Eager(request)) = &mut body.request {
+            request.read_specs().unwrap();
+            request.is_unchanged = false;
+        }
+        format!("{body:?}")
     }
 
     #[test]
@@ -608,8 +741,8 @@ mod tests {
             files.filter(|file| file.extension().is_some_and(|extension| extension == "json")).collect();
         assert!(!reviews.is_empty());
         let read = |text: &str| {
-            let ours = json::read::<Body<Eager>>(text).map(|body| format!("{body:?}")).ok();
-            let theirs = serde_json::from_str::<Body<Eager>>(text).map(|body| format!("{body:?}")).ok();
+            let ours = json::read_pair::<Body<Eager>>(text).map(shown).ok();
+            let theirs = serde_json::from_str::<Body<Eager>>(text).map(shown).ok();
             assert_eq!(ours, theirs, "{text}");
             ours.is_some()
         };

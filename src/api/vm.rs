@@ -18,7 +18,7 @@ pub struct VirtualMachine<'a> {
     /// `metadata`.
     pub metadata: Metadata<'a>,
     /// `spec`.
-    pub spec: Shared<VirtualMachineSpec<'a>>,
+    pub spec: Shared<'a, VirtualMachineSpec<'a>>,
     /// `status`.
     pub status: VirtualMachineStatus<'a>,
 }
@@ -26,7 +26,7 @@ pub struct VirtualMachine<'a> {
 fields! {
     VirtualMachine {
         "metadata" => metadata: object,
-        "spec" => spec: value,
+        "spec" => spec: shared,
         "status" => status: object,
     }
 }
@@ -188,7 +188,7 @@ pub struct VirtualMachineInstance<'a> {
     /// `metadata`.
     pub metadata: Part<Metadata<'a>>,
     /// `spec`.
-    pub spec: Shared<GuestSpec<'a>>,
+    pub spec: Shared<'a, GuestSpec<'a>>,
     /// `status`.
     pub status: InstanceStatus<'a>,
 }
@@ -196,7 +196,7 @@ pub struct VirtualMachineInstance<'a> {
 fields! {
     VirtualMachineInstance {
         "metadata" => metadata: part,
-        "spec" => spec: value,
+        "spec" => spec: put_off,
         "status" => status: object,
     }
 }

@@ -160,7 +160,8 @@ pub(super) fn count<'v>(
         counter.refusal(Refusal::MachineType { kind: kind.to_owned(), architecture });
     }
     let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
-    devices::walk(spec, parts, placement, kinds, &mut counter);
+    let disks = parts.bus_disks(architecture);
+    devices::walk(spec, parts, &disks, placement, kinds, &mut counter);
     let census = Census {
         architecture,
         machine,
@@ -172,7 +173,7 @@ pub(super) fn count<'v>(
         counted: counter.counted,
         uncounted: counter.uncounted,
         claims: counter.claims.into_boxed_slice(),
-        has_sata: parts.has_sata(architecture),
+        has_sata: devices::sata_controllers(&disks) > 0,
         virtio_disks: counter.virtio_disks,
         refusal: counter.refusal.map(Box::new),
     };

@@ -229,13 +229,8 @@ impl<'a> Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// Whether a disk sits on the chipset's SATA controller.
-    pub(super) fn has_sata(&self, architecture: Architecture) -> bool {
-        sata_controllers(&self.bus_disks(architecture)) > 0
-    }
-
     /// Disks after KubeVirt's defaulting, those of volumes that nobody listed included.
-    fn bus_disks(&self, architecture: Architecture) -> Vec<BusDisk<'_>> {
+    pub(super) fn bus_disks(&self, architecture: Architecture) -> Vec<BusDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| BusDisk::of(disk, default_bus));
         let disks = self.disks.iter().map(|disk| disk.name.as_str());
@@ -256,6 +251,7 @@ fn part<'a, T: Deserialize<'a> + Default>(field: &'static str, lazy: &Lazy<'a, T
 pub(super) fn walk<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v Parts<'v>,
+    disks: &[BusDisk<'v>],
     placement: &Placement<'_>,
     kinds: &dyn DeviceKinds,
     sink: &mut dyn Sink<'v>,
@@ -267,9 +263,8 @@ pub(super) fn walk<'v>(
     walk.filesystems(sink);
     walk.interfaces(sink);
     walk.sound(sink);
-    let disks = parts.bus_disks(architecture);
-    walk.controllers(&disks, sink);
-    walk.virtio_disks(&disks, sink);
+    walk.controllers(disks, sink);
+    walk.virtio_disks(disks, sink);
     walk.host_devices(sink);
     walk.small_devices(sink);
 }
@@ -305,7 +300,7 @@ enum Form {
 
 /// A disk after KubeVirt's defaulting.
 #[derive(Clone, Copy, Debug)]
-struct BusDisk<'v> {
+pub(super) struct BusDisk<'v> {
     name: &'v str,
     form: Form,
     bus: &'v str,
@@ -587,7 +582,7 @@ impl<'v> Walk<'v, '_> {
 
 /// How many SATA controllers libvirt makes. KubeVirt names the disks of sata, scsi and usb in one row (sda, sdb, …),
 /// and libvirt finds the controller by the place in that row, so a sata disk behind many others needs a far one.
-fn sata_controllers(disks: &[BusDisk<'_>]) -> u64 {
+pub(super) fn sata_controllers(disks: &[BusDisk<'_>]) -> u64 {
     let row = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
     row.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
 }

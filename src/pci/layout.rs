@@ -78,7 +78,7 @@ pub fn picture(
     let Survey { census, nics, notes } = census::count(spec, &parts, placement, kinds);
     let reckoning = reckon(&census, &nics, version);
     let mut all = Collector::default();
-    devices::walk(spec, &parts, placement, kinds, &mut all);
+    devices::walk(spec, &parts, &parts.bus_disks(census.architecture), placement, kinds, &mut all);
     all.0.sort_by_key(|device| device.kind.turn());
     let seats = match reckoning.sum.case {
         _ if reckoning.refused.is_some() => Vec::new(),

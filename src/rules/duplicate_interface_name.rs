@@ -25,9 +25,15 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    let interfaces = case.change.after.guest.interfaces();
+    let names = case.change.nics_by_name().filter(|nic| nic.interface.is_some());
+    if names.count() == interfaces.len() {
+        return Vec::new();
+    }
     let mut seen = BTreeSet::new();
-    let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     interfaces
+        .iter()
+        .enumerate()
         .filter(|(_, interface)| !seen.insert(interface.name.as_str()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));

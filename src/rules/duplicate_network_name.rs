@@ -25,9 +25,15 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    let networks = &case.change.after.guest.networks;
+    let names = case.change.nics_by_name().filter(|nic| nic.network.is_some());
+    if names.count() == networks.len() {
+        return Vec::new();
+    }
     let mut seen = BTreeSet::new();
-    let networks = case.change.after.guest.networks.iter().enumerate();
     networks
+        .iter()
+        .enumerate()
         .filter(|(_, network)| !seen.insert(network.name.as_str()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));

@@ -33,10 +33,9 @@ const RESERVED_MAC: &str = "02:00:00:00:00:00";
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let networks = guest.networks_by_name();
     let mut judge = Judge { case, findings: Vec::new(), needs_kubevirt: false };
     for (index, interface) in guest.interfaces().iter().enumerate() {
-        let network = networks.get(interface.name.as_str()).copied();
+        let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
         judge.interface(&Nic { index, interface, network });
     }
     if judge.needs_kubevirt {

@@ -34,12 +34,11 @@ const MODELS: [&str; 7] = ["e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl81
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let networks = guest.networks_by_name();
     let permits_ranges = case.has(Gate::PortRangesSpec);
     let mut findings = Vec::new();
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let entry = Entry { case, index, interface };
-        let network = networks.get(interface.name.as_str());
+        let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
         findings.extend(name(&entry));
         findings.extend(model(&entry));
         findings.extend(address::check(&entry));

@@ -1,7 +1,5 @@
 //! NP003.
 
-use std::collections::BTreeSet;
-
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
@@ -25,10 +23,9 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let networks: BTreeSet<&str> = guest.networks.iter().map(|network| network.name.as_str()).collect();
     let interfaces = guest.interfaces().iter().enumerate();
     interfaces
-        .filter(|(_, interface)| !networks.contains(interface.name.as_str()))
+        .filter(|(_, interface)| case.change.nic(&interface.name).is_none_or(|nic| nic.network.is_none()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));
             let what = format!("interface {:?} has no network of that name", interface.name.as_str());

@@ -1,7 +1,5 @@
 //! NP004.
 
-use std::collections::BTreeSet;
-
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
@@ -24,11 +22,9 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let guest = case.change.after.guest;
-    let interfaces: BTreeSet<&str> = guest.interfaces().iter().map(|interface| interface.name.as_str()).collect();
-    let networks = guest.networks.iter().enumerate();
+    let networks = case.change.after.guest.networks.iter().enumerate();
     networks
-        .filter(|(_, network)| !interfaces.contains(network.name.as_str()))
+        .filter(|(_, network)| case.change.nic(&network.name).is_none_or(|nic| nic.interface.is_none()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));
             let what = format!("network {:?} has no interface of that name", network.name.as_str());
