@@ -348,7 +348,9 @@ class Code(unittest.TestCase):
 
     def test_an_annotation_that_is_read_is_one_that_match_conditions_compare(self) -> None:
         views = (ROOT / "src/api/vm.rs").read_text()
-        read = set(re.findall(r'rename = "((?:nicplug|kubevirt)\.io/[^"]+)"', views))
+        fields = re.search(r"fields! \{\n    Annotations \{(.*?)\n    \}", views, re.DOTALL)[1]
+        read = set(re.findall(r'"([^"]+)" => ', fields))
+        self.assertIn("nicplug.io/persist", read)
         for hook in webhooks({}):
             (condition,) = hook["matchConditions"]
             compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", condition["expression"])[1]
