@@ -18,10 +18,12 @@ mod guard;
 pub mod health;
 mod limits;
 mod metrics;
+pub mod polling;
 mod probe;
 mod pulse;
 mod routes;
 mod second_look;
+pub mod settings_file;
 pub mod timeout;
 pub mod tls;
 
@@ -166,6 +168,11 @@ impl Server {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// From now on the metrics tell what came of changes of a settings file.
+    pub fn count_settings(&mut self, tally: settings_file::Tally) {
+        self.metrics.add_settings(tally);
     }
 
     /// Serves until `shutdown`, then ends as the head of this module says.

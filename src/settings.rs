@@ -1,8 +1,13 @@
 //! What an administrator may choose: how strictly each rule is enforced, and what the cluster does not tell.
 
+mod current;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+pub use self::current::Current;
 
 /// What happens with what a rule finds.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -77,18 +82,29 @@ impl Default for QueueMemorySettings {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
+/// Settings that cannot be used. It is told in one line, which begins with the line of the text.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SettingsError {
     /// The text is no YAML, or has an unknown key or value.
     #[error("{0}")]
     Syntax(String),
     /// A rule id that does not exist.
-    #[error("rules: there is no rule {id:?}; `nicplug rules` lists the ids")]
+    #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
     UnknownRule {
         /// As written.
         id: String,
+        /// Where, from 1 on.
+        line: u64,
     },
+}
+
+impl From<serde_saphyr::Error> for SettingsError {
+    /// The parser draws the place in further lines, which a log has no room for.
+    fn from(error: serde_saphyr::Error) -> Self {
+        let drawn = error.to_string();
+        let first = drawn.lines().next().unwrap_or_default();
+        Self::Syntax(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+    }
 }
 
 impl Settings {
@@ -100,7 +116,7 @@ impl Settings {
         #[derive(Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct Document {
-            rules: BTreeMap<String, Enforcement>,
+            rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
@@ -111,14 +127,12 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let document: Document =
-            serde_saphyr::from_str(text).map_err(|error| SettingsError::Syntax(error.to_string()))?;
-        let Document { rules, attachment, queue_memory, reserve_ports } = document;
-        let reserve_ports = reserve_ports.map(u64::from);
-        match rules.keys().find(|id| !known.contains(&id.as_str())) {
-            Some(id) => Err(SettingsError::UnknownRule { id: id.clone() }),
-            None => Ok(Self { rules, attachment, queue_memory, reserve_ports }),
+        let Document { rules, attachment, queue_memory, reserve_ports } = serde_saphyr::from_str(text)?;
+        if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
+            return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
+        let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
+        Ok(Self { rules, attachment, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
     }
 
     /// How a rule is enforced, if the settings say so.
@@ -176,13 +190,16 @@ mod tests {
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
-            ("rules: {NP999: warn}", "there is no rule \"NP999\""),
-            ("rules: {NP103: loud}", "loud"),
+            ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),
+            ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),
             ("rules: [NP103]", "line 1"),
         ] {
             let error = Settings::parse(text, KNOWN).unwrap_err().to_string();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(
+                error.contains(part) && error.starts_with("line ") && error.lines().count() == 1,
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -105,11 +105,14 @@ impl Desk {
     }
 
     async fn judge(&self, endpoint: Endpoint, body: &[u8], deadline: Instant) -> Answer {
-        let answer = self.reviewer.answer(endpoint, body);
+        // Held to the end: settings that are replaced meanwhile are for the next request.
+        let settings = self.reviewer.settings();
+        let hearing = self.reviewer.hearing(&settings);
+        let answer = hearing.answer(endpoint, body);
         match &self.second_look {
             Some(second_look) if matches!(answer.outcome, Outcome::Denied | Outcome::Patched) => {
                 // Boxed, so that every other request does not carry its state along.
-                Box::pin(second_look.confirm(&self.reviewer, endpoint, body, answer, deadline)).await
+                Box::pin(second_look.confirm(hearing, endpoint, body, answer, deadline)).await
             }
             _ => answer,
         }
