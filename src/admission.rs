@@ -16,7 +16,7 @@ use crate::{
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Instance},
     mutations, patch,
-    rules::{self, Case, CauseType},
+    rules::{self, Case, CauseType, Enforcing},
     settings::{Current, Settings},
     verdict::{self, Cause, Verdict},
 };
@@ -190,11 +190,13 @@ impl Hearing<'_> {
 /// The judgement: pure, and the same for the server, for commands and for tests.
 #[must_use]
 pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    verdict::weigh(&rules::judge(&Case { change, facts, settings }), change, settings)
+    let enforcing = Enforcing::new(settings, facts);
+    verdict::weigh(&rules::judge(&Case { change, facts, settings }, enforcing), change, enforcing)
 }
 
 fn review_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
-    verdict::weigh_migration(&rules::judge_migration(start, facts, settings), settings)
+    let enforcing = Enforcing::new(settings, facts);
+    verdict::weigh_migration(&rules::judge_migration(start, facts, settings, enforcing), enforcing)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {

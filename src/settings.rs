@@ -1,6 +1,7 @@
 //! What an administrator may choose: how strictly each rule is enforced, and what the cluster does not tell.
 
 mod current;
+pub mod overrides;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,25 @@ pub enum Enforcement {
 }
 
 impl Enforcement {
+    const ALL: [Self; 3] = [Self::Deny, Self::Warn, Self::Off];
+
+    /// The enforcement of a word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|enforcement| enforcement.as_str() == word)
+    }
+
+    /// Whether less passes than with another.
+    #[must_use]
+    pub fn is_stricter_than(self, other: Self) -> bool {
+        let rank = |enforcement| match enforcement {
+            Self::Off => 0,
+            Self::Warn => 1,
+            Self::Deny => 2,
+        };
+        rank(self) > rank(other)
+    }
+
     /// As settings and tables write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -40,6 +60,8 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
+    /// `namespaces`.
+    pub namespaces: NamespaceSettings,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
     /// `reservePorts`: free hotplug ports at every boot of a guest whose VM does not ask for another number.
@@ -65,6 +87,29 @@ pub enum DynamicNetworks {
     Yes,
     /// It is not, whatever they show.
     No,
+}
+
+/// `namespaces`: what a namespace may decide for itself.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamespaceSettings {
+    /// `namespaces.override`: which enforcement the annotation of a namespace may ask for.
+    #[serde(rename = "override")]
+    pub overriding: Overriding,
+}
+
+/// Which enforcement the annotation of a namespace may ask for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Overriding {
+    /// Any.
+    Allow,
+    /// None.
+    Forbid,
+    /// A stricter one than it would have. What the administrator of the cluster denies stays denied, whoever may edit
+    /// a Namespace.
+    #[default]
+    Tighten,
 }
 
 /// `queueMemory`: how many queues of virtio NICs are too many.
@@ -118,6 +163,7 @@ impl Settings {
         struct Document {
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
@@ -127,12 +173,12 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let Document { rules, attachment, queue_memory, reserve_ports } = serde_saphyr::from_str(text)?;
+        let Document { rules, attachment, namespaces, queue_memory, reserve_ports } = serde_saphyr::from_str(text)?;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
-        Ok(Self { rules, attachment, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
+        Ok(Self { rules, attachment, namespaces, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
     }
 
     /// How a rule is enforced, if the settings say so.
@@ -185,11 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_may_only_be_stricter_unless_settings_say_otherwise() {
+        for (text, overriding) in [
+            ("", Overriding::Tighten),
+            ("namespaces: {}", Overriding::Tighten),
+            ("namespaces: {override: allow}", Overriding::Allow),
+            ("namespaces: {override: forbid}", Overriding::Forbid),
+            ("namespaces: {override: tighten}", Overriding::Tighten),
+        ] {
+            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.overriding, overriding, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (text, part) in [
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
+            ("namespaces: {override: loosen}", "unknown variant `loosen`"),
             ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),
             ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),

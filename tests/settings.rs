@@ -19,8 +19,9 @@ use cluster_support::{
     request::{self, Answer, Run},
     webhook::{FailurePolicy, Webhook},
 };
+use hyper::http::Method;
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, api::ListParams};
+use kube::{Api, Client, api::ListParams};
 use nicplug::{rules, settings::Settings};
 use serde_json::{Value, json};
 
@@ -146,10 +147,21 @@ impl Volume {
 
 /// Makes a VM whose network has no interface (NP004), for show.
 async fn make(api: &ApiServer, namespace: &str) -> Answer {
+    make_as(&api.admin(), namespace).await
+}
+
+async fn make_as(client: &Client, namespace: &str) -> Answer {
     let guest = json!({"domain": {"devices": {}}, "networks": [{"name": "blue", "multus": {"networkName": "blue"}}]});
     let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm"},
         "spec": {"runStrategy": "Halted", "template": {"spec": guest}}});
-    request::create(&api.admin(), Kind::Vm, namespace, &vm, Run::Dry).await
+    request::create(client, Kind::Vm, namespace, &vm, Run::Dry).await
+}
+
+/// Writes, or takes away, what a namespace asks for.
+async fn annotate(client: &Client, namespace: &str, rules: Value) -> Answer {
+    let patch = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
+    let path = format!("/api/v1/namespaces/{namespace}");
+    request::send(client, Method::PATCH, &path, "application/merge-patch+json", patch).await
 }
 
 /// The events on a pod of a name: type, reason and note, in the order of their times.
@@ -208,4 +220,59 @@ async fn a_change_is_taken_up_live_and_a_bad_one_is_refused_and_told() {
     let log = webhook.stop().await;
     let lines = log.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(&fault)));
     assert_eq!(lines.count(), 1, "{log:?}");
+}
+
+#[tokio::test]
+async fn a_namespace_asks_for_another_enforcement_and_gets_it_live_as_far_as_settings_let_it() {
+    let Some(api) = apiserver::shared().await else { return };
+    let (admin, namespace) = (api.admin(), api.namespace("override").await);
+    let mut volume = Volume::holding("namespaces: {override: allow}");
+    let file = volume.file();
+    let flags = ["--settings", file.to_str().unwrap(), "--settings-poll", "20ms"];
+    let webhook = Webhook::start_with(&flags, &[("KUBECONFIG", api.kubeconfig().to_str().unwrap())]).await;
+    webhook.register(api, &namespace, FailurePolicy::Fail).await;
+    let report = webhook.get("/readyz?verbose").await;
+    assert!(report.contains("[+]facts/Namespace ok\n"), "{report}");
+    // Whether it is denied, and what is said of the annotation.
+    let made = async || {
+        let answer = make(api, &namespace).await;
+        assert!(answer.is_ok() || answer.code == 422, "{answer:?}");
+        let complaints = answer.warnings.iter().filter(|warning| warning.starts_with("namespace annotation"));
+        (!answer.is_ok(), complaints.cloned().collect::<Vec<_>>())
+    };
+    assert_eq!(made().await, (true, vec![]));
+
+    let told = |text: &str| format!("namespace annotation nicplug.io/rules {text}");
+    for (rules, expected_denial, expected) in [
+        (json!("NP004=warn"), false, None),
+        (json!("NP004=warn, NP999=off"), true, Some(told("has no effect: there is no rule \"NP999\""))),
+        (json!("NP004=off"), false, None),
+        (json!("NP004"), true, Some(told("has no effect: \"NP004\" is no RULE=ENFORCEMENT, such as NP103=warn"))),
+        (json!("NP004=warn"), false, None),
+        (Value::Null, true, None),
+    ] {
+        annotate(&admin, &namespace, rules.clone()).await.granted();
+        eventually(&format!("{rules} is in force"), async || {
+            (made().await == (expected_denial, Vec::from_iter(expected.clone()))).then_some(())
+        })
+        .await;
+    }
+
+    // What is asked for stays, and settings change under it.
+    annotate(&admin, &namespace, json!("NP004=warn")).await.granted();
+    eventually("it is loosened", async || (!made().await.0).then_some(())).await;
+    for (settings, expected) in [
+        ("", told("may only tighten: NP004=warn has no effect")),
+        ("namespaces: {override: forbid}", told("has no effect: the settings forbid it")),
+    ] {
+        volume.swap(settings);
+        let expected = (true, vec![expected]);
+        eventually(settings, async || (made().await == expected).then_some(())).await;
+    }
+
+    // Whoever may change all VMs of a namespace may not change what is asked for.
+    let user = api.user("override-editor");
+    api.let_edit("override-editor", &namespace).await;
+    assert_eq!(make_as(&user, &namespace).await.code, 422);
+    assert_eq!(annotate(&user, &namespace, json!("NP004=off")).await.code, 403);
 }

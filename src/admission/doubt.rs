@@ -109,7 +109,8 @@ impl<'h> Hearing<'h> {
 fn grounds(facts: &Facts, judge: impl Fn(&Facts) -> Verdict) -> Option<Grounds> {
     let causes = judge(facts).causes;
     let matters = |facts: &Facts| judge(facts).causes != causes;
-    if !matters(&Facts::default()) {
+    // How strictly the namespace has it is no matter of doubt.
+    if !matters(&Facts { overrides: facts.overrides.clone(), ..Facts::default() }) {
         return None;
     }
     Some(Grounds {

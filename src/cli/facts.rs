@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct JudgeArgs {
     /// The cluster's objects in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
     /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
-    /// Nodes, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
+    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
     /// warn instead of denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,

@@ -133,6 +133,7 @@ impl Seen {
         Facts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
+            overrides: known.overrides.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes },
             // That nobody has an address takes all guests to know. Whoever was seen to have one was asked again.
             mac_users: match &known.mac_users {
