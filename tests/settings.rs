@@ -65,7 +65,7 @@ fn rows_of_page() -> Vec<[String; 3]> {
     let (_, table) = page.split_once("| key | values | default | what it is |\n| --- | --- | --- | --- |\n").unwrap();
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     rows.map(|row| {
-        let cells: Vec<&str> = row.trim_matches('|').split('|').map(|cell| cell.trim()).collect();
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         [cells[0].replace('`', ""), cells[1].to_owned(), cells[2].replace('`', "")]
     })
     .collect()
@@ -159,9 +159,9 @@ async fn make_as(client: &Client, namespace: &str) -> Answer {
 
 /// Writes, or takes away, what a namespace asks for.
 async fn annotate(client: &Client, namespace: &str, rules: Value) -> Answer {
-    let patch = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
+    let body = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
     let path = format!("/api/v1/namespaces/{namespace}");
-    request::send(client, Method::PATCH, &path, "application/merge-patch+json", patch).await
+    request::send(client, Method::PATCH, &path, "application/merge-patch+json", body).await
 }
 
 /// The events on a pod of a name: type, reason and note, in the order of their times.
