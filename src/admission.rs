@@ -1,5 +1,6 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
+mod denial;
 mod doubt;
 
 use std::sync::Arc;
@@ -8,7 +9,10 @@ use arc_swap::Guard;
 use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
-pub use self::doubt::{Doubt, Grounds};
+pub use self::{
+    denial::Denial,
+    doubt::{Doubt, Grounds},
+};
 use crate::{
     api::review::{
         self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,

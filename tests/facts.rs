@@ -142,9 +142,9 @@ async fn post(admin: &Client, path: &str, object: &Value) -> Value {
 
 /// Writes, or takes away, what a namespace asks for.
 async fn annotate(admin: &Client, namespace: &str, rules: Value) {
-    let patch = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
+    let body = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
     let path = format!("/api/v1/namespaces/{namespace}");
-    request::send(admin, Method::PATCH, &path, "application/merge-patch+json", patch).await.granted();
+    request::send(admin, Method::PATCH, &path, "application/merge-patch+json", body).await.granted();
 }
 
 async fn delete(admin: &Client, path: &str) {
@@ -419,6 +419,7 @@ impl Replica {
             limits: Limits::default(),
             drain: Drain::default(),
             watches: Some(watches),
+            events: None,
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

@@ -39,7 +39,7 @@ const MAP: &[Room] = &[
         &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist", "certificates"],
     ),
     Room::open("telemetry", &[]),
-    Room::open("server", &["change", "facts", "settings", "admission", "cluster", "telemetry", "certificates"]),
+    Room::open("server", &["api", "change", "facts", "settings", "admission", "cluster", "telemetry", "certificates"]),
     Room::open("cli", EVERYTHING_ABOVE),
     Room::open("lib", EVERYTHING_ABOVE),
     Room::open("main", EVERYTHING_ABOVE),

@@ -140,7 +140,7 @@ impl ServeArgs {
             let outbox = watches
                 .as_ref()
                 .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
-            config.watches = watches;
+            (config.watches, config.events) = (watches, outbox.clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
             settings.keep(&mut server, outbox);
             let check = server.readiness().add("certificate", "not looked at yet");
@@ -183,6 +183,7 @@ impl ServeArgs {
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             watches: None,
+            events: None,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What is told on the objects themselves, as Events (`events.k8s.io/v1`).
 
 mod outbox;
+mod throttle;
 
 use std::time::Duration;
 
@@ -12,7 +13,10 @@ use kube::{
 use serde_json::Value;
 use tokio::time::timeout;
 
-pub use self::outbox::{Letter, Outbox};
+pub use self::{
+    outbox::{Letter, Loss, Outbox},
+    throttle::Throttle,
+};
 
 /// The longest note of an event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
 const NOTE_AT_MOST: usize = 1024;
@@ -25,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Tale {
     /// NICs are in the template of a VM.
     InterfacePersisted,
+    /// KubeVirt itself was refused a change.
+    InterfaceRefused,
     /// Something could not be mirrored into the template of a VM.
     PersistFailed,
     /// A settings file was changed, and cannot be used.
@@ -34,9 +40,21 @@ pub enum Tale {
 }
 
 impl Tale {
-    fn reason(self) -> &'static str {
+    /// Every tale.
+    pub const ALL: [Self; 5] = [
+        Self::InterfacePersisted,
+        Self::InterfaceRefused,
+        Self::PersistFailed,
+        Self::SettingsRefused,
+        Self::SettingsTaken,
+    ];
+
+    /// `reason` of the event.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
         match self {
             Self::InterfacePersisted => "InterfacePersisted",
+            Self::InterfaceRefused => "InterfaceRefused",
             Self::PersistFailed => "PersistFailed",
             Self::SettingsRefused => "SettingsRefused",
             Self::SettingsTaken => "SettingsTaken",
@@ -47,14 +65,17 @@ impl Tale {
     fn action(self) -> &'static str {
         match self {
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
+            Self::InterfaceRefused => "Review",
             Self::SettingsRefused | Self::SettingsTaken => "Reload",
         }
     }
 
-    fn type_(self) -> EventType {
+    /// `type` of the event.
+    #[must_use]
+    pub fn type_(self) -> EventType {
         match self {
             Self::InterfacePersisted | Self::SettingsTaken => EventType::Normal,
-            Self::PersistFailed | Self::SettingsRefused => EventType::Warning,
+            Self::InterfaceRefused | Self::PersistFailed | Self::SettingsRefused => EventType::Warning,
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::{
     settings::overrides::Annotated,
 };
 
+/// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
+const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", "kubevirt-controller", "kubevirt-handler"];
+
 /// Everything that is known of one cluster. An object that is in it is known. One that is not is absent where the
 /// listing of its kind is complete, or where it was looked for by name, and unknown elsewhere.
 #[derive(Debug, Default)]
@@ -361,6 +364,20 @@ impl Store {
         &self.kubevirt
     }
 
+    /// Where KubeVirt is installed.
+    fn kubevirt_namespace(&self) -> Option<&str> {
+        self.kubevirts.iter().map(|(namespace, name, _)| (namespace, name)).min().map(|(namespace, _)| namespace)
+    }
+
+    /// Whether a user is one of KubeVirt's components; where nobody knows where they are installed, they are looked for
+    /// where they mostly are.
+    pub(super) fn is_of_kubevirt(&self, user: &str) -> bool {
+        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+        account.is_some_and(|(namespace, name)| {
+            COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt")
+        })
+    }
+
     fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
         self.guests.instance(namespace, name).map(Arc::clone)
     }
@@ -580,6 +597,24 @@ mod tests {
             assert_eq!(store.overrides("other"), Fact::Absent);
         }
         assert_eq!(Store::default().overrides("demo"), Fact::Unknown);
+    }
+
+    #[test]
+    fn the_components_of_kubevirt_are_known_by_where_it_is_installed() {
+        let mut store = Store::of_a_whole_world();
+        let account = |namespace: &str, name: &str| format!("system:serviceaccount:{namespace}:{name}");
+        assert!(store.is_of_kubevirt(&account("kubevirt", "kubevirt-controller")));
+        assert!(!store.is_of_kubevirt(&account("demo", "kubevirt-controller")));
+        store.insert(&object("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({}))).unwrap();
+        for name in COMPONENTS {
+            assert!(store.is_of_kubevirt(&account("demo", name)), "{name}");
+            assert!(!store.is_of_kubevirt(&account("kubevirt", name)), "{name}");
+        }
+        for user in
+            ["", "alice", "kubevirt-controller", "system:serviceaccount:demo", "system:serviceaccount:demo:default"]
+        {
+            assert!(!store.is_of_kubevirt(user), "{user}");
+        }
     }
 
     #[test]

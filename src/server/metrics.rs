@@ -21,6 +21,7 @@ use crate::{
     admission::Outcome,
     cluster::{
         cache::Cache,
+        events::Outbox,
         watch::{Mishap, State, Status},
     },
 };
@@ -48,6 +49,11 @@ impl Metrics {
     /// Adds those of denials that were checked at the cluster.
     pub(super) fn add_looks(&mut self, looks: Looks) {
         self.0.register_collector(Box::new(looks));
+    }
+
+    /// Adds those of events.
+    pub(super) fn add_events(&mut self, outbox: Outbox) {
+        self.0.register_collector(Box::new(outbox));
     }
 
     /// Adds those of a settings file.

@@ -64,14 +64,11 @@ impl LiveSettings {
 }
 
 fn letter(news: News, object: ObjectReference) -> Letter {
-    match news {
-        News::Refused(why) => {
-            Letter { tale: Tale::SettingsRefused, object, note: format!("the settings of before stay in force: {why}") }
-        }
-        News::Taken => {
-            Letter { tale: Tale::SettingsTaken, object, note: "the settings of the file are in force".to_owned() }
-        }
-    }
+    let (tale, note) = match news {
+        News::Refused(why) => (Tale::SettingsRefused, format!("the settings of before stay in force: {why}")),
+        News::Taken => (Tale::SettingsTaken, "the settings of the file are in force".to_owned()),
+    };
+    Letter { tale, object, related: None, note }
 }
 
 /// The pod that this is, as the chart says; `None` outside of one.
