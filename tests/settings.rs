@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use cluster_support::{
@@ -106,6 +107,25 @@ fn each_value_of_the_page_is_taken_and_no_other_word() {
         }
         assert!(with("no-such-word").is_err(), "{key}");
     }
+}
+
+// === At the start ===
+
+#[test]
+fn a_file_that_cannot_be_used_ends_the_program_with_its_line() {
+    let folder = Folder::new("settings");
+    let file = folder.path().join("settings.yaml");
+    fs::write(&file, "rules:\n  NP103: loud\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command
+        .args(["serve", "--facts", "none", "--tls-cert", "tls.crt", "--tls-key", "tls.key", "--settings"])
+        .arg(&file);
+    let output = command.output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        format!("{}: line 2 column 10: unknown variant `loud`, expected one of deny, warn, off", file.display());
+    assert!(words.contains(&expected), "{words}");
+    assert_eq!(output.status.code(), Some(2), "{words}");
 }
 
 // === On a cluster ===
