@@ -35,9 +35,10 @@ use nicplug::{
     certificates::{self, Host},
     change::Change,
     cluster::{
+        backoff::Pauses,
         kind::Kind as FactKind,
         pending::{Asker, Pending},
-        watch::{KINDS, Mishap, Pauses, State, Tuning, Watches},
+        watch::{KINDS, Mishap, State, Tuning, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
     server::{Config as ServerConfig, Drain, Limits, Server, tls::Pair},
@@ -425,7 +426,7 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
     let config = Config::try_from(Kubeconfig::read_from(api.kubeconfig()).unwrap()).unwrap();
     let gate = Gate::default();
     let (held, is_closed) = (Arc::clone(&gate.held), gate.is_closed.subscribe());
-    let hold = MapFutureLayer::new(move |request| {
+    let gated = MapFutureLayer::new(move |request| {
         let (held, mut is_closed) = (Arc::clone(&held), is_closed.clone());
         async move {
             held.fetch_add(1, Ordering::Relaxed);
@@ -435,7 +436,7 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
         }
         .boxed()
     });
-    let watches = watch(&ClientBuilder::try_from(config).unwrap().with_layer(&hold).build());
+    let watches = watch(&ClientBuilder::try_from(config).unwrap().with_layer(&gated).build());
     all_in_step(&watches).await;
     assert_eq!(network(&watches, &namespace), Fact::Absent);
 

@@ -28,7 +28,7 @@ use self::{
     visit::{Outcome, Visit},
 };
 use super::{
-    backoff::Backoff,
+    backoff::{Backoff, Pauses},
     pending::{Asker, Pending},
 };
 
@@ -163,7 +163,7 @@ impl Reason {
             Self::Refused => (Duration::from_secs(1), Duration::from_mins(2)),
             Self::Failed => (Duration::from_secs(10), Duration::from_mins(5)),
         };
-        Backoff::new(first, longest)
+        Backoff::new(Pauses { first, longest })
     }
 }
 
