@@ -13,6 +13,7 @@ mod listing;
 mod macs;
 pub mod manifests;
 pub mod mirror;
+mod patching;
 pub mod pending;
 mod pool;
 mod projection;

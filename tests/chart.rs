@@ -20,7 +20,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use cluster_support::{
     apiserver::{self, ApiServer},
-    crds::Kind,
+    crds::{self, Kind},
     eventually,
     request::{self, Answer, Change, Run, send},
 };
@@ -518,26 +518,11 @@ async fn every_kind_that_holds_a_guest_is_sent_in_each_version_and_excluded_name
     }
 }
 
-/// Lets the definition of VirtualMachines keep `status.interfaceRequests`, as that of KubeVirt up to 1.0 does.
-async fn keep_interface_requests(scene: &Scene) {
-    let machines = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
-    let definition = send(&scene.admin, Method::GET, machines, JSON, "").await.granted();
-    let versions = definition["spec"]["versions"].as_array().unwrap().len();
-    let operations: Vec<Value> = (0..versions)
-        .map(|index| {
-            let status = format!("/spec/versions/{index}/schema/openAPIV3Schema/properties/status");
-            json!({"op": "add", "path": format!("{status}/x-kubernetes-preserve-unknown-fields"), "value": true})
-        })
-        .collect();
-    let patch = Value::Array(operations).to_string();
-    send(&scene.admin, Method::PATCH, machines, "application/json-patch+json", patch).await.granted();
-}
-
 #[tokio::test]
 async fn of_a_status_only_new_interface_requests_are_sent() {
     let Some(scene) = Scene::open().await else { return };
     let namespace = scene.api.namespace("status").await;
-    keep_interface_requests(&scene).await;
+    crds::keep_interface_requests(&scene.admin).await;
     let vm = object("VirtualMachine", "vm", &Value::Null);
     request::create(&scene.admin, Kind::Vm, &namespace, &vm, Run::Real).await.granted();
     register(&scene, "ValidatingWebhookConfiguration", "Fail").await;

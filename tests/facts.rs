@@ -5,7 +5,14 @@
 
 mod cluster_support;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use cluster_support::{
     apiserver::{self, ApiServer},
@@ -13,8 +20,10 @@ use cluster_support::{
     eventually,
     kubevirt_double::KubeVirtDouble,
     request::{self, Change as Write, Run},
+    roles::Role,
     webhook::{FailurePolicy, Webhook},
 };
+use futures_util::FutureExt;
 use hyper::http::Method;
 use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
 use nicplug::{
@@ -26,9 +35,10 @@ use nicplug::{
     certificates::{self, Host},
     change::Change,
     cluster::{
+        backoff::Pauses,
         kind::Kind as FactKind,
         pending::{Asker, Pending},
-        watch::{KINDS, Mishap, Pauses, State, Tuning, Watches},
+        watch::{KINDS, Mishap, State, Tuning, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
     server::{Config as ServerConfig, Drain, Limits, Server, tls::Pair},
@@ -40,7 +50,7 @@ use tokio::{
     net::TcpStream,
     task::JoinHandle,
 };
-use tower::util::MapRequestLayer;
+use tower::util::MapFutureLayer;
 
 const VM: &str = "vm-fedora";
 const NETWORK: &str = "blue";
@@ -266,7 +276,7 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     let (admin, namespace) = (api.admin(), api.namespace("rights").await);
     request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
     let role = Role { admin: &admin, name: namespace.clone() };
-    role.grant(&["k8s.cni.cncf.io"]).await;
+    role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     let watches = watch(&api.user(&namespace));
 
     let is_forbidden = || matches!(state(&watches, FactKind::Nad), State::Forbidden(_));
@@ -278,47 +288,23 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
 
-    role.grant(&[]).await;
+    role.grant(&reading(&[])).await;
     until("networks are in step", || state(&watches, FactKind::Nad) == State::Synced).await;
     assert_eq!(network(&watches, &namespace), Fact::Known(()));
 
     // A watch that is open stays so; the next one is refused, and once that has lasted the facts are forgotten.
-    role.grant(&["k8s.cni.cncf.io"]).await;
+    role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     until("networks are forbidden again", is_forbidden).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(others().all(|kind| state(&watches, *kind) == State::Synced));
     assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
 }
 
-/// The cluster role of a user of the same name.
-struct Role<'a> {
-    admin: &'a Client,
-    name: String,
-}
-
-impl Role<'_> {
-    /// Lets the user read all kinds that facts are made from, but for those of some groups.
-    async fn grant(&self, without: &[&str]) {
-        let kinds = FactKind::ALL.iter().filter(|kind| !without.contains(&kind.group()));
-        let rules: Vec<Value> = kinds
-            .map(|kind| json!({"apiGroups": [kind.group()], "resources": [kind.plural()], "verbs": ["get", "list", "watch"]}))
-            .collect();
-        self.apply("clusterroles", &json!({"kind": "ClusterRole", "rules": rules})).await;
-        let group = "rbac.authorization.k8s.io";
-        let binding = json!({"kind": "ClusterRoleBinding",
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": self.name},
-            "subjects": [{"apiGroup": group, "kind": "User", "name": self.name}]});
-        self.apply("clusterrolebindings", &binding).await;
-    }
-
-    async fn apply(&self, plural: &str, object: &Value) {
-        let mut object = object.clone();
-        object["apiVersion"] = json!("rbac.authorization.k8s.io/v1");
-        object["metadata"] = json!({"name": self.name});
-        let path = format!("/apis/rbac.authorization.k8s.io/v1/{plural}/{}?fieldManager=tests&force=true", self.name);
-        let content = "application/apply-patch+yaml";
-        request::send(self.admin, Method::PATCH, &path, content, object.to_string()).await.granted();
-    }
+/// The right to read all kinds that facts are made from, but for those of some groups.
+fn reading(without: &[&str]) -> Vec<Value> {
+    let kinds = FactKind::ALL.iter().filter(|kind| !without.contains(&kind.group()));
+    let verbs = ["get", "list", "watch"];
+    kinds.map(|kind| json!({"apiGroups": [kind.group()], "resources": [kind.plural()], "verbs": verbs})).collect()
 }
 
 #[tokio::test]
@@ -442,28 +428,56 @@ impl Drop for Replica {
     }
 }
 
-/// The history that a watch goes on from is gone when it was away for longer than the API server remembers. Here it is
-/// sent back to the beginning, once.
+/// The history that a watch goes on from is gone when it was away for longer than the API server remembers. This one
+/// remembers what its store does, which is compacted every second.
 #[tokio::test]
 async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
-    let Some(api) = apiserver::shared().await else { return };
+    let flags = &["--watch-cache=false", "--etcd-compaction-interval=1s"];
+    let Some(api) = ApiServer::start_with(flags).await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("late").await);
-    request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
     let config = Config::try_from(Kubeconfig::read_from(api.kubeconfig()).unwrap()).unwrap();
-    let is_sent_back = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let back = MapRequestLayer::new(move |mut request: hyper::Request<kube::client::Body>| {
-        let uri = request.uri().to_string();
-        let is_watch = uri.contains("network-attachment-definitions") && uri.contains("watch=true");
-        if is_watch && !is_sent_back.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            let (head, _) = uri.split_once("resourceVersion=").unwrap();
-            *request.uri_mut() = format!("{head}resourceVersion=1").parse().unwrap();
+    let gate = Gate::default();
+    let (held, is_closed) = (Arc::clone(&gate.held), gate.is_closed.subscribe());
+    let gated = MapFutureLayer::new(move |request| {
+        let (held, mut is_closed) = (Arc::clone(&held), is_closed.clone());
+        async move {
+            held.fetch_add(1, Ordering::Relaxed);
+            let _ = is_closed.wait_for(|is_closed| !is_closed).await;
+            held.fetch_sub(1, Ordering::Relaxed);
+            request.await
         }
-        request
+        .boxed()
     });
-    let watches = watch(&ClientBuilder::try_from(config).unwrap().with_layer(&back).build());
+    let watches = watch(&ClientBuilder::try_from(config).unwrap().with_layer(&gated).build());
     all_in_step(&watches).await;
-    assert_eq!(network(&watches, &namespace), Fact::Known(()));
-    assert_eq!(watches.status().of(FactKind::Nad).unwrap().count(Mishap::Expired), 1);
+    assert_eq!(network(&watches, &namespace), Fact::Absent);
+
+    // Watches end by themselves after two seconds, and now none begins again.
+    gate.is_closed.send_replace(true);
+    until("no watch is open", || gate.held.load(Ordering::Relaxed) == KINDS.len()).await;
+    let nad = request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
+    let version = nad["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{}?watch=true&timeoutSeconds=1&resourceVersion={version}", Kind::Nad.path(&namespace));
+    eventually("the history is gone", async || {
+        let answer = request::send(&admin, Method::GET, &path, "", "").await;
+        (answer.code == 410 || answer.body["object"]["code"] == 410).then_some(())
+    })
+    .await;
+    assert_eq!(network(&watches, &namespace), Fact::Absent);
+
+    gate.is_closed.send_replace(false);
+    until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
+    // Once, unless the machine is so slow that a list is older than the history by the time that it is there.
+    assert!(watches.status().of(FactKind::Nad).unwrap().count(Mishap::Expired) > 0);
+    all_in_step(&watches).await;
+}
+
+/// What keeps requests from the API server, as long as it is closed.
+#[derive(Default)]
+struct Gate {
+    is_closed: tokio::sync::watch::Sender<bool>,
+    /// How many requests are before it.
+    held: Arc<AtomicUsize>,
 }
 
 #[tokio::test]

@@ -7,15 +7,16 @@
 
 mod cluster_support;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use cluster_support::{
     Folder, LONG,
     apiserver::{self, ApiServer},
-    crds::Kind,
+    crds::{self, Kind},
     eventually,
     kubevirt_double::KubeVirtDouble,
     request::{self, Answer, Change, Run, send},
+    roles::Role,
     webhook::{FailurePolicy, Webhook},
 };
 use hyper::http::Method;
@@ -25,6 +26,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, ListParams, Preconditions, PropagationPolicy},
     runtime::wait::await_condition,
 };
+use nicplug::cluster::kind::Kind as FactKind;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -38,23 +40,22 @@ const ELECTION: [&str; 6] = ["--lease-duration", "3s", "--lease-deadline", "2s",
 // === The scene ===
 
 /// A namespace with a VM that runs with one NIC.
-struct Scene<'a> {
-    api: &'a ApiServer,
+struct Scene {
     namespace: String,
     admin: Client,
     controller: Client,
     kubevirt: KubeVirtDouble,
 }
 
-impl<'a> Scene<'a> {
-    async fn open(api: &'a ApiServer) -> Self {
+impl Scene {
+    async fn open(api: &ApiServer) -> Self {
         let namespace = api.namespace("persist").await;
         let admin = api.admin();
         request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
         let kubevirt = KubeVirtDouble::start(api, &namespace);
         kubevirt.start_vm(VM).await;
         let controller = api.service_account("kubevirt", "kubevirt-controller");
-        Self { api, namespace, admin, controller, kubevirt }
+        Self { namespace, admin, controller, kubevirt }
     }
 
     /// Plugs a NIC into the guest, as KubeVirt does, and says with it what is to be kept.
@@ -75,6 +76,20 @@ impl<'a> Scene<'a> {
     /// Says of the guest what is to be kept.
     async fn keep(&self, names: &str) {
         self.change(Kind::Vmi, json!({"metadata": {"annotations": {KEY: names}}})).await;
+    }
+
+    /// Writes what is asked for into the status of the VM, as KubeVirt up to 1.0 does.
+    async fn write_requests(&self, requests: &[Value], run: Run) -> Answer {
+        let query = if run == Run::Dry { "?dryRun=All" } else { "" };
+        let url = format!("{}/{VM}/status{query}", Kind::Vm.path(&self.namespace));
+        let body = json!({"status": {"interfaceRequests": requests}}).to_string();
+        send(&self.admin, Method::PATCH, &url, "application/merge-patch+json", body).await
+    }
+
+    /// Asks for a NIC in the status of the VM.
+    async fn ask_in_status(&self, name: &str) {
+        let request = json!({"addInterfaceOptions": {"name": name, "networkAttachmentDefinitionName": "net"}});
+        self.write_requests(&[request], Run::Real).await.granted();
     }
 
     async fn change(&self, kind: Kind, patch: Value) -> Value {
@@ -178,9 +193,13 @@ const KEPT_ANNOTATION: &str = "(object.metadata.?annotations[?'nicplug.io/persis
 
 /// Starts a replica of this name.
 async fn replica(api: &ApiServer, name: &str) -> Webhook {
+    replica_of(api.kubeconfig().to_str().unwrap(), name).await
+}
+
+/// Starts a replica of this name as the user of a kubeconfig.
+async fn replica_of(kubeconfig: &str, name: &str) -> Webhook {
     let mut flags = vec!["--lease-namespace", "default"];
     flags.extend(ELECTION);
-    let kubeconfig = api.kubeconfig().to_str().unwrap();
     Webhook::start_with(&flags, &[("KUBECONFIG", kubeconfig), ("POD_NAME", name)]).await
 }
 
@@ -376,32 +395,152 @@ async fn a_leader_that_is_killed_between_two_writes_is_followed_by_one_who_does_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_server_that_was_away_finds_the_wish_waiting() {
+async fn an_api_server_that_was_away_for_a_minute_finds_the_wish_waiting() {
     let Some(mut api) = ApiServer::start().await else { return };
     let nicplug = replica(&api, "away").await;
     leader(&api, &["away"]).await;
-    let (namespace, policy) = {
+    let (namespace, policy, before) = {
         let scene = Scene::open(&api).await;
+        let before = generation(&scene.get(Kind::Vm).await);
         let policy = scene.forbid("virtualmachines", NO_MORE_NICS).await;
         scene.plug("dyniface1", "net", Some("dyniface1"), Run::Real).await.granted();
         let note = scene.event("VirtualMachine", "PersistFailed").await;
         assert!(note.contains("not now"), "{note}");
         assert_eq!(scene.kept().await, ["default"]);
-        (scene.namespace.clone(), policy)
+        (scene.namespace.clone(), policy, before)
     };
     api.stop().await;
+    // Pauses between tries grow with the time that it is away, to half a minute: so it has to be away for as long as an
+    // administrator sees it. What is true after that does not depend on how long it was.
+    let minute = tokio::time::sleep(Duration::from_mins(1));
     eventually("the leader has stopped", async || {
         nicplug.log().iter().any(|line| line["message"] == "not leading any more").then_some(())
     })
     .await;
+    minute.await;
     api.start_again().await;
     policy.lift(&api.admin()).await;
     let (admin, controller) = (api.admin(), api.service_account("kubevirt", "kubevirt-controller"));
     let kubevirt = KubeVirtDouble::start(&api, &namespace);
-    let scene = Scene { api: &api, namespace, admin, controller, kubevirt };
+    let scene = Scene { namespace, admin, controller, kubevirt };
     scene.when_done().await;
-    assert_eq!(scene.kept().await, ["default", "dyniface1"]);
-    assert_eq!(scene.api.version().chars().next(), Some('v'));
+    let vm = scene.get(Kind::Vm).await;
+    assert_eq!((nics(&vm), generation(&vm)), (vec!["default".to_owned(), "dyniface1".to_owned()], before + 1));
+    assert!(scene.event("VirtualMachine", "InterfacePersisted").await.starts_with(r#""dyniface1""#));
+}
+
+// === What it may do ===
+
+/// What mirroring is allowed (docs/rbac.md): group, resource and verbs.
+const RIGHTS: [(&str, &str, &[&str]); 6] = [
+    ("coordination.k8s.io", "leases", &["create", "get", "update"]),
+    ("events.k8s.io", "events", &["create"]),
+    ("kubevirt.io", "virtualmachineinstances", &["get", "patch"]),
+    ("kubevirt.io", "virtualmachines", &["get", "patch"]),
+    ("kubevirt.io", "virtualmachines/status", &["patch"]),
+    ("kubevirt.io", "kubevirts", &["list"]),
+];
+
+/// The rules of all that, and of the watches, but for one verb of one resource.
+fn rules(without: Option<(&str, &str)>) -> Vec<Value> {
+    let watched = FactKind::ALL.iter().map(|kind| (kind.group(), kind.plural(), &["list", "watch"][..]));
+    let all = RIGHTS
+        .into_iter()
+        .chain(watched)
+        .flat_map(|(group, resource, verbs)| verbs.iter().map(move |verb| (group, resource, *verb)));
+    let left = all.filter(|(_, resource, verb)| without != Some((*resource, *verb)));
+    left.map(|(group, resource, verb)| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]}))
+        .collect()
+}
+
+/// Whether a user may do something, as the API server sees it now.
+async fn may(admin: &Client, user: &str, (group, resource, verb): (&str, &str, &str)) -> bool {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": user,
+        "resourceAttributes": {"group": group, "resource": resource, "subresource": subresource, "verb": verb}}});
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let answer = send(admin, Method::POST, path, "application/json", review.to_string()).await.granted();
+    answer["status"]["allowed"] == true
+}
+
+/// What tells of it in the log.
+const TOLD: [&str; 4] = [
+    "an event was not written",
+    "not mirrored",
+    "not mirrored: it cannot be read",
+    "the lease cannot be read or written",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_that_is_taken_away_is_told_of_and_when_it_is_back_all_is_done() {
+    let Some(api) = ApiServer::start().await else { return };
+    let scene = Scene::open(&api).await;
+    forget_interface_requests(&scene).await;
+    let (user, folder) = ("nicplug", Folder::new("rights"));
+    let role = Role { admin: &scene.admin, name: user.to_owned() };
+    role.grant(&rules(None)).await;
+    let nicplug = replica_of(&api.kubeconfig_of(user, &folder), "rights").await;
+
+    let rights =
+        RIGHTS.iter().flat_map(|(group, resource, verbs)| verbs.iter().map(move |verb| (*group, *resource, *verb)));
+    for (index, right) in rights.enumerate() {
+        let (_, resource, verb) = right;
+        let name = format!("nic-{index}");
+        leader(&api, &["rights"]).await;
+        role.grant(&rules(Some((resource, verb)))).await;
+        eventually("it is heard of", async || (!may(&scene.admin, user, right).await).then_some(())).await;
+        let before = nicplug.log().len();
+        match (resource, verb) {
+            // A leader renews by itself.
+            ("leases", "update") => {}
+            ("leases", _) => {
+                let leases: Api<Lease> = Api::namespaced(scene.admin.clone(), "default");
+                leases.delete(LEASE, &DeleteParams::default()).await.unwrap();
+            }
+            ("kubevirts" | "virtualmachines/status", _) => scene.ask_in_status(&name).await,
+            _ => drop(scene.plug(&name, "net", Some(&name), Run::Real).await.granted()),
+        }
+        let words = format!("cannot {verb} resource {resource:?}");
+        let tells = |line: &Value| {
+            let is_ours = line["message"].as_str().is_some_and(|message| TOLD.contains(&message));
+            is_ours
+                && line
+                    .as_object()
+                    .unwrap()
+                    .values()
+                    .any(|value| value.as_str().is_some_and(|text| text.contains(&words)))
+        };
+        eventually(&words, async || nicplug.log()[before..].iter().any(tells).then_some(())).await;
+
+        role.grant(&rules(None)).await;
+        match resource {
+            "leases" => drop(scene.plug(&name, "net", Some(&name), Run::Real).await.granted()),
+            // That one event is lost, and the next one is not.
+            "events" => {
+                scene.when_done().await;
+                eventually("it may again", async || may(&scene.admin, user, right).await.then_some(())).await;
+                scene.plug("nic-again", "net", Some("nic-again"), Run::Real).await.granted();
+                let notes = async || scene.notes("VirtualMachine", "InterfacePersisted").await;
+                let is_written = async || notes().await.iter().any(|note| note.contains("nic-again")).then_some(());
+                eventually("the next event", is_written).await;
+                assert!(!notes().await.iter().any(|note| note.contains(&name)));
+            }
+            _ => {}
+        }
+        scene.when_done().await;
+        let is_done = |vm: &Value| {
+            nics(vm).contains(&name) && vm["status"]["interfaceRequests"].as_array().is_none_or(Vec::is_empty)
+        };
+        scene.when(Kind::Vm, &words, is_done).await;
+    }
+
+    let granted = api.user(user);
+    let vm = format!("{}/{VM}", Kind::Vm.path(&scene.namespace));
+    let kubevirt = format!("{}/kubevirt", Kind::KubeVirt.path(&scene.namespace));
+    for (method, path) in [(Method::DELETE, &vm), (Method::PUT, &vm), (Method::PATCH, &kubevirt)] {
+        let answer = send(&granted, method.clone(), path, "application/merge-patch+json", "{}").await;
+        assert_eq!(answer.code, 403, "{method} {path}: {answer:?}");
+    }
 }
 
 // === What cannot be kept ===
@@ -489,38 +628,75 @@ async fn a_vmi_that_is_made_again_has_other_wishes() {
 
 // === Requests in the status ===
 
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_in_the_status_are_carried_out_where_kubevirt_has_forgotten_them() {
-    let Some(api) = ApiServer::start().await else { return };
-    let admin = api.admin();
-    let scene = Scene::open(&api).await;
-    let url = format!("{}/{VM}/status", Kind::Vm.path(&scene.namespace));
-    let ask = json!({"status": {"interfaceRequests": [
-        {"addInterfaceOptions": {"name": "dyniface1", "networkAttachmentDefinitionName": "net"}},
-        {"addInterfaceOptions": {"name": "default", "networkAttachmentDefinitionName": "net"}}]}})
-    .to_string();
-    let asked = send(&admin, Method::PATCH, &url, "application/merge-patch+json", ask.clone()).await.granted();
-    assert_eq!(asked["status"]["interfaceRequests"], Value::Null, "a new schema prunes them");
-
-    // A schema that outlived the update.
-    let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
-    let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/x-kubernetes-preserve-unknown-fields";
-    let patch = json!([{"op": "add", "path": status, "value": true},
-        {"op": "add", "path": status.replace("/0/", "/1/"), "value": true}]);
-    send(&admin, Method::PATCH, crd, "application/json-patch+json", patch.to_string()).await.granted();
+/// Makes the cluster one that was updated to a KubeVirt which carries no requests out, and has kept the schema of the
+/// one before.
+async fn forget_interface_requests(scene: &Scene) {
+    crds::keep_interface_requests(&scene.admin).await;
     let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"}, "spec": {},
         "status": {"observedKubeVirtVersion": "v1.9.0"}});
-    request::create(&admin, Kind::KubeVirt, &scene.namespace, &kubevirt, Run::Real).await.granted();
-    let kubevirt_url = format!("{}/kubevirt/status", Kind::KubeVirt.path(&scene.namespace));
+    request::create(&scene.admin, Kind::KubeVirt, &scene.namespace, &kubevirt, Run::Real).await.granted();
+    let url = format!("{}/kubevirt/status", Kind::KubeVirt.path(&scene.namespace));
     let version = json!({"status": kubevirt["status"]}).to_string();
-    send(&admin, Method::PATCH, &kubevirt_url, "application/merge-patch+json", version).await.granted();
-
-    let _nicplug = replica(&api, "status").await;
+    send(&scene.admin, Method::PATCH, &url, "application/merge-patch+json", version).await.granted();
+    // The API server takes a new schema up a moment later.
+    let probe = [json!({"removeInterfaceOptions": {"name": "probe"}})];
     eventually("the schema keeps them", async || {
-        let asked = send(&admin, Method::PATCH, &url, "application/merge-patch+json", ask.clone()).await.granted();
+        let asked = scene.write_requests(&probe, Run::Dry).await.granted();
         asked["status"]["interfaceRequests"].is_array().then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_the_status_is_judged_like_a_nic_that_is_added() {
+    let Some(api) = ApiServer::start().await else { return };
+    let scene = Scene::open(&api).await;
+    forget_interface_requests(&scene).await;
+    let nad = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "net"}, "spec": {"config": json!({"cniVersion": "0.3.1", "type": "bridge"}).to_string()}});
+    request::create(&scene.admin, Kind::Nad, &scene.namespace, &nad, Run::Real).await.granted();
+    let nicplug = replica(&api, "judged").await;
+    let registration = nicplug.register(&api, &scene.namespace, FailurePolicy::Fail).await;
+    let url = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    let also = json!([{"op": "add", "path": "/webhooks/0/rules/0/resources/-", "value": "virtualmachines/status"}]);
+    let url = format!("{url}/{}", registration.validating);
+    send(&scene.admin, Method::PATCH, &url, "application/json-patch+json", also.to_string()).await.granted();
+
+    let add = |name: &str, network: &str| json!({"addInterfaceOptions": {"name": name, "networkAttachmentDefinitionName": network}});
+    let malformed = [add("dyniface1", "net"), json!({"addInterfaceOptions": {"name": "dyniface2"}})];
+    eventually("the webhook is called for a status", async || {
+        (!scene.write_requests(&malformed, Run::Dry).await.is_ok()).then_some(())
+    })
+    .await;
+    for (requests, rule, place) in [
+        (&malformed[..], "[NP115]", "status.interfaceRequests[1]"),
+        (&[add("dyniface1", "no-such-net")], "[NP105]", "status.interfaceRequests[0].addInterfaceOptions"),
+        (&[add("default", "net")], "[NP115]", "status.interfaceRequests[0]"),
+    ] {
+        let answer = scene.write_requests(requests, Run::Real).await;
+        assert_eq!(answer.code, 422, "{answer:?}");
+        let is_meant = |cause: &request::Cause| cause.message.ends_with(rule) && cause.field.starts_with(place);
+        assert!(answer.causes().iter().any(is_meant), "{rule} {answer:?}");
+    }
+    assert_eq!(scene.get(Kind::Vm).await["status"]["interfaceRequests"], Value::Null);
+
+    scene.write_requests(&[add("dyniface1", "net")], Run::Real).await.granted();
+    let vm = scene.when(Kind::Vm, "it is carried out", |vm| nics(vm).len() == 2).await;
+    assert_eq!(nics(&vm), ["default", "dyniface1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_the_status_are_carried_out_where_kubevirt_has_forgotten_them() {
+    let Some(api) = ApiServer::start().await else { return };
+    let scene = Scene::open(&api).await;
+    let asked = ["dyniface1", "default"]
+        .map(|name| json!({"addInterfaceOptions": {"name": name, "networkAttachmentDefinitionName": "net"}}));
+    let vm = scene.write_requests(&asked, Run::Real).await.granted();
+    assert_eq!(vm["status"]["interfaceRequests"], Value::Null, "a new schema prunes them");
+
+    forget_interface_requests(&scene).await;
+    let _nicplug = replica(&api, "status").await;
+    scene.write_requests(&asked, Run::Real).await.granted();
     let is_done = |vm: &Value| vm["status"]["interfaceRequests"].as_array().is_some_and(|left| left.len() == 1);
     let vm = scene.when(Kind::Vm, "one is carried out", is_done).await;
     assert_eq!(nics(&vm), ["default", "dyniface1"]);

@@ -26,7 +26,7 @@ use self::{
     visit::{Outcome, Visit},
 };
 use super::{
-    backoff::Backoff,
+    backoff::{Backoff, Pauses},
     events::Events,
     pending::{Asker, Pending},
 };
@@ -165,7 +165,7 @@ impl Reason {
             Self::Refused => (Duration::from_secs(1), Duration::from_mins(2)),
             Self::Failed => (Duration::from_secs(10), Duration::from_mins(5)),
         };
-        Backoff::new(first, longest)
+        Backoff::new(Pauses { first, longest })
     }
 }
 

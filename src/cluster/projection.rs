@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        FieldError, Present,
+        FieldError,
         cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
         read_object,
         vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
@@ -159,7 +159,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         }
         Kind::Machine => {
             let vm: VirtualMachine = read_object(text)?;
-            Projection { key: own_key(&vm.metadata), what: What::Machine(Box::new(machine(&vm, text))) }
+            Projection { key: own_key(&vm.metadata), what: What::Machine(Box::new(machine(&vm))) }
         }
         Kind::Migration => {
             let migration: Migration = read_object(text)?;
@@ -210,22 +210,8 @@ fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> Proje
     }
 }
 
-fn machine(vm: &VirtualMachine, text: &str) -> ProjectedMachine {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Asking {
-        #[serde(deserialize_with = "crate::api::object")]
-        status: Requests,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default, rename_all = "camelCase")]
-    struct Requests {
-        #[serde(deserialize_with = "crate::api::nullable")]
-        interface_requests: Vec<Present>,
-    }
-
-    // A view of its own: no rule asks for it, and what nobody can read asks for nothing.
-    let asks = read_object(text).is_ok_and(|Asking { status }| !status.interface_requests.is_empty());
+fn machine(vm: &VirtualMachine) -> ProjectedMachine {
+    let asks = !vm.status.interface_requests.is_empty();
     ProjectedMachine { machine: Machine::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
 }
 

@@ -8,7 +8,6 @@
 //! back, or when a bookmark shows that an idle one lives, so that a quiet kind would be called stale until its next
 //! change; and it builds an object for each event, of which a heartbeat needs none.
 
-mod backoff;
 mod event;
 mod source;
 mod status;
@@ -22,17 +21,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{
-    backoff::Backoff,
-    source::{Source, Trouble},
-};
+use self::source::{Source, Trouble};
 pub use self::{
-    backoff::Pauses,
     event::Event,
     status::{Mishap, Record, State, Status},
 };
 use super::{
     Key,
+    backoff::{Backoff, Pauses},
     cache::{Cache, Effect},
     kind::Kind,
     pending::Pending,
@@ -82,7 +78,7 @@ impl Default for Tuning {
             silence: Duration::from_secs(150),
             patience: Duration::from_mins(1),
             grace: Duration::from_secs(30),
-            pauses: Pauses::default(),
+            pauses: Pauses { first: Duration::from_millis(500), longest: Duration::from_secs(30) },
         }
     }
 }
@@ -175,7 +171,7 @@ impl Watch {
                 Ok(()) => {}
                 Err(trouble) => self.note(trouble, &mut progress),
             }
-            sleep(backoff.next()).await;
+            sleep(backoff.grow()).await;
         }
     }
 
@@ -307,7 +303,7 @@ async fn fetch_revisions(client: Client, cache: Arc<Cache>, mut wanted: mpsc::Re
                 if !std::mem::replace(&mut is_told, true) {
                     tracing::warn!(kind = Kind::Revision.kind(), error = %trouble, "cannot be fetched: PCI ports are estimated");
                 }
-                sleep(backoff.next()).await;
+                sleep(backoff.grow()).await;
                 continue;
             }
         }

@@ -4,10 +4,10 @@
 // When it is ready it prints one line of JSON (see [announcement]) and nothing more. What it stores is in one folder, which is
 // removed at the end unless --dir named it: then a later run on the same folder and port is the same API server again.
 //
-//	apiserver [--dir DIR] [--port N] [--log error|info]
+//	apiserver [--dir DIR] [--port N] [--log error|info] [-- FLAG...]
 //	apiserver kubectl ARG...
 //
-// The second form is kubectl, of the same version.
+// Further flags are those of kube-apiserver itself. The second form is kubectl, of the same version.
 package main
 
 import (
@@ -63,11 +63,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(wanted(), *port, *level), leave())
+	return errors.Join(serve(wanted(), *port, flag.Args(), *level), leave())
 }
 
 // serve runs etcd and the API server in the current folder until ctx is done.
-func serve(ctx context.Context, port int, level string) error {
+func serve(ctx context.Context, port int, further []string, level string) error {
 	store, err := startEtcd(level)
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
@@ -76,7 +76,7 @@ func serve(ctx context.Context, port int, level string) error {
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	server, err := prepare(running, port)
+	server, err := prepare(running, port, further)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ type server struct {
 }
 
 // prepare takes the port, where 0 is a free one, and writes the credentials, unless an earlier run did.
-func prepare(ctx context.Context, port int) (*server, error) {
+func prepare(ctx context.Context, port int, further []string) (*server, error) {
 	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func prepare(ctx context.Context, port int) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := complete(ctx, listener)
+	options, err := complete(ctx, listener, further)
 	if err != nil {
 		return nil, err
 	}
@@ -72,14 +72,14 @@ func prepare(ctx context.Context, port int) (*server, error) {
 }
 
 // complete reads the flags, and makes the certificates where there are none.
-func complete(ctx context.Context, listener net.Listener) (options.CompletedOptions, error) {
+func complete(ctx context.Context, listener net.Listener, further []string) (options.CompletedOptions, error) {
 	none := options.CompletedOptions{}
 	wanted := options.NewServerRunOptions()
 	set := pflag.NewFlagSet("kube-apiserver", pflag.ContinueOnError)
 	for _, group := range wanted.Flags().FlagSets {
 		set.AddFlagSet(group)
 	}
-	if err := set.Parse(strings.Fields(flags)); err != nil {
+	if err := set.Parse(append(strings.Fields(flags), further...)); err != nil {
 		return none, err
 	}
 	wanted.SecureServing.Listener = listener

@@ -4,12 +4,13 @@
 #![allow(dead_code, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::{
+    collections::HashMap,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -82,47 +83,79 @@ pub(crate) async fn shake_hands(
 /// Several servers behind one address, which get connections in turn: a Service.
 pub(crate) struct Balancer {
     pub(crate) address: SocketAddr,
-    backends: Arc<Mutex<Vec<SocketAddr>>>,
-    accepted: Arc<AtomicUsize>,
+    routes: Arc<Mutex<Routes>>,
     _tasks: JoinSet<()>,
+}
+
+/// Where connections go, and how many have gone there. Under one lock: whoever takes a server out knows from then on
+/// how many connections lead to it.
+#[derive(Default)]
+struct Routes {
+    backends: Vec<SocketAddr>,
+    accepted: usize,
+    traffic: HashMap<SocketAddr, Traffic>,
+}
+
+/// The connections of one server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// How many it was given.
+    pub(crate) opened: usize,
+    /// How many of them have not ended.
+    pub(crate) open: usize,
+}
+
+impl Routes {
+    fn next(&mut self) -> Option<SocketAddr> {
+        let next = *self.backends.get(self.accepted % self.backends.len().max(1))?;
+        self.accepted += 1;
+        let traffic = self.traffic.entry(next).or_default();
+        traffic.opened += 1;
+        traffic.open += 1;
+        Some(next)
+    }
 }
 
 impl Balancer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let backends = Arc::<Mutex<Vec<SocketAddr>>>::default();
-        let accepted = Arc::<AtomicUsize>::default();
-        let (all, turn) = (Arc::clone(&backends), Arc::clone(&accepted));
+        let routes = Arc::<Mutex<Routes>>::default();
+        let shared = Arc::clone(&routes);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let next = {
-                    let all = all.lock().unwrap();
-                    (!all.is_empty()).then(|| all[turn.fetch_add(1, Ordering::Relaxed) % all.len()])
-                };
                 // With nobody behind it the connection is closed; a Service without endpoints would refuse it.
-                let Some(next) = next else { continue };
+                let Some(next) = shared.lock().unwrap().next() else { continue };
+                let shared = Arc::clone(&shared);
                 connections.spawn(async move {
                     if let Ok(mut backend) = TcpStream::connect(next).await {
                         let _ = (stream.set_nodelay(true), backend.set_nodelay(true));
                         let _ = copy_bidirectional(&mut stream, &mut backend).await;
                     }
+                    drop(stream);
+                    shared.lock().unwrap().traffic.get_mut(&next).unwrap().open -= 1;
                 });
             }
         });
-        Self { address, backends, accepted, _tasks: tasks }
+        Self { address, routes, _tasks: tasks }
     }
 
     /// How many connections it has had.
     pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+        self.routes.lock().unwrap().accepted
     }
 
+    /// What has gone to a server.
+    pub(crate) fn traffic(&self, backend: SocketAddr) -> Traffic {
+        self.routes.lock().unwrap().traffic.get(&backend).copied().unwrap_or_default()
+    }
+
+    /// New connections go to these; those that are open stay where they are.
     pub(crate) fn set(&self, backends: &[SocketAddr]) {
-        *self.backends.lock().unwrap() = backends.to_vec();
+        self.routes.lock().unwrap().backends = backends.to_vec();
     }
 }
 
@@ -149,6 +182,11 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(address: SocketAddr, time: &Time) -> Self {
         Self { address, time: time.clone(), connection: None, opened: 0 }
+    }
+
+    /// Whether it has a connection that the other side has not closed.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.is_closed())
     }
 
     /// The next request opens a connection.
@@ -183,5 +221,39 @@ impl Client {
             self.leave();
         }
         Ok(())
+    }
+}
+
+/// What client-go keeps idle for one host (`idleConnsPerHost` in k8s.io/client-go/transport).
+pub(crate) const IDLE: usize = 25;
+
+/// The connections of an API server to one webhook, as client-go keeps them: what was used last is used next, what the
+/// other side has closed is not used, and where none is idle one more is opened.
+pub(crate) struct Pool {
+    address: SocketAddr,
+    authorities: String,
+    idle: Mutex<Vec<Client>>,
+}
+
+impl Pool {
+    pub(crate) fn new(address: SocketAddr, authorities: String) -> Self {
+        Self { address, authorities, idle: Mutex::default() }
+    }
+
+    /// Sends a review once, on any connection, and reads the answer.
+    pub(crate) async fn ask(&self) -> Result<(), String> {
+        let mut client = self.take().unwrap_or_else(|| Client::new(self.address, &Time::default()));
+        client.ask(&self.authorities).await?;
+        let mut idle = self.idle.lock().unwrap();
+        if client.is_connected() && idle.len() < IDLE {
+            idle.push(client);
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Client> {
+        let mut idle = self.idle.lock().unwrap();
+        idle.retain(Client::is_connected);
+        idle.pop()
     }
 }

@@ -1,7 +1,7 @@
 //! The API server: one for all tests of a process, or one of a test's own that it may stop and start again.
 
 use std::{
-    env,
+    env, fs,
     io::{self, Write},
     path::Path,
     process::Command,
@@ -26,6 +26,8 @@ use super::{
 /// A kube-apiserver with its etcd, on a port of 127.0.0.1.
 pub(crate) struct ApiServer {
     program: &'static Program,
+    /// Flags of kube-apiserver beside those that all have.
+    flags: &'static [&'static str],
     /// Where the data is, unless nobody will need them again.
     folder: Option<Folder>,
     /// None while it is stopped.
@@ -39,7 +41,7 @@ pub(crate) struct ApiServer {
 /// passes. Where CI is set to `true` such a machine is a failure instead.
 pub(crate) async fn shared() -> Option<&'static ApiServer> {
     // The other tests wait for the first, and fail with it.
-    static SHARED: LazyLock<Option<ApiServer>> = LazyLock::new(|| Some(ApiServer::furnished(program()?, None)));
+    static SHARED: LazyLock<Option<ApiServer>> = LazyLock::new(|| Some(ApiServer::furnished(program()?, &[], None)));
     spawn_blocking(|| SHARED.as_ref()).await.unwrap()
 }
 
@@ -48,7 +50,13 @@ impl ApiServer {
     ///
     /// It takes seconds and some hundred MiB, so it is for tests that stop it.
     pub(crate) async fn start() -> Option<Self> {
-        spawn_blocking(|| Some(Self::furnished(program()?, Some(Folder::new("apiserver"))))).await.unwrap()
+        Self::start_with(&[]).await
+    }
+
+    /// As [`start`](Self::start), with further flags of kube-apiserver.
+    pub(crate) async fn start_with(flags: &'static [&'static str]) -> Option<Self> {
+        let start = move || Some(Self::furnished(program()?, flags, Some(Folder::new("apiserver"))));
+        spawn_blocking(start).await.unwrap()
     }
 
     /// Stops it: connections end, and until [`start_again`](Self::start_again) nobody listens on its port.
@@ -62,8 +70,8 @@ impl ApiServer {
     /// Starts a stopped one on the same data, port and credentials: for clients it was away, and is back.
     pub(crate) async fn start_again(&mut self) {
         let dir = self.folder.as_ref().unwrap().path().to_owned();
-        let (program, port) = (self.program, self.port());
-        let start = move || program.start(Some(&dir), Some(port));
+        let (program, port, flags) = (self.program, self.port(), self.flags);
+        let start = move || program.start(Some(&dir), Some(port), flags);
         let (process, announcement) = spawn_blocking(start).await.unwrap();
         assert_eq!(announcement.address, self.announcement.address);
         self.process = Some(process);
@@ -110,6 +118,15 @@ impl ApiServer {
         &self.announcement.kubeconfig
     }
 
+    /// Writes the kubeconfig of an ordinary user, as [`user`](Self::user), into a folder; gives its path.
+    pub(crate) fn kubeconfig_of(&self, user: &str, folder: &Folder) -> String {
+        let mut config = serde_json::to_value(Kubeconfig::read_from(self.kubeconfig()).unwrap()).unwrap();
+        config["users"][0]["user"]["as"] = user.into();
+        let file = folder.path().join("kubeconfig");
+        fs::write(&file, config.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
     /// The version of Kubernetes: `v1.37.2`.
     pub(crate) fn version(&self) -> &str {
         &self.announcement.version
@@ -147,9 +164,9 @@ impl ApiServer {
     }
 
     /// Starts it, with what every test needs in it; blocks.
-    fn furnished(program: &'static Program, folder: Option<Folder>) -> Self {
-        let (process, announcement) = program.start(folder.as_ref().map(Folder::path), None);
-        let api = Self { program, folder, process: Some(process), announcement };
+    fn furnished(program: &'static Program, flags: &'static [&'static str], folder: Option<Folder>) -> Self {
+        let (process, announcement) = program.start(folder.as_ref().map(Folder::path), None, flags);
+        let api = Self { program, flags, folder, process: Some(process), announcement };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let admin = api.admin();

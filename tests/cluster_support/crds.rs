@@ -10,6 +10,7 @@ use kube::{
     core::GroupVersionKind,
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{LONG, request::send};
@@ -75,4 +76,19 @@ async fn establish(admin: &Client, definition: Vec<u8>) {
     let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
     let established = await_condition(definitions, name.as_str().unwrap(), is_crd_established());
     timeout(LONG, established).await.expect("the definition is established").unwrap();
+}
+
+/// Lets the definition of VirtualMachines keep `status.interfaceRequests`, as that of KubeVirt up to 1.0 does.
+pub(crate) async fn keep_interface_requests(admin: &Client) {
+    let machines = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
+    let definition = send(admin, Method::GET, machines, "", "").await.granted();
+    let versions = definition["spec"]["versions"].as_array().unwrap().len();
+    let operations: Vec<Value> = (0..versions)
+        .map(|index| {
+            let status = format!("/spec/versions/{index}/schema/openAPIV3Schema/properties/status");
+            json!({"op": "add", "path": format!("{status}/x-kubernetes-preserve-unknown-fields"), "value": true})
+        })
+        .collect();
+    let patch = Value::Array(operations).to_string();
+    send(admin, Method::PATCH, machines, "application/json-patch+json", patch).await.granted();
 }

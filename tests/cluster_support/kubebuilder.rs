@@ -45,14 +45,14 @@ kill $etcd; wait $etcd
 "#;
 
 /// Starts both and waits until the API server is ready.
-pub(super) fn start(assets: &Path, dir: Option<&Path>, port: Option<u16>) -> (Process, Announcement) {
+pub(super) fn start(assets: &Path, dir: Option<&Path>, port: Option<u16>, flags: &[&str]) -> (Process, Announcement) {
     // The script removes the one of its own.
     let folder = dir.map_or_else(|| Folder::new("kubebuilder").keep(), Path::to_owned);
     let port = port.unwrap_or_else(free_port);
     let token = token(&folder);
     let mut command = Command::new("sh");
     command.args(["-c", SCRIPT, "sh"]).arg(assets).arg(port.to_string()).arg(dir.is_some().to_string());
-    command.env("FLAGS", FLAGS).env("STORE_FLAGS", STORE_FLAGS).current_dir(&folder);
+    command.env("FLAGS", format!("{FLAGS} {}", flags.join(" "))).env("STORE_FLAGS", STORE_FLAGS).current_dir(&folder);
     let process = Process::start(command);
     let wait = ready(folder, format!("https://127.0.0.1:{port}"), &token);
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();

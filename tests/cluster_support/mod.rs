@@ -28,7 +28,7 @@ mod kubebuilder;
 pub(crate) mod kubevirt_double;
 mod program;
 pub(crate) mod request;
-mod roles;
+pub(crate) mod roles;
 pub(crate) mod webhook;
 
 use std::{

@@ -73,19 +73,21 @@ impl Program {
         }
     }
 
-    /// Starts it and waits until it is ready; on a folder that was used before it is the same API server again.
-    pub(super) fn start(&self, dir: Option<&Path>, port: Option<u16>) -> (Process, Announcement) {
+    /// Starts it with further flags of kube-apiserver and waits until it is ready; on a folder that was used before it is
+    /// the same API server again.
+    pub(super) fn start(&self, dir: Option<&Path>, port: Option<u16>, flags: &[&str]) -> (Process, Announcement) {
         match self {
             Self::Ours(program) => {
                 let mut command = Command::new(program);
                 command.args(dir.map(|dir| format!("--dir={}", dir.display())));
                 command.args(port.map(|port| format!("--port={port}")));
+                command.arg("--").args(flags);
                 let mut process = Process::start(command);
                 let line = process.line();
                 let announcement = serde_json::from_str(&line);
                 (process, announcement.unwrap_or_else(|_| panic!("the API server ended before it was ready")))
             }
-            Self::Kubebuilder(assets) => kubebuilder::start(assets, dir, port),
+            Self::Kubebuilder(assets) => kubebuilder::start(assets, dir, port, flags),
         }
     }
 

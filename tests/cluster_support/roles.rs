@@ -48,3 +48,19 @@ where
     object["metadata"]["name"] = name.into();
     api.patch(name, &PatchParams::apply("nicplug-tests").force(), &Patch::Apply(object)).await.unwrap();
 }
+
+/// The cluster role of a user of the same name.
+pub(crate) struct Role<'a> {
+    pub(crate) admin: &'a Client,
+    pub(crate) name: String,
+}
+
+impl Role<'_> {
+    /// Lets the user do what these rules say, and nothing else.
+    pub(crate) async fn grant(&self, rules: &[Value]) {
+        apply(&Api::<ClusterRole>::all(self.admin.clone()), &self.name, &json!({ "rules": rules })).await;
+        let subjects = json!([{"apiGroup": RBAC, "kind": "User", "name": self.name}]);
+        let bindings = Api::<ClusterRoleBinding>::all(self.admin.clone());
+        apply(&bindings, &self.name, &binding(&self.name, &subjects)).await;
+    }
+}

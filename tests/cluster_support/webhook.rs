@@ -28,7 +28,8 @@ use super::{
 /// A running `nicplug serve`; killed when it is dropped.
 pub(crate) struct Webhook {
     child: Child,
-    folder: Folder,
+    /// Its certificates.
+    folder: Arc<Folder>,
     address: String,
     health: String,
     log: Arc<Mutex<Vec<Value>>>,
@@ -62,6 +63,15 @@ impl Webhook {
         let certificates =
             Command::new(env!("CARGO_BIN_EXE_nicplug")).arg("certs").arg(folder.path()).output().unwrap();
         assert!(certificates.status.success(), "{certificates:?}");
+        Self::launch(Arc::new(folder), flags, environment).await
+    }
+
+    /// Starts another one with the same certificates.
+    pub(crate) async fn replica(&self, flags: &[&str]) -> Self {
+        Self::launch(Arc::clone(&self.folder), flags, &[]).await
+    }
+
+    async fn launch(folder: Arc<Folder>, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let (chain, key) = (file("tls.crt"), file("tls.key"));
         let mut defaults = vec![
@@ -92,7 +102,7 @@ impl Webhook {
             Self { child, folder, address: String::new(), health: String::new(), log, reader: Some(reader) };
         webhook.health = webhook.address_of("health checks").await;
         webhook.address = webhook.address_of("serving").await;
-        eventually("/readyz", || webhook.is_ready()).await;
+        eventually("/readyz", async || webhook.is_ready().await.then_some(())).await;
         webhook
     }
 
@@ -100,6 +110,17 @@ impl Webhook {
     ///
     /// VirtualMachines and VirtualMachineInstances, CREATE and UPDATE; a VMI that keeps its NICs is not sent at all.
     pub(crate) async fn register(&self, api: &ApiServer, namespace: &str, policy: FailurePolicy) -> Registration {
+        self.register_at(&self.address, api, namespace, policy).await
+    }
+
+    /// As [`register`](Self::register), for an address that this one is behind.
+    pub(crate) async fn register_at(
+        &self,
+        address: &str,
+        api: &ApiServer,
+        namespace: &str,
+        policy: FailurePolicy,
+    ) -> Registration {
         let registration = Registration {
             mutating: format!("mutate.{namespace}.nicplug.io"),
             validating: format!("validate.{namespace}.nicplug.io"),
@@ -109,7 +130,8 @@ impl Webhook {
             ("MutatingWebhookConfiguration", "mutate", &registration.mutating),
             ("ValidatingWebhookConfiguration", "validate", &registration.validating),
         ] {
-            let mut webhook = self.webhook(path, name, namespace, policy);
+            let url = format!("https://{address}/{path}");
+            let mut webhook = self.webhook(&url, name, namespace, policy);
             if path == "mutate" {
                 webhook["reinvocationPolicy"] = json!("IfNeeded");
             }
@@ -151,21 +173,32 @@ impl Webhook {
         answer
     }
 
-    /// Ends it as Kubernetes does, and returns its log to the end: the last line counts requests by their outcome.
-    pub(crate) async fn stop(mut self) -> Vec<Value> {
+    /// Whoever trusts this certificate, PEM, trusts it.
+    pub(crate) fn authority(&self) -> String {
+        fs::read_to_string(self.folder.path().join("ca.crt")).unwrap()
+    }
+
+    /// Asks it to end, as Kubernetes does. A second time the grace period is over.
+    pub(crate) fn terminate(&self) {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
+    }
+
+    /// Ends it as Kubernetes does, and returns its log to the end: the last line counts requests by their outcome.
+    pub(crate) async fn stop(mut self) -> Vec<Value> {
+        self.terminate();
         let reader = self.reader.take().unwrap();
         spawn_blocking(move || reader.join().unwrap()).await.unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
         self.log()
     }
 
-    fn webhook(&self, path: &str, name: &str, namespace: &str, policy: FailurePolicy) -> Value {
-        let authority = fs::read(self.folder.path().join("ca.crt")).unwrap();
+    fn webhook(&self, url: &str, name: &str, namespace: &str, policy: FailurePolicy) -> Value {
         json!({
             "name": name,
             "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": format!("https://{}/{path}", self.address), "caBundle": BASE64.encode(authority)},
+            "clientConfig": {"url": url, "caBundle": BASE64.encode(self.authority())},
             "failurePolicy": format!("{policy:?}"),
             "matchConditions": [{"name": "touches-nics", "expression": TOUCHES_NICS}],
             "matchPolicy": "Equivalent",
@@ -206,8 +239,9 @@ impl Webhook {
         .await
     }
 
-    async fn is_ready(&self) -> Option<()> {
-        self.get("/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    /// Whether requests may come, as Kubernetes asks for it.
+    pub(crate) async fn is_ready(&self) -> bool {
+        self.get("/readyz").await.starts_with("HTTP/1.1 200")
     }
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ObjectMeta, PatchParams, PostParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,6 +23,7 @@ use crate::{
         CertificateError,
         renewal::{Stored, Trust},
     },
+    cluster::patching::{self, is_failed_test},
     patch,
 };
 
@@ -66,13 +67,6 @@ impl Trouble {
             _ => Self::Api { what, name: name.to_owned(), source: Box::new(error) },
         }
     }
-}
-
-/// Of a JSON patch that does not apply the API server tells neither the object nor a cause, as it does of one that makes
-/// an invalid object (`applyJSPatch` in k8s.io/apiserver).
-fn is_failed_test(status: &kube::core::Status) -> bool {
-    let is_bare = |details: &kube::core::response::StatusDetails| details.name.is_empty() && details.causes.is_empty();
-    status.code == 422 && status.details.as_ref().is_none_or(is_bare)
 }
 
 /// What a Secret holds.
@@ -174,9 +168,7 @@ where
     if operations.len() == 1 {
         return Ok(());
     }
-    // kube has a version of these types of its own.
-    let operations = serde_json::to_value(patch::patch(operations))?;
-    let patch = Patch::Json::<()>(serde_json::from_value(operations)?);
+    let patch = patching::to_send(operations)?;
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let written = Api::<K>::all(client.clone()).patch(&seen.name, &params, &patch).await;
     written.map_err(|error| Trouble::of("the webhook configuration", &seen.name, error))?;

@@ -5,13 +5,16 @@ use std::time::Duration;
 use json_patch::PatchOperation;
 use kube::{
     Client,
-    api::{GetParams, ListParams, Patch, PatchParams},
+    api::{GetParams, ListParams, PatchParams},
     core::{Request, Status},
 };
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{cluster::kind::Kind, patch};
+use crate::cluster::{
+    kind::Kind,
+    patching::{self, is_failed_test},
+};
 
 /// Why something was not done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -76,9 +79,7 @@ impl Objects {
         operations: Vec<PatchOperation>,
     ) -> Result<(), Trouble> {
         let unusable = |error: &dyn std::fmt::Display| Trouble::Refused(error.to_string());
-        // kube has a version of these types of its own.
-        let operations = serde_json::to_value(patch::patch(operations)).map_err(|error| unusable(&error))?;
-        let patch = Patch::Json::<()>(serde_json::from_value(operations).map_err(|error| unusable(&error))?);
+        let patch = patching::to_send(operations).map_err(|error| unusable(&error))?;
         let (request, params) = (Request::new(path(kind, Some(namespace))), PatchParams::apply(FIELD_MANAGER));
         let request = match subresource {
             Some(subresource) => request.patch_subresource(subresource, name, &params, &patch),
@@ -123,7 +124,7 @@ fn trouble_of(status: &Status) -> Trouble {
         // A webhook may deny with any status that it likes; the words are the API server's.
         _ if is_denial(&status.message) => Trouble::Refused(message()),
         404 | 409 => Trouble::Conflict,
-        422 if is_failed_test(status) => Trouble::Conflict,
+        _ if is_failed_test(status) => Trouble::Conflict,
         401 | 408 | 429 => Trouble::Away(message()),
         400..500 => Trouble::Refused(message()),
         _ => Trouble::Away(message()),
@@ -133,12 +134,6 @@ fn trouble_of(status: &Status) -> Trouble {
 /// `admission webhook "x" denied the request: …` (`ToStatusErr` in k8s.io/apiserver).
 fn is_denial(message: &str) -> bool {
     message.starts_with("admission webhook ") && message.contains(" denied the request")
-}
-
-/// Of a JSON patch that does not apply the API server tells neither the object nor a cause, as it does of one that makes
-/// an invalid object (`applyJSPatch` in k8s.io/apiserver).
-fn is_failed_test(status: &Status) -> bool {
-    status.details.as_ref().is_none_or(|details| details.name.is_empty() && details.causes.is_empty())
 }
 
 #[cfg(test)]

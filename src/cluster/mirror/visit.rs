@@ -63,7 +63,13 @@ impl<'v> Visit<'v> {
                     return if has_failed { Outcome::Failed } else { Outcome::Settled };
                 }
                 Err(Trouble::Away(why)) => return Outcome::Away(why),
-                Err(Trouble::Refused(_)) => return Outcome::Refused,
+                Err(Trouble::Refused(why)) => {
+                    // What cannot be written was told on the object; of what cannot be read there is none to tell it on.
+                    if self.failures.is_empty() && self.told.insert(why.clone()) {
+                        tracing::warn!(?asker, why, "not mirrored: it cannot be read");
+                    }
+                    return Outcome::Refused;
+                }
             }
         }
         Outcome::Busy
@@ -85,7 +91,7 @@ impl<'v> Visit<'v> {
             Ok(Step::Nothing) => Ok(false),
             Ok(Step::Resolve { names, operations }) => {
                 tracing::debug!(namespace, name, ?names, "\"*\" stands for these NICs");
-                objects.patch(Kind::Instance, namespace, name, None, operations).await?;
+                self.annotate(&vmi, vm.as_ref().unwrap_or(&vmi), operations).await?;
                 Ok(true)
             }
             Ok(Step::Mirror(plan)) => match &vm {
@@ -121,7 +127,7 @@ impl<'v> Visit<'v> {
         if self.told.insert(note.clone()) {
             self.tell(Tale::InterfacePersisted, vm, Some(vmi), &note).await;
         }
-        self.mirror.objects.patch(Kind::Instance, text(vmi, "namespace"), text(vmi, "name"), None, settled).await?;
+        self.annotate(vmi, vm, settled).await?;
         self.told.remove(&note);
         Ok(true)
     }
@@ -159,6 +165,22 @@ impl<'v> Visit<'v> {
         self.write(&vm, &vm, Some("status"), plan.settled, "the requests").await?;
         self.told.remove(&note);
         Ok(true)
+    }
+
+    /// Patches the annotation of a VMI; a refusal is told on `teller`.
+    async fn annotate(
+        &mut self,
+        vmi: &Value,
+        teller: &Value,
+        operations: Vec<json_patch::PatchOperation>,
+    ) -> Result<(), Trouble> {
+        let (namespace, name) = (text(vmi, "namespace"), text(vmi, "name"));
+        let patched = self.mirror.objects.patch(Kind::Instance, namespace, name, None, operations).await;
+        if let Err(Trouble::Refused(why)) = &patched {
+            let refused = "the annotation of the VMI cannot be changed";
+            self.fail_as(refused, teller, Some(vmi), &format!("{refused}: {why}")).await;
+        }
+        patched
     }
 
     /// Patches a VM; a refusal is told on it.

@@ -17,10 +17,10 @@ use kube::{
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::{Event, Mishap, Tuning, backoff::random_share};
+use super::{Event, Mishap, Tuning};
 use crate::{
     api::{JsonText, Text, nullable, object, read_object},
-    cluster::{Key, kind::Kind, projection::MULTUS_CONFIG},
+    cluster::{Key, backoff::shortened, kind::Kind, projection::MULTUS_CONFIG},
 };
 
 /// Why there is nothing, or nothing more.
@@ -151,7 +151,7 @@ impl Source {
 
     /// How long the API server is asked to keep a watch open.
     fn seconds(&self) -> u32 {
-        let span = self.tuning.watch.mul_f64(1.0 - random_share() / 5.0);
+        let span = shortened(self.tuning.watch);
         u32::try_from(span.as_secs()).unwrap_or(u32::MAX).max(1)
     }
 
