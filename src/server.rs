@@ -43,10 +43,11 @@ use tokio::{
 
 use self::{
     connection::Common,
-    guard::Backoff,
+    guard::{Backoff, InFlight},
     health::{Check, Readiness},
     metrics::Metrics,
     probe::{Probe, Proof},
+    routes::Desk,
     second_look::SecondLook,
     tls::{ClientAuthorities, Shown, TlsError},
 };
@@ -56,7 +57,7 @@ pub use self::{
 };
 use crate::{
     admission::{Outcome, Reviewer},
-    cluster::watch::Watches,
+    cluster::{mirror::Standing, watch::Watches},
 };
 
 /// Everything that a server is told.
@@ -77,6 +78,8 @@ pub struct Config {
     /// The cluster that the reviewer's facts come from, if they come from one: the server is ready when all watches
     /// are, and looks at the cluster again before it gives a denial that facts have a part in.
     pub watches: Option<Watches>,
+    /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
+    pub mirroring: Option<Standing>,
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).
@@ -102,8 +105,12 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches } = config;
+        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches, .. } =
+            config;
         let probe = Probe::new(certificate.clone(), client_authorities.is_some());
+        let counts = Counts::default();
+        let in_flight = Arc::new(InFlight::new(limits.in_flight));
+        let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), certificate.clone());
         let tls = tls::server_config(certificate, client_authorities)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
@@ -112,8 +119,6 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let counts = Counts::default();
-        let mut metrics = Metrics::new(counts.clone());
         let second_look = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
             for record in watches.status().records() {
@@ -125,8 +130,11 @@ impl Server {
         if let Some(second_look) = &second_look {
             metrics.add_looks(second_look.looks().clone());
         }
-        let router = routes::router(reviewer, second_look, &limits, counts.clone());
-        let common = Arc::new(Common::new(tls, router, limits));
+        if let Some(mirroring) = config.mirroring {
+            metrics.add_mirroring(mirroring);
+        }
+        let router = routes::router(Desk::new(reviewer, second_look, &limits, counts.clone(), in_flight));
+        let common = Arc::new(Common::new(tls, router, limits, counts.clone()));
         let connections = Connections::default();
         Ok(Self {
             listener,
@@ -215,6 +223,7 @@ impl Server {
             malformed = count(Outcome::Malformed),
             patched = count(Outcome::Patched),
             unhandled = count(Outcome::Unhandled),
+            warned = count(Outcome::Warned),
             "stopped"
         );
     }

@@ -408,6 +408,7 @@ impl Replica {
             limits: Limits::default(),
             drain: Drain::default(),
             watches: Some(watches),
+            mirroring: None,
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

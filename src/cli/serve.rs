@@ -130,6 +130,7 @@ impl ServeArgs {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             config.watches = watches;
+            config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());
             let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
             let check = server.readiness().add("certificate", "not looked at yet");
             let mut keeping = certificate.keep(check, &self.source).await?;
@@ -171,6 +172,7 @@ impl ServeArgs {
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             watches: None,
+            mirroring: None,
         })
     }
 }
