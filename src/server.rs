@@ -14,6 +14,7 @@
 mod body;
 mod connection;
 mod counts;
+mod decision;
 mod guard;
 pub mod health;
 mod limits;

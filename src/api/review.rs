@@ -337,6 +337,13 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
     }
 }
 
+/// Reads of a request who asks for what, and not its objects; `None` where there is no request.
+#[must_use]
+pub fn head(body: &[u8]) -> Option<Request<'_>> {
+    let body: Body<Bare> = serde_json::from_slice(body).ok()?;
+    body.request.map(|bare| bare.request)
+}
+
 /// Tells why a body could not be read, or reads of it what can be read.
 fn explain(text: &str) -> Result<Reading<'_>, BodyError> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;

@@ -1,5 +1,6 @@
 //! `nicplug serve`: the webhook.
 
+mod logs;
 mod persist;
 pub(super) mod source;
 
@@ -14,6 +15,7 @@ use tokio::{
 };
 
 use self::{
+    logs::LogArgs,
     persist::PersistArgs,
     source::{Source, SourceArgs},
 };
@@ -26,7 +28,6 @@ use crate::{
         timeout::parse_duration,
         tls::{ClientAuthorities, Shown},
     },
-    telemetry::{self, LogFormat},
 };
 
 /// Serve the webhook: POST /validate and /mutate over TLS.
@@ -110,23 +111,20 @@ pub(super) struct ServeArgs {
     #[arg(help_heading = "Shutdown")]
     drain_deadline: Span,
 
-    /// What to log: a level, or directives such as info,nicplug::server=debug.
-    #[arg(long, value_name = "FILTER", env = "NICPLUG_LOG", default_value = "info", help_heading = "Logs")]
-    log: String,
-    /// How to log, on standard error: text or json.
-    #[arg(long, value_name = "FORMAT", env = "NICPLUG_LOG_FORMAT", default_value_t, help_heading = "Logs")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    logs: LogArgs,
 }
 
 impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        telemetry::init(self.log_format, &self.log)?;
+        let log = self.logs.start()?;
         let settings = self.settings.read()?;
         let certificate = self.certificates.source()?;
         let mut config = self.config(certificate.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
+            tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             config.watches = watches;
@@ -327,6 +325,7 @@ mod tests {
                     | "facts"
                     | "kubeconfig"
                     | "lease-namespace"
+                    | "log-filter-file"
                     | "settings"
                     | "tls-cert"
                     | "tls-key"

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     body::{self, Unreadable},
     counts::{Counts, Refusal},
+    decision,
     guard::InFlight,
     limits::Limits,
     second_look::SecondLook,
@@ -98,7 +99,9 @@ impl Desk {
         match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
             Ok(Ok(body)) => {
                 let answer = self.judge(endpoint, &body, deadline).await;
-                self.counts.add(endpoint, &answer, start.elapsed());
+                let took = start.elapsed();
+                self.counts.add(endpoint, &answer, took);
+                decision::log(endpoint, &body, &answer, took);
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
             }
