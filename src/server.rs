@@ -59,6 +59,7 @@ pub use self::{
 use crate::{
     admission::{Outcome, Reviewer},
     cluster::{mirror::Standing, watch::Watches},
+    telemetry::spans::Spans,
 };
 
 /// Everything that a server is told.
@@ -81,6 +82,8 @@ pub struct Config {
     pub watches: Option<Watches>,
     /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
     pub mirroring: Option<Standing>,
+    /// Where the span of each request goes, if anywhere.
+    pub spans: Option<Spans>,
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).
@@ -134,7 +137,18 @@ impl Server {
         if let Some(mirroring) = config.mirroring {
             metrics.add_mirroring(mirroring);
         }
-        let router = routes::router(Desk::new(reviewer, second_look, &limits, counts.clone(), in_flight));
+        if let Some(spans) = &config.spans {
+            metrics.add_spans(spans.clone());
+        }
+        let router = routes::router(Desk {
+            reviewer,
+            second_look,
+            counts: counts.clone(),
+            in_flight,
+            spans: config.spans,
+            largest_body: limits.body,
+            longest: limits.request,
+        });
         let common = Arc::new(Common::new(tls, router, limits, counts.clone()));
         let connections = Connections::default();
         Ok(Self {

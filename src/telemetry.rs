@@ -1,4 +1,6 @@
-//! What the program tells about itself while it runs: log lines on standard error.
+//! What the program tells about itself while it runs: log lines on standard error, and spans for a collector.
+
+pub mod spans;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 

@@ -120,6 +120,7 @@ impl Replica {
             drain: Drain::default(),
             watches: None,
             mirroring: None,
+            spans: None,
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());

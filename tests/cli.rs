@@ -8,7 +8,7 @@ mod common;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -211,6 +211,27 @@ fn the_log_filter_is_taken_from_its_file_at_a_signal_and_a_bad_one_is_refused() 
     assert!(line.contains("WARN") && line.contains("stays as it was") && line.contains("loud"), "{line}");
     server.review(&certs, &allowed);
     assert!(server.any_line().contains("nicplug::decision"));
+}
+
+#[test]
+fn spans_go_to_the_collector_that_the_flag_names_and_the_last_ones_before_the_end() {
+    let folder = Folder::new();
+    let certs = folder.certs();
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", collector.local_addr().unwrap());
+    let mut server = Server::start(&certs, &["--log-format", "json", "--otlp-endpoint", &url]);
+    server.review(&certs, &hostile_review(""));
+    server.terminate();
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let head: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+    assert_eq!(head[0], "POST /v1/traces HTTP/1.1");
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    // The one message ends with the connection.
+    let message: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let span = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(span["name"], "validate", "{message}");
 }
 
 #[test]

@@ -409,6 +409,7 @@ impl Replica {
             drain: Drain::default(),
             watches: Some(watches),
             mirroring: None,
+            spans: None,
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

@@ -3,6 +3,7 @@
 mod logs;
 mod persist;
 pub(super) mod source;
+mod traces;
 
 use std::{env, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
@@ -18,6 +19,7 @@ use self::{
     logs::LogArgs,
     persist::PersistArgs,
     source::{Source, SourceArgs},
+    traces::TraceArgs,
 };
 use super::{certificates::CertificateArgs, facts::SettingsArgs};
 use crate::{
@@ -113,6 +115,8 @@ pub(super) struct ServeArgs {
 
     #[command(flatten)]
     logs: LogArgs,
+    #[command(flatten)]
+    traces: TraceArgs,
 }
 
 impl ServeArgs {
@@ -120,6 +124,7 @@ impl ServeArgs {
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let log = self.logs.start()?;
         let settings = self.settings.read()?;
+        let collector = self.traces.collector()?;
         let certificate = self.certificates.source()?;
         let mut config = self.config(certificate.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
@@ -129,6 +134,8 @@ impl ServeArgs {
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             config.watches = watches;
             config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());
+            let exporting = collector.map(traces::start);
+            config.spans = exporting.as_ref().map(|exporting| exporting.spans().clone());
             let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
             let check = server.readiness().add("certificate", "not looked at yet");
             let mut keeping = certificate.keep(check, &self.source).await?;
@@ -145,6 +152,9 @@ impl ServeArgs {
                 persisting.ended().await;
             }
             keeping.ended().await;
+            if let Some(exporting) = exporting {
+                exporting.ended().await;
+            }
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -171,6 +181,7 @@ impl ServeArgs {
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             watches: None,
             mirroring: None,
+            spans: None,
         })
     }
 }
@@ -313,7 +324,11 @@ mod tests {
         use clap::CommandFactory;
         for arg in Line::command().get_arguments() {
             let name = arg.get_long().unwrap();
-            let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
+            let twin = match name {
+                // All programs that export spans know it by this name.
+                "otlp-endpoint" => "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+                _ => format!("NICPLUG_{}", name.replace('-', "_").to_uppercase()),
+            };
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
             let names_a_thing = matches!(
                 name,
@@ -326,6 +341,7 @@ mod tests {
                     | "kubeconfig"
                     | "lease-namespace"
                     | "log-filter-file"
+                    | "otlp-endpoint"
                     | "settings"
                     | "tls-cert"
                     | "tls-key"

@@ -1,15 +1,21 @@
-//! What is told of each decision: one line of the log.
+//! What is told of each decision: one line of the log, and one span where a collector takes them.
 //!
 //! Who has been answered what, and by which rules; nothing of the object but its name. Names are the words of strangers
 //! here, since the API server asks before it has checked them: they are quoted, and cut where no name is as long.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    cell::LazyCell,
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
 
+use hyper::HeaderMap;
 use tracing::Level;
 
 use crate::{
     admission::{Answer, Endpoint, Outcome},
     api::review::{self, Request},
+    telemetry::spans::{Span, Spans, context::TraceContext},
 };
 
 /// What a filter of log lines names decisions by.
@@ -18,21 +24,44 @@ const TARGET: &str = "nicplug::decision";
 /// More bytes than any name or user has that Kubernetes accepts.
 const LONGEST: usize = 512;
 
-/// Logs a decision, if anybody wants to hear of it. Plainly allowed are most, and they are seldom of interest.
-pub(super) fn log(endpoint: Endpoint, body: &[u8], answer: &Answer, took: Duration) {
+/// Where the span of a request goes.
+pub(super) struct Trace<'s> {
+    spans: &'s Spans,
+    parent: Option<TraceContext>,
+}
+
+impl<'s> Trace<'s> {
+    /// Whose part a request is; `None` where its parent is not exported, and so it is not either.
+    pub(super) fn of(spans: &'s Spans, headers: &HeaderMap) -> Option<Self> {
+        let parent = headers.get(TraceContext::HEADER).and_then(|value| TraceContext::parse(value.as_bytes()));
+        parent.is_none_or(|parent| parent.is_sampled).then_some(Self { spans, parent })
+    }
+}
+
+/// Tells a decision that took so long, if anybody wants to hear of it.
+pub(super) fn tell(endpoint: Endpoint, body: &[u8], answer: &Answer, took: Duration, trace: Option<&Trace>) {
+    let decision = LazyCell::new(|| Decision::of(body, answer));
+    log(endpoint, &decision, answer.outcome, took);
+    if let Some(Trace { spans, parent }) = trace {
+        spans.send(decision.span(endpoint, answer.outcome, took, *parent));
+    }
+}
+
+/// Plainly allowed are most, and they are seldom of interest.
+fn log(endpoint: Endpoint, decision: &LazyCell<Decision, impl FnOnce() -> Decision>, outcome: Outcome, took: Duration) {
     macro_rules! line {
         ($level:expr) => {
             if tracing::enabled!(target: TARGET, $level) {
-                let Decision { uid, user, object, operation, rules } = &Decision::of(body, answer);
+                let Decision { uid, user, object, operation, rules } = &**decision;
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                let (endpoint, verdict) = (endpoint.as_str(), answer.outcome.as_str());
+                let (endpoint, verdict) = (endpoint.as_str(), outcome.as_str());
                 tracing::event!(
                     target: TARGET, $level, uid, user, object, operation, endpoint, verdict, rules, micros, "decided"
                 );
             }
         };
     }
-    match answer.outcome {
+    match outcome {
         Outcome::Denied | Outcome::Patched | Outcome::Warned => line!(Level::INFO),
         Outcome::Allowed | Outcome::Malformed | Outcome::Unhandled => line!(Level::DEBUG),
     }
@@ -63,6 +92,27 @@ impl Decision {
             object: object(&request),
             operation: operation(&request),
             rules: ids.join(","),
+        }
+    }
+
+    /// The same as a span that ends now.
+    fn span(&self, endpoint: Endpoint, outcome: Outcome, took: Duration, parent: Option<TraceContext>) -> Span {
+        let Self { uid, user, object, operation, rules } = self;
+        let end = SystemTime::now();
+        Span {
+            name: endpoint.as_str(),
+            parent,
+            start: end.checked_sub(took).unwrap_or(end),
+            end,
+            attributes: vec![
+                ("nicplug.uid", uid.clone()),
+                ("nicplug.user", user.clone()),
+                ("nicplug.object", object.clone()),
+                ("nicplug.operation", operation.clone()),
+                ("nicplug.endpoint", endpoint.as_str().to_owned()),
+                ("nicplug.verdict", outcome.as_str().to_owned()),
+                ("nicplug.rules", rules.clone()),
+            ],
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::{
     },
     facts::FactKind,
     rules::RULES,
+    telemetry::spans::{Loss, Spans},
 };
 
 /// OpenMetrics, which every Prometheus since 2.5 reads.
@@ -75,6 +76,11 @@ impl Metrics {
     /// Adds those of the mirroring of NICs.
     pub(super) fn add_mirroring(&mut self, standing: Standing) {
         self.own.register_collector(Box::new(Mirroring(standing)));
+    }
+
+    /// Adds those of the spans that go to a collector.
+    pub(super) fn add_spans(&mut self, spans: Spans) {
+        self.own.register_collector(Box::new(spans));
     }
 
     /// All of them, as Prometheus reads them.
@@ -274,6 +280,17 @@ impl Collector for Mirroring {
     }
 }
 
+impl Collector for Spans {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let exported = ConstCounter::new(self.exported());
+        let about = ("spans_exported", "Spans of requests that the collector has taken");
+        single(&mut encoder, about, MetricType::Counter, &exported)?;
+        let lost = Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.lost(loss))));
+        let about = ("spans_lost", "Spans of requests that were lost, by the reason");
+        family(&mut encoder, about, MetricType::Counter, lost)
+    }
+}
+
 impl Collector for Looks {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let values = Upshot::ALL.map(|result| ([("result", result.as_str())], ConstCounter::new(self.of(result))));
@@ -342,6 +359,7 @@ mod tests {
         facts::NoFacts,
         server::tls::Pair,
         settings::Settings,
+        telemetry::spans,
     };
 
     /// The update of a VM that drops a network, of which no facts are known.
@@ -372,6 +390,7 @@ mod tests {
         metrics.add_looks(Looks::default());
         let leads = watch::Sender::new(true).subscribe();
         metrics.add_mirroring(Standing { pending: pending.clone(), progress: Progress::default(), leads });
+        metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
         Everything { metrics, counts, in_flight, pending }
     }
 

@@ -21,13 +21,15 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     body::{self, Unreadable},
     counts::{Counts, Refusal},
-    decision,
+    decision::{self, Trace},
     guard::InFlight,
-    limits::Limits,
     second_look::SecondLook,
     timeout::answer_within,
 };
-use crate::admission::{Answer, Endpoint, Outcome, Reviewer};
+use crate::{
+    admission::{Answer, Endpoint, Outcome, Reviewer},
+    telemetry::spans::Spans,
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -64,33 +66,26 @@ async fn not_found(State(desk): State<Arc<Desk>>, request: Request) -> Response 
 
 /// Where reviews are handed in.
 pub(super) struct Desk {
-    reviewer: Reviewer,
+    pub(super) reviewer: Reviewer,
     /// In a cluster.
-    second_look: Option<SecondLook>,
-    counts: Counts,
-    in_flight: Arc<InFlight>,
+    pub(super) second_look: Option<SecondLook>,
+    pub(super) counts: Counts,
+    pub(super) in_flight: Arc<InFlight>,
+    /// Where a collector takes them.
+    pub(super) spans: Option<Spans>,
     /// In bytes.
-    largest_body: usize,
-    longest: Duration,
+    pub(super) largest_body: usize,
+    pub(super) longest: Duration,
 }
 
 impl Desk {
-    pub(super) fn new(
-        reviewer: Reviewer,
-        second_look: Option<SecondLook>,
-        limits: &Limits,
-        counts: Counts,
-        in_flight: Arc<InFlight>,
-    ) -> Self {
-        Self { reviewer, second_look, counts, in_flight, largest_body: limits.body, longest: limits.request }
-    }
-
     async fn answer(&self, endpoint: Endpoint, request: Request) -> Response {
         if !is_json(request.headers()) {
             self.counts.refuse(Refusal::MediaType);
             return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type has to be application/json")
                 .closing_if_unread(&request);
         }
+        let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
         let start = Instant::now();
         let deadline = start + answer_within(request.uri().query(), self.longest);
         let Some(_place) = self.in_flight.enter() else {
@@ -101,7 +96,7 @@ impl Desk {
                 let answer = self.judge(endpoint, &body, deadline).await;
                 let took = start.elapsed();
                 self.counts.add(endpoint, &answer, took);
-                decision::log(endpoint, &body, &answer, took);
+                decision::tell(endpoint, &body, &answer, took, trace.as_ref());
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
             }

@@ -11,7 +11,7 @@ use clap::Args;
 use futures_util::future::OptionFuture;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval},
 };
 
 use crate::telemetry::{self, LogFilter, LogFormat, TelemetryError};
@@ -67,7 +67,7 @@ impl Log {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
             loop {
-                let tick = OptionFuture::from(ticks.as_mut().map(|ticks| ticks.tick()));
+                let tick = OptionFuture::from(ticks.as_mut().map(Interval::tick));
                 tokio::select! {
                     Some(_) = tick => {}
                     () = received(&mut hangup) => {}
