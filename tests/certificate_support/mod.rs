@@ -280,6 +280,7 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
     pub(crate) counts: Counts,
+    pub(crate) shown: Shown,
     tasks: JoinSet<()>,
 }
 
@@ -309,7 +310,7 @@ impl Replica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let time = scene.time.clone();
-        tasks.spawn(offered::show(shown, keeper.offers(), check, move || time.now(), scene.ticks()));
+        tasks.spawn(offered::show(shown.clone(), keeper.offers(), check, move || time.now(), scene.ticks()));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });
@@ -335,7 +336,7 @@ impl Replica {
             }
             Rank::Follower => {}
         }
-        Self { address, readiness, counts, tasks }
+        Self { address, readiness, counts, shown, tasks }
     }
 }
 
