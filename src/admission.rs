@@ -15,14 +15,18 @@ pub use self::{
 };
 use crate::{
     api::review::{
-        self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,
+        self, BodyError, Failure, Fault, ObjectKind, Operation, Reading, Request, Response, ResponseReview, Status,
+        StatusCause, StatusDetails,
     },
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Instance},
     mutations, patch,
     rules::{self, Case, CauseType, Enforcing},
     settings::{Current, Settings},
-    verdict::{self, Cause, Verdict},
+    verdict::{
+        self, Cause, Verdict,
+        spoken::{FactSet, RuleSet},
+    },
 };
 
 /// Which of the two webhooks was called.
@@ -34,6 +38,20 @@ pub enum Endpoint {
     Mutate,
 }
 
+impl Endpoint {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Validate, Self::Mutate];
+
+    /// As logs and metrics write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+            Self::Mutate => "mutate",
+        }
+    }
+}
+
 /// What goes back to the API server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Answer {
@@ -43,6 +61,44 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What it says, to be counted.
     pub outcome: Outcome,
+    /// What it is about, to be counted too.
+    pub gist: Gist,
+}
+
+/// What a request was, and who had something to say about it: a few numbers that cost an answer nothing to carry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Gist {
+    /// The kind of its objects.
+    pub kind: ObjectKind,
+    /// What was to be done with them.
+    pub operation: Operation,
+    /// The rules that deny it.
+    pub denied_by: RuleSet,
+    /// The rules that warn.
+    pub warned_by: RuleSet,
+    /// Which facts were wanted, and not known.
+    pub unknown: FactSet,
+}
+
+impl Gist {
+    /// Of a request of which nothing is known.
+    const NONE: Self = Self {
+        kind: ObjectKind::Other,
+        operation: Operation::Other,
+        denied_by: RuleSet::NONE,
+        warned_by: RuleSet::NONE,
+        unknown: FactSet::NONE,
+    };
+
+    fn of(request: &Request, verdict: &Verdict) -> Self {
+        Self {
+            kind: ObjectKind::of(&request.kind),
+            operation: request.operation,
+            denied_by: verdict.denied_by,
+            warned_by: verdict.warned_by,
+            unknown: verdict.unknown,
+        }
+    }
 }
 
 /// What an answer says.
@@ -58,11 +114,14 @@ pub enum Outcome {
     Patched,
     /// A kind, operation or subresource that nicplug does not judge: allowed.
     Unhandled,
+    /// The request goes on as it is, with something that its user should read.
+    Warned,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 5] = [Self::Allowed, Self::Denied, Self::Malformed, Self::Patched, Self::Unhandled];
+    pub const ALL: [Self; 6] =
+        [Self::Allowed, Self::Denied, Self::Malformed, Self::Patched, Self::Unhandled, Self::Warned];
 
     /// As logs and metrics write it.
     #[must_use]
@@ -73,6 +132,15 @@ impl Outcome {
             Self::Malformed => "malformed",
             Self::Patched => "patched",
             Self::Unhandled => "unhandled",
+            Self::Warned => "warned",
+        }
+    }
+
+    fn of(verdict: &Verdict) -> Self {
+        match (verdict.is_allowed(), verdict.warnings.is_empty()) {
+            (false, _) => Self::Denied,
+            (true, false) => Self::Warned,
+            (true, true) => Self::Allowed,
         }
     }
 }
@@ -147,8 +215,7 @@ impl Hearing<'_> {
         match endpoint {
             Endpoint::Validate => {
                 let verdict = review(&change, &self.facts_for(&change), self.settings);
-                let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
-                respond(request, &verdict, None, outcome)
+                respond(request, &verdict, None, Outcome::of(&verdict))
             }
             // The API server drops a patch of a status that reaches beyond it, and tells nobody.
             Endpoint::Mutate if change.requests.is_some() => {
@@ -166,8 +233,7 @@ impl Hearing<'_> {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         }
         let verdict = review_migration(start, &self.facts.facts_for_migration(start), self.settings);
-        let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
-        respond(request, &verdict, None, outcome)
+        respond(request, &verdict, None, Outcome::of(&verdict))
     }
 
     fn repairs(&self, change: &Change) -> Vec<PatchOperation> {
@@ -224,7 +290,7 @@ fn answer_oversize(endpoint: Endpoint, request: &Request, field: String, count: 
 /// A denial that is no rule's.
 fn deny(request: &Request, field: String, message: String) -> Answer {
     let cause = Cause { reason: CauseType::Invalid, field, message };
-    let verdict = Verdict { causes: vec![cause], warnings: Vec::new() };
+    let verdict = Verdict { causes: vec![cause], ..Verdict::default() };
     respond(request, &verdict, None, Outcome::Denied)
 }
 
@@ -235,12 +301,13 @@ fn answer_malformed(error: &BodyError) -> Answer {
     }
 
     let body = to_json(&Refusal { error: error.to_string() });
-    Answer { status: 400, body, outcome: Outcome::Malformed }
+    Answer { status: 400, body, outcome: Outcome::Malformed, gist: Gist::NONE }
 }
 
 fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome: Outcome) -> Answer {
+    let gist = Gist::of(request, verdict);
     if verdict.is_allowed() && patch.is_none() && verdict.warnings.is_empty() {
-        return Answer { status: 200, body: review::allowing(&request.uid), outcome };
+        return Answer { status: 200, body: review::allowing(&request.uid), outcome, gist };
     }
     let response = Response {
         uid: &request.uid,
@@ -249,7 +316,7 @@ fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome:
         patch,
         warnings: &verdict.warnings,
     };
-    Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome }
+    Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome, gist }
 }
 
 fn status<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {

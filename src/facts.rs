@@ -71,6 +71,42 @@ impl<T> Fact<T> {
     }
 }
 
+/// The kinds of objects that a rule may want a fact about, and not get it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FactKind {
+    /// `ConfigMap`: of Multus.
+    ConfigMap,
+    /// `DaemonSet`: of Multus and of its dynamic-networks controller.
+    DaemonSet,
+    /// `VirtualMachineInstance`.
+    Instance,
+    /// `KubeVirt`.
+    KubeVirt,
+    /// `VirtualMachine`.
+    Machine,
+    /// `NetworkAttachmentDefinition`.
+    Nad,
+}
+
+impl FactKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::ConfigMap, Self::DaemonSet, Self::Instance, Self::KubeVirt, Self::Machine, Self::Nad];
+
+    /// `kind` of such an object.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::DaemonSet => "DaemonSet",
+            Self::Instance => "VirtualMachineInstance",
+            Self::KubeVirt => "KubeVirt",
+            Self::Machine => "VirtualMachine",
+            Self::Nad => "NetworkAttachmentDefinition",
+        }
+    }
+}
+
 /// The facts that one request may need: one snapshot, taken before it is judged.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {

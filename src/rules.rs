@@ -42,7 +42,7 @@ use crate::{
     api::review::ObjectKind,
     change::{Change, MigrationStart, Nic, NicDiff},
     facts::{
-        Fact, Facts, Instance,
+        Fact, FactKind, Facts, Instance,
         attachment::{Attachment, InPlace},
         nic::Plug,
     },
@@ -187,7 +187,8 @@ impl Rule {
 
     /// Something that is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
-        Finding { rule: self, field, kind: FindingKind::Fault(cause), what, fix: Cow::Borrowed(self.fix) }
+        let (kind, fix) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix));
+        Finding { rule: self, field, kind, what, fix, missing: None }
     }
 
     /// Something that cannot work for certain, whatever the cluster is like.
@@ -197,13 +198,17 @@ impl Rule {
 
     /// Something that is allowed, and good to know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
-        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed("") }
+        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed(""), missing: None }
     }
 
-    /// Something that could not be checked for want of a fact.
+    /// Something that could not be checked.
     pub(crate) fn unchecked(&'static self, what: impl Into<String>) -> Finding {
-        let field = String::new();
-        Finding { rule: self, field, kind: FindingKind::Unchecked, what: what.into(), fix: Cow::Borrowed("") }
+        Finding { kind: FindingKind::Unchecked, ..self.advice(String::new(), what.into()) }
+    }
+
+    /// Something that could not be checked for want of a fact about an object of this kind.
+    pub(crate) fn unknown(&'static self, missing: FactKind, what: impl Into<String>) -> Finding {
+        Finding { missing: Some(missing), ..self.unchecked(what) }
     }
 }
 
@@ -220,6 +225,8 @@ pub struct Finding {
     pub what: String,
     /// What to do.
     pub fix: Cow<'static, str>,
+    /// Which fact was not known, where that is why nothing was judged.
+    pub missing: Option<FactKind>,
 }
 
 impl Finding {
@@ -361,10 +368,19 @@ impl<'c> Case<'c> {
             _ if self.is_new() => Vec::new(),
             Fact::Known(instance) => judge(instance),
             Fact::Absent => Vec::new(),
-            Fact::Unknown => vec![rule.unchecked(format!(
-                "hotplug was not checked: whether {:?} is running is not known",
-                self.change.subject.name
-            ))],
+            Fact::Unknown => {
+                let name = &self.change.subject.name;
+                let what = format!("hotplug was not checked: whether {name:?} is running is not known");
+                vec![rule.unknown(FactKind::Instance, what)]
+            }
+        }
+    }
+
+    /// What a rule says that could not count PCI ports: mostly since nobody knows which KubeVirt there is.
+    pub(crate) fn uncounted(&self, rule: &'static Rule, what: String) -> Finding {
+        match self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version) {
+            Some(_) => rule.unchecked(what),
+            None => rule.unknown(FactKind::KubeVirt, what),
         }
     }
 

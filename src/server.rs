@@ -14,6 +14,7 @@
 mod body;
 mod connection;
 mod counts;
+mod decision;
 mod guard;
 pub mod health;
 mod herald;
@@ -46,11 +47,12 @@ use tokio::{
 
 use self::{
     connection::Common,
-    guard::Backoff,
+    guard::{Backoff, InFlight},
     health::{Check, Readiness},
     herald::Herald,
     metrics::Metrics,
     probe::{Probe, Proof},
+    routes::Desk,
     second_look::SecondLook,
     tls::{ClientAuthorities, Shown, TlsError},
 };
@@ -60,7 +62,8 @@ pub use self::{
 };
 use crate::{
     admission::{Outcome, Reviewer},
-    cluster::{events::Outbox, watch::Watches},
+    cluster::{events::Outbox, mirror::Standing, watch::Watches},
+    telemetry::spans::Spans,
 };
 
 /// Everything that a server is told.
@@ -83,6 +86,10 @@ pub struct Config {
     pub watches: Option<Watches>,
     /// Where denials are handed in that a controller of KubeVirt met, with `watches`.
     pub events: Option<Outbox>,
+    /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
+    pub mirroring: Option<Standing>,
+    /// Where the span of each request goes, if anywhere.
+    pub spans: Option<Spans>,
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).
@@ -108,9 +115,12 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches, events } =
-            config;
+        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, .. } = config;
+        let (watches, events, spans) = (config.watches, config.events, config.spans);
         let probe = Probe::new(certificate.clone(), client_authorities.is_some());
+        let counts = Counts::default();
+        let in_flight = Arc::new(InFlight::new(limits.in_flight));
+        let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), certificate.clone());
         let tls = tls::server_config(certificate, client_authorities)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
@@ -119,8 +129,6 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let counts = Counts::default();
-        let mut metrics = Metrics::new(counts.clone());
         let second_look = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
             for record in watches.status().records() {
@@ -135,10 +143,25 @@ impl Server {
         if let Some(outbox) = &events {
             metrics.add_events(outbox.clone());
         }
+        if let Some(mirroring) = config.mirroring {
+            metrics.add_mirroring(mirroring);
+        }
+        if let Some(spans) = &spans {
+            metrics.add_spans(spans.clone());
+        }
         let herald =
             watches.as_ref().zip(events).map(|(watches, outbox)| Herald::new(Arc::clone(watches.cache()), outbox));
-        let router = routes::router(reviewer, second_look, herald, &limits, counts.clone());
-        let common = Arc::new(Common::new(tls, router, limits));
+        let router = routes::router(Desk {
+            reviewer,
+            second_look,
+            herald,
+            counts: counts.clone(),
+            in_flight,
+            spans,
+            largest_body: limits.body,
+            longest: limits.request,
+        });
+        let common = Arc::new(Common::new(tls, router, limits, counts.clone()));
         let connections = Connections::default();
         Ok(Self {
             listener,
@@ -232,6 +255,7 @@ impl Server {
             malformed = count(Outcome::Malformed),
             patched = count(Outcome::Patched),
             unhandled = count(Outcome::Unhandled),
+            warned = count(Outcome::Warned),
             "stopped"
         );
     }

@@ -1,7 +1,10 @@
 //! The verdict: what findings come to, as rules are enforced.
 
+pub mod spoken;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
+use self::spoken::{FactSet, RuleSet};
 use crate::{
     api::review::ObjectKind,
     change::Change,
@@ -25,6 +28,12 @@ pub struct Verdict {
     pub causes: Vec<Cause>,
     /// What whoever made the request should read.
     pub warnings: Vec<String>,
+    /// The rules that deny it.
+    pub denied_by: RuleSet,
+    /// The rules that warn.
+    pub warned_by: RuleSet,
+    /// Which facts were wanted, and not known.
+    pub unknown: FactSet,
 }
 
 impl Verdict {
@@ -100,12 +109,18 @@ fn weigh_all(findings: &[Finding], restart: Restart, enforcing: Enforcing) -> Ve
             (FindingKind::Fault(_), Enforcement::Deny)
                 if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
             {
+                verdict.warned_by.insert(finding.rule);
                 postponed.push(finding.rule);
             }
             (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => {
+                verdict.denied_by.insert(finding.rule);
                 verdict.causes.push(cause(reason, finding, restart));
             }
-            _ => warned.add(&finding.what, finding.rule),
+            _ => {
+                verdict.warned_by.insert(finding.rule);
+                verdict.unknown.extend(finding.missing);
+                warned.add(&finding.what, finding.rule);
+            }
         }
     }
     verdict.warnings.extend(enforcing.complaint());
@@ -234,6 +249,7 @@ mod tests {
     use super::*;
     use crate::{
         api::review::{self, Reading},
+        facts::FactKind,
         rules,
         settings::Settings,
     };
@@ -296,6 +312,21 @@ mod tests {
         });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
+    }
+
+    #[test]
+    fn a_verdict_knows_which_rules_spoke_and_what_they_did_not_know() {
+        let unknown = rules::find("NP105").unwrap().unknown(FactKind::Nad, "not known");
+        let findings = [fault("NP103", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c"), unknown];
+        let settings = Settings::default().with_rule("NP001", Enforcement::Warn);
+        let verdict = judged("", |change| weigh(&findings, change, Enforcing::from(&settings)));
+        assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP103"]);
+        assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP001", "NP105"]);
+        assert_eq!(verdict.unknown.kinds().collect::<Vec<_>>(), [FactKind::Nad]);
+        // A rule that is off did not speak.
+        let settings = settings.with_rule("NP103", Enforcement::Off).with_rule("NP105", Enforcement::Off);
+        let verdict = judged("", |change| weigh(&findings, change, Enforcing::from(&settings)));
+        assert!(verdict.denied_by.is_empty() && verdict.unknown == FactSet::default());
     }
 
     #[test]

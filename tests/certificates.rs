@@ -120,6 +120,8 @@ impl Replica {
             drain: Drain::default(),
             watches: None,
             events: None,
+            mirroring: None,
+            spans: None,
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());
@@ -186,6 +188,7 @@ async fn an_authority_is_renewed_by_its_own_age_while_its_certificate_is_young()
         let replica = scene.leader().await;
         let first = scene.until_shown(&replica, None).await;
         let authority = certificates(&scene.bundles().await[0]);
+        assert_eq!(replica.shown.authority_end(), Some(authority[0].validity().not_after));
 
         scene.time.go(19 * DAY);
         let second = scene.until_shown(&replica, Some(&first)).await;
@@ -199,6 +202,11 @@ async fn an_authority_is_renewed_by_its_own_age_while_its_certificate_is_young()
         let both = both.await;
         assert!(both[1] == authority[0] && both[0].validity().not_after > both[1].validity().not_after);
         assert_eq!(scene.until_shown(&replica, None).await, second, "the certificate is not due yet");
+        scene
+            .until("the end of the second authority is told", async || {
+                (replica.shown.authority_end() == Some(both[0].validity().not_after)).then_some(())
+            })
+            .await;
 
         // The first authority ends; what it signed was renewed before.
         scene.time.go(10 * DAY);

@@ -1,17 +1,21 @@
 //! The built binary: what it prints, and how it ends.
 
 // Helpers of tests fail as tests do.
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod common;
 
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, Receiver},
+    },
+    time::Duration,
 };
 
 use common::{data, json_file};
@@ -119,15 +123,115 @@ fn the_demo_plays_the_whole_story_in_eighty_columns_without_colours() {
 #[test]
 fn serve_becomes_ready_answers_and_ends_on_sigterm() {
     let folder = Folder::new();
-    let certs = folder.path.join("certs");
-    assert!(run(&["certs", certs.to_str().unwrap()], "").status.success());
-    let mut server = Server::start(&certs);
+    let certs = folder.certs();
+    let mut server = Server::start(&certs, &["--log-format", "json"]);
     assert!(server.health("/livez").starts_with("HTTP/1.1 200"));
     assert!(server.health("/readyz?verbose").contains("webhook"));
     let answer = server.review(&certs, &compact("real-vm-create"));
     assert!(answer.contains("\"allowed\":true"), "{answer}");
     server.terminate();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// An update of a VM by a user who would like to write lines of the log.
+fn hostile_review(names: &str) -> String {
+    let vm = |networks: &str| {
+        format!(
+            r#"{{"metadata": {{"annotations": {{"password": "hunter2"}}}}, "spec": {{"template": {{"spec": {{{networks}}}}}}}}}"#
+        )
+    };
+    let (new, old) = (vm(r#""networks": [{"name": "a", "pod": {}}, {"name": "a", "pod": {}}]"#), vm(""));
+    let review = format!(
+        r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u-1{names}",
+        "operation": "UPDATE", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"}},
+        "namespace": "demo{names}", "name": "vm{names}", "userInfo": {{"username": "mallory{names}"}},
+        "object": {new}, "oldObject": {old}}}}}"#
+    );
+    serde_json::from_str::<Value>(&review).unwrap().to_string()
+}
+
+#[test]
+fn a_decision_is_one_line_of_json_with_who_asked_for_what_and_why_it_was_denied() {
+    let folder = Folder::new();
+    let certs = folder.certs();
+    let server = Server::start(&certs, &["--log-format", "json"]);
+    let forged = r#"\n{\"level\":\"INFO\",\"message\":\"forged\"}"#;
+    server.review(&certs, &hostile_review(forged));
+    let line = server.line("\"decided\"");
+    let decision: Value = serde_json::from_str(&line).unwrap();
+    let name = "\n{\"level\":\"INFO\",\"message\":\"forged\"}";
+    for (field, expected) in [
+        ("target", "nicplug::decision".to_owned()),
+        ("level", "INFO".to_owned()),
+        ("uid", format!("u-1{name}")),
+        ("user", format!("mallory{name}")),
+        ("object", format!("VirtualMachine demo{name}/vm{name}")),
+        ("operation", "UPDATE".to_owned()),
+        ("endpoint", "validate".to_owned()),
+        ("verdict", "denied".to_owned()),
+    ] {
+        assert_eq!(decision[field], expected, "{field}: {line}");
+    }
+    assert!(decision["rules"].as_str().unwrap().split(',').any(|rule| rule == "NP001"), "{line}");
+    assert!(decision["micros"].as_u64().is_some(), "{line}");
+    assert!(!line.contains("hunter2") && !line.chars().any(char::is_control), "{line}");
+}
+
+#[test]
+fn a_decision_is_one_line_of_text_whatever_the_names_in_it_are() {
+    let folder = Folder::new();
+    let certs = folder.certs();
+    let server = Server::start(&certs, &["--log-format", "text"]);
+    server.review(&certs, &hostile_review(r"\r\n2026-01-01T00:00:00Z INFO forged \u001b[2J\u009b1m\u202e"));
+    let line = server.line("nicplug::decision");
+    assert!(line.contains(r#"user="mallory\r\n2026-01-01T00:00:00Z INFO forged"#), "{line}");
+    assert!(line.contains("verdict=\"denied\"") && !line.contains("hunter2"), "{line}");
+    assert!(!line.contains(|letter: char| letter.is_control() || letter == '\u{202e}'), "{line}");
+}
+
+#[test]
+fn the_log_filter_is_taken_from_its_file_at_a_signal_and_a_bad_one_is_refused() {
+    let folder = Folder::new();
+    let certs = folder.certs();
+    let filter = folder.file("filter", "");
+    let server = Server::start(&certs, &["--log-format", "json", "--log", "info", "--log-filter-file", &filter]);
+    let allowed = compact("real-vmi-update-status-heartbeat");
+    // Of this one nothing is told: the next line is about the file.
+    server.review(&certs, &allowed);
+    folder.file("filter", "# for a while\ninfo\nnicplug::decision=debug\n");
+    server.signal("HUP");
+    let line = server.any_line();
+    assert!(line.contains("info,nicplug::decision=debug") && line.contains("log filter"), "{line}");
+    server.review(&certs, &allowed);
+    let line = server.any_line();
+    assert!(line.contains("DEBUG") && line.contains("nicplug::decision"), "{line}");
+    folder.file("filter", "nicplug=loud\n");
+    server.signal("HUP");
+    let line = server.any_line();
+    assert!(line.contains("WARN") && line.contains("stays as it was") && line.contains("loud"), "{line}");
+    server.review(&certs, &allowed);
+    assert!(server.any_line().contains("nicplug::decision"));
+}
+
+#[test]
+fn spans_go_to_the_collector_that_the_flag_names_and_the_last_ones_before_the_end() {
+    let folder = Folder::new();
+    let certs = folder.certs();
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", collector.local_addr().unwrap());
+    let mut server = Server::start(&certs, &["--log-format", "json", "--otlp-endpoint", &url]);
+    server.review(&certs, &hostile_review(""));
+    server.terminate();
+    let (mut stream, _) = collector.accept().unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let head: Vec<String> = lines.by_ref().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+    assert_eq!(head[0], "POST /v1/traces HTTP/1.1");
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    // The one message ends with the connection.
+    let message: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let span = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(span["name"], "validate", "{message}");
 }
 
 #[test]
@@ -156,31 +260,51 @@ struct Server {
     child: Child,
     webhook: String,
     health: String,
+    log: Receiver<String>,
 }
 
 impl Server {
     /// Starts it on free ports and waits until it says where it listens.
-    fn start(certs: &Path) -> Self {
+    fn start(certs: &Path, args: &[&str]) -> Self {
         let file = |name: &str| certs.join(name).to_str().unwrap().to_owned();
         let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
             .args(["serve", "--facts", "none", "--tls-cert", &file("tls.crt"), "--tls-key", &file("tls.key")])
             .args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"])
-            .args(["--drain-grace", "10ms", "--log-format", "json"])
+            .args(["--drain-grace", "10ms"])
+            .args(args)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut address = |message: &str| loop {
-            let line: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
-            if line.to_string().contains(message) {
-                break line["address"].as_str().or(line["fields"]["address"].as_str()).unwrap().to_owned();
+            let line = log.next().unwrap().unwrap();
+            if line.contains(message) {
+                let end = line.split_once("127.0.0.1:").unwrap().1;
+                let port: String = end.chars().take_while(char::is_ascii_digit).collect();
+                break format!("127.0.0.1:{port}");
             }
         };
         let health = address("health checks");
         let webhook = address("serving");
         // Read on, so that the server never waits for its log to be read.
-        std::thread::spawn(move || log.for_each(drop));
-        Self { child, webhook, health }
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || log.for_each(|line| drop(sender.send(line.unwrap()))));
+        Self { child, webhook, health, log: lines }
+    }
+
+    /// The next line of the log.
+    fn any_line(&self) -> String {
+        self.log.recv_timeout(Duration::from_mins(1)).expect("a line of the log")
+    }
+
+    /// The next line of the log that has this in it.
+    fn line(&self, part: &str) -> String {
+        loop {
+            let line = self.any_line();
+            if line.contains(part) {
+                return line;
+            }
+        }
     }
 
     fn health(&self, path: &str) -> String {
@@ -215,7 +339,11 @@ impl Server {
     }
 
     fn terminate(&self) {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.signal("TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let killed = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 }
@@ -240,6 +368,13 @@ impl Folder {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self { path }
+    }
+
+    /// Certificates of a server, made by the command.
+    fn certs(&self) -> PathBuf {
+        let certs = self.path.join("certs");
+        assert!(run(&["certs", certs.to_str().unwrap()], "").status.success());
+        certs
     }
 
     fn file(&self, name: &str, text: &str) -> String {

@@ -39,6 +39,8 @@ async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
         drain: Drain::default(),
         watches: None,
         events: None,
+        mirroring: None,
+        spans: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
     let (address, counts) = (server.local_addr(), server.counts().clone());

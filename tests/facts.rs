@@ -406,6 +406,8 @@ impl Replica {
             drain: Drain::default(),
             watches: Some(watches),
             events: None,
+            mirroring: None,
+            spans: None,
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

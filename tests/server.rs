@@ -237,6 +237,8 @@ impl Replica {
             drain: Drain { grace: LONG, deadline: LONG },
             watches: None,
             events: None,
+            mirroring: None,
+            spans: None,
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();
@@ -314,10 +316,90 @@ async fn every_review_is_counted_by_its_outcome() {
         }
         wire.ask(&post("/validate", JSON, b"no review")).await;
         let count = |outcome| server.counts.of(outcome);
-        // Without facts nothing is denied; the deletion and the update of a status are not judged.
-        assert_eq!(Outcome::ALL.map(count), [6, 0, 1, 0, 2]);
+        // Without facts nothing is denied, and what was not checked is told; the deletion and the update of a status are not judged.
+        assert_eq!(Outcome::ALL.map(count), [1, 0, 1, 0, 2, 5]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_metrics_tell_what_was_answered_what_was_refused_and_who_called() {
+    guarded(async {
+        let server = Replica::start_with(|config| config.limits.body = 1 << 20).await;
+        // It has asked itself by then.
+        while probe(server.health, "/readyz").await.0 != 200 {}
+        let refused = |reason: &str| format!("nicplug_requests_refused_total{{reason=\"{reason}\"}}");
+        let text = metrics(&server).await;
+        let before = |series: &str| count(&text, series);
+        let (connections, failures) = (before("nicplug_connections_total"), before("nicplug_handshake_failures_total"));
+        assert_eq!(before(&refused("method")), 1);
+        let mut wire = Wire::open(server.address).await;
+        for review in REVIEWS.iter() {
+            wire.ask(&post("/validate", JSON, &review.body)).await.assert_answers(review);
+            wire.ask(&post("/mutate", JSON, &review.body)).await.assert_answers(review);
+        }
+        wire.ask(&post("/validate", JSON, b"{}")).await.assert_error(400);
+        wire.ask(&post("/elsewhere", JSON, b"")).await.assert_error(404);
+        wire.ask(b"GET /validate HTTP/1.1\r\nhost: nicplug\r\n\r\n").await.assert_error(405);
+        wire.ask(&post("/validate", "content-type: text/plain\r\n", b"")).await.assert_error(415);
+        wire.ask(&post("/validate", JSON, &vec![b' '; 2 << 20])).await.assert_error(413);
+        wire.closed().await;
+        let mut stranger = TcpStream::connect(server.address).await.unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        while let Ok(1..) = stranger.read(&mut [0; 64]).await {}
+        let kept = Wire::open(server.address).await;
+
+        let vm = |operation, verdict| {
+            format!(
+                "nicplug_requests_total{{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"{operation}\",verdict=\"{verdict}\"}}"
+            )
+        };
+        let is_shown = [
+            (vm("UPDATE", "warned"), 2),
+            (vm("DELETE", "unhandled"), 1),
+            (refused("path"), 1),
+            (refused("method"), 2),
+            (refused("media_type"), 1),
+            (refused("body_too_large"), 1),
+            (refused("overload"), 0),
+            ("nicplug_request_duration_seconds_count{endpoint=\"validate\"}".to_owned(), 9),
+            ("nicplug_request_duration_seconds_count{endpoint=\"mutate\"}".to_owned(), 8),
+            ("nicplug_requests_in_flight".to_owned(), 0),
+            ("nicplug_connections_total".to_owned(), connections + 3),
+            ("nicplug_handshake_failures_total".to_owned(), failures + 1),
+        ];
+        let text = metrics(&server).await;
+        for (series, expected) in is_shown {
+            assert_eq!(count(&text, &series), expected, "{series}\n{text}");
+        }
+        assert!(value(&text, "nicplug_request_duration_seconds_sum{endpoint=\"validate\"}") > 0.0);
+        assert!(value(&text, "process_start_time_seconds") > 1.7e9);
+        assert!(count(&text, "nicplug_connections") >= 1);
+        drop(kept);
+    })
+    .await;
+}
+
+async fn metrics(server: &Replica) -> String {
+    let (status, text) = probe(server.health, "/metrics").await;
+    assert_eq!(status, 200);
+    text
+}
+
+#[track_caller]
+fn count(metrics: &str, series: &str) -> u64 {
+    text_of(metrics, series).parse().unwrap()
+}
+
+#[track_caller]
+fn value(metrics: &str, series: &str) -> f64 {
+    text_of(metrics, series).parse().unwrap()
+}
+
+#[track_caller]
+fn text_of<'m>(metrics: &'m str, series: &str) -> &'m str {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{series} is not in\n{metrics}"))
 }
 
 #[tokio::test]

@@ -131,6 +131,23 @@ pub enum Operation {
     Other,
 }
 
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Create, Self::Delete, Self::Update, Self::Other];
+
+    /// As a request writes it; `other` for one that is not known.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Create => "CREATE",
+            Self::Delete => "DELETE",
+            Self::Update => "UPDATE",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// The kinds whose objects nicplug reads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ObjectKind {
@@ -149,6 +166,23 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] =
+        [Self::Instance, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::VirtualMachine];
+
+    /// `kind` of such an object; `other` for those that are skipped.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Instance => "VirtualMachineInstance",
+            Self::Migration => "VirtualMachineInstanceMigration",
+            Self::Other => "other",
+            Self::Pool => "VirtualMachinePool",
+            Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
+            Self::VirtualMachine => "VirtualMachine",
+        }
+    }
+
     /// The kind that a group and a kind name, in any version.
     #[must_use]
     pub fn of(kind: &GroupVersionKind) -> Self {
@@ -301,6 +335,13 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
         }
         _ => explain(text),
     }
+}
+
+/// Reads of a request who asks for what, and not its objects; `None` where there is no request.
+#[must_use]
+pub fn head(body: &[u8]) -> Option<Request<'_>> {
+    let body: Body<Bare> = serde_json::from_slice(body).ok()?;
+    body.request.map(|bare| bare.request)
 }
 
 /// Tells why a body could not be read, or reads of it what can be read.

@@ -64,6 +64,8 @@ async fn play(once: bool) -> anyhow::Result<()> {
         drain: Drain::default(),
         watches: None,
         events: None,
+        mirroring: None,
+        spans: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();

@@ -1,8 +1,10 @@
 //! `nicplug serve`: the webhook.
 
 mod live_settings;
+mod logs;
 mod persist;
 pub(super) mod source;
+mod traces;
 
 use std::{env, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
 
@@ -16,8 +18,10 @@ use tokio::{
 
 use self::{
     live_settings::LiveSettingsArgs,
+    logs::LogArgs,
     persist::PersistArgs,
     source::{Source, SourceArgs},
+    traces::TraceArgs,
 };
 use super::certificates::CertificateArgs;
 use crate::{
@@ -31,7 +35,6 @@ use crate::{
         timeout::parse_duration,
         tls::{ClientAuthorities, Shown},
     },
-    telemetry::{self, LogFormat},
 };
 
 /// Who reports events that are not about mirrored NICs, as a qualified name.
@@ -118,29 +121,32 @@ pub(super) struct ServeArgs {
     #[arg(help_heading = "Shutdown")]
     drain_deadline: Span,
 
-    /// What to log: a level, or directives such as info,nicplug::server=debug.
-    #[arg(long, value_name = "FILTER", env = "NICPLUG_LOG", default_value = "info", help_heading = "Logs")]
-    log: String,
-    /// How to log, on standard error: text or json.
-    #[arg(long, value_name = "FORMAT", env = "NICPLUG_LOG_FORMAT", default_value_t, help_heading = "Logs")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    logs: LogArgs,
+    #[command(flatten)]
+    traces: TraceArgs,
 }
 
 impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        telemetry::init(self.log_format, &self.log)?;
+        let log = self.logs.start()?;
         let settings = self.settings.open()?;
+        let collector = self.traces.collector()?;
         let certificate = self.certificates.source()?;
         let mut config = self.config(certificate.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
+            tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             let outbox = watches
                 .as_ref()
                 .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             (config.watches, config.events) = (watches, outbox.clone());
+            config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());
+            let exporting = collector.map(traces::start);
+            config.spans = exporting.as_ref().map(|exporting| exporting.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
             settings.keep(&mut server, outbox);
             let check = server.readiness().add("certificate", "not looked at yet");
@@ -158,6 +164,9 @@ impl ServeArgs {
                 persisting.ended().await;
             }
             keeping.ended().await;
+            if let Some(exporting) = exporting {
+                exporting.ended().await;
+            }
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -184,6 +193,8 @@ impl ServeArgs {
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             watches: None,
             events: None,
+            mirroring: None,
+            spans: None,
         })
     }
 }
@@ -326,7 +337,11 @@ mod tests {
         use clap::CommandFactory;
         for arg in Line::command().get_arguments() {
             let name = arg.get_long().unwrap();
-            let twin = format!("NICPLUG_{}", name.replace('-', "_").to_uppercase());
+            let twin = match name {
+                // All programs that export spans know it by this name.
+                "otlp-endpoint" => "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+                _ => format!("NICPLUG_{}", name.replace('-', "_").to_uppercase()),
+            };
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
             let names_a_thing = matches!(
                 name,
@@ -338,6 +353,8 @@ mod tests {
                     | "facts"
                     | "kubeconfig"
                     | "lease-namespace"
+                    | "log-filter-file"
+                    | "otlp-endpoint"
                     | "settings"
                     | "tls-cert"
                     | "tls-key"

@@ -52,6 +52,8 @@ pub struct Offer {
     pub pair: Option<Arc<Pem>>,
     /// Why what the Secret holds is not shown, in words.
     pub fault: Option<String>,
+    /// Until when the authority that signs now is valid.
+    pub authority_end: Option<SystemTime>,
 }
 
 /// What the watches have brought.
@@ -166,9 +168,12 @@ impl Keeper {
         }
         let (stored, trust) = (seen.stored(), seen.trust());
         let now = (self.clock)();
+        let authority = Certificate::all(stored.authorities.as_bytes()).into_iter().next();
+        let authority_end = authority.map(|authority| authority.validity().not_after);
         let verdict = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
         self.offer.send_if_modified(|offer| {
-            let before = (offer.pair.clone(), offer.fault.take());
+            let before = (offer.pair.clone(), offer.fault.take(), offer.authority_end);
+            offer.authority_end = authority_end;
             match verdict {
                 Ok(()) if offer.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
                     offer.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
@@ -176,7 +181,8 @@ impl Keeper {
                 Ok(()) => {}
                 Err(reason) => offer.fault = Some(reason.to_owned()),
             }
-            before.1 != offer.fault || !same(before.0.as_ref(), offer.pair.as_ref())
+            let is_same = before.1 == offer.fault && before.2 == offer.authority_end;
+            !is_same || !same(before.0.as_ref(), offer.pair.as_ref())
         });
     }
 

@@ -20,7 +20,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use kube::Client;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::progress::Progress;
+pub use self::progress::{Progress, Setback, Standing};
 use self::{
     objects::Objects,
     visit::{Outcome, Visit},
@@ -92,8 +92,12 @@ impl Mirror {
             tracing::warn!(?asker, why, "the API server cannot be reached; it is tried again");
         }
         let has_changed = agenda.end(&asker, told, outcome, Instant::now());
-        if !matches!(outcome, Outcome::Settled | Outcome::Failed) {
-            self.progress.add_retried();
+        match outcome {
+            Outcome::Settled => {}
+            Outcome::Away(_) => self.progress.add_setback(Setback::Away),
+            Outcome::Busy => self.progress.add_setback(Setback::Busy),
+            Outcome::Failed => self.progress.add_setback(Setback::Impossible),
+            Outcome::Refused => self.progress.add_setback(Setback::Refused),
         }
         has_changed.then_some(asker)
     }

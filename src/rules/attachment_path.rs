@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
     facts::{
-        Fact, Instance,
+        Fact, FactKind, Instance,
         attachment::InPlace,
         instance::Migratable,
         kubevirt::{AutoMigration, KubeVirt},
@@ -70,9 +70,10 @@ fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> 
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
         Fact::Known(InPlace::No) | Fact::Absent => Some(judge_migration(case, nic, instance, &Blocked::NO_CONTROLLER)),
-        Fact::Unknown => {
-            Some(RULE.unchecked(format!("how {name:?} reaches the guest was not checked: DaemonSets are not known")))
-        }
+        Fact::Unknown => Some(RULE.unknown(
+            FactKind::DaemonSet,
+            format!("how {name:?} reaches the guest was not checked: DaemonSets are not known"),
+        )),
     }
 }
 
@@ -118,9 +119,10 @@ fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, blocked: &Blocke
         }
         Migratable::Yes => match &case.facts.kubevirt {
             Fact::Known(kubevirt) => RULE.advice(field, who_migrates(name, kubevirt)),
-            Fact::Absent | Fact::Unknown => {
-                RULE.unchecked(format!("{name:?} waits for a migration; whether one starts was not checked"))
-            }
+            Fact::Absent | Fact::Unknown => RULE.unknown(
+                FactKind::KubeVirt,
+                format!("{name:?} waits for a migration; whether one starts was not checked"),
+            ),
         },
     }
 }

@@ -38,7 +38,7 @@ fn check(case: &Case) -> Vec<Finding> {
     match judge(case, &case.change.after) {
         Ok(after) => findings.extend(tell(case, &after).filter(|_| is_news(case, &after))),
         Err(why) if case.is_new() => {
-            findings.push(RULE.unchecked(format!("PCI ports at boot were not counted: {why}")));
+            findings.push(case.uncounted(&RULE, format!("PCI ports at boot were not counted: {why}")));
         }
         Err(_) => {}
     }

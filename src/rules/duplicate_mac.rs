@@ -7,7 +7,7 @@ use crate::{
         network::{Interface, NadRef},
     },
     change::Nic,
-    facts::Fact,
+    facts::{Fact, FactKind},
 };
 
 rule! {
@@ -58,9 +58,10 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
             Some(RULE.fault(CauseType::Duplicate, field, what))
         }
         Fact::Absent => None,
-        Fact::Unknown => {
-            Some(RULE.unchecked(format!("whether another VM has MAC address {mac} of {:?} was not checked", nic.name)))
-        }
+        Fact::Unknown => Some(RULE.unknown(
+            FactKind::Machine,
+            format!("whether another VM has MAC address {mac} of {:?} was not checked", nic.name),
+        )),
     }
 }
 

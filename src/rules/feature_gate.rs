@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, KubeVirt},
+    facts::{Fact, FactKind, KubeVirt},
     kubevirt::{Version, gates::Gate},
 };
 
@@ -35,9 +35,10 @@ const UNPLUGS_SINCE: Version = Version::new(1, 0, 0);
 fn check(case: &Case) -> Vec<Finding> {
     let plugged = case.each_plugged(&RULE, |nic, _| match &case.facts.kubevirt {
         Fact::Known(kubevirt) => judge(case, nic, kubevirt, "hotplugged"),
-        Fact::Absent | Fact::Unknown => {
-            Some(RULE.unchecked("feature gate HotplugNICs was not checked: the KubeVirt resource is not known"))
-        }
+        Fact::Absent | Fact::Unknown => Some(RULE.unknown(
+            FactKind::KubeVirt,
+            "feature gate HotplugNICs was not checked: the KubeVirt resource is not known",
+        )),
     });
     let unplugged = case.each_unplugged(&RULE, |nic, _| {
         let kubevirt = case.facts.kubevirt.known()?;

@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, Instance},
+    facts::{Fact, FactKind, Instance},
     kubevirt::Version,
 };
 
@@ -52,7 +52,9 @@ fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
     let is_unknown = version.is_none();
-    is_unknown.then(|| RULE.unchecked(format!("unplug of {name:?} was not checked: KubeVirt's version is not known")))
+    is_unknown.then(|| {
+        RULE.unknown(FactKind::KubeVirt, format!("unplug of {name:?} was not checked: KubeVirt's version is not known"))
+    })
 }
 
 /// A pod interface that is named by order; KubeVirt unplugs nothing while there is one, whichever NIC it belongs to.

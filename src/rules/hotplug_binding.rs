@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, nic::Plug},
+    facts::{Fact, FactKind, nic::Plug},
     kubevirt::Version,
 };
 
@@ -61,9 +61,10 @@ fn judge_sriov(case: &Case, nic: &Nic) -> Finding {
         }
         Some(_) => RULE
             .advice(field, format!("SR-IOV NIC {:?} cannot be attached in place: it needs a live migration", nic.name)),
-        None => {
-            RULE.unchecked(format!("SR-IOV hotplug of {:?} was not checked: KubeVirt's version is not known", nic.name))
-        }
+        None => RULE.unknown(
+            FactKind::KubeVirt,
+            format!("SR-IOV hotplug of {:?} was not checked: KubeVirt's version is not known", nic.name),
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::{BindingName, Interface, Network},
+    facts::FactKind,
     kubevirt::gates::Gate,
 };
 
@@ -39,9 +40,12 @@ fn check(case: &Case) -> Vec<Finding> {
         judge.interface(&Nic { index, interface, network });
     }
     if judge.needs_kubevirt {
-        judge
-            .findings
-            .push(RULE.unchecked("which bindings the cluster permits was not checked: KubeVirt is not known"));
+        judge.findings.push(
+            RULE.unknown(
+                FactKind::KubeVirt,
+                "which bindings the cluster permits was not checked: KubeVirt is not known",
+            ),
+        );
     }
     judge.findings
 }

@@ -8,7 +8,7 @@ mod ports;
 use std::fmt::Display;
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{api::network::Interface, kubevirt::gates::Gate};
+use crate::{api::network::Interface, facts::FactKind, kubevirt::gates::Gate};
 
 rule! {
     /// A field of an interface holds a value that KubeVirt does not take.
@@ -54,7 +54,8 @@ fn check(case: &Case) -> Vec<Finding> {
         findings.extend(dhcp::check(&entry));
     }
     if permits_ranges.is_none() && guest.interfaces().iter().any(|interface| interface.port_ranges.is_some()) {
-        findings.push(RULE.unchecked("portRanges were not checked: the KubeVirt resource is not known"));
+        findings
+            .push(RULE.unknown(FactKind::KubeVirt, "portRanges were not checked: the KubeVirt resource is not known"));
     }
     findings
 }

@@ -5,7 +5,7 @@ use crate::{
     api::network::Network,
     change::{Change, Nic},
     facts::{
-        Fact, Instance,
+        Fact, FactKind, Instance,
         instance::Migratable,
         kubevirt::{AutoMigration, KubeVirt},
     },
@@ -96,8 +96,10 @@ fn judge_network(case: &Case, field: String, name: &str, instance: &Instance) ->
     let kubevirt = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt,
         Fact::Absent | Fact::Unknown => {
-            return RULE
-                .unchecked(format!("how the network of {name:?} changes was not checked: KubeVirt is not known"));
+            return RULE.unknown(
+                FactKind::KubeVirt,
+                format!("how the network of {name:?} changes was not checked: KubeVirt is not known"),
+            );
         }
     };
     if !kubevirt.has(Gate::LiveUpdateNadRef) {

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::{MigrationStart, Nic},
     facts::{
-        Fact, Facts, Instance, Machine,
+        Fact, FactKind, Facts, Instance, Machine,
         attachment::InPlace,
         nic::{GuestNic, Plug},
     },
@@ -69,7 +69,10 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
         }
         Fact::Absent => Vec::new(),
         Fact::Unknown => {
-            vec![RULE.unchecked(format!("whether a NIC of {guest:?} is on its way was not checked: not known"))]
+            vec![RULE.unknown(
+                FactKind::Instance,
+                format!("whether a NIC of {guest:?} is on its way was not checked: not known"),
+            )]
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     api::network::{Bindings, NadRef},
     change::Nic,
     facts::{
-        Fact,
+        Fact, FactKind,
         nad::{Config, Lookup},
     },
     kubevirt::gates::Gate,
@@ -66,13 +66,17 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
     }
     let name = NadRef::parse(written, case.change.subject.namespace);
     let Lookup { nad, instead } = case.facts.nads.lookup(name);
-    let nad = match nad {
-        Fact::Known(nad) => nad,
-        Fact::Absent => return Some(missing(field(), name, instead)),
-        Fact::Unknown => {
-            return Some(RULE.unchecked(format!("NetworkAttachmentDefinition \"{name}\" was not checked: not known")));
-        }
-    };
+    let nad =
+        match nad {
+            Fact::Known(nad) => nad,
+            Fact::Absent => return Some(missing(field(), name, instead)),
+            Fact::Unknown => {
+                return Some(RULE.unknown(
+                    FactKind::Nad,
+                    format!("NetworkAttachmentDefinition \"{name}\" was not checked: not known"),
+                ));
+            }
+        };
     if let Config::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
@@ -120,9 +124,10 @@ fn judge_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) ->
             Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix))
         }
         Fact::Known(_) | Fact::Absent => None,
-        Fact::Unknown => {
-            Some(RULE.unchecked(format!("whether Multus lets other namespaces use \"{name}\" was not checked")))
-        }
+        Fact::Unknown => Some(RULE.unknown(
+            FactKind::ConfigMap,
+            format!("whether Multus lets other namespaces use \"{name}\" was not checked"),
+        )),
     }
 }
 

@@ -50,7 +50,7 @@ fn check(case: &Case) -> Vec<Finding> {
         let ports = match Ports::of(case, instance) {
             Ok(Some(ports)) => ports,
             Ok(None) => return Vec::new(),
-            Err(why) => return vec![RULE.unchecked(format!("free PCI ports were not counted: {why}"))],
+            Err(why) => return vec![case.uncounted(&RULE, format!("free PCI ports were not counted: {why}"))],
         };
         let is_short = ports.left < wanted.len() as u64;
         let fix = if is_short { format!("{}; {}", ports.sum(), ways_out(case, wanted.len())) } else { String::new() };

@@ -6,7 +6,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Nic, View},
-    facts::{Fact, Machine, nic::GuestNic},
+    facts::{Fact, FactKind, Machine, nic::GuestNic},
     persist::{KEY, Wish},
 };
 
@@ -85,7 +85,9 @@ fn judge(case: &Case, wish: &Wish, before: Option<&Wish>) -> Vec<Finding> {
                 format!("the VirtualMachine {:?} is not there, and with it no template to keep a NIC in", &*owner.name);
             return vec![fault(CauseType::NotFound, what, "take the annotation away")];
         }
-        Fact::Unknown => return vec![RULE.unchecked("whether the VM's template can keep the NIC was not checked")],
+        Fact::Unknown => {
+            return vec![RULE.unknown(FactKind::Machine, "whether the VM's template can keep the NIC was not checked")];
+        }
     };
     let nics = case.change.after.nics();
     names.iter().filter_map(|name| judge_nic(nics.get(name)?, machine, case.change.subject.namespace)).collect()

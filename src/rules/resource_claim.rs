@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::{ClaimSource, Interface},
+    facts::FactKind,
     kubevirt::gates::Gate,
 };
 
@@ -39,7 +40,10 @@ fn check(case: &Case) -> Vec<Finding> {
     };
     match case.has(Gate::NetworkDevicesWithDra) {
         None => {
-            return vec![RULE.unchecked("feature gate NetworkDevicesWithDRA was not checked: KubeVirt is not known")];
+            return vec![RULE.unknown(
+                FactKind::KubeVirt,
+                "feature gate NetworkDevicesWithDRA was not checked: KubeVirt is not known",
+            )];
         }
         Some(false) => {
             let what = format!(

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
+    counts::Counts,
     guard::LogLimit,
     limits::Limits,
     pulse::{Phase, Pulse, Watched},
@@ -43,11 +44,12 @@ pub(super) struct Common {
     http: http1::Builder,
     router: TowerToHyperService<Router>,
     draining: AtomicBool,
+    counts: Counts,
     failed_handshakes: LogLimit,
 }
 
 impl Common {
-    pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits) -> Self {
+    pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits, counts: Counts) -> Self {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
         Self {
@@ -56,6 +58,7 @@ impl Common {
             router: TowerToHyperService::new(router),
             is_proven: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            counts,
             failed_handshakes: LogLimit::new(),
             limits,
         }
@@ -74,6 +77,7 @@ pub(super) async fn serve(
     common: Arc<Common>,
     mut closing: oneshot::Receiver<Infallible>,
 ) {
+    let _open = common.counts.open_connection();
     let stream = tokio::select! {
         stream = shake_hands(stream, peer, &common) => stream,
         _ = &mut closing => return,
@@ -95,6 +99,7 @@ async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Op
             None
         }
         Err(_) => {
+            common.counts.fail_handshake();
             tracing::debug!(%peer, "no TLS handshake in time");
             None
         }
@@ -104,6 +109,7 @@ async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Op
 /// A client that goes away is no news (port checks do it all day). An alert is: mostly an API server that was given the
 /// wrong `caBundle`, and then every change of a virtual machine waits or fails.
 fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
+    common.counts.fail_handshake();
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let is_expected = !common.is_proven.load(Ordering::Relaxed);
     let Some(alert) = alert.filter(|_| !is_expected) else {

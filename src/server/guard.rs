@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Counts the requests in flight. A counter and no semaphore: nobody waits, so there is no queue to lock.
+#[derive(Debug)]
 pub(super) struct InFlight {
     count: AtomicUsize,
     limit: usize,
@@ -16,6 +17,12 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) fn new(limit: usize) -> Self {
         Self { count: AtomicUsize::new(0), limit }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        // For a moment it counts one too many that is being refused.
+        self.count.load(Ordering::Relaxed).min(self.limit)
     }
 
     /// A place for one request until the return value is dropped; `None` when all are taken.
@@ -105,6 +112,7 @@ mod tests {
         assert!(first.is_some() && second.is_some());
         assert!(in_flight.enter().is_none());
         assert!(in_flight.enter().is_none(), "a refused request takes no place");
+        assert_eq!(in_flight.count(), 2);
         drop(first);
         assert!(in_flight.enter().is_some());
     }

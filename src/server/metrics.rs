@@ -1,71 +1,113 @@
 //! `/metrics`: numbers that are kept elsewhere, written down when somebody asks.
 //!
-//! Every label has a few values that are known beforehand. Names and namespaces are no labels: there may be a hundred
-//! thousand of them.
+//! Every label has a few values that are known beforehand, and its series are there before anything happens: an alert
+//! can tell "never" from "not asked". Names and namespaces are no labels: there may be a hundred thousand of them.
+//! docs/metrics.md has all of them.
 
-use std::{fmt, sync::Arc};
+mod process;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::Registry,
 };
 
+use self::process::Process;
 use super::{
-    counts::Counts,
+    counts::{Counts, Histogram, Refusal, Series},
+    guard::InFlight,
     second_look::{Looks, Upshot},
     settings_file::Tally,
+    tls::Shown,
 };
 use crate::{
-    admission::Outcome,
+    admission::Endpoint,
     cluster::{
         cache::Cache,
         events::Outbox,
+        mirror::{Setback, Standing},
         watch::{Mishap, State, Status},
     },
+    facts::FactKind,
+    rules::RULES,
+    telemetry::spans::{Loss, Spans},
 };
 
 /// OpenMetrics, which every Prometheus since 2.5 reads.
 pub(super) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics of a server.
-#[derive(Debug, Default)]
-pub(super) struct Metrics(Registry);
+#[derive(Debug)]
+pub(super) struct Metrics {
+    own: Registry,
+    /// Those that every program may have, under the names that all of them use.
+    common: Registry,
+}
+
+/// None.
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { own: Registry::with_prefix("nicplug"), common: Registry::default() }
+    }
+}
 
 impl Metrics {
     /// The metrics that every server has.
-    pub(super) fn new(counts: Counts) -> Self {
-        let mut registry = Registry::with_prefix("nicplug");
-        registry.register_collector(Box::new(Requests(counts)));
-        Self(registry)
+    pub(super) fn new(counts: Counts, in_flight: Arc<InFlight>, shown: Shown) -> Self {
+        let Self { mut own, mut common } = Self::default();
+        own.register_collector(Box::new(Build));
+        own.register_collector(Box::new(Requests { counts: counts.clone(), in_flight }));
+        own.register_collector(Box::new(Findings(counts.clone())));
+        own.register_collector(Box::new(Connections(counts)));
+        own.register_collector(Box::new(Certificates(shown)));
+        common.register_collector(Box::new(Process::new(SystemTime::now())));
+        Self { own, common }
     }
 
     /// Adds those of the watches of a cluster.
     pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: Status) {
-        self.0.register_collector(Box::new(Facts { cache, status }));
+        self.own.register_collector(Box::new(Facts { cache, status }));
     }
 
     /// Adds those of denials that were checked at the cluster.
     pub(super) fn add_looks(&mut self, looks: Looks) {
-        self.0.register_collector(Box::new(looks));
+        self.own.register_collector(Box::new(looks));
+    }
+
+    /// Adds those of the mirroring of NICs.
+    pub(super) fn add_mirroring(&mut self, standing: Standing) {
+        self.own.register_collector(Box::new(Mirroring(standing)));
+    }
+
+    /// Adds those of the spans that go to a collector.
+    pub(super) fn add_spans(&mut self, spans: Spans) {
+        self.own.register_collector(Box::new(spans));
     }
 
     /// Adds those of events.
     pub(super) fn add_events(&mut self, outbox: Outbox) {
-        self.0.register_collector(Box::new(outbox));
+        self.own.register_collector(Box::new(outbox));
     }
 
     /// Adds those of a settings file.
     pub(super) fn add_settings(&mut self, tally: Tally) {
-        self.0.register_collector(Box::new(tally));
+        self.own.register_collector(Box::new(tally));
     }
 
     /// All of them, as Prometheus reads them.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = text::encode(&mut text, &self.0);
+        let _ = text::encode_registry(&mut text, &self.own);
+        let _ = text::encode_registry(&mut text, &self.common);
+        let _ = text::encode_eof(&mut text);
         text
     }
 }
@@ -88,14 +130,182 @@ where
     Ok(())
 }
 
+/// A metric without labels.
+fn single(
+    encoder: &mut DescriptorEncoder,
+    (name, help): (&str, &str),
+    kind: MetricType,
+    value: &impl EncodeMetric,
+) -> fmt::Result {
+    value.encode(encoder.encode_descriptor(name, help, None, kind)?)
+}
+
+/// A count of things that are there now.
+fn gauge(count: usize) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+/// A moment, in seconds since 1970.
+fn seconds(moment: SystemTime) -> f64 {
+    match moment.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
+}
+
 #[derive(Debug)]
-struct Requests(Counts);
+struct Build;
+
+impl Collector for Build {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        // The house builds with the one toolchain that the package names.
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("rust", env!("CARGO_PKG_RUST_VERSION"))];
+        let about = ("build", "What this program is, and the Rust that it was built with");
+        single(&mut encoder, about, MetricType::Info, &Info::new(labels))
+    }
+}
+
+#[derive(Debug)]
+struct Requests {
+    counts: Counts,
+    in_flight: Arc<InFlight>,
+}
 
 impl Collector for Requests {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let values =
-            Outcome::ALL.map(|outcome| ([("outcome", outcome.as_str())], ConstCounter::new(self.0.of(outcome))));
-        family(&mut encoder, ("requests", "Reviews answered, by what was said"), MetricType::Counter, values)
+        let answers = Series::all().map(|series| (series, self.counts.of_series(series)));
+        // What nobody expects is shown if it comes to pass all the same.
+        let answers = answers.filter(|(series, count)| series.is_expected() || *count > 0);
+        let answers = answers.map(|(series, count)| {
+            let labels = [
+                ("endpoint", series.endpoint.as_str()),
+                ("kind", series.kind.as_str()),
+                ("operation", series.operation.as_str()),
+                ("verdict", series.outcome.as_str()),
+            ];
+            (labels, ConstCounter::new(count))
+        });
+        let about = ("requests", "Reviews answered, by what was asked and what was said");
+        family(&mut encoder, about, MetricType::Counter, answers)?;
+
+        let durations = Endpoint::ALL.map(|endpoint| {
+            let labels = [("endpoint", endpoint.as_str())];
+            (labels, self.counts.durations(endpoint))
+        });
+        let about =
+            ("request_duration_seconds", "From the header of a review to its answer, the way of the body included");
+        family(&mut encoder, about, MetricType::Histogram, durations)?;
+
+        let about = ("requests_in_flight", "Reviews that are being read or judged");
+        single(&mut encoder, about, MetricType::Gauge, &gauge(self.in_flight.count()))?;
+
+        let refused = Refusal::ALL
+            .map(|refusal| ([("reason", refusal.as_str())], ConstCounter::new(self.counts.refused(refusal))));
+        let about = ("requests_refused", "Requests that were refused before they were judged, by the reason");
+        family(&mut encoder, about, MetricType::Counter, refused)
+    }
+}
+
+impl EncodeMetric for &Histogram {
+    fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
+        let classes: Vec<(f64, u64)> = self.classes().collect();
+        // The sum of the classes, and no number of its own: both are the same then, whatever is counted meanwhile.
+        let count = classes.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.sum(), count, &classes, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[derive(Debug)]
+struct Findings(Counts);
+
+impl Collector for Findings {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let findings = RULES.iter().enumerate().flat_map(|(place, rule)| {
+            [("deny", self.0.denied_by(place)), ("warn", self.0.warned_by(place))].map(|(enforcement, count)| {
+                ([("rule", rule.id), ("enforcement", enforcement)], ConstCounter::new(count))
+            })
+        });
+        let about = ("findings", "Answers that a rule denied or warned in: once each, however much it found");
+        family(&mut encoder, about, MetricType::Counter, findings)?;
+
+        let unknown = FactKind::ALL.map(|kind| ([("kind", kind.as_str())], ConstCounter::new(self.0.unknown(kind))));
+        let about = ("unknown_facts", "Answers with a warning of what was not checked, by the kind that was not known");
+        family(&mut encoder, about, MetricType::Counter, unknown)
+    }
+}
+
+#[derive(Debug)]
+struct Connections(Counts);
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let (opened, ended) = self.0.connections();
+        let open = ConstGauge::new(i64::try_from(opened.saturating_sub(ended)).unwrap_or(i64::MAX));
+        single(&mut encoder, ("connections", "Connections that are open"), MetricType::Gauge, &open)?;
+        // As a counter it would be of the family `connections`, which is the gauge: OpenMetrics has no two of a name.
+        let all = ConstGauge::new(i64::try_from(opened).unwrap_or(i64::MAX));
+        let about = ("connections_total", "Connections that were opened since the start");
+        single(&mut encoder, about, MetricType::Unknown, &all)?;
+
+        let failed = ConstCounter::new(self.0.handshakes_failed());
+        let about = ("handshake_failures", "Connections that came to no TLS handshake, those of port checks included");
+        single(&mut encoder, about, MetricType::Counter, &failed)
+    }
+}
+
+#[derive(Debug)]
+struct Certificates(Shown);
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let server = self.0.validity().map(|validity| validity.not_after);
+        let ends = [("server", server), ("authority", self.0.authority_end())];
+        let ends = ends
+            .into_iter()
+            .filter_map(|(whose, end)| Some(([("certificate", whose)], ConstGauge::new(seconds(end?)))));
+        let about =
+            ("certificate_expiry_timestamp_seconds", "When the certificate that is shown, or its authority, ends");
+        family(&mut encoder, about, MetricType::Gauge, ends)?;
+
+        let faults = ConstCounter::new(self.0.faults());
+        let about = ("certificate_faults", "Certificates that were refused while the one before stayed");
+        single(&mut encoder, about, MetricType::Counter, &faults)
+    }
+}
+
+#[derive(Debug)]
+struct Mirroring(Standing);
+
+impl Collector for Mirroring {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let Standing { pending, progress, leads } = &self.0;
+        let about = ("persist_pending", "Objects that ask for a NIC to be kept in the template of a VM");
+        single(&mut encoder, about, MetricType::Gauge, &gauge(pending.len()))?;
+        let done = ConstCounter::new(progress.mirrored());
+        let about = ("persist_done", "NICs that were written into a template");
+        single(&mut encoder, about, MetricType::Counter, &done)?;
+        let failed =
+            Setback::ALL.map(|reason| ([("reason", reason.as_str())], ConstCounter::new(progress.setbacks(reason))));
+        let about =
+            ("persist_failed", "Visits of an object that asks which did not do what they were for, by the reason");
+        family(&mut encoder, about, MetricType::Counter, failed)?;
+        let about = ("persist_leading", "Whether this replica is the one that writes NICs into templates: 1 if so");
+        single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(*leads.borrow())))
+    }
+}
+
+impl Collector for Spans {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let exported = ConstCounter::new(self.exported());
+        let about = ("spans_exported", "Spans of requests that the collector has taken");
+        single(&mut encoder, about, MetricType::Counter, &exported)?;
+        let lost = Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.lost(loss))));
+        let about = ("spans_lost", "Spans of requests that were lost, by the reason");
+        family(&mut encoder, about, MetricType::Counter, lost)
     }
 }
 
@@ -124,10 +334,7 @@ impl Collector for Facts {
         let about = ("facts_state", "What the facts of a kind are worth: 1 for the state that it is in");
         family(&mut encoder, about, MetricType::Gauge, states)?;
 
-        let objects = records().map(|record| {
-            let count = i64::try_from(self.cache.count(record.kind)).unwrap_or(i64::MAX);
-            ([("kind", record.kind.kind())], ConstGauge::new(count))
-        });
+        let objects = records().map(|record| ([("kind", record.kind.kind())], gauge(self.cache.count(record.kind))));
         family(&mut encoder, ("facts_objects", "Objects that are known"), MetricType::Gauge, objects)?;
 
         let silences = records().filter_map(|record| {
@@ -151,29 +358,177 @@ impl Collector for Facts {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        time::Duration,
+    };
+
+    use tokio::sync::watch;
+
     use super::*;
-    use crate::cluster::store::Store;
+    use crate::{
+        admission::{Outcome, Reviewer},
+        certificates::{self, Host},
+        cluster::{
+            mirror::Progress,
+            pending::{Asker, Pending},
+            store::Store,
+        },
+        facts::NoFacts,
+        server::tls::Pair,
+        settings::Settings,
+        telemetry::spans,
+    };
+
+    /// The update of a VM that drops a network, of which no facts are known.
+    const REVIEW: &str = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+        "operation": "UPDATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"}, "name": "vm",
+        "object": {"spec": {"template": {"spec": {"networks": [{"name": "a", "pod": {}}],
+            "domain": {"devices": {"interfaces": [{"name": "a", "bridge": {}}, {"name": "a", "bridge": {}}]}}}}}},
+        "oldObject": {"spec": {"template": {"spec": {"networks": [{"name": "a", "pod": {}}],
+            "domain": {"devices": {"interfaces": [{"name": "a", "bridge": {}}]}}}}}}}}"#;
+
+    struct Everything {
+        metrics: Metrics,
+        counts: Counts,
+        in_flight: Arc<InFlight>,
+        pending: Pending,
+    }
+
+    /// A server that has all that can be counted.
+    fn everything() -> Everything {
+        let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), Pending::default());
+        let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
+        let chain = format!("{}{}", made.server, made.authority);
+        let pair = Pair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
+        let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
+        let status = Status::default();
+        status.records().for_each(|record| record.hear());
+        metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
+        metrics.add_looks(Looks::default());
+        let leads = watch::Sender::new(true).subscribe();
+        metrics.add_mirroring(Standing { pending: pending.clone(), progress: Progress::default(), leads });
+        metrics.add_events(Outbox::unsent());
+        metrics.add_settings(Tally::default());
+        metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
+        Everything { metrics, counts, in_flight, pending }
+    }
+
+    #[track_caller]
+    fn assert_has(text: &str, line: &str) {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
 
     #[test]
     fn every_series_is_there_before_anything_happens() {
-        let counts = Counts::default();
-        let mut metrics = Metrics::new(counts.clone());
-        metrics.add_facts(Arc::new(Cache::new(Store::default()).0), Status::default());
-        metrics.add_looks(Looks::default());
-        counts.add(Outcome::Denied);
-        let text = metrics.text();
+        let text = everything().metrics.text();
         for line in [
             "# TYPE nicplug_requests counter",
-            "nicplug_requests_total{outcome=\"allowed\"} 0",
-            "nicplug_requests_total{outcome=\"denied\"} 1",
+            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",verdict=\"denied\"} 0",
+            "nicplug_requests_total{endpoint=\"mutate\",kind=\"other\",operation=\"DELETE\",verdict=\"unhandled\"} 0",
+            "nicplug_requests_total{endpoint=\"mutate\",kind=\"other\",operation=\"other\",verdict=\"malformed\"} 0",
+            "# TYPE nicplug_request_duration_seconds histogram",
+            "nicplug_request_duration_seconds_count{endpoint=\"mutate\"} 0",
+            "nicplug_requests_refused_total{reason=\"overload\"} 0",
+            "nicplug_findings_total{rule=\"NP106\",enforcement=\"deny\"} 0",
+            "nicplug_unknown_facts_total{kind=\"NetworkAttachmentDefinition\"} 0",
             "nicplug_facts_state{kind=\"Node\",state=\"starting\"} 1",
             "nicplug_facts_state{kind=\"Node\",state=\"synced\"} 0",
             "nicplug_facts_objects{kind=\"VirtualMachine\"} 0",
             "nicplug_facts_errors_total{kind=\"KubeVirt\",error=\"expired\"} 0",
             "nicplug_second_looks_total{result=\"upheld\"} 0",
+            "nicplug_persist_failed_total{reason=\"refused\"} 0",
+            "nicplug_connections 0",
+            "nicplug_connections_total 0",
+            "nicplug_handshake_failures_total 0",
+            "nicplug_certificate_faults_total 0",
             "# EOF",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+            assert_has(&text, line);
         }
+    }
+
+    #[test]
+    fn what_happens_is_shown_where_it_belongs() {
+        let Everything { metrics, counts, in_flight, pending } = everything();
+        let answer =
+            Reviewer::new(Arc::new(NoFacts), Settings::default()).answer(Endpoint::Validate, REVIEW.as_bytes());
+        assert_eq!(answer.outcome, Outcome::Denied);
+        counts.add(Endpoint::Validate, &answer, Duration::from_micros(30));
+        counts.refuse(Refusal::BodyLate);
+        counts.fail_handshake();
+        let _open = counts.open_connection();
+        let _place = in_flight.enter();
+        pending.set(Asker::machine("demo", "vm"), true);
+        let text = metrics.text();
+        for line in [
+            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",verdict=\"denied\"} 1",
+            "nicplug_request_duration_seconds_bucket{le=\"0.000025\",endpoint=\"validate\"} 0",
+            "nicplug_request_duration_seconds_bucket{le=\"0.00005\",endpoint=\"validate\"} 1",
+            "nicplug_request_duration_seconds_bucket{le=\"+Inf\",endpoint=\"validate\"} 1",
+            "nicplug_request_duration_seconds_sum{endpoint=\"validate\"} 0.00003",
+            "nicplug_requests_in_flight 1",
+            "nicplug_requests_refused_total{reason=\"body_late\"} 1",
+            "nicplug_findings_total{rule=\"NP002\",enforcement=\"deny\"} 1",
+            "nicplug_handshake_failures_total 1",
+            "nicplug_connections 1",
+            "nicplug_connections_total 1",
+            "nicplug_persist_pending 1",
+            "nicplug_persist_leading 1",
+        ] {
+            assert_has(&text, line);
+        }
+    }
+
+    #[test]
+    fn certificates_end_when_they_say() {
+        let text = everything().metrics.text();
+        let end = |life: Duration| (Duration::from_hours(24) + life).as_secs_f64();
+        for (whose, end) in
+            [("server", end(certificates::SERVER_LIFETIME)), ("authority", end(certificates::AUTHORITY_LIFETIME))]
+        {
+            let name = format!("nicplug_certificate_expiry_timestamp_seconds{{certificate=\"{whose}\"}} ");
+            let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+            assert!((value.parse::<f64>().unwrap() - end).abs() < 600.0, "{whose}: {value}, not {end}");
+        }
+    }
+
+    /// The name of each series and its labels, with those of the exposition format left out.
+    fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let mut shown = BTreeMap::<String, BTreeSet<String>>::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.strip_suffix('}').map_or((series, ""), |it| it.split_once('{').unwrap());
+            let parts = ["_bucket", "_sum", "_count"].into_iter().find_map(|part| name.strip_suffix(part));
+            let name = parts.filter(|name| name.ends_with("_seconds")).unwrap_or(name);
+            let labels = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+            shown.entry(name.to_owned()).or_default().extend(labels.filter(|label| label != "le"));
+        }
+        shown
+    }
+
+    /// The first two columns of the tables in docs/metrics.md: `name`, and its labels as `label` or `label`: values.
+    fn told(page: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let cells = rows.map(|row| row.split('|').skip(1).map(str::trim).collect::<Vec<_>>());
+        cells.map(|cells| (words(cells[0])[0].clone(), words(cells[1]).into_iter().collect())).collect()
+    }
+
+    #[test]
+    fn the_page_of_metrics_has_all_of_them_and_no_others() {
+        let page = include_str!("../../docs/metrics.md");
+        assert_eq!(told(page), shown(&everything().metrics.text()));
+    }
+
+    #[test]
+    fn no_two_families_have_one_name() {
+        let text = everything().metrics.text();
+        let names: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let unique: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(names.len(), unique.len(), "{names:?}");
+        // Of a family that ends like the counter of another a reader could not tell which it is.
+        assert!(!text.contains("# TYPE nicplug_connections counter"), "{text}");
     }
 }

@@ -20,35 +20,23 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     body::{self, Unreadable},
-    counts::Counts,
+    counts::{Counts, Refusal},
+    decision::{self, Trace},
     guard::InFlight,
     herald::Herald,
-    limits::Limits,
     second_look::SecondLook,
     timeout::answer_within,
 };
-use crate::admission::{Answer, Endpoint, Outcome, Reviewer};
+use crate::{
+    admission::{Answer, Endpoint, Outcome, Reviewer},
+    telemetry::spans::Spans,
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The routes of the webhook.
-pub(super) fn router(
-    reviewer: Reviewer,
-    second_look: Option<SecondLook>,
-    herald: Option<Herald>,
-    limits: &Limits,
-    counts: Counts,
-) -> Router {
-    let desk = Desk {
-        reviewer,
-        second_look,
-        herald,
-        counts,
-        in_flight: InFlight::new(limits.in_flight),
-        largest_body: limits.body,
-        longest: limits.request,
-    };
+pub(super) fn router(desk: Desk) -> Router {
     Router::new()
         .route("/validate", post(validate))
         .route("/mutate", post(mutate))
@@ -65,44 +53,53 @@ async fn mutate(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     desk.answer(Endpoint::Mutate, request).await
 }
 
-async fn method_not_allowed(request: Request) -> Response {
+async fn method_not_allowed(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    desk.counts.refuse(Refusal::Method);
     // axum adds the Allow header.
     refuse(StatusCode::METHOD_NOT_ALLOWED, "send the AdmissionReview by POST").closing_if_unread(&request)
 }
 
-async fn not_found(request: Request) -> Response {
+async fn not_found(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    desk.counts.refuse(Refusal::Path);
     refuse(StatusCode::NOT_FOUND, "no such path: send the AdmissionReview to /validate or /mutate")
         .closing_if_unread(&request)
 }
 
 /// Where reviews are handed in.
-struct Desk {
-    reviewer: Reviewer,
+pub(super) struct Desk {
+    pub(super) reviewer: Reviewer,
     /// In a cluster.
-    second_look: Option<SecondLook>,
+    pub(super) second_look: Option<SecondLook>,
     /// The same.
-    herald: Option<Herald>,
-    counts: Counts,
-    in_flight: InFlight,
+    pub(super) herald: Option<Herald>,
+    pub(super) counts: Counts,
+    pub(super) in_flight: Arc<InFlight>,
+    /// Where a collector takes them.
+    pub(super) spans: Option<Spans>,
     /// In bytes.
-    largest_body: usize,
-    longest: Duration,
+    pub(super) largest_body: usize,
+    pub(super) longest: Duration,
 }
 
 impl Desk {
     async fn answer(&self, endpoint: Endpoint, request: Request) -> Response {
         if !is_json(request.headers()) {
+            self.counts.refuse(Refusal::MediaType);
             return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type has to be application/json")
                 .closing_if_unread(&request);
         }
-        let deadline = Instant::now() + answer_within(request.uri().query(), self.longest);
+        let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
+        let start = Instant::now();
+        let deadline = start + answer_within(request.uri().query(), self.longest);
         let Some(_place) = self.in_flight.enter() else {
             return self.answer_overload(request.into_body(), deadline).await;
         };
         match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
             Ok(Ok(body)) => {
                 let answer = self.judge(endpoint, &body, deadline).await;
-                self.counts.add(answer.outcome);
+                let took = start.elapsed();
+                self.counts.add(endpoint, &answer, took);
+                decision::tell(endpoint, &body, &answer, took, trace.as_ref());
                 if let Some(herald) = &self.herald {
                     herald.hear(&body, &answer);
                 }
@@ -111,9 +108,13 @@ impl Desk {
             }
             Ok(Err(Unreadable::TooLarge)) => self.refuse_large_body().closing(),
             Ok(Err(Unreadable::Broken)) => {
+                self.counts.refuse(Refusal::BodyBroken);
                 refuse(StatusCode::BAD_REQUEST, "the body ended before its end, or its chunks are malformed").closing()
             }
-            Err(_) => refuse(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing(),
+            Err(_) => {
+                self.counts.refuse(Refusal::BodyLate);
+                refuse(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing()
+            }
         }
     }
 
@@ -134,6 +135,7 @@ impl Desk {
     /// The body is read all the same, into nothing: under load a new TLS handshake for the client's next try would
     /// cost a hundred times as much.
     async fn answer_overload(&self, body: Body, deadline: Instant) -> Response {
+        self.counts.refuse(Refusal::Overload);
         let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         match timeout_at(deadline, body::discard(body, self.largest_body)).await {
@@ -143,6 +145,7 @@ impl Desk {
     }
 
     fn refuse_large_body(&self) -> Response {
+        self.counts.refuse(Refusal::BodyTooLarge);
         let limit = self.largest_body;
         refuse(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {limit} bytes (--max-body)"))
     }

@@ -343,7 +343,7 @@ mod tests {
         let body = body(&["old", "new"], &json!({}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
         assert!(first.outcome == Outcome::Denied && text(&first).contains("NP105"), "{}", text(&first));
-        assert_eq!(last.outcome, Outcome::Allowed, "{}", text(&last));
+        assert_eq!(last.outcome, Outcome::Warned, "{}", text(&last));
         assert_eq!(upshots(&second), [0, 1, 0]);
     }
 
@@ -368,7 +368,7 @@ mod tests {
             let (second, _) = cluster(move |_| code.map(|code| (code, reply.clone())));
             let start = Instant::now();
             let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-            assert_eq!((last.outcome, upshots(&second)), (Outcome::Allowed, [0, 0, 1]), "{}", text(&last));
+            assert_eq!((last.outcome, upshots(&second)), (Outcome::Warned, [0, 0, 1]), "{}", text(&last));
             assert!(text(&last).contains("was not checked"), "{}", text(&last));
             assert!(start.elapsed() <= LONGEST + Duration::from_millis(10));
         }
@@ -377,7 +377,7 @@ mod tests {
         let (second, asked) = cluster(|_| None);
         let _all = second.places.acquire_many(u32::try_from(LOOKS_AT_ONCE).unwrap()).await.unwrap();
         let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-        assert_eq!((last.outcome, asked.lock().unwrap().len()), (Outcome::Allowed, 0));
+        assert_eq!((last.outcome, asked.lock().unwrap().len()), (Outcome::Warned, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -408,7 +408,7 @@ mod tests {
         let other = || vm("other", &["with-mac"], &json!({}));
         let reviewer = reviewer(&[kubevirt(), vmi(), nad.clone(), other()]);
         let body = body(&["old", "with-mac"], &json!({}));
-        for (is_there, outcome) in [(true, Outcome::Denied), (false, Outcome::Allowed)] {
+        for (is_there, outcome) in [(true, Outcome::Denied), (false, Outcome::Warned)] {
             let nad = nad.clone();
             let (second, _) = cluster(move |path| match path {
                 NAD => Some((200, nad.clone())),

@@ -208,7 +208,7 @@ impl Collector for Tally {
 mod tests {
     use super::*;
     use crate::{
-        server::{counts::Counts, health::Readiness, metrics::Metrics},
+        server::{health::Readiness, metrics::Metrics},
         settings::Enforcement,
     };
 
@@ -256,7 +256,7 @@ mod tests {
 
         /// What the metrics say: taken, refused, valid.
         fn numbers(&self) -> [u32; 3] {
-            let mut metrics = Metrics::new(Counts::default());
+            let mut metrics = Metrics::default();
             metrics.add_settings(self.keeper.tally());
             let text = metrics.text();
             let value = |series: &str| {

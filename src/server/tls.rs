@@ -7,7 +7,10 @@ mod outlook;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -99,12 +102,47 @@ impl Pair {
 
 /// The pair that handshakes get. It may be replaced at any time; connections that are open keep theirs. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Shown(Arc<RwLock<Option<Arc<Pair>>>>);
+pub struct Shown(Arc<Showcase>);
+
+#[derive(Debug, Default)]
+struct Showcase {
+    pair: RwLock<Option<Arc<Pair>>>,
+    /// The end of the authority that signs now, where it is known by something else than the pair.
+    authority: RwLock<Option<SystemTime>>,
+    /// How often something newer was refused.
+    faults: AtomicU64,
+}
 
 impl Shown {
     /// From now on handshakes get this pair.
     pub fn show(&self, pair: Pair) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
+        *self.0.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
+    }
+
+    /// Tells until when the authority that signs now is valid.
+    pub(super) fn tell_authority(&self, end: Option<SystemTime>) {
+        *self.0.authority.write().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// Until when the authority of the pair is valid, where that is known: one that nicplug made, or the soonest to
+    /// expire of those that the chain holds.
+    #[must_use]
+    pub fn authority_end(&self) -> Option<SystemTime> {
+        let told = *self.0.authority.read().unwrap_or_else(PoisonError::into_inner);
+        told.or_else(|| {
+            let authorities = self.pair()?.key.cert.clone().into_iter().skip(1);
+            authorities.filter_map(|authority| Some(Validity::of(&authority)?.not_after)).min()
+        })
+    }
+
+    /// How often a pair was refused while an older one stayed.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.0.faults.load(Ordering::Relaxed)
+    }
+
+    fn add_fault(&self) {
+        self.0.faults.fetch_add(1, Ordering::Relaxed);
     }
 
     /// From when until when the certificate that is shown is valid; `None` when there is none yet.
@@ -119,7 +157,7 @@ impl Shown {
     }
 
     fn pair(&self) -> Option<Arc<Pair>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.pair.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -280,6 +280,7 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
     pub(crate) counts: Counts,
+    pub(crate) shown: Shown,
     tasks: JoinSet<()>,
 }
 
@@ -302,13 +303,15 @@ impl Replica {
             drain: Drain::default(),
             watches: None,
             events: None,
+            mirroring: None,
+            spans: None,
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness, counts) = (server.local_addr(), server.readiness().clone(), server.counts().clone());
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let time = scene.time.clone();
-        tasks.spawn(offered::show(shown, keeper.offers(), check, move || time.now(), scene.ticks()));
+        tasks.spawn(offered::show(shown.clone(), keeper.offers(), check, move || time.now(), scene.ticks()));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });
@@ -334,7 +337,7 @@ impl Replica {
             }
             Rank::Follower => {}
         }
-        Self { address, readiness, counts, tasks }
+        Self { address, readiness, counts, shown, tasks }
     }
 }
 

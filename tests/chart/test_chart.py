@@ -320,8 +320,9 @@ class Code(unittest.TestCase):
     """Facts that the chart and the program both know."""
 
     def test_every_flag_is_one_of_the_program(self) -> None:
-        # Every flag has a twin in the environment.
-        known = {f"--{name.lower().replace('_', '-')}" for name in re.findall(r'env = "NICPLUG_([A-Z_]+)"', CLI)}
+        # Every flag has a twin in the environment, by nicplug's name or by that of OpenTelemetry.
+        twins = re.findall(r'env = "(?:NICPLUG|OTEL_EXPORTER)_([A-Z_]+)"', CLI)
+        known = {f"--{name.lower().replace('_', '-')}" for name in twins}
         for name, values in sets().items():
             with self.subTest(name):
                 command, *flags = args(values)

@@ -10,7 +10,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::{Span, identity};
 use crate::cluster::{
     lease::{Candidate, Timings},
-    mirror::{Mirror, Progress},
+    mirror::{Mirror, Standing},
     pending::Pending,
 };
 
@@ -52,7 +52,7 @@ enum Switch {
 
 /// The mirroring, under way.
 pub(super) struct Persisting {
-    progress: Progress,
+    standing: Standing,
     stop: Option<oneshot::Sender<Infallible>>,
     task: JoinHandle<()>,
 }
@@ -67,8 +67,8 @@ impl PersistArgs {
         let identity = identity();
         let namespace = self.namespace(client);
         let candidate = Candidate::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
-        let mirror = Arc::new(Mirror::new(client.clone(), pending, &identity));
-        let progress = mirror.progress().clone();
+        let mirror = Arc::new(Mirror::new(client.clone(), pending.clone(), &identity));
+        let standing = Standing { pending, progress: mirror.progress().clone(), leads: candidate.leads() };
         let (stop, stopped) = oneshot::channel();
         tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
         let work = move || {
@@ -79,7 +79,7 @@ impl PersistArgs {
             // Nothing is ever sent: the end is that nobody could.
             let _ = stopped.await;
         }));
-        Ok(Some(Persisting { progress, stop: Some(stop), task }))
+        Ok(Some(Persisting { standing, stop: Some(stop), task }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -106,6 +106,11 @@ impl PersistArgs {
 }
 
 impl Persisting {
+    /// How it stands, for whoever watches.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
     /// Asks for the end: the work stops, and the lease is given back.
     pub(super) fn end(&mut self) {
         self.stop = None;
@@ -116,7 +121,8 @@ impl Persisting {
         self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
-        let (mirrored, failed, retried) = (self.progress.mirrored(), self.progress.failed(), self.progress.retried());
+        let progress = &self.standing.progress;
+        let (mirrored, failed, retried) = (progress.mirrored(), progress.failed(), progress.retried());
         tracing::info!(mirrored, failed, retried, "stopped mirroring");
     }
 }

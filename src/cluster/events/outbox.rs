@@ -75,6 +75,12 @@ impl Outbox {
         Self { letters, numbers }
     }
 
+    /// One that nobody sends from.
+    #[cfg(test)]
+    pub(crate) fn unsent() -> Self {
+        Self { letters: mpsc::channel(1).0, numbers: Arc::default() }
+    }
+
     /// Hands a letter in, and does not wait: where too many wait already it is dropped.
     pub fn hand_in(&self, letter: Letter) {
         if self.letters.try_send(letter).is_err() {

@@ -143,7 +143,7 @@ impl Record {
         self.counter(mishap).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    pub(super) fn hear(&self) {
+    pub(crate) fn hear(&self) {
         let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.heard.store(now + 1, Ordering::Relaxed);
     }

@@ -215,6 +215,10 @@ mod tests {
             assert!(report.contains(&until(now())) && keeping.readiness.is_ready(), "{report}");
             assert!(key.lines().skip(1).all(|line| !report.contains(line)), "{report}");
         }
+        // Two of them have the same words as the one before, and so are no news.
+        assert_eq!(keeping.keeper.shown.faults(), 6);
+        keeping.look(now());
+        assert_eq!(keeping.keeper.shown.faults(), 6, "one that lasts is counted once");
         fs::remove_file(folder.0.join("tls.key")).unwrap();
         let report = keeping.look(now());
         assert!(report.contains("cannot read"), "{report}");

@@ -27,7 +27,8 @@ pub async fn show(
     let mut outlook = Outlook::new(shown.clone(), check);
     let mut last = None;
     loop {
-        let Offer { pair, fault } = offers.borrow_and_update().clone();
+        let Offer { pair, fault, authority_end } = offers.borrow_and_update().clone();
+        shown.tell_authority(authority_end);
         if let Some(pair) = pair.filter(|pair| last.as_ref() != Some(&pair.certificate)) {
             match Pair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
                 Ok(new) => {

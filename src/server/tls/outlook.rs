@@ -41,6 +41,7 @@ impl Outlook {
     pub(super) fn refuse(&mut self, fault: String) {
         if self.fault.as_ref() != Some(&fault) {
             if self.shown.validity().is_some() {
+                self.shown.add_fault();
                 tracing::warn!("the last good certificate stays: {fault}");
             } else {
                 tracing::info!("no certificate yet: {fault}");

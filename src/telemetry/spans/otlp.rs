@@ -1,0 +1,324 @@
+//! OTLP over HTTP, with JSON (the Protobuf messages of opentelemetry-proto 1, by the JSON rules of the OTLP
+//! specification: ids in hex, 64-bit numbers as text).
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    io,
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::{
+    Request, StatusCode, Uri,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST, USER_AGENT},
+    http::uri::Scheme,
+};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::Span;
+
+/// What is added to the address of a collector: where it takes spans.
+const PATH: &str = "/v1/traces";
+/// How long a message may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 64 << 10;
+/// `SPAN_KIND_SERVER`.
+const SERVER: u8 = 2;
+
+/// Who takes spans.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Collector {
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl FromStr for Collector {
+    type Err = CollectorError;
+
+    fn from_str(text: &str) -> Result<Self, CollectorError> {
+        let malformed = || CollectorError::Malformed(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => {}
+            Some(scheme) if *scheme == Scheme::HTTPS => return Err(CollectorError::Tls(text.to_owned())),
+            _ => return Err(malformed()),
+        }
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(malformed)?;
+        if uri.query().is_some() || authority.host().is_empty() {
+            return Err(malformed());
+        }
+        let path = format!("{}{PATH}", uri.path().trim_end_matches('/'));
+        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80), path })
+    }
+}
+
+impl fmt::Display for Collector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "http://{}:{}{}", self.host, self.port, self.path)
+    }
+}
+
+/// An address that is no collector's.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// It is no URL, or has parts that mean nothing here.
+    #[error("{0:?} is no address of a collector: write it as http://HOST:4318")]
+    Malformed(String),
+    /// It asks for TLS.
+    #[error("{0:?} asks for TLS, which is not spoken to a collector: name one in this cluster, as http://HOST:4318")]
+    Tls(String),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// There is no connection, or it was lost.
+    #[error("no connection: {0}")]
+    Away(#[from] io::Error),
+    /// What answers is no HTTP server.
+    #[error("no answer in HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    /// It does not take the message.
+    #[error("the answer is {0}")]
+    Refused(StatusCode),
+    /// It took too long.
+    #[error("no answer within {TIMEOUT:?}")]
+    Slow,
+}
+
+impl Trouble {
+    /// Whether it may be over soon (the specification's retryable codes).
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Http(_) | Self::Slow => true,
+            Self::Refused(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
+        }
+    }
+}
+
+impl Collector {
+    /// Sends a message, on a connection of its own; tells how many spans the collector rejects all the same.
+    pub(super) async fn post(&self, body: Bytes) -> Result<u64, Trouble> {
+        timeout(TIMEOUT, self.exchange(body)).await.unwrap_or(Err(Trouble::Slow))
+    }
+
+    async fn exchange(&self, body: Bytes) -> Result<u64, Trouble> {
+        // An IPv6 address stands in brackets in a URL, and nowhere else.
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((host, self.port)).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::post(&self.path)
+            .header(HOST, format!("{}:{}", self.host, self.port))
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("nicplug/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(io::Error::other)?;
+        // Owns the sender: the connection ends with it.
+        let answer = async move {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            // What cannot be read is not needed.
+            let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+            Ok::<_, Trouble>((status, body.map(Collected::to_bytes).unwrap_or_default()))
+        };
+        // What breaks the connection breaks the answer too.
+        let (_, answer) = tokio::join!(connection, answer);
+        let (status, body) = answer?;
+        if status.is_success() { Ok(rejected(&body)) } else { Err(Trouble::Refused(status)) }
+    }
+}
+
+/// `partialSuccess.rejectedSpans`: a number, as text by the rules and without quotes by habit.
+fn rejected(body: &[u8]) -> u64 {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let Some(rejected) = answer.pointer("/partialSuccess/rejectedSpans") else { return 0 };
+    rejected.as_u64().or_else(|| rejected.as_str()?.parse().ok()).unwrap_or(0)
+}
+
+/// Whose spans they are.
+#[derive(Debug)]
+pub(super) struct Resource(Vec<(&'static str, String)>);
+
+impl Resource {
+    pub(super) fn new(attributes: Vec<(&'static str, String)>) -> Self {
+        Self(attributes)
+    }
+
+    /// The message with these spans.
+    pub(super) fn message(&self, spans: &[Span]) -> Bytes {
+        let scope = Scoped {
+            scope: Library { name: "nicplug", version: env!("CARGO_PKG_VERSION") },
+            spans: spans.iter().map(Record::of).collect(),
+        };
+        let resource = Attributed { attributes: attributes(&self.0) };
+        let message = Message { resource_spans: [ResourceSpans { resource, scope_spans: [scope] }] };
+        // Texts, numbers and lists of them always have a JSON form.
+        serde_json::to_vec(&message).unwrap_or_default().into()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Message<'s> {
+    resource_spans: [ResourceSpans<'s>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceSpans<'s> {
+    resource: Attributed<'s>,
+    scope_spans: [Scoped<'s>; 1],
+}
+
+#[derive(Serialize)]
+struct Attributed<'s> {
+    attributes: Vec<Attribute<'s>>,
+}
+
+#[derive(Serialize)]
+struct Scoped<'s> {
+    scope: Library,
+    spans: Vec<Record<'s>>,
+}
+
+#[derive(Serialize)]
+struct Library {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'s> {
+    trace_id: String,
+    span_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_span_id: Option<String>,
+    name: &'static str,
+    kind: u8,
+    start_time_unix_nano: String,
+    end_time_unix_nano: String,
+    attributes: Vec<Attribute<'s>>,
+}
+
+impl<'s> Record<'s> {
+    fn of(span: &'s Span) -> Self {
+        let own_trace = || (u128::from(random()) << 64) | u128::from(random());
+        Self {
+            trace_id: format!("{:032x}", span.parent.map_or_else(own_trace, |parent| parent.trace)),
+            span_id: format!("{:016x}", random()),
+            parent_span_id: span.parent.map(|parent| format!("{:016x}", parent.span)),
+            name: span.name,
+            kind: SERVER,
+            start_time_unix_nano: nanos(span.start),
+            end_time_unix_nano: nanos(span.end),
+            attributes: attributes(&span.attributes),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Attribute<'s> {
+    key: &'static str,
+    value: Text<'s>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Text<'s> {
+    string_value: &'s str,
+}
+
+fn attributes<'s>(pairs: &'s [(&'static str, String)]) -> Vec<Attribute<'s>> {
+    pairs.iter().map(|(key, value)| Attribute { key, value: Text { string_value: value } }).collect()
+}
+
+/// Since 1970.
+fn nanos(moment: SystemTime) -> String {
+    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
+}
+
+/// The seeds of hash maps are random enough to keep spans apart. Never zero, which is no id.
+fn random() -> u64 {
+    RandomState::new().hash_one(0_u8).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::telemetry::spans::context::TraceContext;
+
+    #[test]
+    fn an_address_is_that_of_the_specification_or_refused_with_advice() {
+        for (text, expected) in [
+            ("http://collector:4318", "http://collector:4318/v1/traces"),
+            ("http://collector:4318/", "http://collector:4318/v1/traces"),
+            ("http://collector", "http://collector:80/v1/traces"),
+            ("http://[::1]:4318/otlp/", "http://[::1]:4318/otlp/v1/traces"),
+        ] {
+            assert_eq!(text.parse::<Collector>().unwrap().to_string(), expected);
+        }
+        for text in ["", "collector:4318", "http://", "grpc://collector:4317", "http://u:p@collector", "http://c/?x=y"]
+        {
+            let error = text.parse::<Collector>().unwrap_err().to_string();
+            assert!(error.contains("http://HOST:4318"), "{error}");
+        }
+        assert!("https://collector".parse::<Collector>().unwrap_err().to_string().contains("TLS"));
+    }
+
+    #[test]
+    fn a_message_is_what_the_specification_says() {
+        let parent = TraceContext { trace: 0xabc, span: 0xdef, is_sampled: true };
+        let start = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001);
+        let span = |parent| Span {
+            name: "validate",
+            parent,
+            start,
+            end: start + Duration::from_micros(30),
+            attributes: vec![("nicplug.verdict", "denied".to_owned())],
+        };
+        let resource = Resource::new(vec![("service.name", "nicplug".to_owned())]);
+        let message: Value = serde_json::from_slice(&resource.message(&[span(Some(parent)), span(None)])).unwrap();
+        let whole = &message["resourceSpans"][0];
+        let text = |key: &str, value: &str| json!([{"key": key, "value": {"stringValue": value}}]);
+        assert_eq!(whole["resource"]["attributes"], text("service.name", "nicplug"));
+        assert_eq!(whole["scopeSpans"][0]["scope"]["name"], "nicplug");
+        let [child, root] = &whole["scopeSpans"][0]["spans"].as_array().unwrap()[..] else { panic!("{message}") };
+        assert_eq!(child["traceId"], "00000000000000000000000000000abc");
+        assert_eq!(child["parentSpanId"], "0000000000000def");
+        assert_eq!((&child["name"], &child["kind"]), (&json!("validate"), &json!(2)));
+        assert_eq!(child["startTimeUnixNano"], "1700000000000000001");
+        assert_eq!(child["endTimeUnixNano"], "1700000000000030001");
+        assert_eq!(child["attributes"], text("nicplug.verdict", "denied"));
+        assert!(root.get("parentSpanId").is_none() && root["traceId"] != child["traceId"], "{message}");
+        for (span, key, digits) in [(child, "spanId", 16), (root, "spanId", 16), (root, "traceId", 32)] {
+            let id = span[key].as_str().unwrap();
+            assert!(id.len() == digits && id.bytes().any(|digit| digit != b'0'), "{key}: {id}");
+        }
+        assert_ne!(child["spanId"], root["spanId"]);
+    }
+
+    #[test]
+    fn what_a_collector_rejects_is_read_from_its_answer() {
+        for (answer, count) in [
+            ("", 0),
+            ("{}", 0),
+            (r#"{"partialSuccess": {}}"#, 0),
+            (r#"{"partialSuccess": {"rejectedSpans": "3"}}"#, 3),
+            (r#"{"partialSuccess": {"rejectedSpans": 3}}"#, 3),
+        ] {
+            assert_eq!(rejected(answer.as_bytes()), count, "{answer}");
+        }
+    }
+}
