@@ -395,7 +395,8 @@ class Documents(unittest.TestCase):
     def test_each_alert_has_its_chapter(self) -> None:
         runbook = (ROOT / "docs/runbook.md").read_text()
         chapters = {title.lower() for title in re.findall(r"(?m)^## (\w+)$", runbook)}
-        groups = by_kind({"metrics": {"prometheusRule": {"enabled": True}}}, "PrometheusRule")["spec"]["groups"]
+        watched = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+        groups = by_kind({"metrics": watched}, "PrometheusRule")["spec"]["groups"]
         urls = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
         for alert, url in urls.items():
             self.assertEqual(url.rsplit("#")[-1], alert.lower())
