@@ -105,6 +105,20 @@ bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
 
+# Builds what the image holds into target/image/ARCH, and proves that it needs nothing but itself (minutes; no Docker): the
+# Dockerfile. For another architecture than this machine's, EMULATOR is a static qemu-user.
+image-proof arch="amd64" emulator="":
+    bash image/build.sh {{ arch }} target/image/{{ arch }}
+    bash image/proof.sh target/image/{{ arch }}/nicplug {{ emulator }}
+
+# Builds the image for both architectures (needs Docker with buildx).
+image:
+    docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" --tag nicplug .
+
+# Prints the manifest for krew and writes the archives it names, of what `just image-proof` built for both architectures.
+krew folder="target/image":
+    @bash deploy/krew.sh {{ folder }}
+
 # All that CI does.
 ci:
     bash .ci/run
