@@ -115,7 +115,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    const ALL: [Self; 4] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Request];
+    const ALL: [Self; 5] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Persist, Self::Request];
 
     /// As tables write it.
     #[must_use]
