@@ -219,6 +219,15 @@ class Templates(unittest.TestCase):
             with self.assertRaisesRegex(helm.HelmRenderError, re.escape(words)):
                 render(values)
 
+    def test_a_network_policy_lets_nothing_out_but_to_the_api_server(self) -> None:
+        api_server = {"cidrs": ["10.0.0.0/24"], "ports": [6443]}
+        spec = by_kind({"networkPolicy": {"enabled": True, "apiServer": api_server}}, "NetworkPolicy")["spec"]
+        self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
+        blocks = [{"ipBlock": {"cidr": "10.0.0.0/24"}}]
+        self.assertEqual(spec["egress"], [{"ports": [{"port": 6443, "protocol": "TCP"}], "to": blocks}])
+        webhook, _ = spec["ingress"]
+        self.assertEqual(webhook, {"ports": [{"port": 8443, "protocol": "TCP"}], "from": blocks})
+
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {"persist": {"enabled": False}, "certificates": {"source": "certManager"}}
         self.assertFalse({"Role", "RoleBinding"} & {item["kind"] for item in chart.objects(render(without))})

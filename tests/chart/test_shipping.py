@@ -70,6 +70,37 @@ class Image(unittest.TestCase):
                 self.assertIn(path.parts[0], sent, file)
 
 
+class ArtifactHub(unittest.TestCase):
+    """What Artifact Hub reads from a chart (its documentation of annotations)."""
+
+    CHART = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    ANNOTATIONS = {key.removeprefix("artifacthub.io/"): value for key, value in CHART["annotations"].items()}
+
+    def test_every_annotation_is_one_that_it_knows_and_of_the_form_that_it_wants(self) -> None:
+        words = {"category", "license", "prerelease", "containsSecurityUpdates", "operator"}
+        lists = {"images": {"name", "image", "platforms"}, "links": {"name", "url"}, "changes": {"kind", "description"}}
+        self.assertEqual(self.ANNOTATIONS.keys(), words | lists.keys())
+        for name, fields in lists.items():
+            for entry in yaml.safe_load(self.ANNOTATIONS[name]):
+                self.assertEqual(entry.keys(), fields, name)
+        for name in ("prerelease", "containsSecurityUpdates", "operator"):
+            self.assertIn(self.ANNOTATIONS[name], ("true", "false"))
+        for change in yaml.safe_load(self.ANNOTATIONS["changes"]):
+            self.assertIn(change["kind"], {"added", "changed", "deprecated", "removed", "fixed", "security"})
+
+    def test_every_link_into_the_repository_leads_to_a_file(self) -> None:
+        blob = f"{self.CHART['home']}/blob/main/"
+        files = [link["url"].removeprefix(blob) for link in yaml.safe_load(self.ANNOTATIONS["links"])]
+        files = [file for file in files if "://" not in file]
+        self.assertIn("docs/install.md", files)
+        for file in files:
+            self.assertTrue((ROOT / file).is_file(), file)
+
+    def test_it_names_the_image_by_a_version(self) -> None:
+        for image in yaml.safe_load(self.ANNOTATIONS["images"]):
+            self.assertTrue(image["image"].endswith(f":{PACKAGE['version']}"), image)
+
+
 class Krew(unittest.TestCase):
     """What krew asks of a manifest (its documentation, and its checks of the index)."""
 
