@@ -8,16 +8,22 @@ from pathlib import Path
 
 LIST = Path(__file__).with_name("metrics.txt")
 
+# Made from the code. A metric that is on this page needs no line in the list, which then keeps those of others.
+PAGE = Path(__file__).parents[2] / "docs/metrics.md"
+
 # What Prometheus puts on each series of a target that a ServiceMonitor selects. `endpoint` is dropped there.
 OF_THE_TARGET = frozenset({"container", "instance", "job", "namespace", "pod", "service"})
 
 
 def known() -> dict[str, frozenset[str]]:
     """The names of all series, with the labels that each can have."""
+    listed = re.findall(r"(?m)^(\w+)(?:\{([\w,]+)\})?( histogram)?$", LIST.read_text())
+    if PAGE.exists():
+        listed += re.findall(r"(?m)^\| `(\w+)` \| ([^|]*) \| (\w+) \|", PAGE.read_text())
     series = {}
-    for name, labels, kind in re.findall(r"(?m)^(\w+)(?:\{([\w,]+)\})?( histogram)?$", LIST.read_text()):
-        own = OF_THE_TARGET.union(filter(None, labels.split(",")))
-        if kind:
+    for name, labels, kind in listed:
+        own = OF_THE_TARGET.union(re.findall(r"\w+", labels))
+        if kind.strip() == "histogram":
             series |= {f"{name}_bucket": own | {"le"}, f"{name}_count": own, f"{name}_sum": own}
         else:
             series[name] = own

@@ -123,10 +123,10 @@ CASES = {
         silent={ours("process_resident_memory_bytes"): f"{230 << 20}x30"},
     ),
     "NicplugRefusing": Case(
-        fires={ours("nicplug_requests_refused_total", reason="busy"): "0+30x30"},
-        labels={"reason": "busy"},
-        says="0.50 requests a second are turned away unread. The reason: busy.",
-        silent={ours("nicplug_requests_refused_total", reason="busy"): "0x10 30x20"},
+        fires={ours("nicplug_requests_refused_total", reason="overload"): "0+30x30"},
+        labels={"reason": "overload"},
+        says="0.50 requests a second are turned away unread. The reason: overload.",
+        silent={ours("nicplug_requests_refused_total", reason="overload"): "0x10 30x20"},
     ),
     "NicplugFactsStale": Case(
         fires={
@@ -145,7 +145,7 @@ CASES = {
     "NicplugFactsUnknown": Case(
         fires={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x40"},
         labels={"kind": "Node"},
-        says="0.10 times a second a rule had to warn in place of a verdict, because Node was not known.",
+        says="0.10 answers a second say that something was not checked, because Node was not known.",
         silent={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x5 30x35"},
         after=40,
     ),
@@ -179,10 +179,10 @@ CASES = {
         silent={ours("nicplug_certificate_faults_total"): "3x30"},
     ),
     "NicplugHandshakesFailing": Case(
-        fires={ours("nicplug_handshake_failures_total"): "0+2x30", ours("nicplug_connections_total"): "0+10x30"},
+        fires={ours("nicplug_handshake_failures_total"): "0+8x30", ours("nicplug_connections_total"): "0+10x30"},
         labels={},
-        says="20% of the new connections to nicplug end in the TLS handshake.",
-        silent={ours("nicplug_handshake_failures_total"): "0+1x30", ours("nicplug_connections_total"): "0+20x30"},
+        says="80% of the new connections to nicplug end in the TLS handshake.",
+        silent={ours("nicplug_handshake_failures_total"): "0+4x30", ours("nicplug_connections_total"): "0+10x30"},
     ),
     "NicplugSettingsRefused": Case(
         fires={ours("nicplug_settings_valid"): "1x20 0x10", ours("nicplug_settings_valid", "b"): "1x30"},
