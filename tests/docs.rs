@@ -278,7 +278,8 @@ fn documents() -> Vec<(PathBuf, String)> {
 
 /// The text without its fenced blocks.
 fn prose(text: &str) -> String {
-    parts(text).filter(|(language, _)| language.is_none()).map(|(_, line)| format!("{line}\n")).collect()
+    let lines = parts(text).filter(|(language, _)| language.is_none()).map(|(_, line)| line);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What a reader may type: the lines of `sh` blocks, and those of `console` blocks that have a prompt; joined where they
@@ -330,17 +331,16 @@ fn links_of(prose: &str) -> Vec<String> {
 
 /// The anchors of the headings, as forges make them.
 fn anchors_of(text: &str) -> BTreeSet<String> {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
     let mut anchors = BTreeSet::new();
     for line in prose(text).lines() {
         let Some(title) = line.strip_prefix('#').map(|rest| rest.trim_start_matches('#')) else { continue };
         let Some(title) = title.strip_prefix(' ') else { continue };
         let kept = title.trim().chars().filter(|letter| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter));
-        let anchor: String =
-            kept.flat_map(char::to_lowercase).map(|letter| if letter == ' ' { '-' } else { letter }).collect();
-        let again = (1..).map(|number| format!("{anchor}-{number}")).find(|other| !anchors.contains(other)).unwrap();
-        if !anchors.insert(anchor) {
-            anchors.insert(again);
-        }
+        let anchor = kept.flat_map(char::to_lowercase).collect::<String>().replace(' ', "-");
+        let before = times.entry(anchor.clone()).or_default();
+        anchors.insert(if *before == 0 { anchor } else { format!("{anchor}-{before}") });
+        *before += 1;
     }
     anchors
 }
