@@ -54,8 +54,8 @@ fuzz seconds="60":
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
     cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
-# Holds the chart to Helm's own engine, to its schema and to the code, its alerts to promtool, and renders it into
-# target/chart (needs Python; without promtool no alert is tried).
+# Without promtool (`just promtool`) no alert is tried.
+# Holds the chart to Helm's own engine, to its schema and to the code, and renders it into target/chart (needs Python).
 chart: chart-tools
     target/tools/chart/bin/python -m unittest discover --start-directory tests/chart
     target/tools/chart/bin/python tests/chart/chart.py render
@@ -74,8 +74,8 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
-# Brings promtool, which the alerts are tested with, into target/tools/bin where there is none: Debian's, without the
-# service that its package would start.
+# It is Debian's, without the service that its package would start.
+# Brings promtool, which the alerts are tested with, into target/tools/bin where there is none.
 promtool:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -105,8 +105,8 @@ bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
 
-# Builds what the image holds into target/image/ARCH, and proves that it needs nothing but itself (minutes; no Docker): the
-# Dockerfile. For another architecture than this machine's, EMULATOR is a static qemu-user.
+# For another architecture than this machine's, EMULATOR is a static qemu-user.
+# Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (minutes, and no Docker).
 image-proof arch="amd64" emulator="":
     bash image/build.sh {{ arch }} target/image/{{ arch }}
     bash image/proof.sh target/image/{{ arch }}/nicplug {{ emulator }}
@@ -115,7 +115,7 @@ image-proof arch="amd64" emulator="":
 image:
     docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" --tag nicplug .
 
-# Prints the manifest for krew and writes the archives it names, of what `just image-proof` built for both architectures.
+# Prints the manifest for krew, and writes the archives that it names (needs both binaries of `just image-proof`).
 krew folder="target/image":
     @bash deploy/krew.sh {{ folder }}
 
