@@ -1,13 +1,18 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
+mod denial;
 mod doubt;
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
-pub use self::doubt::{Doubt, Grounds};
+pub use self::{
+    denial::Denial,
+    doubt::{Doubt, Grounds},
+};
 use crate::{
     api::review::{
         self, BodyError, Failure, Fault, Reading, Request, Response, ResponseReview, Status, StatusCause, StatusDetails,
@@ -15,8 +20,8 @@ use crate::{
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Instance},
     mutations, patch,
-    rules::{self, Case, CauseType},
-    settings::Settings,
+    rules::{self, Case, CauseType, Enforcing},
+    settings::{Current, Settings},
     verdict::{self, Cause, Verdict},
 };
 
@@ -72,21 +77,48 @@ impl Outcome {
     }
 }
 
-/// Judges requests with the facts and settings that it was given.
+/// Judges requests with the facts and settings that it was given. Settings may be replaced while it does.
 #[derive(Clone)]
 pub struct Reviewer {
     facts: Arc<dyn FactSource>,
-    settings: Arc<Settings>,
+    settings: Current,
 }
 
 impl Reviewer {
     /// A reviewer over a source of facts.
     #[must_use]
-    pub fn new(facts: Arc<dyn FactSource>, settings: Settings) -> Self {
-        Self { facts, settings: Arc::new(settings) }
+    pub fn new(facts: Arc<dyn FactSource>, settings: impl Into<Current>) -> Self {
+        Self { facts, settings: settings.into() }
     }
 
     /// Answers the body of a request. Takes microseconds, never waits and never fails: every body has an answer.
+    #[must_use]
+    pub fn answer(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
+        self.hearing(&self.settings()).answer(endpoint, body)
+    }
+
+    /// The settings of now, for a [`hearing`](Self::hearing).
+    #[must_use]
+    pub fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Hears one request, to its end under these settings.
+    #[must_use]
+    pub fn hearing<'h>(&'h self, settings: &'h Settings) -> Hearing<'h> {
+        Hearing { facts: self.facts.as_ref(), settings }
+    }
+}
+
+/// A reviewer with one request before it: settings that are replaced meanwhile are for the next one.
+#[derive(Clone, Copy)]
+pub struct Hearing<'h> {
+    facts: &'h dyn FactSource,
+    settings: &'h Settings,
+}
+
+impl Hearing<'_> {
+    /// As [`Reviewer::answer`].
     #[must_use]
     pub fn answer(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
         match review::read(body) {
@@ -114,7 +146,7 @@ impl Reviewer {
         }
         match endpoint {
             Endpoint::Validate => {
-                let verdict = review(&change, &self.facts_for(&change), &self.settings);
+                let verdict = review(&change, &self.facts_for(&change), self.settings);
                 let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
                 respond(request, &verdict, None, outcome)
             }
@@ -133,14 +165,14 @@ impl Reviewer {
         if endpoint == Endpoint::Mutate {
             return respond(request, &Verdict::default(), None, Outcome::Unhandled);
         }
-        let verdict = review_migration(start, &self.facts.facts_for_migration(start), &self.settings);
+        let verdict = review_migration(start, &self.facts.facts_for_migration(start), self.settings);
         let outcome = if verdict.is_allowed() { Outcome::Allowed } else { Outcome::Denied };
         respond(request, &verdict, None, outcome)
     }
 
     fn repairs(&self, change: &Change) -> Vec<PatchOperation> {
         let facts = self.facts_for(change);
-        mutations::repairs(&mutations::Case { change, facts: &facts, settings: &self.settings })
+        mutations::repairs(&mutations::Case { change, facts: &facts, settings: self.settings })
     }
 
     /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
@@ -162,11 +194,13 @@ impl Reviewer {
 /// The judgement: pure, and the same for the server, for commands and for tests.
 #[must_use]
 pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    verdict::weigh(&rules::judge(&Case { change, facts, settings }), change, settings)
+    let enforcing = Enforcing::new(settings, facts);
+    verdict::weigh(&rules::judge(&Case { change, facts, settings }, enforcing), change, enforcing)
 }
 
 fn review_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
-    verdict::weigh_migration(&rules::judge_migration(start, facts, settings), settings)
+    let enforcing = Enforcing::new(settings, facts);
+    verdict::weigh_migration(&rules::judge_migration(start, facts, settings, enforcing), enforcing)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
@@ -250,7 +284,7 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Machine;
+    use crate::{facts::Machine, settings::Enforcement};
 
     /// A cluster that has not heard of the change yet.
     struct Late;
@@ -262,6 +296,21 @@ mod tests {
     }
 
     #[test]
+    fn a_hearing_goes_on_under_the_settings_that_it_began_with() {
+        let review = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+            "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachineInstance"},
+            "object": {"spec": {"networks": [{"name": "a", "pod": {}}]}}}}"#;
+        let current = Current::default();
+        let reviewer = Reviewer::new(Arc::new(Late), current.clone());
+        let settings = reviewer.settings();
+        let hearing = reviewer.hearing(&settings);
+        assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
+        current.replace(Settings::default().with_rule("NP004", Enforcement::Warn));
+        assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
+        assert_eq!(reviewer.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Allowed);
+    }
+
+    #[test]
     fn of_a_vm_the_request_knows_more_than_the_cluster_does() {
         for (kind, is_of_cluster) in [("VirtualMachine", false), ("VirtualMachineInstance", true)] {
             let review = format!(
@@ -270,7 +319,7 @@ mod tests {
             );
             let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
             let reviewer = Reviewer::new(Arc::new(Late), Settings::default());
-            let facts = reviewer.facts_for(&Change::of(&request).unwrap());
+            let facts = reviewer.hearing(&Settings::default()).facts_for(&Change::of(&request).unwrap());
             assert_eq!(facts.machine.known().is_some(), is_of_cluster, "{kind}");
         }
     }

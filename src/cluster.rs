@@ -4,6 +4,7 @@ pub mod ask;
 pub mod backoff;
 pub mod cache;
 pub mod certificates;
+pub mod events;
 pub mod files;
 mod guests;
 pub mod kind;

@@ -25,6 +25,7 @@ use crate::{
     api::mac::Mac,
     change::{Change, MigrationStart},
     pci::Survey,
+    settings::overrides::Annotated,
 };
 
 /// Something that the cluster may tell.
@@ -93,6 +94,8 @@ pub struct Facts {
     pub revision: Fact<Arc<Survey>>,
     /// Who else has a MAC address of the change on the same network.
     pub mac_users: Fact<Vec<MacUser>>,
+    /// The enforcement that the namespace asks for; absent where it asks for none.
+    pub overrides: Fact<Arc<Annotated>>,
 }
 
 /// Another guest that has a MAC address on a network.

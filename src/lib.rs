@@ -21,9 +21,9 @@ pub mod pci;
 
 pub mod change;
 
-pub mod facts;
-
 pub mod settings;
+
+pub mod facts;
 
 pub mod reservation;
 

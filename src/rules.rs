@@ -8,6 +8,7 @@ mod boot_pci_slots;
 mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
+mod enforcing;
 mod feature_gate;
 mod hot_unplug;
 mod hotplug_binding;
@@ -36,6 +37,7 @@ pub(crate) mod testing;
 
 use std::borrow::Cow;
 
+pub use self::enforcing::Enforcing;
 use crate::{
     api::review::ObjectKind,
     change::{Change, MigrationStart, Nic, NicDiff},
@@ -408,8 +410,13 @@ pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fa
 
 /// Judges the start of a migration.
 #[must_use]
-pub fn judge_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    if enforcement(&migration_running::RULE, settings) == Enforcement::Off {
+pub fn judge_migration(
+    start: &MigrationStart,
+    facts: &Facts,
+    settings: &Settings,
+    enforcing: Enforcing,
+) -> Vec<Finding> {
+    if enforcing.of(&migration_running::RULE) == Enforcement::Off {
         return Vec::new();
     }
     migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
@@ -417,21 +424,15 @@ pub fn judge_migration(start: &MigrationStart, facts: &Facts, settings: &Setting
 
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
-pub fn judge(case: &Case) -> Vec<Finding> {
+pub fn judge(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
     let covered: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| scope.covers(case.change)).collect();
     let mut findings = Vec::new();
     for rule in RULES {
-        if covered.contains(&rule.scope) && enforcement(rule, case.settings) != Enforcement::Off {
+        if covered.contains(&rule.scope) && enforcing.of(rule) != Enforcement::Off {
             findings.extend((rule.check)(case));
         }
     }
     findings
-}
-
-/// How a rule is enforced.
-#[must_use]
-pub fn enforcement(rule: &Rule, settings: &Settings) -> Enforcement {
-    settings.enforcement(rule.id).unwrap_or(rule.enforcement)
 }
 
 /// The ids of all rules.

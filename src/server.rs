@@ -16,12 +16,15 @@ mod connection;
 mod counts;
 mod guard;
 pub mod health;
+mod herald;
 mod limits;
 mod metrics;
+pub mod polling;
 mod probe;
 mod pulse;
 mod routes;
 mod second_look;
+pub mod settings_file;
 pub mod timeout;
 pub mod tls;
 
@@ -45,6 +48,7 @@ use self::{
     connection::Common,
     guard::Backoff,
     health::{Check, Readiness},
+    herald::Herald,
     metrics::Metrics,
     probe::{Probe, Proof},
     second_look::SecondLook,
@@ -56,7 +60,7 @@ pub use self::{
 };
 use crate::{
     admission::{Outcome, Reviewer},
-    cluster::watch::Watches,
+    cluster::{events::Outbox, watch::Watches},
 };
 
 /// Everything that a server is told.
@@ -77,6 +81,8 @@ pub struct Config {
     /// The cluster that the reviewer's facts come from, if they come from one: the server is ready when all watches
     /// are, and looks at the cluster again before it gives a denial that facts have a part in.
     pub watches: Option<Watches>,
+    /// Where denials are handed in that a controller of KubeVirt met, with `watches`.
+    pub events: Option<Outbox>,
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).
@@ -102,7 +108,8 @@ impl Server {
     /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches } = config;
+        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, watches, events } =
+            config;
         let probe = Probe::new(certificate.clone(), client_authorities.is_some());
         let tls = tls::server_config(certificate, client_authorities)?;
         let (listener, address) = listen(wanted).await?;
@@ -125,7 +132,12 @@ impl Server {
         if let Some(second_look) = &second_look {
             metrics.add_looks(second_look.looks().clone());
         }
-        let router = routes::router(reviewer, second_look, &limits, counts.clone());
+        if let Some(outbox) = &events {
+            metrics.add_events(outbox.clone());
+        }
+        let herald =
+            watches.as_ref().zip(events).map(|(watches, outbox)| Herald::new(Arc::clone(watches.cache()), outbox));
+        let router = routes::router(reviewer, second_look, herald, &limits, counts.clone());
         let common = Arc::new(Common::new(tls, router, limits));
         let connections = Connections::default();
         Ok(Self {
@@ -166,6 +178,11 @@ impl Server {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// From now on the metrics tell what came of changes of a settings file.
+    pub fn count_settings(&mut self, tally: settings_file::Tally) {
+        self.metrics.add_settings(tally);
     }
 
     /// Serves until `shutdown`, then ends as the head of this module says.

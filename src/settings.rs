@@ -1,8 +1,14 @@
 //! What an administrator may choose: how strictly each rule is enforced, and what the cluster does not tell.
 
+mod current;
+pub mod overrides;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+pub use self::current::Current;
 
 /// What happens with what a rule finds.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -17,6 +23,25 @@ pub enum Enforcement {
 }
 
 impl Enforcement {
+    const ALL: [Self; 3] = [Self::Deny, Self::Warn, Self::Off];
+
+    /// The enforcement of a word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|enforcement| enforcement.as_str() == word)
+    }
+
+    /// Whether less passes than with another.
+    #[must_use]
+    pub fn is_stricter_than(self, other: Self) -> bool {
+        let rank = |enforcement| match enforcement {
+            Self::Off => 0,
+            Self::Warn => 1,
+            Self::Deny => 2,
+        };
+        rank(self) > rank(other)
+    }
+
     /// As settings and tables write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -35,6 +60,8 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
+    /// `namespaces`.
+    pub namespaces: NamespaceSettings,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
     /// `reservePorts`: free hotplug ports at every boot of a guest whose VM does not ask for another number.
@@ -62,6 +89,29 @@ pub enum DynamicNetworks {
     No,
 }
 
+/// `namespaces`: what a namespace may decide for itself.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamespaceSettings {
+    /// `namespaces.override`: which enforcement the annotation of a namespace may ask for.
+    #[serde(rename = "override")]
+    pub overriding: Overriding,
+}
+
+/// Which enforcement the annotation of a namespace may ask for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Overriding {
+    /// Any.
+    Allow,
+    /// None.
+    Forbid,
+    /// A stricter one than it would have. What the administrator of the cluster denies stays denied, whoever may edit
+    /// a Namespace.
+    #[default]
+    Tighten,
+}
+
 /// `queueMemory`: how many queues of virtio NICs are too many.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -77,18 +127,29 @@ impl Default for QueueMemorySettings {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
+/// Settings that cannot be used. It is told in one line, which begins with the line of the text.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SettingsError {
     /// The text is no YAML, or has an unknown key or value.
     #[error("{0}")]
     Syntax(String),
     /// A rule id that does not exist.
-    #[error("rules: there is no rule {id:?}; `nicplug rules` lists the ids")]
+    #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
     UnknownRule {
         /// As written.
         id: String,
+        /// Where, from 1 on.
+        line: u64,
     },
+}
+
+impl From<serde_saphyr::Error> for SettingsError {
+    /// The parser draws the place in further lines, which a log has no room for.
+    fn from(error: serde_saphyr::Error) -> Self {
+        let drawn = error.to_string();
+        let first = drawn.lines().next().unwrap_or_default();
+        Self::Syntax(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+    }
 }
 
 impl Settings {
@@ -100,8 +161,9 @@ impl Settings {
         #[derive(Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct Document {
-            rules: BTreeMap<String, Enforcement>,
+            rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
@@ -111,14 +173,12 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let document: Document =
-            serde_saphyr::from_str(text).map_err(|error| SettingsError::Syntax(error.to_string()))?;
-        let Document { rules, attachment, queue_memory, reserve_ports } = document;
-        let reserve_ports = reserve_ports.map(u64::from);
-        match rules.keys().find(|id| !known.contains(&id.as_str())) {
-            Some(id) => Err(SettingsError::UnknownRule { id: id.clone() }),
-            None => Ok(Self { rules, attachment, queue_memory, reserve_ports }),
+        let Document { rules, attachment, namespaces, queue_memory, reserve_ports } = serde_saphyr::from_str(text)?;
+        if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
+            return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
+        let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
+        Ok(Self { rules, attachment, namespaces, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
     }
 
     /// How a rule is enforced, if the settings say so.
@@ -171,18 +231,35 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_may_only_be_stricter_unless_settings_say_otherwise() {
+        for (text, overriding) in [
+            ("", Overriding::Tighten),
+            ("namespaces: {}", Overriding::Tighten),
+            ("namespaces: {override: allow}", Overriding::Allow),
+            ("namespaces: {override: forbid}", Overriding::Forbid),
+            ("namespaces: {override: tighten}", Overriding::Tighten),
+        ] {
+            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.overriding, overriding, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (text, part) in [
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
-            ("rules: {NP999: warn}", "there is no rule \"NP999\""),
-            ("rules: {NP103: loud}", "loud"),
+            ("namespaces: {override: loosen}", "unknown variant `loosen`"),
+            ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),
+            ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),
             ("rules: [NP103]", "line 1"),
         ] {
             let error = Settings::parse(text, KNOWN).unwrap_err().to_string();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(
+                error.contains(part) && error.starts_with("line ") && error.lines().count() == 1,
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The verdict: what findings come to under the settings.
+//! The verdict: what findings come to, as rules are enforced.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 use crate::{
     api::review::ObjectKind,
     change::Change,
-    rules::{CauseType, Finding, FindingKind, Rule, Scope, enforcement},
-    settings::{Enforcement, Settings},
+    rules::{CauseType, Enforcing, Finding, FindingKind, Rule, Scope},
+    settings::Enforcement,
 };
 
 /// How long a warning may be, in characters: Kubernetes asks for 120 and may cut above 256.
@@ -64,26 +64,19 @@ pub struct Cause {
 
 /// Weighs findings: what is denied, what is warned of.
 #[must_use]
-pub fn weigh(findings: &[Finding], change: &Change, settings: &Settings) -> Verdict {
+pub fn weigh(findings: &[Finding], change: &Change, enforcing: Enforcing) -> Verdict {
     let restart = match change.subject.kind {
         ObjectKind::VirtualMachine if waits_for_restart(change) => Restart::Awaited,
         ObjectKind::VirtualMachine => Restart::Possible,
         _ => Restart::NoWayOut,
     };
-    weigh_all(findings, restart, settings)
+    weigh_all(findings, restart, enforcing)
 }
 
 /// Weighs what was found about the start of a migration, which no restart makes better.
 #[must_use]
-pub fn weigh_migration(findings: &[Finding], settings: &Settings) -> Verdict {
-    weigh_all(findings, Restart::NoWayOut, settings)
-}
-
-fn enforcement_of(finding: &Finding, settings: &Settings) -> Enforcement {
-    match finding.kind {
-        FindingKind::Certain(_) => settings.enforcement(finding.rule.id).unwrap_or(Enforcement::Deny),
-        _ => enforcement(finding.rule, settings),
-    }
+pub fn weigh_migration(findings: &[Finding], enforcing: Enforcing) -> Verdict {
+    weigh_all(findings, Restart::NoWayOut, enforcing)
 }
 
 /// Whether what cannot be done now may wait for the next restart of a VM.
@@ -97,12 +90,12 @@ enum Restart {
     Possible,
 }
 
-fn weigh_all(findings: &[Finding], restart: Restart, settings: &Settings) -> Verdict {
+fn weigh_all(findings: &[Finding], restart: Restart, enforcing: Enforcing) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warned = Warned::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        match (finding.kind, enforcement_of(finding, settings)) {
+        match (finding.kind, enforcing.of_finding(finding)) {
             (_, Enforcement::Off) => {}
             (FindingKind::Fault(_), Enforcement::Deny)
                 if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
@@ -115,7 +108,8 @@ fn weigh_all(findings: &[Finding], restart: Restart, settings: &Settings) -> Ver
             _ => warned.add(&finding.what, finding.rule),
         }
     }
-    verdict.warnings = warned.lines();
+    verdict.warnings.extend(enforcing.complaint());
+    verdict.warnings.extend(warned.lines());
     if !postponed.is_empty() {
         postponed.dedup_by_key(|rule| rule.id);
         verdict.warnings.push(warning("the change of the running VM waits for its next restart", &postponed));
@@ -241,6 +235,7 @@ mod tests {
     use crate::{
         api::review::{self, Reading},
         rules,
+        settings::Settings,
     };
 
     fn judged<T>(annotation: &str, use_it: impl FnOnce(&Change) -> T) -> T {
@@ -273,7 +268,7 @@ mod tests {
             fault("NP003", "spec.networks"),
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
-        let verdict = judged("", |change| weigh(&findings, change, &Settings::default()));
+        let verdict = judged("", |change| weigh(&findings, change, Enforcing::from(&Settings::default())));
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -288,7 +283,7 @@ mod tests {
             [(Enforcement::Deny, 1, 0), (Enforcement::Warn, 0, 1), (Enforcement::Off, 0, 0)]
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
-            let verdict = judged("", |change| weigh(&[fault("NP001", "spec.x")], change, &settings));
+            let verdict = judged("", |change| weigh(&[fault("NP001", "spec.x")], change, Enforcing::from(&settings)));
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
     }
@@ -296,15 +291,17 @@ mod tests {
     #[test]
     fn on_restart_turns_all_hotplug_denials_into_one_warning_and_no_other() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
-        let verdict =
-            judged(r#""nicplug.io/apply": "on-restart""#, |change| weigh(&findings, change, &Settings::default()));
+        let verdict = judged(r#""nicplug.io/apply": "on-restart""#, |change| {
+            weigh(&findings, change, Enforcing::from(&Settings::default()))
+        });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
     }
 
     #[test]
     fn a_hotplug_denial_names_the_way_out() {
-        let verdict = judged("", |change| weigh(&[fault("NP103", "spec.a")], change, &Settings::default()));
+        let verdict =
+            judged("", |change| weigh(&[fault("NP103", "spec.a")], change, Enforcing::from(&Settings::default())));
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
         assert!(verdict.causes[0].message.ends_with(" [NP103]"));
     }
@@ -323,7 +320,7 @@ mod tests {
     fn an_answer_stays_small_whatever_the_object_holds() {
         let findings: Vec<Finding> =
             (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
-        let verdict = judged("", |change| weigh(&findings, change, &Settings::default()));
+        let verdict = judged("", |change| weigh(&findings, change, Enforcing::from(&Settings::default())));
         assert_eq!(verdict.causes.len(), CAUSES_AT_MOST);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
     }
@@ -331,7 +328,8 @@ mod tests {
     #[test]
     fn the_same_warning_is_given_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
-        let verdict = judged("", |change| weigh(&[finding(), finding()], change, &Settings::default()));
+        let verdict =
+            judged("", |change| weigh(&[finding(), finding()], change, Enforcing::from(&Settings::default())));
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
 
@@ -340,7 +338,7 @@ mod tests {
         let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
         let said = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
-            judged("", |change| weigh(&findings, change, &Settings::default())).warnings
+            judged("", |change| weigh(&findings, change, Enforcing::from(&Settings::default()))).warnings
         };
         assert_eq!(said("not known"), ["not known [NP101, NP102, NP103]"]);
         assert_eq!(said(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);

@@ -119,6 +119,7 @@ impl Replica {
             limits: Limits::default(),
             drain: Drain::default(),
             watches: None,
+            events: None,
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());

@@ -26,7 +26,13 @@ use cluster_support::{
 };
 use hyper::http::Method;
 use kube::Client;
-use nicplug::{admission::Reviewer, cluster::manifests, facts::NoFacts, rules::RULES, settings::Settings};
+use nicplug::{
+    admission::Reviewer,
+    cluster::manifests,
+    facts::NoFacts,
+    rules::RULES,
+    settings::{Overriding, Settings},
+};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -320,6 +326,7 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
         lists("/apis/k8s.cni.cncf.io/v1/network-attachment-definitions"),
         lists("/apis/apps/v1/daemonsets"),
         lists("/apis/apps/v1/namespaces/default/controllerrevisions/of-a-vm"),
+        lists("/api/v1/namespaces"),
         lists("/api/v1/nodes"),
         named("/api/v1/configmaps", "multus-daemon-config"),
         named(&format!("{own}/secrets"), "nicplug-certificates"),
@@ -343,6 +350,7 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
         lists(&format!("{own}/secrets")),
         lists(configurations),
         named(&format!("{own}/configmaps"), "nicplug"),
+        patches("/api/v1/namespaces/default"),
         patches("/api/v1/nodes/a-node"),
         patches("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt"),
         patches(&format!("{configurations}/another")),
@@ -598,6 +606,7 @@ fn the_settings_of_the_chart_are_settings_of_the_program() {
         let chosen: Vec<_> = settings.rules.iter().map(|(id, how)| format!("{id} {}", how.as_str())).collect();
         if set == "every-value" {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
+            assert_eq!(settings.namespaces.overriding, Overriding::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
         } else {
             assert_eq!(settings, Settings::default(), "{set}");

@@ -38,6 +38,7 @@ async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
         limits: limits.clone(),
         drain: Drain::default(),
         watches: None,
+        events: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
     let (address, counts) = (server.local_addr(), server.counts().clone());

@@ -32,7 +32,7 @@ use nicplug::{
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
     server::{Config as ServerConfig, Drain, Limits, Server, tls::Pair},
-    settings::Settings,
+    settings::{Settings, overrides::Overrides},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -140,6 +140,13 @@ async fn post(admin: &Client, path: &str, object: &Value) -> Value {
     request::send(admin, Method::POST, path, "application/json", object.to_string()).await.granted()
 }
 
+/// Writes, or takes away, what a namespace asks for.
+async fn annotate(admin: &Client, namespace: &str, rules: Value) {
+    let body = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
+    let path = format!("/api/v1/namespaces/{namespace}");
+    request::send(admin, Method::PATCH, &path, "application/merge-patch+json", body).await.granted();
+}
+
 async fn delete(admin: &Client, path: &str) {
     request::send(admin, Method::DELETE, path, "application/json", "").await.granted();
 }
@@ -174,6 +181,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
         "data": {"daemon-config.json": "{\"namespaceIsolation\": true}"}});
     post(&admin, &format!("/api/v1/namespaces/{namespace}/configmaps"), &config).await;
     post(&admin, "/api/v1/nodes", &json!({"metadata": {"name": namespace}})).await;
+    annotate(&admin, &namespace, json!("NP103=warn")).await;
 
     let is_seen = |facts: &Facts| {
         facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.rollout.is_some())
@@ -183,6 +191,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
             && facts.attachment.known().is_some_and(|attachment| attachment.in_place == InPlace::No)
             && facts.isolation.known().is_some()
             && facts.nodes == Fact::Known(1)
+            && facts.overrides == Fact::Known(Arc::new(Overrides::parse("NP103=warn")))
             // Fetched because it was asked for: nobody stamped this guest.
             && facts.revision.known().is_some()
     };
@@ -206,6 +215,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     delete(&admin, &format!("{daemon_sets}/dynamic-networks-controller-ds")).await;
     delete(&admin, &format!("/api/v1/namespaces/{namespace}/configmaps/multus-daemon-config")).await;
     delete(&admin, &format!("/api/v1/nodes/{namespace}")).await;
+    annotate(&admin, &namespace, Value::Null).await;
     delete(&admin, &format!("{}/kubevirt", Kind::KubeVirt.path(&namespace))).await;
     let is_gone = |facts: &Facts| {
         facts.instance == Fact::Absent
@@ -214,6 +224,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
             && facts.attachment.known().is_some_and(|attachment| attachment.in_place == InPlace::No)
             && facts.isolation == Fact::Absent
             && facts.nodes == Fact::Unknown
+            && facts.overrides == Fact::Absent
             && facts.kubevirt == Fact::Unknown
     };
     until("every object is gone", || is_gone(&facts(&watches, &namespace))).await;
@@ -408,6 +419,7 @@ impl Replica {
             limits: Limits::default(),
             drain: Drain::default(),
             watches: Some(watches),
+            events: None,
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

@@ -13,7 +13,8 @@ use nicplug::{
     change::Change,
     cluster::store::Store,
     facts::{Fact, FactSource, Facts},
-    settings::{Enforcement, Settings},
+    rules,
+    settings::{Enforcement, NamespaceSettings, Overriding, Settings},
 };
 use proptest::{prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -235,6 +236,22 @@ impl Scene {
     fn answer(&self, settings: Settings) -> Answer {
         Answer::to(&self.reviewer(settings), &self.review())
     }
+
+    /// The same in a namespace that asks for another enforcement.
+    fn with_wish(&self, wish: &[(&str, Enforcement)]) -> Self {
+        let entries = wish.iter().map(|(id, enforcement)| format!("{id}={}", enforcement.as_str()));
+        let annotation = entries.collect::<Vec<_>>().join(", ");
+        let mut scene = self.clone();
+        scene.cluster.push(json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "demo", "annotations": {"nicplug.io/rules": annotation}}}));
+        scene
+    }
+}
+
+/// A wish of a namespace: rules, each with an enforcement.
+fn any_wish() -> impl Strategy<Value = Vec<(&'static str, Enforcement)>> {
+    let enforcement = select(&[Enforcement::Deny, Enforcement::Off, Enforcement::Warn][..]);
+    prop::collection::btree_map(select(rules::ids()), enforcement, 0..12).prop_map(Vec::from_iter)
 }
 
 /// A change from one of these guests to another, most often of a VM that runs.
@@ -416,6 +433,27 @@ proptest! {
             prop_assert!(answer.is_silent() && answer.is_allowed, "{answer:?}");
             prop_assert!(patch_for(&reviewer, &review).is_empty());
         }
+    }
+
+    #[test]
+    fn a_namespace_lets_nothing_pass_that_is_denied_unless_settings_let_it(scene in any_scene(), wish in any_wish()) {
+        let (before, after) = (scene.answer(Settings::default()), scene.with_wish(&wish).answer(Settings::default()));
+        let messages = |answer: &Answer| -> BTreeSet<String> {
+            answer.causes.iter().map(|cause| cause.message.clone()).collect()
+        };
+        prop_assert!(messages(&before).is_subset(&messages(&after)), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_namespace_that_may_ask_for_anything_is_judged_as_if_settings_had_said_so(
+        scene in any_scene(),
+        wish in any_wish(),
+    ) {
+        let namespaces = NamespaceSettings { overriding: Overriding::Allow };
+        let settings = Settings { namespaces, ..Settings::default() };
+        let said = wish.iter().fold(settings.clone(), |settings, (id, enforcement)| settings.with_rule(id, *enforcement));
+        let asked = scene.with_wish(&wish).answer(settings);
+        prop_assert_eq!(format!("{asked:?}"), format!("{:?}", scene.answer(said)));
     }
 
     #[test]

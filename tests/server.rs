@@ -236,6 +236,7 @@ impl Replica {
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },
             watches: None,
+            events: None,
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();

@@ -78,7 +78,8 @@ fn uid(body: &[u8]) -> Option<String> {
 fn patched(body: &[u8], response: &Value) -> Option<Vec<u8>> {
     let patch = BASE64.decode(response.get("patch")?.as_str()?).expect("the patch is base64");
     let patch: Patch = serde_json::from_slice(&patch).expect("the patch is RFC 6902");
-    let mut review: Value = serde_json::from_slice(body).expect("nicplug could read it");
+    // nicplug walks past what it does not read, which need not be JSON.
+    let mut review: Value = serde_json::from_slice(body).ok()?;
     json_patch::patch(&mut review["request"]["object"], &patch).expect("the patch fits the object");
     Some(serde_json::to_vec(&review).expect("a value is JSON"))
 }

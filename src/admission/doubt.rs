@@ -3,9 +3,7 @@
 //! Facts are late by a moment. An answer that they have a part in, and that a user would suffer from, can be doubted:
 //! whoever can look again does so, and has it judged anew.
 
-use std::sync::Arc;
-
-use super::{Answer, Endpoint, Outcome, Reviewer, review_migration};
+use super::{Answer, Endpoint, Hearing, Outcome, review_migration};
 use crate::{
     api::review::{self, Reading, Request},
     change::{Change, MigrationStart},
@@ -47,11 +45,14 @@ pub struct Grounds {
     pub nodes: bool,
 }
 
-impl Reviewer {
-    /// The same reviewer with other facts.
+impl<'h> Hearing<'h> {
+    /// The same hearing with other facts.
     #[must_use]
-    pub fn with_facts(&self, facts: Arc<dyn FactSource>) -> Self {
-        Self { facts, settings: Arc::clone(&self.settings) }
+    pub fn with_facts<'f>(&self, facts: &'f dyn FactSource) -> Hearing<'f>
+    where
+        'h: 'f,
+    {
+        Hearing { facts, settings: self.settings }
     }
 
     /// Asks with what may be doubted about an answer to the body; `None` when nothing is: it does no harm, or it would
@@ -78,14 +79,14 @@ impl Reviewer {
     fn doubt_denial<T>(&self, request: &Request, ask: impl FnOnce(&Doubt) -> T) -> Option<T> {
         let change = Change::of(request).filter(|change| change.oversize().is_none())?;
         let facts = self.facts_for(&change);
-        let judge = |facts: &Facts| super::review(&change, facts, &self.settings);
+        let judge = |facts: &Facts| super::review(&change, facts, self.settings);
         let rests_on = grounds(&facts, judge)?;
         Some(ask(&Doubt::Change { change: &change, facts: &facts, rests_on }))
     }
 
     fn doubt_migration<T>(&self, start: &MigrationStart, ask: impl FnOnce(&Doubt) -> T) -> Option<T> {
         let facts = self.facts.facts_for_migration(start);
-        let judge = |facts: &Facts| review_migration(start, facts, &self.settings);
+        let judge = |facts: &Facts| review_migration(start, facts, self.settings);
         let rests_on = grounds(&facts, judge)?;
         Some(ask(&Doubt::Migration { start, facts: &facts, rests_on }))
     }
@@ -108,7 +109,8 @@ impl Reviewer {
 fn grounds(facts: &Facts, judge: impl Fn(&Facts) -> Verdict) -> Option<Grounds> {
     let causes = judge(facts).causes;
     let matters = |facts: &Facts| judge(facts).causes != causes;
-    if !matters(&Facts::default()) {
+    // How strictly the namespace has it is no matter of doubt.
+    if !matters(&Facts { overrides: facts.overrides.clone(), ..Facts::default() }) {
         return None;
     }
     Some(Grounds {

@@ -249,6 +249,36 @@ pub struct ConfigMap {
     pub data: BTreeMap<String, String>,
 }
 
+/// `Namespace` (`v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: NamespaceMetadata,
+}
+
+/// `metadata` of a Namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceMetadata {
+    /// `name`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// `annotations`.
+    #[serde(deserialize_with = "object")]
+    pub annotations: NamespaceAnnotations,
+}
+
+/// The annotations of a Namespace that nicplug reads.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceAnnotations {
+    /// `nicplug.io/rules`: how strictly rules are enforced in the namespace.
+    #[serde(rename = "nicplug.io/rules")]
+    pub rules: Option<String>,
+}
+
 /// `Node` (`v1`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -743,8 +743,9 @@ mod tests {
         let read = |text: &str| {
             let ours = json::read_pair::<Body<Eager>>(text).map(shown).ok();
             let theirs = serde_json::from_str::<Body<Eager>>(text).map(shown).ok();
-            assert_eq!(ours, theirs, "{text}");
-            ours.is_some()
+            // What is cut where nobody reads may still be walked past.
+            assert!(theirs.is_none() || ours == theirs, "{text}");
+            theirs.is_some()
         };
         for file in reviews {
             let text = fs::read_to_string(file).unwrap();

@@ -10,12 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use futures_util::{Stream, stream};
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::serve::{Span, identity, source::SourceArgs};
 use crate::{
@@ -26,6 +21,7 @@ use crate::{
     },
     server::{
         health::Check,
+        polling::{self, every},
         tls::{
             Shown,
             files::{self, Files},
@@ -56,7 +52,7 @@ pub(super) struct CertificateArgs {
     tls_key: Option<PathBuf>,
     /// With files: how often to look whether they hold a new pair. One that cannot be used is refused, and the last good
     /// one stays.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_TLS_POLL", default_value_t = Span(files::INTERVAL))]
+    #[arg(long, value_name = "TIME", env = "NICPLUG_TLS_POLL", default_value_t = Span(polling::INTERVAL))]
     #[arg(help_heading = "Certificate")]
     tls_poll: Span,
     /// A name that clients call the server by, such as nicplug.nicplug.svc; may be repeated. A certificate is made for
@@ -205,19 +201,6 @@ impl Keeping {
             let _ = leading.await;
         }
     }
-}
-
-/// Ticks, the first one after a period. Those that nobody waited for are left out.
-fn every(period: Duration) -> impl Stream<Item = ()> {
-    // An interval of no length is none.
-    let mut interval = interval(period.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick of an interval would come at once.
-    interval.reset();
-    stream::unfold(interval, async |mut interval| {
-        interval.tick().await;
-        Some(((), interval))
-    })
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ async fn play(once: bool) -> anyhow::Result<()> {
         limits: Limits::default(),
         drain: Drain::default(),
         watches: None,
+        events: None,
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();

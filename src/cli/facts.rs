@@ -1,7 +1,6 @@
 //! `--facts` and `--settings`, which several commands share.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,6 +14,7 @@ use crate::{
     facts::{FactSource, NoFacts},
     kubevirt::NEWEST_KNOWN,
     rules,
+    server::settings_file::{self, Keeper},
     settings::Settings,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct JudgeArgs {
     /// The cluster's objects in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
     /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
-    /// Nodes, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
+    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
     /// warn instead of denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
@@ -54,9 +54,16 @@ pub(super) struct SettingsArgs {
 impl SettingsArgs {
     /// Reads the settings; without a file the defaults.
     pub(super) fn read(&self) -> anyhow::Result<Settings> {
-        let Some(path) = &self.settings else { return Ok(Settings::default()) };
-        let text = fs::read_to_string(path).with_context(|| format!("settings: {} cannot be read", path.display()))?;
-        Settings::parse(&text, &rules::ids()).with_context(|| format!("settings: {}", path.display()))
+        match &self.settings {
+            Some(path) => settings_file::read(path, &rules::ids()).context("--settings"),
+            None => Ok(Settings::default()),
+        }
+    }
+
+    /// Reads the settings of a file that may change; `None` without one.
+    pub(super) fn keeper(&self) -> anyhow::Result<Option<Keeper>> {
+        let keeper = self.settings.as_deref().map(|path| Keeper::open(path, &rules::ids())).transpose();
+        keeper.context("--settings")
     }
 }
 

@@ -1,5 +1,6 @@
 //! `nicplug serve`: the webhook.
 
+mod live_settings;
 mod persist;
 pub(super) mod source;
 
@@ -14,13 +15,17 @@ use tokio::{
 };
 
 use self::{
+    live_settings::LiveSettingsArgs,
     persist::PersistArgs,
     source::{Source, SourceArgs},
 };
-use super::{certificates::CertificateArgs, facts::SettingsArgs};
+use super::certificates::CertificateArgs;
 use crate::{
     admission::Reviewer,
-    cluster::backoff::random,
+    cluster::{
+        backoff::random,
+        events::{Events, Outbox},
+    },
     server::{
         Config, Drain, Limits, Server,
         timeout::parse_duration,
@@ -28,6 +33,9 @@ use crate::{
     },
     telemetry::{self, LogFormat},
 };
+
+/// Who reports events that are not about mirrored NICs, as a qualified name.
+const CONTROLLER: &str = "nicplug.io/webhook";
 
 /// Serve the webhook: POST /validate and /mutate over TLS.
 ///
@@ -39,7 +47,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
-    settings: SettingsArgs,
+    settings: LiveSettingsArgs,
 
     #[command(flatten)]
     certificates: CertificateArgs,
@@ -122,15 +130,19 @@ impl ServeArgs {
     /// Serves until a signal; fails only where the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         telemetry::init(self.log_format, &self.log)?;
-        let settings = self.settings.read()?;
+        let settings = self.settings.open()?;
         let certificate = self.certificates.source()?;
         let mut config = self.config(certificate.shown())?;
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
-            config.watches = watches;
-            let server = Server::bind(config, Reviewer::new(facts, settings)).await?;
+            let outbox = watches
+                .as_ref()
+                .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+            (config.watches, config.events) = (watches, outbox.clone());
+            let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
+            settings.keep(&mut server, outbox);
             let check = server.readiness().add("certificate", "not looked at yet");
             let mut keeping = certificate.keep(check, &self.source).await?;
             let shutdown = async {
@@ -171,6 +183,7 @@ impl ServeArgs {
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             watches: None,
+            events: None,
         })
     }
 }

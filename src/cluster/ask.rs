@@ -281,6 +281,10 @@ impl<'c> Asker<'c> {
             (Kind::ConfigMap, self.all(Target::all(Kind::ConfigMap, ""), named(MULTUS_CONFIG))),
             (Kind::Node, self.nodes().boxed()),
         ];
+        if !namespace.is_empty() {
+            let target = Target::one(Kind::Namespace, "", namespace);
+            reads.push((Kind::Namespace, self.one(target).map(|piece| vec![piece]).boxed()));
+        }
         // An object that is still to be named is not there.
         if !guest.is_empty() {
             let target = |kind| Target::one(kind, namespace, guest);

@@ -127,6 +127,12 @@ impl Cache {
         self.read().count(kind)
     }
 
+    /// Whether a user is one of KubeVirt's components.
+    #[must_use]
+    pub fn is_of_kubevirt(&self, user: &str) -> bool {
+        self.read().is_of_kubevirt(user)
+    }
+
     /// Where the sum of a guest's PCI ports would need the template that it was started from, it is fetched: the next
     /// request finds it.
     fn want_revision(&self, namespace: &str, facts: &Facts) {

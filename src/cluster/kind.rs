@@ -19,6 +19,8 @@ pub enum Kind {
     Migration,
     /// `NetworkAttachmentDefinition`.
     Nad,
+    /// `Namespace`.
+    Namespace,
     /// `Node`.
     Node,
     /// `ControllerRevision`: of a VirtualMachine.
@@ -27,7 +29,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ConfigMap,
         Self::DaemonSet,
         Self::Instance,
@@ -35,6 +37,7 @@ impl Kind {
         Self::Machine,
         Self::Migration,
         Self::Nad,
+        Self::Namespace,
         Self::Node,
         Self::Revision,
     ];
@@ -49,7 +52,7 @@ impl Kind {
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
-            Self::ConfigMap | Self::Node => "",
+            Self::ConfigMap | Self::Namespace | Self::Node => "",
             Self::DaemonSet | Self::Revision => "apps",
             Self::Instance | Self::KubeVirt | Self::Machine | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
@@ -73,6 +76,7 @@ impl Kind {
             Self::Machine => "VirtualMachine",
             Self::Migration => "VirtualMachineInstanceMigration",
             Self::Nad => "NetworkAttachmentDefinition",
+            Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::Revision => "ControllerRevision",
         }
@@ -89,6 +93,7 @@ impl Kind {
             Self::Machine => "virtualmachines",
             Self::Migration => "virtualmachineinstancemigrations",
             Self::Nad => "network-attachment-definitions",
+            Self::Namespace => "namespaces",
             Self::Node => "nodes",
             Self::Revision => "controllerrevisions",
         }
@@ -97,7 +102,7 @@ impl Kind {
     /// Whether an object of the kind is in a namespace.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
-        self != Self::Node
+        !matches!(self, Self::Namespace | Self::Node)
     }
 }
 

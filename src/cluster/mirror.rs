@@ -5,7 +5,6 @@
 //! applies to nothing but what was read. Whatever stands in the way is tried again: a conflict at once and then more
 //! slowly, a refusal rarely, an API server that is away for as long as it takes.
 
-mod events;
 mod objects;
 mod progress;
 mod visit;
@@ -23,14 +22,17 @@ use tokio::time::{Instant, sleep_until};
 
 pub use self::progress::Progress;
 use self::{
-    events::Events,
     objects::Objects,
     visit::{Outcome, Visit},
 };
 use super::{
     backoff::Backoff,
+    events::Events,
     pending::{Asker, Pending},
 };
+
+/// Who reports what was done and what was not, as a qualified name.
+const CONTROLLER: &str = "nicplug.io/persist";
 
 /// How many objects are visited at once: one that takes long holds nobody up.
 const AT_ONCE: usize = 8;
@@ -47,7 +49,7 @@ impl Mirror {
     /// A reconciler for what is pending; `identity` is the replica's, for the events that it writes.
     #[must_use]
     pub fn new(client: Client, pending: Pending, identity: &str) -> Self {
-        let events = Events::new(client.clone(), identity);
+        let events = Events::new(client.clone(), CONTROLLER, identity);
         Self { objects: Objects::new(client), events, pending, progress: Progress::default() }
     }
 

@@ -21,6 +21,7 @@ use crate::{
     },
     facts::{Fact, Instance, Isolation, KubeVirt, Machine, attachment::Daemon, boot, nad::Nad},
     pci::{self, NoKinds, Survey},
+    settings::overrides::{Annotated, Overrides},
 };
 
 /// The ConfigMap that holds the configuration of a thick Multus.
@@ -60,6 +61,8 @@ pub(super) enum What {
     /// The guest that moves; `None` when the migration is over.
     Migration(Option<Arc<str>>),
     Nad(Nad),
+    /// `None` where it asks for nothing.
+    Namespace(Option<Arc<Annotated>>),
     /// Whether KubeVirt has labelled the node.
     Node(bool),
     Revision(Option<ProjectedRevision>),
@@ -123,6 +126,7 @@ impl Projection {
             What::Machine(_) => Kind::Machine,
             What::Migration(_) => Kind::Migration,
             What::Nad(_) => Kind::Nad,
+            What::Namespace(_) => Kind::Namespace,
             What::Node(_) => Kind::Node,
             What::Revision(_) => Kind::Revision,
             What::Nothing(kind) => kind,
@@ -167,6 +171,14 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let key = (nad.metadata.namespace.clone(), nad.metadata.name.clone());
             Projection { key, what: What::Nad(Nad::from(nad)) }
         }
+        Kind::Namespace => {
+            let namespace: cluster::Namespace = read_object(text)?;
+            let cluster::NamespaceMetadata { name, annotations } = namespace.metadata;
+            Projection {
+                key: (String::new(), name),
+                what: What::Namespace(annotations.rules.as_deref().and_then(overrides)),
+            }
+        }
         Kind::Node => {
             let node: cluster::Node = read_object(text)?;
             let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
@@ -177,6 +189,13 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             Projection { key: own_key(&read.metadata), what: What::Revision(revision(&read, text, kinds)) }
         }
     })
+}
+
+/// What an annotation asks for, if for anything.
+fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
+    let annotated = Overrides::parse(annotation);
+    let asks = annotated.as_ref().map_or(true, |overrides| !overrides.is_empty());
+    asks.then(|| Arc::new(annotated))
 }
 
 fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedInstance {

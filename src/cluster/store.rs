@@ -22,7 +22,11 @@ use crate::{
         nad::{Lookup, Nad, nearest},
     },
     pci::Survey,
+    settings::overrides::Annotated,
 };
+
+/// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
+const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", "kubevirt-controller", "kubevirt-handler"];
 
 /// Everything that is known of one cluster. An object that is in it is known. One that is not is absent where the
 /// listing of its kind is complete, or where it was looked for by name, and unknown elsewhere.
@@ -37,6 +41,8 @@ pub struct Store {
     isolations: Listing<Fact<Arc<Isolation>>>,
     /// Those that have a part in attachments.
     daemons: Listing<Daemon>,
+    /// Of namespaces that ask for another enforcement, what they ask for.
+    overrides: Listing<Arc<Annotated>>,
     /// Whether KubeVirt has labelled the node.
     nodes: Listing<bool>,
     labelled_nodes: usize,
@@ -192,6 +198,7 @@ impl Store {
             Kind::Machine => self.guests.machines(),
             Kind::Migration => &self.migrations,
             Kind::Nad => &self.nads,
+            Kind::Namespace => &self.overrides,
             Kind::Node => &self.nodes,
             Kind::Revision => &self.revisions,
         }
@@ -206,6 +213,7 @@ impl Store {
             Kind::Machine => self.guests.machines_mut(),
             Kind::Migration => &mut self.migrations,
             Kind::Nad => &mut self.nads,
+            Kind::Namespace => &mut self.overrides,
             Kind::Node => &mut self.nodes,
             Kind::Revision => &mut self.revisions,
         }
@@ -236,6 +244,8 @@ impl Store {
             What::Migration(Some(guest)) => holds(&self.migrations, key, guest),
             What::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
             What::Nad(nad) => holds_arc(&self.nads, key, nad),
+            What::Namespace(Some(overrides)) => holds(&self.overrides, key, overrides),
+            What::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
             What::Node(is_labelled) => holds(&self.nodes, key, is_labelled),
             What::Revision(_) => false,
             What::Nothing(_) => return true,
@@ -276,6 +286,7 @@ impl Store {
             }
             What::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
             What::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
+            What::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
             What::Node(is_labelled) => {
                 self.count_label(namespace, name, is_labelled);
                 self.nodes.insert(namespace, name, is_labelled);
@@ -283,7 +294,7 @@ impl Store {
             What::Revision(Some(revision)) => self.put_revision(&key, revision),
             // It is there, and tells nothing.
             What::Revision(None) => self.absent(kind, namespace, name),
-            What::DaemonSet(None) | What::Migration(None) => self.remove(kind, namespace, name),
+            What::DaemonSet(None) | What::Migration(None) | What::Namespace(None) => self.remove(kind, namespace, name),
             What::Nothing(_) => {}
         }
     }
@@ -353,6 +364,20 @@ impl Store {
         &self.kubevirt
     }
 
+    /// Where KubeVirt is installed.
+    fn kubevirt_namespace(&self) -> Option<&str> {
+        self.kubevirts.iter().map(|(namespace, name, _)| (namespace, name)).min().map(|(namespace, _)| namespace)
+    }
+
+    /// Whether a user is one of KubeVirt's components; where nobody knows where they are installed, they are looked for
+    /// where they mostly are.
+    pub(super) fn is_of_kubevirt(&self, user: &str) -> bool {
+        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+        account.is_some_and(|(namespace, name)| {
+            COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt")
+        })
+    }
+
     fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
         self.guests.instance(namespace, name).map(Arc::clone)
     }
@@ -379,6 +404,7 @@ impl Store {
             attachment: self.attachment(),
             nodes: self.count_nodes(),
             migration: self.migration(namespace, name),
+            overrides: self.overrides(namespace),
             ..Facts::default()
         }
     }
@@ -417,6 +443,11 @@ impl Store {
             None if self.migrations.is_whole_in(namespace) => Fact::Absent,
             None => Fact::Unknown,
         }
+    }
+
+    /// In a cluster without such a namespace this looks nothing up.
+    fn overrides(&self, namespace: &str) -> Fact<Arc<Annotated>> {
+        self.overrides.get("", namespace).map(Arc::clone)
     }
 
     fn nads_of(&self, change: &Change) -> Nads {
@@ -480,7 +511,8 @@ impl FactSource for Store {
         let guest = match subject.kind {
             ObjectKind::VirtualMachine | ObjectKind::Instance => self.facts_of_guest(subject.namespace, subject.name),
             ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
-                Facts { kubevirt: self.kubevirt.clone(), instance: Fact::Absent, ..Facts::default() }
+                let overrides = self.overrides(subject.namespace);
+                Facts { kubevirt: self.kubevirt.clone(), instance: Fact::Absent, overrides, ..Facts::default() }
             }
         };
         Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
@@ -496,6 +528,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::settings::overrides::Overrides;
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_told_by_its_path() {
@@ -543,6 +576,45 @@ mod tests {
         }
         let nowhere = Store::default().look_for_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
+    }
+
+    #[test]
+    fn only_namespaces_that_ask_for_something_are_kept_and_all_others_ask_for_nothing() {
+        let mut store = Store::of_a_whole_world();
+        let namespace = |annotations: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "annotations": annotations}});
+        let asked = |text: &str| Fact::Known(Arc::new(Overrides::parse(text)));
+        for (annotations, expected) in [
+            (Value::Null, Fact::Absent),
+            (json!({"nicplug.io/rules": "NP103=warn"}), asked("NP103=warn")),
+            (json!({"nicplug.io/rules": "NP103"}), asked("NP103")),
+            (json!({"example.com/a": "b"}), Fact::Absent),
+            (json!({"nicplug.io/rules": "NP103=off"}), asked("NP103=off")),
+            (json!({"nicplug.io/rules": " "}), Fact::Absent),
+        ] {
+            store.insert(&namespace(annotations.clone())).unwrap();
+            assert_eq!(store.overrides("demo"), expected, "{annotations}");
+            assert_eq!(store.count(Kind::Namespace), usize::from(expected != Fact::Absent), "{annotations}");
+            assert_eq!(store.overrides("other"), Fact::Absent);
+        }
+        assert_eq!(Store::default().overrides("demo"), Fact::Unknown);
+    }
+
+    #[test]
+    fn the_components_of_kubevirt_are_known_by_where_it_is_installed() {
+        let mut store = Store::of_a_whole_world();
+        let account = |namespace: &str, name: &str| format!("system:serviceaccount:{namespace}:{name}");
+        assert!(store.is_of_kubevirt(&account("kubevirt", "kubevirt-controller")));
+        assert!(!store.is_of_kubevirt(&account("demo", "kubevirt-controller")));
+        store.insert(&object("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({}))).unwrap();
+        for name in COMPONENTS {
+            assert!(store.is_of_kubevirt(&account("demo", name)), "{name}");
+            assert!(!store.is_of_kubevirt(&account("kubevirt", name)), "{name}");
+        }
+        for user in
+            ["", "alice", "kubevirt-controller", "system:serviceaccount:demo", "system:serviceaccount:demo:default"]
+        {
+            assert!(!store.is_of_kubevirt(user), "{user}");
+        }
     }
 
     #[test]
@@ -635,6 +707,12 @@ mod tests {
                 [{"command": ["multus-daemon"]}]}}}}),
             ),
             ("v1", Kind::ConfigMap, "multus-daemon-config", &config),
+            (
+                "v1",
+                Kind::Namespace,
+                "demo",
+                &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
+            ),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -654,6 +732,7 @@ mod tests {
         ] {
             store.remove(kind, "demo", name);
         }
+        store.remove(Kind::Namespace, "", "demo");
         store.remove(Kind::Node, "", "n");
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");

@@ -42,7 +42,7 @@ use super::{
 use crate::kubevirt::NEWEST_KNOWN;
 
 /// The kinds that are watched. ControllerRevisions are fetched one by one, and only those that are needed.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
     Kind::Instance,
@@ -50,6 +50,7 @@ pub const KINDS: [Kind; 8] = [
     Kind::Machine,
     Kind::Migration,
     Kind::Nad,
+    Kind::Namespace,
     Kind::Node,
 ];
 

@@ -15,11 +15,13 @@ use prometheus_client::{
 use super::{
     counts::Counts,
     second_look::{Looks, Upshot},
+    settings_file::Tally,
 };
 use crate::{
     admission::Outcome,
     cluster::{
         cache::Cache,
+        events::Outbox,
         watch::{Mishap, State, Status},
     },
 };
@@ -49,6 +51,16 @@ impl Metrics {
         self.0.register_collector(Box::new(looks));
     }
 
+    /// Adds those of events.
+    pub(super) fn add_events(&mut self, outbox: Outbox) {
+        self.0.register_collector(Box::new(outbox));
+    }
+
+    /// Adds those of a settings file.
+    pub(super) fn add_settings(&mut self, tally: Tally) {
+        self.0.register_collector(Box::new(tally));
+    }
+
     /// All of them, as Prometheus reads them.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
@@ -59,7 +71,7 @@ impl Metrics {
 }
 
 /// A metric that is made when it is asked for: one value for each set of labels.
-fn family<'v, M, L>(
+pub(super) fn family<'v, M, L>(
     encoder: &mut DescriptorEncoder,
     (name, help): (&str, &str),
     kind: MetricType,

@@ -22,6 +22,7 @@ use super::{
     body::{self, Unreadable},
     counts::Counts,
     guard::InFlight,
+    herald::Herald,
     limits::Limits,
     second_look::SecondLook,
     timeout::answer_within,
@@ -32,10 +33,17 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The routes of the webhook.
-pub(super) fn router(reviewer: Reviewer, second_look: Option<SecondLook>, limits: &Limits, counts: Counts) -> Router {
+pub(super) fn router(
+    reviewer: Reviewer,
+    second_look: Option<SecondLook>,
+    herald: Option<Herald>,
+    limits: &Limits,
+    counts: Counts,
+) -> Router {
     let desk = Desk {
         reviewer,
         second_look,
+        herald,
         counts,
         in_flight: InFlight::new(limits.in_flight),
         largest_body: limits.body,
@@ -72,6 +80,8 @@ struct Desk {
     reviewer: Reviewer,
     /// In a cluster.
     second_look: Option<SecondLook>,
+    /// The same.
+    herald: Option<Herald>,
     counts: Counts,
     in_flight: InFlight,
     /// In bytes.
@@ -93,6 +103,9 @@ impl Desk {
             Ok(Ok(body)) => {
                 let answer = self.judge(endpoint, &body, deadline).await;
                 self.counts.add(answer.outcome);
+                if let Some(herald) = &self.herald {
+                    herald.hear(&body, &answer);
+                }
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
             }
@@ -105,11 +118,14 @@ impl Desk {
     }
 
     async fn judge(&self, endpoint: Endpoint, body: &[u8], deadline: Instant) -> Answer {
-        let answer = self.reviewer.answer(endpoint, body);
+        // Held to the end: settings that are replaced meanwhile are for the next request.
+        let settings = self.reviewer.settings();
+        let hearing = self.reviewer.hearing(&settings);
+        let answer = hearing.answer(endpoint, body);
         match &self.second_look {
             Some(second_look) if matches!(answer.outcome, Outcome::Denied | Outcome::Patched) => {
                 // Boxed, so that every other request does not carry its state along.
-                Box::pin(second_look.confirm(&self.reviewer, endpoint, body, answer, deadline)).await
+                Box::pin(second_look.confirm(hearing, endpoint, body, answer, deadline)).await
             }
             _ => answer,
         }

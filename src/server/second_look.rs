@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Answer, Doubt, Endpoint, Outcome, Reviewer},
+    admission::{Answer, Doubt, Endpoint, Hearing, Outcome},
     change::{Change, MigrationStart},
     cluster::{
         ask::{self, Question},
@@ -58,18 +58,18 @@ impl SecondLook {
     /// The answer that is given in the end; the first one where there is nothing to doubt.
     pub(super) async fn confirm(
         &self,
-        reviewer: &Reviewer,
+        hearing: Hearing<'_>,
         endpoint: Endpoint,
         body: &[u8],
         first: Answer,
         deadline: Instant,
     ) -> Answer {
-        let Some(matter) = reviewer.doubt(endpoint, body, &first, Matter::of) else { return first };
+        let Some(matter) = hearing.doubt(endpoint, body, &first, Matter::of) else { return first };
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
         let seen = self.look(&matter.question, until).await;
         let is_whole = seen.as_ref().is_some_and(|answer| answer.gaps.is_empty());
         let fresh = seen.map(|answer| answer.store).unwrap_or_default();
-        let second = reviewer.with_facts(Arc::new(Seen { fresh, matter })).answer(endpoint, body);
+        let second = hearing.with_facts(&Seen { fresh, matter }).answer(endpoint, body);
         self.looks.add(match (first.outcome, second.outcome) {
             (Outcome::Denied, Outcome::Denied) => Upshot::Upheld,
             _ if second.body == first.body => Upshot::Upheld,
@@ -133,6 +133,7 @@ impl Seen {
         Facts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
+            overrides: known.overrides.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes },
             // That nobody has an address takes all guests to know. Whoever was seen to have one was asked again.
             mac_users: match &known.mac_users {
@@ -212,7 +213,10 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::settings::{Enforcement, Settings};
+    use crate::{
+        admission::Reviewer,
+        settings::{Enforcement, Settings},
+    };
 
     const VMI: &str = "/apis/kubevirt.io/v1/namespaces/demo/virtualmachineinstances/vm";
     const NAD: &str = "/apis/k8s.cni.cncf.io/v1/namespaces/demo/network-attachment-definitions/net";
@@ -316,7 +320,8 @@ mod tests {
     async fn confirm(second: &SecondLook, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
         let first = reviewer.answer(endpoint, body);
         let deadline = Instant::now() + Duration::from_secs(4);
-        let last = second.confirm(reviewer, endpoint, body, first.clone(), deadline).await;
+        let settings = reviewer.settings();
+        let last = second.confirm(reviewer.hearing(&settings), endpoint, body, first.clone(), deadline).await;
         (first, last)
     }
 

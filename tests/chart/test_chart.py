@@ -266,6 +266,7 @@ class Schema(unittest.TestCase):
             ("settings: {rules: {NP103: on}}", "NP103"),
             ("settings: {rules: {NP103: loud}}", "NP103"),
             ("settings: {attachment: {dynamicNetworks: maybe}}", "dynamicNetworks"),
+            ("settings: {namespaces: {override: loosen}}", "override"),
             ("settings: {reservePorts: 256}", "reservePorts"),
             ("webhooks: {timeoutSeconds: 31}", "timeoutSeconds"),
             ("webhooks: {matchConditions: true}", "matchConditions"),

@@ -147,8 +147,9 @@ fn warnings(headers: &HeaderMap) -> Vec<String> {
             Some('\\') => characters.next(),
             other => other,
         })
-        .collect()
+        .collect::<String>()
     };
     let texts = headers.get_all("warning").iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    texts.map(|text| unquote(text.trim_start_matches("299 - \"").trim_end_matches('"'))).collect()
+    let quoted = |text: &str| Some(unquote(text.strip_prefix("299 - \"")?.strip_suffix('"')?));
+    texts.map(|text| quoted(&text).unwrap_or(text)).collect()
 }

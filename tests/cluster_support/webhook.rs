@@ -141,6 +141,16 @@ impl Webhook {
         &self.health
     }
 
+    /// What it answers to a GET of `/livez`, `/readyz` or `/metrics`: the head and the body.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.health).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     /// Ends it as Kubernetes does, and returns its log to the end: the last line counts requests by their outcome.
     pub(crate) async fn stop(mut self) -> Vec<Value> {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
@@ -197,12 +207,7 @@ impl Webhook {
     }
 
     async fn is_ready(&self) -> Option<()> {
-        let mut stream = TcpStream::connect(&self.health).await.unwrap();
-        let request = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer.starts_with("HTTP/1.1 200").then_some(())
+        self.get("/readyz").await.starts_with("HTTP/1.1 200").then_some(())
     }
 }
 

@@ -78,6 +78,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $networks = ternary "yes" "no" $networks }}
 {{- end }}
 {{- $settings := dict "rules" $rules "attachment" (dict "dynamicNetworks" $networks) }}
+{{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
 {{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
 {{- with .Values.settings.reservePorts }}
 {{- $_ := set $settings "reservePorts" (int64 .) }}

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Mirror, events::Tale, objects::Trouble};
+use super::{Mirror, objects::Trouble};
 use crate::{
     api::cluster::KubeVirt as Resource,
-    cluster::{kind::Kind, pending::Asker},
+    cluster::{
+        events::{Tale, reference},
+        kind::Kind,
+        pending::Asker,
+    },
     facts::KubeVirt,
     persist::{self, Plan, Step, requests},
 };
@@ -115,7 +119,7 @@ impl<'v> Visit<'v> {
         // Told before the annotation goes: whoever finds it there tells it, so that it is told at least once.
         let note = format!("{} is in the VM's template, and stays after a restart", names_of(&done));
         if self.told.insert(note.clone()) {
-            self.mirror.events.tell(Tale::Persisted, vm, Some(vmi), &note).await;
+            self.tell(Tale::InterfacePersisted, vm, Some(vmi), &note).await;
         }
         self.mirror.objects.patch(Kind::Instance, text(vmi, "namespace"), text(vmi, "name"), None, settled).await?;
         self.told.remove(&note);
@@ -150,7 +154,7 @@ impl<'v> Visit<'v> {
         }
         let note = format!("the VM's template has {} as asked in status.interfaceRequests", names_of(&plan.done));
         if self.told.insert(note.clone()) {
-            self.mirror.events.tell(Tale::Persisted, &vm, vmi.as_ref(), &note).await;
+            self.tell(Tale::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
         }
         self.write(&vm, &vm, Some("status"), plan.settled, "the requests").await?;
         self.told.remove(&note);
@@ -176,6 +180,10 @@ impl<'v> Visit<'v> {
         patched
     }
 
+    async fn tell(&self, tale: Tale, object: &Value, related: Option<&Value>, note: &str) {
+        self.mirror.events.tell(tale, &reference(object), related.map(reference), note).await;
+    }
+
     async fn fail(&mut self, object: &Value, related: Option<&Value>, note: &str) {
         self.fail_as(note, object, related, note).await;
     }
@@ -184,7 +192,7 @@ impl<'v> Visit<'v> {
     async fn fail_as(&mut self, failure: &str, object: &Value, related: Option<&Value>, note: &str) {
         self.failures.insert(failure.to_owned());
         if self.told.insert(failure.to_owned()) {
-            self.mirror.events.tell(Tale::Failed, object, related, note).await;
+            self.tell(Tale::PersistFailed, object, related, note).await;
             self.mirror.progress.add_failed();
             let (namespace, name) = (text(object, "namespace"), text(object, "name"));
             tracing::warn!(kind = %object["kind"], namespace, name, why = note, "not mirrored");

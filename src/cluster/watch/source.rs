@@ -160,9 +160,9 @@ impl Source {
         (self.kind == Kind::ConfigMap).then(|| format!("metadata.name={MULTUS_CONFIG}"))
     }
 
-    /// Of a node the labels are read, and its status is many times larger.
+    /// Of a node the labels are read, and its status is many times larger; of a namespace the annotations.
     fn is_of_metadata(&self) -> bool {
-        self.kind == Kind::Node
+        matches!(self.kind, Kind::Namespace | Kind::Node)
     }
 }
 

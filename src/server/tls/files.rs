@@ -1,25 +1,20 @@
 //! A pair of files that somebody else renews: cert-manager or an administrator, by way of a volume.
 //!
-//! The files are read again and again, and never watched: the kubelet swaps a link to their folder, and whoever watches
-//! a file in it hears that the file is gone and of none that came instead.
-//!
 //! A pair is shown only after it was held against itself, the names and the clock. On any fault the last good pair stays,
 //! and one line in the log says so: one a change, not one a look.
 
-use std::{
-    path::PathBuf,
-    pin::pin,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::SystemTime};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 
 use super::{Origin, Pair, Shown, TlsError, outlook::Outlook, read};
-use crate::{certificates::Host, server::health::Check};
-
-/// How often to look by default: much more often than the kubelet renews a volume (once in 60 to 90 seconds), and two
-/// small files cost nothing.
-pub const INTERVAL: Duration = Duration::from_secs(10);
+use crate::{
+    certificates::Host,
+    server::{
+        health::Check,
+        polling::{Taken, keep_looking},
+    },
+};
 
 /// Where the pair is, and what it has to be good for.
 #[derive(Clone, Debug)]
@@ -63,8 +58,7 @@ impl Files {
 pub struct Keeper {
     files: Files,
     shown: Shown,
-    /// What the files held when the pair that is shown was read.
-    good: Contents,
+    taken: Taken<Contents>,
 }
 
 impl Keeper {
@@ -73,9 +67,9 @@ impl Keeper {
     /// # Errors
     /// There is no pair in the files, or it is not for all hosts.
     pub fn open(files: Files) -> Result<Self, TlsError> {
-        let good = files.read()?;
-        let shown = files.pair(&good)?.into();
-        Ok(Self { files, shown, good })
+        let contents = files.read()?;
+        let shown = files.pair(&contents)?.into();
+        Ok(Self { files, shown, taken: Taken(contents) })
     }
 
     /// What a server is to be given.
@@ -86,22 +80,16 @@ impl Keeper {
 
     /// Looks at once and with every tick, until there are none any more; tells `check` how things stand.
     pub async fn keep(mut self, check: Check, clock: impl Fn() -> SystemTime, ticks: impl Stream<Item = ()>) {
-        let mut ticks = pin!(ticks);
         let mut outlook = Outlook::new(self.shown.clone(), check);
-        loop {
-            // Not worth a thread of its own: a volume with a Secret is memory.
-            self.look(&mut outlook, clock());
-            if ticks.next().await.is_none() {
-                return;
-            }
-        }
+        keep_looking(ticks, || self.look(&mut outlook, clock())).await;
     }
 
     fn look(&mut self, outlook: &mut Outlook, now: SystemTime) {
-        match self.news(now) {
+        let files = &self.files;
+        match self.taken.news(|| files.read(), |contents| files.pair_at(contents, now)) {
             Ok(Some((contents, pair))) => {
                 self.shown.show(pair);
-                self.good = contents;
+                self.taken = Taken(contents);
                 outlook.replaced();
             }
             Ok(None) => outlook.clear(),
@@ -109,30 +97,11 @@ impl Keeper {
         }
         outlook.tell(now);
     }
-
-    /// What the files hold if it is not what is shown already.
-    fn news(&self, now: SystemTime) -> Result<Option<(Contents, Pair)>, TlsError> {
-        let contents = self.files.read()?;
-        if contents == self.good {
-            return Ok(None);
-        }
-        match self.files.pair_at(&contents, now) {
-            Ok(pair) => Ok(Some((contents, pair))),
-            Err(error) => {
-                // The folder may have been swapped between the two files: that is no fault, and over by now.
-                let again = self.files.read()?;
-                if again == contents {
-                    return Err(error);
-                }
-                self.files.pair_at(&again, now).map(|pair| Some((again, pair)))
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::{fs, sync::Arc, time::Duration};
 
     use super::*;
     use crate::{

@@ -1,0 +1,192 @@
+//! What a namespace asks for by its annotation: another enforcement of some rules.
+//!
+//! `nicplug.io/rules: "NP103=warn, NP104=off"`, entries between commas, blanks wherever they please. An annotation is
+//! taken as a whole or not at all: a half of it is not what anybody asked for.
+
+use std::fmt;
+
+use super::Enforcement;
+
+/// The annotation of a Namespace. Whoever may edit the objects in a namespace may seldom edit the Namespace itself.
+pub const ANNOTATION: &str = "nicplug.io/rules";
+
+/// Many more than there are rules.
+const ENTRIES_AT_MOST: usize = 200;
+
+/// How much of an entry a message shows, in characters.
+const SHOWN_AT_MOST: usize = 24;
+
+/// What an annotation says, or what is wrong with it.
+pub type Annotated = Result<Overrides, OverridesError>;
+
+/// The enforcement that a namespace asks for, by the ids of rules. Whether there are such rules is for others to know.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Overrides(Box<[(Box<str>, Enforcement)]>);
+
+/// An annotation that is no list of rules and enforcements.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum OverridesError {
+    /// An entry has no form.
+    #[error("{0} is no RULE=ENFORCEMENT, such as NP103=warn")]
+    Entry(Shown),
+    /// More entries than there can be rules.
+    #[error("it has more than {ENTRIES_AT_MOST} entries")]
+    TooMany,
+    /// A rule is named twice.
+    #[error("{0} stands there twice")]
+    Twice(Shown),
+    /// An enforcement that there is not.
+    #[error("{0} is none of deny, warn, off")]
+    Word(Shown),
+}
+
+/// The beginning of what somebody wrote.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shown(Box<str>);
+
+impl From<&str> for Shown {
+    fn from(text: &str) -> Self {
+        match text.char_indices().nth(SHOWN_AT_MOST) {
+            Some((end, _)) => Self(format!("{}…", text.get(..end).unwrap_or_default()).into()),
+            None => Self(text.into()),
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}", self.0)
+    }
+}
+
+impl Overrides {
+    /// Reads the value of an annotation. A blank one asks for nothing.
+    ///
+    /// # Errors
+    /// An entry is no rule and enforcement, or a rule is named twice.
+    pub fn parse(text: &str) -> Annotated {
+        let mut rules: Vec<(Box<str>, Enforcement)> = Vec::new();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            if rules.len() == ENTRIES_AT_MOST {
+                return Err(OverridesError::TooMany);
+            }
+            let (id, word) = entry.split_once('=').ok_or_else(|| OverridesError::Entry(entry.into()))?;
+            let (id, word) = (id.trim_end(), word.trim_start());
+            if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(OverridesError::Entry(entry.into()));
+            }
+            let enforcement = Enforcement::of(word).ok_or_else(|| OverridesError::Word(word.into()))?;
+            if rules.iter().any(|(known, _)| **known == *id) {
+                return Err(OverridesError::Twice(id.into()));
+            }
+            rules.push((id.into(), enforcement));
+        }
+        Ok(Self(rules.into()))
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The enforcement that is asked for of a rule.
+    #[must_use]
+    pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
+        self.iter().find(|(id, _)| *id == rule).map(|(_, enforcement)| enforcement)
+    }
+
+    /// All that is asked for, in the order of the annotation.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Enforcement)> {
+        self.0.iter().map(|(id, enforcement)| (id.as_ref(), *enforcement))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(text: &str) -> Vec<(String, &'static str)> {
+        let overrides = Overrides::parse(text).unwrap();
+        overrides.iter().map(|(id, enforcement)| (id.to_owned(), enforcement.as_str())).collect()
+    }
+
+    #[test]
+    fn entries_stand_between_commas_with_blanks_anywhere() {
+        let expected = [("NP103".to_owned(), "warn"), ("NP104".to_owned(), "off")];
+        for text in ["NP103=warn,NP104=off", " NP103 = warn ,\n  NP104=off,\n", "NP103=warn, , NP104=off"] {
+            assert_eq!(said(text), expected, "{text:?}");
+        }
+        for text in ["", "  ", ",", "\n"] {
+            assert!(Overrides::parse(text).unwrap().is_empty(), "{text:?}");
+        }
+        let overrides = Overrides::parse("NP103=warn").unwrap();
+        assert_eq!((overrides.enforcement("NP103"), overrides.enforcement("NP10")), (Some(Enforcement::Warn), None));
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (text, fault) in [
+            ("NP103", "\"NP103\" is no RULE=ENFORCEMENT, such as NP103=warn"),
+            ("NP103:warn", "\"NP103:warn\" is no RULE=ENFORCEMENT, such as NP103=warn"),
+            ("NP103=warn NP104=off", "\"warn NP104=off\" is none of deny, warn, off"),
+            ("=warn", "\"=warn\" is no RULE=ENFORCEMENT, such as NP103=warn"),
+            ("NP103=Warn", "\"Warn\" is none of deny, warn, off"),
+            ("NP103=", "\"\" is none of deny, warn, off"),
+            ("NP103=warn,NP103=warn", "\"NP103\" stands there twice"),
+            ("NP\u{1b}103=warn", "\"NP\\u{1b}103=warn\" is no RULE=ENFORCEMENT, such as NP103=warn"),
+        ] {
+            assert_eq!(Overrides::parse(text).unwrap_err().to_string(), fault, "{text:?}");
+        }
+        let long = Overrides::parse(&"x".repeat(5000)).unwrap_err().to_string();
+        assert!(long.starts_with("\"xxxxxxxxxxxxxxxxxxxxxxxx…\" is no"), "{long}");
+        let many: Vec<String> = (0..=ENTRIES_AT_MOST).map(|number| format!("NP{number}=off")).collect();
+        assert_eq!(Overrides::parse(&many.join(",")), Err(OverridesError::TooMany));
+    }
+
+    /// Text that is nearly an annotation.
+    fn near() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => "NP[0-9]{3}",
+            4 => "=(deny|warn|off)",
+            3 => Just(",".to_owned()),
+            1 => "[ \t\n]{1,2}",
+            1 => "\\PC{0,3}",
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_in_one_short_line(text in prop_oneof![near(), any::<String>()]) {
+            match Overrides::parse(&text) {
+                // What was read says the same when it is written anew.
+                Ok(overrides) => {
+                    let entries = overrides.iter().map(|(id, enforcement)| format!("{id}={}", enforcement.as_str()));
+                    let again = entries.collect::<Vec<_>>().join(",");
+                    prop_assert_eq!(Overrides::parse(&again), Ok(overrides));
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    prop_assert!(!error.chars().any(char::is_control), "{}", error);
+                    prop_assert!(error.chars().count() <= 400, "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_written_in_the_right_form_is_read(
+            wanted in prop::collection::btree_map("NP[0-9]{3}", prop::sample::select(&["deny", "warn", "off"][..]), 0..9),
+            blank in "[ \t\n]{0,2}",
+        ) {
+            let entries = wanted.iter().map(|(id, word)| format!("{blank}{id}{blank}={blank}{word}{blank}"));
+            let overrides = Overrides::parse(&entries.collect::<Vec<_>>().join(",")).unwrap();
+            prop_assert_eq!(overrides.iter().count(), wanted.len());
+            for (id, word) in wanted {
+                prop_assert_eq!(overrides.enforcement(&id).map(Enforcement::as_str), Some(word));
+            }
+        }
+    }
+}
