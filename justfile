@@ -54,12 +54,13 @@ fuzz seconds="60":
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
     cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
+# Without promtool (`just promtool`) no alert is tried.
 # Holds the chart to Helm's own engine, to its schema and to the code, and renders it into target/chart (needs Python).
 chart: chart-tools
     target/tools/chart/bin/python -m unittest discover --start-directory tests/chart
     target/tools/chart/bin/python tests/chart/chart.py render
 
-# Writes what is made from the chart: the table of its values, the rules in its schema, deploy/install.yaml.
+# Writes what is made from the chart or for it: the table of its values, its rules, its dashboard, deploy/install.yaml.
 chart-write: chart-tools
     target/tools/chart/bin/python tests/chart/chart.py write
 
@@ -72,6 +73,23 @@ chart-tools:
         target/tools/chart/bin/pip install --quiet --disable-pip-version-check --requirement tests/chart/requirements.txt
         cp tests/chart/requirements.txt target/tools/chart/
     fi
+
+# It is Debian's, without the service that its package would start.
+# Brings promtool, which the alerts are tested with, into target/tools/bin where there is none.
+promtool:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if PATH="target/tools/bin:$PATH" command -v promtool; then
+        exit
+    fi
+    sudo=()
+    ((EUID == 0)) || sudo=(sudo)
+    "${sudo[@]}" apt-get update --quiet
+    folder=$(mktemp --directory)
+    trap 'rm --recursive "$folder"' EXIT
+    (cd "$folder" && apt-get download prometheus)
+    dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
+    install -D "$folder/usr/bin/promtool" target/tools/bin/promtool
 
 # Measures the pure path: one body in, one answer out.
 bench *flags:
@@ -86,6 +104,20 @@ bench-server *flags:
 bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
+
+# For another architecture than this machine's, EMULATOR is a static qemu-user.
+# Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (minutes, and no Docker).
+image-proof arch="amd64" emulator="":
+    bash image/build.sh {{ arch }} target/image/{{ arch }}
+    bash image/proof.sh target/image/{{ arch }}/nicplug {{ emulator }}
+
+# Builds the image for both architectures (needs Docker with buildx).
+image:
+    docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" --tag nicplug .
+
+# Prints the manifest for krew, and writes the archives that it names (needs both binaries of `just image-proof`).
+krew folder="target/image":
+    @bash deploy/krew.sh {{ folder }}
 
 # All that CI does.
 ci:

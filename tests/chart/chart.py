@@ -2,7 +2,7 @@
 
     chart.py render             renders each set of values in charts/nicplug/ci into target/chart/SET.yaml
     chart.py write              writes what is made from the chart: the table of values in its README, the ids of rules
-                                in its schema, and deploy/install.yaml
+                                in its schema, deploy/install.yaml; and the dashboard that is in it
     chart.py install KUBECONFIG [SET]
     chart.py upgrade KUBECONFIG [SET]
     chart.py uninstall KUBECONFIG
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Iterator
 
+import dashboard
 import helm_python as helm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ CHART = ROOT / "charts/nicplug"
 README = CHART / "README.md"
 SCHEMA = CHART / "values.schema.json"
 VALUES = CHART / "values.yaml"
+DASHBOARD = CHART / "dashboards/nicplug.json"
 INSTALL = ROOT / "deploy/install.yaml"
 RENDERED = ROOT / "target/chart"
 
@@ -170,8 +172,8 @@ def documented_values(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def made() -> dict[Path, str]:
-    """What is made from the chart, and what it has to be."""
-    return {SCHEMA: schema(), README: readme(), INSTALL: install_yaml()}
+    """What is made from the chart or for it, and what it has to be."""
+    return {SCHEMA: schema(), DASHBOARD: dashboard.text(), README: readme(), INSTALL: install_yaml()}
 
 
 # === Commands ===

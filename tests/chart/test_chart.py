@@ -219,6 +219,15 @@ class Templates(unittest.TestCase):
             with self.assertRaisesRegex(helm.HelmRenderError, re.escape(words)):
                 render(values)
 
+    def test_a_network_policy_lets_nothing_out_but_to_the_api_server(self) -> None:
+        api_server = {"cidrs": ["10.0.0.0/24"], "ports": [6443]}
+        spec = by_kind({"networkPolicy": {"enabled": True, "apiServer": api_server}}, "NetworkPolicy")["spec"]
+        self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
+        blocks = [{"ipBlock": {"cidr": "10.0.0.0/24"}}]
+        self.assertEqual(spec["egress"], [{"ports": [{"port": 6443, "protocol": "TCP"}], "to": blocks}])
+        webhook, _ = spec["ingress"]
+        self.assertEqual(webhook, {"ports": [{"port": 8443, "protocol": "TCP"}], "from": blocks})
+
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {"persist": {"enabled": False}, "certificates": {"source": "certManager"}}
         self.assertFalse({"Role", "RoleBinding"} & {item["kind"] for item in chart.objects(render(without))})
@@ -397,7 +406,8 @@ class Documents(unittest.TestCase):
     def test_each_alert_has_its_chapter(self) -> None:
         runbook = (ROOT / "docs/runbook.md").read_text()
         chapters = {title.lower() for title in re.findall(r"(?m)^## (\w+)$", runbook)}
-        groups = by_kind({"metrics": {"prometheusRule": {"enabled": True}}}, "PrometheusRule")["spec"]["groups"]
+        watched = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+        groups = by_kind({"metrics": watched}, "PrometheusRule")["spec"]["groups"]
         urls = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
         for alert, url in urls.items():
             self.assertEqual(url.rsplit("#")[-1], alert.lower())

@@ -93,3 +93,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 true
 {{- end }}
 {{- end }}
+
+{{/* A quantity of memory, in bytes; empty where it is not a whole number of a usual unit. */}}
+{{- define "nicplug.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- $number := regexFind "^[0-9]+" . }}
+{{- $unit := trimPrefix $number . }}
+{{- if and $number (hasKey $units $unit) }}
+{{- mul (int64 $number) (get $units $unit) }}
+{{- end }}
+{{- end }}

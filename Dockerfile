@@ -1,0 +1,41 @@
+# syntax=docker/dockerfile:1
+
+# The image of nicplug: one static binary, the list of what it is made of, and nothing else: no shell, no library, no
+# package manager. For both architectures, from either:
+#
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" .
+#
+# Without Docker `just image-proof` builds the same binary by the same script and runs it in an empty root.
+
+# The compiler runs on the machine's own architecture and makes code for the other one; nothing is emulated.
+FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95.0-bookworm AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm --recursive /var/lib/apt/lists
+WORKDIR /nicplug
+COPY . .
+ARG TARGETARCH SOURCE_DATE_EPOCH
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/nicplug/target \
+    bash image/build.sh "$TARGETARCH" /out
+
+FROM scratch
+ARG REVISION=""
+LABEL org.opencontainers.image.title="nicplug" \
+      org.opencontainers.image.description="An admission webhook for KubeVirt that makes network-interface hotplug fail early and clearly" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="https://github.com/nicplug/nicplug" \
+      org.opencontainers.image.url="https://github.com/nicplug/nicplug" \
+      org.opencontainers.image.documentation="https://github.com/nicplug/nicplug/blob/main/docs/install.md" \
+      org.opencontainers.image.vendor="nicplug maintainers" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /out/nicplug /nicplug
+# Scanners find the list of dependencies by its name.
+COPY --from=build /out/nicplug.cdx.json /nicplug.cdx.json
+COPY LICENSE /LICENSE
+# Nobody: the user that the chart's pods are when they name none.
+USER 65532:65532
+EXPOSE 8443 8444
+ENTRYPOINT ["/nicplug"]
+CMD ["help"]
