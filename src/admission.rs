@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
         current.replace(Settings::default().with_rule("NP004", Enforcement::Warn));
         assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
-        assert_eq!(reviewer.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Allowed);
+        assert_eq!(reviewer.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Warned);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const PASSED_OVER: &[&str] = &["target", ".git"];
 const WITH_TESTS: &[&str] = &["docs/good-practices.md", "docs/security.md"];
 
 /// Flags of other programs that stand in a sentence: of kubectl, of Helm, of the benchmarks.
-const FLAGS_OF_OTHERS: &[&str] = &["--dry-run", "--kube-version", "--unique", "--wire"];
+const FLAGS_OF_OTHERS: &[&str] = &["--dry-run", "--kube-version", "--tracing-config-file", "--unique", "--wire"];
 
 #[test]
 fn every_link_leads_to_a_file_and_every_anchor_to_a_heading() {
