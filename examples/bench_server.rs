@@ -213,19 +213,21 @@ fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f6
     Ok(rate.with_context(|| format!("h2load printed no rate:\n{report}"))?.parse()?)
 }
 
-/// The median time of a request on one connection, in microseconds.
+/// The median time of a request on one connection, in microseconds. A server may close it after so many requests: the next
+/// one is opened outside of the time.
 fn latency(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], count: usize) -> anyhow::Result<f64> {
     let mut connection = Connection::open(service.address, tls)?;
-    let mut times = Vec::with_capacity(count);
-    for _ in 0..count / 10 {
-        connection.exchange(request)?;
-    }
-    for _ in 0..count {
+    let warm_up = count / 10;
+    let mut times = Vec::with_capacity(warm_up + count);
+    for _ in 0..warm_up + count {
         let start = Instant::now();
-        connection.exchange(request)?;
+        let stays = connection.exchange(request)?;
         times.push(start.elapsed().as_secs_f64() * 1e6);
+        if !stays {
+            connection = Connection::open(service.address, tls)?;
+        }
     }
-    median(times).context("no requests to measure")
+    median(times.split_off(warm_up)).context("no requests to measure")
 }
 
 /// New connections a second, each with a full handshake and one request.
@@ -262,26 +264,26 @@ impl Connection {
         Ok(Self(BufReader::new(StreamOwned::new(session, stream))))
     }
 
-    /// Sends the request and reads the whole answer, which must be a 200.
-    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<()> {
+    /// Sends the request and reads the whole answer, which must be a 200; whether the connection can be used again.
+    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<bool> {
         self.0.get_mut().write_all(request)?;
         let status = self.line()?;
         ensure!(status.starts_with("HTTP/1.1 200 "), "the answer is {status:?}");
-        let mut length = None;
+        let (mut length, mut stays) = (None, true);
         loop {
             let line = self.line()?;
             if line.is_empty() {
                 break;
             }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
+            let (name, value) = line.split_once(':').unwrap_or_default();
+            if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.trim().parse()?);
             }
+            stays &= !(name.eq_ignore_ascii_case("connection") && value.trim() == "close");
         }
         let mut body = vec![0; length.context("an answer without content-length")?];
         self.0.read_exact(&mut body)?;
-        Ok(())
+        Ok(stays)
     }
 
     fn line(&mut self) -> anyhow::Result<String> {
