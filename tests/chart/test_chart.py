@@ -233,7 +233,7 @@ class Templates(unittest.TestCase):
         self.assertFalse({"Role", "RoleBinding"} & {item["kind"] for item in chart.objects(render(without))})
         for rule in by_kind(without, "ClusterRole")["rules"]:
             writes = set(rule["verbs"]) - {"get", "list", "watch"}
-            self.assertEqual(writes, {"create", "patch"} if rule["resources"] == ["events"] else set())
+            self.assertEqual(writes, {"create"} if rule["resources"] == ["events"] else set())
 
 
 def settings(values: dict[str, Any]) -> dict[str, Any]:
