@@ -52,7 +52,7 @@ fuzz seconds="60":
     cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
     @mkdir -p target/fuzz-corpus
     @# Stable Rust has no sanitizers, and code without `unsafe` needs none.
-    cargo fuzz run --sanitizer none review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
+    cargo fuzz run --sanitizer none --codegen-units 16 review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
 
 # Without promtool (`just promtool`) no alert is tried.
 # Holds the chart to Helm's own engine, to its schema and to the code, and renders it into target/chart (needs Python).
