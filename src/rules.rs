@@ -117,8 +117,6 @@ pub enum Scope {
 }
 
 impl Scope {
-    const ALL: [Self; 5] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Persist, Self::Request];
-
     /// As tables write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -441,14 +439,8 @@ pub fn judge_migration(
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
 pub fn judge(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
-    let covered: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| scope.covers(case.change)).collect();
-    let mut findings = Vec::new();
-    for rule in RULES {
-        if covered.contains(&rule.scope) && enforcing.of(rule) != Enforcement::Off {
-            findings.extend((rule.check)(case));
-        }
-    }
-    findings
+    let is_asked = |rule: &&Rule| rule.scope.covers(case.change) && enforcing.of(rule) != Enforcement::Off;
+    RULES.iter().copied().filter(is_asked).flat_map(|rule| (rule.check)(case)).collect()
 }
 
 /// The ids of all rules.
