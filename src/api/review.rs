@@ -340,7 +340,7 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
 /// Reads of a request who asks for what, and not its objects; `None` where there is no request.
 #[must_use]
 pub fn head(body: &[u8]) -> Option<Request<'_>> {
-    let body: Body<Bare> = serde_json::from_slice(body).ok()?;
+    let body: Body<Bare> = json::read(simdutf8::basic::from_utf8(body).ok()?).ok()?;
     body.request.map(|bare| bare.request)
 }
 

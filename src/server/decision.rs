@@ -14,7 +14,7 @@ use tracing::Level;
 
 use crate::{
     admission::{Answer, Endpoint, Outcome},
-    api::review::{self, Request},
+    api::review::Request,
     telemetry::spans::{Span, Spans, context::TraceContext},
 };
 
@@ -38,9 +38,20 @@ impl<'s> Trace<'s> {
     }
 }
 
+/// Who asked for what. It is read out of the body again when somebody asks: a request that nobody asks about costs
+/// nothing.
+pub(super) type Head<'b, F> = LazyCell<Request<'b>, F>;
+
 /// Tells a decision that took so long, if anybody wants to hear of it.
-pub(super) fn tell(endpoint: Endpoint, body: &[u8], answer: &Answer, took: Duration, trace: Option<&Trace>) {
-    let decision = LazyCell::new(|| Decision::of(body, answer));
+/// Of the body its head is read, and only then.
+pub(super) fn tell<'b>(
+    endpoint: Endpoint,
+    head: &Head<'b, impl FnOnce() -> Request<'b>>,
+    answer: &Answer,
+    took: Duration,
+    trace: Option<&Trace>,
+) {
+    let decision = LazyCell::new(|| Decision::of(head, answer));
     log(endpoint, &decision, answer.outcome, took);
     if let Some(Trace { spans, parent }) = trace {
         spans.send(decision.span(endpoint, answer.outcome, took, *parent));
@@ -82,15 +93,13 @@ struct Decision {
 }
 
 impl Decision {
-    /// Reads the body again, and of it only what is told: so a request that nobody asks about costs nothing.
-    fn of(body: &[u8], answer: &Answer) -> Self {
-        let request = review::head(body).unwrap_or_default();
+    fn of(request: &Request, answer: &Answer) -> Self {
         let ids: Vec<&str> = answer.gist.denied_by.and(answer.gist.warned_by).ids().collect();
         Self {
             uid: cut(&request.uid).to_owned(),
             user: cut(&request.user_info.username).to_owned(),
-            object: object(&request),
-            operation: operation(&request),
+            object: object(request),
+            operation: operation(request),
             rules: ids.join(","),
         }
     }
@@ -145,7 +154,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{admission::Reviewer, facts::NoFacts, settings::Settings};
+    use crate::{admission::Reviewer, api::review, facts::NoFacts, settings::Settings};
 
     #[test]
     fn a_decision_says_who_asked_for_what_and_which_rules_spoke() {
@@ -154,10 +163,11 @@ mod tests {
             "name": "vm", "subResource": "", "userInfo": {"username": "alice"}, "object": {"spec": {"template": {"spec":
             {"networks": [{"name": "a", "pod": {}}, {"name": "a", "pod": {}}]}}}}}}"#;
         let answer = Reviewer::new(Arc::new(NoFacts), Settings::default()).answer(Endpoint::Validate, body);
-        let Decision { uid, user, object, operation, rules } = Decision::of(body, &answer);
+        let of = |body: &[u8]| Decision::of(&review::head(body).unwrap_or_default(), &answer);
+        let Decision { uid, user, object, operation, rules } = of(body);
         assert_eq!([uid.as_str(), &user, &object, &operation], ["u-1", "alice", "VirtualMachine demo/vm", "CREATE"]);
         assert!(rules.contains("NP001"), "{rules}");
-        let malformed = Decision::of(b"{", &answer);
+        let malformed = of(b"{");
         assert_eq!((malformed.uid.as_str(), malformed.operation.as_str()), ("", "other"));
     }
 

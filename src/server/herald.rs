@@ -16,10 +16,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::metrics::family;
+use super::{decision::Head, metrics::family};
 use crate::{
-    admission::{Answer, Denial},
-    api::review::ObjectKind,
+    admission::{Answer, Denial, Outcome},
+    api::review::{ObjectKind, Request},
     change::Change,
     cluster::{
         cache::Cache,
@@ -39,13 +39,12 @@ impl Herald {
         Self { cache, outbox, throttle: Mutex::default() }
     }
 
-    /// Hears the answer to a body. Any but a denial costs nothing.
-    pub(super) fn hear(&self, body: &[u8], answer: &Answer) {
-        Denial::of(body, answer, |denial| {
-            if !denial.change.dry_run && self.cache.is_of_kubevirt(denial.change.user) {
-                self.tell(denial);
-            }
-        });
+    /// Hears the answer to a body. Any but a denial costs nothing, and that of a person little.
+    pub(super) fn hear<'b>(&self, head: &Head<'b, impl FnOnce() -> Request<'b>>, body: &'b [u8], answer: &Answer) {
+        let is_news = answer.outcome == Outcome::Denied && !head.dry_run;
+        if is_news && self.cache.is_of_kubevirt(&head.user_info.username) {
+            Denial::of(body, answer, |denial| self.tell(denial));
+        }
     }
 
     fn tell(&self, denial: &Denial) {

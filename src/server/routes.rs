@@ -3,7 +3,7 @@
 //! Whatever is no review gets a status of its own and `{"error": "…"}`. An answer that leaves a part of the body unread
 //! says `Connection: close`: what follows on that connection could not be told from the rest of the body.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::LazyCell, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     admission::{Answer, Endpoint, Outcome, Reviewer},
+    api::review,
     telemetry::spans::Spans,
 };
 
@@ -99,9 +100,10 @@ impl Desk {
                 let answer = self.judge(endpoint, &body, deadline).await;
                 let took = start.elapsed();
                 self.counts.add(endpoint, &answer, took);
-                decision::tell(endpoint, &body, &answer, took, trace.as_ref());
+                let head = LazyCell::new(|| review::head(&body).unwrap_or_default());
+                decision::tell(endpoint, &head, &answer, took, trace.as_ref());
                 if let Some(herald) = &self.herald {
-                    herald.hear(&body, &answer);
+                    herald.hear(&head, &body, &answer);
                 }
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
