@@ -149,11 +149,7 @@ pub(super) fn reference(object: &Value) -> ObjectReference {
 }
 
 fn cut(note: &str) -> String {
-    let mut end = note.len().min(NOTE_AT_MOST);
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    note.get(..end).unwrap_or_default().to_owned()
+    note.get(..note.floor_char_boundary(NOTE_AT_MOST)).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

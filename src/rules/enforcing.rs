@@ -16,16 +16,14 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Enforcing<'e> {
     settings: &'e Settings,
-    /// What the namespace asks for, if it does.
-    annotation: Option<&'e Annotated>,
-    /// The same where it can be read and has any effect.
-    overrides: Option<&'e Overrides>,
+    /// What the namespace asks for, if it does, or why that has no effect.
+    asked: Option<Result<&'e Overrides, Void<'e>>>,
 }
 
 impl<'e> From<&'e Settings> for Enforcing<'e> {
     /// As settings say, and no namespace.
     fn from(settings: &'e Settings) -> Self {
-        Self { settings, annotation: None, overrides: None }
+        Self { settings, asked: None }
     }
 }
 
@@ -33,9 +31,7 @@ impl<'e> Enforcing<'e> {
     /// As settings say, and as the facts show that the namespace asks.
     #[must_use]
     pub fn new(settings: &'e Settings, facts: &'e Facts) -> Self {
-        let annotation = facts.overrides.known().map(AsRef::as_ref);
-        let overrides = annotation.and_then(|annotation| usable(annotation, settings).ok());
-        Self { settings, annotation, overrides }
+        Self { settings, asked: facts.overrides.known().map(|annotation| usable(annotation, settings)) }
     }
 
     /// How a rule is enforced.
@@ -56,7 +52,7 @@ impl<'e> Enforcing<'e> {
     /// What is wrong with the annotation of the namespace, in words for whoever made a request there.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
-        let overrides = match usable(self.annotation?, self.settings) {
+        let overrides = match self.asked? {
             Ok(overrides) => overrides,
             Err(fault) => return Some(format!("namespace annotation {ANNOTATION} has no effect: {fault}")),
         };
@@ -73,7 +69,8 @@ impl<'e> Enforcing<'e> {
 
     fn overridden(&self, rule: &Rule, own: Enforcement) -> Enforcement {
         let settled = self.settings.enforcement(rule.id).unwrap_or(own);
-        let Some(wanted) = self.overrides.and_then(|overrides| overrides.enforcement(rule.id)) else { return settled };
+        let Some(Ok(overrides)) = self.asked else { return settled };
+        let Some(wanted) = overrides.enforcement(rule.id) else { return settled };
         match self.settings.namespaces.overriding {
             Overriding::Allow => wanted,
             Overriding::Tighten if wanted.is_stricter_than(settled) => wanted,
@@ -83,6 +80,7 @@ impl<'e> Enforcing<'e> {
 }
 
 /// Why an annotation has no effect.
+#[derive(Clone, Copy, Debug)]
 enum Void<'v> {
     Forbidden,
     Malformed(&'v OverridesError),

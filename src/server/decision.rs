@@ -43,7 +43,6 @@ impl<'s> Trace<'s> {
 pub(super) type Head<'b, F> = LazyCell<Request<'b>, F>;
 
 /// Tells a decision that took so long, if anybody wants to hear of it.
-/// Of the body its head is read, and only then.
 pub(super) fn tell<'b>(
     endpoint: Endpoint,
     head: &Head<'b, impl FnOnce() -> Request<'b>>,

@@ -4,19 +4,11 @@
 //! that is dropped and counted.
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use prometheus_client::{
-    collector::Collector,
-    encoding::DescriptorEncoder,
-    metrics::{MetricType, counter::ConstCounter},
-};
-
-use super::{decision::Head, metrics::family};
+use super::decision::Head;
 use crate::{
     admission::{Answer, Denial, Outcome},
     api::review::{ObjectKind, Request},
@@ -26,6 +18,7 @@ use crate::{
         events::{Letter, Loss, Outbox, Tale, Throttle},
     },
 };
+use k8s_openapi::api::core::v1::ObjectReference;
 
 /// Hears of every denial, and tells those of KubeVirt's own components.
 pub(super) struct Herald {
@@ -90,16 +83,6 @@ fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference
             None => (!subject.name.is_empty()).then_some((itself, None)),
         },
         ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
-    }
-}
-
-impl Collector for Outbox {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let about = ("events_sent", "Events written on guests and on the own pod");
-        family(&mut encoder, about, MetricType::Counter, [([], ConstCounter::new(self.sent()))])?;
-        let dropped = Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.dropped(loss))));
-        let about = ("events_dropped", "Events that were not written, by reason");
-        family(&mut encoder, about, MetricType::Counter, dropped)
     }
 }
 

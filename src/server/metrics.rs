@@ -31,7 +31,7 @@ use crate::{
     admission::Endpoint,
     cluster::{
         cache::Cache,
-        events::Outbox,
+        events::{self, Outbox},
         mirror::{Setback, Standing},
         watch::{Mishap, State, Status},
     },
@@ -131,7 +131,7 @@ where
 }
 
 /// A metric without labels.
-fn single(
+pub(super) fn single(
     encoder: &mut DescriptorEncoder,
     (name, help): (&str, &str),
     kind: MetricType,
@@ -306,6 +306,17 @@ impl Collector for Spans {
         let lost = Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.lost(loss))));
         let about = ("spans_lost", "Spans of requests that were lost, by the reason");
         family(&mut encoder, about, MetricType::Counter, lost)
+    }
+}
+
+impl Collector for Outbox {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let about = ("events_sent", "Events written on guests and on the own pod");
+        single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(self.sent()))?;
+        let dropped =
+            events::Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.dropped(loss))));
+        let about = ("events_dropped", "Events that were not written, by reason");
+        family(&mut encoder, about, MetricType::Counter, dropped)
     }
 }
 

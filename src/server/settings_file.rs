@@ -22,7 +22,7 @@ use prometheus_client::{
 
 use super::{
     health::Check,
-    metrics::family,
+    metrics::{family, single},
     polling::{Taken, keep_looking},
 };
 use crate::settings::{Current, Settings, SettingsError};
@@ -200,7 +200,7 @@ impl Collector for Tally {
         family(&mut encoder, about, MetricType::Counter, reloads)?;
         let is_valid = ConstGauge::new(i64::from(!is_refused.load(Ordering::Relaxed)));
         let about = ("settings_valid", "Whether the settings file, as it is now, is in force: 1 or 0");
-        family(&mut encoder, about, MetricType::Gauge, [([], is_valid)])
+        single(&mut encoder, about, MetricType::Gauge, &is_valid)
     }
 }
 
