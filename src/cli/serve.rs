@@ -201,10 +201,15 @@ impl ServeArgs {
 
 /// Who this replica is: its pod or machine, and a random end, since a name may be used again.
 pub(super) fn identity() -> String {
-    let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(|key| env::var(key).ok().filter(|name| !name.is_empty()));
+    let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(environment);
     // An event names its reporter in 128 characters at most.
     let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
     format!("{name}_{:016x}", random())
+}
+
+/// A variable of the environment; an empty one is as good as none.
+fn environment(key: &str) -> Option<String> {
+    env::var(key).ok().filter(|value| !value.is_empty())
 }
 
 /// The first and the second of the signals that ask for an end.

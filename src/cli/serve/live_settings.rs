@@ -1,11 +1,9 @@
 //! The part of `serve` that takes up changes of its settings: its flags, and whom it tells.
 
-use std::env;
-
 use clap::Args;
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::Span;
+use super::{Span, environment};
 use crate::{
     cli::facts::SettingsArgs,
     cluster::events::{Letter, Outbox, Tale, pod},
@@ -73,6 +71,5 @@ fn letter(news: News, object: ObjectReference) -> Letter {
 
 /// The pod that this is, as the chart says; `None` outside of one.
 fn own_pod() -> Option<ObjectReference> {
-    let value = |key| env::var(key).ok().filter(|value| !value.is_empty());
-    Some(pod(&value("POD_NAMESPACE")?, &value("POD_NAME")?, value("POD_UID").as_deref()))
+    Some(pod(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
 }

@@ -4,20 +4,17 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    time::Duration,
+    pin::pin,
 };
 
 use clap::Args;
-use futures_util::future::OptionFuture;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Interval, MissedTickBehavior, interval},
+use futures_util::{StreamExt, future::Either, stream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    server::polling::{self, every},
+    telemetry::{self, LogFilter, LogFormat, TelemetryError},
 };
-
-use crate::telemetry::{self, LogFilter, LogFormat, TelemetryError};
-
-/// How often to look into the file: a small one costs nothing, and a volume is a minute behind anyway.
-const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is logged, and how.
 #[derive(Args, Debug)]
@@ -62,14 +59,13 @@ impl Log {
         // Received without a file too: unheard it would end the process.
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
-            let mut ticks = self.wanted.file.is_some().then(|| interval(INTERVAL));
-            if let Some(ticks) = &mut ticks {
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            }
+            let has_file = self.wanted.file.is_some();
+            let ticks =
+                if has_file { Either::Left(every(polling::INTERVAL)) } else { Either::Right(stream::pending()) };
+            let mut ticks = pin!(ticks);
             loop {
-                let tick = OptionFuture::from(ticks.as_mut().map(Interval::tick));
                 tokio::select! {
-                    Some(_) = tick => {}
+                    Some(()) = ticks.next() => {}
                     () = received(&mut hangup) => {}
                 }
                 self.look();

@@ -1,11 +1,9 @@
 //! The spans of `serve`: the flag, the task that exports them, and its end.
 
-use std::env;
-
 use clap::Args;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::identity;
+use super::{environment, identity};
 use crate::telemetry::spans::{self, Collector, CollectorError, Spans};
 
 /// Whether a span of each request is exported, and where to.
@@ -51,7 +49,7 @@ fn about() -> Vec<(&'static str, String)> {
         ("service.instance.id", identity()),
     ];
     for (key, variable) in [("k8s.namespace.name", "POD_NAMESPACE"), ("k8s.pod.name", "POD_NAME")] {
-        about.extend(env::var(variable).ok().filter(|value| !value.is_empty()).map(|value| (key, value)));
+        about.extend(environment(variable).map(|value| (key, value)));
     }
     about
 }
