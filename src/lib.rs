@@ -45,6 +45,8 @@ pub mod stages;
 
 pub mod edit;
 
+pub mod random;
+
 pub mod certificates;
 
 pub mod cluster;

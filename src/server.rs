@@ -34,7 +34,7 @@ use std::{
     convert::Infallible,
     future::{self, Future},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -90,6 +90,26 @@ pub struct Config {
     pub mirroring: Option<Standing>,
     /// Where the span of each request goes, if anywhere.
     pub spans: Option<Spans>,
+}
+
+impl Config {
+    /// The least that a server can be told: it listens on a free port of loopback, has no health listener and no
+    /// cluster, and takes the limits that are the default.
+    #[must_use]
+    pub fn new(certificate: Shown) -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            health_listen: None,
+            certificate,
+            client_authorities: None,
+            limits: Limits::default(),
+            drain: Drain::default(),
+            watches: None,
+            events: None,
+            mirroring: None,
+            spans: None,
+        }
+    }
 }
 
 /// A server whose sockets are bound, and which answers once it [runs](Server::run).

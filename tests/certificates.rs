@@ -13,7 +13,7 @@ use std::{
     collections::BTreeSet,
     fs,
     future::Future,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::Arc,
@@ -35,7 +35,7 @@ use nicplug::{
     certificates::{self as made, Bundle, Host, Pem, validity::Stage},
     facts::NoFacts,
     server::{
-        Config, Drain, Limits, Server,
+        Config, Server,
         health::Readiness,
         tls::files::{Files, Keeper},
     },
@@ -111,18 +111,7 @@ impl Replica {
     async fn start(volume: &Volume) -> Self {
         let (certificate, key) = (volume.path.join("tls.crt"), volume.path.join("tls.key"));
         let keeper = Keeper::open(Files { certificate, key, hosts: Host::local().unwrap() }).unwrap();
-        let config = Config {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            health_listen: None,
-            certificate: keeper.shown(),
-            client_authorities: None,
-            limits: Limits::default(),
-            drain: Drain::default(),
-            watches: None,
-            events: None,
-            mirroring: None,
-            spans: None,
-        };
+        let config = Config::new(keeper.shown());
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());
         let (ticks, mut ticked) = mpsc::unbounded_channel();

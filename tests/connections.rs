@@ -6,7 +6,7 @@ mod clients;
 
 use std::{
     future::{self, Future},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
@@ -16,7 +16,7 @@ use nicplug::{
     admission::{Outcome, Reviewer},
     certificates::{self, Bundle, Host},
     facts::NoFacts,
-    server::{Config, Counts, Drain, Limits, Server, tls::Pair},
+    server::{Config, Counts, Limits, Server, tls::Pair},
     settings::Settings,
 };
 use tokio::{task::JoinSet, time::timeout};
@@ -31,16 +31,8 @@ async fn guarded<T>(test: impl Future<Output = T>) -> T {
 
 async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
     let config = Config {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        health_listen: None,
-        certificate: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into(),
-        client_authorities: None,
         limits: limits.clone(),
-        drain: Drain::default(),
-        watches: None,
-        events: None,
-        mirroring: None,
-        spans: None,
+        ..Config::new(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into())
     };
     let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
     let (address, counts) = (server.local_addr(), server.counts().clone());

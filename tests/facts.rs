@@ -41,7 +41,7 @@ use nicplug::{
         watch::{KINDS, Mishap, State, Tuning, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
-    server::{Config as ServerConfig, Drain, Limits, Server, tls::Pair},
+    server::{Config as ServerConfig, Server, tls::Pair},
     settings::{Settings, overrides::Overrides},
 };
 use serde_json::{Value, json};
@@ -398,16 +398,9 @@ impl Replica {
         let bundle = certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap();
         let any_port = (Ipv4Addr::LOCALHOST, 0).into();
         let config = ServerConfig {
-            listen: any_port,
             health_listen: Some(any_port),
-            certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into(),
-            client_authorities: None,
-            limits: Limits::default(),
-            drain: Drain::default(),
             watches: Some(watches),
-            events: None,
-            mirroring: None,
-            spans: None,
+            ..ServerConfig::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into())
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

@@ -33,12 +33,13 @@ const MAP: &[Room] = &[
     Room::pure("admission", EVERYTHING_ABOVE),
     Room::pure("stages", &["kubevirt", "facts"]),
     Room::pure("edit", EVERYTHING_ABOVE),
+    Room::open("random", &[]),
     Room::open("certificates", &[]),
     Room::open(
         "cluster",
-        &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist", "certificates"],
+        &["api", "kubevirt", "pci", "change", "facts", "settings", "patch", "persist", "random", "certificates"],
     ),
-    Room::open("telemetry", &[]),
+    Room::open("telemetry", &["random"]),
     Room::open(
         "server",
         &[
@@ -51,6 +52,7 @@ const MAP: &[Room] = &[
             "admission",
             "cluster",
             "telemetry",
+            "random",
             "certificates",
         ],
     ),

@@ -229,16 +229,10 @@ impl Replica {
     async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = Config {
-            listen: any_port,
             health_listen: Some(any_port),
-            certificate: Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into(),
-            client_authorities: None,
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },
-            watches: None,
-            events: None,
-            mirroring: None,
-            spans: None,
+            ..Config::new(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into())
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();

@@ -20,7 +20,7 @@ use nicplug::{
     admission::Reviewer,
     certificates::{self, Bundle, Host},
     facts::NoFacts,
-    server::{Config, Drain, Limits, Server, tls::Pair},
+    server::{Config, Server, tls::Pair},
     settings::Settings,
     telemetry::spans::{self, Loss, Spans},
 };
@@ -108,16 +108,8 @@ impl Replica {
         let about = vec![("service.name", "nicplug".to_owned())];
         let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), about);
         let config = Config {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            health_listen: None,
-            certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into(),
-            client_authorities: None,
-            limits: Limits::default(),
-            drain: Drain::default(),
-            watches: None,
-            events: None,
-            mirroring: None,
             spans: Some(spans.clone()),
+            ..Config::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into())
         };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let address = server.local_addr();

@@ -27,7 +27,7 @@ use crate::{
     change::Change,
     cluster::store::Store,
     facts::{FactSource, Facts},
-    server::{Config, Drain, Limits, Server, tls::Pair},
+    server::{Config, Server, tls::Pair},
     settings::Settings,
 };
 
@@ -55,18 +55,7 @@ impl DemoArgs {
 async fn play(once: bool) -> anyhow::Result<()> {
     let bundle = certificates::make(&Host::local()?, SystemTime::now())?;
     let stage = Stage::default();
-    let config = Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        health_listen: None,
-        certificate: Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?.into(),
-        client_authorities: None,
-        limits: Limits::default(),
-        drain: Drain::default(),
-        watches: None,
-        events: None,
-        mirroring: None,
-        spans: None,
-    };
+    let config = Config::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();

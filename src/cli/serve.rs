@@ -26,10 +26,8 @@ use self::{
 use super::certificates::CertificateArgs;
 use crate::{
     admission::Reviewer,
-    cluster::{
-        backoff::random,
-        events::{Events, Outbox},
-    },
+    cluster::events::{Events, Outbox},
+    random,
     server::{
         Config, Drain, Limits, Server,
         timeout::parse_duration,
@@ -177,7 +175,6 @@ impl ServeArgs {
         Ok(Config {
             listen: self.listen,
             health_listen: Some(self.health_listen),
-            certificate,
             client_authorities: client_authorities.context("--client-ca")?,
             limits: Limits {
                 body: self.max_body.0,
@@ -191,10 +188,7 @@ impl ServeArgs {
                 connection_requests: self.max_connection_requests,
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
-            watches: None,
-            events: None,
-            mirroring: None,
-            spans: None,
+            ..Config::new(certificate)
         })
     }
 }
@@ -204,7 +198,7 @@ pub(super) fn identity() -> String {
     let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(environment);
     // An event names its reporter in 128 characters at most.
     let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
-    format!("{name}_{:016x}", random())
+    format!("{name}_{:016x}", random::u64())
 }
 
 /// A variable of the environment; an empty one is as good as none.

@@ -1,9 +1,8 @@
 //! How long to wait before something is tried again: longer each time, and never all at once.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
+
+use crate::random;
 
 /// The bounds of waits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,15 +55,9 @@ pub fn shortened(duration: Duration) -> Duration {
     duration.mul_f64(1.0 - 0.2 * chance())
 }
 
-/// A random number from 0 up to 1. The seeds of hash maps are random enough to keep replicas apart.
+/// A random number from 0 up to 1.
 fn chance() -> f64 {
-    f64::from(u32::try_from(random() >> 32).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
-}
-
-/// 64 random bits, good enough to tell replicas apart and for nothing secret.
-#[must_use]
-pub fn random() -> u64 {
-    RandomState::new().hash_one(0_u8)
+    f64::from(random::u32()) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

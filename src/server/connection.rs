@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
     pin::pin,
@@ -31,6 +30,7 @@ use super::{
     pulse::{Phase, Pulse, Watched},
     routes::CLOSE,
 };
+use crate::random;
 
 /// Larger than any header that the API server sends.
 const LARGEST_HEADER: usize = 16 << 10;
@@ -133,7 +133,7 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 
 /// Answers requests, one after the other.
 async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let pulse = Arc::new(Pulse::new(&common.limits, random()));
+    let pulse = Arc::new(Pulse::new(&common.limits, random::u32()));
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
     let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
     let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
@@ -174,11 +174,6 @@ async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: o
         }
     })
     .await;
-}
-
-/// The seeds of hash maps are random enough to keep connections apart.
-fn random() -> u32 {
-    u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or(0)
 }
 
 /// The requests of one connection.

@@ -7,13 +7,7 @@
 // Each test compiles this module for itself and uses a part of it; its helpers fail as tests do.
 #![allow(dead_code, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeMap,
-    future,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use k8s_openapi::{
@@ -36,7 +30,7 @@ use nicplug::{
     },
     facts::NoFacts,
     server::{
-        Config, Counts, Drain, Limits, Server,
+        Config, Counts, Server,
         health::Readiness,
         tls::{Shown, offered},
     },
@@ -294,18 +288,7 @@ impl Replica {
         let time = scene.time.clone();
         let keeper = Arc::new(Keeper::new(client.clone(), places, scene.plan.clone(), move || time.now()));
         let shown = Shown::default();
-        let config = Config {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            health_listen: None,
-            certificate: shown.clone(),
-            client_authorities: None,
-            limits: Limits::default(),
-            drain: Drain::default(),
-            watches: None,
-            events: None,
-            mirroring: None,
-            spans: None,
-        };
+        let config = Config::new(shown.clone());
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness, counts) = (server.local_addr(), server.readiness().clone(), server.counts().clone());
         let check = readiness.add("certificate", "not looked at yet");

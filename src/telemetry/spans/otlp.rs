@@ -2,9 +2,7 @@
 //! specification: ids in hex, 64-bit numbers as text).
 
 use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-    io,
+    fmt, io,
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -23,6 +21,7 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::Span;
+use crate::random;
 
 /// What is added to the address of a collector: where it takes spans.
 const PATH: &str = "/v1/traces";
@@ -212,10 +211,10 @@ struct Record<'s> {
 
 impl<'s> Record<'s> {
     fn of(span: &'s Span) -> Self {
-        let own_trace = || (u128::from(random()) << 64) | u128::from(random());
+        let own_trace = || (u128::from(id()) << 64) | u128::from(id());
         Self {
             trace_id: format!("{:032x}", span.parent.map_or_else(own_trace, |parent| parent.trace)),
-            span_id: format!("{:016x}", random()),
+            span_id: format!("{:016x}", id()),
             parent_span_id: span.parent.map(|parent| format!("{:016x}", parent.span)),
             name: span.name,
             kind: SERVER,
@@ -247,9 +246,9 @@ fn nanos(moment: SystemTime) -> String {
     moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
 }
 
-/// The seeds of hash maps are random enough to keep spans apart. Never zero, which is no id.
-fn random() -> u64 {
-    RandomState::new().hash_one(0_u8).max(1)
+/// Never zero, which is no id.
+fn id() -> u64 {
+    random::u64().max(1)
 }
 
 #[cfg(test)]
