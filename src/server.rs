@@ -1,7 +1,8 @@
 //! The outside of the webhook: listeners, connections, and how they end.
 //!
 //! HTTP/1.1 over TLS, since that is what the API server speaks to a webhook behind a Service (it has not spoken HTTP/2
-//! to one since Kubernetes 1.16). Every connection is one task and one timer (`connection.rs`).
+//! to one since Kubernetes 1.16). Every connection is one task and one timer (`connection.rs`), on a thread that it never
+//! leaves (`connections.rs`).
 //!
 //! The end comes in three steps, because a client that sends on a connection which is just being closed loses its
 //! request, and the API server does not repeat it:
@@ -13,6 +14,7 @@
 
 mod body;
 mod connection;
+mod connections;
 mod counts;
 mod decision;
 mod guard;
@@ -30,8 +32,6 @@ pub mod timeout;
 pub mod tls;
 
 use std::{
-    collections::HashMap,
-    convert::Infallible,
     future::{self, Future},
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -40,13 +40,13 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::oneshot,
-    task::{Id, JoinSet},
+    task::JoinSet,
     time::{self, Instant},
 };
 
 use self::{
     connection::Common,
+    connections::Connections,
     guard::{Backoff, InFlight},
     health::{Check, Readiness},
     herald::Herald,
@@ -182,7 +182,7 @@ impl Server {
             longest: limits.request,
         });
         let common = Arc::new(Common::new(tls, router, limits, counts.clone()));
-        let connections = Connections::default();
+        let connections = Connections::new().map_err(ServerError::Threads)?;
         Ok(Self {
             listener,
             address,
@@ -292,7 +292,9 @@ impl Server {
                 accepted = accept(&self.listener, backoff.pause()), if room => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
-                        self.connections.open(stream, peer, &self.common);
+                        if let Err(error) = self.connections.open(stream, peer, &self.common) {
+                            tracing::error!(%peer, %error, "cannot take a connection over");
+                        }
                         if self.connections.len() == limit {
                             tracing::warn!(limit, "no further connections until one ends (--max-connections)");
                         }
@@ -352,43 +354,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The connections that are open.
-#[derive(Default)]
-struct Connections {
-    tasks: JoinSet<()>,
-    /// Dropping a sender asks its connection to close when it has no request under way.
-    closers: HashMap<Id, oneshot::Sender<Infallible>>,
-}
-
-impl Connections {
-    fn len(&self) -> usize {
-        self.tasks.len()
-    }
-
-    fn open(&mut self, stream: TcpStream, peer: SocketAddr, common: &Arc<Common>) {
-        let (closer, closing) = oneshot::channel();
-        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(common), closing));
-        self.closers.insert(task.id(), closer);
-    }
-
-    /// Waits for the end of a connection; for ever when there is none.
-    async fn one_ended(&mut self) {
-        match self.tasks.join_next_with_id().await {
-            Some(Ok((id, ()))) => self.closers.remove(&id),
-            Some(Err(error)) => self.closers.remove(&error.id()),
-            None => future::pending().await,
-        };
-    }
-
-    fn close_idle(&mut self) {
-        self.closers.clear();
-    }
-
-    async fn all_ended(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -400,6 +365,9 @@ pub enum ServerError {
         /// What the system says.
         source: io::Error,
     },
+    /// There are no threads for connections.
+    #[error("cannot start the threads that serve connections: the process has reached a limit of its system")]
+    Threads(#[source] io::Error),
     /// The limits make no server.
     #[error(transparent)]
     Limit(#[from] LimitError),

@@ -133,7 +133,9 @@ impl ServeArgs {
         let collector = self.traces.collector()?;
         let certificate = self.certificates.source()?;
         let mut config = self.config(certificate.shown())?;
-        let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        // Connections have threads of their own: this one is for what is done beside them.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.context("cannot start threads")?;
         runtime.block_on(async {
             tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, hurry) = signals().context("cannot receive signals")?;

@@ -17,6 +17,7 @@ use axum::{Router, response::Response};
 use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
+    io::BufReader,
     net::TcpStream,
     sync::oneshot,
     time::{sleep_until, timeout},
@@ -31,6 +32,12 @@ use super::{
     routes::CLOSE,
 };
 use crate::random;
+
+/// TLS over TCP.
+type Stream = TlsStream<BufReader<TcpStream>>;
+
+/// A TLS record, in bytes. rustls by itself asks for a quarter of that, and most requests are larger.
+const READ_AT_ONCE: usize = 16 << 10;
 
 /// Larger than any header that the API server sends.
 const LARGEST_HEADER: usize = 16 << 10;
@@ -87,11 +94,12 @@ pub(super) async fn serve(
     }
 }
 
-async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Option<TlsStream<TcpStream>> {
+async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Option<Stream> {
     // An answer is one small write: waiting for more to send would only delay it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
     }
+    let stream = BufReader::with_capacity(READ_AT_ONCE, stream);
     match timeout(common.limits.handshake, common.tls.accept(stream)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
@@ -132,7 +140,7 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 }
 
 /// Answers requests, one after the other.
-async fn converse(stream: TlsStream<TcpStream>, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
+async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
     let pulse = Arc::new(Pulse::new(&common.limits, random::u32()));
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
     let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };

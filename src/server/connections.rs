@@ -1,0 +1,150 @@
+//! The open connections, and the threads that they live on: one for each processor, and a connection stays on its own.
+//!
+//! A runtime of many threads wakes a second one whenever the first finds something to do after a pause, in case there is
+//! more. An answer is made in less time than that takes, so a request would mostly pay for a thread that comes, finds
+//! nothing and lies down again.
+
+use std::{collections::HashMap, convert::Infallible, future, io, net::SocketAddr, num::NonZero, sync::Arc, thread};
+
+use tokio::{
+    net::TcpStream,
+    runtime::{Builder, Handle},
+    sync::oneshot,
+    task::{Id, JoinSet},
+};
+
+use super::connection::{self, Common};
+
+/// The connections that are open.
+pub(super) struct Connections {
+    workers: Vec<Worker>,
+    tasks: JoinSet<()>,
+    open: HashMap<Id, Open>,
+}
+
+/// A connection.
+struct Open {
+    /// Its place among the workers.
+    worker: usize,
+    /// Dropped, it asks the connection to close when it has no request under way.
+    _closer: oneshot::Sender<Infallible>,
+}
+
+impl Connections {
+    /// None yet, and the threads for them.
+    ///
+    /// # Errors
+    /// The system has no more threads, or no more file descriptors.
+    pub(super) fn new() -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = (0..count).map(|_| Worker::start()).collect::<io::Result<_>>()?;
+        Ok(Self { workers, tasks: JoinSet::new(), open: HashMap::new() })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Serves a connection, on the thread that has the fewest.
+    ///
+    /// # Errors
+    /// The connection cannot be handed over: it is lost.
+    pub(super) fn open(&mut self, stream: TcpStream, peer: SocketAddr, common: &Arc<Common>) -> io::Result<()> {
+        // Whoever waits for its events is the thread that it lives on.
+        let stream = stream.into_std()?;
+        let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.load);
+        let (worker, chosen) = fewest.ok_or_else(|| io::Error::other("there are no threads for connections"))?;
+        let (closer, closing) = oneshot::channel();
+        let common = Arc::clone(common);
+        let serving = async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => connection::serve(stream, peer, common, closing).await,
+                Err(error) => tracing::error!(%peer, %error, "cannot wait for what a connection brings"),
+            }
+        };
+        let task = self.tasks.spawn_on(serving, &chosen.runtime);
+        chosen.load += 1;
+        self.open.insert(task.id(), Open { worker, _closer: closer });
+        Ok(())
+    }
+
+    /// Waits for the end of a connection; for ever when there is none.
+    pub(super) async fn one_ended(&mut self) {
+        let id = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => future::pending().await,
+        };
+        let ended = self.open.remove(&id);
+        if let Some(worker) = ended.and_then(|ended| self.workers.get_mut(ended.worker)) {
+            worker.load -= 1;
+        }
+    }
+
+    pub(super) fn close_idle(&mut self) {
+        self.open.clear();
+    }
+
+    pub(super) async fn all_ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// A thread for connections. It ends with this value, and what still runs on it is dropped.
+struct Worker {
+    runtime: Handle,
+    /// How many connections live on it.
+    load: usize,
+    /// Dropped, it ends the thread.
+    _end: oneshot::Sender<Infallible>,
+}
+
+impl Worker {
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name("connections".to_owned()).spawn(move || {
+            // An error is the end: the sender was dropped.
+            let _ = runtime.block_on(ended);
+        })?;
+        Ok(Self { runtime: handle, load: 0, _end: end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::server::{
+        Counts, Limits,
+        tls::{self, Shown},
+    };
+
+    fn loads(connections: &Connections) -> Vec<usize> {
+        connections.workers.iter().map(|worker| worker.load).collect()
+    }
+
+    #[tokio::test]
+    async fn connections_are_spread_over_the_threads_and_leave_them_when_they_end() {
+        let tls = tls::server_config(Shown::default(), None).unwrap();
+        let common = Arc::new(Common::new(tls, Router::new(), Limits::default(), Counts::default()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connections = Connections::new().unwrap();
+        let threads = connections.workers.len();
+        let mut clients = Vec::new();
+        for _ in 0..2 * threads {
+            clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (stream, peer) = listener.accept().await.unwrap();
+            connections.open(stream, peer, &common).unwrap();
+        }
+        assert_eq!(loads(&connections), vec![2; threads]);
+        drop(clients);
+        for left in (0..2 * threads).rev() {
+            connections.one_ended().await;
+            assert_eq!((connections.len(), loads(&connections).iter().sum()), (left, left));
+        }
+    }
+}
