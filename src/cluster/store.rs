@@ -477,10 +477,10 @@ impl Store {
     /// Those that are found, and where some may not be seen and none is found, unknown.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
-        let own = format!("{own_namespace}/{}", change.subject.name);
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
             let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
+            let own = format!("{own_namespace}/{}", change.subject.name);
             let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
             Some(MacUser { mac, network, guest })
         };

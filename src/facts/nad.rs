@@ -1,6 +1,6 @@
 //! What is known of networks: NetworkAttachmentDefinitions and who may use them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -72,9 +72,16 @@ fn has_type(kind: Option<&Value>) -> bool {
     kind.and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
 }
 
-/// The NetworkAttachmentDefinitions that a change names, and no others.
+/// The NetworkAttachmentDefinitions that a change names, and no others: a guest has few NICs.
 #[derive(Clone, Debug, Default)]
-pub struct Nads(BTreeMap<String, Lookup>);
+pub struct Nads(Vec<Found>);
+
+#[derive(Clone, Debug)]
+struct Found {
+    namespace: String,
+    name: String,
+    lookup: Lookup,
+}
 
 /// What was found under one name.
 #[derive(Clone, Debug, Default)]
@@ -88,13 +95,24 @@ pub struct Lookup {
 impl Nads {
     /// Notes what was found under a name.
     pub fn insert(&mut self, name: NadRef, lookup: Lookup) {
-        self.0.insert(name.to_string(), lookup);
+        let (own, namespace) = (name.name, name.namespace);
+        match self.0.iter_mut().find(|found| found.is_of(name)) {
+            Some(found) => found.lookup = lookup,
+            None => self.0.push(Found { namespace: namespace.to_owned(), name: own.to_owned(), lookup }),
+        }
     }
 
     /// What was found under a name: unknown where nobody looked.
     #[must_use]
     pub fn lookup(&self, name: NadRef) -> Lookup {
-        self.0.get(&name.to_string()).cloned().unwrap_or_default()
+        let found = self.0.iter().find(|found| found.is_of(name));
+        found.map(|found| found.lookup.clone()).unwrap_or_default()
+    }
+}
+
+impl Found {
+    fn is_of(&self, name: NadRef) -> bool {
+        self.name == name.name && self.namespace == name.namespace
     }
 }
 

@@ -102,18 +102,18 @@ fn survey(view: &View, kinds: &dyn DeviceKinds) -> Result<Survey, String> {
 
 fn tell(case: &Case, answer: &Answer) -> Option<Finding> {
     let path = case.change.after.path;
-    let devices = format!("{path}.domain.devices");
+    let devices = || format!("{path}.domain.devices");
     Some(match answer {
         Answer::Enough => return None,
         Answer::None(nics) => {
             let what =
                 format!("at boot no PCI port is free for hotplug ({nics} NICs): nicplug.io/reserve-ports keeps some");
-            RULE.fault(CauseType::Invalid, devices, what)
+            RULE.fault(CauseType::Invalid, devices(), what)
         }
         Answer::Short { wanted, most, why } => {
             let what = format!("{wanted} free PCI ports cannot be reserved, {most} at most: {why}");
             let fix = "ask for fewer, or take devices out of the template".to_owned();
-            RULE.fault(CauseType::Invalid, devices, what).with_fix(fix)
+            RULE.fault(CauseType::Invalid, devices(), what).with_fix(fix)
         }
         Answer::Refused(refusal) => refuse(path, case.change.subject.kind, refusal),
     })
