@@ -6,8 +6,8 @@ use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing::{Dispatch, Level, Metadata, dispatcher};
 use tracing_subscriber::{
-    EnvFilter, Registry,
-    filter::{ParseError, filter_fn},
+    Registry,
+    filter::{ParseError, Targets, filter_fn},
     fmt::{MakeWriter, time::SystemTime},
     layer::SubscriberExt,
     reload,
@@ -46,7 +46,7 @@ impl fmt::Display for LogFormat {
 
 /// Decides which log lines are written; another one can be set while the program runs.
 #[derive(Debug)]
-pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+pub struct LogFilter(reload::Handle<Targets, Registry>);
 
 impl LogFilter {
     /// Takes this filter from now on; see [`init`].
@@ -73,16 +73,16 @@ pub fn init(format: LogFormat, wanted: &str) -> Result<LogFilter, TelemetryError
     Ok(LogFilter(handle))
 }
 
-fn parse(wanted: &str) -> Result<EnvFilter, TelemetryError> {
+fn parse(wanted: &str) -> Result<Targets, TelemetryError> {
     let names_client = wanted.split(',').any(|directive| directive.trim().starts_with("kube_client"));
     // A directive about a module counts more than one about all, whichever comes first.
     let filter = if names_client { wanted.to_owned() } else { format!("{wanted},kube_client=off") };
-    EnvFilter::builder().parse(&filter).map_err(|source| TelemetryError::Filter(wanted.to_owned(), source))
+    filter.parse().map_err(|source| TelemetryError::Filter(wanted.to_owned(), source))
 }
 
 fn dispatch(
     format: LogFormat,
-    filter: reload::Layer<EnvFilter, Registry>,
+    filter: reload::Layer<Targets, Registry>,
     writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static,
     has_colours: bool,
 ) -> Dispatch {
