@@ -385,11 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_goes_over_whole_with_what_nicplug_does_not_know() {
+    fn an_entry_goes_over_whole_with_what_nicplug_does_not_know_and_what_a_preference_gave_it() {
         let (mut instance, mut machine) = (vmi("a", &["d=pod", "a=net:up"]), vm(&["d=pod"]));
+        machine["spec"]["preference"] = json!({"name": "fedora"});
+        instance["spec"]["domain"]["devices"]["interfaces"][1]["model"] = json!("virtio");
         carry_out(&mut instance, &mut machine);
         let spec = &machine["spec"]["template"]["spec"];
         assert_eq!(spec["domain"]["devices"]["interfaces"][1], instance["spec"]["domain"]["devices"]["interfaces"][1]);
+        assert_eq!(spec["domain"]["devices"]["interfaces"][1]["model"], "virtio");
         assert_eq!(spec["networks"][1], instance["spec"]["networks"][1]);
         assert_eq!(spec["domain"]["devices"]["rng"], json!({}));
     }
