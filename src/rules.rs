@@ -439,8 +439,12 @@ pub fn judge_migration(
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
 pub fn judge(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
-    let is_asked = |rule: &&Rule| rule.scope.covers(case.change) && enforcing.of(rule) != Enforcement::Off;
-    RULES.iter().copied().filter(is_asked).flat_map(|rule| (rule.check)(case)).collect()
+    let is_asked = |rule: &&&Rule| rule.scope.covers(case.change) && enforcing.of(rule) != Enforcement::Off;
+    let mut findings = Vec::new();
+    for rule in RULES.iter().filter(is_asked) {
+        findings.append(&mut (rule.check)(case));
+    }
+    findings
 }
 
 /// The ids of all rules.
