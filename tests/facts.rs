@@ -15,6 +15,7 @@ use std::{
 };
 
 use cluster_support::{
+    Folder,
     apiserver::{self, ApiServer},
     crds::{self, Kind},
     eventually,
@@ -23,7 +24,7 @@ use cluster_support::{
     roles::Role,
     webhook::{FailurePolicy, Webhook},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future};
 use hyper::http::Method;
 use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
 use nicplug::{
@@ -300,6 +301,31 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
 }
 
+#[tokio::test]
+async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_no_others() {
+    let Some(api) = apiserver::shared().await else { return };
+    let admin = api.admin();
+    let cases = KINDS.iter().flat_map(|kind| ["list", "watch"].map(|verb| (*kind, verb)));
+    let lacking = async |kind: FactKind, verb: &str| {
+        let role = Role { admin: &admin, name: format!("without-{verb}-{}", kind.plural()) };
+        let mut rights = reading(&[]);
+        let right = rights.iter_mut().find(|right| right["resources"] == json!([kind.plural()])).unwrap();
+        right["verbs"].as_array_mut().unwrap().retain(|granted| granted != verb);
+        role.grant(&rights).await;
+        let watches = watch(&api.user(&role.name));
+        let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
+        until(&format!("{verb} of {kind} is forbidden"), is_forbidden).await;
+        let State::Forbidden(words) = state(&watches, kind) else { panic!("{verb} of {kind}") };
+        assert!(words.contains(&format!("cannot {verb} resource {:?}", kind.plural())), "{words}");
+        let others = || KINDS.iter().filter(|other| **other != kind);
+        until("all others are in step", || others().all(|other| state(&watches, *other) == State::Synced)).await;
+
+        role.grant(&reading(&[])).await;
+        all_in_step(&watches).await;
+    };
+    future::join_all(cases.map(|(kind, verb)| lacking(kind, verb))).await;
+}
+
 /// The right to read all kinds that facts are made from, but for those of some groups.
 fn reading(without: &[&str]) -> Vec<Value> {
     let kinds = FactKind::ALL.iter().filter(|kind| !without.contains(&kind.group()));
@@ -498,31 +524,66 @@ async fn one_object_that_cannot_be_read_takes_no_other_with_it() {
 
 // === The whole way ===
 
+/// A webhook that knows what its watches show, and a VM that runs.
+struct Served {
+    admin: Client,
+    namespace: String,
+    _double: KubeVirtDouble,
+    _webhook: Webhook,
+}
+
+impl Served {
+    /// Without a flag: the cluster is found by the kubeconfig.
+    async fn start(api: &'static ApiServer, namespace: &str, kubeconfig: &str) -> Self {
+        let (admin, namespace) = (api.admin(), api.namespace(namespace).await);
+        let webhook = Webhook::start_with(&[], &[("KUBECONFIG", kubeconfig)]).await;
+        webhook.register(api, &namespace, FailurePolicy::Fail).await;
+        let double = KubeVirtDouble::start(api, &namespace);
+        request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
+        double.start_vm(VM).await;
+        double.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
+        Self { admin, namespace, _double: double, _webhook: webhook }
+    }
+
+    /// What comes of plugging a NIC in.
+    async fn plug(&self, network: &str) -> request::Answer {
+        let change = Write::Merge(json!({"spec": vm_with(network)["spec"]}));
+        request::change(&self.admin, Kind::Vm, &self.namespace, VM, change, Run::Dry).await
+    }
+}
+
 #[tokio::test]
 async fn served_without_flags_a_network_made_a_moment_ago_denies_nothing() {
     let Some(api) = apiserver::shared().await else { return };
-    let (admin, namespace) = (api.admin(), api.namespace("moment").await);
-    let kubeconfig = api.kubeconfig().to_str().unwrap();
-    let webhook = Webhook::start_with(&[], &[("KUBECONFIG", kubeconfig)]).await;
-    webhook.register(api, &namespace, FailurePolicy::Fail).await;
-    let double = KubeVirtDouble::start(api, &namespace);
-    request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
-    double.start_vm(VM).await;
-    double.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
-
-    let plug = async |network: &str| {
-        let change = Write::Merge(json!({"spec": vm_with(network)["spec"]}));
-        request::change(&admin, Kind::Vm, &namespace, VM, change, Run::Dry).await
-    };
+    let served = Served::start(api, "moment", api.kubeconfig().to_str().unwrap()).await;
     for round in 0..20 {
         let name = format!("net-{round}");
         let mut nad = nad();
         nad["metadata"]["name"] = json!(name);
-        request::create(&admin, Kind::Nad, &namespace, &nad, Run::Real).await.granted();
-        let answer = plug(&name).await;
+        request::create(&served.admin, Kind::Nad, &served.namespace, &nad, Run::Real).await.granted();
+        let answer = served.plug(&name).await;
         assert!(answer.is_ok(), "round {round}: {answer:?}");
     }
-    let answer = plug("missing").await;
+    let answer = served.plug("missing").await;
     assert_eq!(answer.code, 422, "{answer:?}");
     assert!(answer.causes().iter().any(|cause| cause.message.ends_with("[NP105]")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn without_the_right_to_look_once_more_a_network_that_is_not_seen_is_a_warning() {
+    let Some(api) = apiserver::shared().await else { return };
+    let (admin, folder) = (api.admin(), Folder::new("once"));
+    let role = Role { admin: &admin, name: "without-get-of-networks".to_owned() };
+    let mut rights = reading(&[]);
+    let right = rights.iter_mut().find(|right| right["resources"] == json!([FactKind::Nad.plural()])).unwrap();
+    right["verbs"] = json!(["list", "watch"]);
+    role.grant(&rights).await;
+    let served = Served::start(api, "once", &api.kubeconfig_of(&role.name, &folder)).await;
+    let answer = served.plug("missing").await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert!(answer.warnings.iter().any(|warning| warning.contains("NP105")), "{answer:?}");
+
+    role.grant(&reading(&[])).await;
+    let denied = async || (served.plug("missing").await.code == 422).then_some(());
+    eventually("the network is looked for, and not there", denied).await;
 }
