@@ -306,12 +306,9 @@ async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_
     let Some(api) = apiserver::shared().await else { return };
     let admin = api.admin();
     let cases = KINDS.iter().flat_map(|kind| ["list", "watch"].map(|verb| (*kind, verb)));
-    let lacking = async |kind: FactKind, verb: &str| {
+    let without = async |kind: FactKind, verb: &str| {
         let role = Role { admin: &admin, name: format!("without-{verb}-{}", kind.plural()) };
-        let mut rights = reading(&[]);
-        let right = rights.iter_mut().find(|right| right["resources"] == json!([kind.plural()])).unwrap();
-        right["verbs"].as_array_mut().unwrap().retain(|granted| granted != verb);
-        role.grant(&rights).await;
+        role.grant(&lacking(verb, kind)).await;
         let watches = watch(&api.user(&role.name));
         let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
         until(&format!("{verb} of {kind} is forbidden"), is_forbidden).await;
@@ -323,7 +320,28 @@ async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_
         role.grant(&reading(&[])).await;
         all_in_step(&watches).await;
     };
-    future::join_all(cases.map(|(kind, verb)| lacking(kind, verb))).await;
+    future::join_all(cases.map(|(kind, verb)| without(kind, verb))).await;
+}
+
+#[tokio::test]
+async fn without_the_right_to_fetch_it_what_a_guest_booted_with_is_unknown_until_it_is_given() {
+    let Some(api) = apiserver::shared().await else { return };
+    let (admin, namespace) = (api.admin(), api.namespace("boot").await);
+    let role = Role { admin: &admin, name: "without-get-controllerrevisions".to_owned() };
+    role.grant(&lacking("get", FactKind::Revision)).await;
+    let (may, may_not) = (watch(&admin), watch(&api.user(&role.name)));
+    request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
+    let double = KubeVirtDouble::start(api, &namespace);
+    double.start_vm(VM).await;
+
+    let is_running = || facts(&may_not, &namespace).instance.known().is_some_and(|instance| instance.is_live());
+    until("the guest is seen", is_running).await;
+    let revision = |watches: &Watches| facts(watches, &namespace).revision;
+    // Both are asked, and what the one is given stays from the other.
+    let is_fetched = || revision(&may_not) == Fact::Unknown && revision(&may).known().is_some();
+    until("the other one has fetched it", is_fetched).await;
+    role.grant(&reading(&[])).await;
+    until("it is fetched", || revision(&may_not).known().is_some()).await;
 }
 
 /// The right to read all kinds that facts are made from, but for those of some groups.
@@ -331,6 +349,14 @@ fn reading(without: &[&str]) -> Vec<Value> {
     let kinds = FactKind::ALL.iter().filter(|kind| !without.contains(&kind.group()));
     let verbs = ["get", "list", "watch"];
     kinds.map(|kind| json!({"apiGroups": [kind.group()], "resources": [kind.plural()], "verbs": verbs})).collect()
+}
+
+/// The same right for all kinds, but for one verb of one of them.
+fn lacking(verb: &str, kind: FactKind) -> Vec<Value> {
+    let mut rights = reading(&[]);
+    let right = rights.iter_mut().find(|right| right["resources"] == json!([kind.plural()])).unwrap();
+    right["verbs"].as_array_mut().unwrap().retain(|granted| granted != verb);
+    rights
 }
 
 #[tokio::test]
@@ -574,10 +600,7 @@ async fn without_the_right_to_look_once_more_a_network_that_is_not_seen_is_a_war
     let Some(api) = apiserver::shared().await else { return };
     let (admin, folder) = (api.admin(), Folder::new("once"));
     let role = Role { admin: &admin, name: "without-get-of-networks".to_owned() };
-    let mut rights = reading(&[]);
-    let right = rights.iter_mut().find(|right| right["resources"] == json!([FactKind::Nad.plural()])).unwrap();
-    right["verbs"] = json!(["list", "watch"]);
-    role.grant(&rights).await;
+    role.grant(&lacking("get", FactKind::Nad)).await;
     let served = Served::start(api, "once", &api.kubeconfig_of(&role.name, &folder)).await;
     let answer = served.plug("missing").await;
     assert!(answer.is_ok(), "{answer:?}");
