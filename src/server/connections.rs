@@ -17,15 +17,14 @@ use super::connection::{self, Common};
 
 /// The connections that are open.
 pub(super) struct Connections {
-    workers: Vec<Worker>,
+    threads: Vec<Arc<Thread>>,
     tasks: JoinSet<()>,
     open: HashMap<Id, Open>,
 }
 
 /// A connection.
 struct Open {
-    /// Its place among the workers.
-    worker: usize,
+    _thread: Arc<Thread>,
     /// Dropped, it asks the connection to close when it has no request under way.
     _closer: oneshot::Sender<Infallible>,
 }
@@ -37,8 +36,8 @@ impl Connections {
     /// The system has no more threads, or no more file descriptors.
     pub(super) fn new() -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
-        let workers = (0..count).map(|_| Worker::start()).collect::<io::Result<_>>()?;
-        Ok(Self { workers, tasks: JoinSet::new(), open: HashMap::new() })
+        let threads = (0..count).map(|_| Thread::start().map(Arc::new)).collect::<io::Result<_>>()?;
+        Ok(Self { threads, tasks: JoinSet::new(), open: HashMap::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -50,35 +49,25 @@ impl Connections {
     /// # Errors
     /// The connection cannot be handed over: it is lost.
     pub(super) fn open(&mut self, stream: TcpStream, peer: SocketAddr, common: &Arc<Common>) -> io::Result<()> {
+        // Each open connection holds its thread once.
+        let fewest = self.threads.iter().min_by_key(|thread| Arc::strong_count(thread));
+        let thread = fewest.ok_or_else(|| io::Error::other("there are no threads for connections"))?;
+        let _inside = thread.runtime.enter();
         // Whoever waits for its events is the thread that it lives on.
-        let stream = stream.into_std()?;
-        let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.load);
-        let (worker, chosen) = fewest.ok_or_else(|| io::Error::other("there are no threads for connections"))?;
+        let stream = TcpStream::from_std(stream.into_std()?)?;
         let (closer, closing) = oneshot::channel();
-        let common = Arc::clone(common);
-        let serving = async move {
-            match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(stream, peer, common, closing).await,
-                Err(error) => tracing::error!(%peer, %error, "cannot wait for what a connection brings"),
-            }
-        };
-        let task = self.tasks.spawn_on(serving, &chosen.runtime);
-        chosen.load += 1;
-        self.open.insert(task.id(), Open { worker, _closer: closer });
+        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(common), closing));
+        self.open.insert(task.id(), Open { _thread: Arc::clone(thread), _closer: closer });
         Ok(())
     }
 
     /// Waits for the end of a connection; for ever when there is none.
     pub(super) async fn one_ended(&mut self) {
-        let id = match self.tasks.join_next_with_id().await {
-            Some(Ok((id, ()))) => id,
-            Some(Err(error)) => error.id(),
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => self.open.remove(&id),
+            Some(Err(error)) => self.open.remove(&error.id()),
             None => future::pending().await,
         };
-        let ended = self.open.remove(&id);
-        if let Some(worker) = ended.and_then(|ended| self.workers.get_mut(ended.worker)) {
-            worker.load -= 1;
-        }
     }
 
     pub(super) fn close_idle(&mut self) {
@@ -91,15 +80,13 @@ impl Connections {
 }
 
 /// A thread for connections. It ends with this value, and what still runs on it is dropped.
-struct Worker {
+struct Thread {
     runtime: Handle,
-    /// How many connections live on it.
-    load: usize,
     /// Dropped, it ends the thread.
     _end: oneshot::Sender<Infallible>,
 }
 
-impl Worker {
+impl Thread {
     fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -108,7 +95,7 @@ impl Worker {
             // An error is the end: the sender was dropped.
             let _ = runtime.block_on(ended);
         })?;
-        Ok(Self { runtime: handle, load: 0, _end: end })
+        Ok(Self { runtime: handle, _end: end })
     }
 }
 
@@ -124,7 +111,7 @@ mod tests {
     };
 
     fn loads(connections: &Connections) -> Vec<usize> {
-        connections.workers.iter().map(|worker| worker.load).collect()
+        connections.threads.iter().map(|thread| Arc::strong_count(thread) - 1).collect()
     }
 
     #[tokio::test]
@@ -133,7 +120,7 @@ mod tests {
         let common = Arc::new(Common::new(tls, Router::new(), Limits::default(), Counts::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Connections::new().unwrap();
-        let threads = connections.workers.len();
+        let threads = connections.threads.len();
         let mut clients = Vec::new();
         for _ in 0..2 * threads {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
