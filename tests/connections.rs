@@ -30,10 +30,7 @@ async fn guarded<T>(test: impl Future<Output = T>) -> T {
 }
 
 async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
-    let config = Config {
-        limits: limits.clone(),
-        ..Config::new(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into())
-    };
+    let config = Config { limits: limits.clone(), ..Config::new(Pair::try_from(&*BUNDLE).unwrap().into()) };
     let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
     let (address, counts) = (server.local_addr(), server.counts().clone());
     tokio::spawn(server.run(future::pending()));

@@ -452,7 +452,7 @@ impl Replica {
         let config = ServerConfig {
             health_listen: Some(any_port),
             watches: Some(watches),
-            ..ServerConfig::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into())
+            ..ServerConfig::new(Pair::try_from(&bundle).unwrap().into())
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

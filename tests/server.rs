@@ -232,7 +232,7 @@ impl Replica {
             health_listen: Some(any_port),
             limits: Limits { request: LONG, handshake: LONG, header: LONG, idle: LONG, ..Limits::default() },
             drain: Drain { grace: LONG, deadline: LONG },
-            ..Config::new(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap().into())
+            ..Config::new(Pair::try_from(&*BUNDLE).unwrap().into())
         };
         change(&mut config);
         let server = Server::bind(config, reviewer()).await.unwrap();
@@ -773,7 +773,7 @@ async fn without_a_certificate_handshakes_get_an_alert_until_there_is_one() {
         let server = Replica::start_with(|config| config.certificate = shown.clone()).await;
         let refused = Wire::open_with(server.address, &CONNECTOR).await.err().unwrap();
         assert_eq!(alert(&refused), Some(AlertDescription::AccessDenied));
-        shown.show(Pair::from_pem(BUNDLE.server.as_bytes(), BUNDLE.server_key.as_bytes()).unwrap());
+        shown.show(Pair::try_from(&*BUNDLE).unwrap());
         let mut wire = Wire::open(server.address).await;
         wire.ask(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
     })

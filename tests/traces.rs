@@ -107,10 +107,7 @@ impl Replica {
         let bundle = certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap();
         let about = vec![("service.name", "nicplug".to_owned())];
         let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), about);
-        let config = Config {
-            spans: Some(spans.clone()),
-            ..Config::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes()).unwrap().into())
-        };
+        let config = Config { spans: Some(spans.clone()), ..Config::new(Pair::try_from(&bundle).unwrap().into()) };
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let address = server.local_addr();
         let mut running = JoinSet::new();

@@ -55,7 +55,7 @@ impl DemoArgs {
 async fn play(once: bool) -> anyhow::Result<()> {
     let bundle = certificates::make(&Host::local()?, SystemTime::now())?;
     let stage = Stage::default();
-    let config = Config::new(Pair::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())?.into());
+    let config = Config::new(Pair::try_from(&bundle)?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();

@@ -23,7 +23,7 @@ use rustls::{
 };
 
 use crate::certificates::{
-    Host,
+    Bundle, Host,
     chain::is_for,
     validity::{Stage, Validity},
 };
@@ -158,6 +158,15 @@ impl Shown {
 
     fn pair(&self) -> Option<Arc<Pair>> {
         self.0.pair.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl TryFrom<&Bundle> for Pair {
+    type Error = TlsError;
+
+    /// The server's pair of what was made in memory.
+    fn try_from(made: &Bundle) -> Result<Self, TlsError> {
+        Self::from_pem(made.server.as_bytes(), made.server_key.as_bytes())
     }
 }
 
@@ -328,7 +337,7 @@ mod tests {
     #[test]
     fn a_pair_that_was_made_together_is_taken() {
         let made = bundle();
-        assert!(Pair::from_pem(made.server.as_bytes(), made.server_key.as_bytes()).is_ok());
+        assert!(Pair::try_from(&made).is_ok());
         assert!(ClientAuthorities::from_pem(made.authority.as_bytes()).is_ok());
     }
 
@@ -344,7 +353,7 @@ mod tests {
         let hosts: Vec<Host> =
             ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
         let made = certificates::make(&hosts, SystemTime::now()).unwrap();
-        let pair = Pair::from_pem(made.server.as_bytes(), made.server_key.as_bytes()).unwrap();
+        let pair = Pair::try_from(&made).unwrap();
         let verdict = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
         for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {
             assert!(verdict(host).is_ok(), "{host}");
@@ -358,7 +367,7 @@ mod tests {
     #[test]
     fn a_certificate_is_held_against_the_clock() {
         let made = bundle();
-        let pair = Pair::from_pem(made.server.as_bytes(), made.server_key.as_bytes()).unwrap();
+        let pair = Pair::try_from(&made).unwrap();
         let Validity { not_before, not_after } = pair.validity();
         let second = Duration::from_secs(1);
         assert!(pair.check_dates(not_before).is_ok() && pair.check_dates(not_after).is_ok());
