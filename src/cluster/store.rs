@@ -1,6 +1,6 @@
 //! Objects of the cluster, reduced to facts and found by name.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::LazyCell, collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -477,10 +477,11 @@ impl Store {
     /// Those that are found, and where some may not be seen and none is found, unknown.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
+        // Most changes write no address.
+        let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
             let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
-            let own = format!("{own_namespace}/{}", change.subject.name);
             let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
             Some(MacUser { mac, network, guest })
         };

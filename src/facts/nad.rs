@@ -95,11 +95,8 @@ pub struct Lookup {
 impl Nads {
     /// Notes what was found under a name.
     pub fn insert(&mut self, name: NadRef, lookup: Lookup) {
-        let (own, namespace) = (name.name, name.namespace);
-        match self.0.iter_mut().find(|found| found.is_of(name)) {
-            Some(found) => found.lookup = lookup,
-            None => self.0.push(Found { namespace: namespace.to_owned(), name: own.to_owned(), lookup }),
-        }
+        self.0.retain(|found| !found.is_of(name));
+        self.0.push(Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup });
     }
 
     /// What was found under a name: unknown where nobody looked.
