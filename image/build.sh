@@ -22,7 +22,7 @@ if ! cmp --silent image/requirements.txt "$zig/requirements.txt"; then
     "$zig/bin/pip" install --quiet --disable-pip-version-check --requirement image/requirements.txt
     cp image/requirements.txt "$zig/"
 fi
-# A heap of huge pages takes four times the memory that its objects take: docs/performance.md.
+# With huge pages a heap of 2 MiB takes 14: docs/performance.md.
 export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0"
 rustup target add "$target"
 PATH="$PWD/$zig/bin:$PATH" cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug
