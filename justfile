@@ -105,6 +105,12 @@ bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
 
+# The same with the allocator of the image, set as image/build.sh sets it; `just image-proof` brings what builds it.
+bench-facts-image *flags:
+    PATH="$PWD/target/tools/zig/bin:$PATH" CFLAGS_x86_64_unknown_linux_musl=-DMI_DEFAULT_ALLOW_THP=0 \
+        cargo zigbuild --release --locked --target x86_64-unknown-linux-musl --example bench_facts
+    target/x86_64-unknown-linux-musl/release/examples/bench_facts {{ flags }}
+
 # For another architecture than this machine's, EMULATOR is a static qemu-user.
 # Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (minutes, and no Docker).
 image-proof arch="amd64" emulator="":

@@ -24,6 +24,11 @@ use nicplug::cluster::{
 
 use self::world::Guest;
 
+/// As the program has it (src/main.rs).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How often each VMI is updated.
 const SECONDS_OF_A_BEAT: f64 = 60.0;
 
