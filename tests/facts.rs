@@ -276,7 +276,7 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     let Some(api) = apiserver::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("rights").await);
     request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
-    let role = Role { admin: &admin, name: namespace.clone() };
+    let role = Role { api, name: namespace.clone() };
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     let watches = watch(&api.user(&namespace));
 
@@ -304,10 +304,9 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
 #[tokio::test]
 async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_no_others() {
     let Some(api) = apiserver::shared().await else { return };
-    let admin = api.admin();
     let cases = KINDS.iter().flat_map(|kind| ["list", "watch"].map(|verb| (*kind, verb)));
     let without = async |kind: FactKind, verb: &str| {
-        let role = Role { admin: &admin, name: format!("without-{verb}-{}", kind.plural()) };
+        let role = Role { api, name: format!("without-{verb}-{}", kind.plural()) };
         role.grant(&lacking(verb, kind)).await;
         let watches = watch(&api.user(&role.name));
         let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
@@ -327,7 +326,7 @@ async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_
 async fn without_the_right_to_fetch_it_what_a_guest_booted_with_is_unknown_until_it_is_given() {
     let Some(api) = apiserver::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("boot").await);
-    let role = Role { admin: &admin, name: "without-get-controllerrevisions".to_owned() };
+    let role = Role { api, name: "without-get-controllerrevisions".to_owned() };
     role.grant(&lacking("get", FactKind::Revision)).await;
     let (may, may_not) = (watch(&admin), watch(&api.user(&role.name)));
     request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
@@ -598,8 +597,8 @@ async fn served_without_flags_a_network_made_a_moment_ago_denies_nothing() {
 #[tokio::test]
 async fn without_the_right_to_look_once_more_a_network_that_is_not_seen_is_a_warning() {
     let Some(api) = apiserver::shared().await else { return };
-    let (admin, folder) = (api.admin(), Folder::new("once"));
-    let role = Role { admin: &admin, name: "without-get-of-networks".to_owned() };
+    let folder = Folder::new("once");
+    let role = Role { api, name: "without-get-of-networks".to_owned() };
     role.grant(&lacking("get", FactKind::Nad)).await;
     let served = Served::start(api, "once", &api.kubeconfig_of(&role.name, &folder)).await;
     let answer = served.plug("missing").await;

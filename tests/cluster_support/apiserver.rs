@@ -97,7 +97,7 @@ impl ApiServer {
 
     /// Lets a user read and write all that is of KubeVirt and Multus in a namespace.
     pub(crate) async fn let_edit(&self, user: &str, namespace: &str) {
-        roles::bind(&self.admin(), user, namespace).await;
+        roles::bind(self, user, namespace).await;
     }
 
     /// A new namespace of this name and a random end.
@@ -170,7 +170,7 @@ impl ApiServer {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let admin = api.admin();
-            tokio::join!(crds::install(&admin), roles::install(&admin));
+            tokio::join!(crds::install(&admin), roles::install(&api));
         });
         api
     }

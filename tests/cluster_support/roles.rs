@@ -1,34 +1,48 @@
 //! Who may do what in the API server.
 
+use std::collections::BTreeSet;
+
+use hyper::http::Method;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
 use kube::{
-    Api, Client, Resource,
+    Api, Resource,
     api::{Patch, PatchParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use super::{apiserver::ApiServer, eventually, request::send};
+
 const EDITOR: &str = "nicplug-tests:editor";
 const KUBEVIRT: &str = "nicplug-tests:kubevirt";
 
 /// Makes the roles, and gives KubeVirt's service accounts theirs.
-pub(super) async fn install(admin: &Client) {
-    let all = json!(["get", "list", "watch", "create", "update", "patch", "delete"]);
-    let editor = json!([{"apiGroups": ["kubevirt.io", "k8s.cni.cncf.io"], "resources": ["*"], "verbs": all}]);
-    let kubevirt = json!([{"apiGroups": ["kubevirt.io", "k8s.cni.cncf.io"], "resources": ["*"], "verbs": all},
-        {"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": all}]);
-    let roles = Api::<ClusterRole>::all(admin.clone());
-    for (name, rules) in [(EDITOR, editor), (KUBEVIRT, kubevirt)] {
-        apply(&roles, name, &json!({"rules": rules})).await;
+pub(super) async fn install(api: &ApiServer) {
+    let roles = Api::<ClusterRole>::all(api.admin());
+    for (name, rules) in [(EDITOR, editor()), (KUBEVIRT, kubevirt())] {
+        apply(&roles, name, &json!({ "rules": rules })).await;
     }
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": "system:serviceaccounts:kubevirt"}]);
-    apply(&Api::<ClusterRoleBinding>::all(admin.clone()), KUBEVIRT, &binding(KUBEVIRT, &group)).await;
+    apply(&Api::<ClusterRoleBinding>::all(api.admin()), KUBEVIRT, &binding(KUBEVIRT, &group)).await;
+    are_heard_of(api, "system:serviceaccount:kubevirt:kubevirt-controller", "kubevirt", &kubevirt()).await;
 }
 
 /// Lets a user read and write all that is of KubeVirt and Multus in a namespace.
-pub(super) async fn bind(admin: &Client, user: &str, namespace: &str) {
+pub(super) async fn bind(api: &ApiServer, user: &str, namespace: &str) {
     let subjects = json!([{"apiGroup": RBAC, "kind": "User", "name": user}]);
-    apply(&Api::<RoleBinding>::namespaced(admin.clone(), namespace), user, &binding(EDITOR, &subjects)).await;
+    apply(&Api::<RoleBinding>::namespaced(api.admin(), namespace), user, &binding(EDITOR, &subjects)).await;
+    are_heard_of(api, user, namespace, &editor()).await;
+}
+
+const ALL: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+
+fn editor() -> Vec<Value> {
+    vec![json!({"apiGroups": ["kubevirt.io", "k8s.cni.cncf.io"], "resources": ["*"], "verbs": ALL})]
+}
+
+fn kubevirt() -> Vec<Value> {
+    let revisions = json!({"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": ALL});
+    [editor(), vec![revisions]].concat()
 }
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -51,16 +65,53 @@ where
 
 /// The cluster role of a user of the same name.
 pub(crate) struct Role<'a> {
-    pub(crate) admin: &'a Client,
+    pub(crate) api: &'a ApiServer,
     pub(crate) name: String,
 }
 
 impl Role<'_> {
     /// Lets the user do what these rules say, and nothing else.
     pub(crate) async fn grant(&self, rules: &[Value]) {
-        apply(&Api::<ClusterRole>::all(self.admin.clone()), &self.name, &json!({ "rules": rules })).await;
+        apply(&Api::<ClusterRole>::all(self.api.admin()), &self.name, &json!({ "rules": rules })).await;
         let subjects = json!([{"apiGroup": RBAC, "kind": "User", "name": self.name}]);
-        let bindings = Api::<ClusterRoleBinding>::all(self.admin.clone());
+        let bindings = Api::<ClusterRoleBinding>::all(self.api.admin());
         apply(&bindings, &self.name, &binding(&self.name, &subjects)).await;
+        are_heard_of(self.api, &self.name, "default", rules).await;
     }
+}
+
+/// Waits until the API server judges a user by these rules and no others: it hears of a role that it has stored by a
+/// watch, a moment later.
+async fn are_heard_of(api: &ApiServer, user: &str, namespace: &str, rules: &[Value]) {
+    let (client, wanted) = (api.user(user), rights(rules));
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace}});
+    let are_judged_by = async || {
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+        let answer = send(&client, Method::POST, path, "application/json", review.to_string()).await.granted();
+        let mut rights = rights(answer["status"]["resourceRules"].as_array().unwrap());
+        // What everybody may without a role of ours: ask who he is and what he may, and see whom to trust.
+        let of_everybody = ["authentication.k8s.io", "authorization.k8s.io", "certificates.k8s.io"];
+        rights.retain(|(group, ..)| !of_everybody.contains(&group.as_str()));
+        (rights == wanted).then_some(())
+    };
+    eventually(&format!("what {user:?} may do is heard of"), are_judged_by).await;
+}
+
+/// Group, resource and verb of all that some rules allow.
+fn rights(rules: &[Value]) -> BTreeSet<(String, String, String)> {
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in rules {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    rights.insert((group.clone(), resource.clone(), verb));
+                }
+            }
+        }
+    }
+    rights
 }
