@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod backoff;
 pub mod cache;
+pub mod calls;
 pub mod certificates;
 pub mod events;
 pub mod files;

@@ -40,6 +40,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::{self, Instant},
 };
@@ -62,7 +63,7 @@ pub use self::{
 };
 use crate::{
     admission::{Outcome, Reviewer},
-    cluster::{events::Outbox, mirror::Standing, watch::Watches},
+    cluster::{calls::Called, events::Outbox, mirror::Standing, watch::Watches},
     telemetry::spans::Spans,
 };
 
@@ -88,6 +89,8 @@ pub struct Config {
     pub events: Option<Outbox>,
     /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
     pub mirroring: Option<Standing>,
+    /// Whether the API server calls the webhooks, if this process has a say in it: that is shown.
+    pub calls: Option<watch::Receiver<Called>>,
     /// Where the span of each request goes, if anywhere.
     pub spans: Option<Spans>,
 }
@@ -107,6 +110,7 @@ impl Config {
             watches: None,
             events: None,
             mirroring: None,
+            calls: None,
             spans: None,
         }
     }
@@ -165,6 +169,10 @@ impl Server {
         }
         if let Some(mirroring) = config.mirroring {
             metrics.add_mirroring(mirroring);
+        }
+        if let Some(called) = config.calls {
+            metrics.add_calls(called.clone());
+            readiness.ask("calls", move || health::of_calls(&called.borrow()));
         }
         if let Some(spans) = &spans {
             metrics.add_spans(spans.clone());

@@ -240,6 +240,16 @@ fn authority(configuration: &Value) -> Value {
         "webhooks": [{"name": configuration["webhooks"][0]["name"], "clientConfig": {"caBundle": bundle()}}]})
 }
 
+/// And the account that may have it called, into a RoleBinding.
+fn subjects() -> Value {
+    json!({"subjects": [{"kind": "ServiceAccount", "name": "nicplug-call", "namespace": NAMESPACE}]})
+}
+
+fn binding_of_calls(objects: &[Value]) -> &Value {
+    let is_it = |object: &&Value| object["kind"] == "RoleBinding" && object["metadata"]["name"] == "nicplug-call";
+    objects.iter().find(is_it).unwrap()
+}
+
 fn bundle() -> String {
     BASE64.encode("-----BEGIN CERTIFICATE-----\nof nicplug\n-----END CERTIFICATE-----\n")
 }
@@ -262,6 +272,9 @@ async fn helm_installs_it_leaves_alone_what_nicplug_writes_and_takes_all_of_it_a
     let secret = of_kind(objects, "Secret");
     let data = json!({"data": {"tls.crt": bundle()}}).to_string();
     send(&nicplug, Method::PATCH, &path(secret), MERGE, data).await.granted();
+    let binding = binding_of_calls(objects);
+    let path = format!("{}?fieldManager=nicplug-calls", path(binding));
+    send(&nicplug, Method::PATCH, &path, MERGE, subjects().to_string()).await.granted();
 
     helm(&["upgrade", kubeconfig]);
     for object in objects {
@@ -272,6 +285,7 @@ async fn helm_installs_it_leaves_alone_what_nicplug_writes_and_takes_all_of_it_a
         assert_eq!(stored["webhooks"][0]["clientConfig"]["caBundle"], bundle(), "{kind}");
     }
     assert_eq!(scene.get(secret).await.granted()["data"]["tls.crt"], bundle());
+    assert_eq!(scene.get(binding).await.granted()["subjects"], subjects()["subjects"]);
 
     helm(&["uninstall", kubeconfig]);
     assert!(!scene.has("default").await);
@@ -314,6 +328,7 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
     let nicplug = scene.api.service_account(NAMESPACE, "nicplug");
     let configurations = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
     let own = format!("/api/v1/namespaces/{NAMESPACE}");
+    let bindings = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings");
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
     let lists = |path: &str| (Method::GET, path.to_owned());
     let named = |path: &str, name: &str| (Method::GET, format!("{path}?fieldSelector=metadata.name%3D{name}"));
@@ -331,6 +346,9 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
         named("/api/v1/configmaps", "multus-daemon-config"),
         named(&format!("{own}/secrets"), "nicplug-certificates"),
         named(configurations, "nicplug"),
+        named(&bindings, "nicplug-call"),
+        lists(&format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")),
+        patches(&format!("{bindings}/nicplug-call")),
         patches("/apis/kubevirt.io/v1/namespaces/default/virtualmachines/a-vm"),
         patches("/apis/kubevirt.io/v1/namespaces/default/virtualmachines/a-vm/status"),
         patches("/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/a-vm"),
@@ -349,13 +367,18 @@ async fn the_service_account_may_do_what_it_needs_and_nothing_beside() {
         lists("/apis/apps/v1/deployments"),
         lists(&format!("{own}/secrets")),
         lists(configurations),
+        lists(&bindings),
+        lists("/apis/discovery.k8s.io/v1/endpointslices"),
         named(&format!("{own}/configmaps"), "nicplug"),
         patches("/api/v1/namespaces/default"),
         patches("/api/v1/nodes/a-node"),
         patches("/apis/kubevirt.io/v1/namespaces/kubevirt/kubevirts/kubevirt"),
         patches(&format!("{configurations}/another")),
         patches(&format!("{own}/secrets/another")),
+        patches(&format!("{bindings}/nicplug")),
+        patches(&format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/nicplug-call")),
         (Method::PUT, format!("{leases}/another")),
+        (Method::POST, bindings.clone()),
         (Method::POST, configurations.to_owned()),
         (Method::POST, "/api/v1/namespaces/default/secrets".to_owned()),
         (Method::POST, "/apis/kubevirt.io/v1/namespaces/default/virtualmachines".to_owned()),
@@ -384,6 +407,18 @@ async fn register(scene: &Scene, kind: &str, failure_policy: &str) {
     configuration["webhooks"][0]["clientConfig"] = json!({"url": "https://127.0.0.1:1/"});
     configuration["webhooks"][0]["failurePolicy"] = json!(failure_policy);
     scene.apply(&configuration, "helm").await.granted();
+    let_call(scene).await;
+}
+
+/// Gives the right that the match condition asks for, as nicplug does when it is ready.
+async fn let_call(scene: &Scene) {
+    for object in &scene.sets["default"] {
+        if object["metadata"]["name"] == "nicplug-call" {
+            scene.apply(object, "helm").await.granted();
+        }
+    }
+    let path = path(binding_of_calls(&scene.sets["default"]));
+    send(&scene.admin, Method::PATCH, &path, MERGE, subjects().to_string()).await.granted();
 }
 
 /// The name of the webhook that the request was sent to; empty if to none.

@@ -14,12 +14,7 @@
 mod clients;
 mod cluster_support;
 
-use std::{
-    fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 use clients::Balancer;
 use cluster_support::{
@@ -31,11 +26,17 @@ use cluster_support::{
     webhook::Webhook,
 };
 use hyper::http::Method;
-use kube::Client;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    runtime::wait::await_condition,
+};
 use nicplug::cluster::manifests;
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "nicplug-system";
+const WEBHOOK: &str = "validate.nicplug.io";
 
 /// What is applied, in this order; the webhooks are called where the Service would be.
 fn objects(service: &Balancer) -> Vec<Value> {
@@ -96,9 +97,20 @@ async fn create(admin: &Client, namespace: &str) -> Answer {
     request::create(admin, Kind::Vm, namespace, &vm, Run::Dry).await
 }
 
+/// What the controllers of a cluster do when the kubelet has seen that a pod is ready: the Service leads to it.
+async fn lead_to_it(admin: &Client) {
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "nicplug-1", "labels": {"kubernetes.io/service-name": "nicplug"}},
+        // No slice may have an address of loopback.
+        "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": true}}],
+        "ports": [{"name": "webhook", "port": 8443, "protocol": "TCP"}]});
+    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
+    send(admin, Method::POST, &path, "application/json", slice.to_string()).await.granted();
+}
+
 /// The measurement of docs/install.md, "The first minute": run it with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn machines_are_refused_from_the_registration_until_the_first_replica_is_ready_and_not_again() {
+async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_from_then_on() {
     let Some(api) = apiserver::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("first").await);
     let (service, folder) = (Balancer::start().await, Folder::new("first-install"));
@@ -106,12 +118,13 @@ async fn machines_are_refused_from_the_registration_until_the_first_replica_is_r
     for object in &objects {
         apply(&admin, object).await;
     }
-    let refused = eventually("nicplug is called, and is not there", async || {
-        let answer = create(&admin, &namespace).await;
-        (!answer.is_ok()).then_some(answer)
+    let calls = async || api.webhook_calls(WEBHOOK, "CREATE").await;
+    eventually("the webhook is registered, and not called", async || {
+        create(&admin, &namespace).await.granted();
+        (api.webhook_exclusions(WEBHOOK, "CREATE").await > 0).then_some(())
     })
     .await;
-    assert!(refused.message().contains("failed calling webhook \"validate.nicplug.io\""), "{refused:?}");
+    assert_eq!(calls().await, 0);
 
     // The image is there, and the pod is on its node.
     let begin = Instant::now();
@@ -120,22 +133,53 @@ async fn machines_are_refused_from_the_registration_until_the_first_replica_is_r
     let environment = [("KUBECONFIG", kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE)];
     let nicplug = Webhook::start_with(&flags, &environment).await;
     let ready = begin.elapsed();
-    service.set(&[nicplug.address().parse().unwrap()]);
-    let refusals = AtomicUsize::new(0);
-    eventually("a machine is granted", async || {
-        let answer = create(&admin, &namespace).await;
-        refusals.fetch_add(usize::from(!answer.is_ok()), Ordering::Relaxed);
-        answer.is_ok().then_some(())
+    eventually("it waits for the Service", async || {
+        create(&admin, &namespace).await.granted();
+        let report = nicplug.get("/readyz?verbose").await;
+        report.contains("the API server does not call yet: the Service \"nicplug\" leads to no replica").then_some(())
     })
     .await;
-    println!(
-        "ready {ready:?} after its start, the first machine granted after {:?} with {} refused in between",
-        begin.elapsed(),
-        refusals.into_inner(),
-    );
-    let before = api.webhook_calls("validate.nicplug.io", "CREATE").await;
+    assert_eq!(calls().await, 0);
+
+    service.set(&[nicplug.address().parse().unwrap()]);
+    let begin = Instant::now();
+    lead_to_it(&admin).await;
+    eventually("a machine is judged", async || {
+        create(&admin, &namespace).await.granted();
+        (calls().await > 0).then_some(())
+    })
+    .await;
+    println!("ready {ready:?} after its start, called {:?} after the Service led to it", begin.elapsed());
+    eventually("it knows", async || nicplug.get("/readyz?verbose").await.contains("[+]calls ok\n").then_some(())).await;
+    assert!(nicplug.get("/metrics").await.contains("\nnicplug_called 1\n"));
+    let before = calls().await;
     for _ in 0..20 {
         create(&admin, &namespace).await.granted();
     }
-    assert_eq!(api.webhook_calls("validate.nicplug.io", "CREATE").await, before + 20, "all of them were judged");
+    assert_eq!(calls().await, before + 20, "all of them were judged");
+
+    // Somebody takes the right away, and gets it back.
+    let bindings: Api<RoleBinding> = Api::namespaced(admin.clone(), NAMESPACE);
+    let patch = Patch::Merge(json!({ "subjects": null }));
+    bindings.patch("nicplug-call", &PatchParams::default(), &patch).await.unwrap();
+    let is_bound = |binding: Option<&RoleBinding>| {
+        binding.is_some_and(|binding| binding.subjects.iter().flatten().any(|subject| subject.name == "nicplug-call"))
+    };
+    await_condition(bindings, "nicplug-call", is_bound).await.unwrap();
+    let before = calls().await;
+    eventually("it is called again", async || {
+        create(&admin, &namespace).await.granted();
+        (calls().await > before).then_some(())
+    })
+    .await;
+
+    // What was called once is called also when nobody is there to answer.
+    drop(nicplug);
+    service.set(&[]);
+    let refused = eventually("nobody answers", async || {
+        let answer = create(&admin, &namespace).await;
+        (!answer.is_ok()).then_some(answer)
+    })
+    .await;
+    assert!(refused.message().contains("failed calling webhook \"validate.nicplug.io\""), "{refused:?}");
 }

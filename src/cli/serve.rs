@@ -1,5 +1,6 @@
 //! `nicplug serve`: the webhook.
 
+mod calls;
 mod live_settings;
 mod logs;
 mod persist;
@@ -10,6 +11,7 @@ use std::{env, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::From
 
 use anyhow::Context;
 use clap::Args;
+use kube::Client;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -17,6 +19,7 @@ use tokio::{
 };
 
 use self::{
+    calls::CallArgs,
     live_settings::LiveSettingsArgs,
     logs::LogArgs,
     persist::PersistArgs,
@@ -30,6 +33,7 @@ use crate::{
     random,
     server::{
         Config, Drain, Limits, Server,
+        polling::every,
         timeout::parse_duration,
         tls::{ClientAuthorities, Shown},
     },
@@ -37,6 +41,9 @@ use crate::{
 
 /// Who reports events that are not about mirrored NICs, as a qualified name.
 const CONTROLLER: &str = "nicplug.io/webhook";
+
+/// How often to look whether the API server may be let call, while it may not.
+const CALL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serve the webhook: POST /validate and /mutate over TLS.
 ///
@@ -68,6 +75,8 @@ pub(super) struct ServeArgs {
     source: SourceArgs,
     #[command(flatten)]
     persist: PersistArgs,
+    #[command(flatten)]
+    calls: CallArgs,
 
     /// Largest body of a request; a larger one gets 413.
     #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
@@ -143,6 +152,8 @@ impl ServeArgs {
             let outbox = watches
                 .as_ref()
                 .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+            let calls = watches.as_ref().and_then(|watches| self.calls.calls(watches.client()));
+            config.calls = calls.as_ref().map(|calls| calls.called());
             (config.watches, config.events) = (watches, outbox.clone());
             config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());
             let exporting = collector.map(traces::start);
@@ -151,6 +162,10 @@ impl ServeArgs {
             settings.keep(&mut server, outbox);
             let check = server.readiness().add("certificate", "not looked at yet");
             let mut keeping = certificate.keep(check, &self.source).await?;
+            if let Some(calls) = calls {
+                let readiness = server.readiness().clone();
+                tokio::spawn(async move { calls.keep(|| readiness.is_ready(), every(CALL_INTERVAL)).await });
+            }
             let shutdown = async {
                 shutdown.await;
                 // Another replica may lead before the last request here is answered.
@@ -201,6 +216,11 @@ pub(super) fn identity() -> String {
     // An event names its reporter in 128 characters at most.
     let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
     format!("{name}_{:016x}", random::u64())
+}
+
+/// The namespace of this pod; outside of one that of the kubeconfig.
+fn own_namespace(client: &Client) -> String {
+    environment("POD_NAMESPACE").unwrap_or_else(|| client.default_namespace().to_owned())
 }
 
 /// A variable of the environment; an empty one is as good as none.
@@ -346,7 +366,9 @@ mod tests {
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
             let names_a_thing = matches!(
                 name,
-                "cert-dns-name"
+                "call-binding"
+                    | "call-service"
+                    | "cert-dns-name"
                     | "cert-namespace"
                     | "cert-secret"
                     | "client-ca"

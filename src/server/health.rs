@@ -31,7 +31,10 @@ use tokio::{
 };
 
 use super::metrics::{self, Metrics};
-use crate::cluster::watch::{Record, State as Facts};
+use crate::cluster::{
+    calls::Called,
+    watch::{Record, State as Facts},
+};
 
 /// Enough for probes, scrapes of a port, and a person or two.
 const CONNECTIONS: usize = 64;
@@ -159,6 +162,15 @@ pub(super) fn of_watch(record: &Record) -> Health {
         Facts::Stale(error) => Health::Fair(format!("stale for {lasted}s: {error}").into()),
         Facts::Forbidden(error) => Health::Fair(format!("not permitted, facts unknown: {error}").into()),
         Facts::NotInstalled => Health::Fair("not installed, facts unknown".into()),
+    }
+}
+
+/// Whether the API server calls. That it does not keeps no request away.
+pub(super) fn of_calls(called: &Called) -> Health {
+    match called {
+        Called::Yes => Health::Good,
+        Called::NotYet(reason) => Health::Fair(format!("the API server does not call yet: {reason}").into()),
+        Called::No(reason) => Health::Fair(format!("the API server does not call: {reason}").into()),
     }
 }
 

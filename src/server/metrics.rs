@@ -18,6 +18,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::Registry,
 };
+use tokio::sync::watch;
 
 use self::process::Process;
 use super::{
@@ -31,6 +32,7 @@ use crate::{
     admission::Endpoint,
     cluster::{
         cache::Cache,
+        calls::Called,
         events::{self, Outbox},
         mirror::{Setback, Standing},
         watch::{Mishap, State, Status},
@@ -84,6 +86,11 @@ impl Metrics {
     /// Adds those of the mirroring of NICs.
     pub(super) fn add_mirroring(&mut self, standing: Standing) {
         self.own.register_collector(Box::new(Mirroring(standing)));
+    }
+
+    /// Adds that of the API server's calls.
+    pub(super) fn add_calls(&mut self, called: watch::Receiver<Called>) {
+        self.own.register_collector(Box::new(Calls(called)));
     }
 
     /// Adds those of the spans that go to a collector.
@@ -298,6 +305,17 @@ impl Collector for Mirroring {
     }
 }
 
+#[derive(Debug)]
+struct Calls(watch::Receiver<Called>);
+
+impl Collector for Calls {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let is_called = *self.0.borrow() == Called::Yes;
+        let about = ("called", "Whether the API server calls the webhooks: 1 if so");
+        single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(is_called)))
+    }
+}
+
 impl Collector for Spans {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let exported = ConstCounter::new(self.exported());
@@ -374,8 +392,6 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::sync::watch;
-
     use super::*;
     use crate::{
         admission::{Outcome, Reviewer},
@@ -421,6 +437,7 @@ mod tests {
         metrics.add_mirroring(Standing { pending: pending.clone(), progress: Progress::default(), leads });
         metrics.add_events(Outbox::unsent());
         metrics.add_settings(Tally::default());
+        metrics.add_calls(watch::Sender::new(Called::Yes).subscribe());
         metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
         Everything { metrics, counts, in_flight, pending }
     }

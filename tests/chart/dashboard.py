@@ -117,6 +117,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 "Failure policy Ignore: the change went on as it was.",
                 {"{{name}}": api_server("apiserver_admission_webhook_fail_open_count", "name")},
                 unit="reqps",
+                width=6,
             ),
             Panel(
                 "Refused",
@@ -127,6 +128,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
                     )
                 },
                 unit="reqps",
+                width=6,
             ),
             Panel(
                 "Time of a call",
@@ -136,6 +138,13 @@ ROWS: list[tuple[str, list[Panel]]] = [
                     "p99 {{name}}": quantile(0.99, API_DURATION, "name", OF_THE_API_SERVER),
                 },
                 unit="s",
+                width=6,
+            ),
+            Panel(
+                "Called",
+                "1 from when on the webhooks are called. While it is 0 no change is judged.",
+                {"called": f"max({ours('nicplug_called')})"},
+                width=6,
             ),
         ],
     ),

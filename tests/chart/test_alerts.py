@@ -149,6 +149,14 @@ CASES = {
         silent={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x5 30x35"},
         after=40,
     ),
+    "NicplugNotCalled": Case(
+        fires={ours("nicplug_called"): "0x30", ours("nicplug_called", "b"): "0x30"},
+        labels={},
+        says="The webhooks are registered, and their match condition does not let the API server call them. No change of a "
+        "virtual machine is judged.",
+        # A pod that has not heard of it yet, and the first installation.
+        silent={ours("nicplug_called"): "1x30", ours("nicplug_called", "b"): "0x30"},
+    ),
     "NicplugPersistStuck": Case(
         fires={ours("nicplug_persist_pending"): "0x5 2x85", ours("nicplug_persist_pending", "b"): "0x90"},
         labels={},

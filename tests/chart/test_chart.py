@@ -211,6 +211,29 @@ class Templates(unittest.TestCase):
                 self.assertEqual("matchConditions:" in manifest, expected)
                 self.assertEqual("unhealthyPodEvictionPolicy" in manifest, not version.startswith("v1.26"))
 
+    def test_nothing_asks_for_a_right_that_nobody_writes(self) -> None:
+        for values, name in [
+            ({}, "nicplug-call"),
+            ({"webhooks": {"callWhenReady": False}}, None),
+            ({"webhooks": {"matchConditions": "never"}}, None),
+            ({"rbac": {"create": False}}, None),
+            ({"fullnameOverride": "other"}, "other-call"),
+        ]:
+            with self.subTest(values):
+                objects = chart.objects(render(values))
+                asked = [".serviceAccount(" in json.dumps(hook) for hook in webhooks(values)]
+                self.assertEqual(set(asked), {name is not None})
+                found = {(item["kind"], item["metadata"]["name"]) for item in objects}
+                (container,) = by_kind(values, "Deployment")["spec"]["template"]["spec"]["containers"]
+                written = [flag.split("=")[1] for flag in container["args"] if flag.startswith("--call-binding=")]
+                self.assertEqual(written, [name] if name else [])
+                for kind in ("Role", "RoleBinding"):
+                    self.assertEqual((kind, f"{name}") in found, name is not None)
+                if name:
+                    binding = next(item for item in objects if (item["kind"], item["metadata"]["name"]) == ("RoleBinding", name))
+                    self.assertNotIn("subjects", binding)
+                    self.assertIn(f"'{name}'", json.dumps(webhooks(values)))
+
     def test_what_cannot_work_is_refused_with_what_to_do(self) -> None:
         for values, words in [
             ({"shutdown": {"graceSeconds": 30}}, "shutdown.deadlineSeconds 25 is shorter than shutdown.graceSeconds 30"),
@@ -229,7 +252,11 @@ class Templates(unittest.TestCase):
         self.assertEqual(webhook, {"ports": [{"port": 8443, "protocol": "TCP"}], "from": blocks})
 
     def test_what_is_switched_off_has_no_rights(self) -> None:
-        without = {"persist": {"enabled": False}, "certificates": {"source": "certManager"}}
+        without = {
+            "persist": {"enabled": False},
+            "certificates": {"source": "certManager"},
+            "webhooks": {"callWhenReady": False},
+        }
         self.assertFalse({"Role", "RoleBinding"} & {item["kind"] for item in chart.objects(render(without))})
         for rule in by_kind(without, "ClusterRole")["rules"]:
             writes = set(rule["verbs"]) - {"get", "list", "watch"}

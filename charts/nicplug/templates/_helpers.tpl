@@ -94,6 +94,18 @@ true
 {{- end }}
 {{- end }}
 
+{{/* "true" where the webhooks are called only from when nicplug is ready. */}}
+{{- define "nicplug.callsWhenReady" -}}
+{{- if and .Values.webhooks.callWhenReady .Values.rbac.create (include "nicplug.hasMatchConditions" .) -}}
+true
+{{- end }}
+{{- end }}
+
+{{/* The RoleBinding that has the webhooks called, its Role, and the account that nobody has. */}}
+{{- define "nicplug.call" -}}
+{{- printf "%s-call" (include "nicplug.fullname" .) }}
+{{- end }}
+
 {{/* A quantity of memory, in bytes; empty where it is not a whole number of a usual unit. */}}
 {{- define "nicplug.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}

@@ -1,13 +1,13 @@
 //! The part of `serve` that mirrors NICs into templates: its flags, its start and its end.
 
-use std::{convert::Infallible, env, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use kube::Client;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::{Span, identity};
+use super::{Span, identity, own_namespace};
 use crate::cluster::{
     lease::{Candidate, Timings},
     mirror::{Mirror, Standing},
@@ -65,7 +65,8 @@ impl PersistArgs {
         }
         let timings = self.timings()?;
         let identity = identity();
-        let namespace = self.namespace(client);
+        let given = self.lease_namespace.clone().filter(|namespace| !namespace.is_empty());
+        let namespace = given.unwrap_or_else(|| own_namespace(client));
         let candidate = Candidate::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
         let mirror = Arc::new(Mirror::new(client.clone(), pending.clone(), &identity));
         let standing = Standing { pending, progress: mirror.progress().clone(), leads: candidate.leads() };
@@ -97,11 +98,6 @@ impl PersistArgs {
             "--lease-retry: make it less than half of --lease-deadline, or one lost answer ends a leader's time"
         );
         Ok(timings)
-    }
-
-    fn namespace(&self, client: &Client) -> String {
-        let given = self.lease_namespace.clone().or_else(|| env::var("POD_NAMESPACE").ok());
-        given.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| client.default_namespace().to_owned())
     }
 }
 
