@@ -83,13 +83,14 @@ impl Calls {
         let mut bindings = pin!(watch_object::<RoleBinding>(bindings, binding).default_backoff());
         let mut ticks = pin!(ticks);
         let mut is_bound = Fact::Unknown;
+        let mut told = String::new();
         loop {
             tokio::select! {
                 Some(news) = bindings.next() => match news {
                     Ok(found) => is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_in(&found))),
-                    // What was read before still holds, as far as anybody knows.
                     Err(error) if is_bound == Fact::Unknown => self.tell(Called::No(error.to_string())),
-                    Err(error) => tracing::debug!(%error, "the RoleBinding cannot be watched"),
+                    // What was read before still holds, as far as anybody knows.
+                    Err(error) => warn_once(&mut told, error.to_string()),
                 },
                 Some(()) = ticks.next(), if is_bound == Fact::Known(false) => {}
                 else => future::pending().await,
@@ -97,7 +98,13 @@ impl Calls {
             match is_bound {
                 Fact::Unknown => {}
                 Fact::Known(true) => self.tell(Called::Yes),
-                Fact::Known(false) => self.tell(self.bind(is_ready()).await),
+                Fact::Known(false) => match self.bind(is_ready()).await {
+                    Ok(()) => {
+                        is_bound = Fact::Known(true);
+                        self.tell(Called::Yes);
+                    }
+                    Err(called) => self.tell(called),
+                },
                 Fact::Absent => self.tell(Called::No(format!(
                     "there is no RoleBinding {binding:?} in the namespace {namespace:?}: install the chart again"
                 ))),
@@ -105,24 +112,24 @@ impl Calls {
         }
     }
 
-    /// Writes the subject where that is due; what came of it.
-    async fn bind(&self, is_ready: bool) -> Called {
+    /// Writes the subject, or says why not.
+    async fn bind(&self, is_ready: bool) -> Result<(), Called> {
         let Places { namespace, binding, service } = &self.places;
         if !is_ready {
-            return Called::NotYet("this replica is not ready".to_owned());
+            return Err(Called::NotYet("this replica is not ready".to_owned()));
         }
-        match self.has_endpoint().await {
-            Ok(true) => {}
-            Ok(false) => return Called::NotYet(format!("the Service {service:?} leads to no replica")),
-            Err(error) => return Called::No(format!("whom the Service {service:?} leads to cannot be read: {error}")),
+        let has_endpoint = self.has_endpoint().await;
+        let has_endpoint = has_endpoint
+            .map_err(|error| Called::No(format!("whom the Service {service:?} leads to cannot be read: {error}")))?;
+        if !has_endpoint {
+            return Err(Called::NotYet(format!("the Service {service:?} leads to no replica")));
         }
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"subjects": [self.account()]}));
-        match bindings.patch(binding, &params, &patch).await {
-            Ok(_) => Called::NotYet(format!("the RoleBinding {binding:?} was written just now")),
-            Err(error) => Called::No(format!("the RoleBinding {binding:?} cannot be written: {error}")),
-        }
+        let written = bindings.patch(binding, &params, &patch).await;
+        written.map_err(|error| Called::No(format!("the RoleBinding {binding:?} cannot be written: {error}")))?;
+        Ok(())
     }
 
     async fn has_endpoint(&self) -> Result<bool, kube::Error> {
@@ -165,6 +172,14 @@ impl Calls {
             *before = called;
             true
         });
+    }
+}
+
+/// Logs a trouble, unless it is the one that was logged last.
+fn warn_once(told: &mut String, trouble: String) {
+    if *told != trouble {
+        tracing::warn!(trouble, "whether the API server calls the webhooks cannot be watched");
+        *told = trouble;
     }
 }
 
