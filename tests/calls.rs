@@ -74,8 +74,7 @@ impl Scene {
 
     /// A replica that is as ready as `is_ready` says.
     fn replica(&self, client: Client, is_ready: &Arc<AtomicBool>) -> Replica {
-        let names = ["call", "nicplug"].map(str::to_owned);
-        let [binding, service] = names;
+        let [binding, service] = ["call", "nicplug"].map(str::to_owned);
         let calls = Calls::new(client, Places { namespace: self.namespace.clone(), binding, service });
         let (called, is_ready) = (calls.called(), Arc::clone(is_ready));
         let task = tokio::spawn(async move {
