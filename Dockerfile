@@ -7,10 +7,11 @@
 #
 # Without Docker `just image-proof` builds the same binary by the same script and runs it in an empty root.
 
-# The compiler runs on the machine's own architecture and makes code for the other one; nothing is emulated.
+# The compiler runs on the machine's own architecture and makes code for the other one, which is emulated only to count
+# how often each part of it runs.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95.0-bookworm AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-venv \
+    && apt-get install --yes --no-install-recommends python3-venv qemu-user-static \
     && rm --recursive /var/lib/apt/lists
 WORKDIR /nicplug
 COPY . .

@@ -100,19 +100,25 @@ bench-server *flags:
     cargo build --release --locked --bin nicplug --example floor --example bench_server
     target/release/examples/bench_server {{ flags }}
 
+# The same with the binary of the image, which `just image-proof` builds.
+bench-server-image *flags:
+    cargo build --release --locked --example floor --example bench_server
+    target/release/examples/bench_server --nicplug target/image/amd64/nicplug {{ flags }}
+
 # Measures what the facts of a large cluster cost in memory, and its heartbeats in time: docs/performance.md.
 bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
 
-# The same with the allocator of the image, set as image/build.sh sets it; `just image-proof` brings what builds it.
+# The same, built as the binary of the image is; `just image-proof` brings what builds it.
 bench-facts-image *flags:
     PATH="$PWD/target/tools/zig/bin:$PATH" CFLAGS_x86_64_unknown_linux_musl=-DMI_DEFAULT_ALLOW_THP=0 \
+        RUSTFLAGS="-Cprofile-use=$PWD/target/training/x86_64-unknown-linux-musl.profdata" \
         cargo zigbuild --release --locked --target x86_64-unknown-linux-musl --example bench_facts
     target/x86_64-unknown-linux-musl/release/examples/bench_facts {{ flags }}
 
 # For another architecture than this machine's, EMULATOR is a static qemu-user.
-# Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (minutes, and no Docker).
+# Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (half an hour, and no Docker).
 image-proof arch="amd64" emulator="":
     bash image/build.sh {{ arch }} target/image/{{ arch }}
     bash image/proof.sh target/image/{{ arch }}/nicplug {{ emulator }}

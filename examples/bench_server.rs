@@ -47,6 +47,9 @@ struct Args {
     /// What nicplug knows of its cluster.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bench_server.yaml"))]
     facts: PathBuf,
+    /// The nicplug that is measured, such as that of the image; the one beside this program unless given.
+    #[arg(long)]
+    nicplug: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -57,7 +60,7 @@ fn main() -> anyhow::Result<()> {
     fs::create_dir_all(&work)?;
     let tls = make_certificate(&work)?;
     let mut floor = Command::new(bins.join("examples/floor"));
-    let mut nicplug = Command::new(bins.join("nicplug"));
+    let mut nicplug = Command::new(args.nicplug.unwrap_or_else(|| bins.join("nicplug")));
     nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]).arg("--facts").arg(&args.facts);
     let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
 

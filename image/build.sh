@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Builds what the image holds: build.sh ARCH FOLDER [PROFILE] puts the static binary `nicplug` and the list of what it is
 # made of, `nicplug.cdx.json`, into FOLDER. ARCH is amd64 or arm64, as Docker names them. It needs Rust, a C compiler,
-# Python, crates.io and PyPI; the Dockerfile and `just image-proof` call it.
+# Python, crates.io and PyPI, and for another architecture than this machine's a static qemu-user; the Dockerfile and
+# `just image-proof` call it.
+#
+# It is built twice: first to count, by train.py, how often each part of it runs, and then laid out by that. A binary
+# for the PROFILE of another name than release is built once.
 set -euo pipefail
 arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-release}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case $arch in
-    amd64) target=x86_64-unknown-linux-musl ;;
-    arm64) target=aarch64-unknown-linux-musl ;;
+    amd64) target=x86_64-unknown-linux-musl cpu=x86_64 ;;
+    arm64) target=aarch64-unknown-linux-musl cpu=aarch64 ;;
     *)
         echo "build.sh: \"$arch\" is no architecture of the image: amd64 or arm64" >&2
         exit 1
@@ -25,8 +29,36 @@ fi
 # With huge pages a heap of 2 MiB takes 14: docs/performance.md.
 export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0"
 rustup target add "$target"
-PATH="$PWD/$zig/bin:$PATH" cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug
+export PATH="$PWD/$zig/bin:$PATH"
+build() {
+    cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "$@"
+}
+
+if [[ $profile == release ]]; then
+    training=$PWD/target/training
+    emulator=()
+    if [[ $(uname --machine) != "$cpu" ]]; then
+        if ! qemu=$(command -v "qemu-$cpu-static"); then
+            echo "build.sh: a binary for $arch has to run here to be counted: install qemu-user-static" >&2
+            exit 1
+        fi
+        # An emulator needs twenty times as long for each request, and fewer make the same proportions.
+        emulator=(--emulator "$qemu" --requests 100)
+    fi
+    rustup component add llvm-tools
+    counts=$training/$target.counts
+    rm --recursive --force "$counts"
+    # Zig's linker cannot be told which symbol to begin with, so Rust's own links what counts.
+    RUSTFLAGS="-Cprofile-generate=$counts -Clinker=rust-lld -Clinker-flavor=ld.lld" build --target-dir "$training"
+    LLVM_PROFILE_FILE="$counts/%p.profraw" \
+        python3 image/train.py "$training/$target/$profile/nicplug" "${emulator[@]}"
+    "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
+        "$counts"/*.profraw
+    export RUSTFLAGS="-Cprofile-use=$training/$target.profdata"
+fi
+build
 install -D --mode 755 "${CARGO_TARGET_DIR:-target}/$target/$profile/nicplug" "$folder/nicplug"
+unset RUSTFLAGS
 
 cyclonedx=target/tools/bin/cargo-cyclonedx version=0.5.9
 if [[ $("$cyclonedx" cyclonedx --version 2>/dev/null) != *" $version" ]]; then

@@ -62,7 +62,8 @@ class Image(unittest.TestCase):
     def test_what_it_is_built_of_is_sent_to_the_builder(self) -> None:
         sent = set(re.findall(r"(?m)^!/(.+)$", (ROOT / ".dockerignore").read_text()))
         self.assertTrue(all((ROOT / path).exists() for path in sent))
-        for path in ["Cargo.lock", "Cargo.toml", "LICENSE", "benches", "examples", "image", "rust-toolchain.toml", "src"]:
+        built_of = ["Cargo.lock", "Cargo.toml", "LICENSE", "benches", "examples", "image", "rust-toolchain.toml", "src"]
+        for path in [*built_of, "tests/data/reviews"]:
             self.assertIn(path, sent)
         for file in (ROOT / "src").rglob("*.rs"):
             for included in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text()):
