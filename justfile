@@ -95,12 +95,12 @@ promtool:
 bench *flags:
     cargo bench --locked --bench review -- {{ flags }}
 
-# Measures `nicplug serve` beside a service that does nothing (needs h2load): docs/performance.md.
+# Measures `nicplug serve`, as cargo builds it, beside a service that does nothing (needs h2load): docs/performance.md.
 bench-server *flags:
     cargo build --release --locked --bin nicplug --example floor --example bench_server
     target/release/examples/bench_server {{ flags }}
 
-# The same with the binary of the image, which `just image-proof` builds.
+# The same with what is shipped: the binary of the image, which `just image-proof` builds.
 bench-server-image *flags:
     cargo build --release --locked --example floor --example bench_server
     target/release/examples/bench_server --nicplug target/image/amd64/nicplug {{ flags }}
