@@ -19,6 +19,7 @@ pub mod pending;
 mod pool;
 mod projection;
 pub mod store;
+mod told;
 pub mod watch;
 
 /// Namespace and name.

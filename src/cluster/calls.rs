@@ -25,6 +25,7 @@ use kube::{
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::told::Told;
 use crate::facts::Fact;
 
 /// Who the API server notes as the writer of the subject.
@@ -83,14 +84,19 @@ impl Calls {
         let mut bindings = pin!(watch_object::<RoleBinding>(bindings, binding).default_backoff());
         let mut ticks = pin!(ticks);
         let mut is_bound = Fact::Unknown;
-        let mut told = String::new();
+        let mut told = Told::default();
         loop {
             tokio::select! {
                 Some(news) = bindings.next() => match news {
-                    Ok(found) => is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_in(&found))),
+                    Ok(found) => {
+                        is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_in(&found)));
+                        told.news(None);
+                    }
                     Err(error) if is_bound == Fact::Unknown => self.tell(Called::No(error.to_string())),
                     // What was read before still holds, as far as anybody knows.
-                    Err(error) => warn_once(&mut told, error.to_string()),
+                    Err(error) => if let Some(trouble) = told.news(Some(error.to_string())) {
+                        tracing::warn!(trouble, "whether the API server calls the webhooks cannot be watched");
+                    },
                 },
                 Some(()) = ticks.next(), if is_bound == Fact::Known(false) => {}
                 else => future::pending().await,
@@ -118,10 +124,8 @@ impl Calls {
         if !is_ready {
             return Err(Called::NotYet("this replica is not ready".to_owned()));
         }
-        let has_endpoint = self.has_endpoint().await;
-        let has_endpoint = has_endpoint
-            .map_err(|error| Called::No(format!("whom the Service {service:?} leads to cannot be read: {error}")))?;
-        if !has_endpoint {
+        let unreadable = |error| Called::No(format!("whom the Service {service:?} leads to cannot be read: {error}"));
+        if !self.has_endpoint().await.map_err(unreadable)? {
             return Err(Called::NotYet(format!("the Service {service:?} leads to no replica")));
         }
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), namespace);
@@ -172,14 +176,6 @@ impl Calls {
             *before = called;
             true
         });
-    }
-}
-
-/// Logs a trouble, unless it is the one that was logged last.
-fn warn_once(told: &mut String, trouble: String) {
-    if *told != trouble {
-        tracing::warn!(trouble, "whether the API server calls the webhooks cannot be watched");
-        *told = trouble;
     }
 }
 

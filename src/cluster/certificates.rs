@@ -31,6 +31,7 @@ use crate::{
         },
         validity::date,
     },
+    cluster::told::Told,
     facts::Fact,
 };
 
@@ -129,7 +130,7 @@ impl Keeper {
         let mut validating = pin!(watch_object(validating, webhooks).default_backoff());
         let mutating = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
         let mut mutating = pin!(watch_object(mutating, webhooks).default_backoff());
-        let mut told = None;
+        let mut told = Told::default();
         loop {
             let trouble = tokio::select! {
                 Some(news) = secrets.next() => self.see(news, |seen, secret| seen.secret = heard(secret)),
@@ -138,11 +139,8 @@ impl Keeper {
                 else => future::pending().await,
             };
             self.renew_offer(trouble.as_deref());
-            if trouble != told {
-                if let Some(trouble) = &trouble {
-                    tracing::warn!("certificates cannot be watched: {trouble}");
-                }
-                told = trouble;
+            if let Some(trouble) = told.news(trouble) {
+                tracing::warn!("certificates cannot be watched: {trouble}");
             }
         }
     }
@@ -198,19 +196,18 @@ impl Keeper {
         let mut ticks = pin!(ticks);
         let mut seen = self.seen.subscribe();
         let mut settling = Settling::default();
-        let mut told = String::new();
+        let mut told = Told::default();
         loop {
             let view = seen.borrow_and_update().clone();
             if view.is_complete() {
                 let trouble = match self.step(&view, &mut settling).await {
                     // Of a conflict the watch brings the end.
-                    Ok(()) | Err(Trouble::Conflict) => String::new(),
-                    Err(trouble) => trouble.to_string(),
+                    Ok(()) | Err(Trouble::Conflict) => None,
+                    Err(trouble) => Some(trouble.to_string()),
                 };
-                if trouble != told && !trouble.is_empty() {
+                if let Some(trouble) = told.news(trouble) {
                     tracing::warn!("certificates cannot be renewed: {trouble}");
                 }
-                told = trouble;
             }
             tokio::select! {
                 changed = seen.changed() => if changed.is_err() { future::pending().await },

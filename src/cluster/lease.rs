@@ -22,7 +22,7 @@ use tokio::{sync::watch, time};
 
 pub use self::election::Timings;
 use self::election::{Election, Turn};
-use super::backoff::jittered;
+use super::{backoff::jittered, told::Told};
 
 /// How long the farewell of a leader may take: it saves the others their wait, and no more.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub struct Candidate {
     lease: Option<Lease>,
     leads: watch::Sender<bool>,
     /// What was logged last, so that it is not logged every two seconds.
-    told: String,
+    told: Told,
 }
 
 /// How a time in office ended.
@@ -57,7 +57,7 @@ impl Candidate {
             election: Election::new(identity.to_owned(), timings),
             lease: None,
             leads: watch::Sender::new(false),
-            told: String::new(),
+            told: Told::default(),
         }
     }
 
@@ -134,15 +134,12 @@ impl Candidate {
     async fn attempt(&mut self) {
         let attempt = time::timeout(self.timings.renew / 2, self.try_once()).await;
         let trouble = match attempt {
-            Ok(Ok(())) => String::new(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
         };
-        if trouble != self.told {
-            if !trouble.is_empty() {
-                tracing::warn!(lease = self.name, error = trouble, "the lease cannot be read or written");
-            }
-            self.told = trouble;
+        if let Some(error) = self.told.news(trouble) {
+            tracing::warn!(lease = self.name, error, "the lease cannot be read or written");
         }
     }
 
