@@ -17,6 +17,7 @@ use cluster_support::{
     apiserver::{self, ApiServer},
     request::send,
     roles::Role,
+    service,
 };
 use futures_util::future;
 use hyper::http::Method;
@@ -46,14 +47,12 @@ impl Scene {
     async fn open(api: &ApiServer, purpose: &str) -> Self {
         let scene = Self { admin: api.admin(), namespace: api.namespace(purpose).await };
         let rules = json!([{"apiGroups": [CALLS.0], "resources": [CALLS.1], "verbs": ["call"]}]);
-        scene
-            .create("rbac.authorization.k8s.io/v1", "roles", json!({"metadata": {"name": "call"}, "rules": rules}))
-            .await;
+        scene.create("roles", json!({"metadata": {"name": "call"}, "rules": rules})).await;
         scene
     }
 
-    async fn create(&self, version: &str, plural: &str, object: Value) {
-        let path = format!("/apis/{version}/namespaces/{}/{plural}", self.namespace);
+    async fn create(&self, plural: &str, object: Value) {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{plural}", self.namespace);
         send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
     }
 
@@ -61,15 +60,11 @@ impl Scene {
     async fn bind(&self) {
         let role = json!({"apiGroup": BINDINGS.0, "kind": "Role", "name": "call"});
         let binding = json!({"metadata": {"name": "call"}, "roleRef": role});
-        self.create("rbac.authorization.k8s.io/v1", "rolebindings", binding).await;
+        self.create("rolebindings", binding).await;
     }
 
-    /// What leads a Service to a pod.
     async fn lead(&self, service: &str, is_ready: bool) {
-        let labels = json!({"kubernetes.io/service-name": service});
-        let slice = json!({"addressType": "IPv4", "metadata": {"generateName": "slice-", "labels": labels},
-            "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": is_ready}}], "ports": []});
-        self.create("discovery.k8s.io/v1", "endpointslices", slice).await;
+        service::lead(&self.admin, &self.namespace, service, is_ready).await;
     }
 
     /// A replica that is as ready as `is_ready` says.

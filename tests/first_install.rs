@@ -23,6 +23,7 @@ use cluster_support::{
     crds::Kind,
     eventually,
     request::{self, Answer, Run, send},
+    service,
     webhook::Webhook,
 };
 use hyper::http::Method;
@@ -97,24 +98,13 @@ async fn create(admin: &Client, namespace: &str) -> Answer {
     request::create(admin, Kind::Vm, namespace, &vm, Run::Dry).await
 }
 
-/// What the controllers of a cluster do when the kubelet has seen that a pod is ready: the Service leads to it.
-async fn lead_to_it(admin: &Client) {
-    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "nicplug-1", "labels": {"kubernetes.io/service-name": "nicplug"}},
-        // No slice may have an address of loopback.
-        "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": true}}],
-        "ports": [{"name": "webhook", "port": 8443, "protocol": "TCP"}]});
-    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
-    send(admin, Method::POST, &path, "application/json", slice.to_string()).await.granted();
-}
-
 /// The measurement of docs/install.md, "The first minute": run it with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_from_then_on() {
     let Some(api) = apiserver::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("first").await);
-    let (service, folder) = (Balancer::start().await, Folder::new("first-install"));
-    let objects = objects(&service);
+    let (balancer, folder) = (Balancer::start().await, Folder::new("first-install"));
+    let objects = objects(&balancer);
     for object in &objects {
         apply(&admin, object).await;
     }
@@ -141,9 +131,9 @@ async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_
     .await;
     assert_eq!(calls().await, 0);
 
-    service.set(&[nicplug.address().parse().unwrap()]);
+    balancer.set(&[nicplug.address().parse().unwrap()]);
     let begin = Instant::now();
-    lead_to_it(&admin).await;
+    service::lead(&admin, NAMESPACE, "nicplug", true).await;
     eventually("a machine is judged", async || {
         create(&admin, &namespace).await.granted();
         (calls().await > 0).then_some(())
@@ -175,7 +165,7 @@ async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_
 
     // What was called once is called also when nobody is there to answer.
     drop(nicplug);
-    service.set(&[]);
+    balancer.set(&[]);
     let refused = eventually("nobody answers", async || {
         let answer = create(&admin, &namespace).await;
         (!answer.is_ok()).then_some(answer)

@@ -29,6 +29,7 @@ pub(crate) mod kubevirt_double;
 mod program;
 pub(crate) mod request;
 pub(crate) mod roles;
+pub(crate) mod service;
 pub(crate) mod webhook;
 
 use std::{
