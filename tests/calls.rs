@@ -15,9 +15,11 @@ use std::{
 use cluster_support::{
     LONG,
     apiserver::{self, ApiServer},
+    eventually,
     request::send,
     roles::Role,
     service,
+    webhook::Webhook,
 };
 use futures_util::future;
 use hyper::http::Method;
@@ -131,6 +133,19 @@ async fn what_is_waited_for_is_told_one_after_the_other() {
     // Once it is so, it does not matter who is ready.
     is_ready.store(false, Ordering::Relaxed);
     scene.replica(api.admin(), &is_ready).is_called().await;
+}
+
+#[tokio::test]
+async fn a_server_that_judges_by_files_is_called_too() {
+    let Some(api) = apiserver::shared().await else { return };
+    let scene = Scene::open(api, "calls-files").await;
+    scene.bind().await;
+    scene.lead("nicplug", true).await;
+    let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap()), ("POD_NAMESPACE", &scene.namespace)];
+    let flags = ["--facts", "none", "--call-binding", "call", "--call-service", "nicplug"];
+    let nicplug = Webhook::start_with(&flags, &environment).await;
+    let is_called = async || nicplug.get("/readyz?verbose").await.contains("[+]calls ok\n").then_some(());
+    eventually("it is called", is_called).await;
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ impl ServeArgs {
             let outbox = watches
                 .as_ref()
                 .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
-            let calls = watches.as_ref().and_then(|watches| self.calls.calls(watches.client()));
+            let calls = self.calls.calls(&self.source).await?;
             config.calls = calls.as_ref().map(|calls| calls.called());
             (config.watches, config.events) = (watches, outbox.clone());
             config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
-use kube::Client;
 
-use super::own_namespace;
+use super::{own_namespace, source::SourceArgs};
 use crate::cluster::calls::{Calls, Places};
 
 /// By what the API server is let call.
@@ -22,10 +22,13 @@ pub(super) struct CallArgs {
 }
 
 impl CallArgs {
-    /// What is to be kept in this cluster, if anything.
-    pub(super) fn calls(&self, client: &Client) -> Option<Arc<Calls>> {
-        let (binding, service) = self.call_binding.clone().zip(self.call_service.clone())?;
-        let places = Places { namespace: own_namespace(client), binding, service };
-        Some(Arc::new(Calls::new(client.clone(), places)))
+    /// What is to be kept in the cluster, if anything: also where facts come from files, since the webhooks wait.
+    pub(super) async fn calls(&self, cluster: &SourceArgs) -> anyhow::Result<Option<Arc<Calls>>> {
+        let Some((binding, service)) = self.call_binding.clone().zip(self.call_service.clone()) else {
+            return Ok(None);
+        };
+        let client = cluster.client().await.context("--call-binding needs a cluster")?;
+        let places = Places { namespace: own_namespace(&client), binding, service };
+        Ok(Some(Arc::new(Calls::new(client, places))))
     }
 }
