@@ -1,5 +1,8 @@
 # The recipes of the house. CI calls the same ones: see .ci/run.
 
+# This machine's architecture, as images name it.
+image_arch := if arch() == "aarch64" { "arm64" } else { "amd64" }
+
 # Lists the recipes.
 default:
     @just --list --unsorted
@@ -95,31 +98,35 @@ promtool:
 bench *flags:
     cargo bench --locked --bench review -- {{ flags }}
 
-# Measures `nicplug serve`, as cargo builds it, beside a service that does nothing (needs h2load): docs/performance.md.
+# Measures what is shipped, the image's binary, beside a service that does nothing (needs h2load): docs/performance.md.
 bench-server *flags:
+    bash image/build.sh {{ image_arch }} target/image/{{ image_arch }}
+    cargo build --release --locked --example floor --example bench_server
+    target/release/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug {{ flags }}
+
+# The same with what cargo builds.
+bench-server-cargo *flags:
     cargo build --release --locked --bin nicplug --example floor --example bench_server
     target/release/examples/bench_server {{ flags }}
-
-# The same with what is shipped: the binary of the image, which `just image-proof` builds.
-bench-server-image *flags:
-    cargo build --release --locked --example floor --example bench_server
-    target/release/examples/bench_server --nicplug target/image/amd64/nicplug {{ flags }}
 
 # Measures what the facts of a large cluster cost in memory, and its heartbeats in time: docs/performance.md.
 bench-facts *flags:
     cargo build --release --locked --example bench_facts
     target/release/examples/bench_facts {{ flags }}
 
-# The same, built as the binary of the image is; `just image-proof` brings what builds it.
+# The same, built as the image's binary is, by the counts that building it left.
 bench-facts-image *flags:
-    PATH="$PWD/target/tools/zig/bin:$PATH" CFLAGS_x86_64_unknown_linux_musl=-DMI_DEFAULT_ALLOW_THP=0 \
-        RUSTFLAGS="-Cprofile-use=$PWD/target/training/x86_64-unknown-linux-musl.profdata" \
-        cargo zigbuild --release --locked --target x86_64-unknown-linux-musl --example bench_facts
-    target/x86_64-unknown-linux-musl/release/examples/bench_facts {{ flags }}
+    #!/usr/bin/env bash
+    set -euo pipefail
+    target={{ arch() }}-unknown-linux-musl
+    source image/environment.sh "$target"
+    RUSTFLAGS="-Cprofile-use=$PWD/target/training/$target.profdata" \
+        cargo zigbuild --release --locked --target "$target" --example bench_facts
+    "target/$target/release/examples/bench_facts" {{ flags }}
 
 # For another architecture than this machine's, EMULATOR is a static qemu-user.
 # Builds the binary of the image into target/image/ARCH, and proves that it needs nothing else (half an hour, and no Docker).
-image-proof arch="amd64" emulator="":
+image-proof arch=image_arch emulator="":
     bash image/build.sh {{ arch }} target/image/{{ arch }}
     bash image/proof.sh target/image/{{ arch }}/nicplug {{ emulator }}
 

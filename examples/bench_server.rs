@@ -59,8 +59,8 @@ fn main() -> anyhow::Result<()> {
     let work = bins.join("bench-server");
     fs::create_dir_all(&work)?;
     let tls = make_certificate(&work)?;
-    let mut floor = Command::new(bins.join("examples/floor"));
-    let mut nicplug = Command::new(args.nicplug.unwrap_or_else(|| bins.join("nicplug")));
+    let mut floor = program(bins.join("examples/floor"))?;
+    let mut nicplug = program(args.nicplug.unwrap_or_else(|| bins.join("nicplug")))?;
     nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]).arg("--facts").arg(&args.facts);
     let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
 
@@ -87,10 +87,12 @@ fn main() -> anyhow::Result<()> {
 fn folder_of_binaries() -> anyhow::Result<PathBuf> {
     let program = env::current_exe()?;
     let folder = program.ancestors().nth(2).context("the program stands in no directory")?;
-    for binary in ["nicplug", "examples/floor"] {
-        ensure!(folder.join(binary).exists(), "{} is missing: run `just bench-server`", folder.join(binary).display());
-    }
     Ok(folder.to_owned())
+}
+
+fn program(file: PathBuf) -> anyhow::Result<Command> {
+    ensure!(file.exists(), "{} is missing: run `just bench-server`", file.display());
+    Ok(Command::new(file))
 }
 
 fn require_h2load() -> anyhow::Result<()> {

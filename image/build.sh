@@ -19,17 +19,7 @@ case $arch in
         ;;
 esac
 
-# Zig brings musl and a C compiler for both architectures.
-zig=target/tools/zig
-if ! cmp --silent image/requirements.txt "$zig/requirements.txt"; then
-    python3 -m venv --clear "$zig"
-    "$zig/bin/pip" install --quiet --disable-pip-version-check --requirement image/requirements.txt
-    cp image/requirements.txt "$zig/"
-fi
-# With huge pages a heap of 2 MiB takes 14: docs/performance.md.
-export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0"
-rustup target add "$target"
-export PATH="$PWD/$zig/bin:$PATH"
+source image/environment.sh "$target"
 build() {
     cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "$@"
 }

@@ -15,7 +15,6 @@ import argparse
 import copy
 import http.client
 import json
-import os
 import re
 import signal
 import ssl
@@ -76,9 +75,9 @@ def serve(command: list[str], certificates: Path, *flags: str) -> Iterator[tuple
         until(lambda: len(ports(log)) == 2 or process.poll() is not None)
         if process.poll() is not None:
             raise SystemExit(f"it ended at once:\n{log.read_text()}")
-        webhook, health = ports(log)["serving"], ports(log)["health checks"]
-        until(lambda: get(health, "/readyz").status == 200)
-        yield webhook, health
+        found = ports(log)
+        until(lambda: get(found["health checks"], "/readyz").status == 200)
+        yield found["serving"], found["health checks"]
         process.send_signal(signal.SIGTERM)
         if process.wait(PATIENCE) != 0:
             raise SystemExit(f"it ended with status {process.returncode}:\n{log.read_text()}")
@@ -234,5 +233,4 @@ def config(port: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("LLVM_PROFILE_FILE", "/dev/null")
     main()
