@@ -1,0 +1,62 @@
+//! What nobody reads of an object costs no allocation, however much of it there is.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "these are tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use allocation_counter::measure;
+use common::data;
+use nicplug::{
+    admission::{Endpoint, Outcome, Reviewer},
+    facts::NoFacts,
+    settings::Settings,
+};
+use serde_json::{Value, json};
+
+const REVIEWS: [&str; 3] = ["vm-update-merge-patch-add-nic", "vmi-update-status-heartbeat", "vmi-create"];
+
+/// A review whose objects have more of all that no rule reads.
+fn grown(review: &Value, count: usize) -> Vec<u8> {
+    let mut review = review.clone();
+    let fields = json!({"manager": "somebody", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {}}}});
+    for side in ["object", "oldObject"] {
+        let object = &mut review["request"][side];
+        if object.is_null() {
+            continue;
+        }
+        object["metadata"]["managedFields"] = vec![fields.clone(); count].into();
+        object["metadata"]["finalizers"] = vec![json!("example.com/one"); count].into();
+        object["status"]["guestOSInfo"] = vec![json!({"name": "a \"quoted\" name", "id": 1.5}); count].into();
+        let guest = match object["kind"].as_str() {
+            Some("VirtualMachine") => &mut object["spec"]["template"]["spec"],
+            _ => &mut object["spec"],
+        };
+        guest["volumes"] = vec![json!({"name": "disk", "containerDisk": {"image": "example.com/disk"}}); count].into();
+        guest["accessCredentials"] =
+            vec![json!({"sshPublicKey": {"source": {"secret": {"secretName": "key"}}}}); count].into();
+    }
+    serde_json::to_vec(&review).unwrap()
+}
+
+#[test]
+fn a_hundred_times_as_much_that_nobody_reads_is_not_one_allocation_more() {
+    let reviewer = Reviewer::new(Arc::new(NoFacts), Settings::default());
+    for name in REVIEWS {
+        let text = std::fs::read(data("reviews").join(name).with_extension("json")).unwrap();
+        let review: Value = serde_json::from_slice(&text).unwrap();
+        for endpoint in Endpoint::ALL {
+            let allocations = |count| {
+                let body = grown(&review, count);
+                let mut outcome = None;
+                let counted = measure(|| outcome = Some(reviewer.answer(endpoint, &body).outcome));
+                assert_ne!(outcome, Some(Outcome::Malformed), "{name}");
+                counted.count_total
+            };
+            // What is made once, at the first answer, is made before.
+            allocations(1);
+            assert_eq!(allocations(1), allocations(100), "{name} {endpoint:?}");
+        }
+    }
+}
