@@ -10,11 +10,13 @@ use std::hint::black_box;
 
 use anyhow::{Context, ensure};
 use criterion::{Criterion, Throughput};
-use nicplug::cluster::{
-    cache::{Cache, Effect},
-    kind::Kind,
-    store::Store,
-    watch::Event,
+use nicplug::{
+    cluster::{
+        cache::{Cache, Effect},
+        store::Store,
+        watch::Event,
+    },
+    k8s::kind::Kind,
 };
 
 use self::world::Guest;

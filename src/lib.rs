@@ -25,31 +25,23 @@ pub mod settings;
 
 pub mod facts;
 
-pub mod reservation;
-
-pub mod requests;
-
-pub mod patch;
-
-pub mod persist;
+pub mod annotations;
 
 pub mod rules;
-
-pub mod verdict;
 
 pub mod mutations;
 
 pub mod admission;
 
-pub mod stages;
-
-pub mod edit;
-
-pub mod random;
+pub mod hotplug;
 
 pub mod certificates;
 
+pub mod k8s;
+
 pub mod cluster;
+
+pub mod controllers;
 
 pub mod telemetry;
 

@@ -30,7 +30,7 @@ use kube::{
     api::{DynamicObject, ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
-use nicplug::stages::pod_interface;
+use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,

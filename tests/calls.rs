@@ -25,8 +25,8 @@ use futures_util::future;
 use hyper::http::Method;
 use kube::Client;
 use nicplug::{
-    cluster::calls::{Called, Calls, Places},
-    server::polling::every,
+    controllers::webhook_activation::{Called, Calls, Places},
+    server::reload::every,
 };
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle, time};

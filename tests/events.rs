@@ -15,7 +15,7 @@ use cluster_support::{
 };
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, Client, api::ListParams};
-use nicplug::cluster::events::Tale;
+use nicplug::k8s::events::Tale;
 use serde_json::{Value, json};
 
 const VM: &str = "vm-fedora";

@@ -36,12 +36,11 @@ use nicplug::{
     certificates::{self, Host},
     change::Change,
     cluster::{
-        backoff::Pauses,
-        kind::Kind as FactKind,
-        pending::{Asker, Pending},
+        persist_queue::{Asker, Pending},
         watch::{KINDS, Mishap, State, Tuning, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
+    k8s::{backoff::Pauses, kind::Kind as FactKind},
     server::{Config as ServerConfig, Server, tls::Pair},
     settings::{Settings, overrides::Overrides},
 };

@@ -22,7 +22,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use nicplug::cluster::lease::{Candidate, Timings};
+use nicplug::controllers::leader_election::{Candidate, Timings};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,

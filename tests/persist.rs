@@ -26,7 +26,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, ListParams, Preconditions, PropagationPolicy},
     runtime::wait::await_condition,
 };
-use nicplug::cluster::kind::Kind as FactKind;
+use nicplug::k8s::kind::Kind as FactKind;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

@@ -15,11 +15,13 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use nicplug::cluster::{
-    cache::{Cache, Effect},
-    kind::Kind,
-    store::Store,
-    watch::Event,
+use nicplug::{
+    cluster::{
+        cache::{Cache, Effect},
+        store::Store,
+        watch::Event,
+    },
+    k8s::kind::Kind,
 };
 
 use self::world::Guest;

@@ -25,10 +25,12 @@ use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
 use kube::{Client, Config};
-use nicplug::cluster::{
-    kind::Kind,
-    pending::Pending,
-    watch::{self, Tuning, Watches},
+use nicplug::{
+    cluster::{
+        persist_queue::Pending,
+        watch::{self, Tuning, Watches},
+    },
+    k8s::kind::Kind,
 };
 use tokio::{
     net::TcpListener,

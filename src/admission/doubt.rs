@@ -5,10 +5,10 @@
 
 use super::{Answer, Endpoint, Hearing, Outcome, review_migration};
 use crate::{
+    admission::verdict::Verdict,
     api::review::{self, Reading, Request},
     change::{Change, MigrationStart},
     facts::{Fact, FactSource, Facts},
-    verdict::Verdict,
 };
 
 /// An answer that may be another one when its facts are looked at again.

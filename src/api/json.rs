@@ -480,7 +480,7 @@ fn split_plain_string(text: &str) -> Option<(&str, &str)> {
 #[inline]
 fn after_blanks(text: &[u8]) -> &[u8] {
     match text {
-        [..=b' ', ..] => after_first_blank(text),
+        [(..=b' '), ..] => after_first_blank(text),
         _ => text,
     }
 }
@@ -497,7 +497,7 @@ fn after_first_blank(mut text: &[u8]) -> &[u8] {
 #[inline]
 fn without_blanks(text: &str) -> &str {
     match text.as_bytes() {
-        [..=b' ', ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
+        [(..=b' '), ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
         _ => text,
     }
 }

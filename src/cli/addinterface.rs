@@ -7,7 +7,7 @@ use clap::Args;
 use super::interface::{self, InterfaceArgs};
 use crate::{
     api::mac::Mac,
-    edit::{NewNic, Wish},
+    hotplug::edit::{NewNic, Wish},
 };
 
 /// Plug a NIC into a VM: now if it runs, at its next start if not.

@@ -14,7 +14,7 @@ use crate::{
     facts::{FactSource, NoFacts},
     kubevirt::NEWEST_KNOWN,
     rules,
-    server::settings_file::{self, Keeper},
+    server::reload::settings::{self, Keeper},
     settings::Settings,
 };
 
@@ -55,7 +55,7 @@ impl SettingsArgs {
     /// Reads the settings; without a file the defaults.
     pub(super) fn read(&self) -> anyhow::Result<Settings> {
         match &self.settings {
-            Some(path) => settings_file::read(path, &rules::ids()).context("--settings"),
+            Some(path) => settings::read(path, &rules::ids()).context("--settings"),
             None => Ok(Settings::default()),
         }
     }

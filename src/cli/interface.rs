@@ -1,9 +1,9 @@
 //! What `addinterface` and `removeinterface` share: read, judge, write, tell what will happen, follow.
 
-mod absence;
 mod follow;
 mod migration;
-mod talk;
+mod not_found;
+mod output;
 mod write;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -20,23 +20,23 @@ use tokio::runtime::Builder;
 
 use self::{
     follow::Follower,
-    talk::Talk,
+    output::Talk,
     write::{Stored, store},
 };
 use super::{
-    cluster::{Cluster, ClusterArgs, explain},
     facts::SettingsArgs,
+    kubeconfig::{Cluster, ClusterArgs, explain},
     serve::Span,
 };
 use crate::{
-    cluster::{
-        ask::{Gap, Question, Why, ask, is_name},
-        kind::Kind,
-    },
-    edit::{self, Edit, EditError, Wish},
+    cluster::fetch::{Gap, Question, Why, ask, is_name},
     facts::{Fact, FactSource, kubevirt::AutoMigration},
+    hotplug::{
+        edit::{self, Edit, EditError, Wish},
+        progress::{self, Journey, Path, Way},
+    },
+    k8s::kind::Kind,
     settings::Settings,
-    stages::{self, Journey, Path, Way},
 };
 
 /// How long facts are waited for. What has not come by then is told and not known.
@@ -344,7 +344,7 @@ impl Command<'_> {
     }
 
     async fn explain_absence(&self) -> anyhow::Error {
-        absence::explain_absence(&self.cluster, self.vm, self.wish).await
+        not_found::explain_absence(&self.cluster, self.vm, self.wish).await
     }
 }
 
@@ -358,7 +358,7 @@ fn without_managers(vm: &Value) -> Value {
 }
 
 fn path_of(edit: &Edit) -> Path {
-    stages::path(edit.is_sriov, &edit.outlook)
+    progress::path(edit.is_sriov, &edit.outlook)
 }
 
 /// Whether the NIC needs a migration that KubeVirt, as far as is known, does not start.

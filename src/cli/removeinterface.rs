@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::interface::{self, InterfaceArgs};
-use crate::edit::Wish;
+use crate::hotplug::edit::Wish;
 
 /// Unplug a NIC from a VM: now if it runs, at its next start if not.
 ///

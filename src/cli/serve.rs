@@ -1,6 +1,7 @@
 //! `nicplug serve`: the webhook.
 
 mod calls;
+mod certificates;
 mod live_settings;
 mod logs;
 mod persist;
@@ -20,21 +21,20 @@ use tokio::{
 
 use self::{
     calls::CallArgs,
+    certificates::CertificateArgs,
     live_settings::LiveSettingsArgs,
     logs::LogArgs,
     persist::PersistArgs,
     source::{Source, SourceArgs},
     traces::TraceArgs,
 };
-use super::certificates::CertificateArgs;
 use crate::{
     admission::Reviewer,
-    cluster::events::{Events, Outbox},
-    random,
+    k8s::events::{Events, Outbox},
     server::{
         Config, Drain, Limits, Server,
-        polling::every,
-        timeout::parse_duration,
+        deadline::parse_duration,
+        reload::every,
         tls::{ClientAuthorities, Shown},
     },
 };
@@ -215,7 +215,7 @@ pub(super) fn identity() -> String {
     let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(environment);
     // An event names its reporter in 128 characters at most.
     let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
-    format!("{name}_{:016x}", random::u64())
+    format!("{name}_{:016x}", fastrand::u64(..))
 }
 
 /// The namespace of this pod; outside of one that of the kubeconfig.

@@ -7,15 +7,14 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::mpsc;
 
-use super::{
-    Key,
-    kind::Kind,
+use super::store::{
+    Store,
     projection::{ObjectError, Projection},
-    store::Store,
 };
 use crate::{
     change::{Change, MigrationStart},
     facts::{Fact, FactSource, Facts, boot::Stamp},
+    k8s::{Key, kind::Kind},
 };
 
 /// How many objects are taken out at a time: a request waits for these at most.

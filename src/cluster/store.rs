@@ -1,18 +1,22 @@
 //! Objects of the cluster, reduced to facts and found by name.
 
+pub(super) mod guests;
+pub(super) mod interner;
+pub(super) mod listing;
+pub(super) mod mac_index;
+pub(super) mod projection;
+
 use std::{cell::LazyCell, collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
-pub use super::projection::ObjectError;
-use super::{
-    Key,
+pub use self::projection::ObjectError;
+use self::{
     guests::Guests,
-    kind::Kind,
     listing::{Listing, Roll},
-    pending::{Asker, Pending},
     projection::{ProjectedInstance, ProjectedMachine, ProjectedRevision, Projection, What},
 };
+use super::persist_queue::{Asker, Pending};
 use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
@@ -21,6 +25,7 @@ use crate::{
         attachment::Daemon,
         nad::{Lookup, Nad, nearest},
     },
+    k8s::{Key, kind::Kind},
     pci::Survey,
     settings::overrides::Annotated,
 };

@@ -9,7 +9,7 @@
 //! change; and it builds an object for each event, of which a heartbeat needs none.
 
 mod event;
-mod source;
+mod list_watch;
 mod status;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -21,21 +21,24 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::source::{Source, Trouble};
+use self::list_watch::{Source, Trouble};
 pub use self::{
     event::Event,
     status::{Mishap, Record, State, Status},
 };
 use super::{
-    Key,
-    backoff::{Backoff, Pauses},
     cache::{Cache, Effect},
-    kind::Kind,
-    pending::Pending,
-    projection::key_of,
-    store::Store,
+    persist_queue::Pending,
+    store::{Store, projection::key_of},
 };
-use crate::kubevirt::NEWEST_KNOWN;
+use crate::{
+    k8s::{
+        Key,
+        backoff::{Backoff, Pauses},
+        kind::Kind,
+    },
+    kubevirt::NEWEST_KNOWN,
+};
 
 /// The kinds that are watched. ControllerRevisions are fetched one by one, and only those that are needed.
 pub const KINDS: [Kind; 9] = [
@@ -292,7 +295,7 @@ async fn fetch_revisions(client: Client, cache: Arc<Cache>, mut wanted: mpsc::Re
         if cache.knows(Kind::Revision, &key) {
             continue;
         }
-        match source::get(&client, Kind::Revision, &key, tuning.patience).await {
+        match list_watch::get(&client, Kind::Revision, &key, tuning.patience).await {
             Ok(Some(text)) => {
                 if let Effect::Unreadable(error) = cache.apply(Kind::Revision, &text) {
                     tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");

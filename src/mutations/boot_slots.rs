@@ -7,11 +7,13 @@ use serde_json::json;
 
 use super::Case;
 use crate::{
-    api::vm::{Annotations, VirtualMachineInstance},
+    annotations::reserve_ports::{self, Wish},
+    api::{
+        json_patch::{add_op, pointer, remove_op},
+        vm::{Annotations, VirtualMachineInstance},
+    },
     facts::boot,
-    patch,
     pci::{self, BootSlots, Reservation, SLOT_COUNT, SlotCount},
-    reservation::{self, Wish},
 };
 
 const STAMP: &str = "nicplug.io/boot-slots";
@@ -44,7 +46,7 @@ fn reckon(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, Boo
     let version = kubevirt.version?;
     let placement = boot::placement(vmi.metadata.annotations.as_ref());
     let survey = pci::survey(&vmi.spec, &placement, &**kubevirt).ok()?;
-    let reserved = match reservation::wish(&case.change.after, case.facts, case.settings) {
+    let reserved = match reserve_ports::wish(&case.change.after, case.facts, case.settings) {
         Wish::Ports(wanted) => match pci::reserve(&survey.census, &survey.nics, version, wanted) {
             Reservation::SlotCount { value, .. } => Some(value),
             Reservation::Enough { .. } | Reservation::Impossible { .. } => None,
@@ -68,15 +70,15 @@ fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) 
     let present = |key: &str| if key == STAMP { stamp_of(annotations) } else { slot_count_of(annotations) };
     let mut operations = Vec::new();
     for (key, value) in wanted {
-        let path = || patch::pointer("metadata", &["annotations", key]);
+        let path = || pointer("metadata", &["annotations", key]);
         match (value.as_deref(), present(key)) {
-            (Some(value), now) if now != Some(value) => operations.push(patch::add(path(), json!(value))),
-            (None, Some(_)) => operations.push(patch::remove(path())),
+            (Some(value), now) if now != Some(value) => operations.push(add_op(path(), json!(value))),
+            (None, Some(_)) => operations.push(remove_op(path())),
             _ => {}
         }
     }
     if annotations.is_none() && !operations.is_empty() {
-        operations.insert(0, patch::add(patch::pointer("metadata", &["annotations"]), json!({})));
+        operations.insert(0, add_op(pointer("metadata", &["annotations"]), json!({})));
     }
     operations
 }
@@ -136,7 +138,7 @@ mod tests {
         let operations = repair(&Case { change: &change, facts, settings });
         // The patch applies, and what it makes needs none.
         let mut patched: Value = serde_json::from_str(object).unwrap();
-        json_patch::patch(&mut patched, &patch::patch(operations.clone())).unwrap();
+        json_patch::patch(&mut patched, &json_patch::Patch(operations.clone())).unwrap();
         if !operations.is_empty() {
             assert!(self::operations(&patched.to_string(), old, facts, settings).is_empty(), "{patched}");
         }

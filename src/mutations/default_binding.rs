@@ -4,7 +4,13 @@ use json_patch::PatchOperation;
 use serde_json::json;
 
 use super::Case;
-use crate::{api::review::ObjectKind, change::Nic, patch};
+use crate::{
+    api::{
+        json_patch::{add_op, pointer},
+        review::ObjectKind,
+    },
+    change::Nic,
+};
 
 /// Binds what an update of a VM or VMI adds to a network other than the pod's own.
 ///
@@ -16,7 +22,7 @@ pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
         return Vec::new();
     }
     let unbound = change.nics.added.iter().filter_map(unbound_interface);
-    unbound.map(|index| patch::add(bridge_of(change.after.path, index), json!({}))).collect()
+    unbound.map(|index| add_op(bridge_of(change.after.path, index), json!({}))).collect()
 }
 
 /// The index of the NIC's interface, if that has no binding.
@@ -27,5 +33,5 @@ fn unbound_interface(nic: &Nic) -> Option<usize> {
 }
 
 fn bridge_of(guest: &str, index: usize) -> json_patch::jsonptr::PointerBuf {
-    patch::pointer(guest, &["domain", "devices", "interfaces", &index.to_string(), "bridge"])
+    pointer(guest, &["domain", "devices", "interfaces", &index.to_string(), "bridge"])
 }

@@ -8,21 +8,23 @@ use serde_json::{Value, json};
 
 use super::Case;
 use crate::{
-    api::network::{Interface, Network},
+    annotations::interfaces::{self, DEFAULT_NIC, Kind, Plan},
+    api::{
+        json_patch::{add_op, pointer, remove_op},
+        network::{Interface, Network},
+    },
     change::Nic,
     facts::Fact,
-    patch,
-    requests::{self, DEFAULT_NIC, Kind, Plan},
 };
 
 pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
-    let Ok(plan) = requests::plan(case.change) else { return Vec::new() };
+    let Ok(plan) = interfaces::plan(case.change) else { return Vec::new() };
     // What is taken away comes first, from the back: so no index is moved before it is used.
     let mut operations = restore(case, &plan);
     operations.extend(remove(case, &plan));
     operations.extend(add(case, &plan));
-    let annotation = |kind: &Kind| patch::pointer("metadata", &["annotations", kind.key()]);
-    operations.extend(plan.asked.iter().map(|kind| patch::remove(annotation(kind))));
+    let annotation = |kind: &Kind| pointer("metadata", &["annotations", kind.key()]);
+    operations.extend(plan.asked.iter().map(|kind| remove_op(annotation(kind))));
     operations
 }
 
@@ -31,7 +33,7 @@ fn restore(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
     let names: BTreeSet<&str> = plan.restore.iter().copied().collect();
     let wanted = |interface: &Interface| interface.is_absent() && names.contains(interface.name.as_str());
     let indices = indices(case.change.after.guest.interfaces(), wanted);
-    indices.into_iter().map(|index| patch::remove(state_of(case, index))).collect()
+    indices.into_iter().map(|index| remove_op(state_of(case, index))).collect()
 }
 
 fn remove(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
@@ -44,11 +46,11 @@ fn remove(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
     let is_plugged = |interface: &Interface| !interface.is_absent() && unplugged.contains(interface.name.as_str());
     let absent = indices(guest.interfaces(), is_plugged);
     let mut operations: Vec<PatchOperation> =
-        absent.into_iter().map(|index| patch::add(state_of(case, index), json!("absent"))).collect();
+        absent.into_iter().map(|index| add_op(state_of(case, index), json!("absent"))).collect();
     let interfaces = indices(guest.interfaces(), |interface: &Interface| dropped.contains(interface.name.as_str()));
-    operations.extend(interfaces.into_iter().rev().map(|index| patch::remove(interface(case, &[&index.to_string()]))));
+    operations.extend(interfaces.into_iter().rev().map(|index| remove_op(interface(case, &[&index.to_string()]))));
     let networks = indices(&guest.networks, |network: &Network| dropped.contains(network.name.as_str()));
-    operations.extend(networks.into_iter().rev().map(|index| patch::remove(network(case, &[&index.to_string()]))));
+    operations.extend(networks.into_iter().rev().map(|index| remove_op(network(case, &[&index.to_string()]))));
     operations
 }
 
@@ -82,8 +84,8 @@ fn add(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
     if guest.domain.devices.is_written {
         operations.extend(append(guest.interfaces().is_empty(), |below| interface(case, below), interfaces));
     } else {
-        let devices = patch::pointer(case.change.after.path, &["domain", "devices"]);
-        operations.push(patch::add(devices, json!({"interfaces": interfaces})));
+        let devices = pointer(case.change.after.path, &["domain", "devices"]);
+        operations.push(add_op(devices, json!({"interfaces": interfaces})));
     }
     operations.extend(append(guest.networks.is_empty(), |below| network(case, below), networks));
     operations
@@ -102,9 +104,9 @@ fn default_nic(case: &Case) -> (Vec<Value>, Vec<Value>) {
 /// Appends to a list. An empty one may be missing or null as well: it is written whole.
 fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
     if is_empty {
-        return vec![patch::add(list(&[]), Value::Array(entries))];
+        return vec![add_op(list(&[]), Value::Array(entries))];
     }
-    entries.into_iter().map(|entry| patch::add(list(&["-"]), entry)).collect()
+    entries.into_iter().map(|entry| add_op(list(&["-"]), entry)).collect()
 }
 
 fn names_of<'n>(nics: Vec<&Nic<'n>>) -> BTreeSet<&'n str> {
@@ -120,11 +122,11 @@ fn state_of(case: &Case, index: usize) -> PointerBuf {
 }
 
 fn interface(case: &Case, below: &[&str]) -> PointerBuf {
-    patch::pointer(case.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
+    pointer(case.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
 }
 
 fn network(case: &Case, below: &[&str]) -> PointerBuf {
-    patch::pointer(case.change.after.path, &[&["networks"], below].concat())
+    pointer(case.change.after.path, &[&["networks"], below].concat())
 }
 
 #[cfg(test)]
@@ -186,7 +188,7 @@ mod tests {
     fn granted(before: &Value, annotations: &Value, facts: &Facts) -> (Value, Value) {
         let (old, mut new) = (vm(before, &json!({})), vm(before, annotations));
         let operations = operations("VirtualMachine", &new, &old, facts);
-        json_patch::patch(&mut new, &patch::patch(operations)).unwrap();
+        json_patch::patch(&mut new, &json_patch::Patch(operations)).unwrap();
         let again = self::operations("VirtualMachine", &new, &old, facts);
         if new["metadata"]["annotations"] != *annotations {
             assert!(again.is_empty(), "{again:?}");
@@ -329,7 +331,7 @@ mod tests {
     fn a_new_vm_is_made_as_asked_even_where_a_vmi_of_its_name_runs() {
         let mut new = vm(&guest(), &json!({ADD: "c=net", REMOVE: "a"}));
         let operations = operations("VirtualMachine", &new, &Value::Null, &live());
-        json_patch::patch(&mut new, &patch::patch(operations)).unwrap();
+        json_patch::patch(&mut new, &json_patch::Patch(operations)).unwrap();
         assert_eq!(list(&new["spec"]["template"]["spec"], "/networks"), ["default", "b", "s", "c"]);
     }
 

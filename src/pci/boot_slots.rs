@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    census::{Census, Nic},
-    reckoning::{Case, Reckoning, reckon},
+    port_budget::{Case, Reckoning, reckon},
+    port_usage::{Census, Nic},
 };
 use crate::kubevirt::Version;
 

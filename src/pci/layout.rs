@@ -4,9 +4,9 @@
 use super::{
     DeviceKinds, Note, Placement, Unreadable,
     address::PciAddress,
-    census::{self, Survey},
     devices::{self, Device, Kind, Parts, Place, Sink},
-    reckoning::{Case, Reckoning, reckon},
+    port_budget::{Case, Reckoning, reckon},
+    port_usage::{self, Survey},
     refusal::Refusal,
 };
 use crate::{api::guest::GuestSpec, kubevirt::Version};
@@ -75,7 +75,7 @@ pub fn picture(
     version: Version,
 ) -> Result<Picture, Unreadable> {
     let parts = Parts::read(spec)?;
-    let Survey { census, nics, notes } = census::count(spec, &parts, placement, kinds);
+    let Survey { census, nics, notes } = port_usage::count(spec, &parts, placement, kinds);
     let reckoning = reckon(&census, &nics, version);
     let mut all = Collector::default();
     devices::walk(spec, &parts, &parts.bus_disks(census.architecture), placement, kinds, &mut all);

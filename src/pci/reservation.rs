@@ -1,8 +1,8 @@
 //! The sum turned round: what makes a guest boot with so many free ports.
 
 use super::{
-    census::{Census, Nic, SlotCount},
-    reckoning::{Case, Reckoning, reckon},
+    port_budget::{Case, Reckoning, reckon},
+    port_usage::{Census, Nic, SlotCount},
     scheme::Scheme,
 };
 use crate::kubevirt::Version;

@@ -6,9 +6,9 @@ use crate::{
     facts::{
         Fact, FactKind, Instance,
         attachment::InPlace,
-        instance::Migratable,
         kubevirt::{AutoMigration, KubeVirt},
         nic::Plug,
+        vmi::Migratable,
     },
     kubevirt::Version,
 };
@@ -160,7 +160,7 @@ fn quote(reason: &str, message: &str) -> String {
 mod tests {
     use super::RULE;
     use crate::{
-        facts::{Fact, attachment::InPlace, instance::Migratable},
+        facts::{Fact, attachment::InPlace, vmi::Migratable},
         rules::testing::{Expect, Hotplug},
         settings::Settings,
     };

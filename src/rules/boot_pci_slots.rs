@@ -2,12 +2,12 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    annotations::reserve_ports::{self, Wish},
     api::review::ObjectKind,
     change::View,
     facts::boot,
     kubevirt::Version,
     pci::{self, DeviceKinds, Refusal, Reservation, Survey},
-    reservation::{self, Wish},
 };
 
 rule! {
@@ -75,7 +75,7 @@ fn judge(case: &Case, view: &View) -> Result<Answer, String> {
     if view.is_expanded {
         return Err("instancetype or preference adds devices".to_owned());
     }
-    let wanted = match reservation::wish(view, case.facts, case.settings) {
+    let wanted = match reserve_ports::wish(view, case.facts, case.settings) {
         Wish::Ports(wanted) => wanted,
         Wish::None | Wish::Malformed { .. } => 0,
     };
@@ -155,15 +155,15 @@ fn annotations_of(path: &str, kind: ObjectKind) -> String {
 
 /// A reservation that cannot be read, where it is written anew.
 fn judge_wish(case: &Case) -> Option<Finding> {
-    let Wish::Malformed { text, field } = reservation::wish(&case.change.after, case.facts, case.settings) else {
+    let Wish::Malformed { text, field } = reserve_ports::wish(&case.change.after, case.facts, case.settings) else {
         return None;
     };
-    let before = case.change.before.map(|before| reservation::wish(&before, case.facts, case.settings));
+    let before = case.change.before.map(|before| reserve_ports::wish(&before, case.facts, case.settings));
     if before == Some(Wish::Malformed { text, field }) {
         return None;
     }
     let what = format!("nicplug.io/reserve-ports is {text:?}, which is no number of ports");
-    let fix = format!("write a whole number from 0 to {}, in quotes", reservation::MOST);
+    let fix = format!("write a whole number from 0 to {}, in quotes", reserve_ports::MOST);
     Some(RULE.certain(CauseType::Invalid, field.to_owned(), what).with_fix(fix))
 }
 

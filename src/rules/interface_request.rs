@@ -1,7 +1,7 @@
 //! NP115.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::requests::{
+use crate::annotations::interfaces::{
     self, Kind, Plan, Refusal, Why,
     status::{self, Fault},
 };
@@ -31,11 +31,11 @@ fn check(case: &Case) -> Vec<Finding> {
     if case.change.requests.is_some() {
         return status::refusals(case.change).into_iter().map(refused_status).collect();
     }
-    let mut findings = match requests::plan(case.change) {
+    let mut findings = match interfaces::plan(case.change) {
         Ok(plan) => not_granted(&plan),
         Err(refusals) => refusals.iter().map(refused).collect(),
     };
-    findings.extend(requests::left_behind(case.change).map(left_behind));
+    findings.extend(interfaces::left_behind(case.change).map(left_behind));
     findings
 }
 

@@ -6,8 +6,8 @@ use crate::{
     change::{Change, Nic},
     facts::{
         Fact, FactKind, Instance,
-        instance::Migratable,
         kubevirt::{AutoMigration, KubeVirt},
+        vmi::Migratable,
     },
     kubevirt::gates::Gate,
 };
@@ -168,7 +168,7 @@ fn source_differs(old: &Nic, new: &Nic) -> bool {
 mod tests {
     use super::RULE;
     use crate::{
-        facts::instance::Migratable,
+        facts::vmi::Migratable,
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 

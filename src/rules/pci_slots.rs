@@ -7,8 +7,8 @@ use crate::{
     facts::{
         Fact, Instance,
         boot::{self, Stamp},
-        instance::SeenNic,
         nic::{GuestNic, Plug},
+        vmi::SeenNic,
     },
     kubevirt::Version,
     pci::{self, BootSlots, Machine, Nic, Room, Survey},

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    annotations::persist::{KEY, Wish},
     api::{network::NadRef, review::ObjectKind},
     change::{Nic, View},
     facts::{Fact, FactKind, Machine, nic::GuestNic},
-    persist::{KEY, Wish},
 };
 
 rule! {

@@ -1,7 +1,7 @@
 //! NP118.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{api::network::Interface, facts::instance::queues_per_nic};
+use crate::{api::network::Interface, facts::vmi::queues_per_nic};
 
 rule! {
     /// A VM with multiqueue has so many vCPUs and NICs that their queues eat up its memory.

@@ -13,8 +13,8 @@ use crate::{
     facts::{
         Attachment, Fact, Facts, Instance, KubeVirt, Machine,
         attachment::InPlace,
-        instance::SeenNic,
         nad::{Config, Lookup, Nad},
+        vmi::SeenNic,
     },
     settings::{Enforcement, Settings},
 };

@@ -1,5 +1,8 @@
 //! One connection, from the handshake to its end: one task, one timer.
 
+pub(super) mod threads;
+mod timeouts;
+
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
@@ -24,14 +27,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{
-    counts::Counts,
-    guard::LogLimit,
-    limits::Limits,
-    pulse::{Phase, Pulse, Watched},
-    routes::CLOSE,
-};
-use crate::random;
+use self::timeouts::{Phase, Pulse, Watched};
+use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
 
 /// TLS over TCP.
 type Stream = TlsStream<BufReader<TcpStream>>;
@@ -141,7 +138,7 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 
 /// Answers requests, one after the other.
 async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let pulse = Arc::new(Pulse::new(&common.limits, random::u32()));
+    let pulse = Arc::new(Pulse::new(&common.limits, fastrand::u32(..)));
     let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
     let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
     let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));

@@ -13,10 +13,9 @@ use std::{
 };
 
 use crate::{
-    admission::{Answer, Endpoint, Gist, Outcome},
+    admission::{Answer, Endpoint, Gist, Outcome, verdict::sets::RuleSet},
     api::review::{ObjectKind, Operation},
     facts::FactKind,
-    verdict::spoken::RuleSet,
 };
 
 /// Counters that everybody may add to and read.
@@ -282,7 +281,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::verdict::spoken::FactSet;
+    use crate::admission::verdict::sets::FactSet;
 
     #[test]
     fn every_series_has_a_place_of_its_own() {

@@ -31,9 +31,9 @@ use tokio::{
 };
 
 use super::metrics::{self, Metrics};
-use crate::cluster::{
-    calls::Called,
-    watch::{Record, State as Facts},
+use crate::{
+    cluster::watch::{Record, State as Facts},
+    controllers::webhook_activation::Called,
 };
 
 /// Enough for probes, scrapes of a port, and a person or two.

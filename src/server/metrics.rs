@@ -23,21 +23,23 @@ use tokio::sync::watch;
 use self::process::Process;
 use super::{
     counts::{Counts, Histogram, Refusal, Series},
-    guard::InFlight,
-    second_look::{Looks, Upshot},
-    settings_file::Tally,
+    in_flight::InFlight,
+    recheck::{Looks, Upshot},
+    reload::settings::Tally,
     tls::Shown,
 };
 use crate::{
     admission::Endpoint,
     cluster::{
         cache::Cache,
-        calls::Called,
-        events::{self, Outbox},
-        mirror::{Setback, Standing},
         watch::{Mishap, State, Status},
     },
+    controllers::{
+        persist::{Setback, Standing},
+        webhook_activation::Called,
+    },
     facts::FactKind,
+    k8s::events::{self, Outbox},
     rules::RULES,
     telemetry::spans::{Loss, Spans},
 };
@@ -397,10 +399,10 @@ mod tests {
         admission::{Outcome, Reviewer},
         certificates::{self, Host},
         cluster::{
-            mirror::Progress,
-            pending::{Asker, Pending},
+            persist_queue::{Asker, Pending},
             store::Store,
         },
+        controllers::persist::Progress,
         facts::NoFacts,
         server::tls::Pair,
         settings::Settings,

@@ -21,11 +21,11 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     body::{self, Unreadable},
     counts::{Counts, Refusal},
-    decision::{self, Trace},
-    guard::InFlight,
-    herald::Herald,
-    second_look::SecondLook,
-    timeout::answer_within,
+    deadline::answer_within,
+    decision_log::{self, Trace},
+    denial_events::Herald,
+    in_flight::InFlight,
+    recheck::SecondLook,
 };
 use crate::{
     admission::{Answer, Endpoint, Outcome, Reviewer},
@@ -101,7 +101,7 @@ impl Desk {
                 let took = start.elapsed();
                 self.counts.add(endpoint, &answer, took);
                 let head = LazyCell::new(|| review::head(&body).unwrap_or_default());
-                decision::tell(endpoint, &head, &answer, took, trace.as_ref());
+                decision_log::tell(endpoint, &head, &answer, took, trace.as_ref());
                 if let Some(herald) = &self.herald {
                     herald.hear(&head, &body, &answer);
                 }

@@ -1,8 +1,8 @@
 //! Certificates: read, checked against each other, and shown to clients; replaced while the server runs.
 
+mod expiry;
 pub mod files;
-pub mod offered;
-mod outlook;
+pub mod self_signed;
 
 use std::{
     fmt, fs, io,

@@ -24,15 +24,15 @@ use kube::{
 use nicplug::{
     admission::Reviewer,
     certificates::{chain::Certificate, renewal::Plan},
-    cluster::{
+    controllers::{
         certificates::{Keeper, Places},
-        lease::{Candidate, Timings},
+        leader_election::{Candidate, Timings},
     },
     facts::NoFacts,
     server::{
         Config, Counts, Server,
         health::Readiness,
-        tls::{Shown, offered},
+        tls::{Shown, self_signed},
     },
     settings::Settings,
 };
@@ -294,7 +294,7 @@ impl Replica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let time = scene.time.clone();
-        tasks.spawn(offered::show(shown.clone(), keeper.offers(), check, move || time.now(), scene.ticks()));
+        tasks.spawn(self_signed::show(shown.clone(), keeper.offers(), check, move || time.now(), scene.ticks()));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });

@@ -19,7 +19,7 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
-use nicplug::stages::pod_interface;
+use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 

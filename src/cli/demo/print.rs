@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::SocketAddr};
 use serde_json::Value;
 
 use super::story::Step;
-use crate::cli::paint::{Colour, Painter, wrap};
+use crate::cli::terminal::{Colour, Painter, wrap};
 
 /// Writes the parts of the story.
 pub(super) struct Printer {

@@ -24,15 +24,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::{api, migration, talk::Talk};
+use super::{api, migration, output::Talk};
 use crate::{
     cli::{
-        cluster::Cluster,
-        paint::{Colour, wrap},
+        kubeconfig::Cluster,
+        terminal::{Colour, wrap},
     },
-    cluster::{ask::root_cause, kind::Kind},
+    cluster::fetch::root_cause,
     facts::Fact,
-    stages::{self, Journey, Migration, Outlook, Progress, Scene, Stage, State, Way},
+    hotplug::progress::{self, Journey, Migration, Outlook, Progress, Scene, Stage, State, Way},
+    k8s::kind::Kind,
 };
 
 /// The label of a guest's pods: the VMI's uid.
@@ -180,7 +181,7 @@ impl Follower<'_> {
             if let Some(end) = self.end_of_migration(&view, &told)? {
                 return Ok(end);
             }
-            let progress = stages::look(&self.journey, &view.scene(&told), self.outlook);
+            let progress = progress::look(&self.journey, &view.scene(&told), self.outlook);
             self.tell(&progress, &mut told)?;
             if let Some(end) = self.end_of(&progress)? {
                 return Ok(end);

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::api;
 use crate::{
-    cli::cluster::{Cluster, explain},
-    cluster::kind::Kind,
+    cli::kubeconfig::{Cluster, explain},
+    k8s::kind::Kind,
 };
 
 /// The role that has the right since KubeVirt 1.5 took it from administrators of namespaces.

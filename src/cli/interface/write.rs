@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use super::{api, resource};
 use crate::{
-    cli::cluster::{Cluster, explain},
-    cluster::kind::Kind,
-    edit::still_fits,
+    cli::kubeconfig::{Cluster, explain},
+    hotplug::edit::still_fits,
+    k8s::kind::Kind,
 };
 
 /// Who writes, in `metadata.managedFields`.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{own_namespace, source::SourceArgs};
-use crate::cluster::calls::{Calls, Places};
+use crate::controllers::webhook_activation::{Calls, Places};
 
 /// By what the API server is let call.
 #[derive(Args, Debug)]

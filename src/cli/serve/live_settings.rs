@@ -6,11 +6,13 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::{Span, environment};
 use crate::{
     cli::facts::SettingsArgs,
-    cluster::events::{Letter, Outbox, Tale, pod},
+    k8s::events::{Letter, Outbox, Tale, pod},
     server::{
         Server,
-        polling::{self, every},
-        settings_file::{Keeper, News},
+        reload::{
+            self, every,
+            settings::{Keeper, News},
+        },
     },
     settings::Current,
 };
@@ -23,7 +25,7 @@ pub(super) struct LiveSettingsArgs {
 
     /// How often to look whether the file of --settings has changed. Settings that cannot be used are refused, and those
     /// of before stay.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_SETTINGS_POLL", default_value_t = Span(polling::INTERVAL))]
+    #[arg(long, value_name = "TIME", env = "NICPLUG_SETTINGS_POLL", default_value_t = Span(reload::INTERVAL))]
     settings_poll: Span,
 }
 

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, future::Either, stream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    server::polling::{self, every},
+    server::reload::{self, every},
     telemetry::{self, LogFilter, LogFormat, TelemetryError},
 };
 
@@ -60,8 +60,7 @@ impl Log {
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
             let has_file = self.wanted.file.is_some();
-            let ticks =
-                if has_file { Either::Left(every(polling::INTERVAL)) } else { Either::Right(stream::pending()) };
+            let ticks = if has_file { Either::Left(every(reload::INTERVAL)) } else { Either::Right(stream::pending()) };
             let mut ticks = pin!(ticks);
             loop {
                 tokio::select! {

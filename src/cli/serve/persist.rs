@@ -8,10 +8,12 @@ use kube::Client;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Span, identity, own_namespace};
-use crate::cluster::{
-    lease::{Candidate, Timings},
-    mirror::{Mirror, Standing},
-    pending::Pending,
+use crate::{
+    cluster::persist_queue::Pending,
+    controllers::{
+        leader_election::{Candidate, Timings},
+        persist::{Mirror, Standing},
+    },
 };
 
 /// Whether and how NICs are mirrored.

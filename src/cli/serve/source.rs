@@ -13,7 +13,7 @@ use super::persist::{PersistArgs, Persisting};
 use crate::{
     cli::facts,
     cluster::{
-        pending::Pending,
+        persist_queue::Pending,
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},

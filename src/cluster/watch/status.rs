@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::KINDS;
-use crate::cluster::kind::Kind;
+use crate::k8s::kind::Kind;
 
 /// What the facts of a kind are worth.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -7,12 +7,12 @@ use std::{path::PathBuf, time::SystemTime};
 
 use futures_util::Stream;
 
-use super::{Origin, Pair, Shown, TlsError, outlook::Outlook, read};
+use super::{Origin, Pair, Shown, TlsError, expiry::Outlook, read};
 use crate::{
     certificates::Host,
     server::{
         health::Check,
-        polling::{Taken, keep_looking},
+        reload::{Taken, keep_looking},
     },
 };
 

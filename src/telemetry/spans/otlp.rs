@@ -21,7 +21,6 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::Span;
-use crate::random;
 
 /// What is added to the address of a collector: where it takes spans.
 const PATH: &str = "/v1/traces";
@@ -248,7 +247,7 @@ fn nanos(moment: SystemTime) -> String {
 
 /// Never zero, which is no id.
 fn id() -> u64 {
-    random::u64().max(1)
+    fastrand::u64(1..)
 }
 
 #[cfg(test)]

@@ -1,0 +1,458 @@
+//! Words: the Kubernetes and KubeVirt objects as the rules need to read them.
+//!
+//! Every type here is a *view*. It borrows from the bytes of the request, holds only the fields that some rule
+//! reads, and skips the rest (`managedFields`, status details, …) without allocating. A view is never written back:
+//! an object is changed by patch operations on known paths, so a field of a newer KubeVirt is never lost.
+//!
+//! `null` means the same as a missing field, as it does to Go's JSON decoder. A mutating webhook sees objects before
+//! the schema is checked, so a field may have any type: that is an error of the view, with a path.
+
+pub mod cluster;
+mod fields;
+pub mod guest;
+mod json;
+pub mod json_patch;
+pub mod mac;
+pub mod network;
+pub mod review;
+pub mod vm;
+
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, rc::Rc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::value::RawValue;
+
+/// A string of the request: borrowed where the JSON text holds it without escapes, owned otherwise.
+///
+/// `Cow<str>` alone would be owned inside an `Option` or a `Vec`: serde's `borrow` does not reach through them.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Text<'a>(Cow<'a, str>);
+
+impl Text<'_> {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same text, free of what it borrowed from.
+    #[must_use]
+    pub fn to_owned_text(&self) -> Text<'static> {
+        Text(Cow::Owned(self.0.clone().into_owned()))
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text)))
+            }
+        }
+
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// The JSON text of a value, as it stands in the request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct JsonText<'a>(&'a str);
+
+impl<'a> JsonText<'a> {
+    pub(crate) fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Reads the value, with serde_json where it cannot be read, to say why.
+    fn read<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
+        json::read(self.0).or_else(|json::Unreadable| serde_json::from_str(self.0))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = JsonText<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            /// From our own reader.
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(JsonText(text))
+            }
+
+            /// From serde_json.
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+                Ok(JsonText(<&RawValue>::deserialize(deserializer)?.get()))
+            }
+        }
+
+        deserializer.deserialize_newtype_struct(json::TEXT_OF_VALUE, TextVisitor)
+    }
+}
+
+/// Reads a view of an object from its JSON text, with serde_json where it cannot be read, to say why.
+///
+/// # Errors
+/// The field that has another type than the view.
+pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, FieldError> {
+    if let Ok(JsonObject(object)) = json::read(text) {
+        return Ok(object);
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut deserializer)
+        .map(|JsonObject(object)| object)
+        .map_err(|error| FieldError { field: error.path().to_string(), message: error.inner().to_string() })
+}
+
+/// A field that has another type than its view.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct FieldError {
+    /// Its path from the object's root.
+    pub(crate) field: String,
+    /// What was found and what was expected.
+    pub(crate) message: String,
+}
+
+/// A part of the object that few requests need: skipped when the body is parsed, read on demand.
+#[derive(Debug)]
+pub struct Lazy<'a, T> {
+    text: Option<JsonText<'a>>,
+    reads: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Deserialize<'a> + Default> Lazy<'a, T> {
+    /// Reads the part; a missing one is `T::default()`.
+    ///
+    /// # Errors
+    /// The JSON text has another shape than `T`.
+    pub fn read(&self) -> Result<T, serde_json::Error> {
+        match self.text {
+            Some(text) => text.read::<Option<T>>().map(Option::unwrap_or_default),
+            None => Ok(T::default()),
+        }
+    }
+}
+
+impl<T> Clone for Lazy<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Lazy<'_, T> {}
+
+impl<T> Default for Lazy<'_, T> {
+    fn default() -> Self {
+        Self { text: None, reads: PhantomData }
+    }
+}
+
+/// Same JSON text. The API server writes object and oldObject with one encoder, so equal values have equal text.
+impl<T> PartialEq for Lazy<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { text: Some(JsonText::deserialize(deserializer)?), reads: PhantomData })
+    }
+}
+
+/// A part of the object of which a patch has to know whether it is written: `null` is not.
+#[derive(Clone, Debug, Default)]
+pub struct Part<T> {
+    part: T,
+    /// Whether the object has it.
+    pub is_written: bool,
+}
+
+/// A part that is not written is worth as much as an empty one.
+impl<T: PartialEq> PartialEq for Part<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.part == other.part
+    }
+}
+
+impl<T> Deref for Part<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+/// A part of the object that the old object may repeat byte for byte, as a heartbeat repeats the spec: then it is not
+/// read twice, and where it is put off for the comparison, not even once.
+///
+/// Until a part that was put off is read, or one that was repeated is taken from the other object, it is empty. The
+/// reader of a request does both, but for a request that changes nothing.
+#[derive(Debug, Default)]
+pub struct Shared<'a, T> {
+    part: Rc<T>,
+    put_off: Option<JsonText<'a>>,
+    is_repeated: bool,
+}
+
+impl<'a, T: Deserialize<'a>> Shared<'a, T> {
+    /// Reads what was put off.
+    fn read(&mut self) -> Result<(), json::Unreadable> {
+        if let Some(text) = self.put_off.take() {
+            self.part = Rc::new(json::read(text.0)?);
+        }
+        Ok(())
+    }
+}
+
+impl<T> Shared<'_, T> {
+    /// Whether the other object has the part.
+    fn is_repeated(&self) -> bool {
+        self.is_repeated
+    }
+
+    /// Has the part in common with the other object, if it was repeated.
+    fn take_from(&mut self, other: &Self) {
+        if self.is_repeated {
+            self.part = Rc::clone(&other.part);
+            self.is_repeated = other.is_repeated;
+        }
+    }
+}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        Self { part: Rc::clone(&self.part), ..*self }
+    }
+}
+
+impl<T> Deref for Shared<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        is_same(&*self.part, &*other.part)
+    }
+}
+
+/// Whether two are equal; of one that is shared there is nothing to compare.
+pub(crate) fn is_same<T: PartialEq>(one: &T, other: &T) -> bool {
+    ptr::eq(one, other) || one == other
+}
+
+/// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` is absent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Present;
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// What kind of JSON value a field that nicplug does not know holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Shape {
+    /// `{…}`: may be a network source or an interface binding of a newer KubeVirt.
+    Object,
+    /// `null`, a scalar or a list: no source and no binding has this form.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShapeVisitor;
+
+        macro_rules! other {
+            ($($method:ident: $type:ty),*) => {
+                $(fn $method<E: Error>(self, _: $type) -> Result<Shape, E> { Ok(Shape::Other) })*
+            };
+        }
+
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = Shape;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("any value")
+            }
+
+            other!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
+
+            fn visit_unit<E: Error>(self) -> Result<Shape, E> {
+                Ok(Shape::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Shape::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Shape::Object)
+            }
+        }
+
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+/// Reads `null` as the default of the field, for `#[serde(default, deserialize_with = "nullable")]`.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// As [`nullable`], for a field that holds an object.
+///
+/// A derived `Deserialize` would take a JSON list too, field by field in order; no Kubernetes API does.
+pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<JsonObject<T>>::deserialize(deserializer)?.map_or_else(T::default, |object| object.0))
+}
+
+/// As [`object`], for a list of objects.
+pub(crate) fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects = Option::<Vec<JsonObject<T>>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(objects.into_iter().map(|object| object.0).collect())
+}
+
+/// A `T` that is written as a JSON object and as nothing else.
+struct JsonObject<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = JsonObject<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(JsonObject)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_without_escapes_is_borrowed_and_one_with_escapes_is_owned() {
+        let texts: Vec<Text> = serde_json::from_str(r#"["plain", "quoted \"x\""]"#).unwrap();
+        assert!(matches!(texts[0].0, Cow::Borrowed("plain")));
+        assert_eq!(texts[1].as_str(), "quoted \"x\"");
+    }
+
+    #[test]
+    fn a_lazy_part_reads_null_and_missing_as_the_default() {
+        #[derive(Deserialize)]
+        struct Parts<'a> {
+            #[serde(borrow, default)]
+            first: Lazy<'a, Vec<u8>>,
+            #[serde(borrow, default)]
+            second: Lazy<'a, Vec<u8>>,
+            #[serde(borrow, default)]
+            third: Lazy<'a, Vec<u8>>,
+        }
+        let parts: Parts = serde_json::from_str(r#"{"first": [1, 2], "second": null}"#).unwrap();
+        assert_eq!(parts.first.read().unwrap(), [1, 2]);
+        assert!(parts.second.read().unwrap().is_empty());
+        assert!(parts.third.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_part_knows_whether_it_is_written() {
+        let domain = |text: &'static str| serde_json::from_str::<guest::Domain>(text).map(|domain| domain.devices);
+        let [empty, null, missing] =
+            [r#"{"devices": {}}"#, r#"{"devices": null}"#, "{}"].map(|text| domain(text).unwrap());
+        assert_eq!([empty.is_written, null.is_written, missing.is_written], [true, false, false]);
+        assert_eq!(empty, missing);
+        assert!(domain(r#"{"devices": []}"#).is_err());
+    }
+
+    #[test]
+    fn a_field_that_is_there_twice_is_an_error() {
+        let metadata = |text: &str| serde_json::from_str::<vm::Metadata>(text).map(drop);
+        assert!(metadata(r#"{"name": "a", "uid": "a", "other": 1, "other": 2}"#).is_ok());
+        let error = metadata(r#"{"name": "a", "uid": "a", "name": "a"}"#).unwrap_err().to_string();
+        assert!(error.starts_with("duplicate field `name`"), "{error}");
+        let devices = r#"{"autoattachVSOCK": true, "rng": {}, "rng": null}"#;
+        assert!(serde_json::from_str::<guest::Devices>(devices).is_err());
+    }
+
+    #[test]
+    fn only_an_object_has_the_shape_of_a_source() {
+        for (text, shape) in
+            [("{\"a\":1}", Shape::Object), ("[{}]", Shape::Other), ("null", Shape::Other), ("1.5", Shape::Other)]
+        {
+            assert_eq!(serde_json::from_str::<Shape>(text).unwrap(), shape, "{text}");
+        }
+    }
+}

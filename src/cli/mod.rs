@@ -1,0 +1,133 @@
+//! The commands.
+
+mod addinterface;
+mod certs;
+mod demo;
+mod facts;
+mod interface;
+mod kubeconfig;
+mod removeinterface;
+mod review;
+mod rules;
+mod serve;
+mod slots;
+mod terminal;
+
+use std::{
+    env,
+    ffi::OsStr,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
+#[derive(Debug, Parser)]
+#[command(name = "nicplug", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(name = "addinterface")]
+    AddInterface(Box<addinterface::AddInterfaceArgs>),
+    Certs(certs::CertsArgs),
+    Demo(demo::DemoArgs),
+    #[command(name = "removeinterface")]
+    RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
+    Review(review::ReviewArgs),
+    Rules(rules::RulesArgs),
+    // Much larger than the others.
+    Serve(Box<serve::ServeArgs>),
+    Slots(slots::SlotsArgs),
+}
+
+/// Runs the command that the arguments name.
+///
+/// The exit status is 0 when the command did what it was asked, 1 when it found something, 2 when it could not do it.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match parse(env::args_os().next().as_deref()).command {
+        Command::AddInterface(args) => args.run(),
+        Command::Certs(args) => args.run(&mut io::stdout().lock()),
+        Command::Demo(args) => args.run(),
+        Command::RemoveInterface(args) => args.run(),
+        Command::Review(args) => args.run(),
+        Command::Rules(args) => args.run(&mut io::stdout().lock()),
+        Command::Serve(args) => args.run(),
+        Command::Slots(args) => args.run(&mut io::stdout().lock()),
+    };
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            // Whoever read the output has read enough, as in `nicplug rules | head -1`.
+            return ExitCode::SUCCESS;
+        }
+        // A closed standard error leaves nobody to tell.
+        let _ = writeln!(io::stderr(), "nicplug: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// Reads the arguments. kubectl finds a plugin by the name `kubectl-nicplug`: usage then tells what the user typed.
+fn parse(program: Option<&OsStr>) -> Args {
+    let name = if is_plugin(program) { "kubectl nicplug" } else { "nicplug" };
+    let matches = Args::command().bin_name(name).get_matches();
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn is_plugin(program: Option<&OsStr>) -> bool {
+    let name = program.and_then(|program| Path::new(program).file_stem());
+    name.is_some_and(|name| name == "kubectl-nicplug")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_virtctl_are_understood_as_they_were() {
+        for line in [
+            "nicplug addinterface vmi-fedora --network-attachment-definition-name new-fancy-net --name dyniface1",
+            "nicplug addinterface vmi-fedora --network-attachment-definition-name new-fancy-net --name dyniface1 --persist",
+            "nicplug removeinterface vmi-fedora --name dyniface1 --persist",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_of_kubectl_is_known_by_its_name() {
+        for (program, is_one) in [
+            (Some("kubectl-nicplug"), true),
+            (Some("/usr/local/bin/kubectl-nicplug"), true),
+            (Some("nicplug"), false),
+            (None, false),
+        ] {
+            assert_eq!(is_plugin(program.map(OsStr::new)), is_one, "{program:?}");
+        }
+    }
+
+    #[test]
+    fn flags_with_an_optional_value_take_it_after_an_equals_sign_only() {
+        let parse = |flags: &[&str]| {
+            Args::try_parse_from([&["nicplug", "removeinterface", "vm", "--name", "a"], flags].concat())
+        };
+        for flags in [&["--wait"][..], &["--wait=90s"], &["--wait=1m30s", "--dry-run"], &["--dry-run=server", "-oyaml"]]
+        {
+            assert!(parse(flags).is_ok(), "{flags:?}");
+        }
+        for flags in [&["--wait", "90s"][..], &["--wait=soon"], &["--dry-run=maybe"], &["-o", "wide"]] {
+            assert!(parse(flags).is_err(), "{flags:?}");
+        }
+    }
+}

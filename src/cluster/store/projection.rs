@@ -1,0 +1,248 @@
+//! What an object comes to: the few fields of it that are kept.
+//!
+//! An object is projected before anything is locked, and then compared with what is kept: of the thousand updates of a
+//! guest in a day all but a handful leave it as it was.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::mac_index::{Macs, macs_of};
+use crate::{
+    api::{
+        FieldError,
+        cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
+        read_object,
+        vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
+    },
+    facts::{Fact, Instance, Isolation, KubeVirt, Machine, attachment::Daemon, boot, nad::Nad},
+    k8s::{Key, kind::Kind},
+    pci::{self, NoKinds, Survey},
+    settings::overrides::{Annotated, Overrides},
+};
+
+/// The ConfigMap that holds the configuration of a thick Multus.
+pub(crate) const MULTUS_CONFIG: &str = "multus-daemon-config";
+
+/// The label that KubeVirt gives to nodes that it runs on.
+pub(crate) const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
+
+/// An object that a view cannot be made of.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {name:?}: {field}: {message}")]
+pub struct ObjectError {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) field: String,
+    pub(crate) message: String,
+}
+
+/// An object, reduced to what is kept of it.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    pub(crate) key: Key,
+    pub(crate) what: What,
+}
+
+/// What is kept of an object, by its kind.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// What the configuration of a thick Multus says about namespaces.
+    ConfigMap(Fact<Arc<Isolation>>),
+    /// `None` where it has no part in attachments.
+    DaemonSet(Option<Daemon>),
+    Instance(Box<ProjectedInstance>),
+    KubeVirt(Box<KubeVirt>),
+    Machine(Box<ProjectedMachine>),
+    /// The guest that moves; `None` when the migration is over.
+    Migration(Option<Arc<str>>),
+    Nad(Nad),
+    /// `None` where it asks for nothing.
+    Namespace(Option<Arc<Annotated>>),
+    /// Whether KubeVirt has labelled the node.
+    Node(bool),
+    Revision(Option<ProjectedRevision>),
+    /// An object of the kind that no rule asks for.
+    Nothing(Kind),
+}
+
+#[derive(Debug)]
+pub(crate) struct ProjectedInstance {
+    pub(crate) instance: Instance,
+    pub(crate) macs: Macs,
+    /// Whether an annotation asks for NICs to be mirrored into its VM.
+    pub(crate) asks: bool,
+    /// The whole object, where only the KubeVirt resource can tell what its devices are.
+    pub(crate) text: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ProjectedMachine {
+    pub(crate) machine: Machine,
+    pub(crate) macs: Macs,
+    /// Whether its status asks for NICs to be mirrored into its template.
+    pub(crate) asks: bool,
+}
+
+/// The devices of the template that a guest was started from.
+#[derive(Debug)]
+pub(crate) struct ProjectedRevision {
+    pub(crate) survey: Survey,
+    /// As for an instance.
+    pub(crate) text: Option<Box<str>>,
+}
+
+impl Projection {
+    /// Reads an object; `kinds` tells what the names of its devices stand for.
+    ///
+    /// # Errors
+    /// A field that is read has a wrong type.
+    pub(crate) fn read(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Self, ObjectError> {
+        project(kind, text, kinds).map_err(|FieldError { field, message }| {
+            let (namespace, name) = key_of(text).unwrap_or_default();
+            ObjectError { kind, namespace, name, field, message }
+        })
+    }
+
+    /// The whole object, where only the KubeVirt resource can tell what its devices are.
+    pub(crate) fn dependent_text(&self) -> Option<&str> {
+        match &self.what {
+            What::Instance(instance) => instance.text.as_deref(),
+            What::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self.what {
+            What::ConfigMap(_) => Kind::ConfigMap,
+            What::DaemonSet(_) => Kind::DaemonSet,
+            What::Instance(_) => Kind::Instance,
+            What::KubeVirt(_) => Kind::KubeVirt,
+            What::Machine(_) => Kind::Machine,
+            What::Migration(_) => Kind::Migration,
+            What::Nad(_) => Kind::Nad,
+            What::Namespace(_) => Kind::Namespace,
+            What::Node(_) => Kind::Node,
+            What::Revision(_) => Kind::Revision,
+            What::Nothing(kind) => kind,
+        }
+    }
+}
+
+fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, FieldError> {
+    Ok(match kind {
+        Kind::ConfigMap => {
+            let config: cluster::ConfigMap = read_object(text)?;
+            let is_of_multus = config.metadata.name == MULTUS_CONFIG;
+            let what =
+                if is_of_multus { What::ConfigMap(Isolation::read(&config)) } else { What::Nothing(Kind::ConfigMap) };
+            Projection { key: (config.metadata.namespace, config.metadata.name), what }
+        }
+        Kind::DaemonSet => {
+            let set: cluster::DaemonSet = read_object(text)?;
+            let what = What::DaemonSet(Daemon::of(&set));
+            Projection { key: (set.metadata.namespace, set.metadata.name), what }
+        }
+        Kind::Instance => {
+            let vmi: VirtualMachineInstance = read_object(text)?;
+            Projection { key: own_key(&vmi.metadata), what: What::Instance(Box::new(instance(&vmi, text, kinds))) }
+        }
+        Kind::KubeVirt => {
+            let key = read_key(text)?;
+            let resource: KubeVirtResource = read_object(text)?;
+            Projection { key, what: What::KubeVirt(Box::new(KubeVirt::from(resource))) }
+        }
+        Kind::Machine => {
+            let vm: VirtualMachine = read_object(text)?;
+            Projection { key: own_key(&vm.metadata), what: What::Machine(Box::new(machine(&vm))) }
+        }
+        Kind::Migration => {
+            let migration: Migration = read_object(text)?;
+            let guest = (!migration.is_over()).then(|| migration.spec.vmi_name.as_str().into());
+            Projection { key: own_key(&migration.metadata), what: What::Migration(guest) }
+        }
+        Kind::Nad => {
+            let nad: NetworkAttachmentDefinition = read_object(text)?;
+            let key = (nad.metadata.namespace.clone(), nad.metadata.name.clone());
+            Projection { key, what: What::Nad(Nad::from(nad)) }
+        }
+        Kind::Namespace => {
+            let namespace: cluster::Namespace = read_object(text)?;
+            let cluster::NamespaceMetadata { name, annotations } = namespace.metadata;
+            Projection {
+                key: (String::new(), name),
+                what: What::Namespace(annotations.rules.as_deref().and_then(overrides)),
+            }
+        }
+        Kind::Node => {
+            let node: cluster::Node = read_object(text)?;
+            let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
+            Projection { key: (node.metadata.namespace, node.metadata.name), what: What::Node(is_labelled) }
+        }
+        Kind::Revision => {
+            let read: Revision = read_object(text)?;
+            Projection { key: own_key(&read.metadata), what: What::Revision(revision(&read, text, kinds)) }
+        }
+    })
+}
+
+/// What an annotation asks for, if for anything.
+fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
+    let annotated = Overrides::parse(annotation);
+    let asks = annotated.as_ref().map_or(true, |overrides| !overrides.is_empty());
+    asks.then(|| Arc::new(annotated))
+}
+
+fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedInstance {
+    let instance = Instance::of(vmi, vmi, kinds);
+    let text = instance.boot.depends_on_kinds.then(|| text.into());
+    let annotations = vmi.metadata.annotations.as_ref();
+    ProjectedInstance {
+        instance,
+        macs: macs_of(&vmi.spec),
+        asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
+        text,
+    }
+}
+
+fn machine(vm: &VirtualMachine) -> ProjectedMachine {
+    let asks = !vm.status.interface_requests.is_empty();
+    ProjectedMachine { machine: Machine::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
+}
+
+/// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the
+/// devices that the guest was started with.
+fn revision(revision: &Revision, text: &str, kinds: &KubeVirt) -> Option<ProjectedRevision> {
+    let spec = &revision.data.spec;
+    if spec.instancetype.is_some() || spec.preference.is_some() {
+        return None;
+    }
+    let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
+    let survey = pci::survey(&spec.template.spec, &placement, kinds).ok()?;
+    let by_itself = pci::survey(&spec.template.spec, &placement, &NoKinds);
+    let depends_on_kinds = by_itself.is_ok_and(|survey| !survey.notes.is_empty());
+    Some(ProjectedRevision { survey, text: depends_on_kinds.then(|| text.into()) })
+}
+
+fn own_key(metadata: &Metadata) -> Key {
+    (metadata.namespace.to_string(), metadata.name.to_string())
+}
+
+/// Namespace and name of an object of any kind, if they can be read.
+pub(crate) fn key_of(text: &str) -> Option<Key> {
+    read_key(text).ok()
+}
+
+fn read_key(text: &str) -> Result<Key, FieldError> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Named<'a> {
+        #[serde(borrow, deserialize_with = "crate::api::object")]
+        metadata: Metadata<'a>,
+    }
+
+    let Named { metadata } = read_object(text)?;
+    Ok(own_key(&metadata))
+}

@@ -1,0 +1,264 @@
+//! Certificates that nicplug makes itself, in the cluster: one Secret, and the `caBundle` of its own webhooks.
+//!
+//! Every replica watches the Secret and both webhook configurations, and shows what the Secret holds as soon as it may:
+//! by the API, since a volume with the Secret would lag a minute behind. The leader alone writes. What it does and in
+//! which order is decided in [`crate::certificates::renewal`]; here it is only carried out, one write at a time, each
+//! guarded by the version of the object that it was decided upon: of two leaders one loses, and looks again.
+
+mod objects;
+
+use std::{convert::Infallible, future, pin::pin, sync::Arc, time::SystemTime};
+
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::{
+    admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    core::v1::Secret,
+};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher, watcher::watch_object},
+};
+use tokio::sync::watch;
+
+use self::objects::{Configuration, Trouble};
+use crate::{
+    certificates::{
+        Pem,
+        chain::Certificate,
+        renewal::{
+            self, Plan, Settling, Step, Stored, Trust, may_show, next_step, with_new_authority, with_new_server,
+            without_expired,
+        },
+        validity::date,
+    },
+    facts::Fact,
+    k8s::log_once::Told,
+};
+
+/// Where the certificates are kept, and who has to trust them.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The namespace of the Secret.
+    pub namespace: String,
+    /// The name of the Secret.
+    pub secret: String,
+    /// The name of the validating and of the mutating webhook configuration.
+    pub webhooks: String,
+}
+
+/// What a replica is to show now, and why not something newer.
+#[derive(Clone, Default)]
+pub struct Offer {
+    /// The pair for handshakes; `None` until there is one that the webhooks trust.
+    pub pair: Option<Arc<Pem>>,
+    /// Why what the Secret holds is not shown, in words.
+    pub fault: Option<String>,
+    /// Until when the authority that signs now is valid.
+    pub authority_end: Option<SystemTime>,
+}
+
+/// What the watches have brought.
+#[derive(Clone, Default)]
+struct Seen {
+    secret: Fact<Secret>,
+    validating: Fact<Configuration>,
+    mutating: Fact<Configuration>,
+}
+
+impl Seen {
+    fn is_complete(&self) -> bool {
+        let is_unknown = [
+            matches!(self.secret, Fact::Unknown),
+            matches!(self.validating, Fact::Unknown),
+            matches!(self.mutating, Fact::Unknown),
+        ];
+        !is_unknown.contains(&true)
+    }
+
+    fn stored(&self) -> Stored {
+        self.secret.known().map(objects::stored).unwrap_or_default()
+    }
+
+    /// What each webhook trusts. A configuration that does not exist calls nobody, and so has no say.
+    fn trust(&self) -> Vec<Trust> {
+        let configurations = [&self.validating, &self.mutating].into_iter().filter_map(Fact::known);
+        configurations.flat_map(|configuration| configuration.trust.clone()).collect()
+    }
+}
+
+/// Keeps the certificates of one replica.
+pub struct Keeper {
+    client: Client,
+    places: Places,
+    plan: Plan,
+    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    seen: watch::Sender<Seen>,
+    offer: watch::Sender<Offer>,
+}
+
+impl Keeper {
+    /// One that tells the time by `clock`.
+    pub fn new(
+        client: Client,
+        places: Places,
+        plan: Plan,
+        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Self {
+        let offer = Offer { fault: Some("the Secret has not been read yet".to_owned()), ..Offer::default() };
+        Self {
+            client,
+            places,
+            plan,
+            clock: Box::new(clock),
+            seen: watch::Sender::default(),
+            offer: watch::Sender::new(offer),
+        }
+    }
+
+    /// What this replica is to show, now and later.
+    #[must_use]
+    pub fn offers(&self) -> watch::Receiver<Offer> {
+        self.offer.subscribe()
+    }
+
+    /// What every replica does: watches, and offers what may be shown.
+    pub async fn watch(&self) -> Infallible {
+        let Places { namespace, secret, webhooks } = &self.places;
+        let secrets = Api::namespaced(self.client.clone(), namespace);
+        let mut secrets = pin!(watch_object::<Secret>(secrets, secret).default_backoff());
+        let validating = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
+        let mut validating = pin!(watch_object(validating, webhooks).default_backoff());
+        let mutating = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
+        let mut mutating = pin!(watch_object(mutating, webhooks).default_backoff());
+        let mut told = Told::default();
+        loop {
+            let trouble = tokio::select! {
+                Some(news) = secrets.next() => self.see(news, |seen, secret| seen.secret = heard(secret)),
+                Some(news) = validating.next() => self.see(news, |seen, found| seen.validating = heard(found)),
+                Some(news) = mutating.next() => self.see(news, |seen, found| seen.mutating = heard(found)),
+                else => future::pending().await,
+            };
+            self.renew_offer(trouble.as_deref());
+            if let Some(trouble) = told.news(trouble) {
+                tracing::warn!("certificates cannot be watched: {trouble}");
+            }
+        }
+    }
+
+    /// Notes what a watch brought, or says why it brought nothing.
+    fn see<T>(&self, news: Result<T, watcher::Error>, note: impl FnOnce(&mut Seen, T)) -> Option<String> {
+        match news {
+            Ok(news) => {
+                self.seen.send_modify(|seen| note(seen, news));
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn renew_offer(&self, trouble: Option<&str>) {
+        let seen = self.seen.borrow().clone();
+        if !seen.is_complete() {
+            if let Some(trouble) = trouble {
+                self.offer.send_modify(|offer| offer.fault = Some(format!("cannot watch: {trouble}")));
+            }
+            return;
+        }
+        let (stored, trust) = (seen.stored(), seen.trust());
+        let now = (self.clock)();
+        let authority = Certificate::all(stored.authorities.as_bytes()).into_iter().next();
+        let authority_end = authority.map(|authority| authority.validity().not_after);
+        let verdict = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
+        self.offer.send_if_modified(|offer| {
+            let before = (offer.pair.clone(), offer.fault.take(), offer.authority_end);
+            offer.authority_end = authority_end;
+            match verdict {
+                Ok(()) if offer.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
+                    offer.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
+                }
+                Ok(()) => {}
+                Err(reason) => offer.fault = Some(reason.to_owned()),
+            }
+            let is_same = before.1 == offer.fault && before.2 == offer.authority_end;
+            !is_same || !same(before.0.as_ref(), offer.pair.as_ref())
+        });
+    }
+
+    /// Whether handshakes with what is offered now succeed.
+    fn serves(&self, trust: &[Trust], now: SystemTime) -> bool {
+        let pair = self.offer.borrow().pair.clone();
+        let shown = pair.and_then(|pair| Certificate::all(pair.certificate.as_bytes()).into_iter().next());
+        shown.is_some_and(|shown| renewal::serves(&shown, trust, now))
+    }
+
+    /// What the leader does besides: one step after the other, whenever something has changed and at every tick.
+    pub async fn lead(&self, ticks: impl Stream<Item = ()>) -> Infallible {
+        let mut ticks = pin!(ticks);
+        let mut seen = self.seen.subscribe();
+        let mut settling = Settling::default();
+        let mut told = Told::default();
+        loop {
+            let view = seen.borrow_and_update().clone();
+            if view.is_complete() {
+                let trouble = match self.step(&view, &mut settling).await {
+                    // Of a conflict the watch brings the end.
+                    Ok(()) | Err(Trouble::Conflict) => None,
+                    Err(trouble) => Some(trouble.to_string()),
+                };
+                if let Some(trouble) = told.news(trouble) {
+                    tracing::warn!("certificates cannot be renewed: {trouble}");
+                }
+            }
+            tokio::select! {
+                changed = seen.changed() => if changed.is_err() { future::pending().await },
+                tick = ticks.next() => if tick.is_none() { future::pending().await },
+            }
+        }
+    }
+
+    async fn step(&self, seen: &Seen, settling: &mut Settling) -> Result<(), Trouble> {
+        let now = (self.clock)();
+        let (stored, trust) = (seen.stored(), seen.trust());
+        match next_step(&self.plan, &stored, &trust, settling, self.serves(&trust, now), now) {
+            Step::Authority(reason) => {
+                tracing::info!(reason, "making a new certificate authority");
+                self.store(seen, &with_new_authority(&self.plan, &stored, now)?).await
+            }
+            Step::Publish => {
+                if let Fact::Known(seen) = &seen.validating {
+                    objects::publish::<ValidatingWebhookConfiguration>(&self.client, seen, &stored, now).await?;
+                }
+                if let Fact::Known(seen) = &seen.mutating {
+                    objects::publish::<MutatingWebhookConfiguration>(&self.client, seen, &stored, now).await?;
+                }
+                Ok(())
+            }
+            Step::Server(reason) => {
+                tracing::info!(reason, "making a new server certificate");
+                self.store(seen, &with_new_server(&self.plan, &stored, now)?).await
+            }
+            Step::Prune => self.store(seen, &without_expired(&stored, now)).await,
+            Step::Rest(until) => {
+                tracing::debug!(until = date(until), "certificates are as they should be");
+                Ok(())
+            }
+        }
+    }
+
+    async fn store(&self, seen: &Seen, stored: &Stored) -> Result<(), Trouble> {
+        let Places { namespace, secret, .. } = &self.places;
+        objects::store(&self.client, namespace, secret, seen.secret.known(), stored).await
+    }
+}
+
+fn heard<T: Into<U>, U>(news: Option<T>) -> Fact<U> {
+    news.map_or(Fact::Absent, |news| Fact::Known(news.into()))
+}
+
+fn same(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,627 @@
+//! The sum: what KubeVirt asks for, what libvirt makes of it, and what is left.
+//!
+//! Words of the model: n interfaces (absent ones too), `inUse` KubeVirt's count, D devices on root ports, P
+//! placeholders (dummy NICs that are taken away again, their ports stay), E controllers in addition, b the bus numbers
+//! of bridges (one for the bridge's own port, one for the bridge, if anything is conventional).
+//!
+//! | case            | when                              | free ports                                  |
+//! | --------------- | --------------------------------- | ------------------------------------------- |
+//! | [`Case::Placed`] without E | schemes none, v1, v2   | P + 1                                       |
+//! | [`Case::Placed`] | v3 with P > 0, read-back with any | P + 1 + min(E, 31 - (D + P + 1 + b))        |
+//! | [`Case::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
+//! | [`Case::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
+//!
+//! The 1 is libvirt's spare port. An explicit address on bus k makes libvirt have the ports 1 to k, so more may be
+//! free than the table says; on bus 0 it takes no port. On a transitional guest placeholders sit on the bridge.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    address::PciAddress,
+    devices::Place,
+    machine::Machine,
+    port_usage::{Census, Claim, Nic, SlotCount, Tally},
+    refusal::{ROOT_COMPLEX_SLOTS, Refusal},
+    scheme::{self, Scheme, Wish, Wishing},
+};
+use crate::kubevirt::Version;
+
+/// KubeVirt adds no controller above this index.
+const LAST_EXTRA_INDEX: u64 = 31;
+
+/// The highest PCI bus number.
+const LAST_BUS: u64 = 255;
+
+/// Slots of a conventional bridge: 1 to 31.
+const BRIDGE_SLOTS: u64 = 31;
+
+/// Slots of the i440fx root bus: 2 to 31.
+const FLAT_SLOTS: u64 = 30;
+
+/// Root ports share a slot of the root bus as its eight functions.
+const PORTS_PER_SLOT: u64 = 8;
+
+/// How the ports come about.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Case {
+    /// libvirt places the devices and leaves a spare port; KubeVirt's controllers come after that (case A).
+    Placed,
+    /// KubeVirt's controllers are there before the devices, which take them (case B).
+    Discarded,
+    /// Devices sit on the root bus.
+    RootComplex,
+    /// The board has one flat bus.
+    Flat,
+    /// The board has no PCI ports.
+    NoPorts,
+}
+
+/// The parts of the sum, for messages and for pictures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Sum {
+    /// What the version does.
+    pub scheme: Scheme,
+    /// How the ports come about.
+    pub case: Case,
+    /// The board.
+    pub machine: Machine,
+    /// More than 2Gi of memory.
+    pub has_large_memory: bool,
+    /// n: interfaces, absent ones included.
+    pub interfaces: u64,
+    /// The slot-count annotation, where the version reads it.
+    pub slot_count: Option<i64>,
+    /// T: the ports that KubeVirt aims at.
+    pub total: u64,
+    /// m: the free ports that it wants at least.
+    pub minimum: u64,
+    /// What follows from both.
+    pub desired: u64,
+    /// D: devices on root ports.
+    pub devices: u64,
+    /// Devices that need a conventional slot.
+    pub conventional: u64,
+    /// E after the cap at index 31.
+    pub extra_in_place: u64,
+    /// All root ports, a bridge's own included.
+    pub root_ports: u64,
+    /// The highest bus number; on a flat bus the number of bridges.
+    pub highest_index: u64,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reckoning {
+    /// KubeVirt's own view of whether the board has PCIe ports.
+    pub supports_pcie_hotplug: bool,
+    /// KubeVirt's count of devices.
+    pub ports_in_use: u64,
+    /// P; `None` when KubeVirt cannot compute it.
+    pub placeholders: Option<u64>,
+    /// E before the cap; `None` when KubeVirt cannot compute it.
+    pub extra_controllers: Option<u64>,
+    /// Empty root ports when the guest boots; `None` where there are no such ports, or for a guest that cannot boot.
+    pub free_ports: Option<u64>,
+    /// Free slots of the conventional bridges, where there are any: on a transitional guest hotplugged NICs go there.
+    pub bridge_free_slots: Option<u64>,
+    /// Free slots of a flat bus, the bridges that libvirt adds by itself included.
+    pub flat_free_slots: Option<u64>,
+    /// Why the guest cannot boot.
+    pub refused: Option<Refusal>,
+    /// Whether a hotplugged NIC goes to a conventional slot.
+    pub is_transitional: bool,
+    /// How it came about.
+    pub sum: Sum,
+}
+
+impl Reckoning {
+    /// Room for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` where nothing limits them.
+    ///
+    /// A flat bus grows: libvirt adds bridges by itself when the guest is defined, so its figure is no hard limit.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        match self.sum.case {
+            Case::Flat => self.flat_free_slots,
+            Case::NoPorts => None,
+            // Without a bridge there is no slot for a conventional NIC.
+            _ if self.is_transitional => self.bridge_free_slots.or(self.free_ports.map(|_| 0)),
+            _ => self.free_ports,
+        }
+    }
+
+    /// Room that is left in the running guest after so many devices took a place since boot: NICs, and where NICs need
+    /// ports virtio disks and a memory hotplug. An unplugged one counts until the domain has dropped it.
+    #[must_use]
+    pub fn room_left(&self, attached: u64) -> Option<u64> {
+        self.room().map(|room| room.saturating_sub(attached))
+    }
+}
+
+/// Does the sum for a guest with these NICs at boot.
+#[must_use]
+pub fn reckon(census: &Census, nics: &[Nic], version: Version) -> Reckoning {
+    let scheme = Scheme::of(version);
+    let devices = Devices::of(census, nics);
+    let asks = census.supports_pcie_hotplug || !scheme::asks_the_machine(version);
+    let slot_count = match &census.slot_count {
+        SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
+            return refused(census, &devices, scheme, Refusal::SlotCount { value: value.to_string() });
+        }
+        SlotCount::Number(count) => Some(*count),
+        SlotCount::NotANumber(_) | SlotCount::Unset => None,
+    };
+    let wishing = Wishing {
+        scheme,
+        is_large: census.has_large_memory,
+        root_complex: census.root_complex,
+        interfaces: devices.interfaces,
+        in_use: devices.in_use,
+        slot_count,
+    };
+    let mut wish = scheme::wish(wishing);
+    if !census.supports_pcie_hotplug {
+        // Versions that do the sum all the same ask for nothing that such a board could give.
+        wish.placeholders = 0;
+        wish.extra_controllers = 0;
+    }
+    place(census, &devices, scheme, wish)
+}
+
+/// The devices of a guest, NICs included, as the formulas name them.
+#[derive(Debug)]
+struct Devices {
+    /// n.
+    interfaces: u64,
+    in_use: u64,
+    /// D.
+    on_ports: u64,
+    conventional: u64,
+    /// Slots that they take on a flat bus.
+    flat: u64,
+    /// Devices on ports that libvirt chooses.
+    floating: u64,
+    /// Conventional devices that libvirt places on a bridge.
+    bridged: u64,
+    /// Ports that explicit addresses name, without repetition.
+    fixed: BTreeSet<u8>,
+    claims: Vec<Claim>,
+    /// Slots that KubeVirt gives out on the root bus.
+    on_root_bus: u64,
+}
+
+impl Devices {
+    fn of(census: &Census, nics: &[Nic]) -> Self {
+        let mut nic_tally = Tally::default();
+        let mut claims = census.claims.to_vec();
+        for nic in nics {
+            let Some(place) = nic.place else { continue };
+            nic_tally.add(place);
+            claims.extend(nic.address.map(|address| Claim { address, place }));
+        }
+        let counted = census.counted.all() + nic_tally.all();
+        let ports = |tally: Tally| u64::from(tally.ports);
+        let conventional = |tally: Tally| u64::from(tally.conventional);
+        let on_ports = ports(census.counted) + ports(census.uncounted) + ports(nic_tally);
+        let in_bridges = conventional(census.counted) + conventional(census.uncounted) + conventional(nic_tally);
+        let (floating, bridged) = if census.root_complex {
+            (ports(census.uncounted), conventional(census.uncounted))
+        } else {
+            let has_port = claims.iter().filter(|claim| claim.place == Place::Port).count() as u64;
+            let is_off_the_bridge = |claim: &&Claim| claim.place == Place::Bridge && claim.address.bus == 0;
+            (on_ports - has_port, in_bridges - claims.iter().filter(is_off_the_bridge).count() as u64)
+        };
+        Self {
+            interfaces: nics.len() as u64,
+            in_use: counted,
+            on_ports,
+            conventional: in_bridges,
+            flat: census.counted.slots() + census.uncounted.slots() + nic_tally.slots(),
+            floating,
+            bridged,
+            fixed: claims
+                .iter()
+                .filter(|claim| claim.place == Place::Port && claim.address.bus > 0)
+                .map(|claim| claim.address.bus)
+                .collect(),
+            on_root_bus: if census.root_complex { counted - claims.len() as u64 } else { 0 },
+            claims,
+        }
+    }
+}
+
+fn refused(census: &Census, devices: &Devices, scheme: Scheme, refusal: Refusal) -> Reckoning {
+    let nothing = Wish { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
+    let placed = place(census, devices, scheme, nothing);
+    Reckoning {
+        placeholders: None,
+        extra_controllers: None,
+        free_ports: None,
+        bridge_free_slots: None,
+        flat_free_slots: None,
+        // What was found on the way is one more reason, not the first.
+        refused: Some(refusal),
+        ..placed
+    }
+}
+
+fn place(census: &Census, devices: &Devices, scheme: Scheme, wish: Wish) -> Reckoning {
+    let case = match census.machine {
+        Machine::I440fx => Case::Flat,
+        Machine::Ccw | Machine::Refused | Machine::Unknown => Case::NoPorts,
+        Machine::Q35 | Machine::Virt if census.root_complex => Case::RootComplex,
+        Machine::Q35 | Machine::Virt if scheme == Scheme::V3 && wish.placeholders == 0 => Case::Discarded,
+        Machine::Q35 | Machine::Virt => Case::Placed,
+    };
+    let ports = Ports::of(case, census, devices, wish);
+    let bridges = flat_bridges(devices);
+    let refused = census
+        .refusal
+        .as_deref()
+        .cloned()
+        .or_else(|| root_complex_overflow(devices))
+        .or_else(|| bad_address(census, devices))
+        .or_else(|| ports.overflow(census, devices));
+    let is_pcie = census.machine.is_pcie();
+    let when = |applies: bool, count: u64| (applies && refused.is_none()).then_some(count);
+    Reckoning {
+        supports_pcie_hotplug: census.supports_pcie_hotplug,
+        ports_in_use: devices.in_use,
+        placeholders: Some(wish.placeholders),
+        extra_controllers: Some(wish.extra_controllers),
+        free_ports: when(is_pcie, ports.free),
+        bridge_free_slots: when(is_pcie && ports.bridges > 0, ports.bridge_free_slots(devices)),
+        flat_free_slots: when(
+            case == Case::Flat,
+            FLAT_SLOTS * (1 + bridges) - devices.flat.min(FLAT_SLOTS * (1 + bridges)),
+        ),
+        is_transitional: census.is_transitional,
+        sum: Sum {
+            scheme,
+            case,
+            machine: census.machine,
+            has_large_memory: census.has_large_memory,
+            interfaces: devices.interfaces,
+            slot_count: match census.slot_count {
+                SlotCount::Number(count) if scheme.reads_slot_count() => Some(count),
+                _ => None,
+            },
+            total: wish.total,
+            minimum: wish.minimum,
+            desired: wish.desired,
+            devices: devices.on_ports,
+            conventional: devices.conventional,
+            extra_in_place: ports.extra,
+            root_ports: if is_pcie { ports.all } else { 0 },
+            highest_index: if is_pcie {
+                ports.highest_index
+            } else if case == Case::Flat {
+                bridges
+            } else {
+                0
+            },
+        },
+        refused,
+    }
+}
+
+/// The bridges that libvirt adds to a full flat bus. It keeps one slot for a bridge to come, each bridge takes one, and
+/// each brings 31.
+fn flat_bridges(devices: &Devices) -> u64 {
+    let named = devices.claims.iter().map(|claim| u64::from(claim.address.bus)).max().unwrap_or(0);
+    (devices.flat / FLAT_SLOTS).max(named)
+}
+
+/// The root ports of a PCIe board.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    free: u64,
+    /// Root ports, a bridge's own included.
+    all: u64,
+    /// E after the cap.
+    extra: u64,
+    /// Conventional bridges; the first has a root port of its own, others sit on it.
+    bridges: u64,
+    highest_index: u64,
+}
+
+impl Ports {
+    fn of(case: Case, census: &Census, devices: &Devices, wish: Wish) -> Self {
+        let (on_ports, on_bridge) =
+            if census.is_transitional { (0, wish.placeholders) } else { (wish.placeholders, 0) };
+        let bridges = bridges_for(devices.bridged.saturating_add(on_bridge));
+        let bridge_buses = if bridges > 0 { bridges + 1 } else { 0 };
+        let fixed = devices.fixed.len() as u64;
+        let named = devices.fixed.last().copied().map_or(0, u64::from);
+        let taken = fixed + devices.floating;
+        let before = match case {
+            // The controllers are there first; nothing is spare.
+            Case::Discarded => named.max(taken).max(wish.extra_controllers.min(LAST_EXTRA_INDEX)),
+            // Nothing left to place: no port comes about.
+            _ if taken.saturating_add(on_ports) == 0 && bridges == 0 => 0,
+            _ => named.max(taken.saturating_add(on_ports).saturating_add(1)),
+        };
+        let index = before.saturating_add(bridge_buses);
+        let extra = match case {
+            Case::Discarded => 0,
+            _ => wish.extra_controllers.min(LAST_EXTRA_INDEX.saturating_sub(index)),
+        };
+        let ports = before.saturating_add(extra);
+        Self {
+            free: ports - taken,
+            all: ports.saturating_add(u64::from(bridges > 0)),
+            extra: if case == Case::Discarded { wish.extra_controllers } else { extra },
+            bridges,
+            highest_index: index.saturating_add(extra),
+        }
+    }
+
+    /// Slots that no device has; placeholders are gone by then.
+    fn bridge_free_slots(self, devices: &Devices) -> u64 {
+        // Every bridge but the first takes a slot of another.
+        (BRIDGE_SLOTS * self.bridges).saturating_sub(self.bridges.saturating_sub(1)).saturating_sub(devices.bridged)
+    }
+
+    fn overflow(self, census: &Census, devices: &Devices) -> Option<Refusal> {
+        let own = match census.machine {
+            // Slot 0 is the host bridge and 0x1f the chipset's.
+            Machine::Q35 => u64::from(census.uncounted.root_bus) + 2,
+            Machine::Virt => 1,
+            _ => return None,
+        };
+        let named: BTreeSet<u8> =
+            devices.claims.iter().filter(|claim| claim.address.bus == 0).map(|claim| claim.address.slot).collect();
+        let slots = 32u64.saturating_sub(own + named.len() as u64 + devices.on_root_bus);
+        let limit = slots * PORTS_PER_SLOT;
+        if self.all > limit {
+            return Some(Refusal::OutOfPorts { needed: self.all, limit });
+        }
+        // Bridges on the bridge need no root port, yet a number each.
+        let needed = self.highest_index;
+        (needed > LAST_BUS).then_some(Refusal::OutOfPorts { needed, limit: LAST_BUS })
+    }
+}
+
+/// Bridges for so many conventional devices: 31 on the first, 30 more for each further one.
+fn bridges_for(devices: u64) -> u64 {
+    match devices {
+        0 => 0,
+        1..=BRIDGE_SLOTS => 1,
+        more => 1 + (more - BRIDGE_SLOTS).div_ceil(BRIDGE_SLOTS - 1),
+    }
+}
+
+fn root_complex_overflow(devices: &Devices) -> Option<Refusal> {
+    (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(Refusal::RootComplexFull { devices: devices.on_root_bus })
+}
+
+/// The first explicit address that libvirt refuses.
+fn bad_address(census: &Census, devices: &Devices) -> Option<Refusal> {
+    if !matches!(census.machine, Machine::Q35 | Machine::Virt | Machine::I440fx) {
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    devices.claims.iter().find_map(|claim| {
+        let address = claim.address;
+        if let Some(why) = impossible(census.machine, *claim, &devices.fixed) {
+            return Some(Refusal::AddressImpossible { address, why });
+        }
+        let is_taken =
+            !seen.insert(address) || is_the_boards_own(census, address) || is_given_out(devices.on_root_bus, address);
+        is_taken.then_some(Refusal::AddressTaken { address })
+    })
+}
+
+fn impossible(machine: Machine, claim: Claim, ports: &BTreeSet<u8>) -> Option<&'static str> {
+    let address = claim.address;
+    if address.domain != 0 {
+        return Some("a guest has PCI domain 0 only");
+    }
+    if address.bus == 0 {
+        return (address.slot == 0).then_some("slot 0 of bus 0 is the host bridge");
+    }
+    let is_port = claim.place == Place::Port || ports.last().is_some_and(|&last| address.bus <= last);
+    if machine == Machine::I440fx || !is_port {
+        return (address.slot == 0).then_some("a conventional bridge has slots 1 to 1f");
+    }
+    (address.slot > 0).then_some("a root port has slot 0 only")
+}
+
+/// Addresses of devices that a board cannot do without.
+fn is_the_boards_own(census: &Census, address: PciAddress) -> bool {
+    if address.bus != 0 {
+        return false;
+    }
+    match census.machine {
+        // ISA bridge, SATA controller if it is used, SMBus.
+        Machine::Q35 => {
+            address.slot == 0x1f && (matches!(address.function, 0 | 3) || (address.function == 2 && census.has_sata))
+        }
+        // ISA bridge and power management.
+        Machine::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
+        _ => false,
+    }
+}
+
+/// Whether KubeVirt gives the slot to a device of its own with the root-complex annotation; it does not look who has it.
+fn is_given_out(on_root_bus: u64, address: PciAddress) -> bool {
+    if address.bus != 0 || address.function != 0 || matches!(address.slot, 0 | 1 | 0x1b | 0x1f) {
+        return false;
+    }
+    let number = u64::from(address.slot) - 2 - u64::from(address.slot > 0x1b);
+    number < on_root_bus
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = if self.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
+        match self.case {
+            Case::Flat => formatter.write_str("one flat PCI bus"),
+            Case::NoPorts => formatter.write_str("no PCI ports"),
+            Case::RootComplex => formatter.write_str("devices on the root bus"),
+            Case::Placed | Case::Discarded => {
+                write!(formatter, "PCIe, {size}, topology {}: {} root ports", self.scheme.as_str(), self.root_ports)?;
+                write!(formatter, ", {} used by devices", self.devices)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::guest::GuestSpec,
+        pci::{NoKinds, Placement, Survey, survey},
+    };
+
+    fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> Reckoning {
+        let spec: GuestSpec = serde_json::from_str(spec).unwrap();
+        let placement = Placement { slot_count, root_complex, is_template: false };
+        let Survey { census, nics, .. } = survey(&spec, &placement, &NoKinds).unwrap();
+        reckon(&census, &nics, version.parse().unwrap())
+    }
+
+    /// A guest with virtio disks and NICs; `more` is put among its devices.
+    fn guest(memory: &str, disks: usize, nics: usize, more: &str) -> String {
+        let disks: Vec<String> =
+            (0..disks).map(|disk| format!(r#"{{"name": "d{disk}", "disk": {{"bus": "virtio"}}}}"#)).collect();
+        let nics: Vec<String> = (0..nics).map(|nic| format!(r#"{{"name": "n{nic}", "bridge": {{}}}}"#)).collect();
+        format!(
+            r#"{{"domain": {{"memory": {{"guest": "{memory}"}}, "devices": {{"autoattachPodInterface": false, {more}
+               "disks": [{}], "interfaces": [{}]}}}}}}"#,
+            disks.join(","),
+            nics.join(",")
+        )
+    }
+
+    #[test]
+    fn the_worked_examples_of_the_model_come_out() {
+        for (spec, version, in_use, placeholders, extra, devices, free) in [
+            (guest("1024M", 2, 1, r#""rng": {},"#), "1.9.0", 8, 3, 0, 7, 4),
+            (guest("1Gi", 1, 1, ""), "1.9.0", 6, 3, 0, 5, 4),
+            (guest("2Gi", 2, 1, ""), "1.9.0", 7, 3, 0, 6, 4),
+            (guest("2147483649", 2, 1, ""), "1.9.0", 7, 3, 6, 6, 10),
+            (guest("4Gi", 1, 3, ""), "1.9.0", 8, 1, 7, 7, 9),
+            (guest("4Gi", 1, 4, ""), "1.9.0", 9, 0, 7, 8, 0),
+            (guest("4Gi", 1, 4, ""), "1.10.0", 9, 0, 7, 8, 8),
+            (guest("1Gi", 1, 0, ""), "1.9.0", 5, 0, 3, 4, 0),
+            (guest("1Gi", 1, 0, ""), "1.10.0", 5, 0, 3, 4, 4),
+            (guest("4Gi", 1, 0, ""), "1.9.0", 5, 0, 11, 4, 7),
+            (guest("4Gi", 22, 1, ""), "1.9.0", 27, 3, 3, 26, 5),
+            (guest("4Gi", 26, 1, ""), "1.9.0", 31, 3, 3, 30, 4),
+            (guest("4Gi", 2, 1, ""), "1.7.0", 7, 9, 0, 6, 10),
+            (guest("4Gi", 2, 1, ""), "1.5.0", 7, 3, 0, 6, 4),
+            (guest("4Gi", 2, 1, ""), "0.59.0", 7, 0, 0, 6, 1),
+            (guest("4Gi", 2, 4, ""), "1.5.0", 10, 0, 0, 9, 1),
+        ] {
+            let found = count(&spec, None, false, version);
+            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.sum.devices);
+            assert_eq!(figures, (in_use, Some(placeholders), Some(extra), devices), "{version} {spec}");
+            assert_eq!(found.free_ports, Some(free), "{version} {spec}");
+        }
+    }
+
+    #[test]
+    fn annotations_change_the_sum() {
+        let spec = guest("1Gi", 2, 1, "");
+        for (slot_count, root_complex, version, free) in [
+            (Some("11"), false, "1.9.0", Some(11)),
+            (None, true, "1.9.0", Some(0)),
+            (Some("8"), true, "1.9.0", Some(8)),
+            (Some("junk"), false, "1.9.0", None),
+            (Some("junk"), false, "1.7.0", Some(4)),
+            (Some("11"), false, "1.5.0", Some(4)),
+        ] {
+            let found = count(&spec, slot_count, root_complex, version);
+            assert_eq!(found.free_ports, free, "{slot_count:?} {root_complex} {version}");
+        }
+    }
+
+    #[test]
+    fn a_slot_count_that_is_no_number_stops_a_flat_machine_only_where_the_version_does_not_ask() {
+        let spec = r#"{"domain": {"machine": {"type": "pc"}}}"#;
+        assert!(count(spec, Some("junk"), false, "1.8.1").refused.is_some());
+        assert!(count(spec, Some("junk"), false, "1.8.2").refused.is_none());
+    }
+
+    #[test]
+    fn an_address_that_no_bus_has_or_that_is_taken_keeps_a_guest_from_booting() {
+        let with = |machine: &str, addresses: &[&str]| {
+            let nics = addresses.iter().map(|address| format!(r#"{{"bridge": {{}}, "pciAddress": "{address}"}}"#));
+            let nics: Vec<String> = nics.collect();
+            let devices = format!(r#"{{"interfaces": [{}]}}"#, nics.join(","));
+            format!(r#"{{"domain": {{"machine": {{"type": "{machine}"}}, "devices": {devices}}}}}"#)
+        };
+        for (machine, addresses, root_complex, boots) in [
+            ("q35", &["0000:03:00.0"][..], false, true),
+            ("q35", &["0000:00:10.0"], false, true),
+            ("q35", &["0000:03:01.0"], false, false),
+            ("q35", &["0001:03:00.0"], false, false),
+            ("q35", &["0000:00:00.0"], false, false),
+            ("q35", &["0000:00:1f.0"], false, false),
+            ("q35", &["0000:00:1f.2"], false, true),
+            ("q35", &["0000:03:00.0", "0000:03:00.0"], false, false),
+            ("q35", &["0000:00:02.0"], true, false),
+            ("q35", &["0000:00:1e.0"], true, true),
+            ("pc", &["0000:00:10.0"], false, true),
+            ("pc", &["0000:00:01.0"], false, false),
+            ("pc", &["0000:01:00.0"], false, false),
+        ] {
+            let found = count(&with(machine, addresses), None, root_complex, "1.9.0");
+            assert_eq!(found.refused.is_none(), boots, "{machine} {addresses:?} {:?}", found.refused);
+        }
+    }
+
+    #[test]
+    fn a_far_address_makes_libvirt_have_all_ports_before_it() {
+        let spec = r#"{"domain": {"memory": {"guest": "1Gi"}, "devices": {
+            "interfaces": [{"name": "a", "bridge": {}, "pciAddress": "0000:14:00.0"}]}}}"#;
+        // Ports 1 to 20; the NIC, scsi, virtio-serial and balloon take one each.
+        assert_eq!(count(spec, None, false, "1.9.0").free_ports, Some(16));
+        assert_eq!(count(spec, None, true, "1.9.0").free_ports, Some(19));
+    }
+
+    #[test]
+    fn a_root_bus_has_28_slots_for_devices_and_room_for_232_ports() {
+        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").refused;
+        assert_eq!(full(23), None);
+        assert_eq!(full(24), Some(Refusal::RootComplexFull { devices: 29 }));
+        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").refused;
+        assert_eq!(ports(224), None);
+        assert_eq!(ports(225), Some(Refusal::OutOfPorts { needed: 233, limit: 232 }));
+    }
+
+    #[test]
+    fn a_slot_count_beyond_all_measure_is_refused_and_not_carried_out() {
+        for more in ["", r#""useVirtioTransitional": true,"#] {
+            for slot_count in ["100000", "9223372036854775807"] {
+                let found = count(&guest("1Gi", 1, 1, more), Some(slot_count), false, "1.9.0");
+                assert!(matches!(found.refused, Some(Refusal::OutOfPorts { .. })), "{more} {slot_count}");
+            }
+        }
+    }
+
+    #[test]
+    fn bridges_come_one_by_one() {
+        for (devices, bridges) in [(0, 0), (1, 1), (31, 1), (32, 2), (61, 2), (62, 3)] {
+            assert_eq!(bridges_for(devices), bridges, "{devices}");
+        }
+    }
+
+    #[test]
+    fn what_the_devices_themselves_forbid_is_told() {
+        for (device, word) in [
+            (r#""disks": [{"name": "a", "lun": {"bus": "virtio"}}]"#, "lun"),
+            (r#""disks": [{"name": "a", "lun": {}}]"#, "lun"),
+            (r#""disks": [{"name": "a", "cdrom": {"bus": "virtio"}}]"#, "cdrom"),
+            (r#""disks": [{"name": "a", "cdrom": {"bus": "usb"}}]"#, "USB"),
+            (r#""disks": [{"name": "a", "disk": {"bus": "sata", "pciAddress": "0000:01:00.0"}}]"#, "pciAddress"),
+            (r#""inputs": [{"name": "a", "type": "tablet", "bus": "ps2"}]"#, "bus"),
+            (r#""inputs": [{"name": "a", "type": "mouse"}]"#, "tablet"),
+        ] {
+            let found = count(&format!(r#"{{"domain": {{"devices": {{{device}}}}}}}"#), None, false, "1.9.0");
+            let reason = found.refused.map(|refusal| refusal.to_string()).unwrap_or_default();
+            assert!(reason.contains("\"a\"") && reason.contains(word), "{device}: {reason:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Tells on a guest what KubeVirt was refused: a person reads the answer to a request, and nobody reads a controller's.
+//!
+//! An answer waits for none of it. What is told is bounded for each object and for all together, and what is beyond
+//! that is dropped and counted.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::decision_log::Head;
+use crate::{
+    admission::{Answer, Denial, Outcome},
+    api::review::{ObjectKind, Request},
+    change::Change,
+    cluster::cache::Cache,
+    k8s::events::{Letter, Loss, Outbox, Tale, Throttle},
+};
+use k8s_openapi::api::core::v1::ObjectReference;
+
+/// Hears of every denial, and tells those of KubeVirt's own components.
+pub(super) struct Herald {
+    cache: Arc<Cache>,
+    outbox: Outbox,
+    throttle: Mutex<Throttle>,
+}
+
+impl Herald {
+    pub(super) fn new(cache: Arc<Cache>, outbox: Outbox) -> Self {
+        Self { cache, outbox, throttle: Mutex::default() }
+    }
+
+    /// Hears the answer to a body. Any but a denial costs nothing, and that of a person little.
+    pub(super) fn hear<'b>(&self, head: &Head<'b, impl FnOnce() -> Request<'b>>, body: &'b [u8], answer: &Answer) {
+        let is_news = answer.outcome == Outcome::Denied && !head.dry_run;
+        if is_news && self.cache.is_of_kubevirt(&head.user_info.username) {
+            Denial::of(body, answer, |denial| self.tell(denial));
+        }
+    }
+
+    fn tell(&self, denial: &Denial) {
+        let Some((object, related)) = addressee(denial.change) else { return };
+        let note = note(denial);
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
+        let is_admitted =
+            self.throttle.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
+        if is_admitted {
+            self.outbox.hand_in(Letter { tale: Tale::InterfaceRefused, object, related, note });
+        } else {
+            self.outbox.drop_one(Loss::Rate);
+        }
+    }
+}
+
+fn note(denial: &Denial) -> String {
+    let Change { subject, before, .. } = denial.change;
+    let verb = if before.is_some() { "update" } else { "create" };
+    format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, denial.message())
+}
+
+/// The object that users look at, and the one that was refused if that is another: of a VMI that runs for a VM, the VM.
+fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
+    let subject = change.subject;
+    let api_version = format!("{}/{}", subject.gvk.group, subject.gvk.version);
+    let reference = |kind: &str, name: &str, uid: &str| ObjectReference {
+        api_version: Some(api_version.clone()),
+        kind: Some(kind.to_owned()),
+        namespace: Some(subject.namespace.to_owned()),
+        name: Some(name.to_owned()),
+        uid: (!uid.is_empty()).then(|| uid.to_owned()),
+        ..ObjectReference::default()
+    };
+    let metadata = change.after.metadata;
+    let itself = reference(&subject.gvk.kind, subject.name, &metadata.uid);
+    match subject.kind {
+        ObjectKind::VirtualMachine => Some((itself, None)),
+        ObjectKind::Instance => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
+            Some(owner) => Some((reference(&owner.kind, &owner.name, &owner.uid), Some(itself))),
+            // One that is still to be named can be told of nowhere.
+            None => (!subject.name.is_empty()).then_some((itself, None)),
+        },
+        ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::review::{self, Reading};
+
+    /// On which object it is told that this may not be made, and which one is related: kind, name and uid of each.
+    fn told_on(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
+        let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+            "operation": "CREATE", "namespace": "demo", "name": metadata["name"],
+            "kind": {"group": "kubevirt.io", "version": "v1", "kind": kind}, "object": {"metadata": metadata}}})
+        .to_string();
+        let Reading::Whole(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let (object, related) = addressee(&Change::of(&request).unwrap())?;
+        let parts = |object: ObjectReference| json!([object.api_version, object.kind, object.name, object.uid]);
+        Some([parts(object), related.map_or(Value::Null, parts)])
+    }
+
+    #[test]
+    fn it_is_told_on_the_vm_if_there_is_one() {
+        let owned = json!([{"kind": "VirtualMachine", "name": "vm", "uid": "1"}]);
+        let vm = json!(["kubevirt.io/v1", "VirtualMachine", "vm", "1"]);
+        let (vmi, instance) =
+            ("VirtualMachineInstance", json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", "2"]));
+        assert_eq!(told_on("VirtualMachine", &json!({"name": "vm", "uid": "1"})), Some([vm.clone(), Value::Null]));
+        let metadata = json!({"name": "vm", "uid": "2", "ownerReferences": owned});
+        assert_eq!(told_on(vmi, &metadata), Some([vm, instance.clone()]));
+        assert_eq!(told_on(vmi, &json!({"name": "vm", "uid": "2"})), Some([instance, Value::Null]));
+        // What is being made has no uid yet.
+        let unborn = json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", null]);
+        assert_eq!(told_on(vmi, &json!({"name": "vm"})), Some([unborn, Value::Null]));
+        assert_eq!(told_on(vmi, &json!({"name": ""})), None);
+        assert_eq!(told_on("VirtualMachineInstanceReplicaSet", &json!({"name": "set"})), None);
+    }
+}
