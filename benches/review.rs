@@ -5,11 +5,11 @@ use std::{fs, hint::black_box, path::Path, sync::Arc};
 use anyhow::Context;
 use criterion::{Criterion, Throughput};
 use nicplug::{
-    admission::{Endpoint, Outcome, Reviewer},
+    admission::{Decision, Endpoint, Reviewer},
     api::vm::Phase,
     change::Change,
     facts::{
-        Fact, FactSource, Facts, Instance, KubeVirt,
+        Fact, FactSource, Facts, KubeVirt, Vmi,
         nic::{GuestNic, Plug},
     },
     settings::Settings,
@@ -22,12 +22,8 @@ impl Cluster {
     fn of_version(version: &str) -> Self {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
         let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
-        let instance = Instance { phase: Phase::Running, nics: vec![nic].into(), ..Instance::default() };
-        Self(Facts {
-            kubevirt: Fact::Known(Arc::new(kubevirt)),
-            instance: Fact::Known(Arc::new(instance)),
-            ..Facts::default()
-        })
+        let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
+        Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() })
     }
 }
 
@@ -39,24 +35,24 @@ impl FactSource for Cluster {
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
-    bench(&mut criterion, "heartbeat", "vmi-update-status-heartbeat", "v1.9.0", Outcome::Allowed)?;
-    bench(&mut criterion, "nic-change", "vm-update-merge-patch-add-nic", "v1.9.0", Outcome::Allowed)?;
-    bench(&mut criterion, "denial", "vm-update-merge-patch-add-nic", "v1.3.1", Outcome::Denied)?;
+    bench(&mut criterion, "heartbeat", "vmi-update-status-heartbeat", "v1.9.0", Decision::Allowed)?;
+    bench(&mut criterion, "nic-change", "vm-update-merge-patch-add-nic", "v1.9.0", Decision::Allowed)?;
+    bench(&mut criterion, "denial", "vm-update-merge-patch-add-nic", "v1.3.1", Decision::Denied)?;
     criterion.final_summary();
     Ok(())
 }
 
 /// Measures the answer to a review, having made sure that it is the one that is meant.
-fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, expected: Outcome) -> anyhow::Result<()> {
+fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, expected: Decision) -> anyhow::Result<()> {
     let body = body(review)?;
     let reviewer = Reviewer::new(Arc::new(Cluster::of_version(version)), Settings::default());
-    let outcome = reviewer.answer(Endpoint::Validate, &body).outcome;
-    anyhow::ensure!(outcome == expected, "{name}: the answer is {outcome:?}, not {expected:?}");
+    let decision = reviewer.review(Endpoint::Validate, &body).decision;
+    anyhow::ensure!(decision == expected, "{name}: the answer is {decision:?}, not {expected:?}");
 
     let mut group = criterion.benchmark_group("review");
     group.throughput(Throughput::Bytes(u64::try_from(body.len())?));
     group.bench_function(name, |bencher| {
-        bencher.iter(|| reviewer.answer(Endpoint::Validate, black_box(&body)));
+        bencher.iter(|| reviewer.review(Endpoint::Validate, black_box(&body)));
     });
     group.finish();
     Ok(())

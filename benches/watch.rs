@@ -49,12 +49,12 @@ fn main() -> anyhow::Result<()> {
 /// What a watch does with a line.
 fn take(cache: &Cache, line: &str) -> anyhow::Result<Effect> {
     match Event::read(line) {
-        Some(Event::Applied(object)) => Ok(cache.apply(Kind::Instance, object)),
+        Some(Event::Applied(object)) => Ok(cache.apply(Kind::Vmi, object)),
         _ => None.context("another event"),
     }
 }
 
 /// The line of an update of a guest.
 fn line(beat: u64) -> String {
-    format!(r#"{{"type":"MODIFIED","object":{}}}"#, Guest::new(GUEST).instance(beat))
+    format!(r#"{{"type":"MODIFIED","object":{}}}"#, Guest::new(GUEST).vmi(beat))
 }

@@ -86,7 +86,7 @@ pub struct View<'r> {
     /// Where the guest is written, as in `spec.template.spec`.
     pub path: &'static str,
     /// The VMI that it is, if it is one.
-    pub instance: Option<&'r VirtualMachineInstance<'r>>,
+    pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// Whether an instancetype or a preference adds what the template does not show.
     pub is_expanded: bool,
 }
@@ -222,7 +222,7 @@ impl<'r> Change<'r> {
     #[must_use]
     pub fn asks_to_persist(&self) -> bool {
         let written = |view: &View<'r>| view.annotation(|annotations| annotations.persist.as_deref());
-        let is_guest = matches!(self.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
+        let is_guest = matches!(self.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
         let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
@@ -337,12 +337,12 @@ impl<'r> MigrationStart<'r> {
 impl<'r> View<'r> {
     fn of(object: &'r Object<'r>) -> Option<Self> {
         Some(match object {
-            Object::Instance(vmi) => Self {
+            Object::Vmi(vmi) => Self {
                 metadata: &vmi.metadata,
                 guest_metadata: &vmi.metadata,
                 guest: &vmi.spec,
                 path: "spec",
-                instance: Some(vmi),
+                vmi: Some(vmi),
                 is_expanded: false,
             },
             Object::VirtualMachine(vm) => Self {
@@ -350,7 +350,7 @@ impl<'r> View<'r> {
                 guest_metadata: &vm.spec.template.metadata,
                 guest: &vm.spec.template.spec,
                 path: "spec.template.spec",
-                instance: None,
+                vmi: None,
                 is_expanded: vm.is_expanded(),
             },
             Object::ReplicaSet(set) => Self {
@@ -358,7 +358,7 @@ impl<'r> View<'r> {
                 guest_metadata: &set.spec.template.metadata,
                 guest: &set.spec.template.spec,
                 path: "spec.template.spec",
-                instance: None,
+                vmi: None,
                 is_expanded: false,
             },
             Object::Pool(pool) => {
@@ -368,7 +368,7 @@ impl<'r> View<'r> {
                     guest_metadata: &vm.spec.template.metadata,
                     guest: &vm.spec.template.spec,
                     path: "spec.virtualMachineTemplate.spec.template.spec",
-                    instance: None,
+                    vmi: None,
                     is_expanded: vm.is_expanded(),
                 }
             }

@@ -48,7 +48,7 @@ fn kubes_own_type_reads_every_answer() {
     for case in entries(&data("admission")) {
         let review = json_file(&case.join("request.json"));
         for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
-            let answer = reviewer(&case).answer(endpoint, review.to_string().as_bytes());
+            let answer = reviewer(&case).review(endpoint, review.to_string().as_bytes());
             if answer.status != 200 {
                 continue;
             }
@@ -75,7 +75,7 @@ fn the_recorded_reviews_all_come_back_allowed_with_their_uid() {
     for review in entries(&reviews) {
         let body = fs::read(review).unwrap();
         let uid = serde_json::from_slice::<Value>(&body).unwrap()["request"]["uid"].clone();
-        let answer: Value = serde_json::from_slice(&reviewer.answer(Endpoint::Validate, &body).body).unwrap();
+        let answer: Value = serde_json::from_slice(&reviewer.review(Endpoint::Validate, &body).body).unwrap();
         assert_eq!(answer["response"]["uid"], uid);
         assert_eq!(answer["response"]["allowed"], json!(true), "{answer}");
         count += 1;
@@ -102,7 +102,7 @@ fn differences(case: &Path) -> Vec<String> {
 
 /// Status and body, with the patch decoded so that a person can read it.
 fn answer(case: &Path, endpoint: Endpoint, review: &Value) -> Value {
-    let answer = reviewer(case).answer(endpoint, review.to_string().as_bytes());
+    let answer = reviewer(case).review(endpoint, review.to_string().as_bytes());
     let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
     if let Some(patch) = body.pointer_mut("/response/patch") {
         *patch = serde_json::from_slice(&BASE64.decode(patch.as_str().unwrap()).unwrap()).unwrap();

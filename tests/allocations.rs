@@ -9,7 +9,7 @@ use std::sync::Arc;
 use allocation_counter::measure;
 use common::data;
 use nicplug::{
-    admission::{Endpoint, Outcome, Reviewer},
+    admission::{Decision, Endpoint, Reviewer},
     facts::NoFacts,
     settings::Settings,
 };
@@ -49,9 +49,9 @@ fn a_hundred_times_as_much_that_nobody_reads_is_not_one_allocation_more() {
         for endpoint in Endpoint::ALL {
             let allocations = |count| {
                 let body = grown(&review, count);
-                let mut outcome = None;
-                let counted = measure(|| outcome = Some(reviewer.answer(endpoint, &body).outcome));
-                assert_ne!(outcome, Some(Outcome::Malformed), "{name}");
+                let mut decision = None;
+                let counted = measure(|| decision = Some(reviewer.review(endpoint, &body).decision));
+                assert_ne!(decision, Some(Decision::Malformed), "{name}");
                 counted.count_total
             };
             // What is made once, at the first answer, is made before.

@@ -371,7 +371,7 @@ async fn a_thousand_heartbeats_of_a_vmi_are_not_one_call() {
     let log = scene.webhook.stop().await;
     let stopped = log.iter().find(|line| line["message"] == "stopped").unwrap();
     let outcomes = ["allowed", "denied", "malformed", "patched", "unhandled", "warned"];
-    let served: u64 = outcomes.iter().map(|outcome| stopped[outcome].as_u64().unwrap()).sum();
+    let served: u64 = outcomes.iter().map(|decision| stopped[decision].as_u64().unwrap()).sum();
     assert_eq!(served, made.0 + made.1 + updated.0 + updated.1, "{stopped}");
 }
 

@@ -25,7 +25,7 @@ use futures_util::future;
 use hyper::http::Method;
 use kube::Client;
 use nicplug::{
-    controllers::webhook_activation::{Called, Calls, Places},
+    controllers::webhook_activation::{Activation, ObjectNames, WebhookActivation},
     server::reload::every,
 };
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ impl Scene {
     /// A replica that is as ready as `is_ready` says.
     fn replica(&self, client: Client, is_ready: &Arc<AtomicBool>) -> Replica {
         let [binding, service] = ["call", "nicplug"].map(str::to_owned);
-        let calls = Calls::new(client, Places { namespace: self.namespace.clone(), binding, service });
+        let calls = WebhookActivation::new(client, ObjectNames { namespace: self.namespace.clone(), binding, service });
         let (called, is_ready) = (calls.called(), Arc::clone(is_ready));
         let task = tokio::spawn(async move {
             calls.keep(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
@@ -82,7 +82,7 @@ impl Scene {
 }
 
 struct Replica {
-    called: watch::Receiver<Called>,
+    called: watch::Receiver<Activation>,
     task: JoinHandle<()>,
 }
 
@@ -94,21 +94,21 @@ impl Drop for Replica {
 
 impl Replica {
     /// Waits until it says so.
-    async fn says(&mut self, what: &str, is_it: impl FnMut(&Called) -> bool) {
+    async fn says(&mut self, what: &str, is_it: impl FnMut(&Activation) -> bool) {
         let is_said = time::timeout(LONG, self.called.wait_for(is_it)).await.is_ok();
         assert!(is_said, "not within {LONG:?}: {what}; but {:?}", self.called.borrow());
     }
 
     async fn waits_for(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Called::NotYet(reason) if reason.contains(words))).await;
+        self.says(words, |called| matches!(called, Activation::NotYet(reason) if reason.contains(words))).await;
     }
 
     async fn complains(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Called::No(reason) if reason.contains(words))).await;
+        self.says(words, |called| matches!(called, Activation::No(reason) if reason.contains(words))).await;
     }
 
     async fn is_called(&mut self) {
-        self.says("it is called", |called| *called == Called::Yes).await;
+        self.says("it is called", |called| *called == Activation::Yes).await;
     }
 }
 

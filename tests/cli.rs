@@ -168,7 +168,7 @@ fn a_decision_is_one_line_of_json_with_who_asked_for_what_and_why_it_was_denied(
         ("object", format!("VirtualMachine demo{name}/vm{name}")),
         ("operation", "UPDATE".to_owned()),
         ("endpoint", "validate".to_owned()),
-        ("verdict", "denied".to_owned()),
+        ("decision", "denied".to_owned()),
     ] {
         assert_eq!(decision[field], expected, "{field}: {line}");
     }
@@ -185,7 +185,7 @@ fn a_decision_is_one_line_of_text_whatever_the_names_in_it_are() {
     server.review(&certs, &hostile_review(r"\r\n2026-01-01T00:00:00Z INFO forged \u001b[2J\u009b1m\u202e"));
     let line = server.line("nicplug::decision");
     assert!(line.contains(r#"user="mallory\r\n2026-01-01T00:00:00Z INFO forged"#), "{line}");
-    assert!(line.contains("verdict=\"denied\"") && !line.contains("hunter2"), "{line}");
+    assert!(line.contains("decision=\"denied\"") && !line.contains("hunter2"), "{line}");
     assert!(!line.contains(|letter: char| letter.is_control() || letter == '\u{202e}'), "{line}");
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use clients::{Balancer, Client, Time};
 use nicplug::{
-    admission::{Outcome, Reviewer},
+    admission::{Decision, Reviewer},
     certificates::{self, Bundle, Host},
     facts::NoFacts,
     server::{Config, Counts, Limits, Server, tls::Pair},
@@ -38,7 +38,7 @@ async fn replica(limits: &Limits) -> (SocketAddr, Counts) {
 }
 
 fn answered(counts: &Counts) -> u64 {
-    Outcome::ALL.into_iter().map(|outcome| counts.of(outcome)).sum()
+    Decision::ALL.into_iter().map(|decision| counts.of(decision)).sum()
 }
 
 /// The shares of three replicas in 2,000 requests over 25 connections that were opened when there was but one replica.

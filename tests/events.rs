@@ -15,7 +15,7 @@ use cluster_support::{
 };
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, Client, api::ListParams};
-use nicplug::k8s::events::Tale;
+use nicplug::k8s::events::EventReason;
 use serde_json::{Value, json};
 
 const VM: &str = "vm-fedora";
@@ -27,7 +27,7 @@ fn the_page_lists_every_event_with_its_type() {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let listed: Vec<String> =
         rows.map(|(reason, rest)| format!("{reason} {}", rest.split(' ').next().unwrap())).collect();
-    let told = Tale::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
+    let told = EventReason::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
     assert_eq!(listed, told);
 }
 

@@ -28,7 +28,7 @@ use futures_util::{FutureExt, future};
 use hyper::http::Method;
 use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
 use nicplug::{
-    admission::{Endpoint, Outcome, Reviewer},
+    admission::{Decision, Endpoint, Reviewer},
     api::{
         network::NadRef,
         review::{self, Reading},
@@ -36,8 +36,8 @@ use nicplug::{
     certificates::{self, Host},
     change::Change,
     cluster::{
-        persist_queue::{Asker, Pending},
-        watch::{KINDS, Mishap, State, Tuning, Watches},
+        persist_queue::{ObjectRef, Pending},
+        watch::{KINDS, State, Tuning, WatchError, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
     k8s::{backoff::Pauses, kind::Kind as FactKind},
@@ -60,7 +60,7 @@ fn tuning() -> Tuning {
     Tuning {
         page: 3,
         watch: Duration::from_secs(2),
-        grace: Duration::from_millis(200),
+        forbidden_grace: Duration::from_millis(200),
         pauses: Pauses { first: Duration::from_millis(20), longest: Duration::from_millis(200) },
         ..Tuning::default()
     }
@@ -171,7 +171,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     let watches = Watches::start(&admin, pending.clone(), &tuning());
     all_in_step(&watches).await;
     let before = facts(&watches, &namespace);
-    assert!(matches!((before.instance, before.machine, before.migration), (Fact::Absent, Fact::Absent, Fact::Absent)));
+    assert!(matches!((before.vmi, before.vm, before.migration), (Fact::Absent, Fact::Absent, Fact::Absent)));
     assert!(matches!((before.nodes, before.isolation), (Fact::Unknown, Fact::Absent)));
     assert_eq!(network(&watches, &namespace), Fact::Absent);
 
@@ -195,8 +195,8 @@ async fn every_fact_is_seen_to_come_and_to_go() {
 
     let is_seen = |facts: &Facts| {
         facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.rollout.is_some())
-            && facts.instance.known().is_some_and(|instance| instance.is_live())
-            && facts.machine.known().is_some()
+            && facts.vmi.known().is_some_and(|vmi| vmi.is_live())
+            && facts.vm.known().is_some()
             && facts.migration == Fact::Known("move".into())
             && facts.attachment.known().is_some_and(|attachment| attachment.in_place == InPlace::No)
             && facts.isolation.known().is_some()
@@ -217,7 +217,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     until("the controller is ready", || in_place() == Some(InPlace::Yes)).await;
     let asks = json!({"metadata": {"annotations": {"nicplug.io/persist": "*"}}});
     request::change(&admin, Kind::Vmi, &namespace, VM, Write::Merge(asks), Run::Real).await.granted();
-    until("the guest asks", || pending.is_asking(&Asker::instance(&namespace, VM))).await;
+    until("the guest asks", || pending.is_asking(&ObjectRef::vmi(&namespace, VM))).await;
 
     for (kind, name) in [(Kind::Migration, "move"), (Kind::Vmi, VM), (Kind::Vm, VM), (Kind::Nad, NETWORK)] {
         delete(&admin, &format!("{}/{name}", kind.path(&namespace))).await;
@@ -228,8 +228,8 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     annotate(&admin, &namespace, Value::Null).await;
     delete(&admin, &format!("{}/kubevirt", Kind::KubeVirt.path(&namespace))).await;
     let is_gone = |facts: &Facts| {
-        facts.instance == Fact::Absent
-            && facts.machine == Fact::Absent
+        facts.vmi == Fact::Absent
+            && facts.vm == Fact::Absent
             && facts.migration == Fact::Absent
             && facts.attachment.known().is_some_and(|attachment| attachment.in_place == InPlace::No)
             && facts.isolation == Fact::Absent
@@ -286,7 +286,7 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     let others = || KINDS.iter().filter(|kind| **kind != FactKind::Nad);
     until("all others are in step", || others().all(|kind| state(&watches, *kind) == State::Synced)).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
-    assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
+    assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 
     role.grant(&reading(&[])).await;
     until("networks are in step", || state(&watches, FactKind::Nad) == State::Synced).await;
@@ -297,7 +297,7 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     until("networks are forbidden again", is_forbidden).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(others().all(|kind| state(&watches, *kind) == State::Synced));
-    assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
+    assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 }
 
 #[tokio::test]
@@ -332,7 +332,7 @@ async fn without_the_right_to_fetch_it_what_a_guest_booted_with_is_unknown_until
     let double = KubeVirtDouble::start(api, &namespace);
     double.start_vm(VM).await;
 
-    let is_running = || facts(&may_not, &namespace).instance.known().is_some_and(|instance| instance.is_live());
+    let is_running = || facts(&may_not, &namespace).vmi.known().is_some_and(|vmi| vmi.is_live());
     until("the guest is seen", is_running).await;
     let revision = |watches: &Watches| facts(watches, &namespace).revision;
     // Both are asked, and what the one is given stays from the other.
@@ -398,9 +398,9 @@ async fn answers_go_on_from_memory_while_the_api_server_is_away() {
         report.contains("[+]webhook ok\n") && report.contains("[+]facts/NetworkAttachmentDefinition ok\n"),
         "{report}"
     );
-    let known = || replica.reviewer.answer(Endpoint::Validate, &review_of(&namespace, NETWORK));
+    let known = || replica.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
     let answer = known();
-    assert_eq!(answer.outcome, Outcome::Allowed);
+    assert_eq!(answer.decision, Decision::Allowed);
 
     api.stop().await;
     let stale = "[+]facts/NetworkAttachmentDefinition ok: stale for ";
@@ -429,7 +429,7 @@ async fn answers_go_on_from_memory_while_the_api_server_is_away() {
             (code == 200 && !report.contains("ok: ")).then_some(())
         })
         .await;
-        let answer = replica.reviewer.answer(Endpoint::Validate, &review_of(&namespace, NETWORK));
+        let answer = replica.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
         assert_eq!(answer, known());
     }
 }
@@ -513,7 +513,7 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
     gate.is_closed.send_replace(false);
     until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
     // Once, unless the machine is so slow that a list is older than the history by the time that it is there.
-    assert!(watches.status().of(FactKind::Nad).unwrap().count(Mishap::Expired) > 0);
+    assert!(watches.status().of(FactKind::Nad).unwrap().count(WatchError::Expired) > 0);
     all_in_step(&watches).await;
 }
 
@@ -535,15 +535,15 @@ async fn one_object_that_cannot_be_read_takes_no_other_with_it() {
     request::create(&admin, Kind::Vm, &namespace, &broken, Run::Real).await.granted();
     let watches = watch(&admin);
     all_in_step(&watches).await;
-    assert_eq!(facts(&watches, &namespace).machine, Fact::Unknown);
-    assert!(matches!(facts(&watches, &namespace).instance, Fact::Absent));
+    assert_eq!(facts(&watches, &namespace).vm, Fact::Unknown);
+    assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
     let elsewhere = facts(&watches, "no-such-namespace");
-    assert_eq!(elsewhere.machine, Fact::Absent);
-    assert_eq!(watches.status().of(FactKind::Machine).unwrap().count(Mishap::Unreadable), 1);
+    assert_eq!(elsewhere.vm, Fact::Absent);
+    assert_eq!(watches.status().of(FactKind::Vm).unwrap().count(WatchError::Unreadable), 1);
 
     let mended = json!({"spec": {"template": {"metadata": null}}});
     request::change(&admin, Kind::Vm, &namespace, VM, Write::Merge(mended), Run::Real).await.granted();
-    until("the VM is known", || facts(&watches, &namespace).machine.known().is_some()).await;
+    until("the VM is known", || facts(&watches, &namespace).vm.known().is_some()).await;
 }
 
 // === The whole way ===

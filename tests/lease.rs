@@ -22,7 +22,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use nicplug::controllers::leader_election::{Candidate, Timings};
+use nicplug::controllers::leader_election::{LeaderElector, Timings};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -73,7 +73,7 @@ impl Drop for Worker {
 
 impl Replica {
     fn start(client: Client, namespace: &str, identity: &str, workers: &Workers) -> Self {
-        let candidate = Candidate::new(client, namespace, NAME, identity, TIMINGS);
+        let candidate = LeaderElector::new(client, namespace, NAME, identity, TIMINGS);
         let leads = candidate.leads();
         let (stop, stopped) = oneshot::channel();
         let workers = workers.clone();

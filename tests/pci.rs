@@ -8,8 +8,8 @@ use nicplug::{
     api::guest::GuestSpec,
     kubevirt::Version,
     pci::{
-        Attachment, DeviceKinds, HostKind, NoKinds, Picture, Placement, Reservation, SlotCount, Spot, Survey, picture,
-        reckon, reserve, survey,
+        Attachment, DeviceKinds, Devices, HostKind, NoKinds, Picture, Placement, Reservation, SlotCount, Spot, budget,
+        count_devices, picture, reserve,
     },
 };
 use proptest::prelude::*;
@@ -73,7 +73,7 @@ impl Case<'_> {
 
     /// What differs between the model and the corpus.
     fn differences(&self) -> Vec<String> {
-        let Picture { reckoning, seats, .. } = self.draw();
+        let Picture { budget, seats, .. } = self.draw();
         let count = |count: Option<u64>| count.map_or(Value::Null, Value::from);
         let mut differences = Vec::new();
         let mut compare = |what: &str, expected: &Value, found: Value| {
@@ -82,28 +82,28 @@ impl Case<'_> {
             }
         };
         let expect = &self.expect;
-        compare("supportsPcieHotplug", &expect["supportsPcieHotplug"], reckoning.supports_pcie_hotplug.into());
-        compare("portsInUse", &expect["portsInUse"], reckoning.ports_in_use.into());
-        compare("placeholders", &expect["placeholders"], count(reckoning.placeholders));
-        compare("extraControllers", &expect["extraControllers"], count(reckoning.extra_controllers));
-        compare("freePorts", &expect["freePorts"], count(reckoning.free_ports));
+        compare("supportsPcieHotplug", &expect["supportsPcieHotplug"], budget.supports_pcie_hotplug.into());
+        compare("portsInUse", &expect["portsInUse"], budget.ports_in_use.into());
+        compare("placeholders", &expect["placeholders"], count(budget.placeholders));
+        compare("extraControllers", &expect["extraControllers"], count(budget.extra_controllers));
+        compare("freePorts", &expect["freePorts"], count(budget.free_ports));
         let is_refused = !expect["kubevirtError"].is_null() || !expect["libvirtError"].is_null();
-        compare("refused", &is_refused.into(), reckoning.refused.is_some().into());
-        if is_refused || reckoning.free_ports.is_none() {
+        compare("refused", &is_refused.into(), budget.refused.is_some().into());
+        if is_refused || budget.free_ports.is_none() {
             compare("no freePorts", &true.into(), expect["freePorts"].is_null().into());
         }
-        compare("flat free slots", &self.libvirt["flat"]["freeSlots"], count(reckoning.flat_free_slots));
-        compare("bridge free slots", &self.libvirt["pcieToPciBridge"]["freeSlots"], count(reckoning.bridge_free_slots));
-        compare("rootPorts", &self.libvirt["rootPorts"], reckoning.sum.root_ports.into());
-        compare("highestPciIndex", &self.libvirt["highestPciIndex"], reckoning.sum.highest_index.into());
-        if let Some(free) = reckoning.free_ports {
+        compare("flat free slots", &self.libvirt["flat"]["freeSlots"], count(budget.flat_free_slots));
+        compare("bridge free slots", &self.libvirt["pcieToPciBridge"]["freeSlots"], count(budget.bridge_free_slots));
+        compare("rootPorts", &self.libvirt["rootPorts"], budget.sum.root_ports.into());
+        compare("highestPciIndex", &self.libvirt["highestPciIndex"], budget.sum.highest_index.into());
+        if let Some(free) = budget.free_ports {
             let ports = seats.iter().filter(|seat| matches!(seat.spot, Spot::Port(_)));
-            compare("ports drawn", &reckoning.sum.root_ports.into(), ports.count().into());
+            compare("ports drawn", &budget.sum.root_ports.into(), ports.count().into());
             let drawn = seats.iter().filter(|seat| seat.is_free()).count();
             compare("free ports drawn", &free.into(), drawn.into());
         }
         if self.libvirt["pcieToPciBridge"]["freeSlots"].is_null() && !self.libvirt.is_null() {
-            compare("bridges", &false.into(), reckoning.bridge_free_slots.is_some().into());
+            compare("bridges", &false.into(), budget.bridge_free_slots.is_some().into());
         }
         differences
     }
@@ -148,10 +148,10 @@ impl Guest {
         picture(&spec, &self.placement(), &NoKinds, self.version).unwrap()
     }
 
-    fn survey(&self) -> Survey {
+    fn count_devices(&self) -> Devices {
         let text = self.spec.to_string();
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        survey(&spec, &self.placement(), &NoKinds).unwrap()
+        count_devices(&spec, &self.placement(), &NoKinds).unwrap()
     }
 
     fn placement(&self) -> Placement<'_> {
@@ -213,36 +213,36 @@ fn reversed(guest: &Guest) -> Guest {
 proptest! {
     #[test]
     fn the_order_of_devices_does_not_matter(guest in guests()) {
-        prop_assert_eq!(guest.draw().reckoning, reversed(&guest).draw().reckoning);
+        prop_assert_eq!(guest.draw().budget, reversed(&guest).draw().budget);
     }
 
     #[test]
     fn the_picture_has_the_ports_that_the_sum_promises(guest in guests()) {
-        let Picture { reckoning, seats, .. } = guest.draw();
-        if let Some(free) = reckoning.free_ports {
+        let Picture { budget, seats, .. } = guest.draw();
+        if let Some(free) = budget.free_ports {
             let ports = seats.iter().filter(|seat| matches!(seat.spot, Spot::Port(_))).count() as u64;
-            prop_assert_eq!(ports, reckoning.sum.root_ports);
+            prop_assert_eq!(ports, budget.sum.root_ports);
             prop_assert_eq!(seats.iter().filter(|seat| seat.is_free()).count() as u64, free);
         }
     }
 
     #[test]
     fn a_guest_that_cannot_boot_has_no_room_and_one_with_ports_has_a_count(guest in guests()) {
-        let reckoning = guest.draw().reckoning;
-        let has_ports = reckoning.sum.machine.is_pcie() && reckoning.refused.is_none();
-        prop_assert_eq!(reckoning.free_ports.is_some(), has_ports);
+        let budget = guest.draw().budget;
+        let has_ports = budget.sum.machine.is_pcie() && budget.refused.is_none();
+        prop_assert_eq!(budget.free_ports.is_some(), has_ports);
     }
 
     #[test]
     fn a_reservation_gives_at_least_what_was_asked_for_and_no_smaller_one_does(guest in guests(), wanted in 0u64..40) {
-        let Survey { census, nics, .. } = guest.survey();
+        let Devices { port_usage, nics, .. } = guest.count_devices();
         let room = |value: u64| {
             let slot_count = SlotCount::Number(i64::try_from(value).unwrap());
-            reckon(&census.with_slot_count(slot_count), &nics, guest.version).room()
+            budget(&port_usage.with_slot_count(slot_count), &nics, guest.version).room()
         };
-        match reserve(&census, &nics, guest.version, wanted) {
+        match reserve(&port_usage, &nics, guest.version, wanted) {
             Reservation::Enough { free } => {
-                prop_assert_eq!(reckon(&census, &nics, guest.version).room(), free);
+                prop_assert_eq!(budget(&port_usage, &nics, guest.version).room(), free);
                 prop_assert!(free.is_none_or(|free| free >= wanted));
             }
             Reservation::SlotCount { value, free } => {
@@ -252,14 +252,14 @@ proptest! {
                     prop_assert!(room(smaller).is_none_or(|room| room < wanted));
                 }
             }
-            Reservation::Impossible { most, .. } => prop_assert!(most < wanted || guest.draw().reckoning.refused.is_some()),
+            Reservation::Impossible { most, .. } => prop_assert!(most < wanted || guest.draw().budget.refused.is_some()),
         }
     }
 
     #[test]
     fn attaching_a_nic_to_a_running_guest_never_raises_the_free_count(guest in guests(), attached in 0u64..60) {
-        let reckoning = guest.draw().reckoning;
-        prop_assert!(reckoning.room_left(attached + 1) <= reckoning.room_left(attached));
-        prop_assert!(reckoning.room_left(attached) <= reckoning.room());
+        let budget = guest.draw().budget;
+        prop_assert!(budget.room_left(attached + 1) <= budget.room_left(attached));
+        prop_assert!(budget.room_left(attached) <= budget.room());
     }
 }

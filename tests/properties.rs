@@ -296,10 +296,10 @@ struct Hidden {
 impl FactSource for Hidden {
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.store.facts_for(change);
-        let [kubevirt, instance, machine, nads, isolation, attachment, nodes, migration, macs] = self.is_hidden;
+        let [kubevirt, vmi, machine, nads, isolation, attachment, nodes, migration, macs] = self.is_hidden;
         hide(&mut facts.kubevirt, kubevirt);
-        hide(&mut facts.instance, instance);
-        hide(&mut facts.machine, machine);
+        hide(&mut facts.vmi, vmi);
+        hide(&mut facts.vm, machine);
         hide(&mut facts.isolation, isolation);
         hide(&mut facts.attachment, attachment);
         hide(&mut facts.nodes, nodes);
@@ -576,7 +576,7 @@ proptest! {
         let body = scene.review().to_string();
         for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
             // Two stores: tables by hash have another order in each.
-            let [one, other] = [(), ()].map(|()| scene.reviewer(Settings::default()).answer(endpoint, body.as_bytes()));
+            let [one, other] = [(), ()].map(|()| scene.reviewer(Settings::default()).review(endpoint, body.as_bytes()));
             prop_assert_eq!(one, other);
         }
     }
@@ -607,7 +607,7 @@ proptest! {
             "object": objects.0, "oldObject": objects.1, "operation": operation, "uid": uid}});
         let reviewer = scene.reviewer(Settings::default());
         for endpoint in [Endpoint::Validate, Endpoint::Mutate] {
-            let answer = reviewer.answer(endpoint, review.to_string().as_bytes());
+            let answer = reviewer.review(endpoint, review.to_string().as_bytes());
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
             prop_assert_eq!(answer.status, 200, "{}", body);
             prop_assert_eq!(&body["response"]["uid"], &json!(uid));

@@ -16,13 +16,13 @@ use std::{
 };
 
 use nicplug::{
-    admission::{Outcome, Reviewer},
+    admission::{Decision, Reviewer},
     certificates::{self, Bundle, Host},
     facts::NoFacts,
     server::{
         Config, Counts, Drain, Limits, Server,
         health::Readiness,
-        tls::{ClientAuthorities, Pair, Shown},
+        tls::{CertResolver, ClientAuthorities, Pair},
     },
     settings::Settings,
 };
@@ -309,9 +309,9 @@ async fn every_review_is_counted_by_its_outcome() {
             wire.ask(&post("/validate", JSON, &review.body)).await;
         }
         wire.ask(&post("/validate", JSON, b"no review")).await;
-        let count = |outcome| server.counts.of(outcome);
+        let count = |decision| server.counts.of(decision);
         // Without facts nothing is denied, and what was not checked is told; the deletion and the update of a status are not judged.
-        assert_eq!(Outcome::ALL.map(count), [1, 0, 1, 0, 2, 5]);
+        assert_eq!(Decision::ALL.map(count), [1, 0, 1, 0, 2, 5]);
     })
     .await;
 }
@@ -769,7 +769,7 @@ async fn refusal(address: SocketAddr, connector: &TlsConnector, request: &[u8]) 
 #[tokio::test]
 async fn without_a_certificate_handshakes_get_an_alert_until_there_is_one() {
     guarded(async {
-        let shown = Shown::default();
+        let shown = CertResolver::default();
         let server = Replica::start_with(|config| config.certificate = shown.clone()).await;
         let refused = Wire::open_with(server.address, &CONNECTOR).await.err().unwrap();
         assert_eq!(alert(&refused), Some(AlertDescription::AccessDenied));

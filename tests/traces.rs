@@ -22,7 +22,7 @@ use nicplug::{
     facts::NoFacts,
     server::{Config, Server, tls::Pair},
     settings::Settings,
-    telemetry::spans::{self, Loss, Spans},
+    telemetry::spans::{self, DropReason, Spans},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -175,7 +175,7 @@ async fn a_request_is_a_span_of_the_trace_that_the_api_server_names() {
         ("nicplug.object", "VirtualMachine demo/vm"),
         ("nicplug.operation", "CREATE"),
         ("nicplug.endpoint", "validate"),
-        ("nicplug.verdict", "denied"),
+        ("nicplug.decision", "denied"),
     ] {
         assert_eq!(attribute(span, key), value, "{key}");
     }
@@ -201,7 +201,7 @@ async fn a_request_without_a_parent_begins_a_trace_and_one_whose_parent_is_not_e
     assert_eq!(uids, ["alone", "malformed"]);
     assert!(seen.iter().all(|span| span.get("parentSpanId").is_none()), "{seen:?}");
     assert_ne!(seen[0]["traceId"], seen[1]["traceId"]);
-    assert_eq!((replica.spans.exported(), Loss::ALL.map(|loss| replica.spans.lost(loss))), (2, [0, 0]));
+    assert_eq!((replica.spans.exported(), DropReason::ALL.map(|loss| replica.spans.lost(loss))), (2, [0, 0]));
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn a_collector_that_is_busy_is_asked_again_and_what_it_rejects_is_lost() {
     assert_eq!(attribute(&spans_of(&collector.message().await)[0], "nicplug.uid"), "u-3");
     replica.end.send(()).unwrap();
     guarded(replica.exporting).await.unwrap();
-    assert_eq!((replica.spans.exported(), replica.spans.lost(Loss::Collector)), (1, 2));
+    assert_eq!((replica.spans.exported(), replica.spans.lost(DropReason::Collector)), (1, 2));
 }
 
 #[tokio::test]

@@ -77,9 +77,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     for &count in &args.guests {
         for number in known..count {
             let guest = args.guest(number);
-            for (kind, text) in
-                [(Kind::Machine, guest.machine().to_string()), (Kind::Instance, guest.instance(0).to_string())]
-            {
+            for (kind, text) in [(Kind::Vm, guest.machine().to_string()), (Kind::Vmi, guest.vmi(0).to_string())] {
                 let effect = cache.apply(kind, &text);
                 ensure!(matches!(effect, Effect::Changed), "guest {number}: {effect:?}");
             }
@@ -87,14 +85,14 @@ fn measure(args: &Args) -> anyhow::Result<()> {
         known = count;
         print_memory("filled", count, base)?;
         beat(args, &cache, count)?;
-        for kind in [Kind::Machine, Kind::Instance] {
-            relist(args, &cache, kind, count)?;
+        for kind in [Kind::Vm, Kind::Vmi] {
+            begin_sync(args, &cache, kind, count)?;
         }
         print_memory("listed anew", count, base)?;
     }
-    for kind in [Kind::Machine, Kind::Instance] {
-        cache.relist(kind);
-        cache.know(kind);
+    for kind in [Kind::Vm, Kind::Vmi] {
+        cache.begin_sync(kind);
+        cache.finish_sync(kind);
         ensure!(cache.count(kind) == 0, "{kind}s are left");
     }
     print_memory("all gone", known, base)
@@ -105,10 +103,10 @@ fn warm_up(args: &Args) -> anyhow::Result<()> {
     let cache = Cache::new(Store::default()).0;
     for number in 0..100 {
         let guest = args.guest(number);
-        cache.apply(Kind::Machine, &guest.machine().to_string());
-        cache.apply(Kind::Instance, &guest.instance(0).to_string());
+        cache.apply(Kind::Vm, &guest.machine().to_string());
+        cache.apply(Kind::Vmi, &guest.vmi(0).to_string());
     }
-    ensure!(cache.count(Kind::Instance) == 100, "guests are lost");
+    ensure!(cache.count(Kind::Vmi) == 100, "guests are lost");
     Ok(())
 }
 
@@ -117,13 +115,13 @@ fn warm_up(args: &Args) -> anyhow::Result<()> {
 fn beat(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
     let (mut times, mut bytes) = (Vec::new(), 0);
     for number in 0..count {
-        let line = format!(r#"{{"type":"MODIFIED","object":{}}}"#, args.guest(number).instance(1));
+        let line = format!(r#"{{"type":"MODIFIED","object":{}}}"#, args.guest(number).vmi(1));
         bytes += line.len() as u64;
         let start = Instant::now();
         let Some(Event::Applied(object)) = Event::read(&line) else {
             bail!("another event");
         };
-        let effect = cache.apply(Kind::Instance, object);
+        let effect = cache.apply(Kind::Vmi, object);
         times.push(start.elapsed().as_secs_f64());
         ensure!(matches!(effect, Effect::Unchanged), "a heartbeat changes guest {number}: {effect:?}");
     }
@@ -142,15 +140,15 @@ fn print_beat(guests: u64, bytes: u64, seconds: f64) -> anyhow::Result<()> {
 }
 
 /// All objects of a kind are seen again.
-fn relist(args: &Args, cache: &Cache, kind: Kind, count: u64) -> anyhow::Result<()> {
-    cache.relist(kind);
+fn begin_sync(args: &Args, cache: &Cache, kind: Kind, count: u64) -> anyhow::Result<()> {
+    cache.begin_sync(kind);
     for number in 0..count {
         let guest = args.guest(number);
-        let object = if kind == Kind::Machine { guest.machine() } else { guest.instance(2) };
+        let object = if kind == Kind::Vm { guest.machine() } else { guest.vmi(2) };
         let effect = cache.apply(kind, &object.to_string());
         ensure!(matches!(effect, Effect::Unchanged), "guest {number} is another one: {effect:?}");
     }
-    cache.know(kind);
+    cache.finish_sync(kind);
     ensure!(cache.count(kind) as u64 == count, "{kind}s are lost");
     Ok(())
 }
@@ -158,8 +156,8 @@ fn relist(args: &Args, cache: &Cache, kind: Kind, count: u64) -> anyhow::Result<
 fn print_sizes(args: &Args) -> anyhow::Result<()> {
     let guests = || (0..1_000).map(|number| args.guest(number));
     let machines: usize = guests().map(|guest| guest.machine().to_string().len()).sum();
-    let instances: usize = guests().map(|guest| guest.instance(0).to_string().len()).sum();
-    print(&format!("a VM has {} bytes on average, a VMI {}", machines / 1_000, instances / 1_000))
+    let vmis: usize = guests().map(|guest| guest.vmi(0).to_string().len()).sum();
+    print(&format!("a VM has {} bytes on average, a VMI {}", machines / 1_000, vmis / 1_000))
 }
 
 fn print_memory(what: &str, guests: u64, base: u64) -> anyhow::Result<()> {

@@ -66,13 +66,13 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
     let client = Client::try_from(Config::new(format!("http://{}", server.address).parse()?))?;
     let base = resident_memory()?;
     let watches = Watches::start(&client, Pending::default(), &Tuning::default());
-    wait(&watches, Kind::Machine, count).await?;
-    wait(&watches, Kind::Instance, count).await?;
+    wait(&watches, Kind::Vm, count).await?;
+    wait(&watches, Kind::Vmi, count).await?;
     print_memory("listed by watches", count, base)?;
     let before = processor_seconds()?;
     writeln!(server.input, "beat")?;
     // The last event of the round brings one guest more.
-    wait(&watches, Kind::Instance, count + 1).await?;
+    wait(&watches, Kind::Vmi, count + 1).await?;
     let seconds = processor_seconds()? - before;
     let size: usize = (0..1_000).map(|number| event("MODIFIED", args, number, 1).len()).sum();
     print_beat(count, size as u64 / 1_000, seconds)?;
@@ -171,7 +171,7 @@ async fn beat(world: &World) -> anyhow::Result<()> {
 
 /// One line of a watch.
 fn event(kind: &str, args: &Args, number: u64, beat: u64) -> String {
-    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", args.guest(number).instance(beat))
+    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", args.guest(number).vmi(beat))
 }
 
 async fn answer(State(world): State<World>, uri: Uri, RawQuery(query): RawQuery) -> Response {
@@ -179,15 +179,15 @@ async fn answer(State(world): State<World>, uri: Uri, RawQuery(query): RawQuery)
     let value = |key: &str| query.split('&').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
     let plural = uri.path().rsplit('/').next().unwrap_or_default();
     if value("watch").is_some() {
-        return world.events(plural == Kind::Instance.plural()).into_response();
+        return world.events(plural == Kind::Vmi.plural()).into_response();
     }
     let number = |key: &str| value(key).and_then(|number| number.parse().ok());
     let from = number("continue").unwrap_or(0);
     let to = number("limit").unwrap_or(u64::MAX).saturating_add(from).min(world.count);
     let guests = (from..to).map(|number| world.args.guest(number));
     let items: Vec<String> = match plural {
-        plural if plural == Kind::Machine.plural() => guests.map(|guest| guest.machine().to_string()).collect(),
-        plural if plural == Kind::Instance.plural() => guests.map(|guest| guest.instance(0).to_string()).collect(),
+        plural if plural == Kind::Vm.plural() => guests.map(|guest| guest.machine().to_string()).collect(),
+        plural if plural == Kind::Vmi.plural() => guests.map(|guest| guest.vmi(0).to_string()).collect(),
         _ => Vec::new(),
     };
     let next = if items.is_empty() || to == world.count { String::new() } else { to.to_string() };

@@ -127,7 +127,7 @@ impl Guest {
     }
 
     /// The VirtualMachineInstance, as it is after so many heartbeats.
-    pub(crate) fn instance(self, beat: u64) -> Value {
+    pub(crate) fn vmi(self, beat: u64) -> Value {
         json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
             "metadata": self.instance_metadata(beat), "spec": self.spec(false), "status": self.status(beat)})
     }

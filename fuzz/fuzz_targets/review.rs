@@ -12,7 +12,7 @@ use nicplug::{
     api::vm::Phase,
     change::Change,
     facts::{
-        Fact, FactSource, Facts, Instance, KubeVirt,
+        Fact, FactSource, Facts, Vmi, KubeVirt,
         nic::{GuestNic, Plug},
     },
     settings::Settings,
@@ -26,10 +26,10 @@ impl FactSource for Running {
     fn facts_for(&self, _change: &Change) -> Facts {
         let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
         let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
-        let instance = Instance { phase: Phase::Running, nics: vec![nic].into(), ..Instance::default() };
+        let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
         Facts {
             kubevirt: Fact::Known(Arc::new(kubevirt)),
-            instance: Fact::Known(Arc::new(instance)),
+            vmi: Fact::Known(Arc::new(vmi)),
             ..Facts::default()
         }
     }
@@ -47,7 +47,7 @@ fuzz_target!(|body: &[u8]| {
 
 /// The `response` to a body, or `None` if it was no review.
 fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
-    let answer = REVIEWER.answer(endpoint, body);
+    let answer = REVIEWER.review(endpoint, body);
     let mut review: Value = serde_json::from_slice(&answer.body).expect("the answer is JSON");
     match answer.status {
         200 => {}

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Answer, Outcome};
+use super::{Answer, Decision};
 use crate::{
     api::review::{self, Reading},
     change::Change,
@@ -20,7 +20,7 @@ impl Denial<'_, '_> {
     /// Asks about a denial of the body's request; `None` when the answer is another one, or when the request is no
     /// change that rules judge. Reads the body again, so it costs nothing where it is not called.
     pub fn of<T>(body: &[u8], answer: &Answer, ask: impl FnOnce(&Denial) -> T) -> Option<T> {
-        if answer.outcome != Outcome::Denied {
+        if answer.decision != Decision::Denied {
             return None;
         }
         let Reading::Whole(request) = review::read(body).ok()? else { return None };
@@ -55,7 +55,7 @@ mod tests {
                 "userInfo": {{"username": "alice"}}, "object": {{"spec": {{"networks": {networks}}}}}}}}}"#
         );
         let answer =
-            Reviewer::new(Arc::new(NoFacts), Settings::default()).answer(Endpoint::Validate, review.as_bytes());
+            Reviewer::new(Arc::new(NoFacts), Settings::default()).review(Endpoint::Validate, review.as_bytes());
         Denial::of(review.as_bytes(), &answer, |denial| (denial.change.user.to_owned(), denial.message()))
     }
 

@@ -1,7 +1,7 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
 mod denial;
-mod doubt;
+mod recheck;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use self::verdict::{
 };
 pub use self::{
     denial::Denial,
-    doubt::{Doubt, Grounds},
+    recheck::{FactDependencies, Recheck},
 };
 use crate::{
     api::review::{
@@ -24,7 +24,7 @@ use crate::{
         StatusCause, StatusDetails,
     },
     change::{Change, MigrationStart, NICS_AT_MOST},
-    facts::{Fact, FactSource, Facts, Instance},
+    facts::{Fact, FactSource, Facts, Vmi},
     mutations,
     rules::{self, Case, CauseType, Enforcing},
     settings::{Current, Settings},
@@ -61,14 +61,14 @@ pub struct Answer {
     /// The body, `application/json`.
     pub body: Vec<u8>,
     /// What it says, to be counted.
-    pub outcome: Outcome,
+    pub decision: Decision,
     /// What it is about, to be counted too.
-    pub gist: Gist,
+    pub labels: DecisionLabels,
 }
 
 /// What a request was, and who had something to say about it: a few numbers that cost an answer nothing to carry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Gist {
+pub struct DecisionLabels {
     /// The kind of its objects.
     pub kind: ObjectKind,
     /// What was to be done with them.
@@ -81,7 +81,7 @@ pub struct Gist {
     pub unknown: FactSet,
 }
 
-impl Gist {
+impl DecisionLabels {
     /// Of a request of which nothing is known.
     const NONE: Self = Self {
         kind: ObjectKind::Other,
@@ -104,7 +104,7 @@ impl Gist {
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Outcome {
+pub enum Decision {
     /// The request goes on as it is.
     Allowed,
     /// The request is refused.
@@ -119,7 +119,7 @@ pub enum Outcome {
     Warned,
 }
 
-impl Outcome {
+impl Decision {
     /// Every outcome.
     pub const ALL: [Self; 6] =
         [Self::Allowed, Self::Denied, Self::Malformed, Self::Patched, Self::Unhandled, Self::Warned];
@@ -162,8 +162,8 @@ impl Reviewer {
 
     /// Answers the body of a request. Takes microseconds, never waits and never fails: every body has an answer.
     #[must_use]
-    pub fn answer(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
-        self.hearing(&self.settings()).answer(endpoint, body)
+    pub fn review(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
+        self.evaluator(&self.settings()).review(endpoint, body)
     }
 
     /// The settings of now, for a [`hearing`](Self::hearing).
@@ -174,67 +174,67 @@ impl Reviewer {
 
     /// Hears one request, to its end under these settings.
     #[must_use]
-    pub fn hearing<'h>(&'h self, settings: &'h Settings) -> Hearing<'h> {
-        Hearing { facts: self.facts.as_ref(), settings }
+    pub fn evaluator<'h>(&'h self, settings: &'h Settings) -> Evaluator<'h> {
+        Evaluator { facts: self.facts.as_ref(), settings }
     }
 }
 
 /// A reviewer with one request before it: settings that are replaced meanwhile are for the next one.
 #[derive(Clone, Copy)]
-pub struct Hearing<'h> {
+pub struct Evaluator<'h> {
     facts: &'h dyn FactSource,
     settings: &'h Settings,
 }
 
-impl Hearing<'_> {
-    /// As [`Reviewer::answer`].
+impl Evaluator<'_> {
+    /// As [`Reviewer::review`].
     #[must_use]
-    pub fn answer(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
+    pub fn review(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
         match review::read(body) {
-            Ok(Reading::Whole(request)) => self.judge(endpoint, &request),
+            Ok(Reading::Whole(request)) => self.evaluate(endpoint, &request),
             Ok(Reading::Faulty(request, fault)) => answer_fault(endpoint, &request, &fault),
             Err(error) => answer_malformed(&error),
         }
     }
 
-    fn judge(&self, endpoint: Endpoint, request: &Request) -> Answer {
+    fn evaluate(&self, endpoint: Endpoint, request: &Request) -> Answer {
         if let Some(start) = MigrationStart::of(request) {
-            return self.judge_migration(endpoint, request, &start);
+            return self.evaluate_migration(endpoint, request, &start);
         }
         if request.is_unchanged {
-            return respond(request, &Verdict::default(), None, Outcome::Allowed);
+            return respond(request, &Verdict::default(), None, Decision::Allowed);
         }
         let Some(change) = Change::of(request) else {
-            return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+            return respond(request, &Verdict::default(), None, Decision::Unhandled);
         };
         if change.is_quiet() {
-            return respond(request, &Verdict::default(), None, Outcome::Allowed);
+            return respond(request, &Verdict::default(), None, Decision::Allowed);
         }
         if let Some((field, count)) = change.oversize() {
             return answer_oversize(endpoint, request, field, count);
         }
         match endpoint {
             Endpoint::Validate => {
-                let verdict = review(&change, &self.facts_for(&change), self.settings);
-                respond(request, &verdict, None, Outcome::of(&verdict))
+                let verdict = evaluate(&change, &self.facts_for(&change), self.settings);
+                respond(request, &verdict, None, Decision::of(&verdict))
             }
             // The API server drops a patch of a status that reaches beyond it, and tells nobody.
             Endpoint::Mutate if change.requests.is_some() => {
-                respond(request, &Verdict::default(), None, Outcome::Allowed)
+                respond(request, &Verdict::default(), None, Decision::Allowed)
             }
             Endpoint::Mutate => match self.repairs(&change) {
-                repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Outcome::Allowed),
-                repairs => respond(request, &Verdict::default(), Some(&Patch(repairs)), Outcome::Patched),
+                repairs if repairs.is_empty() => respond(request, &Verdict::default(), None, Decision::Allowed),
+                repairs => respond(request, &Verdict::default(), Some(&Patch(repairs)), Decision::Patched),
             },
         }
     }
 
-    fn judge_migration(&self, endpoint: Endpoint, request: &Request, start: &MigrationStart) -> Answer {
+    fn evaluate_migration(&self, endpoint: Endpoint, request: &Request, start: &MigrationStart) -> Answer {
         if endpoint == Endpoint::Mutate {
-            return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+            return respond(request, &Verdict::default(), None, Decision::Unhandled);
         }
-        let verdict = review_migration(start, &self.facts.facts_for_migration(start), self.settings);
-        respond(request, &verdict, None, Outcome::of(&verdict))
+        let verdict = evaluate_migration(start, &self.facts.facts_for_migration(start), self.settings);
+        respond(request, &verdict, None, Decision::of(&verdict))
     }
 
     fn repairs(&self, change: &Change) -> Vec<PatchOperation> {
@@ -246,13 +246,13 @@ impl Hearing<'_> {
     /// that is stored and the status that is new, and of a VM all.
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
-        let before = change.before.and_then(|before| before.instance);
-        if let (Some(before), Some(after)) = (before, change.after.instance) {
+        let before = change.before.and_then(|before| before.vmi);
+        if let (Some(before), Some(after)) = (before, change.after.vmi) {
             let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
-            facts.instance = Fact::Known(Arc::new(Instance::of(before, after, &*kinds)));
+            facts.vmi = Fact::Known(Arc::new(Vmi::of(before, after, &*kinds)));
         }
-        if change.after.instance.is_none() {
-            facts.machine = Fact::Unknown;
+        if change.after.vmi.is_none() {
+            facts.vm = Fact::Unknown;
         }
         facts
     }
@@ -260,21 +260,21 @@ impl Hearing<'_> {
 
 /// The judgement: pure, and the same for the server, for commands and for tests.
 #[must_use]
-pub fn review(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
+pub fn evaluate(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let enforcing = Enforcing::new(settings, facts);
-    verdict::weigh(&rules::judge(&Case { change, facts, settings }, enforcing), change, enforcing)
+    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, enforcing), change, enforcing)
 }
 
-fn review_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
+fn evaluate_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let enforcing = Enforcing::new(settings, facts);
-    verdict::weigh_migration(&rules::judge_migration(start, facts, settings, enforcing), enforcing)
+    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, enforcing), enforcing)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
     // A mutating webhook runs before the schema is checked: the schema, or /validate, says it better. And what is
     // wrong in the stored object is not the user's to mend now.
     if endpoint == Endpoint::Mutate || fault.in_old_object {
-        return respond(request, &Verdict::default(), None, Outcome::Unhandled);
+        return respond(request, &Verdict::default(), None, Decision::Unhandled);
     }
     let message = format!("{}; write the field as the KubeVirt API has it", fault.message);
     deny(request, fault.field.clone(), message)
@@ -282,7 +282,7 @@ fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer 
 
 fn answer_oversize(endpoint: Endpoint, request: &Request, field: String, count: usize) -> Answer {
     if endpoint == Endpoint::Mutate {
-        return respond(request, &Verdict::default(), None, Outcome::Allowed);
+        return respond(request, &Verdict::default(), None, Decision::Allowed);
     }
     let message = format!("{count} entries, and no guest has room for more than {NICS_AT_MOST}; take some out");
     deny(request, field, message)
@@ -292,7 +292,7 @@ fn answer_oversize(endpoint: Endpoint, request: &Request, field: String, count: 
 fn deny(request: &Request, field: String, message: String) -> Answer {
     let cause = Cause { reason: CauseType::Invalid, field, message };
     let verdict = Verdict { causes: vec![cause], ..Verdict::default() };
-    respond(request, &verdict, None, Outcome::Denied)
+    respond(request, &verdict, None, Decision::Denied)
 }
 
 fn answer_malformed(error: &BodyError) -> Answer {
@@ -302,13 +302,13 @@ fn answer_malformed(error: &BodyError) -> Answer {
     }
 
     let body = to_json(&Refusal { error: error.to_string() });
-    Answer { status: 400, body, outcome: Outcome::Malformed, gist: Gist::NONE }
+    Answer { status: 400, body, decision: Decision::Malformed, labels: DecisionLabels::NONE }
 }
 
-fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome: Outcome) -> Answer {
-    let gist = Gist::of(request, verdict);
+fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, decision: Decision) -> Answer {
+    let labels = DecisionLabels::of(request, verdict);
     if verdict.is_allowed() && patch.is_none() && verdict.warnings.is_empty() {
-        return Answer { status: 200, body: review::allowing(&request.uid), outcome, gist };
+        return Answer { status: 200, body: review::allowing(&request.uid), decision, labels };
     }
     let response = Response {
         uid: &request.uid,
@@ -317,7 +317,7 @@ fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, outcome:
         patch,
         warnings: &verdict.warnings,
     };
-    Answer { status: 200, body: to_json(&ResponseReview::new(&response)), outcome, gist }
+    Answer { status: 200, body: to_json(&ResponseReview::new(&response)), decision, labels }
 }
 
 fn status<'r>(request: &'r Request, verdict: &'r Verdict) -> Status<'r> {
@@ -352,14 +352,14 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{facts::Machine, settings::Enforcement};
+    use crate::{facts::Vm, settings::Enforcement};
 
     /// A cluster that has not heard of the change yet.
     struct Late;
 
     impl FactSource for Late {
         fn facts_for(&self, _: &Change) -> Facts {
-            Facts { machine: Fact::Known(Arc::new(Machine::default())), ..Facts::default() }
+            Facts { vm: Fact::Known(Arc::new(Vm::default())), ..Facts::default() }
         }
     }
 
@@ -371,11 +371,11 @@ mod tests {
         let current = Current::default();
         let reviewer = Reviewer::new(Arc::new(Late), current.clone());
         let settings = reviewer.settings();
-        let hearing = reviewer.hearing(&settings);
-        assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
+        let evaluator = reviewer.evaluator(&settings);
+        assert_eq!(evaluator.review(Endpoint::Validate, review.as_bytes()).decision, Decision::Denied);
         current.replace(Settings::default().with_rule("NP004", Enforcement::Warn));
-        assert_eq!(hearing.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Denied);
-        assert_eq!(reviewer.answer(Endpoint::Validate, review.as_bytes()).outcome, Outcome::Warned);
+        assert_eq!(evaluator.review(Endpoint::Validate, review.as_bytes()).decision, Decision::Denied);
+        assert_eq!(reviewer.review(Endpoint::Validate, review.as_bytes()).decision, Decision::Warned);
     }
 
     #[test]
@@ -387,8 +387,8 @@ mod tests {
             );
             let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
             let reviewer = Reviewer::new(Arc::new(Late), Settings::default());
-            let facts = reviewer.hearing(&Settings::default()).facts_for(&Change::of(&request).unwrap());
-            assert_eq!(facts.machine.known().is_some(), is_of_cluster, "{kind}");
+            let facts = reviewer.evaluator(&Settings::default()).facts_for(&Change::of(&request).unwrap());
+            assert_eq!(facts.vm.known().is_some(), is_of_cluster, "{kind}");
         }
     }
 }

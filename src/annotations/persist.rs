@@ -23,7 +23,7 @@ use json_patch::PatchOperation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use self::parse::{KEY, Wish};
+pub use self::parse::{KEY, PersistRequest};
 use self::template::Template;
 use crate::{
     annotations::interfaces::{DEFAULT_NIC, Malformed},
@@ -79,7 +79,7 @@ pub enum Why {
     Malformed(Malformed),
     /// The VMI stands alone, or belongs to something that has no template of its own.
     #[error("no VirtualMachine owns the VMI, so there is no template to keep a NIC in; make a VirtualMachine of it")]
-    NoMachine,
+    NoVm,
     /// The VM was deleted and made again while the VMI ran on.
     #[error("the VirtualMachine of that name is not the one that the VMI was made from; add the NIC to its template")]
     OtherMachine,
@@ -132,12 +132,12 @@ pub struct Owner {
 #[must_use]
 pub fn owner(vmi: &Value) -> Option<Owner> {
     let references = vmi.pointer("/metadata/ownerReferences").and_then(Value::as_array)?;
-    let is_machine = |reference: &&Value| {
+    let is_vm = |reference: &&Value| {
         let group = text(reference, "apiVersion").split('/').next().unwrap_or_default();
         group == "kubevirt.io" && text(reference, "kind") == "VirtualMachine"
     };
-    let machine = references.iter().find(is_machine)?;
-    Some(Owner { name: text(machine, "name").to_owned(), uid: text(machine, "uid").to_owned() })
+    let vm = references.iter().find(is_vm)?;
+    Some(Owner { name: text(vm, "name").to_owned(), uid: text(vm, "uid").to_owned() })
 }
 
 /// The text of a VMI's annotation, if it has one.
@@ -152,18 +152,18 @@ pub fn annotation(vmi: &Value) -> Option<&str> {
 /// Why nothing that the VMI asks for can be mirrored.
 pub fn step(vmi: &Value, vm: Option<&Value>) -> Result<Step, Why> {
     let Some(text) = annotation(vmi) else { return Ok(Step::Nothing) };
-    let wish: Wish = text.parse().map_err(Why::Malformed)?;
-    let owner = owner(vmi).ok_or(Why::NoMachine)?;
+    let request: PersistRequest = text.parse().map_err(Why::Malformed)?;
+    let owner = owner(vmi).ok_or(Why::NoVm)?;
     let Some(vm) = vm.filter(|vm| vm.pointer("/metadata/deletionTimestamp").is_none()) else {
         return Ok(Step::Nothing);
     };
     if uid(vm) != owner.uid {
         return Err(Why::OtherMachine);
     }
-    let (guest, template) = (Template::of_guest(vmi), Template::of_machine(vm));
-    Ok(match wish {
-        Wish::All => resolve(vmi, text, &guest, &template),
-        Wish::Names(names) => Step::Mirror(plan(&names, &guest, &template)),
+    let (guest, template) = (Template::of_guest(vmi), Template::of_vm(vm));
+    Ok(match request {
+        PersistRequest::All => resolve(vmi, text, &guest, &template),
+        PersistRequest::Names(names) => Step::Mirror(plan(&names, &guest, &template)),
     })
 }
 
@@ -171,7 +171,7 @@ pub fn step(vmi: &Value, vm: Option<&Value>) -> Result<Step, Why> {
 #[must_use]
 pub fn settle(vmi: &Value, done: &[&str]) -> Vec<PatchOperation> {
     let Some(text) = annotation(vmi) else { return Vec::new() };
-    let Ok(Wish::Names(names)) = text.parse() else { return Vec::new() };
+    let Ok(PersistRequest::Names(names)) = text.parse() else { return Vec::new() };
     let left: Vec<String> = names.iter().filter(|name| !done.contains(&name.as_str())).cloned().collect();
     if left.len() == names.len() {
         return Vec::new();
@@ -310,7 +310,7 @@ mod tests {
             "template": {"metadata": {}, "spec": guest(nics)}}})
     }
 
-    fn vmi(annotation: &str, nics: &[&str]) -> Value {
+    fn make_vmi(annotation: &str, nics: &[&str]) -> Value {
         json!({"metadata": {"name": "vm", "namespace": "demo", "uid": "vmi-1", "annotations": {KEY: annotation, "other": "1"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x"},
                 {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "vm", "uid": "vm-1"}]},
@@ -365,22 +365,18 @@ mod tests {
             ("a", &["d=pod", "a=net:down"], &["d=pod"], &["d", "a"], None),
             ("a,b", &["d=pod", "a=net", "b=net"], &["d=pod", "a=other"], &["d", "a", "b"], Some("a")),
         ] {
-            let (mut instance, mut machine) = (vmi(annotation, running), vm(template));
-            let (kept_vmi, kept_vm) = (instance.clone(), machine.clone());
-            carry_out(&mut instance, &mut machine);
-            assert_eq!(names(&machine), then, "{annotation} {running:?} {template:?}");
-            assert_eq!(
-                instance["metadata"]["annotations"][KEY].as_str(),
-                left,
-                "{annotation} {running:?} {template:?}"
-            );
+            let (mut vmi, mut vm) = (make_vmi(annotation, running), vm(template));
+            let (kept_vmi, kept_vm) = (vmi.clone(), vm.clone());
+            carry_out(&mut vmi, &mut vm);
+            assert_eq!(names(&vm), then, "{annotation} {running:?} {template:?}");
+            assert_eq!(vmi["metadata"]["annotations"][KEY].as_str(), left, "{annotation} {running:?} {template:?}");
 
             // Once more changes nothing.
-            assert!(!carry_out(&mut instance, &mut machine));
-            instance["metadata"]["annotations"] = kept_vmi["metadata"]["annotations"].clone();
-            assert_eq!(instance, kept_vmi);
+            assert!(!carry_out(&mut vmi, &mut vm));
+            vmi["metadata"]["annotations"] = kept_vmi["metadata"]["annotations"].clone();
+            assert_eq!(vmi, kept_vmi);
             let devices = ["domain", "devices", "interfaces"];
-            let entries = devices.iter().fold(&machine["spec"]["template"]["spec"], |value, key| &value[*key]);
+            let entries = devices.iter().fold(&vm["spec"]["template"]["spec"], |value, key| &value[*key]);
             let old = devices.iter().fold(&kept_vm["spec"]["template"]["spec"], |value, key| &value[*key]);
             assert!(entries.as_array().unwrap().starts_with(old.as_array().unwrap()));
         }
@@ -388,46 +384,46 @@ mod tests {
 
     #[test]
     fn an_entry_goes_over_whole_with_what_nicplug_does_not_know_and_what_a_preference_gave_it() {
-        let (mut instance, mut machine) = (vmi("a", &["d=pod", "a=net:up"]), vm(&["d=pod"]));
-        machine["spec"]["preference"] = json!({"name": "fedora"});
-        instance["spec"]["domain"]["devices"]["interfaces"][1]["model"] = json!("virtio");
-        carry_out(&mut instance, &mut machine);
-        let spec = &machine["spec"]["template"]["spec"];
-        assert_eq!(spec["domain"]["devices"]["interfaces"][1], instance["spec"]["domain"]["devices"]["interfaces"][1]);
+        let (mut vmi, mut vm) = (make_vmi("a", &["d=pod", "a=net:up"]), vm(&["d=pod"]));
+        vm["spec"]["preference"] = json!({"name": "fedora"});
+        vmi["spec"]["domain"]["devices"]["interfaces"][1]["model"] = json!("virtio");
+        carry_out(&mut vmi, &mut vm);
+        let spec = &vm["spec"]["template"]["spec"];
+        assert_eq!(spec["domain"]["devices"]["interfaces"][1], vmi["spec"]["domain"]["devices"]["interfaces"][1]);
         assert_eq!(spec["domain"]["devices"]["interfaces"][1]["model"], "virtio");
-        assert_eq!(spec["networks"][1], instance["spec"]["networks"][1]);
+        assert_eq!(spec["networks"][1], vmi["spec"]["networks"][1]);
         assert_eq!(spec["domain"]["devices"]["rng"], json!({}));
     }
 
     #[test]
     fn a_crash_between_any_two_patches_changes_nothing_of_the_end() {
-        let start = || (vmi("*", &["d=pod", "a=net"]), vm(&["d=pod"]));
-        let (mut instance, mut machine) = start();
-        carry_out(&mut instance, &mut machine);
-        let end = (instance, machine);
+        let start = || (make_vmi("*", &["d=pod", "a=net"]), vm(&["d=pod"]));
+        let (mut vmi, mut vm) = start();
+        carry_out(&mut vmi, &mut vm);
+        let end = (vmi, vm);
 
-        let (mut instance, mut machine) = start();
-        let Step::Resolve { names, operations } = step(&instance, Some(&machine)).unwrap() else { panic!() };
+        let (mut vmi, mut vm) = start();
+        let Step::Resolve { names, operations } = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!(names, ["a"]);
-        apply(&mut instance, operations);
-        let Step::Mirror(plan) = step(&instance, Some(&machine)).unwrap() else { panic!() };
+        apply(&mut vmi, operations);
+        let Step::Mirror(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!(plan.missing, ["a"]);
-        apply(&mut machine, plan.operations);
+        apply(&mut vm, plan.operations);
         // Here it crashes. A NIC that comes now was not meant by the star.
         let later = guest(&["d=pod", "a=net", "b=net"]);
-        let before = std::mem::replace(&mut instance["spec"], later);
-        let Step::Mirror(plan) = step(&instance, Some(&machine)).unwrap() else { panic!() };
+        let before = std::mem::replace(&mut vmi["spec"], later);
+        let Step::Mirror(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!((plan.missing.len(), plan.present.as_slice()), (0, &["a".to_owned()][..]));
-        carry_out(&mut instance, &mut machine);
-        instance["spec"] = before;
-        assert_eq!((instance, machine), end);
+        carry_out(&mut vmi, &mut vm);
+        vmi["spec"] = before;
+        assert_eq!((vmi, vm), end);
     }
 
     #[test]
     fn a_patch_applies_to_nothing_but_what_was_read() {
-        let instance = vmi("a", &["d=pod", "a=net"]);
+        let vmi = make_vmi("a", &["d=pod", "a=net"]);
         for template in [vm(&["d=pod"]), without_lists()] {
-            let Step::Mirror(plan) = step(&instance, Some(&template)).unwrap() else { panic!() };
+            let Step::Mirror(plan) = step(&vmi, Some(&template)).unwrap() else { panic!() };
             let refused = |change: &dyn Fn(&mut Value)| {
                 let mut changed = template.clone();
                 change(&mut changed);
@@ -440,11 +436,11 @@ mod tests {
             assert!(refused(&|vm| vm["spec"]["template"]["spec"]["networks"] = json!([{"name": "z"}])));
             assert!(refused(&|vm| vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{}])));
         }
-        let settled = settle(&instance, &["a"]);
+        let settled = settle(&vmi, &["a"]);
         for (pointer, value) in
             [("uid", json!("vmi-2")), ("annotations", json!({KEY: "a,b"})), ("annotations", json!({}))]
         {
-            let mut changed = instance.clone();
+            let mut changed = vmi.clone();
             changed["metadata"][pointer] = value;
             assert!(json_patch::patch(&mut changed, &json_patch::Patch(settled.clone())).is_err(), "{pointer}");
         }
@@ -463,7 +459,7 @@ mod tests {
             vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}, "devices": devices}});
             vm
         };
-        for (mut machine, running, then) in [
+        for (mut vm, running, then) in [
             (without_lists(), &["default=pod", "a=net"][..], &["default", "a"][..]),
             (devices(Value::Null), &["default=pod", "a=net"], &["default", "a"]),
             (devices(json!({"interfaces": null})), &["default=pod", "a=net"], &["default", "a"]),
@@ -473,16 +469,16 @@ mod tests {
             (without_lists(), &["a=net"], &["a"]),
             (without_lists(), &["default=net", "a=net"], &["a"]),
         ] {
-            let mut instance = vmi("a", running);
-            carry_out(&mut instance, &mut machine);
-            assert_eq!(names(&machine), then, "{running:?}");
-            assert_eq!(machine["spec"]["template"]["spec"]["domain"]["cpu"], json!({}));
+            let mut vmi = make_vmi("a", running);
+            carry_out(&mut vmi, &mut vm);
+            assert_eq!(names(&vm), then, "{running:?}");
+            assert_eq!(vm["spec"]["template"]["spec"]["domain"]["cpu"], json!({}));
         }
         // By itself it is there already.
-        let (mut instance, mut machine) = (vmi("default", &["default=pod"]), without_lists());
-        carry_out(&mut instance, &mut machine);
-        assert_eq!((machine, annotation(&instance)), (without_lists(), None));
-        let star = vmi("*", &["default=pod"]);
+        let (mut vmi, mut vm) = (make_vmi("default", &["default=pod"]), without_lists());
+        carry_out(&mut vmi, &mut vm);
+        assert_eq!((vm, annotation(&vmi)), (without_lists(), None));
+        let star = make_vmi("*", &["default=pod"]);
         assert_eq!(step(&star, Some(&without_lists())), Ok(Step::Nothing));
     }
 
@@ -494,7 +490,7 @@ mod tests {
         sriov["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{"name": "a", "sriov": {}}]);
         let mut half = vm(&[]);
         half["spec"]["template"]["spec"]["networks"] = json!([{"name": "a", "pod": {}}]);
-        for (running, machine, why) in [
+        for (running, vm, why) in [
             ("a=net", vm(&["a=other"]), other("on network \"other\"")),
             ("a=net", vm(&["a=other/net"]), other("on network \"other/net\"")),
             ("a=net", vm(&["a=pod"]), other("on no network of a NetworkAttachmentDefinition")),
@@ -503,7 +499,7 @@ mod tests {
             ("a=net", vm(&["a=net:absent"]), Why::AbsentInTemplate { name: name() }),
             ("a=net:absent", vm(&[]), Why::Leaving { name: name() }),
         ] {
-            let Step::Mirror(plan) = step(&vmi("a", &[running]), Some(&machine)).unwrap() else { panic!() };
+            let Step::Mirror(plan) = step(&make_vmi("a", &[running]), Some(&vm)).unwrap() else { panic!() };
             assert_eq!(plan, Plan { refused: vec![(name(), why)], ..Plan::default() });
         }
     }
@@ -511,33 +507,34 @@ mod tests {
     #[test]
     fn what_stands_against_all_of_it_is_told() {
         let standalone = |owner: Value| {
-            let mut vmi = vmi("a", &["a=net"]);
+            let mut vmi = make_vmi("a", &["a=net"]);
             vmi["metadata"]["ownerReferences"] = owner;
             vmi
         };
         let stranger = json!([{"apiVersion": "example.com/v1", "kind": "VirtualMachine", "name": "vm", "uid": "vm-1"}]);
         for vmi in [standalone(Value::Null), standalone(json!([])), standalone(stranger)] {
-            assert_eq!(step(&vmi, None), Err(Why::NoMachine));
+            assert_eq!(step(&vmi, None), Err(Why::NoVm));
         }
         let mut again = vm(&[]);
         again["metadata"]["uid"] = json!("vm-2");
-        assert_eq!(step(&vmi("a", &["a=net"]), Some(&again)), Err(Why::OtherMachine));
-        let malformed = step(&vmi("a,,b", &["a=net"]), Some(&vm(&[]))).unwrap_err();
+        assert_eq!(step(&make_vmi("a", &["a=net"]), Some(&again)), Err(Why::OtherMachine));
+        let malformed = step(&make_vmi("a,,b", &["a=net"]), Some(&vm(&[]))).unwrap_err();
         assert!(malformed.to_string().starts_with("entry 2, column 3: the name is empty; write NAME"), "{malformed}");
     }
 
     #[test]
     fn nothing_is_done_without_an_annotation_or_for_a_vm_that_goes() {
-        let mut quiet = vmi("a", &["a=net"]);
+        let mut quiet = make_vmi("a", &["a=net"]);
         quiet["metadata"]["annotations"] = json!({"other": "1"});
         let mut going = vm(&[]);
         going["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
-        for (vmi, vm) in [(&quiet, Some(vm(&[]))), (&vmi("a", &["a=net"]), None), (&vmi("a", &["a=net"]), Some(going))]
+        for (vmi, vm) in
+            [(&quiet, Some(vm(&[]))), (&make_vmi("a", &["a=net"]), None), (&make_vmi("a", &["a=net"]), Some(going))]
         {
             assert_eq!(step(vmi, vm.as_ref()), Ok(Step::Nothing));
         }
         // What goes itself may have been given a NIC a moment ago.
-        let mut last = vmi("a", &["a=net"]);
+        let mut last = make_vmi("a", &["a=net"]);
         last["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
         assert!(matches!(step(&last, Some(&vm(&[]))), Ok(Step::Mirror(Plan { missing, .. })) if missing == ["a"]));
     }

@@ -3,7 +3,7 @@
 use crate::{
     api::vm::Metadata,
     change::View,
-    facts::{Facts, Machine},
+    facts::{Facts, Vm},
     settings::Settings,
 };
 
@@ -12,7 +12,7 @@ pub const MOST: u64 = 255;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wish<'r> {
+pub enum ReservePorts<'r> {
     /// Something that cannot be read.
     Malformed {
         /// As it is written.
@@ -29,18 +29,18 @@ pub enum Wish<'r> {
 /// What the object asks for: the guest's own annotation (a VM's template gives it to its VMI) wins over the VM's, and
 /// that over the settings.
 #[must_use]
-pub fn wish<'r>(view: &View<'r>, facts: &'r Facts, settings: &Settings) -> Wish<'r> {
-    let of_machine = |machine: &'r Machine| machine.reserve_ports.as_deref();
+pub fn wish<'r>(view: &View<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
+    let of_vm = |vm: &'r Vm| vm.reserve_ports.as_deref();
     let written = [
         (annotation(view.guest_metadata), field_of_guest(view)),
         (annotation(view.metadata), "metadata.annotations"),
         // The VM of a VMI. Its own fault is told where it is written.
-        (facts.machine.known().and_then(|machine| of_machine(machine)).filter(|text| read(text).is_some()), ""),
+        (facts.vm.known().and_then(|vm| of_vm(vm)).filter(|text| read(text).is_some()), ""),
     ];
     let Some((text, field)) = written.into_iter().find_map(|(text, field)| Some((text?, field))) else {
-        return settings.reserve_ports.map_or(Wish::None, Wish::Ports);
+        return settings.reserve_ports.map_or(ReservePorts::None, ReservePorts::Ports);
     };
-    read(text).map_or(Wish::Malformed { text, field }, Wish::Ports)
+    read(text).map_or(ReservePorts::Malformed { text, field }, ReservePorts::Ports)
 }
 
 /// Plain digits: what is written here becomes another annotation.
@@ -54,7 +54,7 @@ fn annotation<'r>(metadata: &'r Metadata<'r>) -> Option<&'r str> {
 }
 
 fn field_of_guest(view: &View) -> &'static str {
-    match (view.instance, view.path) {
+    match (view.vmi, view.path) {
         (Some(_), _) => "metadata.annotations",
         (None, "spec.template.spec") => "spec.template.metadata.annotations",
         (None, _) => "spec.virtualMachineTemplate.spec.template.metadata.annotations",

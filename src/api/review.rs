@@ -152,7 +152,7 @@ impl Operation {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ObjectKind {
     /// `VirtualMachineInstance`.
-    Instance,
+    Vmi,
     /// `VirtualMachineInstanceMigration`.
     Migration,
     /// Any other kind: its objects are skipped.
@@ -168,13 +168,13 @@ pub enum ObjectKind {
 impl ObjectKind {
     /// Every kind.
     pub const ALL: [Self; 6] =
-        [Self::Instance, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::VirtualMachine];
+        [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::VirtualMachine];
 
     /// `kind` of such an object; `other` for those that are skipped.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Instance => "VirtualMachineInstance",
+            Self::Vmi => "VirtualMachineInstance",
             Self::Migration => "VirtualMachineInstanceMigration",
             Self::Other => "other",
             Self::Pool => "VirtualMachinePool",
@@ -188,7 +188,7 @@ impl ObjectKind {
     pub fn of(kind: &GroupVersionKind) -> Self {
         match (kind.group.as_str(), kind.kind.as_str()) {
             ("kubevirt.io", "VirtualMachine") => Self::VirtualMachine,
-            ("kubevirt.io", "VirtualMachineInstance") => Self::Instance,
+            ("kubevirt.io", "VirtualMachineInstance") => Self::Vmi,
             ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
             ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
             ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
@@ -201,7 +201,7 @@ impl ObjectKind {
 #[derive(Debug)]
 pub enum Object<'a> {
     /// A VirtualMachineInstance.
-    Instance(Box<VirtualMachineInstance<'a>>),
+    Vmi(Box<VirtualMachineInstance<'a>>),
     /// A VirtualMachineInstanceMigration.
     Migration(Box<Migration<'a>>),
     /// An object of a kind that nicplug does not read.
@@ -243,7 +243,7 @@ impl Request<'_> {
 impl<'a> Object<'a> {
     fn read_spec(&mut self) -> Result<(), Unreadable> {
         match self {
-            Self::Instance(vmi) => vmi.spec.read(),
+            Self::Vmi(vmi) => vmi.spec.read(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
             Self::VirtualMachine(vm) => vm.spec.read(),
             Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
@@ -252,7 +252,7 @@ impl<'a> Object<'a> {
 
     fn repeats_spec(&self) -> bool {
         match self {
-            Self::Instance(vmi) => vmi.spec.is_repeated(),
+            Self::Vmi(vmi) => vmi.spec.is_repeated(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
             Self::VirtualMachine(vm) => vm.spec.is_repeated(),
             Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
@@ -261,7 +261,7 @@ impl<'a> Object<'a> {
 
     fn take_from(&mut self, other: &Self) {
         match (self, other) {
-            (Self::Instance(own), Self::Instance(other)) => own.spec.take_from(&other.spec),
+            (Self::Vmi(own), Self::Vmi(other)) => own.spec.take_from(&other.spec),
             (Self::Pool(own), Self::Pool(other)) => {
                 let other = &other.spec.virtual_machine_template.spec;
                 own.spec.virtual_machine_template.spec.take_from(other);
@@ -279,7 +279,7 @@ impl<'a> Object<'a> {
 
     fn annotations(&self) -> Option<&Annotations<'a>> {
         let metadata = match self {
-            Self::Instance(vmi) => &vmi.metadata,
+            Self::Vmi(vmi) => &vmi.metadata,
             Self::Migration(migration) => &migration.metadata,
             Self::Other => return None,
             Self::Pool(pool) => &pool.metadata,
@@ -305,7 +305,7 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
         }
 
         match self {
-            Self::Instance => boxed(deserializer, Object::Instance),
+            Self::Vmi => boxed(deserializer, Object::Vmi),
             Self::Migration => boxed(deserializer, Object::Migration),
             Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
             Self::Pool => boxed(deserializer, Object::Pool),
@@ -729,7 +729,7 @@ mod tests {
                 r#"{{"uid":"u",{VMI},"object":{{{new}}},"oldObject":{{{old}}},"operation":"UPDATE"{more}}}"#
             ));
             let request = whole(&text);
-            let Some(Object::Instance(vmi)) = &request.object else { panic!("{request:?}") };
+            let Some(Object::Vmi(vmi)) = &request.object else { panic!("{request:?}") };
             assert_eq!(vmi.spec.networks.is_empty(), request.is_unchanged, "{text}");
             request.is_unchanged
         };

@@ -7,7 +7,7 @@ use clap::Args;
 use super::interface::{self, InterfaceArgs};
 use crate::{
     api::mac::Mac,
-    hotplug::edit::{NewNic, Wish},
+    hotplug::edit::{EditRequest, NewNic},
 };
 
 /// Plug a NIC into a VM: now if it runs, at its next start if not.
@@ -55,6 +55,6 @@ impl AddInterfaceArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
             self;
-        interface::run(&vm, &Wish::Add(NewNic { name, network_name, mac, is_sriov: sriov }), &interface)
+        interface::run(&vm, &EditRequest::Add(NewNic { name, network_name, mac, is_sriov: sriov }), &interface)
     }
 }

@@ -29,11 +29,11 @@ use super::{
     serve::Span,
 };
 use crate::{
-    cluster::fetch::{Gap, Question, Why, ask, is_name},
+    cluster::fetch::{FetchError, FetchPlan, Why, ask, is_name},
     facts::{Fact, FactSource, kubevirt::AutoMigration},
     hotplug::{
-        edit::{self, Edit, EditError, Wish},
-        progress::{self, Journey, Path, Way},
+        edit::{self, Edit, EditError, EditRequest},
+        progress::{self, Direction, Path, Target},
     },
     k8s::kind::Kind,
     settings::Settings,
@@ -100,7 +100,7 @@ enum Output {
 }
 
 /// Carries out a wish.
-pub(super) fn run(vm: &str, wish: &Wish, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     let runtime = Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     runtime.block_on(async {
@@ -109,14 +109,14 @@ pub(super) fn run(vm: &str, wish: &Wish, args: &InterfaceArgs) -> anyhow::Result
             ensure!(is_name(name), "{name:?} is no name of a {what}");
         }
         let talk = Talk::new(args.output.is_some());
-        Command { vm, wish, args, settings, cluster, talk }.carry_out().await
+        Command { vm, request, args, settings, cluster, talk }.carry_out().await
     })
 }
 
 /// One call of a command.
 struct Command<'c> {
     vm: &'c str,
-    wish: &'c Wish,
+    request: &'c EditRequest,
     args: &'c InterfaceArgs,
     settings: Settings,
     cluster: Cluster,
@@ -155,16 +155,16 @@ impl Command<'_> {
     }
 
     fn follower<'f>(&'f self, edit: &'f Edit) -> Follower<'f> {
-        let way = match self.wish {
-            Wish::Add(_) => Way::In,
-            Wish::Remove(_) => Way::Out,
+        let way = match self.request {
+            EditRequest::Add(_) => Direction::In,
+            EditRequest::Remove(_) => Direction::Out,
         };
-        let journey = Journey { guest: self.vm.to_owned(), nic: self.wish.nic().to_owned(), way };
+        let target = Target { guest: self.vm.to_owned(), nic: self.request.nic().to_owned(), way };
         Follower {
             cluster: &self.cluster,
             talk: &self.talk,
-            journey,
-            outlook: &edit.outlook,
+            target,
+            cluster_info: &edit.cluster_info,
             migrates: self.args.migrate,
         }
     }
@@ -194,7 +194,7 @@ impl Command<'_> {
     }
 
     async fn read_vm(&self) -> anyhow::Result<Option<Value>> {
-        let vms: Api<DynamicObject> = api(&self.cluster, Kind::Machine);
+        let vms: Api<DynamicObject> = api(&self.cluster, Kind::Vm);
         match vms.get_opt(self.vm).await {
             Ok(vm) => Ok(vm.map(serde_json::to_value).transpose()?),
             Err(error) => Err(explain(&error).context(format!("VirtualMachine {:?} cannot be read", self.vm))),
@@ -203,14 +203,14 @@ impl Command<'_> {
 
     /// The change and its verdict, which is told; `None` when it is refused.
     async fn judge(&self, vm: &Value) -> anyhow::Result<Option<Box<Edit>>> {
-        let mut question = Question::about(&self.cluster.namespace, self.vm);
-        if let Wish::Add(nic) = self.wish {
+        let mut question = FetchPlan::about(&self.cluster.namespace, self.vm);
+        if let EditRequest::Add(nic) = self.request {
             question = question.with_network(&nic.network_name);
         }
         let answer = ask(&self.cluster.client, &question, PATIENCE).await;
         let facts: Arc<dyn FactSource> = Arc::new(answer.store);
         let dry_run = self.args.dry_run == DryRun::Server;
-        match edit::edit(vm, self.wish, &facts, &self.settings, dry_run) {
+        match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {
             Ok(edit) => {
                 self.tell_verdict(&edit, &answer.gaps)?;
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
@@ -223,7 +223,7 @@ impl Command<'_> {
         }
     }
 
-    fn tell_verdict(&self, edit: &Edit, gaps: &[Gap]) -> anyhow::Result<()> {
+    fn tell_verdict(&self, edit: &Edit, gaps: &[FetchError]) -> anyhow::Result<()> {
         if edit.is_needed() {
             self.tell_gaps(gaps)?;
         }
@@ -240,8 +240,8 @@ impl Command<'_> {
     }
 
     /// Says what is not known. Most users may read a part of the cluster only: all that is on one line.
-    fn tell_gaps(&self, gaps: &[Gap]) -> anyhow::Result<()> {
-        let (forbidden, others): (Vec<&Gap>, Vec<&Gap>) =
+    fn tell_gaps(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
+        let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
             gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
         let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.what.to_string()).collect();
         if !forbidden.is_empty() {
@@ -281,31 +281,31 @@ impl Command<'_> {
                 self.talk.say(&format!("{name} {verb}{how}"))?;
             }
         }
-        let nic = self.wish.nic();
-        match self.wish {
+        let nic = self.request.nic();
+        match self.request {
             _ if edit.is_needed() => {}
-            Wish::Add(_) => self.talk.say(&format!("{nic:?} is there already"))?,
-            Wish::Remove(_) => self.talk.say(&format!("there is no {nic:?} to remove"))?,
+            EditRequest::Add(_) => self.talk.say(&format!("{nic:?} is there already"))?,
+            EditRequest::Remove(_) => self.talk.say(&format!("there is no {nic:?} to remove"))?,
         }
         Ok(())
     }
 
     /// Says how the NIC gets into the guest, or out of it.
     async fn tell_forecast(&self, edit: &Edit) -> anyhow::Result<()> {
-        let (vm, nic) = (self.vm, self.wish.nic());
+        let (vm, nic) = (self.vm, self.request.nic());
         let is_new = edit.is_needed();
-        match (&edit.running, self.wish) {
-            (Fact::Absent, Wish::Add(_)) => {
+        match (&edit.running, self.request) {
+            (Fact::Absent, EditRequest::Add(_)) => {
                 self.talk.say(&format!("{vm:?} does not run: it has {nic:?} when it starts"))?;
             }
-            (Fact::Absent, Wish::Remove(_)) if is_new => {
+            (Fact::Absent, EditRequest::Remove(_)) if is_new => {
                 self.talk.say(&format!("{vm:?} does not run: {nic:?} is gone"))?;
             }
             (Fact::Unknown, _) if is_new => {
                 self.talk.say(&format!("if {vm:?} runs, KubeVirt brings its guest to the same; that is not known"))?;
             }
-            (Fact::Known(()), Wish::Add(_)) if is_new => self.tell_path(edit).await?,
-            (Fact::Known(()), Wish::Remove(_)) if is_new => {
+            (Fact::Known(()), EditRequest::Add(_)) if is_new => self.tell_path(edit).await?,
+            (Fact::Known(()), EditRequest::Remove(_)) if is_new => {
                 self.talk.say(&format!("{nic:?} is unplugged as soon as the guest lets it go"))?;
             }
             _ => {}
@@ -314,7 +314,7 @@ impl Command<'_> {
     }
 
     async fn tell_path(&self, edit: &Edit) -> anyhow::Result<()> {
-        let nic = self.wish.nic();
+        let nic = self.request.nic();
         let path = path_of(edit);
         let words = match path {
             Path::InPlace => format!("{nic:?} is attached at once: Multus' dynamic-networks controller is ready"),
@@ -344,7 +344,7 @@ impl Command<'_> {
     }
 
     async fn explain_absence(&self) -> anyhow::Error {
-        not_found::explain_absence(&self.cluster, self.vm, self.wish).await
+        not_found::explain_absence(&self.cluster, self.vm, self.request).await
     }
 }
 
@@ -358,7 +358,7 @@ fn without_managers(vm: &Value) -> Value {
 }
 
 fn path_of(edit: &Edit) -> Path {
-    progress::path(edit.is_sriov, &edit.outlook)
+    progress::path(edit.is_sriov, &edit.cluster_info)
 }
 
 /// Whether the NIC needs a migration that KubeVirt, as far as is known, does not start.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::interface::{self, InterfaceArgs};
-use crate::hotplug::edit::Wish;
+use crate::hotplug::edit::EditRequest;
 
 /// Unplug a NIC from a VM: now if it runs, at its next start if not.
 ///
@@ -35,6 +35,6 @@ impl RemoveInterfaceArgs {
     /// Unplugs it.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, name, persist: _, interface } = self;
-        interface::run(&vm, &Wish::Remove(name), &interface)
+        interface::run(&vm, &EditRequest::Remove(name), &interface)
     }
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::facts::JudgeArgs;
-use crate::admission::{Endpoint, Outcome, Reviewer};
+use crate::admission::{Decision, Endpoint, Reviewer};
 
 /// Answer AdmissionReviews from files or standard input, as the server would.
 ///
@@ -71,8 +71,8 @@ fn answer_all(
             input.read_to_end(&mut line)?;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
-            let answer = reviewer.answer(endpoint, &line);
-            is_clean &= answer.outcome != Outcome::Malformed;
+            let answer = reviewer.review(endpoint, &line);
+            is_clean &= answer.decision != Decision::Malformed;
             output.write_all(&answer.body)?;
             output.write_all(b"\n")?;
         }

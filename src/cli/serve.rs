@@ -30,12 +30,12 @@ use self::{
 };
 use crate::{
     admission::Reviewer,
-    k8s::events::{Events, Outbox},
+    k8s::events::{EventQueue, Events},
     server::{
         Config, Drain, Limits, Server,
         deadline::parse_duration,
         reload::every,
-        tls::{ClientAuthorities, Shown},
+        tls::{CertResolver, ClientAuthorities},
     },
 };
 
@@ -149,17 +149,17 @@ impl ServeArgs {
             tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
-            let outbox = watches
+            let queue = watches
                 .as_ref()
-                .map(|watches| Outbox::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+                .map(|watches| EventQueue::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let calls = self.calls.calls(&self.source).await?;
             config.calls = calls.as_ref().map(|calls| calls.called());
-            (config.watches, config.events) = (watches, outbox.clone());
-            config.mirroring = persisting.as_ref().map(|persisting| persisting.standing().clone());
+            (config.watches, config.events) = (watches, queue.clone());
+            config.mirroring = persisting.as_ref().map(|persisting| persisting.status().clone());
             let exporting = collector.map(traces::start);
             config.spans = exporting.as_ref().map(|exporting| exporting.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
-            settings.keep(&mut server, outbox);
+            settings.keep(&mut server, queue);
             let check = server.readiness().add("certificate", "not looked at yet");
             let mut keeping = certificate.keep(check, &self.source).await?;
             if let Some(calls) = calls {
@@ -187,7 +187,7 @@ impl ServeArgs {
     }
 
     /// What the server needs to know besides its facts; reads the authorities of clients.
-    fn config(&self, certificate: Shown) -> anyhow::Result<Config> {
+    fn config(&self, certificate: CertResolver) -> anyhow::Result<Config> {
         let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
         Ok(Config {
             listen: self.listen,

@@ -64,9 +64,9 @@ impl Cache {
     pub fn apply(&self, kind: Kind, text: &str) -> Effect {
         let kinds = self.read().kinds();
         match Projection::read(kind, text, &kinds) {
-            Ok(projection) if self.read().holds(&projection) => Effect::Unchanged,
+            Ok(projection) if self.read().contains(&projection) => Effect::Unchanged,
             Ok(projection) => {
-                self.write().put(projection, &kinds);
+                self.write().upsert(projection, &kinds);
                 Effect::Changed
             }
             Err(error) if self.read().is_unreadable(&error) => Effect::Unchanged,
@@ -93,19 +93,19 @@ impl Cache {
     }
 
     /// All objects of the kind are about to be seen anew.
-    pub fn relist(&self, kind: Kind) {
-        self.write().relist(kind);
+    pub fn begin_sync(&self, kind: Kind) {
+        self.write().begin_sync(kind);
     }
 
     /// All objects of the kind were seen: what was not is gone, and what is not there is absent.
-    pub fn know(&self, kind: Kind) {
+    pub fn finish_sync(&self, kind: Kind) {
         let unseen = self.read().unseen(kind);
         self.remove_all(kind, &unseen);
-        self.write().know(kind);
+        self.write().finish_sync(kind);
     }
 
     /// Nobody may look at objects of the kind any more.
-    pub(super) fn forget(&self, kind: Kind) {
+    pub(super) fn clear(&self, kind: Kind) {
         self.write().make_incomplete(kind);
         let all = self.read().keys(kind);
         self.remove_all(kind, &all);
@@ -135,9 +135,9 @@ impl Cache {
     /// Where the sum of a guest's PCI ports would need the template that it was started from, it is fetched: the next
     /// request finds it.
     fn want_revision(&self, namespace: &str, facts: &Facts) {
-        let Fact::Known(instance) = &facts.instance else { return };
-        let needs = instance.is_live() && instance.boot.stamp == Stamp::None && facts.revision == Fact::Unknown;
-        if let Some(name) = instance.boot.revision.as_deref().filter(|_| needs) {
+        let Fact::Known(vmi) = &facts.vmi else { return };
+        let needs = vmi.is_live() && vmi.boot.stamp == Stamp::None && facts.revision == Fact::Unknown;
+        if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
             // When so many are wanted that the queue is full, the next request asks again.
             let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));
         }

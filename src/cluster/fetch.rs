@@ -1,7 +1,7 @@
 //! The facts that one change needs, read from the cluster there and then: just the objects that it asks about.
 //!
 //! For a command, which has no watches, and for a denial that rests on an object that was not there a moment ago. All
-//! reads go out at once. One that fails makes its own fact unknown and no other, and is told as a [`Gap`].
+//! reads go out at once. One that fails makes its own fact unknown and no other, and is told as a [`FetchError`].
 
 use std::{collections::BTreeSet, fmt, future::Future, time::Duration};
 
@@ -35,7 +35,7 @@ const NAME_AT_MOST: usize = 253;
 
 /// What is asked about: a guest, and networks that it is to have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Question {
+pub struct FetchPlan {
     namespace: String,
     guest: String,
     /// Namespace and name of each NetworkAttachmentDefinition.
@@ -46,7 +46,7 @@ pub struct Question {
     kinds: Option<Vec<Kind>>,
 }
 
-impl Question {
+impl FetchPlan {
     /// Asks for all that the rules may need for a change. Who else has its MAC addresses is not asked: that takes every
     /// VM of the cluster, and stays unknown.
     #[must_use]
@@ -107,17 +107,17 @@ impl Question {
 
 /// What the cluster said.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct FetchedFacts {
     /// What is known now.
     pub store: Store,
     /// What is unknown, and why.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<FetchError>,
 }
 
 /// Something that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}")]
-pub struct Gap {
+pub struct FetchError {
     /// Which object, or all of a kind.
     pub what: Target,
     /// Why not.
@@ -205,9 +205,9 @@ fn in_seconds(patience: Duration) -> String {
 }
 
 /// Reads what is asked, all at once. What has not come when the patience ends is unknown.
-pub async fn ask(client: &Client, question: &Question, patience: Duration) -> Answer {
+pub async fn ask(client: &Client, question: &FetchPlan, patience: Duration) -> FetchedFacts {
     let asker = Asker { client, patience, until: Instant::now() + patience };
-    let mut answer = Answer::default();
+    let mut answer = FetchedFacts::default();
     for piece in join_all(asker.reads(question)).await.into_iter().flatten() {
         if let Err(gap) = piece.note_in(&mut answer.store) {
             answer.gaps.push(gap);
@@ -217,7 +217,7 @@ pub async fn ask(client: &Client, question: &Question, patience: Duration) -> An
 }
 
 /// What one read came to.
-enum Piece {
+enum Fetched {
     /// An object, as JSON text.
     Object(Target, String),
     /// Some objects of a kind, or all.
@@ -225,12 +225,12 @@ enum Piece {
     /// It is not there.
     Absent(Target),
     /// Nobody knows.
-    Gap(Gap),
+    FetchError(FetchError),
 }
 
-impl Piece {
-    fn note_in(self, store: &mut Store) -> Result<(), Gap> {
-        let unreadable = |target: &Target, why: &dyn fmt::Display| Gap {
+impl Fetched {
+    fn note_in(self, store: &mut Store) -> Result<(), FetchError> {
+        let unreadable = |target: &Target, why: &dyn fmt::Display| FetchError {
             what: target.clone(),
             why: Why::Unreadable(why.to_string()),
         };
@@ -241,10 +241,10 @@ impl Piece {
             Self::Objects { target, texts, are_all } => {
                 let unread = texts.iter().find_map(|text| store.apply(target.kind, text).err());
                 match unread {
-                    None if are_all => store.know(target.kind),
+                    None if are_all => store.finish_sync(target.kind),
                     // One that cannot be read leaves all of them unknown: it may be the one that matters.
                     Some(why) if are_all => {
-                        store.forget(target.kind);
+                        store.clear(target.kind);
                         return Err(unreadable(&target, &why));
                     }
                     _ => {}
@@ -253,7 +253,7 @@ impl Piece {
             Self::Absent(Target { kind, namespace, name }) => {
                 store.absent(kind, &namespace, name.as_deref().unwrap_or_default());
             }
-            Self::Gap(gap) => return Err(gap),
+            Self::FetchError(gap) => return Err(gap),
         }
         Ok(())
     }
@@ -268,13 +268,13 @@ struct Asker<'c> {
 }
 
 /// A read that is under way.
-type Read<'c> = BoxFuture<'c, Vec<Piece>>;
+type Read<'c> = BoxFuture<'c, Vec<Fetched>>;
 
 impl<'c> Asker<'c> {
     /// The reads that a question takes. What the devices of a guest are is known from the KubeVirt resource, so that
     /// comes first.
-    fn reads(self, question: &'c Question) -> Vec<Read<'c>> {
-        let Question { namespace, guest, networks, .. } = question;
+    fn reads(self, question: &'c FetchPlan) -> Vec<Read<'c>> {
+        let FetchPlan { namespace, guest, networks, .. } = question;
         let mut reads: Vec<(Kind, Read)> = vec![
             (Kind::KubeVirt, self.all(Target::all(Kind::KubeVirt, ""), ListParams::default())),
             (Kind::DaemonSet, self.all(Target::all(Kind::DaemonSet, ""), ListParams::default())),
@@ -288,14 +288,14 @@ impl<'c> Asker<'c> {
         // An object that is still to be named is not there.
         if !guest.is_empty() {
             let target = |kind| Target::one(kind, namespace, guest);
-            reads.push((Kind::Machine, self.one(target(Kind::Machine)).map(|piece| vec![piece]).boxed()));
-            reads.push((Kind::Instance, self.instance(target(Kind::Instance)).boxed()));
+            reads.push((Kind::Vm, self.one(target(Kind::Vm)).map(|piece| vec![piece]).boxed()));
+            reads.push((Kind::Vmi, self.vmi(target(Kind::Vmi)).boxed()));
             let migrations = Target::all(Kind::Migration, namespace);
             reads.push((Kind::Migration, self.all(migrations, ListParams::default())));
         }
         for (namespace, name) in &question.guests {
             let one = |kind| self.one(Target::one(kind, namespace, name)).map(|piece| vec![piece]).boxed();
-            reads.extend([Kind::Machine, Kind::Instance].map(|kind| (kind, one(kind))));
+            reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(kind))));
         }
         for (namespace, name) in networks {
             reads.push((Kind::Nad, self.network(Target::one(Kind::Nad, namespace, name)).boxed()));
@@ -304,15 +304,15 @@ impl<'c> Asker<'c> {
     }
 
     /// Reads one object.
-    async fn one(self, target: Target) -> Piece {
+    async fn one(self, target: Target) -> Fetched {
         let name = target.name.as_deref().unwrap_or_default();
         if !target.is_possible() {
-            return Piece::Absent(target);
+            return Fetched::Absent(target);
         }
         match self.text(target.request().get(name, &GetParams::default())).await {
-            Ok(text) => Piece::Object(target, text),
-            Err(why) if why.is_absence_of(name) => Piece::Absent(target),
-            Err(why) => Piece::Gap(Gap { what: target, why: why.into() }),
+            Ok(text) => Fetched::Object(target, text),
+            Err(why) if why.is_absence_of(name) => Fetched::Absent(target),
+            Err(why) => Fetched::FetchError(FetchError { what: target, why: why.into() }),
         }
     }
 
@@ -320,42 +320,42 @@ impl<'c> Asker<'c> {
     fn all(self, target: Target, params: ListParams) -> Read<'c> {
         let list = async move {
             if !target.is_possible() {
-                return Piece::Objects { target, texts: Vec::new(), are_all: true };
+                return Fetched::Objects { target, texts: Vec::new(), are_all: true };
             }
             match self.list(target.request().list(&params)).await {
-                Ok(texts) => Piece::Objects { target, texts, are_all: true },
-                Err(why) => Piece::Gap(Gap { what: target, why }),
+                Ok(texts) => Fetched::Objects { target, texts, are_all: true },
+                Err(why) => Fetched::FetchError(FetchError { what: target, why }),
             }
         };
         list.map(|piece| vec![piece]).boxed()
     }
 
     /// A VMI, and the ControllerRevision that it was started from.
-    async fn instance(self, target: Target) -> Vec<Piece> {
-        let instance = self.one(target).await;
-        let revision = match &instance {
-            Piece::Object(target, text) => {
+    async fn vmi(self, target: Target) -> Vec<Fetched> {
+        let vmi = self.one(target).await;
+        let revision = match &vmi {
+            Fetched::Object(target, text) => {
                 revision_of(text).map(|name| Target::one(Kind::Revision, &target.namespace, &name))
             }
             _ => None,
         };
         match revision {
-            Some(revision) => vec![instance, self.one(revision).await],
-            None => vec![instance],
+            Some(revision) => vec![vmi, self.one(revision).await],
+            None => vec![vmi],
         }
     }
 
     /// A network; where there is none of that name, those that were perhaps meant.
-    async fn network(self, target: Target) -> Vec<Piece> {
+    async fn network(self, target: Target) -> Vec<Fetched> {
         let network = self.one(target).await;
-        let Piece::Absent(target) = &network else { return vec![network] };
+        let Fetched::Absent(target) = &network else { return vec![network] };
         let neighbours = Target::all(Kind::Nad, &target.namespace);
         let mut pieces = Vec::new();
         if neighbours.is_possible() {
             let params = ListParams::default().limit(NEIGHBOURS_AT_MOST);
             // They are for the wording only: without them the answer is the same.
             if let Ok(texts) = self.list(neighbours.request().list(&params)).await {
-                pieces.push(Piece::Objects { target: neighbours, texts, are_all: false });
+                pieces.push(Fetched::Objects { target: neighbours, texts, are_all: false });
             }
         }
         pieces.push(network);
@@ -363,7 +363,7 @@ impl<'c> Asker<'c> {
     }
 
     /// Nodes by their labels: those that KubeVirt runs on, or all where it has labelled none.
-    async fn nodes(self) -> Vec<Piece> {
+    async fn nodes(self) -> Vec<Fetched> {
         let target = Target::all(Kind::Node, "");
         let labelled = ListParams::default().labels(KUBEVIRT_NODE);
         let mut nodes = self.list(target.request().list_metadata(&labelled)).await;
@@ -371,8 +371,10 @@ impl<'c> Asker<'c> {
             nodes = self.list(target.request().list_metadata(&ListParams::default())).await;
         }
         vec![match nodes {
-            Ok(texts) => Piece::Objects { target, texts: texts.iter().map(|text| node(text)).collect(), are_all: true },
-            Err(why) => Piece::Gap(Gap { what: target, why }),
+            Ok(texts) => {
+                Fetched::Objects { target, texts: texts.iter().map(|text| node(text)).collect(), are_all: true }
+            }
+            Err(why) => Fetched::FetchError(FetchError { what: target, why }),
         }]
     }
 
@@ -586,7 +588,7 @@ mod tests {
         let text = change.to_string();
         let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
-        let answer = ask(&client, &Question::of(&change), PATIENCE).await;
+        let answer = ask(&client, &FetchPlan::of(&change), PATIENCE).await;
         let paths = asked.lock().unwrap().clone();
         (answer.store.facts_for(&change), answer.gaps.iter().map(ToString::to_string).collect(), paths)
     }
@@ -620,8 +622,8 @@ mod tests {
         let (facts, gaps, paths) = asked(&adds("net"), good).await;
         assert_eq!(gaps, [""; 0]);
         assert!(facts.kubevirt.known().unwrap().version.is_some());
-        assert!(facts.instance.known().unwrap().is_live());
-        assert!(facts.machine.known().is_some() && facts.revision.known().is_some());
+        assert!(facts.vmi.known().unwrap().is_live());
+        assert!(facts.vm.known().is_some() && facts.revision.known().is_some());
         assert_eq!(facts.attachment.known().unwrap().in_place, InPlace::Yes);
         assert_eq!((facts.nodes, facts.migration, facts.isolation), (Fact::Known(1), Fact::Absent, Fact::Absent));
         assert_eq!(nad(&Facts { nads: facts.nads, ..Facts::default() }, "net"), Fact::Known(()));
@@ -640,8 +642,8 @@ mod tests {
             _ => good(path),
         })
         .await;
-        assert_eq!((facts.instance.known().is_none(), nad(&facts, "net"), gaps.len()), (true, Fact::Absent, 0));
-        assert!(matches!(facts.instance, Fact::Absent));
+        assert_eq!((facts.vmi.known().is_none(), nad(&facts, "net"), gaps.len()), (true, Fact::Absent, 0));
+        assert!(matches!(facts.vmi, Fact::Absent));
 
         let (facts, gaps, _) = asked(&adds("net"), |path| match path {
             VMI | NAD | MIGRATIONS => (404, json!("404 page not found\n")),
@@ -649,7 +651,7 @@ mod tests {
         })
         .await;
         assert_eq!((nad(&facts, "net"), facts.migration.known()), (Fact::Unknown, None));
-        assert!(matches!(facts.instance, Fact::Unknown));
+        assert!(matches!(facts.vmi, Fact::Unknown));
         assert_eq!(
             gaps,
             [
@@ -677,8 +679,8 @@ mod tests {
     async fn what_does_not_come_in_time_is_unknown_and_the_rest_is_not_lost() {
         let (facts, gaps, _) =
             asked(&adds("net"), |path| if path == VMI { (NEVER, Value::Null) } else { good(path) }).await;
-        assert!(matches!(facts.instance, Fact::Unknown));
-        assert!(facts.machine.known().is_some());
+        assert!(matches!(facts.vmi, Fact::Unknown));
+        assert!(facts.vm.known().is_some());
         assert_eq!(gaps, ["VirtualMachineInstance \"demo/vm\": no answer within 2 s"]);
     }
 
@@ -727,12 +729,12 @@ mod tests {
             answer::<hyper::http::Error>(200, good(request.uri().path()).1.to_string())
         });
         let start = MigrationStart { namespace: "demo", vmi_name: "vm" };
-        let question = Question::of_migration(&start).only(&[Kind::Instance]);
+        let question = FetchPlan::of_migration(&start).only(&[Kind::Vmi]);
         let answer = ask(&Client::new(service, "default"), &question, PATIENCE).await;
         assert_eq!(*asked.lock().unwrap(), [VMI, REVISION]);
         let facts = answer.store.facts_for_migration(&start);
-        assert!(facts.instance.known().is_some());
-        assert!(matches!(facts.machine, Fact::Unknown));
+        assert!(facts.vmi.known().is_some());
+        assert!(matches!(facts.vm, Fact::Unknown));
     }
 
     #[test]

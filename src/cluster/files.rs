@@ -41,7 +41,7 @@ pub enum FilesError {
 /// # Errors
 /// See [`FilesError`]. Objects of kinds that nicplug does not read are skipped.
 pub fn load(path: &Path) -> Result<Store, FilesError> {
-    let mut store = Store::of_a_whole_world();
+    let mut store = Store::complete();
     for file in files_of(path)? {
         let text = fs::read_to_string(&file).map_err(|source| FilesError::Unreadable { path: file.clone(), source })?;
         let broken = |line, message| FilesError::Broken { path: file.clone(), line, message };

@@ -13,16 +13,16 @@ use tokio::sync::Notify;
 
 /// An object that asks.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Asker {
+pub enum ObjectRef {
     /// A VirtualMachineInstance with the annotation `nicplug.io/persist`.
-    Instance {
+    Vmi {
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
     /// A VirtualMachine with `status.interfaceRequests`.
-    Machine {
+    Vm {
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -30,17 +30,17 @@ pub enum Asker {
     },
 }
 
-impl Asker {
+impl ObjectRef {
     /// A VirtualMachineInstance.
     #[must_use]
-    pub fn instance(namespace: &str, name: &str) -> Self {
-        Self::Instance { namespace: namespace.to_owned(), name: name.to_owned() }
+    pub fn vmi(namespace: &str, name: &str) -> Self {
+        Self::Vmi { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     /// A VirtualMachine.
     #[must_use]
-    pub fn machine(namespace: &str, name: &str) -> Self {
-        Self::Machine { namespace: namespace.to_owned(), name: name.to_owned() }
+    pub fn vm(namespace: &str, name: &str) -> Self {
+        Self::Vm { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -59,15 +59,15 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Keys {
     /// Those that ask now.
-    asking: BTreeSet<Asker>,
+    asking: BTreeSet<ObjectRef>,
     /// Those of them that nobody has looked at since they last changed.
-    fresh: BTreeSet<Asker>,
+    fresh: BTreeSet<ObjectRef>,
 }
 
 impl Pending {
     /// Notes what a watch has seen: whether the object asks, each time that it arrives or changes; and that it does not,
     /// when it has gone. Who asks and has changed is looked at again: a NIC may have come after its annotation.
-    pub fn set(&self, key: Asker, asks: bool) {
+    pub fn set(&self, key: ObjectRef, asks: bool) {
         let mut keys = self.keys();
         if asks {
             keys.asking.insert(key.clone());
@@ -82,7 +82,7 @@ impl Pending {
 
     /// Whether the object asks.
     #[must_use]
-    pub fn is_asking(&self, key: &Asker) -> bool {
+    pub fn is_asking(&self, key: &ObjectRef) -> bool {
         self.keys().asking.contains(key)
     }
 
@@ -108,7 +108,7 @@ impl Pending {
     }
 
     /// Waits for the next fresh key and takes it. Dropping the future loses no key. Meant for one who waits at a time.
-    pub async fn next(&self) -> Asker {
+    pub async fn next(&self) -> ObjectRef {
         loop {
             if let Some(key) = self.keys().fresh.pop_first() {
                 return key;
@@ -131,11 +131,11 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> Asker {
-        Asker::instance("demo", name)
+    fn key(name: &str) -> ObjectRef {
+        ObjectRef::vmi("demo", name)
     }
 
-    fn next(pending: &Pending) -> Option<Asker> {
+    fn next(pending: &Pending) -> Option<ObjectRef> {
         pending.next().now_or_never()
     }
 
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(next(&pending), None);
         assert!(pending.is_empty() && !pending.is_asking(&key("a")));
         // A VM and a VMI of one name are two.
-        pending.set(Asker::machine("demo", "a"), true);
+        pending.set(ObjectRef::vm("demo", "a"), true);
         assert!(!pending.is_asking(&key("a")));
     }
 

@@ -13,20 +13,20 @@ use serde_json::Value;
 pub use self::projection::ObjectError;
 use self::{
     guests::Guests,
-    listing::{Listing, Roll},
-    projection::{ProjectedInstance, ProjectedMachine, ProjectedRevision, Projection, What},
+    listing::{AnyListing, Listing},
+    projection::{Projected, ProjectedRevision, ProjectedVm, ProjectedVmi, Projection},
 };
-use super::persist_queue::{Asker, Pending};
+use super::persist_queue::{ObjectRef, Pending};
 use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, Instance, Isolation, KubeVirt, MacUser, Machine, Nads,
+        Attachment, Fact, FactSource, Facts, Isolation, KubeVirt, MacUser, Nads, Vm, Vmi,
         attachment::Daemon,
         nad::{Lookup, Nad, nearest},
     },
     k8s::{Key, kind::Kind},
-    pci::Survey,
+    pci::Devices,
     settings::overrides::Annotated,
 };
 
@@ -54,10 +54,10 @@ pub struct Store {
     /// The guests that move, by migrations that are not over.
     migrations: Listing<Arc<str>>,
     /// The devices of the templates that guests were started from.
-    revisions: Listing<Arc<Survey>>,
+    revisions: Listing<Arc<Devices>>,
     /// Objects with devices that only the KubeVirt resource can tell the kind of: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
-    /// Told of each object that asks for NICs to be mirrored.
+    /// LogOnce of each object that asks for NICs to be mirrored.
     pending: Pending,
 }
 
@@ -70,17 +70,17 @@ impl Store {
 
     /// A store that holds all there is: what is not inserted does not exist.
     #[must_use]
-    pub fn of_a_whole_world() -> Self {
+    pub fn complete() -> Self {
         let mut store = Self::default();
         for kind in Kind::ALL {
-            store.know(kind);
+            store.finish_sync(kind);
         }
         store
     }
 
     /// From now on an object of the kind that is not in the store does not exist. Objects that were not seen since
     /// [`relist`](Self::relist) are taken out.
-    pub fn know(&mut self, kind: Kind) {
+    pub fn finish_sync(&mut self, kind: Kind) {
         for (namespace, name) in self.unseen(kind) {
             self.remove(kind, &namespace, &name);
         }
@@ -88,13 +88,13 @@ impl Store {
     }
 
     /// All objects of the kind are about to be seen anew. Until [`know`](Self::know) those that are there stay.
-    pub fn relist(&mut self, kind: Kind) {
+    pub fn begin_sync(&mut self, kind: Kind) {
         self.roll_mut(kind).begin_round();
     }
 
     /// From now on nobody may look at objects of the kind: those that are there are taken out, and unknown like all
     /// others.
-    pub fn forget(&mut self, kind: Kind) {
+    pub fn clear(&mut self, kind: Kind) {
         self.make_incomplete(kind);
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
@@ -121,7 +121,7 @@ impl Store {
     pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
         let kinds = self.kinds();
         let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.note_unreadable(error))?;
-        self.put(projection, &kinds);
+        self.upsert(projection, &kinds);
         Ok(())
     }
 
@@ -129,14 +129,14 @@ impl Store {
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         match kind {
-            Kind::Machine => {
-                self.guests.remove_machine(namespace, name);
-                self.pending.set(Asker::machine(namespace, name), false);
+            Kind::Vm => {
+                self.guests.remove_vm(namespace, name);
+                self.pending.set(ObjectRef::vm(namespace, name), false);
             }
-            Kind::Instance => {
+            Kind::Vmi => {
                 self.drop_revision_of(namespace, name);
-                self.guests.remove_instance(namespace, name);
-                self.pending.set(Asker::instance(namespace, name), false);
+                self.guests.remove_vmi(namespace, name);
+                self.pending.set(ObjectRef::vmi(namespace, name), false);
             }
             Kind::Node => self.count_label(namespace, name, false),
             _ => {}
@@ -194,13 +194,13 @@ impl Store {
         self.roll_mut(kind).set_complete(false);
     }
 
-    fn roll(&self, kind: Kind) -> &dyn Roll {
+    fn roll(&self, kind: Kind) -> &dyn AnyListing {
         match kind {
             Kind::ConfigMap => &self.isolations,
             Kind::DaemonSet => &self.daemons,
-            Kind::Instance => self.guests.instances(),
+            Kind::Vmi => self.guests.vmis(),
             Kind::KubeVirt => &self.kubevirts,
-            Kind::Machine => self.guests.machines(),
+            Kind::Vm => self.guests.vms(),
             Kind::Migration => &self.migrations,
             Kind::Nad => &self.nads,
             Kind::Namespace => &self.overrides,
@@ -209,13 +209,13 @@ impl Store {
         }
     }
 
-    fn roll_mut(&mut self, kind: Kind) -> &mut dyn Roll {
+    fn roll_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
         match kind {
             Kind::ConfigMap => &mut self.isolations,
             Kind::DaemonSet => &mut self.daemons,
-            Kind::Instance => self.guests.instances_mut(),
+            Kind::Vmi => self.guests.vmis_mut(),
             Kind::KubeVirt => &mut self.kubevirts,
-            Kind::Machine => self.guests.machines_mut(),
+            Kind::Vm => self.guests.vms_mut(),
             Kind::Migration => &mut self.migrations,
             Kind::Nad => &mut self.nads,
             Kind::Namespace => &mut self.overrides,
@@ -230,30 +230,30 @@ impl Store {
     }
 
     /// Whether an object is in the store just as it is now; it then counts as seen.
-    pub(super) fn holds(&self, projection: &Projection) -> bool {
+    pub(super) fn contains(&self, projection: &Projection) -> bool {
         let Projection { key, what } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
         let is_known = match what {
-            What::ConfigMap(isolation) => holds(&self.isolations, key, isolation),
-            What::DaemonSet(Some(daemon)) => holds(&self.daemons, key, daemon),
-            What::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
-            What::Instance(new) => {
-                self.guests.holds_instance(namespace, name, &new.instance, &new.macs)
-                    && self.asks(|| Asker::instance(namespace, name)) == new.asks
+            Projected::ConfigMap(isolation) => contains(&self.isolations, key, isolation),
+            Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
+            Projected::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
+            Projected::Vmi(new) => {
+                self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
+                    && self.asks(|| ObjectRef::vmi(namespace, name)) == new.asks
             }
-            What::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
-            What::Machine(new) => {
-                self.guests.holds_machine(namespace, name, &new.machine, &new.macs)
-                    && self.asks(|| Asker::machine(namespace, name)) == new.asks
+            Projected::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
+            Projected::Vm(new) => {
+                self.guests.contains_vm(namespace, name, &new.vm, &new.macs)
+                    && self.asks(|| ObjectRef::vm(namespace, name)) == new.asks
             }
-            What::Migration(Some(guest)) => holds(&self.migrations, key, guest),
-            What::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
-            What::Nad(nad) => holds_arc(&self.nads, key, nad),
-            What::Namespace(Some(overrides)) => holds(&self.overrides, key, overrides),
-            What::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
-            What::Node(is_labelled) => holds(&self.nodes, key, is_labelled),
-            What::Revision(_) => false,
-            What::Nothing(_) => return true,
+            Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
+            Projected::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
+            Projected::Nad(nad) => holds_arc(&self.nads, key, nad),
+            Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
+            Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
+            Projected::Node(is_labelled) => contains(&self.nodes, key, is_labelled),
+            Projected::Revision(_) => false,
+            Projected::Nothing(_) => return true,
         };
         if is_known {
             self.roll(projection.kind()).mark(namespace, name);
@@ -262,7 +262,7 @@ impl Store {
     }
 
     /// Takes an object in that was projected with `kinds`, which may be those of a moment ago.
-    pub(super) fn put(&mut self, projection: Projection, kinds: &KubeVirt) {
+    pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
         let kind = projection.kind();
         if let Some(text) = projection.dependent_text()
             && !self.kinds().names_the_same_devices(kinds)
@@ -277,51 +277,53 @@ impl Store {
         let Projection { key, what } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
         match what {
-            What::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
-            What::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
-            What::Instance(instance) => self.put_instance(&key, *instance),
-            What::KubeVirt(kubevirt) => {
+            Projected::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
+            Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
+            Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
+            Projected::KubeVirt(kubevirt) => {
                 self.kubevirts.insert(namespace, name, Arc::new(*kubevirt));
                 self.choose_kubevirt();
             }
-            What::Machine(new) => {
-                let ProjectedMachine { machine, macs, asks } = *new;
-                self.guests.put_machine(namespace, name, machine, macs);
-                self.pending.set(Asker::machine(namespace, name), asks);
+            Projected::Vm(new) => {
+                let ProjectedVm { vm, macs, asks } = *new;
+                self.guests.upsert_vm(namespace, name, vm, macs);
+                self.pending.set(ObjectRef::vm(namespace, name), asks);
             }
-            What::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
-            What::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
-            What::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
-            What::Node(is_labelled) => {
+            Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
+            Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
+            Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
+            Projected::Node(is_labelled) => {
                 self.count_label(namespace, name, is_labelled);
                 self.nodes.insert(namespace, name, is_labelled);
             }
-            What::Revision(Some(revision)) => self.put_revision(&key, revision),
+            Projected::Revision(Some(revision)) => self.put_revision(&key, revision),
             // It is there, and tells nothing.
-            What::Revision(None) => self.absent(kind, namespace, name),
-            What::DaemonSet(None) | What::Migration(None) | What::Namespace(None) => self.remove(kind, namespace, name),
-            What::Nothing(_) => {}
+            Projected::Revision(None) => self.absent(kind, namespace, name),
+            Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
+                self.remove(kind, namespace, name)
+            }
+            Projected::Nothing(_) => {}
         }
     }
 
-    fn put_instance(&mut self, key: &Key, new: ProjectedInstance) {
-        let ProjectedInstance { instance, macs, asks, text } = new;
-        let before = self.guests.instance(&key.0, &key.1);
-        if before.known().is_some_and(|before| before.boot.revision != instance.boot.revision) {
+    fn upsert_vmi(&mut self, key: &Key, new: ProjectedVmi) {
+        let ProjectedVmi { vmi, macs, asks, text } = new;
+        let before = self.guests.vmi(&key.0, &key.1);
+        if before.known().is_some_and(|before| before.boot.revision != vmi.boot.revision) {
             self.drop_revision_of(&key.0, &key.1);
         }
-        self.guests.put_instance(&key.0, &key.1, instance, macs);
-        self.depend(Kind::Instance, key, text);
-        self.pending.set(Asker::instance(&key.0, &key.1), asks);
+        self.guests.upsert_vmi(&key.0, &key.1, vmi, macs);
+        self.depend(Kind::Vmi, key, text);
+        self.pending.set(ObjectRef::vmi(&key.0, &key.1), asks);
     }
 
     /// Whether an object asks for NICs to be mirrored.
-    fn asks(&self, asker: impl FnOnce() -> Asker) -> bool {
-        !self.pending.is_empty() && self.pending.is_asking(&asker())
+    fn asks(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
+        !self.pending.is_empty() && self.pending.is_asking(&object_ref())
     }
 
     fn put_revision(&mut self, key: &Key, new: ProjectedRevision) {
-        self.revisions.insert(&key.0, &key.1, Arc::new(new.survey));
+        self.revisions.insert(&key.0, &key.1, Arc::new(new.devices));
         self.depend(Kind::Revision, key, new.text);
     }
 
@@ -335,8 +337,8 @@ impl Store {
 
     /// A revision is of use to the one run of a guest that was started from it.
     fn drop_revision_of(&mut self, namespace: &str, name: &str) {
-        let instance = self.guests.instance(namespace, name).known().map(|instance| Arc::clone(instance));
-        if let Some(revision) = instance.as_ref().and_then(|instance| instance.boot.revision.as_deref()) {
+        let vmi = self.guests.vmi(namespace, name).known().map(|vmi| Arc::clone(vmi));
+        if let Some(revision) = vmi.as_ref().and_then(|vmi| vmi.boot.revision.as_deref()) {
             self.remove(Kind::Revision, namespace, revision);
         }
     }
@@ -383,16 +385,16 @@ impl Store {
         })
     }
 
-    fn instance(&self, namespace: &str, name: &str) -> Fact<Arc<Instance>> {
-        self.guests.instance(namespace, name).map(Arc::clone)
+    fn vmi(&self, namespace: &str, name: &str) -> Fact<Arc<Vmi>> {
+        self.guests.vmi(namespace, name).map(Arc::clone)
     }
 
-    fn machine(&self, namespace: &str, name: &str) -> Fact<Arc<Machine>> {
-        self.guests.machine(namespace, name).map(Arc::clone)
+    fn vm(&self, namespace: &str, name: &str) -> Fact<Arc<Vm>> {
+        self.guests.vm(namespace, name).map(Arc::clone)
     }
 
-    fn revision(&self, namespace: &str, instance: &Fact<Arc<Instance>>) -> Fact<Arc<Survey>> {
-        match instance.known().and_then(|instance| instance.boot.revision.as_deref()) {
+    fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
+        match vmi.known().and_then(|vmi| vmi.boot.revision.as_deref()) {
             Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
             None => Fact::Absent,
         }
@@ -400,12 +402,12 @@ impl Store {
 
     /// What a guest of the name is known by, apart from what a request asks of it.
     fn facts_of_guest(&self, namespace: &str, name: &str) -> Facts {
-        let instance = self.instance(namespace, name);
+        let vmi = self.vmi(namespace, name);
         Facts {
             kubevirt: self.kubevirt.clone(),
-            revision: self.revision(namespace, &instance),
-            instance,
-            machine: self.machine(namespace, name),
+            revision: self.revision(namespace, &vmi),
+            vmi,
+            vm: self.vm(namespace, name),
             attachment: self.attachment(),
             nodes: self.count_nodes(),
             migration: self.migration(namespace, name),
@@ -415,7 +417,7 @@ impl Store {
     }
 
     fn attachment(&self) -> Fact<Attachment> {
-        if !self.daemons.is_whole() {
+        if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
         Fact::Known(Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon)))
@@ -423,7 +425,7 @@ impl Store {
 
     /// Absent when no Multus is configured by a ConfigMap; unknown when there are several that disagree.
     fn isolation(&self) -> Fact<Arc<Isolation>> {
-        if !self.isolations.is_whole() {
+        if !self.isolations.is_readable() {
             return Fact::Unknown;
         }
         let mut all = self.isolations.iter().map(|(_, _, isolation)| isolation);
@@ -434,7 +436,7 @@ impl Store {
     /// Nodes that KubeVirt runs on, which are all of them where it has labelled none. A cluster has a node: none seen
     /// means that nobody looked.
     fn count_nodes(&self) -> Fact<usize> {
-        match (self.nodes.is_complete(), self.labelled_nodes, self.nodes.count()) {
+        match (self.nodes.is_synced(), self.labelled_nodes, self.nodes.count()) {
             (false, ..) | (true, 0, 0) => Fact::Unknown,
             (true, 0, all) => Fact::Known(all),
             (true, labelled, _) => Fact::Known(labelled),
@@ -491,7 +493,7 @@ impl Store {
             Some(MacUser { mac, network, guest })
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
-        if users.is_empty() && !self.guests.is_complete() {
+        if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
         }
         Fact::Known(users)
@@ -503,7 +505,7 @@ fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
 }
 
-fn holds<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
+fn contains<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
     listing.get(&key.0, &key.1).known().is_some_and(|known| *known == object)
 }
 
@@ -515,10 +517,10 @@ impl FactSource for Store {
     fn facts_for(&self, change: &Change) -> Facts {
         let subject = change.subject;
         let guest = match subject.kind {
-            ObjectKind::VirtualMachine | ObjectKind::Instance => self.facts_of_guest(subject.namespace, subject.name),
+            ObjectKind::VirtualMachine | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
             ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
                 let overrides = self.overrides(subject.namespace);
-                Facts { kubevirt: self.kubevirt.clone(), instance: Fact::Absent, overrides, ..Facts::default() }
+                Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
         Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
@@ -538,7 +540,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_told_by_its_path() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         store.insert(&json!({"apiVersion": "v1", "kind": "Secret", "data": 5})).unwrap();
         let error = store
             .insert(&json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
@@ -550,19 +552,19 @@ mod tests {
 
     #[test]
     fn what_a_whole_world_does_not_hold_is_absent_and_elsewhere_it_is_unknown() {
-        let mut store = Store::of_a_whole_world();
-        assert_eq!(store.instance("demo", "a"), Fact::Absent);
-        assert_eq!(Store::default().instance("demo", "a"), Fact::Unknown);
+        let mut store = Store::complete();
+        assert_eq!(store.vmi("demo", "a"), Fact::Absent);
+        assert_eq!(Store::default().vmi("demo", "a"), Fact::Unknown);
         store
             .insert(&json!({"apiVersion": "kubevirt.io/v1alpha3", "kind": "VirtualMachineInstance",
                 "metadata": {"name": "a", "namespace": "demo"}, "status": {"phase": "Running"}}))
             .unwrap();
-        assert!(store.instance("demo", "a").known().unwrap().is_live());
+        assert!(store.vmi("demo", "a").known().unwrap().is_live());
     }
 
     #[test]
     fn a_network_that_is_not_there_is_looked_for_elsewhere() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for (namespace, name) in [("demo", "blue"), ("other", "red")] {
             store
                 .insert(&json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
@@ -586,7 +588,7 @@ mod tests {
 
     #[test]
     fn only_namespaces_that_ask_for_something_are_kept_and_all_others_ask_for_nothing() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         let namespace = |annotations: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "annotations": annotations}});
         let asked = |text: &str| Fact::Known(Arc::new(Overrides::parse(text)));
         for (annotations, expected) in [
@@ -607,7 +609,7 @@ mod tests {
 
     #[test]
     fn the_components_of_kubevirt_are_known_by_where_it_is_installed() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         let account = |namespace: &str, name: &str| format!("system:serviceaccount:{namespace}:{name}");
         assert!(store.is_of_kubevirt(&account("kubevirt", "kubevirt-controller")));
         assert!(!store.is_of_kubevirt(&account("demo", "kubevirt-controller")));
@@ -625,7 +627,7 @@ mod tests {
 
     #[test]
     fn only_nodes_that_kubevirt_runs_on_count() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         assert_eq!(store.count_nodes(), Fact::Unknown);
         for name in ["a", "b"] {
             store.insert(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).unwrap();
@@ -640,7 +642,7 @@ mod tests {
 
     #[test]
     fn a_migration_counts_until_it_is_over() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         let migration = |phase: &str| {
             json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
                 "metadata": {"namespace": "demo", "name": "m"}, "spec": {"vmiName": "vm"}, "status": {"phase": phase}})
@@ -679,28 +681,28 @@ mod tests {
     #[test]
     fn an_object_alone_makes_itself_known_and_no_other_absent() {
         let mut store = Store::default();
-        store.insert(&object("kubevirt.io/v1", Kind::Machine, "a", &json!({}))).unwrap();
-        store.absent(Kind::Machine, "demo", "b");
-        assert!(store.machine("demo", "a").known().is_some());
-        assert_eq!((store.machine("demo", "b"), store.machine("demo", "c")), (Fact::Absent, Fact::Unknown));
-        store.know(Kind::Machine);
-        assert_eq!(store.machine("demo", "c"), Fact::Absent);
-        store.forget(Kind::Machine);
-        assert_eq!(store.machine("demo", "a"), Fact::Unknown);
-        assert_eq!(store.count(Kind::Machine), 0);
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &json!({}))).unwrap();
+        store.absent(Kind::Vm, "demo", "b");
+        assert!(store.vm("demo", "a").known().is_some());
+        assert_eq!((store.vm("demo", "b"), store.vm("demo", "c")), (Fact::Absent, Fact::Unknown));
+        store.finish_sync(Kind::Vm);
+        assert_eq!(store.vm("demo", "c"), Fact::Absent);
+        store.clear(Kind::Vm);
+        assert_eq!(store.vm("demo", "a"), Fact::Unknown);
+        assert_eq!(store.count(Kind::Vm), 0);
     }
 
     #[test]
     fn what_is_taken_out_leaves_nothing_behind() {
         let mac = "02:00:00:00:00:01";
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         let vmi = json!({"spec": guest(mac, true), "status": {"virtualMachineRevisionName": "r"}});
         let migration = json!({"spec": {"vmiName": "vm"}});
         let config = json!({"data": {"daemon-config.json": "{\"namespaceIsolation\": true}"}});
         let template = json!({"template": {"spec": guest(mac, true)}});
         for (version, kind, name, rest) in [
-            ("kubevirt.io/v1", Kind::Instance, "vm", &vmi),
-            ("kubevirt.io/v1", Kind::Machine, "vm", &json!({"spec": template})),
+            ("kubevirt.io/v1", Kind::Vmi, "vm", &vmi),
+            ("kubevirt.io/v1", Kind::Vm, "vm", &json!({"spec": template})),
             ("kubevirt.io/v1", Kind::Migration, "m", &migration),
             ("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({})),
             ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({})),
@@ -728,8 +730,8 @@ mod tests {
         assert!(store.isolation().known().is_some());
         assert_eq!(store.dependent.len(), 2);
         for (kind, name) in [
-            (Kind::Instance, "vm"),
-            (Kind::Machine, "vm"),
+            (Kind::Vmi, "vm"),
+            (Kind::Vm, "vm"),
             (Kind::Migration, "m"),
             (Kind::KubeVirt, "kubevirt"),
             (Kind::Nad, "net"),
@@ -750,29 +752,29 @@ mod tests {
 
     #[test]
     fn a_new_listing_keeps_what_was_known_until_it_is_whole() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b"), ("c", "02:00:00:00:00:0c")] {
-            store.insert(&object("kubevirt.io/v1", Kind::Instance, name, &json!({"spec": guest(mac, false)}))).unwrap();
+            store.insert(&object("kubevirt.io/v1", Kind::Vmi, name, &json!({"spec": guest(mac, false)}))).unwrap();
         }
-        store.relist(Kind::Instance);
-        let same = object("kubevirt.io/v1", Kind::Instance, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
-        let projection = Projection::read(Kind::Instance, &same.to_string(), &store.kinds()).unwrap();
-        assert!(store.holds(&projection));
-        let other = object("kubevirt.io/v1", Kind::Instance, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
-        let projection = Projection::read(Kind::Instance, &other.to_string(), &store.kinds()).unwrap();
-        assert!(!store.holds(&projection));
-        store.put(projection, &store.kinds());
-        assert!(store.instance("demo", "c").known().is_some(), "nobody has said yet that it is gone");
-        store.know(Kind::Instance);
-        assert_eq!(store.instance("demo", "c"), Fact::Absent);
-        assert!(store.instance("demo", "a").known().is_some() && store.instance("demo", "b").known().is_some());
+        store.begin_sync(Kind::Vmi);
+        let same = object("kubevirt.io/v1", Kind::Vmi, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
+        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.kinds()).unwrap();
+        assert!(store.contains(&projection));
+        let other = object("kubevirt.io/v1", Kind::Vmi, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
+        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.kinds()).unwrap();
+        assert!(!store.contains(&projection));
+        store.upsert(projection, &store.kinds());
+        assert!(store.vmi("demo", "c").known().is_some(), "nobody has said yet that it is gone");
+        store.finish_sync(Kind::Vmi);
+        assert_eq!(store.vmi("demo", "c"), Fact::Absent);
+        assert!(store.vmi("demo", "a").known().is_some() && store.vmi("demo", "b").known().is_some());
         assert_eq!(user_of(&store, "02:00:00:00:00:0c"), None);
         assert_eq!(user_of(&store, "02:00:00:00:00:bb").as_deref(), Some("demo/b"));
     }
 
     #[test]
     fn a_broken_object_is_unknown_and_takes_no_other_with_it() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for name in ["a", "b"] {
             store.insert(&object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({}))).unwrap();
         }
@@ -787,12 +789,12 @@ mod tests {
 
     #[test]
     fn devices_are_read_again_when_the_kubevirt_resource_says_what_they_are() {
-        let mut store = Store::of_a_whole_world();
-        let vmi = object("kubevirt.io/v1", Kind::Instance, "vm", &json!({"spec": guest("", true)}));
+        let mut store = Store::complete();
+        let vmi = object("kubevirt.io/v1", Kind::Vmi, "vm", &json!({"spec": guest("", true)}));
         store.insert(&vmi).unwrap();
         let notes = |store: &Store| {
-            let instance = store.instance("demo", "vm");
-            instance.known().and_then(|instance| instance.boot.now.as_ref()).map(|survey| survey.notes.len())
+            let vmi = store.vmi("demo", "vm");
+            vmi.known().and_then(|vmi| vmi.boot.now.as_ref()).map(|devices| devices.notes.len())
         };
         assert_eq!(notes(&store), Some(1));
         let devices = json!({"pciHostDevices": [{"resourceName": "example.com/gpu"}]});
@@ -806,7 +808,7 @@ mod tests {
 
     #[test]
     fn configurations_of_multus_that_disagree_tell_nothing() {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for (namespace, text) in [("one", "{\"namespaceIsolation\": true}"), ("two", "{}")] {
             store
                 .insert(&json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"daemon-config.json": text},

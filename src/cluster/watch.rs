@@ -24,7 +24,7 @@ use tokio::{
 use self::list_watch::{Source, Trouble};
 pub use self::{
     event::Event,
-    status::{Mishap, Record, State, Status},
+    status::{State, Status, WatchError, WatchStatus},
 };
 use super::{
     cache::{Cache, Effect},
@@ -44,9 +44,9 @@ use crate::{
 pub const KINDS: [Kind; 9] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
-    Kind::Instance,
+    Kind::Vmi,
     Kind::KubeVirt,
-    Kind::Machine,
+    Kind::Vm,
     Kind::Migration,
     Kind::Nad,
     Kind::Namespace,
@@ -63,12 +63,12 @@ pub struct Tuning {
     /// them begin anew together.
     pub watch: Duration,
     /// How long a watch may say nothing before it is taken for dead: bookmarks come every minute or so.
-    pub silence: Duration,
+    pub idle_timeout: Duration,
     /// How long one answer of the API server may take.
-    pub patience: Duration,
+    pub request_timeout: Duration,
     /// How long "forbidden" and "no such kind" have to last before facts are forgotten that were known: an API server
     /// that has just started says so for a moment.
-    pub grace: Duration,
+    pub forbidden_grace: Duration,
     /// Pauses between tries.
     pub pauses: Pauses,
 }
@@ -78,9 +78,9 @@ impl Default for Tuning {
         Self {
             page: 250,
             watch: Duration::from_secs(290),
-            silence: Duration::from_secs(150),
-            patience: Duration::from_mins(1),
-            grace: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(150),
+            request_timeout: Duration::from_mins(1),
+            forbidden_grace: Duration::from_secs(30),
             pauses: Pauses { first: Duration::from_millis(500), longest: Duration::from_secs(30) },
         }
     }
@@ -139,7 +139,7 @@ impl fmt::Debug for Watches {
 /// The watch of one kind.
 struct Watch {
     source: Source,
-    record: Arc<Record>,
+    record: Arc<WatchStatus>,
     cache: Arc<Cache>,
     tuning: Tuning,
 }
@@ -187,7 +187,7 @@ impl Watch {
         let mut events = self.source.watch(position).await?;
         // Not before: facts that cannot be watched would grow old unnoticed.
         if std::mem::take(&mut progress.is_listed) {
-            self.cache.know(self.kind());
+            self.cache.finish_sync(self.kind());
         }
         progress.refused = None;
         self.record.enter(State::Synced);
@@ -195,7 +195,7 @@ impl Watch {
             match events.next().await {
                 Ok(Some(event)) => {
                     progress.is_alive = true;
-                    self.record.hear();
+                    self.record.touch();
                     self.take(&event);
                 }
                 Ok(None) => break Ok(()),
@@ -207,11 +207,11 @@ impl Watch {
     }
 
     async fn list(&self, progress: &mut Progress) -> Result<(), Trouble> {
-        self.cache.relist(self.kind());
+        self.cache.begin_sync(self.kind());
         progress.is_listed = false;
         let mut pages = self.source.list();
         while let Some(page) = pages.next().await? {
-            self.record.hear();
+            self.record.touch();
             page.for_each(|text| self.apply(text))?;
         }
         progress.position = pages.position();
@@ -235,7 +235,7 @@ impl Watch {
     fn apply(&self, text: &str) {
         match self.cache.apply(self.kind(), text) {
             Effect::Unreadable(error) => {
-                self.record.add(Mishap::Unreadable);
+                self.record.add(WatchError::Unreadable);
                 tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
             }
             Effect::Changed if self.kind() == Kind::KubeVirt => self.tell_version(),
@@ -274,10 +274,10 @@ impl Watch {
     /// stays with that.
     fn refuse(&self, error: String, refusal: State, progress: &mut Progress) -> State {
         let since = *progress.refused.get_or_insert_with(Instant::now);
-        if self.record.has_facts() && since.elapsed() < self.tuning.grace {
+        if self.record.has_facts() && since.elapsed() < self.tuning.forbidden_grace {
             return State::Stale(error);
         }
-        self.cache.forget(self.kind());
+        self.cache.clear(self.kind());
         *progress = Progress { refused: Some(since), ..Progress::default() };
         refusal
     }
@@ -295,7 +295,7 @@ async fn fetch_revisions(client: Client, cache: Arc<Cache>, mut wanted: mpsc::Re
         if cache.knows(Kind::Revision, &key) {
             continue;
         }
-        match list_watch::get(&client, Kind::Revision, &key, tuning.patience).await {
+        match list_watch::get(&client, Kind::Revision, &key, tuning.request_timeout).await {
             Ok(Some(text)) => {
                 if let Effect::Unreadable(error) = cache.apply(Kind::Revision, &text) {
                     tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
@@ -421,7 +421,7 @@ mod tests {
     struct Scene {
         server: Server,
         cache: Arc<Cache>,
-        record: Arc<Record>,
+        record: Arc<WatchStatus>,
         watch: BoxFuture<'static, ()>,
     }
 
@@ -534,7 +534,7 @@ mod tests {
         let asked = scene.server.asked();
         assert!(asked.last().unwrap().contains("resourceVersion=14"), "{asked:?}");
         assert_eq!(asked.iter().filter(|uri| uri.contains("limit=")).count(), 1, "{asked:?}");
-        assert_eq!(scene.record.count(Mishap::Away), 3);
+        assert_eq!(scene.record.count(WatchError::Away), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -559,7 +559,7 @@ mod tests {
         let _wire = scene.server.watch();
         scene.wait(Duration::from_secs(10)).await;
         assert_eq!((scene.nad("a"), scene.nad("b"), scene.nad("c")), (Fact::Absent, Fact::Known(()), Fact::Known(())));
-        assert_eq!((scene.state(), scene.record.count(Mishap::Expired)), ("synced", 2));
+        assert_eq!((scene.state(), scene.record.count(WatchError::Expired)), ("synced", 2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -623,7 +623,7 @@ mod tests {
         wire.send("ADDED", &nad("c", 10));
         scene.settle().await;
         assert_eq!((scene.nad("b"), scene.nad("c"), scene.state()), (Fact::Unknown, Fact::Known(()), "synced"));
-        assert_eq!(scene.record.count(Mishap::Unreadable), 1, "told once");
+        assert_eq!(scene.record.count(WatchError::Unreadable), 1, "told once");
         wire.send("MODIFIED", &nad("b", 11));
         scene.settle().await;
         assert_eq!(scene.nad("b"), Fact::Known(()));
@@ -636,7 +636,7 @@ mod tests {
         let _wire = scene.server.watch();
         scene.settle().await;
         let _second = scene.server.watch();
-        scene.wait(Tuning::default().silence + Duration::from_secs(5)).await;
+        scene.wait(Tuning::default().idle_timeout + Duration::from_secs(5)).await;
         assert_eq!(scene.server.asked().len(), 3);
         assert_eq!(scene.state(), "synced");
     }
@@ -644,7 +644,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_that_never_comes_is_told() {
         let mut scene = Scene::new();
-        scene.wait(Tuning::default().patience + Duration::from_secs(1)).await;
+        scene.wait(Tuning::default().request_timeout + Duration::from_secs(1)).await;
         assert_eq!(scene.record.state().0, State::Starting(Some("no answer within 60s".to_owned())));
     }
 

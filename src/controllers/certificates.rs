@@ -32,12 +32,12 @@ use crate::{
         validity::date,
     },
     facts::Fact,
-    k8s::log_once::Told,
+    k8s::log_once::LogOnce,
 };
 
 /// Where the certificates are kept, and who has to trust them.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct ObjectNames {
     /// The namespace of the Secret.
     pub namespace: String,
     /// The name of the Secret.
@@ -48,7 +48,7 @@ pub struct Places {
 
 /// What a replica is to show now, and why not something newer.
 #[derive(Clone, Default)]
-pub struct Offer {
+pub struct ServingCert {
     /// The pair for handshakes; `None` until there is one that the webhooks trust.
     pub pair: Option<Arc<Pem>>,
     /// Why what the Secret holds is not shown, in words.
@@ -89,22 +89,23 @@ impl Seen {
 /// Keeps the certificates of one replica.
 pub struct Keeper {
     client: Client,
-    places: Places,
+    places: ObjectNames,
     plan: Plan,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     seen: watch::Sender<Seen>,
-    offer: watch::Sender<Offer>,
+    offer: watch::Sender<ServingCert>,
 }
 
 impl Keeper {
     /// One that tells the time by `clock`.
     pub fn new(
         client: Client,
-        places: Places,
+        places: ObjectNames,
         plan: Plan,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Self {
-        let offer = Offer { fault: Some("the Secret has not been read yet".to_owned()), ..Offer::default() };
+        let offer =
+            ServingCert { fault: Some("the Secret has not been read yet".to_owned()), ..ServingCert::default() };
         Self {
             client,
             places,
@@ -117,39 +118,39 @@ impl Keeper {
 
     /// What this replica is to show, now and later.
     #[must_use]
-    pub fn offers(&self) -> watch::Receiver<Offer> {
+    pub fn offers(&self) -> watch::Receiver<ServingCert> {
         self.offer.subscribe()
     }
 
     /// What every replica does: watches, and offers what may be shown.
     pub async fn watch(&self) -> Infallible {
-        let Places { namespace, secret, webhooks } = &self.places;
+        let ObjectNames { namespace, secret, webhooks } = &self.places;
         let secrets = Api::namespaced(self.client.clone(), namespace);
         let mut secrets = pin!(watch_object::<Secret>(secrets, secret).default_backoff());
         let validating = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
         let mut validating = pin!(watch_object(validating, webhooks).default_backoff());
         let mutating = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
         let mut mutating = pin!(watch_object(mutating, webhooks).default_backoff());
-        let mut told = Told::default();
+        let mut log_once = LogOnce::default();
         loop {
             let trouble = tokio::select! {
-                Some(news) = secrets.next() => self.see(news, |seen, secret| seen.secret = heard(secret)),
-                Some(news) = validating.next() => self.see(news, |seen, found| seen.validating = heard(found)),
-                Some(news) = mutating.next() => self.see(news, |seen, found| seen.mutating = heard(found)),
+                Some(changed) = secrets.next() => self.see(changed, |seen, secret| seen.secret = heard(secret)),
+                Some(changed) = validating.next() => self.see(changed, |seen, found| seen.validating = heard(found)),
+                Some(changed) = mutating.next() => self.see(changed, |seen, found| seen.mutating = heard(found)),
                 else => future::pending().await,
             };
             self.renew_offer(trouble.as_deref());
-            if let Some(trouble) = told.news(trouble) {
+            if let Some(trouble) = log_once.changed(trouble) {
                 tracing::warn!("certificates cannot be watched: {trouble}");
             }
         }
     }
 
     /// Notes what a watch brought, or says why it brought nothing.
-    fn see<T>(&self, news: Result<T, watcher::Error>, note: impl FnOnce(&mut Seen, T)) -> Option<String> {
-        match news {
-            Ok(news) => {
-                self.seen.send_modify(|seen| note(seen, news));
+    fn see<T>(&self, changed: Result<T, watcher::Error>, note: impl FnOnce(&mut Seen, T)) -> Option<String> {
+        match changed {
+            Ok(changed) => {
+                self.seen.send_modify(|seen| note(seen, changed));
                 None
             }
             Err(error) => Some(error.to_string()),
@@ -196,7 +197,7 @@ impl Keeper {
         let mut ticks = pin!(ticks);
         let mut seen = self.seen.subscribe();
         let mut settling = Settling::default();
-        let mut told = Told::default();
+        let mut log_once = LogOnce::default();
         loop {
             let view = seen.borrow_and_update().clone();
             if view.is_complete() {
@@ -205,7 +206,7 @@ impl Keeper {
                     Ok(()) | Err(Trouble::Conflict) => None,
                     Err(trouble) => Some(trouble.to_string()),
                 };
-                if let Some(trouble) = told.news(trouble) {
+                if let Some(trouble) = log_once.changed(trouble) {
                     tracing::warn!("certificates cannot be renewed: {trouble}");
                 }
             }
@@ -246,13 +247,13 @@ impl Keeper {
     }
 
     async fn store(&self, seen: &Seen, stored: &Stored) -> Result<(), Trouble> {
-        let Places { namespace, secret, .. } = &self.places;
+        let ObjectNames { namespace, secret, .. } = &self.places;
         objects::store(&self.client, namespace, secret, seen.secret.known(), stored).await
     }
 }
 
-fn heard<T: Into<U>, U>(news: Option<T>) -> Fact<U> {
-    news.map_or(Fact::Absent, |news| Fact::Known(news.into()))
+fn heard<T: Into<U>, U>(changed: Option<T>) -> Fact<U> {
+    changed.map_or(Fact::Absent, |changed| Fact::Known(changed.into()))
 }
 
 fn same(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {

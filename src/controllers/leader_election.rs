@@ -21,14 +21,14 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time};
 
 pub use self::lease::Timings;
-use self::lease::{Election, Turn};
-use crate::k8s::{backoff::jittered, log_once::Told};
+use self::lease::{Action, Election};
+use crate::k8s::{backoff::jittered, log_once::LogOnce};
 
 /// How long the farewell of a leader may take: it saves the others their wait, and no more.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A replica that wants to lead.
-pub struct Candidate {
+pub struct LeaderElector {
     leases: Api<Lease>,
     name: String,
     timings: Timings,
@@ -37,7 +37,7 @@ pub struct Candidate {
     lease: Option<Lease>,
     leads: watch::Sender<bool>,
     /// What was logged last, so that it is not logged every two seconds.
-    told: Told,
+    log_once: LogOnce,
 }
 
 /// How a time in office ended.
@@ -46,7 +46,7 @@ enum End {
     Shutdown,
 }
 
-impl Candidate {
+impl LeaderElector {
     /// A candidate for the Lease of a name. No two replicas may have the same identity.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, timings: Timings) -> Self {
@@ -57,7 +57,7 @@ impl Candidate {
             election: Election::new(identity.to_owned(), timings),
             lease: None,
             leads: watch::Sender::new(false),
-            told: Told::default(),
+            log_once: LogOnce::default(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Candidate {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer in time".to_owned()),
         };
-        if let Some(error) = self.told.news(trouble) {
+        if let Some(error) = self.log_once.changed(trouble) {
             tracing::warn!(lease = self.name, error, "the lease cannot be read or written");
         }
     }
@@ -149,15 +149,15 @@ impl Candidate {
             self.lease = self.leases.get_opt(&self.name).await?;
         }
         match self.election.see(self.lease.as_ref(), Instant::now()) {
-            Turn::Wait => {
+            Action::Wait => {
                 if self.election.leads_until().is_some() {
                     tracing::warn!(lease = self.name, holder = self.election.holder(), "another took the lease");
                     self.election.resign();
                 }
                 Ok(())
             }
-            Turn::Create => self.write(true).await,
-            Turn::Renew | Turn::Take => self.write(false).await,
+            Action::Create => self.write(true).await,
+            Action::Renew | Action::Take => self.write(false).await,
         }
     }
 
@@ -191,16 +191,16 @@ impl Candidate {
 
     /// Lets the next one in at once. Whatever goes wrong here costs the others their wait.
     async fn give_back(&mut self) {
-        let farewell = async {
+        let release = async {
             let Some(lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
-            if self.election.see(Some(&lease), Instant::now()) == Turn::Renew {
-                let record = lease::farewell(&lease, Timestamp::now());
+            if self.election.see(Some(&lease), Instant::now()) == Action::Renew {
+                let record = lease::release(&lease, Timestamp::now());
                 self.leases.replace(&self.name, &PostParams::default(), &record).await?;
                 tracing::info!(lease = self.name, "gave the lease back");
             }
             Ok::<(), kube::Error>(())
         };
-        match time::timeout(FAREWELL, farewell).await {
+        match time::timeout(FAREWELL, release).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "the lease was not given back"),
             Err(_) => tracing::warn!(lease = self.name, "the lease was not given back in time"),

@@ -20,13 +20,13 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use kube::Client;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::stats::{Progress, Setback, Standing};
+pub use self::stats::{PersistStatus, Progress, ReconcileError};
 use self::{
     client::Objects,
-    reconcile::{Outcome, Visit},
+    reconcile::{Outcome, Reconcile},
 };
 use crate::{
-    cluster::persist_queue::{Asker, Pending},
+    cluster::persist_queue::{ObjectRef, Pending},
     k8s::{
         backoff::{Backoff, Pauses},
         events::Events,
@@ -40,14 +40,14 @@ const CONTROLLER: &str = "nicplug.io/persist";
 const AT_ONCE: usize = 8;
 
 /// The reconciler.
-pub struct Mirror {
+pub struct Reconciler {
     objects: Objects,
     events: Events,
     pending: Pending,
     progress: Progress,
 }
 
-impl Mirror {
+impl Reconciler {
     /// A reconciler for what is pending; `identity` is the replica's, for the events that it writes.
     #[must_use]
     pub fn new(client: Client, pending: Pending, identity: &str) -> Self {
@@ -64,51 +64,57 @@ impl Mirror {
     /// Works without end; dropped, it stops at once. Whoever begins looks at all that ask.
     pub async fn work(&self) -> Infallible {
         self.pending.renew();
-        let mut agenda = Agenda::default();
+        let mut scheduler = Scheduler::default();
         let mut visits = FuturesUnordered::new();
         loop {
             let has_room = visits.len() < AT_ONCE;
-            let due = agenda.next_due();
+            let due = scheduler.next_due();
             let begin = tokio::select! {
-                Some((asker, told, outcome)) = visits.next(), if !visits.is_empty() => {
-                    self.close(&mut agenda, asker, told, &outcome)
+                Some((object_ref, told, outcome)) = visits.next(), if !visits.is_empty() => {
+                    self.close(&mut scheduler, object_ref, told, &outcome)
                 }
-                () = until(due.as_ref().map(|(at, _)| *at)), if has_room => due.map(|(_, asker)| asker),
-                asker = self.pending.next(), if has_room => agenda.is_free(&asker).then_some(asker),
+                () = until(due.as_ref().map(|(at, _)| *at)), if has_room => due.map(|(_, object_ref)| object_ref),
+                object_ref = self.pending.next(), if has_room => scheduler.is_free(&object_ref).then_some(object_ref),
             };
-            if let Some(asker) = begin.filter(|asker| self.is_asking(&mut agenda, asker)) {
-                let told = agenda.begin(&asker);
-                visits.push(self.visit(asker, told));
+            if let Some(object_ref) = begin.filter(|object_ref| self.is_asking(&mut scheduler, object_ref)) {
+                let told = scheduler.begin(&object_ref);
+                visits.push(self.visit(object_ref, told));
             }
         }
     }
 
-    async fn visit(&self, asker: Asker, mut told: BTreeSet<String>) -> (Asker, BTreeSet<String>, Outcome) {
-        let outcome = Visit::new(self, &mut told).pay(&asker).await;
-        (asker, told, outcome)
+    async fn visit(&self, object_ref: ObjectRef, mut told: BTreeSet<String>) -> (ObjectRef, BTreeSet<String>, Outcome) {
+        let outcome = Reconcile::new(self, &mut told).pay(&object_ref).await;
+        (object_ref, told, outcome)
     }
 
     /// Notes what came of a visit; gives the object back if it changed meanwhile.
-    fn close(&self, agenda: &mut Agenda, asker: Asker, told: BTreeSet<String>, outcome: &Outcome) -> Option<Asker> {
+    fn close(
+        &self,
+        scheduler: &mut Scheduler,
+        object_ref: ObjectRef,
+        told: BTreeSet<String>,
+        outcome: &Outcome,
+    ) -> Option<ObjectRef> {
         if let Outcome::Away(why) = outcome {
-            tracing::warn!(?asker, why, "the API server cannot be reached; it is tried again");
+            tracing::warn!(?object_ref, why, "the API server cannot be reached; it is tried again");
         }
-        let has_changed = agenda.end(&asker, told, outcome, Instant::now());
+        let has_changed = scheduler.end(&object_ref, told, outcome, Instant::now());
         match outcome {
             Outcome::Settled => {}
-            Outcome::Away(_) => self.progress.add_setback(Setback::Away),
-            Outcome::Busy => self.progress.add_setback(Setback::Busy),
-            Outcome::Failed => self.progress.add_setback(Setback::Impossible),
-            Outcome::Refused => self.progress.add_setback(Setback::Refused),
+            Outcome::Away(_) => self.progress.add_setback(ReconcileError::Away),
+            Outcome::Busy => self.progress.add_setback(ReconcileError::Busy),
+            Outcome::Failed => self.progress.add_setback(ReconcileError::Impossible),
+            Outcome::Refused => self.progress.add_setback(ReconcileError::Refused),
         }
-        has_changed.then_some(asker)
+        has_changed.then_some(object_ref)
     }
 
     /// Whether the object still asks; one that does not is forgotten.
-    fn is_asking(&self, agenda: &mut Agenda, asker: &Asker) -> bool {
-        let asks = self.pending.is_asking(asker);
+    fn is_asking(&self, scheduler: &mut Scheduler, object_ref: &ObjectRef) -> bool {
+        let asks = self.pending.is_asking(object_ref);
         if !asks {
-            agenda.entries.remove(asker);
+            scheduler.entries.remove(object_ref);
         }
         asks
     }
@@ -123,8 +129,8 @@ async fn until(at: Option<Instant>) {
 
 /// Who is visited now, and who is to be visited when.
 #[derive(Debug, Default)]
-struct Agenda {
-    entries: BTreeMap<Asker, Entry>,
+struct Scheduler {
+    entries: BTreeMap<ObjectRef, Entry>,
 }
 
 #[derive(Debug)]
@@ -189,10 +195,10 @@ impl Default for Entry {
     }
 }
 
-impl Agenda {
+impl Scheduler {
     /// Whether an object that changed may be visited now; else the change is noted.
-    fn is_free(&mut self, asker: &Asker) -> bool {
-        let Some(entry) = self.entries.get_mut(asker) else { return true };
+    fn is_free(&mut self, object_ref: &ObjectRef) -> bool {
+        let Some(entry) = self.entries.get_mut(object_ref) else { return true };
         if entry.is_visited {
             entry.has_changed = true;
         }
@@ -200,16 +206,16 @@ impl Agenda {
     }
 
     /// Notes the begin of a visit; returns what was told of the object.
-    fn begin(&mut self, asker: &Asker) -> BTreeSet<String> {
-        let entry = self.entries.entry(asker.clone()).or_default();
+    fn begin(&mut self, object_ref: &ObjectRef) -> BTreeSet<String> {
+        let entry = self.entries.entry(object_ref.clone()).or_default();
         (entry.is_visited, entry.has_changed, entry.due, entry.is_held) = (true, false, None, false);
         std::mem::take(&mut entry.told)
     }
 
     /// Notes the end of a visit; tells whether the next one is due at once.
-    fn end(&mut self, asker: &Asker, told: BTreeSet<String>, outcome: &Outcome, now: Instant) -> bool {
+    fn end(&mut self, object_ref: &ObjectRef, told: BTreeSet<String>, outcome: &Outcome, now: Instant) -> bool {
         let reason = Reason::of(outcome);
-        let Some(entry) = self.entries.get_mut(asker) else { return false };
+        let Some(entry) = self.entries.get_mut(object_ref) else { return false };
         (entry.is_visited, entry.told) = (false, told);
         if entry.reason != reason {
             (entry.reason, entry.backoff) = (reason, reason.backoff());
@@ -220,15 +226,15 @@ impl Agenda {
             return true;
         }
         if reason == Reason::None {
-            self.entries.remove(asker);
+            self.entries.remove(object_ref);
         }
         false
     }
 
     /// The next visit that is due without a change, and when.
-    fn next_due(&self) -> Option<(Instant, Asker)> {
-        let due = self.entries.iter().filter_map(|(asker, entry)| Some((entry.due?, asker)));
-        due.min().map(|(at, asker)| (at, asker.clone()))
+    fn next_due(&self) -> Option<(Instant, ObjectRef)> {
+        let due = self.entries.iter().filter_map(|(object_ref, entry)| Some((entry.due?, object_ref)));
+        due.min().map(|(at, object_ref)| (at, object_ref.clone()))
     }
 }
 
@@ -236,55 +242,55 @@ impl Agenda {
 mod tests {
     use super::*;
 
-    fn asker(name: &str) -> Asker {
-        Asker::instance("demo", name)
+    fn object_ref(name: &str) -> ObjectRef {
+        ObjectRef::vmi("demo", name)
     }
 
-    fn end(agenda: &mut Agenda, name: &str, outcome: &Outcome) -> bool {
-        agenda.end(&asker(name), BTreeSet::new(), outcome, Instant::now())
+    fn end(scheduler: &mut Scheduler, name: &str, outcome: &Outcome) -> bool {
+        scheduler.end(&object_ref(name), BTreeSet::new(), outcome, Instant::now())
     }
 
     #[test]
     fn an_object_is_visited_by_one_at_a_time_and_again_if_it_changed_meanwhile() {
-        let mut agenda = Agenda::default();
-        assert!(agenda.is_free(&asker("a")));
-        agenda.begin(&asker("a"));
-        assert!(!agenda.is_free(&asker("a")));
-        assert!(agenda.is_free(&asker("b")));
-        assert!(end(&mut agenda, "a", &Outcome::Settled), "it changed");
-        agenda.begin(&asker("a"));
-        assert!(!end(&mut agenda, "a", &Outcome::Settled));
-        assert!(agenda.entries.is_empty(), "nothing is kept of what is done");
+        let mut scheduler = Scheduler::default();
+        assert!(scheduler.is_free(&object_ref("a")));
+        scheduler.begin(&object_ref("a"));
+        assert!(!scheduler.is_free(&object_ref("a")));
+        assert!(scheduler.is_free(&object_ref("b")));
+        assert!(end(&mut scheduler, "a", &Outcome::Settled), "it changed");
+        scheduler.begin(&object_ref("a"));
+        assert!(!end(&mut scheduler, "a", &Outcome::Settled));
+        assert!(scheduler.entries.is_empty(), "nothing is kept of what is done");
     }
 
     #[test]
     fn what_has_to_wait_is_not_hurried_by_a_change_and_what_failed_is() {
-        let mut agenda = Agenda::default();
+        let mut scheduler = Scheduler::default();
         for (outcome, is_hurried) in [
             (Outcome::Away("x".to_owned()), false),
             (Outcome::Busy, false),
             (Outcome::Refused, false),
             (Outcome::Failed, true),
         ] {
-            agenda.begin(&asker("a"));
-            assert!(!end(&mut agenda, "a", &outcome));
-            let (at, due) = agenda.next_due().unwrap();
-            assert!(at > Instant::now() - Duration::from_secs(1) && due == asker("a"));
-            assert_eq!(agenda.is_free(&asker("a")), is_hurried, "{outcome:?}");
-            agenda.begin(&asker("a"));
-            agenda.is_free(&asker("a"));
-            assert_eq!(end(&mut agenda, "a", &outcome), is_hurried, "{outcome:?}");
+            scheduler.begin(&object_ref("a"));
+            assert!(!end(&mut scheduler, "a", &outcome));
+            let (at, due) = scheduler.next_due().unwrap();
+            assert!(at > Instant::now() - Duration::from_secs(1) && due == object_ref("a"));
+            assert_eq!(scheduler.is_free(&object_ref("a")), is_hurried, "{outcome:?}");
+            scheduler.begin(&object_ref("a"));
+            scheduler.is_free(&object_ref("a"));
+            assert_eq!(end(&mut scheduler, "a", &outcome), is_hurried, "{outcome:?}");
         }
     }
 
     #[test]
     fn waits_grow_while_the_reason_stays_and_begin_again_with_another() {
-        let mut agenda = Agenda::default();
+        let mut scheduler = Scheduler::default();
         let now = Instant::now();
         let mut wait = |outcome: &Outcome| {
-            agenda.begin(&asker("a"));
-            agenda.end(&asker("a"), BTreeSet::new(), outcome, now);
-            agenda.next_due().unwrap().0 - now
+            scheduler.begin(&object_ref("a"));
+            scheduler.end(&object_ref("a"), BTreeSet::new(), outcome, now);
+            scheduler.next_due().unwrap().0 - now
         };
         let waits: Vec<Duration> = (0..12).map(|_| wait(&Outcome::Refused)).collect();
         assert!(waits[0] <= Duration::from_secs(1) && waits[11] >= Duration::from_mins(1), "{waits:?}");
@@ -295,12 +301,12 @@ mod tests {
 
     #[test]
     fn the_earliest_is_due_first() {
-        let mut agenda = Agenda::default();
-        assert_eq!(agenda.next_due(), None);
+        let mut scheduler = Scheduler::default();
+        assert_eq!(scheduler.next_due(), None);
         for (name, outcome) in [("a", Outcome::Failed), ("b", Outcome::Busy)] {
-            agenda.begin(&asker(name));
-            end(&mut agenda, name, &outcome);
+            scheduler.begin(&object_ref(name));
+            end(&mut scheduler, name, &outcome);
         }
-        assert_eq!(agenda.next_due().map(|(_, asker)| asker), Some(asker("b")));
+        assert_eq!(scheduler.next_due().map(|(_, object_ref)| object_ref), Some(object_ref("b")));
     }
 }

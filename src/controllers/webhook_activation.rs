@@ -25,7 +25,7 @@ use kube::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::{facts::Fact, k8s::log_once::Told};
+use crate::{facts::Fact, k8s::log_once::LogOnce};
 
 /// Who the API server notes as the writer of the subject.
 const FIELD_MANAGER: &str = "nicplug-calls";
@@ -34,7 +34,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The objects that it depends on.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct ObjectNames {
     /// The namespace of both, and of the account.
     pub namespace: String,
     /// The name of the RoleBinding, which is that of the account too.
@@ -45,7 +45,7 @@ pub struct Places {
 
 /// Whether the API server calls the webhooks.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Called {
+pub enum Activation {
     /// It does.
     Yes,
     /// It does not yet: what is waited for, in words.
@@ -55,45 +55,45 @@ pub enum Called {
 }
 
 /// Lets the API server call, from when on that can be answered.
-pub struct Calls {
+pub struct WebhookActivation {
     client: Client,
-    places: Places,
-    called: watch::Sender<Called>,
+    places: ObjectNames,
+    called: watch::Sender<Activation>,
 }
 
-impl Calls {
+impl WebhookActivation {
     /// Nothing is done until it is [kept](Self::keep).
     #[must_use]
-    pub fn new(client: Client, places: Places) -> Self {
-        let called = watch::Sender::new(Called::NotYet("the RoleBinding has not been read yet".to_owned()));
+    pub fn new(client: Client, places: ObjectNames) -> Self {
+        let called = watch::Sender::new(Activation::NotYet("the RoleBinding has not been read yet".to_owned()));
         Self { client, places, called }
     }
 
     /// How it is, now and later.
     #[must_use]
-    pub fn called(&self) -> watch::Receiver<Called> {
+    pub fn called(&self) -> watch::Receiver<Activation> {
         self.called.subscribe()
     }
 
     /// Watches the RoleBinding, and writes the subject when it is missing: as soon as `is_ready` says so at a tick, and
     /// the Service has an endpoint.
     pub async fn keep(&self, is_ready: impl Fn() -> bool, ticks: impl Stream<Item = ()>) -> Infallible {
-        let Places { namespace, binding, .. } = &self.places;
+        let ObjectNames { namespace, binding, .. } = &self.places;
         let bindings = Api::namespaced(self.client.clone(), namespace);
         let mut bindings = pin!(watch_object::<RoleBinding>(bindings, binding).default_backoff());
         let mut ticks = pin!(ticks);
         let mut is_bound = Fact::Unknown;
-        let mut told = Told::default();
+        let mut log_once = LogOnce::default();
         loop {
             tokio::select! {
-                Some(news) = bindings.next() => match news {
+                Some(changed) = bindings.next() => match changed {
                     Ok(found) => {
                         is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_in(&found)));
-                        told.news(None);
+                        log_once.changed(None);
                     }
-                    Err(error) if is_bound == Fact::Unknown => self.tell(Called::No(error.to_string())),
+                    Err(error) if is_bound == Fact::Unknown => self.tell(Activation::No(error.to_string())),
                     // What was read before still holds, as far as anybody knows.
-                    Err(error) => if let Some(trouble) = told.news(Some(error.to_string())) {
+                    Err(error) => if let Some(trouble) = log_once.changed(Some(error.to_string())) {
                         tracing::warn!(trouble, "whether the API server calls the webhooks cannot be watched");
                     },
                 },
@@ -102,15 +102,15 @@ impl Calls {
             }
             match is_bound {
                 Fact::Unknown => {}
-                Fact::Known(true) => self.tell(Called::Yes),
+                Fact::Known(true) => self.tell(Activation::Yes),
                 Fact::Known(false) => match self.bind(is_ready()).await {
                     Ok(()) => {
                         is_bound = Fact::Known(true);
-                        self.tell(Called::Yes);
+                        self.tell(Activation::Yes);
                     }
                     Err(called) => self.tell(called),
                 },
-                Fact::Absent => self.tell(Called::No(format!(
+                Fact::Absent => self.tell(Activation::No(format!(
                     "there is no RoleBinding {binding:?} in the namespace {namespace:?}: install the chart again"
                 ))),
             }
@@ -118,20 +118,21 @@ impl Calls {
     }
 
     /// Writes the subject, or says why not.
-    async fn bind(&self, is_ready: bool) -> Result<(), Called> {
-        let Places { namespace, binding, service } = &self.places;
+    async fn bind(&self, is_ready: bool) -> Result<(), Activation> {
+        let ObjectNames { namespace, binding, service } = &self.places;
         if !is_ready {
-            return Err(Called::NotYet("this replica is not ready".to_owned()));
+            return Err(Activation::NotYet("this replica is not ready".to_owned()));
         }
-        let unreadable = |error| Called::No(format!("whom the Service {service:?} leads to cannot be read: {error}"));
+        let unreadable =
+            |error| Activation::No(format!("whom the Service {service:?} leads to cannot be read: {error}"));
         if !self.has_endpoint().await.map_err(unreadable)? {
-            return Err(Called::NotYet(format!("the Service {service:?} leads to no replica")));
+            return Err(Activation::NotYet(format!("the Service {service:?} leads to no replica")));
         }
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"subjects": [self.account()]}));
         let written = bindings.patch(binding, &params, &patch).await;
-        written.map_err(|error| Called::No(format!("the RoleBinding {binding:?} cannot be written: {error}")))?;
+        written.map_err(|error| Activation::No(format!("the RoleBinding {binding:?} cannot be written: {error}")))?;
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Calls {
 
     /// The account that may have the webhooks called.
     fn account(&self) -> Subject {
-        let Places { namespace, binding, .. } = &self.places;
+        let ObjectNames { namespace, binding, .. } = &self.places;
         Subject {
             api_group: None,
             kind: "ServiceAccount".to_owned(),
@@ -162,15 +163,15 @@ impl Calls {
     }
 
     /// Notes it, and logs what has changed.
-    fn tell(&self, called: Called) {
+    fn tell(&self, called: Activation) {
         self.called.send_if_modified(|before| {
             if *before == called {
                 return false;
             }
             match &called {
-                Called::Yes => tracing::info!("the API server calls the webhooks"),
-                Called::NotYet(reason) => tracing::info!(reason, "the API server does not call the webhooks yet"),
-                Called::No(reason) => tracing::warn!(reason, "the API server does not call the webhooks"),
+                Activation::Yes => tracing::info!("the API server calls the webhooks"),
+                Activation::NotYet(reason) => tracing::info!(reason, "the API server does not call the webhooks yet"),
+                Activation::No(reason) => tracing::warn!(reason, "the API server does not call the webhooks"),
             }
             *before = called;
             true

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::vm::{Annotations, VirtualMachineInstance},
-    pci::{BootSlots, DeviceKinds, NoKinds, Placement, Survey, survey},
+    pci::{BootSlots, DeviceKinds, Devices, NoKinds, Placement, count_devices},
 };
 
 /// All that tells of a guest's PCI bus at boot, from the surest to the least sure.
@@ -16,7 +16,7 @@ pub struct Boot {
     pub revision: Option<Box<str>>,
     /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read. One
     /// survey for all guests that come to the same.
-    pub now: Option<Arc<Survey>>,
+    pub now: Option<Arc<Devices>>,
     /// Whether memory was plugged since.
     pub has_plugged_memory: bool,
     /// Whether the KubeVirt resource has a say in what the devices are.
@@ -41,9 +41,9 @@ impl Boot {
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
         let annotations = spec.metadata.annotations.as_ref();
         let placement = placement(annotations);
-        let by_itself = survey(&spec.spec, &placement, &NoKinds);
-        let depends_on_kinds = by_itself.as_ref().is_ok_and(|survey| !survey.notes.is_empty());
-        let now = if depends_on_kinds { survey(&spec.spec, &placement, kinds) } else { by_itself };
+        let by_itself = count_devices(&spec.spec, &placement, &NoKinds);
+        let depends_on_kinds = by_itself.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
+        let now = if depends_on_kinds { count_devices(&spec.spec, &placement, kinds) } else { by_itself };
         Self {
             stamp: Stamp::read(annotations),
             revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
@@ -106,7 +106,7 @@ mod tests {
             )
             .unwrap(),
         );
-        assert_ne!(boot(text, &kubevirt).now.unwrap().census, unknown.now.unwrap().census);
+        assert_ne!(boot(text, &kubevirt).now.unwrap().port_usage, unknown.now.unwrap().port_usage);
         assert!(!boot("{}", &kubevirt).depends_on_kinds);
     }
 }

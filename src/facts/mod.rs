@@ -18,13 +18,13 @@ pub use self::{
     boot::Boot,
     kubevirt::KubeVirt,
     nad::{Isolation, Nads},
-    vm::Machine,
-    vmi::Instance,
+    vm::Vm,
+    vmi::Vmi,
 };
 use crate::{
     api::mac::Mac,
     change::{Change, MigrationStart},
-    pci::Survey,
+    pci::Devices,
     settings::overrides::Annotated,
 };
 
@@ -79,19 +79,18 @@ pub enum FactKind {
     /// `DaemonSet`: of Multus and of its dynamic-networks controller.
     DaemonSet,
     /// `VirtualMachineInstance`.
-    Instance,
+    Vmi,
     /// `KubeVirt`.
     KubeVirt,
     /// `VirtualMachine`.
-    Machine,
+    Vm,
     /// `NetworkAttachmentDefinition`.
     Nad,
 }
 
 impl FactKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::ConfigMap, Self::DaemonSet, Self::Instance, Self::KubeVirt, Self::Machine, Self::Nad];
+    pub const ALL: [Self; 6] = [Self::ConfigMap, Self::DaemonSet, Self::Vmi, Self::KubeVirt, Self::Vm, Self::Nad];
 
     /// `kind` of such an object.
     #[must_use]
@@ -99,9 +98,9 @@ impl FactKind {
         match self {
             Self::ConfigMap => "ConfigMap",
             Self::DaemonSet => "DaemonSet",
-            Self::Instance => "VirtualMachineInstance",
+            Self::Vmi => "VirtualMachineInstance",
             Self::KubeVirt => "KubeVirt",
-            Self::Machine => "VirtualMachine",
+            Self::Vm => "VirtualMachine",
             Self::Nad => "NetworkAttachmentDefinition",
         }
     }
@@ -113,9 +112,9 @@ pub struct Facts {
     /// The KubeVirt resource. A cluster without one is as good as unknown: something made the request.
     pub kubevirt: Fact<Arc<KubeVirt>>,
     /// The VMI that a VM runs as, or the VMI that the request itself is about.
-    pub instance: Fact<Arc<Instance>>,
+    pub vmi: Fact<Arc<Vmi>>,
     /// The VM that a VMI runs for; absent when the VMI stands alone.
-    pub machine: Fact<Arc<Machine>>,
+    pub vm: Fact<Arc<Vm>>,
     /// The networks that the change names.
     pub nads: Nads,
     /// Multus' isolation of namespaces; absent when it is off.
@@ -127,7 +126,7 @@ pub struct Facts {
     /// The name of a VirtualMachineInstanceMigration that is about the guest and not over.
     pub migration: Fact<Arc<str>>,
     /// The devices that the guest was started with, from its ControllerRevision.
-    pub revision: Fact<Arc<Survey>>,
+    pub revision: Fact<Arc<Devices>>,
     /// Who else has a MAC address of the change on the same network.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace asks for; absent where it asks for none.
@@ -148,9 +147,9 @@ pub struct MacUser {
 impl Facts {
     /// The running guest that a change of the object reaches; absent when there is none, or none that can change.
     #[must_use]
-    pub fn live(&self) -> Fact<&Instance> {
-        match &self.instance {
-            Fact::Known(instance) if instance.is_live() => Fact::Known(instance),
+    pub fn live(&self) -> Fact<&Vmi> {
+        match &self.vmi {
+            Fact::Known(vmi) if vmi.is_live() => Fact::Known(vmi),
             Fact::Known(_) | Fact::Absent => Fact::Absent,
             Fact::Unknown => Fact::Unknown,
         }

@@ -7,14 +7,14 @@ use crate::api::vm::VirtualMachine;
 
 /// A VirtualMachine, reduced to what rules ask of it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Machine {
+pub struct Vm {
     /// The NICs of its template: one list for all guests that have the same.
     pub nics: Arc<Vec<GuestNic>>,
     /// `nicplug.io/reserve-ports` of the VM itself.
     pub reserve_ports: Option<Box<str>>,
 }
 
-impl From<&VirtualMachine<'_>> for Machine {
+impl From<&VirtualMachine<'_>> for Vm {
     fn from(vm: &VirtualMachine) -> Self {
         let annotations = vm.metadata.annotations.as_ref();
         let reserve_ports = annotations.and_then(|annotations| annotations.reserve_ports.as_deref());

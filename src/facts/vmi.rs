@@ -14,7 +14,7 @@ use crate::{
 
 /// A VirtualMachineInstance, reduced to what rules ask of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Instance {
+pub struct Vmi {
     /// `status.phase`.
     pub phase: Phase,
     /// Whether it is being deleted.
@@ -62,7 +62,7 @@ pub enum Migratable {
     },
 }
 
-impl Instance {
+impl Vmi {
     /// A guest of which spec and status come from two objects, as in an update: what is stored is its spec, and the
     /// newer object has the newer status. `kinds` tells what the names of its devices stand for.
     #[must_use]
@@ -108,7 +108,7 @@ impl Instance {
     }
 }
 
-impl From<&VirtualMachineInstance<'_>> for Instance {
+impl From<&VirtualMachineInstance<'_>> for Vmi {
     fn from(vmi: &VirtualMachineInstance) -> Self {
         Self::of(vmi, vmi, &NoKinds)
     }
@@ -162,8 +162,8 @@ pub fn queues_per_nic(guest: &GuestSpec) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn instance(text: &str) -> Instance {
-        Instance::from(&serde_json::from_str::<VirtualMachineInstance>(text).unwrap())
+    fn vmi(text: &str) -> Vmi {
+        Vmi::from(&serde_json::from_str::<VirtualMachineInstance>(text).unwrap())
     }
 
     #[test]
@@ -174,15 +174,15 @@ mod tests {
             r#"{"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}, "status": {"phase": "Running"}}"#,
         )
         .unwrap();
-        let instance = Instance::of(&old, &new, &NoKinds);
-        assert!(instance.has_nic("a") && instance.is_deleting);
-        assert_eq!(instance.phase, Phase::Running);
+        let vmi = Vmi::of(&old, &new, &NoKinds);
+        assert!(vmi.has_nic("a") && vmi.is_deleting);
+        assert_eq!(vmi.phase, Phase::Running);
     }
 
     #[test]
     fn the_condition_tells_whether_it_can_migrate() {
         let of = |condition: &str| {
-            instance(&format!(r#"{{"status": {{"conditions": [{{"type": "Ready", "status": "True"}}{condition}]}}}}"#))
+            vmi(&format!(r#"{{"status": {{"conditions": [{{"type": "Ready", "status": "True"}}{condition}]}}}}"#))
                 .migratable
         };
         assert_eq!(of(""), Migratable::Unknown);

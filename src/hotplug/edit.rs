@@ -19,7 +19,7 @@ use crate::{
     },
     change::{Change, Nic},
     facts::{Fact, FactSource},
-    hotplug::progress::Outlook,
+    hotplug::progress::ClusterInfo,
     rules,
     settings::Settings,
 };
@@ -29,7 +29,7 @@ const TEMPLATE: &str = "spec.template.spec";
 
 /// What is wanted.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wish {
+pub enum EditRequest {
     /// One NIC more.
     Add(NewNic),
     /// The NIC of this name no more.
@@ -49,7 +49,7 @@ pub struct NewNic {
     pub is_sriov: bool,
 }
 
-impl Wish {
+impl EditRequest {
     /// The name of the NIC.
     #[must_use]
     pub fn nic(&self) -> &str {
@@ -88,7 +88,7 @@ pub struct Edit {
     /// What nicplug says to it.
     pub verdict: Verdict,
     /// What the NIC will meet.
-    pub outlook: Outlook,
+    pub cluster_info: ClusterInfo,
     /// Whether the VM runs; absent when it does not.
     pub running: Fact<()>,
     /// Whether the NIC is bound by SR-IOV.
@@ -132,19 +132,19 @@ pub enum EditError {
 /// See [`EditError`]. A change that is refused by rules is no error: its verdict says so.
 pub fn edit(
     vm: &Value,
-    wish: &Wish,
+    request: &EditRequest,
     facts: &Arc<dyn FactSource>,
     settings: &Settings,
     dry_run: bool,
 ) -> Result<Edit, EditError> {
     let reviewer = Reviewer::new(Arc::clone(facts), settings.clone());
-    check_name(wish)?;
-    let (before, asked) = ask_by_annotation(vm, wish);
+    check_name(request)?;
+    let (before, asked) = ask_by_annotation(vm, request);
     let body = review_of(&before, &asked, dry_run);
-    let (outlook, running, is_sriov) = read(&body, |change| {
-        check_plan(change, wish)?;
+    let (cluster_info, running, is_sriov) = read(&body, |change| {
+        check_plan(change, request)?;
         let facts = facts.facts_for(change);
-        let outlook = Outlook {
+        let cluster_info = ClusterInfo {
             in_place: rules::in_place(&facts.attachment, settings),
             kubevirt: facts.kubevirt.known().map(Arc::clone),
         };
@@ -153,10 +153,10 @@ pub fn edit(
             Fact::Absent => Fact::Absent,
             Fact::Unknown => Fact::Unknown,
         };
-        Ok((outlook, running, is_sriov(change, wish)))
+        Ok((cluster_info, running, is_sriov(change, request)))
     })?;
-    let mut operations = operations_of(&reviewer.answer(Endpoint::Mutate, &body))?;
-    if let Wish::Add(nic) = wish {
+    let mut operations = operations_of(&reviewer.review(Endpoint::Mutate, &body))?;
+    if let EditRequest::Add(nic) = request {
         for operation in &mut operations {
             if let PatchOperation::Add(add) = operation {
                 dress(&mut add.value, nic);
@@ -168,9 +168,9 @@ pub fn edit(
     if !operations.is_empty() {
         operations.splice(0..0, tests_of(vm));
         json_patch::patch(&mut object, &operations).map_err(unreadable)?;
-        verdict = verdict_of(&reviewer.answer(Endpoint::Validate, &review_of(vm, &object, dry_run)))?;
+        verdict = verdict_of(&reviewer.review(Endpoint::Validate, &review_of(vm, &object, dry_run)))?;
     }
-    Ok(Edit { patch: Patch(operations), object, verdict, outlook, running, is_sriov })
+    Ok(Edit { patch: Patch(operations), object, verdict, cluster_info, running, is_sriov })
 }
 
 /// Whether a patch still fits a VM that may have been changed since the patch was made: whether its tests hold.
@@ -182,8 +182,8 @@ pub fn still_fits(patch: &Patch, vm: &Value) -> bool {
 }
 
 /// A removal by annotation could name several: of a command it is one.
-fn check_name(wish: &Wish) -> Result<(), EditError> {
-    let Wish::Remove(name) = wish else { return Ok(()) };
+fn check_name(request: &EditRequest) -> Result<(), EditError> {
+    let EditRequest::Remove(name) = request else { return Ok(()) };
     let names: Result<Removals, Malformed> = name.parse();
     match names {
         Ok(names) if names.iter().eq([name.as_str()]) => Ok(()),
@@ -195,7 +195,7 @@ fn check_name(wish: &Wish) -> Result<(), EditError> {
 
 /// The VM without any request, and with the one that asks for the wish: a request that somebody left behind, or the
 /// same one, would not count.
-fn ask_by_annotation(vm: &Value, wish: &Wish) -> (Value, Value) {
+fn ask_by_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
     let mut before = vm.clone();
     if let Some(annotations) = before.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         for kind in Kind::ALL {
@@ -209,7 +209,7 @@ fn ask_by_annotation(vm: &Value, wish: &Wish) -> (Value, Value) {
             *annotations = json!({});
         }
         if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(wish.kind().key().to_owned(), wish.request().into());
+            annotations.insert(request.kind().key().to_owned(), request.request().into());
         }
     }
     (before, asked)
@@ -239,7 +239,7 @@ fn read<T>(body: &[u8], look: impl FnOnce(&Change) -> Result<T, EditError>) -> R
 }
 
 /// Whether the wish can be granted, beside what rules say.
-fn check_plan(change: &Change, wish: &Wish) -> Result<(), EditError> {
+fn check_plan(change: &Change, request: &EditRequest) -> Result<(), EditError> {
     if let Err(refusals) = interfaces::plan(change) {
         let words = |refusal: interfaces::Refusal| match refusal.why {
             interfaces::Why::Malformed(why) => EditError::Malformed(why.what().to_owned()),
@@ -249,9 +249,9 @@ fn check_plan(change: &Change, wish: &Wish) -> Result<(), EditError> {
         return Err(refusals.into_iter().next().map_or_else(|| unreadable("the request was refused"), words));
     }
     let nics = change.after.nics();
-    match wish {
-        Wish::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |there| check_likeness(there, nic)),
-        Wish::Remove(_) => Ok(()),
+    match request {
+        EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |there| check_likeness(there, nic)),
+        EditRequest::Remove(_) => Ok(()),
     }
 }
 
@@ -270,10 +270,10 @@ fn check_likeness(there: &Nic, nic: &NewNic) -> Result<(), EditError> {
     }
 }
 
-fn is_sriov(change: &Change, wish: &Wish) -> bool {
+fn is_sriov(change: &Change, request: &EditRequest) -> bool {
     let nics = change.after.nics();
-    let interface = nics.get(wish.nic()).and_then(|nic| nic.interface);
-    let is_wanted = matches!(wish, Wish::Add(nic) if nic.is_sriov);
+    let interface = nics.get(request.nic()).and_then(|nic| nic.interface);
+    let is_wanted = matches!(request, EditRequest::Add(nic) if nic.is_sriov);
     is_wanted || interface.is_some_and(|entry| entry.value.bindings.sriov.is_some())
 }
 
@@ -364,7 +364,7 @@ mod tests {
 
     /// A cluster with the network, where the VM runs or does not.
     fn cluster(is_running: bool) -> Arc<dyn FactSource> {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         let mut objects = vec![
             json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
                 "status": {"observedKubeVirtVersion": "v1.9.0"}}),
@@ -389,8 +389,8 @@ mod tests {
         NewNic { name: name.to_owned(), network_name: "net".to_owned(), ..NewNic::default() }
     }
 
-    fn edited(vm: &Value, wish: &Wish, facts: &Arc<dyn FactSource>) -> Result<Edit, EditError> {
-        edit(vm, wish, facts, &Settings::default(), false)
+    fn edited(vm: &Value, request: &EditRequest, facts: &Arc<dyn FactSource>) -> Result<Edit, EditError> {
+        edit(vm, request, facts, &Settings::default(), false)
     }
 
     fn paths(edit: &Edit) -> Vec<String> {
@@ -405,21 +405,21 @@ mod tests {
 
     #[test]
     fn a_nic_is_appended_after_a_test_of_both_lists() {
-        let edit = edited(&vm(), &Wish::Add(nic("b")), &cluster(true)).unwrap();
+        let edit = edited(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         let adds = ["add /domain/devices/interfaces/-", "add /networks/-"];
         assert_eq!(paths(&edit), [TESTS, adds].concat());
         assert_eq!(edit.object["spec"]["template"]["spec"]["networks"][2]["name"], "b");
         assert_eq!(edit.object["metadata"], vm()["metadata"]);
         assert!(edit.verdict.causes.is_empty(), "{:?}", edit.verdict);
         assert_eq!(edit.running, Fact::Known(()));
-        assert_eq!(edit.outlook.in_place.known(), Some(&crate::facts::attachment::InPlace::Yes));
+        assert_eq!(edit.cluster_info.in_place.known(), Some(&crate::facts::attachment::InPlace::Yes));
     }
 
     #[test]
     fn a_mac_address_and_sriov_are_written_too() {
-        let wish = NewNic { mac: Some("02-00-00-00-00-AA".parse().unwrap()), is_sriov: true, ..nic("b") };
+        let request = NewNic { mac: Some("02-00-00-00-00-AA".parse().unwrap()), is_sriov: true, ..nic("b") };
         for vm in [vm(), without_lists()] {
-            let edit = edited(&vm, &Wish::Add(wish.clone()), &cluster(false)).unwrap();
+            let edit = edited(&vm, &EditRequest::Add(request.clone()), &cluster(false)).unwrap();
             let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
             let interface = interfaces.as_array().unwrap().last().unwrap();
             assert_eq!(*interface, json!({"name": "b", "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn where_a_list_is_missing_the_whole_object_is_tested() {
-        let edit = edited(&without_lists(), &Wish::Add(nic("b")), &cluster(false)).unwrap();
+        let edit = edited(&without_lists(), &EditRequest::Add(nic("b")), &cluster(false)).unwrap();
         assert_eq!(paths(&edit), ["test /metadata/resourceVersion", "add /domain/devices/interfaces", "add /networks"]);
         let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
         assert_eq!(*interfaces, json!([{"name": "default", "bridge": {}}, {"name": "b", "bridge": {}}]));
@@ -443,8 +443,8 @@ mod tests {
 
     #[test]
     fn what_is_as_wanted_is_left_alone() {
-        for wish in [Wish::Add(nic("a")), Wish::Remove("z".to_owned())] {
-            let edit = edited(&vm(), &wish, &cluster(true)).unwrap();
+        for request in [EditRequest::Add(nic("a")), EditRequest::Remove("z".to_owned())] {
+            let edit = edited(&vm(), &request, &cluster(true)).unwrap();
             assert!(!edit.is_needed(), "{:?}", paths(&edit));
             assert_eq!(edit.object, vm());
         }
@@ -454,25 +454,25 @@ mod tests {
     fn a_request_that_was_left_behind_is_not_in_the_way() {
         let mut vm = vm();
         vm["metadata"]["annotations"] = json!({"nicplug.io/add-interfaces": "b=net", "mine": "1"});
-        let edit = edited(&vm, &Wish::Add(nic("b")), &cluster(true)).unwrap();
+        let edit = edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         assert_eq!(paths(&edit).len(), 4);
         assert_eq!(edit.object["metadata"], vm["metadata"]);
         vm["metadata"]["annotations"] = Value::Null;
-        assert!(edited(&vm, &Wish::Add(nic("b")), &cluster(true)).unwrap().is_needed());
+        assert!(edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap().is_needed());
     }
 
     #[test]
     fn a_nic_leaves_a_running_vm_by_state_and_a_stopped_one_whole() {
-        let wish = Wish::Remove("a".to_owned());
-        let live = edited(&vm(), &wish, &cluster(true)).unwrap();
+        let request = EditRequest::Remove("a".to_owned());
+        let live = edited(&vm(), &request, &cluster(true)).unwrap();
         assert_eq!(paths(&live), [TESTS.to_vec(), vec!["add /domain/devices/interfaces/1/state"]].concat());
-        let stopped = edited(&vm(), &wish, &cluster(false)).unwrap();
+        let stopped = edited(&vm(), &request, &cluster(false)).unwrap();
         assert_eq!(stopped.running, Fact::Absent);
         let removes = ["remove /domain/devices/interfaces/1", "remove /networks/1"];
         assert_eq!(paths(&stopped), [TESTS, removes].concat());
-        let again = edited(&live.object, &wish, &cluster(true)).unwrap();
+        let again = edited(&live.object, &request, &cluster(true)).unwrap();
         assert!(!again.is_needed());
-        let back = edited(&live.object, &Wish::Add(nic("a")), &cluster(true)).unwrap();
+        let back = edited(&live.object, &EditRequest::Add(nic("a")), &cluster(true)).unwrap();
         assert_eq!(back.object, vm());
     }
 
@@ -481,28 +481,28 @@ mod tests {
         let mac = |text: &str| Some(text.parse().unwrap());
         let mut vm = vm();
         vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][1]["macAddress"] = json!("02:00:00:00:00:AA");
-        for (wish, part) in [
+        for (request, part) in [
             (NewNic { network_name: "other".to_owned(), ..nic("a") }, "on network \"net\""),
             (NewNic { mac: mac("02:00:00:00:00:bb"), ..nic("a") }, "with MAC address \"02:00:00:00:00:AA\""),
             (NewNic { is_sriov: true, ..nic("a") }, "not bound by SR-IOV"),
             (nic("default"), "on no network of a NetworkAttachmentDefinition"),
         ] {
-            let error = edited(&vm, &Wish::Add(wish), &cluster(true)).unwrap_err();
+            let error = edited(&vm, &EditRequest::Add(request), &cluster(true)).unwrap_err();
             assert!(matches!(&error, EditError::Taken(why) if why.contains(part)), "{error}");
         }
         let same = NewNic { mac: mac("02-00-00-00-00-aa"), network_name: "demo/net".to_owned(), ..nic("a") };
-        assert!(!edited(&vm, &Wish::Add(same), &cluster(true)).unwrap().is_needed());
+        assert!(!edited(&vm, &EditRequest::Add(same), &cluster(true)).unwrap().is_needed());
     }
 
     #[test]
     fn a_name_that_is_none_is_told_as_such() {
-        for wish in [
-            Wish::Add(nic("a b")),
-            Wish::Add(NewNic { network_name: "x/y/z".to_owned(), ..nic("b") }),
-            Wish::Remove("a,default".to_owned()),
-            Wish::Remove(String::new()),
+        for request in [
+            EditRequest::Add(nic("a b")),
+            EditRequest::Add(NewNic { network_name: "x/y/z".to_owned(), ..nic("b") }),
+            EditRequest::Remove("a,default".to_owned()),
+            EditRequest::Remove(String::new()),
         ] {
-            let error = edited(&vm(), &wish, &cluster(true)).unwrap_err();
+            let error = edited(&vm(), &request, &cluster(true)).unwrap_err();
             assert!(matches!(error, EditError::Malformed(_)), "{error}");
         }
     }
@@ -510,12 +510,12 @@ mod tests {
     #[test]
     fn the_verdict_is_the_one_of_the_webhook() {
         let nowhere = NewNic { network_name: "nowhere".to_owned(), ..nic("b") };
-        let denied = edited(&vm(), &Wish::Add(nowhere), &cluster(true)).unwrap();
+        let denied = edited(&vm(), &EditRequest::Add(nowhere), &cluster(true)).unwrap();
         assert_eq!(denied.verdict.causes.len(), 1, "{:?}", denied.verdict);
         let cause = &denied.verdict.causes[0];
         assert!(cause.starts_with("spec.template.spec.networks[2].multus.networkName: "), "{cause}");
         assert!(cause.ends_with("[NP105]"), "{cause}");
-        let unknown = edited(&vm(), &Wish::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
+        let unknown = edited(&vm(), &EditRequest::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
         assert!(unknown.verdict.causes.is_empty() && !unknown.verdict.warnings.is_empty(), "{:?}", unknown.verdict);
         assert_eq!(unknown.running, Fact::Unknown);
     }
@@ -526,13 +526,13 @@ mod tests {
             json!({"metadata": {"name": "vm"}}),
             json!({"metadata": {"name": "vm"}, "spec": {"template": {"spec": {"networks": 5}}}}),
         ] {
-            assert!(edited(&vm, &Wish::Add(nic("b")), &cluster(true)).is_err(), "{vm}");
+            assert!(edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).is_err(), "{vm}");
         }
     }
 
     #[test]
     fn a_patch_fits_until_the_lists_of_nics_change() {
-        let Edit { patch, .. } = edited(&vm(), &Wish::Add(nic("b")), &cluster(true)).unwrap();
+        let Edit { patch, .. } = edited(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         let mut other = vm();
         other["metadata"]["resourceVersion"] = json!("8");
         assert!(still_fits(&patch, &other));

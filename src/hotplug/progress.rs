@@ -34,18 +34,18 @@ const HASH_LENGTH: usize = 11;
 
 /// A NIC that is followed.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Journey {
+pub struct Target {
     /// The name of the VM and of its VMI.
     pub guest: String,
     /// The name of the NIC.
     pub nic: String,
     /// Into the guest or out of it.
-    pub way: Way,
+    pub way: Direction,
 }
 
 /// Which way a NIC goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Way {
+pub enum Direction {
     /// Into the guest.
     In,
     /// Out of the guest.
@@ -95,7 +95,7 @@ impl fmt::Display for Stage {
 
 /// The objects around a guest at one moment, as the API gives them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Scene<'s> {
+pub struct Snapshot<'s> {
     /// The VirtualMachine, if there is one.
     pub vm: Option<&'s Value>,
     /// The VirtualMachineInstance, if there is one.
@@ -110,7 +110,7 @@ pub struct Scene<'s> {
 
 /// What is known of the cluster before the NIC starts.
 #[derive(Clone, Debug, Default)]
-pub struct Outlook {
+pub struct ClusterInfo {
     /// Whether Multus can attach a NIC to a pod that runs.
     pub in_place: Fact<InPlace>,
     /// The KubeVirt resource.
@@ -157,24 +157,24 @@ pub enum Migration {
     NotNeeded,
 }
 
-/// Looks at a NIC.
+/// RecheckCounts at a NIC.
 #[must_use]
-pub fn look(journey: &Journey, scene: &Scene, outlook: &Outlook) -> Progress {
-    let sight = Sight { journey, scene, outlook };
-    match journey.way {
-        Way::In => sight.way_in(),
-        Way::Out => sight.way_out(),
+pub fn observe(target: &Target, scene: &Snapshot, cluster_info: &ClusterInfo) -> Progress {
+    let sight = Observer { target, scene, cluster_info };
+    match target.way {
+        Direction::In => sight.way_in(),
+        Direction::Out => sight.way_out(),
     }
 }
 
 /// How a NIC that is to be plugged will reach a guest that runs.
 #[must_use]
-pub fn path(is_sriov: bool, outlook: &Outlook) -> Path {
-    match outlook.in_place {
-        _ if is_sriov => Path::Migration(outlook.auto_migration()),
+pub fn path(is_sriov: bool, cluster_info: &ClusterInfo) -> Path {
+    match cluster_info.in_place {
+        _ if is_sriov => Path::Migration(cluster_info.auto_migration()),
         Fact::Known(InPlace::Yes) => Path::InPlace,
         Fact::Known(InPlace::Perhaps { ready, desired }) => Path::Perhaps { ready, desired },
-        Fact::Known(InPlace::No) | Fact::Absent => Path::Migration(outlook.auto_migration()),
+        Fact::Known(InPlace::No) | Fact::Absent => Path::Migration(cluster_info.auto_migration()),
         Fact::Unknown => Path::Unknown,
     }
 }
@@ -210,7 +210,7 @@ pub fn pod_interface(nic: &str) -> String {
     name
 }
 
-impl Outlook {
+impl ClusterInfo {
     fn auto_migration(&self) -> AutoMigration {
         self.kubevirt.as_ref().map_or(AutoMigration::Unknown, |kubevirt| kubevirt.auto_migration())
     }
@@ -218,16 +218,16 @@ impl Outlook {
 
 /// A NIC and all that is known around it.
 #[derive(Clone, Copy)]
-struct Sight<'s> {
-    journey: &'s Journey,
-    scene: &'s Scene<'s>,
-    outlook: &'s Outlook,
+struct Observer<'s> {
+    target: &'s Target,
+    scene: &'s Snapshot<'s>,
+    cluster_info: &'s ClusterInfo,
 }
 
-impl<'s> Sight<'s> {
+impl<'s> Observer<'s> {
     fn way_in(self) -> Progress {
         let Some(vm) = self.scene.vm else { return over("the VM was deleted") };
-        if !has_nic(vm.pointer("/spec/template/spec"), &self.journey.nic) {
+        if !has_nic(vm.pointer("/spec/template/spec"), &self.target.nic) {
             return over("somebody took it out of the template again");
         }
         let Some(vmi) = self.scene.vmi else { return over("the VM does not run: it has the NIC when it starts") };
@@ -251,7 +251,7 @@ impl<'s> Sight<'s> {
 
     /// The stages of the way in, and what is to be seen at each that was reached.
     fn evidence(self, vmi: &'s Value) -> Vec<(Stage, Option<String>)> {
-        let Journey { guest, nic, .. } = self.journey;
+        let Target { guest, nic, .. } = self.target;
         let seen = self.seen();
         let has_source = |source: &str| seen.is_some_and(|seen| is_seen_by(seen, source));
         let mut evidence = vec![
@@ -291,7 +291,7 @@ impl<'s> Sight<'s> {
     }
 
     fn reason_of_spec(self, vmi: &Value) -> Cow<'static, str> {
-        let version = self.outlook.kubevirt.as_ref().and_then(|kubevirt| kubevirt.version);
+        let version = self.cluster_info.kubevirt.as_ref().and_then(|kubevirt| kubevirt.version);
         if let Some(version) = version.filter(|&version| version < COPIES_SINCE) {
             return format!("a restart: KubeVirt {version} does not copy NICs to a running guest").into();
         }
@@ -332,7 +332,7 @@ impl<'s> Sight<'s> {
     }
 
     fn why_by_hand(self) -> String {
-        match self.outlook.auto_migration() {
+        match self.cluster_info.auto_migration() {
             AutoMigration::Off(settings) => format!(" (KubeVirt lacks {settings})"),
             AutoMigration::TooOld(version) => format!(" (KubeVirt {version} starts none)"),
             AutoMigration::On | AutoMigration::Unknown => String::new(),
@@ -351,7 +351,7 @@ impl<'s> Sight<'s> {
     }
 
     fn way_out(self) -> Progress {
-        let nic = &self.journey.nic;
+        let nic = &self.target.nic;
         let template = self.scene.vm.and_then(|vm| vm.pointer("/spec/template/spec"));
         if has_nic(template, nic) {
             return over("somebody put it back into the template");
@@ -398,11 +398,11 @@ impl<'s> Sight<'s> {
     /// Whether a migration takes the NIC further, after so many stages.
     fn migration(self, vmi: &Value, passed: usize) -> Migration {
         let is_before = passed < 2;
-        let is_behind = self.journey.way == Way::In && passed > 3;
-        if is_before || is_behind || self.attached().is_some() && self.journey.way == Way::In {
+        let is_behind = self.target.way == Direction::In && passed > 3;
+        if is_before || is_behind || self.attached().is_some() && self.target.way == Direction::In {
             return Migration::NotNeeded;
         }
-        let is_out_of_domain = self.journey.way == Way::In || passed > 2;
+        let is_out_of_domain = self.target.way == Direction::In || passed > 2;
         if self.active_migration().is_some() {
             return Migration::Running;
         }
@@ -412,9 +412,9 @@ impl<'s> Sight<'s> {
         let is_required = match condition(vmi, "MigrationRequired") {
             Some((status, _)) => status == "True",
             // Before 1.6 nothing tells: a NIC that nothing can attach in place needs one.
-            None => is_out_of_domain && matches!(path(self.is_sriov(vmi), self.outlook), Path::Migration(_)),
+            None => is_out_of_domain && matches!(path(self.is_sriov(vmi), self.cluster_info), Path::Migration(_)),
         };
-        match self.outlook.auto_migration() {
+        match self.cluster_info.auto_migration() {
             _ if !is_required => Migration::NotNeeded,
             AutoMigration::On => Migration::ByItself,
             AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown => Migration::ByHand,
@@ -423,12 +423,12 @@ impl<'s> Sight<'s> {
 
     fn is_sriov(self, vmi: &Value) -> bool {
         let interfaces = list(vmi, "/spec/domain/devices/interfaces");
-        interfaces.iter().any(|interface| name_is(interface, &self.journey.nic) && interface.get("sriov").is_some())
+        interfaces.iter().any(|interface| name_is(interface, &self.target.nic) && interface.get("sriov").is_some())
     }
 
     fn active_migration(self) -> Option<&'s Value> {
         let is_active = |migration: &&Value| {
-            text(migration, "/spec/vmiName") == self.journey.guest
+            text(migration, "/spec/vmiName") == self.target.guest
                 && !matches!(text(migration, "/status/phase"), "Succeeded" | "Failed")
         };
         self.scene.migrations?.iter().find(is_active)
@@ -447,12 +447,12 @@ impl<'s> Sight<'s> {
 
     /// The NIC in the VMI's status.
     fn seen(self) -> Option<&'s Value> {
-        list(self.scene.vmi?, "/status/interfaces").iter().find(|entry| name_is(entry, &self.journey.nic))
+        list(self.scene.vmi?, "/status/interfaces").iter().find(|entry| name_is(entry, &self.target.nic))
     }
 
     /// What the NIC's interface may be called in the pod: what the status says, else what KubeVirt calls it.
     fn interfaces(self) -> [String; 2] {
-        let named = pod_interface(&self.journey.nic);
+        let named = pod_interface(&self.target.nic);
         let told = self.seen().map(|seen| text(seen, "/podInterfaceName")).filter(|name| !name.is_empty());
         [told.map_or_else(|| named.clone(), str::to_owned), named]
     }
@@ -602,8 +602,8 @@ mod tests {
         pods: Option<Vec<Value>>,
         migrations: Option<Vec<Value>>,
         started: Option<&'static str>,
-        outlook: Outlook,
-        way: Way,
+        cluster_info: ClusterInfo,
+        way: Direction,
     }
 
     fn guest(nics: &[(&str, &str)]) -> Value {
@@ -650,11 +650,11 @@ mod tests {
                 pods: Some(vec![pod("launcher", "node-a", &[])]),
                 migrations: Some(Vec::new()),
                 started: None,
-                outlook: Outlook {
+                cluster_info: ClusterInfo {
                     in_place: Fact::Known(InPlace::Yes),
                     kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])),
                 },
-                way: Way::In,
+                way: Direction::In,
             }
         }
 
@@ -662,7 +662,7 @@ mod tests {
         fn way_out() -> Self {
             let mut stand = Self::way_in().copied().seen("domain, multus-status");
             stand.vm["spec"]["template"]["spec"] = guest(&[("blue", "absent")]);
-            Self { way: Way::Out, ..stand }
+            Self { way: Direction::Out, ..stand }
         }
 
         fn copied(mut self) -> Self {
@@ -708,27 +708,28 @@ mod tests {
             self
         }
 
-        fn outlook(mut self, in_place: InPlace, version: &str, methods: &[&str]) -> Self {
-            self.outlook = Outlook { in_place: Fact::Known(in_place), kubevirt: Some(kubevirt(version, methods)) };
+        fn cluster_info(mut self, in_place: InPlace, version: &str, methods: &[&str]) -> Self {
+            self.cluster_info =
+                ClusterInfo { in_place: Fact::Known(in_place), kubevirt: Some(kubevirt(version, methods)) };
             self
         }
 
-        fn look(&self) -> Progress {
-            let journey = Journey { guest: "vm".to_owned(), nic: "blue".to_owned(), way: self.way };
-            let scene = Scene {
+        fn observe(&self) -> Progress {
+            let target = Target { guest: "vm".to_owned(), nic: "blue".to_owned(), way: self.way };
+            let scene = Snapshot {
                 vm: Some(&self.vm),
                 vmi: Some(&self.vmi).filter(|vmi| !vmi.is_null()),
                 pods: self.pods.as_deref(),
                 migrations: self.migrations.as_deref(),
                 started: self.started,
             };
-            look(&journey, &scene, &self.outlook)
+            observe(&target, &scene, &self.cluster_info)
         }
 
         /// How many stages lie behind, the stage that it waits for, and a part of the reason.
         #[track_caller]
         fn waits(self, passed: usize, stage: Stage, part: &str, migration: Migration) {
-            let progress = self.look();
+            let progress = self.observe();
             let State::Waits { stage: found, reason } = &progress.state else { panic!("{progress:?}") };
             assert_eq!((progress.passed.len(), *found, progress.migration), (passed, stage, migration), "{progress:?}");
             assert!(reason.contains(part), "{part:?} is not in {reason:?}");
@@ -736,14 +737,14 @@ mod tests {
 
         #[track_caller]
         fn done(self, stages: &[Stage]) {
-            let progress = self.look();
+            let progress = self.observe();
             assert_eq!(progress.state, State::Done, "{progress:?}");
             assert_eq!(progress.passed.iter().map(|(stage, _)| *stage).collect::<Vec<_>>(), stages);
         }
 
         #[track_caller]
         fn over(self, part: &str) {
-            let progress = self.look();
+            let progress = self.observe();
             assert!(matches!(&progress.state, State::Over(because) if because.contains(part)), "{progress:?}");
         }
     }
@@ -778,7 +779,7 @@ mod tests {
         let plugged = || Stand::way_in().asked().seen("domain, multus-status");
         plugged().condition("AgentConnected", "True", "").waits(5, Stage::Agent, "agent", Migration::NotNeeded);
         let seen = Stand::way_in().asked().seen("domain, guest-agent, multus-status");
-        let seen = seen.condition("AgentConnected", "True", "").look();
+        let seen = seen.condition("AgentConnected", "True", "").observe();
         assert_eq!(seen.state, State::Done);
         assert_eq!(seen.passed.last(), Some(&(Stage::Agent, "the guest has it as \"eth1\"".to_owned())));
     }
@@ -801,7 +802,7 @@ mod tests {
     #[test]
     fn the_copy_may_be_held_up() {
         let waits = |stand: Stand, part: &str| stand.waits(1, Stage::Spec, part, Migration::NotNeeded);
-        waits(Stand::way_in().outlook(InPlace::Yes, "v1.0.1", &[]), "a restart: KubeVirt v1.0.1");
+        waits(Stand::way_in().cluster_info(InPlace::Yes, "v1.0.1", &[]), "a restart: KubeVirt v1.0.1");
         let mut scheduling = Stand::way_in();
         scheduling.vmi["status"]["phase"] = json!("Scheduling");
         waits(scheduling, "phase is Scheduling");
@@ -817,7 +818,7 @@ mod tests {
         let required = |status: &str| asked().condition("MigrationRequired", status, "");
         required("False").waits(3, Stage::Multus, "gives it 15 s", Migration::NotNeeded);
         required("True").waits(3, Stage::Multus, "KubeVirt starts by itself", Migration::ByItself);
-        required("True").outlook(InPlace::No, "v1.9.0", &[]).waits(
+        required("True").cluster_info(InPlace::No, "v1.9.0", &[]).waits(
             3,
             Stage::Multus,
             "somebody has to start (KubeVirt lacks workloadUpdateMethods LiveMigrate)",
@@ -833,10 +834,10 @@ mod tests {
 
     #[test]
     fn before_1_6_no_condition_tells() {
-        let old = |in_place| Stand::way_in().asked().outlook(in_place, "v1.5.0", &["LiveMigrate"]);
+        let old = |in_place| Stand::way_in().asked().cluster_info(in_place, "v1.5.0", &["LiveMigrate"]);
         old(InPlace::Yes).waits(3, Stage::Multus, "controller", Migration::NotNeeded);
         old(InPlace::No).waits(3, Stage::Multus, "KubeVirt v1.5.0 starts none", Migration::ByHand);
-        let sriov = Stand::way_in().sriov().outlook(InPlace::Yes, "v1.5.0", &[]);
+        let sriov = Stand::way_in().sriov().cluster_info(InPlace::Yes, "v1.5.0", &[]);
         sriov.waits(2, Stage::Annotation, "somebody has to start", Migration::ByHand);
     }
 
@@ -918,14 +919,14 @@ mod tests {
         out().condition("MigrationRequired", "False", "").waits(3, Stage::Status, "15 s", Migration::NotNeeded);
         let required = out().condition("MigrationRequired", "True", "");
         required.waits(3, Stage::Status, "by itself", Migration::ByItself);
-        let old = out().outlook(InPlace::No, "v1.5.0", &[]);
+        let old = out().cluster_info(InPlace::No, "v1.5.0", &[]);
         old.waits(3, Stage::Status, "somebody has to start", Migration::ByHand);
     }
 
     #[test]
     fn the_path_is_that_of_the_cluster() {
         let of = |in_place: Fact<InPlace>, is_sriov: bool| {
-            path(is_sriov, &Outlook { in_place, kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])) })
+            path(is_sriov, &ClusterInfo { in_place, kubevirt: Some(kubevirt("v1.9.0", &["LiveMigrate"])) })
         };
         assert_eq!(of(Fact::Known(InPlace::Yes), false), Path::InPlace);
         assert_eq!(of(Fact::Known(InPlace::Yes), true), Path::Migration(AutoMigration::On));
@@ -945,18 +946,18 @@ mod tests {
     #[test]
     fn objects_of_another_shape_do_no_harm() {
         for odd in [json!(null), json!([]), json!({"spec": 5, "status": {"interfaces": {"a": 1}, "conditions": "x"}})] {
-            let journey = Journey { guest: "vm".to_owned(), nic: "blue".to_owned(), way: Way::In };
+            let target = Target { guest: "vm".to_owned(), nic: "blue".to_owned(), way: Direction::In };
             let odds = [odd.clone()];
-            let scene = Scene {
+            let scene = Snapshot {
                 vm: Some(&odd),
                 vmi: Some(&odd),
                 pods: Some(&odds),
                 migrations: Some(&odds),
                 started: Some("m"),
             };
-            assert!(matches!(look(&journey, &scene, &Outlook::default()).state, State::Over(_)));
-            let out = Journey { way: Way::Out, ..journey };
-            assert_eq!(look(&out, &scene, &Outlook::default()).state, State::Done);
+            assert!(matches!(observe(&target, &scene, &ClusterInfo::default()).state, State::Over(_)));
+            let out = Target { way: Direction::Out, ..target };
+            assert_eq!(observe(&out, &scene, &ClusterInfo::default()).state, State::Done);
         }
     }
 }

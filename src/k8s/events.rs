@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 pub use self::{
-    queue::{Letter, Loss, Outbox},
-    rate_limit::Throttle,
+    queue::{DropReason, EventQueue, PendingEvent},
+    rate_limit::RateLimiter,
 };
 
 /// The longest note of an event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Something to tell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Tale {
+pub enum EventReason {
     /// NICs are in the template of a VM.
     InterfacePersisted,
     /// KubeVirt itself was refused a change.
@@ -39,7 +39,7 @@ pub enum Tale {
     SettingsTaken,
 }
 
-impl Tale {
+impl EventReason {
     /// Every tale.
     pub const ALL: [Self; 5] = [
         Self::InterfacePersisted,
@@ -97,7 +97,7 @@ impl Events {
     /// Tells it on an object, and whether it could. A tale that cannot be told changes nothing of what was done.
     pub async fn tell(
         &self,
-        tale: Tale,
+        tale: EventReason,
         object: &ObjectReference,
         related: Option<ObjectReference>,
         note: &str,

@@ -10,11 +10,11 @@ pub enum Kind {
     /// `DaemonSet`: those of Multus and of its dynamic-networks controller.
     DaemonSet,
     /// `VirtualMachineInstance`.
-    Instance,
+    Vmi,
     /// `KubeVirt`.
     KubeVirt,
     /// `VirtualMachine`.
-    Machine,
+    Vm,
     /// `VirtualMachineInstanceMigration`.
     Migration,
     /// `NetworkAttachmentDefinition`.
@@ -32,9 +32,9 @@ impl Kind {
     pub const ALL: [Self; 10] = [
         Self::ConfigMap,
         Self::DaemonSet,
-        Self::Instance,
+        Self::Vmi,
         Self::KubeVirt,
-        Self::Machine,
+        Self::Vm,
         Self::Migration,
         Self::Nad,
         Self::Namespace,
@@ -54,7 +54,7 @@ impl Kind {
         match self {
             Self::ConfigMap | Self::Namespace | Self::Node => "",
             Self::DaemonSet | Self::Revision => "apps",
-            Self::Instance | Self::KubeVirt | Self::Machine | Self::Migration => "kubevirt.io",
+            Self::Vmi | Self::KubeVirt | Self::Vm | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
         }
     }
@@ -71,9 +71,9 @@ impl Kind {
         match self {
             Self::ConfigMap => "ConfigMap",
             Self::DaemonSet => "DaemonSet",
-            Self::Instance => "VirtualMachineInstance",
+            Self::Vmi => "VirtualMachineInstance",
             Self::KubeVirt => "KubeVirt",
-            Self::Machine => "VirtualMachine",
+            Self::Vm => "VirtualMachine",
             Self::Migration => "VirtualMachineInstanceMigration",
             Self::Nad => "NetworkAttachmentDefinition",
             Self::Namespace => "Namespace",
@@ -88,9 +88,9 @@ impl Kind {
         match self {
             Self::ConfigMap => "configmaps",
             Self::DaemonSet => "daemonsets",
-            Self::Instance => "virtualmachineinstances",
+            Self::Vmi => "virtualmachineinstances",
             Self::KubeVirt => "kubevirts",
-            Self::Machine => "virtualmachines",
+            Self::Vm => "virtualmachines",
             Self::Migration => "virtualmachineinstancemigrations",
             Self::Nad => "network-attachment-definitions",
             Self::Namespace => "namespaces",

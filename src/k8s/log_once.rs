@@ -2,11 +2,11 @@
 
 /// The trouble that was told last, if it lasts.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Option<String>);
+pub(crate) struct LogOnce(Option<String>);
 
-impl Told {
+impl LogOnce {
     /// Notes how it is now; the trouble, if nobody was told of it.
-    pub(crate) fn news(&mut self, trouble: Option<String>) -> Option<&str> {
+    pub(crate) fn changed(&mut self, trouble: Option<String>) -> Option<&str> {
         if self.0 == trouble {
             return None;
         }
@@ -21,13 +21,13 @@ mod tests {
 
     #[test]
     fn what_lasts_is_told_once_and_what_comes_back_again() {
-        let mut told = Told::default();
-        let mut news = |trouble: Option<&str>| told.news(trouble.map(str::to_owned)).map(str::to_owned);
-        assert_eq!(news(None), None);
-        assert_eq!(news(Some("away")).as_deref(), Some("away"));
-        assert_eq!(news(Some("away")), None);
-        assert_eq!(news(Some("forbidden")).as_deref(), Some("forbidden"));
-        assert_eq!(news(None), None);
-        assert_eq!(news(Some("forbidden")).as_deref(), Some("forbidden"));
+        let mut log_once = LogOnce::default();
+        let mut changed = |trouble: Option<&str>| log_once.changed(trouble.map(str::to_owned)).map(str::to_owned);
+        assert_eq!(changed(None), None);
+        assert_eq!(changed(Some("away")).as_deref(), Some("away"));
+        assert_eq!(changed(Some("away")), None);
+        assert_eq!(changed(Some("forbidden")).as_deref(), Some("forbidden"));
+        assert_eq!(changed(None), None);
+        assert_eq!(changed(Some("forbidden")).as_deref(), Some("forbidden"));
     }
 }

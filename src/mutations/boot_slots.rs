@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Case;
 use crate::{
-    annotations::reserve_ports::{self, Wish},
+    annotations::reserve_ports::{self, ReservePorts},
     api::{
         json_patch::{add_op, pointer, remove_op},
         vm::{Annotations, VirtualMachineInstance},
@@ -19,7 +19,7 @@ use crate::{
 const STAMP: &str = "nicplug.io/boot-slots";
 
 pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
-    match (case.change.before.map(|before| before.instance), case.change.after.instance) {
+    match (case.change.before.map(|before| before.vmi), case.change.after.vmi) {
         (None, Some(vmi)) => mark(case, vmi),
         (Some(Some(old)), Some(new)) => {
             set(new, &[(STAMP, stamp_of(old.metadata.annotations.as_ref()).map(str::to_owned))])
@@ -30,7 +30,7 @@ pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
 
 /// Marks a VMI that is being made.
 fn mark(case: &Case, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
-    let slots = reckon(case, vmi);
+    let slots = budget(case, vmi);
     let slot_count = slots.as_ref().and_then(|(count, _)| *count);
     let stamp = slots.map(|(_, slots)| slots.to_string());
     let mut wanted = vec![(STAMP, stamp)];
@@ -41,23 +41,23 @@ fn mark(case: &Case, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
 }
 
 /// What the guest boots with, and the slot count that a reservation needs; `None` where it cannot be known.
-fn reckon(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
+fn budget(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
     let kubevirt = case.facts.kubevirt.known()?;
     let version = kubevirt.version?;
     let placement = boot::placement(vmi.metadata.annotations.as_ref());
-    let survey = pci::survey(&vmi.spec, &placement, &**kubevirt).ok()?;
+    let survey = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
     let reserved = match reserve_ports::wish(&case.change.after, case.facts, case.settings) {
-        Wish::Ports(wanted) => match pci::reserve(&survey.census, &survey.nics, version, wanted) {
+        ReservePorts::Ports(wanted) => match pci::reserve(&survey.port_usage, &survey.nics, version, wanted) {
             Reservation::SlotCount { value, .. } => Some(value),
             Reservation::Enough { .. } | Reservation::Impossible { .. } => None,
         },
-        Wish::None | Wish::Malformed { .. } => None,
+        ReservePorts::None | ReservePorts::Malformed { .. } => None,
     };
-    let census = match reserved.and_then(|value| i64::try_from(value).ok()) {
-        Some(count) => survey.census.with_slot_count(SlotCount::Number(count)),
-        None => survey.census,
+    let port_usage = match reserved.and_then(|value| i64::try_from(value).ok()) {
+        Some(count) => survey.port_usage.with_slot_count(SlotCount::Number(count)),
+        None => survey.port_usage,
     };
-    Some((reserved, BootSlots::of(&census, &survey.nics, version)?))
+    Some((reserved, BootSlots::of(&port_usage, &survey.nics, version)?))
 }
 
 /// The operations that give a VMI these annotations, or take them away; none for those that are right.
@@ -104,7 +104,7 @@ mod tests {
             review::{self, Reading},
         },
         change::Change,
-        facts::{Fact, Facts, KubeVirt, Machine},
+        facts::{Fact, Facts, KubeVirt, Vm},
         settings::Settings,
     };
 
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn the_vm_and_the_settings_can_ask_for_ports_too() {
-        let machine = Machine { reserve_ports: Some("6".into()), ..Machine::default() };
-        let by_vm = Facts { machine: Fact::Known(Arc::new(machine)), ..facts("v1.9.0") };
+        let vm = Vm { reserve_ports: Some("6".into()), ..Vm::default() };
+        let by_vm = Facts { vm: Fact::Known(Arc::new(vm)), ..facts("v1.9.0") };
         let settings = Settings { reserve_ports: Some(6), ..Settings::default() };
         for (facts, settings) in [(&by_vm, &Settings::default()), (&facts("v1.9.0"), &settings)] {
             let operations = operations(&vmi(r#", "annotations": {}"#), None, facts, settings);

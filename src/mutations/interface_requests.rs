@@ -141,7 +141,7 @@ mod tests {
             vm::VirtualMachineInstance,
         },
         change::Change,
-        facts::{Facts, Instance, KubeVirt},
+        facts::{Facts, KubeVirt, Vmi},
         settings::Settings,
     };
 
@@ -149,12 +149,12 @@ mod tests {
     const REMOVE: &str = "nicplug.io/remove-interfaces";
 
     fn stopped() -> Facts {
-        Facts { instance: Fact::Absent, ..Facts::default() }
+        Facts { vmi: Fact::Absent, ..Facts::default() }
     }
 
     fn live() -> Facts {
-        let instance = Instance::from(&VirtualMachineInstance::default());
-        Facts { instance: Fact::Known(Arc::new(instance)), ..Facts::default() }
+        let vmi = Vmi::from(&VirtualMachineInstance::default());
+        Facts { vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() }
     }
 
     fn unknown() -> Facts {

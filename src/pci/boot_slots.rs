@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    port_budget::{Case, Reckoning, reckon},
-    port_usage::{Census, Nic},
+    port_budget::{Case, PortBudget, budget},
+    port_usage::{Nic, PortUsage},
 };
 use crate::kubevirt::Version;
 
@@ -55,14 +55,14 @@ impl Room {
         }
     }
 
-    fn of(reckoning: &Reckoning) -> Option<Self> {
-        if reckoning.refused.is_some() {
+    fn of(budget: &PortBudget) -> Option<Self> {
+        if budget.refused.is_some() {
             return None;
         }
-        Some(match (reckoning.room(), reckoning.sum.case) {
+        Some(match (budget.room(), budget.sum.case) {
             (None, _) => Self::Unlimited,
             (Some(free), Case::Flat) => Self::Flat(free),
-            (Some(free), _) if reckoning.is_transitional => Self::Bridge(free),
+            (Some(free), _) if budget.is_transitional => Self::Bridge(free),
             (Some(free), _) => Self::Port(free),
         })
     }
@@ -71,11 +71,11 @@ impl Room {
 impl BootSlots {
     /// Does the sum for a guest that boots with these NICs; `None` when it cannot boot.
     #[must_use]
-    pub fn of(census: &Census, nics: &[Nic], version: Version) -> Option<Self> {
+    pub fn of(port_usage: &PortUsage, nics: &[Nic], version: Version) -> Option<Self> {
         Some(Self {
-            room: Room::of(&reckon(census, nics, version))?,
+            room: Room::of(&budget(port_usage, nics, version))?,
             nics: nics.iter().filter(|nic| nic.place.is_some()).count() as u64,
-            disks: u64::from(census.virtio_disks),
+            disks: u64::from(port_usage.virtio_disks),
         })
     }
 
@@ -143,13 +143,13 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{NoKinds, Placement, survey},
+        pci::{NoKinds, Placement, count_devices},
     };
 
     fn boot_slots(spec: &str, version: &str) -> Option<BootSlots> {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let survey = survey(&spec, &Placement::default(), &NoKinds).unwrap();
-        BootSlots::of(&survey.census, &survey.nics, version.parse().unwrap())
+        let count_devices = count_devices(&spec, &Placement::default(), &NoKinds).unwrap();
+        BootSlots::of(&count_devices.port_usage, &count_devices.nics, version.parse().unwrap())
     }
 
     const FEDORA: &str = r#"{"architecture": "amd64", "domain": {"machine": {"type": "q35"}, "memory": {"guest": "1024M"},

@@ -5,8 +5,8 @@ use super::{
     DeviceKinds, Note, Placement, Unreadable,
     address::PciAddress,
     devices::{self, Device, Kind, Parts, Place, Sink},
-    port_budget::{Case, Reckoning, reckon},
-    port_usage::{self, Survey},
+    port_budget::{Case, PortBudget, budget},
+    port_usage::{self, Devices},
     refusal::Refusal,
 };
 use crate::{api::guest::GuestSpec, kubevirt::Version};
@@ -15,7 +15,7 @@ use crate::{api::guest::GuestSpec, kubevirt::Version};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
     /// The sums.
-    pub reckoning: Reckoning,
+    pub budget: PortBudget,
     /// Ports in order of their index, then slots of a bridge or flat bus, then the rest. Empty for a guest that cannot
     /// boot and has no counts.
     pub seats: Vec<Seat>,
@@ -75,18 +75,18 @@ pub fn picture(
     version: Version,
 ) -> Result<Picture, Unreadable> {
     let parts = Parts::read(spec)?;
-    let Survey { census, nics, notes } = port_usage::count(spec, &parts, placement, kinds);
-    let reckoning = reckon(&census, &nics, version);
+    let Devices { port_usage, nics, notes } = port_usage::count(spec, &parts, placement, kinds);
+    let budget = budget(&port_usage, &nics, version);
     let mut all = Collector::default();
-    devices::walk(spec, &parts, &parts.bus_disks(census.architecture), placement, kinds, &mut all);
+    devices::walk(spec, &parts, &parts.bus_disks(port_usage.architecture), placement, kinds, &mut all);
     all.0.sort_by_key(|device| device.kind.turn());
-    let seats = match reckoning.sum.case {
-        _ if reckoning.refused.is_some() => Vec::new(),
+    let seats = match budget.sum.case {
+        _ if budget.refused.is_some() => Vec::new(),
         Case::NoPorts => all.0.iter().map(|device| seat(Spot::Nowhere, device)).collect(),
         Case::Flat => all.0.iter().map(|device| seat(flat_spot(device), device)).collect(),
-        Case::Placed | Case::Discarded | Case::RootComplex => Board::new(&reckoning, census.root_complex).fill(&all.0),
+        Case::Placed | Case::Discarded | Case::RootComplex => Board::new(&budget, port_usage.root_complex).fill(&all.0),
     };
-    Ok(Picture { reckoning, seats, notes })
+    Ok(Picture { budget, seats, notes })
 }
 
 #[derive(Debug, Default)]
@@ -130,7 +130,7 @@ enum Bus {
 
 /// A PCIe board while devices are put on it. Bus numbers count from 1; the root bus is no entry.
 struct Board<'r> {
-    reckoning: &'r Reckoning,
+    budget: &'r PortBudget,
     root_complex: bool,
     buses: Vec<Bus>,
     on_bridge: Vec<Seat>,
@@ -139,13 +139,13 @@ struct Board<'r> {
 }
 
 impl<'r> Board<'r> {
-    fn new(reckoning: &'r Reckoning, root_complex: bool) -> Self {
-        Self { reckoning, root_complex, buses: Vec::new(), on_bridge: Vec::new(), elsewhere: Vec::new(), bridged: 0 }
+    fn new(budget: &'r PortBudget, root_complex: bool) -> Self {
+        Self { budget, root_complex, buses: Vec::new(), on_bridge: Vec::new(), elsewhere: Vec::new(), bridged: 0 }
     }
 
     fn fill(mut self, devices: &[Device<'_>]) -> Vec<Seat> {
-        if self.reckoning.sum.case == Case::Discarded {
-            self.grow_to(self.reckoning.sum.extra_in_place);
+        if self.budget.sum.case == Case::Discarded {
+            self.grow_to(self.budget.sum.extra_in_place);
         }
         self.seat_addressed(devices);
         let (first, rest) = devices.split_at_checked(after_nics(devices)).unwrap_or((devices, &[]));
@@ -153,7 +153,7 @@ impl<'r> Board<'r> {
             self.seat_floating(device);
         }
         // Placeholders are NICs of the emulator: they get their places after the guest's own and before all others.
-        for _ in 0..self.reckoning.placeholders.unwrap_or(0) {
+        for _ in 0..self.budget.placeholders.unwrap_or(0) {
             self.seat_placeholder();
         }
         for device in rest {
@@ -209,7 +209,7 @@ impl<'r> Board<'r> {
     }
 
     fn seat_placeholder(&mut self) {
-        if self.reckoning.is_transitional {
+        if self.budget.is_transitional {
             self.take_bridge_slot();
             return;
         }
@@ -242,7 +242,7 @@ impl<'r> Board<'r> {
     }
 
     fn add_spare(&mut self) {
-        if self.reckoning.sum.case == Case::Discarded || self.buses.is_empty() {
+        if self.budget.sum.case == Case::Discarded || self.buses.is_empty() {
             return;
         }
         let spot = self.empty_port();
@@ -250,17 +250,17 @@ impl<'r> Board<'r> {
     }
 
     fn add_extra(&mut self) {
-        if self.reckoning.sum.case == Case::Discarded {
+        if self.budget.sum.case == Case::Discarded {
             return;
         }
-        for _ in 0..self.reckoning.sum.extra_in_place {
+        for _ in 0..self.budget.sum.extra_in_place {
             let spot = self.buses.len();
             self.buses.push(Bus::Port(Some(free(spot, EXTRA))));
         }
     }
 
     fn into_seats(self) -> Vec<Seat> {
-        let why_empty = if self.reckoning.sum.case == Case::Discarded { EXTRA } else { "made by an explicit address" };
+        let why_empty = if self.budget.sum.case == Case::Discarded { EXTRA } else { "made by an explicit address" };
         let ports = self.buses.into_iter().enumerate().filter_map(|(spot, bus)| match bus {
             Bus::Port(Some(seat)) => Some(seat),
             Bus::Port(None) => Some(free(spot, why_empty)),

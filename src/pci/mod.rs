@@ -2,7 +2,7 @@
 //!
 //! A guest's free ports are fixed when it boots. How many there are follows from its devices, its machine, its memory
 //! and the KubeVirt version that starts it, in two steps: KubeVirt asks libvirt for ports by a count of its own
-//! (`scheme`), and libvirt places the devices (`reckoning`). [`survey`] reads what counts out of an object,
+//! (`scheme`), and libvirt places the devices (`reckoning`). [`count_devices`] reads what counts out of an object,
 //! [`reckon`] does the sum, [`reserve`] turns the sum round, and [`picture`] shows the bus.
 //!
 //! The model is exact: it was checked against KubeVirt's own functions (v1.9.0), a real libvirt (11.3) and live
@@ -28,8 +28,8 @@ pub use self::{
     devices::{Kind, Place},
     layout::{Picture, Seat, Spot, picture},
     machine::{Architecture, Machine},
-    port_budget::{Case, Reckoning, Sum, reckon},
-    port_usage::{Census, Nic, SlotCount, Survey, survey},
+    port_budget::{Case, PortBudget, Sum, budget},
+    port_usage::{Devices, Nic, PortUsage, SlotCount, count_devices},
     refusal::Refusal,
     reservation::{Reservation, reserve},
     scheme::Scheme,

@@ -20,9 +20,9 @@ use super::{
     address::PciAddress,
     devices::Place,
     machine::Machine,
-    port_usage::{Census, Claim, Nic, SlotCount, Tally},
+    port_usage::{Claim, Nic, PortUsage, SlotCount, Tally},
     refusal::{ROOT_COMPLEX_SLOTS, Refusal},
-    scheme::{self, Scheme, Wish, Wishing},
+    scheme::{self, Scheme, Target, Targets},
 };
 use crate::kubevirt::Version;
 
@@ -91,7 +91,7 @@ pub struct Sum {
 
 /// What comes out.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reckoning {
+pub struct PortBudget {
     /// KubeVirt's own view of whether the board has PCIe ports.
     pub supports_pcie_hotplug: bool,
     /// KubeVirt's count of devices.
@@ -114,7 +114,7 @@ pub struct Reckoning {
     pub sum: Sum,
 }
 
-impl Reckoning {
+impl PortBudget {
     /// Room for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` where nothing limits them.
     ///
     /// A flat bus grows: libvirt adds bridges by itself when the guest is defined, so its figure is no hard limit.
@@ -139,37 +139,37 @@ impl Reckoning {
 
 /// Does the sum for a guest with these NICs at boot.
 #[must_use]
-pub fn reckon(census: &Census, nics: &[Nic], version: Version) -> Reckoning {
+pub fn budget(port_usage: &PortUsage, nics: &[Nic], version: Version) -> PortBudget {
     let scheme = Scheme::of(version);
-    let devices = Devices::of(census, nics);
-    let asks = census.supports_pcie_hotplug || !scheme::asks_the_machine(version);
-    let slot_count = match &census.slot_count {
+    let devices = PortCounts::of(port_usage, nics);
+    let asks = port_usage.supports_pcie_hotplug || !scheme::asks_the_machine(version);
+    let slot_count = match &port_usage.slot_count {
         SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
-            return refused(census, &devices, scheme, Refusal::SlotCount { value: value.to_string() });
+            return refused(port_usage, &devices, scheme, Refusal::SlotCount { value: value.to_string() });
         }
         SlotCount::Number(count) => Some(*count),
         SlotCount::NotANumber(_) | SlotCount::Unset => None,
     };
-    let wishing = Wishing {
+    let wishing = Targets {
         scheme,
-        is_large: census.has_large_memory,
-        root_complex: census.root_complex,
+        is_large: port_usage.has_large_memory,
+        root_complex: port_usage.root_complex,
         interfaces: devices.interfaces,
         in_use: devices.in_use,
         slot_count,
     };
     let mut wish = scheme::wish(wishing);
-    if !census.supports_pcie_hotplug {
+    if !port_usage.supports_pcie_hotplug {
         // Versions that do the sum all the same ask for nothing that such a board could give.
         wish.placeholders = 0;
         wish.extra_controllers = 0;
     }
-    place(census, &devices, scheme, wish)
+    place(port_usage, &devices, scheme, wish)
 }
 
 /// The devices of a guest, NICs included, as the formulas name them.
 #[derive(Debug)]
-struct Devices {
+struct PortCounts {
     /// n.
     interfaces: u64,
     in_use: u64,
@@ -189,22 +189,23 @@ struct Devices {
     on_root_bus: u64,
 }
 
-impl Devices {
-    fn of(census: &Census, nics: &[Nic]) -> Self {
+impl PortCounts {
+    fn of(port_usage: &PortUsage, nics: &[Nic]) -> Self {
         let mut nic_tally = Tally::default();
-        let mut claims = census.claims.to_vec();
+        let mut claims = port_usage.claims.to_vec();
         for nic in nics {
             let Some(place) = nic.place else { continue };
             nic_tally.add(place);
             claims.extend(nic.address.map(|address| Claim { address, place }));
         }
-        let counted = census.counted.all() + nic_tally.all();
+        let counted = port_usage.counted.all() + nic_tally.all();
         let ports = |tally: Tally| u64::from(tally.ports);
         let conventional = |tally: Tally| u64::from(tally.conventional);
-        let on_ports = ports(census.counted) + ports(census.uncounted) + ports(nic_tally);
-        let in_bridges = conventional(census.counted) + conventional(census.uncounted) + conventional(nic_tally);
-        let (floating, bridged) = if census.root_complex {
-            (ports(census.uncounted), conventional(census.uncounted))
+        let on_ports = ports(port_usage.counted) + ports(port_usage.uncounted) + ports(nic_tally);
+        let in_bridges =
+            conventional(port_usage.counted) + conventional(port_usage.uncounted) + conventional(nic_tally);
+        let (floating, bridged) = if port_usage.root_complex {
+            (ports(port_usage.uncounted), conventional(port_usage.uncounted))
         } else {
             let has_port = claims.iter().filter(|claim| claim.place == Place::Port).count() as u64;
             let is_off_the_bridge = |claim: &&Claim| claim.place == Place::Bridge && claim.address.bus == 0;
@@ -215,7 +216,7 @@ impl Devices {
             in_use: counted,
             on_ports,
             conventional: in_bridges,
-            flat: census.counted.slots() + census.uncounted.slots() + nic_tally.slots(),
+            flat: port_usage.counted.slots() + port_usage.uncounted.slots() + nic_tally.slots(),
             floating,
             bridged,
             fixed: claims
@@ -223,16 +224,16 @@ impl Devices {
                 .filter(|claim| claim.place == Place::Port && claim.address.bus > 0)
                 .map(|claim| claim.address.bus)
                 .collect(),
-            on_root_bus: if census.root_complex { counted - claims.len() as u64 } else { 0 },
+            on_root_bus: if port_usage.root_complex { counted - claims.len() as u64 } else { 0 },
             claims,
         }
     }
 }
 
-fn refused(census: &Census, devices: &Devices, scheme: Scheme, refusal: Refusal) -> Reckoning {
-    let nothing = Wish { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
-    let placed = place(census, devices, scheme, nothing);
-    Reckoning {
+fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, refusal: Refusal) -> PortBudget {
+    let nothing = Target { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
+    let placed = place(port_usage, devices, scheme, nothing);
+    PortBudget {
         placeholders: None,
         extra_controllers: None,
         free_ports: None,
@@ -244,27 +245,27 @@ fn refused(census: &Census, devices: &Devices, scheme: Scheme, refusal: Refusal)
     }
 }
 
-fn place(census: &Census, devices: &Devices, scheme: Scheme, wish: Wish) -> Reckoning {
-    let case = match census.machine {
+fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, wish: Target) -> PortBudget {
+    let case = match port_usage.machine {
         Machine::I440fx => Case::Flat,
         Machine::Ccw | Machine::Refused | Machine::Unknown => Case::NoPorts,
-        Machine::Q35 | Machine::Virt if census.root_complex => Case::RootComplex,
+        Machine::Q35 | Machine::Virt if port_usage.root_complex => Case::RootComplex,
         Machine::Q35 | Machine::Virt if scheme == Scheme::V3 && wish.placeholders == 0 => Case::Discarded,
         Machine::Q35 | Machine::Virt => Case::Placed,
     };
-    let ports = Ports::of(case, census, devices, wish);
+    let ports = Ports::of(case, port_usage, devices, wish);
     let bridges = flat_bridges(devices);
-    let refused = census
+    let refused = port_usage
         .refusal
         .as_deref()
         .cloned()
         .or_else(|| root_complex_overflow(devices))
-        .or_else(|| bad_address(census, devices))
-        .or_else(|| ports.overflow(census, devices));
-    let is_pcie = census.machine.is_pcie();
+        .or_else(|| bad_address(port_usage, devices))
+        .or_else(|| ports.overflow(port_usage, devices));
+    let is_pcie = port_usage.machine.is_pcie();
     let when = |applies: bool, count: u64| (applies && refused.is_none()).then_some(count);
-    Reckoning {
-        supports_pcie_hotplug: census.supports_pcie_hotplug,
+    PortBudget {
+        supports_pcie_hotplug: port_usage.supports_pcie_hotplug,
         ports_in_use: devices.in_use,
         placeholders: Some(wish.placeholders),
         extra_controllers: Some(wish.extra_controllers),
@@ -274,14 +275,14 @@ fn place(census: &Census, devices: &Devices, scheme: Scheme, wish: Wish) -> Reck
             case == Case::Flat,
             FLAT_SLOTS * (1 + bridges) - devices.flat.min(FLAT_SLOTS * (1 + bridges)),
         ),
-        is_transitional: census.is_transitional,
+        is_transitional: port_usage.is_transitional,
         sum: Sum {
             scheme,
             case,
-            machine: census.machine,
-            has_large_memory: census.has_large_memory,
+            machine: port_usage.machine,
+            has_large_memory: port_usage.has_large_memory,
             interfaces: devices.interfaces,
-            slot_count: match census.slot_count {
+            slot_count: match port_usage.slot_count {
                 SlotCount::Number(count) if scheme.reads_slot_count() => Some(count),
                 _ => None,
             },
@@ -306,7 +307,7 @@ fn place(census: &Census, devices: &Devices, scheme: Scheme, wish: Wish) -> Reck
 
 /// The bridges that libvirt adds to a full flat bus. It keeps one slot for a bridge to come, each bridge takes one, and
 /// each brings 31.
-fn flat_bridges(devices: &Devices) -> u64 {
+fn flat_bridges(devices: &PortCounts) -> u64 {
     let named = devices.claims.iter().map(|claim| u64::from(claim.address.bus)).max().unwrap_or(0);
     (devices.flat / FLAT_SLOTS).max(named)
 }
@@ -325,9 +326,9 @@ struct Ports {
 }
 
 impl Ports {
-    fn of(case: Case, census: &Census, devices: &Devices, wish: Wish) -> Self {
+    fn of(case: Case, port_usage: &PortUsage, devices: &PortCounts, wish: Target) -> Self {
         let (on_ports, on_bridge) =
-            if census.is_transitional { (0, wish.placeholders) } else { (wish.placeholders, 0) };
+            if port_usage.is_transitional { (0, wish.placeholders) } else { (wish.placeholders, 0) };
         let bridges = bridges_for(devices.bridged.saturating_add(on_bridge));
         let bridge_buses = if bridges > 0 { bridges + 1 } else { 0 };
         let fixed = devices.fixed.len() as u64;
@@ -356,15 +357,15 @@ impl Ports {
     }
 
     /// Slots that no device has; placeholders are gone by then.
-    fn bridge_free_slots(self, devices: &Devices) -> u64 {
+    fn bridge_free_slots(self, devices: &PortCounts) -> u64 {
         // Every bridge but the first takes a slot of another.
         (BRIDGE_SLOTS * self.bridges).saturating_sub(self.bridges.saturating_sub(1)).saturating_sub(devices.bridged)
     }
 
-    fn overflow(self, census: &Census, devices: &Devices) -> Option<Refusal> {
-        let own = match census.machine {
+    fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
+        let own = match port_usage.machine {
             // Slot 0 is the host bridge and 0x1f the chipset's.
-            Machine::Q35 => u64::from(census.uncounted.root_bus) + 2,
+            Machine::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
             Machine::Virt => 1,
             _ => return None,
         };
@@ -390,23 +391,24 @@ fn bridges_for(devices: u64) -> u64 {
     }
 }
 
-fn root_complex_overflow(devices: &Devices) -> Option<Refusal> {
+fn root_complex_overflow(devices: &PortCounts) -> Option<Refusal> {
     (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(Refusal::RootComplexFull { devices: devices.on_root_bus })
 }
 
 /// The first explicit address that libvirt refuses.
-fn bad_address(census: &Census, devices: &Devices) -> Option<Refusal> {
-    if !matches!(census.machine, Machine::Q35 | Machine::Virt | Machine::I440fx) {
+fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
+    if !matches!(port_usage.machine, Machine::Q35 | Machine::Virt | Machine::I440fx) {
         return None;
     }
     let mut seen = BTreeSet::new();
     devices.claims.iter().find_map(|claim| {
         let address = claim.address;
-        if let Some(why) = impossible(census.machine, *claim, &devices.fixed) {
+        if let Some(why) = impossible(port_usage.machine, *claim, &devices.fixed) {
             return Some(Refusal::AddressImpossible { address, why });
         }
-        let is_taken =
-            !seen.insert(address) || is_the_boards_own(census, address) || is_given_out(devices.on_root_bus, address);
+        let is_taken = !seen.insert(address)
+            || is_the_boards_own(port_usage, address)
+            || is_given_out(devices.on_root_bus, address);
         is_taken.then_some(Refusal::AddressTaken { address })
     })
 }
@@ -427,14 +429,15 @@ fn impossible(machine: Machine, claim: Claim, ports: &BTreeSet<u8>) -> Option<&'
 }
 
 /// Addresses of devices that a board cannot do without.
-fn is_the_boards_own(census: &Census, address: PciAddress) -> bool {
+fn is_the_boards_own(port_usage: &PortUsage, address: PciAddress) -> bool {
     if address.bus != 0 {
         return false;
     }
-    match census.machine {
+    match port_usage.machine {
         // ISA bridge, SATA controller if it is used, SMBus.
         Machine::Q35 => {
-            address.slot == 0x1f && (matches!(address.function, 0 | 3) || (address.function == 2 && census.has_sata))
+            address.slot == 0x1f
+                && (matches!(address.function, 0 | 3) || (address.function == 2 && port_usage.has_sata))
         }
         // ISA bridge and power management.
         Machine::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
@@ -471,14 +474,14 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{NoKinds, Placement, Survey, survey},
+        pci::{Devices, NoKinds, Placement, count_devices},
     };
 
-    fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> Reckoning {
+    fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> PortBudget {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
         let placement = Placement { slot_count, root_complex, is_template: false };
-        let Survey { census, nics, .. } = survey(&spec, &placement, &NoKinds).unwrap();
-        reckon(&census, &nics, version.parse().unwrap())
+        let Devices { port_usage, nics, .. } = count_devices(&spec, &placement, &NoKinds).unwrap();
+        budget(&port_usage, &nics, version.parse().unwrap())
     }
 
     /// A guest with virtio disks and NICs; `more` is put among its devices.

@@ -14,7 +14,7 @@ use crate::api::guest::GuestSpec;
 /// All that the sums need of a guest besides its NICs.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Census {
+pub struct PortUsage {
     /// The architecture.
     pub architecture: Architecture,
     /// The board.
@@ -43,7 +43,7 @@ pub struct Census {
     pub(super) refusal: Option<Box<Refusal>>,
 }
 
-impl Census {
+impl PortUsage {
     /// The same guest with another slot-count annotation.
     #[must_use]
     pub fn with_slot_count(&self, slot_count: SlotCount) -> Self {
@@ -120,17 +120,17 @@ pub struct Nic {
 impl Nic {
     /// A virtio NIC as hotplug adds it.
     #[must_use]
-    pub fn hotplugged(census: &Census) -> Self {
-        let place = if census.is_transitional { Place::Bridge } else { Place::Port };
+    pub fn hotplugged(port_usage: &PortUsage) -> Self {
+        let place = if port_usage.is_transitional { Place::Bridge } else { Place::Port };
         Self { place: Some(place), address: None }
     }
 }
 
 /// A guest, counted.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Survey {
+pub struct Devices {
     /// All but the NICs.
-    pub census: Census,
+    pub port_usage: PortUsage,
     /// One for each interface, absent ones included, in order.
     pub nics: Vec<Nic>,
     /// What nobody could tell.
@@ -141,7 +141,11 @@ pub struct Survey {
 ///
 /// # Errors
 /// A list of devices has another shape than KubeVirt's API.
-pub fn survey(spec: &GuestSpec<'_>, placement: &Placement<'_>, kinds: &dyn DeviceKinds) -> Result<Survey, Unreadable> {
+pub fn count_devices(
+    spec: &GuestSpec<'_>,
+    placement: &Placement<'_>,
+    kinds: &dyn DeviceKinds,
+) -> Result<Devices, Unreadable> {
     let parts = Parts::read(spec)?;
     Ok(count(spec, &parts, placement, kinds))
 }
@@ -151,7 +155,7 @@ pub(super) fn count<'v>(
     parts: &'v Parts<'v>,
     placement: &Placement<'_>,
     kinds: &dyn DeviceKinds,
-) -> Survey {
+) -> Devices {
     let mut counter = Counter::default();
     let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
     let kind = devices::machine_kind(spec, architecture);
@@ -162,7 +166,7 @@ pub(super) fn count<'v>(
     let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
     let disks = parts.bus_disks(architecture);
     devices::walk(spec, parts, &disks, placement, kinds, &mut counter);
-    let census = Census {
+    let port_usage = PortUsage {
         architecture,
         machine,
         supports_pcie_hotplug: supports_pcie_hotplug(architecture, kind),
@@ -177,7 +181,7 @@ pub(super) fn count<'v>(
         virtio_disks: counter.virtio_disks,
         refusal: counter.refusal.map(Box::new),
     };
-    Survey { census, nics: counter.nics, notes: counter.notes }
+    Devices { port_usage, nics: counter.nics, notes: counter.notes }
 }
 
 /// Whether the guest's memory at boot is above the threshold: `memory.guest`, else what KubeVirt makes of the
@@ -253,9 +257,9 @@ mod tests {
     use super::*;
     use crate::pci::NoKinds;
 
-    fn census(spec: &str, placement: Placement<'_>) -> Census {
+    fn port_usage(spec: &str, placement: Placement<'_>) -> PortUsage {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        survey(&spec, &placement, &NoKinds).unwrap().census
+        count_devices(&spec, &placement, &NoKinds).unwrap().port_usage
     }
 
     #[test]
@@ -284,14 +288,14 @@ mod tests {
             (r#"{"memory": {"guest": "2Gi", "maxGuest": "8Gi"}}"#, false),
             ("{}", false),
         ] {
-            let census = census(&format!(r#"{{"domain": {domain}}}"#), Placement::default());
-            assert_eq!(census.has_large_memory, is_large, "{domain}");
+            let port_usage = port_usage(&format!(r#"{{"domain": {domain}}}"#), Placement::default());
+            assert_eq!(port_usage.has_large_memory, is_large, "{domain}");
         }
     }
 
     #[test]
     fn a_census_stays_small() {
-        assert!(size_of::<Census>() <= 96, "{}", size_of::<Census>());
+        assert!(size_of::<PortUsage>() <= 96, "{}", size_of::<PortUsage>());
         assert!(size_of::<Nic>() <= 12, "{}", size_of::<Nic>());
     }
 
@@ -306,7 +310,7 @@ mod tests {
     #[test]
     fn a_list_of_another_shape_is_an_error_with_its_field() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"gpus": {"name": "a"}}}}"#).unwrap();
-        let error = survey(&spec, &Placement::default(), &NoKinds).unwrap_err();
+        let error = count_devices(&spec, &Placement::default(), &NoKinds).unwrap_err();
         assert_eq!(error.to_string(), "domain.devices.gpus cannot be read");
     }
 }

@@ -1,8 +1,8 @@
 //! The sum turned round: what makes a guest boot with so many free ports.
 
 use super::{
-    port_budget::{Case, Reckoning, reckon},
-    port_usage::{Census, Nic, SlotCount},
+    port_budget::{Case, PortBudget, budget},
+    port_usage::{Nic, PortUsage, SlotCount},
     scheme::Scheme,
 };
 use crate::kubevirt::Version;
@@ -36,8 +36,8 @@ pub enum Reservation {
 
 /// Finds the smallest slot-count annotation with which a guest boots with at least `wanted` free ports.
 #[must_use]
-pub fn reserve(census: &Census, nics: &[Nic], version: Version, wanted: u64) -> Reservation {
-    let now = reckon(census, nics, version);
+pub fn reserve(port_usage: &PortUsage, nics: &[Nic], version: Version, wanted: u64) -> Reservation {
+    let now = budget(port_usage, nics, version);
     if now.refused.is_some() {
         return Reservation::Impossible { why: "the guest cannot boot", most: 0 };
     }
@@ -45,14 +45,14 @@ pub fn reserve(census: &Census, nics: &[Nic], version: Version, wanted: u64) -> 
     if room >= wanted {
         return Reservation::Enough { free: Some(room) };
     }
-    if let Some(why) = obstacle(census, &now, version) {
+    if let Some(why) = obstacle(port_usage, &now, version) {
         return Reservation::Impossible { why, most: room };
     }
     let mut most = room;
     for placeholders in 1..=wanted.min(MOST_PLACEHOLDERS) {
         let value = nics.len() as u64 + placeholders;
         let count = SlotCount::Number(i64::try_from(value).unwrap_or(i64::MAX));
-        let then = reckon(&census.with_slot_count(count), nics, version);
+        let then = budget(&port_usage.with_slot_count(count), nics, version);
         let Some(free) = then.room() else { break };
         if free >= wanted {
             return Reservation::SlotCount { value, free };
@@ -62,14 +62,14 @@ pub fn reserve(census: &Census, nics: &[Nic], version: Version, wanted: u64) -> 
     Reservation::Impossible { why: "the root bus has no room for more ports", most }
 }
 
-fn obstacle(census: &Census, now: &Reckoning, version: Version) -> Option<&'static str> {
+fn obstacle(port_usage: &PortUsage, now: &PortBudget, version: Version) -> Option<&'static str> {
     if now.sum.case == Case::Flat {
         return Some("a flat PCI bus has no ports to reserve");
     }
     if !Scheme::of(version).reads_slot_count() {
         return Some("this KubeVirt version does not read the slot-count annotation");
     }
-    if census.slot_count != SlotCount::Unset {
+    if port_usage.slot_count != SlotCount::Unset {
         return Some("somebody has set the slot-count annotation already");
     }
     None
@@ -80,12 +80,12 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{NoKinds, Placement, Survey, survey},
+        pci::{Devices, NoKinds, Placement, count_devices},
     };
 
     const V1_9: Version = Version::new(1, 9, 0);
 
-    fn guest(memory: &str, nics: usize) -> Survey {
+    fn guest(memory: &str, nics: usize) -> Devices {
         let interfaces: Vec<String> = (0..nics).map(|nic| format!(r#"{{"name": "n{nic}", "bridge": {{}}}}"#)).collect();
         let text = format!(
             r#"{{"domain": {{"memory": {{"guest": "{memory}"}}, "devices": {{"autoattachPodInterface": false,
@@ -93,7 +93,7 @@ mod tests {
             interfaces.join(",")
         );
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        survey(&spec, &Placement::default(), &NoKinds).unwrap()
+        count_devices(&spec, &Placement::default(), &NoKinds).unwrap()
     }
 
     #[test]
@@ -107,19 +107,19 @@ mod tests {
             ("1Gi", 0, 2, Reservation::SlotCount { value: 1, free: 4 }),
             ("1Gi", 4, 0, Reservation::Enough { free: Some(0) }),
         ] {
-            let Survey { census, nics, .. } = guest(memory, nics);
-            assert_eq!(reserve(&census, &nics, V1_9, wanted), expected, "{memory} {wanted}");
+            let Devices { port_usage, nics, .. } = guest(memory, nics);
+            assert_eq!(reserve(&port_usage, &nics, V1_9, wanted), expected, "{memory} {wanted}");
         }
     }
 
     #[test]
     fn what_cannot_be_had_says_why_and_how_many_there_are() {
-        let Survey { census, nics, .. } = guest("1Gi", 4);
-        let old = reserve(&census, &nics, Version::new(1, 5, 0), 2);
+        let Devices { port_usage, nics, .. } = guest("1Gi", 4);
+        let old = reserve(&port_usage, &nics, Version::new(1, 5, 0), 2);
         assert!(matches!(old, Reservation::Impossible { most: 1, why } if why.contains("version")), "{old:?}");
-        let taken = Census { slot_count: SlotCount::Number(2), ..census.clone() };
+        let taken = PortUsage { slot_count: SlotCount::Number(2), ..port_usage.clone() };
         assert!(matches!(reserve(&taken, &nics, V1_9, 2), Reservation::Impossible { most: 0, .. }));
-        let huge = reserve(&census, &nics, V1_9, 1000);
+        let huge = reserve(&port_usage, &nics, V1_9, 1000);
         assert!(matches!(huge, Reservation::Impossible { most: 224, .. }), "{huge:?}");
     }
 }

@@ -79,7 +79,7 @@ pub(super) fn asks_the_machine(version: Version) -> bool {
 
 /// What KubeVirt asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Wish {
+pub(super) struct Target {
     /// T: the ports in all that the guest should have.
     pub(super) total: u64,
     /// m: the free ones that it should have at least.
@@ -94,7 +94,7 @@ pub(super) struct Wish {
 
 /// The inputs of [`wish`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wishing {
+pub(super) struct Targets {
     pub(super) scheme: Scheme,
     pub(super) is_large: bool,
     pub(super) root_complex: bool,
@@ -107,7 +107,7 @@ pub(super) struct Wishing {
 }
 
 /// `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
-pub(super) fn wish(with: Wishing) -> Wish {
+pub(super) fn wish(with: Targets) -> Target {
     let (total, minimum) = if with.is_large { (16u64, 6) } else { (8, 3) };
     let desired = if with.root_complex { 0 } else { total.saturating_sub(with.in_use).max(minimum) };
     let few = if with.root_complex || with.interfaces == 0 { 0 } else { V1_INTERFACES.saturating_sub(with.interfaces) };
@@ -124,7 +124,7 @@ pub(super) fn wish(with: Wishing) -> Wish {
             (placeholders, desired.saturating_sub(placeholders))
         }
     };
-    Wish { total, minimum, desired, placeholders, extra_controllers }
+    Target { total, minimum, desired, placeholders, extra_controllers }
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_wishes_of_the_worked_examples() {
-        let with = |in_use, interfaces, is_large| Wishing {
+        let with = |in_use, interfaces, is_large| Targets {
             scheme: Scheme::V3,
             is_large,
             root_complex: false,
@@ -184,11 +184,11 @@ mod tests {
         assert_eq!(counts(with(8, 3, true)), (1, 7));
         assert_eq!(counts(with(9, 4, true)), (0, 7));
         assert_eq!(counts(with(5, 0, true)), (0, 11));
-        assert_eq!(counts(Wishing { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
-        assert_eq!(counts(Wishing { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
-        assert_eq!(counts(Wishing { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
-        assert_eq!(counts(Wishing { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
-        assert_eq!(counts(Wishing { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
-        assert_eq!(counts(Wishing { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
+        assert_eq!(counts(Targets { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
+        assert_eq!(counts(Targets { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
+        assert_eq!(counts(Targets { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
+        assert_eq!(counts(Targets { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
+        assert_eq!(counts(Targets { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
+        assert_eq!(counts(Targets { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
     }
 }

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
     facts::{
-        Fact, FactKind, Instance,
+        Fact, FactKind, Vmi,
         attachment::InPlace,
         kubevirt::{AutoMigration, KubeVirt},
         nic::Plug,
@@ -46,12 +46,12 @@ const SRIOV_SINCE: Version = Version::new(1, 1, 0);
 const MESSAGE_AT_MOST: usize = 160;
 
 fn check(case: &Case) -> Vec<Finding> {
-    case.each_plugged(&RULE, |nic, instance| match plug_of(nic) {
+    case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
         // That it cannot be hotplugged at all is told by the rules about binding and network.
         Plug::AtBoot => None,
         Plug::Sriov if is_too_old_for_sriov(case) => None,
-        Plug::Sriov => Some(judge_migration(case, nic, instance, &Blocked::SRIOV)),
-        Plug::Bridge => judge_bridge(case, nic, instance),
+        Plug::Sriov => Some(evaluate_migration(case, nic, vmi, &Blocked::SRIOV)),
+        Plug::Bridge => judge_bridge(case, nic, vmi),
     })
 }
 
@@ -60,7 +60,7 @@ fn is_too_old_for_sriov(case: &Case) -> bool {
     version.is_some_and(|version| version < SRIOV_SINCE)
 }
 
-fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
+fn judge_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
     match case.in_place() {
         Fact::Known(InPlace::Yes) => None,
@@ -69,7 +69,7 @@ fn judge_bridge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> 
                 format!("{name:?} may wait: the dynamic-networks controller is ready on {ready} of {desired} nodes");
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
-        Fact::Known(InPlace::No) | Fact::Absent => Some(judge_migration(case, nic, instance, &Blocked::NO_CONTROLLER)),
+        Fact::Known(InPlace::No) | Fact::Absent => Some(evaluate_migration(case, nic, vmi, &Blocked::NO_CONTROLLER)),
         Fact::Unknown => Some(RULE.unknown(
             FactKind::DaemonSet,
             format!("how {name:?} reaches the guest was not checked: DaemonSets are not known"),
@@ -99,11 +99,11 @@ impl Blocked {
 }
 
 /// Judges a NIC that only a migration can attach.
-fn judge_migration(case: &Case, nic: &Nic, instance: &Instance, blocked: &Blocked) -> Finding {
+fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> Finding {
     let Blocked { because, fix, fix_of_one_node } = blocked;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match &instance.migratable {
+    match &vmi.migratable {
         Migratable::No { reason, message } => {
             let quoted = quote(reason, message);
             let what = format!("{name:?} can never be attached: {because}, and the VM cannot migrate{quoted}");
@@ -178,10 +178,10 @@ mod tests {
         Hotplug::of(BRIDGE).expect(&RULE, &Expect::Silent);
         Hotplug::of(r#"{"name": "dyniface1"}"#).in_place(InPlace::No).expect(&RULE, &Expect::Advice);
         Hotplug::of(SRIOV).expect(&RULE, &Expect::Advice);
-        let immobile = || Hotplug::of(SRIOV).instance(|instance| instance.migratable = not_migratable());
+        let immobile = || Hotplug::of(SRIOV).vmi(|vmi| vmi.migratable = not_migratable());
         immobile().expect(&RULE, &FAULT);
         immobile().kubevirt("v1.0.0", &["HotplugNICs"]).expect(&RULE, &Expect::Silent);
-        Hotplug::of(BRIDGE).instance(|instance| instance.migratable = not_migratable()).expect(&RULE, &Expect::Silent);
+        Hotplug::of(BRIDGE).vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
@@ -192,8 +192,7 @@ mod tests {
 
     #[test]
     fn without_any_way_the_reason_is_quoted() {
-        let case =
-            Hotplug::of(BRIDGE).in_place(InPlace::No).instance(|instance| instance.migratable = not_migratable());
+        let case = Hotplug::of(BRIDGE).in_place(InPlace::No).vmi(|vmi| vmi.migratable = not_migratable());
         case.expect(&RULE, &FAULT);
         let what = &case.findings(&RULE)[0].what;
         assert!(what.contains("DisksNotLiveMigratable") && what.contains("PVC data"), "{what}");
@@ -236,7 +235,7 @@ mod tests {
         Hotplug::of(BRIDGE).facts(|facts| facts.attachment = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
         Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let untold = Hotplug::of(BRIDGE).in_place(InPlace::No);
-        untold.instance(|instance| instance.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
+        untold.vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
         Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
     }
 

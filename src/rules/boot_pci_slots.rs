@@ -2,12 +2,12 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    annotations::reserve_ports::{self, Wish},
+    annotations::reserve_ports::{self, ReservePorts},
     api::review::ObjectKind,
     change::View,
     facts::boot,
     kubevirt::Version,
-    pci::{self, DeviceKinds, Refusal, Reservation, Survey},
+    pci::{self, DeviceKinds, Devices, Refusal, Reservation},
 };
 
 rule! {
@@ -35,7 +35,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let mut findings: Vec<Finding> = judge_wish(case).into_iter().collect();
-    match judge(case, &case.change.after) {
+    match evaluate(case, &case.change.after) {
         Ok(after) => findings.extend(tell(case, &after).filter(|_| is_news(case, &after))),
         Err(why) if case.is_new() => {
             findings.push(case.uncounted(&RULE, format!("PCI ports at boot were not counted: {why}")));
@@ -47,7 +47,7 @@ fn check(case: &Case) -> Vec<Finding> {
 
 /// Whether the guest would not have booted the same way before.
 fn is_news(case: &Case, after: &Answer) -> bool {
-    let before = case.change.before.map(|before| judge(case, &before));
+    let before = case.change.before.map(|before| evaluate(case, &before));
     before.is_none_or(|before| before.as_ref() != Ok(after))
 }
 
@@ -64,40 +64,40 @@ enum Answer {
     Refused(Refusal),
 }
 
-fn judge(case: &Case, view: &View) -> Result<Answer, String> {
+fn evaluate(case: &Case, view: &View) -> Result<Answer, String> {
     let kubevirt = case.facts.kubevirt.known().ok_or("the KubeVirt resource is not known")?;
     let version = kubevirt.version.ok_or("KubeVirt's version is not known")?;
-    let survey = survey(view, &**kubevirt)?;
-    let reckoning = pci::reckon(&survey.census, &survey.nics, version);
-    if let Some(refusal) = reckoning.refused {
+    let devices = devices(view, &**kubevirt)?;
+    let budget = pci::budget(&devices.port_usage, &devices.nics, version);
+    if let Some(refusal) = budget.refused {
         return Ok(Answer::Refused(refusal));
     }
     if view.is_expanded {
         return Err("instancetype or preference adds devices".to_owned());
     }
     let wanted = match reserve_ports::wish(view, case.facts, case.settings) {
-        Wish::Ports(wanted) => wanted,
-        Wish::None | Wish::Malformed { .. } => 0,
+        ReservePorts::Ports(wanted) => wanted,
+        ReservePorts::None | ReservePorts::Malformed { .. } => 0,
     };
-    Ok(answer(&survey, version, wanted, reckoning.room()))
+    Ok(answer(&devices, version, wanted, budget.room()))
 }
 
-fn answer(survey: &Survey, version: Version, wanted: u64, room: Option<u64>) -> Answer {
-    let by_itself = if room == Some(0) { Answer::None(survey.nics.len()) } else { Answer::Enough };
+fn answer(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -> Answer {
+    let by_itself = if room == Some(0) { Answer::None(devices.nics.len()) } else { Answer::Enough };
     if wanted == 0 {
         return by_itself;
     }
-    match pci::reserve(&survey.census, &survey.nics, version, wanted) {
+    match pci::reserve(&devices.port_usage, &devices.nics, version, wanted) {
         Reservation::Impossible { why, most } => Answer::Short { wanted, most, why },
         Reservation::SlotCount { .. } => Answer::Enough,
         Reservation::Enough { .. } => by_itself,
     }
 }
 
-fn survey(view: &View, kinds: &dyn DeviceKinds) -> Result<Survey, String> {
+fn devices(view: &View, kinds: &dyn DeviceKinds) -> Result<Devices, String> {
     let placement = boot::placement(view.guest_metadata.annotations.as_ref());
-    let placement = if view.instance.is_some() { placement } else { placement.for_template() };
-    pci::survey(view.guest, &placement, kinds).map_err(|error| error.to_string())
+    let placement = if view.vmi.is_some() { placement } else { placement.for_template() };
+    pci::count_devices(view.guest, &placement, kinds).map_err(|error| error.to_string())
 }
 
 fn tell(case: &Case, answer: &Answer) -> Option<Finding> {
@@ -148,18 +148,19 @@ fn refuse(path: &str, kind: ObjectKind, refusal: &Refusal) -> Finding {
 /// Where the annotations are that the guest boots with.
 fn annotations_of(path: &str, kind: ObjectKind) -> String {
     match (kind, path.rsplit_once(".spec")) {
-        (ObjectKind::Instance, _) | (_, None) => "metadata.annotations".to_owned(),
+        (ObjectKind::Vmi, _) | (_, None) => "metadata.annotations".to_owned(),
         (_, Some((template, _))) => format!("{template}.metadata.annotations"),
     }
 }
 
 /// A reservation that cannot be read, where it is written anew.
 fn judge_wish(case: &Case) -> Option<Finding> {
-    let Wish::Malformed { text, field } = reserve_ports::wish(&case.change.after, case.facts, case.settings) else {
+    let ReservePorts::Malformed { text, field } = reserve_ports::wish(&case.change.after, case.facts, case.settings)
+    else {
         return None;
     };
     let before = case.change.before.map(|before| reserve_ports::wish(&before, case.facts, case.settings));
-    if before == Some(Wish::Malformed { text, field }) {
+    if before == Some(ReservePorts::Malformed { text, field }) {
         return None;
     }
     let what = format!("nicplug.io/reserve-ports is {text:?}, which is no number of ports");

@@ -38,12 +38,12 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     if case.is_new() {
-        return added.iter().filter(|nic| !nic.is_absent()).filter_map(|nic| judge(case, nic)).collect();
+        return added.iter().filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect();
     }
-    case.each_plugged(&RULE, |nic, _| judge(case, nic))
+    case.each_plugged(&RULE, |nic, _| evaluate(case, nic))
 }
 
-fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let mac = mac_of(nic)?;
     let field = format!("{}.macAddress", case.change.nic_field(nic));
     if let Some(twin) = twin_of(case, nic, mac) {
@@ -59,7 +59,7 @@ fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
         }
         Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(
-            FactKind::Machine,
+            FactKind::Vm,
             format!("whether another VM has MAC address {mac} of {:?} was not checked", nic.name),
         )),
     }

@@ -34,7 +34,7 @@ const UNPLUGS_SINCE: Version = Version::new(1, 0, 0);
 
 fn check(case: &Case) -> Vec<Finding> {
     let plugged = case.each_plugged(&RULE, |nic, _| match &case.facts.kubevirt {
-        Fact::Known(kubevirt) => judge(case, nic, kubevirt, "hotplugged"),
+        Fact::Known(kubevirt) => evaluate(case, nic, kubevirt, "hotplugged"),
         Fact::Absent | Fact::Unknown => Some(RULE.unknown(
             FactKind::KubeVirt,
             "feature gate HotplugNICs was not checked: the KubeVirt resource is not known",
@@ -43,12 +43,12 @@ fn check(case: &Case) -> Vec<Finding> {
     let unplugged = case.each_unplugged(&RULE, |nic, _| {
         let kubevirt = case.facts.kubevirt.known()?;
         let unplugs = kubevirt.version.is_some_and(|version| version >= UNPLUGS_SINCE);
-        unplugs.then(|| judge(case, nic, kubevirt, "unplugged"))?
+        unplugs.then(|| evaluate(case, nic, kubevirt, "unplugged"))?
     });
     plugged.into_iter().chain(unplugged).collect()
 }
 
-fn judge(case: &Case, nic: &Nic, kubevirt: &KubeVirt, how: &str) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic, kubevirt: &KubeVirt, how: &str) -> Option<Finding> {
     if kubevirt.has(Gate::HotplugNics) {
         return None;
     }

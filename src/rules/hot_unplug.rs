@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, FactKind, Instance},
+    facts::{Fact, FactKind, Vmi},
     kubevirt::Version,
 };
 
@@ -30,10 +30,10 @@ rule! {
 const SINCE: Version = Version::new(1, 0, 0);
 
 fn check(case: &Case) -> Vec<Finding> {
-    case.each_unplugged(&RULE, |nic, instance| judge(case, nic, instance))
+    case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi))
 }
 
-fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
     let field = case.change.absent_field(nic);
     let version = match &case.facts.kubevirt {
@@ -45,7 +45,7 @@ fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
         let fix = "stop the VM and remove the NIC then, or update KubeVirt".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
     }
-    if let Some(ordinal) = ordinal_interface(instance) {
+    if let Some(ordinal) = ordinal_interface(vmi) {
         let what = format!(
             "{name:?} cannot be unplugged: pod interface {ordinal:?} shows that KubeVirt 0.59 or older started the VM"
         );
@@ -58,9 +58,9 @@ fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
 }
 
 /// A pod interface that is named by order; KubeVirt unplugs nothing while there is one, whichever NIC it belongs to.
-fn ordinal_interface(instance: &Instance) -> Option<&str> {
-    let seen = instance.seen.iter().filter(|seen| seen.is_ordinal());
-    let mut further = seen.filter(|seen| instance.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
+fn ordinal_interface(vmi: &Vmi) -> Option<&str> {
+    let seen = vmi.seen.iter().filter(|seen| seen.is_ordinal());
+    let mut further = seen.filter(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
     further.next().map(|seen| &*seen.pod_interface)
 }
 

@@ -34,20 +34,20 @@ const RESERVED_MAC: &str = "02:00:00:00:00:00";
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let mut judge = Judge { case, findings: Vec::new(), needs_kubevirt: false };
+    let mut evaluate = Judge { case, findings: Vec::new(), needs_kubevirt: false };
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
-        judge.interface(&Nic { index, interface, network });
+        evaluate.interface(&Nic { index, interface, network });
     }
-    if judge.needs_kubevirt {
-        judge.findings.push(
+    if evaluate.needs_kubevirt {
+        evaluate.findings.push(
             RULE.unknown(
                 FactKind::KubeVirt,
                 "which bindings the cluster permits was not checked: KubeVirt is not known",
             ),
         );
     }
-    judge.findings
+    evaluate.findings
 }
 
 struct Nic<'c> {

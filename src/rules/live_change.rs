@@ -5,7 +5,7 @@ use crate::{
     api::network::Network,
     change::{Change, Nic},
     facts::{
-        Fact, FactKind, Instance,
+        Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
         vmi::Migratable,
     },
@@ -40,18 +40,18 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
     // A VMI is changed by KubeVirt alone, which knows what it does.
-    let is_virtual_machine = case.change.after.instance.is_none();
+    let is_virtual_machine = case.change.after.vmi.is_none();
     if !is_virtual_machine {
         return Vec::new();
     }
     if nics.removed.is_empty() && nics.modified.is_empty() {
         return judge_first(case.change).into_iter().collect();
     }
-    case.if_live(&RULE, |instance| {
-        let stays = |nic: &&Nic| !nic.is_absent() && instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+    case.if_live(&RULE, |vmi| {
+        let stays = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
         let removed = nics.removed.iter().filter(stays).map(|nic| judge_removed(case.change, nic));
-        let modified = nics.modified.iter().filter(|(_, nic)| instance.has_nic(nic.name));
-        removed.chain(modified.filter_map(|(old, new)| judge_modified(case, old, new, instance))).collect()
+        let modified = nics.modified.iter().filter(|(_, nic)| vmi.has_nic(nic.name));
+        removed.chain(modified.filter_map(|(old, new)| judge_modified(case, old, new, vmi))).collect()
     })
 }
 
@@ -77,7 +77,7 @@ fn judge_removed(change: &Change, nic: &Nic) -> Finding {
     RULE.fault(CauseType::Invalid, field, what)
 }
 
-fn judge_modified(case: &Case, old: &Nic, new: &Nic, instance: &Instance) -> Option<Finding> {
+fn judge_modified(case: &Case, old: &Nic, new: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = new.name;
     let field = case.change.nic_field(new);
     if let Some(changed) = changed_field(old, new) {
@@ -85,14 +85,14 @@ fn judge_modified(case: &Case, old: &Nic, new: &Nic, instance: &Instance) -> Opt
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
     let network = new.network_name()?;
-    let is_as_it_runs = instance.nic(name).and_then(|nic| nic.network.as_deref()) == Some(network);
+    let is_as_it_runs = vmi.nic(name).and_then(|nic| nic.network.as_deref()) == Some(network);
     if old.network_name() == Some(network) || is_as_it_runs {
         return None;
     }
-    Some(judge_network(case, field, name, instance))
+    Some(judge_network(case, field, name, vmi))
 }
 
-fn judge_network(case: &Case, field: String, name: &str, instance: &Instance) -> Finding {
+fn judge_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
     let kubevirt = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt,
         Fact::Absent | Fact::Unknown => {
@@ -106,7 +106,7 @@ fn judge_network(case: &Case, field: String, name: &str, instance: &Instance) ->
         let what = format!("the network of {name:?} changes at the next restart: LiveUpdateNADRef is off");
         return RULE.fault(CauseType::Invalid, field, what);
     }
-    match &instance.migratable {
+    match &vmi.migratable {
         Migratable::Yes => RULE.advice(field, by_migration(name, kubevirt)),
         Migratable::No { reason, .. } => {
             let what = format!("the network of {name:?} changes at the next restart: no live migration ({reason})");
@@ -215,8 +215,8 @@ mod tests {
         changed().kubevirt("v1.5.0", &[]).expect(&RULE, &FAULT);
         changed().kubevirt("v1.7.0", &["LiveUpdateNADRef"]).expect(&RULE, &Expect::Advice);
         let no = Migratable::No { reason: "DisksNotLiveMigratable".into(), message: "".into() };
-        changed().instance(|instance| instance.migratable = no).expect(&RULE, &FAULT);
-        changed().instance(|instance| instance.migratable = Migratable::Unknown).expect(&RULE, &FAULT);
+        changed().vmi(|vmi| vmi.migratable = no).expect(&RULE, &FAULT);
+        changed().vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &FAULT);
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let stage = changed().rollout("Stage", &[]).findings(&RULE);
         assert!(stage[0].what.contains("LiveMigrate"), "{stage:?}");

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::{MigrationStart, Nic},
     facts::{
-        Fact, FactKind, Facts, Instance, Machine,
+        Fact, FactKind, Facts, Vm, Vmi,
         attachment::InPlace,
         nic::{GuestNic, Plug},
     },
@@ -31,15 +31,15 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let plugged = case.each_plugged(&RULE, |nic, instance| judge(case, nic, instance));
-    let unplugged = case.each_unplugged(&RULE, |nic, instance| judge(case, nic, instance));
+    let plugged = case.each_plugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
+    let unplugged = case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
     plugged.into_iter().chain(unplugged).take(1).collect()
 }
 
-fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let migration = match &case.facts.migration {
         Fact::Known(name) => format!("migration {name:?}"),
-        Fact::Absent | Fact::Unknown if instance.is_migrating => "a migration".to_owned(),
+        Fact::Absent | Fact::Unknown if vmi.is_migrating => "a migration".to_owned(),
         Fact::Absent | Fact::Unknown => return None,
     };
     let guest = case.change.subject.name;
@@ -52,14 +52,14 @@ fn judge(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
 pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
     let guest = start.vmi_name;
     match facts.live() {
-        Fact::Known(instance) => {
+        Fact::Known(vmi) => {
             let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
-            let machine = facts.machine.known();
-            if let Some(nic) = machine.and_then(|machine| not_in_guest(machine, instance)) {
+            let vm = facts.vm.known();
+            if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi)) {
                 let how = if nic.is_absent { "unplugged from" } else { "added to" };
                 return fault(format!("{:?} was {how} VM {guest:?}, whose guest does not know yet", nic.name));
             }
-            match not_settled(instance, in_place) {
+            match not_settled(vmi, in_place) {
                 Some(nic) => {
                     let how = if nic.is_absent { "unplugged" } else { "attached" };
                     fault(format!("{:?} of {guest:?} is being {how}: let that end before a migration", nic.name))
@@ -69,29 +69,31 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
         }
         Fact::Absent => Vec::new(),
         Fact::Unknown => {
-            vec![RULE.unknown(
-                FactKind::Instance,
-                format!("whether a NIC of {guest:?} is on its way was not checked: not known"),
-            )]
+            vec![
+                RULE.unknown(
+                    FactKind::Vmi,
+                    format!("whether a NIC of {guest:?} is on its way was not checked: not known"),
+                ),
+            ]
         }
     }
 }
 
 /// A NIC of the template that KubeVirt is about to copy to the guest, or to set absent there.
-fn not_in_guest<'m>(machine: &'m Machine, instance: &Instance) -> Option<&'m GuestNic> {
-    let mut pluggable = machine.nics.iter().filter(|nic| nic.plug != Plug::AtBoot);
-    pluggable.find(|nic| match instance.nic(&nic.name) {
+fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
+    let mut pluggable = vm.nics.iter().filter(|nic| nic.plug != Plug::AtBoot);
+    pluggable.find(|nic| match vmi.nic(&nic.name) {
         Some(there) => nic.is_absent && !there.is_absent,
         None => !nic.is_absent,
     })
 }
 
 /// A NIC of the guest that comes or goes right now. Where it cannot come in place, it waits for just such a migration.
-fn not_settled<'i>(instance: &'i Instance, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
+fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
     let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
-    let mut bridges = instance.nics.iter().filter(|nic| nic.plug == Plug::Bridge);
+    let mut bridges = vmi.nics.iter().filter(|nic| nic.plug == Plug::Bridge);
     bridges.find(|nic| {
-        let is_in_domain = instance.seen(&nic.name).is_some_and(|seen| seen.is_in_domain);
+        let is_in_domain = vmi.seen(&nic.name).is_some_and(|seen| seen.is_in_domain);
         if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
     })
 }
@@ -103,7 +105,7 @@ mod tests {
     use super::{RULE, check_start};
     use crate::{
         change::MigrationStart,
-        facts::{Fact, Facts, Instance, Machine, attachment::InPlace},
+        facts::{Fact, Facts, Vm, Vmi, attachment::InPlace},
         rules::testing::{Expect, Hotplug},
     };
 
@@ -119,11 +121,11 @@ mod tests {
         let plug_on_vmi: fn() -> Hotplug = || Hotplug::of(NIC).on_vmi();
         for (case, fault) in [(plug, FAULT), (plug_on_vmi, FAULT_OF_VMI)] {
             case().expect(&RULE, &Expect::Silent);
-            case().instance(|instance| instance.is_migrating = true).expect(&RULE, &fault);
+            case().vmi(|vmi| vmi.is_migrating = true).expect(&RULE, &fault);
             case().facts(|facts| facts.migration = Fact::Known("migration-job".into())).expect(&RULE, &fault);
         }
         let unplug = || Hotplug::modify((NIC, NET), (absent, NET));
-        let moving = unplug().instance(|instance| instance.is_migrating = true);
+        let moving = unplug().vmi(|vmi| vmi.is_migrating = true);
         moving.expect(&RULE, &FAULT);
         assert!(moving.findings(&RULE)[0].what.ends_with("may stay in the new pod"), "{:?}", moving.findings(&RULE));
         unplug().expect(&RULE, &Expect::Silent);
@@ -135,20 +137,20 @@ mod tests {
         Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
     }
 
-    fn instance(nics: &str, seen: &str) -> Fact<Arc<Instance>> {
+    fn vmi(nics: &str, seen: &str) -> Fact<Arc<Vmi>> {
         let text = format!(
             r#"{{"spec": {{"domain": {{"devices": {{"interfaces": [{nics}]}}}}, "networks": [{NET}]}},
                 "status": {{"phase": "Running", "interfaces": [{seen}]}}}}"#
         );
-        Fact::Known(Arc::new(Instance::from(&serde_json::from_str(&text).unwrap())))
+        Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&text).unwrap())))
     }
 
-    fn machine() -> Fact<Arc<Machine>> {
+    fn vm() -> Fact<Arc<Vm>> {
         let text = format!(
             r#"{{"spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": [{NIC}]}}}},
                 "networks": [{NET}]}}}}}}}}"#
         );
-        Fact::Known(Arc::new(Machine::from(&serde_json::from_str(&text).unwrap())))
+        Fact::Known(Arc::new(Vm::from(&serde_json::from_str(&text).unwrap())))
     }
 
     #[test]
@@ -157,20 +159,20 @@ mod tests {
         let seen = r#"{"name": "dyniface1", "infoSource": "domain, multus-status"}"#;
         let in_pod = r#"{"name": "dyniface1", "infoSource": "multus-status"}"#;
         let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
-        for (instance, machine, in_place, expected) in [
-            (instance("", ""), machine(), InPlace::Yes, "does not know yet"),
-            (instance("", ""), machine(), InPlace::No, "does not know yet"),
-            (instance(absent, seen), Fact::Absent, InPlace::No, "is being unplugged"),
-            (instance(absent, in_pod), Fact::Absent, InPlace::Yes, ""),
-            (instance(NIC, in_pod), machine(), InPlace::Yes, "is being attached"),
-            (instance(NIC, ""), machine(), InPlace::Yes, "is being attached"),
-            (instance(NIC, ""), machine(), InPlace::No, ""),
-            (instance(NIC, seen), machine(), InPlace::Yes, ""),
-            (instance("", ""), Fact::Absent, InPlace::Yes, ""),
-            (Fact::Absent, machine(), InPlace::Yes, ""),
-            (Fact::Unknown, machine(), InPlace::Yes, "was not checked"),
+        for (vmi, vm, in_place, expected) in [
+            (vmi("", ""), vm(), InPlace::Yes, "does not know yet"),
+            (vmi("", ""), vm(), InPlace::No, "does not know yet"),
+            (vmi(absent, seen), Fact::Absent, InPlace::No, "is being unplugged"),
+            (vmi(absent, in_pod), Fact::Absent, InPlace::Yes, ""),
+            (vmi(NIC, in_pod), vm(), InPlace::Yes, "is being attached"),
+            (vmi(NIC, ""), vm(), InPlace::Yes, "is being attached"),
+            (vmi(NIC, ""), vm(), InPlace::No, ""),
+            (vmi(NIC, seen), vm(), InPlace::Yes, ""),
+            (vmi("", ""), Fact::Absent, InPlace::Yes, ""),
+            (Fact::Absent, vm(), InPlace::Yes, ""),
+            (Fact::Unknown, vm(), InPlace::Yes, "was not checked"),
         ] {
-            let facts = Facts { instance, machine, ..Facts::default() };
+            let facts = Facts { vmi, vm, ..Facts::default() };
             let findings = check_start(&start, &facts, &Fact::Known(in_place));
             match findings.as_slice() {
                 [] => assert_eq!(expected, "", "{facts:?} {in_place:?}"),

@@ -41,7 +41,7 @@ use crate::{
     api::review::ObjectKind,
     change::{Change, MigrationStart, Nic, NicDiff},
     facts::{
-        Fact, FactKind, Facts, Instance,
+        Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
         nic::Plug,
     },
@@ -131,12 +131,12 @@ impl Scope {
     /// Whether a change is any business of such rules. This is all that most requests cost.
     fn covers(self, change: &Change) -> bool {
         match self {
-            Self::Boot => change.before.is_none() || change.after.instance.is_none(),
+            Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
             Self::Shape => change.touches_nics(),
             Self::Persist => change.asks_to_persist(),
             Self::Request => change.has_request(),
             Self::Hotplug => {
-                let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Instance);
+                let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
                 is_guest && !change.nics.is_empty()
             }
         }
@@ -296,44 +296,44 @@ pub struct Case<'c> {
 }
 
 /// Judges one NIC of a guest that runs.
-type Judge<'j, 'c> = &'j mut dyn FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>;
+type Judge<'j, 'c> = &'j mut dyn FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>;
 
 impl<'c> Case<'c> {
     /// Judges each NIC that the change plugs into a running guest; see [`Self::plugged`].
     pub(crate) fn each_plugged(
         &self,
         rule: &'static Rule,
-        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+        mut evaluate: impl FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>,
     ) -> Vec<Finding> {
-        self.judge_plugged(rule, &mut judge)
+        self.judge_plugged(rule, &mut evaluate)
     }
 
     /// Judges each NIC that the change takes from a running guest; see [`Self::unplugged`].
     pub(crate) fn each_unplugged(
         &self,
         rule: &'static Rule,
-        mut judge: impl FnMut(&Nic<'c>, &'c Instance) -> Option<Finding>,
+        mut evaluate: impl FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>,
     ) -> Vec<Finding> {
-        self.judge_unplugged(rule, &mut judge)
+        self.judge_unplugged(rule, &mut evaluate)
     }
 
     /// One function for all rules: as a generic one each rule had its own, and code that runs once a request costs more
     /// to fetch than to run.
-    fn judge_plugged(&self, rule: &'static Rule, judge: Judge<'_, 'c>) -> Vec<Finding> {
+    fn judge_plugged(&self, rule: &'static Rule, evaluate: Judge<'_, 'c>) -> Vec<Finding> {
         let NicDiff { added, modified, .. } = &self.change.nics;
         // What only changes has probably been there before: no reason to tell that nobody knows.
         let is_told_when_unknown = !added.is_empty();
         if !is_told_when_unknown && (modified.is_empty() || self.live().known().is_none()) {
             return Vec::new();
         }
-        self.if_live(rule, |instance| self.plugged(instance).filter_map(|nic| judge(nic, instance)).collect())
+        self.if_live(rule, |vmi| self.plugged(vmi).filter_map(|nic| evaluate(nic, vmi)).collect())
     }
 
-    fn judge_unplugged(&self, rule: &'static Rule, judge: Judge<'_, 'c>) -> Vec<Finding> {
+    fn judge_unplugged(&self, rule: &'static Rule, evaluate: Judge<'_, 'c>) -> Vec<Finding> {
         if self.change.nics.set_absent.is_empty() {
             return Vec::new();
         }
-        self.if_live(rule, |instance| self.unplugged(instance).filter_map(|nic| judge(nic, instance)).collect())
+        self.if_live(rule, |vmi| self.unplugged(vmi).filter_map(|nic| evaluate(nic, vmi)).collect())
     }
 
     /// The NICs that the change plugs into a guest that runs.
@@ -341,34 +341,30 @@ impl<'c> Case<'c> {
     /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
     /// Plugged is a NIC that the template had already and the guest has not, when it changes: KubeVirt compares the
     /// template with the guest, and not with what the template was.
-    pub(crate) fn plugged(&self, instance: &'c Instance) -> impl Iterator<Item = &'c Nic<'c>> {
+    pub(crate) fn plugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
         let NicDiff { added, modified, .. } = &self.change.nics;
         let is_vm = self.change.subject.kind == ObjectKind::VirtualMachine;
         let copied = modified.iter().map(|(_, nic)| nic).filter(move |_| is_vm);
-        let is_there = move |nic: &Nic| is_vm && instance.has_nic(nic.name);
+        let is_there = move |nic: &Nic| is_vm && vmi.has_nic(nic.name);
         added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !is_there(nic))
     }
 
     /// The NICs that the change takes by `state: absent` from a guest that runs and has them.
-    pub(crate) fn unplugged(&self, instance: &'c Instance) -> impl Iterator<Item = &'c Nic<'c>> {
-        let leaves = |nic: &&Nic| instance.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+    pub(crate) fn unplugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
+        let leaves = |nic: &&Nic| vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
         self.change.nics.set_absent.iter().filter(leaves)
     }
 
     /// Judges a change of a guest that runs; tells what was not checked when nobody knows whether it does.
-    pub(crate) fn if_live(
-        &self,
-        rule: &'static Rule,
-        judge: impl FnOnce(&'c Instance) -> Vec<Finding>,
-    ) -> Vec<Finding> {
+    pub(crate) fn if_live(&self, rule: &'static Rule, evaluate: impl FnOnce(&'c Vmi) -> Vec<Finding>) -> Vec<Finding> {
         match self.live() {
             _ if self.is_new() => Vec::new(),
-            Fact::Known(instance) => judge(instance),
+            Fact::Known(vmi) => evaluate(vmi),
             Fact::Absent => Vec::new(),
             Fact::Unknown => {
                 let name = &self.change.subject.name;
                 let what = format!("hotplug was not checked: whether {name:?} is running is not known");
-                vec![rule.unknown(FactKind::Instance, what)]
+                vec![rule.unknown(FactKind::Vmi, what)]
             }
         }
     }
@@ -396,7 +392,7 @@ impl<'c> Case<'c> {
         in_place(&self.facts.attachment, self.settings)
     }
 
-    fn live(&self) -> Fact<&'c Instance> {
+    fn live(&self) -> Fact<&'c Vmi> {
         self.facts.live()
     }
 }
@@ -423,7 +419,7 @@ pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fa
 
 /// Judges the start of a migration.
 #[must_use]
-pub fn judge_migration(
+pub fn evaluate_migration(
     start: &MigrationStart,
     facts: &Facts,
     settings: &Settings,
@@ -437,7 +433,7 @@ pub fn judge_migration(
 
 /// Asks every rule that is not off; findings come in the order of the rules.
 #[must_use]
-pub fn judge(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
+pub fn evaluate(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
     let is_asked = |rule: &&&Rule| rule.scope.covers(case.change) && enforcing.of(rule) != Enforcement::Off;
     let mut findings = Vec::new();
     for rule in RULES.iter().filter(is_asked) {

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::review::ObjectKind,
     change::Nic,
-    facts::{Fact, Instance, attachment::InPlace},
+    facts::{Fact, Vmi, attachment::InPlace},
 };
 
 rule! {
@@ -28,14 +28,14 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings = case.each_plugged(&RULE, |nic, instance| judge_name(case, nic, instance));
+    let mut findings = case.each_plugged(&RULE, |nic, vmi| judge_name(case, nic, vmi));
     findings.extend(returning(case));
     findings.extend(judge_both_at_once(case));
     findings
 }
 
-fn judge_name(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
-    instance.seen(nic.name)?;
+fn judge_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
+    vmi.seen(nic.name)?;
     let what = format!("{:?} is still in the guest's status: a stale link may collide; use a fresh name", nic.name);
     Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
 }
@@ -43,26 +43,26 @@ fn judge_name(case: &Case, nic: &Nic, instance: &Instance) -> Option<Finding> {
 /// NICs of a VM that are wanted back while the guest is still letting go of them.
 fn returning(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
-    let Fact::Known(instance) = case.facts.live() else { return Vec::new() };
+    let Fact::Known(vmi) = case.facts.live() else { return Vec::new() };
     if case.is_new() || case.change.subject.kind != ObjectKind::VirtualMachine {
         return Vec::new();
     }
     let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
-    let is_leaving = |nic: &&Nic| !nic.is_absent() && instance.nic(nic.name).is_some_and(|nic| nic.is_absent);
-    let judge = |nic: &Nic| {
+    let is_leaving = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| nic.is_absent);
+    let evaluate = |nic: &Nic| {
         let what =
             format!("{:?} is still being unplugged: it comes back late or not at all; use a fresh name", nic.name);
         RULE.fault(CauseType::Duplicate, name_field(case, nic), what)
     };
-    candidates.filter(is_leaving).map(judge).collect()
+    candidates.filter(is_leaving).map(evaluate).collect()
 }
 
 fn judge_both_at_once(case: &Case) -> Option<Finding> {
     if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::Perhaps { .. })) {
         return None;
     }
-    let Fact::Known(instance) = case.facts.live() else { return None };
-    let (added, removed) = (case.plugged(instance).next()?, case.unplugged(instance).next()?.name);
+    let Fact::Known(vmi) = case.facts.live() else { return None };
+    let (added, removed) = (case.plugged(vmi).next()?, case.unplugged(vmi).next()?.name);
     let what =
         format!("{:?} comes and {removed:?} goes in one update: Multus may lose one; use two updates", added.name);
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(added), what))

@@ -36,26 +36,26 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     if case.is_new() {
         let nics = case.change.nics.added.iter().filter(|nic| !nic.is_absent());
-        let findings = nics.filter_map(|nic| judge(case, nic));
+        let findings = nics.filter_map(|nic| evaluate(case, nic));
         return findings.map(Finding::into_advice).collect();
     }
-    let mut findings = case.each_plugged(&RULE, |nic, _| judge(case, nic));
-    findings.extend(moved_nics(case).filter_map(|nic| judge(case, nic)));
+    let mut findings = case.each_plugged(&RULE, |nic, _| evaluate(case, nic));
+    findings.extend(moved_nics(case).filter_map(|nic| evaluate(case, nic)));
     findings
 }
 
 /// NICs of a running guest that get another network by migration.
 fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
-    let instance = case.facts.live();
+    let vmi = case.facts.live();
     let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
     let modified = case.change.nics.modified.iter().filter(move |_| moves);
     modified.filter_map(move |(old, new)| {
-        let is_there = instance.known().is_some_and(|instance| instance.has_nic(new.name));
+        let is_there = vmi.known().is_some_and(|vmi| vmi.has_nic(new.name));
         (is_there && old.network_name() != new.network_name()).then_some(new)
     })
 }
 
-fn judge(case: &Case, nic: &Nic) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let written = nic.network_name().filter(|name| !name.is_empty())?;
     let index = nic.network?.index;
     let field = || case.change.network_name_field(index);

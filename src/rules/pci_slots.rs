@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     facts::{
-        Fact, Instance,
+        Fact, Vmi,
         boot::{self, Stamp},
         nic::{GuestNic, Plug},
         vmi::SeenNic,
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Machine, Nic, Room, Survey},
+    pci::{self, BootSlots, Devices, Machine, Nic, Room},
 };
 
 rule! {
@@ -42,12 +42,12 @@ fn check(case: &Case) -> Vec<Finding> {
     if case.change.nics.added.is_empty() && case.change.nics.modified.is_empty() {
         return Vec::new();
     }
-    case.if_live(&RULE, |instance| {
-        let wanted: Vec<_> = case.plugged(instance).filter(|nic| plug_of(nic) != Plug::AtBoot).collect();
+    case.if_live(&RULE, |vmi| {
+        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != Plug::AtBoot).collect();
         if wanted.is_empty() {
             return Vec::new();
         }
-        let ports = match Ports::of(case, instance) {
+        let ports = match Ports::of(case, vmi) {
             Ok(Some(ports)) => ports,
             Ok(None) => return Vec::new(),
             Err(why) => return vec![case.uncounted(&RULE, format!("free PCI ports were not counted: {why}"))],
@@ -97,26 +97,26 @@ struct Ports {
 impl Ports {
     /// Reckons from what is surest: our stamp, the ControllerRevision, the guest as it is now. `None` where nothing
     /// limits NICs.
-    fn of(case: &Case, instance: &Instance) -> Result<Option<Self>, String> {
-        let now = instance.boot.now.as_ref().ok_or("its devices cannot be read")?;
-        let waiting = waiting_in_template(case, instance);
-        let nics = nics_in_place(instance, now) + waiting;
-        let disks = u64::from(now.census.virtio_disks);
-        let left = |boot: &BootSlots| boot.left(nics, disks, instance.boot.has_plugged_memory);
-        let is_estimate = instance.boot.stamp == Stamp::None && case.facts.revision.known().is_none();
-        let (boot, alternatives) = match (instance.boot.stamp, &case.facts.revision) {
+    fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
+        let now = vmi.boot.now.as_ref().ok_or("its devices cannot be read")?;
+        let waiting = waiting_in_template(case, vmi);
+        let nics = nics_in_place(vmi, now) + waiting;
+        let disks = u64::from(now.port_usage.virtio_disks);
+        let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_plugged_memory);
+        let is_estimate = vmi.boot.stamp == Stamp::None && case.facts.revision.known().is_none();
+        let (boot, alternatives) = match (vmi.boot.stamp, &case.facts.revision) {
             (Stamp::Unreadable, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
             (Stamp::Slots(slots), _) => (slots, Vec::new()),
-            (Stamp::None, Fact::Known(survey)) => (boot_slots(survey, &survey.nics, version(case)?)?, Vec::new()),
+            (Stamp::None, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
             (Stamp::None, Fact::Absent | Fact::Unknown) => {
                 let version = version(case)?;
-                let boot = boot_slots(now, &nics_at_boot(instance, now, 0), version)?;
-                (boot, estimates(instance, now, version))
+                let boot = boot_slots(now, &nics_at_boot(vmi, now, 0), version)?;
+                (boot, estimates(vmi, now, version))
             }
         };
         let (Some(at_boot), Some(free)) = (boot.room.free(), left(&boot)) else { return Ok(None) };
         let at_worst_and_best = alternatives.iter().filter_map(left).collect();
-        let machine = now.census.machine;
+        let machine = now.port_usage.machine;
         Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, at_worst_and_best }))
     }
 
@@ -145,40 +145,37 @@ fn version(case: &Case) -> Result<Version, String> {
     version.ok_or_else(|| "KubeVirt's version is not known".to_owned())
 }
 
-fn boot_slots(survey: &Survey, nics: &[Nic], version: Version) -> Result<BootSlots, String> {
-    BootSlots::of(&survey.census, nics, version).ok_or_else(|| "by nicplug's model the guest cannot boot".to_owned())
+fn boot_slots(devices: &Devices, nics: &[Nic], version: Version) -> Result<BootSlots, String> {
+    BootSlots::of(&devices.port_usage, nics, version)
+        .ok_or_else(|| "by nicplug's model the guest cannot boot".to_owned())
 }
 
 /// NICs that have a place on the bus, or wait for one: those of the spec, and absent ones that the domain still has.
-fn nics_in_place(instance: &Instance, now: &Survey) -> u64 {
+fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
     let is_in_place = |(nic, counted): &(&GuestNic, &Nic)| {
-        if nic.is_absent {
-            instance.seen(&nic.name).is_some_and(|seen| seen.is_in_domain)
-        } else {
-            counted.place.is_some()
-        }
+        if nic.is_absent { vmi.seen(&nic.name).is_some_and(|seen| seen.is_in_domain) } else { counted.place.is_some() }
     };
-    if instance.nics.is_empty() {
+    if vmi.nics.is_empty() {
         // The default NIC of a guest that has none of its own.
         return now.nics.iter().filter(|nic| nic.place.is_some()).count() as u64;
     }
-    instance.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
+    vmi.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
 }
 
 /// NICs of the stored template that KubeVirt has not copied yet: they were asked for before this change.
-fn waiting_in_template(case: &Case, instance: &Instance) -> u64 {
-    let Some(before) = case.change.before.filter(|before| before.instance.is_none()) else { return 0 };
+fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
+    let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
-    let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !instance.has_nic(&nic.name);
-    let asked_now: BTreeSet<&str> = case.plugged(instance).map(|nic| nic.name).collect();
+    let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !vmi.has_nic(&nic.name);
+    let asked_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
     template.iter().filter(waits).filter(|nic| !asked_now.contains(&*nic.name)).count() as u64
 }
 
 /// The NICs that the guest booted with, as far as its status tells: all but those that wait for their device, and but
 /// the last `plugged` that might have been plugged since. One that is absent now was there.
-fn nics_at_boot(instance: &Instance, now: &Survey, plugged: usize) -> Vec<Nic> {
-    let place = Nic::hotplugged(&now.census);
-    let pairs: Vec<_> = instance.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(instance, nic)).collect();
+fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<Nic> {
+    let place = Nic::hotplugged(&now.port_usage);
+    let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();
     let mut to_skip = plugged;
     let mut nics: Vec<Nic> = Vec::with_capacity(pairs.len());
     for (nic, counted) in pairs.into_iter().rev() {
@@ -190,34 +187,34 @@ fn nics_at_boot(instance: &Instance, now: &Survey, plugged: usize) -> Vec<Nic> {
     }
     nics.reverse();
     // A guest without any interface of its own has the default one, which its spec does not show.
-    if instance.nics.is_empty() { now.nics.clone() } else { nics }
+    if vmi.nics.is_empty() { now.nics.clone() } else { nics }
 }
 
 /// What the guest might have booted with, if some of its NICs were plugged since.
-fn estimates(instance: &Instance, now: &Survey, version: Version) -> Vec<BootSlots> {
-    let pluggable = instance.nics.iter().filter(|nic| nic.plug != Plug::AtBoot && !is_waiting(instance, nic)).count();
+fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
+    let pluggable = vmi.nics.iter().filter(|nic| nic.plug != Plug::AtBoot && !is_waiting(vmi, nic)).count();
     (1..=pluggable)
-        .filter_map(|plugged| BootSlots::of(&now.census, &nics_at_boot(instance, now, plugged), version))
+        .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(vmi, now, plugged), version))
         .collect()
 }
 
 /// Whether a NIC of a running guest has no device yet: then it was not there at boot.
-fn is_waiting(instance: &Instance, nic: &GuestNic) -> bool {
-    let is_told = instance.seen.iter().any(|seen| seen.is_in_domain);
-    let has_device = instance.seen(&nic.name).is_some_and(|seen: &SeenNic| seen.is_in_domain);
+fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
+    let is_told = vmi.seen.iter().any(|seen| seen.is_in_domain);
+    let has_device = vmi.seen(&nic.name).is_some_and(|seen: &SeenNic| seen.is_in_domain);
     is_told && nic.plug != Plug::AtBoot && !nic.is_absent && !has_device
 }
 
 /// The room that the VM would boot with, as its template is to be.
 fn room_after_restart(case: &Case) -> Option<Room> {
     let after = &case.change.after;
-    if after.instance.is_some() || after.is_expanded {
+    if after.vmi.is_some() || after.is_expanded {
         return None;
     }
     let placement = boot::placement(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
-    let survey = pci::survey(after.guest, &placement, &**kinds).ok()?;
-    Some(BootSlots::of(&survey.census, &survey.nics, kinds.version?)?.room)
+    let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
+    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.room)
 }
 
 #[cfg(test)]
@@ -258,12 +255,12 @@ mod tests {
     }
 
     /// The devices of a guest, to be changed.
-    fn survey(instance: &mut Instance) -> &mut Survey {
-        Arc::make_mut(instance.boot.now.as_mut().unwrap())
+    fn devices(vmi: &mut Vmi) -> &mut Devices {
+        Arc::make_mut(vmi.boot.now.as_mut().unwrap())
     }
 
     fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
-        hotplug.instance(|instance| instance.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
+        hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
     }
 
     #[test]
@@ -280,7 +277,7 @@ mod tests {
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
         stamped(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
         stamped(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
-        plug(1).instance(|instance| instance.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
+        plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]
@@ -288,7 +285,7 @@ mod tests {
         let template = r#"{"domain": {"devices": {"interfaces": [
             {"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}, {"name": "c", "bridge": {}}, {"name": "d", "bridge": {}}]}}}"#;
         let spec = serde_json::from_str(template).unwrap();
-        let revision = pci::survey(&spec, &Placement::default(), &NoKinds).unwrap();
+        let revision = pci::count_devices(&spec, &Placement::default(), &NoKinds).unwrap();
         // Four NICs at boot and no free port; three of them are gone, and their ports are free.
         plug(4)
             .facts(|facts| facts.revision = Fact::Known(Arc::new(revision)))
@@ -297,22 +294,21 @@ mod tests {
 
     #[test]
     fn what_was_plugged_since_takes_ports() {
-        let with = |change: fn(&mut Instance)| {
-            stamped(plug(4), "v1:port=4,nics=1,disks=0").instance(change).findings(&RULE).len()
-        };
+        let with =
+            |change: fn(&mut Vmi)| stamped(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len();
         assert_eq!(with(|_| {}), 0);
-        assert_eq!(with(|instance| instance.boot.has_plugged_memory = true), 1);
-        assert_eq!(with(|instance| survey(instance).census.virtio_disks = 2), 2);
+        assert_eq!(with(|vmi| vmi.boot.has_plugged_memory = true), 1);
+        assert_eq!(with(|vmi| devices(vmi).port_usage.virtio_disks = 2), 2);
     }
 
     #[test]
     fn an_absent_nic_holds_its_port_until_the_domain_has_dropped_it() {
         let absent = |is_in_domain: bool| {
             stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
-                .instance(|instance| {
-                    Arc::make_mut(&mut instance.nics)[1].is_absent = true;
+                .vmi(|vmi| {
+                    Arc::make_mut(&mut vmi.nics)[1].is_absent = true;
                     let seen = SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() };
-                    Arc::make_mut(&mut instance.seen).push(seen);
+                    Arc::make_mut(&mut vmi.seen).push(seen);
                 })
                 .findings(&RULE)
                 .len()
@@ -324,9 +320,9 @@ mod tests {
     fn two_requests_in_a_row_are_both_counted() {
         // The template has two NICs that have not reached the guest yet.
         let waiting = |hotplug: Hotplug| {
-            hotplug.having(&["first", "second"]).instance(|instance| {
-                Arc::make_mut(&mut instance.nics).truncate(1);
-                survey(instance).nics.truncate(1);
+            hotplug.having(&["first", "second"]).vmi(|vmi| {
+                Arc::make_mut(&mut vmi.nics).truncate(1);
+                devices(vmi).nics.truncate(1);
             })
         };
         waiting(plug(2)).expect(&RULE, &Expect::Silent);
@@ -374,8 +370,8 @@ mod tests {
             let text = format!(
                 r#"{{"spec": {{"domain": {{{domain} "interfaces": [{{"name": "a", "masquerade": {{}}}}]}}}}}}}}"#
             );
-            let boot = Instance::from(&serde_json::from_str(&text).unwrap()).boot;
-            plug(count).instance(|instance| instance.boot = boot).findings(&RULE).len()
+            let boot = Vmi::from(&serde_json::from_str(&text).unwrap()).boot;
+            plug(count).vmi(|vmi| vmi.boot = boot).findings(&RULE).len()
         };
         assert_eq!(on(r#""machine": {"type": "pc"}, "devices": {"#, 20), 0);
         assert!(on(r#""machine": {"type": "pc"}, "devices": {"#, 40) > 0);

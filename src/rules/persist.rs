@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    annotations::persist::{KEY, Wish},
+    annotations::persist::{KEY, PersistRequest},
     api::{network::NadRef, review::ObjectKind},
     change::{Nic, View},
-    facts::{Fact, FactKind, Machine, nic::GuestNic},
+    facts::{Fact, FactKind, Vm, nic::GuestNic},
 };
 
 rule! {
@@ -42,8 +42,8 @@ fn check(case: &Case) -> Vec<Finding> {
     if change.subject.kind == ObjectKind::VirtualMachine {
         return if before == Some(text) { Vec::new() } else { vec![on_machine()] };
     }
-    let findings = match text.parse::<Wish>() {
-        Ok(wish) => judge(case, &wish, before.and_then(|before| before.parse().ok()).as_ref()),
+    let findings = match text.parse::<PersistRequest>() {
+        Ok(request) => evaluate(case, &request, before.and_then(|before| before.parse().ok()).as_ref()),
         Err(_) if before == Some(text) => Vec::new(),
         Err(malformed) => {
             vec![fault(
@@ -65,11 +65,12 @@ fn on_machine() -> Finding {
 }
 
 /// Judges what the change brings in: names that were not asked for before, and NICs that are added under the wish.
-fn judge(case: &Case, wish: &Wish, before: Option<&Wish>) -> Vec<Finding> {
+fn evaluate(case: &Case, request: &PersistRequest, before: Option<&PersistRequest>) -> Vec<Finding> {
     let was_asked = |name: &str| before.is_some_and(|before| before.covers(name));
-    let mut names: BTreeSet<&str> = wish.names().iter().map(String::as_str).filter(|name| !was_asked(name)).collect();
-    names.extend(case.change.nics.added.iter().map(|nic| nic.name).filter(|name| wish.covers(name)));
-    if names.is_empty() && (*wish != Wish::All || before == Some(wish)) {
+    let mut names: BTreeSet<&str> =
+        request.names().iter().map(String::as_str).filter(|name| !was_asked(name)).collect();
+    names.extend(case.change.nics.added.iter().map(|nic| nic.name).filter(|name| request.covers(name)));
+    if names.is_empty() && (*request != PersistRequest::All || before == Some(request)) {
         return Vec::new();
     }
     let owners = &case.change.after.metadata.owner_references;
@@ -78,28 +79,28 @@ fn judge(case: &Case, wish: &Wish, before: Option<&Wish>) -> Vec<Finding> {
         let fix = "take the annotation away, or make a VirtualMachine of it";
         return vec![fault(CauseType::Invalid, what, fix)];
     };
-    let machine = match &case.facts.machine {
-        Fact::Known(machine) => machine,
+    let vm = match &case.facts.vm {
+        Fact::Known(vm) => vm,
         Fact::Absent => {
             let what =
                 format!("the VirtualMachine {:?} is not there, and with it no template to keep a NIC in", &*owner.name);
             return vec![fault(CauseType::NotFound, what, "take the annotation away")];
         }
         Fact::Unknown => {
-            return vec![RULE.unknown(FactKind::Machine, "whether the VM's template can keep the NIC was not checked")];
+            return vec![RULE.unknown(FactKind::Vm, "whether the VM's template can keep the NIC was not checked")];
         }
     };
     let nics = case.change.after.nics();
-    names.iter().filter_map(|name| judge_nic(nics.get(name)?, machine, case.change.subject.namespace)).collect()
+    names.iter().filter_map(|name| judge_nic(nics.get(name)?, vm, case.change.subject.namespace)).collect()
 }
 
 /// Judges a NIC that the guest has; one that is still to come is judged when it comes.
-fn judge_nic(nic: &Nic, machine: &Machine, namespace: &str) -> Option<Finding> {
+fn judge_nic(nic: &Nic, vm: &Vm, namespace: &str) -> Option<Finding> {
     if nic.is_absent() {
         let what = format!("{:?} is being unplugged, and is not kept in the VM's template", nic.name);
         return Some(RULE.advice(field(), what));
     }
-    let there = machine.nics.iter().find(|there| &*there.name == nic.name)?;
+    let there = vm.nics.iter().find(|there| &*there.name == nic.name)?;
     let why = if !is_same_network(nic, there, namespace) {
         match &there.network {
             Some(network) => format!("on network {network:?}"),
@@ -186,7 +187,7 @@ mod tests {
             asking(annotation).on_vmi().owned_by("VirtualMachineInstanceReplicaSet").expect(&RULE, &FAULT);
             asking(annotation).on_vmi().owned_by("VirtualMachine").expect(&RULE, &FAULT);
             let unknown =
-                asking(annotation).on_vmi().owned_by("VirtualMachine").facts(|facts| facts.machine = Fact::Unknown);
+                asking(annotation).on_vmi().owned_by("VirtualMachine").facts(|facts| facts.vm = Fact::Unknown);
             unknown.expect(&RULE, &Expect::Unchecked);
         }
         Hotplug::of(NIC).on_vmi().expect(&RULE, &Expect::Silent);

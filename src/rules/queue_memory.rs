@@ -28,16 +28,16 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     if !case.is_new() {
-        let findings = case.each_plugged(&RULE, |_, instance| judge(case, instance.queues_per_nic));
+        let findings = case.each_plugged(&RULE, |_, vmi| evaluate(case, vmi.queues_per_nic));
         return findings.into_iter().take(1).collect();
     }
     // An instancetype may bring vCPUs that the template does not show; the VMI will show them.
     let view = &case.change.after;
     let queues = if view.is_expanded { None } else { queues_per_nic(view.guest) };
-    queues.and_then(|queues| judge(case, queues)).into_iter().collect()
+    queues.and_then(|queues| evaluate(case, queues)).into_iter().collect()
 }
 
-fn judge(case: &Case, queues_per_nic: u32) -> Option<Finding> {
+fn evaluate(case: &Case, queues_per_nic: u32) -> Option<Finding> {
     let view = &case.change.after;
     let is_counted = |interface: &&Interface| {
         let bindings = &interface.bindings;
@@ -68,10 +68,10 @@ mod tests {
     #[test]
     fn queues_are_counted_over_all_virtio_nics() {
         for (queues, expect) in [(0, Expect::Silent), (1, Expect::Silent), (32, Expect::Silent), (33, FAULT)] {
-            Hotplug::of(NIC).instance(|instance| instance.queues_per_nic = queues).expect(&RULE, &expect);
+            Hotplug::of(NIC).vmi(|vmi| vmi.queues_per_nic = queues).expect(&RULE, &expect);
         }
         let e1000e = Hotplug::of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#);
-        e1000e.instance(|instance| instance.queues_per_nic = 33).expect(&RULE, &Expect::Silent);
+        e1000e.vmi(|vmi| vmi.queues_per_nic = 33).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
     fn the_limit_is_a_setting() {
         let case = |limit: u32| {
             let settings = Settings::parse(&format!("queueMemory: {{maxQueues: {limit}}}"), &[]).unwrap();
-            Hotplug::of(NIC).instance(|instance| instance.queues_per_nic = 8).settings(settings)
+            Hotplug::of(NIC).vmi(|vmi| vmi.queues_per_nic = 8).settings(settings)
         };
         case(15).expect(&RULE, &FAULT);
         case(16).expect(&RULE, &Expect::Silent);

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::review::ObjectKind,
     change::Nic,
-    facts::{Fact, Instance, kubevirt::Rollout},
+    facts::{Fact, Vmi, kubevirt::Rollout},
 };
 
 rule! {
@@ -36,13 +36,13 @@ fn check(case: &Case) -> Vec<Finding> {
     if !is_vm || !is_staged {
         return Vec::new();
     }
-    let judge = |nic: &Nic, _: &Instance| {
+    let evaluate = |nic: &Nic, _: &Vmi| {
         let what =
             format!("the rollout strategy is Stage, yet KubeVirt changes {:?} of a running VM at once", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
     };
-    let plugged = case.each_plugged(&RULE, judge);
-    let unplugged = case.each_unplugged(&RULE, judge);
+    let plugged = case.each_plugged(&RULE, evaluate);
+    let unplugged = case.each_unplugged(&RULE, evaluate);
     plugged.into_iter().chain(unplugged).take(1).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::{
     },
     change::Change,
     facts::{
-        Attachment, Fact, Facts, Instance, KubeVirt, Machine,
+        Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::InPlace,
         nad::{Config, Lookup, Nad},
         vmi::SeenNic,
@@ -120,7 +120,7 @@ impl Hotplug {
             settings: Settings::default(),
         };
         hotplug.resource.spec.workload_update_strategy.workload_update_methods = vec!["LiveMigrate".to_owned()];
-        hotplug.facts.machine = Fact::Absent;
+        hotplug.facts.vm = Fact::Absent;
         hotplug.facts.isolation = Fact::Absent;
         hotplug.facts.nodes = Fact::Known(3);
         hotplug.facts.migration = Fact::Absent;
@@ -138,7 +138,7 @@ impl Hotplug {
             r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
-        self.facts.instance = Fact::Known(Arc::new(Instance::from(&serde_json::from_str(&vmi).unwrap())));
+        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
         self
     }
 
@@ -224,13 +224,13 @@ impl Hotplug {
     /// The guest's status shows one more NIC, with the interface that the pod has for it.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
         let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
-        self.instance(|instance| Arc::make_mut(&mut instance.seen).push(seen))
+        self.vmi(|vmi| Arc::make_mut(&mut vmi.seen).push(seen))
     }
 
     /// Other facts about the guest.
-    pub(crate) fn instance(mut self, change: impl FnOnce(&mut Instance)) -> Self {
-        if let Fact::Known(instance) = &mut self.facts.instance {
-            change(Arc::make_mut(instance));
+    pub(crate) fn vmi(mut self, change: impl FnOnce(&mut Vmi)) -> Self {
+        if let Fact::Known(vmi) = &mut self.facts.vmi {
+            change(Arc::make_mut(vmi));
         }
         self
     }
@@ -249,13 +249,13 @@ impl Hotplug {
 
     /// The VM does not run.
     pub(crate) fn stopped(mut self) -> Self {
-        self.facts.instance = Fact::Absent;
+        self.facts.vmi = Fact::Absent;
         self
     }
 
     /// Nobody may read VMIs.
     pub(crate) fn instance_unknown(mut self) -> Self {
-        self.facts.instance = Fact::Unknown;
+        self.facts.vmi = Fact::Unknown;
         self
     }
 
@@ -271,8 +271,8 @@ impl Hotplug {
             r#"{{"spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": {interfaces}}}}},
                 "networks": {networks}}}}}}}}}"#
         );
-        let machine = Machine::from(&serde_json::from_str(&vm).unwrap());
-        self.on_vmi().owned_by("VirtualMachine").facts(|facts| facts.machine = Fact::Known(Arc::new(machine)))
+        let vm = Vm::from(&serde_json::from_str(&vm).unwrap());
+        self.on_vmi().owned_by("VirtualMachine").facts(|facts| facts.vm = Fact::Known(Arc::new(vm)))
     }
 
     /// An object of this kind and of the same name owns the object.

@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::{review::ObjectKind, vm::Phase},
     change::NicDiff,
-    facts::{Fact, Instance},
+    facts::{Fact, Vmi},
 };
 
 rule! {
@@ -31,28 +31,28 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     // Without the guest nothing can be told, and rules that need it to run tell that already.
-    let Fact::Known(instance) = &case.facts.instance else { return Vec::new() };
-    if instance.is_live() {
-        return judge_start(case, instance);
+    let Fact::Known(vmi) = &case.facts.vmi else { return Vec::new() };
+    if vmi.is_live() {
+        return judge_start(case, vmi);
     }
     // A VM whose guest is over is not running: its template waits for the next one.
-    if case.change.subject.kind != ObjectKind::Instance {
+    if case.change.subject.kind != ObjectKind::Vmi {
         return Vec::new();
     }
-    let state = if instance.is_deleting { "is being deleted".to_owned() } else { format!("is {}", instance.phase) };
-    let judge = |nic| {
+    let state = if vmi.is_deleting { "is being deleted".to_owned() } else { format!("is {}", vmi.phase) };
+    let evaluate = |nic| {
         let what = format!("{:?} {state}: its NICs do not change any more", case.change.subject.name);
         RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
-    added.iter().chain(set_absent).map(judge).collect()
+    added.iter().chain(set_absent).map(evaluate).collect()
 }
 
-fn judge_start(case: &Case, instance: &Instance) -> Vec<Finding> {
-    if instance.phase == Phase::Running {
+fn judge_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
+    if vmi.phase == Phase::Running {
         return Vec::new();
     }
     let name = case.change.subject.name;
-    let what = format!("{name:?} is not running yet (phase {}): NICs change once it runs", instance.phase);
+    let what = format!("{name:?} is not running yet (phase {}): NICs change once it runs", vmi.phase);
     vec![RULE.advice(String::new(), what)]
 }
 
@@ -67,7 +67,7 @@ mod tests {
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
 
     fn in_phase(phase: Phase) -> Hotplug {
-        Hotplug::of(NIC).instance(|instance| instance.phase = phase)
+        Hotplug::of(NIC).vmi(|vmi| vmi.phase = phase)
     }
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
         const FAULT: Expect = Expect::Faults(&["spec.domain.devices.interfaces[1]"]);
         in_phase(Phase::Succeeded).on_vmi().expect(&RULE, &FAULT);
         in_phase(Phase::Failed).on_vmi().expect(&RULE, &FAULT);
-        Hotplug::of(NIC).instance(|instance| instance.is_deleting = true).on_vmi().expect(&RULE, &FAULT);
+        Hotplug::of(NIC).vmi(|vmi| vmi.is_deleting = true).on_vmi().expect(&RULE, &FAULT);
         in_phase(Phase::Running).on_vmi().expect(&RULE, &Expect::Silent);
     }
 

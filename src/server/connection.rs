@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use self::timeouts::{Phase, Pulse, Watched};
+use self::timeouts::{ConnectionTimeouts, Phase, TimedStream};
 use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
 
 /// TLS over TCP.
@@ -43,7 +43,7 @@ const LARGEST_HEADER: usize = 16 << 10;
 pub(super) struct Common {
     pub(super) limits: Limits,
     /// Whether the server has answered itself; until then nobody else is expected.
-    pub(super) is_proven: AtomicBool,
+    pub(super) self_check_passed: AtomicBool,
     tls: TlsAcceptor,
     http: http1::Builder,
     router: TowerToHyperService<Router>,
@@ -60,7 +60,7 @@ impl Common {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,
             router: TowerToHyperService::new(router),
-            is_proven: AtomicBool::new(false),
+            self_check_passed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             counts,
             failed_handshakes: LogLimit::new(),
@@ -116,7 +116,7 @@ async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Op
 fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
     common.counts.fail_handshake();
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let is_expected = !common.is_proven.load(Ordering::Relaxed);
+    let is_expected = !common.self_check_passed.load(Ordering::Relaxed);
     let Some(alert) = alert.filter(|_| !is_expected) else {
         tracing::debug!(%peer, %error, "no TLS handshake");
         return;
@@ -138,11 +138,11 @@ fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common
 
 /// Answers requests, one after the other.
 async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let pulse = Arc::new(Pulse::new(&common.limits, fastrand::u32(..)));
-    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&pulse)));
-    let service = Dialogue { common: Arc::clone(common), pulse: Arc::clone(&pulse) };
+    let timeouts = Arc::new(ConnectionTimeouts::new(&common.limits, fastrand::u32(..)));
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
+    let service = Dialogue { common: Arc::clone(common), timeouts: Arc::clone(&timeouts) };
     let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
-    let mut alarm = pin!(sleep_until(pulse.due()));
+    let mut alarm = pin!(sleep_until(timeouts.due()));
     let mut closing = pin!(closing);
     let mut is_closing = false;
 
@@ -153,13 +153,13 @@ async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiv
                 return Poll::Ready(());
             }
             is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
-            if is_closing && pulse.phase() == Phase::Idle {
+            if is_closing && timeouts.phase() == Phase::Idle {
                 connection.as_mut().graceful_shutdown();
-                pulse.leave();
+                timeouts.leave();
                 continue;
             }
             // The alarm is never set later than a request, and seldom reset: it may ring early, and is then set anew.
-            let due = pulse.due();
+            let due = timeouts.due();
             if due < alarm.deadline() {
                 alarm.as_mut().reset(due);
             }
@@ -170,12 +170,12 @@ async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiv
                 alarm.as_mut().reset(due);
                 continue;
             }
-            tracing::debug!(phase = ?pulse.phase(), "connection timed out");
-            if pulse.phase() != Phase::Idle {
+            tracing::debug!(phase = ?timeouts.phase(), "connection timed out");
+            if timeouts.phase() != Phase::Idle {
                 return Poll::Ready(());
             }
             connection.as_mut().graceful_shutdown();
-            pulse.leave();
+            timeouts.leave();
         }
     })
     .await;
@@ -184,14 +184,14 @@ async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiv
 /// The requests of one connection.
 struct Dialogue {
     common: Arc<Common>,
-    pulse: Arc<Pulse>,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
 impl Dialogue {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        let is_last = self.pulse.begin_request();
+        let is_last = self.timeouts.begin_request();
         let answer = self.common.router.call(request);
-        let (common, pulse) = (Arc::clone(&self.common), Arc::clone(&self.pulse));
+        let (common, timeouts) = (Arc::clone(&self.common), Arc::clone(&self.timeouts));
         async move {
             let mut response = answer.await?;
             // A handler closes the connection for one reason: there is more of the body to come.
@@ -199,7 +199,7 @@ impl Dialogue {
             if !unread && (is_last || common.draining.load(Ordering::Relaxed)) {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
-            pulse.begin_response(unread);
+            timeouts.begin_response(unread);
             Ok(response)
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    admission::{Answer, Endpoint, Gist, Outcome, verdict::sets::RuleSet},
+    admission::{Answer, Decision, DecisionLabels, Endpoint, verdict::sets::RuleSet},
     api::review::{ObjectKind, Operation},
     facts::FactKind,
 };
@@ -38,8 +38,8 @@ struct Numbers {
 impl Counts {
     /// How many requests had an outcome since the start.
     #[must_use]
-    pub fn of(&self, outcome: Outcome) -> u64 {
-        Series::all().filter(|series| series.outcome == outcome).map(|series| self.of_series(series)).sum()
+    pub fn of(&self, decision: Decision) -> u64 {
+        Series::all().filter(|series| series.decision == decision).map(|series| self.of_series(series)).sum()
     }
 
     pub(super) fn of_series(&self, series: Series) -> u64 {
@@ -84,8 +84,8 @@ impl Counts {
 
     /// Counts an answer that took so long.
     pub(super) fn add(&self, endpoint: Endpoint, answer: &Answer, took: Duration) {
-        let Gist { kind, operation, denied_by, warned_by, unknown } = answer.gist;
-        self.0.requests.add(Series { endpoint, kind, operation, outcome: answer.outcome }.place());
+        let DecisionLabels { kind, operation, denied_by, warned_by, unknown } = answer.labels;
+        self.0.requests.add(Series { endpoint, kind, operation, decision: answer.decision }.place());
         self.durations(endpoint).add(took);
         denied_by.places().for_each(|place| self.0.denied_by.add(place));
         warned_by.places().for_each(|place| self.0.warned_by.add(place));
@@ -122,18 +122,18 @@ pub(super) struct Series {
     pub(super) endpoint: Endpoint,
     pub(super) kind: ObjectKind,
     pub(super) operation: Operation,
-    pub(super) outcome: Outcome,
+    pub(super) decision: Decision,
 }
 
 impl Series {
-    const COUNT: usize = Endpoint::ALL.len() * ObjectKind::ALL.len() * Operation::ALL.len() * Outcome::ALL.len();
+    const COUNT: usize = Endpoint::ALL.len() * ObjectKind::ALL.len() * Operation::ALL.len() * Decision::ALL.len();
 
     /// Every combination, those that cannot be included.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Endpoint::ALL.into_iter().flat_map(|endpoint| {
             ObjectKind::ALL.into_iter().flat_map(move |kind| {
                 Operation::ALL.into_iter().flat_map(move |operation| {
-                    Outcome::ALL.into_iter().map(move |outcome| Self { endpoint, kind, operation, outcome })
+                    Decision::ALL.into_iter().map(move |decision| Self { endpoint, kind, operation, decision })
                 })
             })
         })
@@ -143,20 +143,20 @@ impl Series {
     pub(super) fn is_expected(self) -> bool {
         let is_judged =
             self.kind != ObjectKind::Other && matches!(self.operation, Operation::Create | Operation::Update);
-        match self.outcome {
-            Outcome::Malformed => self.kind == ObjectKind::Other && self.operation == Operation::Other,
-            Outcome::Unhandled => true,
-            Outcome::Allowed => is_judged,
-            Outcome::Denied | Outcome::Warned => is_judged && self.endpoint == Endpoint::Validate,
-            Outcome::Patched => is_judged && self.endpoint == Endpoint::Mutate,
+        match self.decision {
+            Decision::Malformed => self.kind == ObjectKind::Other && self.operation == Operation::Other,
+            Decision::Unhandled => true,
+            Decision::Allowed => is_judged,
+            Decision::Denied | Decision::Warned => is_judged && self.endpoint == Endpoint::Validate,
+            Decision::Patched => is_judged && self.endpoint == Endpoint::Mutate,
         }
     }
 
     fn place(self) -> usize {
-        let Self { endpoint, kind, operation, outcome } = self;
+        let Self { endpoint, kind, operation, decision } = self;
         let place = endpoint as usize * ObjectKind::ALL.len() + kind as usize;
         let place = place * Operation::ALL.len() + operation as usize;
-        place * Outcome::ALL.len() + outcome as usize
+        place * Decision::ALL.len() + decision as usize
     }
 }
 
@@ -295,20 +295,20 @@ mod tests {
     #[test]
     fn each_answer_is_counted_by_itself() {
         let counts = Counts::default();
-        let gist = Gist {
+        let labels = DecisionLabels {
             kind: ObjectKind::Pool,
             operation: Operation::Update,
             denied_by: RuleSet::NONE,
             warned_by: RuleSet::NONE,
             unknown: FactSet::NONE,
         };
-        for (times, outcome) in Outcome::ALL.into_iter().enumerate() {
-            let answer = Answer { status: 200, body: Vec::new(), outcome, gist };
+        for (times, decision) in Decision::ALL.into_iter().enumerate() {
+            let answer = Answer { status: 200, body: Vec::new(), decision, labels };
             for _ in 0..times {
                 counts.add(Endpoint::Mutate, &answer, Duration::ZERO);
             }
         }
-        assert_eq!(Outcome::ALL.map(|outcome| counts.of(outcome)), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(Decision::ALL.map(|decision| counts.of(decision)), [0, 1, 2, 3, 4, 5]);
         let counted = Series::all().filter(|series| counts.of_series(*series) > 0);
         assert!(counted.into_iter().all(|it| it.kind == ObjectKind::Pool && it.endpoint == Endpoint::Mutate));
     }

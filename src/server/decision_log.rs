@@ -13,7 +13,7 @@ use hyper::HeaderMap;
 use tracing::Level;
 
 use crate::{
-    admission::{Answer, Endpoint, Outcome},
+    admission::{Answer, Decision, Endpoint},
     api::review::Request,
     telemetry::spans::{Span, Spans, context::TraceContext},
 };
@@ -50,35 +50,35 @@ pub(super) fn tell<'b>(
     took: Duration,
     trace: Option<&Trace>,
 ) {
-    let decision = LazyCell::new(|| Decision::of(head, answer));
-    log(endpoint, &decision, answer.outcome, took);
+    let entry = LazyCell::new(|| LogEntry::of(head, answer));
+    log(endpoint, &entry, answer.decision, took);
     if let Some(Trace { spans, parent }) = trace {
-        spans.send(decision.span(endpoint, answer.outcome, took, *parent));
+        spans.send(entry.span(endpoint, answer.decision, took, *parent));
     }
 }
 
 /// Plainly allowed are most, and they are seldom of interest.
-fn log(endpoint: Endpoint, decision: &LazyCell<Decision, impl FnOnce() -> Decision>, outcome: Outcome, took: Duration) {
+fn log(endpoint: Endpoint, entry: &LazyCell<LogEntry, impl FnOnce() -> LogEntry>, decision: Decision, took: Duration) {
     macro_rules! line {
         ($level:expr) => {
             if tracing::enabled!(target: TARGET, $level) {
-                let Decision { uid, user, object, operation, rules } = &**decision;
+                let LogEntry { uid, user, object, operation, rules } = &**entry;
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                let (endpoint, verdict) = (endpoint.as_str(), outcome.as_str());
+                let (endpoint, decision) = (endpoint.as_str(), decision.as_str());
                 tracing::event!(
-                    target: TARGET, $level, uid, user, object, operation, endpoint, verdict, rules, micros, "decided"
+                    target: TARGET, $level, uid, user, object, operation, endpoint, decision, rules, micros, "decided"
                 );
             }
         };
     }
-    match outcome {
-        Outcome::Denied | Outcome::Patched | Outcome::Warned => line!(Level::INFO),
-        Outcome::Allowed | Outcome::Malformed | Outcome::Unhandled => line!(Level::DEBUG),
+    match decision {
+        Decision::Denied | Decision::Patched | Decision::Warned => line!(Level::INFO),
+        Decision::Allowed | Decision::Malformed | Decision::Unhandled => line!(Level::DEBUG),
     }
 }
 
 /// A decision, in words.
-struct Decision {
+struct LogEntry {
     /// Of the request.
     uid: String,
     /// Who made it.
@@ -91,9 +91,9 @@ struct Decision {
     rules: String,
 }
 
-impl Decision {
+impl LogEntry {
     fn of(request: &Request, answer: &Answer) -> Self {
-        let ids: Vec<&str> = answer.gist.denied_by.and(answer.gist.warned_by).ids().collect();
+        let ids: Vec<&str> = answer.labels.denied_by.and(answer.labels.warned_by).ids().collect();
         Self {
             uid: cut(&request.uid).to_owned(),
             user: cut(&request.user_info.username).to_owned(),
@@ -104,7 +104,7 @@ impl Decision {
     }
 
     /// The same as a span that ends now.
-    fn span(&self, endpoint: Endpoint, outcome: Outcome, took: Duration, parent: Option<TraceContext>) -> Span {
+    fn span(&self, endpoint: Endpoint, decision: Decision, took: Duration, parent: Option<TraceContext>) -> Span {
         let Self { uid, user, object, operation, rules } = self;
         let end = SystemTime::now();
         Span {
@@ -118,7 +118,7 @@ impl Decision {
                 ("nicplug.object", object.clone()),
                 ("nicplug.operation", operation.clone()),
                 ("nicplug.endpoint", endpoint.as_str().to_owned()),
-                ("nicplug.verdict", outcome.as_str().to_owned()),
+                ("nicplug.decision", decision.as_str().to_owned()),
                 ("nicplug.rules", rules.clone()),
             ],
         }
@@ -161,9 +161,9 @@ mod tests {
             "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"}, "namespace": "demo",
             "name": "vm", "subResource": "", "userInfo": {"username": "alice"}, "object": {"spec": {"template": {"spec":
             {"networks": [{"name": "a", "pod": {}}, {"name": "a", "pod": {}}]}}}}}}"#;
-        let answer = Reviewer::new(Arc::new(NoFacts), Settings::default()).answer(Endpoint::Validate, body);
-        let of = |body: &[u8]| Decision::of(&review::head(body).unwrap_or_default(), &answer);
-        let Decision { uid, user, object, operation, rules } = of(body);
+        let answer = Reviewer::new(Arc::new(NoFacts), Settings::default()).review(Endpoint::Validate, body);
+        let of = |body: &[u8]| LogEntry::of(&review::head(body).unwrap_or_default(), &answer);
+        let LogEntry { uid, user, object, operation, rules } = of(body);
         assert_eq!([uid.as_str(), &user, &object, &operation], ["u-1", "alice", "VirtualMachine demo/vm", "CREATE"]);
         assert!(rules.contains("NP001"), "{rules}");
         let malformed = of(b"{");

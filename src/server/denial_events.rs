@@ -10,29 +10,29 @@ use std::{
 
 use super::decision_log::Head;
 use crate::{
-    admission::{Answer, Denial, Outcome},
+    admission::{Answer, Decision, Denial},
     api::review::{ObjectKind, Request},
     change::Change,
     cluster::cache::Cache,
-    k8s::events::{Letter, Loss, Outbox, Tale, Throttle},
+    k8s::events::{DropReason, EventQueue, EventReason, PendingEvent, RateLimiter},
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 
 /// Hears of every denial, and tells those of KubeVirt's own components.
-pub(super) struct Herald {
+pub(super) struct DenialEvents {
     cache: Arc<Cache>,
-    outbox: Outbox,
-    throttle: Mutex<Throttle>,
+    queue: EventQueue,
+    rate_limiter: Mutex<RateLimiter>,
 }
 
-impl Herald {
-    pub(super) fn new(cache: Arc<Cache>, outbox: Outbox) -> Self {
-        Self { cache, outbox, throttle: Mutex::default() }
+impl DenialEvents {
+    pub(super) fn new(cache: Arc<Cache>, queue: EventQueue) -> Self {
+        Self { cache, queue, rate_limiter: Mutex::default() }
     }
 
     /// Hears the answer to a body. Any but a denial costs nothing, and that of a person little.
     pub(super) fn hear<'b>(&self, head: &Head<'b, impl FnOnce() -> Request<'b>>, body: &'b [u8], answer: &Answer) {
-        let is_news = answer.outcome == Outcome::Denied && !head.dry_run;
+        let is_news = answer.decision == Decision::Denied && !head.dry_run;
         if is_news && self.cache.is_of_kubevirt(&head.user_info.username) {
             Denial::of(body, answer, |denial| self.tell(denial));
         }
@@ -44,11 +44,11 @@ impl Herald {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
         let is_admitted =
-            self.throttle.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
+            self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
-            self.outbox.hand_in(Letter { tale: Tale::InterfaceRefused, object, related, note });
+            self.queue.hand_in(PendingEvent { tale: EventReason::InterfaceRefused, object, related, note });
         } else {
-            self.outbox.drop_one(Loss::Rate);
+            self.queue.drop_one(DropReason::Rate);
         }
     }
 }
@@ -75,7 +75,7 @@ fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference
     let itself = reference(&subject.gvk.kind, subject.name, &metadata.uid);
     match subject.kind {
         ObjectKind::VirtualMachine => Some((itself, None)),
-        ObjectKind::Instance => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
+        ObjectKind::Vmi => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
             Some(owner) => Some((reference(&owner.kind, &owner.name, &owner.uid), Some(itself))),
             // One that is still to be named can be told of nowhere.
             None => (!subject.name.is_empty()).then_some((itself, None)),
@@ -107,16 +107,15 @@ mod tests {
     fn it_is_told_on_the_vm_if_there_is_one() {
         let owned = json!([{"kind": "VirtualMachine", "name": "vm", "uid": "1"}]);
         let vm = json!(["kubevirt.io/v1", "VirtualMachine", "vm", "1"]);
-        let (vmi, instance) =
-            ("VirtualMachineInstance", json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", "2"]));
+        let (kind, vmi) = ("VirtualMachineInstance", json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", "2"]));
         assert_eq!(told_on("VirtualMachine", &json!({"name": "vm", "uid": "1"})), Some([vm.clone(), Value::Null]));
         let metadata = json!({"name": "vm", "uid": "2", "ownerReferences": owned});
-        assert_eq!(told_on(vmi, &metadata), Some([vm, instance.clone()]));
-        assert_eq!(told_on(vmi, &json!({"name": "vm", "uid": "2"})), Some([instance, Value::Null]));
+        assert_eq!(told_on(kind, &metadata), Some([vm, vmi.clone()]));
+        assert_eq!(told_on(kind, &json!({"name": "vm", "uid": "2"})), Some([vmi, Value::Null]));
         // What is being made has no uid yet.
         let unborn = json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", null]);
-        assert_eq!(told_on(vmi, &json!({"name": "vm"})), Some([unborn, Value::Null]));
-        assert_eq!(told_on(vmi, &json!({"name": ""})), None);
+        assert_eq!(told_on(kind, &json!({"name": "vm"})), Some([unborn, Value::Null]));
+        assert_eq!(told_on(kind, &json!({"name": ""})), None);
         assert_eq!(told_on("VirtualMachineInstanceReplicaSet", &json!({"name": "set"})), None);
     }
 }

@@ -32,8 +32,8 @@ use tokio::{
 
 use super::metrics::{self, Metrics};
 use crate::{
-    cluster::watch::{Record, State as Facts},
-    controllers::webhook_activation::Called,
+    cluster::watch::{State as Facts, WatchStatus},
+    controllers::webhook_activation::Activation,
 };
 
 /// Enough for probes, scrapes of a port, and a person or two.
@@ -62,7 +62,7 @@ pub enum Health {
 /// Where the health of a check comes from.
 enum Source {
     /// It is told when it changes.
-    Told(Health),
+    LogOnce(Health),
     /// It is asked for when somebody wants to know.
     Asked(Box<dyn Fn() -> Health + Send>),
 }
@@ -70,7 +70,7 @@ enum Source {
 impl Source {
     fn health(&self) -> Health {
         match self {
-            Self::Told(health) => health.clone(),
+            Self::LogOnce(health) => health.clone(),
             Self::Asked(ask) => ask(),
         }
     }
@@ -80,7 +80,7 @@ impl Readiness {
     /// Adds a check that fails for `reason` until it is passed. Names are unique: `webhook`, `certificate`, …
     pub fn add(&self, name: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Check {
         let mut checks = self.lock();
-        checks.push((name.into(), Source::Told(Health::Bad(reason.into()))));
+        checks.push((name.into(), Source::LogOnce(Health::Bad(reason.into()))));
         Check { index: checks.len() - 1, readiness: self.clone() }
     }
 
@@ -145,14 +145,14 @@ impl Check {
 
     fn set(&self, health: Health) {
         if let Some((_, source)) = self.readiness.lock().get_mut(self.index) {
-            *source = Source::Told(health);
+            *source = Source::LogOnce(health);
         }
     }
 }
 
 /// How the watch of a kind is doing. Facts that are stale or unknown do not keep requests away: an answer from memory,
 /// or a warning of what could not be checked, is better than none.
-pub(super) fn of_watch(record: &Record) -> Health {
+pub(super) fn of_watch(record: &WatchStatus) -> Health {
     let (state, lasted) = record.state();
     let lasted = lasted.as_secs();
     match state {
@@ -166,11 +166,11 @@ pub(super) fn of_watch(record: &Record) -> Health {
 }
 
 /// Whether the API server calls. That it does not keeps no request away.
-pub(super) fn of_calls(called: &Called) -> Health {
+pub(super) fn of_calls(called: &Activation) -> Health {
     match called {
-        Called::Yes => Health::Good,
-        Called::NotYet(reason) => Health::Fair(format!("the API server does not call yet: {reason}").into()),
-        Called::No(reason) => Health::Fair(format!("the API server does not call: {reason}").into()),
+        Activation::Yes => Health::Good,
+        Activation::NotYet(reason) => Health::Fair(format!("the API server does not call yet: {reason}").into()),
+        Activation::No(reason) => Health::Fair(format!("the API server does not call: {reason}").into()),
     }
 }
 

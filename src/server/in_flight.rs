@@ -26,17 +26,17 @@ impl InFlight {
     }
 
     /// A place for one request until the return value is dropped; `None` when all are taken.
-    pub(super) fn enter(&self) -> Option<Place<'_>> {
-        let place = Place(self);
+    pub(super) fn enter(&self) -> Option<Permit<'_>> {
+        let place = Permit(self);
         let others = self.count.fetch_add(1, Ordering::Relaxed);
         (others < self.limit).then_some(place)
     }
 }
 
 /// One request in flight.
-pub(super) struct Place<'a>(&'a InFlight);
+pub(super) struct Permit<'a>(&'a InFlight);
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
     }

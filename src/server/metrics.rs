@@ -24,24 +24,24 @@ use self::process::Process;
 use super::{
     counts::{Counts, Histogram, Refusal, Series},
     in_flight::InFlight,
-    recheck::{Looks, Upshot},
+    recheck::{RecheckCounts, RecheckResult},
     reload::settings::Tally,
-    tls::Shown,
+    tls::CertResolver,
 };
 use crate::{
     admission::Endpoint,
     cluster::{
         cache::Cache,
-        watch::{Mishap, State, Status},
+        watch::{State, Status, WatchError},
     },
     controllers::{
-        persist::{Setback, Standing},
-        webhook_activation::Called,
+        persist::{PersistStatus, ReconcileError},
+        webhook_activation::Activation,
     },
     facts::FactKind,
-    k8s::events::{self, Outbox},
+    k8s::events::{self, EventQueue},
     rules::RULES,
-    telemetry::spans::{Loss, Spans},
+    telemetry::spans::{DropReason, Spans},
 };
 
 /// OpenMetrics, which every Prometheus since 2.5 reads.
@@ -64,7 +64,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// The metrics that every server has.
-    pub(super) fn new(counts: Counts, in_flight: Arc<InFlight>, shown: Shown) -> Self {
+    pub(super) fn new(counts: Counts, in_flight: Arc<InFlight>, shown: CertResolver) -> Self {
         let Self { mut own, mut common } = Self::default();
         own.register_collector(Box::new(Build));
         own.register_collector(Box::new(Requests { counts: counts.clone(), in_flight }));
@@ -81,17 +81,17 @@ impl Metrics {
     }
 
     /// Adds those of denials that were checked at the cluster.
-    pub(super) fn add_looks(&mut self, looks: Looks) {
-        self.own.register_collector(Box::new(looks));
+    pub(super) fn add_recheck_counts(&mut self, recheck_counts: RecheckCounts) {
+        self.own.register_collector(Box::new(recheck_counts));
     }
 
     /// Adds those of the mirroring of NICs.
-    pub(super) fn add_mirroring(&mut self, standing: Standing) {
-        self.own.register_collector(Box::new(Mirroring(standing)));
+    pub(super) fn add_mirroring(&mut self, status: PersistStatus) {
+        self.own.register_collector(Box::new(Mirroring(status)));
     }
 
     /// Adds that of the API server's calls.
-    pub(super) fn add_calls(&mut self, called: watch::Receiver<Called>) {
+    pub(super) fn add_calls(&mut self, called: watch::Receiver<Activation>) {
         self.own.register_collector(Box::new(Calls(called)));
     }
 
@@ -101,8 +101,8 @@ impl Metrics {
     }
 
     /// Adds those of events.
-    pub(super) fn add_events(&mut self, outbox: Outbox) {
-        self.own.register_collector(Box::new(outbox));
+    pub(super) fn add_events(&mut self, queue: EventQueue) {
+        self.own.register_collector(Box::new(queue));
     }
 
     /// Adds those of a settings file.
@@ -190,7 +190,7 @@ impl Collector for Requests {
                 ("endpoint", series.endpoint.as_str()),
                 ("kind", series.kind.as_str()),
                 ("operation", series.operation.as_str()),
-                ("verdict", series.outcome.as_str()),
+                ("verdict", series.decision.as_str()),
             ];
             (labels, ConstCounter::new(count))
         });
@@ -267,7 +267,7 @@ impl Collector for Connections {
 }
 
 #[derive(Debug)]
-struct Certificates(Shown);
+struct Certificates(CertResolver);
 
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
@@ -287,18 +287,18 @@ impl Collector for Certificates {
 }
 
 #[derive(Debug)]
-struct Mirroring(Standing);
+struct Mirroring(PersistStatus);
 
 impl Collector for Mirroring {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Standing { pending, progress, leads } = &self.0;
+        let PersistStatus { pending, progress, leads } = &self.0;
         let about = ("persist_pending", "Objects that ask for a NIC to be kept in the template of a VM");
         single(&mut encoder, about, MetricType::Gauge, &gauge(pending.len()))?;
         let done = ConstCounter::new(progress.mirrored());
         let about = ("persist_done", "NICs that were written into a template");
         single(&mut encoder, about, MetricType::Counter, &done)?;
-        let failed =
-            Setback::ALL.map(|reason| ([("reason", reason.as_str())], ConstCounter::new(progress.setbacks(reason))));
+        let failed = ReconcileError::ALL
+            .map(|reason| ([("reason", reason.as_str())], ConstCounter::new(progress.setbacks(reason))));
         let about =
             ("persist_failed", "Visits of an object that asks which did not do what they were for, by the reason");
         family(&mut encoder, about, MetricType::Counter, failed)?;
@@ -308,11 +308,11 @@ impl Collector for Mirroring {
 }
 
 #[derive(Debug)]
-struct Calls(watch::Receiver<Called>);
+struct Calls(watch::Receiver<Activation>);
 
 impl Collector for Calls {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let is_called = *self.0.borrow() == Called::Yes;
+        let is_called = *self.0.borrow() == Activation::Yes;
         let about = ("called", "Whether the API server calls the webhooks: 1 if so");
         single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(is_called)))
     }
@@ -323,26 +323,27 @@ impl Collector for Spans {
         let exported = ConstCounter::new(self.exported());
         let about = ("spans_exported", "Spans of requests that the collector has taken");
         single(&mut encoder, about, MetricType::Counter, &exported)?;
-        let lost = Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.lost(loss))));
+        let lost = DropReason::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.lost(loss))));
         let about = ("spans_lost", "Spans of requests that were lost, by the reason");
         family(&mut encoder, about, MetricType::Counter, lost)
     }
 }
 
-impl Collector for Outbox {
+impl Collector for EventQueue {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let about = ("events_sent", "Events written on guests and on the own pod");
         single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(self.sent()))?;
         let dropped =
-            events::Loss::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.dropped(loss))));
+            events::DropReason::ALL.map(|loss| ([("reason", loss.as_str())], ConstCounter::new(self.dropped(loss))));
         let about = ("events_dropped", "Events that were not written, by reason");
         family(&mut encoder, about, MetricType::Counter, dropped)
     }
 }
 
-impl Collector for Looks {
+impl Collector for RecheckCounts {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let values = Upshot::ALL.map(|result| ([("result", result.as_str())], ConstCounter::new(self.of(result))));
+        let values =
+            RecheckResult::ALL.map(|result| ([("result", result.as_str())], ConstCounter::new(self.of(result))));
         let about =
             ("second_looks", "Answers that were checked at the cluster before they were given, by what came of it");
         family(&mut encoder, about, MetricType::Counter, values)
@@ -369,18 +370,18 @@ impl Collector for Facts {
         family(&mut encoder, ("facts_objects", "Objects that are known"), MetricType::Gauge, objects)?;
 
         let silences = records().filter_map(|record| {
-            let silence = record.silence()?.as_secs_f64();
-            Some(([("kind", record.kind.kind())], ConstGauge::new(silence)))
+            let time_since_last_event = record.time_since_last_event()?.as_secs_f64();
+            Some(([("kind", record.kind.kind())], ConstGauge::new(time_since_last_event)))
         });
         let about = ("facts_silence_seconds", "Since the API server was last heard of: an object or a bookmark");
         family(&mut encoder, about, MetricType::Gauge, silences)?;
 
         let mishaps = records().flat_map(|record| {
-            let of = |mishap: Mishap| {
+            let of = |mishap: WatchError| {
                 let labels = [("kind", record.kind.kind()), ("error", mishap.as_str())];
                 (labels, ConstCounter::new(record.count(mishap)))
             };
-            Mishap::ALL.map(of)
+            WatchError::ALL.map(of)
         });
         let about = ("facts_errors", "What has happened to watches, by kind of object and of error");
         family(&mut encoder, about, MetricType::Counter, mishaps)
@@ -396,10 +397,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Outcome, Reviewer},
+        admission::{Decision, Reviewer},
         certificates::{self, Host},
         cluster::{
-            persist_queue::{Asker, Pending},
+            persist_queue::{ObjectRef, Pending},
             store::Store,
         },
         controllers::persist::Progress,
@@ -432,14 +433,14 @@ mod tests {
         let pair = Pair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
         let status = Status::default();
-        status.records().for_each(|record| record.hear());
+        status.records().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
-        metrics.add_looks(Looks::default());
+        metrics.add_recheck_counts(RecheckCounts::default());
         let leads = watch::Sender::new(true).subscribe();
-        metrics.add_mirroring(Standing { pending: pending.clone(), progress: Progress::default(), leads });
-        metrics.add_events(Outbox::unsent());
+        metrics.add_mirroring(PersistStatus { pending: pending.clone(), progress: Progress::default(), leads });
+        metrics.add_events(EventQueue::unsent());
         metrics.add_settings(Tally::default());
-        metrics.add_calls(watch::Sender::new(Called::Yes).subscribe());
+        metrics.add_calls(watch::Sender::new(Activation::Yes).subscribe());
         metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
         Everything { metrics, counts, in_flight, pending }
     }
@@ -482,14 +483,14 @@ mod tests {
     fn what_happens_is_shown_where_it_belongs() {
         let Everything { metrics, counts, in_flight, pending } = everything();
         let answer =
-            Reviewer::new(Arc::new(NoFacts), Settings::default()).answer(Endpoint::Validate, REVIEW.as_bytes());
-        assert_eq!(answer.outcome, Outcome::Denied);
+            Reviewer::new(Arc::new(NoFacts), Settings::default()).review(Endpoint::Validate, REVIEW.as_bytes());
+        assert_eq!(answer.decision, Decision::Denied);
         counts.add(Endpoint::Validate, &answer, Duration::from_micros(30));
         counts.refuse(Refusal::BodyLate);
         counts.fail_handshake();
         let _open = counts.open_connection();
         let _place = in_flight.enter();
-        pending.set(Asker::machine("demo", "vm"), true);
+        pending.set(ObjectRef::vm("demo", "vm"), true);
         let text = metrics.text();
         for line in [
             "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",verdict=\"denied\"} 1",

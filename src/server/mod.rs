@@ -44,24 +44,24 @@ use tokio::{
 
 use self::{
     connection::{Common, threads::Connections},
-    denial_events::Herald,
+    denial_events::DenialEvents,
     health::{Check, Readiness},
     in_flight::{Backoff, InFlight},
     metrics::Metrics,
-    recheck::SecondLook,
-    routes::Desk,
-    self_check::{Probe, Proof},
-    tls::{ClientAuthorities, Shown, TlsError},
+    recheck::Rechecker,
+    routes::AppState,
+    self_check::{SelfCheck, SelfCheckResult},
+    tls::{CertResolver, ClientAuthorities, TlsError},
 };
 pub use self::{
     counts::Counts,
     limits::{Drain, LimitError, Limits},
 };
 use crate::{
-    admission::{Outcome, Reviewer},
+    admission::{Decision, Reviewer},
     cluster::watch::Watches,
-    controllers::{persist::Standing, webhook_activation::Called},
-    k8s::events::Outbox,
+    controllers::{persist::PersistStatus, webhook_activation::Activation},
+    k8s::events::EventQueue,
     telemetry::spans::Spans,
 };
 
@@ -73,7 +73,7 @@ pub struct Config {
     /// Where `/livez`, `/readyz` and `/metrics` are, in plain HTTP; `None` for no such listener.
     pub health_listen: Option<SocketAddr>,
     /// The certificate to show; a clone of it can replace the pair while the server runs.
-    pub certificate: Shown,
+    pub certificate: CertResolver,
     /// When given, a client has to show a certificate signed by one of these.
     pub client_authorities: Option<ClientAuthorities>,
     /// Bounds of connections and requests.
@@ -84,11 +84,11 @@ pub struct Config {
     /// are, and looks at the cluster again before it gives a denial that facts have a part in.
     pub watches: Option<Watches>,
     /// Where denials are handed in that a controller of KubeVirt met, with `watches`.
-    pub events: Option<Outbox>,
+    pub events: Option<EventQueue>,
     /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
-    pub mirroring: Option<Standing>,
+    pub mirroring: Option<PersistStatus>,
     /// Whether the API server calls the webhooks, if this process has a say in it: that is shown.
-    pub calls: Option<watch::Receiver<Called>>,
+    pub calls: Option<watch::Receiver<Activation>>,
     /// Where the span of each request goes, if anywhere.
     pub spans: Option<Spans>,
 }
@@ -97,7 +97,7 @@ impl Config {
     /// The least that a server can be told: it listens on a free port of loopback, has no health listener and no
     /// cluster, and takes the limits that are the default.
     #[must_use]
-    pub fn new(certificate: Shown) -> Self {
+    pub fn new(certificate: CertResolver) -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             health_listen: None,
@@ -125,7 +125,7 @@ pub struct Server {
     readiness: Readiness,
     serving: Check,
     metrics: Metrics,
-    probe: Probe,
+    self_check: SelfCheck,
     drain: Drain,
     _watches: Option<Watches>,
 }
@@ -139,7 +139,7 @@ impl Server {
         limits::check(&config.limits, &config.drain)?;
         let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, .. } = config;
         let (watches, events, spans) = (config.watches, config.events, config.spans);
-        let probe = Probe::new(certificate.clone(), client_authorities.is_some());
+        let self_check = SelfCheck::new(certificate.clone(), client_authorities.is_some());
         let counts = Counts::default();
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), certificate.clone());
@@ -151,19 +151,19 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let second_look = watches.as_ref().map(|watches| {
+        let rechecker = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
             for record in watches.status().records() {
                 let record = Arc::clone(record);
                 readiness.ask(format!("facts/{}", record.kind), move || health::of_watch(&record));
             }
-            SecondLook::new(watches.client().clone())
+            Rechecker::new(watches.client().clone())
         });
-        if let Some(second_look) = &second_look {
-            metrics.add_looks(second_look.looks().clone());
+        if let Some(rechecker) = &rechecker {
+            metrics.add_recheck_counts(rechecker.counts().clone());
         }
-        if let Some(outbox) = &events {
-            metrics.add_events(outbox.clone());
+        if let Some(queue) = &events {
+            metrics.add_events(queue.clone());
         }
         if let Some(mirroring) = config.mirroring {
             metrics.add_mirroring(mirroring);
@@ -175,12 +175,12 @@ impl Server {
         if let Some(spans) = &spans {
             metrics.add_spans(spans.clone());
         }
-        let herald =
-            watches.as_ref().zip(events).map(|(watches, outbox)| Herald::new(Arc::clone(watches.cache()), outbox));
-        let router = routes::router(Desk {
+        let denial_events =
+            watches.as_ref().zip(events).map(|(watches, queue)| DenialEvents::new(Arc::clone(watches.cache()), queue));
+        let router = routes::router(AppState {
             reviewer,
-            second_look,
-            herald,
+            rechecker,
+            denial_events,
             counts: counts.clone(),
             in_flight,
             spans,
@@ -199,7 +199,7 @@ impl Server {
             readiness,
             serving,
             metrics,
-            probe,
+            self_check,
             drain,
             _watches: watches,
         })
@@ -249,11 +249,16 @@ impl Server {
             health.spawn(health::serve(listener, self.readiness.clone(), metrics));
         }
         tracing::info!(address = %self.address, "serving");
-        let mut proof = JoinSet::new();
-        proof.spawn(prove(self.probe.clone(), self.address, Arc::clone(&self.common), self.serving.clone()));
+        let mut self_checks = JoinSet::new();
+        self_checks.spawn(run_self_check(
+            self.self_check.clone(),
+            self.address,
+            Arc::clone(&self.common),
+            self.serving.clone(),
+        ));
         self.accept_until(shutdown).await;
         // Whatever it would have said no longer holds.
-        proof.shutdown().await;
+        self_checks.shutdown().await;
 
         let deadline = Instant::now() + self.drain.deadline;
         // In this order: whoever has seen that we are not ready gets answers that close.
@@ -274,14 +279,14 @@ impl Server {
         if time::timeout_at(deadline, self.connections.all_ended()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "cut off at the deadline");
         }
-        let count = |outcome| self.counts.of(outcome);
+        let count = |decision| self.counts.of(decision);
         tracing::info!(
-            allowed = count(Outcome::Allowed),
-            denied = count(Outcome::Denied),
-            malformed = count(Outcome::Malformed),
-            patched = count(Outcome::Patched),
-            unhandled = count(Outcome::Unhandled),
-            warned = count(Outcome::Warned),
+            allowed = count(Decision::Allowed),
+            denied = count(Decision::Denied),
+            malformed = count(Decision::Malformed),
+            patched = count(Decision::Patched),
+            unhandled = count(Decision::Unhandled),
+            warned = count(Decision::Warned),
             "stopped"
         );
     }
@@ -318,12 +323,12 @@ impl Server {
 
 /// Passes the check when the server has answered itself: a replica that is ready before its TLS is gets requests that
 /// fail.
-async fn prove(probe: Probe, address: SocketAddr, common: Arc<Common>, serving: Check) {
+async fn run_self_check(self_check: SelfCheck, address: SocketAddr, common: Arc<Common>, serving: Check) {
     let mut backoff = Backoff::default();
     loop {
-        match probe.ask(address).await {
-            Ok(Proof::Answered) => break serving.pass(),
-            Ok(Proof::Handshake) => {
+        match self_check.ask(address).await {
+            Ok(SelfCheckResult::Answered) => break serving.pass(),
+            Ok(SelfCheckResult::Handshake) => {
                 break serving.pass_with("tried by a handshake alone, since --client-ca asks for more");
             }
             Err(error) => {
@@ -334,7 +339,7 @@ async fn prove(probe: Probe, address: SocketAddr, common: Arc<Common>, serving: 
             }
         }
     }
-    common.is_proven.store(true, Ordering::Relaxed);
+    common.self_check_passed.store(true, Ordering::Relaxed);
 }
 
 async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {

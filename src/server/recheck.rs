@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Answer, Doubt, Endpoint, Hearing, Outcome},
+    admission::{Answer, Decision, Endpoint, Evaluator, Recheck},
     change::{Change, MigrationStart},
     cluster::{
-        fetch::{self, Question},
+        fetch::{self, FetchPlan},
         store::Store,
     },
     facts::{Fact, FactSource, Facts},
@@ -40,47 +40,47 @@ const LONGEST: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// Takes second looks.
-pub(super) struct SecondLook {
+pub(super) struct Rechecker {
     client: Client,
     places: Semaphore,
-    looks: Looks,
+    counts: RecheckCounts,
 }
 
-impl SecondLook {
+impl Rechecker {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, places: Semaphore::new(LOOKS_AT_ONCE), looks: Looks::default() }
+        Self { client, places: Semaphore::new(LOOKS_AT_ONCE), counts: RecheckCounts::default() }
     }
 
-    pub(super) fn looks(&self) -> &Looks {
-        &self.looks
+    pub(super) fn counts(&self) -> &RecheckCounts {
+        &self.counts
     }
 
     /// The answer that is given in the end; the first one where there is nothing to doubt.
     pub(super) async fn confirm(
         &self,
-        hearing: Hearing<'_>,
+        evaluator: Evaluator<'_>,
         endpoint: Endpoint,
         body: &[u8],
         first: Answer,
         deadline: Instant,
     ) -> Answer {
-        let Some(matter) = hearing.doubt(endpoint, body, &first, Matter::of) else { return first };
+        let Some(matter) = evaluator.recheck(endpoint, body, &first, RecheckQuery::of) else { return first };
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
         let seen = self.look(&matter.question, until).await;
         let is_whole = seen.as_ref().is_some_and(|answer| answer.gaps.is_empty());
         let fresh = seen.map(|answer| answer.store).unwrap_or_default();
-        let second = hearing.with_facts(&Seen { fresh, matter }).answer(endpoint, body);
-        self.looks.add(match (first.outcome, second.outcome) {
-            (Outcome::Denied, Outcome::Denied) => Upshot::Upheld,
-            _ if second.body == first.body => Upshot::Upheld,
-            _ if is_whole => Upshot::Corrected,
-            _ => Upshot::Unconfirmed,
+        let second = evaluator.with_facts(&OverlayFacts { fresh, matter }).review(endpoint, body);
+        self.counts.add(match (first.decision, second.decision) {
+            (Decision::Denied, Decision::Denied) => RecheckResult::Confirmed,
+            _ if second.body == first.body => RecheckResult::Confirmed,
+            _ if is_whole => RecheckResult::Changed,
+            _ => RecheckResult::Inconclusive,
         });
         second
     }
 
     /// What the cluster says; `None` where there was no place, or no time.
-    async fn look(&self, question: &Question, until: Instant) -> Option<fetch::Answer> {
+    async fn look(&self, question: &FetchPlan, until: Instant) -> Option<fetch::FetchedFacts> {
         let _place = timeout_at(until, self.places.acquire()).await.ok()?.ok()?;
         let patience = until.checked_duration_since(Instant::now())?;
         Some(fetch::ask(&self.client, question, patience).await)
@@ -88,20 +88,20 @@ impl SecondLook {
 }
 
 /// What is asked, and what need not be.
-struct Matter {
-    question: Question,
+struct RecheckQuery {
+    question: FetchPlan,
     /// What was known at the first look.
     known: Facts,
     asked: Vec<Kind>,
 }
 
-impl Matter {
-    fn of(doubt: &Doubt) -> Self {
-        let (question, facts, rests_on) = match doubt {
-            Doubt::Change { change, facts, rests_on } => (Question::of(change), *facts, *rests_on),
-            Doubt::Migration { start, facts, rests_on } => (Question::of_migration(start), *facts, *rests_on),
+impl RecheckQuery {
+    fn of(recheck: &Recheck) -> Self {
+        let (question, facts, rests_on) = match recheck {
+            Recheck::Change { change, facts, rests_on } => (FetchPlan::of(change), *facts, *rests_on),
+            Recheck::Migration { start, facts, rests_on } => (FetchPlan::of_migration(start), *facts, *rests_on),
         };
-        let mut asked = vec![Kind::Instance, Kind::KubeVirt, Kind::Machine, Kind::Migration, Kind::Nad, Kind::Revision];
+        let mut asked = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
         // Lists of a whole cluster, and so they are asked for only where something depends on them.
         asked.extend(rests_on.attachment.then_some(Kind::DaemonSet));
         asked.extend(rests_on.isolation.then_some(Kind::ConfigMap));
@@ -121,14 +121,14 @@ impl Matter {
 }
 
 /// Facts at the second look: fresh where they were asked for, as they were known where nothing depends on them.
-struct Seen {
+struct OverlayFacts {
     fresh: Store,
-    matter: Matter,
+    matter: RecheckQuery,
 }
 
-impl Seen {
+impl OverlayFacts {
     fn complete(&self, fresh: Facts) -> Facts {
-        let Matter { known, .. } = &self.matter;
+        let RecheckQuery { known, .. } = &self.matter;
         let is_fresh = |kind| self.matter.asks(kind);
         Facts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
@@ -145,7 +145,7 @@ impl Seen {
     }
 }
 
-impl FactSource for Seen {
+impl FactSource for OverlayFacts {
     fn facts_for(&self, change: &Change) -> Facts {
         self.complete(self.fresh.facts_for(change))
     }
@@ -157,44 +157,44 @@ impl FactSource for Seen {
 
 /// What a second look comes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Upshot {
+pub(super) enum RecheckResult {
     /// The answer stands.
-    Upheld,
+    Confirmed,
     /// The cluster is not what it seemed to be: another answer is given.
-    Corrected,
+    Changed,
     /// The cluster did not say all: what it might have said is warned of.
-    Unconfirmed,
+    Inconclusive,
 }
 
-impl Upshot {
-    pub(super) const ALL: [Self; 3] = [Self::Upheld, Self::Corrected, Self::Unconfirmed];
+impl RecheckResult {
+    pub(super) const ALL: [Self; 3] = [Self::Confirmed, Self::Changed, Self::Inconclusive];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Upheld => "upheld",
-            Self::Corrected => "corrected",
-            Self::Unconfirmed => "unconfirmed",
+            Self::Confirmed => "upheld",
+            Self::Changed => "corrected",
+            Self::Inconclusive => "unconfirmed",
         }
     }
 }
 
 /// How many second looks came to what.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Looks(Arc<[AtomicU64; Upshot::ALL.len()]>);
+pub(super) struct RecheckCounts(Arc<[AtomicU64; RecheckResult::ALL.len()]>);
 
-impl Looks {
-    pub(super) fn of(&self, upshot: Upshot) -> u64 {
+impl RecheckCounts {
+    pub(super) fn of(&self, upshot: RecheckResult) -> u64 {
         self.counter(upshot).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    fn add(&self, upshot: Upshot) {
+    fn add(&self, upshot: RecheckResult) {
         if let Some(counter) = self.counter(upshot) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, upshot: Upshot) -> Option<&AtomicU64> {
-        self.0.get(Upshot::ALL.iter().position(|known| *known == upshot)?)
+    fn counter(&self, upshot: RecheckResult) -> Option<&AtomicU64> {
+        self.0.get(RecheckResult::ALL.iter().position(|known| *known == upshot)?)
     }
 }
 
@@ -264,7 +264,7 @@ mod tests {
 
     /// What memory holds: some objects, and that there are no others.
     fn reviewer(objects: &[Value]) -> Reviewer {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for object in objects {
             store.insert(object).unwrap();
         }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     /// A cluster that has all of [`reviewer`]'s kinds and these objects by their paths, and what was asked of it.
-    fn cluster(reply: impl Fn(&str) -> Reply + Send + 'static) -> (SecondLook, Arc<Mutex<Vec<String>>>) {
+    fn cluster(reply: impl Fn(&str) -> Reply + Send + 'static) -> (Rechecker, Arc<Mutex<Vec<String>>>) {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
         let service = service_fn(move |request: hyper::Request<kube::client::Body>| {
@@ -290,7 +290,7 @@ mod tests {
             log.lock().unwrap().push(path.to_owned());
             answer(reply(path), path)
         });
-        (SecondLook::new(Client::new(service, "default")), asked)
+        (Rechecker::new(Client::new(service, "default")), asked)
     }
 
     fn answer(reply: Reply, path: &str) -> BoxFuture<'static, io::Result<Response<Body>>> {
@@ -317,11 +317,11 @@ mod tests {
         }
     }
 
-    async fn confirm(second: &SecondLook, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
-        let first = reviewer.answer(endpoint, body);
+    async fn confirm(second: &Rechecker, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
+        let first = reviewer.review(endpoint, body);
         let deadline = Instant::now() + Duration::from_secs(4);
         let settings = reviewer.settings();
-        let last = second.confirm(reviewer.hearing(&settings), endpoint, body, first.clone(), deadline).await;
+        let last = second.confirm(reviewer.evaluator(&settings), endpoint, body, first.clone(), deadline).await;
         (first, last)
     }
 
@@ -329,8 +329,8 @@ mod tests {
         std::str::from_utf8(&answer.body).unwrap()
     }
 
-    fn upshots(second: &SecondLook) -> [u64; 3] {
-        Upshot::ALL.map(|upshot| second.looks().of(upshot))
+    fn upshots(second: &Rechecker) -> [u64; 3] {
+        RecheckResult::ALL.map(|upshot| second.counts().of(upshot))
     }
 
     #[tokio::test(start_paused = true)]
@@ -342,8 +342,8 @@ mod tests {
         });
         let body = body(&["old", "new"], &json!({}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-        assert!(first.outcome == Outcome::Denied && text(&first).contains("NP105"), "{}", text(&first));
-        assert_eq!(last.outcome, Outcome::Warned, "{}", text(&last));
+        assert!(first.decision == Decision::Denied && text(&first).contains("NP105"), "{}", text(&first));
+        assert_eq!(last.decision, Decision::Warned, "{}", text(&last));
         assert_eq!(upshots(&second), [0, 1, 0]);
     }
 
@@ -368,7 +368,7 @@ mod tests {
             let (second, _) = cluster(move |_| code.map(|code| (code, reply.clone())));
             let start = Instant::now();
             let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-            assert_eq!((last.outcome, upshots(&second)), (Outcome::Warned, [0, 0, 1]), "{}", text(&last));
+            assert_eq!((last.decision, upshots(&second)), (Decision::Warned, [0, 0, 1]), "{}", text(&last));
             assert!(text(&last).contains("was not checked"), "{}", text(&last));
             assert!(start.elapsed() <= LONGEST + Duration::from_millis(10));
         }
@@ -377,7 +377,7 @@ mod tests {
         let (second, asked) = cluster(|_| None);
         let _all = second.places.acquire_many(u32::try_from(LOOKS_AT_ONCE).unwrap()).await.unwrap();
         let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-        assert_eq!((last.outcome, asked.lock().unwrap().len()), (Outcome::Warned, 0));
+        assert_eq!((last.decision, asked.lock().unwrap().len()), (Decision::Warned, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -398,7 +398,10 @@ mod tests {
         let reviewer = reviewer(&[kubevirt()]);
         let body = body(&["old"], &json!({"nicplug.io/remove-interfaces": "old"}));
         let (first, last) = confirm(&second, &reviewer, Endpoint::Mutate, &body).await;
-        assert_eq!((first.outcome, last.outcome, upshots(&second)), (Outcome::Patched, Outcome::Patched, [0, 1, 0]));
+        assert_eq!(
+            (first.decision, last.decision, upshots(&second)),
+            (Decision::Patched, Decision::Patched, [0, 1, 0])
+        );
         assert_ne!(text(&first), text(&last));
     }
 
@@ -408,7 +411,7 @@ mod tests {
         let other = || vm("other", &["with-mac"], &json!({}));
         let reviewer = reviewer(&[kubevirt(), vmi(), nad.clone(), other()]);
         let body = body(&["old", "with-mac"], &json!({}));
-        for (is_there, outcome) in [(true, Outcome::Denied), (false, Outcome::Warned)] {
+        for (is_there, decision) in [(true, Decision::Denied), (false, Decision::Warned)] {
             let nad = nad.clone();
             let (second, _) = cluster(move |path| match path {
                 NAD => Some((200, nad.clone())),
@@ -416,8 +419,8 @@ mod tests {
                 path => Some(running(path)),
             });
             let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-            assert!(first.outcome == Outcome::Denied && text(&first).contains("NP113"), "{}", text(&first));
-            assert_eq!(last.outcome, outcome, "{}", text(&last));
+            assert!(first.decision == Decision::Denied && text(&first).contains("NP113"), "{}", text(&first));
+            assert_eq!(last.decision, decision, "{}", text(&last));
         }
     }
 }

@@ -43,7 +43,7 @@ impl<C: PartialEq> Taken<C> {
     }
 }
 
-/// Looks at once and with every tick, until there are none any more.
+/// RecheckCounts at once and with every tick, until there are none any more.
 pub(super) async fn keep_looking(ticks: impl Stream<Item = ()>, mut look: impl FnMut()) {
     let mut ticks = pin!(ticks);
     loop {

@@ -23,12 +23,12 @@ use super::{
     counts::{Counts, Refusal},
     deadline::answer_within,
     decision_log::{self, Trace},
-    denial_events::Herald,
+    denial_events::DenialEvents,
     in_flight::InFlight,
-    recheck::SecondLook,
+    recheck::Rechecker,
 };
 use crate::{
-    admission::{Answer, Endpoint, Outcome, Reviewer},
+    admission::{Answer, Decision, Endpoint, Reviewer},
     api::review,
     telemetry::spans::Spans,
 };
@@ -37,42 +37,42 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// The routes of the webhook.
-pub(super) fn router(desk: Desk) -> Router {
+pub(super) fn router(state: AppState) -> Router {
     Router::new()
         .route("/validate", post(validate))
         .route("/mutate", post(mutate))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .with_state(Arc::new(desk))
+        .with_state(Arc::new(state))
 }
 
-async fn validate(State(desk): State<Arc<Desk>>, request: Request) -> Response {
-    desk.answer(Endpoint::Validate, request).await
+async fn validate(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    state.answer(Endpoint::Validate, request).await
 }
 
-async fn mutate(State(desk): State<Arc<Desk>>, request: Request) -> Response {
-    desk.answer(Endpoint::Mutate, request).await
+async fn mutate(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    state.answer(Endpoint::Mutate, request).await
 }
 
-async fn method_not_allowed(State(desk): State<Arc<Desk>>, request: Request) -> Response {
-    desk.counts.refuse(Refusal::Method);
+async fn method_not_allowed(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    state.counts.refuse(Refusal::Method);
     // axum adds the Allow header.
     refuse(StatusCode::METHOD_NOT_ALLOWED, "send the AdmissionReview by POST").closing_if_unread(&request)
 }
 
-async fn not_found(State(desk): State<Arc<Desk>>, request: Request) -> Response {
-    desk.counts.refuse(Refusal::Path);
+async fn not_found(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    state.counts.refuse(Refusal::Path);
     refuse(StatusCode::NOT_FOUND, "no such path: send the AdmissionReview to /validate or /mutate")
         .closing_if_unread(&request)
 }
 
 /// Where reviews are handed in.
-pub(super) struct Desk {
+pub(super) struct AppState {
     pub(super) reviewer: Reviewer,
     /// In a cluster.
-    pub(super) second_look: Option<SecondLook>,
+    pub(super) rechecker: Option<Rechecker>,
     /// The same.
-    pub(super) herald: Option<Herald>,
+    pub(super) denial_events: Option<DenialEvents>,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
     /// Where a collector takes them.
@@ -82,7 +82,7 @@ pub(super) struct Desk {
     pub(super) longest: Duration,
 }
 
-impl Desk {
+impl AppState {
     async fn answer(&self, endpoint: Endpoint, request: Request) -> Response {
         if !is_json(request.headers()) {
             self.counts.refuse(Refusal::MediaType);
@@ -102,8 +102,8 @@ impl Desk {
                 self.counts.add(endpoint, &answer, took);
                 let head = LazyCell::new(|| review::head(&body).unwrap_or_default());
                 decision_log::tell(endpoint, &head, &answer, took, trace.as_ref());
-                if let Some(herald) = &self.herald {
-                    herald.hear(&head, &body, &answer);
+                if let Some(denial_events) = &self.denial_events {
+                    denial_events.hear(&head, &body, &answer);
                 }
                 let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 json(status, Body::from(answer.body))
@@ -123,12 +123,12 @@ impl Desk {
     async fn judge(&self, endpoint: Endpoint, body: &[u8], deadline: Instant) -> Answer {
         // Held to the end: settings that are replaced meanwhile are for the next request.
         let settings = self.reviewer.settings();
-        let hearing = self.reviewer.hearing(&settings);
-        let answer = hearing.answer(endpoint, body);
-        match &self.second_look {
-            Some(second_look) if matches!(answer.outcome, Outcome::Denied | Outcome::Patched) => {
+        let evaluator = self.reviewer.evaluator(&settings);
+        let answer = evaluator.review(endpoint, body);
+        match &self.rechecker {
+            Some(rechecker) if matches!(answer.decision, Decision::Denied | Decision::Patched) => {
                 // Boxed, so that every other request does not carry its state along.
-                Box::pin(second_look.confirm(hearing, endpoint, body, answer, deadline)).await
+                Box::pin(rechecker.confirm(evaluator, endpoint, body, answer, deadline)).await
             }
             _ => answer,
         }

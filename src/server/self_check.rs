@@ -16,30 +16,30 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::{Shown, provider};
+use super::tls::{CertResolver, provider};
 
 /// More than it can take on a machine that is of any use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks a server that shows a certificate which is known.
 #[derive(Clone)]
-pub(super) struct Probe {
-    shown: Shown,
+pub(super) struct SelfCheck {
+    shown: CertResolver,
     /// Whether the server wants a certificate of its clients, which there is none of here.
     has_client_authorities: bool,
 }
 
 /// How far the server was tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Proof {
+pub(super) enum SelfCheckResult {
     /// It has answered a request.
     Answered,
     /// It has shown its certificate and signed with its key.
     Handshake,
 }
 
-impl Probe {
-    pub(super) fn new(shown: Shown, has_client_authorities: bool) -> Self {
+impl SelfCheck {
+    pub(super) fn new(shown: CertResolver, has_client_authorities: bool) -> Self {
         Self { shown, has_client_authorities }
     }
 
@@ -47,24 +47,24 @@ impl Probe {
     ///
     /// # Errors
     /// It does not answer, or shows another certificate.
-    pub(super) async fn ask(&self, address: SocketAddr) -> io::Result<Proof> {
+    pub(super) async fn ask(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
         match timeout(PATIENCE, self.try_at(reachable(address))).await {
             Ok(proof) => proof,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {PATIENCE:?}"))),
         }
     }
 
-    async fn try_at(&self, address: SocketAddr) -> io::Result<Proof> {
+    async fn try_at(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
         let connector = TlsConnector::from(Arc::new(self.config()?));
         let stream = TcpStream::connect(address).await?;
         let mut stream = connector.connect(ServerName::from(address.ip()), stream).await?;
         if self.has_client_authorities {
             // In TLS 1.3 the client is done before the server has looked for its certificate. What comes now is the
             // alert that there was none.
-            return Ok(Proof::Handshake);
+            return Ok(SelfCheckResult::Handshake);
         }
         converse(&mut stream).await?;
-        Ok(Proof::Answered)
+        Ok(SelfCheckResult::Answered)
     }
 
     fn config(&self) -> io::Result<ClientConfig> {

@@ -102,10 +102,10 @@ impl Pair {
 
 /// The pair that handshakes get. It may be replaced at any time; connections that are open keep theirs. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Shown(Arc<Showcase>);
+pub struct CertResolver(Arc<Served>);
 
 #[derive(Debug, Default)]
-struct Showcase {
+struct Served {
     pair: RwLock<Option<Arc<Pair>>>,
     /// The end of the authority that signs now, where it is known by something else than the pair.
     authority: RwLock<Option<SystemTime>>,
@@ -113,7 +113,7 @@ struct Showcase {
     faults: AtomicU64,
 }
 
-impl Shown {
+impl CertResolver {
     /// From now on handshakes get this pair.
     pub fn show(&self, pair: Pair) {
         *self.0.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
@@ -170,7 +170,7 @@ impl TryFrom<&Bundle> for Pair {
     }
 }
 
-impl From<Pair> for Shown {
+impl From<Pair> for CertResolver {
     fn from(pair: Pair) -> Self {
         let shown = Self::default();
         shown.show(pair);
@@ -178,7 +178,7 @@ impl From<Pair> for Shown {
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for CertResolver {
     /// Asked once for each handshake, and for nothing else: the lock is far from the way of a request.
     fn resolve(&self, _: ClientHello) -> Option<Arc<CertifiedKey>> {
         self.pair().map(|pair| Arc::clone(&pair.key))
@@ -216,7 +216,7 @@ impl ClientAuthorities {
 }
 
 /// TLS 1.2 and 1.3, HTTP/1.1 alone.
-pub(super) fn server_config(shown: Shown, clients: Option<ClientAuthorities>) -> Result<ServerConfig, TlsError> {
+pub(super) fn server_config(shown: CertResolver, clients: Option<ClientAuthorities>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -70,14 +70,14 @@ pub struct Spans {
 
 /// Why a span was lost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Loss {
+pub enum DropReason {
     /// The collector could not be reached, or did not take it.
     Collector,
     /// Too many were waiting.
     Queue,
 }
 
-impl Loss {
+impl DropReason {
     /// Every reason.
     pub const ALL: [Self; 2] = [Self::Collector, Self::Queue];
 
@@ -94,11 +94,11 @@ impl Loss {
 #[derive(Debug, Default)]
 struct Numbers {
     exported: AtomicU64,
-    lost: [AtomicU64; Loss::ALL.len()],
+    lost: [AtomicU64; DropReason::ALL.len()],
 }
 
 impl Numbers {
-    fn lose(&self, loss: Loss, count: u64) {
+    fn lose(&self, loss: DropReason, count: u64) {
         if let Some(number) = self.lost.get(loss as usize) {
             number.fetch_add(count, Ordering::Relaxed);
         }
@@ -109,7 +109,7 @@ impl Spans {
     /// Puts a span into the queue, or counts it as lost. Never waits.
     pub fn send(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
-            self.numbers.lose(Loss::Queue, 1);
+            self.numbers.lose(DropReason::Queue, 1);
         }
     }
 
@@ -121,7 +121,7 @@ impl Spans {
 
     /// How many spans were lost.
     #[must_use]
-    pub fn lost(&self, loss: Loss) -> u64 {
+    pub fn lost(&self, loss: DropReason) -> u64 {
         self.numbers.lost.get(loss as usize).map_or(0, |number| number.load(Ordering::Relaxed))
     }
 }
@@ -179,7 +179,7 @@ impl Exporter {
         if timeout(FAREWELL, self.finish()).await.is_err() {
             self.lose_batch();
         }
-        self.numbers.lose(Loss::Collector, self.queue.len() as u64);
+        self.numbers.lose(DropReason::Collector, self.queue.len() as u64);
     }
 
     /// Collects one batch. Dropped at any point it leaves what it has where it is.
@@ -229,7 +229,7 @@ impl Exporter {
         let all = self.batch.len() as u64;
         let rejected = rejected.min(all);
         self.numbers.exported.fetch_add(all - rejected, Ordering::Relaxed);
-        self.numbers.lose(Loss::Collector, rejected);
+        self.numbers.lose(DropReason::Collector, rejected);
         self.batch.clear();
         if !std::mem::replace(&mut self.is_well, true) {
             tracing::info!(collector = %self.collector, "spans are taken again");
@@ -244,7 +244,7 @@ impl Exporter {
     }
 
     fn lose_batch(&mut self) {
-        self.numbers.lose(Loss::Collector, self.batch.len() as u64);
+        self.numbers.lose(DropReason::Collector, self.batch.len() as u64);
         self.batch.clear();
     }
 }
@@ -265,7 +265,7 @@ mod tests {
         for _ in 0..QUEUE + 3 {
             spans.send(span());
         }
-        assert_eq!(Loss::ALL.map(|loss| spans.lost(loss)), [0, 3]);
+        assert_eq!(DropReason::ALL.map(|loss| spans.lost(loss)), [0, 3]);
     }
 
     #[tokio::test]
@@ -276,8 +276,8 @@ mod tests {
             spans.send(span());
         }
         exporter.run(future::ready(())).await;
-        assert_eq!((spans.exported(), Loss::ALL.map(|loss| spans.lost(loss))), (0, [5, 0]));
+        assert_eq!((spans.exported(), DropReason::ALL.map(|loss| spans.lost(loss))), (0, [5, 0]));
         spans.send(span());
-        assert_eq!(spans.lost(Loss::Queue), 1, "nobody brings it away any more");
+        assert_eq!(spans.lost(DropReason::Queue), 1, "nobody brings it away any more");
     }
 }

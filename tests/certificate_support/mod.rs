@@ -25,14 +25,14 @@ use nicplug::{
     admission::Reviewer,
     certificates::{chain::Certificate, renewal::Plan},
     controllers::{
-        certificates::{Keeper, Places},
-        leader_election::{Candidate, Timings},
+        certificates::{Keeper, ObjectNames},
+        leader_election::{LeaderElector, Timings},
     },
     facts::NoFacts,
     server::{
         Config, Counts, Server,
         health::Readiness,
-        tls::{Shown, self_signed},
+        tls::{CertResolver, self_signed},
     },
     settings::Settings,
 };
@@ -162,7 +162,7 @@ impl Scene {
 
     /// A replica that stands for election.
     pub(crate) async fn candidate(&self, identity: &str) -> Replica {
-        Replica::start(self, self.api.admin(), Rank::Candidate(identity.to_owned())).await
+        Replica::start(self, self.api.admin(), Rank::LeaderElector(identity.to_owned())).await
     }
 
     /// A replica that never leads.
@@ -265,7 +265,7 @@ impl Scene {
 
 enum Rank {
     Leader,
-    Candidate(String),
+    LeaderElector(String),
     Follower,
 }
 
@@ -274,20 +274,20 @@ pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,
     pub(crate) counts: Counts,
-    pub(crate) shown: Shown,
+    pub(crate) shown: CertResolver,
     tasks: JoinSet<()>,
 }
 
 impl Replica {
     async fn start(scene: &Scene, client: Client, rank: Rank) -> Self {
-        let places = Places {
+        let places = ObjectNames {
             namespace: scene.namespace.clone(),
             secret: SECRET.to_owned(),
             webhooks: scene.webhooks().to_owned(),
         };
         let time = scene.time.clone();
         let keeper = Arc::new(Keeper::new(client.clone(), places, scene.plan.clone(), move || time.now()));
-        let shown = Shown::default();
+        let shown = CertResolver::default();
         let config = Config::new(shown.clone());
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
         let (address, readiness, counts) = (server.local_addr(), server.readiness().clone(), server.counts().clone());
@@ -303,8 +303,8 @@ impl Replica {
             Rank::Leader => {
                 tasks.spawn(async move { match keeper.lead(ticks).await {} });
             }
-            Rank::Candidate(identity) => {
-                let candidate = Candidate::new(client, &scene.namespace, SECRET, &identity, TIMINGS);
+            Rank::LeaderElector(identity) => {
+                let candidate = LeaderElector::new(client, &scene.namespace, SECRET, &identity, TIMINGS);
                 let sender = scene.ticks.clone();
                 let work = move || {
                     let (keeper, receiver) = (Arc::clone(&keeper), sender.subscribe());

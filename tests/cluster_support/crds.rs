@@ -80,8 +80,8 @@ async fn establish(admin: &Client, definition: Vec<u8>) {
 
 /// Lets the definition of VirtualMachines keep `status.interfaceRequests`, as that of KubeVirt up to 1.0 does.
 pub(crate) async fn keep_interface_requests(admin: &Client) {
-    let machines = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
-    let definition = send(admin, Method::GET, machines, "", "").await.granted();
+    let vms = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
+    let definition = send(admin, Method::GET, vms, "", "").await.granted();
     let versions = definition["spec"]["versions"].as_array().unwrap().len();
     let operations: Vec<Value> = (0..versions)
         .map(|index| {
@@ -90,5 +90,5 @@ pub(crate) async fn keep_interface_requests(admin: &Client) {
         })
         .collect();
     let patch = Value::Array(operations).to_string();
-    send(admin, Method::PATCH, machines, "application/json-patch+json", patch).await.granted();
+    send(admin, Method::PATCH, vms, "application/json-patch+json", patch).await.granted();
 }

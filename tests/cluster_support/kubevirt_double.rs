@@ -55,7 +55,7 @@ impl KubeVirtDouble {
     pub(crate) async fn start_vm(&self, name: &str) -> Value {
         let vm = self.controller.vms.get(name).await.unwrap();
         let revision = self.controller.make_revision(&vm).await;
-        let vmi: DynamicObject = serde_json::from_value(instance(&vm)).unwrap();
+        let vmi: DynamicObject = serde_json::from_value(vmi(&vm)).unwrap();
         let vmi = self.controller.vmis.create(&PostParams::default(), &vmi).await.unwrap();
         let interfaces = list(&vmi.data["spec"]["domain"]["devices"]["interfaces"]);
         let names: Vec<&str> = interfaces.iter().map(|interface| interface["name"].as_str().unwrap()).collect();
@@ -164,7 +164,7 @@ impl Controller {
 }
 
 /// The VMI that a VM is started as.
-fn instance(vm: &DynamicObject) -> Value {
+fn vmi(vm: &DynamicObject) -> Value {
     let template = &vm.data["spec"]["template"];
     let mut metadata = json!({"name": vm.name_any(), "ownerReferences": [owner(vm)],
         "annotations": template["metadata"]["annotations"], "labels": template["metadata"]["labels"]});
@@ -179,8 +179,8 @@ fn owner(vm: &DynamicObject) -> Value {
 }
 
 /// The patch that brings a VMI's NICs to what the VM's template says; none where there is nothing to do.
-fn hotplug(template: &Value, instance: &Value) -> Option<Value> {
-    let (before, networks) = (list(&instance["domain"]["devices"]["interfaces"]), list(&instance["networks"]));
+fn hotplug(template: &Value, vmi: &Value) -> Option<Value> {
+    let (before, networks) = (list(&vmi["domain"]["devices"]["interfaces"]), list(&vmi["networks"]));
     let (mut interfaces, mut after) = (before.clone(), networks.clone());
     for wanted in list(&template["domain"]["devices"]["interfaces"]) {
         let is_absent = wanted["state"] == "absent";

@@ -55,7 +55,7 @@ pub(crate) fn rows<T: DeserializeOwned>(path: &Path) -> Vec<T> {
 
 /// A cluster of these objects and no others.
 pub(crate) fn store(objects: &[Value]) -> Store {
-    let mut store = Store::of_a_whole_world();
+    let mut store = Store::complete();
     for object in objects {
         store.insert(object).unwrap();
     }
@@ -103,7 +103,7 @@ pub(crate) fn review((group, kind, _): Kind, old: &Value, new: &Value) -> Value 
 
 /// The operations of the patch that `/mutate` answers.
 pub(crate) fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<PatchOperation> {
-    let answer = reviewer.answer(Endpoint::Mutate, review.to_string().as_bytes());
+    let answer = reviewer.review(Endpoint::Mutate, review.to_string().as_bytes());
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(body["response"]["allowed"], json!(true), "{body}");
     match &body["response"]["patch"] {
@@ -130,7 +130,7 @@ pub(crate) struct Cause {
 
 impl Answer {
     pub(crate) fn to(reviewer: &Reviewer, review: &Value) -> Self {
-        let answer = reviewer.answer(Endpoint::Validate, review.to_string().as_bytes());
+        let answer = reviewer.review(Endpoint::Validate, review.to_string().as_bytes());
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
         let response = &body["response"];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

@@ -9,14 +9,14 @@ pub const KEY: &str = "nicplug.io/persist";
 
 /// Which NICs of a VMI are to be mirrored.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wish {
+pub enum PersistRequest {
     /// `*`: those that the template has no name of, as soon as there are any.
     All,
     /// These names, each once, in the order in which they are written.
     Names(Vec<String>),
 }
 
-impl Wish {
+impl PersistRequest {
     /// Whether a NIC of the name is asked for.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
@@ -36,7 +36,7 @@ impl Wish {
     }
 }
 
-impl FromStr for Wish {
+impl FromStr for PersistRequest {
     type Err = Malformed;
 
     /// # Errors
@@ -55,12 +55,12 @@ mod tests {
 
     #[test]
     fn names_and_a_star_are_read() {
-        let names = |text: &str| text.parse::<Wish>().unwrap().names().join(" ");
-        assert_eq!(" * ".parse(), Ok(Wish::All));
+        let names = |text: &str| text.parse::<PersistRequest>().unwrap().names().join(" ");
+        assert_eq!(" * ".parse(), Ok(PersistRequest::All));
         for (text, read) in [("a", "a"), ("b, a", "b a"), ("a,b,a", "a b")] {
             assert_eq!(names(text), read, "{text}");
         }
-        assert!(Wish::All.covers("a") && !Wish::Names(vec!["b".to_owned()]).covers("a"));
+        assert!(PersistRequest::All.covers("a") && !PersistRequest::Names(vec!["b".to_owned()]).covers("a"));
     }
 
     #[test]
@@ -71,7 +71,7 @@ mod tests {
             ("*,a", "entry 1 (\"*\"), column 1: the name has the character '*'"),
             ("a b", "entry 1 (\"a b\"), column 2: the name has the character ' '"),
         ] {
-            assert_eq!(text.parse::<Wish>().unwrap_err().to_string(), told);
+            assert_eq!(text.parse::<PersistRequest>().unwrap_err().to_string(), told);
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn is_ours(version: Option<Version>) -> bool {
 /// template without any, where the VMI does not show it.
 #[must_use]
 pub fn plan(vm: &Value, vmi: Option<&Value>, default_binding: &str) -> Plan {
-    let template = Template::of_machine(vm);
+    let template = Template::of_vm(vm);
     let mut lists = Lists {
         namespace: template.namespace,
         interfaces: template.interfaces().to_vec(),
@@ -187,8 +187,8 @@ mod tests {
         let again = plan(&vm, vmi, "masquerade");
         assert!(again.operations.is_empty() && again.settled.is_empty(), "{again:?}");
         let name = |interface: &Value| format!("{}{}", text(interface, "name"), text(interface, "state"));
-        let interfaces = Template::of_machine(&vm).interfaces().iter().map(name).collect::<Vec<_>>().join(" ");
-        assert_eq!(Template::of_machine(&vm).interfaces().len(), Template::of_machine(&vm).networks().len());
+        let interfaces = Template::of_vm(&vm).interfaces().iter().map(name).collect::<Vec<_>>().join(" ");
+        assert_eq!(Template::of_vm(&vm).interfaces().len(), Template::of_vm(&vm).networks().len());
         assert_eq!(vm["status"]["ready"], json!(true));
         (interfaces, list(&vm).len())
     }

@@ -41,7 +41,7 @@ impl<'v> Nic<'v> {
 
 impl<'v> Template<'v> {
     /// The guest of a VM.
-    pub(crate) fn of_machine(vm: &'v Value) -> Self {
+    pub(crate) fn of_vm(vm: &'v Value) -> Self {
         Self::at(vm, "/spec/template/spec")
     }
 

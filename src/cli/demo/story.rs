@@ -74,7 +74,7 @@ impl Step {
 
     /// The cluster in which the step is played.
     pub(super) fn cluster(&self) -> anyhow::Result<Store> {
-        let mut store = Store::of_a_whole_world();
+        let mut store = Store::complete();
         for manifest in manifests::read(CLUSTER)?.iter().chain(&manifests::read(&self.cluster)?) {
             store.insert(&manifest.object)?;
         }

@@ -32,7 +32,7 @@ use crate::{
     },
     cluster::fetch::root_cause,
     facts::Fact,
-    hotplug::progress::{self, Journey, Migration, Outlook, Progress, Scene, Stage, State, Way},
+    hotplug::progress::{self, ClusterInfo, Direction, Migration, Progress, Snapshot, Stage, State, Target},
     k8s::kind::Kind,
 };
 
@@ -46,8 +46,8 @@ const MARGIN: usize = 25;
 pub(super) struct Follower<'f> {
     pub(super) cluster: &'f Cluster,
     pub(super) talk: &'f Talk,
-    pub(super) journey: Journey,
-    pub(super) outlook: &'f Outlook,
+    pub(super) target: Target,
+    pub(super) cluster_info: &'f ClusterInfo,
     /// Whether a migration that nobody else starts is started.
     pub(super) migrates: bool,
 }
@@ -136,8 +136,8 @@ impl View {
             && lists.iter().all(|list| list.are_known.is_some())
     }
 
-    fn scene<'v>(&'v self, told: &'v Told) -> Scene<'v> {
-        Scene {
+    fn scene<'v>(&'v self, told: &'v Told) -> Snapshot<'v> {
+        Snapshot {
             vm: self.vm.known(),
             vmi: self.vmi.known(),
             pods: self.pods.known(),
@@ -181,7 +181,7 @@ impl Follower<'_> {
             if let Some(end) = self.end_of_migration(&view, &told)? {
                 return Ok(end);
             }
-            let progress = progress::look(&self.journey, &view.scene(&told), self.outlook);
+            let progress = progress::observe(&self.target, &view.scene(&told), self.cluster_info);
             self.tell(&progress, &mut told)?;
             if let Some(end) = self.end_of(&progress)? {
                 return Ok(end);
@@ -196,17 +196,17 @@ impl Follower<'_> {
 
     /// Everything that changes around the guest.
     async fn news(&self) -> impl futures_util::Stream<Item = News> + Unpin {
-        let guest = &self.journey.guest;
-        let machines = api(self.cluster, Kind::Machine);
-        let instances = api(self.cluster, Kind::Instance);
+        let guest = &self.target.guest;
+        let vms = api(self.cluster, Kind::Vm);
+        let vmis = api(self.cluster, Kind::Vmi);
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
         // The pods of a guest that cannot be read now are of no use either.
-        let instance = instances.get_opt(guest).await.ok().flatten();
-        let uid = instance.and_then(|instance| instance.uid()).unwrap_or_default();
+        let vmi = vmis.get_opt(guest).await.ok().flatten();
+        let uid = vmi.and_then(|vmi| vmi.uid()).unwrap_or_default();
         let of_guest = watcher::Config::default().labels(&format!("{CREATED_BY}={uid}"));
         select_all([
-            one(machines, guest, Watched::Vm, News::Vm),
-            one(instances, guest, Watched::Vmi, News::Vmi),
+            one(vms, guest, Watched::Vm, News::Vm),
+            one(vmis, guest, Watched::Vmi, News::Vmi),
             all(pods, of_guest, Watched::Pods, News::Pods),
             all(api(self.cluster, Kind::Migration), watcher::Config::default(), Watched::Migrations, News::Migrations),
         ])
@@ -269,10 +269,10 @@ impl Follower<'_> {
 
     /// The exit code, if the NIC is where it wanted to be, or will never be.
     fn end_of(&self, progress: &Progress) -> anyhow::Result<Option<ExitCode>> {
-        let nic = &self.journey.nic;
+        let nic = &self.target.nic;
         match &progress.state {
             State::Done => {
-                let end = if self.journey.way == Way::In { "has arrived" } else { "is gone" };
+                let end = if self.target.way == Direction::In { "has arrived" } else { "is gone" };
                 self.talk.say(&format!("{nic:?} {end}"))?;
                 Ok(Some(ExitCode::SUCCESS))
             }
@@ -303,13 +303,13 @@ impl Follower<'_> {
             self.talk.block(&migration::who_may(self.cluster).await)?;
             return Ok(None);
         }
-        let name = migration::start(self.cluster, &self.journey.guest).await?;
+        let name = migration::start(self.cluster, &self.target.guest).await?;
         self.talk.say(&format!("virtualmachineinstancemigration.kubevirt.io/{name} created"))?;
         Ok(Some(name))
     }
 
     fn give_up(&self, told: &Told, patience: Duration) -> anyhow::Result<ExitCode> {
-        let nic = &self.journey.nic;
+        let nic = &self.target.nic;
         let place = match &told.waits {
             Some((stage, reason)) => format!("stage {:?} is not reached, it waits for {reason}", stage.as_str()),
             None => "the API server has not told where it is".to_owned(),

@@ -9,9 +9,9 @@ use serde_json::json;
 use super::{PATIENCE, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
-    cluster::fetch::{Question, ask},
+    cluster::fetch::{FetchPlan, ask},
     facts::nad::nearest,
-    hotplug::edit::Wish,
+    hotplug::edit::EditRequest,
     k8s::kind::Kind,
     kubevirt::Version,
 };
@@ -23,10 +23,10 @@ const LAST_WITH_SUBRESOURCE: Version = Version::new(1, 1, 0);
 const NAMES_AT_MOST: u32 = 500;
 
 /// Why nothing can be done, and what can.
-pub(super) async fn explain_absence(cluster: &Cluster, name: &str, wish: &Wish) -> anyhow::Error {
-    let instances: Api<DynamicObject> = api(cluster, Kind::Instance);
-    match instances.get_opt(name).await {
-        Ok(Some(_)) => explain_instance(cluster, name, wish).await,
+pub(super) async fn explain_absence(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
+    let vmis: Api<DynamicObject> = api(cluster, Kind::Vmi);
+    match vmis.get_opt(name).await {
+        Ok(Some(_)) => explain_instance(cluster, name, request).await,
         Ok(None) => explain_nothing(cluster, name).await,
         Err(error) => explain(&error).context(format!(
             "there is no VirtualMachine {name:?} in namespace {:?}, and whether there is a VirtualMachineInstance is not \
@@ -37,14 +37,17 @@ pub(super) async fn explain_absence(cluster: &Cluster, name: &str, wish: &Wish) 
 }
 
 /// A guest without a VM: KubeVirt 1.0 and older change it on request, later ones let nobody do it.
-async fn explain_instance(cluster: &Cluster, name: &str, wish: &Wish) -> anyhow::Error {
-    let question = Question::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
+async fn explain_instance(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
+    let question = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
     let answer = ask(&cluster.client, &question, PATIENCE).await;
     let version = answer.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     let head = format!("{name:?} is a VirtualMachineInstance without a VirtualMachine");
     match version {
         Some(version) if version < LAST_WITH_SUBRESOURCE => {
-            anyhow::anyhow!("{head}; KubeVirt {version} changes it on request:\n{}", request(cluster, name, wish))
+            anyhow::anyhow!(
+                "{head}; KubeVirt {version} changes it on request:\n{}",
+                subresource_request(cluster, name, request)
+            )
         }
         Some(version) => anyhow::anyhow!(
             "{head}; KubeVirt {version} lets nobody change the NICs of one: make a VirtualMachine of it, or delete it and \
@@ -58,12 +61,12 @@ async fn explain_instance(cluster: &Cluster, name: &str, wish: &Wish) -> anyhow:
 }
 
 /// The request to the subresource that virtctl made up to 1.0.
-fn request(cluster: &Cluster, name: &str, wish: &Wish) -> String {
-    let (subresource, body) = match wish {
-        Wish::Add(nic) => {
+fn subresource_request(cluster: &Cluster, name: &str, request: &EditRequest) -> String {
+    let (subresource, body) = match request {
+        EditRequest::Add(nic) => {
             ("addinterface", json!({"name": nic.name, "networkAttachmentDefinitionName": nic.network_name}))
         }
-        Wish::Remove(nic) => ("removeinterface", json!({ "name": nic })),
+        EditRequest::Remove(nic) => ("removeinterface", json!({ "name": nic })),
     };
     let namespace = &cluster.namespace;
     format!(
@@ -73,9 +76,9 @@ fn request(cluster: &Cluster, name: &str, wish: &Wish) -> String {
 }
 
 async fn explain_nothing(cluster: &Cluster, name: &str) -> anyhow::Error {
-    let machines: Api<DynamicObject> = api(cluster, Kind::Machine);
-    let all = machines.list_metadata(&ListParams::default().limit(NAMES_AT_MOST)).await;
-    let names: Vec<String> = all.into_iter().flatten().filter_map(|machine| machine.metadata.name).collect();
+    let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
+    let all = vms.list_metadata(&ListParams::default().limit(NAMES_AT_MOST)).await;
+    let names: Vec<String> = all.into_iter().flatten().filter_map(|vm| vm.metadata.name).collect();
     let hint = match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; there is none at all, pass -n for another namespace".to_owned(),
@@ -97,11 +100,11 @@ mod tests {
     use crate::hotplug::edit::NewNic;
 
     /// What is said in a namespace that has a VMI or not, and VMs of these names, in a cluster of this version.
-    async fn said(version: &str, has_instance: bool, machines: &[&str], wish: &Wish) -> String {
+    async fn said(version: &str, has_instance: bool, vms: &[&str], request: &EditRequest) -> String {
         let kubevirts = json!({"items": [{"metadata": {"name": "kubevirt", "namespace": "kubevirt"},
             "status": {"observedKubeVirtVersion": version}}]});
-        let machines: Vec<Value> = machines.iter().map(|name| json!({"metadata": {"name": name}})).collect();
-        let instance = if has_instance {
+        let vms: Vec<Value> = vms.iter().map(|name| json!({"metadata": {"name": name}})).collect();
+        let vmi = if has_instance {
             (200, json!({"metadata": {"name": "guest"}}))
         } else {
             (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}))
@@ -109,19 +112,19 @@ mod tests {
         let service = service_fn(move |request: Request<Body>| {
             let (code, body) = match request.uri().path().rsplit('/').next() {
                 Some("kubevirts") => (200, kubevirts.clone()),
-                Some("virtualmachines") => (200, json!({"metadata": {}, "items": machines})),
-                _ => instance.clone(),
+                Some("virtualmachines") => (200, json!({"metadata": {}, "items": vms})),
+                _ => vmi.clone(),
             };
             let mut response = Response::new(Body::from(body.to_string().into_bytes()));
             *response.status_mut() = StatusCode::from_u16(code).unwrap();
             ready(Ok::<_, Infallible>(response))
         });
         let cluster = Cluster { client: Client::new(service, "default"), namespace: "demo".to_owned() };
-        explain_absence(&cluster, "guest", wish).await.to_string()
+        explain_absence(&cluster, "guest", request).await.to_string()
     }
 
-    fn add() -> Wish {
-        Wish::Add(NewNic { name: "blue".to_owned(), network_name: "net".to_owned(), ..NewNic::default() })
+    fn add() -> EditRequest {
+        EditRequest::Add(NewNic { name: "blue".to_owned(), network_name: "net".to_owned(), ..NewNic::default() })
     }
 
     #[tokio::test]
@@ -130,7 +133,7 @@ mod tests {
         let old = said("v1.0.1", true, &[], &add()).await;
         assert!(old.contains(&format!("{path}/addinterface -f -")), "{old}");
         assert!(old.contains(r#"'{"name":"blue","networkAttachmentDefinitionName":"net"}'"#), "{old}");
-        let remove = said("v1.0.1", true, &[], &Wish::Remove("blue".to_owned())).await;
+        let remove = said("v1.0.1", true, &[], &EditRequest::Remove("blue".to_owned())).await;
         assert!(
             remove.contains(&format!("'{{\"name\":\"blue\"}}' | kubectl replace --raw \\\n    {path}/remove")),
             "{remove}"
@@ -144,12 +147,12 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_was_perhaps_meant_is_named() {
         let head = "there is no VirtualMachine \"guest\" in namespace \"demo\"";
-        for (machines, end) in [
+        for (vms, end) in [
             (&["gest", "other"][..], "; did you mean \"gest\"?"),
             (&["other"], ""),
             (&[], "; there is none at all, pass -n for another namespace"),
         ] {
-            assert_eq!(said("v1.9.0", false, machines, &add()).await, format!("{head}{end}"));
+            assert_eq!(said("v1.9.0", false, vms, &add()).await, format!("{head}{end}"));
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) enum Stored {
 
 /// Sends a JSON patch of a VM.
 pub(super) async fn store(cluster: &Cluster, vm: &str, patch: &Patch, dry_run: bool) -> anyhow::Result<Stored> {
-    let folder = DynamicObject::url_path(&resource(Kind::Machine), Some(&cluster.namespace));
+    let folder = DynamicObject::url_path(&resource(Kind::Vm), Some(&cluster.namespace));
     let dry_run = if dry_run { "&dryRun=All" } else { "" };
     let request = Request::builder()
         .method(Method::PATCH)
@@ -59,7 +59,7 @@ async fn is_conflict(cluster: &Cluster, vm: &str, patch: &Patch, status: &Status
     if !status.is_invalid() {
         return Ok(false);
     }
-    let vms: Api<DynamicObject> = api(cluster, Kind::Machine);
+    let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
     let now = vms.get_opt(vm).await.map_err(|error| explain(&error))?;
     let now = now.map(serde_json::to_value).transpose().map_err(|error| anyhow!(error))?;
     Ok(now.is_none_or(|now| !still_fits(patch, &now)))

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{own_namespace, source::SourceArgs};
-use crate::controllers::webhook_activation::{Calls, Places};
+use crate::controllers::webhook_activation::{ObjectNames, WebhookActivation};
 
 /// By what the API server is let call.
 #[derive(Args, Debug)]
@@ -23,12 +23,12 @@ pub(super) struct CallArgs {
 
 impl CallArgs {
     /// What is to be kept in the cluster, if anything: also where facts come from files, since the webhooks wait.
-    pub(super) async fn calls(&self, cluster: &SourceArgs) -> anyhow::Result<Option<Arc<Calls>>> {
+    pub(super) async fn calls(&self, cluster: &SourceArgs) -> anyhow::Result<Option<Arc<WebhookActivation>>> {
         let Some((binding, service)) = self.call_binding.clone().zip(self.call_service.clone()) else {
             return Ok(None);
         };
         let client = cluster.client().await.context("--call-binding needs a cluster")?;
-        let places = Places { namespace: own_namespace(&client), binding, service };
-        Ok(Some(Arc::new(Calls::new(client, places))))
+        let places = ObjectNames { namespace: own_namespace(&client), binding, service };
+        Ok(Some(Arc::new(WebhookActivation::new(client, places))))
     }
 }

@@ -16,14 +16,14 @@ use super::{Span, identity, source::SourceArgs};
 use crate::{
     certificates::{Host, renewal::Plan},
     controllers::{
-        certificates::{Keeper, Places},
-        leader_election::{Candidate, Timings},
+        certificates::{Keeper, ObjectNames},
+        leader_election::{LeaderElector, Timings},
     },
     server::{
         health::Check,
         reload::{self, every},
         tls::{
-            Shown,
+            CertResolver,
             files::{self, Files},
             self_signed,
         },
@@ -107,7 +107,7 @@ pub(crate) enum Source {
     /// Files, of which the first pair is read.
     Files { keeper: files::Keeper, poll: Duration },
     /// The cluster.
-    Own { places: Places, plan: Plan, shown: Shown },
+    Own { places: ObjectNames, plan: Plan, shown: CertResolver },
 }
 
 impl CertificateArgs {
@@ -123,12 +123,12 @@ impl CertificateArgs {
             }
             CertSource::Own => {
                 anyhow::ensure!(!self.cert_dns_name.is_empty(), "--cert-source self needs --cert-dns-name");
-                let places = Places {
+                let places = ObjectNames {
                     namespace: self.namespace(Path::new(NAMESPACE_FILE))?,
                     secret: self.cert_secret.clone().context("--cert-source self needs --cert-secret")?,
                     webhooks: self.webhook_config.clone().context("--cert-source self needs --webhook-config")?,
                 };
-                Ok(Source::Own { places, plan: Plan::new(self.cert_dns_name.clone()), shown: Shown::default() })
+                Ok(Source::Own { places, plan: Plan::new(self.cert_dns_name.clone()), shown: CertResolver::default() })
             }
         }
     }
@@ -142,7 +142,7 @@ impl CertificateArgs {
 
 impl Source {
     /// What a server is to be given.
-    pub(crate) fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> CertResolver {
         match self {
             Self::Files { keeper, .. } => keeper.shown(),
             Self::Own { shown, .. } => shown.clone(),
@@ -158,8 +158,13 @@ impl Source {
             }
             Self::Own { places, plan, shown } => {
                 let client = cluster.client().await.context("--cert-source self needs a cluster")?;
-                let candidate =
-                    Candidate::new(client.clone(), &places.namespace, &places.secret, &identity(), Timings::default());
+                let elector = LeaderElector::new(
+                    client.clone(),
+                    &places.namespace,
+                    &places.secret,
+                    &identity(),
+                    Timings::default(),
+                );
                 let keeper = Arc::new(Keeper::new(client, places, plan, SystemTime::now));
                 tokio::spawn(self_signed::show(
                     shown,
@@ -175,7 +180,7 @@ impl Source {
                     let keeper = Arc::clone(&keeper);
                     async move { keeper.lead(every(LEADER_INTERVAL)).await }
                 };
-                let leading = tokio::spawn(candidate.run(work, async {
+                let leading = tokio::spawn(elector.run(work, async {
                     // The end of the sender is a sign too.
                     let _ = stopped.await;
                 }));

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::{Span, environment};
 use crate::{
     cli::facts::SettingsArgs,
-    k8s::events::{Letter, Outbox, Tale, pod},
+    k8s::events::{EventQueue, EventReason, PendingEvent, pod},
     server::{
         Server,
         reload::{
@@ -50,25 +50,25 @@ impl LiveSettings {
     }
 
     /// Takes up changes in the background; the server tells of them, and in a cluster events on the own pod do.
-    pub(super) fn keep(self, server: &mut Server, outbox: Option<Outbox>) {
+    pub(super) fn keep(self, server: &mut Server, queue: Option<EventQueue>) {
         let Some(keeper) = self.keeper else { return };
         server.count_settings(keeper.tally());
         let check = server.readiness().add("settings", "not looked at yet");
-        let teller = outbox.zip(own_pod());
+        let teller = queue.zip(own_pod());
         tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
-            if let Some((outbox, pod)) = &teller {
-                outbox.hand_in(letter(news, pod.clone()));
+            if let Some((queue, pod)) = &teller {
+                queue.hand_in(letter(news, pod.clone()));
             }
         }));
     }
 }
 
-fn letter(news: News, object: ObjectReference) -> Letter {
+fn letter(news: News, object: ObjectReference) -> PendingEvent {
     let (tale, note) = match news {
-        News::Refused(why) => (Tale::SettingsRefused, format!("the settings of before stay in force: {why}")),
-        News::Taken => (Tale::SettingsTaken, "the settings of the file are in force".to_owned()),
+        News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
+        News::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
     };
-    Letter { tale, object, related: None, note }
+    PendingEvent { tale, object, related: None, note }
 }
 
 /// The pod that this is, as the chart says; `None` outside of one.

@@ -11,8 +11,8 @@ use super::{Span, identity, own_namespace};
 use crate::{
     cluster::persist_queue::Pending,
     controllers::{
-        leader_election::{Candidate, Timings},
-        persist::{Mirror, Standing},
+        leader_election::{LeaderElector, Timings},
+        persist::{PersistStatus, Reconciler},
     },
 };
 
@@ -54,7 +54,7 @@ enum Switch {
 
 /// The mirroring, under way.
 pub(super) struct Persisting {
-    standing: Standing,
+    status: PersistStatus,
     stop: Option<oneshot::Sender<Infallible>>,
     task: JoinHandle<()>,
 }
@@ -69,20 +69,20 @@ impl PersistArgs {
         let identity = identity();
         let given = self.lease_namespace.clone().filter(|namespace| !namespace.is_empty());
         let namespace = given.unwrap_or_else(|| own_namespace(client));
-        let candidate = Candidate::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
-        let mirror = Arc::new(Mirror::new(client.clone(), pending.clone(), &identity));
-        let standing = Standing { pending, progress: mirror.progress().clone(), leads: candidate.leads() };
+        let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
+        let reconciler = Arc::new(Reconciler::new(client.clone(), pending.clone(), &identity));
+        let status = PersistStatus { pending, progress: reconciler.progress().clone(), leads: elector.leads() };
         let (stop, stopped) = oneshot::channel();
         tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
         let work = move || {
-            let mirror = Arc::clone(&mirror);
-            async move { mirror.work().await }
+            let reconciler = Arc::clone(&reconciler);
+            async move { reconciler.work().await }
         };
-        let task = tokio::spawn(candidate.run(work, async {
+        let task = tokio::spawn(elector.run(work, async {
             // Nothing is ever sent: the end is that nobody could.
             let _ = stopped.await;
         }));
-        Ok(Some(Persisting { standing, stop: Some(stop), task }))
+        Ok(Some(Persisting { status, stop: Some(stop), task }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -105,8 +105,8 @@ impl PersistArgs {
 
 impl Persisting {
     /// How it stands, for whoever watches.
-    pub(super) fn standing(&self) -> &Standing {
-        &self.standing
+    pub(super) fn status(&self) -> &PersistStatus {
+        &self.status
     }
 
     /// Asks for the end: the work stops, and the lease is given back.
@@ -119,7 +119,7 @@ impl Persisting {
         self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
-        let progress = &self.standing.progress;
+        let progress = &self.status.progress;
         let (mirrored, failed, retried) = (progress.mirrored(), progress.failed(), progress.retried());
         tracing::info!(mirrored, failed, retried, "stopped mirroring");
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     kubevirt::Version,
-    pci::{Case, Machine, Picture, Reckoning, Scheme, Seat, Spot},
+    pci::{Case, Machine, Picture, PortBudget, Scheme, Seat, Spot},
 };
 
 /// A picture in words.
@@ -57,21 +57,21 @@ pub(super) struct Row {
 impl Board {
     /// Puts a picture in words.
     pub(super) fn new(title: &str, picture: &Picture, version: Version, notes: Vec<String>) -> Self {
-        let reckoning = &picture.reckoning;
+        let budget = &picture.budget;
         Self {
             title: title.to_owned(),
-            subtitle: subtitle(reckoning, version),
-            headline: headline(reckoning),
-            mood: mood(reckoning),
+            subtitle: subtitle(budget, version),
+            headline: headline(budget),
+            mood: mood(budget),
             groups: groups(picture),
-            sum: sum(reckoning),
+            sum: sum(budget),
             notes,
         }
     }
 }
 
-fn subtitle(reckoning: &Reckoning, version: Version) -> String {
-    let machine = match reckoning.sum.machine {
+fn subtitle(budget: &PortBudget, version: Version) -> String {
+    let machine = match budget.sum.machine {
         Machine::Q35 => "q35, amd64",
         Machine::Virt => "virt, arm64",
         Machine::I440fx => "pc (i440fx), amd64",
@@ -79,37 +79,37 @@ fn subtitle(reckoning: &Reckoning, version: Version) -> String {
         Machine::Refused => "unknown machine",
         Machine::Unknown => "unknown architecture",
     };
-    let memory = if reckoning.sum.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
-    let topology = match reckoning.sum.scheme {
-        _ if !reckoning.sum.machine.is_pcie() => String::new(),
+    let memory = if budget.sum.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
+    let topology = match budget.sum.scheme {
+        _ if !budget.sum.machine.is_pcie() => String::new(),
         Scheme::None => ", no PCI topology of its own".to_owned(),
         scheme => format!(", PCI topology {}", scheme.as_str()),
     };
     format!("{machine} · {memory} · KubeVirt {version}{topology}")
 }
 
-fn mood(reckoning: &Reckoning) -> Mood {
-    match (&reckoning.refused, reckoning.room()) {
+fn mood(budget: &PortBudget) -> Mood {
+    match (&budget.refused, budget.room()) {
         (Some(_), _) => Mood::Refused,
         (None, Some(0)) => Mood::Full,
         (None, _) => Mood::Good,
     }
 }
 
-fn headline(reckoning: &Reckoning) -> String {
-    if let Some(refusal) = &reckoning.refused {
+fn headline(budget: &PortBudget) -> String {
+    if let Some(refusal) = &budget.refused {
         return format!("This guest cannot boot: {refusal}");
     }
-    match (reckoning.sum.case, reckoning.room()) {
+    match (budget.sum.case, budget.room()) {
         (Case::Flat, Some(room)) => format!("{room} {} free for hotplug on the flat PCI bus", plural(room, "slot")),
-        (_, Some(room)) if reckoning.is_transitional => {
+        (_, Some(room)) if budget.is_transitional => {
             format!("{room} bridge {} free for hotplugged NICs", plural(room, "slot"))
         }
         (_, Some(room)) => {
             format!(
                 "{room} of {} root {} free for hotplug",
-                reckoning.sum.root_ports,
-                plural(reckoning.sum.root_ports, "port")
+                budget.sum.root_ports,
+                plural(budget.sum.root_ports, "port")
             )
         }
         (_, None) => "no PCI ports: they limit nothing here".to_owned(),
@@ -117,11 +117,11 @@ fn headline(reckoning: &Reckoning) -> String {
 }
 
 fn groups(picture: &Picture) -> Vec<Group> {
-    let bridge = match picture.reckoning.bridge_free_slots {
+    let bridge = match picture.budget.bridge_free_slots {
         Some(free) => format!("on the conventional bridge, {free} slots free"),
         None => "on the conventional bridge".to_owned(),
     };
-    let is_flat = picture.reckoning.sum.case == Case::Flat;
+    let is_flat = picture.budget.sum.case == Case::Flat;
     let root_bus = if is_flat { "on the flat bus" } else { "on the root bus, no port needed" };
     let rows = |belongs: fn(Spot) -> bool| picture.seats.iter().filter(move |seat| belongs(seat.spot)).map(row);
     [
@@ -152,10 +152,10 @@ fn printable(name: &str) -> String {
     name.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
-fn sum(reckoning: &Reckoning) -> Vec<String> {
-    let sum = &reckoning.sum;
+fn sum(budget: &PortBudget) -> Vec<String> {
+    let sum = &budget.sum;
     let mut lines = Vec::new();
-    if reckoning.refused.is_some() {
+    if budget.refused.is_some() {
         return lines;
     }
     match sum.case {
@@ -163,33 +163,33 @@ fn sum(reckoning: &Reckoning) -> Vec<String> {
             lines.push("Virtio devices are CCW devices here, not PCI.".to_owned());
         }
         Case::NoPorts => {}
-        Case::Flat => lines.push(flat(reckoning)),
+        Case::Flat => lines.push(flat(budget)),
         Case::RootComplex => {
             let annotation = crate::pci::ROOT_COMPLEX;
             lines.push(format!("{annotation} puts what KubeVirt counts on the root bus, where nothing is hotplugged."));
         }
-        Case::Placed | Case::Discarded => lines.extend(ports(reckoning)),
+        Case::Placed | Case::Discarded => lines.extend(ports(budget)),
     }
-    if reckoning.is_transitional {
+    if budget.is_transitional {
         lines.push("useVirtioTransitional: virtio devices and hotplugged NICs sit on the bridge.".to_owned());
     }
     lines
 }
 
-fn flat(reckoning: &Reckoning) -> String {
-    let bridges = match reckoning.sum.highest_index {
+fn flat(budget: &PortBudget) -> String {
+    let bridges = match budget.sum.highest_index {
         0 => "none".to_owned(),
         bridges => format!("{bridges}, counted in"),
     };
     format!("Slots 2 to 31 of one bus. libvirt adds bridges when it is full (now {bridges}), so this is no hard limit.")
 }
 
-fn ports(reckoning: &Reckoning) -> Vec<String> {
-    let sum = &reckoning.sum;
-    let (Some(placeholders), Some(extra)) = (reckoning.placeholders, reckoning.extra_controllers) else {
+fn ports(budget: &PortBudget) -> Vec<String> {
+    let sum = &budget.sum;
+    let (Some(placeholders), Some(extra)) = (budget.placeholders, budget.extra_controllers) else {
         return Vec::new();
     };
-    let in_use = reckoning.ports_in_use;
+    let in_use = budget.ports_in_use;
     let mut lines = Vec::new();
     match sum.scheme {
         Scheme::None => lines.push("KubeVirt asks for no port, so only libvirt's spare one is free.".to_owned()),

@@ -41,16 +41,16 @@ struct Device<'p> {
 
 /// Renders the picture, indented, with a line feed at the end.
 pub(super) fn render(picture: &Picture, version: Version, notes: &[String]) -> anyhow::Result<String> {
-    let reckoning = &picture.reckoning;
+    let budget = &picture.budget;
     let output = Output {
-        supports_pcie_hotplug: reckoning.supports_pcie_hotplug,
-        ports_in_use: reckoning.ports_in_use,
-        placeholders: reckoning.placeholders,
-        extra_controllers: reckoning.extra_controllers,
-        free_ports: reckoning.free_ports,
-        bridge_free_slots: reckoning.bridge_free_slots,
-        flat_free_slots: reckoning.flat_free_slots,
-        refused: reckoning.refused.as_ref().map(ToString::to_string),
+        supports_pcie_hotplug: budget.supports_pcie_hotplug,
+        ports_in_use: budget.ports_in_use,
+        placeholders: budget.placeholders,
+        extra_controllers: budget.extra_controllers,
+        free_ports: budget.free_ports,
+        bridge_free_slots: budget.bridge_free_slots,
+        flat_free_slots: budget.flat_free_slots,
+        refused: budget.refused.as_ref().map(ToString::to_string),
         kubevirt_version: version.to_string(),
         devices: devices(picture),
         notes,

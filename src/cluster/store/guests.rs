@@ -3,26 +3,26 @@
 use std::sync::Arc;
 
 use super::{
-    interner::Pool,
-    listing::{Listing, Roll},
+    interner::Interner,
+    listing::{AnyListing, Listing},
     mac_index::{Holder, MacIndex, Macs, Place, places},
 };
 use crate::{
     api::mac::Mac,
-    facts::{Fact, Instance, Machine, nic::GuestNic, vmi::SeenNic},
-    pci::Survey,
+    facts::{Fact, Vm, Vmi, nic::GuestNic, vmi::SeenNic},
+    pci::Devices,
 };
 
 /// The guests, by VM and by VMI.
 #[derive(Debug, Default)]
 pub(crate) struct Guests {
-    instances: Listing<Held<Instance>>,
-    machines: Listing<Held<Machine>>,
+    vmis: Listing<Held<Vmi>>,
+    vms: Listing<Held<Vm>>,
     macs: MacIndex,
     /// Lists of NICs: a VM and its VMI have nearly always the same.
-    nics: Pool<Vec<GuestNic>>,
-    seen: Pool<Vec<SeenNic>>,
-    surveys: Pool<Survey>,
+    nics: Interner<Vec<GuestNic>>,
+    seen: Interner<Vec<SeenNic>>,
+    surveys: Interner<Devices>,
 }
 
 /// An object as it is kept. Its addresses stand beside its NICs, and not in them: they differ where all else is alike.
@@ -38,89 +38,89 @@ impl<T: PartialEq> Held<T> {
     }
 }
 
-impl Held<Instance> {
+impl Held<Vmi> {
     fn places<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = Place<'a>> {
         places(&self.facts.nics, &self.macs, namespace)
     }
 }
 
-impl Held<Machine> {
+impl Held<Vm> {
     fn places<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = Place<'a>> {
         places(&self.facts.nics, &self.macs, namespace)
     }
 }
 
 impl Guests {
-    pub(crate) fn instance(&self, namespace: &str, name: &str) -> Fact<&Arc<Instance>> {
-        self.instances.get(namespace, name).map(|held| &held.facts)
+    pub(crate) fn vmi(&self, namespace: &str, name: &str) -> Fact<&Arc<Vmi>> {
+        self.vmis.get(namespace, name).map(|held| &held.facts)
     }
 
-    pub(crate) fn machine(&self, namespace: &str, name: &str) -> Fact<&Arc<Machine>> {
-        self.machines.get(namespace, name).map(|held| &held.facts)
+    pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
+        self.vms.get(namespace, name).map(|held| &held.facts)
     }
 
     /// Whether a VMI is known just so.
-    pub(crate) fn holds_instance(&self, namespace: &str, name: &str, instance: &Instance, macs: &Macs) -> bool {
-        self.instances.get(namespace, name).known().is_some_and(|held| held.is(instance, macs))
+    pub(crate) fn contains_vmi(&self, namespace: &str, name: &str, vmi: &Vmi, macs: &Macs) -> bool {
+        self.vmis.get(namespace, name).known().is_some_and(|held| held.is(vmi, macs))
     }
 
     /// Whether a VM is known just so.
-    pub(crate) fn holds_machine(&self, namespace: &str, name: &str, machine: &Machine, macs: &Macs) -> bool {
-        self.machines.get(namespace, name).known().is_some_and(|held| held.is(machine, macs))
+    pub(crate) fn contains_vm(&self, namespace: &str, name: &str, vm: &Vm, macs: &Macs) -> bool {
+        self.vms.get(namespace, name).known().is_some_and(|held| held.is(vm, macs))
     }
 
     /// Takes a VMI in, in place of the one of its name.
-    pub(crate) fn put_instance(&mut self, namespace: &str, name: &str, mut instance: Instance, macs: Macs) {
-        self.nics.share(&mut instance.nics);
-        self.seen.share(&mut instance.seen);
-        if let Some(survey) = &mut instance.boot.now {
-            self.surveys.share(survey);
+    pub(crate) fn upsert_vmi(&mut self, namespace: &str, name: &str, mut vmi: Vmi, macs: Macs) {
+        self.nics.share(&mut vmi.nics);
+        self.seen.share(&mut vmi.seen);
+        if let Some(devices) = &mut vmi.boot.now {
+            self.surveys.share(devices);
         }
-        self.remove_instance(namespace, name);
-        let held = Held { facts: Arc::new(instance), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Instance, held.places(namespace));
-        self.instances.insert(namespace, name, held);
+        self.remove_vmi(namespace, name);
+        let held = Held { facts: Arc::new(vmi), macs };
+        self.macs.add(&full_name(namespace, name), Holder::Vmi, held.places(namespace));
+        self.vmis.insert(namespace, name, held);
     }
 
     /// Takes a VM in, in place of the one of its name.
-    pub(crate) fn put_machine(&mut self, namespace: &str, name: &str, mut machine: Machine, macs: Macs) {
-        self.nics.share(&mut machine.nics);
-        self.remove_machine(namespace, name);
-        let held = Held { facts: Arc::new(machine), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Machine, held.places(namespace));
-        self.machines.insert(namespace, name, held);
+    pub(crate) fn upsert_vm(&mut self, namespace: &str, name: &str, mut vm: Vm, macs: Macs) {
+        self.nics.share(&mut vm.nics);
+        self.remove_vm(namespace, name);
+        let held = Held { facts: Arc::new(vm), macs };
+        self.macs.add(&full_name(namespace, name), Holder::Vm, held.places(namespace));
+        self.vms.insert(namespace, name, held);
     }
 
-    pub(crate) fn remove_instance(&mut self, namespace: &str, name: &str) {
-        let Some(held) = self.instances.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Instance, held.places(namespace));
+    pub(crate) fn remove_vmi(&mut self, namespace: &str, name: &str) {
+        let Some(held) = self.vmis.take(namespace, name) else { return };
+        self.macs.remove(&full_name(namespace, name), Holder::Vmi, held.places(namespace));
         self.nics.release(&held.facts.nics);
         self.seen.release(&held.facts.seen);
-        if let Some(survey) = &held.facts.boot.now {
-            self.surveys.release(survey);
+        if let Some(devices) = &held.facts.boot.now {
+            self.surveys.release(devices);
         }
     }
 
-    pub(crate) fn remove_machine(&mut self, namespace: &str, name: &str) {
-        let Some(held) = self.machines.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Machine, held.places(namespace));
+    pub(crate) fn remove_vm(&mut self, namespace: &str, name: &str) {
+        let Some(held) = self.vms.take(namespace, name) else { return };
+        self.macs.remove(&full_name(namespace, name), Holder::Vm, held.places(namespace));
         self.nics.release(&held.facts.nics);
     }
 
-    pub(crate) fn instances(&self) -> &dyn Roll {
-        &self.instances
+    pub(crate) fn vmis(&self) -> &dyn AnyListing {
+        &self.vmis
     }
 
-    pub(crate) fn instances_mut(&mut self) -> &mut dyn Roll {
-        &mut self.instances
+    pub(crate) fn vmis_mut(&mut self) -> &mut dyn AnyListing {
+        &mut self.vmis
     }
 
-    pub(crate) fn machines(&self) -> &dyn Roll {
-        &self.machines
+    pub(crate) fn vms(&self) -> &dyn AnyListing {
+        &self.vms
     }
 
-    pub(crate) fn machines_mut(&mut self) -> &mut dyn Roll {
-        &mut self.machines
+    pub(crate) fn vms_mut(&mut self) -> &mut dyn AnyListing {
+        &mut self.vms
     }
 
     /// A guest other than `own` that has the address on the network, all three as `namespace/name`.
@@ -129,15 +129,15 @@ impl Guests {
     }
 
     /// Whether all guests are known.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.machines.is_complete() && self.instances.is_complete()
+    pub(crate) fn is_synced(&self) -> bool {
+        self.vms.is_synced() && self.vmis.is_synced()
     }
 
     /// Whether nothing is left of any guest.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let pooled = self.nics.len() + self.seen.len() + self.surveys.len();
-        pooled + self.instances.count() + self.machines.count() == 0 && self.macs.is_empty()
+        pooled + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty()
     }
 }
 
@@ -169,27 +169,27 @@ mod tests {
         format!(r#"{{"domain": {{"devices": {{"interfaces": [{interfaces}]}}}}, "networks": [{networks}]}}"#)
     }
 
-    fn put(guests: &mut Guests, name: &str, holder: Holder, nics: &[u8]) {
+    fn upsert(guests: &mut Guests, name: &str, holder: Holder, nics: &[u8]) {
         let spec = spec(nics);
         match holder {
-            Holder::Instance => {
+            Holder::Vmi => {
                 let seen = nics.iter().map(|nic| format!(r#"{{"name": "n{nic}"}}"#)).collect::<Vec<_>>().join(",");
                 let text = format!(r#"{{"spec": {spec}, "status": {{"interfaces": [{seen}]}}}}"#);
                 let vmi: VirtualMachineInstance = serde_json::from_str(&text).unwrap();
-                guests.put_instance("demo", name, Instance::from(&vmi), macs_of(&vmi.spec));
+                guests.upsert_vmi("demo", name, Vmi::from(&vmi), macs_of(&vmi.spec));
             }
-            Holder::Machine => {
+            Holder::Vm => {
                 let text = format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}}}"#);
                 let vm: VirtualMachine = serde_json::from_str(&text).unwrap();
-                guests.put_machine("demo", name, Machine::from(&vm), macs_of(&vm.spec.template.spec));
+                guests.upsert_vm("demo", name, Vm::from(&vm), macs_of(&vm.spec.template.spec));
             }
         }
     }
 
     fn remove(guests: &mut Guests, name: &str, holder: Holder) {
         match holder {
-            Holder::Instance => guests.remove_instance("demo", name),
-            Holder::Machine => guests.remove_machine("demo", name),
+            Holder::Vmi => guests.remove_vmi("demo", name),
+            Holder::Vm => guests.remove_vm("demo", name),
         }
     }
 
@@ -197,12 +197,12 @@ mod tests {
     fn guests_that_are_alike_have_one_list_of_nics_and_one_survey() {
         let mut guests = Guests::default();
         for name in ["a", "b"] {
-            put(&mut guests, name, Holder::Machine, &[1, 2]);
-            put(&mut guests, name, Holder::Instance, &[1, 2]);
+            upsert(&mut guests, name, Holder::Vm, &[1, 2]);
+            upsert(&mut guests, name, Holder::Vmi, &[1, 2]);
         }
-        let [a, b] = ["a", "b"].map(|name| Arc::clone(guests.instance("demo", name).known().unwrap()));
-        let machine = Arc::clone(guests.machine("demo", "a").known().unwrap());
-        assert!(Arc::ptr_eq(&a.nics, &b.nics) && Arc::ptr_eq(&a.nics, &machine.nics) && Arc::ptr_eq(&a.seen, &b.seen));
+        let [a, b] = ["a", "b"].map(|name| Arc::clone(guests.vmi("demo", name).known().unwrap()));
+        let vm = Arc::clone(guests.vm("demo", "a").known().unwrap());
+        assert!(Arc::ptr_eq(&a.nics, &b.nics) && Arc::ptr_eq(&a.nics, &vm.nics) && Arc::ptr_eq(&a.seen, &b.seen));
         assert!(Arc::ptr_eq(a.boot.now.as_ref().unwrap(), b.boot.now.as_ref().unwrap()));
         let mac = "02:00:00:00:00:01".parse().unwrap();
         assert_eq!(guests.other_user(mac, "demo/net1", "demo/a"), Some("demo/b"));
@@ -215,23 +215,23 @@ mod tests {
         ) {
             let mut guests = Guests::default();
             let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();
-            let holder = |is_machine| if is_machine { Holder::Machine } else { Holder::Instance };
-            for (name, is_machine, nics) in steps {
+            let holder = |is_vm| if is_vm { Holder::Vm } else { Holder::Vmi };
+            for (name, is_vm, nics) in steps {
                 if let Some(nics) = nics {
-                    put(&mut guests, &name.to_string(), holder(is_machine), &nics);
-                    model.insert((name, is_machine), nics);
+                    upsert(&mut guests, &name.to_string(), holder(is_vm), &nics);
+                    model.insert((name, is_vm), nics);
                 } else {
-                    remove(&mut guests, &name.to_string(), holder(is_machine));
-                    model.remove(&(name, is_machine));
+                    remove(&mut guests, &name.to_string(), holder(is_vm));
+                    model.remove(&(name, is_vm));
                 }
             }
             let different: BTreeSet<_> = model.values().collect();
             let different_of_instances: BTreeSet<_> =
-                model.iter().filter(|((_, is_machine), _)| !is_machine).map(|(_, nics)| nics).collect();
-            prop_assert_eq!(guests.instances.count() + guests.machines.count(), model.len());
+                model.iter().filter(|((_, is_vm), _)| !is_vm).map(|(_, nics)| nics).collect();
+            prop_assert_eq!(guests.vmis.count() + guests.vms.count(), model.len());
             prop_assert_eq!((guests.nics.len(), guests.seen.len()), (different.len(), different_of_instances.len()));
-            for (name, is_machine) in model.into_keys() {
-                remove(&mut guests, &name.to_string(), holder(is_machine));
+            for (name, is_vm) in model.into_keys() {
+                remove(&mut guests, &name.to_string(), holder(is_vm));
             }
             prop_assert!(guests.is_empty());
         }

@@ -11,15 +11,15 @@ use std::{
 
 /// The different values, and how many objects use each.
 #[derive(Debug)]
-pub(crate) struct Pool<T: ?Sized>(HashMap<Arc<T>, usize>);
+pub(crate) struct Interner<T: ?Sized>(HashMap<Arc<T>, usize>);
 
-impl<T: ?Sized> Default for Pool<T> {
+impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T: Eq + Hash + ?Sized> Pool<T> {
+impl<T: Eq + Hash + ?Sized> Interner<T> {
     /// One more use of a value, which becomes the one that all who use it share.
     pub(crate) fn share(&mut self, value: &mut Arc<T>) {
         match self.0.entry(Arc::clone(value)) {
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn equal_values_are_one() {
-        let mut pool = Pool::<str>::default();
+        let mut pool = Interner::<str>::default();
         let [mut one, mut same, mut other] = ["a", "a", "b"].map(Arc::from);
         for value in [&mut one, &mut same, &mut other] {
             pool.share(value);
@@ -74,7 +74,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_pool_holds_what_is_used_and_nothing_else(steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..64)) {
-            let mut pool = Pool::default();
+            let mut pool = Interner::default();
             let mut uses = BTreeMap::<u8, usize>::new();
             for (value, is_use) in steps {
                 let uses = uses.entry(value).or_default();

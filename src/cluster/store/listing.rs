@@ -12,9 +12,9 @@ use crate::{facts::Fact, k8s::Key};
 pub(crate) struct Listing<T> {
     namespaces: HashMap<Box<str>, HashMap<Box<str>, Entry<T>>>,
     /// Whether what is not in it does not exist.
-    is_complete: bool,
+    is_synced: bool,
     /// Counts how often the objects were listed anew.
-    round: u32,
+    generation: u32,
 }
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Entry<T> {
     state: State<T>,
     /// The last round in which the object was seen. An atomic, so that an object that is seen again unchanged can be
     /// marked by whoever may only read.
-    round: AtomicU32,
+    generation: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ enum State<T> {
 
 impl<T> Default for Listing<T> {
     fn default() -> Self {
-        Self { namespaces: HashMap::new(), is_complete: false, round: 0 }
+        Self { namespaces: HashMap::new(), is_synced: false, generation: 0 }
     }
 }
 
@@ -50,7 +50,7 @@ impl<T> Listing<T> {
         match self.entry(namespace, name).map(|entry| &entry.state) {
             Some(State::Known(object)) => Fact::Known(object),
             Some(State::Absent) => Fact::Absent,
-            None if self.is_complete => Fact::Absent,
+            None if self.is_synced => Fact::Absent,
             Some(State::Unreadable) | None => Fact::Unknown,
         }
     }
@@ -61,7 +61,7 @@ impl<T> Listing<T> {
     }
 
     fn set(&mut self, namespace: &str, name: &str, state: State<T>) -> Option<T> {
-        let entry = Entry { state, round: AtomicU32::new(self.round) };
+        let entry = Entry { state, generation: AtomicU32::new(self.generation) };
         if let Some(there) = self.namespaces.get_mut(namespace).and_then(|names| names.get_mut(name)) {
             return known(std::mem::replace(there, entry));
         }
@@ -108,18 +108,18 @@ impl<T> Listing<T> {
     }
 
     /// Whether what is not in it does not exist.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.is_complete
+    pub(crate) fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
     /// Whether all objects are known.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.is_complete && self.namespaces.values().all(is_readable)
+    pub(crate) fn is_readable(&self) -> bool {
+        self.is_synced && self.namespaces.values().all(is_readable)
     }
 
     /// Whether all objects of a namespace are known.
     pub(crate) fn is_whole_in(&self, namespace: &str) -> bool {
-        self.is_complete && self.namespaces.get(namespace).is_none_or(is_readable)
+        self.is_synced && self.namespaces.get(namespace).is_none_or(is_readable)
     }
 }
 
@@ -135,7 +135,7 @@ fn known<T>(entry: Entry<T>) -> Option<T> {
 }
 
 /// What can be done with a listing whatever its objects are.
-pub(crate) trait Roll {
+pub(crate) trait AnyListing {
     /// How many objects are in it.
     fn count(&self) -> usize;
     /// Whether an object is known, or known not to be there.
@@ -153,14 +153,14 @@ pub(crate) trait Roll {
     /// From now on every object is listed anew.
     fn begin_round(&mut self);
     /// From now on what is not in the listing does not exist, or is not known.
-    fn set_complete(&mut self, is_complete: bool);
+    fn set_complete(&mut self, is_synced: bool);
     /// Objects that were not seen in this round.
     fn unseen(&self) -> Vec<Key>;
     /// All objects.
     fn keys(&self) -> Vec<Key>;
 }
 
-impl<T> Roll for Listing<T> {
+impl<T> AnyListing for Listing<T> {
     fn count(&self) -> usize {
         self.namespaces.values().map(HashMap::len).sum()
     }
@@ -171,7 +171,7 @@ impl<T> Roll for Listing<T> {
 
     fn mark(&self, namespace: &str, name: &str) {
         if let Some(entry) = self.entry(namespace, name) {
-            entry.round.store(self.round, Ordering::Relaxed);
+            entry.generation.store(self.generation, Ordering::Relaxed);
         }
     }
 
@@ -192,15 +192,15 @@ impl<T> Roll for Listing<T> {
     }
 
     fn begin_round(&mut self) {
-        self.round = self.round.wrapping_add(1);
+        self.generation = self.generation.wrapping_add(1);
     }
 
-    fn set_complete(&mut self, is_complete: bool) {
-        self.is_complete = is_complete;
+    fn set_complete(&mut self, is_synced: bool) {
+        self.is_synced = is_synced;
     }
 
     fn unseen(&self) -> Vec<Key> {
-        self.keys_where(|entry| entry.round.load(Ordering::Relaxed) != self.round)
+        self.keys_where(|entry| entry.generation.load(Ordering::Relaxed) != self.generation)
     }
 
     fn keys(&self) -> Vec<Key> {
@@ -242,9 +242,9 @@ mod tests {
         listing.set_complete(true);
         listing.note_unreadable("demo", "b");
         assert_eq!((listing.get("demo", "b"), listing.get("demo", "a")), (Fact::Unknown, Fact::Known(&1)));
-        assert!(!listing.is_whole() && !listing.is_whole_in("demo") && listing.is_whole_in("other"));
+        assert!(!listing.is_readable() && !listing.is_whole_in("demo") && listing.is_whole_in("other"));
         listing.insert("demo", "b", 2);
-        assert!(listing.is_whole());
+        assert!(listing.is_readable());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::interner::Pool;
+use super::interner::Interner;
 use crate::{
     api::{guest::GuestSpec, mac::Mac, network::NadRef},
     facts::nic::GuestNic,
@@ -18,9 +18,9 @@ pub(crate) type Place<'n> = (Mac, NadRef<'n>);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Holder {
     /// The VM, by its template.
-    Machine,
+    Vm,
     /// The VMI.
-    Instance,
+    Vmi,
 }
 
 /// The index by address. What an object has is not kept a second time: who takes it out tells what it had.
@@ -29,7 +29,7 @@ pub(crate) struct MacIndex {
     /// One sorted table: nearly every address has one guest, for which a table of its own would be many times larger.
     users: BTreeMap<User, Holders>,
     /// The networks and guests of the table, as `namespace/name`.
-    names: Pool<str>,
+    names: Interner<str>,
 }
 
 /// A guest that has an address on a network.
@@ -49,15 +49,15 @@ impl User {
 /// Which objects of the guest have it.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Holders {
-    machine: bool,
-    instance: bool,
+    vm: bool,
+    vmi: bool,
 }
 
 impl Holders {
     fn set(&mut self, holder: Holder, has: bool) {
         match holder {
-            Holder::Machine => self.machine = has,
-            Holder::Instance => self.instance = has,
+            Holder::Vm => self.vm = has,
+            Holder::Vmi => self.vmi = has,
         }
     }
 }
@@ -158,14 +158,14 @@ mod tests {
     fn a_vm_and_its_vmi_are_one_guest_and_what_changes_is_forgotten() {
         let (mac, place) = (mac(1), (mac(1), NETWORKS[0]));
         let mut index = MacIndex::default();
-        index.add("demo/one", Holder::Machine, [place].into_iter());
-        index.add("demo/one", Holder::Instance, [place].into_iter());
+        index.add("demo/one", Holder::Vm, [place].into_iter());
+        index.add("demo/one", Holder::Vmi, [place].into_iter());
         assert_eq!(index.other_user(mac, "demo/net", "demo/one"), None);
         assert_eq!(index.other_user(mac, "demo/net", "demo/two"), Some("demo/one"));
         assert_eq!(index.other_user(mac, "other/net", "demo/two"), None);
-        index.remove("demo/one", Holder::Machine, [place].into_iter());
+        index.remove("demo/one", Holder::Vm, [place].into_iter());
         assert_eq!(index.other_user(mac, "demo/net", "demo/two"), Some("demo/one"), "its VMI has it still");
-        index.remove("demo/one", Holder::Instance, [place].into_iter());
+        index.remove("demo/one", Holder::Vmi, [place].into_iter());
         assert!(index.is_empty());
     }
 
@@ -176,15 +176,15 @@ mod tests {
         ) {
             let mut index = MacIndex::default();
             let mut model = BTreeMap::<(String, bool), Vec<(u8, usize)>>::new();
-            let holder = |is_machine| if is_machine { Holder::Machine } else { Holder::Instance };
+            let holder = |is_vm| if is_vm { Holder::Vm } else { Holder::Vmi };
             let of = |places: &[(u8, usize)]| places.iter().map(|&(last, network)| (mac(last), NETWORKS[network])).collect::<Vec<_>>();
-            for (guest, is_machine, is_there, places) in steps {
-                let object = (format!("demo/{guest}"), is_machine);
+            for (guest, is_vm, is_there, places) in steps {
+                let object = (format!("demo/{guest}"), is_vm);
                 if let Some(before) = model.remove(&object) {
-                    index.remove(&object.0, holder(is_machine), of(&before).into_iter());
+                    index.remove(&object.0, holder(is_vm), of(&before).into_iter());
                 }
                 if is_there {
-                    index.add(&object.0, holder(is_machine), of(&places).into_iter());
+                    index.add(&object.0, holder(is_vm), of(&places).into_iter());
                     model.insert(object, places);
                 }
             }
@@ -196,8 +196,8 @@ mod tests {
                     prop_assert_eq!(index.other_user(mac(last), &NETWORKS[network].to_string(), &own), first);
                 }
             }
-            for ((guest, is_machine), places) in &model {
-                index.remove(guest, holder(*is_machine), of(places).into_iter());
+            for ((guest, is_vm), places) in &model {
+                index.remove(guest, holder(*is_vm), of(places).into_iter());
             }
             prop_assert!(index.is_empty());
         }

@@ -15,9 +15,9 @@ use crate::{
         read_object,
         vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
     },
-    facts::{Fact, Instance, Isolation, KubeVirt, Machine, attachment::Daemon, boot, nad::Nad},
+    facts::{Fact, Isolation, KubeVirt, Vm, Vmi, attachment::Daemon, boot, nad::Nad},
     k8s::{Key, kind::Kind},
-    pci::{self, NoKinds, Survey},
+    pci::{self, Devices, NoKinds},
     settings::overrides::{Annotated, Overrides},
 };
 
@@ -42,19 +42,19 @@ pub struct ObjectError {
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub(crate) key: Key,
-    pub(crate) what: What,
+    pub(crate) what: Projected,
 }
 
 /// What is kept of an object, by its kind.
 #[derive(Debug)]
-pub(crate) enum What {
+pub(crate) enum Projected {
     /// What the configuration of a thick Multus says about namespaces.
     ConfigMap(Fact<Arc<Isolation>>),
     /// `None` where it has no part in attachments.
     DaemonSet(Option<Daemon>),
-    Instance(Box<ProjectedInstance>),
+    Vmi(Box<ProjectedVmi>),
     KubeVirt(Box<KubeVirt>),
-    Machine(Box<ProjectedMachine>),
+    Vm(Box<ProjectedVm>),
     /// The guest that moves; `None` when the migration is over.
     Migration(Option<Arc<str>>),
     Nad(Nad),
@@ -68,8 +68,8 @@ pub(crate) enum What {
 }
 
 #[derive(Debug)]
-pub(crate) struct ProjectedInstance {
-    pub(crate) instance: Instance,
+pub(crate) struct ProjectedVmi {
+    pub(crate) vmi: Vmi,
     pub(crate) macs: Macs,
     /// Whether an annotation asks for NICs to be mirrored into its VM.
     pub(crate) asks: bool,
@@ -78,8 +78,8 @@ pub(crate) struct ProjectedInstance {
 }
 
 #[derive(Debug)]
-pub(crate) struct ProjectedMachine {
-    pub(crate) machine: Machine,
+pub(crate) struct ProjectedVm {
+    pub(crate) vm: Vm,
     pub(crate) macs: Macs,
     /// Whether its status asks for NICs to be mirrored into its template.
     pub(crate) asks: bool,
@@ -88,7 +88,7 @@ pub(crate) struct ProjectedMachine {
 /// The devices of the template that a guest was started from.
 #[derive(Debug)]
 pub(crate) struct ProjectedRevision {
-    pub(crate) survey: Survey,
+    pub(crate) devices: Devices,
     /// As for an instance.
     pub(crate) text: Option<Box<str>>,
 }
@@ -108,25 +108,25 @@ impl Projection {
     /// The whole object, where only the KubeVirt resource can tell what its devices are.
     pub(crate) fn dependent_text(&self) -> Option<&str> {
         match &self.what {
-            What::Instance(instance) => instance.text.as_deref(),
-            What::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
+            Projected::Vmi(vmi) => vmi.text.as_deref(),
+            Projected::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
             _ => None,
         }
     }
 
     pub(crate) fn kind(&self) -> Kind {
         match self.what {
-            What::ConfigMap(_) => Kind::ConfigMap,
-            What::DaemonSet(_) => Kind::DaemonSet,
-            What::Instance(_) => Kind::Instance,
-            What::KubeVirt(_) => Kind::KubeVirt,
-            What::Machine(_) => Kind::Machine,
-            What::Migration(_) => Kind::Migration,
-            What::Nad(_) => Kind::Nad,
-            What::Namespace(_) => Kind::Namespace,
-            What::Node(_) => Kind::Node,
-            What::Revision(_) => Kind::Revision,
-            What::Nothing(kind) => kind,
+            Projected::ConfigMap(_) => Kind::ConfigMap,
+            Projected::DaemonSet(_) => Kind::DaemonSet,
+            Projected::Vmi(_) => Kind::Vmi,
+            Projected::KubeVirt(_) => Kind::KubeVirt,
+            Projected::Vm(_) => Kind::Vm,
+            Projected::Migration(_) => Kind::Migration,
+            Projected::Nad(_) => Kind::Nad,
+            Projected::Namespace(_) => Kind::Namespace,
+            Projected::Node(_) => Kind::Node,
+            Projected::Revision(_) => Kind::Revision,
+            Projected::Nothing(kind) => kind,
         }
     }
 }
@@ -136,54 +136,57 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         Kind::ConfigMap => {
             let config: cluster::ConfigMap = read_object(text)?;
             let is_of_multus = config.metadata.name == MULTUS_CONFIG;
-            let what =
-                if is_of_multus { What::ConfigMap(Isolation::read(&config)) } else { What::Nothing(Kind::ConfigMap) };
+            let what = if is_of_multus {
+                Projected::ConfigMap(Isolation::read(&config))
+            } else {
+                Projected::Nothing(Kind::ConfigMap)
+            };
             Projection { key: (config.metadata.namespace, config.metadata.name), what }
         }
         Kind::DaemonSet => {
             let set: cluster::DaemonSet = read_object(text)?;
-            let what = What::DaemonSet(Daemon::of(&set));
+            let what = Projected::DaemonSet(Daemon::of(&set));
             Projection { key: (set.metadata.namespace, set.metadata.name), what }
         }
-        Kind::Instance => {
+        Kind::Vmi => {
             let vmi: VirtualMachineInstance = read_object(text)?;
-            Projection { key: own_key(&vmi.metadata), what: What::Instance(Box::new(instance(&vmi, text, kinds))) }
+            Projection { key: own_key(&vmi.metadata), what: Projected::Vmi(Box::new(project_vmi(&vmi, text, kinds))) }
         }
         Kind::KubeVirt => {
             let key = read_key(text)?;
             let resource: KubeVirtResource = read_object(text)?;
-            Projection { key, what: What::KubeVirt(Box::new(KubeVirt::from(resource))) }
+            Projection { key, what: Projected::KubeVirt(Box::new(KubeVirt::from(resource))) }
         }
-        Kind::Machine => {
+        Kind::Vm => {
             let vm: VirtualMachine = read_object(text)?;
-            Projection { key: own_key(&vm.metadata), what: What::Machine(Box::new(machine(&vm))) }
+            Projection { key: own_key(&vm.metadata), what: Projected::Vm(Box::new(project_vm(&vm))) }
         }
         Kind::Migration => {
             let migration: Migration = read_object(text)?;
             let guest = (!migration.is_over()).then(|| migration.spec.vmi_name.as_str().into());
-            Projection { key: own_key(&migration.metadata), what: What::Migration(guest) }
+            Projection { key: own_key(&migration.metadata), what: Projected::Migration(guest) }
         }
         Kind::Nad => {
             let nad: NetworkAttachmentDefinition = read_object(text)?;
             let key = (nad.metadata.namespace.clone(), nad.metadata.name.clone());
-            Projection { key, what: What::Nad(Nad::from(nad)) }
+            Projection { key, what: Projected::Nad(Nad::from(nad)) }
         }
         Kind::Namespace => {
             let namespace: cluster::Namespace = read_object(text)?;
             let cluster::NamespaceMetadata { name, annotations } = namespace.metadata;
             Projection {
                 key: (String::new(), name),
-                what: What::Namespace(annotations.rules.as_deref().and_then(overrides)),
+                what: Projected::Namespace(annotations.rules.as_deref().and_then(overrides)),
             }
         }
         Kind::Node => {
             let node: cluster::Node = read_object(text)?;
             let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
-            Projection { key: (node.metadata.namespace, node.metadata.name), what: What::Node(is_labelled) }
+            Projection { key: (node.metadata.namespace, node.metadata.name), what: Projected::Node(is_labelled) }
         }
         Kind::Revision => {
             let read: Revision = read_object(text)?;
-            Projection { key: own_key(&read.metadata), what: What::Revision(revision(&read, text, kinds)) }
+            Projection { key: own_key(&read.metadata), what: Projected::Revision(revision(&read, text, kinds)) }
         }
     })
 }
@@ -195,21 +198,21 @@ fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
     asks.then(|| Arc::new(annotated))
 }
 
-fn instance(vmi: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedInstance {
-    let instance = Instance::of(vmi, vmi, kinds);
-    let text = instance.boot.depends_on_kinds.then(|| text.into());
-    let annotations = vmi.metadata.annotations.as_ref();
-    ProjectedInstance {
-        instance,
-        macs: macs_of(&vmi.spec),
+fn project_vmi(object: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedVmi {
+    let vmi = Vmi::of(object, object, kinds);
+    let text = vmi.boot.depends_on_kinds.then(|| text.into());
+    let annotations = object.metadata.annotations.as_ref();
+    ProjectedVmi {
+        vmi,
+        macs: macs_of(&object.spec),
         asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
         text,
     }
 }
 
-fn machine(vm: &VirtualMachine) -> ProjectedMachine {
+fn project_vm(vm: &VirtualMachine) -> ProjectedVm {
     let asks = !vm.status.interface_requests.is_empty();
-    ProjectedMachine { machine: Machine::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
+    ProjectedVm { vm: Vm::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
 }
 
 /// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the
@@ -220,10 +223,10 @@ fn revision(revision: &Revision, text: &str, kinds: &KubeVirt) -> Option<Project
         return None;
     }
     let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
-    let survey = pci::survey(&spec.template.spec, &placement, kinds).ok()?;
-    let by_itself = pci::survey(&spec.template.spec, &placement, &NoKinds);
-    let depends_on_kinds = by_itself.is_ok_and(|survey| !survey.notes.is_empty());
-    Some(ProjectedRevision { survey, text: depends_on_kinds.then(|| text.into()) })
+    let devices = pci::count_devices(&spec.template.spec, &placement, kinds).ok()?;
+    let by_itself = pci::count_devices(&spec.template.spec, &placement, &NoKinds);
+    let depends_on_kinds = by_itself.is_ok_and(|devices| !devices.notes.is_empty());
+    Some(ProjectedRevision { devices, text: depends_on_kinds.then(|| text.into()) })
 }
 
 fn own_key(metadata: &Metadata) -> Key {

@@ -17,7 +17,7 @@ use kube::{
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::{Event, Mishap, Tuning};
+use super::{Event, Tuning, WatchError};
 use crate::{
     api::{JsonText, Text, nullable, object, read_object},
     cluster::store::projection::MULTUS_CONFIG,
@@ -40,12 +40,12 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    pub(super) fn mishap(&self) -> Mishap {
+    pub(super) fn mishap(&self) -> WatchError {
         match self {
-            Self::Away(_) => Mishap::Away,
-            Self::Expired => Mishap::Expired,
-            Self::Forbidden(_) => Mishap::Forbidden,
-            Self::NotInstalled(_) => Mishap::NotInstalled,
+            Self::Away(_) => WatchError::Away,
+            Self::Expired => WatchError::Expired,
+            Self::Forbidden(_) => WatchError::Forbidden,
+            Self::NotInstalled(_) => WatchError::NotInstalled,
         }
     }
 
@@ -53,8 +53,8 @@ impl Trouble {
         Self::Away(why.to_string())
     }
 
-    fn no_answer(patience: Duration) -> Self {
-        Self::Away(format!("no answer within {patience:?}"))
+    fn no_answer(request_timeout: Duration) -> Self {
+        Self::Away(format!("no answer within {request_timeout:?}"))
     }
 
     fn of_status(status: &Status) -> Self {
@@ -123,9 +123,9 @@ impl Source {
         };
         let request =
             if self.is_of_metadata() { self.request.list_metadata(&params) } else { self.request.list(&params) };
-        let patience = self.tuning.patience;
-        let text = timeout(patience, self.client.request_text(request?)).await;
-        Ok(text.map_err(|_| Trouble::no_answer(patience))??)
+        let request_timeout = self.tuning.request_timeout;
+        let text = timeout(request_timeout, self.client.request_text(request?)).await;
+        Ok(text.map_err(|_| Trouble::no_answer(request_timeout))??)
     }
 
     /// What happens from a place in the history on.
@@ -143,11 +143,11 @@ impl Source {
         }?;
         // An event is of use when it comes, and not when a block of compressed ones is full.
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let patience = self.tuning.patience;
-        let stream = timeout(patience, self.client.request_stream(request)).await;
-        let stream = Box::pin(stream.map_err(|_| Trouble::no_answer(patience))??);
-        let (silence, start) = (self.tuning.silence, version.to_owned());
-        Ok(Events { stream, silence, start, line: Vec::new(), next: Vec::new() })
+        let request_timeout = self.tuning.request_timeout;
+        let stream = timeout(request_timeout, self.client.request_stream(request)).await;
+        let stream = Box::pin(stream.map_err(|_| Trouble::no_answer(request_timeout))??);
+        let (idle_timeout, start) = (self.tuning.idle_timeout, version.to_owned());
+        Ok(Events { stream, idle_timeout, start, line: Vec::new(), next: Vec::new() })
     }
 
     /// How long the API server is asked to keep a watch open.
@@ -172,14 +172,14 @@ pub(super) async fn get(
     client: &Client,
     kind: Kind,
     (namespace, name): &Key,
-    patience: Duration,
+    request_timeout: Duration,
 ) -> Result<Option<String>, Trouble> {
     let request = Request::new(path(kind, namespace)).get(name, &GetParams::default())?;
-    match timeout(patience, client.request_text(request)).await {
+    match timeout(request_timeout, client.request_text(request)).await {
         Ok(Ok(text)) => Ok(Some(text)),
         Ok(Err(Error::Api(status))) if status.code == 404 => Ok(None),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Trouble::no_answer(patience)),
+        Err(_) => Err(Trouble::no_answer(request_timeout)),
     }
 }
 
@@ -269,7 +269,7 @@ impl Page {
 /// What happens, as it happens: one line of JSON text after the other.
 pub(super) struct Events {
     stream: Pin<Box<dyn AsyncBufRead + Send>>,
-    silence: Duration,
+    idle_timeout: Duration,
     /// Where the watch began.
     start: String,
     /// The last event, and whatever has come of the next one.
@@ -281,7 +281,7 @@ impl Events {
     /// Waits for the next event; `None` when the watch has ended, or says nothing for so long that it must be dead.
     pub(super) async fn next(&mut self) -> Result<Option<Event<'_>>, Trouble> {
         self.next.clear();
-        match timeout(self.silence, self.stream.read_until(b'\n', &mut self.next)).await {
+        match timeout(self.idle_timeout, self.stream.read_until(b'\n', &mut self.next)).await {
             Ok(Ok(_)) if self.next.ends_with(b"\n") => {}
             // An end in the middle of a line is the end of the connection, of which more is known at the next try.
             Ok(Ok(_)) | Err(_) => return Ok(None),

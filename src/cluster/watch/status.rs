@@ -45,7 +45,7 @@ impl State {
 
 /// What may happen to a watch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mishap {
+pub enum WatchError {
     /// The API server could not be reached, or could not answer.
     Away,
     /// The place in the history that the watch wanted to go on from is gone: all objects are listed anew.
@@ -58,7 +58,7 @@ pub enum Mishap {
     Unreadable,
 }
 
-impl Mishap {
+impl WatchError {
     /// Every mishap.
     pub const ALL: [Self; 5] = [Self::Away, Self::Expired, Self::Forbidden, Self::NotInstalled, Self::Unreadable];
 
@@ -77,11 +77,11 @@ impl Mishap {
 
 /// How all watches are doing. Clones share what they know.
 #[derive(Clone, Debug)]
-pub struct Status(Vec<Arc<Record>>);
+pub struct Status(Vec<Arc<WatchStatus>>);
 
 /// How the watch of one kind is doing.
 #[derive(Debug)]
-pub struct Record {
+pub struct WatchStatus {
     /// The kind.
     pub kind: Kind,
     state: Mutex<(State, Instant)>,
@@ -89,29 +89,29 @@ pub struct Record {
     /// When the API server was last heard of, in milliseconds from `origin` and one; 0 for never. Written by every
     /// heartbeat, so it is no part of what is locked.
     heard: AtomicU64,
-    mishaps: [AtomicU64; Mishap::ALL.len()],
+    mishaps: [AtomicU64; WatchError::ALL.len()],
 }
 
 impl Default for Status {
     fn default() -> Self {
-        Self(KINDS.into_iter().map(|kind| Arc::new(Record::new(kind))).collect())
+        Self(KINDS.into_iter().map(|kind| Arc::new(WatchStatus::new(kind))).collect())
     }
 }
 
 impl Status {
     /// One record for each kind that is watched.
-    pub fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+    pub fn records(&self) -> impl Iterator<Item = &Arc<WatchStatus>> {
         self.0.iter()
     }
 
     /// The record of a kind, if it is watched.
     #[must_use]
-    pub fn of(&self, kind: Kind) -> Option<&Arc<Record>> {
+    pub fn of(&self, kind: Kind) -> Option<&Arc<WatchStatus>> {
         self.records().find(|record| record.kind == kind)
     }
 }
 
-impl Record {
+impl WatchStatus {
     fn new(kind: Kind) -> Self {
         let origin = Instant::now();
         Self {
@@ -119,7 +119,7 @@ impl Record {
             state: Mutex::new((State::Starting(None), origin)),
             origin,
             heard: AtomicU64::new(0),
-            mishaps: [const { AtomicU64::new(0) }; Mishap::ALL.len()],
+            mishaps: [const { AtomicU64::new(0) }; WatchError::ALL.len()],
         }
     }
 
@@ -132,30 +132,30 @@ impl Record {
 
     /// How long the API server has not been heard of: no object and no bookmark. `None` before the first list.
     #[must_use]
-    pub fn silence(&self) -> Option<Duration> {
+    pub fn time_since_last_event(&self) -> Option<Duration> {
         let heard = self.heard.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.origin.elapsed().saturating_sub(Duration::from_millis(heard)))
     }
 
     /// How often something has happened.
     #[must_use]
-    pub fn count(&self, mishap: Mishap) -> u64 {
+    pub fn count(&self, mishap: WatchError) -> u64 {
         self.counter(mishap).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn hear(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.heard.store(now + 1, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, mishap: Mishap) {
+    pub(super) fn add(&self, mishap: WatchError) {
         if let Some(counter) = self.counter(mishap) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, mishap: Mishap) -> Option<&AtomicU64> {
-        self.mishaps.get(Mishap::ALL.iter().position(|known| *known == mishap)?)
+    fn counter(&self, mishap: WatchError) -> Option<&AtomicU64> {
+        self.mishaps.get(WatchError::ALL.iter().position(|known| *known == mishap)?)
     }
 
     /// Whether there are facts of the kind, fresh or stale.
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_state_lasts_while_only_its_reason_changes() {
-        let record = Record::new(Kind::Nad);
+        let record = WatchStatus::new(Kind::Nad);
         record.enter(State::Stale("one".to_owned()));
         let since = record.lock().1;
         record.enter(State::Stale("two".to_owned()));
@@ -223,21 +223,25 @@ mod tests {
 
     #[test]
     fn mishaps_are_counted_by_their_kind() {
-        let record = Record::new(Kind::Nad);
-        for (times, mishap) in Mishap::ALL.into_iter().enumerate() {
+        let record = WatchStatus::new(Kind::Nad);
+        for (times, mishap) in WatchError::ALL.into_iter().enumerate() {
             for _ in 0..times {
                 record.add(mishap);
             }
         }
-        assert_eq!(Mishap::ALL.map(|mishap| record.count(mishap)), [0, 1, 2, 3, 4]);
+        assert_eq!(WatchError::ALL.map(|mishap| record.count(mishap)), [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn silence_begins_with_the_first_word() {
-        let record = Record::new(Kind::Nad);
-        assert_eq!(record.silence(), None);
-        record.hear();
-        assert!(record.silence().is_some_and(|silence| silence < Duration::from_mins(1)));
+        let record = WatchStatus::new(Kind::Nad);
+        assert_eq!(record.time_since_last_event(), None);
+        record.touch();
+        assert!(
+            record
+                .time_since_last_event()
+                .is_some_and(|time_since_last_event| time_since_last_event < Duration::from_mins(1))
+        );
     }
 
     #[test]

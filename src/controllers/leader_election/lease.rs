@@ -57,7 +57,7 @@ impl Record {
 
 /// What a replica may do about a Lease that it has just seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Turn {
+pub(crate) enum Action {
     /// There is none: create it.
     Create,
     /// It is ours: say that we are still there.
@@ -85,10 +85,10 @@ impl Election {
     }
 
     /// Notes what was read from the API server at `now`, and tells what may be written.
-    pub(crate) fn see(&mut self, lease: Option<&Lease>, now: Instant) -> Turn {
+    pub(crate) fn see(&mut self, lease: Option<&Lease>, now: Instant) -> Action {
         let Some(lease) = lease else {
             self.seen = None;
-            return Turn::Create;
+            return Action::Create;
         };
         let record = Record::of(lease);
         let since = match &self.seen {
@@ -96,11 +96,11 @@ impl Election {
             _ => now,
         };
         let turn = if record.holder == self.identity {
-            Turn::Renew
+            Action::Renew
         } else if record.holder.is_empty() || now.saturating_duration_since(since) >= self.duration_of(&record) {
-            Turn::Take
+            Action::Take
         } else {
-            Turn::Wait
+            Action::Wait
         };
         self.seen = Some((record, since));
         turn
@@ -153,7 +153,7 @@ impl Election {
 }
 
 /// The Lease as it is to be written by a holder that leaves: the next one need not wait.
-pub(crate) fn farewell(lease: &Lease, wall: Timestamp) -> Lease {
+pub(crate) fn release(lease: &Lease, wall: Timestamp) -> Lease {
     let mut lease = lease.clone();
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = Some(String::new());
@@ -196,18 +196,27 @@ mod tests {
         // Seconds since the start, the record (the holder and its clock), and what may be done.
         let (a, b, nobody) = (Some(("a", 100)), Some(("b", 7)), Some(("", 7)));
         for (duration, steps) in [
-            (Some(15), &[(0, b, Turn::Wait), (14, b, Turn::Wait), (15, b, Turn::Take)][..]),
-            (Some(15), &[(0, b, Turn::Wait), (14, Some(("b", 8)), Turn::Wait), (28, Some(("b", 8)), Turn::Wait)]),
-            (Some(15), &[(0, b, Turn::Wait), (14, Some(("b", 8)), Turn::Wait), (29, Some(("b", 8)), Turn::Take)]),
+            (Some(15), &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)][..]),
+            (Some(15), &[(0, b, Action::Wait), (14, Some(("b", 8)), Action::Wait), (28, Some(("b", 8)), Action::Wait)]),
+            (Some(15), &[(0, b, Action::Wait), (14, Some(("b", 8)), Action::Wait), (29, Some(("b", 8)), Action::Take)]),
             // The clock of the other goes backwards, or is years ahead.
-            (Some(15), &[(0, b, Turn::Wait), (9, Some(("b", -9)), Turn::Wait), (20, Some(("b", -9)), Turn::Wait)]),
-            (Some(15), &[(0, Some(("b", 4_000_000_000)), Turn::Wait), (15, Some(("b", 4_000_000_000)), Turn::Take)]),
-            (Some(15), &[(0, None, Turn::Create), (1, b, Turn::Wait), (15, b, Turn::Wait), (16, b, Turn::Take)]),
-            (Some(15), &[(0, b, Turn::Wait), (1, nobody, Turn::Take)]),
-            (Some(15), &[(0, a, Turn::Renew)]),
-            (Some(60), &[(0, b, Turn::Wait), (59, b, Turn::Wait), (60, b, Turn::Take)]),
-            (None, &[(0, b, Turn::Wait), (14, b, Turn::Wait), (15, b, Turn::Take)]),
-            (Some(-3), &[(0, b, Turn::Wait), (14, b, Turn::Wait), (15, b, Turn::Take)]),
+            (
+                Some(15),
+                &[(0, b, Action::Wait), (9, Some(("b", -9)), Action::Wait), (20, Some(("b", -9)), Action::Wait)],
+            ),
+            (
+                Some(15),
+                &[(0, Some(("b", 4_000_000_000)), Action::Wait), (15, Some(("b", 4_000_000_000)), Action::Take)],
+            ),
+            (
+                Some(15),
+                &[(0, None, Action::Create), (1, b, Action::Wait), (15, b, Action::Wait), (16, b, Action::Take)],
+            ),
+            (Some(15), &[(0, b, Action::Wait), (1, nobody, Action::Take)]),
+            (Some(15), &[(0, a, Action::Renew)]),
+            (Some(60), &[(0, b, Action::Wait), (59, b, Action::Wait), (60, b, Action::Take)]),
+            (None, &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)]),
+            (Some(-3), &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)]),
         ] {
             let (mut election, start) = (election("a"), Instant::now());
             for (second, record, turn) in steps {
@@ -236,10 +245,10 @@ mod tests {
         assert_eq!((renewed.acquire_time, renewed.renew_time), (Some(MicroTime(wall(9))), Some(MicroTime(wall(11)))));
         assert_eq!(election.record(None, wall(9)).spec.unwrap().lease_transitions, Some(0));
 
-        let left = farewell(&taken, wall(12));
+        let left = release(&taken, wall(12));
         assert_eq!(
             super::Election::new("c".to_owned(), Timings::default()).see(Some(&left), Instant::now()),
-            Turn::Take
+            Action::Take
         );
         assert_eq!(left.metadata, found.metadata);
     }
@@ -314,7 +323,7 @@ mod tests {
                 busy_until[replica] = stored_at + millis(ways[3]);
                 let found = server.lease.clone();
                 let election = &mut elections[replica];
-                if election.see(found.as_ref(), sent) == Turn::Wait {
+                if election.see(found.as_ref(), sent) == Action::Wait {
                     continue;
                 }
                 // The clock of each replica is wrong in its own way.

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Mirror, client::Trouble};
+use super::{Reconciler, client::Trouble};
 use crate::{
     annotations::persist::{self, Plan, Step, status_requests},
     api::cluster::KubeVirt as Resource,
-    cluster::persist_queue::Asker,
+    cluster::persist_queue::ObjectRef,
     facts::KubeVirt,
     k8s::{
-        events::{Tale, reference},
+        events::{EventReason, reference},
         kind::Kind,
     },
 };
@@ -35,23 +35,23 @@ pub(crate) enum Outcome {
 }
 
 /// One look, with what was told of the object before: each failure is told when it begins, and not again while it lasts.
-pub(crate) struct Visit<'v> {
-    mirror: &'v Mirror,
+pub(crate) struct Reconcile<'v> {
+    reconciler: &'v Reconciler,
     told: &'v mut BTreeSet<String>,
     /// What failed this time.
     failures: BTreeSet<String>,
 }
 
-impl<'v> Visit<'v> {
-    pub(crate) fn new(mirror: &'v Mirror, told: &'v mut BTreeSet<String>) -> Self {
-        Self { mirror, told, failures: BTreeSet::new() }
+impl<'v> Reconcile<'v> {
+    pub(crate) fn new(reconciler: &'v Reconciler, told: &'v mut BTreeSet<String>) -> Self {
+        Self { reconciler, told, failures: BTreeSet::new() }
     }
 
-    pub(crate) async fn pay(mut self, asker: &Asker) -> Outcome {
+    pub(crate) async fn pay(mut self, object_ref: &ObjectRef) -> Outcome {
         for _ in 0..LOOKS {
-            let looked = match asker {
-                Asker::Instance { namespace, name } => self.instance(namespace, name).await,
-                Asker::Machine { namespace, name } => self.machine(namespace, name).await,
+            let looked = match object_ref {
+                ObjectRef::Vmi { namespace, name } => self.vmi(namespace, name).await,
+                ObjectRef::Vm { namespace, name } => self.vm(namespace, name).await,
             };
             match looked {
                 // Something was written, so there may be more to do.
@@ -66,7 +66,7 @@ impl<'v> Visit<'v> {
                 Err(Trouble::Refused(why)) => {
                     // What cannot be written was told on the object; of what cannot be read there is none to tell it on.
                     if self.failures.is_empty() && self.told.insert(why.clone()) {
-                        tracing::warn!(?asker, why, "not mirrored: it cannot be read");
+                        tracing::warn!(?object_ref, why, "not mirrored: it cannot be read");
                     }
                     return Outcome::Refused;
                 }
@@ -76,15 +76,15 @@ impl<'v> Visit<'v> {
     }
 
     /// One step for a VMI; tells whether there may be another.
-    async fn instance(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
+    async fn vmi(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
         self.failures.clear();
-        let objects = &self.mirror.objects;
-        let Some(vmi) = objects.get(Kind::Instance, namespace, name).await? else { return Ok(false) };
+        let objects = &self.reconciler.objects;
+        let Some(vmi) = objects.get(Kind::Vmi, namespace, name).await? else { return Ok(false) };
         if persist::annotation(&vmi).is_none() {
             return Ok(false);
         }
         let vm = match persist::owner(&vmi) {
-            Some(owner) => objects.get(Kind::Machine, namespace, &owner.name).await?,
+            Some(owner) => objects.get(Kind::Vm, namespace, &owner.name).await?,
             None => None,
         };
         match persist::step(&vmi, vm.as_ref()) {
@@ -99,7 +99,7 @@ impl<'v> Visit<'v> {
                 None => Ok(false),
             },
             Err(why) => {
-                let teller = vm.as_ref().filter(|_| why != persist::Why::NoMachine).unwrap_or(&vmi);
+                let teller = vm.as_ref().filter(|_| why != persist::Why::NoVm).unwrap_or(&vmi);
                 self.fail(teller, Some(&vmi), &why.to_string()).await;
                 Ok(false)
             }
@@ -115,17 +115,17 @@ impl<'v> Visit<'v> {
         done.sort_unstable();
         if !plan.operations.is_empty() {
             self.write(vm, vmi, None, plan.operations.clone(), &names_of(&plan.missing)).await?;
-            self.mirror.progress.add_mirrored(plan.missing.len());
+            self.reconciler.progress.add_mirrored(plan.missing.len());
             tracing::info!(vm = text(vm, "name"), namespace = text(vm, "namespace"), nics = ?plan.missing, "mirrored");
         }
         let settled = persist::settle(vmi, &done);
         if settled.is_empty() {
             return Ok(false);
         }
-        // Told before the annotation goes: whoever finds it there tells it, so that it is told at least once.
+        // LogOnce before the annotation goes: whoever finds it there tells it, so that it is told at least once.
         let note = format!("{} is in the VM's template, and stays after a restart", names_of(&done));
         if self.told.insert(note.clone()) {
-            self.tell(Tale::InterfacePersisted, vm, Some(vmi), &note).await;
+            self.tell(EventReason::InterfacePersisted, vm, Some(vmi), &note).await;
         }
         self.annotate(vmi, vm, settled).await?;
         self.told.remove(&note);
@@ -133,10 +133,10 @@ impl<'v> Visit<'v> {
     }
 
     /// One step for a VM with requests in its status, where KubeVirt does not carry them out itself.
-    async fn machine(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
+    async fn vm(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
         self.failures.clear();
-        let objects = &self.mirror.objects;
-        let Some(vm) = objects.get(Kind::Machine, namespace, name).await? else { return Ok(false) };
+        let objects = &self.reconciler.objects;
+        let Some(vm) = objects.get(Kind::Vm, namespace, name).await? else { return Ok(false) };
         if !status_requests::asks(&vm) {
             return Ok(false);
         }
@@ -146,7 +146,7 @@ impl<'v> Visit<'v> {
         else {
             return Ok(false);
         };
-        let vmi = objects.get(Kind::Instance, namespace, name).await?;
+        let vmi = objects.get(Kind::Vmi, namespace, name).await?;
         let plan = status_requests::plan(&vm, vmi.as_ref(), kubevirt.default_binding.as_str());
         for why in &plan.refused {
             self.fail(&vm, vmi.as_ref(), &why.to_string()).await;
@@ -154,14 +154,14 @@ impl<'v> Visit<'v> {
         if !plan.operations.is_empty() {
             let related = vmi.as_ref().unwrap_or(&vm);
             self.write(&vm, related, None, plan.operations, &names_of(&plan.done)).await?;
-            self.mirror.progress.add_mirrored(plan.done.len());
+            self.reconciler.progress.add_mirrored(plan.done.len());
         }
         if plan.settled.is_empty() {
             return Ok(false);
         }
         let note = format!("the VM's template has {} as asked in status.interfaceRequests", names_of(&plan.done));
         if self.told.insert(note.clone()) {
-            self.tell(Tale::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
+            self.tell(EventReason::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
         }
         self.write(&vm, &vm, Some("status"), plan.settled, "the requests").await?;
         self.told.remove(&note);
@@ -176,7 +176,7 @@ impl<'v> Visit<'v> {
         operations: Vec<json_patch::PatchOperation>,
     ) -> Result<(), Trouble> {
         let (namespace, name) = (text(vmi, "namespace"), text(vmi, "name"));
-        let patched = self.mirror.objects.patch(Kind::Instance, namespace, name, None, operations).await;
+        let patched = self.reconciler.objects.patch(Kind::Vmi, namespace, name, None, operations).await;
         if let Err(Trouble::Refused(why)) = &patched {
             let refused = "the annotation of the VMI cannot be changed";
             self.fail_as(refused, teller, Some(vmi), &format!("{refused}: {why}")).await;
@@ -194,7 +194,7 @@ impl<'v> Visit<'v> {
         what: &str,
     ) -> Result<(), Trouble> {
         let (namespace, name) = (text(vm, "namespace"), text(vm, "name"));
-        let patched = self.mirror.objects.patch(Kind::Machine, namespace, name, subresource, operations).await;
+        let patched = self.reconciler.objects.patch(Kind::Vm, namespace, name, subresource, operations).await;
         if let Err(Trouble::Refused(why)) = &patched {
             let refused = format!("{what} cannot be written into the VM");
             // The words of others may differ each time.
@@ -203,8 +203,8 @@ impl<'v> Visit<'v> {
         patched
     }
 
-    async fn tell(&self, tale: Tale, object: &Value, related: Option<&Value>, note: &str) {
-        self.mirror.events.tell(tale, &reference(object), related.map(reference), note).await;
+    async fn tell(&self, tale: EventReason, object: &Value, related: Option<&Value>, note: &str) {
+        self.reconciler.events.tell(tale, &reference(object), related.map(reference), note).await;
     }
 
     async fn fail(&mut self, object: &Value, related: Option<&Value>, note: &str) {
@@ -215,8 +215,8 @@ impl<'v> Visit<'v> {
     async fn fail_as(&mut self, failure: &str, object: &Value, related: Option<&Value>, note: &str) {
         self.failures.insert(failure.to_owned());
         if self.told.insert(failure.to_owned()) {
-            self.tell(Tale::PersistFailed, object, related, note).await;
-            self.mirror.progress.add_failed();
+            self.tell(EventReason::PersistFailed, object, related, note).await;
+            self.reconciler.progress.add_failed();
             let (namespace, name) = (text(object, "namespace"), text(object, "name"));
             tracing::warn!(kind = %object["kind"], namespace, name, why = note, "not mirrored");
         }

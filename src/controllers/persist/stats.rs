@@ -11,7 +11,7 @@ use crate::cluster::persist_queue::Pending;
 
 /// How the mirroring of a replica stands, now and later.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct PersistStatus {
     /// What waits. Every replica sees it, whether it leads or not.
     pub pending: Pending,
     /// What this replica did.
@@ -28,12 +28,12 @@ pub struct Progress(Arc<Numbers>);
 struct Numbers {
     mirrored: AtomicU64,
     failed: AtomicU64,
-    setbacks: [AtomicU64; Setback::ALL.len()],
+    setbacks: [AtomicU64; ReconcileError::ALL.len()],
 }
 
 /// Why a visit of an object did not do what it was for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Setback {
+pub enum ReconcileError {
     /// The API server could not be reached.
     Away,
     /// Others wrote to the object all the time.
@@ -44,7 +44,7 @@ pub enum Setback {
     Refused,
 }
 
-impl Setback {
+impl ReconcileError {
     /// Every setback.
     pub const ALL: [Self; 4] = [Self::Away, Self::Busy, Self::Impossible, Self::Refused];
 
@@ -76,13 +76,16 @@ impl Progress {
     /// Attempts that were put off, for a conflict, a refusal or an API server that was away.
     #[must_use]
     pub fn retried(&self) -> u64 {
-        [Setback::Away, Setback::Busy, Setback::Refused].map(|reason| self.setbacks(reason)).iter().sum()
+        [ReconcileError::Away, ReconcileError::Busy, ReconcileError::Refused]
+            .map(|reason| self.setbacks(reason))
+            .iter()
+            .sum()
     }
 
     /// Visits that ended so: each one, and what cannot be done is visited again and again.
     #[must_use]
-    pub fn setbacks(&self, reason: Setback) -> u64 {
-        self.setback(reason).map_or(0, |number| number.load(Ordering::Relaxed))
+    pub fn setbacks(&self, reason: ReconcileError) -> u64 {
+        self.error(reason).map_or(0, |number| number.load(Ordering::Relaxed))
     }
 
     pub(crate) fn add_mirrored(&self, count: usize) {
@@ -93,13 +96,13 @@ impl Progress {
         self.0.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_setback(&self, reason: Setback) {
-        if let Some(number) = self.setback(reason) {
+    pub(crate) fn add_setback(&self, reason: ReconcileError) {
+        if let Some(number) = self.error(reason) {
             number.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn setback(&self, reason: Setback) -> Option<&AtomicU64> {
+    fn error(&self, reason: ReconcileError) -> Option<&AtomicU64> {
         self.0.setbacks.get(reason as usize)
     }
 }
@@ -111,12 +114,12 @@ mod tests {
     #[test]
     fn setbacks_are_counted_by_their_reason() {
         let progress = Progress::default();
-        for (times, reason) in Setback::ALL.into_iter().enumerate() {
+        for (times, reason) in ReconcileError::ALL.into_iter().enumerate() {
             for _ in 0..times {
                 progress.add_setback(reason);
             }
         }
-        assert_eq!(Setback::ALL.map(|reason| progress.setbacks(reason)), [0, 1, 2, 3]);
+        assert_eq!(ReconcileError::ALL.map(|reason| progress.setbacks(reason)), [0, 1, 2, 3]);
         // What cannot be done is not put off: it waits for somebody to change it.
         assert_eq!(progress.retried(), 1 + 3);
     }

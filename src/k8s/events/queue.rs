@@ -8,16 +8,16 @@ use std::sync::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::mpsc;
 
-use super::{Events, Tale};
+use super::{EventReason, Events};
 
 /// How many may wait: an API server that is slow or away makes nobody else slow, and takes no more memory than this.
 const ROOM: usize = 256;
 
 /// An event to be sent.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct PendingEvent {
     /// What is told.
-    pub tale: Tale,
+    pub tale: EventReason,
     /// On which object.
     pub object: ObjectReference,
     /// Another object that has to do with it.
@@ -28,20 +28,20 @@ pub struct Letter {
 
 /// Where letters are handed in. Clones hand in to the same sender, who ends with the last of them.
 #[derive(Clone, Debug)]
-pub struct Outbox {
-    letters: mpsc::Sender<Letter>,
+pub struct EventQueue {
+    letters: mpsc::Sender<PendingEvent>,
     numbers: Arc<Numbers>,
 }
 
 #[derive(Debug, Default)]
 struct Numbers {
     sent: AtomicU64,
-    dropped: [AtomicU64; Loss::ALL.len()],
+    dropped: [AtomicU64; DropReason::ALL.len()],
 }
 
 /// Why an event was not sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Loss {
+pub enum DropReason {
     /// The API server could not be reached, or did not take it.
     Failed,
     /// Too many wait to be sent.
@@ -50,7 +50,7 @@ pub enum Loss {
     Rate,
 }
 
-impl Loss {
+impl DropReason {
     /// Every reason.
     pub const ALL: [Self; 3] = [Self::Failed, Self::Full, Self::Rate];
 
@@ -65,7 +65,7 @@ impl Loss {
     }
 }
 
-impl Outbox {
+impl EventQueue {
     /// Begins to send; needs a runtime.
     #[must_use]
     pub fn open(events: Events) -> Self {
@@ -82,14 +82,14 @@ impl Outbox {
     }
 
     /// Hands a letter in, and does not wait: where too many wait already it is dropped.
-    pub fn hand_in(&self, letter: Letter) {
+    pub fn hand_in(&self, letter: PendingEvent) {
         if self.letters.try_send(letter).is_err() {
-            self.drop_one(Loss::Full);
+            self.drop_one(DropReason::Full);
         }
     }
 
     /// Counts an event that was not handed in.
-    pub fn drop_one(&self, loss: Loss) {
+    pub fn drop_one(&self, loss: DropReason) {
         self.numbers.drop_one(loss);
     }
 
@@ -101,29 +101,29 @@ impl Outbox {
 
     /// How many were not, for a reason.
     #[must_use]
-    pub fn dropped(&self, loss: Loss) -> u64 {
+    pub fn dropped(&self, loss: DropReason) -> u64 {
         self.numbers.counter(loss).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }
 
 impl Numbers {
-    fn drop_one(&self, loss: Loss) {
+    fn drop_one(&self, loss: DropReason) {
         if let Some(counter) = self.counter(loss) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, loss: Loss) -> Option<&AtomicU64> {
-        self.dropped.get(Loss::ALL.iter().position(|known| *known == loss)?)
+    fn counter(&self, loss: DropReason) -> Option<&AtomicU64> {
+        self.dropped.get(DropReason::ALL.iter().position(|known| *known == loss)?)
     }
 }
 
-async fn send(events: Events, mut handed_in: mpsc::Receiver<Letter>, numbers: Arc<Numbers>) {
-    while let Some(Letter { tale, object, related, note }) = handed_in.recv().await {
+async fn send(events: Events, mut handed_in: mpsc::Receiver<PendingEvent>, numbers: Arc<Numbers>) {
+    while let Some(PendingEvent { tale, object, related, note }) = handed_in.recv().await {
         if events.tell(tale, &object, related, &note).await {
             numbers.sent.fetch_add(1, Ordering::Relaxed);
         } else {
-            numbers.drop_one(Loss::Failed);
+            numbers.drop_one(DropReason::Failed);
         }
     }
 }
@@ -145,18 +145,23 @@ mod tests {
     use crate::k8s::events::pod;
 
     /// An outbox to an API server that answers with this status, or never.
-    fn outbox(status: Option<StatusCode>) -> Outbox {
+    fn queue(status: Option<StatusCode>) -> EventQueue {
         let service = service_fn(move |_: Request<kube::client::Body>| -> BoxFuture<'static, io::Result<_>> {
             let Some(status) = status else { return pending().boxed() };
             let mut response = Response::new(Body::from("{}"));
             *response.status_mut() = status;
             ready(Ok(response)).boxed()
         });
-        Outbox::open(Events::new(Client::new(service, "default"), "nicplug.io/test", "test"))
+        EventQueue::open(Events::new(Client::new(service, "default"), "nicplug.io/test", "test"))
     }
 
-    fn letter() -> Letter {
-        Letter { tale: Tale::SettingsTaken, object: pod("demo", "a", None), related: None, note: "a".to_owned() }
+    fn letter() -> PendingEvent {
+        PendingEvent {
+            tale: EventReason::SettingsTaken,
+            object: pod("demo", "a", None),
+            related: None,
+            note: "a".to_owned(),
+        }
     }
 
     async fn until(what: impl Fn() -> bool) {
@@ -167,22 +172,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sent_and_what_fails_is_counted() {
-        let good = outbox(Some(StatusCode::CREATED));
+        let good = queue(Some(StatusCode::CREATED));
         good.hand_in(letter());
         until(|| good.sent() == 1).await;
-        let bad = outbox(Some(StatusCode::FORBIDDEN));
+        let bad = queue(Some(StatusCode::FORBIDDEN));
         bad.hand_in(letter());
-        until(|| bad.dropped(Loss::Failed) == 1).await;
-        assert_eq!((good.dropped(Loss::Failed), bad.sent()), (0, 0));
+        until(|| bad.dropped(DropReason::Failed) == 1).await;
+        assert_eq!((good.dropped(DropReason::Failed), bad.sent()), (0, 0));
     }
 
     #[tokio::test]
     async fn an_api_server_that_never_answers_makes_nobody_wait() {
-        let outbox = outbox(None);
+        let queue = queue(None);
         // The sender does not even run in between.
         for _ in 0..ROOM + 3 {
-            outbox.hand_in(letter());
+            queue.hand_in(letter());
         }
-        assert_eq!((outbox.dropped(Loss::Full), outbox.sent()), (3, 0));
+        assert_eq!((queue.dropped(DropReason::Full), queue.sent()), (3, 0));
     }
 }

@@ -20,7 +20,7 @@ const PAUSE_OF_WORDS: Duration = Duration::from_mins(10);
 
 /// Lets through so many events that a person can read them, and an API server bear them.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub struct RateLimiter {
     /// When the next event would be due if all kept to the pace; in the past where there was a rest.
     due: Option<Instant>,
     /// When what was told on an object. No more than the pace lets through in [`PAUSE_OF_WORDS`].
@@ -33,7 +33,7 @@ struct Told {
     words: u64,
 }
 
-impl Throttle {
+impl RateLimiter {
     /// Whether these words may be told on an object now; if so they count as told.
     pub fn admits(&mut self, object: &str, words: &str, now: Instant) -> bool {
         let words = hash(words);
@@ -75,20 +75,20 @@ mod tests {
 
     #[test]
     fn the_same_is_told_once_in_ten_minutes_and_something_else_once_a_minute() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
-        assert!(throttle.admits("vm", "a", start));
-        assert!(!throttle.admits("vm", "a", start) && !throttle.admits("vm", "b", start + 59 * SECOND));
-        assert!(throttle.admits("other", "a", start), "another object");
-        assert!(throttle.admits("vm", "b", start + 60 * SECOND));
-        assert!(!throttle.admits("vm", "b", start + 659 * SECOND));
-        assert!(throttle.admits("vm", "b", start + 660 * SECOND));
+        let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
+        assert!(rate_limiter.admits("vm", "a", start));
+        assert!(!rate_limiter.admits("vm", "a", start) && !rate_limiter.admits("vm", "b", start + 59 * SECOND));
+        assert!(rate_limiter.admits("other", "a", start), "another object");
+        assert!(rate_limiter.admits("vm", "b", start + 60 * SECOND));
+        assert!(!rate_limiter.admits("vm", "b", start + 659 * SECOND));
+        assert!(rate_limiter.admits("vm", "b", start + 660 * SECOND));
     }
 
     #[test]
     fn all_together_keep_to_a_pace_after_a_burst() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
         let mut admitted =
-            |now| (0..1000).filter(|number| throttle.admits(&format!("{number}{now:?}"), "a", now)).count();
+            |now| (0..1000).filter(|number| rate_limiter.admits(&format!("{number}{now:?}"), "a", now)).count();
         assert_eq!(admitted(start), 25);
         assert_eq!(admitted(start + SECOND / 2), 0);
         assert_eq!(admitted(start + 3 * SECOND), 3);
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn no_more_is_remembered_than_matters() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
         for number in 0..5000_u32 {
-            throttle.admits(&number.to_string(), "a", start + number * SECOND);
+            rate_limiter.admits(&number.to_string(), "a", start + number * SECOND);
         }
-        assert!((500..=626).contains(&throttle.told.len()), "{}", throttle.told.len());
+        assert!((500..=626).contains(&rate_limiter.told.len()), "{}", rate_limiter.told.len());
     }
 }

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::server::{
         Counts, Limits,
-        tls::{self, Shown},
+        tls::{self, CertResolver},
     };
 
     fn loads(connections: &Connections) -> Vec<usize> {
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_spread_over_the_threads_and_leave_them_when_they_end() {
-        let tls = tls::server_config(Shown::default(), None).unwrap();
+        let tls = tls::server_config(CertResolver::default(), None).unwrap();
         let common = Arc::new(Common::new(tls, Router::new(), Limits::default(), Counts::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Connections::new().unwrap();

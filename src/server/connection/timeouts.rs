@@ -38,16 +38,16 @@ pub(crate) enum Phase {
     /// The client, to take the answer.
     Response,
     /// The client, to close.
-    Farewell,
+    Closing,
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Farewell];
+    const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
 }
 
 /// The phase of one connection. Only the task of that connection touches it: the atomics cost nothing, and are there
 /// because the task may move from thread to thread.
-pub(crate) struct Pulse {
+pub(crate) struct ConnectionTimeouts {
     phase: AtomicU8,
     origin: Instant,
     /// Nanoseconds since `origin`.
@@ -63,14 +63,14 @@ pub(crate) struct Pulse {
     request: Duration,
 }
 
-impl Pulse {
+impl ConnectionTimeouts {
     /// `share` says which part of the longest life this connection may have: from a half to the whole, as it goes from
     /// 0 to the largest number.
     pub(crate) fn new(limits: &Limits, share: u32) -> Self {
         // Half of the whole times the share, and never more than half of it.
         let less = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let part = |whole: u64| whole - less(whole);
-        let pulse = Self {
+        let timeouts = Self {
             phase: AtomicU8::new(Phase::Idle as u8),
             origin: Instant::now(),
             due: AtomicU64::new(0),
@@ -81,13 +81,13 @@ impl Pulse {
             header: limits.header,
             request: limits.request,
         };
-        pulse.due.store(nanos(limits.idle), Ordering::Relaxed);
-        pulse
+        timeouts.due.store(nanos(limits.idle), Ordering::Relaxed);
+        timeouts
     }
 
     pub(crate) fn phase(&self) -> Phase {
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
-        Phase::ALL.get(phase).copied().unwrap_or(Phase::Farewell)
+        Phase::ALL.get(phase).copied().unwrap_or(Phase::Closing)
     }
 
     /// When the phase has lasted too long.
@@ -120,8 +120,8 @@ impl Pulse {
 
     /// The connection is about to be closed.
     pub(crate) fn leave(&self) {
-        if self.phase() != Phase::Farewell {
-            self.enter(Phase::Farewell, FAREWELL);
+        if self.phase() != Phase::Closing {
+            self.enter(Phase::Closing, FAREWELL);
         }
     }
 
@@ -136,29 +136,29 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// A stream that tells the pulse what passes through it.
-pub(crate) struct Watched<S> {
+pub(crate) struct TimedStream<S> {
     stream: S,
-    pulse: Arc<Pulse>,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, pulse: Arc<Pulse>) -> Self {
-        Self { stream, pulse }
+impl<S> TimedStream<S> {
+    pub(crate) fn new(stream: S, timeouts: Arc<ConnectionTimeouts>) -> Self {
+        Self { stream, timeouts }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before && self.pulse.phase() == Phase::Idle {
-            self.pulse.enter(Phase::Header, self.pulse.header);
+        if buffer.filled().len() > before && self.timeouts.phase() == Phase::Idle {
+            self.timeouts.enter(Phase::Header, self.timeouts.header);
         }
         read
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -178,8 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     /// hyper flushes when an answer is complete: then the connection is idle again.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if self.pulse.phase() == Phase::Response && flushed.is_ready() {
-            self.pulse.enter(Phase::Idle, self.pulse.idle);
+        if self.timeouts.phase() == Phase::Response && flushed.is_ready() {
+            self.timeouts.enter(Phase::Idle, self.timeouts.idle);
         }
         flushed
     }
@@ -187,10 +187,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     /// Says goodbye, and where a request's body was left unread, waits for the client to close: a socket that is closed
     /// over unread bytes is reset, and the reset can overtake the answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        self.pulse.leave();
+        self.timeouts.leave();
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         let mut scrap = [0; 4096];
-        while self.pulse.unread.load(Ordering::Relaxed) {
+        while self.timeouts.unread.load(Ordering::Relaxed) {
             let mut buffer = ReadBuf::new(&mut scrap);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             if buffer.filled().is_empty() {
@@ -211,8 +211,8 @@ mod tests {
 
     /// How many requests a connection is given.
     fn requests(share: u32, most: usize) -> usize {
-        let pulse = Pulse::new(&limits(Duration::from_hours(24), most), share);
-        1 + std::iter::repeat_with(|| pulse.begin_request()).take_while(|is_last| !is_last).count()
+        let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), most), share);
+        1 + std::iter::repeat_with(|| timeouts.begin_request()).take_while(|is_last| !is_last).count()
     }
 
     #[test]
@@ -226,9 +226,9 @@ mod tests {
 
     #[test]
     fn a_request_is_the_last_one_when_the_connection_is_old() {
-        let young = Pulse::new(&limits(Duration::from_hours(1), 1000), 0);
+        let young = ConnectionTimeouts::new(&limits(Duration::from_hours(1), 1000), 0);
         assert!(!young.begin_request());
-        let old = Pulse::new(&limits(Duration::from_nanos(1), 1000), 0);
+        let old = ConnectionTimeouts::new(&limits(Duration::from_nanos(1), 1000), 0);
         assert!(old.begin_request());
     }
 }

@@ -118,7 +118,7 @@ impl Keeper {
         self.tally.clone()
     }
 
-    /// Looks at once and with every tick, until there are none any more; `check` and `tell` hear how things stand.
+    /// RecheckCounts at once and with every tick, until there are none any more; `check` and `tell` hear how things stand.
     pub async fn keep(mut self, check: Check, ticks: impl Stream<Item = ()>, mut tell: impl FnMut(News)) {
         keep_looking(ticks, || self.look(&check, &mut tell)).await;
     }

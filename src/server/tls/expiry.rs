@@ -2,23 +2,23 @@
 
 use std::time::SystemTime;
 
-use super::Shown;
+use super::CertResolver;
 use crate::{
     certificates::validity::{Stage, date},
     server::health::Check,
 };
 
 /// What was told last, and to whom.
-pub(super) struct Outlook {
-    shown: Shown,
+pub(super) struct ExpiryMonitor {
+    shown: CertResolver,
     check: Check,
     /// Why something newer than what is shown is not.
     fault: Option<String>,
     stage: Stage,
 }
 
-impl Outlook {
-    pub(super) fn new(shown: Shown, check: Check) -> Self {
+impl ExpiryMonitor {
+    pub(super) fn new(shown: CertResolver, check: Check) -> Self {
         Self { shown, check, fault: None, stage: Stage::Fresh }
     }
 

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use futures_util::Stream;
 
-use super::{Origin, Pair, Shown, TlsError, expiry::Outlook, read};
+use super::{CertResolver, Origin, Pair, TlsError, expiry::ExpiryMonitor, read};
 use crate::{
     certificates::Host,
     server::{
@@ -57,7 +57,7 @@ impl Files {
 /// Shows the pair of the files, and takes up what comes after it.
 pub struct Keeper {
     files: Files,
-    shown: Shown,
+    shown: CertResolver,
     taken: Taken<Contents>,
 }
 
@@ -74,28 +74,28 @@ impl Keeper {
 
     /// What a server is to be given.
     #[must_use]
-    pub fn shown(&self) -> Shown {
+    pub fn shown(&self) -> CertResolver {
         self.shown.clone()
     }
 
-    /// Looks at once and with every tick, until there are none any more; tells `check` how things stand.
+    /// RecheckCounts at once and with every tick, until there are none any more; tells `check` how things stand.
     pub async fn keep(mut self, check: Check, clock: impl Fn() -> SystemTime, ticks: impl Stream<Item = ()>) {
-        let mut outlook = Outlook::new(self.shown.clone(), check);
-        keep_looking(ticks, || self.look(&mut outlook, clock())).await;
+        let mut expiry = ExpiryMonitor::new(self.shown.clone(), check);
+        keep_looking(ticks, || self.look(&mut expiry, clock())).await;
     }
 
-    fn look(&mut self, outlook: &mut Outlook, now: SystemTime) {
+    fn look(&mut self, expiry: &mut ExpiryMonitor, now: SystemTime) {
         let files = &self.files;
         match self.taken.news(|| files.read(), |contents| files.pair_at(contents, now)) {
             Ok(Some((contents, pair))) => {
                 self.shown.show(pair);
                 self.taken = Taken(contents);
-                outlook.replaced();
+                expiry.replaced();
             }
-            Ok(None) => outlook.clear(),
-            Err(error) => outlook.refuse(error.to_string()),
+            Ok(None) => expiry.clear(),
+            Err(error) => expiry.refuse(error.to_string()),
         }
-        outlook.tell(now);
+        expiry.tell(now);
     }
 }
 
@@ -131,8 +131,8 @@ mod tests {
             folder.put(bundle);
             let keeper = Keeper::open(folder.files(&["localhost"])).unwrap();
             let readiness = Readiness::default();
-            let outlook = Outlook::new(keeper.shown(), readiness.add("certificate", "not looked at"));
-            (folder, Keeping { keeper, outlook, readiness })
+            let expiry = ExpiryMonitor::new(keeper.shown(), readiness.add("certificate", "not looked at"));
+            (folder, Keeping { keeper, expiry, readiness })
         }
 
         fn files(&self, hosts: &[&str]) -> Files {
@@ -158,14 +158,14 @@ mod tests {
 
     struct Keeping {
         keeper: Keeper,
-        outlook: Outlook,
+        expiry: ExpiryMonitor,
         readiness: Readiness,
     }
 
     impl Keeping {
         /// What is told after a look.
         fn look(&mut self, now: SystemTime) -> String {
-            self.keeper.look(&mut self.outlook, now);
+            self.keeper.look(&mut self.expiry, now);
             self.readiness.report()
         }
     }

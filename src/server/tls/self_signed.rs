@@ -8,8 +8,8 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 
-use super::{Pair, Shown, expiry::Outlook};
-use crate::{controllers::certificates::Offer, server::health::Check};
+use super::{CertResolver, Pair, expiry::ExpiryMonitor};
+use crate::{controllers::certificates::ServingCert, server::health::Check};
 
 /// How often to look at the clock: whether a certificate is late is no matter of seconds.
 pub const INTERVAL: Duration = Duration::from_secs(30);
@@ -17,34 +17,34 @@ pub const INTERVAL: Duration = Duration::from_secs(30);
 /// Shows what is offered, now and later, and tells `check` how things stand then and with every tick; until there are no
 /// offers or no ticks any more.
 pub async fn show(
-    shown: Shown,
-    mut offers: watch::Receiver<Offer>,
+    shown: CertResolver,
+    mut offers: watch::Receiver<ServingCert>,
     check: Check,
     clock: impl Fn() -> SystemTime,
     ticks: impl Stream<Item = ()>,
 ) {
     let mut ticks = pin!(ticks);
-    let mut outlook = Outlook::new(shown.clone(), check);
+    let mut expiry = ExpiryMonitor::new(shown.clone(), check);
     let mut last = None;
     loop {
-        let Offer { pair, fault, authority_end } = offers.borrow_and_update().clone();
+        let ServingCert { pair, fault, authority_end } = offers.borrow_and_update().clone();
         shown.tell_authority(authority_end);
         if let Some(pair) = pair.filter(|pair| last.as_ref() != Some(&pair.certificate)) {
             match Pair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
                 Ok(new) => {
                     shown.show(new);
-                    outlook.replaced();
+                    expiry.replaced();
                     last = Some(pair.certificate.clone());
                 }
                 // The keeper has looked at it: never in practice.
-                Err(error) => outlook.refuse(error.to_string()),
+                Err(error) => expiry.refuse(error.to_string()),
             }
         }
         match fault {
-            Some(fault) => outlook.refuse(fault),
-            None => outlook.clear(),
+            Some(fault) => expiry.refuse(fault),
+            None => expiry.clear(),
         }
-        outlook.tell(clock());
+        expiry.tell(clock());
         let is_going_on = tokio::select! {
             changed = offers.changed() => changed.is_ok(),
             tick = ticks.next() => tick.is_some(),

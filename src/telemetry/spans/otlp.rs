@@ -284,7 +284,7 @@ mod tests {
             parent,
             start,
             end: start + Duration::from_micros(30),
-            attributes: vec![("nicplug.verdict", "denied".to_owned())],
+            attributes: vec![("nicplug.decision", "denied".to_owned())],
         };
         let resource = Resource::new(vec![("service.name", "nicplug".to_owned())]);
         let message: Value = serde_json::from_slice(&resource.message(&[span(Some(parent)), span(None)])).unwrap();
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!((&child["name"], &child["kind"]), (&json!("validate"), &json!(2)));
         assert_eq!(child["startTimeUnixNano"], "1700000000000000001");
         assert_eq!(child["endTimeUnixNano"], "1700000000000030001");
-        assert_eq!(child["attributes"], text("nicplug.verdict", "denied"));
+        assert_eq!(child["attributes"], text("nicplug.decision", "denied"));
         assert!(root.get("parentSpanId").is_none() && root["traceId"] != child["traceId"], "{message}");
         for (span, key, digits) in [(child, "spanId", 16), (root, "spanId", 16), (root, "traceId", 32)] {
             let id = span[key].as_str().unwrap();

@@ -3,7 +3,7 @@
 //! Facts are late by a moment. An answer that they have a part in, and that a user would suffer from, can be doubted:
 //! whoever can look again does so, and has it judged anew.
 
-use super::{Answer, Endpoint, Hearing, Outcome, review_migration};
+use super::{Answer, Decision, Endpoint, Evaluator, evaluate_migration};
 use crate::{
     admission::verdict::Verdict,
     api::review::{self, Reading, Request},
@@ -13,7 +13,7 @@ use crate::{
 
 /// An answer that may be another one when its facts are looked at again.
 #[derive(Debug)]
-pub enum Doubt<'d, 'r> {
+pub enum Recheck<'d, 'r> {
     /// To a change.
     Change {
         /// The change.
@@ -21,7 +21,7 @@ pub enum Doubt<'d, 'r> {
         /// What was known.
         facts: &'d Facts,
         /// Which facts about the whole cluster have a part in the answer.
-        rests_on: Grounds,
+        rests_on: FactDependencies,
     },
     /// To the start of a migration.
     Migration {
@@ -30,13 +30,13 @@ pub enum Doubt<'d, 'r> {
         /// What was known.
         facts: &'d Facts,
         /// Which facts about the whole cluster have a part in the answer.
-        rests_on: Grounds,
+        rests_on: FactDependencies,
     },
 }
 
 /// Facts that it takes a list of a whole cluster to know, and which most denials have nothing to do with.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Grounds {
+pub struct FactDependencies {
     /// How a NIC reaches a pod that runs.
     pub attachment: bool,
     /// Multus' isolation of namespaces.
@@ -45,28 +45,28 @@ pub struct Grounds {
     pub nodes: bool,
 }
 
-impl<'h> Hearing<'h> {
+impl<'h> Evaluator<'h> {
     /// The same hearing with other facts.
     #[must_use]
-    pub fn with_facts<'f>(&self, facts: &'f dyn FactSource) -> Hearing<'f>
+    pub fn with_facts<'f>(&self, facts: &'f dyn FactSource) -> Evaluator<'f>
     where
         'h: 'f,
     {
-        Hearing { facts, settings: self.settings }
+        Evaluator { facts, settings: self.settings }
     }
 
     /// Asks with what may be doubted about an answer to the body; `None` when nothing is: it does no harm, or it would
     /// be the same without any facts. Reads the body again, so it costs nothing where it is not called.
-    pub fn doubt<T>(
+    pub fn recheck<T>(
         &self,
         endpoint: Endpoint,
         body: &[u8],
         answer: &Answer,
-        ask: impl FnOnce(&Doubt) -> T,
+        ask: impl FnOnce(&Recheck) -> T,
     ) -> Option<T> {
         let may_harm = match endpoint {
-            Endpoint::Validate => answer.outcome == Outcome::Denied,
-            Endpoint::Mutate => answer.outcome == Outcome::Patched,
+            Endpoint::Validate => answer.decision == Decision::Denied,
+            Endpoint::Mutate => answer.decision == Decision::Patched,
         };
         let Reading::Whole(request) = review::read(body).ok().filter(|_| may_harm)? else { return None };
         match (endpoint, MigrationStart::of(&request)) {
@@ -76,24 +76,24 @@ impl<'h> Hearing<'h> {
         }
     }
 
-    fn doubt_denial<T>(&self, request: &Request, ask: impl FnOnce(&Doubt) -> T) -> Option<T> {
+    fn doubt_denial<T>(&self, request: &Request, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
         let change = Change::of(request).filter(|change| change.oversize().is_none())?;
         let facts = self.facts_for(&change);
-        let judge = |facts: &Facts| super::review(&change, facts, self.settings);
-        let rests_on = grounds(&facts, judge)?;
-        Some(ask(&Doubt::Change { change: &change, facts: &facts, rests_on }))
+        let evaluate = |facts: &Facts| super::evaluate(&change, facts, self.settings);
+        let rests_on = dependencies(&facts, evaluate)?;
+        Some(ask(&Recheck::Change { change: &change, facts: &facts, rests_on }))
     }
 
-    fn doubt_migration<T>(&self, start: &MigrationStart, ask: impl FnOnce(&Doubt) -> T) -> Option<T> {
+    fn doubt_migration<T>(&self, start: &MigrationStart, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
         let facts = self.facts.facts_for_migration(start);
-        let judge = |facts: &Facts| review_migration(start, facts, self.settings);
-        let rests_on = grounds(&facts, judge)?;
-        Some(ask(&Doubt::Migration { start, facts: &facts, rests_on }))
+        let evaluate = |facts: &Facts| evaluate_migration(start, facts, self.settings);
+        let rests_on = dependencies(&facts, evaluate)?;
+        Some(ask(&Recheck::Migration { start, facts: &facts, rests_on }))
     }
 
     /// The one patch that would be wrong for a guest which has just been started: a NIC that it has is dropped from
     /// the template, and not unplugged.
-    fn doubt_patch<T>(&self, request: &Request, ask: impl FnOnce(&Doubt) -> T) -> Option<T> {
+    fn doubt_patch<T>(&self, request: &Request, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
         let change = Change::of(request)?;
         let removes = change.after.annotation(|annotations| annotations.remove_interfaces.as_deref()).is_some();
         if !removes || change.before.is_none() {
@@ -101,19 +101,20 @@ impl<'h> Hearing<'h> {
         }
         let facts = self.facts_for(&change);
         let is_stopped = matches!(facts.live(), Fact::Absent);
-        is_stopped.then(|| ask(&Doubt::Change { change: &change, facts: &facts, rests_on: Grounds::default() }))
+        is_stopped
+            .then(|| ask(&Recheck::Change { change: &change, facts: &facts, rests_on: FactDependencies::default() }))
     }
 }
 
 /// What the causes of a denial rest on; `None` when they stand without any facts.
-fn grounds(facts: &Facts, judge: impl Fn(&Facts) -> Verdict) -> Option<Grounds> {
-    let causes = judge(facts).causes;
-    let matters = |facts: &Facts| judge(facts).causes != causes;
+fn dependencies(facts: &Facts, evaluate: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
+    let causes = evaluate(facts).causes;
+    let matters = |facts: &Facts| evaluate(facts).causes != causes;
     // How strictly the namespace has it is no matter of doubt.
     if !matters(&Facts { overrides: facts.overrides.clone(), ..Facts::default() }) {
         return None;
     }
-    Some(Grounds {
+    Some(FactDependencies {
         attachment: matters(&Facts { attachment: Fact::Unknown, ..facts.clone() }),
         isolation: matters(&Facts { isolation: Fact::Unknown, ..facts.clone() }),
         nodes: matters(&Facts { nodes: Fact::Unknown, ..facts.clone() }),
