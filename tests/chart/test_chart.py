@@ -252,7 +252,7 @@ class Templates(unittest.TestCase):
                 {"shutdown": {"graceSeconds": 30}},
                 "shutdown.deadlineSeconds 25 is shorter than shutdown.graceSeconds 30",
             ),
-            ({"certificates": {"source": "secret"}}, "certificates.secret.name is required: set it to the Secret"),
+            ({"certificates": {"source": "secret"}}, "certificates.secret.name is required: name a Secret"),
         ]:
             with self.assertRaisesRegex(helm.HelmRenderError, re.escape(message)):
                 render(values)

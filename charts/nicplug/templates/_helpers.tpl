@@ -55,7 +55,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{/* The name of the Secret with the certificate. */}}
 {{- define "nicplug.certificateSecret" -}}
 {{- if eq .Values.certificates.source "secret" }}
-{{- required "certificates.secret.name is required: set it to the Secret with tls.crt and tls.key, or choose another certificates.source" .Values.certificates.secret.name }}
+{{- $missing := "certificates.secret.name is required: name a Secret with tls.crt and tls.key" }}
+{{- required $missing .Values.certificates.secret.name }}
 {{- else }}
 {{- printf "%s-certificates" (include "nicplug.fullname" .) }}
 {{- end }}

@@ -1,6 +1,6 @@
 {{/*
 The parts that both webhooks share. Fields are set even to the API server's defaults, so that GitOps tools find no
-difference between the chart and the cluster. caBundle is not set, unless the user gives one: the component that issues the
+difference between the chart and the cluster. caBundle is only set if the user gives one: the component that issues the
 certificates writes that field and owns it.
 */}}
 
@@ -52,14 +52,14 @@ service:
 {{- end }}
 
 {{/*
-The API server skips an update that changes no field that nicplug reviews: KubeVirt updates a VMI with every heartbeat of
-its guest agent. The expression may compare more fields than nicplug reviews, never fewer. Kubernetes 1.28 must be able to
-evaluate it, so it uses no optional fields. An expression that fails would reject the request, so the expression tests each
-field with has() before it reads it.
+The API server skips an update that changes no field that nicplug reviews: KubeVirt updates a VMI with every heartbeat
+of its guest agent. The expression may compare more fields than nicplug reviews, never fewer. Kubernetes 1.28 must be
+able to evaluate it, so it uses no optional fields. An expression that fails would reject the request, so the expression
+tests each field with has() before it reads it.
 
 The API server calls no webhook before the first replica is ready: that replica writes the account that is checked here
-into the RoleBinding of the same name. The API server evaluates every condition, even if an earlier one is false. A single
-condition with && therefore spares the authorizer, which searches all bindings of the cluster, on each heartbeat.
+into the RoleBinding of the same name. The API server evaluates every condition, even if an earlier one is false. A
+single condition with && therefore spares the authorizer, which searches all bindings of the cluster, on each heartbeat.
 */}}
 {{- define "nicplug.matchConditions" -}}
 - name: review-required
