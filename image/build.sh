@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug` and its SBOM
-# `nicplug.cdx.json` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs Rust, a C compiler, Python, crates.io and
-# PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and `just image-proof`
-# call it.
+# `nicplug.cdx.json` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs Rust, a C compiler, Python, crates.io
+# and PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and
+# `just image-proof` call it.
 #
 # The release PROFILE is built twice, for profile-guided optimization: first instrumented, to record a profile with
 # train.py, and then optimized with that profile. Other profiles are built once.

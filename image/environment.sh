@@ -1,5 +1,5 @@
-# Sourced in the root of the repository: environment.sh TARGET prepares `cargo zigbuild` to build for a static TARGET with
-# the settings of the image's binary.
+# Sourced in the root of the repository: environment.sh TARGET prepares `cargo zigbuild` to build for a static TARGET
+# with the settings of the image's binary.
 # shellcheck shell=bash
 
 # Zig provides musl and a C compiler for both architectures.

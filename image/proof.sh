@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks that a binary needs no other file: proof.sh FILE [EMULATOR]. It runs `nicplug demo` as an unprivileged user in an
-# empty root without a shell, libraries, /dev or /proc, so the image can be tested without Docker. EMULATOR is a static
-# qemu-user for a binary of another architecture.
+# Checks that a binary needs no other file: proof.sh FILE [EMULATOR]. It runs `nicplug demo` as an unprivileged user in
+# an empty root without a shell, libraries, /dev or /proc, so the image can be tested without Docker. EMULATOR is a
+# static qemu-user for a binary of another architecture.
 set -euo pipefail
 file=$1 emulator=${2:-}
 limit=$((20 << 20))
@@ -27,7 +27,7 @@ if [[ $emulator ]]; then
 fi
 chmod 555 "$root"
 
-# Root can switch to an unprivileged user. Other users need a user namespace for chroot, which adds no privileges outside.
+# Root switches to an unprivileged user. Other users need a user namespace for chroot; outside of it they gain nothing.
 if ((EUID == 0)); then
     inside=(chroot --userspec 65532:65532 "$root")
 else
