@@ -62,7 +62,7 @@ fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
     if let Some(uid) = uid(body) {
         assert_eq!(response["uid"], uid.as_str(), "another uid");
     }
-    let is_allowed = response["allowed"].as_bool().expect("a verdict");
+    let is_allowed = response["allowed"].as_bool().expect("`allowed` is a Boolean");
     assert!(is_allowed || endpoint == Endpoint::Validate, "/mutate denies: {response}");
     assert!(is_allowed || !response["status"]["details"]["causes"][0].is_null(), "denied without a cause: {response}");
     Some(response)

@@ -56,7 +56,7 @@ class Case:
     # Series for which the alert fires, with the labels and the description that it must have.
     fires: dict[str, str]
     labels: dict[str, str]
-    says: str
+    description: str
     # Series for which it must not fire: below the threshold, for too short a time, or of another program.
     silent: dict[str, str]
     # Minutes after which both are evaluated.
@@ -85,7 +85,7 @@ CASES = {
     "NicplugUnreachable": Case(
         fires={of_api_server(REJECTED, VALIDATE, error_type="calling_webhook_error"): "0+6x30"},
         labels={"name": VALIDATE},
-        says="0.10 calls per second of validate.nicplug.io fail. With failure policy Fail, the API server rejects each "
+        description="0.10 calls per second of validate.nicplug.io fail. With failure policy Fail, the API server rejects each "
         "of these requests.",
         silent={
             # A denial by a rule, and another program's failing webhook.
@@ -96,28 +96,28 @@ CASES = {
     "NicplugBypassed": Case(
         fires={of_api_server(PASSED, MUTATE): "0+6x30"},
         labels={"name": MUTATE},
-        says="0.10 calls per second of mutate.nicplug.io fail. With failure policy Ignore, the API server admits these "
+        description="0.10 calls per second of mutate.nicplug.io fail. With failure policy Ignore, the API server admits these "
         "requests without nicplug.",
         silent={of_api_server(PASSED, MUTATE): "7x30", of_api_server(PASSED, "mutate.example.com"): "0+6x30"},
     ),
     "NicplugSlow": Case(
         fires=duration(VALIDATE, "0+90x30", "0+100x30"),
         labels={"name": VALIDATE},
-        says="The 99th percentile of the calls of validate.nicplug.io takes 950ms. The API server times out after 5 "
+        description="The 99th percentile of the calls of validate.nicplug.io takes 950ms. The API server times out after 5 "
         "seconds.",
         silent=duration(VALIDATE, "0+999x30", "0+1000x30"),
     ),
     "NicplugDown": Case(
         fires={ours("up"): "0x30"},
         labels={},
-        says="Prometheus cannot scrape any nicplug pod in nicplug-system. If no pod runs and the failure policy is "
+        description="Prometheus cannot scrape any nicplug pod in nicplug-system. If no pod runs and the failure policy is "
         "Fail, users cannot change virtual machines.",
         silent={ours("up"): "0x30", ours("up", "b"): "1x30"},
     ),
     "NicplugRestarts": Case(
         fires={ours("process_start_time_seconds"): "10x10 700x10 1400x10"},
         labels={"pod": "a"},
-        says="Pod a restarted 2 times within 30 minutes.",
+        description="Pod a restarted 2 times within 30 minutes.",
         # A single restart, and a rolling update.
         silent={
             ours("process_start_time_seconds"): "10x10 700x20",
@@ -127,13 +127,13 @@ CASES = {
     "NicplugMemory": Case(
         fires={ours("process_resident_memory_bytes"): f"{250 << 20}x30"},
         labels={"pod": "a"},
-        says="Pod a uses 250MiB of memory, more than 90% of its limit of 256Mi.",
+        description="Pod a uses 250MiB of memory, more than 90% of its limit of 256Mi.",
         silent={ours("process_resident_memory_bytes"): f"{230 << 20}x30"},
     ),
     "NicplugRefusing": Case(
         fires={ours("nicplug_requests_refused_total", reason="overload"): "0+30x30"},
         labels={"reason": "overload"},
-        says="0.50 requests per second are rejected without review. Reason: overload.",
+        description="0.50 requests per second are rejected without review. Reason: overload.",
         silent={ours("nicplug_requests_refused_total", reason="overload"): "0x10 30x20"},
     ),
     "NicplugFactsStale": Case(
@@ -143,7 +143,7 @@ CASES = {
             for state, value in [("stale", "1x30"), ("synced", "0x30")]
         },
         labels={"kind": "VirtualMachine", "state": "stale"},
-        says="2 pods cannot watch objects of kind VirtualMachine. State: stale.",
+        description="2 pods cannot watch objects of kind VirtualMachine. State: stale.",
         silent={
             ours("nicplug_facts_state", kind="VirtualMachine", state="stale"): "0x24 1x6",
             ours("nicplug_facts_state", kind="VirtualMachine", state="synced"): "1x24 0x6",
@@ -153,14 +153,14 @@ CASES = {
     "NicplugFactsUnknown": Case(
         fires={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x40"},
         labels={"kind": "Node"},
-        says="0.10 responses per second warn that a check was skipped, because facts of kind Node were unknown.",
+        description="0.10 responses per second warn that a check was skipped, because facts of kind Node were unknown.",
         silent={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x5 30x35"},
         after=40,
     ),
     "NicplugWebhookInactive": Case(
         fires={ours("nicplug_webhook_active"): "0x30", ours("nicplug_webhook_active", "b"): "0x30"},
         labels={},
-        says="The webhooks are registered, but their match condition is false, so the API server does not call them. "
+        description="The webhooks are registered, but their match condition is false, so the API server does not call them. "
         "No change of a virtual machine is reviewed.",
         # One pod has not read the RoleBinding yet.
         silent={ours("nicplug_webhook_active"): "1x30", ours("nicplug_webhook_active", "b"): "0x30"},
@@ -168,7 +168,7 @@ CASES = {
     "NicplugPersistStuck": Case(
         fires={ours("nicplug_persist_pending"): "0x5 2x85", ours("nicplug_persist_pending", "b"): "0x90"},
         labels={},
-        says="2 objects have NICs to persist, and there have been such objects for an hour. A NIC that is not "
+        description="2 objects have NICs to persist, and there have been such objects for an hour. A NIC that is not "
         "persisted is lost when its VM restarts.",
         silent={ours("nicplug_persist_pending"): "2x50 0x1 2x39"},
         after=90,
@@ -176,7 +176,7 @@ CASES = {
     "NicplugPersistLeader": Case(
         fires={ours("nicplug_persist_leader"): "1x30", ours("nicplug_persist_leader", "b"): "1x30"},
         labels={},
-        says="2 pods report that they are the persist leader; there must be exactly one.",
+        description="2 pods report that they are the persist leader; there must be exactly one.",
         # One pod releases the Lease, and the other acquires it three minutes later.
         silent={ours("nicplug_persist_leader"): "1x15 0x15", ours("nicplug_persist_leader", "b"): "0x18 1x12"},
     ),
@@ -186,25 +186,25 @@ CASES = {
             ours(CERTIFICATE_EXPIRY, certificate="ca"): f"{86400 * 100}x30",
         },
         labels={"certificate": "server"},
-        says="The server certificate expires in 10d 0h 0m 0s. After that every call of nicplug fails.",
+        description="The server certificate expires in 10d 0h 0m 0s. After that every call of nicplug fails.",
         silent={ours(CERTIFICATE_EXPIRY, certificate="server"): f"{86400 * 15}x30"},
     ),
     "NicplugCertificateLoadFailed": Case(
         fires={ours("nicplug_certificate_load_failures_total"): "0x20 1x10"},
         labels={},
-        says="A pod cannot load a new certificate. It serves the previous certificate until that expires.",
+        description="A pod cannot load a new certificate. It serves the previous certificate until that expires.",
         silent={ours("nicplug_certificate_load_failures_total"): "3x30"},
     ),
     "NicplugHandshakesFailing": Case(
         fires={ours(HANDSHAKE_FAILURES): "0+8x30", ours(CONNECTIONS): "0+10x30"},
         labels={},
-        says="80% of the new connections to nicplug fail in the TLS handshake.",
+        description="80% of the new connections to nicplug fail in the TLS handshake.",
         silent={ours(HANDSHAKE_FAILURES): "0+4x30", ours(CONNECTIONS): "0+10x30"},
     ),
     "NicplugSettingsRefused": Case(
         fires={ours("nicplug_settings_valid"): "1x20 0x10", ours("nicplug_settings_valid", "b"): "1x30"},
         labels={"pod": "a"},
-        says="Pod a rejected its settings file and keeps the previous settings.",
+        description="Pod a rejected its settings file and keeps the previous settings.",
         silent={ours("nicplug_settings_valid"): "1x10 0x5 1x15"},
     ),
     "NicplugVersionsMixed": Case(
@@ -213,7 +213,7 @@ CASES = {
             ours("nicplug_build_info", "b", version="0.2.0"): "1x90",
         },
         labels={},
-        says="Pods of 2 versions have run side by side for an hour.",
+        description="Pods of 2 versions have run side by side for an hour.",
         silent={
             ours("nicplug_build_info", version="0.1.0"): "1x50 _x40",
             ours("nicplug_build_info", "b", version="0.2.0"): "_x40 1x50",
@@ -244,7 +244,7 @@ class Alerts(unittest.TestCase):
         for name, case in CASES.items():
             with self.subTest(name):
                 rule = alerts()[name]
-                annotations = {**rule["annotations"], "description": case.says}
+                annotations = {**rule["annotations"], "description": case.description}
                 labels = {**case.labels, **rule["labels"]}
                 self.check(name, case, case.fires, [{"exp_labels": labels, "exp_annotations": annotations}])
 
