@@ -85,8 +85,8 @@ CASES = {
     "NicplugUnreachable": Case(
         fires={of_api_server(REJECTED, VALIDATE, error_type="calling_webhook_error"): "0+6x30"},
         labels={"name": VALIDATE},
-        description="0.10 calls per second of validate.nicplug.io fail. With failure policy Fail, the API server rejects each "
-        "of these requests.",
+        description="0.10 calls per second of validate.nicplug.io fail. With failure policy Fail, the API server "
+        "rejects each of these requests.",
         silent={
             # A denial by a rule, and another program's failing webhook.
             of_api_server(REJECTED, VALIDATE, error_type="no_error"): "0+6x30",
@@ -96,22 +96,22 @@ CASES = {
     "NicplugBypassed": Case(
         fires={of_api_server(PASSED, MUTATE): "0+6x30"},
         labels={"name": MUTATE},
-        description="0.10 calls per second of mutate.nicplug.io fail. With failure policy Ignore, the API server admits these "
-        "requests without nicplug.",
+        description="0.10 calls per second of mutate.nicplug.io fail. With failure policy Ignore, the API server "
+        "admits these requests without nicplug.",
         silent={of_api_server(PASSED, MUTATE): "7x30", of_api_server(PASSED, "mutate.example.com"): "0+6x30"},
     ),
     "NicplugSlow": Case(
         fires=duration(VALIDATE, "0+90x30", "0+100x30"),
         labels={"name": VALIDATE},
-        description="The 99th percentile of the calls of validate.nicplug.io takes 950ms. The API server times out after 5 "
-        "seconds.",
+        description="The 99th percentile of the calls of validate.nicplug.io takes 950ms. The API server times out "
+        "after 5 seconds.",
         silent=duration(VALIDATE, "0+999x30", "0+1000x30"),
     ),
     "NicplugDown": Case(
         fires={ours("up"): "0x30"},
         labels={},
-        description="Prometheus cannot scrape any nicplug pod in nicplug-system. If no pod runs and the failure policy is "
-        "Fail, users cannot change virtual machines.",
+        description="Prometheus cannot scrape any nicplug pod in nicplug-system. If no pod runs and the failure policy "
+        "is Fail, users cannot change virtual machines.",
         silent={ours("up"): "0x30", ours("up", "b"): "1x30"},
     ),
     "NicplugRestarts": Case(
@@ -160,8 +160,8 @@ CASES = {
     "NicplugWebhookInactive": Case(
         fires={ours("nicplug_webhook_active"): "0x30", ours("nicplug_webhook_active", "b"): "0x30"},
         labels={},
-        description="The webhooks are registered, but their match condition is false, so the API server does not call them. "
-        "No change of a virtual machine is reviewed.",
+        description="The webhooks are registered, but their match condition is false, so the API server does not call "
+        "them. No change of a virtual machine is reviewed.",
         # One pod has not read the RoleBinding yet.
         silent={ours("nicplug_webhook_active"): "1x30", ours("nicplug_webhook_active", "b"): "0x30"},
     ),
