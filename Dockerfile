@@ -1,14 +1,14 @@
 # syntax=docker/dockerfile:1
 
-# The image of nicplug: one static binary, the list of what it is made of, and nothing else: no shell, no library, no
-# package manager. For both architectures, from either:
+# The image of nicplug: one static binary and its SBOM, without a shell, libraries or a package manager. Builds for both
+# architectures, from either one:
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" .
 #
-# Without Docker `just image-proof` builds the same binary by the same script and runs it in an empty root.
+# `just image-proof` builds the same binary with the same script without Docker, and runs it in an empty root.
 
-# The compiler runs on the machine's own architecture and makes code for the other one, which is emulated only to count
-# how often each part of it runs.
+# The compiler runs natively and cross-compiles. Emulation is only used to run the training workload for
+# profile-guided optimization.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95.0-bookworm AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv qemu-user-static \
@@ -32,10 +32,10 @@ LABEL org.opencontainers.image.title="nicplug" \
       org.opencontainers.image.vendor="nicplug maintainers" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/nicplug /nicplug
-# Scanners find the list of dependencies by its name.
+# Scanners recognize an SBOM by this file name.
 COPY --from=build /out/nicplug.cdx.json /nicplug.cdx.json
 COPY LICENSE /LICENSE
-# Nobody: the user that the chart's pods are when they name none.
+# A non-root user; the pods of the chart run as this user by default.
 USER 65532:65532
 EXPOSE 8443 8444
 ENTRYPOINT ["/nicplug"]

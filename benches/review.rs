@@ -1,4 +1,4 @@
-//! What the pure path costs: the body of a real review in, the body of its answer out.
+//! Benchmarks a review without the server: from the body of a recorded request to the body of the response.
 
 use std::{fs, hint::black_box, path::Path, sync::Arc};
 
@@ -15,7 +15,7 @@ use nicplug::{
     settings::Settings,
 };
 
-/// A cluster that runs the VM, on a version of KubeVirt with or without hotplug.
+/// A cluster that runs the VM, with a KubeVirt version with or without NIC hotplug.
 struct Cluster(Facts);
 
 impl Cluster {
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures the answer to a review, having made sure that it is the one that is meant.
+/// Benchmarks one review, after a check that its outcome is the expected one.
 fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, expected: Decision) -> anyhow::Result<()> {
     let body = body(review)?;
     let reviewer = Reviewer::new(Arc::new(Cluster::of_version(version)), Settings::default());
@@ -58,7 +58,7 @@ fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, exp
     Ok(())
 }
 
-/// A real review as the API server sends it: without blanks.
+/// Returns a recorded review as the API server sends it, without whitespace.
 fn body(review: &str) -> anyhow::Result<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reviews").join(review).with_extension("json");
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

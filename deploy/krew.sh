@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the manifest for krew: krew.sh FOLDER, where FOLDER has what image/build.sh made, in amd64 and arm64. The archives
-# that the manifest names are written beside them. The same binaries give the same archives.
+# Prints the krew manifest: krew.sh FOLDER, where FOLDER/amd64 and FOLDER/arm64 contain the output of image/build.sh. It
+# writes the archives of the manifest into FOLDER. The same binaries give the same archives.
 set -euo pipefail
 folder=$(realpath "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,5 +13,5 @@ for arch in amd64 arm64; do
     sum=$(sha256sum "$folder/$archive")
     manifest=${manifest//"SUM OF $archive"/${sum%% *}}
 done
-# What stands above the first key tells of the file in the repository.
+# The comments above the first key are about the file in the repository.
 printf '%s\n' "$manifest" | sed '/^#/d'

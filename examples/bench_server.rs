@@ -1,7 +1,7 @@
-//! Measures `nicplug serve` beside the floor (examples/floor.rs): `just bench-server`.
+//! Compares `nicplug serve` with the floor (examples/floor.rs): `just bench-server`.
 //!
-//! Both services run all the time, and load goes to one of them at a time, in pairs, so that whatever else the machine
-//! does falls on both. What counts is the ratio within a pair; the median over the pairs is printed.
+//! Both services run all the time. Each pair of measurements puts load on one and then on the other, so that other work
+//! of the machine affects both. The result is the ratio within a pair; the program prints the median of all pairs.
 
 use std::{
     env, fs,
@@ -20,34 +20,34 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, client::Resumption, crypto::ring, pki_types::ServerName,
 };
 
-/// The real reviews that are sent: an edit by a user, and the status heartbeat of a virtual machine.
+/// The recorded reviews to send: an edit by a user, and the status heartbeat of a VMI.
 const REVIEWS: [&str; 2] = ["vm-update-merge-patch-add-nic", "vmi-update-status-heartbeat"];
 
-/// As many as client-go keeps idle for one host: the API server's side of the load.
+/// The number of connections: as many idle connections as client-go, and so the API server, keeps for one host.
 const CONNECTIONS: &str = "25";
 
-/// How many clients open new connections at once.
-const DIALLERS: usize = 4;
+/// The number of clients that open new connections in parallel.
+const CONNECTING_CLIENTS: usize = 4;
 
-/// Compares `nicplug serve` with a service that does nothing.
+/// Compares `nicplug serve` with a service that only reads a request and sends a fixed response.
 #[derive(Parser)]
 struct Args {
-    /// How many times each of the two is measured.
+    /// Number of measurements of each service.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// Seconds of load in each measurement.
+    /// Duration of the load in each measurement, in seconds.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Requests on the one connection whose times give the p50.
+    /// Number of requests on a single connection to calculate the p50.
     #[arg(long, default_value_t = 5_000)]
     requests: usize,
-    /// The directory of the reviews.
+    /// Directory of the reviews.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/reviews"))]
     reviews: PathBuf,
-    /// What nicplug knows of its cluster.
+    /// Facts file of nicplug.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bench_server.yaml"))]
     facts: PathBuf,
-    /// The nicplug that is measured, such as that of the image; the one beside this program unless given.
+    /// Binary to measure, such as that of the image; defaults to the nicplug beside this program.
     #[arg(long)]
     nicplug: Option<PathBuf>,
 }
@@ -76,17 +76,17 @@ fn main() -> anyhow::Result<()> {
         print_row("requests/s, 25 connections", &pairs)?;
         let pairs = self::pairs(&both, args.pairs, |service| latency(service, &tls, &request, args.requests))?;
         print_row("p50 of a request on 1 connection, µs", &pairs)?;
-        let pairs = self::pairs(&both, args.pairs, |service| dialling(service, &tls, &request, args.seconds))?;
+        let pairs = self::pairs(&both, args.pairs, |service| handshakes(service, &tls, &request, args.seconds))?;
         print_row("new connections/s, one request each", &pairs)?;
     }
-    print("after all that")?;
+    print("after all measurements")?;
     print_row("resident memory, MiB", &[[both[0].resident_memory()?, both[1].resident_memory()?]])
 }
 
-/// The release directory that this program stands in the `examples` of.
+/// Returns the release directory, whose subdirectory `examples` contains this program.
 fn folder_of_binaries() -> anyhow::Result<PathBuf> {
     let program = env::current_exe()?;
-    let folder = program.ancestors().nth(2).context("the program stands in no directory")?;
+    let folder = program.ancestors().nth(2).context("the path of the program has too few directories")?;
     Ok(folder.to_owned())
 }
 
@@ -120,11 +120,11 @@ fn make_certificate(folder: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(client))
 }
 
-/// Writes the review as the API server sends it, without blanks, and returns the file and the bytes.
+/// Writes the review as the API server sends it, without whitespace, and returns the file and the bytes.
 fn compact(review: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Vec<u8>)> {
     let text = fs::read(review).with_context(|| format!("cannot read {}", review.display()))?;
     let body = serde_json::to_vec(&serde_json::from_slice::<serde_json::Value>(&text)?)?;
-    let file = folder.join(review.file_name().context("a review without a name")?);
+    let file = folder.join(review.file_name().context("the review has no file name")?);
     fs::write(&file, &body)?;
     Ok((file, body))
 }
@@ -137,12 +137,12 @@ fn http_request(body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// An address that nobody listens on. Another program could take it before we do; the start would then fail.
+/// Returns an unused address. If another program takes it before the service does, the start of the service fails.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// A running service; ends with this value.
+/// A running service; dropping this value kills it.
 struct Service {
     process: Child,
     address: SocketAddr,
@@ -168,7 +168,7 @@ impl Service {
         bail!("{program:?} does not listen on {address} after five seconds")
     }
 
-    /// In MiB, as the kernel counts it now.
+    /// Returns the resident memory in MiB.
     fn resident_memory(&self) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
@@ -178,13 +178,13 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended by itself, and there is nobody to tell.
+        // Both fail only if the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Measures both services `count` times, each first in every other pair.
+/// Measures both services `count` times, and alternates which one comes first.
 fn pairs(
     [floor, nicplug]: &[Service; 2],
     count: usize,
@@ -202,7 +202,7 @@ fn pairs(
     Ok(pairs)
 }
 
-/// Requests a second over 25 connections that stay open, by h2load.
+/// Returns the requests per second over 25 persistent connections, measured by h2load.
 fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f64> {
     let output = Command::new("h2load")
         .args(["--h1", "--clients", CONNECTIONS, "--warm-up-time", "1", "--duration", &seconds.to_string()])
@@ -212,34 +212,34 @@ fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f6
         .output()?;
     let report = String::from_utf8(output.stdout)?;
     ensure!(report.contains(" 0 failed, 0 errored, 0 timeout"), "h2load has failed requests:\n{report}");
-    ensure!(report.contains(" 0 3xx, 0 4xx, 0 5xx"), "h2load got other answers than 200:\n{report}");
+    ensure!(report.contains(" 0 3xx, 0 4xx, 0 5xx"), "h2load got responses other than 200:\n{report}");
     let rate =
         report.lines().find_map(|line| line.strip_prefix("finished in ")?.split(", ").nth(1)?.strip_suffix(" req/s"));
     Ok(rate.with_context(|| format!("h2load printed no rate:\n{report}"))?.parse()?)
 }
 
-/// The median time of a request on one connection, in microseconds. A server may close it after so many requests: the next
-/// one is opened outside of the time.
+/// Returns the median time of a request on one connection, in microseconds. A server may close the connection after a
+/// number of requests; the time to open the next one is not counted.
 fn latency(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], count: usize) -> anyhow::Result<f64> {
     let mut connection = Connection::open(service.address, tls)?;
     let warm_up = count / 10;
     let mut times = Vec::with_capacity(warm_up + count);
     for _ in 0..warm_up + count {
         let start = Instant::now();
-        let stays = connection.exchange(request)?;
+        let stays_open = connection.exchange(request)?;
         times.push(start.elapsed().as_secs_f64() * 1e6);
-        if !stays {
+        if !stays_open {
             connection = Connection::open(service.address, tls)?;
         }
     }
     median(times.split_off(warm_up)).context("no requests to measure")
 }
 
-/// New connections a second, each with a full handshake and one request.
-fn dialling(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], seconds: u64) -> anyhow::Result<f64> {
+/// Returns the new connections per second, each with a full handshake and one request.
+fn handshakes(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], seconds: u64) -> anyhow::Result<f64> {
     let start = Instant::now();
     let end = start + Duration::from_secs(seconds);
-    let dial = || -> anyhow::Result<u32> {
+    let connect = || -> anyhow::Result<u32> {
         let mut count = 0;
         while Instant::now() < end {
             Connection::open(service.address, tls)?.exchange(request)?;
@@ -248,8 +248,8 @@ fn dialling(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], seconds:
         Ok(count)
     };
     let counts: Vec<_> = thread::scope(|scope| {
-        let diallers: Vec<_> = (0..DIALLERS).map(|_| scope.spawn(dial)).collect();
-        diallers.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        let clients: Vec<_> = (0..CONNECTING_CLIENTS).map(|_| scope.spawn(connect)).collect();
+        clients.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut total = 0;
     for count in counts {
@@ -258,7 +258,7 @@ fn dialling(service: &Service, tls: &Arc<ClientConfig>, request: &[u8], seconds:
     Ok(f64::from(total) / start.elapsed().as_secs_f64())
 }
 
-/// One connection that sends a request and waits for its answer, again and again.
+/// A connection that sends requests one after the other and waits for each response.
 struct Connection(BufReader<StreamOwned<ClientConnection, TcpStream>>);
 
 impl Connection {
@@ -269,12 +269,12 @@ impl Connection {
         Ok(Self(BufReader::new(StreamOwned::new(session, stream))))
     }
 
-    /// Sends the request and reads the whole answer, which must be a 200; whether the connection can be used again.
+    /// Sends the request and reads the response, which must be a 200. Returns whether the connection stays open.
     fn exchange(&mut self, request: &[u8]) -> anyhow::Result<bool> {
         self.0.get_mut().write_all(request)?;
         let status = self.line()?;
-        ensure!(status.starts_with("HTTP/1.1 200 "), "the answer is {status:?}");
-        let (mut length, mut stays) = (None, true);
+        ensure!(status.starts_with("HTTP/1.1 200 "), "the response is {status:?}");
+        let (mut length, mut stays_open) = (None, true);
         loop {
             let line = self.line()?;
             if line.is_empty() {
@@ -284,21 +284,21 @@ impl Connection {
             if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.trim().parse()?);
             }
-            stays &= !(name.eq_ignore_ascii_case("connection") && value.trim() == "close");
+            stays_open &= !(name.eq_ignore_ascii_case("connection") && value.trim() == "close");
         }
-        let mut body = vec![0; length.context("an answer without content-length")?];
+        let mut body = vec![0; length.context("the response has no content-length")?];
         self.0.read_exact(&mut body)?;
-        Ok(stays)
+        Ok(stays_open)
     }
 
     fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
-        Ok(line.strip_suffix("\r\n").with_context(|| format!("cut off after {line:?}"))?.to_owned())
+        Ok(line.strip_suffix("\r\n").with_context(|| format!("the connection ended after {line:?}"))?.to_owned())
     }
 }
 
-/// Prints the medians of both and of their ratio.
+/// Prints the median of each service and the median ratio.
 fn print_row(name: &str, pairs: &[[f64; 2]]) -> anyhow::Result<()> {
     let median_of = |value: fn(&[f64; 2]) -> f64| median(pairs.iter().map(value).collect()).context("no pairs");
     let (floor, nicplug) = (median_of(|[floor, _]| *floor)?, median_of(|[_, nicplug]| *nicplug)?);

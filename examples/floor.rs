@@ -1,7 +1,8 @@
-//! The floor of the speed comparison: what a webhook would cost that did nothing.
+//! The floor of the speed comparison: the cost of a webhook that does nothing.
 //!
-//! Axum's router over hyper's HTTP/1.1 connection over TLS, as in `nicplug serve`; it reads a whole body and answers the
-//! same bytes each time. It has no limits, no timeouts and no orderly end, so it serves for measuring and nothing else.
+//! It uses axum's router over hyper's HTTP/1.1 connection over TLS, as `nicplug serve` does. It reads the whole body
+//! and always sends the same response. It has no limits, no timeouts and no graceful shutdown: use it for benchmarks
+//! only.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -25,25 +26,25 @@ use rustls::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An allowing answer, as long as nicplug's.
-const ANSWER: &str = concat!(
+/// A response that allows the request, as long as nicplug's response.
+const RESPONSE: &str = concat!(
     r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","#,
     r#""response":{"uid":"4ab850ca-bb05-4514-9f30-5d166d14a1ec","allowed":true}}"#
 );
 
-/// Large enough for every review that the benchmark sends.
+/// The body limit, large enough for every review of the benchmark.
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
-/// A service that reads a body and answers fixed bytes.
+/// A service that reads a body and sends a fixed response.
 #[derive(Parser)]
 struct Args {
-    /// The certificate chain, in PEM.
+    /// Certificate chain, in PEM.
     #[arg(long)]
     tls_cert: PathBuf,
-    /// The private key, in PEM.
+    /// Private key, in PEM.
     #[arg(long)]
     tls_key: PathBuf,
-    /// The address to listen on.
+    /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
 }
@@ -52,7 +53,7 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let acceptor = TlsAcceptor::from(Arc::new(tls(&args)?));
-    let routes = Router::new().route("/validate", post(answer)).layer(DefaultBodyLimit::max(BODY_LIMIT));
+    let routes = Router::new().route("/validate", post(respond)).layer(DefaultBodyLimit::max(BODY_LIMIT));
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -60,8 +61,8 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn answer(_body: Bytes) -> ([(HeaderName, &'static str); 1], &'static str) {
-    ([(CONTENT_TYPE, "application/json")], ANSWER)
+async fn respond(_body: Bytes) -> ([(HeaderName, &'static str); 1], &'static str) {
+    ([(CONTENT_TYPE, "application/json")], RESPONSE)
 }
 
 /// Serves one connection to its end.
@@ -82,7 +83,7 @@ fn tls(args: &Args) -> anyhow::Result<ServerConfig> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    // As nicplug does, and for its reason: the API server resumes no sessions.
+    // As in nicplug: the API server does not resume sessions.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

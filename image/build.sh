@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds what the image holds: build.sh ARCH FOLDER [PROFILE] puts the static binary `nicplug` and the list of what it is
-# made of, `nicplug.cdx.json`, into FOLDER. ARCH is amd64 or arm64, as Docker names them. It needs Rust, a C compiler,
-# Python, crates.io and PyPI, and for another architecture than this machine's a static qemu-user; the Dockerfile and
+# Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug` and its SBOM
+# `nicplug.cdx.json` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs Rust, a C compiler, Python, crates.io
+# and PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and
 # `just image-proof` call it.
 #
-# It is built twice: first to count, by train.py, how often each part of it runs, and then laid out by that. A binary
-# for the PROFILE of another name than release is built once.
+# The release PROFILE is built twice, for profile-guided optimization: first instrumented, to record a profile with
+# train.py, and then optimized with that profile. Other profiles are built once.
 set -euo pipefail
 arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-release}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,7 +14,7 @@ case $arch in
     amd64) target=x86_64-unknown-linux-musl cpu=x86_64 ;;
     arm64) target=aarch64-unknown-linux-musl cpu=aarch64 ;;
     *)
-        echo "build.sh: \"$arch\" is no architecture of the image: amd64 or arm64" >&2
+        echo "build.sh: \"$arch\" is not an architecture of the image; use amd64 or arm64" >&2
         exit 1
         ;;
 esac
@@ -29,21 +29,21 @@ if [[ $profile == release ]]; then
     emulator=()
     if [[ $(uname --machine) != "$cpu" ]]; then
         if ! qemu=$(command -v "qemu-$cpu-static"); then
-            echo "build.sh: a binary for $arch has to run here to be counted: install qemu-user-static" >&2
+            echo "build.sh: recording a profile for $arch needs an emulator: install qemu-user-static" >&2
             exit 1
         fi
-        # An emulator needs twenty times as long for each request, and fewer make the same proportions.
+        # An emulated request takes twenty times as long; fewer requests give the same proportions.
         emulator=(--emulator "$qemu" --requests 100)
     fi
     rustup component add llvm-tools
-    counts=$training/$target.counts
-    rm --recursive --force "$counts"
-    # Zig's linker cannot be told which symbol to begin with, so Rust's own links what counts.
-    RUSTFLAGS="-Cprofile-generate=$counts -Clinker=rust-lld -Clinker-flavor=ld.lld" build --target-dir "$training"
-    LLVM_PROFILE_FILE="$counts/%p.profraw" \
+    profiles=$training/$target.profiles
+    rm --recursive --force "$profiles"
+    # Zig's linker has no option for an initial symbol, so rust-lld links the instrumented binary.
+    RUSTFLAGS="-Cprofile-generate=$profiles -Clinker=rust-lld -Clinker-flavor=ld.lld" build --target-dir "$training"
+    LLVM_PROFILE_FILE="$profiles/%p.profraw" \
         python3 image/train.py "$training/$target/$profile/nicplug" "${emulator[@]}"
     "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
-        "$counts"/*.profraw
+        "$profiles"/*.profraw
     export RUSTFLAGS="-Cprofile-use=$training/$target.profdata"
 fi
 build
@@ -52,10 +52,10 @@ unset RUSTFLAGS
 
 cyclonedx=target/tools/bin/cargo-cyclonedx version=0.5.9
 if [[ $("$cyclonedx" cyclonedx --version 2>/dev/null) != *" $version" ]]; then
-    # Unoptimised: that builds three times faster, and it has little to do.
+    # A debug build takes a third of the time and is fast enough.
     CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root target/tools --version "$version" cargo-cyclonedx
 fi
-# It writes beside Cargo.toml, and no other place can be chosen. With the time of the commit one tree gives one list.
+# cargo-cyclonedx can only write beside Cargo.toml. The commit time makes the SBOM reproducible.
 name=nicplug-$arch
 trap 'rm --force "$name.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)} \

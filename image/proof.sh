@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Shows that a binary needs nothing but itself: proof.sh FILE [EMULATOR]. It is put alone into an empty root without a
-# shell, a library, a /dev or a /proc, and plays `nicplug demo` there as a user who is nobody; so no Docker is needed to
-# know that the image works. EMULATOR is a static qemu-user for a binary of another architecture.
+# Checks that a binary needs no other file: proof.sh FILE [EMULATOR]. It runs `nicplug demo` as an unprivileged user in
+# an empty root without a shell, libraries, /dev or /proc, so the image can be tested without Docker. EMULATOR is a
+# static qemu-user for a binary of another architecture.
 set -euo pipefail
 file=$1 emulator=${2:-}
 limit=$((20 << 20))
@@ -9,11 +9,11 @@ limit=$((20 << 20))
 size=$(stat --format %s "$file")
 printf '%s: %d.%d MiB\n' "$file" $((size >> 20)) $(((size & 0xfffff) * 10 >> 20))
 if ((size >= limit)); then
-    echo "proof.sh: the image has to be smaller than 20 MiB" >&2
+    echo "proof.sh: the binary must be smaller than 20 MiB" >&2
     exit 1
 fi
 if readelf --program-headers --dynamic "$file" | grep --extended-regexp 'INTERP|NEEDED'; then
-    echo "proof.sh: it is not static" >&2
+    echo "proof.sh: the binary is not static" >&2
     exit 1
 fi
 
@@ -27,7 +27,7 @@ if [[ $emulator ]]; then
 fi
 chmod 555 "$root"
 
-# Root can become nobody; anybody else is root of a user namespace of his own, and nobody outside of it.
+# Root switches to an unprivileged user. Other users need a user namespace for chroot; outside of it they gain nothing.
 if ((EUID == 0)); then
     inside=(chroot --userspec 65532:65532 "$root")
 else
@@ -35,4 +35,4 @@ else
 fi
 env --ignore-environment "$(command -v "${inside[0]}")" "${inside[@]:1}" "${command[@]}" --version
 env --ignore-environment "$(command -v "${inside[0]}")" "${inside[@]:1}" "${command[@]}" demo --once
-printf '\nAlone in an empty root it plays the whole story: %s\n' "$file"
+printf '\nThe whole demo runs in an empty root: %s\n' "$file"

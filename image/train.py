@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Has a binary do what nicplug does in a cluster, so that the compiler can lay it out by what is counted meanwhile.
+"""Runs an instrumented binary through the work of nicplug in a cluster, to record a profile for the compiler.
 
     train.py BINARY [--emulator FILE] [--requests COUNT]
 
-The binary was built to count how often each part of it runs, and writes that down when it ends, to where
-LLVM_PROFILE_FILE says. It serves the real reviews of tests/data over TLS, over connections that stay open and over
-new ones; it watches a cluster, which is played here, list its guests and their heartbeats; and it plays its own demo,
-which has most denials in it. What does not run here is taken for rare, and laid out of the way.
+The binary writes its profile to LLVM_PROFILE_FILE when it ends. It serves the real reviews of tests/data over TLS, on
+persistent and on new connections; it lists and watches the VMs of a fake API server, with their heartbeats; and it runs
+its own demo, which contains most denials. The compiler treats code that does not run here as cold.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ FACTS = ROOT / "examples/bench_server.yaml"
 ENDPOINTS = ("/validate?timeout=10s", "/mutate?timeout=10s")
 CONNECTIONS = 4
 GUESTS = 100
-# Nothing here takes as long, unless it hangs.
-PATIENCE = 300
+# In seconds. No step takes that long unless it hangs.
+TIMEOUT = 300
 
 
 def main() -> None:
@@ -51,12 +50,12 @@ def main() -> None:
         certificates = Path(folder) / "certificates"
         subprocess.run([*command, "certs", str(certificates)], check=True, stdout=subprocess.DEVNULL)
         with serve(command, certificates, "--facts", str(FACTS)) as (port, _):
-            ask(port, certificates / "ca.crt", args.requests)
-        with cluster(beats=args.requests // 10) as server:
+            send_reviews(port, certificates / "ca.crt", args.requests)
+        with api_server(heartbeats=args.requests // 10) as api_port:
             kubeconfig = Path(folder) / "kubeconfig"
-            kubeconfig.write_text(json.dumps(config(server)))
+            kubeconfig.write_text(json.dumps(kubeconfig_for(api_port)))
             with serve(command, certificates, "--kubeconfig", str(kubeconfig), "--persist", "off") as (_, health):
-                until(lambda: known(health) == GUESTS + 1)
+                wait_until(lambda: known_vmis(health) == GUESTS + 1)
     subprocess.run([*command, "demo", "--once"], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -65,68 +64,69 @@ def main() -> None:
 
 @contextmanager
 def serve(command: list[str], certificates: Path, *flags: str) -> Iterator[tuple[int, int]]:
-    """Its ports: of the webhook, and of health checks. It has ended well when this is left."""
+    """Runs `nicplug serve`, yields its webhook and health ports, and checks that it exits cleanly."""
     pair = ["--tls-cert", str(certificates / "tls.crt"), "--tls-key", str(certificates / "tls.key")]
     listen = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--drain-grace", "0s"]
     log = certificates.parent / "log"
     with log.open("w") as out:
-        process = subprocess.Popen([*command, "serve", *pair, *listen, "--log-format", "json", *flags], stdout=out, stderr=out)
+        arguments = [*command, "serve", *pair, *listen, "--log-format", "json", *flags]
+        process = subprocess.Popen(arguments, stdout=out, stderr=out)
     try:
-        until(lambda: len(ports(log)) == 2 or process.poll() is not None)
+        wait_until(lambda: len(ports(log)) == 2 or process.poll() is not None)
         if process.poll() is not None:
-            raise SystemExit(f"it ended at once:\n{log.read_text()}")
+            raise SystemExit(f"nicplug serve ended at once:\n{log.read_text()}")
         found = ports(log)
-        until(lambda: get(found["health checks"], "/readyz").status == 200)
+        wait_until(lambda: get(found["health checks"], "/readyz").status == 200)
         yield found["serving"], found["health checks"]
         process.send_signal(signal.SIGTERM)
-        if process.wait(PATIENCE) != 0:
-            raise SystemExit(f"it ended with status {process.returncode}:\n{log.read_text()}")
+        if process.wait(TIMEOUT) != 0:
+            raise SystemExit(f"nicplug serve ended with status {process.returncode}:\n{log.read_text()}")
     finally:
         process.kill()
         process.wait()
 
 
 def ports(log: Path) -> dict[str, int]:
-    """Where it says that it listens, by what it says."""
-    # The last line may not be whole yet.
+    """Returns the ports in the log, by the message that announces each."""
+    # The last line may be incomplete.
     lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
     found = {line["message"]: line["address"].rsplit(":", 1)[-1] for line in lines if "address" in line}
     return {message: int(port) for message, port in found.items()}
 
 
 def get(port: int, path: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     connection.request("GET", path)
     return connection.getresponse()
 
 
-def known(health: int) -> int:
-    """How many VMIs it has seen."""
+def known_vmis(health: int) -> int:
+    """Returns how many VMIs nicplug has stored."""
     text = get(health, "/metrics").read().decode()
     found = re.search(r'(?m)^nicplug_facts_objects\{kind="VirtualMachineInstance"\} (\d+)$', text)
     return int(found[1]) if found else 0
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_so():
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
         if time.monotonic() > end:
-            raise SystemExit(f"what was waited for did not come to pass within {PATIENCE} seconds")
+            raise SystemExit(f"a step did not finish within {TIMEOUT} seconds")
         time.sleep(0.05)
 
 
-# === Who asks ===
+# === The client ===
 
 
-def ask(port: int, authority: Path, requests: int) -> None:
-    context = ssl.create_default_context(cafile=str(authority))
+def send_reviews(port: int, ca: Path, requests: int) -> None:
+    context = ssl.create_default_context(cafile=str(ca))
     bodies = [json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode() for path in REVIEWS]
-    faults: list[str] = []
+    errors: list[str] = []
 
     def client() -> None:
         try:
-            # A connection is closed after a number of requests, and then the next one is opened.
-            connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=PATIENCE)
+            # The server closes a connection after a number of requests; http.client then opens another one.
+            connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=TIMEOUT)
             for _ in range(requests // CONNECTIONS):
                 for body in bodies:
                     for endpoint in ENDPOINTS:
@@ -135,45 +135,45 @@ def ask(port: int, authority: Path, requests: int) -> None:
                 connection.close()
                 post(connection, ENDPOINTS[0], bodies[number % len(bodies)])
         except (OSError, http.client.HTTPException, AssertionError) as error:
-            faults.append(f"{type(error).__name__}: {error}")
+            errors.append(f"{type(error).__name__}: {error}")
 
     clients = [threading.Thread(target=client) for _ in range(CONNECTIONS)]
     for thread in clients:
         thread.start()
     for thread in clients:
         thread.join()
-    if faults:
-        raise SystemExit("\n".join(faults))
+    if errors:
+        raise SystemExit("\n".join(errors))
 
 
 def post(connection: http.client.HTTPSConnection, path: str, body: bytes) -> None:
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     response = connection.getresponse()
-    answer = response.read()
-    assert response.status == 200, answer
+    content = response.read()
+    assert response.status == 200, content
 
 
-# === The cluster ===
+# === The API server ===
 
 
-def guest(kind: str, review: str) -> dict[str, Any]:
+def object_of(kind: str, review: str) -> dict[str, Any]:
     request = json.loads((ROOT / f"tests/data/reviews/{review}.json").read_text())["request"]
     return {"apiVersion": "kubevirt.io/v1", **request["object"], "kind": kind}
 
 
 def named(template: dict[str, Any], number: int, version: int) -> dict[str, Any]:
-    guest = copy.deepcopy(template)
-    guest["metadata"] |= {"name": f"guest-{number}", "uid": f"uid-{number}", "resourceVersion": str(version)}
-    return guest
+    copied = copy.deepcopy(template)
+    copied["metadata"] |= {"name": f"guest-{number}", "uid": f"uid-{number}", "resourceVersion": str(version)}
+    return copied
 
 
 @contextmanager
-def cluster(beats: int) -> Iterator[int]:
-    """The port of an API server that lists guests, and tells of `beats` heartbeats of each and of one guest more."""
-    machine = guest("VirtualMachine", "vm-update-merge-patch-add-nic")
-    instance = guest("VirtualMachineInstance", "vmi-update-status-heartbeat")
-    templates = {"virtualmachines": machine, "virtualmachineinstances": instance}
-    is_over = threading.Event()
+def api_server(heartbeats: int) -> Iterator[int]:
+    """Yields the port of a fake API server that lists VMs and VMIs, and sends heartbeats of all VMIs and a new VMI."""
+    vm = object_of("VirtualMachine", "vm-update-merge-patch-add-nic")
+    vmi = object_of("VirtualMachineInstance", "vmi-update-status-heartbeat")
+    templates = {"virtualmachines": vm, "virtualmachineinstances": vmi}
+    stopped = threading.Event()
 
     class Api(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -186,7 +186,7 @@ def cluster(beats: int) -> Iterator[int]:
             if "watch" in query:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
-                self.tell(plural)
+                self.send_events(plural)
             else:
                 template = templates.get(plural)
                 items = [named(template, number, 1) for number in range(GUESTS)] if template else []
@@ -195,21 +195,21 @@ def cluster(beats: int) -> Iterator[int]:
                 self.end_headers()
                 self.wfile.write(body)
 
-        def tell(self, plural: str) -> None:
-            """The events of a watch, which then stays open."""
+        def send_events(self, plural: str) -> None:
+            """Sends the events of a watch, and keeps it open."""
             if plural == "virtualmachineinstances":
-                for beat in range(beats):
+                for heartbeat in range(heartbeats):
                     for number in range(GUESTS):
-                        self.event("MODIFIED", named(instance, number, beat + 2))
-                self.event("ADDED", named(instance, GUESTS, beats + 2))
-            is_over.wait()
+                        self.event("MODIFIED", named(vmi, number, heartbeat + 2))
+                self.event("ADDED", named(vmi, GUESTS, heartbeats + 2))
+            stopped.wait()
 
-        def event(self, kind: str, thing: dict[str, Any]) -> None:
-            line = json.dumps({"type": kind, "object": thing}, separators=(",", ":")).encode() + b"\n"
+        def event(self, kind: str, item: dict[str, Any]) -> None:
+            line = json.dumps({"type": kind, "object": item}, separators=(",", ":")).encode() + b"\n"
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     server.daemon_threads = True
@@ -217,11 +217,11 @@ def cluster(beats: int) -> Iterator[int]:
     try:
         yield server.server_address[1]
     finally:
-        is_over.set()
+        stopped.set()
         server.shutdown()
 
 
-def config(port: int) -> dict[str, Any]:
+def kubeconfig_for(port: int) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,11 +1,11 @@
-//! Measures what the facts of a large cluster cost in memory, and what its heartbeats cost in time: `just bench-facts`.
+//! Measures the memory for the facts of a large cluster and the time for its heartbeats: `just bench-facts`.
 //!
-//! Every guest is a VirtualMachine and its VirtualMachineInstance, of some 8 KiB each. Their texts are made and dropped
-//! one by one, so they are no part of what stays. With `--wire` they come from an API server of our own on loopback,
-//! by the pages of lists and the events of watches, as in a cluster.
+//! Every guest is a VirtualMachine and its VirtualMachineInstance, of about 8 KiB each. Their JSON texts are created
+//! and dropped one by one, so they do not count as resident memory. With `--wire` a fake API server on loopback sends
+//! them in the pages of lists and the events of watches, as in a cluster.
 
+mod guests;
 mod wire;
-mod world;
 
 use std::{
     fs,
@@ -24,29 +24,29 @@ use nicplug::{
     k8s::kind::Kind,
 };
 
-use self::world::Guest;
+use self::guests::Guest;
 
-/// As the program has it (src/main.rs).
+/// The same allocator as in src/main.rs.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How often each VMI is updated.
-const SECONDS_OF_A_BEAT: f64 = 60.0;
+/// The time between two updates of a VMI, in seconds.
+const HEARTBEAT_INTERVAL: f64 = 60.0;
 
 /// Measures memory and heartbeats.
 #[derive(Parser)]
 struct Args {
-    /// How many guests to look at, from few to many.
+    /// Numbers of guests to measure, in ascending order.
     #[arg(default_values_t = [10_000, 100_000])]
     guests: Vec<u64>,
-    /// The NICs of each guest have names and networks that no other has: what can be shared no longer is.
+    /// Give the NICs of each guest unique names and networks, so that guests share no strings.
     #[arg(long)]
     unique: bool,
-    /// By the watches, from an API server on loopback.
+    /// Read the guests through watches from a fake API server on loopback.
     #[arg(long)]
     wire: bool,
-    /// To be that API server.
+    /// Run as that API server.
     #[arg(long, hide = true)]
     serve: bool,
 }
@@ -62,12 +62,11 @@ fn main() -> anyhow::Result<()> {
     match args {
         Args { serve: true, .. } => wire::serve(args),
         Args { wire: true, .. } => wire::measure(&args),
-
         _ => measure(&args),
     }
 }
 
-/// Objects one by one, from their texts to the facts.
+/// Applies the objects one by one, from their texts to the facts.
 fn measure(args: &Args) -> anyhow::Result<()> {
     print_sizes(args)?;
     warm_up(args)?;
@@ -77,49 +76,48 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     for &count in &args.guests {
         for number in known..count {
             let guest = args.guest(number);
-            for (kind, text) in [(Kind::Vm, guest.machine().to_string()), (Kind::Vmi, guest.vmi(0).to_string())] {
+            for (kind, text) in [(Kind::Vm, guest.vm().to_string()), (Kind::Vmi, guest.vmi(0).to_string())] {
                 let effect = cache.apply(kind, &text);
                 ensure!(matches!(effect, Effect::Changed), "guest {number}: {effect:?}");
             }
         }
         known = count;
         print_memory("filled", count, base)?;
-        beat(args, &cache, count)?;
+        measure_heartbeats(args, &cache, count)?;
         for kind in [Kind::Vm, Kind::Vmi] {
             begin_sync(args, &cache, kind, count)?;
         }
-        print_memory("listed anew", count, base)?;
+        print_memory("listed again", count, base)?;
     }
     for kind in [Kind::Vm, Kind::Vmi] {
         cache.begin_sync(kind);
         cache.finish_sync(kind);
-        ensure!(cache.count(kind) == 0, "{kind}s are left");
+        ensure!(cache.count(kind) == 0, "{kind}s remain");
     }
-    print_memory("all gone", known, base)
+    print_memory("all deleted", known, base)
 }
 
-/// Takes some guests in and drops them: code that has run once is resident, and part of the base.
+/// Adds some guests and drops them, so that the code that has run is resident and part of the base.
 fn warm_up(args: &Args) -> anyhow::Result<()> {
     let cache = Cache::new(Store::default()).0;
     for number in 0..100 {
         let guest = args.guest(number);
-        cache.apply(Kind::Vm, &guest.machine().to_string());
+        cache.apply(Kind::Vm, &guest.vm().to_string());
         cache.apply(Kind::Vmi, &guest.vmi(0).to_string());
     }
-    ensure!(cache.count(Kind::Vmi) == 100, "guests are lost");
+    ensure!(cache.count(Kind::Vmi) == 100, "guests are missing");
     Ok(())
 }
 
-/// A heartbeat of each guest, as a watch takes it. The median tells nothing of the few that are interrupted by whatever
-/// else the machine does.
-fn beat(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
+/// Applies one heartbeat of each guest as a watch does. The median ignores the few that other processes interrupt.
+fn measure_heartbeats(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
     let (mut times, mut bytes) = (Vec::new(), 0);
     for number in 0..count {
         let line = format!(r#"{{"type":"MODIFIED","object":{}}}"#, args.guest(number).vmi(1));
         bytes += line.len() as u64;
         let start = Instant::now();
         let Some(Event::Applied(object)) = Event::read(&line) else {
-            bail!("another event");
+            bail!("not an update");
         };
         let effect = cache.apply(Kind::Vmi, object);
         times.push(start.elapsed().as_secs_f64());
@@ -127,57 +125,57 @@ fn beat(args: &Args, cache: &Cache, count: u64) -> anyhow::Result<()> {
     }
     times.sort_by(f64::total_cmp);
     let median = times.get(times.len() / 2).context("no guests")?;
-    print_beat(count, bytes / count, median * float(count))
+    print_heartbeats(count, bytes / count, median * float(count))
 }
 
-/// Prints what a heartbeat of all guests costs: `seconds` of a core.
-fn print_beat(guests: u64, bytes: u64, seconds: f64) -> anyhow::Result<()> {
+/// Prints the cost of one heartbeat of every guest, which took `seconds` of a core.
+fn print_heartbeats(guests: u64, bytes: u64, seconds: f64) -> anyhow::Result<()> {
     print(&format!(
         "{guests:>9} guests, a heartbeat of {bytes} bytes: {:.1} µs; of all of them each minute: {:.1} % of a core",
         seconds / float(guests) * 1e6,
-        seconds / SECONDS_OF_A_BEAT * 100.0
+        seconds / HEARTBEAT_INTERVAL * 100.0
     ))
 }
 
-/// All objects of a kind are seen again.
+/// Lists all objects of a kind again.
 fn begin_sync(args: &Args, cache: &Cache, kind: Kind, count: u64) -> anyhow::Result<()> {
     cache.begin_sync(kind);
     for number in 0..count {
         let guest = args.guest(number);
-        let object = if kind == Kind::Vm { guest.machine() } else { guest.vmi(2) };
+        let object = if kind == Kind::Vm { guest.vm() } else { guest.vmi(2) };
         let effect = cache.apply(kind, &object.to_string());
-        ensure!(matches!(effect, Effect::Unchanged), "guest {number} is another one: {effect:?}");
+        ensure!(matches!(effect, Effect::Unchanged), "guest {number} has changed: {effect:?}");
     }
     cache.finish_sync(kind);
-    ensure!(cache.count(kind) as u64 == count, "{kind}s are lost");
+    ensure!(cache.count(kind) as u64 == count, "{kind}s are missing");
     Ok(())
 }
 
 fn print_sizes(args: &Args) -> anyhow::Result<()> {
     let guests = || (0..1_000).map(|number| args.guest(number));
-    let machines: usize = guests().map(|guest| guest.machine().to_string().len()).sum();
+    let vms: usize = guests().map(|guest| guest.vm().to_string().len()).sum();
     let vmis: usize = guests().map(|guest| guest.vmi(0).to_string().len()).sum();
-    print(&format!("a VM has {} bytes on average, a VMI {}", machines / 1_000, vmis / 1_000))
+    print(&format!("a VM has {} bytes on average, a VMI {}", vms / 1_000, vmis / 1_000))
 }
 
-fn print_memory(what: &str, guests: u64, base: u64) -> anyhow::Result<()> {
+fn print_memory(step: &str, guests: u64, base: u64) -> anyhow::Result<()> {
     let more = resident_memory()?.saturating_sub(base);
     print(&format!(
-        "{guests:>9} guests, {what}: {:.1} MiB over the base of {:.1} MiB, {} bytes a guest",
+        "{guests:>9} guests, {step}: {:.1} MiB over the base of {:.1} MiB, {} bytes a guest",
         float(more) / 1024.0 / 1024.0,
         float(base) / 1024.0 / 1024.0,
         more / guests.max(1)
     ))
 }
 
-/// In bytes, as the kernel counts it now.
+/// Returns the resident memory of this process, in bytes.
 fn resident_memory() -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
     Ok(kib.context("no VmRSS in /proc")?.trim().parse::<u64>()? * 1024)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+#[expect(clippy::cast_precision_loss, reason = "the figures are only printed")]
 fn float(number: u64) -> f64 {
     number as f64
 }

@@ -1,7 +1,7 @@
-//! The watches, fed by an API server of our own: a process beside this one, so that only what the watches need is
+//! Measures the watches with a fake API server. That server is another process, so that its memory and time are not
 //! measured.
 //!
-//! It serves lists in pages and one watch of VMIs, over plain HTTP on loopback. TLS, which a cluster has, comes on top.
+//! It serves lists in pages and one watch of VMIs, over plain HTTP on loopback. In a cluster TLS adds to the cost.
 
 use std::{
     env,
@@ -39,15 +39,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Args, float, print, print_beat, print_memory, resident_memory};
+use super::{Args, float, print, print_heartbeats, print_memory, resident_memory};
 
-/// How long a list, or the heartbeats of all guests, may take.
-const PATIENCE: Duration = Duration::from_mins(10);
+/// The time limit for a list and for the heartbeats of all guests.
+const TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Clock ticks of `/proc`, which are these on every Linux that anybody runs.
+/// The clock ticks of `/proc`; `USER_HZ` is 100 on all common architectures of Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Measures each number of guests in a process of its own, since memory that was once used may stay.
+/// Measures each number of guests in a new process, since the allocator may keep memory that was used before.
 pub(crate) fn measure(args: &Args) -> anyhow::Result<()> {
     if let [count] = *args.guests.as_slice() {
         let runtime = Builder::new_multi_thread().enable_all().build()?;
@@ -70,39 +70,39 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
     wait(&watches, Kind::Vmi, count).await?;
     print_memory("listed by watches", count, base)?;
     let before = processor_seconds()?;
-    writeln!(server.input, "beat")?;
-    // The last event of the round brings one guest more.
+    writeln!(server.input, "heartbeats")?;
+    // The last event adds one more guest.
     wait(&watches, Kind::Vmi, count + 1).await?;
     let seconds = processor_seconds()? - before;
     let size: usize = (0..1_000).map(|number| event("MODIFIED", args, number, 1).len()).sum();
-    print_beat(count, size as u64 / 1_000, seconds)?;
+    print_heartbeats(count, size as u64 / 1_000, seconds)?;
     print_memory("after their heartbeats", count, base)
 }
 
-/// Waits until the kind is watched and has so many objects.
+/// Waits until the watch of the kind is synced and has `count` objects.
 async fn wait(watches: &Watches, kind: Kind, count: u64) -> anyhow::Result<()> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let record = watches.status().of(kind).context("not watched")?;
     loop {
         let (state, known) = (record.state().0, watches.cache().count(kind) as u64);
         if state == watch::State::Synced && known == count {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "{known} of {count} {kind}s after {PATIENCE:?}: {state:?}");
+        ensure!(Instant::now() < end, "{known} of {count} {kind}s after {TIMEOUT:?}: {state:?}");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// How long this process has had a processor, by all of its threads and in the kernel too.
+/// Returns the CPU time of all threads of this process, in user and kernel mode.
 fn processor_seconds() -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/self/stat")?;
-    // The name of the program comes second, in brackets, and may have blanks.
-    let (_, fields) = text.rsplit_once(')').context("no name in /proc/self/stat")?;
+    // The second field is the name of the program, in parentheses, and may contain spaces.
+    let (_, fields) = text.rsplit_once(')').context("no program name in /proc/self/stat")?;
     let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(float(ticks.iter().sum()) / TICKS_PER_SECOND)
 }
 
-/// The API server's process; ends with this value.
+/// The process of the fake API server; dropping this value kills it.
 struct Server {
     process: Child,
     input: ChildStdin,
@@ -115,7 +115,7 @@ impl Server {
         command.args(["--serve", &count.to_string()]).args(args.unique.then_some("--unique"));
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (input, output) = (process.stdin.take(), process.stdout.take());
-        let (input, output) = input.zip(output).context("a child without pipes")?;
+        let (input, output) = input.zip(output).context("the child has no pipes")?;
         let mut address = String::new();
         BufReader::new(output).read_line(&mut address)?;
         Ok(Self { process, input, address: address.trim().to_owned() })
@@ -124,85 +124,90 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, and there is nobody to tell.
+        // Both fail only if the process has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// What the API server knows.
+/// The state of the fake API server.
 #[derive(Clone)]
-struct World {
+struct ApiServer {
     args: Arc<Args>,
     count: u64,
-    /// Where the events of VMIs go: the watch that was opened last.
+    /// The most recent watch of VMIs, which receives the events.
     watch: Arc<Mutex<Option<mpsc::Sender<String>>>>,
 }
 
-/// Serves the guests, until the standard input ends; each line of it makes all VMIs send a heartbeat.
+/// Serves the guests until standard input closes. Each line on it triggers one heartbeat of every VMI.
 pub(crate) fn serve(args: Args) -> anyhow::Result<()> {
-    let count = *args.guests.first().context("how many guests?")?;
-    let world = World { args: Arc::new(args), count, watch: Arc::default() };
+    let count = *args.guests.first().context("the number of guests is missing")?;
+    let api_server = ApiServer { args: Arc::new(args), count, watch: Arc::default() };
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         print(&listener.local_addr()?.to_string())?;
-        let router = Router::new().fallback(answer).with_state(world.clone());
+        let router = Router::new().fallback(answer).with_state(api_server.clone());
         tokio::select! {
             result = axum::serve(listener, router).into_future() => Ok(result?),
-            result = beat(&world) => result,
+            result = send_heartbeats(&api_server) => result,
         }
     })
 }
 
-async fn beat(world: &World) -> anyhow::Result<()> {
+async fn send_heartbeats(api_server: &ApiServer) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel(1);
     thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line)));
-    let mut last = world.count;
+    let mut last = api_server.count;
     while lines.recv().await.is_some() {
-        let watch = world.watch.lock().unwrap_or_else(PoisonError::into_inner).clone().context("nobody watches")?;
-        for number in 0..world.count {
-            watch.send(event("MODIFIED", &world.args, number, 1)).await?;
+        let watch = api_server
+            .watch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .context("there is no watch of VMIs")?;
+        for number in 0..api_server.count {
+            watch.send(event("MODIFIED", &api_server.args, number, 1)).await?;
         }
-        watch.send(event("ADDED", &world.args, last, 0)).await?;
+        watch.send(event("ADDED", &api_server.args, last, 0)).await?;
         last += 1;
     }
     Ok(())
 }
 
-/// One line of a watch.
-fn event(kind: &str, args: &Args, number: u64, beat: u64) -> String {
-    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", args.guest(number).vmi(beat))
+/// Returns one line of a watch.
+fn event(kind: &str, args: &Args, number: u64, heartbeat: u64) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", args.guest(number).vmi(heartbeat))
 }
 
-async fn answer(State(world): State<World>, uri: Uri, RawQuery(query): RawQuery) -> Response {
+async fn answer(State(api_server): State<ApiServer>, uri: Uri, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let value = |key: &str| query.split('&').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
     let plural = uri.path().rsplit('/').next().unwrap_or_default();
     if value("watch").is_some() {
-        return world.events(plural == Kind::Vmi.plural()).into_response();
+        return api_server.events(plural == Kind::Vmi.plural()).into_response();
     }
     let number = |key: &str| value(key).and_then(|number| number.parse().ok());
     let from = number("continue").unwrap_or(0);
-    let to = number("limit").unwrap_or(u64::MAX).saturating_add(from).min(world.count);
-    let guests = (from..to).map(|number| world.args.guest(number));
+    let to = number("limit").unwrap_or(u64::MAX).saturating_add(from).min(api_server.count);
+    let guests = (from..to).map(|number| api_server.args.guest(number));
     let items: Vec<String> = match plural {
-        plural if plural == Kind::Vm.plural() => guests.map(|guest| guest.machine().to_string()).collect(),
+        plural if plural == Kind::Vm.plural() => guests.map(|guest| guest.vm().to_string()).collect(),
         plural if plural == Kind::Vmi.plural() => guests.map(|guest| guest.vmi(0).to_string()).collect(),
         _ => Vec::new(),
     };
-    let next = if items.is_empty() || to == world.count { String::new() } else { to.to_string() };
+    let next = if items.is_empty() || to == api_server.count { String::new() } else { to.to_string() };
     let metadata = format!(r#"{{"resourceVersion":"1","continue":"{next}"}}"#);
     format!(r#"{{"metadata":{metadata},"items":[{}]}}"#, items.join(",")).into_response()
 }
 
-impl World {
-    /// A watch that never ends, of VMIs or of a kind to which nothing happens.
-    fn events(&self, is_of_instances: bool) -> Body {
+impl ApiServer {
+    /// Returns a watch that never ends; only the watch of VMIs receives events.
+    fn events(&self, is_of_vmis: bool) -> Body {
         let (sender, receiver) = mpsc::channel(1);
-        if is_of_instances {
+        if is_of_vmis {
             *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
         }
-        // The sender lives as long as the stream, so that the stream has no end.
+        // The stream owns a sender, so that the channel never closes.
         let lines = stream::unfold((receiver, sender), |(mut receiver, sender)| async move {
             let line = receiver.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(line))), (receiver, sender)))

@@ -1,4 +1,4 @@
-//! Any bytes into the whole way of a request: it never panics, and what comes back keeps the promises of the webhook.
+//! Reviews arbitrary bytes: nicplug must not panic, and each response must keep the guarantees of the webhook.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ use nicplug::{
 };
 use serde_json::Value;
 
-/// A VM that runs on a KubeVirt whose gates are all off: most rules have something to say.
+/// A running VM on a KubeVirt without feature gates, so that most rules have findings.
 struct Running;
 
 impl FactSource for Running {
@@ -40,19 +40,19 @@ static REVIEWER: LazyLock<Reviewer> = LazyLock::new(|| Reviewer::new(Arc::new(Ru
 fuzz_target!(|body: &[u8]| {
     answer(Endpoint::Validate, body);
     if let Some(patched) = answer(Endpoint::Mutate, body).and_then(|response| patched(body, &response)) {
-        let again = answer(Endpoint::Mutate, &patched).expect("a patched review can be read");
+        let again = answer(Endpoint::Mutate, &patched).expect("a patched review is readable");
         assert_eq!(again.get("patch"), None, "patched twice");
     }
 });
 
-/// The `response` to a body, or `None` if it was no review.
+/// Returns the `response` to a body, or `None` if the body is not a review.
 fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
-    let answer = REVIEWER.review(endpoint, body);
+    let answer = REVIEWER.answer(endpoint, body);
     let mut review: Value = serde_json::from_slice(&answer.body).expect("the answer is JSON");
     match answer.status {
         200 => {}
         400 => {
-            assert!(review["error"].is_string(), "a refusal without a reason: {review}");
+            assert!(review["error"].is_string(), "rejected without a reason: {review}");
             return None;
         }
         status => panic!("the status is {status}"),
@@ -62,23 +62,23 @@ fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
     if let Some(uid) = uid(body) {
         assert_eq!(response["uid"], uid.as_str(), "another uid");
     }
-    let is_allowed = response["allowed"].as_bool().expect("a verdict");
+    let is_allowed = response["allowed"].as_bool().expect("`allowed` is a Boolean");
     assert!(is_allowed || endpoint == Endpoint::Validate, "/mutate denies: {response}");
     assert!(is_allowed || !response["status"]["details"]["causes"][0].is_null(), "denied without a cause: {response}");
     Some(response)
 }
 
-/// `request.uid`, read in another way than nicplug does.
+/// Returns `request.uid`, read without the parser of nicplug.
 fn uid(body: &[u8]) -> Option<String> {
     let review: Value = serde_json::from_slice(body).ok()?;
     Some(review["request"]["uid"].as_str()?.to_owned())
 }
 
-/// The body with the patch of the response applied to its object; `None` if there is no patch.
+/// Returns the body with the patch of the response applied to its object; `None` if there is no patch.
 fn patched(body: &[u8], response: &Value) -> Option<Vec<u8>> {
     let patch = BASE64.decode(response.get("patch")?.as_str()?).expect("the patch is base64");
     let patch: Patch = serde_json::from_slice(&patch).expect("the patch is RFC 6902");
-    // nicplug walks past what it does not read, which need not be JSON.
+    // nicplug skips fields that it does not need without validating them, so the body may be invalid JSON.
     let mut review: Value = serde_json::from_slice(body).ok()?;
     json_patch::patch(&mut review["request"]["object"], &patch).expect("the patch fits the object");
     Some(serde_json::to_vec(&review).expect("a value is JSON"))

@@ -16,8 +16,8 @@ import (
 
 const admin = "admin"
 
-// writeCredentials makes what the API server has to know at its start: the token of the admin, which is returned, and
-// the key that signs tokens of service accounts. Those of an earlier run stay as they are.
+// writeCredentials creates the credentials that the API server needs to start, unless an earlier run created them: the
+// token of the admin, which it returns, and the key that signs the tokens of service accounts.
 func writeCredentials() (token string, err error) {
 	if _, _, err := keyutil.LoadOrGenerateKeyFile(signingKey); err != nil {
 		return "", err
@@ -36,7 +36,7 @@ func readToken() (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	// Token, name, id and groups, as kube-apiserver wants them.
+	// The fields of kube-apiserver: token, name, id and groups.
 	fields, err := csv.NewReader(file).Read()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", tokens, err)
@@ -50,9 +50,9 @@ func writeToken() (string, error) {
 	return token, os.WriteFile(tokens, []byte(line), 0o600)
 }
 
-// writeKubeconfig writes the kubeconfig of the admin. It needs no file beside it.
+// writeKubeconfig writes the kubeconfig of the admin, which refers to no other file.
 func writeKubeconfig(address, token string) error {
-	ca, err := os.ReadFile(authority)
+	ca, err := os.ReadFile(caFile)
 	if err != nil {
 		return err
 	}

@@ -8,13 +8,13 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// Where etcd is. Sockets and not ports: nobody else can take them, or reach them.
+// The addresses of etcd. Unlike ports, other processes cannot take or reach these sockets.
 var (
 	etcdClients = url.URL{Scheme: "unix", Host: "etcd.sock"}
 	etcdPeers   = url.URL{Scheme: "unix", Host: "etcd-peers.sock"}
 )
 
-// startEtcd starts the store in the current folder and waits until it answers.
+// startEtcd starts etcd in the current directory and waits until it is ready.
 func startEtcd(level string) (*embed.Etcd, error) {
 	config := embed.NewConfig()
 	config.Dir = "etcd"
@@ -24,7 +24,7 @@ func startEtcd(level string) (*embed.Etcd, error) {
 	config.AdvertisePeerUrls = config.ListenPeerUrls
 	config.InitialCluster = config.InitialClusterFromName(config.Name)
 	config.LogLevel = level
-	// What a test stores need not outlive a crash of the machine.
+	// The data of a test need not survive a crash of the machine.
 	config.UnsafeNoFsync = true
 
 	etcd, err := embed.StartEtcd(config)

@@ -8,12 +8,12 @@ import (
 	"k8s.io/kubectl/pkg/cmd/util"
 )
 
-// kubectl is the program of that name; the first of args is its name.
+// kubectl runs kubectl; the first of args is the name of the program.
 func kubectl(args []string) {
-	// It looks for plugins by the arguments of the process.
+	// kubectl searches its plugins by os.Args.
 	os.Args = args
 	if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
-		// This prints the error and ends the process.
+		// CheckErr prints the error and ends the process.
 		util.CheckErr(err)
 	}
 }

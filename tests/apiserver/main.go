@@ -1,13 +1,14 @@
-// Command apiserver runs a real kube-apiserver on 127.0.0.1, with its etcd inside, for as long as its standard input
-// is open: so it ends with the process that started it, however that ends.
+// Command apiserver runs a real kube-apiserver with an embedded etcd on 127.0.0.1. It ends when its standard input
+// closes, and so with the process that started it, even if that process crashes.
 //
-// When it is ready it prints one line of JSON (see [announcement]) and nothing more. What it stores is in one folder, which is
-// removed at the end unless --dir named it: then a later run on the same folder and port is the same API server again.
+// When it is ready it prints one line of JSON (see [announcement]) and nothing else. All data is in one directory,
+// which is removed at the end unless --dir names it. A later run with the same directory and port continues the same
+// API server.
 //
 //	apiserver [--dir DIR] [--port N] [--log error|info] [-- FLAG...]
 //	apiserver kubectl ARG...
 //
-// Further flags are those of kube-apiserver itself. The second form is kubectl, of the same version.
+// Flags after -- are passed to kube-apiserver. The second form runs kubectl of the same version.
 package main
 
 import (
@@ -25,15 +26,15 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// announcement is what is told on standard output, once.
+// announcement is the line that is printed when the API server is ready.
 type announcement struct {
-	// Where the API server is: "https://127.0.0.1:PORT".
+	// The address of the API server: "https://127.0.0.1:PORT".
 	Address string `json:"address"`
-	// A file with the certificates to trust, PEM.
+	// A file with the CA certificates to trust, PEM.
 	CA string `json:"ca"`
-	// A kubeconfig of the user "admin" in the group "system:masters", who may do and impersonate anything.
+	// A kubeconfig of the user "admin" in the group "system:masters", who may do anything and impersonate anyone.
 	Kubeconfig string `json:"kubeconfig"`
-	// The version of Kubernetes, as "v1.37.2".
+	// The version of Kubernetes, such as "v1.37.2".
 	Version string `json:"version"`
 }
 
@@ -49,25 +50,25 @@ func main() {
 }
 
 func run() error {
-	dir := flag.String("dir", "", "folder for data and certificates; kept at the end (default: a new one that is removed)")
-	port := flag.Int("port", 0, "port of the API server on 127.0.0.1 (default: a free one)")
-	level := flag.String("log", "error", "what to log on standard error: error or info")
+	dir := flag.String("dir", "", "directory for data and certificates, kept at the end (default: a temporary directory)")
+	port := flag.Int("port", 0, "port of the API server on 127.0.0.1 (default: an unused port)")
+	level := flag.String("log", "error", "log level on standard error: error or info")
 	flag.Parse()
 
-	if err := logFrom(*level); err != nil {
+	if err := setLogLevel(*level); err != nil {
 		return err
 	}
-	// Whoever started this may have ended, and read standard error no more; what is left to do is to be done.
+	// If the parent process has ended, nothing reads standard error any more; the cleanup must still run.
 	signal.Ignore(syscall.SIGPIPE)
 	leave, err := enter(*dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(serve(wanted(), *port, flag.Args(), *level), leave())
+	return errors.Join(serve(untilStopped(), *port, flag.Args(), *level), leave())
 }
 
-// serve runs etcd and the API server in the current folder until ctx is done.
-func serve(ctx context.Context, port int, further []string, level string) error {
+// serve runs etcd and the API server in the current directory until ctx is done.
+func serve(ctx context.Context, port int, extraFlags []string, level string) error {
 	store, err := startEtcd(level)
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
@@ -76,7 +77,7 @@ func serve(ctx context.Context, port int, further []string, level string) error 
 
 	running, stop := context.WithCancel(ctx)
 	defer stop()
-	server, err := prepare(running, port, further)
+	server, err := prepare(running, port, extraFlags)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func serve(ctx context.Context, port int, further []string, level string) error 
 	return <-ended
 }
 
-// announce tells that the server is ready, once it is.
+// announce waits until the server is ready and prints its announcement.
 func announce(ctx context.Context, server *server) error {
 	if err := server.waitUntilReady(ctx); err != nil {
 		return err
@@ -104,19 +105,19 @@ func announce(ctx context.Context, server *server) error {
 	return json.NewEncoder(os.Stdout).Encode(announcement)
 }
 
-// wanted is done when standard input closes, or at SIGTERM or SIGINT.
-func wanted() context.Context {
+// untilStopped returns a context that is done when standard input closes, or after SIGTERM or SIGINT.
+func untilStopped() context.Context {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	go func() {
-		// Whatever is written to it, the end of it is what counts.
+		// The content does not matter, only the end.
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
 	return ctx
 }
 
-// enter makes dir the current folder, or a new one that leave removes. Files are named relative to it, since the path
-// of a socket may have 107 bytes at most.
+// enter changes into dir, or into a temporary directory that leave removes. All files have relative paths, since the
+// path of a socket is limited to 107 bytes.
 func enter(dir string) (leave func() error, err error) {
 	leave = func() error { return nil }
 	if dir == "" {
@@ -132,10 +133,10 @@ func enter(dir string) (leave func() error, err error) {
 	return leave, os.Chdir(dir)
 }
 
-// logFrom lets the API server log what is as grave as level, or graver.
-func logFrom(level string) error {
+// setLogLevel makes the API server log messages of this level and above.
+func setLogLevel(level string) error {
 	if level != "error" && level != "info" {
-		return fmt.Errorf("--log %q: write error or info", level)
+		return fmt.Errorf("--log %q is invalid: use error or info", level)
 	}
 	set := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(set)

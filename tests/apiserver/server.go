@@ -19,30 +19,30 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 )
 
-// Files of the current folder. The flags below name them too.
+// Files in the current directory, which flags.txt names as well.
 const (
-	authority  = "certs/apiserver.crt"
+	caFile     = "certs/apiserver.crt"
 	kubeconfig = "admin.kubeconfig"
 	signingKey = "service-accounts.key"
 	tokens     = "tokens.csv"
 )
 
-// flags of kube-apiserver, one a line, as a cluster of one process wants them; all else is as it comes. So the default
-// admission plugins are on, but there are no controllers: nothing empties a deleted namespace, collects garbage, or
-// makes the service account "default".
+// flags has the flags of kube-apiserver, one per line, for a cluster with a single process; other settings keep their
+// defaults. So the default admission plugins are enabled, but there are no controllers: nothing empties a deleted
+// namespace, collects garbage or creates the service account "default".
 //
 //go:embed flags.txt
 var flags string
 
-// server is an API server that has its port and its credentials, and runs once it is told to.
+// server is an API server with a port and credentials, ready to run.
 type server struct {
 	options options.CompletedOptions
 	client  kubernetes.Interface
 	address string
 }
 
-// prepare takes the port, where 0 is a free one, and writes the credentials, unless an earlier run did.
-func prepare(ctx context.Context, port int, further []string) (*server, error) {
+// prepare listens on the port, where 0 is an unused one, and writes the credentials unless an earlier run did.
+func prepare(ctx context.Context, port int, extraFlags []string) (*server, error) {
 	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
@@ -51,11 +51,11 @@ func prepare(ctx context.Context, port int, further []string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := complete(ctx, listener, further)
+	options, err := complete(ctx, listener, extraFlags)
 	if err != nil {
 		return nil, err
 	}
-	// The CA is there only now.
+	// complete has created the CA.
 	address := "https://" + listener.Addr().String()
 	if err := writeKubeconfig(address, token); err != nil {
 		return nil, err
@@ -71,40 +71,40 @@ func prepare(ctx context.Context, port int, further []string) (*server, error) {
 	return &server{options, client, address}, nil
 }
 
-// complete reads the flags, and makes the certificates where there are none.
-func complete(ctx context.Context, listener net.Listener, further []string) (options.CompletedOptions, error) {
+// complete parses the flags, and creates the certificates if they are missing.
+func complete(ctx context.Context, listener net.Listener, extraFlags []string) (options.CompletedOptions, error) {
 	none := options.CompletedOptions{}
-	wanted := options.NewServerRunOptions()
+	serverOptions := options.NewServerRunOptions()
 	set := pflag.NewFlagSet("kube-apiserver", pflag.ContinueOnError)
-	for _, group := range wanted.Flags().FlagSets {
+	for _, group := range serverOptions.Flags().FlagSets {
 		set.AddFlagSet(group)
 	}
-	if err := set.Parse(append(strings.Fields(flags), further...)); err != nil {
+	if err := set.Parse(append(strings.Fields(flags), extraFlags...)); err != nil {
 		return none, err
 	}
-	wanted.SecureServing.Listener = listener
-	wanted.SecureServing.BindPort = listener.Addr().(*net.TCPAddr).Port
-	if err := wanted.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+	serverOptions.SecureServing.Listener = listener
+	serverOptions.SecureServing.BindPort = listener.Addr().(*net.TCPAddr).Port
+	if err := serverOptions.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
 		return none, err
 	}
-	completed, err := wanted.Complete(ctx)
+	completed, err := serverOptions.Complete(ctx)
 	if err != nil {
 		return none, err
 	}
 	return completed, utilerrors.NewAggregate(completed.Validate())
 }
 
-// run serves until ctx is done and what is under way has ended.
+// run serves until ctx is done and the requests in flight have ended.
 func (s *server) run(ctx context.Context) error {
 	return app.Run(ctx, s.options)
 }
 
-// waitUntilReady waits until the API server is ready and has made its own namespaces.
+// waitUntilReady waits until the API server is ready and has created its own namespaces.
 func (s *server) waitUntilReady(ctx context.Context) error {
-	const often, long = 50 * time.Millisecond, 2 * time.Minute
-	ctx, cancel := context.WithTimeout(ctx, long)
+	const interval, timeout = 50 * time.Millisecond, 2 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := wait.PollUntilContextCancel(ctx, often, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
 		return s.isReady(ctx), nil
 	})
 	if err != nil {
@@ -125,13 +125,13 @@ func (s *server) isReady(ctx context.Context) bool {
 	return true
 }
 
-// announcement is what there is to tell of a server that is ready.
+// announcement returns the announcement of a server that is ready.
 func (s *server) announcement() (*announcement, error) {
 	version, err := s.client.Discovery().ServerVersion()
 	if err != nil {
 		return nil, err
 	}
-	ca, err := filepath.Abs(authority)
+	ca, err := filepath.Abs(caFile)
 	if err != nil {
 		return nil, err
 	}

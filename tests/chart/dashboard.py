@@ -1,4 +1,4 @@
-"""The Grafana dashboard: `just chart-write` writes it into the chart as JSON."""
+"""Defines the Grafana dashboard; `just chart-write` writes it into the chart as JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# Grafana's grid has so many columns.
+# The width of Grafana's grid.
 COLUMNS = 24
 
 OURS = 'namespace="$namespace",job="$job"'
-DENIED = 'verdict="denied"'
-NOT_IN_ORDER = 'state=~"forbidden|stale|starting"'
-OF_THE_API_SERVER = r'name=~"(mutate|validate)\\.nicplug\\.io"'
+DENIED = 'decision="denied"'
+UNHEALTHY = 'state=~"forbidden|stale|starting"'
+API_SERVER = r'name=~"(mutate|validate)\\.nicplug\\.io"'
 
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 
@@ -22,7 +22,7 @@ GREEN, YELLOW, RED = "green", "yellow", "red"
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: its queries by the legend of what they give."""
+    """A panel, with its queries by legend."""
 
     title: str
     about: str
@@ -32,14 +32,14 @@ class Panel:
     width: int = 8
     height: int = 7
     stacked: bool = False
-    # From which value on a figure has which colour.
+    # The colour of a value, by its lower bound.
     steps: tuple[tuple[float | None, str], ...] = ((None, GREEN),)
-    # Words in place of numbers.
+    # Text to show instead of a value.
     words: dict[int, str] = field(default_factory=dict)
 
 
 def stat(title: str, about: str, query: str, *steps: tuple[float | None, str], **more: Any) -> Panel:
-    """One figure of now."""
+    """Returns a panel with a single current value."""
     legend = more.pop("legend", "")
     return Panel(
         title, about, {legend: query}, kind="stat", width=4, height=4, steps=steps or ((None, GREEN),), **more
@@ -59,7 +59,7 @@ def quantile(share: float, name: str, by: str, selector: str) -> str:
 
 
 def api_server(name: str, by: str) -> str:
-    return f"sum by ({by}) (rate({name}{{{OF_THE_API_SERVER}}}[$__rate_interval]))"
+    return f"sum by ({by}) (rate({name}{{{API_SERVER}}}[$__rate_interval]))"
 
 
 DURATION = "nicplug_request_duration_seconds_bucket"
@@ -69,30 +69,37 @@ ROWS: list[tuple[str, list[Panel]]] = [
     (
         "Now",
         [
-            stat("Pods", "That Prometheus can read.", f"sum({ours('up')})", (None, RED), (1, YELLOW), (2, GREEN)),
+            stat(
+                "Pods",
+                "Pods that Prometheus can scrape.",
+                f"sum({ours('up')})",
+                (None, RED),
+                (1, YELLOW),
+                (2, GREEN),
+            ),
             stat(
                 "Requests",
-                "Answered in a second.",
+                "Reviewed requests per second.",
                 f"sum(rate({ours('nicplug_requests_total')}[$__rate_interval]))",
                 unit="reqps",
             ),
             stat(
                 "Denied",
-                "The share of the last hour's requests that were refused by a rule.",
+                "Share of the requests of the last hour that a rule denied.",
                 f"sum(rate({ours('nicplug_requests_total', DENIED)}[1h])) / "
                 f"sum(rate({ours('nicplug_requests_total')}[1h]))",
                 unit="percentunit",
             ),
             stat(
-                "Kinds not known",
-                "Kinds of objects that some pod cannot watch. Rules that need them warn and do not deny.",
-                f"count(count by (kind) ({ours('nicplug_facts_state', NOT_IN_ORDER)} == 1)) or vector(0)",
+                "Unknown kinds",
+                "Kinds of objects that at least one pod cannot watch. Rules that need them warn instead of denying.",
+                f"count(count by (kind) ({ours('nicplug_facts_state', UNHEALTHY)} == 1)) or vector(0)",
                 (None, GREEN),
                 (1, RED),
             ),
             stat(
                 "Certificate",
-                "How long the first one lasts that ends.",
+                "Time until the next certificate expires.",
                 f"min({ours('nicplug_certificate_expiry_timestamp_seconds')}) - time()",
                 (None, RED),
                 (86400 * 7, YELLOW),
@@ -101,27 +108,27 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             stat(
                 "Settings",
-                "Whether all pods use the settings that they were given.",
+                "Whether all pods use their current settings file.",
                 f"min({ours('nicplug_settings_valid')})",
                 (None, RED),
                 (1, GREEN),
-                words={0: "refused", 1: "in use"},
+                words={0: "rejected", 1: "in use"},
             ),
         ],
     ),
     (
-        "As the API server sees it",
+        "API server",
         [
             Panel(
-                "Calls that failed and let the change through",
-                "Failure policy Ignore: the change went on as it was.",
+                "Failed calls, request admitted",
+                "With failure policy Ignore the API server admits the request without nicplug.",
                 {"{{name}}": api_server("apiserver_admission_webhook_fail_open_count", "name")},
                 unit="reqps",
                 width=6,
             ),
             Panel(
-                "Refused",
-                "By a rule (no_error), or because the call failed and failure policy is Fail.",
+                "Rejected requests",
+                "Denied by a rule (no_error), or rejected because the call failed with failure policy Fail.",
                 {
                     "{{name}} {{error_type}}": api_server(
                         "apiserver_admission_webhook_rejection_count", "name, error_type"
@@ -131,19 +138,19 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 width=6,
             ),
             Panel(
-                "Time of a call",
-                "With the way there and back.",
+                "Call duration",
+                "As the API server measures it, including the network.",
                 {
-                    "p50 {{name}}": quantile(0.5, API_DURATION, "name", OF_THE_API_SERVER),
-                    "p99 {{name}}": quantile(0.99, API_DURATION, "name", OF_THE_API_SERVER),
+                    "p50 {{name}}": quantile(0.5, API_DURATION, "name", API_SERVER),
+                    "p99 {{name}}": quantile(0.99, API_DURATION, "name", API_SERVER),
                 },
                 unit="s",
                 width=6,
             ),
             Panel(
-                "Called",
-                "1 from when on the webhooks are called. While it is 0 no change is judged.",
-                {"called": f"max({ours('nicplug_called')})"},
+                "Webhook active",
+                "1 if the webhooks are active. While it is 0, nicplug reviews no change.",
+                {"active": f"max({ours('nicplug_webhook_active')})"},
                 width=6,
             ),
         ],
@@ -152,29 +159,29 @@ ROWS: list[tuple[str, list[Panel]]] = [
         "Requests",
         [
             Panel(
-                "Verdicts",
-                "What was answered.",
-                {"{{verdict}}": rate("nicplug_requests_total", "verdict")},
+                "Decisions",
+                "Requests by decision.",
+                {"{{decision}}": rate("nicplug_requests_total", "decision")},
                 unit="reqps",
                 stacked=True,
             ),
             Panel(
                 "Kinds",
-                "What was asked for.",
+                "Requests by operation and kind.",
                 {"{{operation}} {{kind}}": rate("nicplug_requests_total", "kind, operation")},
                 unit="reqps",
                 stacked=True,
             ),
             Panel(
                 "Pods",
-                "How the load is spread.",
+                "Requests by pod.",
                 {"{{pod}}": rate("nicplug_requests_total", "pod")},
                 unit="reqps",
                 stacked=True,
             ),
             Panel(
-                "Time of an answer",
-                "In nicplug alone, from the first byte of the request. A second look at the cluster is part of it.",
+                "Response time",
+                "Within nicplug, from the header of the request to the response. A recheck is included.",
                 {
                     "p50 {{endpoint}}": quantile(0.5, DURATION, "endpoint", OURS),
                     "p99 {{endpoint}}": quantile(0.99, DURATION, "endpoint", OURS),
@@ -184,23 +191,23 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "In flight",
-                "Requests that are being read or judged.",
+                "Requests that nicplug is reading or reviewing.",
                 {"{{pod}}": f"sum by (pod) ({ours('nicplug_requests_in_flight')})"},
             ),
             Panel(
-                "Turned away",
-                "Requests that were not judged, by the reason.",
+                "Rejected without review",
+                "Requests that were not reviewed, by reason.",
                 {"{{reason}}": rate("nicplug_requests_refused_total", "reason")},
                 unit="reqps",
             ),
         ],
     ),
     (
-        "Judgement",
+        "Rules",
         [
             Panel(
                 "Findings",
-                "Of each rule that found something in the last hour.",
+                "Responses of the last hour with a finding, by rule and enforcement.",
                 {
                     "{{rule}} {{enforcement}}": "sum by (rule, enforcement) "
                     f"(increase({ours('nicplug_findings_total')}[1h])) > 0"
@@ -209,17 +216,17 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 height=9,
             ),
             Panel(
-                "Not known",
-                "Times that a rule had to warn, because it could not know what it needs.",
+                "Unknown facts",
+                "Responses that warn of a skipped check, by the kind of object that was unknown.",
                 {"{{kind}}": rate("nicplug_unknown_facts_total", "kind")},
                 unit="ops",
                 width=6,
                 height=9,
             ),
             Panel(
-                "Second looks",
-                "Denials that were checked at the cluster before they were given, by what came of it.",
-                {"{{result}}": rate("nicplug_second_looks_total", "result")},
+                "Rechecks",
+                "Denials that nicplug checked against the API server before it responded, by result.",
+                {"{{result}}": rate("nicplug_rechecks_total", "result")},
                 unit="ops",
                 width=6,
                 height=9,
@@ -227,33 +234,33 @@ ROWS: list[tuple[str, list[Panel]]] = [
         ],
     ),
     (
-        "What is known of the cluster",
+        "Facts about the cluster",
         [
             Panel(
-                "Pods whose watch is not in order",
-                "By kind of object. What is not installed is in order.",
+                "Pods with an unhealthy watch",
+                "By kind and state. A kind that is not installed counts as healthy.",
                 {
                     "{{kind}} {{state}}": "count by (kind, state) "
-                    f"({ours('nicplug_facts_state', NOT_IN_ORDER)} == 1)"
+                    f"({ours('nicplug_facts_state', UNHEALTHY)} == 1)"
                 },
                 width=6,
             ),
             Panel(
                 "Objects",
-                "That a pod keeps in memory.",
+                "Objects in the memory of a pod.",
                 {"{{kind}}": f"max by (kind) ({ours('nicplug_facts_objects')})"},
                 width=6,
             ),
             Panel(
-                "Silence",
-                "Since the API server was last heard of, in the pod where it is longest. A bookmark comes each minute.",
-                {"{{kind}}": f"max by (kind) ({ours('nicplug_facts_silence_seconds')})"},
+                "Age of the last watch event",
+                "Maximum of all pods. The API server sends a bookmark once a minute.",
+                {"{{kind}}": f"max by (kind) ({ours('nicplug_facts_last_event_age_seconds')})"},
                 unit="s",
                 width=6,
             ),
             Panel(
-                "Faults of watches",
-                "By kind of object and of fault.",
+                "Watch errors",
+                "By kind of object and error.",
                 {"{{kind}} {{error}}": f"{rate('nicplug_facts_errors_total', 'kind, error')} > 0"},
                 unit="ops",
                 width=6,
@@ -261,21 +268,22 @@ ROWS: list[tuple[str, list[Panel]]] = [
         ],
     ),
     (
-        "Mirroring of NICs",
+        "Persisting of NICs",
         [
-            Panel("Pending", "Objects that ask for it.", {"pending": f"max({ours('nicplug_persist_pending')})"}),
+            Panel("Pending", "Objects with NICs to persist.", {"pending": f"max({ours('nicplug_persist_pending')})"}),
             Panel(
-                "Done and failed",
-                "In the last hour.",
+                "NICs and failures",
+                "Persisted NICs and failed reconciliations of the last hour.",
                 {
-                    "done": f"sum(increase({ours('nicplug_persist_done_total')}[1h]))",
-                    "failed: {{reason}}": f"sum by (reason) (increase({ours('nicplug_persist_failed_total')}[1h])) > 0",
+                    "persisted": f"sum(increase({ours('nicplug_persist_interfaces_total')}[1h]))",
+                    "failed: {{reason}}": "sum by (reason) "
+                    f"(increase({ours('nicplug_persist_failures_total')}[1h])) > 0",
                 },
             ),
             Panel(
                 "Leader",
-                "The pod that does it.",
-                {"{{pod}}": f"max by (pod) ({ours('nicplug_persist_leading')})"},
+                "The pod that persists NICs.",
+                {"{{pod}}": f"max by (pod) ({ours('nicplug_persist_leader')})"},
                 stacked=True,
             ),
         ],
@@ -284,8 +292,8 @@ ROWS: list[tuple[str, list[Panel]]] = [
         "Certificates and connections",
         [
             Panel(
-                "Until the end of a certificate",
-                "It is renewed when a third of its life is left.",
+                "Time until expiry",
+                "nicplug renews its own certificates when a third of their validity is left.",
                 {
                     "{{certificate}}": "min by (certificate) "
                     f"({ours('nicplug_certificate_expiry_timestamp_seconds')}) - time()"
@@ -294,23 +302,23 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 width=6,
             ),
             Panel(
-                "Faults of certificates",
-                "New ones that could not be used, in the last hour.",
-                {"{{pod}}": f"sum by (pod) (increase({ours('nicplug_certificate_faults_total')}[1h]))"},
+                "Certificate load failures",
+                "New certificates of the last hour that could not be loaded.",
+                {"{{pod}}": f"sum by (pod) (increase({ours('nicplug_certificate_load_failures_total')}[1h]))"},
                 width=6,
             ),
             Panel(
                 "Open connections",
-                "Each API server keeps some.",
+                "Each API server keeps several connections open.",
                 {"{{pod}}": f"sum by (pod) ({ours('nicplug_connections')})"},
                 width=6,
                 stacked=True,
             ),
             Panel(
                 "New connections",
-                "And those that ended in the handshake.",
+                "Opened connections, and connections whose TLS handshake failed.",
                 {
-                    "new": f"sum(rate({ours('nicplug_connections_total')}[$__rate_interval]))",
+                    "opened": f"sum(rate({ours('nicplug_connections_opened_total')}[$__rate_interval]))",
                     "failed": f"sum(rate({ours('nicplug_handshake_failures_total')}[$__rate_interval]))",
                 },
                 unit="cps",
@@ -319,45 +327,45 @@ ROWS: list[tuple[str, list[Panel]]] = [
         ],
     ),
     (
-        "The program",
+        "Process",
         [
             Panel(
                 "Memory",
-                "Resident, of each pod.",
+                "Resident memory of each pod.",
                 {"{{pod}}": f"sum by (pod) ({ours('process_resident_memory_bytes')})"},
                 unit="bytes",
             ),
             Panel(
-                "Age",
-                "Since the program started.",
+                "Uptime",
+                "Time since the process started.",
                 {"{{pod}}": f"time() - max by (pod) ({ours('process_start_time_seconds')})"},
                 unit="s",
             ),
             Panel(
                 "Versions",
-                "Pods of each version.",
+                "Pods by version.",
                 {"{{version}} (Rust {{rust}})": f"count by (version, rust) ({ours('nicplug_build_info')})"},
                 stacked=True,
             ),
             Panel(
-                "Settings",
-                "Changes in the last hour, by what came of them.",
+                "Settings reloads",
+                "Reloads of the last hour, by result.",
                 {"{{result}}": f"sum by (result) (increase({ours('nicplug_settings_reloads_total')}[1h]))"},
             ),
             Panel(
                 "Events",
-                "Sent in the last hour, and held back because there were too many.",
+                "Sent and dropped Events of the last hour.",
                 {
                     "sent": f"sum(increase({ours('nicplug_events_sent_total')}[1h]))",
-                    "held back": f"sum(increase({ours('nicplug_events_dropped_total')}[1h]))",
+                    "dropped": f"sum(increase({ours('nicplug_events_dropped_total')}[1h]))",
                 },
             ),
             Panel(
                 "Spans",
-                "Taken by the collector of traces, and lost on the way, by the reason.",
+                "Spans that the trace collector accepted, and dropped spans by reason.",
                 {
-                    "taken": f"sum(rate({ours('nicplug_spans_exported_total')}[$__rate_interval]))",
-                    "lost: {{reason}}": rate("nicplug_spans_lost_total", "reason"),
+                    "exported": f"sum(rate({ours('nicplug_spans_exported_total')}[$__rate_interval]))",
+                    "dropped: {{reason}}": rate("nicplug_spans_dropped_total", "reason"),
                 },
                 unit="ops",
             ),
@@ -373,7 +381,7 @@ def text() -> str:
 def dashboard() -> dict[str, Any]:
     return {
         "annotations": {"list": []},
-        "description": "What nicplug judges, what it knows, and how it is.",
+        "description": "Requests, facts and health of nicplug.",
         "editable": True,
         "graphTooltip": 1,
         "links": [],
@@ -412,7 +420,7 @@ def variables() -> list[dict[str, Any]]:
 
 
 def panels() -> Iterator[dict[str, Any]]:
-    """Rows below one another, and in each row panels from left to right."""
+    """Yields the rows from top to bottom, each followed by its panels from left to right."""
     number, bottom = 0, 0
     for title, row in ROWS:
         number += 1
@@ -454,7 +462,7 @@ def panel_json(panel: Panel, number: int, place: dict[str, int]) -> dict[str, An
             "showPoints": "never",
             "stacking": {"group": "A", "mode": "normal" if panel.stacked else "none"},
         }
-        # A scale that begins at nothing shows what is much and what is little.
+        # The axis starts at zero, so that the height shows the size of a value.
         defaults["min"] = 0
         options: dict[str, Any] = {
             "legend": {"calcs": ["lastNotNull"], "displayMode": "table", "placement": "bottom", "showLegend": True},

@@ -1,4 +1,4 @@
-"""The metrics that there are, and those that an expression of PromQL uses."""
+"""Lists the known metrics, and finds the metrics that a PromQL expression uses."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 LIST = Path(__file__).with_name("metrics.txt")
 
-# Compared with the code by a test of it. The list has those of others.
+# Documents the metrics of nicplug; a Rust test compares it with the code. LIST has the metrics of other programs.
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 
-# What Prometheus puts on each series of a target that a ServiceMonitor selects. `endpoint` is dropped there.
-OF_THE_TARGET = frozenset({"container", "instance", "job", "namespace", "pod", "service"})
+# The labels that Prometheus adds to each series of a ServiceMonitor's target. The ServiceMonitor drops `endpoint`.
+TARGET_LABELS = frozenset({"container", "instance", "job", "namespace", "pod", "service"})
 
 
 def known() -> dict[str, frozenset[str]]:
-    """The names of all series, with the labels that each can have."""
+    """Returns the names of all series, each with its possible labels."""
     listed = re.findall(r"(?m)^(\w+)(?:\{([\w,]+)\})?( histogram)?$", LIST.read_text())
     listed += re.findall(r"(?m)^\| `(\w+)` \| ([^|]*) \| (\w+) \|", PAGE.read_text())
     series = {}
     for name, labels, kind in listed:
-        own = OF_THE_TARGET.union(re.findall(r"\w+", labels))
+        own = TARGET_LABELS.union(re.findall(r"\w+", labels))
         if kind.strip() == "histogram":
             series |= {f"{name}_bucket": own | {"le"}, f"{name}_count": own, f"{name}_sum": own}
         else:
@@ -30,9 +30,9 @@ def known() -> dict[str, frozenset[str]]:
 
 
 def used(expression: str) -> Iterator[tuple[str, set[str]]]:
-    """The series that an expression asks for, each with the labels that it is selected and grouped by.
+    """Returns the series that an expression selects, each with the labels that it is selected or grouped by.
 
-    A series that is selected by nothing would be that of whatever else runs in the cluster, so each has its braces.
+    Every series needs braces: without a selector it would include the series of other releases and programs.
     """
     grouped = {label.strip() for labels in re.findall(r"\bby \(([^)]+)\)", expression) for label in labels.split(",")}
     for name, selector in re.findall(r"\b([a-z_]\w*)\{([^}]*)\}", expression):
@@ -40,5 +40,5 @@ def used(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def unselected(expression: str) -> list[str]:
-    """Words that look like a series and have no braces."""
+    """Returns the words that look like a series but have no braces."""
     return re.findall(r"\b(?:nicplug|process|apiserver)_\w+\b(?!\{)", re.sub(r'"[^"]*"', "", expression))

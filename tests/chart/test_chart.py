@@ -1,4 +1,4 @@
-"""The chart against Helm's own engine, its schema, and the code that it starts."""
+"""Tests the chart with Helm's own engine, against its schema and against the program that it runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ import chart
 import helm_python as helm
 from chart import CHART, NAMESPACE, ROOT, render, sets
 
-CLI = "".join(file.read_text() for file in sorted((ROOT / "src/cli").rglob("*.rs")))
+
+
+def source(path: str) -> str:
+    """Returns the text of a Rust module and its submodules."""
+    module = [ROOT / f"{path}.rs"] if (ROOT / f"{path}.rs").exists() else []
+    return "".join(file.read_text() for file in [*module, *sorted((ROOT / path).rglob("*.rs"))])
+
+
+CLI = source("src/cli")
 
 
 def by_kind(values: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The one object of a kind."""
+    """Returns the only object of a kind."""
     (found,) = (item for item in chart.objects(render(values)) if item["kind"] == kind)
     return found
 
@@ -39,7 +47,7 @@ def webhooks(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Everywhere(unittest.TestCase):
-    """What holds for each set of values in charts/nicplug/ci."""
+    """Tests of each set of values in charts/nicplug/ci."""
 
     def each(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         for name, values in sets().items():
@@ -49,15 +57,15 @@ class Everywhere(unittest.TestCase):
     def test_helm_finds_nothing_to_complain_of(self) -> None:
         for values, _ in self.each():
             report = helm.lint(CHART, values, strict=True)
-            # Severity 1 is advice: there is no icon.
-            loud = [message for message in report["messages"] if message["severity"] > 1]
-            self.assertEqual((loud, report["errors"]), ([], []))
+            # Severity 1 is a recommendation: the chart has no icon.
+            problems = [message for message in report["messages"] if message["severity"] > 1]
+            self.assertEqual((problems, report["errors"]), ([], []))
 
-    def test_it_is_the_same_to_the_byte_each_time(self) -> None:
+    def test_rendering_twice_gives_the_same_bytes(self) -> None:
         for values, _ in self.each():
             self.assertEqual(render(values), render(values))
 
-    def test_nothing_is_secret_and_no_authority_is_made_up(self) -> None:
+    def test_no_secret_data_and_no_ca_bundle_is_rendered_unless_given(self) -> None:
         for values, objects in self.each():
             for item in objects:
                 self.assertFalse({"data", "stringData"} & item.keys() if item["kind"] == "Secret" else {})
@@ -66,16 +74,17 @@ class Everywhere(unittest.TestCase):
                 bundle = hook["clientConfig"].get("caBundle")
                 self.assertEqual(bundle and base64.b64decode(bundle).decode(), given)
 
-    def test_names_are_told_once(self) -> None:
+    def test_each_object_is_rendered_once(self) -> None:
         for _, objects in self.each():
             keys = [(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in objects]
             self.assertEqual(len(keys), len(set(keys)))
 
-    def test_only_what_belongs_to_the_cluster_has_no_namespace(self) -> None:
-        cluster = {"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
+    def test_only_cluster_scoped_objects_have_no_namespace(self) -> None:
+        configurations = {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
+        cluster_scoped = {"ClusterRole", "ClusterRoleBinding", *configurations}
         for _, objects in self.each():
             for item in objects:
-                expected = None if item["kind"] in cluster else NAMESPACE
+                expected = None if item["kind"] in cluster_scoped else NAMESPACE
                 self.assertEqual(item["metadata"].get("namespace"), expected, item["kind"])
 
     def test_pods_are_as_the_restricted_standard_wants_them(self) -> None:
@@ -88,17 +97,18 @@ class Everywhere(unittest.TestCase):
             self.assertEqual(security["capabilities"], {"drop": ["ALL"]})
             self.assertTrue(security["readOnlyRootFilesystem"])
             self.assertFalse(security["allowPrivilegeEscalation"] or security["privileged"])
-            self.assertTrue({"configMap", "secret"}.issuperset(key for v in spec["volumes"] for key in v if key != "name"))
+            sources = {key for volume in spec["volumes"] for key in volume if key != "name"}
+            self.assertLessEqual(sources, {"configMap", "secret"})
             self.assertFalse({"hostPID", "hostIPC"} & spec.keys())
 
-    def test_a_volume_is_mounted_whole_so_that_changes_arrive(self) -> None:
+    def test_volumes_are_mounted_whole_so_that_the_kubelet_updates_them(self) -> None:
         for values, _ in self.each():
             spec = pod(values)
             mounts = spec["containers"][0]["volumeMounts"]
             self.assertEqual([mount["name"] for mount in mounts], [volume["name"] for volume in spec["volumes"]])
             self.assertTrue(all("subPath" not in mount and mount["readOnly"] for mount in mounts))
 
-    def test_a_pod_is_killed_only_after_it_has_ended_by_itself(self) -> None:
+    def test_the_kubelet_kills_a_pod_only_after_its_own_deadline(self) -> None:
         for values, _ in self.each():
             (deadline,) = (int(arg.removeprefix("--drain-deadline=")[:-1]) for arg in args(values) if "deadline" in arg)
             self.assertGreater(pod(values)["terminationGracePeriodSeconds"], deadline)
@@ -117,7 +127,7 @@ class Everywhere(unittest.TestCase):
                 selector = item.get("spec", {}).get({"NetworkPolicy": "podSelector"}.get(item["kind"], "selector"), {})
                 self.assertGreaterEqual(labels, selector.get("matchLabels", selector).items(), item["kind"])
 
-    def test_what_has_no_definition_in_the_api_server_is_known_to_its_models(self) -> None:
+    def test_objects_of_custom_kinds_match_their_models(self) -> None:
         from cloudcoil.models.cert_manager import v1 as cert_manager
         from cloudcoil.models.prometheus_operator import v1 as monitoring
 
@@ -138,7 +148,7 @@ class Everywhere(unittest.TestCase):
 
 
 def unknown_fields(model: Any, value: Any, path: str) -> Iterator[str]:
-    """The fields that a model does not have: it would skip them."""
+    """Yields the fields that a model does not have; model_validate ignores them."""
     if isinstance(value, list):
         for index, entry in enumerate(value):
             yield from unknown_fields(model, entry, f"{path}[{index}]")
@@ -151,7 +161,7 @@ def unknown_fields(model: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def fields_of(annotation: Any) -> dict[str, Any]:
-    """The fields of a model, or of the one in an optional, annotated or listed type, by their names in the API."""
+    """Returns the fields, by their API names, of a model or of the model inside an optional, annotated or list type."""
     if hasattr(annotation, "model_fields"):
         fields = annotation.model_fields
         return {field.alias or name: field.annotation for name, field in fields.items()}
@@ -159,15 +169,15 @@ def fields_of(annotation: Any) -> dict[str, Any]:
 
 
 class Templates(unittest.TestCase):
-    def test_nothing_is_looked_up_or_made_at_random(self) -> None:
+    def test_templates_look_up_nothing_and_use_nothing_random(self) -> None:
         for file in (CHART / "templates").iterdir():
             self.assertNotRegex(file.read_text(), r"\b(lookup|gen[A-Z]\w+|rand[A-Z]\w+|now|uuidv4|derivePassword)\b")
 
-    def test_whoever_names_the_release_gets_names_that_the_api_takes(self) -> None:
+    def test_every_release_name_gives_valid_object_names(self) -> None:
         for name, expected in [
             ("nicplug", "nicplug"),
             ("my-nicplug", "my-nicplug"),
-            ("judge", "judge-nicplug"),
+            ("review", "review-nicplug"),
             ("a" * 53, "a" * 50),
             ("a" * 49 + "-bbb", "a" * 49),
         ]:
@@ -175,16 +185,17 @@ class Templates(unittest.TestCase):
             self.assertIn(expected, {item["metadata"]["name"] for item in objects})
             self.assertLessEqual(max(len(item["metadata"]["name"]) for item in objects), 63)
 
-    def test_the_certificate_is_for_the_name_that_the_api_server_calls(self) -> None:
+    def test_the_certificate_is_for_the_dns_name_that_the_api_server_calls(self) -> None:
         for name, values in sets().items():
             with self.subTest(name):
                 for hook in webhooks(values):
                     service = hook["clientConfig"]["service"]
                     self.assertEqual(by_kind(values, "Service")["metadata"]["name"], service["name"])
                     host = f"{service['name']}.{service['namespace']}.svc"
-                    self.assertRegex(render(values) + chart.render_notes(values), rf"(--cert-dns-name=|- |for ){host}\b")
+                    rendered = render(values) + chart.render_notes(values)
+                    self.assertRegex(rendered, rf"(--cert-dns-name=|- |for ){host}\b")
 
-    def test_words_that_yaml_takes_for_truth_values_stay_words(self) -> None:
+    def test_strings_that_yaml_reads_as_booleans_stay_strings(self) -> None:
         for text, expected in [("off", "off"), ('"off"', "off"), ("warn", "warn"), ("deny", "deny")]:
             values = chart.read_yaml(f"settings: {{rules: {{NP103: {text}}}}}")
             self.assertEqual(settings(values)["rules"], {"NP103": expected})
@@ -192,7 +203,7 @@ class Templates(unittest.TestCase):
             values = chart.read_yaml(f"settings: {{attachment: {{dynamicNetworks: {text}}}}}")
             self.assertEqual(settings(values)["attachment"]["dynamicNetworks"], text.strip('"'))
 
-    def test_match_conditions_are_there_where_kubernetes_has_them(self) -> None:
+    def test_match_conditions_are_rendered_if_kubernetes_supports_them(self) -> None:
         for version, choice, expected in [
             ("v1.26.15", "auto", False),
             ("v1.27.16", "auto", False),
@@ -203,7 +214,7 @@ class Templates(unittest.TestCase):
             ("v1.36.1", "never", False),
         ]:
             with self.subTest(version=version, choice=choice), tempfile.TemporaryDirectory() as folder:
-                # The engine renders for the version that it was built for, so another one is written into a copy.
+                # The engine renders for the version that it was built for, so a copy of the chart sets another one.
                 copy = Path(shutil.copytree(CHART, f"{folder}/nicplug"))
                 for file in copy.glob("templates/*"):
                     file.write_text(file.read_text().replace(".Capabilities.KubeVersion.Version", f'"{version}"'))
@@ -211,35 +222,39 @@ class Templates(unittest.TestCase):
                 self.assertEqual("matchConditions:" in manifest, expected)
                 self.assertEqual("unhealthyPodEvictionPolicy" in manifest, not version.startswith("v1.26"))
 
-    def test_nothing_asks_for_a_right_that_nobody_writes(self) -> None:
+    def test_the_activation_is_checked_only_if_nicplug_writes_it(self) -> None:
         for values, name in [
             ({}, "nicplug-call"),
-            ({"webhooks": {"callWhenReady": False}}, None),
+            ({"webhooks": {"activateWhenReady": False}}, None),
             ({"webhooks": {"matchConditions": "never"}}, None),
             ({"rbac": {"create": False}}, None),
             ({"fullnameOverride": "other"}, "other-call"),
         ]:
             with self.subTest(values):
                 objects = chart.objects(render(values))
-                asked = [".serviceAccount(" in json.dumps(hook) for hook in webhooks(values)]
-                self.assertEqual(set(asked), {name is not None})
+                checked = [".serviceAccount(" in json.dumps(hook) for hook in webhooks(values)]
+                self.assertEqual(set(checked), {name is not None})
                 found = {(item["kind"], item["metadata"]["name"]) for item in objects}
                 (container,) = by_kind(values, "Deployment")["spec"]["template"]["spec"]["containers"]
-                written = [flag.split("=")[1] for flag in container["args"] if flag.startswith("--call-binding=")]
-                self.assertEqual(written, [name] if name else [])
+                bound = [flag.split("=")[1] for flag in container["args"] if flag.startswith("--activation-binding=")]
+                self.assertEqual(bound, [name] if name else [])
                 for kind in ("Role", "RoleBinding"):
                     self.assertEqual((kind, f"{name}") in found, name is not None)
                 if name:
-                    binding = next(item for item in objects if (item["kind"], item["metadata"]["name"]) == ("RoleBinding", name))
+                    bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+                    (binding,) = (item for item in bindings if item["metadata"]["name"] == name)
                     self.assertNotIn("subjects", binding)
                     self.assertIn(f"'{name}'", json.dumps(webhooks(values)))
 
-    def test_what_cannot_work_is_refused_with_what_to_do(self) -> None:
-        for values, words in [
-            ({"shutdown": {"graceSeconds": 30}}, "shutdown.deadlineSeconds 25 is shorter than shutdown.graceSeconds 30"),
-            ({"certificates": {"source": "secret"}}, "certificates.secret.name: name the Secret"),
+    def test_invalid_combinations_are_rejected_with_a_fix(self) -> None:
+        for values, message in [
+            (
+                {"shutdown": {"graceSeconds": 30}},
+                "shutdown.deadlineSeconds 25 is shorter than shutdown.graceSeconds 30",
+            ),
+            ({"certificates": {"source": "secret"}}, "certificates.secret.name is required: name a Secret"),
         ]:
-            with self.assertRaisesRegex(helm.HelmRenderError, re.escape(words)):
+            with self.assertRaisesRegex(helm.HelmRenderError, re.escape(message)):
                 render(values)
 
     def test_a_network_policy_lets_nothing_out_but_to_the_api_server(self) -> None:
@@ -255,7 +270,7 @@ class Templates(unittest.TestCase):
         without = {
             "persist": {"enabled": False},
             "certificates": {"source": "certManager"},
-            "webhooks": {"callWhenReady": False},
+            "webhooks": {"activateWhenReady": False},
         }
         self.assertFalse({"Role", "RoleBinding"} & {item["kind"] for item in chart.objects(render(without))})
         for rule in by_kind(without, "ClusterRole")["rules"]:
@@ -268,7 +283,7 @@ def settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Schema(unittest.TestCase):
-    def refuses(self, values: dict[str, Any], word: str) -> None:
+    def assert_rejected(self, values: dict[str, Any], word: str) -> None:
         with self.assertRaisesRegex(helm.HelmError, re.escape(word)):
             render(values)
 
@@ -281,9 +296,9 @@ class Schema(unittest.TestCase):
                 values: dict[str, Any] = {"tpyo": {}}
                 for key in reversed(path):
                     values = {key: values}
-                self.refuses(values, "tpyo")
+                self.assert_rejected(values, "tpyo")
 
-    def test_a_value_that_means_nothing_is_refused(self) -> None:
+    def test_invalid_values_are_rejected(self) -> None:
         for text, word in [
             ("replicas: 0", "replicas"),
             ('replicas: "2"', "replicas"),
@@ -300,7 +315,7 @@ class Schema(unittest.TestCase):
             ("webhooks: {validating: {failurePolicy: fail}}", "failurePolicy"),
             ("webhooks: {mutating: {reinvocationPolicy: Always}}", "reinvocationPolicy"),
             ("webhooks: {namespaceSelector: {matchExpressions: [{key: a, operator: Is}]}}", "operator"),
-            ("certificates: {source: selfSigned}", "source"),
+            ("certificates: {source: self}", "source"),
             ("certificates: {certManager: {duration: 90d}}", "duration"),
             ("certificates: {certManager: {issuerRef: {kind: ClusterIssuer}}}", "issuerRef"),
             ("certificates: {secret: {caBundle: LS0tLS1CRUdJTg==}}", "caBundle"),
@@ -314,7 +329,7 @@ class Schema(unittest.TestCase):
             ("podLabels: {example.com/team: no way}", "podLabels"),
         ]:
             with self.subTest(text):
-                self.refuses(chart.read_yaml(text), word)
+                self.assert_rejected(chart.read_yaml(text), word)
 
     def test_a_parent_chart_may_have_globals(self) -> None:
         self.assertEqual(render({"global": {"registry": "example.com"}}), render({}))
@@ -326,14 +341,16 @@ class Schema(unittest.TestCase):
         documented = [key for _, keys in chart.documented_values(chart.VALUES.read_text()) for key, _ in keys]
         for path in closed_objects(schema, schema):
             key = ".".join(path)
-            # What belongs to Kubernetes is documented there.
+            # Kubernetes documents the fields below its own types.
             if not any(f"{key}.".startswith(f"{known}.") for known in documented):
                 described = chart.value_at(values, key) if path else values
                 self.assertEqual(described.keys(), resolve(schema, path)["properties"].keys(), key)
 
 
-def closed_objects(schema: dict[str, Any], root: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of the objects whose keys are all known."""
+def closed_objects(
+    schema: dict[str, Any], root: dict[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Yields the paths of the objects that allow no additional properties."""
     schema = dereference(schema, root)
     if schema.get("additionalProperties") is False:
         yield path
@@ -353,20 +370,20 @@ def resolve(root: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 class Code(unittest.TestCase):
-    """Facts that the chart and the program both know."""
+    """Facts that both the chart and the program define."""
 
-    def test_every_flag_is_one_of_the_program(self) -> None:
-        # Every flag has a twin in the environment, by nicplug's name or by that of OpenTelemetry.
-        twins = re.findall(r'env = "(?:NICPLUG|OTEL_EXPORTER)_([A-Z_]+)"', CLI)
-        known = {f"--{name.lower().replace('_', '-')}" for name in twins}
+    def test_the_program_has_every_flag(self) -> None:
+        # Each flag has an environment variable, named after nicplug or as in OpenTelemetry.
+        variables = re.findall(r'env = "(?:NICPLUG|OTEL_EXPORTER)_([A-Z_]+)"', CLI)
+        known = {f"--{name.lower().replace('_', '-')}" for name in variables}
         for name, values in sets().items():
             with self.subTest(name):
                 command, *flags = args(values)
                 self.assertEqual(command, "serve")
                 self.assertLessEqual({flag.split("=")[0] for flag in flags}, known)
 
-    def test_ports_and_shutdown_are_those_of_the_program_unless_they_are_chosen(self) -> None:
-        limits = (ROOT / "src/server/limits.rs").read_text()
+    def test_default_ports_and_shutdown_times_match_the_program(self) -> None:
+        limits = source("src/server/limits")
         seconds = r"Duration::from_secs\((\d+)\)"
         grace, deadline = re.search(rf"grace: {seconds}, deadline: {seconds}", limits).groups()
         self.assertIn(f"--drain-grace={grace}s", args({}))
@@ -375,17 +392,16 @@ class Code(unittest.TestCase):
             self.assertIn(f"--{flag.lower().replace('_', '-')}=0.0.0.0:{port}", args({}))
 
     def test_paths_are_those_that_the_program_serves(self) -> None:
-        routes = (ROOT / "src/server/routes.rs").read_text()
+        server = source("src/server")
         self.assertEqual({hook["clientConfig"]["service"]["path"] for hook in webhooks({})}, {"/validate", "/mutate"})
         for hook in webhooks({}):
-            self.assertIn(f'.route("{hook["clientConfig"]["service"]["path"]}", post(', routes)
-        health = (ROOT / "src/server/health.rs").read_text()
+            self.assertIn(f'.route("{hook["clientConfig"]["service"]["path"]}", post(', server)
         container = pod({})["containers"][0]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            self.assertIn(f'.route("{container[probe]["httpGet"]["path"]}", get(', health)
+            self.assertIn(f'.route("{container[probe]["httpGet"]["path"]}", get(', server)
 
-    def test_an_annotation_that_is_read_is_one_that_match_conditions_compare(self) -> None:
-        views = (ROOT / "src/api/vm.rs").read_text()
+    def test_match_conditions_compare_every_annotation_that_is_read(self) -> None:
+        views = source("src/api")
         fields = re.search(r"fields! \{\n    Annotations \{(.*?)\n    \}", views, re.DOTALL)[1]
         read = set(re.findall(r'"([^"]+)" => ', fields))
         self.assertIn("nicplug.io/persist", read)
@@ -395,7 +411,7 @@ class Code(unittest.TestCase):
             self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
 
     def test_a_kind_that_is_read_is_one_that_is_sent(self) -> None:
-        review = (ROOT / "src/api/review.rs").read_text()
+        review = source("src/api/review")
         read = set(re.findall(r'\("((?:pool\.)?kubevirt\.io)", "(\w+)"\) =>', review))
         (validating,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate."))
         sent = {
@@ -406,7 +422,7 @@ class Code(unittest.TestCase):
         }
         self.assertEqual({(group, f"{kind.lower()}s") for group, kind in read}, sent)
 
-    def test_the_version_is_that_of_the_program(self) -> None:
+    def test_the_version_matches_the_program(self) -> None:
         version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "Cargo.toml").read_text())[1]
         metadata = chart.read_yaml((CHART / "Chart.yaml").read_text())
         self.assertEqual((metadata["version"], str(metadata["appVersion"])), (version, version))
@@ -415,30 +431,30 @@ class Code(unittest.TestCase):
 
 
 class Documents(unittest.TestCase):
-    def test_what_is_made_from_the_chart_is_fresh(self) -> None:
-        for path, text in chart.made().items():
-            self.assertEqual(path.read_text(), text, f"{path.relative_to(ROOT)}: `just chart-write` writes it anew")
+    def test_generated_files_are_up_to_date(self) -> None:
+        for path, text in chart.generated().items():
+            self.assertEqual(path.read_text(), text, f"{path.relative_to(ROOT)}: run `just chart-write`")
 
     def test_each_permission_has_its_reason(self) -> None:
         page = (ROOT / "docs/rbac.md").read_text()
-        told = set()
+        documented = set()
         for line in page.splitlines():
             cells = [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
             if line.startswith("| `") and len(cells) == 6:
                 scope, group, resource, name, verbs, reason = cells
                 self.assertTrue(reason, line)
-                told |= {(scope, group, resource, name, verb) for verb in verbs.split(", ")}
-        self.assertEqual(told, set(permissions({})))
+                documented |= {(scope, group, resource, name, verb) for verb in verbs.split(", ")}
+        self.assertEqual(documented, set(permissions({})))
 
-    def test_each_alert_has_its_chapter(self) -> None:
+    def test_each_alert_has_a_runbook_section(self) -> None:
         runbook = (ROOT / "docs/runbook.md").read_text()
-        chapters = {title.lower() for title in re.findall(r"(?m)^## (\w+)$", runbook)}
-        watched = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
-        groups = by_kind({"metrics": watched}, "PrometheusRule")["spec"]["groups"]
+        sections = {title.lower() for title in re.findall(r"(?m)^## (\w+)$", runbook)}
+        monitored = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+        groups = by_kind({"metrics": monitored}, "PrometheusRule")["spec"]["groups"]
         urls = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
         for alert, url in urls.items():
             self.assertEqual(url.rsplit("#")[-1], alert.lower())
-        self.assertEqual({alert.lower() for alert in urls}, chapters)
+        self.assertEqual({alert.lower() for alert in urls}, sections)
 
 
 def permissions(values: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str]]:

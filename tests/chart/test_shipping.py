@@ -1,4 +1,4 @@
-"""What is shipped beside the chart: the image, without Docker, and the manifest for krew."""
+"""Tests what is shipped besides the chart: the image, without Docker, and the krew manifest."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 class Image(unittest.TestCase):
-    def test_it_is_built_by_the_compiler_of_the_house(self) -> None:
+    def test_it_is_built_with_the_toolchain_of_the_repository(self) -> None:
         channel = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
         self.assertIn(f"/library/rust:{channel}-", DOCKERFILE)
 
-    def test_its_labels_say_what_the_package_says(self) -> None:
+    def test_its_labels_match_the_package(self) -> None:
         labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', DOCKERFILE))
         self.assertEqual(labels["title"], PACKAGE["name"])
         self.assertEqual(labels["version"], PACKAGE["version"])
@@ -33,37 +33,38 @@ class Image(unittest.TestCase):
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
         self.assertEqual({labels["source"], labels["url"]}, {chart["home"]})
 
-    def test_it_holds_one_program_and_no_base(self) -> None:
+    def test_it_contains_one_program_and_no_base_image(self) -> None:
         last = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
         self.assertTrue(last.startswith("\nFROM scratch\n"))
         self.assertNotIn("\nRUN", last)
         self.assertEqual(re.findall(r"(?m)^COPY .* (\S+)$", last), ["/nicplug", "/nicplug.cdx.json", "/LICENSE"])
         self.assertIn('\nENTRYPOINT ["/nicplug"]\n', last)
 
-    def test_its_user_is_not_root_and_has_a_number_so_that_the_kubelet_sees_it(self) -> None:
+    def test_its_user_is_numeric_so_that_the_kubelet_can_check_that_it_is_not_root(self) -> None:
         (user,) = re.findall(r"(?m)^USER (\d+):\d+$", DOCKERFILE)
         self.assertNotEqual(int(user), 0)
 
-    def test_its_ports_are_those_of_the_chart(self) -> None:
+    def test_its_ports_match_the_chart(self) -> None:
         values = yaml.safe_load((CHART / "values.yaml").read_text())
         (ports,) = re.findall(r"(?m)^EXPOSE (.+)$", DOCKERFILE)
         self.assertEqual({int(port) for port in ports.split()}, set(values["ports"].values()))
 
-    def test_it_is_built_for_the_architectures_that_the_chart_names(self) -> None:
-        images = yaml.safe_load(yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]["artifacthub.io/images"])
+    def test_its_architectures_match_the_chart(self) -> None:
+        annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+        images = yaml.safe_load(annotations["artifacthub.io/images"])
         named = {platform.removeprefix("linux/") for image in images for platform in image["platforms"]}
         built = set(re.findall(r"(?m)^    (\w+)\) target=", (ROOT / "image/build.sh").read_text()))
         self.assertEqual(built, named)
 
-    def test_the_tools_that_build_it_are_pinned(self) -> None:
+    def test_its_build_tools_are_pinned(self) -> None:
         lines = (ROOT / "image/requirements.txt").read_text().splitlines()
         self.assertTrue(all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in lines if not line.startswith("#")))
 
-    def test_what_it_is_built_of_is_sent_to_the_builder(self) -> None:
+    def test_the_build_context_contains_all_its_inputs(self) -> None:
         sent = set(re.findall(r"(?m)^!/(.+)$", (ROOT / ".dockerignore").read_text()))
         self.assertTrue(all((ROOT / path).exists() for path in sent))
-        built_of = ["Cargo.lock", "Cargo.toml", "LICENSE", "benches", "examples", "image", "rust-toolchain.toml", "src"]
-        for path in [*built_of, "tests/data/reviews"]:
+        inputs = ["Cargo.lock", "Cargo.toml", "LICENSE", "benches", "examples", "image", "rust-toolchain.toml", "src"]
+        for path in [*inputs, "tests/data/reviews"]:
             self.assertIn(path, sent)
         for file in (ROOT / "src").rglob("*.rs"):
             for included in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text()):
@@ -72,12 +73,12 @@ class Image(unittest.TestCase):
 
 
 class ArtifactHub(unittest.TestCase):
-    """What Artifact Hub reads from a chart (its documentation of annotations)."""
+    """Tests the annotations that Artifact Hub reads from a chart, as its documentation defines them."""
 
     CHART = yaml.safe_load((CHART / "Chart.yaml").read_text())
     ANNOTATIONS = {key.removeprefix("artifacthub.io/"): value for key, value in CHART["annotations"].items()}
 
-    def test_every_annotation_is_one_that_it_knows_and_of_the_form_that_it_wants(self) -> None:
+    def test_annotations_are_known_and_well_formed(self) -> None:
         words = {"category", "license", "prerelease", "containsSecurityUpdates", "operator"}
         lists = {"images": {"name", "image", "platforms"}, "links": {"name", "url"}, "changes": {"kind", "description"}}
         self.assertEqual(self.ANNOTATIONS.keys(), words | lists.keys())
@@ -89,7 +90,7 @@ class ArtifactHub(unittest.TestCase):
         for change in yaml.safe_load(self.ANNOTATIONS["changes"]):
             self.assertIn(change["kind"], {"added", "changed", "deprecated", "removed", "fixed", "security"})
 
-    def test_every_link_into_the_repository_leads_to_a_file(self) -> None:
+    def test_links_into_the_repository_point_to_files(self) -> None:
         blob = f"{self.CHART['home']}/blob/main/"
         files = [link["url"].removeprefix(blob) for link in yaml.safe_load(self.ANNOTATIONS["links"])]
         files = [file for file in files if "://" not in file]
@@ -97,13 +98,13 @@ class ArtifactHub(unittest.TestCase):
         for file in files:
             self.assertTrue((ROOT / file).is_file(), file)
 
-    def test_it_names_the_image_by_a_version(self) -> None:
+    def test_the_image_has_the_version_of_the_package(self) -> None:
         for image in yaml.safe_load(self.ANNOTATIONS["images"]):
             self.assertTrue(image["image"].endswith(f":{PACKAGE['version']}"), image)
 
 
 class Krew(unittest.TestCase):
-    """What krew asks of a manifest (its documentation, and its checks of the index)."""
+    """Tests the requirements of krew for a manifest, from its documentation and the checks of its index."""
 
     def manifest(self, folder: Path) -> dict[str, Any]:
         for arch in ("amd64", "arm64"):
@@ -118,7 +119,7 @@ class Krew(unittest.TestCase):
         self.plugin = self.manifest(self.folder)
         self.spec = self.plugin["spec"]
 
-    def test_it_has_the_fields_of_a_plugin_and_no_other(self) -> None:
+    def test_it_has_exactly_the_fields_of_a_plugin(self) -> None:
         self.assertEqual(self.plugin.keys(), {"apiVersion", "kind", "metadata", "spec"})
         self.assertEqual(self.plugin["apiVersion"], "krew.googlecontainertools.github.com/v1alpha2")
         self.assertEqual(self.plugin["kind"], "Plugin")
@@ -128,22 +129,22 @@ class Krew(unittest.TestCase):
         for platform in self.spec["platforms"]:
             self.assertEqual(platform.keys(), {"selector", "uri", "sha256", "files", "bin"})
 
-    def test_its_version_is_that_of_the_package(self) -> None:
+    def test_its_version_matches_the_package(self) -> None:
         version = f"v{PACKAGE['version']}"
         self.assertEqual(self.spec["version"], version)
         for platform in self.spec["platforms"]:
             self.assertIn(f"/download/{version}/", platform["uri"])
 
-    def test_its_words_fit_the_list_of_plugins(self) -> None:
+    def test_its_texts_fit_the_plugin_list(self) -> None:
         self.assertLessEqual(len(self.spec["shortDescription"]), 50)
         self.assertNotRegex(self.spec["shortDescription"], r"\.$|\n")
         for text in (self.spec["description"], self.spec["caveats"]):
             for line in text.splitlines():
                 self.assertLessEqual(len(line), 80)
 
-    def test_each_platform_is_matched_once_and_its_archive_holds_what_it_names(self) -> None:
-        matched = [tuple(sorted(platform["selector"]["matchLabels"].items())) for platform in self.spec["platforms"]]
-        self.assertEqual(len(matched), len(set(matched)))
+    def test_each_platform_is_selected_once_and_its_archive_has_the_named_files(self) -> None:
+        selectors = [tuple(sorted(platform["selector"]["matchLabels"].items())) for platform in self.spec["platforms"]]
+        self.assertEqual(len(selectors), len(set(selectors)))
         for platform in self.spec["platforms"]:
             archive = self.folder / platform["uri"].rsplit("/")[-1]
             self.assertEqual(platform["sha256"], hashlib.sha256(archive.read_bytes()).hexdigest())

@@ -1,9 +1,9 @@
-{{/* The name of the chart, in labels. */}}
+{{/* The chart name, for labels. */}}
 {{- define "nicplug.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of the objects. Short enough for a Service with "-certificates" behind it. */}}
+{{/* The full name of the objects. Truncated to 50 characters, so that the suffix "-certificates" fits into 63. */}}
 {{- define "nicplug.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
@@ -17,7 +17,7 @@
 {{- end }}
 {{- end }}
 
-{{/* What selects the pods; it never changes. */}}
+{{/* The labels that select the pods. They must never change, since the selector of a Deployment is immutable. */}}
 {{- define "nicplug.selectorLabels" -}}
 app.kubernetes.io/component: webhook
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -47,27 +47,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* The name that the API server calls, and that the certificate has to have. */}}
+{{/* The DNS name that the API server calls. The certificate must be valid for it. */}}
 {{- define "nicplug.dnsName" -}}
 {{- printf "%s.%s.svc" (include "nicplug.fullname" .) .Release.Namespace }}
 {{- end }}
 
-{{/* The Secret of the certificate. */}}
+{{/* The name of the Secret with the certificate. */}}
 {{- define "nicplug.certificateSecret" -}}
 {{- if eq .Values.certificates.source "secret" }}
-{{- required "certificates.secret.name: name the Secret with tls.crt and tls.key, or choose another certificates.source" .Values.certificates.secret.name }}
+{{- $missing := "certificates.secret.name is required: name a Secret with tls.crt and tls.key" }}
+{{- required $missing .Values.certificates.secret.name }}
 {{- else }}
 {{- printf "%s-certificates" (include "nicplug.fullname" .) }}
 {{- end }}
 {{- end }}
 
-{{/* An address to listen on, with its port: (list ADDRESS PORT). */}}
+{{/* An address to listen on, with its port; called with (list ADDRESS PORT). */}}
 {{- define "nicplug.listen" -}}
 {{- $address := index . 0 }}
 {{- printf (ternary "[%s]:%d" "%s:%d" (contains ":" $address)) $address (int (index . 1)) }}
 {{- end }}
 
-{{/* The settings, with the words that YAML takes for truth values (off, yes, no) as words. */}}
+{{/* The settings, with the strings that YAML reads as Booleans (off, yes, no) restored. */}}
 {{- define "nicplug.settings" -}}
 {{- $rules := dict }}
 {{- range $id, $enforcement := .Values.settings.rules }}
@@ -86,7 +87,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- toYaml $settings }}
 {{- end }}
 
-{{/* "true" where the API server knows match conditions. */}}
+{{/* "true" if the webhooks have match conditions, else empty. */}}
 {{- define "nicplug.hasMatchConditions" -}}
 {{- $choice := .Values.webhooks.matchConditions }}
 {{- if or (eq $choice "always") (and (eq $choice "auto") (semverCompare ">=1.28-0" .Capabilities.KubeVersion.Version)) -}}
@@ -94,19 +95,19 @@ true
 {{- end }}
 {{- end }}
 
-{{/* "true" where the webhooks are called only from when nicplug is ready. */}}
-{{- define "nicplug.callsWhenReady" -}}
-{{- if and .Values.webhooks.callWhenReady .Values.rbac.create (include "nicplug.hasMatchConditions" .) -}}
+{{/* "true" if the webhooks are activated only when nicplug is ready, else empty. */}}
+{{- define "nicplug.activatesWhenReady" -}}
+{{- if and .Values.webhooks.activateWhenReady .Values.rbac.create (include "nicplug.hasMatchConditions" .) -}}
 true
 {{- end }}
 {{- end }}
 
-{{/* The RoleBinding that has the webhooks called, its Role, and the account that nobody has. */}}
-{{- define "nicplug.call" -}}
+{{/* The name of the RoleBinding that activates the webhooks, of its Role and of its subject, which does not exist. */}}
+{{- define "nicplug.activationName" -}}
 {{- printf "%s-call" (include "nicplug.fullname" .) }}
 {{- end }}
 
-{{/* A quantity of memory, in bytes; empty where it is not a whole number of a usual unit. */}}
+{{/* A memory quantity in bytes; empty if it is not an integer with a common unit. */}}
 {{- define "nicplug.bytes" -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
 {{- $number := regexFind "^[0-9]+" . }}

@@ -1,7 +1,7 @@
 {{/*
-What both webhooks have in common. Every field is written, also where it is what the API server would put there, so that
-whoever compares the chart with the cluster sees no difference. There is no caBundle: whoever makes the certificates
-writes it, and owns that field alone.
+The parts that both webhooks share. Fields are set even to the API server's defaults, so that GitOps tools find no
+difference between the chart and the cluster. caBundle is only set if the user gives one: the component that issues the
+certificates writes that field and owns it.
 */}}
 
 {{- define "nicplug.webhookAnnotations" -}}
@@ -15,7 +15,7 @@ writes it, and owns that field alone.
 {{- end }}
 {{- end }}
 
-{{/* (list ROOT PATH) */}}
+{{/* Called with (list ROOT PATH). */}}
 {{- define "nicplug.clientConfig" -}}
 {{- $root := index . 0 }}
 {{- with $root.Values.certificates }}
@@ -38,7 +38,7 @@ service:
 {{- toYaml (set $selector "matchExpressions" $expressions) }}
 {{- end }}
 
-{{/* A rule for what is in namespaces: (dict "group" … "versions" … "operations" … "resources" …). */}}
+{{/* A rule for namespaced resources; called with (dict "group" … "versions" … "operations" … "resources" …). */}}
 {{- define "nicplug.rule" -}}
 - apiGroups:
     - {{ .group }}
@@ -52,16 +52,17 @@ service:
 {{- end }}
 
 {{/*
-An update that leaves alone all that nicplug judges by is not sent: a guest's VMI is updated with every beat of its
-agent. What is compared here may be more than what is judged, never less. The expression keeps to what Kubernetes 1.28
-reads, so it has no optional fields; and since one that fails would refuse the request, it asks before it reads.
+The API server skips an update that changes no field that nicplug reviews: KubeVirt updates a VMI with every heartbeat
+of its guest agent. The expression may compare more fields than nicplug reviews, never fewer. Kubernetes 1.28 must be
+able to evaluate it, so it uses no optional fields. An expression that fails would reject the request, so the expression
+tests each field with has() before it reads it.
 
-Nor is anything sent before the first replica is ready, which writes the account that is asked for here into the
-RoleBinding of that name. The API server evaluates all conditions, whatever the first one said. So there is one, and the
-authorizer, which goes through every binding of the cluster, is not asked with each heartbeat.
+The API server calls no webhook before the first replica is ready: that replica writes the account that is checked here
+into the RoleBinding of the same name. The API server evaluates every condition, even if an earlier one is false. A
+single condition with && therefore spares the authorizer, which searches all bindings of the cluster, on each heartbeat.
 */}}
 {{- define "nicplug.matchConditions" -}}
-- name: something-to-judge
+- name: review-required
   expression: |-
     (
       request.operation != 'UPDATE' ||
@@ -89,8 +90,8 @@ authorizer, which goes through every binding of the cluster, is not asked with e
             ? [oldObject.metadata.annotations[key]] : []))
       ))
     )
-    {{- if include "nicplug.callsWhenReady" . }} && authorizer
-      .serviceAccount({{ squote .Release.Namespace }}, {{ squote (include "nicplug.call" .) }})
+    {{- if include "nicplug.activatesWhenReady" . }} && authorizer
+      .serviceAccount({{ squote .Release.Namespace }}, {{ squote (include "nicplug.activationName" .) }})
       .group('nicplug.io').resource('webhooks').namespace({{ squote .Release.Namespace }}).check('call').allowed()
     {{- end }}
 {{- end }}

@@ -1,8 +1,9 @@
-//! Guests of a made-up cluster, as KubeVirt's controllers and its users leave them, in some 8 KiB an object.
+//! Generates the guests of a fictional cluster, as users and the controllers of KubeVirt write them, of about 8 KiB per
+//! object.
 //!
-//! Half of an object is `managedFields`, as in real ones. Guests are alike where those of a real cluster are: in the
-//! names of their NICs, in their networks and in their devices. They differ in their names, namespaces, UIDs, MAC
-//! addresses, revisions, claims and, on local storage, in what they say about it.
+//! Half of an object is `managedFields`, as in real clusters. As there, guests share the names of their NICs, their
+//! networks and their devices. They differ in names, namespaces, UIDs, MAC addresses, revisions, claims and, on local
+//! storage, in the message of the condition LiveMigratable.
 
 use serde_json::{Map, Value, json};
 
@@ -14,33 +15,33 @@ const ROLES: [&str; 6] = ["web", "database", "build-agent", "router", "desktop",
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guest {
     number: u64,
-    /// Whether its NICs have names and networks that no other guest has.
+    /// Whether no other guest has the names and networks of its NICs.
     is_unique: bool,
 }
 
 struct Nic {
     name: String,
-    /// `networkName`; `None` on the pod network.
+    /// `networkName`; `None` for the pod network.
     network: Option<String>,
     binding: &'static str,
     mac: String,
 }
 
 impl Guest {
-    /// The guest of a number, like others of its kind.
+    /// Returns the guest with this number, whose NICs have common names and networks.
     pub(crate) fn new(number: u64) -> Self {
         Self { number, is_unique: false }
     }
 
-    /// The guest of a number, whose NICs have names and networks of their own.
-    #[allow(dead_code, reason = "one of the two programs that use this module has no use for it")]
+    /// Returns the guest with this number, whose NICs have unique names and networks.
+    #[allow(dead_code, reason = "only one of the two programs with this module calls it")]
     pub(crate) fn unique(number: u64) -> Self {
         Self { number, is_unique: true }
     }
 
-    /// A number below `limit`: the same each time, and different for each guest and each question.
-    fn draw(self, question: u64, limit: u64) -> u64 {
-        scramble(self.number.wrapping_mul(64).wrapping_add(question)) % limit
+    /// Returns a pseudorandom number below `limit`, which depends on the guest and on `stream` only.
+    fn draw(self, stream: u64, limit: u64) -> u64 {
+        scramble(self.number.wrapping_mul(64).wrapping_add(stream)) % limit
     }
 
     fn namespace(self) -> String {
@@ -52,8 +53,8 @@ impl Guest {
         format!("{role}-{:06}", self.number)
     }
 
-    fn uid(self, question: u64) -> String {
-        let (high, low) = (self.draw(question, u64::MAX), self.draw(question + 1, u64::MAX));
+    fn uid(self, stream: u64) -> String {
+        let (high, low) = (self.draw(stream, u64::MAX), self.draw(stream + 1, u64::MAX));
         format!(
             "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",
             high >> 32,
@@ -64,7 +65,7 @@ impl Guest {
         )
     }
 
-    /// One NIC on the pod network and up to two on others.
+    /// Returns one NIC on the pod network and up to two on other networks.
     fn nics(self) -> Vec<Nic> {
         let mac = |index: u64| {
             let [.., a, b, c, d] = self.number.to_be_bytes();
@@ -73,7 +74,7 @@ impl Guest {
         let pod = Nic { name: "default".into(), network: None, binding: "masquerade", mac: mac(0) };
         let further = (1..=self.draw(2, 3)).map(|index| {
             let own = if self.is_unique { format!("-{}", self.number) } else { String::new() };
-            // A few networks are of all namespaces, most of the guest's own.
+            // All namespaces share a few networks; most networks are in the namespace of the guest.
             let network = match self.draw(2 + index, NETWORKS) {
                 shared @ 0..8 => format!("networks/vlan-{shared}{own}"),
                 number => format!("vlan-{number}{own}"),
@@ -89,9 +90,9 @@ impl Guest {
         ["root".to_owned(), "cloudinit".to_owned()].into_iter().chain(further).collect()
     }
 
-    /// The VirtualMachine.
-    #[allow(dead_code, reason = "one of the two programs that use this module has no use for it")]
-    pub(crate) fn machine(self) -> Value {
+    /// Returns the VirtualMachine.
+    #[allow(dead_code, reason = "only one of the two programs with this module calls it")]
+    pub(crate) fn vm(self) -> Value {
         let spec = json!({
             "dataVolumeTemplates": [{"metadata": {"annotations": {"cdi.kubevirt.io/storage.usePopulator": "false"},
                     "creationTimestamp": null, "name": format!("{}-root", self.name())},
@@ -126,10 +127,10 @@ impl Guest {
                     "reason": "Snapshot is not supported for this volumeSource type"})).collect::<Value>()}})
     }
 
-    /// The VirtualMachineInstance, as it is after so many heartbeats.
-    pub(crate) fn vmi(self, beat: u64) -> Value {
+    /// Returns the VirtualMachineInstance after this number of heartbeats.
+    pub(crate) fn vmi(self, heartbeat: u64) -> Value {
         json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-            "metadata": self.instance_metadata(beat), "spec": self.spec(false), "status": self.status(beat)})
+            "metadata": self.vmi_metadata(heartbeat), "spec": self.spec(false), "status": self.status(heartbeat)})
     }
 
     fn labels(self) -> Value {
@@ -137,7 +138,7 @@ impl Guest {
             "kubevirt.io/domain": self.name(), "kubevirt.io/size": "small"})
     }
 
-    fn instance_metadata(self, beat: u64) -> Value {
+    fn vmi_metadata(self, heartbeat: u64) -> Value {
         let owner = json!({".": {}, (format!("k:{{\"uid\":\"{}\"}}", self.uid(10))): {}});
         let written = json!({
             "f:metadata": {"f:annotations": fields(&["kubevirt.io/latest-observed-api-version", "kubevirt.io/vm-generation"]),
@@ -160,13 +161,13 @@ impl Guest {
             "finalizers": ["kubevirt.io/virtualMachineControllerFinalize", "foregroundDeleteVirtualMachine"],
             "generation": 12, "labels": self.labels(),
             "managedFields": [managed("virt-controller", "", &written), managed("virt-handler", "", &seen)],
-            "name": self.name(), "namespace": self.namespace(), "resourceVersion": (324_000 + beat).to_string(),
+            "name": self.name(), "namespace": self.namespace(), "resourceVersion": (324_000 + heartbeat).to_string(),
             "ownerReferences": [{"apiVersion": "kubevirt.io/v1", "blockOwnerDeletion": true, "controller": true,
                 "kind": "VirtualMachine", "name": self.name(), "uid": self.uid(10)}],
             "uid": self.uid(12)})
     }
 
-    /// The guest, with what its owner has written and, in an instance, with what KubeVirt adds.
+    /// Returns the specification of the guest: of the VM's template, or of the VMI with the fields that KubeVirt adds.
     fn spec(self, is_template: bool) -> Value {
         let interface =
             |nic: &Nic| json!({"macAddress": nic.mac, "model": "virtio", "name": nic.name, (nic.binding): {}});
@@ -217,8 +218,8 @@ impl Guest {
         )
     }
 
-    fn status(self, beat: u64) -> Value {
-        let time = format!("2026-11-24T{:02}:{:02}:00Z", beat / 60 % 24, beat % 60);
+    fn status(self, heartbeat: u64) -> Value {
+        let time = format!("2026-11-24T{:02}:{:02}:00Z", heartbeat / 60 % 24, heartbeat % 60);
         let condition = |kind: &str, status: &str| json!({"lastProbeTime": time, "lastTransitionTime": "2026-11-23T20:53:11Z", "status": status, "type": kind});
         let phase = |phase: &str| json!({"phase": phase, "phaseTransitionTimestamp": "2026-11-23T20:53:05Z"});
         let node = format!("node-{:03}", self.draw(18, 500));
@@ -247,7 +248,7 @@ impl Guest {
             "volumeStatus": self.disks().into_iter().zip('a'..).map(volume).collect::<Value>()})
     }
 
-    /// One guest in five is on local storage.
+    /// Returns the condition LiveMigratable. One guest in five is on local storage and cannot migrate.
     fn migratable(self) -> Value {
         if self.draw(21, 5) > 0 {
             return json!({"lastProbeTime": null, "lastTransitionTime": null, "status": "True", "type": "LiveMigratable"});
@@ -272,7 +273,7 @@ impl Guest {
     }
 }
 
-/// A set of fields as `managedFields` tells it.
+/// Returns a set of fields in the format of `managedFields`.
 fn fields(names: &[&str]) -> Value {
     let fields: Map<_, _> = names.iter().map(|name| (format!("f:{name}"), json!({}))).collect();
     Value::Object(fields)
@@ -301,12 +302,12 @@ fn domain_fields() -> Value {
         "f:memory": fields(&["guest", "maxGuest"]), "f:resources": {"f:requests": fields(&["memory"])}})
 }
 
-/// Eleven hexadecimal digits that a name always comes to, as KubeVirt's names of pod interfaces have.
+/// Returns a hash of a name, of eleven hexadecimal digits as in KubeVirt's names of pod interfaces.
 fn digest(name: &str) -> u64 {
     name.bytes().fold(0, |digest, byte| scramble(digest ^ u64::from(byte))) >> 20
 }
 
-/// A well mixed number of each number (SplitMix64).
+/// Returns the SplitMix64 hash of a number.
 fn scramble(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
