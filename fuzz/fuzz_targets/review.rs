@@ -47,7 +47,7 @@ fuzz_target!(|body: &[u8]| {
 
 /// Returns the `response` to a body, or `None` if the body is not a review.
 fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
-    let answer = REVIEWER.answer(endpoint, body);
+    let answer = REVIEWER.review(endpoint, body);
     let mut review: Value = serde_json::from_slice(&answer.body).expect("the answer is JSON");
     match answer.status {
         200 => {}
