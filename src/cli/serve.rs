@@ -35,7 +35,7 @@ use crate::{
         Config, Drain, Limits, Server,
         deadline::parse_duration,
         reload::every,
-        tls::{CertResolver, ClientAuthorities},
+        tls::{CertResolver, ClientCas},
     },
 };
 
@@ -153,9 +153,9 @@ impl ServeArgs {
                 .as_ref()
                 .map(|watches| EventQueue::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let calls = self.calls.calls(&self.source).await?;
-            config.calls = calls.as_ref().map(|calls| calls.called());
+            config.activation = calls.as_ref().map(|calls| calls.called());
             (config.watches, config.events) = (watches, queue.clone());
-            config.mirroring = persisting.as_ref().map(|persisting| persisting.status().clone());
+            config.persist = persisting.as_ref().map(|persisting| persisting.status().clone());
             let exporting = collector.map(traces::start);
             config.spans = exporting.as_ref().map(|exporting| exporting.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
@@ -188,11 +188,11 @@ impl ServeArgs {
 
     /// What the server needs to know besides its facts; reads the authorities of clients.
     fn config(&self, certificate: CertResolver) -> anyhow::Result<Config> {
-        let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
+        let client_cas = self.client_ca.as_deref().map(ClientCas::from_file).transpose();
         Ok(Config {
             listen: self.listen,
             health_listen: Some(self.health_listen),
-            client_authorities: client_authorities.context("--client-ca")?,
+            client_cas: client_cas.context("--client-ca")?,
             limits: Limits {
                 body: self.max_body.0,
                 in_flight: self.max_in_flight,

@@ -20,11 +20,11 @@ use crate::{
         leader_election::{LeaderElector, Timings},
     },
     server::{
-        health::Check,
+        readiness::Check,
         reload::{self, every},
         tls::{
             CertResolver,
-            files::{self, Files},
+            files::{CertFiles, CertReloader},
             self_signed,
         },
     },
@@ -105,7 +105,7 @@ impl fmt::Display for CertSource {
 /// A source that is ready to be kept.
 pub(crate) enum Source {
     /// Files, of which the first pair is read.
-    Files { keeper: files::Keeper, poll: Duration },
+    Files { reloader: CertReloader, poll: Duration },
     /// The cluster.
     Own { places: ObjectNames, plan: Plan, shown: CertResolver },
 }
@@ -117,9 +117,9 @@ impl CertificateArgs {
             CertSource::Files => {
                 let certificate = self.tls_cert.clone().context("--cert-source files needs --tls-cert")?;
                 let key = self.tls_key.clone().context("--cert-source files needs --tls-key")?;
-                let keeper = files::Keeper::open(Files { certificate, key, hosts: self.cert_dns_name.clone() });
-                let keeper = keeper.context("--tls-cert and --tls-key")?;
-                Ok(Source::Files { keeper, poll: self.tls_poll.0 })
+                let reloader = CertReloader::open(CertFiles { certificate, key, hosts: self.cert_dns_name.clone() });
+                let reloader = reloader.context("--tls-cert and --tls-key")?;
+                Ok(Source::Files { reloader, poll: self.tls_poll.0 })
             }
             CertSource::Own => {
                 anyhow::ensure!(!self.cert_dns_name.is_empty(), "--cert-source self needs --cert-dns-name");
@@ -144,7 +144,7 @@ impl Source {
     /// What a server is to be given.
     pub(crate) fn shown(&self) -> CertResolver {
         match self {
-            Self::Files { keeper, .. } => keeper.shown(),
+            Self::Files { reloader, .. } => reloader.certificates(),
             Self::Own { shown, .. } => shown.clone(),
         }
     }
@@ -152,8 +152,8 @@ impl Source {
     /// Keeps it in the background; `check` hears how things stand.
     pub(crate) async fn keep(self, check: Check, cluster: &SourceArgs) -> anyhow::Result<Keeping> {
         match self {
-            Self::Files { keeper, poll } => {
-                tokio::spawn(keeper.keep(check, SystemTime::now, every(poll)));
+            Self::Files { reloader, poll } => {
+                tokio::spawn(reloader.run(check, SystemTime::now, every(poll)));
                 Ok(Keeping { leading: None })
             }
             Self::Own { places, plan, shown } => {
@@ -166,12 +166,12 @@ impl Source {
                     Timings::default(),
                 );
                 let keeper = Arc::new(Keeper::new(client, places, plan, SystemTime::now));
-                tokio::spawn(self_signed::show(
+                tokio::spawn(self_signed::run(
                     shown,
                     keeper.offers(),
                     check,
                     SystemTime::now,
-                    every(self_signed::INTERVAL),
+                    every(self_signed::CHECK_INTERVAL),
                 ));
                 let watching = Arc::clone(&keeper);
                 tokio::spawn(async move { watching.watch().await });

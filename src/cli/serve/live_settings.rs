@@ -11,7 +11,7 @@ use crate::{
         Server,
         reload::{
             self, every,
-            settings::{Keeper, News},
+            settings::{ReloadOutcome, SettingsReloader},
         },
     },
     settings::Current,
@@ -32,41 +32,41 @@ pub(super) struct LiveSettingsArgs {
 /// Settings that were read, and are to be kept.
 pub(super) struct LiveSettings {
     /// `None` where there is no file, and nothing can change.
-    keeper: Option<Keeper>,
+    reloader: Option<SettingsReloader>,
     poll: Span,
 }
 
 impl LiveSettingsArgs {
     /// Reads the settings.
     pub(super) fn open(&self) -> anyhow::Result<LiveSettings> {
-        Ok(LiveSettings { keeper: self.settings.keeper()?, poll: self.settings_poll })
+        Ok(LiveSettings { reloader: self.settings.reloader()?, poll: self.settings_poll })
     }
 }
 
 impl LiveSettings {
     /// What a reviewer is to be given.
     pub(super) fn current(&self) -> Current {
-        self.keeper.as_ref().map(Keeper::current).unwrap_or_default()
+        self.reloader.as_ref().map(SettingsReloader::current).unwrap_or_default()
     }
 
     /// Takes up changes in the background; the server tells of them, and in a cluster events on the own pod do.
     pub(super) fn keep(self, server: &mut Server, queue: Option<EventQueue>) {
-        let Some(keeper) = self.keeper else { return };
-        server.count_settings(keeper.tally());
+        let Some(reloader) = self.reloader else { return };
+        server.add_settings_counts(reloader.counts());
         let check = server.readiness().add("settings", "not looked at yet");
         let teller = queue.zip(own_pod());
-        tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
+        tokio::spawn(reloader.run(check, every(self.poll.0), move |outcome| {
             if let Some((queue, pod)) = &teller {
-                queue.hand_in(letter(news, pod.clone()));
+                queue.hand_in(letter(outcome, pod.clone()));
             }
         }));
     }
 }
 
-fn letter(news: News, object: ObjectReference) -> PendingEvent {
-    let (tale, note) = match news {
-        News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
-        News::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
+fn letter(outcome: ReloadOutcome, object: ObjectReference) -> PendingEvent {
+    let (tale, note) = match outcome {
+        ReloadOutcome::Refused(why) => (EventReason::SettingsRefused, format!("the previous settings stay in force: {why}")),
+        ReloadOutcome::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
     };
     PendingEvent { tale, object, related: None, note }
 }
