@@ -1,24 +1,36 @@
 //! Words that no user-facing text may have.
 
-/// Words that make a sentence hard to understand for readers of plain English.
+/// Words that readers of plain technical English should not meet.
 const BANNED: [&str; 7] = ["whoever", "nobody", "somebody", "mend", "mended", "mends", "shall"];
-/// A phrase, in the place of "is not a".
-const BANNED_PHRASE: [&str; 2] = ["is", "no"];
+/// How many words before and after a banned one are shown.
+const CONTEXT: usize = 4;
 
-/// Returns the banned words and phrases in a text. Case and line breaks do not matter.
+/// Returns each banned word of a text with the words around it. Case and line breaks do not matter.
+///
+/// The phrase "is no" is banned as well, in favour of "is not a". "there is no" and "is no longer" are allowed.
 pub(crate) fn banned_words(text: &str) -> Vec<String> {
-    let text = text.to_lowercase();
-    let is_inner = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-' || letter == '\'';
-    let mut found = Vec::new();
-    let mut before = "";
-    for word in text.split_whitespace() {
-        let parts = word.split(|letter| !is_inner(letter)).map(|part| part.trim_end_matches("'s"));
-        found.extend(parts.clone().filter(|part| BANNED.contains(part)).map(str::to_owned));
-        // Punctuation between the two words ends a phrase.
-        if [before, word.trim_end_matches(|letter| !is_inner(letter))] == BANNED_PHRASE {
-            found.push("is no".to_owned());
-        }
-        before = word.trim_start_matches(|letter| !is_inner(letter));
-    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let is_banned = |(index, word): (usize, &&str)| {
+        let is_phrase = |phrase: [&str; 2]| {
+            // Punctuation between the two words ends a phrase.
+            let next = words.get(index + 1).map(|next| next.to_lowercase());
+            word.to_lowercase().trim_start_matches(is_punctuation) == phrase[0]
+                && next.is_some_and(|next| next.trim_end_matches(is_punctuation) == phrase[1])
+        };
+        let has_banned_part = word.to_lowercase().split(is_punctuation).any(|part| {
+            let part = part.strip_suffix("'s").unwrap_or(part);
+            BANNED.contains(&part)
+        });
+        let is_there = index > 0 && words[index - 1].to_lowercase().ends_with("there");
+        let is_no_longer = words.get(index + 2).is_some_and(|word| word.to_lowercase().starts_with("longer"));
+        has_banned_part || (is_phrase(["is", "no"]) && !is_there && !is_no_longer)
+    };
+    let found = words.iter().enumerate().filter(|word| is_banned(*word));
     found
+        .map(|(index, _)| words[index.saturating_sub(CONTEXT)..words.len().min(index + CONTEXT + 1)].join(" "))
+        .collect()
+}
+
+fn is_punctuation(letter: char) -> bool {
+    !letter.is_alphanumeric() && !['_', '-', '\''].contains(&letter)
 }
