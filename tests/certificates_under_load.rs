@@ -234,7 +234,8 @@ async fn an_api_server_that_creates_vms_all_the_time_sees_no_failure_over_any_re
         };
         let accepted = || (fixture.validate.proxy.accepted(), fixture.mutate.proxy.accepted());
 
-        // A new serving certificate of the same CA.
+        // A new serving certificate of the same CA, which has been in the bundles for long enough.
+        fixture.clock.advance(Duration::from_secs(61));
         fixture.remove_from_secret(&["tls.crt", "tls.key"]).await;
         served = all_serve(&fixture, &replicas, Some(&served)).await;
         // A new CA, and a serving certificate of it.

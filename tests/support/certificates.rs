@@ -206,10 +206,10 @@ impl CertificateFixture {
 
     /// Sets or removes both `caBundle`s.
     pub(crate) async fn set_bundles(&self, bundle: Option<&str>) {
-        let path = "/webhooks/0/clientConfig/caBundle";
+        let field = "/webhooks/0/clientConfig/caBundle";
         let operation = match bundle {
-            Some(text) => json!([{"op": "add", "path": path, "value": BASE64.encode(text)}]),
-            None => json!([{"op": "remove", "path": path}]),
+            Some(text) => json!([{"op": "add", "path": field, "value": BASE64.encode(text)}]),
+            None => json!([{"op": "remove", "path": field}]),
         };
         let patch: Patch<()> = Patch::Json(serde_json::from_value(operation).unwrap());
         self.validating().patch(self.webhooks(), &PatchParams::default(), &patch).await.unwrap();
