@@ -63,7 +63,7 @@ impl SettingsArgs {
     /// Reads the settings of a file that may change; `None` without one.
     pub(super) fn reloader(&self) -> anyhow::Result<Option<SettingsReloader>> {
         let reloader = self.settings.as_deref().map(|path| SettingsReloader::open(path, &rules::ids())).transpose();
-        keeper.context("--settings")
+        reloader.context("--settings")
     }
 }
 

@@ -59,7 +59,9 @@ pub(super) fn watch_health(record: &WatchStatus) -> Health {
 pub(super) fn activation_health(activation: &Activation) -> Health {
     match activation {
         Activation::Yes => Health::Good,
-        Activation::NotYet(reason) => Health::Fair(format!("the API server does not call the webhooks yet: {reason}").into()),
+        Activation::NotYet(reason) => {
+            Health::Fair(format!("the API server does not call the webhooks yet: {reason}").into())
+        }
         Activation::No(reason) => Health::Fair(format!("the API server does not call the webhooks: {reason}").into()),
     }
 }

@@ -330,7 +330,8 @@ async fn run_self_check(self_check: SelfCheck, address: SocketAddr, context: Arc
         match self_check.run(address).await {
             Ok(SelfCheckResult::Answered) => break serving.pass(),
             Ok(SelfCheckResult::Handshake) => {
-                break serving.pass_with("checked by a TLS handshake only, because --client-ca requires a client certificate");
+                break serving
+                    .pass_with("checked by a TLS handshake only, because --client-ca requires a client certificate");
             }
             Err(error) => {
                 tracing::debug!(%error, "the self-check fails so far");

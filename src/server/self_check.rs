@@ -68,11 +68,14 @@ impl SelfCheck {
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let certificate = self.certificates.certificate().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
+        let certificate =
+            self.certificates.certificate().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
         let builder = builder.map_err(io::Error::other)?.dangerous();
-        Ok(builder.with_custom_certificate_verifier(Arc::new(PinnedCertificate { certificate, provider })).with_no_client_auth())
+        Ok(builder
+            .with_custom_certificate_verifier(Arc::new(PinnedCertificate { certificate, provider }))
+            .with_no_client_auth())
     }
 }
 

@@ -26,7 +26,7 @@ use nicplug::{
     },
     server::{
         Config, Counts, Server,
-        health::Readiness,
+        readiness::Readiness,
         tls::{CertResolver, self_signed},
     },
 };
@@ -287,7 +287,7 @@ impl SelfSigningReplica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let clock = fixture.clock.clone();
-        tasks.spawn(self_signed::show(shown.clone(), keeper.offers(), check, move || clock.now(), fixture.ticks()));
+        tasks.spawn(self_signed::run(shown.clone(), keeper.offers(), check, move || clock.now(), fixture.ticks()));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });

@@ -65,7 +65,9 @@ impl LiveSettings {
 
 fn letter(outcome: ReloadOutcome, object: ObjectReference) -> PendingEvent {
     let (tale, note) = match outcome {
-        ReloadOutcome::Refused(why) => (EventReason::SettingsRefused, format!("the previous settings stay in force: {why}")),
+        ReloadOutcome::Refused(why) => {
+            (EventReason::SettingsRefused, format!("the previous settings stay in force: {why}"))
+        }
         ReloadOutcome::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
     };
     PendingEvent { tale, object, related: None, note }

@@ -48,7 +48,12 @@ impl Connections {
     ///
     /// # Errors
     /// The connection cannot be moved to the thread, and is closed.
-    pub(crate) fn open(&mut self, stream: TcpStream, peer: SocketAddr, context: &Arc<ConnectionContext>) -> io::Result<()> {
+    pub(crate) fn open(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        context: &Arc<ConnectionContext>,
+    ) -> io::Result<()> {
         // Each open connection holds one reference to its thread.
         let fewest = self.threads.iter().min_by_key(|thread| Arc::strong_count(thread));
         let thread = fewest.ok_or_else(|| io::Error::other("no threads for connections"))?;

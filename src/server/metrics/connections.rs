@@ -23,8 +23,7 @@ impl Collector for ConnectionCollector {
         single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(opened))?;
 
         let failed = ConstCounter::new(self.0.failed_handshakes());
-        let about =
-            ("handshake_failures", "Connections without a completed TLS handshake; port checks are included");
+        let about = ("handshake_failures", "Connections without a completed TLS handshake; port checks are included");
         single(&mut encoder, about, MetricType::Counter, &failed)
     }
 }

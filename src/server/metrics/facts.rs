@@ -37,7 +37,8 @@ impl Collector for FactCollector {
             let age = record.time_since_last_event()?.as_secs_f64();
             Some(([("kind", record.kind.kind())], ConstGauge::new(age)))
         });
-        let about = ("facts_last_event_age_seconds", "Seconds since the last event of the watch: an object or a bookmark");
+        let about =
+            ("facts_last_event_age_seconds", "Seconds since the last event of the watch: an object or a bookmark");
         family(&mut encoder, about, MetricType::Gauge, ages)?;
 
         let errors = records().flat_map(|record| {
