@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 
 /// Why a body cannot be read.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum BodyError {
+pub(super) enum ReadError {
     /// The client closed the connection within the body, or the chunks are malformed.
     Broken,
     /// The body, or its Content-Length, is larger than the limit.
@@ -19,10 +19,10 @@ pub(super) enum BodyError {
 }
 
 /// Reads the body. A body of one frame, as small ones are, is not copied.
-pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, BodyError> {
+pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, ReadError> {
     let length = body.size_hint().lower();
     if length > limit as u64 {
-        return Err(BodyError::TooLarge);
+        return Err(ReadError::TooLarge);
     }
     let Some(first) = next_frame(&mut body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() && first.len() <= limit {
@@ -33,7 +33,7 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, BodyErro
     let mut frame = Some(first);
     while let Some(bytes) = frame {
         if whole.len() + bytes.len() > limit {
-            return Err(BodyError::TooLarge);
+            return Err(ReadError::TooLarge);
         }
         whole.extend_from_slice(&bytes);
         frame = next_frame(&mut body).await?;
@@ -42,25 +42,25 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, BodyErro
 }
 
 /// Reads and discards the body, so that the connection can have another request.
-pub(super) async fn discard(mut body: Body, limit: usize) -> Result<(), BodyError> {
+pub(super) async fn discard(mut body: Body, limit: usize) -> Result<(), ReadError> {
     if body.size_hint().lower() > limit as u64 {
-        return Err(BodyError::TooLarge);
+        return Err(ReadError::TooLarge);
     }
     let mut length = 0;
     while let Some(bytes) = next_frame(&mut body).await? {
         length += bytes.len();
         if length > limit {
-            return Err(BodyError::TooLarge);
+            return Err(ReadError::TooLarge);
         }
     }
     Ok(())
 }
 
 /// Returns the next frame of data; `None` at the end.
-async fn next_frame(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
+async fn next_frame(body: &mut Body) -> Result<Option<Bytes>, ReadError> {
     while let Some(frame) = body.frame().await {
         // The other frames are trailers, which have no use here.
-        if let Ok(bytes) = frame.map_err(|_| BodyError::Broken)?.into_data() {
+        if let Ok(bytes) = frame.map_err(|_| ReadError::Broken)?.into_data() {
             return Ok(Some(bytes));
         }
     }

@@ -19,7 +19,7 @@ use hyper::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    body::{self, BodyError},
+    body::{self, ReadError},
     counts::{Counts, RefusalReason},
     deadline::answer_within,
     decision_log::{self, Trace},
@@ -117,8 +117,8 @@ impl AppState {
                 let status = StatusCode::from_u16(evaluation.http_status());
                 json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
             }
-            Ok(Err(BodyError::TooLarge)) => self.respond_too_large().closing(),
-            Ok(Err(BodyError::Broken)) => {
+            Ok(Err(ReadError::TooLarge)) => self.respond_too_large().closing(),
+            Ok(Err(ReadError::Broken)) => {
                 self.counts.add_refused(RefusalReason::BodyBroken);
                 error(StatusCode::BAD_REQUEST, "the body is incomplete, or its chunks are malformed").closing()
             }
