@@ -1,6 +1,7 @@
 //! The whole way of a request: bytes → review → change → rules → verdict → patch → bytes.
 
 mod denial;
+mod enforcement;
 mod recheck;
 pub mod verdict;
 
@@ -10,13 +11,16 @@ use arc_swap::Guard;
 use json_patch::{Patch, PatchOperation};
 use serde::Serialize;
 
-use self::verdict::{
-    Cause, Verdict,
-    sets::{FactSet, RuleSet},
-};
 pub use self::{
     denial::Denial,
     recheck::{FactDependencies, Recheck},
+};
+use self::{
+    enforcement::EnforcementPolicy,
+    verdict::{
+        Cause, Verdict,
+        sets::{FactSet, RuleSet},
+    },
 };
 use crate::{
     api::review::{
@@ -26,8 +30,8 @@ use crate::{
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations,
-    rules::{self, Case, CauseType, Enforcing},
-    settings::{Current, Settings},
+    rules::{self, Case, CauseType, Rule},
+    settings::{Current, Enforcement, Settings},
 };
 
 /// Which of the two webhooks was called.
@@ -261,13 +265,15 @@ impl Evaluator<'_> {
 /// The judgement: pure, and the same for the server, for commands and for tests.
 #[must_use]
 pub fn evaluate(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    let enforcing = Enforcing::new(settings, facts);
-    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, enforcing), change, enforcing)
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, policy)
 }
 
 fn evaluate_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
-    let enforcing = Enforcing::new(settings, facts);
-    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, enforcing), enforcing)
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
 }
 
 fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
@@ -352,7 +358,7 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{facts::Vm, settings::Enforcement};
+    use crate::facts::Vm;
 
     /// A cluster that has not heard of the change yet.
     struct Late;

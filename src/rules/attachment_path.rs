@@ -236,7 +236,7 @@ mod tests {
         Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let untold = Hotplug::of(BRIDGE).in_place(InPlace::No);
         untold.vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
-        Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]

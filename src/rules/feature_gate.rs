@@ -101,6 +101,6 @@ mod tests {
     #[test]
     fn unknown_facts_are_told_and_deny_nothing() {
         Hotplug::of(BRIDGE).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

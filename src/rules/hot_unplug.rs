@@ -99,6 +99,6 @@ mod tests {
     #[test]
     fn unknown_facts_are_told_and_deny_nothing() {
         unplug().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        unplug().instance_unknown().expect(&RULE, &Expect::Unchecked);
+        unplug().vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -58,6 +58,6 @@ mod tests {
     fn what_is_not_known_to_run_is_not_judged() {
         let e1000e = r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#;
         Hotplug::of(e1000e).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(e1000e).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(e1000e).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

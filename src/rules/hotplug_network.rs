@@ -59,6 +59,6 @@ mod tests {
     fn what_is_not_known_to_run_is_not_judged() {
         let pod = r#"{"name": "dyniface1", "pod": {}}"#;
         Hotplug::of(BRIDGE).on(pod).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(BRIDGE).on(pod).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).on(pod).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

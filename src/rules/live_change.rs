@@ -240,6 +240,6 @@ mod tests {
 
     #[test]
     fn what_is_not_known_to_run_is_told() {
-        Hotplug::remove((NIC, NET)).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::remove((NIC, NET)).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_stopped_vm_does_not_move_and_an_unknown_one_is_told() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 
     fn vmi(nics: &str, seen: &str) -> Fact<Arc<Vmi>> {

@@ -22,7 +22,7 @@ rule! {
     /// - name: dyniface1
     ///   bridge: {}
     /// ```
-    NP117, "lingering-name", Hotplug, Warn,
+    NP117, "name-in-use", Hotplug, Warn,
     field: "domain.devices.interfaces[].name",
     fix: "use a name that the VM has not had before; unplug first, and add when that is done",
 }
@@ -110,6 +110,6 @@ mod tests {
     #[test]
     fn what_is_not_known_to_run_is_not_judged() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -228,6 +228,6 @@ mod tests {
     #[test]
     fn unknown_networks_are_told_and_deny_nothing() {
         Hotplug::of(BRIDGE).facts(|facts| facts.nads = crate::facts::Nads::default()).expect(&RULE, &Expect::Unchecked);
-        Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

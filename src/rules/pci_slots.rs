@@ -384,7 +384,7 @@ mod tests {
     fn unknown_facts_are_told_and_deny_nothing() {
         plug(9).kubevirt("", &["HotplugNICs"]).expect(&RULE, &Expect::Unchecked);
         plug(9).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        plug(9).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        plug(9).vmi_unknown().expect(&RULE, &Expect::Unchecked);
         plug(9).stopped().expect(&RULE, &Expect::Silent);
     }
 }

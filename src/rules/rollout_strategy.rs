@@ -72,6 +72,6 @@ mod tests {
     #[test]
     fn unknown_facts_are_told_where_they_matter() {
         Hotplug::of(NIC).kubevirt_unknown().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).rollout("Stage", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).rollout("Stage", &[]).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -93,6 +93,6 @@ mod tests {
 
     #[test]
     fn an_unknown_guest_is_for_other_rules_to_tell() {
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Silent);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Silent);
     }
 }
