@@ -29,7 +29,7 @@ use crate::{
     },
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Vmi},
-    mutations,
+    mutations::{self, MutationInput},
     rules::{self, Case, CauseType, Rule},
     settings::{Current, Enforcement, Settings},
 };
@@ -243,7 +243,7 @@ impl Evaluator<'_> {
 
     fn repairs(&self, change: &Change) -> Vec<PatchOperation> {
         let facts = self.facts_for(change);
-        mutations::repairs(&mutations::Case { change, facts: &facts, settings: self.settings })
+        mutations::operations(&MutationInput { change, facts: &facts, settings: self.settings })
     }
 
     /// The facts for a change; what the request itself tells wins over what was known before: of an instance the spec
