@@ -334,9 +334,9 @@ async fn a_running_vm_gets_the_nic_and_lets_it_go_and_a_command_twice_changes_no
     assert_eq!(scene.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
-    run(scene.program(IN_PLACE, &other)).await.ends(1, &[], &["is there already, on network \"new-fancy-net\""]);
+    run(scene.program(IN_PLACE, &other)).await.ends(1, &[], &["already exists, on network \"new-fancy-net\""]);
     let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
-    run(scene.program(IN_PLACE, &mac)).await.ends(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
+    run(scene.program(IN_PLACE, &mac)).await.ends(1, &[], &["already exists, with a MAC address that KubeVirt"]);
     assert_eq!(scene.get(Kind::Vm).await, vm);
 
     run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[patched, "as soon as the guest lets it go"], &[]);

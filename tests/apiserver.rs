@@ -500,6 +500,6 @@ async fn kubectl_annotates_a_nic_in_and_out() {
     let output = annotate(&format!("{REQUEST}=dyniface2=no-such-net")).unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     let field = "spec.template.spec.networks[2].multus.networkName";
-    let start = format!("The VirtualMachine \"{VM}\" is invalid: {field}: there is no NetworkAttachmentDefinition");
+    let start = format!("The VirtualMachine \"{VM}\" is invalid: {field}: NetworkAttachmentDefinition \"no-such-net\"");
     assert!(printed.contains(&start), "{printed}");
 }

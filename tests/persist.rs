@@ -325,7 +325,7 @@ async fn another_webhook_that_refuses_the_vm_is_quoted_and_asked_again() {
     scene.keep("dyniface1").await;
     let note = scene.event("VirtualMachine", "PersistFailed").await;
     assert!(note.starts_with(r#""dyniface1" cannot be written into the VM: admission webhook"#), "{note}");
-    assert!(note.contains("there is no NetworkAttachmentDefinition"), "{note}");
+    assert!(note.contains("does not exist in namespace"), "{note}");
     assert_eq!(scene.get(Kind::Vm).await["spec"], before["spec"]);
 
     for (kind, name) in [("mutating", registration.mutating), ("validating", registration.validating)] {
@@ -547,7 +547,7 @@ async fn a_template_with_the_name_on_another_network_is_not_overwritten() {
     assert_eq!(vmi["spec"]["networks"].as_array().unwrap().len(), 3);
     let note = scene.event("VirtualMachine", "PersistFailed").await;
     let expected =
-        r#"the template has "dyniface1" on network "net-b", and nothing is overwritten; choose another name"#;
+        r#"the template already has "dyniface1", on network "net-b", which nicplug does not overwrite; choose another name"#;
     assert_eq!(note, expected);
     let vm = scene.get(Kind::Vm).await;
     assert_eq!(nics(&vm), ["default", "dyniface1", "dyniface2"]);

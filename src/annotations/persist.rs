@@ -176,11 +176,11 @@ pub fn step(vmi: &Value, vm: Option<&Value>) -> Result<Step, PersistError> {
 pub fn remove_names(vmi: &Value, done: &[&str]) -> Vec<PatchOperation> {
     let Some(text) = annotation(vmi) else { return Vec::new() };
     let Ok(PersistRequest::Names(names)) = text.parse() else { return Vec::new() };
-    let left: Vec<String> = names.iter().filter(|name| !done.contains(&name.as_str())).cloned().collect();
-    if left.len() == names.len() {
+    let remaining: Vec<String> = names.iter().filter(|name| !done.contains(&name.as_str())).cloned().collect();
+    if remaining.len() == names.len() {
         return Vec::new();
     }
-    rewrite(vmi, text, &left)
+    rewrite(vmi, text, &remaining)
 }
 
 /// Resolves `*` to the NICs whose names the template does not have. Without any the annotation stays and waits for one.

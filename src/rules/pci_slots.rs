@@ -259,7 +259,7 @@ mod tests {
         Arc::make_mut(vmi.boot.now.as_mut().unwrap())
     }
 
-    fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
+    fn with_boot_slots(hotplug: Hotplug, slots: &str) -> Hotplug {
         hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
     }
 
@@ -273,10 +273,10 @@ mod tests {
 
     #[test]
     fn the_annotation_is_preferred_to_the_guest_as_it_is_now() {
-        stamped(plug(1), "v1:port=0,nics=1,disks=0")
+        with_boot_slots(plug(1), "v1:port=0,nics=1,disks=0")
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
-        stamped(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
-        stamped(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
         plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
     }
 
@@ -294,8 +294,9 @@ mod tests {
 
     #[test]
     fn devices_that_were_plugged_later_use_ports() {
-        let with =
-            |change: fn(&mut Vmi)| stamped(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len();
+        let with = |change: fn(&mut Vmi)| {
+            with_boot_slots(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len()
+        };
         assert_eq!(with(|_| {}), 0);
         assert_eq!(with(|vmi| vmi.boot.has_plugged_memory = true), 1);
         assert_eq!(with(|vmi| devices(vmi).port_usage.virtio_disks = 2), 2);
@@ -304,7 +305,7 @@ mod tests {
     #[test]
     fn an_absent_nic_uses_its_port_until_the_domain_has_removed_it() {
         let absent = |is_in_domain: bool| {
-            stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
+            with_boot_slots(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
                 .vmi(|vmi| {
                     Arc::make_mut(&mut vmi.nics)[1].is_absent = true;
                     let seen = SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() };
@@ -346,7 +347,7 @@ mod tests {
         plug(1).having(&["a"]).expect(&RULE, &Expect::Silent);
         // So does a denial based on an estimate; one based on the annotation does not.
         assert!(plug(5).findings(&RULE).iter().any(|finding| finding.what.contains("estimate")));
-        let sure = stamped(plug(5), "v1:port=4,nics=1,disks=0").findings(&RULE);
+        let sure = with_boot_slots(plug(5), "v1:port=4,nics=1,disks=0").findings(&RULE);
         assert!(!sure.iter().any(|finding| finding.what.contains("estimate")), "{sure:?}");
     }
 
@@ -377,7 +378,7 @@ mod tests {
         assert!(on(r#""machine": {"type": "pc"}, "devices": {"#, 40) > 0);
         assert_eq!(on(r#""devices": {"useVirtioTransitional": true,"#, 20), 0);
         assert!(on(r#""devices": {"useVirtioTransitional": true,"#, 40) > 0);
-        stamped(plug(40), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(40), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl FromStr for Additions {
     type Err = RequestSyntaxError;
 
     /// # Errors
-    /// The first thing that is wrong, and its place.
+    /// The first error, with its location.
     fn from_str(text: &str) -> Result<Self, RequestSyntaxError> {
         let entries = if text.trim_start().starts_with('[') { json_entries(text)? } else { text_entries(text)? };
         let mut additions: Vec<Addition> = Vec::new();
@@ -91,7 +91,7 @@ impl FromStr for Removals {
     type Err = RequestSyntaxError;
 
     /// # Errors
-    /// The first thing that is wrong, and its place.
+    /// The first error, with its location.
     fn from_str(text: &str) -> Result<Self, RequestSyntaxError> {
         parse_names(text, RequestKind::Remove.verb()).map(Self)
     }
@@ -101,7 +101,7 @@ impl FromStr for Removals {
 /// with the NICs, in the message about a text without any name.
 ///
 /// # Errors
-/// The first thing that is wrong, and its place.
+/// The first error, with its location.
 pub fn parse_names(text: &str, verb: &str) -> Result<Vec<String>, RequestSyntaxError> {
     let mut names: Vec<String> = Vec::new();
     for entry in entries_of(text, verb)? {
@@ -116,7 +116,7 @@ pub fn parse_names(text: &str, verb: &str) -> Result<Vec<String>, RequestSyntaxE
 /// Checks a name and a network that are separate values.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error.
 pub fn check_addition(name: &str, network_name: &str) -> Result<(), String> {
     let whole = |text| Token { text, start: 0 };
     check_name(whole(name)).and_then(|()| check_network_name(whole(network_name))).map_err(|error| error.what)
@@ -125,7 +125,7 @@ pub fn check_addition(name: &str, network_name: &str) -> Result<(), String> {
 /// Checks the name of a NIC to remove.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error.
 pub fn check_removal(name: &str) -> Result<(), String> {
     check_name(Token { text: name, start: 0 }).map_err(|error| error.what)
 }

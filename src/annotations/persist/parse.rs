@@ -40,7 +40,7 @@ impl FromStr for PersistRequest {
     type Err = RequestSyntaxError;
 
     /// # Errors
-    /// The first thing that is wrong, and its place.
+    /// The first error, with its location.
     fn from_str(text: &str) -> Result<Self, RequestSyntaxError> {
         if text.trim() == "*" {
             return Ok(Self::All);

@@ -33,13 +33,13 @@ fn duplicate(interface: &CheckedInterface, options: &[PrivateOption]) -> Option<
     let mut seen = HashSet::new();
     let (index, option) = options.iter().enumerate().find(|(_, option)| !seen.insert(option.option))?;
     let what = format!("interface {} has private DHCP option {} more than once", interface.name(), option.option);
-    let fix = format!("remove {}", place(interface, index));
+    let fix = format!("remove {}", option_path(interface, index));
     Some(fault_of_the_guest(interface, what, fix))
 }
 
 fn out_of_range(interface: &CheckedInterface, index: usize, option: i64) -> Finding {
     let what = format!("interface {} has private DHCP option {option}, outside 224 to 254", interface.name());
-    let fix = format!("choose another number in {}", place(interface, index));
+    let fix = format!("choose another number in {}", option_path(interface, index));
     fault_of_the_guest(interface, what, fix)
 }
 
@@ -48,7 +48,7 @@ fn fault_of_the_guest(interface: &CheckedInterface, what: String, fix: String) -
     RULE.fault(CauseType::Invalid, interface.case.change.after.path.to_owned(), what).with_fix(fix)
 }
 
-fn place(interface: &CheckedInterface, index: usize) -> String {
+fn option_path(interface: &CheckedInterface, index: usize) -> String {
     format!("{}.dhcpOptions.privateOptions[{index}]", interface.path())
 }
 
