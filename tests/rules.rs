@@ -1,4 +1,4 @@
-//! The registry of rules, its command and the pages made from it.
+//! The registry of rules, the command that prints it, and the pages that are generated from it.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]
@@ -26,7 +26,7 @@ fn the_page_of_rules_is_what_the_command_prints() {
     let page = root().join("docs/rules.md");
     let printed = nicplug(&["rules", "-o", "markdown"]);
     update(&page, || printed.clone());
-    assert_eq!(fs::read_to_string(&page).unwrap(), printed, "UPDATE_DOCS=1 cargo test --test rules writes it anew");
+    assert_eq!(fs::read_to_string(&page).unwrap(), printed, "UPDATE_DOCS=1 cargo test --test rules rewrites it");
 }
 
 #[test]
@@ -39,11 +39,11 @@ fn the_table_of_the_readme_is_the_table_of_the_page() {
     let (_, after) = rest.split_once("<!-- rules: end -->").unwrap();
     let expected = format!("{before}<!-- rules: begin -->\n{table}<!-- rules: end -->{after}");
     update(&readme, || expected.clone());
-    assert_eq!(fs::read_to_string(&readme).unwrap(), expected, "UPDATE_DOCS=1 cargo test --test rules writes it anew");
+    assert_eq!(fs::read_to_string(&readme).unwrap(), expected, "UPDATE_DOCS=1 cargo test --test rules rewrites it");
 }
 
 #[test]
-fn the_command_lists_every_rule_in_every_form() {
+fn the_command_lists_every_rule_in_every_format() {
     let json: Value = serde_json::from_str(&nicplug(&["rules", "-o", "json"])).unwrap();
     assert_eq!(json.as_array().unwrap().len(), RULES.len());
     let table = nicplug(&["rules"]);
@@ -55,7 +55,7 @@ fn the_command_lists_every_rule_in_every_form() {
 }
 
 #[test]
-fn an_unknown_rule_is_an_error_that_says_where_to_look() {
+fn the_error_about_an_unknown_rule_names_the_command_that_lists_them() {
     let output = Command::new(env!("CARGO_BIN_EXE_nicplug")).args(["rules", "NP999"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();
