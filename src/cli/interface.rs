@@ -216,7 +216,7 @@ impl Command<'_> {
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
-            Err(EditError::Malformed(why) | EditError::Taken(why)) => {
+            Err(EditError::Malformed(why) | EditError::NameInUse(why)) => {
                 self.talk.fault(&why)?;
                 Ok(None)
             }
