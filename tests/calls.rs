@@ -122,10 +122,10 @@ async fn what_is_waited_for_is_told_one_after_the_other() {
     scene.bind().await;
     one.waits_for("this replica is not ready").await;
     is_ready.store(true, Ordering::Relaxed);
-    one.waits_for("the Service \"nicplug\" leads to no replica").await;
+    one.waits_for("the Service \"nicplug\" has no ready endpoint").await;
     scene.lead("another", true).await;
     scene.lead("nicplug", false).await;
-    other.waits_for("the Service \"nicplug\" leads to no replica").await;
+    other.waits_for("the Service \"nicplug\" has no ready endpoint").await;
     scene.lead("nicplug", true).await;
     one.is_called().await;
     other.is_called().await;

@@ -273,7 +273,7 @@ async fn helm_installs_it_leaves_alone_what_nicplug_writes_and_takes_all_of_it_a
     let data = json!({"data": {"tls.crt": bundle()}}).to_string();
     send(&nicplug, Method::PATCH, &path(secret), MERGE, data).await.granted();
     let binding = binding_of_calls(objects);
-    let path = format!("{}?fieldManager=nicplug-calls", path(binding));
+    let path = format!("{}?fieldManager=nicplug-webhook-activation", path(binding));
     send(&nicplug, Method::PATCH, &path, MERGE, subjects().to_string()).await.granted();
 
     helm(&["upgrade", kubeconfig]);

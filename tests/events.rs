@@ -27,7 +27,7 @@ fn the_page_lists_every_event_with_its_type() {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let listed: Vec<String> =
         rows.map(|(reason, rest)| format!("{reason} {}", rest.split(' ').next().unwrap())).collect();
-    let told = EventReason::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
+    let told = EventReason::ALL.map(|tale| format!("{} {:?}", tale.as_str(), tale.event_type()));
     assert_eq!(listed, told);
 }
 

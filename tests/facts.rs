@@ -36,11 +36,11 @@ use nicplug::{
     certificates::{self, Host},
     change::Change,
     cluster::{
-        persist_queue::{ObjectRef, Pending},
-        watch::{KINDS, State, Tuning, WatchError, Watches},
+        persist_queue::{ObjectRef, PersistQueue},
+        watch::{KINDS, Tuning, WatchError, WatchState, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
-    k8s::{backoff::Pauses, kind::Kind as FactKind},
+    k8s::{backoff::Delays, kind::Kind as FactKind},
     server::{Config as ServerConfig, Server, tls::Pair},
     settings::{Settings, overrides::Overrides},
 };
@@ -61,13 +61,13 @@ fn tuning() -> Tuning {
         page: 3,
         watch: Duration::from_secs(2),
         forbidden_grace: Duration::from_millis(200),
-        pauses: Pauses { first: Duration::from_millis(20), longest: Duration::from_millis(200) },
+        retry_delays: Delays { first: Duration::from_millis(20), longest: Duration::from_millis(200) },
         ..Tuning::default()
     }
 }
 
 fn watch(client: &Client) -> Watches {
-    Watches::start(client, Pending::default(), &tuning())
+    Watches::start(client, PersistQueue::default(), &tuning())
 }
 
 // === What is asked ===
@@ -106,8 +106,8 @@ fn network_of(watches: &Watches, namespace: &str, name: &str) -> Fact<()> {
     }
 }
 
-fn state(watches: &Watches, kind: FactKind) -> State {
-    watches.status().of(kind).unwrap().state().0
+fn state(watches: &Watches, kind: FactKind) -> WatchState {
+    watches.statuses().of(kind).unwrap().state().0
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -115,7 +115,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 async fn all_in_step(watches: &Watches) {
-    until("all watches are in step", || KINDS.iter().all(|kind| state(watches, *kind) == State::Synced)).await;
+    until("all watches are in step", || KINDS.iter().all(|kind| state(watches, *kind) == WatchState::Synced)).await;
 }
 
 // === What there is ===
@@ -167,7 +167,7 @@ async fn delete(admin: &Client, path: &str) {
 async fn every_fact_is_seen_to_come_and_to_go() {
     let Some(api) = apiserver::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("seen").await);
-    let pending = Pending::default();
+    let pending = PersistQueue::default();
     let watches = Watches::start(&admin, pending.clone(), &tuning());
     all_in_step(&watches).await;
     let before = facts(&watches, &namespace);
@@ -217,7 +217,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     until("the controller is ready", || in_place() == Some(InPlace::Yes)).await;
     let asks = json!({"metadata": {"annotations": {"nicplug.io/persist": "*"}}});
     request::change(&admin, Kind::Vmi, &namespace, VM, Write::Merge(asks), Run::Real).await.granted();
-    until("the guest asks", || pending.is_asking(&ObjectRef::vmi(&namespace, VM))).await;
+    until("the guest asks", || pending.contains(&ObjectRef::vmi(&namespace, VM))).await;
 
     for (kind, name) in [(Kind::Migration, "move"), (Kind::Vmi, VM), (Kind::Vm, VM), (Kind::Nad, NETWORK)] {
         delete(&admin, &format!("{}/{name}", kind.path(&namespace))).await;
@@ -279,24 +279,24 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     let watches = watch(&api.user(&namespace));
 
-    let is_forbidden = || matches!(state(&watches, FactKind::Nad), State::Forbidden(_));
+    let is_forbidden = || matches!(state(&watches, FactKind::Nad), WatchState::Forbidden(_));
     until("networks are forbidden", is_forbidden).await;
-    let State::Forbidden(words) = state(&watches, FactKind::Nad) else { panic!() };
+    let WatchState::Forbidden(words) = state(&watches, FactKind::Nad) else { panic!() };
     assert!(words.contains("network-attachment-definitions.k8s.cni.cncf.io is forbidden"), "{words}");
     let others = || KINDS.iter().filter(|kind| **kind != FactKind::Nad);
-    until("all others are in step", || others().all(|kind| state(&watches, *kind) == State::Synced)).await;
+    until("all others are in step", || others().all(|kind| state(&watches, *kind) == WatchState::Synced)).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 
     role.grant(&reading(&[])).await;
-    until("networks are in step", || state(&watches, FactKind::Nad) == State::Synced).await;
+    until("networks are in step", || state(&watches, FactKind::Nad) == WatchState::Synced).await;
     assert_eq!(network(&watches, &namespace), Fact::Known(()));
 
     // A watch that is open stays so; the next one is refused, and once that has lasted the facts are forgotten.
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     until("networks are forbidden again", is_forbidden).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
-    assert!(others().all(|kind| state(&watches, *kind) == State::Synced));
+    assert!(others().all(|kind| state(&watches, *kind) == WatchState::Synced));
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 }
 
@@ -308,12 +308,12 @@ async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_
         let role = Role { api, name: format!("without-{verb}-{}", kind.plural()) };
         role.grant(&lacking(verb, kind)).await;
         let watches = watch(&api.user(&role.name));
-        let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
+        let is_forbidden = || matches!(state(&watches, kind), WatchState::Forbidden(_));
         until(&format!("{verb} of {kind} is forbidden"), is_forbidden).await;
-        let State::Forbidden(words) = state(&watches, kind) else { panic!("{verb} of {kind}") };
+        let WatchState::Forbidden(words) = state(&watches, kind) else { panic!("{verb} of {kind}") };
         assert!(words.contains(&format!("cannot {verb} resource {:?}", kind.plural())), "{words}");
         let others = || KINDS.iter().filter(|other| **other != kind);
-        until("all others are in step", || others().all(|other| state(&watches, *other) == State::Synced)).await;
+        until("all others are in step", || others().all(|other| state(&watches, *other) == WatchState::Synced)).await;
 
         role.grant(&reading(&[])).await;
         all_in_step(&watches).await;
@@ -368,7 +368,7 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
     eventually("the kind is gone", async || (!is_served().await).then_some(())).await;
 
     let watches = watch(&admin);
-    until("networks are not installed", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
+    until("networks are not installed", || state(&watches, FactKind::Nad) == WatchState::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
 
     crds::install(&admin).await;
@@ -378,10 +378,10 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
 
     // And gone again, with all its objects.
     delete(&admin, definition).await;
-    until("networks are not installed again", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
+    until("networks are not installed again", || state(&watches, FactKind::Nad) == WatchState::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     until("all others are in step", || {
-        KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == State::Synced)
+        KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == WatchState::Synced)
     })
     .await;
 }
@@ -513,7 +513,7 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
     gate.is_closed.send_replace(false);
     until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
     // Once, unless the machine is so slow that a list is older than the history by the time that it is there.
-    assert!(watches.status().of(FactKind::Nad).unwrap().count(WatchError::Expired) > 0);
+    assert!(watches.statuses().of(FactKind::Nad).unwrap().error_count(WatchError::Expired) > 0);
     all_in_step(&watches).await;
 }
 
@@ -539,7 +539,7 @@ async fn one_object_that_cannot_be_read_takes_no_other_with_it() {
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
     let elsewhere = facts(&watches, "no-such-namespace");
     assert_eq!(elsewhere.vm, Fact::Absent);
-    assert_eq!(watches.status().of(FactKind::Vm).unwrap().count(WatchError::Unreadable), 1);
+    assert_eq!(watches.statuses().of(FactKind::Vm).unwrap().error_count(WatchError::Unreadable), 1);
 
     let mended = json!({"spec": {"template": {"metadata": null}}});
     request::change(&admin, Kind::Vm, &namespace, VM, Write::Merge(mended), Run::Real).await.granted();

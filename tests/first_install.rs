@@ -126,7 +126,7 @@ async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_
     eventually("it waits for the Service", async || {
         create(&admin, &namespace).await.granted();
         let report = nicplug.get("/readyz?verbose").await;
-        report.contains("the API server does not call yet: the Service \"nicplug\" leads to no replica").then_some(())
+        report.contains("the API server does not call yet: the Service \"nicplug\" has no ready endpoint").then_some(())
     })
     .await;
     assert_eq!(calls().await, 0);

@@ -414,7 +414,7 @@ async fn an_api_server_that_was_away_for_a_minute_finds_the_wish_waiting() {
     // administrator sees it. What is true after that does not depend on how long it was.
     let minute = tokio::time::sleep(Duration::from_mins(1));
     eventually("the leader has stopped", async || {
-        nicplug.log().iter().any(|line| line["message"] == "not leading any more").then_some(())
+        nicplug.log().iter().any(|line| line["message"] == "no longer leading").then_some(())
     })
     .await;
     minute.await;
@@ -455,10 +455,10 @@ fn rules(without: Option<(&str, &str)>) -> Vec<Value> {
 
 /// What tells of it in the log.
 const TOLD: [&str; 4] = [
-    "an event was not written",
-    "not mirrored",
-    "not mirrored: it cannot be read",
-    "the lease cannot be read or written",
+    "cannot write an Event",
+    "NICs not persisted",
+    "NICs not persisted: cannot read the object",
+    "cannot read or write the Lease",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -233,7 +233,7 @@ async fn a_change_is_taken_up_live_and_a_bad_one_is_refused_and_told() {
     })
     .await;
     let [taken, refused, mended] = [0, 1, 2].map(|index| events[index].each_ref().map(String::as_str));
-    assert_eq!(taken, ["Normal", "SettingsTaken", "the settings of the file are in force"]);
+    assert_eq!(taken, ["Normal", "SettingsReloaded", "the settings of the file are in force"]);
     assert!(refused[..2] == ["Warning", "SettingsRefused"] && refused[2].starts_with(&fault), "{refused:?}");
     assert_eq!(mended, taken);
 

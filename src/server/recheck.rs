@@ -67,7 +67,7 @@ impl Rechecker {
         let Some(matter) = evaluator.recheck(endpoint, body, &first, RecheckQuery::of) else { return first };
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
         let seen = self.look(&matter.question, until).await;
-        let is_whole = seen.as_ref().is_some_and(|answer| answer.gaps.is_empty());
+        let is_whole = seen.as_ref().is_some_and(|answer| answer.errors.is_empty());
         let fresh = seen.map(|answer| answer.store).unwrap_or_default();
         let second = evaluator.with_facts(&OverlayFacts { fresh, matter }).review(endpoint, body);
         self.counts.add(match (first.decision, second.decision) {
@@ -83,7 +83,7 @@ impl Rechecker {
     async fn look(&self, question: &FetchPlan, until: Instant) -> Option<fetch::FetchedFacts> {
         let _place = timeout_at(until, self.places.acquire()).await.ok()?.ok()?;
         let patience = until.checked_duration_since(Instant::now())?;
-        Some(fetch::ask(&self.client, question, patience).await)
+        Some(fetch::fetch_facts(&self.client, question, patience).await)
     }
 }
 
@@ -109,7 +109,7 @@ impl RecheckQuery {
         let mut question = question.only(&asked);
         for user in facts.mac_users.known().into_iter().flatten() {
             if let Some((namespace, name)) = user.guest.split_once('/') {
-                question = question.and_guest(namespace, name);
+                question = question.with_guest(namespace, name);
             }
         }
         Self { question, known: facts.clone(), asked }
