@@ -73,9 +73,9 @@ impl Scene {
     fn replica(&self, client: Client, is_ready: &Arc<AtomicBool>) -> Replica {
         let [binding, service] = ["call", "nicplug"].map(str::to_owned);
         let calls = WebhookActivation::new(client, ObjectNames { namespace: self.namespace.clone(), binding, service });
-        let (called, is_ready) = (calls.called(), Arc::clone(is_ready));
+        let (called, is_ready) = (calls.activation(), Arc::clone(is_ready));
         let task = tokio::spawn(async move {
-            calls.keep(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
+            calls.run(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
         });
         Replica { called, task }
     }
@@ -100,15 +100,15 @@ impl Replica {
     }
 
     async fn waits_for(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Activation::NotYet(reason) if reason.contains(words))).await;
+        self.says(words, |called| matches!(called, Activation::Waiting(reason) if reason.contains(words))).await;
     }
 
     async fn complains(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Activation::No(reason) if reason.contains(words))).await;
+        self.says(words, |called| matches!(called, Activation::Failed(reason) if reason.contains(words))).await;
     }
 
     async fn is_called(&mut self) {
-        self.says("it is called", |called| *called == Activation::Yes).await;
+        self.says("it is called", |called| *called == Activation::Active).await;
     }
 }
 
@@ -118,7 +118,7 @@ async fn what_is_waited_for_is_told_one_after_the_other() {
     let scene = Scene::open(api, "calls").await;
     let is_ready = Arc::default();
     let (mut one, mut other) = (scene.replica(api.admin(), &is_ready), scene.replica(api.admin(), &is_ready));
-    one.complains("there is no RoleBinding \"call\"").await;
+    one.complains("the RoleBinding \"call\" is missing").await;
     scene.bind().await;
     one.waits_for("this replica is not ready").await;
     is_ready.store(true, Ordering::Relaxed);

@@ -82,7 +82,7 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
 /// Waits until the watch of the kind is synced and has `count` objects.
 async fn wait(watches: &Watches, kind: Kind, count: u64) -> anyhow::Result<()> {
     let end = Instant::now() + TIMEOUT;
-    let record = watches.status().of(kind).context("not watched")?;
+    let record = watches.statuses().of(kind).context("not watched")?;
     loop {
         let (state, known) = (record.state().0, watches.cache().count(kind) as u64);
         if state == watch::WatchState::Synced && known == count {

@@ -25,7 +25,7 @@ use nicplug::{
     admission::Reviewer,
     certificates::{chain::Certificate, renewal::Plan},
     controllers::{
-        certificates::{Keeper, ObjectNames},
+        certificates::{CertificateController, ObjectNames},
         leader_election::{LeaderElector, Timings},
     },
     facts::NoFacts,
@@ -286,7 +286,8 @@ impl Replica {
             webhooks: scene.webhooks().to_owned(),
         };
         let time = scene.time.clone();
-        let keeper = Arc::new(Keeper::new(client.clone(), places, scene.plan.clone(), move || time.now()));
+        let keeper =
+            Arc::new(CertificateController::new(client.clone(), places, scene.plan.clone(), move || time.now()));
         let shown = CertResolver::default();
         let config = Config::new(shown.clone());
         let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
@@ -294,7 +295,7 @@ impl Replica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let time = scene.time.clone();
-        tasks.spawn(self_signed::show(shown.clone(), keeper.offers(), check, move || time.now(), scene.ticks()));
+        tasks.spawn(self_signed::show(shown.clone(), keeper.serving_cert(), check, move || time.now(), scene.ticks()));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });
