@@ -535,7 +535,7 @@ async fn a_cluster_that_is_not_to_be_found_is_told_by_the_flag_that_names_it() {
     fs::write(&file, config.to_string()).unwrap();
     for (flags, parts) in [
         (&["--kubeconfig", "/nowhere/config"][..], &["--kubeconfig /nowhere/config cannot be read"][..]),
-        (&["--context", "other"], &["--context cannot be used", "other"]),
+        (&["--context", "other"], &["--context other cannot be used: "]),
         (&["--context", "gone"], &["\"vm-fedora\" cannot be read", "the API server cannot be reached: "]),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));

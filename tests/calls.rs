@@ -142,7 +142,7 @@ async fn a_server_that_judges_by_files_is_called_too() {
     scene.bind().await;
     scene.lead("nicplug", true).await;
     let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap()), ("POD_NAMESPACE", &scene.namespace)];
-    let flags = ["--facts", "none", "--call-binding", "call", "--call-service", "nicplug"];
+    let flags = ["--facts", "none", "--activation-binding", "call", "--activation-service", "nicplug"];
     let nicplug = Webhook::start_with(&flags, &environment).await;
     let is_called = async || nicplug.get("/readyz?verbose").await.contains("[+]calls ok\n").then_some(());
     eventually("it is called", is_called).await;

@@ -429,7 +429,7 @@ async fn grant(scene: &Scene) {
 async fn two_programs_share_one_certificate_and_tell_no_key() {
     guarded(async {
         let Some(scene) = Scene::open("programs").await else { return };
-        let flags = ["--cert-source=self", "--cert-secret", SECRET, "--cert-dns-name=127.0.0.1", "--log=trace"];
+        let flags = ["--cert-source=self-signed", "--cert-secret", SECRET, "--cert-dns-name=127.0.0.1", "--log=trace"];
         let flags = [&flags[..], &["--webhook-config", scene.webhooks(), "--drain-deadline=1s"]].concat();
         let kubeconfig = scene.api.kubeconfig().to_str().unwrap();
         let environment = [("KUBECONFIG", kubeconfig), ("POD_NAMESPACE", scene.namespace.as_str())];

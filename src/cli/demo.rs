@@ -2,7 +2,7 @@
 
 mod client;
 mod print;
-mod story;
+mod steps;
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ use tokio::{signal, sync::oneshot};
 use self::{
     client::Client,
     print::Printer,
-    story::{Expect, Step},
+    steps::{Expect, Step},
 };
 use crate::{
     admission::Reviewer,
@@ -68,15 +68,15 @@ async fn play(once: bool) -> anyhow::Result<()> {
     let printer = Printer::for_stdout();
     let client = Client::new(address, &bundle.authority)?;
     tell(&Printer::introduction(&address))?;
-    let steps = story::steps()?;
+    let steps = steps::steps()?;
     for (number, step) in steps.iter().enumerate() {
         play_step(number + 1, step, &stage, &client, &printer).await?;
     }
     tell(&printer.end(steps.len()))?;
     if !once {
-        let example = story::example()?;
+        let example = steps::example()?;
         stage.set(example.cluster()?);
-        tell(&Printer::curl_lines(&address, &story::review(&example)?))?;
+        tell(&Printer::curl_lines(&address, &steps::review(&example)?))?;
         signal::ctrl_c().await.context("cannot receive signals")?;
     }
     // Nobody but this program is connected: there is nothing to wait for.
@@ -94,9 +94,9 @@ async fn play_step(
     let explain = || format!("step {number}, {:?}", step.title);
     stage.set(step.cluster().with_context(explain)?);
     tell(&printer.step(number, step))?;
-    let mut review = story::review(step).with_context(explain)?;
+    let mut review = steps::review(step).with_context(explain)?;
     let mutated = client.post("/mutate", &review).await.with_context(explain)?;
-    let patch = story::apply_patch(&mut review, &mutated).with_context(explain)?;
+    let patch = steps::apply_patch(&mut review, &mutated).with_context(explain)?;
     let verdict = client.post("/validate", &review).await.with_context(explain)?;
     tell(&printer.verdict(step, &verdict, patch.as_ref()))?;
     let is_allowed = verdict.pointer("/response/allowed").and_then(Value::as_bool) == Some(true);

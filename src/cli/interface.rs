@@ -26,7 +26,7 @@ use self::{
 use super::{
     facts::SettingsArgs,
     kubeconfig::{Cluster, ClusterArgs, explain},
-    serve::Span,
+    values::HumanDuration,
 };
 use crate::{
     cluster::fetch::{FetchError, FetchPlan, Why, ask, is_name},
@@ -53,7 +53,7 @@ const MIGRATION_PATIENCE: Duration = Duration::from_mins(10);
 pub(super) struct InterfaceArgs {
     /// Follow the NIC until it has arrived, or is gone, one line a stage.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
-    wait: Option<Span>,
+    wait: Option<HumanDuration>,
 
     /// Where the NIC needs a live migration that nobody else starts: start it, and follow the NIC (for 10m at most, or as
     /// --wait says).
@@ -151,7 +151,7 @@ impl Command<'_> {
 
     fn patience(&self) -> Option<Duration> {
         let migration = self.args.migrate.then_some(MIGRATION_PATIENCE);
-        self.args.wait.map(|Span(patience)| patience).or(migration)
+        self.args.wait.map(|HumanDuration(patience)| patience).or(migration)
     }
 
     fn follower<'f>(&'f self, edit: &'f Edit) -> Follower<'f> {

@@ -12,6 +12,7 @@ mod rules;
 mod serve;
 mod slots;
 mod terminal;
+mod values;
 
 use std::{
     env,

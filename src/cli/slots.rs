@@ -1,6 +1,6 @@
 //! `nicplug slots`: a guest's PCI bus as a picture, and how many hotplug ports are free.
 
-mod board;
+mod layout;
 mod json;
 mod svg;
 mod text;
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::board::Board;
+use self::layout::Board;
 use crate::{
     api::vm::{VirtualMachine, VirtualMachineInstance},
     cluster::{

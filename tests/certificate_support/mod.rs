@@ -269,7 +269,7 @@ enum Rank {
     Follower,
 }
 
-/// One `nicplug serve --cert-source self`, in this process; killed when it is dropped.
+/// One `nicplug serve --cert-source self-signed`, in this process; killed when it is dropped.
 pub(crate) struct Replica {
     pub(crate) address: SocketAddr,
     pub(crate) readiness: Readiness,

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
-use super::story::Step;
+use super::steps::Step;
 use crate::cli::terminal::{Colour, Painter, wrap};
 
 /// Writes the parts of the story.

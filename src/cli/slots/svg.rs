@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    board::{Board, Group, Mood, Row},
+    layout::{Board, Group, Mood, Row},
     text::{cut, wrap},
 };
 

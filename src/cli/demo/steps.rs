@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{manifests, store::Store};
 
-const STORY: &str = include_str!("story.yaml");
+const STEPS: &str = include_str!("steps.yaml");
 const CLUSTER: &str = include_str!("cluster.yaml");
 const VM: &str = include_str!("vm.yaml");
 
@@ -19,7 +19,7 @@ const GUEST: &str = "/spec/template/spec";
 /// Who changes the spec of a VMI: nobody else may.
 const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
 
-/// One change of the story; story.yaml says what the fields mean.
+/// One change of the story; steps.yaml says what the fields mean.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Step {
@@ -57,7 +57,7 @@ struct Nics {
 
 /// All steps in order.
 pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
-    serde_saphyr::from_str(STORY).context("the story cannot be read")
+    serde_saphyr::from_str(STEPS).context("the story cannot be read")
 }
 
 /// The step that both webhooks have something to say about, for the curl lines.

@@ -1,11 +1,11 @@
-//! The part of `serve` that takes up changes of its settings: its flags, and whom it tells.
+//! The part of `serve` that reloads its settings: the flags, and who is informed of a change.
 
 use clap::Args;
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::{Span, environment};
+use super::replica::environment;
 use crate::{
-    cli::facts::SettingsArgs,
+    cli::{facts::SettingsArgs, values::HumanDuration},
     k8s::events::{EventQueue, EventReason, PendingEvent, pod},
     server::{
         Server,
@@ -17,23 +17,23 @@ use crate::{
     settings::Current,
 };
 
-/// Settings that may change.
+/// The flags of settings that may change while the server runs.
 #[derive(Args, Debug)]
 pub(super) struct LiveSettingsArgs {
     #[command(flatten)]
     settings: SettingsArgs,
 
-    /// How often to look whether the file of --settings has changed. Settings that cannot be used are refused, and those
-    /// of before stay.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_SETTINGS_POLL", default_value_t = Span(reload::INTERVAL))]
-    settings_poll: Span,
+    /// How often to check the file of --settings for changes. Invalid settings are not used; the previous ones stay in
+    /// force.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_SETTINGS_POLL", default_value_t = HumanDuration(reload::INTERVAL))]
+    settings_poll: HumanDuration,
 }
 
-/// Settings that were read, and are to be kept.
+/// Settings that are read, and that nothing reloads yet.
 pub(super) struct LiveSettings {
-    /// `None` where there is no file, and nothing can change.
+    /// `None` without a file: then nothing can change.
     keeper: Option<Keeper>,
-    poll: Span,
+    poll: HumanDuration,
 }
 
 impl LiveSettingsArgs {
@@ -44,26 +44,27 @@ impl LiveSettingsArgs {
 }
 
 impl LiveSettings {
-    /// What a reviewer is to be given.
+    /// Returns the settings for a reviewer, which stay up to date.
     pub(super) fn current(&self) -> Current {
         self.keeper.as_ref().map(Keeper::current).unwrap_or_default()
     }
 
-    /// Takes up changes in the background; the server tells of them, and in a cluster events on the own pod do.
-    pub(super) fn keep(self, server: &mut Server, queue: Option<EventQueue>) {
+    /// Reloads the settings in the background; a change is reported by the server's metrics and readiness, and in a
+    /// cluster by an Event on the own pod.
+    pub(super) fn start(self, server: &mut Server, queue: Option<EventQueue>) {
         let Some(keeper) = self.keeper else { return };
         server.count_settings(keeper.tally());
-        let check = server.readiness().add("settings", "not looked at yet");
-        let teller = queue.zip(own_pod());
+        let check = server.readiness().add("settings", "not read yet");
+        let target = queue.zip(own_pod());
         tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
-            if let Some((queue, pod)) = &teller {
-                queue.hand_in(letter(news, pod.clone()));
+            if let Some((queue, pod)) = &target {
+                queue.hand_in(event(news, pod.clone()));
             }
         }));
     }
 }
 
-fn letter(news: News, object: ObjectReference) -> PendingEvent {
+fn event(news: News, object: ObjectReference) -> PendingEvent {
     let (tale, note) = match news {
         News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
         News::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
@@ -71,7 +72,7 @@ fn letter(news: News, object: ObjectReference) -> PendingEvent {
     PendingEvent { tale, object, related: None, note }
 }
 
-/// The pod that this is, as the chart says; `None` outside of one.
+/// Returns a reference to the pod of this process, from the variables that the chart sets; `None` outside of a pod.
 fn own_pod() -> Option<ObjectReference> {
     Some(pod(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
 }
