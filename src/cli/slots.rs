@@ -1,7 +1,7 @@
 //! `nicplug slots`: a guest's PCI bus as a picture, and how many hotplug ports are free.
 
-mod layout;
 mod json;
+mod layout;
 mod svg;
 mod text;
 

@@ -136,7 +136,10 @@ impl CertificateArgs {
                 let names = ObjectNames {
                     namespace: self.namespace(Path::new(NAMESPACE_FILE))?,
                     secret: self.cert_secret.clone().context("--cert-source self-signed needs --cert-secret")?,
-                    webhooks: self.webhook_config.clone().context("--cert-source self-signed needs --webhook-config")?,
+                    webhooks: self
+                        .webhook_config
+                        .clone()
+                        .context("--cert-source self-signed needs --webhook-config")?,
                 };
                 let plan = Plan::new(self.cert_dns_name.clone());
                 Ok(Certificate::SelfSigned { names, plan, resolver: CertResolver::default() })

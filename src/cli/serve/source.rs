@@ -81,8 +81,7 @@ impl SourceArgs {
 
     /// Returns a client of the cluster.
     pub(super) async fn client(&self) -> anyhow::Result<Client> {
-        let mut config =
-            kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
+        let mut config = kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         Client::try_from(config).context("the configuration of the cluster cannot be used")
     }
