@@ -1,9 +1,9 @@
 //! `nicplug slots`: a guest's PCI bus as a picture, and how many hotplug ports are free.
 
 mod json;
-mod layout;
 mod svg;
 mod text;
+mod view;
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::layout::Board;
+use self::view::Board;
 use crate::{
     api::vm::{VirtualMachine, VirtualMachineInstance},
     cluster::{

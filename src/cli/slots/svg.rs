@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
-    layout::{Board, Group, Mood, Row},
     text::{cut, wrap},
+    view::{Board, Group, Mood, Row},
 };
 
 /// Width of a column of places, in pixels like all that follows.

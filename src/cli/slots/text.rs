@@ -1,6 +1,6 @@
 //! The picture for a terminal of 80 columns.
 
-use super::layout::{Board, Group, Row};
+use super::view::{Board, Group, Row};
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
