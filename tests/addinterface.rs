@@ -330,7 +330,7 @@ async fn a_running_vm_gets_the_nic_and_lets_it_go_and_a_command_twice_changes_no
 
     let again = [&ADD[..], &["--persist"]].concat();
     let unchanged = "virtualmachine.kubevirt.io/vm-fedora unchanged";
-    run(scene.program(IN_PLACE, &again)).await.ends(0, &[unchanged, "is there already"], &[]);
+    run(scene.program(IN_PLACE, &again)).await.ends(0, &[unchanged, "exists already"], &[]);
     assert_eq!(scene.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
@@ -339,10 +339,10 @@ async fn a_running_vm_gets_the_nic_and_lets_it_go_and_a_command_twice_changes_no
     run(scene.program(IN_PLACE, &mac)).await.ends(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
     assert_eq!(scene.get(Kind::Vm).await, vm);
 
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[patched, "as soon as the guest lets it go"], &[]);
+    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[patched, "as soon as the guest releases it"], &[]);
     let vm = scene.get(Kind::Vm).await;
     assert_eq!(vm.pointer(INTERFACES).unwrap()[1], json!({"name": NIC, "bridge": {}, "state": "absent"}));
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[unchanged, "there is no \"dyniface1\" to remove"], &[]);
+    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[unchanged, "\"dyniface1\" does not exist"], &[]);
     assert_eq!(scene.get(Kind::Vm).await, vm);
 }
 
@@ -354,7 +354,7 @@ async fn a_stopped_vm_has_the_nic_when_it_starts() {
     let vm = scene.get(Kind::Vm).await;
     let interface = &vm.pointer(INTERFACES).unwrap()[1];
     assert_eq!(*interface, json!({"name": NIC, "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &["patched", "\"dyniface1\" is gone"], &[]);
+    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &["patched", "\"dyniface1\" is removed"], &[]);
     let vm = scene.get(Kind::Vm).await;
     assert_eq!((names(&vm, INTERFACES), names(&vm, NETWORKS)), (vec!["default".into()], vec!["default".into()]));
 }
@@ -420,8 +420,8 @@ async fn what_cannot_work_is_refused_in_words_and_never_sent() {
 async fn facts_that_may_not_be_read_are_told_and_deny_nothing() {
     let Some(scene) = Scene::with_running_vm("unknown").await else { return };
     let program = scene.program_as("jane", without_migrations(), "{}", &ADD).await;
-    let cannot = "not known, as you may not read them: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
-    let says = ["patched", "by a live migration: DaemonSets, which tell, cannot be read"];
+    let cannot = "Checks skipped, no permission to read: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
+    let says = ["patched", "by a live migration: the DaemonSets that decide it cannot be read"];
     run(program).await.ends(0, &says, &[cannot, "Warning: "]);
 }
 
@@ -438,7 +438,7 @@ async fn a_change_of_somebody_else_in_between_is_kept() {
     let Some(scene) = Scene::with_vm("storm").await else { return };
     let proxy = Proxy::start(&scene, 100).await;
     let ended = run(scene.program_of(proxy.kubeconfig(&scene), IN_PLACE, &ADD)).await;
-    let ended = ended.ends(2, &[], &["was changed by somebody else 5 times in a row: try again"]);
+    let ended = ended.ends(2, &[], &["during each of 5 attempts: run the command again"]);
     assert_eq!(ended.stderr.matches("(4 NICs)").count(), 1, "no warning comes twice: {ended:?}");
     let vm = scene.get(Kind::Vm).await;
     assert_eq!((names(&vm, NETWORKS).len(), proxy.patches.load(Ordering::SeqCst)), (6, 5));
@@ -511,7 +511,7 @@ async fn where_there_is_no_vm_the_program_says_what_is_possible() {
     run(scene.program(IN_PLACE, &mistyped)).await.ends(
         2,
         &[],
-        &["there is no VirtualMachine \"vm-fedroa\"", "did you mean \"vm-fedora\"?"],
+        &["VirtualMachine \"vm-fedroa\" not found", "did you mean \"vm-fedora\"?"],
     );
     let kubevirt = scene.api.service_account("kubevirt", "kubevirt-controller");
     let alone = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "alone"},
@@ -521,7 +521,7 @@ async fn where_there_is_no_vm_the_program_says_what_is_possible() {
     run(scene.program(IN_PLACE, &add)).await.ends(
         2,
         &[],
-        &["\"alone\" is a VirtualMachineInstance without a VirtualMachine", "KubeVirt v1.9.0 lets nobody change"],
+        &["\"alone\" is a VirtualMachineInstance without a VirtualMachine", "KubeVirt v1.9.0 does not allow changing"],
     );
 }
 
@@ -543,8 +543,8 @@ async fn a_cluster_that_is_not_to_be_found_is_told_by_the_flag_that_names_it() {
         run(command).await.ends(2, &[], parts);
     }
     for (args, part) in [
-        (["vm?watch=1", "-nteam"], "\"vm?watch=1\" is no name of a VirtualMachine"),
-        (["vm", "-n../team"], "\"../team\" is no name of a namespace"),
+        (["vm?watch=1", "-nteam"], "\"vm?watch=1\" is not a valid name of a VirtualMachine"),
+        (["vm", "-n../team"], "\"../team\" is not a valid name of a namespace"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.arg("removeinterface").args(args).args(["--name", NIC]).env("KUBECONFIG", &file);
@@ -562,7 +562,7 @@ async fn each_stage_is_a_line_when_it_comes() {
     let mut running = Running::start(scene.program(IN_PLACE, &add));
     running.says(&["✓ template"]).await;
     running.says(&["✓ VMI spec"]).await;
-    running.says(&["… pod annotation", "waits for KubeVirt to ask Multus"]).await;
+    running.says(&["… pod annotation", "waits for KubeVirt to request it"]).await;
     scene.annotate_pod("k8s.v1.cni.cncf.io/networks").await;
     running.says(&["✓ pod annotation"]).await;
     running.says(&["… multus-status", "dynamic-networks controller to attach"]).await;
@@ -570,7 +570,7 @@ async fn each_stage_is_a_line_when_it_comes() {
     scene.kubevirt.report_condition(VM, waiting).await;
     running.says(&["… multus-status", "dynamic-networks controller; KubeVirt"]).await;
     scene.annotate_pod("k8s.v1.cni.cncf.io/network-status").await;
-    running.says(&["… multus-status", "KubeVirt to note it"]).await;
+    running.says(&["… multus-status", "KubeVirt to update the"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
     running.says(&["✓ multus-status"]).await;
     running.says(&["… domain", "libvirt"]).await;
@@ -580,7 +580,7 @@ async fn each_stage_is_a_line_when_it_comes() {
     running.says(&["… guest-agent"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, guest-agent, multus-status")]).await;
     running.says(&["✓ guest-agent"]).await;
-    let ended = running.end().await.ends(0, &["\"dyniface1\" has arrived"], &[]);
+    let ended = running.end().await.ends(0, &["\"dyniface1\" is plugged"], &[]);
     for line in ended.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
     }
@@ -589,12 +589,12 @@ async fn each_stage_is_a_line_when_it_comes() {
     let remove = [&REMOVE[..], &["--wait"]].concat();
     let mut running = Running::start(scene.program(IN_PLACE, &remove));
     running.says(&["✓ VMI spec"]).await;
-    running.says(&["… domain", "the guest to let it go"]).await;
+    running.says(&["… domain", "the guest to release it"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
     running.says(&["✓ domain"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain")]).await;
     running.says(&["✓ status"]).await;
-    running.end().await.ends(0, &["\"dyniface1\" is gone"], &[]);
+    running.end().await.ends(0, &["\"dyniface1\" is unplugged"], &[]);
 }
 
 /// The page shows what is printed, line by line; only times differ.
@@ -618,7 +618,7 @@ async fn a_nic_that_does_not_come_in_time_is_told_with_its_stage() {
     run(scene.program(IN_PLACE, &ADD)).await.ends(0, &[], &[]);
     scene.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
     let add = [&ADD[..], &["--wait=5s"]].concat();
-    let reached = ["gave up following \"dyniface1\" after 5s", "stage \"pod annotation\" is not reached"];
+    let reached = ["timed out after 5s: \"dyniface1\" has not reached stage \"pod annotation\""];
     run(scene.program(IN_PLACE, &add)).await.ends(1, &["✓ VMI spec"], &reached);
 }
 
@@ -629,7 +629,7 @@ async fn a_guest_that_ends_meanwhile_ends_the_wait() {
     let mut running = Running::start(scene.program(IN_PLACE, &add));
     running.says(&["✓ VMI spec"]).await;
     scene.kubevirt.report(VM, json!({"phase": "Succeeded"})).await;
-    let because = "\"dyniface1\" goes no further: the guest has ended (Succeeded)";
+    let because = "stopped following \"dyniface1\": the guest has ended (Succeeded)";
     running.end().await.ends(1, &[], &[because]);
 }
 
@@ -640,7 +640,7 @@ async fn a_user_who_may_not_watch_is_told_so() {
         "verbs": ["get", "patch"]}]);
     let add = [&ADD[..], &["--wait"]].concat();
     let program = scene.program_as("blind", rules, IN_PLACE, &add).await;
-    let why = ["the NIC cannot be followed: ", "User \"blind\" cannot list resource"];
+    let why = ["cannot follow the NIC: ", "User \"blind\" cannot list resource"];
     run(program).await.ends(1, &["patched"], &why);
 }
 
@@ -649,7 +649,7 @@ async fn a_user_who_may_not_watch_is_told_so() {
 #[tokio::test]
 async fn a_migration_that_nobody_starts_is_printed_to_be_copied() {
     let Some(scene) = Scene::with_running_vm("byhand").await else { return };
-    let said = ["that somebody has to start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
+    let said = ["which a user must start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
     let ended = run(scene.program(BY_MIGRATION, &ADD)).await.ends(0, &said, &[]);
     assert!(!ended.stdout.contains("rolebinding"), "{ended:?}");
     let (_, rest) = ended.stdout.split_once("<<EOF\n").unwrap();
@@ -673,10 +673,10 @@ async fn a_migration_is_started_where_it_is_needed_and_followed() {
     running.says(&["… ", "migration"]).await;
     scene.report_migration(&migration, "Running").await;
     scene.report_migration(&migration, "Succeeded").await;
-    running.says(&["… pod annotation", "KubeVirt to note it; migration"]).await;
+    running.says(&["… pod annotation", "KubeVirt to update the"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
     running.says(&["✓ domain"]).await;
-    running.end().await.ends(0, &["has arrived"], &[]);
+    running.end().await.ends(0, &["is plugged"], &[]);
     let migrations = Kind::Migration.api(&scene.admin, &scene.namespace);
     assert_eq!(migrations.list(&ListParams::default()).await.unwrap().items.len(), 1);
 }
@@ -690,7 +690,7 @@ async fn a_migration_that_fails_ends_the_wait() {
     running.says(&[" created"]).await;
     let migration = scene.migration().await;
     scene.report_migration(&migration, "Failed").await;
-    let failed = format!("the migration {migration:?} failed: no room");
+    let failed = format!("migration {migration:?} failed: no room");
     running.end().await.ends(1, &[], &[&failed]);
 }
 
@@ -702,7 +702,7 @@ async fn where_multus_attaches_nics_no_migration_is_started() {
     let mut running = Running::start(scene.program(IN_PLACE, &add));
     running.says(&["… pod annotation"]).await;
     scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
-    running.end().await.ends(0, &["has arrived"], &[]);
+    running.end().await.ends(0, &["is plugged"], &[]);
     let migrations = Kind::Migration.api(&scene.admin, &scene.namespace);
     assert!(migrations.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
@@ -717,7 +717,7 @@ async fn whoever_may_not_migrate_is_told_who_may_before_anything_is_changed() {
         "kubectl create rolebinding migrate --namespace={} \\ --clusterrole=kubevirt.io:migrate --user=jane",
         scene.namespace
     );
-    run(program).await.ends(1, &["Since KubeVirt 1.5", &grant], &["nothing was changed: you may not start"]);
+    run(program).await.ends(1, &["Since KubeVirt 1.5", &grant], &["nothing was changed: you have no permission to create"]);
     assert_eq!(scene.get(Kind::Vm).await, before);
 }
 
