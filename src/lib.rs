@@ -1,5 +1,5 @@
-//! nicplug is an admission webhook for KubeVirt: it reviews every change of a virtual machine's network interfaces before
-//! the API server stores it, and reports a change that cannot work with its reason and its fix.
+//! nicplug is an admission webhook for KubeVirt: it reviews every change of a virtual machine's network interfaces
+//! before the API server stores it, and reports a change that cannot work with its reason and its fix.
 //!
 //! The steps of a review, which is also the order in which to read the code:
 //!
@@ -9,9 +9,9 @@
 //!                         facts       settings                               cluster state, configuration
 //! ```
 //!
-//! All modules up to [`hotplug`] are pure: they use no network, no clock, no file and no global state. [`cluster`] reads
-//! the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks; [`cli`] has the
-//! commands. `tests/layers.rs` checks which module uses which.
+//! All modules up to [`hotplug`] are pure: they use no network, no clock, no file and no global state. [`cluster`]
+//! reads the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks; [`cli`]
+//! has the commands. `tests/layers.rs` checks which module uses which.
 
 // In reading order: a module uses only modules above it.
 pub mod api;

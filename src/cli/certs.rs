@@ -93,8 +93,8 @@ fn refuse_to_overwrite(dir: &Path, files: &[File]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file. With `force` it writes a temporary file and renames it, so that no reader sees a part of a file, and a
-/// key does not keep the mode of an older file.
+/// Writes a file. With `force` it writes a temporary file and renames it, so that no reader sees a part of a file, and
+/// a key does not keep the mode of an older file.
 fn write(path: &Path, file: &File, force: bool) -> io::Result<()> {
     let mut target = path.to_owned();
     if force {

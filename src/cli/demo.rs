@@ -33,8 +33,8 @@ use crate::{
 
 /// Show what nicplug allows and denies, with a real server on this machine and without a cluster.
 ///
-/// Creates certificates in memory, starts the server on a free loopback port with the objects of a small example cluster,
-/// and sends it one change after another. Prints the YAML, the patch, and the result like kubectl.
+/// Creates certificates in memory, starts the server on a free loopback port with the objects of a small example
+/// cluster, and sends it one change after another. Prints the YAML, the patch, and the result like kubectl.
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
     /// Exit after the last step. Without this flag the server keeps running, and the demo prints curl commands for it.

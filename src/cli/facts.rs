@@ -23,7 +23,8 @@ use crate::{
 pub(super) struct ReviewerArgs {
     /// Objects of the cluster in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
     /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
-    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without them rules that need facts warn instead of denying.
+    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without them rules that need facts warn instead of
+    /// denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
 
@@ -71,7 +72,11 @@ pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
     let store = files::load(path)?;
     let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
-        tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: treated as the newest known version");
+        tracing::warn!(
+            %version,
+            newest_known = %NEWEST_KNOWN,
+            "KubeVirt is newer than nicplug knows: treated as the newest known version"
+        );
     }
     Ok(Arc::new(store))
 }

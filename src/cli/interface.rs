@@ -52,8 +52,8 @@ pub(super) struct InterfaceArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     wait: Option<HumanDuration>,
 
-    /// If the NIC needs a live migration that KubeVirt does not start: start it, and wait for the NIC, at most 10m or the
-    /// time of --wait.
+    /// If the NIC needs a live migration that KubeVirt does not start: start it, and wait for the NIC, at most 10m or
+    /// the time of --wait.
     #[arg(long)]
     migrate: bool,
 
@@ -236,8 +236,8 @@ impl Command<'_> {
         Ok(())
     }
 
-    /// Prints which objects could not be read. Most users have permission for a part of the cluster only, so all objects
-    /// without permission are on one line.
+    /// Prints which objects could not be read. Most users have permission for a part of the cluster only, so all
+    /// objects without permission are on one line.
     fn print_skipped_checks(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
         let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
             gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
@@ -251,7 +251,8 @@ impl Command<'_> {
         Ok(())
     }
 
-    /// Whether the command can continue: not if it will have to start a migration and the user has no permission for it.
+    /// Whether the command can continue: not if it will have to start a migration and the user has no permission for
+    /// it.
     async fn may_proceed(&self, edit: &Edit) -> anyhow::Result<bool> {
         let needs_migration = edit.running == Fact::Known(()) && needs_manual_migration(&attach_method_of(edit));
         if !self.args.migrate || !needs_migration || migration::may_start(&self.cluster).await != Some(false) {

@@ -9,8 +9,8 @@ use crate::hotplug::edit::EditRequest;
 
 /// Unplug a NIC from a VM.
 ///
-/// If the VM runs, the command sets the state of the NIC to absent in the VM's template, and KubeVirt unplugs it. If the
-/// VM does not run, the command deletes the NIC from the template. Like addinterface, it checks the change first.
+/// If the VM runs, the command sets the state of the NIC to absent in the VM's template, and KubeVirt unplugs it. If
+/// the VM does not run, the command deletes the NIC from the template. Like addinterface, it checks the change first.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   nicplug removeinterface vm-fedora --name dyniface1 --wait")]

@@ -95,8 +95,8 @@ fn pretty(value: &Value) -> String {
 
 fn markdown() -> String {
     let mut text = String::from(
-        "# Rules\n\nThis page is printed by `nicplug rules -o markdown`. Each rule is enforced as `deny`, `warn` or `off`: the default \
-         is in the table,\nand settings change it (`rules: {NP103: warn}`).\n\n",
+        "# Rules\n\nThis page is printed by `nicplug rules -o markdown`. Each rule is enforced as `deny`, `warn` \
+         or `off`: the default is in the table,\nand settings change it (`rules: {NP103: warn}`).\n\n",
     );
     text.push_str(&table());
     for rule in RULES {

@@ -99,8 +99,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "NICPLUG_MAX_CONNECTION_AGE")]
     #[arg(default_value_t = HumanDuration(Limits::default().connection_age), help_heading = "Limits")]
     max_connection_age: HumanDuration,
-    /// Maximum number of requests on a connection; the response to the last one closes it. Each connection gets a random
-    /// number between half of this value and all of it.
+    /// Maximum number of requests on a connection; the response to the last one closes it. Each connection gets a
+    /// random number between half of this value and all of it.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTION_REQUESTS")]
     #[arg(default_value_t = Limits::default().connection_requests, help_heading = "Limits")]
     max_connection_requests: usize,
@@ -123,8 +123,8 @@ pub(super) struct ServeArgs {
     #[arg(default_value_t = HumanDuration(Limits::default().idle), help_heading = "Limits")]
     idle_timeout: HumanDuration,
 
-    /// How long the server accepts new connections after SIGTERM or SIGINT, while /readyz fails and each response closes
-    /// its connection. A second signal ends the wait.
+    /// How long the server accepts new connections after SIGTERM or SIGINT, while /readyz fails and each response
+    /// closes its connection. A second signal ends the wait.
     #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_GRACE")]
     #[arg(default_value_t = HumanDuration(Drain::default().grace), help_heading = "Shutdown")]
     drain_grace: HumanDuration,

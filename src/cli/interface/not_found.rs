@@ -29,8 +29,8 @@ pub(super) async fn error(cluster: &Cluster, name: &str, request: &EditRequest) 
         Ok(Some(_)) => vmi_without_vm(cluster, name, request).await,
         Ok(None) => vm_not_found(cluster, name).await,
         Err(error) => explain(&error).context(format!(
-            "VirtualMachine {name:?} not found in namespace {:?}; it is unknown whether a VirtualMachineInstance of this \
-             name exists",
+            "VirtualMachine {name:?} not found in namespace {:?}; it is unknown whether a VirtualMachineInstance \
+             of this name exists",
             cluster.namespace
         )),
     }
@@ -50,12 +50,13 @@ async fn vmi_without_vm(cluster: &Cluster, name: &str, request: &EditRequest) ->
             )
         }
         Some(version) => anyhow::anyhow!(
-            "{head}; KubeVirt {version} does not allow changing its NICs: create a VirtualMachine instead, or delete the \
-             VirtualMachineInstance and create it again with the new NICs"
+            "{head}; KubeVirt {version} does not allow changing its NICs: create a VirtualMachine instead, or delete \
+             the VirtualMachineInstance and create it again with the new NICs"
         ),
         None => anyhow::anyhow!(
             "{head}; KubeVirt 1.1 and newer do not allow changing its NICs (the version of this cluster is unknown): \
-             create a VirtualMachine instead, or delete the VirtualMachineInstance and create it again with the new NICs"
+             create a VirtualMachine instead, or delete the VirtualMachineInstance and create it again with the new \
+             NICs"
         ),
     }
 }
@@ -99,7 +100,8 @@ mod tests {
     use super::*;
     use crate::hotplug::edit::NewNic;
 
-    /// Returns the error in a cluster of this version, in a namespace with a VMI or without, and with VMs of these names.
+    /// Returns the error in a cluster of this version, in a namespace with a VMI or without, and with VMs of these
+    /// names.
     async fn error_in(version: &str, has_vmi: bool, vms: &[&str], request: &EditRequest) -> String {
         let kubevirts = json!({"items": [{"metadata": {"name": "kubevirt", "namespace": "kubevirt"},
             "status": {"observedKubeVirtVersion": version}}]});

@@ -25,8 +25,8 @@ pub(super) struct ActivationArgs {
 }
 
 impl ActivationArgs {
-    /// Returns the activation, if the flags ask for it; also if facts come from files, because the webhooks are inactive
-    /// until then.
+    /// Returns the activation, if the flags ask for it; also if facts come from files, because the webhooks are
+    /// inactive until then.
     pub(super) async fn activation(&self, cluster: &SourceArgs) -> anyhow::Result<Option<Arc<WebhookActivation>>> {
         let Some((binding, service)) = self.activation_binding.clone().zip(self.activation_service.clone()) else {
             return Ok(None);

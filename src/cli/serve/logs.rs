@@ -23,9 +23,9 @@ pub(super) struct LogArgs {
     /// nicplug::decision, at level info; at debug if the request is allowed without a warning.
     #[arg(long, value_name = "FILTER", env = "NICPLUG_LOG", default_value = "info", help_heading = "Logs")]
     log: String,
-    /// A file of directives that replaces --log, one per line or separated by commas. It is read again every ten seconds
-    /// and at SIGHUP. An invalid filter is not used; the previous filter stays. While the file is missing or empty, --log
-    /// applies.
+    /// A file of directives that replaces --log, one per line or separated by commas. It is read again every ten
+    /// seconds and at SIGHUP. An invalid filter is not used; the previous filter stays. While the file is missing or
+    /// empty, --log applies.
     #[arg(long, value_name = "FILE", env = "NICPLUG_LOG_FILTER_FILE", help_heading = "Logs")]
     log_filter_file: Option<PathBuf>,
     /// Format of the log on standard error: text or json.

@@ -27,8 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[command(next_help_heading = "Facts")]
 pub(super) struct SourceArgs {
     /// Objects to use instead of a cluster, in YAML or JSON: a file or a folder, as for `nicplug review`; or `none`:
-    /// then rules that need facts warn instead of denying. Without this flag nicplug watches a cluster: that of the pod,
-    /// else that of the kubeconfig.
+    /// then rules that need facts warn instead of denying. Without this flag nicplug watches a cluster: that of the
+    /// pod, else that of the kubeconfig.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS", conflicts_with_all = ["kubeconfig", "context"])]
     facts: Option<PathBuf>,
 
