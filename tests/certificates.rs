@@ -386,7 +386,7 @@ async fn grant(fixture: &CertificateFixture) {
 async fn two_processes_share_one_certificate_and_log_no_key() {
     guarded(async {
         let Some(fixture) = CertificateFixture::start("programs").await else { return };
-        let flags = ["--cert-source=self", "--cert-secret", SECRET, "--cert-dns-name=127.0.0.1", "--log=trace"];
+        let flags = ["--cert-source=self-signed", "--cert-secret", SECRET, "--cert-dns-name=127.0.0.1", "--log=trace"];
         let flags = [&flags[..], &["--webhook-config", fixture.webhooks(), "--drain-deadline=1s"]].concat();
         let kubeconfig = fixture.api.kubeconfig().to_str().unwrap();
         let environment = [("KUBECONFIG", kubeconfig), ("POD_NAMESPACE", fixture.namespace.as_str())];
