@@ -6,6 +6,7 @@ use json_patch::{Patch, PatchOperation};
 
 use super::{
     Endpoint, ParsedBody,
+    enforcement::EnforcementPolicy,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},
@@ -15,9 +16,9 @@ use crate::{
     api::review::{BodyError, Fault, ObjectKind, Operation, Reading, Request},
     change::{Change, MigrationStart, NICS_AT_MOST},
     facts::{Fact, FactSource, Facts, Vmi},
-    mutations,
-    rules::{self, Case, CauseType, Enforcing},
-    settings::Settings,
+    mutations::{self, MutationInput},
+    rules::{self, Case, CauseType, Rule},
+    settings::{Enforcement, Settings},
 };
 
 /// The result of a request.
@@ -262,7 +263,7 @@ impl<'e> Evaluator<'e> {
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
         let operations =
-            mutations::repairs(&mutations::Case { change: &change, facts: &facts, settings: self.settings });
+            mutations::operations(&MutationInput { change: &change, facts: &facts, settings: self.settings });
         if operations.is_empty() {
             return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
         }
@@ -305,14 +306,16 @@ impl<'e> Evaluator<'e> {
 
 /// Applies the rules to a change.
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    let enforcing = Enforcing::new(settings, facts);
-    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, enforcing), change, enforcing)
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, policy)
 }
 
 /// Applies the rules to the start of a migration.
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
-    let enforcing = Enforcing::new(settings, facts);
-    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, enforcing), enforcing)
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &Fault) -> Evaluation<'r> {

@@ -5,6 +5,7 @@
 //! code reads the answer again. A denial that depends on the cluster can be evaluated again with newer facts; see
 //! [`Evaluator::recheck`].
 
+mod enforcement;
 mod evaluation;
 mod recheck;
 mod render;

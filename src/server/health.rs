@@ -29,7 +29,7 @@ use super::{
     readiness::{Health, Readiness},
 };
 use crate::{
-    cluster::watch::{State as WatchState, WatchStatus},
+    cluster::watch::{WatchState, WatchStatus},
     controllers::webhook_activation::Activation,
 };
 
@@ -58,11 +58,13 @@ pub(super) fn watch_health(record: &WatchStatus) -> Health {
 /// Returns the health of the webhook activation. An inactive webhook does not make the replica unready.
 pub(super) fn activation_health(activation: &Activation) -> Health {
     match activation {
-        Activation::Yes => Health::Good,
-        Activation::NotYet(reason) => {
+        Activation::Active => Health::Good,
+        Activation::Waiting(reason) => {
             Health::Fair(format!("the API server does not call the webhooks yet: {reason}").into())
         }
-        Activation::No(reason) => Health::Fair(format!("the API server does not call the webhooks: {reason}").into()),
+        Activation::Failed(reason) => {
+            Health::Fair(format!("the API server does not call the webhooks: {reason}").into())
+        }
     }
 }
 

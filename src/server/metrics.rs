@@ -42,7 +42,7 @@ use super::{
     counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts, tls::CertResolver,
 };
 use crate::{
-    cluster::{cache::Cache, watch::Status},
+    cluster::{cache::Cache, watch::WatchStatuses},
     controllers::{persist::PersistStatus, webhook_activation::Activation},
     k8s::events::EventQueue,
     telemetry::spans::Spans,
@@ -80,7 +80,7 @@ impl Metrics {
     }
 
     /// Adds the metrics of the watches of a cluster.
-    pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: Status) {
+    pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: WatchStatuses) {
         self.own.register_collector(Box::new(FactCollector { cache, status }));
     }
 
@@ -178,10 +178,10 @@ mod tests {
         admission::{Decision, Endpoint, Evaluator, parse},
         certificates::{self, Host},
         cluster::{
-            persist_queue::{ObjectRef, Pending},
+            persist_queue::{ObjectRef, PersistQueue},
             store::Store,
         },
-        controllers::persist::Progress,
+        controllers::persist::PersistStats,
         facts::NoFacts,
         server::{counts::RefusalReason, tls::CertKeyPair},
         settings::Settings,
@@ -200,25 +200,25 @@ mod tests {
         metrics: Metrics,
         counts: Counts,
         in_flight: Arc<InFlight>,
-        pending: Pending,
+        pending: PersistQueue,
     }
 
     /// A server with every metric.
     fn all_metrics() -> AllMetrics {
-        let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), Pending::default());
+        let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), PersistQueue::default());
         let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
         let chain = format!("{}{}", made.server, made.authority);
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
-        let status = Status::default();
-        status.records().for_each(|record| record.touch());
+        let status = WatchStatuses::default();
+        status.iter().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
         metrics.add_rechecks(RecheckCounts::default());
-        let leads = watch::Sender::new(true).subscribe();
-        metrics.add_persist(PersistStatus { pending: pending.clone(), progress: Progress::default(), leads });
-        metrics.add_events(EventQueue::unsent());
+        let is_leader = watch::Sender::new(true).subscribe();
+        metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default(), is_leader });
+        metrics.add_events(EventQueue::without_sender());
         metrics.add_settings(ReloadCounts::default());
-        metrics.add_activation(watch::Sender::new(Activation::Yes).subscribe());
+        metrics.add_activation(watch::Sender::new(Activation::Active).subscribe());
         metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
         AllMetrics { metrics, counts, in_flight, pending }
     }

@@ -34,6 +34,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::{
@@ -46,7 +47,7 @@ use tokio::{
 use self::{
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
-    in_flight::{Backoff, InFlight},
+    in_flight::InFlight,
     metrics::Metrics,
     readiness::{Check, Readiness},
     recheck::Rechecker,
@@ -63,9 +64,15 @@ use crate::{
     admission::{Decision, Reviewer},
     cluster::watch::Watches,
     controllers::{persist::PersistStatus, webhook_activation::Activation},
-    k8s::events::EventQueue,
+    k8s::{
+        backoff::{Backoff, Delays},
+        events::EventQueue,
+    },
     telemetry::spans::Spans,
 };
+
+/// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
+const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
 /// The configuration of a server.
 #[derive(Debug)]
@@ -153,8 +160,8 @@ impl Server {
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
         let rechecker = watches.as_ref().map(|watches| {
-            metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
-            for record in watches.status().records() {
+            metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
+            for record in watches.statuses().iter() {
                 let record = Arc::clone(record);
                 readiness.add_computed(format!("facts/{}", record.kind), move || health::watch_health(&record));
             }
@@ -294,16 +301,18 @@ impl Server {
 
     async fn accept_until(&mut self, end: impl Future<Output = ()>) {
         let mut end = std::pin::pin!(end);
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(RETRY_DELAYS);
+        let mut retry_at = None;
         let limit = self.context.limits.connections;
         loop {
             let is_below_limit = self.connections.len() < limit;
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                accepted = accept(&self.listener, backoff.pause()), if is_below_limit => match accepted {
+                accepted = accept(&self.listener, retry_at), if is_below_limit => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
+                        retry_at = None;
                         if let Err(error) = self.connections.open(stream, peer, &self.context) {
                             tracing::error!(%peer, %error, "cannot serve a connection");
                         }
@@ -313,7 +322,8 @@ impl Server {
                     }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
-                        let pause = backoff.grow();
+                        let pause = backoff.next_delay();
+                        retry_at = Some(Instant::now() + pause);
                         tracing::error!(%error, ?pause, "cannot accept connections");
                     }
                 }
@@ -325,7 +335,7 @@ impl Server {
 /// Sets the check to passing after a successful self-check: a replica that is ready before it has a certificate would get
 /// requests that fail.
 async fn run_self_check(self_check: SelfCheck, address: SocketAddr, context: Arc<ConnectionContext>, serving: Check) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(RETRY_DELAYS);
     loop {
         match self_check.run(address).await {
             Ok(SelfCheckResult::Answered) => break serving.pass(),
@@ -336,8 +346,7 @@ async fn run_self_check(self_check: SelfCheck, address: SocketAddr, context: Arc
             Err(error) => {
                 tracing::debug!(%error, "the self-check fails so far");
                 serving.fail(format!("the self-check fails: {error}"));
-                backoff.grow();
-                time::sleep_until(backoff.pause().unwrap_or_else(Instant::now)).await;
+                time::sleep(backoff.next_delay()).await;
             }
         }
     }

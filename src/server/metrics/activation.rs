@@ -13,7 +13,7 @@ pub(super) struct ActivationCollector(pub(super) watch::Receiver<Activation>);
 
 impl Collector for ActivationCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let is_active = *self.0.borrow() == Activation::Yes;
+        let is_active = *self.0.borrow() == Activation::Active;
         let about = ("webhook_active", "Whether the API server calls the webhooks: 1 if so, else 0");
         single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(is_active)))
     }

@@ -11,21 +11,22 @@ use prometheus_client::{
 use super::{family, gauge};
 use crate::cluster::{
     cache::Cache,
-    watch::{State, Status, WatchError},
+    watch::{WatchError, WatchState, WatchStatuses},
 };
 
 #[derive(Debug)]
 pub(super) struct FactCollector {
     pub(super) cache: Arc<Cache>,
-    pub(super) status: Status,
+    pub(super) status: WatchStatuses,
 }
 
 impl Collector for FactCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let records = || self.status.records();
+        let records = || self.status.iter();
         let states = records().flat_map(|record| {
             let (kind, current) = (record.kind.kind(), record.state().0.as_str());
-            State::NAMES.map(|name| ([("kind", kind), ("state", name)], ConstGauge::new(i64::from(name == current))))
+            WatchState::NAMES
+                .map(|name| ([("kind", kind), ("state", name)], ConstGauge::new(i64::from(name == current))))
         });
         let about = ("facts_state", "State of the facts of a kind: 1 for the current state, 0 for the others");
         family(&mut encoder, about, MetricType::Gauge, states)?;
@@ -44,7 +45,7 @@ impl Collector for FactCollector {
         let errors = records().flat_map(|record| {
             WatchError::ALL.map(|error| {
                 let labels = [("kind", record.kind.kind()), ("error", error.as_str())];
-                (labels, ConstCounter::new(record.count(error)))
+                (labels, ConstCounter::new(record.error_count(error)))
             })
         });
         let about = ("facts_errors", "Errors of watches, by kind of object and of error");

@@ -26,8 +26,8 @@ pub async fn run(
     let mut expiry = ExpiryMonitor::new(certificates.clone(), check);
     let mut last = None;
     loop {
-        let ServingCert { pair, fault, authority_end } = offers.borrow_and_update().clone();
-        certificates.set_ca_expiry(authority_end);
+        let ServingCert { pair, error, ca_not_after } = offers.borrow_and_update().clone();
+        certificates.set_ca_expiry(ca_not_after);
         if let Some(pair) = pair.filter(|pair| last.as_ref() != Some(&pair.certificate)) {
             match CertKeyPair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
                 Ok(new) => {
@@ -39,7 +39,7 @@ pub async fn run(
                 Err(error) => expiry.note_rejected(error.to_string()),
             }
         }
-        match fault {
+        match error {
             Some(error) => expiry.note_rejected(error),
             None => expiry.clear_error(),
         }
