@@ -552,8 +552,7 @@ async fn a_nic_of_the_same_name_on_another_network_is_not_overwritten() {
     let vmi = fixture.when(Kind::Vmi, "one NIC is persisted", |vmi| annotation(vmi) == Some("dyniface1")).await;
     assert_eq!(vmi["spec"]["networks"].as_array().unwrap().len(), 3);
     let note = fixture.event("VirtualMachine", "PersistFailed").await;
-    let expected =
-        r#"the template already has "dyniface1", on network "net-b", which nicplug does not overwrite; choose another name"#;
+    let expected = r#"the template already has "dyniface1", on network "net-b", which nicplug does not overwrite; choose another name"#;
     assert_eq!(note, expected);
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!(nics(&vm), ["default", "dyniface1", "dyniface2"]);
