@@ -1,17 +1,16 @@
 //! The change of a VM that plugs or unplugs one NIC, computed and reviewed before a client sends it to the API server.
 //!
 //! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is the
-//! one that the webhook would return: both come from the same [`Reviewer`], which reviews requests that are built here in
-//! memory.
+//! one that the webhook would return: both come from the same [`Evaluator`], which evaluates requests that are built here
+//! in memory.
 
 use std::{fmt::Display, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use json_patch::{Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{Answer, Endpoint, Reviewer},
+    admission::{self, Endpoint, Evaluation, Evaluator, ParsedBody, verdict},
     annotations::interfaces::{self, RejectedRequest, Removals, RequestError, RequestKind, RequestSyntaxError},
     api::{
         json_patch::pointer,
@@ -113,6 +112,13 @@ pub struct ReviewResult {
     pub warnings: Vec<String>,
 }
 
+impl From<verdict::Verdict> for ReviewResult {
+    fn from(verdict: verdict::Verdict) -> Self {
+        let causes = verdict.causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message));
+        Self { causes: causes.collect(), warnings: verdict.warnings }
+    }
+}
+
 /// Why the change cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
@@ -138,11 +144,12 @@ pub fn edit(
     settings: &Settings,
     dry_run: bool,
 ) -> Result<Edit, EditError> {
-    let reviewer = Reviewer::new(Arc::clone(facts), settings.clone());
+    let evaluator = Evaluator::new(facts.as_ref(), settings);
     check_name(request)?;
     let (before, requested) = with_annotation(vm, request);
     let body = review_of(&before, &requested, dry_run);
-    let (cluster_info, running, is_sriov) = read(&body, |change| {
+    let body = admission::parse(&body);
+    let (cluster_info, running, is_sriov) = with_change(&body, |change| {
         check_request(change, request)?;
         let facts = facts.facts_for(change);
         let cluster_info = ClusterInfo {
@@ -156,7 +163,7 @@ pub fn edit(
         };
         Ok((cluster_info, running, is_sriov(change, request)))
     })?;
-    let mut operations = operations_of(&reviewer.review(Endpoint::Mutate, &body))?;
+    let mut operations = operations_of(evaluator.evaluate(Endpoint::Mutate, &body));
     if let EditRequest::Add(nic) = request {
         for operation in &mut operations {
             if let PatchOperation::Add(add) = operation {
@@ -169,7 +176,8 @@ pub fn edit(
     if !operations.is_empty() {
         operations.splice(0..0, tests_of(vm));
         json_patch::patch(&mut object, &operations).map_err(unreadable)?;
-        verdict = verdict_of(&reviewer.review(Endpoint::Validate, &review_of(vm, &object, dry_run)))?;
+        let body = review_of(vm, &object, dry_run);
+        verdict = evaluator.evaluate(Endpoint::Validate, &admission::parse(&body)).into_verdict().into();
     }
     Ok(Edit { patch: Patch(operations), object, verdict, cluster_info, running, is_sriov })
 }
@@ -228,13 +236,13 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read<T>(body: &[u8], read_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
-    match review::read(body) {
-        Ok(Reading::Whole(request)) => match Change::of(&request) {
-            Some(change) => read_change(&change),
+fn with_change<T>(body: &ParsedBody, use_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
+    match body {
+        Ok(Reading::Whole(request)) => match Change::of(request) {
+            Some(change) => use_change(&change),
             None => Err(EditError::Unreadable("it is not a VirtualMachine".to_owned())),
         },
-        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message)),
+        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
         Err(error) => Err(unreadable(error)),
     }
 }
@@ -304,16 +312,11 @@ fn apply_options(value: &mut Value, nic: &NewNic) {
 }
 
 /// Returns the operations of a patch, without those on the annotation, which is not stored.
-fn operations_of(answer: &Answer) -> Result<Vec<PatchOperation>, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let Some(patch) = answer.pointer("/response/patch").and_then(Value::as_str) else { return Ok(Vec::new()) };
-    let patch = BASE64.decode(patch).map_err(unreadable)?;
-    let Patch(operations) = serde_json::from_slice(&patch).map_err(unreadable)?;
+fn operations_of(evaluation: Evaluation) -> Vec<PatchOperation> {
     let annotations = pointer("metadata", &["annotations"]);
-    Ok(operations
-        .into_iter()
-        .filter(|operation| !operation.path().as_str().starts_with(annotations.as_str()))
-        .collect())
+    let mut operations = evaluation.into_patch();
+    operations.retain(|operation| !operation.path().as_str().starts_with(annotations.as_str()));
+    operations
 }
 
 /// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion instead.
@@ -332,17 +335,6 @@ fn tests_of(vm: &Value) -> Vec<PatchOperation> {
 
 fn lists() -> impl Iterator<Item = PointerBuf> {
     [&["domain", "devices", "interfaces"][..], &["networks"]].into_iter().map(|below| pointer(TEMPLATE, below))
-}
-
-fn verdict_of(answer: &Answer) -> Result<ReviewResult, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let list = |pointer: &str| answer.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let cause = |cause: &Value| format!("{}: {}", text(cause, "field"), text(cause, "message"));
-    Ok(ReviewResult {
-        causes: list("/response/status/details/causes").iter().map(cause).collect(),
-        warnings: list("/response/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-    })
 }
 
 fn unreadable(error: impl Display) -> EditError {
