@@ -1,5 +1,5 @@
-//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden by
-//! the annotation of the request's namespace as far as the settings allow it.
+//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden
+//! by the annotation of the request's namespace as far as the settings allow it.
 
 use std::fmt;
 

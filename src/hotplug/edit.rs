@@ -1,8 +1,8 @@
 //! The change of a VM that plugs or unplugs one NIC, computed and reviewed before a client sends it to the API server.
 //!
-//! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is the
-//! one that the webhook would return: both come from the same [`Evaluator`], which evaluates requests that are built here
-//! in memory.
+//! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is
+//! the one that the webhook would return: both come from the same [`Evaluator`], which evaluates requests that are
+//! built here in memory.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -319,7 +319,8 @@ fn operations_of(evaluation: Evaluation) -> Vec<PatchOperation> {
     operations
 }
 
-/// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion instead.
+/// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion
+/// instead.
 fn tests_of(vm: &Value) -> Vec<PatchOperation> {
     let tests = lists().map(|path| {
         let value = vm.pointer(path.as_str()).filter(|value| !value.is_null())?.clone();
