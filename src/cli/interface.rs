@@ -29,13 +29,13 @@ use super::{
     serve::Span,
 };
 use crate::{
-    cluster::fetch::{FetchError, FetchPlan, Why, ask, is_name},
+    cluster::fetch::{FetchError, FetchPlan, fetch_facts},
     facts::{Fact, FactSource, kubevirt::AutoMigration},
     hotplug::{
         edit::{self, Edit, EditError, EditRequest},
         progress::{self, Direction, Path, Target},
     },
-    k8s::kind::Kind,
+    k8s::{kind::Kind, request::is_valid_name},
     settings::Settings,
 };
 
@@ -106,7 +106,7 @@ pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyh
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
         for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
-            ensure!(is_name(name), "{name:?} is no name of a {what}");
+            ensure!(is_valid_name(name), "{name:?} is no name of a {what}");
         }
         let talk = Talk::new(args.output.is_some());
         Command { vm, request, args, settings, cluster, talk }.carry_out().await
@@ -207,12 +207,12 @@ impl Command<'_> {
         if let EditRequest::Add(nic) = self.request {
             question = question.with_network(&nic.network_name);
         }
-        let answer = ask(&self.cluster.client, &question, PATIENCE).await;
+        let answer = fetch_facts(&self.cluster.client, &question, PATIENCE).await;
         let facts: Arc<dyn FactSource> = Arc::new(answer.store);
         let dry_run = self.args.dry_run == DryRun::Server;
         match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {
             Ok(edit) => {
-                self.tell_verdict(&edit, &answer.gaps)?;
+                self.tell_verdict(&edit, &answer.errors)?;
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
@@ -242,8 +242,8 @@ impl Command<'_> {
     /// Says what is not known. Most users may read a part of the cluster only: all that is on one line.
     fn tell_gaps(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
         let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
-            gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
-        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.what.to_string()).collect();
+            gaps.iter().partition(|gap| gap.reason.is_forbidden());
+        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.path.to_string()).collect();
         if !forbidden.is_empty() {
             self.talk.note(&format!("not known, as you may not read them: {}", forbidden.join(", ")))?;
         }

@@ -9,7 +9,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::cluster::fetch::root_cause;
+use crate::k8s::api_error::root_cause;
 
 /// Which cluster, and which namespace of it.
 #[derive(Args, Debug, Default)]

@@ -151,9 +151,9 @@ impl ServeArgs {
             let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
             let queue = watches
                 .as_ref()
-                .map(|watches| EventQueue::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+                .map(|watches| EventQueue::start(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let calls = self.calls.calls(&self.source).await?;
-            config.calls = calls.as_ref().map(|calls| calls.called());
+            config.calls = calls.as_ref().map(|calls| calls.activation());
             (config.watches, config.events) = (watches, queue.clone());
             config.mirroring = persisting.as_ref().map(|persisting| persisting.status().clone());
             let exporting = collector.map(traces::start);
@@ -164,7 +164,7 @@ impl ServeArgs {
             let mut keeping = certificate.keep(check, &self.source).await?;
             if let Some(calls) = calls {
                 let readiness = server.readiness().clone();
-                tokio::spawn(async move { calls.keep(|| readiness.is_ready(), every(CALL_INTERVAL)).await });
+                tokio::spawn(async move { calls.run(|| readiness.is_ready(), every(CALL_INTERVAL)).await });
             }
             let shutdown = async {
                 shutdown.await;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{PATIENCE, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
-    cluster::fetch::{FetchPlan, ask},
+    cluster::fetch::{FetchPlan, fetch_facts},
     facts::nad::nearest,
     hotplug::edit::EditRequest,
     k8s::kind::Kind,
@@ -39,7 +39,7 @@ pub(super) async fn explain_absence(cluster: &Cluster, name: &str, request: &Edi
 /// A guest without a VM: KubeVirt 1.0 and older change it on request, later ones let nobody do it.
 async fn explain_instance(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
     let question = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
-    let answer = ask(&cluster.client, &question, PATIENCE).await;
+    let answer = fetch_facts(&cluster.client, &question, PATIENCE).await;
     let version = answer.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     let head = format!("{name:?} is a VirtualMachineInstance without a VirtualMachine");
     match version {

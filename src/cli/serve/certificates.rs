@@ -16,7 +16,7 @@ use super::{Span, identity, source::SourceArgs};
 use crate::{
     certificates::{Host, renewal::Plan},
     controllers::{
-        certificates::{Keeper, ObjectNames},
+        certificates::{CertificateController, ObjectNames},
         leader_election::{LeaderElector, Timings},
     },
     server::{
@@ -165,10 +165,10 @@ impl Source {
                     &identity(),
                     Timings::default(),
                 );
-                let keeper = Arc::new(Keeper::new(client, places, plan, SystemTime::now));
+                let keeper = Arc::new(CertificateController::new(client, places, plan, SystemTime::now));
                 tokio::spawn(self_signed::show(
                     shown,
-                    keeper.offers(),
+                    keeper.serving_cert(),
                     check,
                     SystemTime::now,
                     every(self_signed::INTERVAL),

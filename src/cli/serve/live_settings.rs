@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::{Span, environment};
 use crate::{
     cli::facts::SettingsArgs,
-    k8s::events::{EventQueue, EventReason, PendingEvent, pod},
+    k8s::events::{EventQueue, EventReason, PendingEvent, pod_reference},
     server::{
         Server,
         reload::{
@@ -57,7 +57,7 @@ impl LiveSettings {
         let teller = queue.zip(own_pod());
         tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
             if let Some((queue, pod)) = &teller {
-                queue.hand_in(letter(news, pod.clone()));
+                queue.emit(letter(news, pod.clone()));
             }
         }));
     }
@@ -66,12 +66,12 @@ impl LiveSettings {
 fn letter(news: News, object: ObjectReference) -> PendingEvent {
     let (tale, note) = match news {
         News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
-        News::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
+        News::Taken => (EventReason::SettingsReloaded, "the settings of the file are in force".to_owned()),
     };
-    PendingEvent { tale, object, related: None, note }
+    PendingEvent { reason: tale, object, related: None, note }
 }
 
 /// The pod that this is, as the chart says; `None` outside of one.
 fn own_pod() -> Option<ObjectReference> {
-    Some(pod(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
+    Some(pod_reference(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
 }

@@ -9,7 +9,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Span, identity, own_namespace};
 use crate::{
-    cluster::persist_queue::Pending,
+    cluster::persist_queue::PersistQueue,
     controllers::{
         leader_election::{LeaderElector, Timings},
         persist::{PersistStatus, Reconciler},
@@ -61,7 +61,7 @@ pub(super) struct Persisting {
 
 impl PersistArgs {
     /// Begins to stand for election, and to mirror what is pending while leading; `None` where that is switched off.
-    pub(super) fn start(&self, client: &Client, pending: Pending) -> anyhow::Result<Option<Persisting>> {
+    pub(super) fn start(&self, client: &Client, pending: PersistQueue) -> anyhow::Result<Option<Persisting>> {
         if self.persist == Switch::Off {
             return Ok(None);
         }
@@ -71,12 +71,13 @@ impl PersistArgs {
         let namespace = given.unwrap_or_else(|| own_namespace(client));
         let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
         let reconciler = Arc::new(Reconciler::new(client.clone(), pending.clone(), &identity));
-        let status = PersistStatus { pending, progress: reconciler.progress().clone(), leads: elector.leads() };
+        let status =
+            PersistStatus { queue: pending, stats: reconciler.stats().clone(), is_leader: elector.is_leader() };
         let (stop, stopped) = oneshot::channel();
         tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
         let work = move || {
             let reconciler = Arc::clone(&reconciler);
-            async move { reconciler.work().await }
+            async move { reconciler.run().await }
         };
         let task = tokio::spawn(elector.run(work, async {
             // Nothing is ever sent: the end is that nobody could.
@@ -119,9 +120,9 @@ impl Persisting {
         self.end();
         // It has ended in one way or another.
         let _ = self.task.await;
-        let progress = &self.status.progress;
-        let (mirrored, failed, retried) = (progress.mirrored(), progress.failed(), progress.retried());
-        tracing::info!(mirrored, failed, retried, "stopped mirroring");
+        let stats = &self.status.stats;
+        let (persisted, failed, retried) = (stats.persisted(), stats.reported_failures(), stats.retried());
+        tracing::info!(persisted, failed, retried, "stopped mirroring");
     }
 }
 

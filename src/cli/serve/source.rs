@@ -13,7 +13,7 @@ use super::persist::{PersistArgs, Persisting};
 use crate::{
     cli::facts,
     cluster::{
-        persist_queue::Pending,
+        persist_queue::PersistQueue,
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},
@@ -64,7 +64,7 @@ impl SourceArgs {
             Some(path) => Ok(Source::without_cluster(facts::load(path)?)),
             None => {
                 let client = self.client().await?;
-                let pending = Pending::default();
+                let pending = PersistQueue::default();
                 let watches = Watches::start(&client, pending.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
                 let persisting = persist.start(&client, pending)?;
