@@ -1,16 +1,15 @@
 //! The change of a VM that plugs or unplugs one NIC, made and judged before anybody is asked to store it.
 //!
 //! What is written is what a [request by annotation](crate::annotations::interfaces) would write, and the verdict is the one that the
-//! webhook would give: both come from the same [`Reviewer`], which answers reviews that are made here in memory.
+//! webhook would give: both come from the same [`Evaluator`], which evaluates reviews that are made here in memory.
 
 use std::{fmt::Display, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use json_patch::{Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{Answer, Endpoint, Reviewer},
+    admission::{self, Endpoint, Evaluation, Evaluator, ParsedBody, verdict},
     annotations::interfaces::{self, Kind, Malformed, Removals},
     api::{
         json_patch::pointer,
@@ -112,6 +111,13 @@ pub struct Verdict {
     pub warnings: Vec<String>,
 }
 
+impl From<verdict::Verdict> for Verdict {
+    fn from(verdict: verdict::Verdict) -> Self {
+        let causes = verdict.causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message));
+        Self { causes: causes.collect(), warnings: verdict.warnings }
+    }
+}
+
 /// Why there is no such change.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
@@ -137,11 +143,12 @@ pub fn edit(
     settings: &Settings,
     dry_run: bool,
 ) -> Result<Edit, EditError> {
-    let reviewer = Reviewer::new(Arc::clone(facts), settings.clone());
+    let evaluator = Evaluator::new(facts.as_ref(), settings);
     check_name(request)?;
     let (before, asked) = ask_by_annotation(vm, request);
     let body = review_of(&before, &asked, dry_run);
-    let (cluster_info, running, is_sriov) = read(&body, |change| {
+    let body = admission::parse(&body);
+    let (cluster_info, running, is_sriov) = with_change(&body, |change| {
         check_plan(change, request)?;
         let facts = facts.facts_for(change);
         let cluster_info = ClusterInfo {
@@ -155,7 +162,7 @@ pub fn edit(
         };
         Ok((cluster_info, running, is_sriov(change, request)))
     })?;
-    let mut operations = operations_of(&reviewer.review(Endpoint::Mutate, &body))?;
+    let mut operations = operations_of(evaluator.evaluate(Endpoint::Mutate, &body));
     if let EditRequest::Add(nic) = request {
         for operation in &mut operations {
             if let PatchOperation::Add(add) = operation {
@@ -168,7 +175,8 @@ pub fn edit(
     if !operations.is_empty() {
         operations.splice(0..0, tests_of(vm));
         json_patch::patch(&mut object, &operations).map_err(unreadable)?;
-        verdict = verdict_of(&reviewer.review(Endpoint::Validate, &review_of(vm, &object, dry_run)))?;
+        let body = review_of(vm, &object, dry_run);
+        verdict = evaluator.evaluate(Endpoint::Validate, &admission::parse(&body)).into_verdict().into();
     }
     Ok(Edit { patch: Patch(operations), object, verdict, cluster_info, running, is_sriov })
 }
@@ -227,13 +235,13 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read<T>(body: &[u8], look: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
-    match review::read(body) {
-        Ok(Reading::Whole(request)) => match Change::of(&request) {
-            Some(change) => look(&change),
+fn with_change<T>(body: &ParsedBody, use_it: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
+    match body {
+        Ok(Reading::Whole(request)) => match Change::of(request) {
+            Some(change) => use_it(&change),
             None => Err(EditError::Unreadable("it is no VirtualMachine".to_owned())),
         },
-        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message)),
+        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
         Err(error) => Err(unreadable(error)),
     }
 }
@@ -303,16 +311,11 @@ fn dress(value: &mut Value, nic: &NewNic) {
 }
 
 /// The operations of a patch, without those on the annotation that was never stored.
-fn operations_of(answer: &Answer) -> Result<Vec<PatchOperation>, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let Some(patch) = answer.pointer("/response/patch").and_then(Value::as_str) else { return Ok(Vec::new()) };
-    let patch = BASE64.decode(patch).map_err(unreadable)?;
-    let Patch(operations) = serde_json::from_slice(&patch).map_err(unreadable)?;
+fn operations_of(evaluation: Evaluation) -> Vec<PatchOperation> {
     let annotations = pointer("metadata", &["annotations"]);
-    Ok(operations
-        .into_iter()
-        .filter(|operation| !operation.path().as_str().starts_with(annotations.as_str()))
-        .collect())
+    let mut operations = evaluation.into_patch();
+    operations.retain(|operation| !operation.path().as_str().starts_with(annotations.as_str()));
+    operations
 }
 
 /// Tests of both lists; where one is missing, which no test can tell, of the whole object.
@@ -331,17 +334,6 @@ fn tests_of(vm: &Value) -> Vec<PatchOperation> {
 
 fn lists() -> impl Iterator<Item = PointerBuf> {
     [&["domain", "devices", "interfaces"][..], &["networks"]].into_iter().map(|below| pointer(TEMPLATE, below))
-}
-
-fn verdict_of(answer: &Answer) -> Result<Verdict, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let list = |pointer: &str| answer.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let cause = |cause: &Value| format!("{}: {}", text(cause, "field"), text(cause, "message"));
-    Ok(Verdict {
-        causes: list("/response/status/details/causes").iter().map(cause).collect(),
-        warnings: list("/response/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-    })
 }
 
 fn unreadable(error: impl Display) -> EditError {
