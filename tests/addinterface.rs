@@ -327,7 +327,7 @@ async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
     run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["is there already, on network \"new-fancy-net\""]);
     let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
-    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
+    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["exists already, with a MAC address that KubeVirt"]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest releases it"], &[]);
@@ -407,7 +407,7 @@ async fn an_invalid_change_is_denied_with_a_reason_and_not_sent() {
         run(fixture.command(BY_MIGRATION, &both)).await.check(1, &[], &["is invalid: * spec.", "[NP112] * spec."]);
     assert_eq!(finished.stdout, "");
     let name = ["removeinterface", VM, "--name", "a,b"];
-    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is no name of a NIC"]);
+    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is not a valid name of a NIC"]);
     assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 

@@ -24,33 +24,33 @@ use crate::{
     settings::Settings,
 };
 
-/// The path of the lists in a VM.
+/// The path of a VM's template, which has the lists of NICs.
 const TEMPLATE: &str = "spec.template.spec";
 
-/// What is wanted.
+/// The requested change.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EditRequest {
-    /// One NIC more.
+    /// Add this NIC.
     Add(NewNic),
-    /// The NIC of this name no more.
+    /// Remove the NIC of this name.
     Remove(String),
 }
 
-/// A NIC that a VM is to have.
+/// A NIC to add.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NewNic {
-    /// Of interface and network.
+    /// The name of its interface and of its network.
     pub name: String,
     /// `multus.networkName`: `nad` or `namespace/nad`.
     pub network_name: String,
-    /// `macAddress`; `None` leaves it to KubeVirt.
+    /// `macAddress`; with `None` KubeVirt chooses it.
     pub mac: Option<Mac>,
-    /// Bound by SR-IOV, and not by bridge.
+    /// Whether it is bound by SR-IOV instead of a bridge.
     pub is_sriov: bool,
 }
 
 impl EditRequest {
-    /// The name of the NIC.
+    /// Returns the name of the NIC.
     #[must_use]
     pub fn nic(&self) -> &str {
         match self {
@@ -66,8 +66,8 @@ impl EditRequest {
         }
     }
 
-    /// The annotation that asks for it.
-    fn request(&self) -> String {
+    /// Returns the value of the annotation that requests the same change.
+    fn annotation(&self) -> String {
         match self {
             Self::Add(NewNic { name, network_name, .. }) => {
                 json!([{"name": name, "networkAttachmentDefinitionName": network_name}]).to_string()
@@ -80,56 +80,56 @@ impl EditRequest {
 /// A change that can be made.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// What to change; empty when the VM is as it is wanted. It begins with tests of what it was made for, so that it
-    /// fails where somebody else was faster.
+    /// The change; empty if the VM has the requested state. It begins with tests, so that it fails if another client has
+    /// changed the NICs.
     pub patch: Patch,
-    /// The VM after it.
+    /// The VM after the change.
     pub object: Value,
-    /// What nicplug says to it.
+    /// The result of nicplug's rules.
     pub verdict: Verdict,
-    /// What the NIC will meet.
+    /// The facts that decide how the NIC is attached.
     pub cluster_info: ClusterInfo,
-    /// Whether the VM runs; absent when it does not.
+    /// Whether the VM runs; absent if it does not.
     pub running: Fact<()>,
     /// Whether the NIC is bound by SR-IOV.
     pub is_sriov: bool,
 }
 
 impl Edit {
-    /// Whether there is something to change.
+    /// Whether the VM must be changed.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         !self.patch.is_empty()
     }
 }
 
-/// What nicplug says to a change.
+/// The result of nicplug's rules for a change.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Verdict {
-    /// Why it is refused, each as `FIELD: MESSAGE`; none when it is not.
+    /// The causes of a denial, each as `FIELD: MESSAGE`; empty if the change is allowed.
     pub causes: Vec<String>,
-    /// What the user should read.
+    /// The warnings for the user.
     pub warnings: Vec<String>,
 }
 
 /// Why there is no such change.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// The name is none that a NIC can have, or the network's is none.
+    /// The name of the NIC or of the network is invalid.
     #[error("{0}")]
     Malformed(String),
-    /// The VM has a NIC of the name, and it is another one.
+    /// The VM has a different NIC of this name.
     #[error("{0}")]
     Taken(String),
-    /// The VM is not what the API of KubeVirt says.
+    /// The VM does not match KubeVirt's API.
     #[error("the VM cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Makes the change of a VM, as the API gives it, and judges it.
+/// Computes the change of a VM, as the API returns it, and evaluates it.
 ///
 /// # Errors
-/// See [`EditError`]. A change that is refused by rules is no error: its verdict says so.
+/// See [`EditError`]. A denial by rules is not an error, but in the verdict.
 pub fn edit(
     vm: &Value,
     request: &EditRequest,
@@ -159,7 +159,7 @@ pub fn edit(
     if let EditRequest::Add(nic) = request {
         for operation in &mut operations {
             if let PatchOperation::Add(add) = operation {
-                dress(&mut add.value, nic);
+                set_properties(&mut add.value, nic);
             }
         }
     }
@@ -173,7 +173,7 @@ pub fn edit(
     Ok(Edit { patch: Patch(operations), object, verdict, cluster_info, running, is_sriov })
 }
 
-/// Whether a patch still fits a VM that may have been changed since the patch was made: whether its tests hold.
+/// Whether the tests of a patch still hold for a VM that may have been changed since the patch was computed.
 #[must_use]
 pub fn still_fits(patch: &Patch, vm: &Value) -> bool {
     let tests = patch.iter().filter(|operation| matches!(operation, PatchOperation::Test(_)));
@@ -181,20 +181,20 @@ pub fn still_fits(patch: &Patch, vm: &Value) -> bool {
     json_patch::patch(&mut vm.clone(), &tests).is_ok()
 }
 
-/// A removal by annotation could name several: of a command it is one.
+/// Checks the name for a removal: an annotation can name several NICs, a command only one.
 fn check_name(request: &EditRequest) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
     let names: Result<Removals, Malformed> = name.parse();
     match names {
         Ok(names) if names.iter().eq([name.as_str()]) => Ok(()),
         _ => Err(EditError::Malformed(format!(
-            "{name:?} is no name of a NIC: that has letters, digits, - and _, at most 63 of them"
+            "{name:?} is not a valid name of a NIC: use at most 63 letters, digits, - and _"
         ))),
     }
 }
 
-/// The VM without any request, and with the one that asks for the wish: a request that somebody left behind, or the
-/// same one, would not count.
+/// Returns the VM without any request by annotation, and with the one for this change. A request that the VM already has
+/// would have no effect.
 fn ask_by_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
     let mut before = vm.clone();
     if let Some(annotations) = before.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
@@ -209,7 +209,7 @@ fn ask_by_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
             *annotations = json!({});
         }
         if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(request.kind().key().to_owned(), request.request().into());
+            annotations.insert(request.kind().key().to_owned(), request.annotation().into());
         }
     }
     (before, asked)
@@ -238,7 +238,7 @@ fn read<T>(body: &[u8], look: impl FnOnce(&Change) -> Result<T, EditError>) -> R
     }
 }
 
-/// Whether the wish can be granted, beside what rules say.
+/// Checks whether the change is possible, apart from the rules.
 fn check_plan(change: &Change, request: &EditRequest) -> Result<(), EditError> {
     if let Err(refusals) = interfaces::plan(change) {
         let words = |refusal: interfaces::Refusal| match refusal.why {
@@ -250,23 +250,23 @@ fn check_plan(change: &Change, request: &EditRequest) -> Result<(), EditError> {
     }
     let nics = change.after.nics();
     match request {
-        EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |there| check_likeness(there, nic)),
+        EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |there| check_same_nic(there, nic)),
         EditRequest::Remove(_) => Ok(()),
     }
 }
 
-/// A NIC that is there already has to be what is asked for, in what is asked for.
-fn check_likeness(there: &Nic, nic: &NewNic) -> Result<(), EditError> {
+/// Checks that an existing NIC has all requested properties.
+fn check_same_nic(there: &Nic, nic: &NewNic) -> Result<(), EditError> {
     let Some(interface) = there.interface.map(|entry| entry.value) else { return Ok(()) };
     let name = &nic.name;
     if nic.is_sriov && interface.bindings.sriov.is_none() {
-        return Err(EditError::Taken(format!("{name:?} is there already, not bound by SR-IOV")));
+        return Err(EditError::Taken(format!("{name:?} exists already, and is not bound by SR-IOV")));
     }
     let Some(wanted) = nic.mac else { return Ok(()) };
     match interface.mac_address.as_deref() {
         Some(mac) if mac.parse() == Ok(wanted) => Ok(()),
-        Some(mac) => Err(EditError::Taken(format!("{name:?} is there already, with MAC address {mac:?}"))),
-        None => Err(EditError::Taken(format!("{name:?} is there already, with a MAC address of KubeVirt's choice"))),
+        Some(mac) => Err(EditError::Taken(format!("{name:?} exists already, with MAC address {mac:?}"))),
+        None => Err(EditError::Taken(format!("{name:?} exists already, with a MAC address that KubeVirt chose"))),
     }
 }
 
@@ -277,10 +277,10 @@ fn is_sriov(change: &Change, request: &EditRequest) -> bool {
     is_wanted || interface.is_some_and(|entry| entry.value.bindings.sriov.is_some())
 }
 
-/// Gives the interface that is added what an annotation cannot ask for.
-fn dress(value: &mut Value, nic: &NewNic) {
+/// Sets the properties of the added interface that an annotation cannot request.
+fn set_properties(value: &mut Value, nic: &NewNic) {
     match value {
-        Value::Array(entries) => entries.iter_mut().for_each(|entry| dress(entry, nic)),
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| set_properties(entry, nic)),
         Value::Object(fields) if fields.contains_key("bridge") => {
             if fields.get("name").and_then(Value::as_str) != Some(nic.name.as_str()) {
                 return;
@@ -295,7 +295,7 @@ fn dress(value: &mut Value, nic: &NewNic) {
         }
         Value::Object(fields) => {
             if let Some(interfaces) = fields.get_mut("interfaces") {
-                dress(interfaces, nic);
+                set_properties(interfaces, nic);
             }
         }
         _ => {}
@@ -315,7 +315,7 @@ fn operations_of(answer: &Answer) -> Result<Vec<PatchOperation>, EditError> {
         .collect())
 }
 
-/// Tests of both lists; where one is missing, which no test can tell, of the whole object.
+/// Returns tests of both lists. If a list is missing, which no test can express, the resource version is tested instead.
 fn tests_of(vm: &Value) -> Vec<PatchOperation> {
     let tests = lists().map(|path| {
         let value = vm.pointer(path.as_str()).filter(|value| !value.is_null())?.clone();
@@ -353,7 +353,7 @@ mod tests {
     use super::*;
     use crate::{cluster::store::Store, facts::NoFacts};
 
-    /// A VM with its default NIC and `a`, as it is stored.
+    /// A stored VM with its default NIC and `a`.
     fn vm() -> Value {
         json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
             "metadata": {"name": "vm", "namespace": "demo", "resourceVersion": "7", "uid": "u"},
@@ -362,7 +362,7 @@ mod tests {
                 "networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "net"}}]}}}})
     }
 
-    /// A cluster with the network, where the VM runs or does not.
+    /// A cluster with the network, in which the VM runs or does not run.
     fn cluster(is_running: bool) -> Arc<dyn FactSource> {
         let mut store = Store::complete();
         let mut objects = vec![
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_list_is_missing_the_whole_object_is_tested() {
+    fn if_a_list_is_missing_the_resource_version_is_tested() {
         let edit = edited(&without_lists(), &EditRequest::Add(nic("b")), &cluster(false)).unwrap();
         assert_eq!(paths(&edit), ["test /metadata/resourceVersion", "add /domain/devices/interfaces", "add /networks"]);
         let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_wanted_is_left_alone() {
+    fn a_fulfilled_request_changes_nothing() {
         for request in [EditRequest::Add(nic("a")), EditRequest::Remove("z".to_owned())] {
             let edit = edited(&vm(), &request, &cluster(true)).unwrap();
             assert!(!edit.is_needed(), "{:?}", paths(&edit));
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_was_left_behind_is_not_in_the_way() {
+    fn an_old_request_by_annotation_has_no_effect() {
         let mut vm = vm();
         vm["metadata"]["annotations"] = json!({"nicplug.io/add-interfaces": "b=net", "mine": "1"});
         let edit = edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_leaves_a_running_vm_by_state_and_a_stopped_one_whole() {
+    fn a_removal_sets_the_state_in_a_running_vm_and_deletes_both_entries_in_a_stopped_one() {
         let request = EditRequest::Remove("a".to_owned());
         let live = edited(&vm(), &request, &cluster(true)).unwrap();
         assert_eq!(paths(&live), [TESTS.to_vec(), vec!["add /domain/devices/interfaces/1/state"]].concat());
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn another_nic_of_the_name_is_told_apart() {
+    fn a_different_nic_of_the_same_name_is_an_error() {
         let mac = |text: &str| Some(text.parse().unwrap());
         let mut vm = vm();
         vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][1]["macAddress"] = json!("02:00:00:00:00:AA");
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_told_as_such() {
+    fn an_invalid_name_is_an_error() {
         for request in [
             EditRequest::Add(nic("a b")),
             EditRequest::Add(NewNic { network_name: "x/y/z".to_owned(), ..nic("b") }),
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_is_the_one_of_the_webhook() {
+    fn the_verdict_is_that_of_the_webhook() {
         let nowhere = NewNic { network_name: "nowhere".to_owned(), ..nic("b") };
         let denied = edited(&vm(), &EditRequest::Add(nowhere), &cluster(true)).unwrap();
         assert_eq!(denied.verdict.causes.len(), 1, "{:?}", denied.verdict);
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_vm_is_an_error() {
+    fn an_object_that_is_not_a_vm_is_an_error() {
         for vm in [
             json!({"metadata": {"name": "vm"}}),
             json!({"metadata": {"name": "vm"}, "spec": {"template": {"spec": {"networks": 5}}}}),
