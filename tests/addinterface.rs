@@ -321,13 +321,13 @@ async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_
 
     let again = [&ADD[..], &["--persist"]].concat();
     let unchanged = "virtualmachine.kubevirt.io/vm-fedora unchanged";
-    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "exists already"], &[]);
+    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "already exists"], &[]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
-    run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["is there already, on network \"new-fancy-net\""]);
+    run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["already exists, on network \"new-fancy-net\""]);
     let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
-    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["exists already, with a MAC address that KubeVirt"]);
+    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["already exists, with a MAC address that KubeVirt"]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest releases it"], &[]);
@@ -407,7 +407,7 @@ async fn an_invalid_change_is_denied_with_a_reason_and_not_sent() {
         run(fixture.command(BY_MIGRATION, &both)).await.check(1, &[], &["is invalid: * spec.", "[NP112] * spec."]);
     assert_eq!(finished.stdout, "");
     let name = ["removeinterface", VM, "--name", "a,b"];
-    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is not a valid name of a NIC"]);
+    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is not a valid NIC name"]);
     assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 
@@ -434,7 +434,7 @@ async fn a_concurrent_change_by_another_user_is_kept() {
     let proxy = ConflictProxy::start(&fixture, 100).await;
     let finished = run(fixture.command_with(proxy.kubeconfig(&fixture), IN_PLACE, &ADD)).await;
     let finished = finished.check(2, &[], &["during each of 5 attempts: run the command again"]);
-    assert_eq!(finished.stderr.matches("(4 NICs)").count(), 1, "each warning is printed once: {finished:?}");
+    assert_eq!(finished.stderr.matches("(NICs: 4)").count(), 1, "each warning is printed once: {finished:?}");
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!((names(&vm, NETWORKS).len(), proxy.patches.load(Ordering::SeqCst)), (6, 5));
 }

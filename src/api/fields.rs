@@ -4,7 +4,7 @@
 //! large and their levels many, so much of the reading would be moving. Here a view is made once, empty, and what is
 //! read goes to its place.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -236,7 +236,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectInCommon<'_, 'de, T> {
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match Rc::get_mut(&mut self.place.part) {
+        match Arc::get_mut(&mut self.place.part) {
             Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
             None => Ok(()),
         }

@@ -17,7 +17,7 @@ pub mod network;
 pub mod review;
 pub mod vm;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, rc::Rc};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -234,7 +234,7 @@ impl<T> Deref for Part<T> {
 /// reader of a request does both, but for a request that changes nothing.
 #[derive(Debug, Default)]
 pub struct Shared<'a, T> {
-    part: Rc<T>,
+    part: Arc<T>,
     put_off: Option<JsonText<'a>>,
     is_repeated: bool,
 }
@@ -243,7 +243,7 @@ impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads what was put off.
     fn read(&mut self) -> Result<(), json::Unreadable> {
         if let Some(text) = self.put_off.take() {
-            self.part = Rc::new(json::read(text.0)?);
+            self.part = Arc::new(json::read(text.0)?);
         }
         Ok(())
     }
@@ -258,7 +258,7 @@ impl<T> Shared<'_, T> {
     /// Has the part in common with the other object, if it was repeated.
     fn take_from(&mut self, other: &Self) {
         if self.is_repeated {
-            self.part = Rc::clone(&other.part);
+            self.part = Arc::clone(&other.part);
             self.is_repeated = other.is_repeated;
         }
     }
@@ -266,7 +266,7 @@ impl<T> Shared<'_, T> {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { part: Rc::clone(&self.part), ..*self }
+        Self { part: Arc::clone(&self.part), ..*self }
     }
 }
 

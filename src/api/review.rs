@@ -322,6 +322,8 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
 /// # Errors
 /// See [`BodyError`]: the answer to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
+    #[cfg(test)]
+    parse_count::add();
     // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
     let text = simdutf8::basic::from_utf8(body).or_else(|_| {
         // Only the slower check says what is wrong.
@@ -337,11 +339,23 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
     }
 }
 
-/// Reads of a request who asks for what, and not its objects; `None` where there is no request.
-#[must_use]
-pub fn head(body: &[u8]) -> Option<Request<'_>> {
-    let body: Body<Bare> = json::read(simdutf8::basic::from_utf8(body).ok()?).ok()?;
-    body.request.map(|bare| bare.request)
+/// Counts the calls of [`read`] on this thread, for a test that a body is parsed once.
+#[cfg(test)]
+pub(crate) mod parse_count {
+    use std::cell::Cell;
+
+    thread_local! {
+        static CALLS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add() {
+        CALLS.set(CALLS.get() + 1);
+    }
+
+    /// Returns the number of calls since the last time, and starts again from 0.
+    pub(crate) fn take() -> usize {
+        CALLS.replace(0)
+    }
 }
 
 /// Tells why a body could not be read, or reads of it what can be read.

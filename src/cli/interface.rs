@@ -213,7 +213,7 @@ impl Command<'_> {
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
-            Err(EditError::Malformed(why) | EditError::Taken(why)) => {
+            Err(EditError::Malformed(why) | EditError::NameInUse(why)) => {
                 self.console.error(&why)?;
                 Ok(None)
             }
@@ -284,7 +284,7 @@ impl Command<'_> {
         let nic = self.request.nic();
         match self.request {
             _ if edit.is_needed() => {}
-            EditRequest::Add(_) => self.console.info(&format!("{nic:?} exists already"))?,
+            EditRequest::Add(_) => self.console.info(&format!("{nic:?} already exists"))?,
             EditRequest::Remove(_) => self.console.info(&format!("{nic:?} does not exist"))?,
         }
         Ok(())

@@ -397,7 +397,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Decision, Reviewer},
+        admission::{Decision, Evaluator, parse},
         certificates::{self, Host},
         cluster::{
             persist_queue::{ObjectRef, Pending},
@@ -482,10 +482,10 @@ mod tests {
     #[test]
     fn what_happens_is_shown_where_it_belongs() {
         let Everything { metrics, counts, in_flight, pending } = everything();
-        let answer =
-            Reviewer::new(Arc::new(NoFacts), Settings::default()).review(Endpoint::Validate, REVIEW.as_bytes());
-        assert_eq!(answer.decision, Decision::Denied);
-        counts.add(Endpoint::Validate, &answer, Duration::from_micros(30));
+        let (body, settings) = (parse(REVIEW.as_bytes()), Settings::default());
+        let evaluation = Evaluator::new(&NoFacts, &settings).evaluate(Endpoint::Validate, &body);
+        assert_eq!(evaluation.decision(), Decision::Denied);
+        counts.add(evaluation.labels(), Duration::from_micros(30));
         counts.refuse(Refusal::BodyLate);
         counts.fail_handshake();
         let _open = counts.open_connection();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Reconciler, client::Trouble};
 use crate::{
-    annotations::persist::{self, Plan, Step, status_requests},
+    annotations::persist::{self, PersistPlan, Step, status_requests},
     api::cluster::KubeVirt as Resource,
     cluster::persist_queue::ObjectRef,
     facts::KubeVirt,
@@ -94,12 +94,12 @@ impl<'v> Reconcile<'v> {
                 self.annotate(&vmi, vm.as_ref().unwrap_or(&vmi), operations).await?;
                 Ok(true)
             }
-            Ok(Step::Mirror(plan)) => match &vm {
+            Ok(Step::Persist(plan)) => match &vm {
                 Some(vm) => self.carry_out(&vmi, vm, plan).await,
                 None => Ok(false),
             },
             Err(why) => {
-                let teller = vm.as_ref().filter(|_| why != persist::Why::NoVm).unwrap_or(&vmi);
+                let teller = vm.as_ref().filter(|_| why != persist::PersistError::NoVm).unwrap_or(&vmi);
                 self.fail(teller, Some(&vmi), &why.to_string()).await;
                 Ok(false)
             }
@@ -107,8 +107,8 @@ impl<'v> Reconcile<'v> {
     }
 
     /// Writes what is missing into the template, then takes what is done out of the annotation.
-    async fn carry_out(&mut self, vmi: &Value, vm: &Value, plan: Plan) -> Result<bool, Trouble> {
-        for (_, why) in &plan.refused {
+    async fn carry_out(&mut self, vmi: &Value, vm: &Value, plan: PersistPlan) -> Result<bool, Trouble> {
+        for (_, why) in &plan.rejected {
             self.fail(vm, Some(vmi), &why.to_string()).await;
         }
         let mut done: Vec<&str> = plan.done().collect();
@@ -118,7 +118,7 @@ impl<'v> Reconcile<'v> {
             self.reconciler.progress.add_mirrored(plan.missing.len());
             tracing::info!(vm = text(vm, "name"), namespace = text(vm, "namespace"), nics = ?plan.missing, "mirrored");
         }
-        let settled = persist::settle(vmi, &done);
+        let settled = persist::remove_names(vmi, &done);
         if settled.is_empty() {
             return Ok(false);
         }
@@ -137,18 +137,19 @@ impl<'v> Reconcile<'v> {
         self.failures.clear();
         let objects = &self.reconciler.objects;
         let Some(vm) = objects.get(Kind::Vm, namespace, name).await? else { return Ok(false) };
-        if !status_requests::asks(&vm) {
+        if !status_requests::has_requests(&vm) {
             return Ok(false);
         }
         let kubevirt = objects.list(Kind::KubeVirt).await?.into_iter().next();
         let kubevirt = kubevirt.and_then(|resource| serde_json::from_value::<Resource>(resource).ok());
-        let Some(kubevirt) = kubevirt.map(KubeVirt::from).filter(|kubevirt| status_requests::is_ours(kubevirt.version))
+        let Some(kubevirt) =
+            kubevirt.map(KubeVirt::from).filter(|kubevirt| status_requests::is_handled_by_nicplug(kubevirt.version))
         else {
             return Ok(false);
         };
         let vmi = objects.get(Kind::Vmi, namespace, name).await?;
         let plan = status_requests::plan(&vm, vmi.as_ref(), kubevirt.default_binding.as_str());
-        for why in &plan.refused {
+        for why in &plan.rejected {
             self.fail(&vm, vmi.as_ref(), &why.to_string()).await;
         }
         if !plan.operations.is_empty() {
@@ -156,14 +157,14 @@ impl<'v> Reconcile<'v> {
             self.write(&vm, related, None, plan.operations, &names_of(&plan.done)).await?;
             self.reconciler.progress.add_mirrored(plan.done.len());
         }
-        if plan.settled.is_empty() {
+        if plan.status_operations.is_empty() {
             return Ok(false);
         }
         let note = format!("the VM's template has {} as asked in status.interfaceRequests", names_of(&plan.done));
         if self.told.insert(note.clone()) {
             self.tell(EventReason::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
         }
-        self.write(&vm, &vm, Some("status"), plan.settled, "the requests").await?;
+        self.write(&vm, &vm, Some("status"), plan.status_operations, "the requests").await?;
         self.told.remove(&note);
         Ok(true)
     }
