@@ -6,7 +6,7 @@ use anyhow::Context;
 use criterion::{Criterion, Throughput};
 use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
-    api::vm::Phase,
+    api::vmi::Phase,
     change::Change,
     facts::{
         Fact, FactSource, Facts, KubeVirt, Vmi,

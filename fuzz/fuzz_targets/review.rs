@@ -9,7 +9,7 @@ use json_patch::Patch;
 use libfuzzer_sys::fuzz_target;
 use nicplug::{
     admission::{Endpoint, Reviewer},
-    api::vm::Phase,
+    api::vmi::Phase,
     change::Change,
     facts::{
         Fact, FactSource, Facts, Vmi, KubeVirt,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 pub use self::parse::{Addition, Additions, Malformed, Removals, check_addition, check_removal, names};
 use crate::{
-    api::{network::NadRef, vm::Annotations},
+    api::{metadata::Annotations, network::NadRef},
     change::{Change, Nic, View},
 };
 

@@ -1,7 +1,7 @@
 //! `nicplug.io/reserve-ports`: how many hotplug ports a guest shall have free at every boot.
 
 use crate::{
-    api::vm::Metadata,
+    api::metadata::Metadata,
     change::View,
     facts::{Facts, Vm},
     settings::Settings,

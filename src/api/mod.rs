@@ -13,9 +13,11 @@ pub mod guest;
 mod json;
 pub mod json_patch;
 pub mod mac;
+pub mod metadata;
 pub mod network;
 pub mod review;
 pub mod vm;
+pub mod vmi;
 
 use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, rc::Rc};
 
@@ -439,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_there_twice_is_an_error() {
-        let metadata = |text: &str| serde_json::from_str::<vm::Metadata>(text).map(drop);
+        let metadata = |text: &str| serde_json::from_str::<metadata::Metadata>(text).map(drop);
         assert!(metadata(r#"{"name": "a", "uid": "a", "other": 1, "other": 2}"#).is_ok());
         let error = metadata(r#"{"name": "a", "uid": "a", "name": "a"}"#).unwrap_err().to_string();
         assert!(error.starts_with("duplicate field `name`"), "{error}");

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::board::Board;
 use crate::{
-    api::vm::{VirtualMachine, VirtualMachineInstance},
+    api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
         files,
         manifests::{self, Manifest},

@@ -22,7 +22,7 @@ use super::store::{
     projection::{KUBEVIRT_NODE, MULTUS_CONFIG},
 };
 use crate::{
-    api::{network::NadRef, vm::VirtualMachineInstance},
+    api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
     k8s::kind::Kind,
 };

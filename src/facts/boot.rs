@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    api::vm::{Annotations, VirtualMachineInstance},
+    api::{metadata::Annotations, vmi::VirtualMachineInstance},
     pci::{BootSlots, DeviceKinds, Devices, NoKinds, Placement, count_devices},
 };
 

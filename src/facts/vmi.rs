@@ -6,7 +6,7 @@ use super::{boot::Boot, nic::GuestNic};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
-        vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
+        vmi::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
     },
     change::NICS_AT_MOST,
     pci::{DeviceKinds, NoKinds},

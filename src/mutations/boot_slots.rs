@@ -10,7 +10,8 @@ use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::{
         json_patch::{add_op, pointer, remove_op},
-        vm::{Annotations, VirtualMachineInstance},
+        metadata::Annotations,
+        vmi::VirtualMachineInstance,
     },
     facts::boot,
     pci::{self, BootSlots, Reservation, SLOT_COUNT, SlotCount},

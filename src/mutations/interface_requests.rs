@@ -138,7 +138,7 @@ mod tests {
         api::{
             cluster,
             review::{self, Reading},
-            vm::VirtualMachineInstance,
+            vmi::VirtualMachineInstance,
         },
         change::Change,
         facts::{Facts, KubeVirt, Vmi},

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{review::ObjectKind, vm::Phase},
+    api::{review::ObjectKind, vmi::Phase},
     change::NicDiff,
     facts::{Fact, Vmi},
 };
@@ -60,7 +60,7 @@ fn judge_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
 mod tests {
     use super::RULE;
     use crate::{
-        api::vm::Phase,
+        api::vmi::Phase,
         rules::testing::{Expect, Hotplug},
     };
 

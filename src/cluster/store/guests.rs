@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::vm::{VirtualMachine, VirtualMachineInstance},
+        api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
         cluster::store::mac_index::macs_of,
     };
 

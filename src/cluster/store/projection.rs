@@ -12,8 +12,10 @@ use crate::{
     api::{
         FieldError,
         cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
+        metadata::Metadata,
         read_object,
-        vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
+        vm::{Migration, Revision, VirtualMachine},
+        vmi::VirtualMachineInstance,
     },
     facts::{Fact, Isolation, KubeVirt, Vm, Vmi, attachment::Daemon, boot, nad::Nad},
     k8s::{Key, kind::Kind},

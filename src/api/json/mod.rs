@@ -9,7 +9,9 @@
 //! The reader accepts what serde_json accepts and yields the same values: a property test holds it to that. It does
 //! not say what is wrong with the rest; who wants to know asks serde_json.
 
+mod scan;
 mod skip;
+mod skipped;
 
 use std::{fmt, marker::PhantomData, mem};
 
@@ -21,7 +23,11 @@ use serde::{
     },
     forward_to_deserialize_any,
 };
-use wide::u8x16;
+
+use self::{
+    scan::{after_number, short_whole_number, split_plain_string, without_blanks},
+    skipped::Skipped,
+};
 
 /// As a newtype's name it asks the [`Reader`] for the text of a value: it is given by `visit_borrowed_str`. Every
 /// other deserializer takes it for a newtype like any other.
@@ -382,181 +388,6 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Unreadable> {
         seed.deserialize(&mut *self.reader)
     }
-}
-
-/// The first long values that were skipped, with their first bytes to find them by.
-///
-/// `oldObject` repeats most of `object` byte for byte, so what was walked once need only be compared. The comparison
-/// never looks further than the walk would: up to where two texts differ, both are the same unfinished value.
-#[derive(Default)]
-struct Skipped<'de> {
-    values: [([u8; HEAD], &'de [u8]); 16],
-    count: usize,
-}
-
-/// How many bytes a value is found by.
-const HEAD: usize = 8;
-
-impl<'de> Skipped<'de> {
-    /// Shorter values are walked as quickly as they are found.
-    const LENGTH_AT_LEAST: usize = 128;
-
-    /// What follows a value, which begins at once; `None` if it has no end. The entries of a list are remembered one by
-    /// one: of `managedFields` the last one changes.
-    fn after_value(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
-        match text {
-            [b'[', b'{', ..] => self.after_list(text.get(1..)?),
-            _ => self.after_entry(text),
-        }
-    }
-
-    fn after_list(&mut self, mut rest: &'de [u8]) -> Option<&'de [u8]> {
-        loop {
-            match after_blanks(self.after_entry(rest)?) {
-                [b',', tail @ ..] => rest = after_blanks(tail),
-                [b']', tail @ ..] => return Some(tail),
-                _ => return None,
-            }
-        }
-    }
-
-    /// What follows a value, which is remembered if it costs more to walk it than to find it: an object, or a string
-    /// with escapes, such as JSON in an annotation. Both say themselves where they end, as `12` does not.
-    #[inline]
-    fn after_entry(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
-        match text {
-            [b'"', inside @ ..] => match from_special(inside)? {
-                [b'"', tail @ ..] => Some(tail),
-                _ => self.after_delimited(text),
-            },
-            [b'{', b'}', tail @ ..]
-            | [b'[', b']', tail @ ..]
-            | [b't', b'r', b'u', b'e', tail @ ..]
-            | [b'f', b'a', b'l', b's', b'e', tail @ ..]
-            | [b'n', b'u', b'l', b'l', tail @ ..] => Some(tail),
-            [b'{', ..] => self.after_delimited(text),
-            [b'[', ..] => skip::after_brackets(text),
-            number => after_number(number),
-        }
-    }
-
-    #[inline(never)]
-    fn after_delimited(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
-        let Some(head) = text.first_chunk().copied() else { return after_delimited(text) };
-        let mut known = self.values.iter().take(self.count).filter(|(known, _)| *known == head);
-        if let Some(tail) = known.find_map(|(_, value)| text.strip_prefix(*value)) {
-            return Some(tail);
-        }
-        let tail = after_delimited(text)?;
-        let value = text.get(..text.len() - tail.len())?;
-        if value.len() >= Self::LENGTH_AT_LEAST
-            && let Some(free) = self.values.get_mut(self.count)
-        {
-            *free = (head, value);
-            self.count += 1;
-        }
-        Some(tail)
-    }
-}
-
-/// What follows an object or a string.
-fn after_delimited(text: &[u8]) -> Option<&[u8]> {
-    match text {
-        [b'"', inside @ ..] => skip::after_string(inside),
-        _ => skip::after_brackets(text),
-    }
-}
-
-/// Parts a string that has no escapes from what follows it; `None` if the text begins with no such string.
-#[inline]
-fn split_plain_string(text: &str) -> Option<(&str, &str)> {
-    let inside = text.strip_prefix('"')?;
-    let tail = from_special(inside.as_bytes())?;
-    let (text, tail) = inside.split_at_checked(inside.len() - tail.len())?;
-    Some((text, tail.strip_prefix('"')?))
-}
-
-/// What follows blanks. The API server writes none, so there is one question where there are none.
-#[inline]
-fn after_blanks(text: &[u8]) -> &[u8] {
-    match text {
-        [(..=b' '), ..] => after_first_blank(text),
-        _ => text,
-    }
-}
-
-#[cold]
-fn after_first_blank(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] = text {
-        text = tail;
-    }
-    text
-}
-
-/// As [`after_blanks`], of text.
-#[inline]
-fn without_blanks(text: &str) -> &str {
-    match text.as_bytes() {
-        [(..=b' '), ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
-        _ => text,
-    }
-}
-
-/// What a string holds from its first quote, backslash or control character on.
-#[inline]
-fn from_special(mut text: &[u8]) -> Option<&[u8]> {
-    while let Some((chunk, tail)) = text.split_first_chunk() {
-        let specials = specials(*chunk);
-        if specials != 0 {
-            return text.get(specials.trailing_zeros() as usize..);
-        }
-        text = tail;
-    }
-    from_special_near_the_end(text)
-}
-
-#[cold]
-fn from_special_near_the_end(text: &[u8]) -> Option<&[u8]> {
-    let is_special = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
-    text.get(text.iter().position(is_special)?..)
-}
-
-/// Which of sixteen bytes are quotes, backslashes or control characters: one bit each, the first one lowest.
-#[inline]
-fn specials(bytes: [u8; 16]) -> u32 {
-    let bytes = u8x16::new(bytes);
-    let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-    let is_delimiter = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
-    (is_control | is_delimiter).to_bitmask()
-}
-
-/// What follows a number.
-fn after_number(text: &[u8]) -> Option<&[u8]> {
-    let mut rest = match text.strip_prefix(b"-").unwrap_or(text) {
-        [b'0', tail @ ..] => tail,
-        digits => after_digits(digits)?,
-    };
-    if let [b'.', tail @ ..] = rest {
-        rest = after_digits(tail)?;
-    }
-    if let [b'e' | b'E', tail @ ..] = rest {
-        rest = after_digits(tail.strip_prefix(b"+").or(tail.strip_prefix(b"-")).unwrap_or(tail))?;
-    }
-    Some(rest)
-}
-
-/// What follows one digit or more.
-fn after_digits(text: &[u8]) -> Option<&[u8]> {
-    let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if count == 0 { None } else { text.get(count..) }
-}
-
-/// The number, if it has digits alone, and so few that it cannot be too large.
-fn short_whole_number(text: &str) -> Option<u64> {
-    if text.len() > 18 {
-        return None;
-    }
-    text.bytes().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
 }
 
 #[cfg(test)]

@@ -1,254 +1,21 @@
-//! Every device of a guest that has to do with PCI, one by one, as KubeVirt's converter and libvirt make them of the
-//! VMI: the table of what counts. Both the sums and the picture are made from this one enumeration.
-//!
-//! | device                                                      | counted | needs on a PCIe board            |
-//! | ----------------------------------------------------------- | ------- | -------------------------------- |
-//! | NIC: virtio, e1000e, igb, ne2k_pci, pcnet; SR-IOV            | yes     | port                             |
-//! | NIC: e1000, rtl8139                                          | yes     | bridge                           |
-//! | NIC: absent, or of a plugin without a tap                    | no      | nothing                          |
-//! | host device, GPU: PCI / mediated / USB                       | yes/no/no | port / port / nothing          |
-//! | disk on bus virtio                                           | yes     | port                             |
-//! | SATA controllers: one per six names from sda on              | no      | bridge; the first of q35 nothing |
-//! | SCSI controller: unless disableHotplug without a scsi disk   | yes     | port                             |
-//! | virtio-serial: KubeVirt's / libvirt's own without a console  | yes/no  | port                             |
-//! | USB controller: there / not there (amd64 without USB)        | yes     | port / nothing                   |
-//! | input on bus virtio                                          | yes     | port                             |
-//! | balloon: on / off                                            | yes     | port / nothing                   |
-//! | rng                                                          | yes     | port                             |
-//! | watchdog: i6300esb / diag288                                 | yes     | bridge / nothing                 |
-//! | vsock, virtiofs                                              | no      | port                             |
-//! | video: q35, pc / virt                                        | no      | root bus / port                  |
-//! | sound: ich9 on q35, pc / elsewhere; ac97                     | no      | root bus / bridge; bridge        |
-//!
-//! With `useVirtioTransitional` (not on s390x) NIC, disk, SCSI, virtio-serial, balloon and rng need the bridge instead
-//! of a port. On a flat bus each device that needs anything has one slot.
-//!
-//! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-placement.go`), libvirt 11.3
-//! `src/qemu/qemu_domain_address.c`.
-
-use std::collections::BTreeSet;
-
-use serde::Deserialize;
+//! Walks over the devices of a guest in the order in which libvirt gives them addresses.
 
 use super::{
-    Attachment, DeviceKinds, HostKind, Note, Placement, Unreadable,
-    machine::{Architecture, Machine},
-    refusal::Refusal,
+    Device, Kind, Place, Sink, is_transitional,
+    lists::{BusDisk, Form, Parts, sata_controllers},
+    machine_kind,
 };
-use crate::api::{
-    Lazy,
-    guest::{Disk, Filesystem, GuestSpec, HostDevice, Input, Named, Resources, Sound, Video, Watchdog},
-    network::Interface,
+use crate::{
+    api::{guest::GuestSpec, network::Interface},
+    pci::{
+        Attachment, DeviceKinds, HostKind, Note, Placement,
+        machine::{Architecture, Machine},
+        refusal::Refusal,
+    },
 };
-
-/// Disks on one SATA controller.
-const SATA_PORTS: u64 = 6;
-
-/// What a device is.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Kind {
-    /// The virtio balloon.
-    Balloon,
-    /// A virtio disk.
-    Disk,
-    /// A virtiofs filesystem.
-    Filesystem,
-    /// A GPU or vGPU.
-    Gpu,
-    /// A host device.
-    HostDevice,
-    /// A virtio input device.
-    Input,
-    /// A NIC of the emulator.
-    Interface,
-    /// The random number generator.
-    Rng,
-    /// A further SATA controller.
-    SataController,
-    /// The SCSI controller.
-    ScsiController,
-    /// The virtio-serial controller.
-    SerialController,
-    /// A sound card.
-    Sound,
-    /// An SR-IOV NIC.
-    SriovInterface,
-    /// The USB controller.
-    UsbController,
-    /// The graphics card.
-    Video,
-    /// The vsock device.
-    Vsock,
-    /// The watchdog.
-    Watchdog,
-}
-
-impl Kind {
-    /// The name in output.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Balloon => "balloon",
-            Self::Disk => "disk",
-            Self::Filesystem => "filesystem",
-            Self::Gpu => "gpu",
-            Self::HostDevice => "hostDevice",
-            Self::Input => "input",
-            Self::Interface => "interface",
-            Self::Rng => "rng",
-            Self::SataController => "sata",
-            Self::ScsiController => "scsi",
-            Self::SerialController => "virtio-serial",
-            Self::Sound => "sound",
-            Self::SriovInterface => "sriov",
-            Self::UsbController => "usb",
-            Self::Video => "video",
-            Self::Vsock => "vsock",
-            Self::Watchdog => "watchdog",
-        }
-    }
-
-    /// The turn in which libvirt gives it an address.
-    pub(super) fn turn(self) -> u8 {
-        match self {
-            Self::Filesystem => 0,
-            Self::Interface => 1,
-            Self::Sound => 2,
-            Self::SataController | Self::ScsiController | Self::SerialController | Self::UsbController => 3,
-            Self::Disk => 4,
-            Self::Gpu | Self::HostDevice | Self::SriovInterface => 5,
-            Self::Balloon => 6,
-            Self::Rng => 7,
-            Self::Watchdog => 8,
-            Self::Video => 9,
-            Self::Input => 10,
-            Self::Vsock => 11,
-        }
-    }
-
-    /// Whether `useVirtioTransitional` turns it into a conventional PCI device. Other virtio devices stay modern.
-    fn can_be_transitional(self) -> bool {
-        matches!(
-            self,
-            Self::Balloon | Self::Disk | Self::Interface | Self::Rng | Self::ScsiController | Self::SerialController
-        )
-    }
-}
-
-/// What a device needs on a PCIe board. A flat bus has one slot for each that is not `Nowhere`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Place {
-    /// A root port of its own.
-    Port,
-    /// A conventional PCI slot, on a bridge.
-    Bridge,
-    /// A slot of the root bus, where it takes no port.
-    RootBus,
-    /// Nothing.
-    Nowhere,
-}
-
-/// One device.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Device<'v> {
-    pub(super) kind: Kind,
-    /// The name in the spec; empty for one that nobody listed.
-    pub(super) name: &'v str,
-    /// Whether KubeVirt counts it among the ports in use.
-    pub(super) is_counted: bool,
-    pub(super) place: Place,
-    /// Whether `useVirtioTransitional` makes it a conventional PCI device.
-    pub(super) is_transitional: bool,
-    /// `pciAddress`.
-    pub(super) address: Option<&'v str>,
-    /// Why it is there, or why it is where it is.
-    pub(super) why: &'static str,
-}
-
-impl<'v> Device<'v> {
-    fn new(kind: Kind, name: &'v str, place: Place, why: &'static str) -> Self {
-        Self { kind, name, is_counted: true, place, is_transitional: kind.can_be_transitional(), address: None, why }
-    }
-
-    fn uncounted(self) -> Self {
-        Self { is_counted: false, ..self }
-    }
-
-    /// Of a model that `useVirtioTransitional` does not change.
-    fn modern(self) -> Self {
-        Self { is_transitional: false, ..self }
-    }
-
-    fn at(self, address: Option<&'v str>) -> Self {
-        Self { address: address.filter(|address| !address.is_empty()), ..self }
-    }
-}
-
-/// What the enumeration finds besides devices.
-pub(super) trait Sink<'v> {
-    /// A device. Each interface is one, absent ones are `Nowhere`.
-    fn device(&mut self, device: Device<'v>);
-    /// Something that cannot be known.
-    fn note(&mut self, note: Note);
-    /// A reason why the guest cannot boot.
-    fn refusal(&mut self, refusal: Refusal);
-}
-
-/// The parts of a spec that are read for PCI only.
-#[derive(Debug)]
-pub(super) struct Parts<'a> {
-    disks: Vec<Disk<'a>>,
-    filesystems: Vec<Filesystem<'a>>,
-    gpus: Vec<HostDevice<'a>>,
-    host_devices: Vec<HostDevice<'a>>,
-    inputs: Vec<Input<'a>>,
-    pub(super) resources: Resources<'a>,
-    sound: Option<Sound<'a>>,
-    video: Option<Video<'a>>,
-    volumes: Vec<Named<'a>>,
-    watchdog: Option<Watchdog<'a>>,
-}
-
-impl<'a> Parts<'a> {
-    /// Reads them.
-    pub(super) fn read(spec: &GuestSpec<'a>) -> Result<Self, Unreadable> {
-        let devices = &spec.domain.devices;
-        Ok(Self {
-            disks: part("domain.devices.disks", &devices.disks)?,
-            filesystems: part("domain.devices.filesystems", &devices.filesystems)?,
-            gpus: part("domain.devices.gpus", &devices.gpus)?,
-            host_devices: part("domain.devices.hostDevices", &devices.host_devices)?,
-            inputs: part("domain.devices.inputs", &devices.inputs)?,
-            resources: part("domain.resources", &spec.domain.resources)?,
-            sound: part("domain.devices.sound", &devices.sound)?,
-            video: part("domain.devices.video", &devices.video)?,
-            volumes: part("volumes", &spec.volumes)?,
-            watchdog: part("domain.devices.watchdog", &devices.watchdog)?,
-        })
-    }
-}
-
-impl Parts<'_> {
-    /// Disks after KubeVirt's defaulting, those of volumes that nobody listed included.
-    pub(super) fn bus_disks(&self, architecture: Architecture) -> Vec<BusDisk<'_>> {
-        let default_bus = architecture.default_disk_bus();
-        let listed = self.disks.iter().map(|disk| BusDisk::of(disk, default_bus));
-        let disks = self.disks.iter().map(|disk| disk.name.as_str());
-        let names: BTreeSet<&str> =
-            disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect();
-        let implied = self.volumes.iter().filter(|volume| !names.contains(volume.name.as_str()));
-        let implied =
-            implied.map(|volume| BusDisk { name: &volume.name, form: Form::Disk, bus: default_bus, address: None });
-        listed.chain(implied).collect()
-    }
-}
-
-fn part<'a, T: Deserialize<'a> + Default>(field: &'static str, lazy: &Lazy<'a, T>) -> Result<T, Unreadable> {
-    lazy.read().map_err(|source| Unreadable { field, source })
-}
 
 /// Walks over all devices.
-pub(super) fn walk<'v>(
+pub(in crate::pci) fn walk<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v Parts<'v>,
     disks: &[BusDisk<'v>],
@@ -269,17 +36,6 @@ pub(super) fn walk<'v>(
     walk.small_devices(sink);
 }
 
-/// The machine type after KubeVirt's defaulting.
-pub(super) fn machine_kind<'v>(spec: &'v GuestSpec<'_>, architecture: Architecture) -> &'v str {
-    let kind = spec.domain.machine.kind.as_str();
-    if kind.is_empty() { architecture.default_machine() } else { kind }
-}
-
-/// Whether virtio devices are conventional PCI devices.
-pub(super) fn is_transitional(spec: &GuestSpec<'_>, architecture: Architecture) -> bool {
-    spec.domain.devices.use_virtio_transitional == Some(true) && architecture != Architecture::S390x
-}
-
 struct Walk<'v, 'k> {
     spec: &'v GuestSpec<'v>,
     parts: &'v Parts<'v>,
@@ -288,37 +44,6 @@ struct Walk<'v, 'k> {
     is_transitional: bool,
     placement: &'k Placement<'k>,
     kinds: &'k dyn DeviceKinds,
-}
-
-/// How a disk is attached.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Form {
-    Cdrom,
-    Disk,
-    Lun,
-}
-
-/// A disk after KubeVirt's defaulting.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BusDisk<'v> {
-    name: &'v str,
-    form: Form,
-    bus: &'v str,
-    address: Option<&'v str>,
-}
-
-impl<'v> BusDisk<'v> {
-    fn of(disk: &'v Disk<'_>, default_bus: &'v str) -> Self {
-        let (form, target) = match (&disk.disk, &disk.lun, &disk.cdrom) {
-            (Some(target), ..) => (Form::Disk, Some(target)),
-            (None, Some(target), _) => (Form::Lun, Some(target)),
-            (None, None, Some(target)) => (Form::Cdrom, Some(target)),
-            (None, None, None) => (Form::Disk, None),
-        };
-        let bus = target.map(|target| target.bus.as_str()).filter(|bus| !bus.is_empty()).unwrap_or(default_bus);
-        let address = target.and_then(|target| target.pci_address.as_deref()).filter(|text| !text.is_empty());
-        Self { name: &disk.name, form, bus, address }
-    }
 }
 
 impl<'v> Walk<'v, '_> {
@@ -578,11 +303,4 @@ impl<'v> Walk<'v, '_> {
             self.emit(sink, Device::new(Kind::Input, "", Place::Port, "the keyboard that KubeVirt adds on s390x"));
         }
     }
-}
-
-/// How many SATA controllers libvirt makes. KubeVirt names the disks of sata, scsi and usb in one row (sda, sdb, …),
-/// and libvirt finds the controller by the place in that row, so a sata disk behind many others needs a far one.
-pub(super) fn sata_controllers(disks: &[BusDisk<'_>]) -> u64 {
-    let row = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
-    row.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
 }

@@ -1,0 +1,322 @@
+//! One request, understood: whose NICs it changes, and how.
+
+mod nics;
+
+use std::collections::BTreeMap;
+
+use self::nics::nics_of;
+pub use self::nics::{Entry, Nic, NicDiff};
+use crate::api::{
+    guest::GuestSpec,
+    is_same,
+    metadata::{Annotations, Metadata},
+    review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
+    vm::InterfaceRequest,
+    vmi::VirtualMachineInstance,
+};
+
+/// More NICs than any guest has room for: a q35 board takes some 230 devices. What is larger is no guest but an attack on
+/// whoever judges it, and rules may compare each NIC with each.
+pub const NICS_AT_MOST: usize = 255;
+
+/// A request that may change the NICs of a guest, or of guests to come.
+#[derive(Debug)]
+pub struct Change<'r> {
+    /// The object that the request names.
+    pub subject: Subject<'r>,
+    /// Who asks.
+    pub user: &'r str,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
+    /// What is stored now; `None` when the object is being made.
+    pub before: Option<View<'r>>,
+    /// What is to be stored.
+    pub after: View<'r>,
+    /// The NICs that differ.
+    pub nics: NicDiff<'r>,
+    /// All NICs of the new object by name; `None` when they are written as before, and no rule asks.
+    by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
+    /// The new `status.interfaceRequests[]` of a VM, when the request is about its status and adds to them. The NICs that
+    /// differ are then those that are asked for, and their entries count these requests.
+    pub requests: Option<StatusRequests<'r>>,
+}
+
+impl<'r> Change<'r> {
+    /// The change that a request asks for; `None` when there is nothing to judge: another kind, a subresource, a
+    /// deletion, a connection, or an object that is missing. Of the subresources only the status of a VM can ask for NICs.
+    #[must_use]
+    pub fn of(request: &'r Request<'r>) -> Option<Self> {
+        let requests = match request.sub_resource.as_str() {
+            "" => None,
+            "status" => Some(status_requests(request)?),
+            _ => return None,
+        };
+        let after = View::of(request.object.as_ref()?)?;
+        let before = match request.operation {
+            Operation::Create => None,
+            Operation::Update => Some(View::of(request.old_object.as_ref()?)?),
+            Operation::Connect | Operation::Delete | Operation::Other => return None,
+        };
+        let name = if request.name.is_empty() { &after.metadata.name } else { &request.name };
+        let kind = ObjectKind::of(&request.kind);
+        let subject = Subject { kind, gvk: &request.kind, namespace: &request.namespace, name };
+        let before_guest = before.map(|view| view.guest);
+        let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
+        let by_name = (!is_as_before).then(|| nics_of(after.guest));
+        let nics = match (requests, &by_name) {
+            (Some(requests), _) => NicDiff::asked_for(requests, &after),
+            (None, Some(new)) => NicDiff::of(before_guest, new),
+            (None, None) => NicDiff::default(),
+        };
+        let user = &request.user_info.username;
+        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
+    }
+
+    /// Whether the request leaves everything as it was that any rule or mutation reads, as a VMI's heartbeat does.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let Some(before) = &self.before else { return false };
+        self.nics.is_empty()
+            && is_same(before.guest, self.after.guest)
+            && before.metadata.annotations == self.after.metadata.annotations
+            && before.guest_metadata.annotations == self.after.guest_metadata.annotations
+            && before.is_expanded == self.after.is_expanded
+            && !self.has_request()
+    }
+
+    /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before, or its status does so anew.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        if self.requests.is_some() {
+            return true;
+        }
+        let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
+        let is_vm = self.subject.kind == ObjectKind::VirtualMachine;
+        is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
+    }
+
+    /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC under it.
+    #[must_use]
+    pub fn asks_to_persist(&self) -> bool {
+        let written = |view: &View<'r>| view.annotation(|annotations| annotations.persist.as_deref());
+        let is_guest = matches!(self.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+        let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
+        is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
+    }
+
+    /// The list of NICs, of the new object or the stored one, that has more than [`NICS_AT_MOST`] entries, and how many.
+    #[must_use]
+    pub fn oversize(&self) -> Option<(String, usize)> {
+        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > NICS_AT_MOST) {
+            return Some(("status.interfaceRequests".to_owned(), requests.all.len()));
+        }
+        let views = [Some(self.after), self.before];
+        let lists = views.into_iter().flatten().flat_map(|view| {
+            let guest = view.guest;
+            [("domain.devices.interfaces", guest.interfaces().len()), ("networks", guest.networks.len())]
+        });
+        let (field, count) = lists.into_iter().find(|(_, count)| *count > NICS_AT_MOST)?;
+        Some((format!("{}.{field}", self.after.path), count))
+    }
+
+    /// All NICs of the new object by name; none where [no NIC is touched](Self::touches_nics).
+    pub fn nics_by_name(&self) -> impl Iterator<Item = &Nic<'r>> {
+        self.by_name.iter().flat_map(BTreeMap::values)
+    }
+
+    /// A NIC of the new object; none where [no NIC is touched](Self::touches_nics).
+    #[must_use]
+    pub fn nic(&self, name: &str) -> Option<&Nic<'r>> {
+        self.by_name.as_ref()?.get(name)
+    }
+
+    /// Whether the shape of the NICs has to be judged: it is new, or not what it was.
+    #[must_use]
+    pub fn touches_nics(&self) -> bool {
+        self.by_name.is_some()
+    }
+
+    /// The field of an interface: `….domain.devices.interfaces[index]`, or the request for it.
+    #[must_use]
+    pub fn interface_field(&self, index: usize) -> String {
+        if let Some(requests) = self.requests {
+            return requests.field(index);
+        }
+        format!("{}.domain.devices.interfaces[{index}]", self.after.path)
+    }
+
+    /// The field of a network: `….networks[index]`, or the request for it.
+    #[must_use]
+    pub fn network_field(&self, index: usize) -> String {
+        match self.requests {
+            Some(requests) => requests.field(index),
+            None => format!("{}.networks[{index}]", self.after.path),
+        }
+    }
+
+    /// The field that names the NetworkAttachmentDefinition of a network.
+    #[must_use]
+    pub fn network_name_field(&self, index: usize) -> String {
+        let key = if self.requests.is_some() { "networkAttachmentDefinitionName" } else { "multus.networkName" };
+        format!("{}.{key}", self.network_field(index))
+    }
+
+    /// The field that takes a NIC away: its state, or the name in the request to remove it.
+    #[must_use]
+    pub fn absent_field(&self, nic: &Nic) -> String {
+        format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
+    }
+
+    /// The field of a NIC: of its interface, else of its network.
+    #[must_use]
+    pub fn nic_field(&self, nic: &Nic) -> String {
+        match (nic.interface, nic.network) {
+            (Some(entry), _) => self.interface_field(entry.index),
+            (None, Some(entry)) => self.network_field(entry.index),
+            (None, None) => format!("{}.domain.devices.interfaces", self.after.path),
+        }
+    }
+}
+
+/// The object that a request names.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'r> {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// What it is called in the API.
+    pub gvk: &'r GroupVersionKind<'r>,
+    /// Its namespace.
+    pub namespace: &'r str,
+    /// Its name; `generateName` may leave it empty.
+    pub name: &'r str,
+}
+
+/// An object as the rules see it, whatever its kind: a guest, and where in the object it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'r> {
+    /// Of the object.
+    pub metadata: &'r Metadata<'r>,
+    /// Of the guest: for a VM those of the template, for a VMI its own.
+    pub guest_metadata: &'r Metadata<'r>,
+    /// The guest.
+    pub guest: &'r GuestSpec<'r>,
+    /// Where the guest is written, as in `spec.template.spec`.
+    pub path: &'static str,
+    /// The VMI that it is, if it is one.
+    pub vmi: Option<&'r VirtualMachineInstance<'r>>,
+    /// Whether an instancetype or a preference adds what the template does not show.
+    pub is_expanded: bool,
+}
+
+impl<'r> View<'r> {
+    fn of(object: &'r Object<'r>) -> Option<Self> {
+        Some(match object {
+            Object::Vmi(vmi) => Self {
+                metadata: &vmi.metadata,
+                guest_metadata: &vmi.metadata,
+                guest: &vmi.spec,
+                path: "spec",
+                vmi: Some(vmi),
+                is_expanded: false,
+            },
+            Object::VirtualMachine(vm) => Self {
+                metadata: &vm.metadata,
+                guest_metadata: &vm.spec.template.metadata,
+                guest: &vm.spec.template.spec,
+                path: "spec.template.spec",
+                vmi: None,
+                is_expanded: vm.is_expanded(),
+            },
+            Object::ReplicaSet(set) => Self {
+                metadata: &set.metadata,
+                guest_metadata: &set.spec.template.metadata,
+                guest: &set.spec.template.spec,
+                path: "spec.template.spec",
+                vmi: None,
+                is_expanded: false,
+            },
+            Object::Pool(pool) => {
+                let vm = &pool.spec.virtual_machine_template;
+                Self {
+                    metadata: &pool.metadata,
+                    guest_metadata: &vm.spec.template.metadata,
+                    guest: &vm.spec.template.spec,
+                    path: "spec.virtualMachineTemplate.spec.template.spec",
+                    vmi: None,
+                    is_expanded: vm.is_expanded(),
+                }
+            }
+            Object::Migration(_) | Object::Other => return None,
+        })
+    }
+
+    /// An annotation of the object.
+    #[must_use]
+    pub fn annotation(&self, read: impl Fn(&'r Annotations<'r>) -> Option<&'r str>) -> Option<&'r str> {
+        self.metadata.annotations.as_ref().and_then(read)
+    }
+
+    /// All NICs of the guest, by name.
+    #[must_use]
+    pub fn nics(&self) -> BTreeMap<&'r str, Nic<'r>> {
+        nics_of(self.guest)
+    }
+}
+
+/// The `status.interfaceRequests[]` of a VM.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusRequests<'r> {
+    all: &'r [InterfaceRequest<'r>],
+    before: &'r [InterfaceRequest<'r>],
+}
+
+impl<'r> StatusRequests<'r> {
+    /// The requests that were not there before, and their places in the list.
+    pub fn new_ones(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
+        self.all.iter().enumerate().filter(move |(_, request)| !self.before.contains(request))
+    }
+
+    fn field(self, index: usize) -> String {
+        let field = format!("status.interfaceRequests[{index}]");
+        match self.all.get(index) {
+            Some(InterfaceRequest { add_interface_options: Some(_), .. }) => format!("{field}.addInterfaceOptions"),
+            Some(InterfaceRequest { remove_interface_options: Some(_), .. }) => {
+                format!("{field}.removeInterfaceOptions")
+            }
+            _ => field,
+        }
+    }
+}
+
+/// The requests in the status of a VM, if an update has new ones.
+fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
+    let (Some(Object::VirtualMachine(vm)), Some(Object::VirtualMachine(old))) = (&request.object, &request.old_object)
+    else {
+        return None;
+    };
+    let requests = StatusRequests { all: &vm.status.interface_requests, before: &old.status.interface_requests };
+    (request.operation == Operation::Update && requests.new_ones().next().is_some()).then_some(requests)
+}
+
+/// The wish to move a running guest to another node.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationStart<'r> {
+    /// Of the migration and of the guest.
+    pub namespace: &'r str,
+    /// The guest's name.
+    pub vmi_name: &'r str,
+}
+
+impl<'r> MigrationStart<'r> {
+    /// The start that a request asks for; `None` when it is another request.
+    #[must_use]
+    pub fn of(request: &'r Request<'r>) -> Option<Self> {
+        let is_start = request.operation == Operation::Create && request.sub_resource.is_empty();
+        match &request.object {
+            Some(Object::Migration(migration)) if is_start => {
+                Some(Self { namespace: &request.namespace, vmi_name: &migration.spec.vmi_name })
+            }
+            _ => None,
+        }
+    }
+}
