@@ -32,7 +32,7 @@ use kube::{
 };
 use nicplug::{
     admission::Reviewer,
-    certificates::{self as made, Bundle, Host, Pem, validity::Stage},
+    certificates::{self as made, Bundle, CertificateAndKey, Host, validity::ValidityPhase},
     facts::NoFacts,
     server::{
         Config, Server,
@@ -56,7 +56,7 @@ fn bundle() -> Bundle {
 }
 
 async fn trusts(address: SocketAddr, bundle: &Bundle) -> bool {
-    shake_hands(address, &bundle.authority, &Time::default()).await.is_ok()
+    shake_hands(address, &bundle.ca, &Time::default()).await.is_ok()
 }
 
 /// A volume as the kubelet mounts a Secret: `tls.crt` is a link to `..data/tls.crt`, and `..data` one to a folder.
@@ -173,7 +173,7 @@ async fn new_files_are_served_without_a_restart_and_broken_ones_never() {
 async fn an_authority_is_renewed_by_its_own_age_while_its_certificate_is_young() {
     guarded(async {
         let Some(mut scene) = Scene::open("authority-age").await else { return };
-        scene.plan = scene.plan.clone().with_lives(30 * DAY, 27 * DAY);
+        scene.plan = scene.plan.clone().with_lifetimes(30 * DAY, 27 * DAY);
         let replica = scene.leader().await;
         let first = scene.until_shown(&replica, None).await;
         let authority = certificates(&scene.bundles().await[0]);
@@ -253,7 +253,7 @@ async fn an_authority_of_somebody_else_stays_in_the_bundle_for_as_long_as_it_is_
     guarded(async {
         let Some(scene) = Scene::open("merged").await else { return };
         let now = scene.time.now();
-        let theirs = Pem::authority(now, now + 5 * DAY).unwrap().certificate;
+        let theirs = CertificateAndKey::ca(now, now + 5 * DAY).unwrap().certificate;
         scene.set_bundles(Some(&theirs)).await;
         let replica = scene.leader().await;
         scene.until_shown(&replica, None).await;
@@ -483,7 +483,7 @@ async fn a_check_warns_by_the_share_of_a_life_and_lets_nothing_pass_that_has_exp
     guarded(async {
         let Some(mut scene) = Scene::open("check").await else { return };
         // Shorter than any fixed number of days before an end.
-        scene.plan = scene.plan.clone().with_lives(365 * DAY, DAY);
+        scene.plan = scene.plan.clone().with_lifetimes(365 * DAY, DAY);
         let (leader, replica) = (scene.leader().await, scene.follower().await);
         scene.until_shown(&replica, None).await;
         let reports = async |expected: &[&str]| {
@@ -521,7 +521,7 @@ async fn a_life_shorter_than_any_look_ahead_is_not_renewed_without_end() {
     guarded(async {
         let Some(mut scene) = Scene::open("short").await else { return };
         // Dates begin five minutes early: of a minute, two thirds would be over at once. So it is an hour.
-        scene.plan = scene.plan.clone().with_lives(Duration::from_mins(1), Duration::from_mins(1));
+        scene.plan = scene.plan.clone().with_lifetimes(Duration::from_mins(1), Duration::from_mins(1));
         let replica = scene.leader().await;
         let mut shown = vec![scene.until_shown(&replica, None).await];
         for _ in 0..24 {
@@ -529,7 +529,7 @@ async fn a_life_shorter_than_any_look_ahead_is_not_renewed_without_end() {
             let now = scene.time.now();
             let renewed = scene.until("the authority is renewed and the certificate is trusted", async || {
                 let authorities = certificates(&scene.secret().await["ca.crt"]);
-                let is_fresh = authorities.first()?.validity().stage(now) == Stage::Fresh;
+                let is_fresh = authorities.first()?.validity().phase(now) == ValidityPhase::Fresh;
                 if is_fresh { scene.shown(&replica).await } else { None }
             });
             let renewed = renewed.await;

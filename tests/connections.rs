@@ -49,7 +49,7 @@ async fn shares(limits: &Limits) -> [u64; 3] {
     let mut clients = Vec::new();
     for _ in 0..25 {
         let mut client = Client::new(balancer.address, &Time::default());
-        client.ask(&BUNDLE.authority).await.unwrap();
+        client.ask(&BUNDLE.ca).await.unwrap();
         clients.push(client);
     }
     balancer.set(&replicas.each_ref().map(|(address, _)| *address));
@@ -59,7 +59,7 @@ async fn shares(limits: &Limits) -> [u64; 3] {
     for mut client in clients {
         load.spawn(async move {
             for _ in 0..80 {
-                client.ask(&BUNDLE.authority).await.unwrap();
+                client.ask(&BUNDLE.ca).await.unwrap();
             }
         });
     }
@@ -92,7 +92,7 @@ async fn a_connection_that_is_old_is_closed_by_an_answer_and_no_request_is_lost(
         let mut client = Client::new(address, &Time::default());
         let mut asked = 0;
         while client.opened < 4 {
-            client.ask(&BUNDLE.authority).await.unwrap();
+            client.ask(&BUNDLE.ca).await.unwrap();
             asked += 1;
         }
         assert_eq!(answered(&counts), asked);
@@ -106,7 +106,7 @@ async fn a_connection_brings_no_more_requests_than_it_may_and_its_last_answer_sa
         let (address, _) = replica(&Limits { connection_requests: 10, ..Limits::default() }).await;
         let mut client = Client::new(address, &Time::default());
         for _ in 0..100 {
-            client.ask(&BUNDLE.authority).await.unwrap();
+            client.ask(&BUNDLE.ca).await.unwrap();
         }
         // Each was given five to ten.
         assert!((10..=20).contains(&client.opened), "{} connections for 100 requests", client.opened);

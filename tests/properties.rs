@@ -14,7 +14,7 @@ use nicplug::{
     cluster::store::Store,
     facts::{Fact, FactSource, Facts},
     rules,
-    settings::{Enforcement, NamespaceSettings, Overriding, Settings},
+    settings::{Enforcement, NamespaceSettings, OverridePolicy, Settings},
 };
 use proptest::{prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -380,11 +380,11 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// An object in which one place holds something else.
 fn spoiled_object() -> impl Strategy<Value = Value> {
     (select(&KINDS[..]), any_guest(), any::<prop::sample::Index>(), any_json()).prop_map(
-        |(kind, guest, place, instead)| {
+        |(kind, guest, place, suggestion)| {
             let mut object = object(kind, &guest);
             let mut pointers = Vec::new();
             collect_pointers(&object, String::new(), &mut pointers);
-            *object.pointer_mut(place.get::<String>(&pointers)).unwrap() = instead;
+            *object.pointer_mut(place.get::<String>(&pointers)).unwrap() = suggestion;
             object
         },
     )
@@ -449,7 +449,7 @@ proptest! {
         scene in any_scene(),
         wish in any_wish(),
     ) {
-        let namespaces = NamespaceSettings { overriding: Overriding::Allow };
+        let namespaces = NamespaceSettings { override_policy: OverridePolicy::Allow };
         let settings = Settings { namespaces, ..Settings::default() };
         let said = wish.iter().fold(settings.clone(), |settings, (id, enforcement)| settings.with_rule(id, *enforcement));
         let asked = scene.with_wish(&wish).answer(settings);

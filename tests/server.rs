@@ -85,7 +85,7 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn connector(version: &'static SupportedProtocolVersion, alpn: &[u8], identity: Option<Identity>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(BUNDLE.authority.as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(BUNDLE.ca.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()

@@ -119,7 +119,7 @@ impl Replica {
 
     /// Sends a review with two networks of one name, on a connection of its own.
     async fn ask(&self, uid: &str, traceparent: &str) {
-        let stream = shake_hands(self.address, &self.bundle.authority, &Time::default()).await.unwrap();
+        let stream = shake_hands(self.address, &self.bundle.ca, &Time::default()).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let network = json!({"name": "a", "pod": {}});

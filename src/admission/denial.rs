@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Answer, Decision};
 use crate::{
-    api::review::{self, Reading},
+    api::review::{self, ParsedRequest},
     change::Change,
 };
 
@@ -23,7 +23,7 @@ impl Denial<'_, '_> {
         if answer.decision != Decision::Denied {
             return None;
         }
-        let Reading::Whole(request) = review::read(body).ok()? else { return None };
+        let ParsedRequest::Valid(request) = review::read(body).ok()? else { return None };
         let change = Change::of(&request)?;
         Some(ask(&Denial { change: &change, answer }))
     }

@@ -20,14 +20,14 @@ pub use self::{
 };
 use crate::{
     api::review::{
-        self, BodyError, Failure, Fault, ObjectKind, Operation, Reading, Request, Response, ResponseReview, Status,
-        StatusCause, StatusDetails,
+        self, BodyError, Failure, InvalidField, ObjectKind, Operation, ParsedRequest, Request, Response,
+        ResponseReview, Status, StatusCause, StatusDetails,
     },
-    change::{Change, MigrationStart, NICS_AT_MOST},
+    change::{Change, MAX_NICS, MigrationStart},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations,
     rules::{self, Case, CauseType, Enforcing},
-    settings::{Current, Settings},
+    settings::{CurrentSettings, Settings},
 };
 
 /// Which of the two webhooks was called.
@@ -150,13 +150,13 @@ impl Decision {
 #[derive(Clone)]
 pub struct Reviewer {
     facts: Arc<dyn FactSource>,
-    settings: Current,
+    settings: CurrentSettings,
 }
 
 impl Reviewer {
     /// A reviewer over a source of facts.
     #[must_use]
-    pub fn new(facts: Arc<dyn FactSource>, settings: impl Into<Current>) -> Self {
+    pub fn new(facts: Arc<dyn FactSource>, settings: impl Into<CurrentSettings>) -> Self {
         Self { facts, settings: settings.into() }
     }
 
@@ -191,8 +191,8 @@ impl Evaluator<'_> {
     #[must_use]
     pub fn review(&self, endpoint: Endpoint, body: &[u8]) -> Answer {
         match review::read(body) {
-            Ok(Reading::Whole(request)) => self.evaluate(endpoint, &request),
-            Ok(Reading::Faulty(request, fault)) => answer_fault(endpoint, &request, &fault),
+            Ok(ParsedRequest::Valid(request)) => self.evaluate(endpoint, &request),
+            Ok(ParsedRequest::Invalid(request, fault)) => answer_fault(endpoint, &request, &fault),
             Err(error) => answer_malformed(&error),
         }
     }
@@ -207,10 +207,10 @@ impl Evaluator<'_> {
         let Some(change) = Change::of(request) else {
             return respond(request, &Verdict::default(), None, Decision::Unhandled);
         };
-        if change.is_quiet() {
+        if change.is_irrelevant() {
             return respond(request, &Verdict::default(), None, Decision::Allowed);
         }
-        if let Some((field, count)) = change.oversize() {
+        if let Some((field, count)) = change.oversized_list() {
             return answer_oversize(endpoint, request, field, count);
         }
         match endpoint {
@@ -270,7 +270,7 @@ fn evaluate_migration(start: &MigrationStart, facts: &Facts, settings: &Settings
     verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, enforcing), enforcing)
 }
 
-fn answer_fault(endpoint: Endpoint, request: &Request, fault: &Fault) -> Answer {
+fn answer_fault(endpoint: Endpoint, request: &Request, fault: &InvalidField) -> Answer {
     // A mutating webhook runs before the schema is checked: the schema, or /validate, says it better. And what is
     // wrong in the stored object is not the user's to mend now.
     if endpoint == Endpoint::Mutate || fault.in_old_object {
@@ -284,7 +284,7 @@ fn answer_oversize(endpoint: Endpoint, request: &Request, field: String, count: 
     if endpoint == Endpoint::Mutate {
         return respond(request, &Verdict::default(), None, Decision::Allowed);
     }
-    let message = format!("{count} entries, and no guest has room for more than {NICS_AT_MOST}; take some out");
+    let message = format!("{count} entries, and no guest has room for more than {MAX_NICS}; take some out");
     deny(request, field, message)
 }
 
@@ -308,7 +308,7 @@ fn answer_malformed(error: &BodyError) -> Answer {
 fn respond(request: &Request, verdict: &Verdict, patch: Option<&Patch>, decision: Decision) -> Answer {
     let labels = DecisionLabels::of(request, verdict);
     if verdict.is_allowed() && patch.is_none() && verdict.warnings.is_empty() {
-        return Answer { status: 200, body: review::allowing(&request.uid), decision, labels };
+        return Answer { status: 200, body: review::allowed_response(&request.uid), decision, labels };
     }
     let response = Response {
         uid: &request.uid,
@@ -368,7 +368,7 @@ mod tests {
         let review = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
             "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachineInstance"},
             "object": {"spec": {"networks": [{"name": "a", "pod": {}}]}}}}"#;
-        let current = Current::default();
+        let current = CurrentSettings::default();
         let reviewer = Reviewer::new(Arc::new(Late), current.clone());
         let settings = reviewer.settings();
         let evaluator = reviewer.evaluator(&settings);
@@ -385,7 +385,7 @@ mod tests {
                 r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
                     "operation": "CREATE", "kind": {{"group": "kubevirt.io", "kind": "{kind}"}}, "object": {{}}}}}}"#
             );
-            let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+            let ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
             let reviewer = Reviewer::new(Arc::new(Late), Settings::default());
             let facts = reviewer.evaluator(&Settings::default()).facts_for(&Change::of(&request).unwrap());
             assert_eq!(facts.vm.known().is_some(), is_of_cluster, "{kind}");

@@ -6,7 +6,7 @@
 use super::{Answer, Decision, Endpoint, Evaluator, evaluate_migration};
 use crate::{
     admission::verdict::Verdict,
-    api::review::{self, Reading, Request},
+    api::review::{self, ParsedRequest, Request},
     change::{Change, MigrationStart},
     facts::{Fact, FactSource, Facts},
 };
@@ -68,7 +68,7 @@ impl<'h> Evaluator<'h> {
             Endpoint::Validate => answer.decision == Decision::Denied,
             Endpoint::Mutate => answer.decision == Decision::Patched,
         };
-        let Reading::Whole(request) = review::read(body).ok().filter(|_| may_harm)? else { return None };
+        let ParsedRequest::Valid(request) = review::read(body).ok().filter(|_| may_harm)? else { return None };
         match (endpoint, MigrationStart::of(&request)) {
             (Endpoint::Validate, Some(start)) => self.doubt_migration(&start, ask),
             (Endpoint::Validate, None) => self.doubt_denial(&request, ask),
@@ -77,7 +77,7 @@ impl<'h> Evaluator<'h> {
     }
 
     fn doubt_denial<T>(&self, request: &Request, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
-        let change = Change::of(request).filter(|change| change.oversize().is_none())?;
+        let change = Change::of(request).filter(|change| change.oversized_list().is_none())?;
         let facts = self.facts_for(&change);
         let evaluate = |facts: &Facts| super::evaluate(&change, facts, self.settings);
         let rests_on = dependencies(&facts, evaluate)?;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 pub use self::parse::{Addition, Additions, Malformed, Removals, check_addition, check_removal, names};
 use crate::{
     api::{metadata::Annotations, network::NadRef},
-    change::{Change, Nic, View},
+    change::{Change, Nic, ObjectView},
 };
 
 /// What KubeVirt calls the NIC that it gives to a guest without any.
@@ -118,13 +118,13 @@ pub fn left_behind(change: &Change) -> impl Iterator<Item = Kind> {
 /// All that stands against it; then nothing of it is done.
 pub fn plan<'r>(change: &Change<'r>) -> Result<Plan<'r>, Vec<Refusal>> {
     let mut plan = Plan::default();
-    if !change.has_request() {
+    if !change.requests_nics() {
         return Ok(plan);
     }
     let mut refusals = Vec::new();
     let additions: Option<Additions> = read(change, Kind::Add, &mut plan, &mut refusals);
     let removals: Option<Removals> = read(change, Kind::Remove, &mut plan, &mut refusals);
-    if !plan.asked.is_empty() && !change.after.guest.domain.is_written {
+    if !plan.asked.is_empty() && !change.after.guest.domain.is_present {
         refusals.extend(plan.asked.iter().map(|&kind| Refusal { kind, why: Why::NoDomain }));
         return Err(refusals);
     }
@@ -175,7 +175,7 @@ fn set_by<'r>(change: &Change<'r>, kind: Kind) -> Option<&'r str> {
     written(&change.after, kind).filter(|text| before != Some(text))
 }
 
-fn written<'r>(view: &View<'r>, kind: Kind) -> Option<&'r str> {
+fn written<'r>(view: &ObjectView<'r>, kind: Kind) -> Option<&'r str> {
     view.annotation(|annotations| kind.text(annotations))
 }
 

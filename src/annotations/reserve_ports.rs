@@ -2,7 +2,7 @@
 
 use crate::{
     api::metadata::Metadata,
-    change::View,
+    change::ObjectView,
     facts::{Facts, Vm},
     settings::Settings,
 };
@@ -29,7 +29,7 @@ pub enum ReservePorts<'r> {
 /// What the object asks for: the guest's own annotation (a VM's template gives it to its VMI) wins over the VM's, and
 /// that over the settings.
 #[must_use]
-pub fn wish<'r>(view: &View<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
+pub fn wish<'r>(view: &ObjectView<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
     let of_vm = |vm: &'r Vm| vm.reserve_ports.as_deref();
     let written = [
         (annotation(view.guest_metadata), field_of_guest(view)),
@@ -53,7 +53,7 @@ fn annotation<'r>(metadata: &'r Metadata<'r>) -> Option<&'r str> {
     metadata.annotations.as_ref()?.reserve_ports.as_deref()
 }
 
-fn field_of_guest(view: &View) -> &'static str {
+fn field_of_guest(view: &ObjectView) -> &'static str {
     match (view.vmi, view.path) {
         (Some(_), _) => "metadata.annotations",
         (None, "spec.template.spec") => "spec.template.metadata.annotations",

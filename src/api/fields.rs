@@ -11,12 +11,12 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{JsonText, Part, Shared, json};
+use super::{JsonText, Shared, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
     /// What an error says that was expected.
-    const WHAT: &'static str = "an object";
+    const EXPECTED: &'static str = "an object";
 
     /// Reads all fields of an object into an empty view.
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
@@ -37,7 +37,7 @@ macro_rules! fields {
                 while let Some(key) = map.next_key::<$crate::api::Text>()? {
                     match key.as_str() {
                         $($key => {
-                            $crate::api::fields::once(&mut seen, Field::$field as u32, $key)?;
+                            $crate::api::fields::mark_seen(&mut seen, Field::$field as u32, $key)?;
                             $crate::api::fields::$read(&mut map, &mut self.$field)?;
                         })+
                         _ => $crate::api::fields::skip(&mut map)?,
@@ -57,7 +57,7 @@ macro_rules! fields {
 pub(crate) use fields;
 
 /// Notes that a field was read; an error if it was before. A view has fewer than 32 fields.
-pub(crate) fn once<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {
+pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {
     let bit = 1 << field;
     if *seen & bit != 0 {
         return Err(E::duplicate_field(key));
@@ -69,7 +69,7 @@ pub(crate) fn once<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> R
 /// Reads a view by itself.
 pub(crate) fn view<'de, D: Deserializer<'de>, T: Fields<'de>>(deserializer: D) -> Result<T, D::Error> {
     let mut view = T::default();
-    deserializer.deserialize_map(Filling(&mut view))?;
+    deserializer.deserialize_map(ViewVisitor(&mut view))?;
     Ok(view)
 }
 
@@ -108,8 +108,11 @@ where
 }
 
 /// An object of which a patch has to know whether it is written.
-pub(crate) fn part<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut Part<T>) -> Result<(), A::Error> {
-    place.is_written = map.next_value_seed(ObjectOrNull(&mut place.part))?;
+pub(crate) fn with_presence<'de, A: MapAccess<'de>, T: Fields<'de>>(
+    map: &mut A,
+    place: &mut WithPresence<T>,
+) -> Result<(), A::Error> {
+    place.is_present = map.next_value_seed(ObjectOrNull(&mut place.value))?;
     Ok(())
 }
 
@@ -137,16 +140,16 @@ where
     A: MapAccess<'de>,
     T: Fields<'de>,
 {
-    map.next_value_seed(ObjectInCommon { place, name: json::REPEATABLE })
+    map.next_value_seed(SharedObject { place, name: json::REPEATABLE })
 }
 
 /// As [`shared`], of an object that is mostly repeated: it is read when that is known.
-pub(crate) fn put_off<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
+pub(crate) fn deferred<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
     T: Fields<'de>,
 {
-    map.next_value_seed(ObjectInCommon { place, name: json::PUT_OFF })
+    map.next_value_seed(SharedObject { place, name: json::DEFERRED })
 }
 
 /// A value that nobody reads.
@@ -155,13 +158,13 @@ pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> 
 }
 
 /// Fills a view from an object and from nothing else.
-struct Filling<'v, T>(&'v mut T);
+struct ViewVisitor<'v, T>(&'v mut T);
 
-impl<'de, T: Fields<'de>> Visitor<'de> for Filling<'_, T> {
+impl<'de, T: Fields<'de>> Visitor<'de> for ViewVisitor<'_, T> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -184,7 +187,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     type Value = bool;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
     fn visit_none<E: Error>(self) -> Result<bool, E> {
@@ -196,19 +199,19 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_map(Filling(self.0))?;
+        deserializer.deserialize_map(ViewVisitor(self.0))?;
         Ok(true)
     }
 }
 
 /// Fills a part that both objects of a request may have in common.
-struct ObjectInCommon<'v, 'de, T> {
+struct SharedObject<'v, 'de, T> {
     place: &'v mut Shared<'de, T>,
     /// What our own reader is asked for.
     name: &'static str,
 }
 
-impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectInCommon<'_, 'de, T> {
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for SharedObject<'_, 'de, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -216,16 +219,16 @@ impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectInCommon<'_, 'de, T> {
     }
 }
 
-impl<'de, T: Fields<'de>> Visitor<'de> for ObjectInCommon<'_, 'de, T> {
+impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
     /// From our own reader: the text of an object that was put off.
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
-        self.place.put_off = Some(JsonText(text));
+        self.place.deferred = Some(JsonText(text));
         Ok(())
     }
 
@@ -236,7 +239,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectInCommon<'_, 'de, T> {
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match Rc::get_mut(&mut self.place.part) {
+        match Rc::get_mut(&mut self.place.value) {
             Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
             None => Ok(()),
         }
@@ -274,21 +277,21 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ListOrNull<'_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
-        while list.next_element_seed(Entry(&mut *self.0))?.is_some() {}
+        while list.next_element_seed(NewElement(&mut *self.0))?.is_some() {}
         Ok(true)
     }
 }
 
 /// Appends a view to a list and fills it there.
-struct Entry<'v, T>(&'v mut Vec<T>);
+struct NewElement<'v, T>(&'v mut Vec<T>);
 
-impl<'de, T: Fields<'de>> DeserializeSeed<'de> for Entry<'_, T> {
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for NewElement<'_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.0.push(T::default());
         match self.0.last_mut() {
-            Some(view) => deserializer.deserialize_map(Filling(view)),
+            Some(view) => deserializer.deserialize_map(ViewVisitor(view)),
             None => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    Lazy, Part, Present, Text,
+    Lazy, Present, Text, WithPresence,
     fields::fields,
     network::{Interface, Network},
     nullable,
@@ -23,19 +23,19 @@ pub struct GuestSpec<'a> {
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
     /// `domain`: the virtual machine proper.
-    pub domain: Part<Domain<'a>>,
+    pub domain: WithPresence<Domain<'a>>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
-    pub volumes: Lazy<'a, Vec<Named<'a>>>,
+    pub volumes: Lazy<'a, Vec<Volume<'a>>>,
 }
 
 fields! {
     GuestSpec {
         "architecture" => architecture: value,
-        "domain" => domain: part,
+        "domain" => domain: with_presence,
         "networks" => networks: objects,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,
@@ -75,7 +75,7 @@ pub struct Domain<'a> {
     /// `domain.cpu`.
     pub cpu: Lazy<'a, Cpu>,
     /// `domain.devices`.
-    pub devices: Part<Devices<'a>>,
+    pub devices: WithPresence<Devices<'a>>,
     /// `domain.machine`.
     pub machine: Machine<'a>,
     /// `domain.memory`.
@@ -87,7 +87,7 @@ pub struct Domain<'a> {
 fields! {
     Domain {
         "cpu" => cpu: value,
-        "devices" => devices: part,
+        "devices" => devices: with_presence,
         "machine" => machine: object,
         "memory" => memory: object,
         "resources" => resources: value,
@@ -126,7 +126,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory<'a> {
     /// `memory.guest`: what the guest sees at boot.
-    pub guest: Option<Amount<'a>>,
+    pub guest: Option<Quantity<'a>>,
     /// `memory.hugepages`.
     pub hugepages: Option<Hugepages<'a>>,
 }
@@ -142,7 +142,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hugepages<'a> {
     /// `hugepages.pageSize`.
-    pub page_size: Option<Amount<'a>>,
+    pub page_size: Option<Quantity<'a>>,
 }
 
 fields! {
@@ -171,7 +171,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceList<'a> {
     /// `memory`.
-    pub memory: Option<Amount<'a>>,
+    pub memory: Option<Quantity<'a>>,
 }
 
 fields! {
@@ -386,13 +386,13 @@ fields! {
 
 /// An entry of a list of which only the name matters, such as `volumes[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Named<'a> {
+pub struct Volume<'a> {
     /// `name`.
     pub name: Text<'a>,
 }
 
 fields! {
-    Named {
+    Volume {
         "name" => name: nullable,
     }
 }
@@ -412,9 +412,9 @@ fields! {
 
 /// A Kubernetes quantity as it is written: a string such as `"2Gi"`, or a JSON number, which the API takes too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Amount<'a>(Cow<'a, str>);
+pub struct Quantity<'a>(Cow<'a, str>);
 
-impl Amount<'_> {
+impl Quantity<'_> {
     /// The quantity's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -422,39 +422,39 @@ impl Amount<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Amount<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Quantity<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AmountVisitor;
+        struct QuantityVisitor;
 
-        impl<'de> Visitor<'de> for AmountVisitor {
-            type Value = Amount<'de>;
+        impl<'de> Visitor<'de> for QuantityVisitor {
+            type Value = Quantity<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a quantity such as \"2Gi\"")
             }
 
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Borrowed(text)))
+                Ok(Quantity(Cow::Borrowed(text)))
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(text.to_owned())))
+                Ok(Quantity(Cow::Owned(text.to_owned())))
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
         }
 
-        deserializer.deserialize_any(AmountVisitor)
+        deserializer.deserialize_any(QuantityVisitor)
     }
 }
 
@@ -489,9 +489,9 @@ mod tests {
     #[test]
     fn a_quantity_may_be_a_string_or_a_number() {
         for (text, amount) in [("\"2Gi\"", "2Gi"), ("2147483648", "2147483648"), ("1.5", "1.5"), ("-1", "-1")] {
-            assert_eq!(serde_json::from_str::<Amount>(text).unwrap().as_str(), amount);
+            assert_eq!(serde_json::from_str::<Quantity>(text).unwrap().as_str(), amount);
         }
-        assert!(serde_json::from_str::<Amount>("{}").is_err());
+        assert!(serde_json::from_str::<Quantity>("{}").is_err());
     }
 
     #[test]

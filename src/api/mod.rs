@@ -106,7 +106,7 @@ impl<'a> JsonText<'a> {
 
     /// Reads the value, with serde_json where it cannot be read, to say why.
     fn read<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
-        json::read(self.0).or_else(|json::Unreadable| serde_json::from_str(self.0))
+        json::read(self.0).or_else(|json::JsonError| serde_json::from_str(self.0))
     }
 }
 
@@ -208,24 +208,24 @@ impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
 
 /// A part of the object of which a patch has to know whether it is written: `null` is not.
 #[derive(Clone, Debug, Default)]
-pub struct Part<T> {
-    part: T,
+pub struct WithPresence<T> {
+    value: T,
     /// Whether the object has it.
-    pub is_written: bool,
+    pub is_present: bool,
 }
 
 /// A part that is not written is worth as much as an empty one.
-impl<T: PartialEq> PartialEq for Part<T> {
+impl<T: PartialEq> PartialEq for WithPresence<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.part == other.part
+        self.value == other.value
     }
 }
 
-impl<T> Deref for Part<T> {
+impl<T> Deref for WithPresence<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.part
+        &self.value
     }
 }
 
@@ -236,16 +236,16 @@ impl<T> Deref for Part<T> {
 /// reader of a request does both, but for a request that changes nothing.
 #[derive(Debug, Default)]
 pub struct Shared<'a, T> {
-    part: Rc<T>,
-    put_off: Option<JsonText<'a>>,
+    value: Rc<T>,
+    deferred: Option<JsonText<'a>>,
     is_repeated: bool,
 }
 
 impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads what was put off.
-    fn read(&mut self) -> Result<(), json::Unreadable> {
-        if let Some(text) = self.put_off.take() {
-            self.part = Rc::new(json::read(text.0)?);
+    fn read(&mut self) -> Result<(), json::JsonError> {
+        if let Some(text) = self.deferred.take() {
+            self.value = Rc::new(json::read(text.0)?);
         }
         Ok(())
     }
@@ -258,9 +258,9 @@ impl<T> Shared<'_, T> {
     }
 
     /// Has the part in common with the other object, if it was repeated.
-    fn take_from(&mut self, other: &Self) {
+    fn share_from(&mut self, other: &Self) {
         if self.is_repeated {
-            self.part = Rc::clone(&other.part);
+            self.value = Rc::clone(&other.value);
             self.is_repeated = other.is_repeated;
         }
     }
@@ -268,7 +268,7 @@ impl<T> Shared<'_, T> {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { part: Rc::clone(&self.part), ..*self }
+        Self { value: Rc::clone(&self.value), ..*self }
     }
 }
 
@@ -276,13 +276,13 @@ impl<T> Deref for Shared<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.part
+        &self.value
     }
 }
 
 impl<T: PartialEq> PartialEq for Shared<'_, T> {
     fn eq(&self, other: &Self) -> bool {
-        is_same(&*self.part, &*other.part)
+        is_same(&*self.value, &*other.value)
     }
 }
 
@@ -434,7 +434,7 @@ mod tests {
         let domain = |text: &'static str| serde_json::from_str::<guest::Domain>(text).map(|domain| domain.devices);
         let [empty, null, missing] =
             [r#"{"devices": {}}"#, r#"{"devices": null}"#, "{}"].map(|text| domain(text).unwrap());
-        assert_eq!([empty.is_written, null.is_written, missing.is_written], [true, false, false]);
+        assert_eq!([empty.is_present, null.is_present, missing.is_present], [true, false, false]);
         assert_eq!(empty, missing);
         assert!(domain(r#"{"devices": []}"#).is_err());
     }

@@ -22,7 +22,7 @@ pub struct Network<'a> {
     /// `multus`: a network of a NetworkAttachmentDefinition.
     pub multus: Option<Multus<'a>>,
     /// `resourceClaim`: a network of a DRA device (KubeVirt v1.9, alpha).
-    pub resource_claim: Option<ClaimSource<'a>>,
+    pub resource_claim: Option<ResourceClaimSource<'a>>,
     /// How many object-valued fields nicplug does not know: sources of a newer KubeVirt.
     pub unknown_sources: u8,
 }
@@ -70,7 +70,7 @@ fields! {
 
 /// `networks[].resourceClaim`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ClaimSource<'a> {
+pub struct ResourceClaimSource<'a> {
     /// An entry of `resourceClaims[]`.
     pub claim_name: Text<'a>,
     /// A request of that claim.
@@ -78,7 +78,7 @@ pub struct ClaimSource<'a> {
 }
 
 fields! {
-    ClaimSource {
+    ResourceClaimSource {
         "claimName" => claim_name: nullable,
         "requestName" => request_name: nullable,
     }
@@ -303,7 +303,7 @@ fields! {
 }
 
 impl<'de> Fields<'de> for Network<'de> {
-    const WHAT: &'static str = "a network object";
+    const EXPECTED: &'static str = "a network object";
 
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Text>()? {
@@ -320,7 +320,7 @@ impl<'de> Fields<'de> for Network<'de> {
 }
 
 impl<'de> Fields<'de> for Interface<'de> {
-    const WHAT: &'static str = "an interface object";
+    const EXPECTED: &'static str = "an interface object";
 
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Text>()? {

@@ -33,7 +33,7 @@ fields! {
 impl VirtualMachine<'_> {
     /// Whether an instancetype or a preference adds what the template does not show.
     #[must_use]
-    pub fn is_expanded(&self) -> bool {
+    pub fn needs_expansion(&self) -> bool {
         self.spec.instancetype.is_some() || self.spec.preference.is_some()
     }
 }
@@ -98,9 +98,9 @@ pub struct AddInterface<'a> {
 
 impl<'de> Fields<'de> for AddInterface<'de> {
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error> {
-        let mut options = AddOptions::default();
+        let mut options = AddInterfaceOptions::default();
         options.fill(map)?;
-        let AddOptions { name, network_name } = options;
+        let AddInterfaceOptions { name, network_name } = options;
         self.interface.bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
         self.interface.name = name.clone();
         self.network.name = name;
@@ -111,13 +111,13 @@ impl<'de> Fields<'de> for AddInterface<'de> {
 
 /// `addInterfaceOptions`, as it is written.
 #[derive(Default)]
-struct AddOptions<'a> {
+struct AddInterfaceOptions<'a> {
     name: Text<'a>,
     network_name: Text<'a>,
 }
 
 fields! {
-    AddOptions {
+    AddInterfaceOptions {
         "name" => name: nullable,
         "networkAttachmentDefinitionName" => network_name: nullable,
     }
@@ -154,15 +154,15 @@ fields! {
 
 /// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec that a run was started from.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Revision<'a> {
+pub struct ControllerRevision<'a> {
     /// `metadata`.
     pub metadata: Metadata<'a>,
     /// `data`.
-    pub data: RevisionData<'a>,
+    pub data: ControllerRevisionData<'a>,
 }
 
 fields! {
-    Revision {
+    ControllerRevision {
         "metadata" => metadata: object,
         "data" => data: object,
     }
@@ -170,13 +170,13 @@ fields! {
 
 /// `data` of a ControllerRevision of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RevisionData<'a> {
+pub struct ControllerRevisionData<'a> {
     /// `spec`: of the VirtualMachine.
     pub spec: VirtualMachineSpec<'a>,
 }
 
 fields! {
-    RevisionData {
+    ControllerRevisionData {
         "spec" => spec: object,
     }
 }

@@ -5,9 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    Part, Shared, Text,
+    Shared, Text, WithPresence,
     fields::fields,
-    guest::{Amount, GuestSpec},
+    guest::{GuestSpec, Quantity},
     metadata::Metadata,
 };
 
@@ -15,24 +15,24 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineInstance<'a> {
     /// `metadata`.
-    pub metadata: Part<Metadata<'a>>,
+    pub metadata: WithPresence<Metadata<'a>>,
     /// `spec`.
     pub spec: Shared<'a, GuestSpec<'a>>,
     /// `status`.
-    pub status: InstanceStatus<'a>,
+    pub status: VirtualMachineInstanceStatus<'a>,
 }
 
 fields! {
     VirtualMachineInstance {
-        "metadata" => metadata: part,
-        "spec" => spec: put_off,
+        "metadata" => metadata: with_presence,
+        "spec" => spec: deferred,
         "status" => status: object,
     }
 }
 
 /// `status` of a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct InstanceStatus<'a> {
+pub struct VirtualMachineInstanceStatus<'a> {
     /// `phase`.
     pub phase: Phase,
     /// `interfaces[]`: what the guest has in truth.
@@ -48,7 +48,7 @@ pub struct InstanceStatus<'a> {
 }
 
 fields! {
-    InstanceStatus {
+    VirtualMachineInstanceStatus {
         "phase" => phase: nullable,
         "interfaces" => interfaces: objects,
         "conditions" => conditions: objects,
@@ -62,9 +62,9 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryStatus<'a> {
     /// `guestAtBoot`.
-    pub guest_at_boot: Option<Amount<'a>>,
+    pub guest_at_boot: Option<Quantity<'a>>,
     /// `guestRequested`: differs once memory was hotplugged.
-    pub guest_requested: Option<Amount<'a>>,
+    pub guest_requested: Option<Quantity<'a>>,
 }
 
 fields! {
@@ -153,7 +153,7 @@ fields! {
 impl InterfaceStatus<'_> {
     /// Whether `source` is among the places that reported this NIC.
     #[must_use]
-    pub fn is_seen_by(&self, source: &str) -> bool {
+    pub fn is_reported_by(&self, source: &str) -> bool {
         self.info_source.split(',').any(|entry| entry.trim() == source)
     }
 }

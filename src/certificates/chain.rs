@@ -48,14 +48,14 @@ impl Certificate {
 
     /// Whether it is a server's, with a signature of this authority. The dates do not matter.
     #[must_use]
-    pub fn is_signed_by(&self, authority: &Self) -> bool {
+    pub fn is_signed_by(&self, ca: &Self) -> bool {
         let mut roots = RootCertStore::empty();
         let Ok(certificate) = ParsedCertificate::try_from(&self.der) else { return false };
         let Ok(start) = self.validity.not_before.duration_since(std::time::UNIX_EPOCH) else { return false };
         // A moment at which it is valid by itself.
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(start.as_secs()));
         let algorithms = ring::default_provider().signature_verification_algorithms.all;
-        roots.add(authority.der.clone()).is_ok()
+        roots.add(ca.der.clone()).is_ok()
             && verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], moment, algorithms).is_ok()
     }
 
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_text_of_certificates_is_read_as_it_was_written_and_the_rest_is_passed_over() {
         let (one, other) = (bundle(), bundle());
-        let text = format!("# two\n{}{}{}", one.authority, one.authority_key, other.authority);
+        let text = format!("# two\n{}{}{}", one.ca, one.ca_key, other.ca);
         let certificates = Certificate::all(text.as_bytes());
         assert_eq!(certificates.len(), 2);
         assert_eq!(Certificate::all(pem(&certificates).as_bytes()), certificates);
@@ -125,9 +125,9 @@ mod tests {
     #[test]
     fn a_certificate_is_signed_by_its_own_authority_alone_though_all_have_one_name() {
         let (ours, theirs) = (bundle(), bundle());
-        assert!(one(&ours.server).is_signed_by(&one(&ours.authority)));
-        assert!(!one(&ours.server).is_signed_by(&one(&theirs.authority)));
-        assert!(!one(&ours.authority).is_signed_by(&one(&ours.authority)), "an authority is no server");
+        assert!(one(&ours.server).is_signed_by(&one(&ours.ca)));
+        assert!(!one(&ours.server).is_signed_by(&one(&theirs.ca)));
+        assert!(!one(&ours.ca).is_signed_by(&one(&ours.ca)), "a CA is not a server certificate");
     }
 
     #[test]
@@ -135,9 +135,9 @@ mod tests {
         let (ours, theirs) = (bundle(), bundle());
         for (certificate, key, fits) in [
             (&ours.server, ours.server_key.as_str(), true),
-            (&ours.authority, &ours.authority_key, true),
+            (&ours.ca, &ours.ca_key, true),
             (&ours.server, &theirs.server_key, false),
-            (&ours.authority, &ours.server_key, false),
+            (&ours.ca, &ours.server_key, false),
             (&ours.server, "", false),
         ] {
             assert_eq!(one(certificate).has_key(key), fits);

@@ -19,12 +19,16 @@ use rcgen::{
 };
 
 /// Validity of the authority: ten years.
-pub const AUTHORITY_LIFETIME: Duration = days(3650);
+pub const CA_LIFETIME: Duration = days(3650);
 /// Validity of the server certificate: one year.
 pub const SERVER_LIFETIME: Duration = days(365);
 
+/// The subject of every CA, and so the issuer of every server certificate. It must never change: a new server certificate
+/// may be signed with the key of a CA that an older version created, and the names of the two have to match.
+const CA_NAME: &str = "nicplug authority";
+
 /// How far dates begin in the past, since the clock of whoever checks them may be late.
-const BACK_DATED: Duration = Duration::from_mins(5);
+const BACKDATE: Duration = Duration::from_mins(5);
 
 /// A name or an address that a client may call the server by.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,9 +83,9 @@ fn is_label(label: &str) -> bool {
 /// An authority and a server pair, in PEM.
 pub struct Bundle {
     /// The certificate of the authority.
-    pub authority: String,
+    pub ca: String,
     /// The key of the authority.
-    pub authority_key: String,
+    pub ca_key: String,
     /// The certificate of the server.
     pub server: String,
     /// The key of the server.
@@ -93,55 +97,45 @@ pub struct Bundle {
 /// # Errors
 /// There is no randomness to be had, or `now` is beyond the dates that a certificate can hold.
 pub fn make(hosts: &[Host], now: SystemTime) -> Result<Bundle, CertificateError> {
-    let authority = Pem::authority(now, now + AUTHORITY_LIFETIME)?;
-    let server = Pem::server(hosts, now, now + SERVER_LIFETIME, &authority.key)?;
-    Ok(Bundle {
-        authority: authority.certificate,
-        authority_key: authority.key,
-        server: server.certificate,
-        server_key: server.key,
-    })
+    let ca = CertificateAndKey::ca(now, now + CA_LIFETIME)?;
+    let server = CertificateAndKey::server(hosts, now, now + SERVER_LIFETIME, &ca.key)?;
+    Ok(Bundle { ca: ca.certificate, ca_key: ca.key, server: server.certificate, server_key: server.key })
 }
 
 /// A certificate and its key, in PEM. Not to be printed.
-pub struct Pem {
+pub struct CertificateAndKey {
     /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
 }
 
-impl Pem {
+impl CertificateAndKey {
     /// Makes a new authority, valid from (a little before) `now` until `end`.
     ///
     /// # Errors
     /// As [`make`].
-    pub fn authority(now: SystemTime, end: SystemTime) -> Result<Self, CertificateError> {
-        let authority = CertifiedIssuer::self_signed(valid(authority(), now, end), KeyPair::generate()?)?;
-        Ok(Self { certificate: authority.pem(), key: authority.key().serialize_pem() })
+    pub fn ca(now: SystemTime, end: SystemTime) -> Result<Self, CertificateError> {
+        let ca = CertifiedIssuer::self_signed(valid(ca(), now, end), KeyPair::generate()?)?;
+        Ok(Self { certificate: ca.pem(), key: ca.key().serialize_pem() })
     }
 
     /// Makes a server certificate that is signed by the authority with this key.
     ///
     /// # Errors
-    /// As [`make`], or `authority_key` is no key in PEM.
-    pub fn server(
-        hosts: &[Host],
-        now: SystemTime,
-        end: SystemTime,
-        authority_key: &str,
-    ) -> Result<Self, CertificateError> {
+    /// As [`make`], or `ca_key` is no key in PEM.
+    pub fn server(hosts: &[Host], now: SystemTime, end: SystemTime, ca_key: &str) -> Result<Self, CertificateError> {
         // All authorities have one name: the rest of what a signature takes from them is in their key.
-        let issuer = Issuer::new(authority(), KeyPair::from_pem(authority_key)?);
+        let issuer = Issuer::new(ca(), KeyPair::from_pem(ca_key)?);
         let key = KeyPair::generate()?;
         let certificate = valid(server(hosts), now, end).signed_by(&key, &issuer)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
-fn authority() -> CertificateParams {
+fn ca() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named("nicplug authority");
+    params.distinguished_name = named(CA_NAME);
     // It signs servers and nothing else, above all no further authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -166,7 +160,7 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn valid(mut params: CertificateParams, now: SystemTime, end: SystemTime) -> CertificateParams {
-    params.not_before = (now - BACK_DATED).into();
+    params.not_before = (now - BACKDATE).into();
     params.not_after = end.into();
     params
 }
@@ -205,7 +199,7 @@ mod tests {
         let hosts = Host::local().unwrap();
         let (one, other) = (make(&hosts, SystemTime::now()).unwrap(), make(&hosts, SystemTime::now()).unwrap());
         assert_ne!(one.server_key, other.server_key);
-        assert_ne!(one.authority_key, other.authority_key);
-        assert_ne!(one.authority_key, one.server_key);
+        assert_ne!(one.ca_key, other.ca_key);
+        assert_ne!(one.ca_key, one.server_key);
     }
 }

@@ -7,7 +7,7 @@
 //! 2. it is *published*: added to the `caBundle` of every webhook, which keeps what is still valid in it;
 //! 3. the API servers hear of that: a while later it is *settled*;
 //! 4. the next server certificate is signed by it and stored;
-//! 5. each replica shows that certificate as soon as it sees that every webhook trusts it ([`may_show`]);
+//! 5. each replica shows that certificate as soon as it sees that every webhook trusts it ([`may_serve`]);
 //! 6. an authority that has expired is dropped.
 //!
 //! An authority and a server certificate are renewed when two thirds of their own life are over, each by itself: a new
@@ -16,58 +16,58 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    CertificateError, Host, Pem,
+    CertificateAndKey, CertificateError, Host,
     chain::{Certificate, pem},
-    validity::{Stage, Validity},
+    validity::{Validity, ValidityPhase},
 };
 
 /// How many authorities a `caBundle` may hold; mostly it holds one, and two for some months a year.
-const MOST_TRUSTED: usize = 16;
+const MAX_TRUSTED: usize = 16;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
 /// What is to be made.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct CertificatePlan {
     hosts: Vec<Host>,
-    authority_life: Duration,
-    server_life: Duration,
+    ca_lifetime: Duration,
+    server_lifetime: Duration,
 }
 
-impl Plan {
+impl CertificatePlan {
     /// Certificates for these hosts; an authority lives for a year, a server certificate for ninety days.
     #[must_use]
     pub fn new(hosts: Vec<Host>) -> Self {
-        Self { hosts, authority_life: 365 * DAY, server_life: 90 * DAY }
+        Self { hosts, ca_lifetime: 365 * DAY, server_lifetime: 90 * DAY }
     }
 
     /// The same with other lives, of an hour at least: dates begin five minutes early, and of a life that is not much
     /// longer than that, two thirds would be over at once.
     #[must_use]
-    pub fn with_lives(self, authority: Duration, server: Duration) -> Self {
-        Self { authority_life: authority.max(HOUR), server_life: server.max(HOUR), ..self }
+    pub fn with_lifetimes(self, ca: Duration, server: Duration) -> Self {
+        Self { ca_lifetime: ca.max(HOUR), server_lifetime: server.max(HOUR), ..self }
     }
 }
 
 /// What the Secret holds, in PEM; empty where there is nothing. Not to be printed.
 #[derive(Clone, Default, Eq, PartialEq)]
-pub struct Stored {
+pub struct StoredCertificates {
     /// The authority that signs, and after it those before it.
-    pub authorities: String,
+    pub cas: String,
     /// The key of the authority that signs.
-    pub authority_key: String,
+    pub ca_key: String,
     /// The certificate of the server.
     pub server: String,
     /// Its key.
     pub server_key: String,
 }
 
-impl Stored {
+impl StoredCertificates {
     /// The authority that signs, if its key is there too.
-    fn authority(&self) -> Option<Certificate> {
-        let first = Certificate::all(self.authorities.as_bytes()).into_iter().next()?;
-        first.has_key(&self.authority_key).then_some(first)
+    fn ca(&self) -> Option<Certificate> {
+        let first = Certificate::all(self.cas.as_bytes()).into_iter().next()?;
+        first.has_key(&self.ca_key).then_some(first)
     }
 
     /// The server's certificate, if its key is there too.
@@ -77,16 +77,16 @@ impl Stored {
     }
 
     /// Those that have not expired.
-    fn living(&self, now: SystemTime) -> Vec<Certificate> {
-        living(Certificate::all(self.authorities.as_bytes()), now)
+    fn unexpired(&self, now: SystemTime) -> Vec<Certificate> {
+        unexpired(Certificate::all(self.cas.as_bytes()), now)
     }
 }
 
 /// The authorities that one webhook trusts: its `caBundle`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Trust(Vec<Certificate>);
+pub struct CaBundle(Vec<Certificate>);
 
-impl Trust {
+impl CaBundle {
     /// Reads a `caBundle`.
     #[must_use]
     pub fn of(bundle: &[u8]) -> Self {
@@ -99,64 +99,64 @@ impl Trust {
     /// an authority, that authority is to be trusted. Of those at most sixteen, the newest of ours first: a Secret that is
     /// lost again and again must not fill the object up.
     #[must_use]
-    pub fn merged(&self, stored: &Stored, now: SystemTime) -> Option<String> {
-        let mut wanted = stored.living(now);
-        for own in living(self.0.clone(), now) {
+    pub fn merged(&self, stored: &StoredCertificates, now: SystemTime) -> Option<String> {
+        let mut wanted = stored.unexpired(now);
+        for own in unexpired(self.0.clone(), now) {
             if !wanted.contains(&own) {
                 wanted.push(own);
             }
         }
-        wanted.truncate(MOST_TRUSTED);
-        let is_same = wanted.len() == self.0.len() && wanted.iter().all(|authority| self.0.contains(authority));
+        wanted.truncate(MAX_TRUSTED);
+        let is_same = wanted.len() == self.0.len() && wanted.iter().all(|ca| self.0.contains(ca));
         (!is_same).then(|| pem(&wanted))
     }
 
     fn trusts(&self, server: &Certificate) -> bool {
-        self.0.iter().any(|authority| server.is_signed_by(authority))
+        self.0.iter().any(|ca| server.is_signed_by(ca))
     }
 }
 
-fn living(mut authorities: Vec<Certificate>, now: SystemTime) -> Vec<Certificate> {
-    authorities.retain(|authority| authority.validity().stage(now) != Stage::Expired);
-    authorities
+fn unexpired(mut cas: Vec<Certificate>, now: SystemTime) -> Vec<Certificate> {
+    cas.retain(|ca| ca.validity().phase(now) != ValidityPhase::Expired);
+    cas
 }
 
 /// What a leader has to do next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Make a new authority and store it: [`with_new_authority`]. Why.
-    Authority(&'static str),
-    /// Put the stored authorities into every `caBundle`: [`Trust::merged`].
+    /// Make a new authority and store it: [`with_new_ca`]. Why.
+    CreateCa(&'static str),
+    /// Put the stored authorities into every `caBundle`: [`CaBundle::merged`].
     Publish,
-    /// Make a new server certificate and store it: [`with_new_server`]. Why.
-    Server(&'static str),
-    /// Store without the authorities that have expired: [`without_expired`].
+    /// Make a new server certificate and store it: [`with_new_server_certificate`]. Why.
+    CreateServerCertificate(&'static str),
+    /// Store without the authorities that have expired: [`without_expired_cas`].
     Prune,
     /// Nothing, until something changes or it is this late.
-    Rest(SystemTime),
+    Wait(SystemTime),
 }
 
 /// Since when every webhook trusts the authority that signs, as far as this leader has seen.
 #[derive(Clone, Debug, Default)]
-pub struct Settling(Option<(Certificate, SystemTime)>);
+pub struct CaPropagation(Option<(Certificate, SystemTime)>);
 
-impl Settling {
+impl CaPropagation {
     /// How long it may take until the last API server has heard of a change of the webhooks. They watch them, and hear of
     /// it at once unless they have to begin the watch anew.
     pub const TIME: Duration = Duration::from_mins(1);
 
     /// Notes what is trusted now, and says when the authority is settled; `None` when it is not published.
-    fn see(&mut self, authority: &Certificate, trust: &[Trust], now: SystemTime) -> Option<SystemTime> {
-        if !trust.iter().all(|trust| trust.0.contains(authority)) {
+    fn see(&mut self, ca: &Certificate, trust: &[CaBundle], now: SystemTime) -> Option<SystemTime> {
+        if !trust.iter().all(|trust| trust.0.contains(ca)) {
             self.0 = None;
             return None;
         }
         // A clock that was set back begins anew.
         let since = match &self.0 {
-            Some((seen, since)) if seen == authority && *since <= now => *since,
+            Some((seen, since)) if seen == ca && *since <= now => *since,
             _ => now,
         };
-        self.0 = Some((authority.clone(), since));
+        self.0 = Some((ca.clone(), since));
         Some(since + Self::TIME)
     }
 }
@@ -166,57 +166,57 @@ impl Settling {
 /// `trust` is what each webhook of the configurations that exist trusts. `is_serving` says whether handshakes succeed
 /// with what is shown now, whatever is stored: then there is time, as there is when they would with what is stored.
 pub fn next_step(
-    plan: &Plan,
-    stored: &Stored,
-    trust: &[Trust],
-    settling: &mut Settling,
+    plan: &CertificatePlan,
+    stored: &StoredCertificates,
+    trust: &[CaBundle],
+    propagation: &mut CaPropagation,
     is_serving: bool,
     now: SystemTime,
 ) -> Step {
-    let Some(authority) = stored.authority() else { return Step::Authority("there is none") };
-    if let Some(reason) = due(authority.validity(), now) {
-        return Step::Authority(reason);
+    let Some(ca) = stored.ca() else { return Step::CreateCa("there is none") };
+    if let Some(reason) = renewal_reason(ca.validity(), now) {
+        return Step::CreateCa(reason);
     }
-    let settled = settling.see(&authority, trust, now);
+    let settled = propagation.see(&ca, trust, now);
     let server = stored.server();
-    let is_serving = is_serving || server.as_ref().is_some_and(|server| serves(server, trust, now));
+    let is_serving = is_serving || server.as_ref().is_some_and(|server| handshake_succeeds(server, trust, now));
     if trust.iter().any(|trust| trust.merged(stored, now).is_some()) {
         return Step::Publish;
     }
     let Some(server) = server else { return sign("there is none", settled, is_serving, now) };
-    if let Some(reason) = due(server.validity(), now) {
+    if let Some(reason) = renewal_reason(server.validity(), now) {
         return sign(reason, settled, is_serving, now);
     }
-    let living = stored.living(now);
-    if !living.iter().any(|authority| server.is_signed_by(authority)) {
-        return sign("no authority that is known signed it", settled, is_serving, now);
+    let unexpired = stored.unexpired(now);
+    if !unexpired.iter().any(|ca| server.is_signed_by(ca)) {
+        return sign("no known CA signed it", settled, is_serving, now);
     }
     if !plan.hosts.iter().all(|host| server.is_for(host)) {
         return sign("it is not for all names", settled, is_serving, now);
     }
-    if living.len() < Certificate::all(stored.authorities.as_bytes()).len() {
+    if unexpired.len() < Certificate::all(stored.cas.as_bytes()).len() {
         return Step::Prune;
     }
-    let renewals = [authority.validity().after(2, 3), server.validity().after(2, 3)];
-    let ends = living.iter().map(|authority| authority.validity().not_after + Duration::from_secs(1));
-    Step::Rest(ends.chain(renewals).min().unwrap_or(now))
+    let renewals = [ca.validity().after(2, 3), server.validity().after(2, 3)];
+    let ends = unexpired.iter().map(|ca| ca.validity().not_after + Duration::from_secs(1));
+    Step::Wait(ends.chain(renewals).min().unwrap_or(now))
 }
 
 /// Why a certificate is to be replaced, if it is.
-fn due(validity: Validity, now: SystemTime) -> Option<&'static str> {
-    match validity.stage(now) {
-        Stage::Fresh => None,
-        Stage::Due | Stage::Late => Some("two thirds of its life are over"),
-        Stage::Early => Some("it was made by a clock that is far ahead of ours"),
-        Stage::Expired => Some("it has expired"),
+fn renewal_reason(validity: Validity, now: SystemTime) -> Option<&'static str> {
+    match validity.phase(now) {
+        ValidityPhase::Fresh => None,
+        ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => Some("two thirds of its life are over"),
+        ValidityPhase::NotYetValid => Some("it was made by a clock that is far ahead of ours"),
+        ValidityPhase::Expired => Some("it has expired"),
     }
 }
 
 /// Signs, unless the authority has to settle first and there is time for it.
 fn sign(reason: &'static str, settled: Option<SystemTime>, is_serving: bool, now: SystemTime) -> Step {
     match settled {
-        Some(settled) if is_serving && settled > now => Step::Rest(settled),
-        _ => Step::Server(reason),
+        Some(settled) if is_serving && settled > now => Step::Wait(settled),
+        _ => Step::CreateServerCertificate(reason),
     }
 }
 
@@ -224,37 +224,41 @@ fn sign(reason: &'static str, settled: Option<SystemTime>, is_serving: bool, now
 ///
 /// # Errors
 /// It could not be made.
-pub fn with_new_authority(plan: &Plan, stored: &Stored, now: SystemTime) -> Result<Stored, CertificateError> {
-    let authority = Pem::authority(now, now + plan.authority_life)?;
-    Ok(Stored {
-        authorities: authority.certificate + &pem(&stored.living(now)),
-        authority_key: authority.key,
-        ..stored.clone()
-    })
+pub fn with_new_ca(
+    plan: &CertificatePlan,
+    stored: &StoredCertificates,
+    now: SystemTime,
+) -> Result<StoredCertificates, CertificateError> {
+    let ca = CertificateAndKey::ca(now, now + plan.ca_lifetime)?;
+    Ok(StoredCertificates { cas: ca.certificate + &pem(&stored.unexpired(now)), ca_key: ca.key, ..stored.clone() })
 }
 
 /// What is stored, with a new server certificate.
 ///
 /// # Errors
 /// It could not be made.
-pub fn with_new_server(plan: &Plan, stored: &Stored, now: SystemTime) -> Result<Stored, CertificateError> {
-    let end = now + plan.server_life;
+pub fn with_new_server_certificate(
+    plan: &CertificatePlan,
+    stored: &StoredCertificates,
+    now: SystemTime,
+) -> Result<StoredCertificates, CertificateError> {
+    let end = now + plan.server_lifetime;
     // Whoever checks a certificate checks the dates of its authority too.
-    let end = stored.authority().map_or(end, |authority| end.min(authority.validity().not_after));
-    let server = Pem::server(&plan.hosts, now, end, &stored.authority_key)?;
-    Ok(Stored { server: server.certificate, server_key: server.key, ..without_expired(stored, now) })
+    let end = stored.ca().map_or(end, |ca| end.min(ca.validity().not_after));
+    let server = CertificateAndKey::server(&plan.hosts, now, end, &stored.ca_key)?;
+    Ok(StoredCertificates { server: server.certificate, server_key: server.key, ..without_expired_cas(stored, now) })
 }
 
 /// What is stored, without the authorities that have expired.
 #[must_use]
-pub fn without_expired(stored: &Stored, now: SystemTime) -> Stored {
-    Stored { authorities: pem(&stored.living(now)), ..stored.clone() }
+pub fn without_expired_cas(stored: &StoredCertificates, now: SystemTime) -> StoredCertificates {
+    StoredCertificates { cas: pem(&stored.unexpired(now)), ..stored.clone() }
 }
 
 /// Whether handshakes succeed with this certificate: it is valid, and every webhook trusts it.
 #[must_use]
-pub fn serves(server: &Certificate, trust: &[Trust], now: SystemTime) -> bool {
-    let is_valid = !matches!(server.validity().stage(now), Stage::Early | Stage::Expired);
+pub fn handshake_succeeds(server: &Certificate, trust: &[CaBundle], now: SystemTime) -> bool {
+    let is_valid = !matches!(server.validity().phase(now), ValidityPhase::NotYetValid | ValidityPhase::Expired);
     is_valid && trust.iter().all(|trust| trust.trusts(server))
 }
 
@@ -263,10 +267,10 @@ pub fn serves(server: &Certificate, trust: &[Trust], now: SystemTime) -> bool {
 ///
 /// # Errors
 /// Why not, in words.
-pub fn may_show(
-    plan: &Plan,
-    stored: &Stored,
-    trust: &[Trust],
+pub fn may_serve(
+    plan: &CertificatePlan,
+    stored: &StoredCertificates,
+    trust: &[CaBundle],
     is_serving: bool,
     now: SystemTime,
 ) -> Result<(), &'static str> {
@@ -278,7 +282,7 @@ pub fn may_show(
         return Err("the webhook configurations do not trust the certificate in the Secret yet (caBundle)");
     }
     // An old Secret may have been put back. Where nothing else is to be shown, an expired one tells clients what is wrong.
-    if is_serving && !serves(&server, trust, now) {
+    if is_serving && !handshake_succeeds(&server, trust, now) {
         return Err("the certificate in the Secret is not valid now");
     }
     Ok(())
@@ -292,10 +296,10 @@ mod tests {
 
     /// A leader and its cluster, in which all that is written is there at once.
     struct World {
-        plan: Plan,
-        stored: Stored,
-        trust: Vec<Trust>,
-        settling: Settling,
+        plan: CertificatePlan,
+        stored: StoredCertificates,
+        trust: Vec<CaBundle>,
+        propagation: CaPropagation,
         is_serving: bool,
         now: SystemTime,
     }
@@ -304,10 +308,10 @@ mod tests {
         /// Two webhooks that trust nobody, and nothing stored.
         fn new() -> Self {
             Self {
-                plan: Plan::new(vec!["nicplug.nicplug.svc".parse().unwrap()]),
-                stored: Stored::default(),
-                trust: vec![Trust::default(); 2],
-                settling: Settling::default(),
+                plan: CertificatePlan::new(vec!["nicplug.nicplug.svc".parse().unwrap()]),
+                stored: StoredCertificates::default(),
+                trust: vec![CaBundle::default(); 2],
+                propagation: CaPropagation::default(),
                 is_serving: false,
                 now: SystemTime::UNIX_EPOCH + 20_000 * DAY,
             }
@@ -318,27 +322,29 @@ mod tests {
             let mut world = Self::new();
             world.until_rest();
             world.is_serving = true;
-            world.now += Settling::TIME;
+            world.now += CaPropagation::TIME;
             world
         }
 
         fn step(&mut self) -> Step {
-            next_step(&self.plan, &self.stored, &self.trust, &mut self.settling, self.is_serving, self.now)
+            next_step(&self.plan, &self.stored, &self.trust, &mut self.propagation, self.is_serving, self.now)
         }
 
         fn make(&mut self, step: Step) {
             match step {
-                Step::Authority(_) => self.stored = with_new_authority(&self.plan, &self.stored, self.now).unwrap(),
+                Step::CreateCa(_) => self.stored = with_new_ca(&self.plan, &self.stored, self.now).unwrap(),
                 Step::Publish => {
                     for trust in &mut self.trust {
                         if let Some(bundle) = trust.merged(&self.stored, self.now) {
-                            *trust = Trust::of(bundle.as_bytes());
+                            *trust = CaBundle::of(bundle.as_bytes());
                         }
                     }
                 }
-                Step::Server(_) => self.stored = with_new_server(&self.plan, &self.stored, self.now).unwrap(),
-                Step::Prune => self.stored = without_expired(&self.stored, self.now),
-                Step::Rest(_) => {}
+                Step::CreateServerCertificate(_) => {
+                    self.stored = with_new_server_certificate(&self.plan, &self.stored, self.now).unwrap()
+                }
+                Step::Prune => self.stored = without_expired_cas(&self.stored, self.now),
+                Step::Wait(_) => {}
             }
         }
 
@@ -350,18 +356,18 @@ mod tests {
                 self.make(step);
                 steps.push(step);
                 assert!(steps.len() < 10, "{steps:?}");
-                if matches!(step, Step::Rest(_)) {
+                if matches!(step, Step::Wait(_)) {
                     return steps;
                 }
             }
         }
 
-        fn may_show(&self) -> Result<(), &'static str> {
-            may_show(&self.plan, &self.stored, &self.trust, self.is_serving, self.now)
+        fn may_serve(&self) -> Result<(), &'static str> {
+            may_serve(&self.plan, &self.stored, &self.trust, self.is_serving, self.now)
         }
 
-        fn authorities(&self) -> Vec<Certificate> {
-            Certificate::all(self.stored.authorities.as_bytes())
+        fn cas(&self) -> Vec<Certificate> {
+            Certificate::all(self.stored.cas.as_bytes())
         }
 
         fn server(&self) -> Certificate {
@@ -373,9 +379,10 @@ mod tests {
     fn a_first_start_stores_publishes_and_then_signs() {
         let mut world = World::new();
         let steps = world.until_rest();
-        let is_in_order = matches!(steps[..], [Step::Authority(_), Step::Publish, Step::Server(_), Step::Rest(_)]);
+        let is_in_order =
+            matches!(steps[..], [Step::CreateCa(_), Step::Publish, Step::CreateServerCertificate(_), Step::Wait(_)]);
         assert!(is_in_order, "{steps:?}");
-        assert_eq!(world.may_show(), Ok(()));
+        assert_eq!(world.may_serve(), Ok(()));
         assert_eq!(world.server().validity().not_before, world.now - Duration::from_mins(5));
     }
 
@@ -388,24 +395,24 @@ mod tests {
             world.stored
         };
         let cases: [(&str, Damage, Step); 10] = [
-            ("all is well", |_| {}, Step::Rest(World::settled().server().validity().after(2, 3))),
-            ("no authority", |w| w.stored.authorities.clear(), Step::Authority("there is none")),
-            ("no key of it", |w| w.stored.authority_key.clear(), Step::Authority("there is none")),
+            ("all is well", |_| {}, Step::Wait(World::settled().server().validity().after(2, 3))),
+            ("no CA", |w| w.stored.cas.clear(), Step::CreateCa("there is none")),
+            ("no key of it", |w| w.stored.ca_key.clear(), Step::CreateCa("there is none")),
+            ("another's key", |w| w.stored.ca_key = w.stored.server_key.clone(), Step::CreateCa("there is none")),
+            ("one webhook trusts nobody", |w| w.trust[1] = CaBundle::default(), Step::Publish),
+            ("no server", |w| w.stored.server.clear(), Step::CreateServerCertificate("there is none")),
+            ("half a server", |w| w.stored.server.truncate(200), Step::CreateServerCertificate("there is none")),
             (
-                "another's key",
-                |w| w.stored.authority_key = w.stored.server_key.clone(),
-                Step::Authority("there is none"),
+                "another name",
+                |w| w.plan.hosts.push("other".parse().unwrap()),
+                Step::CreateServerCertificate("it is not for all names"),
             ),
-            ("one webhook trusts nobody", |w| w.trust[1] = Trust::default(), Step::Publish),
-            ("no server", |w| w.stored.server.clear(), Step::Server("there is none")),
-            ("half a server", |w| w.stored.server.truncate(200), Step::Server("there is none")),
-            ("another name", |w| w.plan.hosts.push("other".parse().unwrap()), Step::Server("it is not for all names")),
             (
                 "an early server",
-                |w| w.stored = with_new_server(&w.plan, &w.stored, w.now + DAY).unwrap(),
-                Step::Server("it was made by a clock that is far ahead of ours"),
+                |w| w.stored = with_new_server_certificate(&w.plan, &w.stored, w.now + DAY).unwrap(),
+                Step::CreateServerCertificate("it was made by a clock that is far ahead of ours"),
             ),
-            ("no webhooks at all", |w| w.trust.clear(), Step::Rest(World::settled().server().validity().after(2, 3))),
+            ("no webhooks at all", |w| w.trust.clear(), Step::Wait(World::settled().server().validity().after(2, 3))),
         ];
         for (name, damage, expected) in cases {
             let mut world = World::settled();
@@ -415,79 +422,80 @@ mod tests {
         }
         let mut world = World::settled();
         (world.stored.server, world.stored.server_key) = (stranger().server, stranger().server_key);
-        assert_eq!(world.step(), Step::Server("there is none"), "a key of another");
+        assert_eq!(world.step(), Step::CreateServerCertificate("there is none"), "a key of another");
         let stranger = stranger();
         (world.stored.server, world.stored.server_key) = (stranger.server, stranger.server_key);
-        assert_eq!(world.step(), Step::Server("no authority that is known signed it"));
+        assert_eq!(world.step(), Step::CreateServerCertificate("no known CA signed it"));
     }
 
     #[test]
     fn server_and_authority_are_renewed_at_two_thirds_of_their_own_lives() {
         let mut world = World::settled();
-        let (authority, server) = (world.authorities().remove(0), world.server());
-        let Step::Rest(until) = world.step() else { panic!("{:?}", world.step()) };
+        let (ca, server) = (world.cas().remove(0), world.server());
+        let Step::Wait(until) = world.step() else { panic!("{:?}", world.step()) };
         assert_eq!(until, server.validity().after(2, 3));
         world.now = until - SECOND;
-        assert_eq!(world.step(), Step::Rest(until));
+        assert_eq!(world.step(), Step::Wait(until));
         world.now = until;
-        assert!(matches!(world.until_rest()[..], [Step::Server(_), Step::Rest(_)]));
-        assert_eq!(world.authorities(), std::slice::from_ref(&authority), "the authority stays");
+        assert!(matches!(world.until_rest()[..], [Step::CreateServerCertificate(_), Step::Wait(_)]));
+        assert_eq!(world.cas(), std::slice::from_ref(&ca), "the CA stays");
 
-        world.now = authority.validity().after(2, 3);
-        world.stored = with_new_server(&world.plan, &world.stored, world.now - DAY).unwrap();
+        world.now = ca.validity().after(2, 3);
+        world.stored = with_new_server_certificate(&world.plan, &world.stored, world.now - DAY).unwrap();
         let before = world.server();
         let steps = world.until_rest();
-        assert!(matches!(steps[..], [Step::Authority(_), Step::Publish, Step::Rest(_)]), "{steps:?}");
-        assert_eq!(world.server(), before, "what is shown stays until it is due itself");
-        assert_eq!(world.authorities().len(), 2);
+        assert!(matches!(steps[..], [Step::CreateCa(_), Step::Publish, Step::Wait(_)]), "{steps:?}");
+        assert_eq!(world.server(), before, "what is shown stays until it is renewal_reason itself");
+        assert_eq!(world.cas().len(), 2);
         assert_eq!(world.trust[0].0.len(), 2);
     }
 
     #[test]
     fn a_new_authority_signs_only_when_it_has_settled_unless_nothing_is_served() {
         let mut world = World::settled();
-        world.stored = Stored::default();
+        world.stored = StoredCertificates::default();
         let steps = world.until_rest();
-        let settled = world.now + Settling::TIME;
-        assert!(matches!(steps[..], [Step::Authority(_), Step::Publish, Step::Rest(at)] if at == settled), "{steps:?}");
+        let settled = world.now + CaPropagation::TIME;
+        assert!(matches!(steps[..], [Step::CreateCa(_), Step::Publish, Step::Wait(at)] if at == settled), "{steps:?}");
         world.now = settled - SECOND;
-        assert_eq!(world.step(), Step::Rest(settled));
+        assert_eq!(world.step(), Step::Wait(settled));
         // Somebody takes the bundle out: the time begins anew.
-        world.trust[0] = Trust::default();
+        world.trust[0] = CaBundle::default();
         assert!(
-            matches!(world.until_rest()[..], [Step::Publish, Step::Rest(at)] if at == settled - SECOND + Settling::TIME)
+            matches!(world.until_rest()[..], [Step::Publish, Step::Wait(at)] if at == settled - SECOND + CaPropagation::TIME)
         );
         world.is_serving = false;
-        assert_eq!(world.step(), Step::Server("there is none"));
+        assert_eq!(world.step(), Step::CreateServerCertificate("there is none"));
     }
 
     #[test]
     fn an_authority_that_has_expired_is_dropped_from_the_secret_and_from_the_webhooks() {
         let mut world = World::settled();
-        let first = world.authorities().remove(0);
+        let first = world.cas().remove(0);
         world.now = first.validity().after(2, 3);
         world.until_rest();
-        world.now += Settling::TIME;
+        world.now += CaPropagation::TIME;
         world.until_rest();
         assert_eq!(world.trust[0].0.len(), 2);
-        assert!(world.server().is_signed_by(&world.authorities()[0]), "the server was due too");
+        assert!(world.server().is_signed_by(&world.cas()[0]), "the server was renewal_reason too");
 
-        let Step::Rest(until) = world.step() else { panic!("{:?}", world.step()) };
+        let Step::Wait(until) = world.step() else { panic!("{:?}", world.step()) };
         assert!(until <= first.validity().not_after + SECOND);
         world.now = first.validity().not_after + SECOND;
         let steps = world.until_rest();
         assert!(steps.contains(&Step::Publish), "{steps:?}");
-        assert!(!world.authorities().contains(&first));
+        assert!(!world.cas().contains(&first));
         assert!(world.trust.iter().all(|trust| !trust.0.contains(&first) && trust.trusts(&world.server())));
     }
 
     #[test]
     fn what_others_trust_is_kept_for_as_long_as_it_is_valid() {
         let mut world = World::settled();
-        let theirs = Certificate::all(Pem::authority(world.now, world.now + 30 * DAY).unwrap().certificate.as_bytes());
+        let theirs =
+            Certificate::all(CertificateAndKey::ca(world.now, world.now + 30 * DAY).unwrap().certificate.as_bytes());
         world.trust[0].0.extend(theirs.clone());
-        assert!(matches!(world.step(), Step::Rest(_)), "there is nothing to do about it");
-        world.stored = with_new_authority(&world.plan, &world.stored, world.now).unwrap();
+        assert!(matches!(world.step(), Step::Wait(_)), "there is nothing to do about it");
+        world.stored = with_new_ca(&world.plan, &world.stored, world.now).unwrap();
         world.until_rest();
         assert!(world.trust[0].0.contains(&theirs[0]) && !world.trust[1].0.contains(&theirs[0]));
         world.now += 31 * DAY;
@@ -499,50 +507,50 @@ mod tests {
     fn a_secret_that_is_lost_again_and_again_does_not_fill_the_bundle_up() {
         let mut world = World::settled();
         for _ in 0..20 {
-            world.stored = Stored::default();
+            world.stored = StoredCertificates::default();
             world.until_rest();
-            world.now += Settling::TIME;
+            world.now += CaPropagation::TIME;
             world.until_rest();
         }
-        assert_eq!(world.trust[0].0.len(), MOST_TRUSTED);
-        assert_eq!(world.may_show(), Ok(()));
+        assert_eq!(world.trust[0].0.len(), MAX_TRUSTED);
+        assert_eq!(world.may_serve(), Ok(()));
     }
 
     #[test]
     fn a_leader_that_has_only_just_started_lets_an_authority_settle_too() {
         let mut world = World::settled();
-        world.stored = with_new_authority(&world.plan, &world.stored, world.now).unwrap();
+        world.stored = with_new_ca(&world.plan, &world.stored, world.now).unwrap();
         world.now = world.server().validity().after(2, 3);
-        (world.settling, world.is_serving) = (Settling::default(), false);
+        (world.propagation, world.is_serving) = (CaPropagation::default(), false);
         let steps = world.until_rest();
-        assert!(matches!(steps[..], [Step::Publish, Step::Rest(_)]), "{steps:?}");
-        assert_eq!(steps[1], Step::Rest(world.now + Settling::TIME));
+        assert!(matches!(steps[..], [Step::Publish, Step::Wait(_)]), "{steps:?}");
+        assert_eq!(steps[1], Step::Wait(world.now + CaPropagation::TIME));
     }
 
     #[test]
     fn a_replica_shows_nothing_that_a_webhook_does_not_trust() {
         let mut world = World::settled();
-        assert_eq!(world.may_show(), Ok(()));
-        world.trust[1] = Trust::default();
-        assert!(world.may_show().unwrap_err().contains("do not trust"));
+        assert_eq!(world.may_serve(), Ok(()));
+        world.trust[1] = CaBundle::default();
+        assert!(world.may_serve().unwrap_err().contains("do not trust"));
         world.trust[1] = world.trust[0].clone();
         world.plan.hosts.push("other".parse().unwrap());
-        assert!(world.may_show().unwrap_err().contains("names"));
+        assert!(world.may_serve().unwrap_err().contains("names"));
         world.plan.hosts.pop();
         world.now += 91 * DAY;
-        assert!(world.may_show().unwrap_err().contains("not valid now"));
+        assert!(world.may_serve().unwrap_err().contains("not valid now"));
         world.is_serving = false;
-        assert_eq!(world.may_show(), Ok(()), "there is nothing better");
-        world.stored.server_key = world.stored.authority_key.clone();
-        assert!(world.may_show().unwrap_err().contains("no certificate with its key"));
+        assert_eq!(world.may_serve(), Ok(()), "there is nothing better");
+        world.stored.server_key = world.stored.ca_key.clone();
+        assert!(world.may_serve().unwrap_err().contains("no certificate with its key"));
     }
 
     /// Looked at once a day for a year, whatever the lives are.
     #[test]
     fn there_is_never_a_moment_without_a_certificate_that_is_trusted_and_no_renewal_without_end() {
-        for (authority, server) in [(365 * DAY, 90 * DAY), (30 * DAY, 29 * DAY), (3 * DAY, 9 * DAY)] {
+        for (ca, server) in [(365 * DAY, 90 * DAY), (30 * DAY, 29 * DAY), (3 * DAY, 9 * DAY)] {
             let mut world = World::new();
-            world.plan = world.plan.with_lives(authority, server);
+            world.plan = world.plan.with_lifetimes(ca, server);
             let (mut made, mut steps) = (0_u32, 0_u32);
             let start = world.now;
             while world.now < start + 365 * DAY {
@@ -550,19 +558,22 @@ mod tests {
                     let step = world.step();
                     world.make(step);
                     steps += 1;
-                    made += u32::from(matches!(step, Step::Server(_)));
-                    if let Step::Rest(until) = step {
+                    made += u32::from(matches!(step, Step::CreateServerCertificate(_)));
+                    if let Step::Wait(until) = step {
                         break until;
                     }
                 };
                 world.is_serving = true;
-                assert_eq!(world.may_show(), Ok(()));
-                assert!(matches!(world.server().validity().stage(world.now), Stage::Fresh | Stage::Due));
-                assert!(rest > world.now && world.authorities().len() <= 3);
+                assert_eq!(world.may_serve(), Ok(()));
+                assert!(matches!(
+                    world.server().validity().phase(world.now),
+                    ValidityPhase::Fresh | ValidityPhase::RenewalDue
+                ));
+                assert!(rest > world.now && world.cas().len() <= 3);
                 // The leader looks again no later than this.
                 world.now = rest.min(world.now + DAY);
             }
-            let life = server.min(authority);
+            let life = server.min(ca);
             let most = 2 * (365 * DAY).as_secs() / (life / 3).as_secs();
             assert!(u64::from(made) <= most && u64::from(steps) <= 20 * most + 10_000, "{made} made in {steps} steps");
         }

@@ -40,17 +40,17 @@ impl Validity {
 
     /// Where in its life a certificate is.
     #[must_use]
-    pub fn stage(&self, now: SystemTime) -> Stage {
+    pub fn phase(&self, now: SystemTime) -> ValidityPhase {
         if now < self.not_before {
-            Stage::Early
+            ValidityPhase::NotYetValid
         } else if now > self.not_after {
-            Stage::Expired
+            ValidityPhase::Expired
         } else if now >= self.after(5, 6) {
-            Stage::Late
+            ValidityPhase::RenewalOverdue
         } else if now >= self.after(2, 3) {
-            Stage::Due
+            ValidityPhase::RenewalDue
         } else {
-            Stage::Fresh
+            ValidityPhase::Fresh
         }
     }
 
@@ -71,15 +71,15 @@ impl fmt::Display for Validity {
 
 /// A stage in the life of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stage {
+pub enum ValidityPhase {
     /// It is not valid yet.
-    Early,
+    NotYetValid,
     /// It is valid, and nothing has to be done.
     Fresh,
     /// It is valid, and to be renewed: two thirds of its life are over.
-    Due,
+    RenewalDue,
     /// It is valid, and should have been renewed: half of the time for it has passed in vain.
-    Late,
+    RenewalOverdue,
     /// It is not valid any more.
     Expired,
 }
@@ -194,16 +194,16 @@ mod tests {
             let validity = Validity { not_before: start + life, not_after: start + 2 * life };
             let second = Duration::from_secs(1);
             for (now, stage) in [
-                (start + life - second, Stage::Early),
-                (start + life, Stage::Fresh),
-                (validity.after(2, 3) - second, Stage::Fresh),
-                (validity.after(2, 3), Stage::Due),
-                (validity.after(5, 6) - second, Stage::Due),
-                (validity.after(5, 6), Stage::Late),
-                (start + 2 * life, Stage::Late),
-                (start + 2 * life + second, Stage::Expired),
+                (start + life - second, ValidityPhase::NotYetValid),
+                (start + life, ValidityPhase::Fresh),
+                (validity.after(2, 3) - second, ValidityPhase::Fresh),
+                (validity.after(2, 3), ValidityPhase::RenewalDue),
+                (validity.after(5, 6) - second, ValidityPhase::RenewalDue),
+                (validity.after(5, 6), ValidityPhase::RenewalOverdue),
+                (start + 2 * life, ValidityPhase::RenewalOverdue),
+                (start + 2 * life + second, ValidityPhase::Expired),
             ] {
-                assert_eq!(validity.stage(now), stage, "{life:?} {}", date(now));
+                assert_eq!(validity.phase(now), stage, "{life:?} {}", date(now));
             }
         }
     }

@@ -5,7 +5,7 @@ mod nics;
 use std::collections::BTreeMap;
 
 use self::nics::nics_of;
-pub use self::nics::{Entry, Nic, NicDiff};
+pub use self::nics::{Indexed, Nic, NicDiff};
 use crate::api::{
     guest::GuestSpec,
     is_same,
@@ -17,7 +17,7 @@ use crate::api::{
 
 /// More NICs than any guest has room for: a q35 board takes some 230 devices. What is larger is no guest but an attack on
 /// whoever judges it, and rules may compare each NIC with each.
-pub const NICS_AT_MOST: usize = 255;
+pub const MAX_NICS: usize = 255;
 
 /// A request that may change the NICs of a guest, or of guests to come.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ pub struct Change<'r> {
     /// Whether nothing is to be stored.
     pub dry_run: bool,
     /// What is stored now; `None` when the object is being made.
-    pub before: Option<View<'r>>,
+    pub before: Option<ObjectView<'r>>,
     /// What is to be stored.
-    pub after: View<'r>,
+    pub after: ObjectView<'r>,
     /// The NICs that differ.
     pub nics: NicDiff<'r>,
     /// All NICs of the new object by name; `None` when they are written as before, and no rule asks.
@@ -51,10 +51,10 @@ impl<'r> Change<'r> {
             "status" => Some(status_requests(request)?),
             _ => return None,
         };
-        let after = View::of(request.object.as_ref()?)?;
+        let after = ObjectView::of(request.object.as_ref()?)?;
         let before = match request.operation {
             Operation::Create => None,
-            Operation::Update => Some(View::of(request.old_object.as_ref()?)?),
+            Operation::Update => Some(ObjectView::of(request.old_object.as_ref()?)?),
             Operation::Connect | Operation::Delete | Operation::Other => return None,
         };
         let name = if request.name.is_empty() { &after.metadata.name } else { &request.name };
@@ -64,7 +64,7 @@ impl<'r> Change<'r> {
         let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
         let by_name = (!is_as_before).then(|| nics_of(after.guest));
         let nics = match (requests, &by_name) {
-            (Some(requests), _) => NicDiff::asked_for(requests, &after),
+            (Some(requests), _) => NicDiff::requested(requests, &after),
             (None, Some(new)) => NicDiff::of(before_guest, new),
             (None, None) => NicDiff::default(),
         };
@@ -74,40 +74,40 @@ impl<'r> Change<'r> {
 
     /// Whether the request leaves everything as it was that any rule or mutation reads, as a VMI's heartbeat does.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_irrelevant(&self) -> bool {
         let Some(before) = &self.before else { return false };
         self.nics.is_empty()
             && is_same(before.guest, self.after.guest)
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
-            && before.is_expanded == self.after.is_expanded
-            && !self.has_request()
+            && before.needs_expansion == self.after.needs_expansion
+            && !self.requests_nics()
     }
 
     /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before, or its status does so anew.
     #[must_use]
-    pub fn has_request(&self) -> bool {
+    pub fn requests_nics(&self) -> bool {
         if self.requests.is_some() {
             return true;
         }
         let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
-        let is_vm = self.subject.kind == ObjectKind::VirtualMachine;
+        let is_vm = self.subject.kind == ObjectKind::Vm;
         is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC under it.
     #[must_use]
-    pub fn asks_to_persist(&self) -> bool {
-        let written = |view: &View<'r>| view.annotation(|annotations| annotations.persist.as_deref());
-        let is_guest = matches!(self.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+    pub fn requests_persist(&self) -> bool {
+        let written = |view: &ObjectView<'r>| view.annotation(|annotations| annotations.persist.as_deref());
+        let is_guest = matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
         let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
-    /// The list of NICs, of the new object or the stored one, that has more than [`NICS_AT_MOST`] entries, and how many.
+    /// The list of NICs, of the new object or the stored one, that has more than [`MAX_NICS`] entries, and how many.
     #[must_use]
-    pub fn oversize(&self) -> Option<(String, usize)> {
-        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > NICS_AT_MOST) {
+    pub fn oversized_list(&self) -> Option<(String, usize)> {
+        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > MAX_NICS) {
             return Some(("status.interfaceRequests".to_owned(), requests.all.len()));
         }
         let views = [Some(self.after), self.before];
@@ -115,7 +115,7 @@ impl<'r> Change<'r> {
             let guest = view.guest;
             [("domain.devices.interfaces", guest.interfaces().len()), ("networks", guest.networks.len())]
         });
-        let (field, count) = lists.into_iter().find(|(_, count)| *count > NICS_AT_MOST)?;
+        let (field, count) = lists.into_iter().find(|(_, count)| *count > MAX_NICS)?;
         Some((format!("{}.{field}", self.after.path), count))
     }
 
@@ -132,7 +132,7 @@ impl<'r> Change<'r> {
 
     /// Whether the shape of the NICs has to be judged: it is new, or not what it was.
     #[must_use]
-    pub fn touches_nics(&self) -> bool {
+    pub fn changes_nics(&self) -> bool {
         self.by_name.is_some()
     }
 
@@ -193,7 +193,7 @@ pub struct Subject<'r> {
 
 /// An object as the rules see it, whatever its kind: a guest, and where in the object it is written.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'r> {
+pub struct ObjectView<'r> {
     /// Of the object.
     pub metadata: &'r Metadata<'r>,
     /// Of the guest: for a VM those of the template, for a VMI its own.
@@ -205,10 +205,10 @@ pub struct View<'r> {
     /// The VMI that it is, if it is one.
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// Whether an instancetype or a preference adds what the template does not show.
-    pub is_expanded: bool,
+    pub needs_expansion: bool,
 }
 
-impl<'r> View<'r> {
+impl<'r> ObjectView<'r> {
     fn of(object: &'r Object<'r>) -> Option<Self> {
         Some(match object {
             Object::Vmi(vmi) => Self {
@@ -217,15 +217,15 @@ impl<'r> View<'r> {
                 guest: &vmi.spec,
                 path: "spec",
                 vmi: Some(vmi),
-                is_expanded: false,
+                needs_expansion: false,
             },
-            Object::VirtualMachine(vm) => Self {
+            Object::Vm(vm) => Self {
                 metadata: &vm.metadata,
                 guest_metadata: &vm.spec.template.metadata,
                 guest: &vm.spec.template.spec,
                 path: "spec.template.spec",
                 vmi: None,
-                is_expanded: vm.is_expanded(),
+                needs_expansion: vm.needs_expansion(),
             },
             Object::ReplicaSet(set) => Self {
                 metadata: &set.metadata,
@@ -233,7 +233,7 @@ impl<'r> View<'r> {
                 guest: &set.spec.template.spec,
                 path: "spec.template.spec",
                 vmi: None,
-                is_expanded: false,
+                needs_expansion: false,
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
@@ -243,7 +243,7 @@ impl<'r> View<'r> {
                     guest: &vm.spec.template.spec,
                     path: "spec.virtualMachineTemplate.spec.template.spec",
                     vmi: None,
-                    is_expanded: vm.is_expanded(),
+                    needs_expansion: vm.needs_expansion(),
                 }
             }
             Object::Migration(_) | Object::Other => return None,
@@ -272,7 +272,7 @@ pub struct StatusRequests<'r> {
 
 impl<'r> StatusRequests<'r> {
     /// The requests that were not there before, and their places in the list.
-    pub fn new_ones(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
+    pub fn added(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
         self.all.iter().enumerate().filter(move |(_, request)| !self.before.contains(request))
     }
 
@@ -290,12 +290,11 @@ impl<'r> StatusRequests<'r> {
 
 /// The requests in the status of a VM, if an update has new ones.
 fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
-    let (Some(Object::VirtualMachine(vm)), Some(Object::VirtualMachine(old))) = (&request.object, &request.old_object)
-    else {
+    let (Some(Object::Vm(vm)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
         return None;
     };
     let requests = StatusRequests { all: &vm.status.interface_requests, before: &old.status.interface_requests };
-    (request.operation == Operation::Update && requests.new_ones().next().is_some()).then_some(requests)
+    (request.operation == Operation::Update && requests.added().next().is_some()).then_some(requests)
 }
 
 /// The wish to move a running guest to another node.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{StatusRequests, View};
+use super::{ObjectView, StatusRequests};
 use crate::api::{
     guest::GuestSpec,
     network::{Interface, Network},
@@ -36,9 +36,9 @@ pub struct Nic<'r> {
     /// The name that both have.
     pub name: &'r str,
     /// `domain.devices.interfaces[index]`.
-    pub interface: Option<Entry<'r, Interface<'r>>>,
+    pub interface: Option<Indexed<'r, Interface<'r>>>,
     /// `networks[index]`.
-    pub network: Option<Entry<'r, Network<'r>>>,
+    pub network: Option<Indexed<'r, Network<'r>>>,
 }
 
 impl<'r> Nic<'r> {
@@ -67,20 +67,20 @@ impl<'r> Nic<'r> {
 
 /// An entry of a list and its place.
 #[derive(Debug, PartialEq)]
-pub struct Entry<'r, T> {
+pub struct Indexed<'r, T> {
     /// Counted from 0.
     pub index: usize,
     /// The entry.
     pub value: &'r T,
 }
 
-impl<T> Clone for Entry<'_, T> {
+impl<T> Clone for Indexed<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Entry<'_, T> {}
+impl<T> Copy for Indexed<'_, T> {}
 
 impl<'r> NicDiff<'r> {
     /// Compares two guests. Costs no allocation when they are equal, and n·log n in their NICs otherwise.
@@ -116,21 +116,21 @@ impl<'r> NicDiff<'r> {
     }
 
     /// The NICs that the status of a VM asks to add, and those of its template that it asks to remove.
-    pub(super) fn asked_for(requests: StatusRequests<'r>, after: &View<'r>) -> Self {
+    pub(super) fn requested(requests: StatusRequests<'r>, after: &ObjectView<'r>) -> Self {
         let nics = after.nics();
         let mut diff = Self::default();
-        for (index, request) in requests.new_ones() {
+        for (index, request) in requests.added() {
             if let Some(AddInterface { interface, network }) = &request.add_interface_options {
                 diff.added.push(Nic {
                     name: &interface.name,
-                    interface: Some(Entry { index, value: interface }),
-                    network: Some(Entry { index, value: network }),
+                    interface: Some(Indexed { index, value: interface }),
+                    network: Some(Indexed { index, value: network }),
                 });
             }
             let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&*options.name));
             diff.set_absent.extend(removed.map(|nic| Nic {
-                interface: nic.interface.map(|entry| Entry { index, ..entry }),
-                network: nic.network.map(|entry| Entry { index, ..entry }),
+                interface: nic.interface.map(|entry| Indexed { index, ..entry }),
+                network: nic.network.map(|entry| Indexed { index, ..entry }),
                 ..*nic
             }));
         }
@@ -150,11 +150,11 @@ pub(super) fn nics_of<'r>(guest: &'r GuestSpec<'r>) -> BTreeMap<&'r str, Nic<'r>
     let mut nics: BTreeMap<&str, Nic> = BTreeMap::new();
     for (index, value) in guest.interfaces().iter().enumerate() {
         let name = value.name.as_str();
-        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).interface = Some(Entry { index, value });
+        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).interface = Some(Indexed { index, value });
     }
     for (index, value) in guest.networks.iter().enumerate() {
         let name = value.name.as_str();
-        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).network = Some(Entry { index, value });
+        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).network = Some(Indexed { index, value });
     }
     nics
 }

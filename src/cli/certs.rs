@@ -67,8 +67,8 @@ struct File<'a> {
 fn files(bundle: &Bundle) -> [File<'_>; 4] {
     let file = |name, text, mode, purpose| File { name, text, mode, purpose };
     [
-        file("ca.crt", &bundle.authority, 0o644, "the authority: caBundle of the webhook configurations (ten years)"),
-        file("ca.key", &bundle.authority_key, 0o600, "its key: keep it away from the server"),
+        file("ca.crt", &bundle.ca, 0o644, "the authority: caBundle of the webhook configurations (ten years)"),
+        file("ca.key", &bundle.ca_key, 0o600, "its key: keep it away from the server"),
         file("tls.crt", &bundle.server, 0o644, "the server's certificate (one year)"),
         file("tls.key", &bundle.server_key, 0o600, "the server's key"),
     ]

@@ -66,7 +66,7 @@ async fn play(once: bool) -> anyhow::Result<()> {
     let running = tokio::spawn(server.run_until(ended(stopped), ended(hurried)));
 
     let printer = Printer::for_stdout();
-    let client = Client::new(address, &bundle.authority)?;
+    let client = Client::new(address, &bundle.ca)?;
     tell(&Printer::introduction(&address))?;
     let steps = story::steps()?;
     for (number, step) in steps.iter().enumerate() {

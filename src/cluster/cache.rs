@@ -136,7 +136,7 @@ impl Cache {
     /// request finds it.
     fn want_revision(&self, namespace: &str, facts: &Facts) {
         let Fact::Known(vmi) = &facts.vmi else { return };
-        let needs = vmi.is_live() && vmi.boot.stamp == Stamp::None && facts.revision == Fact::Unknown;
+        let needs = vmi.is_live() && vmi.boot.stamp == Stamp::Missing && facts.revision == Fact::Unknown;
         if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
             // When so many are wanted that the queue is full, the next request asks again.
             let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));

@@ -497,7 +497,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::review::{self, Reading},
+        api::review::{self, ParsedRequest},
         facts::{Fact, FactSource, Facts, attachment::InPlace},
     };
 
@@ -586,7 +586,7 @@ mod tests {
         });
         let client = Client::new(service, "default");
         let text = change.to_string();
-        let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        let ParsedRequest::Valid(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
         let answer = ask(&client, &FetchPlan::of(&change), PATIENCE).await;
         let paths = asked.lock().unwrap().clone();
@@ -706,7 +706,7 @@ mod tests {
         })
         .await;
         assert_eq!((nad(&facts, "nett"), gaps.len()), (Fact::Absent, 0));
-        assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).instead.as_deref(), Some("demo/net"));
+        assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).suggestion.as_deref(), Some("demo/net"));
     }
 
     #[tokio::test]

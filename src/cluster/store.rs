@@ -21,13 +21,13 @@ use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, Isolation, KubeVirt, MacUser, Nads, Vm, Vmi,
-        attachment::Daemon,
-        nad::{Lookup, Nad, nearest},
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
+        attachment::AttachmentDaemon,
+        nad::{Nad, NadLookup, closest_name},
     },
     k8s::{Key, kind::Kind},
     pci::Devices,
-    settings::overrides::Annotated,
+    settings::overrides::ParsedOverrides,
 };
 
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
@@ -43,11 +43,11 @@ pub struct Store {
     guests: Guests,
     nads: Listing<Arc<Nad>>,
     /// What each ConfigMap of Multus says.
-    isolations: Listing<Fact<Arc<Isolation>>>,
+    isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
     /// Those that have a part in attachments.
-    daemons: Listing<Daemon>,
+    daemons: Listing<AttachmentDaemon>,
     /// Of namespaces that ask for another enforcement, what they ask for.
-    overrides: Listing<Arc<Annotated>>,
+    overrides: Listing<Arc<ParsedOverrides>>,
     /// Whether KubeVirt has labelled the node.
     nodes: Listing<bool>,
     labelled_nodes: usize,
@@ -424,7 +424,7 @@ impl Store {
     }
 
     /// Absent when no Multus is configured by a ConfigMap; unknown when there are several that disagree.
-    fn isolation(&self) -> Fact<Arc<Isolation>> {
+    fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
         if !self.isolations.is_readable() {
             return Fact::Unknown;
         }
@@ -453,7 +453,7 @@ impl Store {
     }
 
     /// In a cluster without such a namespace this looks nothing up.
-    fn overrides(&self, namespace: &str) -> Fact<Arc<Annotated>> {
+    fn overrides(&self, namespace: &str) -> Fact<Arc<ParsedOverrides>> {
         self.overrides.get("", namespace).map(Arc::clone)
     }
 
@@ -466,10 +466,10 @@ impl Store {
         nads
     }
 
-    pub(super) fn look_for_nad(&self, name: NadRef) -> Lookup {
+    pub(super) fn look_for_nad(&self, name: NadRef) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let instead = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
-        Lookup { nad, instead }
+        let suggestion = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
+        NadLookup { nad, suggestion }
     }
 
     /// A network of the same name elsewhere, or one of nearly that name in the same namespace.
@@ -478,7 +478,7 @@ impl Store {
             return Some(NadRef { namespace, name: name.name }.to_string());
         }
         let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
-        nearest(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
+        closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
     /// Those that are found, and where some may not be seen and none is found, unknown.
@@ -517,7 +517,7 @@ impl FactSource for Store {
     fn facts_for(&self, change: &Change) -> Facts {
         let subject = change.subject;
         let guest = match subject.kind {
-            ObjectKind::VirtualMachine | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
+            ObjectKind::Vm | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
             ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
                 let overrides = self.overrides(subject.namespace);
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
@@ -571,7 +571,7 @@ mod tests {
                     "metadata": {"namespace": namespace, "name": name}}))
                 .unwrap();
         }
-        for (name, is_there, instead) in [
+        for (name, is_there, suggestion) in [
             ("blue", true, None),
             ("bleu", false, None),
             ("blues", false, Some("demo/blue")),
@@ -580,7 +580,7 @@ mod tests {
         ] {
             let found = store.look_for_nad(NadRef { namespace: "demo", name });
             assert_eq!(found.nad.known().is_some(), is_there, "{name}");
-            assert_eq!(found.instead.as_deref(), instead, "{name}");
+            assert_eq!(found.suggestion.as_deref(), suggestion, "{name}");
         }
         let nowhere = Store::default().look_for_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
@@ -794,7 +794,7 @@ mod tests {
         store.insert(&vmi).unwrap();
         let notes = |store: &Store| {
             let vmi = store.vmi("demo", "vm");
-            vmi.known().and_then(|vmi| vmi.boot.now.as_ref()).map(|devices| devices.notes.len())
+            vmi.known().and_then(|vmi| vmi.boot.current_devices.as_ref()).map(|devices| devices.notes.len())
         };
         assert_eq!(notes(&store), Some(1));
         let devices = json!({"pciHostDevices": [{"resourceName": "example.com/gpu"}]});

@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use self::objects::{Configuration, Trouble};
 use crate::{
     certificates::{
-        Pem,
+        CertificateAndKey,
         chain::Certificate,
         renewal::{
-            self, Plan, Settling, Step, Stored, Trust, may_show, next_step, with_new_authority, with_new_server,
-            without_expired,
+            self, CaBundle, CaPropagation, CertificatePlan, Step, StoredCertificates, may_serve, next_step,
+            with_new_ca, with_new_server_certificate, without_expired_cas,
         },
         validity::date,
     },
@@ -50,7 +50,7 @@ pub struct ObjectNames {
 #[derive(Clone, Default)]
 pub struct ServingCert {
     /// The pair for handshakes; `None` until there is one that the webhooks trust.
-    pub pair: Option<Arc<Pem>>,
+    pub pair: Option<Arc<CertificateAndKey>>,
     /// Why what the Secret holds is not shown, in words.
     pub fault: Option<String>,
     /// Until when the authority that signs now is valid.
@@ -75,12 +75,12 @@ impl Seen {
         !is_unknown.contains(&true)
     }
 
-    fn stored(&self) -> Stored {
+    fn stored(&self) -> StoredCertificates {
         self.secret.known().map(objects::stored).unwrap_or_default()
     }
 
     /// What each webhook trusts. A configuration that does not exist calls nobody, and so has no say.
-    fn trust(&self) -> Vec<Trust> {
+    fn trust(&self) -> Vec<CaBundle> {
         let configurations = [&self.validating, &self.mutating].into_iter().filter_map(Fact::known);
         configurations.flat_map(|configuration| configuration.trust.clone()).collect()
     }
@@ -90,7 +90,7 @@ impl Seen {
 pub struct Keeper {
     client: Client,
     places: ObjectNames,
-    plan: Plan,
+    plan: CertificatePlan,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     seen: watch::Sender<Seen>,
     offer: watch::Sender<ServingCert>,
@@ -101,7 +101,7 @@ impl Keeper {
     pub fn new(
         client: Client,
         places: ObjectNames,
-        plan: Plan,
+        plan: CertificatePlan,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Self {
         let offer =
@@ -167,15 +167,16 @@ impl Keeper {
         }
         let (stored, trust) = (seen.stored(), seen.trust());
         let now = (self.clock)();
-        let authority = Certificate::all(stored.authorities.as_bytes()).into_iter().next();
+        let authority = Certificate::all(stored.cas.as_bytes()).into_iter().next();
         let authority_end = authority.map(|authority| authority.validity().not_after);
-        let verdict = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
+        let verdict = may_serve(&self.plan, &stored, &trust, self.handshake_succeeds(&trust, now), now);
         self.offer.send_if_modified(|offer| {
             let before = (offer.pair.clone(), offer.fault.take(), offer.authority_end);
             offer.authority_end = authority_end;
             match verdict {
                 Ok(()) if offer.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
-                    offer.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
+                    offer.pair =
+                        Some(Arc::new(CertificateAndKey { certificate: stored.server, key: stored.server_key }));
                 }
                 Ok(()) => {}
                 Err(reason) => offer.fault = Some(reason.to_owned()),
@@ -186,22 +187,22 @@ impl Keeper {
     }
 
     /// Whether handshakes with what is offered now succeed.
-    fn serves(&self, trust: &[Trust], now: SystemTime) -> bool {
+    fn handshake_succeeds(&self, trust: &[CaBundle], now: SystemTime) -> bool {
         let pair = self.offer.borrow().pair.clone();
         let shown = pair.and_then(|pair| Certificate::all(pair.certificate.as_bytes()).into_iter().next());
-        shown.is_some_and(|shown| renewal::serves(&shown, trust, now))
+        shown.is_some_and(|shown| renewal::handshake_succeeds(&shown, trust, now))
     }
 
     /// What the leader does besides: one step after the other, whenever something has changed and at every tick.
     pub async fn lead(&self, ticks: impl Stream<Item = ()>) -> Infallible {
         let mut ticks = pin!(ticks);
         let mut seen = self.seen.subscribe();
-        let mut settling = Settling::default();
+        let mut propagation = CaPropagation::default();
         let mut log_once = LogOnce::default();
         loop {
             let view = seen.borrow_and_update().clone();
             if view.is_complete() {
-                let trouble = match self.step(&view, &mut settling).await {
+                let trouble = match self.step(&view, &mut propagation).await {
                     // Of a conflict the watch brings the end.
                     Ok(()) | Err(Trouble::Conflict) => None,
                     Err(trouble) => Some(trouble.to_string()),
@@ -217,13 +218,13 @@ impl Keeper {
         }
     }
 
-    async fn step(&self, seen: &Seen, settling: &mut Settling) -> Result<(), Trouble> {
+    async fn step(&self, seen: &Seen, propagation: &mut CaPropagation) -> Result<(), Trouble> {
         let now = (self.clock)();
         let (stored, trust) = (seen.stored(), seen.trust());
-        match next_step(&self.plan, &stored, &trust, settling, self.serves(&trust, now), now) {
-            Step::Authority(reason) => {
+        match next_step(&self.plan, &stored, &trust, propagation, self.handshake_succeeds(&trust, now), now) {
+            Step::CreateCa(reason) => {
                 tracing::info!(reason, "making a new certificate authority");
-                self.store(seen, &with_new_authority(&self.plan, &stored, now)?).await
+                self.store(seen, &with_new_ca(&self.plan, &stored, now)?).await
             }
             Step::Publish => {
                 if let Fact::Known(seen) = &seen.validating {
@@ -234,19 +235,19 @@ impl Keeper {
                 }
                 Ok(())
             }
-            Step::Server(reason) => {
+            Step::CreateServerCertificate(reason) => {
                 tracing::info!(reason, "making a new server certificate");
-                self.store(seen, &with_new_server(&self.plan, &stored, now)?).await
+                self.store(seen, &with_new_server_certificate(&self.plan, &stored, now)?).await
             }
-            Step::Prune => self.store(seen, &without_expired(&stored, now)).await,
-            Step::Rest(until) => {
+            Step::Prune => self.store(seen, &without_expired_cas(&stored, now)).await,
+            Step::Wait(until) => {
                 tracing::debug!(until = date(until), "certificates are as they should be");
                 Ok(())
             }
         }
     }
 
-    async fn store(&self, seen: &Seen, stored: &Stored) -> Result<(), Trouble> {
+    async fn store(&self, seen: &Seen, stored: &StoredCertificates) -> Result<(), Trouble> {
         let ObjectNames { namespace, secret, .. } = &self.places;
         objects::store(&self.client, namespace, secret, seen.secret.known(), stored).await
     }
@@ -256,7 +257,7 @@ fn heard<T: Into<U>, U>(changed: Option<T>) -> Fact<U> {
     changed.map_or(Fact::Absent, |changed| Fact::Known(changed.into()))
 }
 
-fn same(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {
+fn same(one: Option<&Arc<CertificateAndKey>>, other: Option<&Arc<CertificateAndKey>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,

@@ -21,7 +21,7 @@ pub enum InPlace {
     /// The dynamic-networks controller is ready on every node.
     Yes,
     /// It is ready on some nodes.
-    Perhaps {
+    SomeNodes {
         /// On how many.
         ready: u32,
         /// On how many it should be.
@@ -33,7 +33,7 @@ pub enum InPlace {
 
 /// What a DaemonSet does for attachments, and on how many nodes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Daemon {
+pub struct AttachmentDaemon {
     /// Whether it is the dynamic-networks controller.
     pub is_controller: bool,
     /// Whether it is Multus as a daemon.
@@ -48,7 +48,7 @@ impl Attachment {
     /// What all DaemonSets of a cluster come to. The readiness probe of the controller asks Multus' socket, so a ready
     /// controller means a thick Multus.
     #[must_use]
-    pub fn of<'d>(daemons: impl Iterator<Item = &'d Daemon>) -> Self {
+    pub fn of<'d>(daemons: impl Iterator<Item = &'d AttachmentDaemon>) -> Self {
         let (mut ready, mut desired, mut has_thick_multus) = (0_u32, 0_u32, false);
         for daemon in daemons {
             has_thick_multus |= daemon.is_thick_multus;
@@ -59,14 +59,14 @@ impl Attachment {
         }
         let in_place = match ready {
             0 => InPlace::No,
-            ready if ready < desired => InPlace::Perhaps { ready, desired },
+            ready if ready < desired => InPlace::SomeNodes { ready, desired },
             _ => InPlace::Yes,
         };
         Self { in_place, has_thick_multus: has_thick_multus || ready > 0 }
     }
 }
 
-impl Daemon {
+impl AttachmentDaemon {
     /// What a DaemonSet does; `None` when it has no part in attachments.
     #[must_use]
     pub fn of(daemon_set: &DaemonSet) -> Option<Self> {
@@ -156,11 +156,11 @@ mod tests {
 
     use super::*;
 
-    fn daemon(labels: &Value, container: &Value) -> Option<Daemon> {
+    fn daemon(labels: &Value, container: &Value) -> Option<AttachmentDaemon> {
         let object = json!({"metadata": {"labels": labels},
             "spec": {"template": {"spec": {"containers": [container]}}},
             "status": {"numberReady": 1, "desiredNumberScheduled": 2}});
-        Daemon::of(&serde_json::from_value(object).unwrap())
+        AttachmentDaemon::of(&serde_json::from_value(object).unwrap())
     }
 
     #[test]
@@ -212,10 +212,11 @@ mod tests {
 
     #[test]
     fn readiness_makes_yes_perhaps_and_no() {
-        let controller = |ready, desired| Daemon { is_controller: true, is_thick_multus: false, ready, desired };
+        let controller =
+            |ready, desired| AttachmentDaemon { is_controller: true, is_thick_multus: false, ready, desired };
         for (ready, desired, expected) in [
             (3, 3, InPlace::Yes),
-            (2, 3, InPlace::Perhaps { ready: 2, desired: 3 }),
+            (2, 3, InPlace::SomeNodes { ready: 2, desired: 3 }),
             (0, 3, InPlace::No),
             (0, 0, InPlace::No),
         ] {
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_ready_controller_means_a_thick_multus() {
-        let controller = Daemon { is_controller: true, is_thick_multus: false, ready: 1, desired: 1 };
+        let controller = AttachmentDaemon { is_controller: true, is_thick_multus: false, ready: 1, desired: 1 };
         assert!(Attachment::of([controller].iter()).has_thick_multus);
     }
 }

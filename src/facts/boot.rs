@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use crate::{
     api::{metadata::Annotations, vmi::VirtualMachineInstance},
-    pci::{BootSlots, DeviceKinds, Devices, NoKinds, Placement, count_devices},
+    pci::{BootSlots, DeviceRegistry, Devices, NoRegistry, PciOptions, count_devices},
 };
 
 /// All that tells of a guest's PCI bus at boot, from the surest to the least sure.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Boot {
+pub struct BootFacts {
     /// What our own mutation wrote when the guest was made.
     pub stamp: Stamp,
     /// The ControllerRevision that holds the template of this run.
     pub revision: Option<Box<str>>,
     /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read. One
     /// survey for all guests that come to the same.
-    pub now: Option<Arc<Devices>>,
+    pub current_devices: Option<Arc<Devices>>,
     /// Whether memory was plugged since.
-    pub has_plugged_memory: bool,
+    pub has_hotplugged_memory: bool,
     /// Whether the KubeVirt resource has a say in what the devices are.
-    pub depends_on_kinds: bool,
+    pub depends_on_registry: bool,
 }
 
 /// The annotation `nicplug.io/boot-slots`.
@@ -28,28 +28,29 @@ pub struct Boot {
 pub enum Stamp {
     /// The guest was made when nicplug was not there.
     #[default]
-    None,
+    Missing,
     /// As nicplug writes it.
-    Slots(BootSlots),
+    Valid(BootSlots),
     /// Somebody else wrote it, or a newer nicplug.
-    Unreadable,
+    Invalid,
 }
 
-impl Boot {
+impl BootFacts {
     /// Reads what a VMI tells; `spec` and `status` may be two states of it.
     #[must_use]
-    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
         let annotations = spec.metadata.annotations.as_ref();
         let placement = placement(annotations);
-        let by_itself = count_devices(&spec.spec, &placement, &NoKinds);
-        let depends_on_kinds = by_itself.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
-        let now = if depends_on_kinds { count_devices(&spec.spec, &placement, kinds) } else { by_itself };
+        let without_registry = count_devices(&spec.spec, &placement, &NoRegistry);
+        let depends_on_registry = without_registry.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
+        let current_devices =
+            if depends_on_registry { count_devices(&spec.spec, &placement, registry) } else { without_registry };
         Self {
             stamp: Stamp::read(annotations),
             revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
-            now: now.ok().map(Arc::new),
-            has_plugged_memory: status.status.memory.is_hotplugged(),
-            depends_on_kinds,
+            current_devices: current_devices.ok().map(Arc::new),
+            has_hotplugged_memory: status.status.memory.is_hotplugged(),
+            depends_on_registry,
         }
     }
 }
@@ -57,17 +58,17 @@ impl Boot {
 impl Stamp {
     fn read(annotations: Option<&Annotations>) -> Self {
         match annotations.and_then(|annotations| annotations.boot_slots.as_deref()).map(str::parse) {
-            None => Self::None,
-            Some(Ok(slots)) => Self::Slots(slots),
-            Some(Err(_)) => Self::Unreadable,
+            None => Self::Missing,
+            Some(Ok(slots)) => Self::Valid(slots),
+            Some(Err(_)) => Self::Invalid,
         }
     }
 }
 
 /// What a guest's annotations say about its PCI bus.
 #[must_use]
-pub fn placement<'a>(annotations: Option<&'a Annotations<'_>>) -> Placement<'a> {
-    Placement {
+pub fn placement<'a>(annotations: Option<&'a Annotations<'_>>) -> PciOptions<'a> {
+    PciOptions {
         slot_count: annotations.and_then(|annotations| annotations.slot_count.as_deref()),
         root_complex: annotations.and_then(|annotations| annotations.root_complex.as_deref()) == Some("true"),
         is_template: false,
@@ -79,34 +80,37 @@ mod tests {
     use super::*;
     use crate::facts::KubeVirt;
 
-    fn boot(text: &str, kinds: &dyn DeviceKinds) -> Boot {
+    fn boot(text: &str, registry: &dyn DeviceRegistry) -> BootFacts {
         let vmi: VirtualMachineInstance = serde_json::from_str(text).unwrap();
-        Boot::of(&vmi, &vmi, kinds)
+        BootFacts::of(&vmi, &vmi, registry)
     }
 
     #[test]
     fn a_stamp_is_ours_or_unreadable() {
         let with = |stamp: &str| {
-            boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoKinds)
+            boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoRegistry)
                 .stamp
         };
-        assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Slots(_)));
-        assert_eq!(with("lots"), Stamp::Unreadable);
-        assert_eq!(boot("{}", &NoKinds).stamp, Stamp::None);
+        assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Valid(_)));
+        assert_eq!(with("lots"), Stamp::Invalid);
+        assert_eq!(boot("{}", &NoRegistry).stamp, Stamp::Missing);
     }
 
     #[test]
     fn a_name_that_only_kubevirt_knows_is_looked_up() {
         let text = r#"{"spec": {"domain": {"devices": {"gpus": [{"name": "g", "deviceName": "example.com/x"}]}}}}"#;
-        let unknown = boot(text, &NoKinds);
-        assert!(unknown.depends_on_kinds);
+        let unknown = boot(text, &NoRegistry);
+        assert!(unknown.depends_on_registry);
         let kubevirt = KubeVirt::from(
             serde_json::from_str::<crate::api::cluster::KubeVirt>(
                 r#"{"spec": {"configuration": {"permittedHostDevices": {"mediatedDevices": [{"resourceName": "example.com/x"}]}}}}"#,
             )
             .unwrap(),
         );
-        assert_ne!(boot(text, &kubevirt).now.unwrap().port_usage, unknown.now.unwrap().port_usage);
-        assert!(!boot("{}", &kubevirt).depends_on_kinds);
+        assert_ne!(
+            boot(text, &kubevirt).current_devices.unwrap().port_usage,
+            unknown.current_devices.unwrap().port_usage
+        );
+        assert!(!boot("{}", &kubevirt).depends_on_registry);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
         Version,
         gates::{Gate, GateLists},
     },
-    pci::{self, DeviceKinds, HostKind},
+    pci::{self, DeviceRegistry, HostDeviceKind},
 };
 
 /// The first version that migrates a VM by itself to attach a NIC.
@@ -24,11 +24,11 @@ pub struct KubeVirt {
     /// Whether an interface on the pod network may have bridge binding.
     pub permits_bridge_on_pod_network: bool,
     /// How the NIC is bound that KubeVirt gives to a guest without any.
-    pub default_binding: PodBinding,
+    pub default_binding: DefaultBinding,
     /// The binding plugins that are registered, and whether KubeVirt gives the guest a NIC for them.
-    pub binding_plugins: BTreeMap<String, pci::Attachment>,
+    pub binding_plugins: BTreeMap<String, pci::DomainAttachment>,
     /// What the names of permitted host devices stand for.
-    pub host_devices: BTreeMap<String, HostKind>,
+    pub host_devices: BTreeMap<String, HostDeviceKind>,
     /// `spec.configuration.vmRolloutStrategy`; `None` when it is left to the version's default.
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
@@ -37,7 +37,7 @@ pub struct KubeVirt {
 
 /// `spec.configuration.network.defaultNetworkInterface`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum PodBinding {
+pub enum DefaultBinding {
     /// What KubeVirt takes when nothing is set.
     #[default]
     Bridge,
@@ -47,7 +47,7 @@ pub enum PodBinding {
     Slirp,
 }
 
-impl PodBinding {
+impl DefaultBinding {
     /// As an interface has it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -129,9 +129,9 @@ impl From<cluster::KubeVirt> for KubeVirt {
             gates: GateLists { enabled: developer.feature_gates, disabled: developer.disabled_feature_gates },
             permits_bridge_on_pod_network: network.permit_bridge_interface_on_pod_network.unwrap_or(true),
             default_binding: match network.default_network_interface.as_str() {
-                "masquerade" => PodBinding::Masquerade,
-                "slirp" => PodBinding::Slirp,
-                _ => PodBinding::Bridge,
+                "masquerade" => DefaultBinding::Masquerade,
+                "slirp" => DefaultBinding::Slirp,
+                _ => DefaultBinding::Bridge,
             },
             binding_plugins: network.binding.into_iter().map(|(name, plugin)| (name, attachment_of(&plugin))).collect(),
             host_devices: host_devices(configuration.permitted_host_devices),
@@ -145,31 +145,31 @@ impl From<cluster::KubeVirt> for KubeVirt {
     }
 }
 
-impl DeviceKinds for KubeVirt {
-    fn binding(&self, name: &str) -> pci::Attachment {
-        self.binding_plugins.get(name).copied().unwrap_or(pci::Attachment::Unknown)
+impl DeviceRegistry for KubeVirt {
+    fn binding(&self, name: &str) -> pci::DomainAttachment {
+        self.binding_plugins.get(name).copied().unwrap_or(pci::DomainAttachment::Unknown)
     }
 
-    fn host_device(&self, device_name: &str) -> HostKind {
-        self.host_devices.get(device_name).copied().unwrap_or(HostKind::Unknown)
+    fn host_device(&self, device_name: &str) -> HostDeviceKind {
+        self.host_devices.get(device_name).copied().unwrap_or(HostDeviceKind::Unknown)
     }
 }
 
 /// KubeVirt defines an interface for these two types of attachment, and leaves the others to the plugin.
-fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::Attachment {
+fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::DomainAttachment {
     match plugin.domain_attachment_type.as_str() {
-        "tap" | "managedTap" => pci::Attachment::Tap,
-        _ => pci::Attachment::Unseen,
+        "tap" | "managedTap" => pci::DomainAttachment::Tap,
+        _ => pci::DomainAttachment::NoNic,
     }
 }
 
-fn host_devices(permitted: cluster::PermittedHostDevices) -> BTreeMap<String, HostKind> {
+fn host_devices(permitted: cluster::PermittedHostDevices) -> BTreeMap<String, HostDeviceKind> {
     let lists = [
-        (permitted.pci_host_devices, HostKind::Pci),
-        (permitted.mediated_devices, HostKind::Mediated),
-        (permitted.usb, HostKind::Usb),
+        (permitted.pci_host_devices, HostDeviceKind::Pci),
+        (permitted.mediated_devices, HostDeviceKind::Mediated),
+        (permitted.usb, HostDeviceKind::Usb),
     ];
-    let named = |(list, kind): (Vec<cluster::PermittedDevice>, HostKind)| {
+    let named = |(list, kind): (Vec<cluster::PermittedDevice>, HostDeviceKind)| {
         list.into_iter().map(move |device| (device.resource_name, kind))
     };
     lists.into_iter().flat_map(named).collect()
@@ -186,16 +186,18 @@ mod tests {
             "permittedHostDevices": {"pciHostDevices": [{"resourceName": "a.com/pci"}],
                 "mediatedDevices": [{"resourceName": "a.com/vgpu"}], "usb": [{"resourceName": "a.com/usb"}]}}}}"#;
         let kubevirt = KubeVirt::from(serde_json::from_str::<cluster::KubeVirt>(text).unwrap());
-        for (name, attachment) in
-            [("side", pci::Attachment::Unseen), ("plug", pci::Attachment::Tap), ("other", pci::Attachment::Unknown)]
-        {
+        for (name, attachment) in [
+            ("side", pci::DomainAttachment::NoNic),
+            ("plug", pci::DomainAttachment::Tap),
+            ("other", pci::DomainAttachment::Unknown),
+        ] {
             assert_eq!(kubevirt.binding(name), attachment, "{name}");
         }
         for (name, kind) in [
-            ("a.com/pci", HostKind::Pci),
-            ("a.com/vgpu", HostKind::Mediated),
-            ("a.com/usb", HostKind::Usb),
-            ("a.com/other", HostKind::Unknown),
+            ("a.com/pci", HostDeviceKind::Pci),
+            ("a.com/vgpu", HostDeviceKind::Mediated),
+            ("a.com/usb", HostDeviceKind::Usb),
+            ("a.com/other", HostDeviceKind::Unknown),
         ] {
             assert_eq!(kubevirt.host_device(name), kind, "{name}");
         }

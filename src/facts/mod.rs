@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 pub use self::{
     attachment::Attachment,
-    boot::Boot,
+    boot::BootFacts,
     kubevirt::KubeVirt,
-    nad::{Isolation, Nads},
+    nad::{Nads, NamespaceIsolation},
     vm::Vm,
     vmi::Vmi,
 };
@@ -25,7 +25,7 @@ use crate::{
     api::mac::Mac,
     change::{Change, MigrationStart},
     pci::Devices,
-    settings::overrides::Annotated,
+    settings::overrides::ParsedOverrides,
 };
 
 /// Something that the cluster may tell.
@@ -118,7 +118,7 @@ pub struct Facts {
     /// The networks that the change names.
     pub nads: Nads,
     /// Multus' isolation of namespaces; absent when it is off.
-    pub isolation: Fact<Arc<Isolation>>,
+    pub isolation: Fact<Arc<NamespaceIsolation>>,
     /// How a NIC can reach a pod that runs already.
     pub attachment: Fact<Attachment>,
     /// How many nodes run guests.
@@ -130,7 +130,7 @@ pub struct Facts {
     /// Who else has a MAC address of the change on the same network.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace asks for; absent where it asks for none.
-    pub overrides: Fact<Arc<Annotated>>,
+    pub overrides: Fact<Arc<ParsedOverrides>>,
 }
 
 /// Another guest that has a MAC address on a network.

@@ -14,14 +14,14 @@ const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Nad {
     /// What `spec.config` is worth.
-    pub config: Config,
+    pub config: CniConfig,
     /// Whether the annotation `k8s.v1.cni.cncf.io/resourceName` names a resource.
     pub has_resource: bool,
 }
 
 /// `spec.config` of a NetworkAttachmentDefinition.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Config {
+pub enum CniConfig {
     /// Empty: the configuration is a file on each node.
     OnNodes,
     /// It names its plugins.
@@ -34,13 +34,13 @@ impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
         let resource = nad.metadata.annotations.get(RESOURCE_NAME);
         Self {
-            config: Config::read(&nad.spec.config),
+            config: CniConfig::read(&nad.spec.config),
             has_resource: resource.is_some_and(|name| !name.trim().is_empty()),
         }
     }
 }
 
-impl Config {
+impl CniConfig {
     /// Judges a CNI configuration: one plugin (`type`) or a list of them (`plugins`).
     #[must_use]
     pub fn read(text: &str) -> Self {
@@ -80,28 +80,28 @@ pub struct Nads(Vec<Found>);
 struct Found {
     namespace: String,
     name: String,
-    lookup: Lookup,
+    lookup: NadLookup,
 }
 
 /// What was found under one name.
 #[derive(Clone, Debug, Default)]
-pub struct Lookup {
+pub struct NadLookup {
     /// The NetworkAttachmentDefinition.
     pub nad: Fact<Arc<Nad>>,
     /// Where there is none: one that may be meant, as a `networkName` would name it.
-    pub instead: Option<String>,
+    pub suggestion: Option<String>,
 }
 
 impl Nads {
     /// Notes what was found under a name.
-    pub fn insert(&mut self, name: NadRef, lookup: Lookup) {
+    pub fn insert(&mut self, name: NadRef, lookup: NadLookup) {
         self.0.retain(|found| !found.is_of(name));
         self.0.push(Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup });
     }
 
     /// What was found under a name: unknown where nobody looked.
     #[must_use]
-    pub fn lookup(&self, name: NadRef) -> Lookup {
+    pub fn lookup(&self, name: NadRef) -> NadLookup {
         let found = self.0.iter().find(|found| found.is_of(name));
         found.map(|found| found.lookup.clone()).unwrap_or_default()
     }
@@ -116,7 +116,7 @@ impl Found {
 /// Which of some names is most like another, if any is near enough to be a slip of the pen: two letters off at most,
 /// and less than half of the name.
 #[must_use]
-pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).min(3);
     let distances = names.map(|other| (distance(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)
@@ -143,12 +143,12 @@ fn distance(one: &str, other: &str) -> usize {
 
 /// Multus' `namespaceIsolation`: a pod may use the networks of its own namespace and of a few others only.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Isolation {
+pub struct NamespaceIsolation {
     /// `globalNamespaces`, besides `default`.
     pub global_namespaces: Vec<String>,
 }
 
-impl Isolation {
+impl NamespaceIsolation {
     /// Reads it from the ConfigMap `multus-daemon-config`: absent when it is off there, unknown when it cannot be read.
     #[must_use]
     pub fn read(config: &cluster::ConfigMap) -> Fact<Arc<Self>> {
@@ -189,9 +189,9 @@ mod tests {
             (r#"{"plugins": [{"type": "bridge"}, {}]}"#, Some("has no type in plugins[1]")),
             (r#"{"plugins": {}}"#, Some("has plugins that are no list")),
         ] {
-            match (Config::read(text), broken) {
-                (Config::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
-                (Config::Valid | Config::OnNodes, None) => {}
+            match (CniConfig::read(text), broken) {
+                (CniConfig::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
+                (CniConfig::Valid | CniConfig::OnNodes, None) => {}
                 (config, _) => panic!("{text}: {config:?}"),
             }
         }
@@ -208,7 +208,7 @@ mod tests {
             ("x", None),
             ("", None),
         ] {
-            assert_eq!(nearest(name, names.into_iter()), expected, "{name}");
+            assert_eq!(closest_name(name, names.into_iter()), expected, "{name}");
         }
     }
 
@@ -224,9 +224,9 @@ mod tests {
     fn isolation_is_off_unless_it_says_true() {
         let read = |text: &str| {
             let data = [("daemon-config.json".to_owned(), text.to_owned())].into();
-            Isolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })
+            NamespaceIsolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })
         };
-        assert_eq!(Isolation::read(&cluster::ConfigMap::default()), Fact::Absent);
+        assert_eq!(NamespaceIsolation::read(&cluster::ConfigMap::default()), Fact::Absent);
         assert_eq!(read("{}"), Fact::Absent);
         assert_eq!(read(r#"{"namespaceIsolation": false}"#), Fact::Absent);
         assert_eq!(read("{"), Fact::Unknown);

@@ -13,33 +13,33 @@ pub struct GuestNic {
     /// `multus.networkName` as it is written, if it is a multus network.
     pub network: Option<Box<str>>,
     /// How it can reach a guest that runs already.
-    pub plug: Plug,
+    pub hotplug: HotplugMethod,
     /// Whether `state: absent` asks for its removal.
     pub is_absent: bool,
 }
 
 /// How KubeVirt's controller brings a NIC to a guest that runs already.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Plug {
+pub enum HotplugMethod {
     /// It does not: the NIC is attached at boot only.
-    AtBoot,
+    None,
     /// In place or by live migration.
     Bridge,
     /// By live migration only.
     Sriov,
 }
 
-impl Plug {
+impl HotplugMethod {
     /// How a NIC of this interface and network is plugged.
     #[must_use]
     pub fn of(interface: &Interface, network: Option<&Network>) -> Self {
         if !network.is_some_and(|network| network.multus.is_some() && !network.is_default()) {
-            return Self::AtBoot;
+            return Self::None;
         }
         match &interface.bindings {
             bindings if bindings.bridge.is_some() => Self::Bridge,
             bindings if bindings.sriov.is_some() => Self::Sriov,
-            _ => Self::AtBoot,
+            _ => Self::None,
         }
     }
 }
@@ -58,7 +58,7 @@ impl GuestNic {
         Self {
             name: interface.name.as_str().into(),
             network: multus.map(|multus| multus.network_name.as_str().into()),
-            plug: Plug::of(interface, network),
+            hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
         }
     }
@@ -71,18 +71,18 @@ mod tests {
     #[test]
     fn only_a_bridge_or_sriov_nic_on_a_further_multus_network_can_be_plugged() {
         for (binding, source, plug) in [
-            (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Bridge),
-            (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Sriov),
-            (r#""masquerade": {}"#, r#""multus": {"networkName": "n"}"#, Plug::AtBoot),
-            (r#""bridge": {}"#, r#""multus": {"networkName": "n", "default": true}"#, Plug::AtBoot),
-            (r#""bridge": {}"#, r#""pod": {}"#, Plug::AtBoot),
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Bridge),
+            (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Sriov),
+            (r#""masquerade": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::None),
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n", "default": true}"#, HotplugMethod::None),
+            (r#""bridge": {}"#, r#""pod": {}"#, HotplugMethod::None),
         ] {
             let text = format!(
                 r#"{{"domain": {{"devices": {{"interfaces": [{{"name": "a", {binding}}}]}}}},
                     "networks": [{{"name": "a", {source}}}]}}"#
             );
             let nics = GuestNic::all(&serde_json::from_str(&text).unwrap());
-            assert_eq!(nics.first().map(|nic| nic.plug), Some(plug), "{text}");
+            assert_eq!(nics.first().map(|nic| nic.hotplug), Some(plug), "{text}");
         }
     }
 }

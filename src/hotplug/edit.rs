@@ -15,7 +15,7 @@ use crate::{
     api::{
         json_patch::pointer,
         mac::Mac,
-        review::{self, Reading},
+        review::{self, ParsedRequest},
     },
     change::{Change, Nic},
     facts::{Fact, FactSource},
@@ -229,11 +229,11 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
 
 fn read<T>(body: &[u8], look: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
     match review::read(body) {
-        Ok(Reading::Whole(request)) => match Change::of(&request) {
+        Ok(ParsedRequest::Valid(request)) => match Change::of(&request) {
             Some(change) => look(&change),
             None => Err(EditError::Unreadable("it is no VirtualMachine".to_owned())),
         },
-        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message)),
+        Ok(ParsedRequest::Invalid(_, fault)) => Err(EditError::Unreadable(fault.message)),
         Err(error) => Err(unreadable(error)),
     }
 }

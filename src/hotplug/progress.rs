@@ -173,7 +173,7 @@ pub fn path(is_sriov: bool, cluster_info: &ClusterInfo) -> Path {
     match cluster_info.in_place {
         _ if is_sriov => Path::Migration(cluster_info.auto_migration()),
         Fact::Known(InPlace::Yes) => Path::InPlace,
-        Fact::Known(InPlace::Perhaps { ready, desired }) => Path::Perhaps { ready, desired },
+        Fact::Known(InPlace::SomeNodes { ready, desired }) => Path::Perhaps { ready, desired },
         Fact::Known(InPlace::No) | Fact::Absent => Path::Migration(cluster_info.auto_migration()),
         Fact::Unknown => Path::Unknown,
     }
@@ -253,7 +253,7 @@ impl<'s> Observer<'s> {
     fn evidence(self, vmi: &'s Value) -> Vec<(Stage, Option<String>)> {
         let Target { guest, nic, .. } = self.target;
         let seen = self.seen();
-        let has_source = |source: &str| seen.is_some_and(|seen| is_seen_by(seen, source));
+        let has_source = |source: &str| seen.is_some_and(|seen| is_reported_by(seen, source));
         let mut evidence = vec![
             (Stage::Template, Some(format!("VirtualMachine {guest:?} has it"))),
             (Stage::Spec, has_nic(vmi.get("spec"), nic).then(|| "KubeVirt has copied it".to_owned())),
@@ -528,10 +528,10 @@ fn has_nic(guest: Option<&Value>, nic: &str) -> bool {
 
 /// A status that tells no source is of a KubeVirt that knew the domain alone.
 fn is_in_domain(seen: &Value) -> bool {
-    text(seen, "/infoSource").is_empty() || is_seen_by(seen, "domain")
+    text(seen, "/infoSource").is_empty() || is_reported_by(seen, "domain")
 }
 
-fn is_seen_by(seen: &Value, source: &str) -> bool {
+fn is_reported_by(seen: &Value, source: &str) -> bool {
     text(seen, "/infoSource").split(',').any(|entry| entry.trim() == source)
 }
 
@@ -932,7 +932,7 @@ mod tests {
         assert_eq!(of(Fact::Known(InPlace::Yes), true), Path::Migration(AutoMigration::On));
         assert_eq!(of(Fact::Known(InPlace::No), false), Path::Migration(AutoMigration::On));
         assert_eq!(of(Fact::Unknown, false), Path::Unknown);
-        let perhaps = Fact::Known(InPlace::Perhaps { ready: 1, desired: 2 });
+        let perhaps = Fact::Known(InPlace::SomeNodes { ready: 1, desired: 2 });
         assert_eq!(of(perhaps, false), Path::Perhaps { ready: 1, desired: 2 });
     }
 

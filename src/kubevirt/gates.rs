@@ -19,7 +19,7 @@ pub enum Gate {
 
 /// How far a gate had come in a version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
+enum Maturity {
     /// Off unless it is listed.
     Alpha,
     /// Since 1.8 on unless it is disabled; before, as alpha.
@@ -42,13 +42,13 @@ impl Gate {
     }
 
     /// How far the gate had come in a version.
-    fn stage(self, version: Version) -> Stage {
+    fn maturity(self, version: Version) -> Maturity {
         let since = |major, minor| version.is_at_least(major, minor);
         match self {
-            Self::HotplugNics if since(1, 4) => Stage::GenerallyAvailable,
-            Self::LiveUpdateNadRef if since(1, 9) => Stage::GenerallyAvailable,
-            Self::LiveUpdateNadRef | Self::PasstBinding if since(1, 8) => Stage::Beta,
-            _ => Stage::Alpha,
+            Self::HotplugNics if since(1, 4) => Maturity::GenerallyAvailable,
+            Self::LiveUpdateNadRef if since(1, 9) => Maturity::GenerallyAvailable,
+            Self::LiveUpdateNadRef | Self::PasstBinding if since(1, 8) => Maturity::Beta,
+            _ => Maturity::Alpha,
         }
     }
 }
@@ -69,12 +69,12 @@ impl GateLists {
     #[must_use]
     pub fn is_on(&self, gate: Gate, version: Option<Version>) -> bool {
         let lists = |list: &[String]| list.iter().any(|name| name == gate.name());
-        let stage = version.map_or(Stage::Alpha, |version| gate.stage(version));
-        if stage == Stage::GenerallyAvailable || lists(&self.enabled) {
+        let maturity = version.map_or(Maturity::Alpha, |version| gate.maturity(version));
+        if maturity == Maturity::GenerallyAvailable || lists(&self.enabled) {
             return true;
         }
         let beta_is_on = version.is_some_and(|version| version.is_at_least(1, 8));
-        stage == Stage::Beta && beta_is_on && !lists(&self.disabled)
+        maturity == Maturity::Beta && beta_is_on && !lists(&self.disabled)
     }
 }
 

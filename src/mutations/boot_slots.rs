@@ -63,7 +63,7 @@ fn budget(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, Boo
 
 /// The operations that give a VMI these annotations, or take them away; none for those that are right.
 fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) -> Vec<PatchOperation> {
-    if !vmi.metadata.is_written {
+    if !vmi.metadata.is_present {
         // No object of an API server is like that, and the patch would have nowhere to go.
         return Vec::new();
     }
@@ -102,7 +102,7 @@ mod tests {
     use crate::{
         api::{
             cluster,
-            review::{self, Reading},
+            review::{self, ParsedRequest},
         },
         change::Change,
         facts::{Fact, Facts, KubeVirt, Vm},
@@ -134,7 +134,7 @@ mod tests {
                 "operation": "{operation}", "kind": {{"group": "kubevirt.io", "kind": "VirtualMachineInstance"}},
                 "object": {object}, "oldObject": {old_object}}}}}"#
         );
-        let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        let ParsedRequest::Valid(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
         let operations = repair(&Case { change: &change, facts, settings });
         // The patch applies, and what it makes needs none.

@@ -17,7 +17,7 @@ use crate::{
 /// On the pod network a bridge is another wish than on a further network: who wants it says so.
 pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
     let change = case.change;
-    let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+    let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
     if !is_guest || change.before.is_none() {
         return Vec::new();
     }

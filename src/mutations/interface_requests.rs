@@ -81,7 +81,7 @@ fn add(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
-    if guest.domain.devices.is_written {
+    if guest.domain.devices.is_present {
         operations.extend(append(guest.interfaces().is_empty(), |below| interface(case, below), interfaces));
     } else {
         let devices = pointer(case.change.after.path, &["domain", "devices"]);
@@ -137,7 +137,7 @@ mod tests {
     use crate::{
         api::{
             cluster,
-            review::{self, Reading},
+            review::{self, ParsedRequest},
             vmi::VirtualMachineInstance,
         },
         change::Change,
@@ -179,7 +179,7 @@ mod tests {
             "namespace": "demo", "operation": operation, "kind": {"group": "kubevirt.io", "kind": kind},
             "object": object, "oldObject": old}})
         .to_string();
-        let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+        let ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
         let change = Change::of(&request).unwrap();
         repair(&Case { change: &change, facts, settings: &Settings::default() })
     }

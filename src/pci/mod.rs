@@ -9,28 +9,28 @@
 //! emulators. PCI NUMA topologies (dedicated CPUs with PCINUMAAwareTopology) are not covered.
 
 mod address;
+mod boot_error;
 mod boot_slots;
 mod devices;
 mod layout;
-mod machine;
+mod machine_type;
 mod port_budget;
 mod port_usage;
 mod quantity;
-mod refusal;
 mod reservation;
 mod scheme;
 
 use std::fmt;
 
 pub use self::{
-    address::{NotAnAddress, PciAddress},
-    boot_slots::{BootSlots, NotBootSlots, Room},
-    devices::{Kind, Place},
-    layout::{Picture, Seat, Spot, picture},
-    machine::{Architecture, Machine},
-    port_budget::{Case, PortBudget, Sum, budget},
-    port_usage::{Devices, Nic, PortUsage, SlotCount, count_devices},
-    refusal::Refusal,
+    address::{PciAddress, PciAddressError},
+    boot_error::BootError,
+    boot_slots::{BootSlots, BootSlotsError, HotplugCapacity},
+    devices::{DeviceKind, SlotKind},
+    layout::{BusLayout, Slot, SlotPosition},
+    machine_type::{Architecture, MachineType},
+    port_budget::{BudgetDetails, PortBudget, PortCase},
+    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices},
     reservation::{Reservation, reserve},
     scheme::Scheme,
 };
@@ -43,7 +43,7 @@ pub const ROOT_COMPLEX: &str = "kubevirt.io/placePCIDevicesOnRootComplex";
 
 /// What the PCI bus depends on besides the spec.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Placement<'a> {
+pub struct PciOptions<'a> {
     /// The value of [`SLOT_COUNT`] on the VMI.
     pub slot_count: Option<&'a str>,
     /// Whether [`ROOT_COMPLEX`] on the VMI is exactly `true`.
@@ -52,7 +52,7 @@ pub struct Placement<'a> {
     pub is_template: bool,
 }
 
-impl<'a> Placement<'a> {
+impl<'a> PciOptions<'a> {
     /// Reads the annotations of a VMI, or of the metadata of a VM's template.
     #[must_use]
     pub fn of(annotation: impl Fn(&str) -> Option<&'a str>) -> Self {
@@ -72,18 +72,18 @@ impl<'a> Placement<'a> {
 
 /// Whether a binding plugin gives the guest a NIC that KubeVirt defines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Attachment {
+pub enum DomainAttachment {
     /// `domainAttachmentType` tap or managedTap: an interface like any other.
     Tap,
     /// Another type or none: no interface in the domain, though a sidecar may add one unseen.
-    Unseen,
+    NoNic,
     /// The plugin's registration is not known; it counts as a tap.
     Unknown,
 }
 
 /// What a permitted host device is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum HostKind {
+pub enum HostDeviceKind {
     /// `mediatedDevices`: a vGPU or its like, which KubeVirt does not count.
     Mediated,
     /// `pciHostDevices`.
@@ -95,24 +95,24 @@ pub enum HostKind {
 }
 
 /// What only the KubeVirt resource can tell of a name.
-pub trait DeviceKinds {
+pub trait DeviceRegistry {
     /// `spec.configuration.network.binding[name].domainAttachmentType`.
-    fn binding(&self, name: &str) -> Attachment;
+    fn binding(&self, name: &str) -> DomainAttachment;
     /// Which list of `spec.configuration.permittedHostDevices` has the device.
-    fn host_device(&self, device_name: &str) -> HostKind;
+    fn host_device(&self, device_name: &str) -> HostDeviceKind;
 }
 
 /// Nothing is known of any name.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoKinds;
+pub struct NoRegistry;
 
-impl DeviceKinds for NoKinds {
-    fn binding(&self, _name: &str) -> Attachment {
-        Attachment::Unknown
+impl DeviceRegistry for NoRegistry {
+    fn binding(&self, _name: &str) -> DomainAttachment {
+        DomainAttachment::Unknown
     }
 
-    fn host_device(&self, _device_name: &str) -> HostKind {
-        HostKind::Unknown
+    fn host_device(&self, _device_name: &str) -> HostDeviceKind {
+        HostDeviceKind::Unknown
     }
 }
 
@@ -154,7 +154,7 @@ impl fmt::Display for Note {
 /// A part of the spec has another shape than KubeVirt's API.
 #[derive(Debug, thiserror::Error)]
 #[error("{field} cannot be read")]
-pub struct Unreadable {
+pub struct UnreadableField {
     /// Relative to the VMI's spec.
     pub field: &'static str,
     /// What is wrong with it.

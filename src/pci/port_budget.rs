@@ -6,10 +6,10 @@
 //!
 //! | case            | when                              | free ports                                  |
 //! | --------------- | --------------------------------- | ------------------------------------------- |
-//! | [`Case::Placed`] without E | schemes none, v1, v2   | P + 1                                       |
-//! | [`Case::Placed`] | v3 with P > 0, read-back with any | P + 1 + min(E, 31 - (D + P + 1 + b))        |
-//! | [`Case::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
-//! | [`Case::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
+//! | [`PortCase::Placed`] without E | schemes none, v1, v2   | P + 1                                       |
+//! | [`PortCase::Placed`] | v3 with P > 0, read-back with any | P + 1 + min(E, 31 - (D + P + 1 + b))        |
+//! | [`PortCase::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
+//! | [`PortCase::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
 //!
 //! The 1 is libvirt's spare port. An explicit address on bus k makes libvirt have the ports 1 to k, so more may be
 //! free than the table says; on bus 0 it takes no port. On a transitional guest placeholders sit on the bridge.
@@ -18,11 +18,11 @@ use std::{collections::BTreeSet, fmt};
 
 use super::{
     address::PciAddress,
-    devices::Place,
-    machine::Machine,
-    port_usage::{Claim, Nic, PortUsage, SlotCount, Tally},
-    refusal::{ROOT_COMPLEX_SLOTS, Refusal},
-    scheme::{self, Scheme, Target, Targets},
+    boot_error::{BootError, ROOT_COMPLEX_SLOTS},
+    devices::SlotKind,
+    machine_type::MachineType,
+    port_usage::{AddressedDevice, PciNic, PortUsage, SlotCount, SlotTally},
+    scheme::{self, PortTarget, Scheme, TargetInputs},
 };
 use crate::kubevirt::Version;
 
@@ -43,7 +43,7 @@ const PORTS_PER_SLOT: u64 = 8;
 
 /// How the ports come about.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Case {
+pub enum PortCase {
     /// libvirt places the devices and leaves a spare port; KubeVirt's controllers come after that (case A).
     Placed,
     /// KubeVirt's controllers are there before the devices, which take them (case B).
@@ -58,13 +58,13 @@ pub enum Case {
 
 /// The parts of the sum, for messages and for pictures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Sum {
+pub struct BudgetDetails {
     /// What the version does.
     pub scheme: Scheme,
     /// How the ports come about.
-    pub case: Case,
+    pub case: PortCase,
     /// The board.
-    pub machine: Machine,
+    pub machine: MachineType,
     /// More than 2Gi of memory.
     pub has_large_memory: bool,
     /// n: interfaces, absent ones included.
@@ -107,22 +107,52 @@ pub struct PortBudget {
     /// Free slots of a flat bus, the bridges that libvirt adds by itself included.
     pub flat_free_slots: Option<u64>,
     /// Why the guest cannot boot.
-    pub refused: Option<Refusal>,
+    pub boot_error: Option<BootError>,
     /// Whether a hotplugged NIC goes to a conventional slot.
     pub is_transitional: bool,
     /// How it came about.
-    pub sum: Sum,
+    pub details: BudgetDetails,
 }
 
 impl PortBudget {
+    /// Does the sum for a guest with these NICs at boot.
+    #[must_use]
+    pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Self {
+        let scheme = Scheme::of(version);
+        let devices = PortCounts::of(port_usage, nics);
+        let asks = port_usage.supports_pcie_hotplug || !scheme::checks_machine(version);
+        let slot_count = match &port_usage.slot_count {
+            SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
+                return refused(port_usage, &devices, scheme, BootError::SlotCount { value: value.to_string() });
+            }
+            SlotCount::Number(count) => Some(*count),
+            SlotCount::NotANumber(_) | SlotCount::Unset => None,
+        };
+        let inputs = TargetInputs {
+            scheme,
+            is_large: port_usage.has_large_memory,
+            root_complex: port_usage.root_complex,
+            interfaces: devices.interfaces,
+            in_use: devices.in_use,
+            slot_count,
+        };
+        let mut target = PortTarget::of(inputs);
+        if !port_usage.supports_pcie_hotplug {
+            // Versions that do the sum all the same ask for nothing that such a board could give.
+            target.placeholders = 0;
+            target.extra_controllers = 0;
+        }
+        place(port_usage, &devices, scheme, target)
+    }
+
     /// Room for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` where nothing limits them.
     ///
     /// A flat bus grows: libvirt adds bridges by itself when the guest is defined, so its figure is no hard limit.
     #[must_use]
-    pub fn room(&self) -> Option<u64> {
-        match self.sum.case {
-            Case::Flat => self.flat_free_slots,
-            Case::NoPorts => None,
+    pub fn hotplug_capacity(&self) -> Option<u64> {
+        match self.details.case {
+            PortCase::Flat => self.flat_free_slots,
+            PortCase::NoPorts => None,
             // Without a bridge there is no slot for a conventional NIC.
             _ if self.is_transitional => self.bridge_free_slots.or(self.free_ports.map(|_| 0)),
             _ => self.free_ports,
@@ -132,39 +162,9 @@ impl PortBudget {
     /// Room that is left in the running guest after so many devices took a place since boot: NICs, and where NICs need
     /// ports virtio disks and a memory hotplug. An unplugged one counts until the domain has dropped it.
     #[must_use]
-    pub fn room_left(&self, attached: u64) -> Option<u64> {
-        self.room().map(|room| room.saturating_sub(attached))
+    pub fn remaining_capacity(&self, attached: u64) -> Option<u64> {
+        self.hotplug_capacity().map(|room| room.saturating_sub(attached))
     }
-}
-
-/// Does the sum for a guest with these NICs at boot.
-#[must_use]
-pub fn budget(port_usage: &PortUsage, nics: &[Nic], version: Version) -> PortBudget {
-    let scheme = Scheme::of(version);
-    let devices = PortCounts::of(port_usage, nics);
-    let asks = port_usage.supports_pcie_hotplug || !scheme::asks_the_machine(version);
-    let slot_count = match &port_usage.slot_count {
-        SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
-            return refused(port_usage, &devices, scheme, Refusal::SlotCount { value: value.to_string() });
-        }
-        SlotCount::Number(count) => Some(*count),
-        SlotCount::NotANumber(_) | SlotCount::Unset => None,
-    };
-    let wishing = Targets {
-        scheme,
-        is_large: port_usage.has_large_memory,
-        root_complex: port_usage.root_complex,
-        interfaces: devices.interfaces,
-        in_use: devices.in_use,
-        slot_count,
-    };
-    let mut wish = scheme::wish(wishing);
-    if !port_usage.supports_pcie_hotplug {
-        // Versions that do the sum all the same ask for nothing that such a board could give.
-        wish.placeholders = 0;
-        wish.extra_controllers = 0;
-    }
-    place(port_usage, &devices, scheme, wish)
 }
 
 /// The devices of a guest, NICs included, as the formulas name them.
@@ -184,32 +184,33 @@ struct PortCounts {
     bridged: u64,
     /// Ports that explicit addresses name, without repetition.
     fixed: BTreeSet<u8>,
-    claims: Vec<Claim>,
+    addressed: Vec<AddressedDevice>,
     /// Slots that KubeVirt gives out on the root bus.
     on_root_bus: u64,
 }
 
 impl PortCounts {
-    fn of(port_usage: &PortUsage, nics: &[Nic]) -> Self {
-        let mut nic_tally = Tally::default();
-        let mut claims = port_usage.claims.to_vec();
+    fn of(port_usage: &PortUsage, nics: &[PciNic]) -> Self {
+        let mut nic_tally = SlotTally::default();
+        let mut addressed = port_usage.addressed.to_vec();
         for nic in nics {
             let Some(place) = nic.place else { continue };
             nic_tally.add(place);
-            claims.extend(nic.address.map(|address| Claim { address, place }));
+            addressed.extend(nic.address.map(|address| AddressedDevice { address, place }));
         }
         let counted = port_usage.counted.all() + nic_tally.all();
-        let ports = |tally: Tally| u64::from(tally.ports);
-        let conventional = |tally: Tally| u64::from(tally.conventional);
+        let ports = |tally: SlotTally| u64::from(tally.ports);
+        let conventional = |tally: SlotTally| u64::from(tally.conventional);
         let on_ports = ports(port_usage.counted) + ports(port_usage.uncounted) + ports(nic_tally);
         let in_bridges =
             conventional(port_usage.counted) + conventional(port_usage.uncounted) + conventional(nic_tally);
         let (floating, bridged) = if port_usage.root_complex {
             (ports(port_usage.uncounted), conventional(port_usage.uncounted))
         } else {
-            let has_port = claims.iter().filter(|claim| claim.place == Place::Port).count() as u64;
-            let is_off_the_bridge = |claim: &&Claim| claim.place == Place::Bridge && claim.address.bus == 0;
-            (on_ports - has_port, in_bridges - claims.iter().filter(is_off_the_bridge).count() as u64)
+            let has_port = addressed.iter().filter(|device| device.place == SlotKind::Port).count() as u64;
+            let is_off_the_bridge =
+                |device: &&AddressedDevice| device.place == SlotKind::Bridge && device.address.bus == 0;
+            (on_ports - has_port, in_bridges - addressed.iter().filter(is_off_the_bridge).count() as u64)
         };
         Self {
             interfaces: nics.len() as u64,
@@ -219,19 +220,19 @@ impl PortCounts {
             flat: port_usage.counted.slots() + port_usage.uncounted.slots() + nic_tally.slots(),
             floating,
             bridged,
-            fixed: claims
+            fixed: addressed
                 .iter()
-                .filter(|claim| claim.place == Place::Port && claim.address.bus > 0)
-                .map(|claim| claim.address.bus)
+                .filter(|device| device.place == SlotKind::Port && device.address.bus > 0)
+                .map(|device| device.address.bus)
                 .collect(),
-            on_root_bus: if port_usage.root_complex { counted - claims.len() as u64 } else { 0 },
-            claims,
+            on_root_bus: if port_usage.root_complex { counted - addressed.len() as u64 } else { 0 },
+            addressed,
         }
     }
 }
 
-fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, refusal: Refusal) -> PortBudget {
-    let nothing = Target { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
+fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, boot_error: BootError) -> PortBudget {
+    let nothing = PortTarget { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
     let placed = place(port_usage, devices, scheme, nothing);
     PortBudget {
         placeholders: None,
@@ -240,43 +241,43 @@ fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, refusal
         bridge_free_slots: None,
         flat_free_slots: None,
         // What was found on the way is one more reason, not the first.
-        refused: Some(refusal),
+        boot_error: Some(boot_error),
         ..placed
     }
 }
 
-fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, wish: Target) -> PortBudget {
+fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, target: PortTarget) -> PortBudget {
     let case = match port_usage.machine {
-        Machine::I440fx => Case::Flat,
-        Machine::Ccw | Machine::Refused | Machine::Unknown => Case::NoPorts,
-        Machine::Q35 | Machine::Virt if port_usage.root_complex => Case::RootComplex,
-        Machine::Q35 | Machine::Virt if scheme == Scheme::V3 && wish.placeholders == 0 => Case::Discarded,
-        Machine::Q35 | Machine::Virt => Case::Placed,
+        MachineType::I440fx => PortCase::Flat,
+        MachineType::Ccw | MachineType::Unsupported | MachineType::Unknown => PortCase::NoPorts,
+        MachineType::Q35 | MachineType::Virt if port_usage.root_complex => PortCase::RootComplex,
+        MachineType::Q35 | MachineType::Virt if scheme == Scheme::V3 && target.placeholders == 0 => PortCase::Discarded,
+        MachineType::Q35 | MachineType::Virt => PortCase::Placed,
     };
-    let ports = Ports::of(case, port_usage, devices, wish);
+    let ports = Ports::of(case, port_usage, devices, target);
     let bridges = flat_bridges(devices);
-    let refused = port_usage
-        .refusal
+    let boot_error = port_usage
+        .boot_error
         .as_deref()
         .cloned()
         .or_else(|| root_complex_overflow(devices))
         .or_else(|| bad_address(port_usage, devices))
         .or_else(|| ports.overflow(port_usage, devices));
     let is_pcie = port_usage.machine.is_pcie();
-    let when = |applies: bool, count: u64| (applies && refused.is_none()).then_some(count);
+    let when = |applies: bool, count: u64| (applies && boot_error.is_none()).then_some(count);
     PortBudget {
         supports_pcie_hotplug: port_usage.supports_pcie_hotplug,
         ports_in_use: devices.in_use,
-        placeholders: Some(wish.placeholders),
-        extra_controllers: Some(wish.extra_controllers),
+        placeholders: Some(target.placeholders),
+        extra_controllers: Some(target.extra_controllers),
         free_ports: when(is_pcie, ports.free),
         bridge_free_slots: when(is_pcie && ports.bridges > 0, ports.bridge_free_slots(devices)),
         flat_free_slots: when(
-            case == Case::Flat,
+            case == PortCase::Flat,
             FLAT_SLOTS * (1 + bridges) - devices.flat.min(FLAT_SLOTS * (1 + bridges)),
         ),
         is_transitional: port_usage.is_transitional,
-        sum: Sum {
+        details: BudgetDetails {
             scheme,
             case,
             machine: port_usage.machine,
@@ -286,29 +287,29 @@ fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, wish: Tar
                 SlotCount::Number(count) if scheme.reads_slot_count() => Some(count),
                 _ => None,
             },
-            total: wish.total,
-            minimum: wish.minimum,
-            desired: wish.desired,
+            total: target.total,
+            minimum: target.minimum,
+            desired: target.desired,
             devices: devices.on_ports,
             conventional: devices.conventional,
             extra_in_place: ports.extra,
             root_ports: if is_pcie { ports.all } else { 0 },
             highest_index: if is_pcie {
                 ports.highest_index
-            } else if case == Case::Flat {
+            } else if case == PortCase::Flat {
                 bridges
             } else {
                 0
             },
         },
-        refused,
+        boot_error,
     }
 }
 
 /// The bridges that libvirt adds to a full flat bus. It keeps one slot for a bridge to come, each bridge takes one, and
 /// each brings 31.
 fn flat_bridges(devices: &PortCounts) -> u64 {
-    let named = devices.claims.iter().map(|claim| u64::from(claim.address.bus)).max().unwrap_or(0);
+    let named = devices.addressed.iter().map(|device| u64::from(device.address.bus)).max().unwrap_or(0);
     (devices.flat / FLAT_SLOTS).max(named)
 }
 
@@ -326,9 +327,9 @@ struct Ports {
 }
 
 impl Ports {
-    fn of(case: Case, port_usage: &PortUsage, devices: &PortCounts, wish: Target) -> Self {
+    fn of(case: PortCase, port_usage: &PortUsage, devices: &PortCounts, target: PortTarget) -> Self {
         let (on_ports, on_bridge) =
-            if port_usage.is_transitional { (0, wish.placeholders) } else { (wish.placeholders, 0) };
+            if port_usage.is_transitional { (0, target.placeholders) } else { (target.placeholders, 0) };
         let bridges = bridges_for(devices.bridged.saturating_add(on_bridge));
         let bridge_buses = if bridges > 0 { bridges + 1 } else { 0 };
         let fixed = devices.fixed.len() as u64;
@@ -336,21 +337,21 @@ impl Ports {
         let taken = fixed + devices.floating;
         let before = match case {
             // The controllers are there first; nothing is spare.
-            Case::Discarded => named.max(taken).max(wish.extra_controllers.min(LAST_EXTRA_INDEX)),
+            PortCase::Discarded => named.max(taken).max(target.extra_controllers.min(LAST_EXTRA_INDEX)),
             // Nothing left to place: no port comes about.
             _ if taken.saturating_add(on_ports) == 0 && bridges == 0 => 0,
             _ => named.max(taken.saturating_add(on_ports).saturating_add(1)),
         };
         let index = before.saturating_add(bridge_buses);
         let extra = match case {
-            Case::Discarded => 0,
-            _ => wish.extra_controllers.min(LAST_EXTRA_INDEX.saturating_sub(index)),
+            PortCase::Discarded => 0,
+            _ => target.extra_controllers.min(LAST_EXTRA_INDEX.saturating_sub(index)),
         };
         let ports = before.saturating_add(extra);
         Self {
             free: ports - taken,
             all: ports.saturating_add(u64::from(bridges > 0)),
-            extra: if case == Case::Discarded { wish.extra_controllers } else { extra },
+            extra: if case == PortCase::Discarded { target.extra_controllers } else { extra },
             bridges,
             highest_index: index.saturating_add(extra),
         }
@@ -362,23 +363,27 @@ impl Ports {
         (BRIDGE_SLOTS * self.bridges).saturating_sub(self.bridges.saturating_sub(1)).saturating_sub(devices.bridged)
     }
 
-    fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
+    fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
         let own = match port_usage.machine {
             // Slot 0 is the host bridge and 0x1f the chipset's.
-            Machine::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
-            Machine::Virt => 1,
+            MachineType::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
+            MachineType::Virt => 1,
             _ => return None,
         };
-        let named: BTreeSet<u8> =
-            devices.claims.iter().filter(|claim| claim.address.bus == 0).map(|claim| claim.address.slot).collect();
+        let named: BTreeSet<u8> = devices
+            .addressed
+            .iter()
+            .filter(|device| device.address.bus == 0)
+            .map(|device| device.address.slot)
+            .collect();
         let slots = 32u64.saturating_sub(own + named.len() as u64 + devices.on_root_bus);
         let limit = slots * PORTS_PER_SLOT;
         if self.all > limit {
-            return Some(Refusal::OutOfPorts { needed: self.all, limit });
+            return Some(BootError::OutOfPorts { needed: self.all, limit });
         }
         // Bridges on the bridge need no root port, yet a number each.
         let needed = self.highest_index;
-        (needed > LAST_BUS).then_some(Refusal::OutOfPorts { needed, limit: LAST_BUS })
+        (needed > LAST_BUS).then_some(BootError::OutOfPorts { needed, limit: LAST_BUS })
     }
 }
 
@@ -391,38 +396,38 @@ fn bridges_for(devices: u64) -> u64 {
     }
 }
 
-fn root_complex_overflow(devices: &PortCounts) -> Option<Refusal> {
-    (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(Refusal::RootComplexFull { devices: devices.on_root_bus })
+fn root_complex_overflow(devices: &PortCounts) -> Option<BootError> {
+    (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(BootError::RootComplexFull { devices: devices.on_root_bus })
 }
 
 /// The first explicit address that libvirt refuses.
-fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
-    if !matches!(port_usage.machine, Machine::Q35 | Machine::Virt | Machine::I440fx) {
+fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
+    if !matches!(port_usage.machine, MachineType::Q35 | MachineType::Virt | MachineType::I440fx) {
         return None;
     }
     let mut seen = BTreeSet::new();
-    devices.claims.iter().find_map(|claim| {
-        let address = claim.address;
-        if let Some(why) = impossible(port_usage.machine, *claim, &devices.fixed) {
-            return Some(Refusal::AddressImpossible { address, why });
+    devices.addressed.iter().find_map(|device| {
+        let address = device.address;
+        if let Some(why) = impossible(port_usage.machine, *device, &devices.fixed) {
+            return Some(BootError::AddressImpossible { address, why });
         }
         let is_taken = !seen.insert(address)
             || is_the_boards_own(port_usage, address)
             || is_given_out(devices.on_root_bus, address);
-        is_taken.then_some(Refusal::AddressTaken { address })
+        is_taken.then_some(BootError::AddressTaken { address })
     })
 }
 
-fn impossible(machine: Machine, claim: Claim, ports: &BTreeSet<u8>) -> Option<&'static str> {
-    let address = claim.address;
+fn impossible(machine: MachineType, device: AddressedDevice, ports: &BTreeSet<u8>) -> Option<&'static str> {
+    let address = device.address;
     if address.domain != 0 {
         return Some("a guest has PCI domain 0 only");
     }
     if address.bus == 0 {
         return (address.slot == 0).then_some("slot 0 of bus 0 is the host bridge");
     }
-    let is_port = claim.place == Place::Port || ports.last().is_some_and(|&last| address.bus <= last);
-    if machine == Machine::I440fx || !is_port {
+    let is_port = device.place == SlotKind::Port || ports.last().is_some_and(|&last| address.bus <= last);
+    if machine == MachineType::I440fx || !is_port {
         return (address.slot == 0).then_some("a conventional bridge has slots 1 to 1f");
     }
     (address.slot > 0).then_some("a root port has slot 0 only")
@@ -435,12 +440,12 @@ fn is_the_boards_own(port_usage: &PortUsage, address: PciAddress) -> bool {
     }
     match port_usage.machine {
         // ISA bridge, SATA controller if it is used, SMBus.
-        Machine::Q35 => {
+        MachineType::Q35 => {
             address.slot == 0x1f
                 && (matches!(address.function, 0 | 3) || (address.function == 2 && port_usage.has_sata))
         }
         // ISA bridge and power management.
-        Machine::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
+        MachineType::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
         _ => false,
     }
 }
@@ -454,14 +459,14 @@ fn is_given_out(on_root_bus: u64, address: PciAddress) -> bool {
     number < on_root_bus
 }
 
-impl fmt::Display for Sum {
+impl fmt::Display for BudgetDetails {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = if self.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
         match self.case {
-            Case::Flat => formatter.write_str("one flat PCI bus"),
-            Case::NoPorts => formatter.write_str("no PCI ports"),
-            Case::RootComplex => formatter.write_str("devices on the root bus"),
-            Case::Placed | Case::Discarded => {
+            PortCase::Flat => formatter.write_str("one flat PCI bus"),
+            PortCase::NoPorts => formatter.write_str("no PCI ports"),
+            PortCase::RootComplex => formatter.write_str("devices on the root bus"),
+            PortCase::Placed | PortCase::Discarded => {
                 write!(formatter, "PCIe, {size}, topology {}: {} root ports", self.scheme.as_str(), self.root_ports)?;
                 write!(formatter, ", {} used by devices", self.devices)
             }
@@ -474,14 +479,14 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{Devices, NoKinds, Placement, count_devices},
+        pci::{Devices, NoRegistry, PciOptions, count_devices},
     };
 
     fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> PortBudget {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let placement = Placement { slot_count, root_complex, is_template: false };
-        let Devices { port_usage, nics, .. } = count_devices(&spec, &placement, &NoKinds).unwrap();
-        budget(&port_usage, &nics, version.parse().unwrap())
+        let placement = PciOptions { slot_count, root_complex, is_template: false };
+        let Devices { port_usage, nics, .. } = count_devices(&spec, &placement, &NoRegistry).unwrap();
+        PortBudget::of(&port_usage, &nics, version.parse().unwrap())
     }
 
     /// A guest with virtio disks and NICs; `more` is put among its devices.
@@ -518,7 +523,7 @@ mod tests {
             (guest("4Gi", 2, 4, ""), "1.5.0", 10, 0, 0, 9, 1),
         ] {
             let found = count(&spec, None, false, version);
-            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.sum.devices);
+            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.details.devices);
             assert_eq!(figures, (in_use, Some(placeholders), Some(extra), devices), "{version} {spec}");
             assert_eq!(found.free_ports, Some(free), "{version} {spec}");
         }
@@ -543,8 +548,8 @@ mod tests {
     #[test]
     fn a_slot_count_that_is_no_number_stops_a_flat_machine_only_where_the_version_does_not_ask() {
         let spec = r#"{"domain": {"machine": {"type": "pc"}}}"#;
-        assert!(count(spec, Some("junk"), false, "1.8.1").refused.is_some());
-        assert!(count(spec, Some("junk"), false, "1.8.2").refused.is_none());
+        assert!(count(spec, Some("junk"), false, "1.8.1").boot_error.is_some());
+        assert!(count(spec, Some("junk"), false, "1.8.2").boot_error.is_none());
     }
 
     #[test]
@@ -571,7 +576,7 @@ mod tests {
             ("pc", &["0000:01:00.0"], false, false),
         ] {
             let found = count(&with(machine, addresses), None, root_complex, "1.9.0");
-            assert_eq!(found.refused.is_none(), boots, "{machine} {addresses:?} {:?}", found.refused);
+            assert_eq!(found.boot_error.is_none(), boots, "{machine} {addresses:?} {:?}", found.boot_error);
         }
     }
 
@@ -586,12 +591,12 @@ mod tests {
 
     #[test]
     fn a_root_bus_has_28_slots_for_devices_and_room_for_232_ports() {
-        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").refused;
+        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").boot_error;
         assert_eq!(full(23), None);
-        assert_eq!(full(24), Some(Refusal::RootComplexFull { devices: 29 }));
-        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").refused;
+        assert_eq!(full(24), Some(BootError::RootComplexFull { devices: 29 }));
+        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").boot_error;
         assert_eq!(ports(224), None);
-        assert_eq!(ports(225), Some(Refusal::OutOfPorts { needed: 233, limit: 232 }));
+        assert_eq!(ports(225), Some(BootError::OutOfPorts { needed: 233, limit: 232 }));
     }
 
     #[test]
@@ -599,7 +604,7 @@ mod tests {
         for more in ["", r#""useVirtioTransitional": true,"#] {
             for slot_count in ["100000", "9223372036854775807"] {
                 let found = count(&guest("1Gi", 1, 1, more), Some(slot_count), false, "1.9.0");
-                assert!(matches!(found.refused, Some(Refusal::OutOfPorts { .. })), "{more} {slot_count}");
+                assert!(matches!(found.boot_error, Some(BootError::OutOfPorts { .. })), "{more} {slot_count}");
             }
         }
     }
@@ -623,7 +628,7 @@ mod tests {
             (r#""inputs": [{"name": "a", "type": "mouse"}]"#, "tablet"),
         ] {
             let found = count(&format!(r#"{{"domain": {{"devices": {{{device}}}}}}}"#), None, false, "1.9.0");
-            let reason = found.refused.map(|refusal| refusal.to_string()).unwrap_or_default();
+            let reason = found.boot_error.map(|boot_error| boot_error.to_string()).unwrap_or_default();
             assert!(reason.contains("\"a\"") && reason.contains(word), "{device}: {reason:?}");
         }
     }

@@ -1,12 +1,12 @@
 //! What counts of a guest, small enough to keep for a hundred thousand guests.
 
 use super::{
-    DeviceKinds, Note, Placement, Unreadable,
+    DeviceRegistry, Note, PciOptions, UnreadableField,
     address::PciAddress,
-    devices::{self, Device, Kind, Parts, Place, Sink},
-    machine::{Architecture, Machine, supports_pcie_hotplug},
+    boot_error::BootError,
+    devices::{self, Device, DeviceKind, DeviceLists, DeviceVisitor, SlotKind},
+    machine_type::{Architecture, MachineType, supports_pcie_hotplug},
     quantity,
-    refusal::Refusal,
     scheme::LARGE_MEMORY,
 };
 use crate::api::guest::GuestSpec;
@@ -18,7 +18,7 @@ pub struct PortUsage {
     /// The architecture.
     pub architecture: Architecture,
     /// The board.
-    pub machine: Machine,
+    pub machine: MachineType,
     /// KubeVirt's own view of whether the board has PCIe ports.
     pub supports_pcie_hotplug: bool,
     /// More than 2Gi of guest memory at boot.
@@ -30,17 +30,17 @@ pub struct PortUsage {
     /// The slot-count annotation.
     pub slot_count: SlotCount,
     /// Devices that KubeVirt counts.
-    pub(super) counted: Tally,
+    pub(super) counted: SlotTally,
     /// Devices that it does not.
-    pub(super) uncounted: Tally,
+    pub(super) uncounted: SlotTally,
     /// Explicit addresses.
-    pub(super) claims: Box<[Claim]>,
+    pub(super) addressed: Box<[AddressedDevice]>,
     /// Whether the chipset's SATA controller is in use.
     pub(super) has_sata: bool,
     /// Virtio disks: each that is plugged later takes a port.
     pub virtio_disks: u16,
     /// Why the guest cannot boot whatever its NICs are.
-    pub(super) refusal: Option<Box<Refusal>>,
+    pub(super) boot_error: Option<Box<BootError>>,
 }
 
 impl PortUsage {
@@ -72,7 +72,7 @@ impl SlotCount {
 
 /// Devices by what they need.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(super) struct Tally {
+pub(super) struct SlotTally {
     pub(super) ports: u16,
     pub(super) conventional: u16,
     pub(super) root_bus: u16,
@@ -80,13 +80,13 @@ pub(super) struct Tally {
     pub(super) nowhere: u16,
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, place: Place) {
+impl SlotTally {
+    pub(super) fn add(&mut self, place: SlotKind) {
         let count = match place {
-            Place::Port => &mut self.ports,
-            Place::Bridge => &mut self.conventional,
-            Place::RootBus => &mut self.root_bus,
-            Place::Nowhere => &mut self.nowhere,
+            SlotKind::Port => &mut self.ports,
+            SlotKind::Bridge => &mut self.conventional,
+            SlotKind::RootBus => &mut self.root_bus,
+            SlotKind::None => &mut self.nowhere,
         };
         *count = count.saturating_add(1);
     }
@@ -103,25 +103,25 @@ impl Tally {
 
 /// A device with an explicit address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Claim {
+pub(super) struct AddressedDevice {
     pub(super) address: PciAddress,
-    pub(super) place: Place,
+    pub(super) place: SlotKind,
 }
 
 /// A NIC as the sums see it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Nic {
+pub struct PciNic {
     /// What it needs; `None` for one that is not in the domain: absent, or of a plugin without a tap.
-    pub place: Option<Place>,
+    pub place: Option<SlotKind>,
     /// `pciAddress`.
     pub address: Option<PciAddress>,
 }
 
-impl Nic {
+impl PciNic {
     /// A virtio NIC as hotplug adds it.
     #[must_use]
     pub fn hotplugged(port_usage: &PortUsage) -> Self {
-        let place = if port_usage.is_transitional { Place::Bridge } else { Place::Port };
+        let place = if port_usage.is_transitional { SlotKind::Bridge } else { SlotKind::Port };
         Self { place: Some(place), address: None }
     }
 }
@@ -132,7 +132,7 @@ pub struct Devices {
     /// All but the NICs.
     pub port_usage: PortUsage,
     /// One for each interface, absent ones included, in order.
-    pub nics: Vec<Nic>,
+    pub nics: Vec<PciNic>,
     /// What nobody could tell.
     pub notes: Vec<Note>,
 }
@@ -143,29 +143,29 @@ pub struct Devices {
 /// A list of devices has another shape than KubeVirt's API.
 pub fn count_devices(
     spec: &GuestSpec<'_>,
-    placement: &Placement<'_>,
-    kinds: &dyn DeviceKinds,
-) -> Result<Devices, Unreadable> {
-    let parts = Parts::read(spec)?;
-    Ok(count(spec, &parts, placement, kinds))
+    placement: &PciOptions<'_>,
+    registry: &dyn DeviceRegistry,
+) -> Result<Devices, UnreadableField> {
+    let parts = DeviceLists::read(spec)?;
+    Ok(count(spec, &parts, placement, registry))
 }
 
 pub(super) fn count<'v>(
     spec: &'v GuestSpec<'v>,
-    parts: &'v Parts<'v>,
-    placement: &Placement<'_>,
-    kinds: &dyn DeviceKinds,
+    parts: &'v DeviceLists<'v>,
+    placement: &PciOptions<'_>,
+    registry: &dyn DeviceRegistry,
 ) -> Devices {
     let mut counter = Counter::default();
     let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
     let kind = devices::machine_kind(spec, architecture);
-    let machine = Machine::of(architecture, kind);
-    if machine == Machine::Refused {
-        counter.refusal(Refusal::MachineType { kind: kind.to_owned(), architecture });
+    let machine = MachineType::of(architecture, kind);
+    if machine == MachineType::Unsupported {
+        counter.boot_error(BootError::MachineType { kind: kind.to_owned(), architecture });
     }
     let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
     let disks = parts.bus_disks(architecture);
-    devices::walk(spec, parts, &disks, placement, kinds, &mut counter);
+    devices::walk(spec, parts, &disks, placement, registry, &mut counter);
     let port_usage = PortUsage {
         architecture,
         machine,
@@ -176,17 +176,17 @@ pub(super) fn count<'v>(
         slot_count: SlotCount::read(placement.slot_count),
         counted: counter.counted,
         uncounted: counter.uncounted,
-        claims: counter.claims.into_boxed_slice(),
+        addressed: counter.addressed.into_boxed_slice(),
         has_sata: devices::sata_controllers(&disks) > 0,
         virtio_disks: counter.virtio_disks,
-        refusal: counter.refusal.map(Box::new),
+        boot_error: counter.boot_error.map(Box::new),
     };
     Devices { port_usage, nics: counter.nics, notes: counter.notes }
 }
 
 /// Whether the guest's memory at boot is above the threshold: `memory.guest`, else what KubeVirt makes of the
 /// resources, else one huge page.
-fn has_large_memory(spec: &GuestSpec<'_>, parts: &Parts<'_>, notes: &mut Vec<Note>) -> bool {
+fn has_large_memory(spec: &GuestSpec<'_>, parts: &DeviceLists<'_>, notes: &mut Vec<Note>) -> bool {
     let memory = &spec.domain.memory;
     let page = || memory.hugepages.as_ref().and_then(|pages| pages.page_size.as_ref());
     let amount = memory
@@ -206,13 +206,13 @@ fn has_large_memory(spec: &GuestSpec<'_>, parts: &Parts<'_>, notes: &mut Vec<Not
 /// Counts what it is shown.
 #[derive(Debug, Default)]
 struct Counter {
-    counted: Tally,
-    uncounted: Tally,
-    claims: Vec<Claim>,
-    nics: Vec<Nic>,
+    counted: SlotTally,
+    uncounted: SlotTally,
+    addressed: Vec<AddressedDevice>,
+    nics: Vec<PciNic>,
     notes: Vec<Note>,
     virtio_disks: u16,
-    refusal: Option<Refusal>,
+    boot_error: Option<BootError>,
 }
 
 impl Counter {
@@ -221,24 +221,24 @@ impl Counter {
         let address = text.parse().ok();
         if address.is_none() {
             let device = format!("{} {:?}", device.kind.as_str(), device.name);
-            self.refusal(Refusal::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
+            self.boot_error(BootError::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
         }
         address
     }
 }
 
-impl<'v> Sink<'v> for Counter {
+impl<'v> DeviceVisitor<'v> for Counter {
     fn device(&mut self, device: Device<'v>) {
         let address = self.address(&device);
-        if matches!(device.kind, Kind::Interface | Kind::SriovInterface) {
-            self.nics.push(Nic { place: Some(device.place).filter(|&place| place != Place::Nowhere), address });
+        if matches!(device.kind, DeviceKind::Interface | DeviceKind::SriovInterface) {
+            self.nics.push(PciNic { place: Some(device.place).filter(|&place| place != SlotKind::None), address });
             return;
         }
-        if device.kind == Kind::Disk {
+        if device.kind == DeviceKind::Disk {
             self.virtio_disks = self.virtio_disks.saturating_add(1);
         }
         if let Some(address) = address {
-            self.claims.push(Claim { address, place: device.place });
+            self.addressed.push(AddressedDevice { address, place: device.place });
         }
         if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.place);
     }
@@ -247,19 +247,19 @@ impl<'v> Sink<'v> for Counter {
         self.notes.push(note);
     }
 
-    fn refusal(&mut self, refusal: Refusal) {
-        self.refusal.get_or_insert(refusal);
+    fn boot_error(&mut self, boot_error: BootError) {
+        self.boot_error.get_or_insert(boot_error);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::NoKinds;
+    use crate::pci::NoRegistry;
 
-    fn port_usage(spec: &str, placement: Placement<'_>) -> PortUsage {
+    fn port_usage(spec: &str, placement: PciOptions<'_>) -> PortUsage {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        count_devices(&spec, &placement, &NoKinds).unwrap().port_usage
+        count_devices(&spec, &placement, &NoRegistry).unwrap().port_usage
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
             (r#"{"memory": {"guest": "2Gi", "maxGuest": "8Gi"}}"#, false),
             ("{}", false),
         ] {
-            let port_usage = port_usage(&format!(r#"{{"domain": {domain}}}"#), Placement::default());
+            let port_usage = port_usage(&format!(r#"{{"domain": {domain}}}"#), PciOptions::default());
             assert_eq!(port_usage.has_large_memory, is_large, "{domain}");
         }
     }
@@ -296,13 +296,13 @@ mod tests {
     #[test]
     fn a_census_stays_small() {
         assert!(size_of::<PortUsage>() <= 96, "{}", size_of::<PortUsage>());
-        assert!(size_of::<Nic>() <= 12, "{}", size_of::<Nic>());
+        assert!(size_of::<PciNic>() <= 12, "{}", size_of::<PciNic>());
     }
 
     #[test]
     fn the_root_bus_is_wanted_only_by_the_exact_word() {
         for (value, wanted) in [("true", true), ("True", false), ("1", false), ("", false)] {
-            let placement = Placement::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
+            let placement = PciOptions::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
             assert_eq!(placement.root_complex, wanted, "{value:?}");
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_list_of_another_shape_is_an_error_with_its_field() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"gpus": {"name": "a"}}}}"#).unwrap();
-        let error = count_devices(&spec, &Placement::default(), &NoKinds).unwrap_err();
+        let error = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap_err();
         assert_eq!(error.to_string(), "domain.devices.gpus cannot be read");
     }
 }

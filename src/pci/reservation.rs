@@ -1,8 +1,8 @@
 //! The sum turned round: what makes a guest boot with so many free ports.
 
 use super::{
-    port_budget::{Case, PortBudget, budget},
-    port_usage::{Nic, PortUsage, SlotCount},
+    port_budget::{PortBudget, PortCase},
+    port_usage::{PciNic, PortUsage, SlotCount},
     scheme::Scheme,
 };
 use crate::kubevirt::Version;
@@ -36,34 +36,34 @@ pub enum Reservation {
 
 /// Finds the smallest slot-count annotation with which a guest boots with at least `wanted` free ports.
 #[must_use]
-pub fn reserve(port_usage: &PortUsage, nics: &[Nic], version: Version, wanted: u64) -> Reservation {
-    let now = budget(port_usage, nics, version);
-    if now.refused.is_some() {
+pub fn reserve(port_usage: &PortUsage, nics: &[PciNic], version: Version, wanted: u64) -> Reservation {
+    let now = PortBudget::of(port_usage, nics, version);
+    if now.boot_error.is_some() {
         return Reservation::Impossible { why: "the guest cannot boot", most: 0 };
     }
-    let Some(room) = now.room() else { return Reservation::Enough { free: None } };
-    if room >= wanted {
-        return Reservation::Enough { free: Some(room) };
+    let Some(capacity) = now.hotplug_capacity() else { return Reservation::Enough { free: None } };
+    if capacity >= wanted {
+        return Reservation::Enough { free: Some(capacity) };
     }
     if let Some(why) = obstacle(port_usage, &now, version) {
-        return Reservation::Impossible { why, most: room };
+        return Reservation::Impossible { why, most: capacity };
     }
-    let mut most = room;
+    let mut most = capacity;
     for placeholders in 1..=wanted.min(MOST_PLACEHOLDERS) {
         let value = nics.len() as u64 + placeholders;
         let count = SlotCount::Number(i64::try_from(value).unwrap_or(i64::MAX));
-        let then = budget(&port_usage.with_slot_count(count), nics, version);
-        let Some(free) = then.room() else { break };
+        let then = PortBudget::of(&port_usage.with_slot_count(count), nics, version);
+        let Some(free) = then.hotplug_capacity() else { break };
         if free >= wanted {
             return Reservation::SlotCount { value, free };
         }
         most = most.max(free);
     }
-    Reservation::Impossible { why: "the root bus has no room for more ports", most }
+    Reservation::Impossible { why: "the root bus has no capacity for more ports", most }
 }
 
 fn obstacle(port_usage: &PortUsage, now: &PortBudget, version: Version) -> Option<&'static str> {
-    if now.sum.case == Case::Flat {
+    if now.details.case == PortCase::Flat {
         return Some("a flat PCI bus has no ports to reserve");
     }
     if !Scheme::of(version).reads_slot_count() {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{Devices, NoKinds, Placement, count_devices},
+        pci::{Devices, NoRegistry, PciOptions, count_devices},
     };
 
     const V1_9: Version = Version::new(1, 9, 0);
@@ -93,7 +93,7 @@ mod tests {
             interfaces.join(",")
         );
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        count_devices(&spec, &Placement::default(), &NoKinds).unwrap()
+        count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap()
     }
 
     #[test]

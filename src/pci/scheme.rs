@@ -67,7 +67,7 @@ impl Scheme {
 
 /// Whether the version asks for ports only where the machine has PCIe; before, it did its sum for every machine, and
 /// so it stumbles over a slot-count annotation that is no number on any of them.
-pub(super) fn asks_the_machine(version: Version) -> bool {
+pub(super) fn checks_machine(version: Version) -> bool {
     match (version.major, version.minor) {
         (0, _) | (1, 0..=5) => false,
         (1, 6) => version.patch >= 5,
@@ -79,7 +79,7 @@ pub(super) fn asks_the_machine(version: Version) -> bool {
 
 /// What KubeVirt asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Target {
+pub(super) struct PortTarget {
     /// T: the ports in all that the guest should have.
     pub(super) total: u64,
     /// m: the free ones that it should have at least.
@@ -92,9 +92,36 @@ pub(super) struct Target {
     pub(super) extra_controllers: u64,
 }
 
-/// The inputs of [`wish`].
+impl PortTarget {
+    /// `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
+    pub(super) fn of(inputs: TargetInputs) -> Self {
+        let (total, minimum) = if inputs.is_large { (16u64, 6) } else { (8, 3) };
+        let desired = if inputs.root_complex { 0 } else { total.saturating_sub(inputs.in_use).max(minimum) };
+        let few = if inputs.root_complex || inputs.interfaces == 0 {
+            0
+        } else {
+            V1_INTERFACES.saturating_sub(inputs.interfaces)
+        };
+        let (placeholders, extra_controllers) = match inputs.scheme {
+            Scheme::None => (0, 0),
+            Scheme::V1 => (few, 0),
+            Scheme::V2 => (desired, 0),
+            Scheme::V3 | Scheme::V3ReadBack => {
+                // The annotation is read before the root-complex one: placeholders can be there with both.
+                let placeholders = match inputs.slot_count {
+                    Some(count) => u64::try_from(count).unwrap_or(0).saturating_sub(inputs.interfaces),
+                    None => few,
+                };
+                (placeholders, desired.saturating_sub(placeholders))
+            }
+        };
+        Self { total, minimum, desired, placeholders, extra_controllers }
+    }
+}
+
+/// The inputs of [`of`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Targets {
+pub(super) struct TargetInputs {
     pub(super) scheme: Scheme,
     pub(super) is_large: bool,
     pub(super) root_complex: bool,
@@ -104,27 +131,6 @@ pub(super) struct Targets {
     pub(super) in_use: u64,
     /// The slot-count annotation.
     pub(super) slot_count: Option<i64>,
-}
-
-/// `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
-pub(super) fn wish(with: Targets) -> Target {
-    let (total, minimum) = if with.is_large { (16u64, 6) } else { (8, 3) };
-    let desired = if with.root_complex { 0 } else { total.saturating_sub(with.in_use).max(minimum) };
-    let few = if with.root_complex || with.interfaces == 0 { 0 } else { V1_INTERFACES.saturating_sub(with.interfaces) };
-    let (placeholders, extra_controllers) = match with.scheme {
-        Scheme::None => (0, 0),
-        Scheme::V1 => (few, 0),
-        Scheme::V2 => (desired, 0),
-        Scheme::V3 | Scheme::V3ReadBack => {
-            // The annotation is read before the root-complex one: placeholders can be there with both.
-            let placeholders = match with.slot_count {
-                Some(count) => u64::try_from(count).unwrap_or(0).saturating_sub(with.interfaces),
-                None => few,
-            };
-            (placeholders, desired.saturating_sub(placeholders))
-        }
-    };
-    Target { total, minimum, desired, placeholders, extra_controllers }
 }
 
 #[cfg(test)]
@@ -158,17 +164,17 @@ mod tests {
     fn the_gate_on_the_machine_came_with_a_patch_of_each_line() {
         for (version, asks) in [("1.5.9", false), ("1.6.4", false), ("1.6.5", true), ("1.7.2", false), ("1.7.3", true)]
         {
-            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+            assert_eq!(checks_machine(version.parse().unwrap()), asks, "{version}");
         }
         for (version, asks) in [("0.59.0", false), ("1.8.1", false), ("1.8.2", true), ("1.9.0", true), ("1.10.0", true)]
         {
-            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+            assert_eq!(checks_machine(version.parse().unwrap()), asks, "{version}");
         }
     }
 
     #[test]
     fn the_wishes_of_the_worked_examples() {
-        let with = |in_use, interfaces, is_large| Targets {
+        let with = |in_use, interfaces, is_large| TargetInputs {
             scheme: Scheme::V3,
             is_large,
             root_complex: false,
@@ -177,18 +183,18 @@ mod tests {
             slot_count: None,
         };
         let counts = |with| {
-            let wishes = wish(with);
-            (wishes.placeholders, wishes.extra_controllers)
+            let target = PortTarget::of(with);
+            (target.placeholders, target.extra_controllers)
         };
         assert_eq!(counts(with(8, 1, false)), (3, 0));
         assert_eq!(counts(with(8, 3, true)), (1, 7));
         assert_eq!(counts(with(9, 4, true)), (0, 7));
         assert_eq!(counts(with(5, 0, true)), (0, 11));
-        assert_eq!(counts(Targets { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
-        assert_eq!(counts(Targets { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
-        assert_eq!(counts(Targets { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
+        assert_eq!(counts(TargetInputs { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
+        assert_eq!(counts(TargetInputs { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
+        assert_eq!(counts(TargetInputs { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
     }
 }

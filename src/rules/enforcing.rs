@@ -7,8 +7,8 @@ use super::{Finding, FindingKind, Rule, find};
 use crate::{
     facts::Facts,
     settings::{
-        Enforcement, Overriding, Settings,
-        overrides::{ANNOTATION, Annotated, Overrides, OverridesError},
+        Enforcement, OverridePolicy, Settings,
+        overrides::{ANNOTATION, Overrides, OverridesError, ParsedOverrides},
     },
 };
 
@@ -71,10 +71,10 @@ impl<'e> Enforcing<'e> {
         let settled = self.settings.enforcement(rule.id).unwrap_or(own);
         let Some(Ok(overrides)) = self.asked else { return settled };
         let Some(wanted) = overrides.enforcement(rule.id) else { return settled };
-        match self.settings.namespaces.overriding {
-            Overriding::Allow => wanted,
-            Overriding::Tighten if wanted.is_stricter_than(settled) => wanted,
-            Overriding::Forbid | Overriding::Tighten => settled,
+        match self.settings.namespaces.override_policy {
+            OverridePolicy::Allow => wanted,
+            OverridePolicy::Tighten if wanted.is_stricter_than(settled) => wanted,
+            OverridePolicy::Forbid | OverridePolicy::Tighten => settled,
         }
     }
 }
@@ -97,8 +97,8 @@ impl fmt::Display for Void<'_> {
     }
 }
 
-fn usable<'a>(annotation: &'a Annotated, settings: &Settings) -> Result<&'a Overrides, Void<'a>> {
-    if settings.namespaces.overriding == Overriding::Forbid {
+fn usable<'a>(annotation: &'a ParsedOverrides, settings: &Settings) -> Result<&'a Overrides, Void<'a>> {
+    if settings.namespaces.override_policy == OverridePolicy::Forbid {
         return Err(Void::Forbidden);
     }
     let overrides = annotation.as_ref().map_err(Void::Malformed)?;
@@ -126,8 +126,8 @@ mod tests {
         Facts { overrides: Fact::Known(Arc::new(Overrides::parse(annotation))), ..Facts::default() }
     }
 
-    fn settings(overriding: Overriding) -> Settings {
-        Settings { namespaces: NamespaceSettings { overriding }, ..Settings::default() }
+    fn settings(override_policy: OverridePolicy) -> Settings {
+        Settings { namespaces: NamespaceSettings { override_policy }, ..Settings::default() }
     }
 
     /// How NP103 is enforced, and what is complained of.
@@ -142,10 +142,11 @@ mod tests {
         for settled in WORDS {
             for wanted in WORDS {
                 let annotation = format!("NP103={}", wanted.as_str());
-                let under = |overriding| under(&settings(overriding).with_rule("NP103", settled), &annotation);
-                assert_eq!(under(Overriding::Allow), (wanted, None));
-                assert_eq!(under(Overriding::Forbid).0, settled);
-                let (enforcement, complaint) = under(Overriding::Tighten);
+                let under =
+                    |override_policy| under(&settings(override_policy).with_rule("NP103", settled), &annotation);
+                assert_eq!(under(OverridePolicy::Allow), (wanted, None));
+                assert_eq!(under(OverridePolicy::Forbid).0, settled);
+                let (enforcement, complaint) = under(OverridePolicy::Tighten);
                 let expected = if wanted.is_stricter_than(settled) { wanted } else { settled };
                 assert_eq!(
                     (enforcement, complaint.is_some()),
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_nobody_names_is_enforced_as_it_has_it() {
-        let (enforcement, complaint) = under(&settings(Overriding::Allow), "NP104=off");
+        let (enforcement, complaint) = under(&settings(OverridePolicy::Allow), "NP104=off");
         assert_eq!((enforcement, complaint), (find("NP103").unwrap().enforcement, None));
         let unknown = Facts::default();
         assert_eq!(Enforcing::new(&Settings::default(), &unknown).complaint(), None);
@@ -166,18 +167,18 @@ mod tests {
 
     #[test]
     fn an_annotation_that_is_wrong_anywhere_has_no_effect_and_that_is_told() {
-        for (overriding, annotation, fault) in [
-            (Overriding::Allow, "NP103=off,NP999=warn", "has no effect: there is no rule \"NP999\""),
-            (Overriding::Allow, "np103=off", "has no effect: there is no rule \"np103\""),
+        for (override_policy, annotation, fault) in [
+            (OverridePolicy::Allow, "NP103=off,NP999=warn", "has no effect: there is no rule \"NP999\""),
+            (OverridePolicy::Allow, "np103=off", "has no effect: there is no rule \"np103\""),
             (
-                Overriding::Allow,
+                OverridePolicy::Allow,
                 "NP103=off,NP104",
                 "has no effect: \"NP104\" is no RULE=ENFORCEMENT, such as NP103=warn",
             ),
-            (Overriding::Tighten, "NP103=off,NP104=no", "has no effect: \"no\" is none of deny, warn, off"),
-            (Overriding::Forbid, "NP103=off", "has no effect: the settings forbid it"),
+            (OverridePolicy::Tighten, "NP103=off,NP104=no", "has no effect: \"no\" is none of deny, warn, off"),
+            (OverridePolicy::Forbid, "NP103=off", "has no effect: the settings forbid it"),
         ] {
-            let (enforcement, complaint) = under(&settings(overriding), annotation);
+            let (enforcement, complaint) = under(&settings(override_policy), annotation);
             assert_eq!(enforcement, Enforcement::Deny, "{annotation}");
             assert_eq!(complaint.unwrap(), format!("namespace annotation nicplug.io/rules {fault}"));
         }
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_would_loosen_has_no_effect_by_itself_and_the_rest_has() {
-        let settings = settings(Overriding::Tighten).with_rule("NP113", Enforcement::Warn);
+        let settings = settings(OverridePolicy::Tighten).with_rule("NP113", Enforcement::Warn);
         let facts = facts("NP113=deny, NP103=off, NP104=warn, NP105=deny");
         let enforcing = Enforcing::new(&settings, &facts);
         assert_eq!(enforcing.of(find("NP113").unwrap()), Enforcement::Deny);
@@ -200,9 +201,10 @@ mod tests {
         let rule = find("NP107").unwrap();
         assert_eq!(rule.enforcement, Enforcement::Warn);
         let finding = rule.certain(CauseType::Invalid, String::new(), String::new());
-        for (overriding, expected) in [(Overriding::Tighten, Enforcement::Deny), (Overriding::Allow, Enforcement::Warn)]
+        for (override_policy, expected) in
+            [(OverridePolicy::Tighten, Enforcement::Deny), (OverridePolicy::Allow, Enforcement::Warn)]
         {
-            let (settings, facts) = (settings(overriding), facts("NP107=warn"));
+            let (settings, facts) = (settings(override_policy), facts("NP107=warn"));
             assert_eq!(Enforcing::new(&settings, &facts).of_finding(&finding), expected);
         }
     }

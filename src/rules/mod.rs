@@ -43,7 +43,7 @@ use crate::{
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
-        nic::Plug,
+        nic::HotplugMethod,
     },
     kubevirt::gates::Gate,
     settings::{DynamicNetworks, Enforcement, Settings},
@@ -132,11 +132,11 @@ impl Scope {
     fn covers(self, change: &Change) -> bool {
         match self {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
-            Self::Shape => change.touches_nics(),
-            Self::Persist => change.asks_to_persist(),
-            Self::Request => change.has_request(),
+            Self::Shape => change.changes_nics(),
+            Self::Persist => change.requests_persist(),
+            Self::Request => change.requests_nics(),
             Self::Hotplug => {
-                let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+                let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
                 is_guest && !change.nics.is_empty()
             }
         }
@@ -343,7 +343,7 @@ impl<'c> Case<'c> {
     /// template with the guest, and not with what the template was.
     pub(crate) fn plugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
         let NicDiff { added, modified, .. } = &self.change.nics;
-        let is_vm = self.change.subject.kind == ObjectKind::VirtualMachine;
+        let is_vm = self.change.subject.kind == ObjectKind::Vm;
         let copied = modified.iter().map(|(_, nic)| nic).filter(move |_| is_vm);
         let is_there = move |nic: &Nic| is_vm && vmi.has_nic(nic.name);
         added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !is_there(nic))
@@ -398,13 +398,13 @@ impl<'c> Case<'c> {
 }
 
 /// How a NIC reaches a guest that runs. One without a binding gets `bridge`, from our own mutation.
-pub(crate) fn plug_of(nic: &Nic) -> Plug {
-    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return Plug::AtBoot };
+pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
+    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
     let is_further_network = network.value.multus.is_some() && !network.value.is_default();
     if is_further_network && interface.value.bindings.is_empty() {
-        return Plug::Bridge;
+        return HotplugMethod::Bridge;
     }
-    Plug::of(interface.value, Some(network.value))
+    HotplugMethod::of(interface.value, Some(network.value))
 }
 
 /// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.

@@ -7,11 +7,11 @@ use crate::{
     facts::{
         Fact, Vmi,
         boot::{self, Stamp},
-        nic::{GuestNic, Plug},
-        vmi::SeenNic,
+        nic::{GuestNic, HotplugMethod},
+        vmi::StatusNic,
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Devices, Machine, Nic, Room},
+    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic},
 };
 
 rule! {
@@ -43,7 +43,7 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     case.if_live(&RULE, |vmi| {
-        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != Plug::AtBoot).collect();
+        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != HotplugMethod::None).collect();
         if wanted.is_empty() {
             return Vec::new();
         }
@@ -58,7 +58,7 @@ fn check(case: &Case) -> Vec<Finding> {
             .iter()
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
             .map(|nic| {
-                let (left, boot, place) = (ports.left, ports.at_boot, ports.boot.room.name());
+                let (left, boot, place) = (ports.left, ports.at_boot, ports.boot.capacity.name());
                 let what =
                     format!("no {place} is left for {:?}: {} wanted, {left} of {boot} free", nic.name, wanted.len());
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
@@ -67,7 +67,7 @@ fn check(case: &Case) -> Vec<Finding> {
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
         let is_guess = ports.at_worst_and_best.iter().any(|&left| missing(left) != missing(ports.left));
         if ports.is_estimate && (is_guess || !findings.is_empty()) {
-            let place = ports.boot.room.name();
+            let place = ports.boot.capacity.name();
             let what = format!("{} free {place}s is an estimate: the VM booted before nicplug was there", ports.left);
             findings.push(RULE.advice(String::new(), what));
         }
@@ -85,7 +85,7 @@ struct Ports {
     nics: u64,
     /// Virtio disks now.
     disks: u64,
-    machine: Machine,
+    machine: MachineType,
     /// Free now.
     left: u64,
     /// Whether the boot was reckoned from the guest as it is now.
@@ -98,23 +98,23 @@ impl Ports {
     /// Reckons from what is surest: our stamp, the ControllerRevision, the guest as it is now. `None` where nothing
     /// limits NICs.
     fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
-        let now = vmi.boot.now.as_ref().ok_or("its devices cannot be read")?;
+        let now = vmi.boot.current_devices.as_ref().ok_or("its devices cannot be read")?;
         let waiting = waiting_in_template(case, vmi);
         let nics = nics_in_place(vmi, now) + waiting;
         let disks = u64::from(now.port_usage.virtio_disks);
-        let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_plugged_memory);
-        let is_estimate = vmi.boot.stamp == Stamp::None && case.facts.revision.known().is_none();
+        let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_hotplugged_memory);
+        let is_estimate = vmi.boot.stamp == Stamp::Missing && case.facts.revision.known().is_none();
         let (boot, alternatives) = match (vmi.boot.stamp, &case.facts.revision) {
-            (Stamp::Unreadable, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
-            (Stamp::Slots(slots), _) => (slots, Vec::new()),
-            (Stamp::None, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
-            (Stamp::None, Fact::Absent | Fact::Unknown) => {
+            (Stamp::Invalid, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
+            (Stamp::Valid(slots), _) => (slots, Vec::new()),
+            (Stamp::Missing, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
+            (Stamp::Missing, Fact::Absent | Fact::Unknown) => {
                 let version = version(case)?;
                 let boot = boot_slots(now, &nics_at_boot(vmi, now, 0), version)?;
                 (boot, estimates(vmi, now, version))
             }
         };
-        let (Some(at_boot), Some(free)) = (boot.room.free(), left(&boot)) else { return Ok(None) };
+        let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
         let at_worst_and_best = alternatives.iter().filter_map(left).collect();
         let machine = now.port_usage.machine;
         Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, at_worst_and_best }))
@@ -123,7 +123,7 @@ impl Ports {
     /// How the figure comes about.
     fn sum(&self) -> String {
         let Self { boot, at_boot, nics, disks, machine, .. } = self;
-        let (machine, place) = (machine.as_str(), boot.room.name());
+        let (machine, place) = (machine.as_str(), boot.capacity.name());
         format!(
             "it booted with {at_boot} free {place}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
             boot.nics, boot.disks
@@ -134,7 +134,7 @@ impl Ports {
 /// The ways out: unplug, restart and with how many ports, the reservation.
 fn ways_out(case: &Case, wanted: usize) -> String {
     let restart = match room_after_restart(case) {
-        Some(Room::Unlimited) | None => RULE.fix.to_owned(),
+        Some(HotplugCapacity::Unlimited) | None => RULE.fix.to_owned(),
         Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
     };
     format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
@@ -145,15 +145,19 @@ fn version(case: &Case) -> Result<Version, String> {
     version.ok_or_else(|| "KubeVirt's version is not known".to_owned())
 }
 
-fn boot_slots(devices: &Devices, nics: &[Nic], version: Version) -> Result<BootSlots, String> {
+fn boot_slots(devices: &Devices, nics: &[PciNic], version: Version) -> Result<BootSlots, String> {
     BootSlots::of(&devices.port_usage, nics, version)
         .ok_or_else(|| "by nicplug's model the guest cannot boot".to_owned())
 }
 
 /// NICs that have a place on the bus, or wait for one: those of the spec, and absent ones that the domain still has.
 fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
-    let is_in_place = |(nic, counted): &(&GuestNic, &Nic)| {
-        if nic.is_absent { vmi.seen(&nic.name).is_some_and(|seen| seen.is_in_domain) } else { counted.place.is_some() }
+    let is_in_place = |(nic, counted): &(&GuestNic, &PciNic)| {
+        if nic.is_absent {
+            vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain)
+        } else {
+            counted.place.is_some()
+        }
     };
     if vmi.nics.is_empty() {
         // The default NIC of a guest that has none of its own.
@@ -166,20 +170,20 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
 fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
-    let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !vmi.has_nic(&nic.name);
+    let waits = |nic: &&GuestNic| nic.hotplug != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
     let asked_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
     template.iter().filter(waits).filter(|nic| !asked_now.contains(&*nic.name)).count() as u64
 }
 
 /// The NICs that the guest booted with, as far as its status tells: all but those that wait for their device, and but
 /// the last `plugged` that might have been plugged since. One that is absent now was there.
-fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<Nic> {
-    let place = Nic::hotplugged(&now.port_usage);
+fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
+    let place = PciNic::hotplugged(&now.port_usage);
     let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();
     let mut to_skip = plugged;
-    let mut nics: Vec<Nic> = Vec::with_capacity(pairs.len());
+    let mut nics: Vec<PciNic> = Vec::with_capacity(pairs.len());
     for (nic, counted) in pairs.into_iter().rev() {
-        if to_skip > 0 && nic.plug != Plug::AtBoot {
+        if to_skip > 0 && nic.hotplug != HotplugMethod::None {
             to_skip -= 1;
         } else {
             nics.push(if nic.is_absent { place } else { *counted });
@@ -192,7 +196,7 @@ fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<Nic> {
 
 /// What the guest might have booted with, if some of its NICs were plugged since.
 fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
-    let pluggable = vmi.nics.iter().filter(|nic| nic.plug != Plug::AtBoot && !is_waiting(vmi, nic)).count();
+    let pluggable = vmi.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None && !is_waiting(vmi, nic)).count();
     (1..=pluggable)
         .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(vmi, now, plugged), version))
         .collect()
@@ -200,21 +204,21 @@ fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
 
 /// Whether a NIC of a running guest has no device yet: then it was not there at boot.
 fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
-    let is_told = vmi.seen.iter().any(|seen| seen.is_in_domain);
-    let has_device = vmi.seen(&nic.name).is_some_and(|seen: &SeenNic| seen.is_in_domain);
-    is_told && nic.plug != Plug::AtBoot && !nic.is_absent && !has_device
+    let is_told = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
+    let has_device = vmi.status_nic(&nic.name).is_some_and(|seen: &StatusNic| seen.is_in_domain);
+    is_told && nic.hotplug != HotplugMethod::None && !nic.is_absent && !has_device
 }
 
 /// The room that the VM would boot with, as its template is to be.
-fn room_after_restart(case: &Case) -> Option<Room> {
+fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
-    if after.vmi.is_some() || after.is_expanded {
+    if after.vmi.is_some() || after.needs_expansion {
         return None;
     }
     let placement = boot::placement(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
     let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
-    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.room)
+    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)
 }
 
 #[cfg(test)]
@@ -223,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pci::{NoKinds, Placement},
+        pci::{NoRegistry, PciOptions},
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},
@@ -256,11 +260,11 @@ mod tests {
 
     /// The devices of a guest, to be changed.
     fn devices(vmi: &mut Vmi) -> &mut Devices {
-        Arc::make_mut(vmi.boot.now.as_mut().unwrap())
+        Arc::make_mut(vmi.boot.current_devices.as_mut().unwrap())
     }
 
     fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
-        hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
+        hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Valid(slots.parse().unwrap()))
     }
 
     #[test]
@@ -277,7 +281,7 @@ mod tests {
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
         stamped(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
         stamped(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
-        plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
+        plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Invalid).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]
@@ -285,7 +289,7 @@ mod tests {
         let template = r#"{"domain": {"devices": {"interfaces": [
             {"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}, {"name": "c", "bridge": {}}, {"name": "d", "bridge": {}}]}}}"#;
         let spec = serde_json::from_str(template).unwrap();
-        let revision = pci::count_devices(&spec, &Placement::default(), &NoKinds).unwrap();
+        let revision = pci::count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
         // Four NICs at boot and no free port; three of them are gone, and their ports are free.
         plug(4)
             .facts(|facts| facts.revision = Fact::Known(Arc::new(revision)))
@@ -297,7 +301,7 @@ mod tests {
         let with =
             |change: fn(&mut Vmi)| stamped(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len();
         assert_eq!(with(|_| {}), 0);
-        assert_eq!(with(|vmi| vmi.boot.has_plugged_memory = true), 1);
+        assert_eq!(with(|vmi| vmi.boot.has_hotplugged_memory = true), 1);
         assert_eq!(with(|vmi| devices(vmi).port_usage.virtio_disks = 2), 2);
     }
 
@@ -307,8 +311,8 @@ mod tests {
             stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
                 .vmi(|vmi| {
                     Arc::make_mut(&mut vmi.nics)[1].is_absent = true;
-                    let seen = SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() };
-                    Arc::make_mut(&mut vmi.seen).push(seen);
+                    let seen = StatusNic { name: "old".into(), is_in_domain, ..StatusNic::default() };
+                    Arc::make_mut(&mut vmi.status_nics).push(seen);
                 })
                 .findings(&RULE)
                 .len()

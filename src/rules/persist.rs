@@ -6,7 +6,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::persist::{KEY, PersistRequest},
     api::{network::NadRef, review::ObjectKind},
-    change::{Nic, View},
+    change::{Nic, ObjectView},
     facts::{Fact, FactKind, Vm, nic::GuestNic},
 };
 
@@ -39,7 +39,7 @@ fn check(case: &Case) -> Vec<Finding> {
     let change = case.change;
     let Some(text) = written(&change.after) else { return Vec::new() };
     let before = change.before.as_ref().and_then(written);
-    if change.subject.kind == ObjectKind::VirtualMachine {
+    if change.subject.kind == ObjectKind::Vm {
         return if before == Some(text) { Vec::new() } else { vec![on_machine()] };
     }
     let findings = match text.parse::<PersistRequest>() {
@@ -120,7 +120,7 @@ fn is_same_network(nic: &Nic, there: &GuestNic, namespace: &str) -> bool {
     nic.network_name().map(reference) == there.network.as_deref().map(reference)
 }
 
-fn written<'r>(view: &View<'r>) -> Option<&'r str> {
+fn written<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
     view.annotation(|annotations| annotations.persist.as_deref())
 }
 

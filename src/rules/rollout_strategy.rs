@@ -28,7 +28,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     // What KubeVirt does with a VMI it does at once anyway.
-    let is_vm = case.change.subject.kind == ObjectKind::VirtualMachine;
+    let is_vm = case.change.subject.kind == ObjectKind::Vm;
     let is_staged = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.rollout == Some(Rollout::Stage),
         Fact::Absent | Fact::Unknown => false,

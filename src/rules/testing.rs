@@ -13,8 +13,8 @@ use crate::{
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::InPlace,
-        nad::{Config, Lookup, Nad},
-        vmi::SeenNic,
+        nad::{CniConfig, Nad, NadLookup},
+        vmi::StatusNic,
     },
     settings::{Enforcement, Settings},
 };
@@ -191,16 +191,16 @@ impl Hotplug {
 
     /// A network, as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: Config::read(config), has_resource: false })
+        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
     }
 
     /// A network of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: Config::OnNodes, has_resource: true })
+        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
     }
 
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {
-        let nad = Lookup { nad: Fact::Known(Arc::new(nad)), instead: None };
+        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), suggestion: None };
         self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
         self.with_networks_that_are_not_there()
     }
@@ -214,8 +214,8 @@ impl Hotplug {
             if self.facts.nads.lookup(name).nad == Fact::Unknown {
                 let elsewhere = NadRef { namespace: "other", ..name };
                 let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
-                let instead = is_elsewhere.then(|| elsewhere.to_string());
-                self.facts.nads.insert(name, Lookup { nad: Fact::Absent, instead });
+                let suggestion = is_elsewhere.then(|| elsewhere.to_string());
+                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion });
             }
         }
         self
@@ -223,8 +223,8 @@ impl Hotplug {
 
     /// The guest's status shows one more NIC, with the interface that the pod has for it.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
-        let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
-        self.vmi(|vmi| Arc::make_mut(&mut vmi.seen).push(seen))
+        let seen = StatusNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
+        self.vmi(|vmi| Arc::make_mut(&mut vmi.status_nics).push(seen))
     }
 
     /// Other facts about the guest.
@@ -367,7 +367,9 @@ pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) 
 pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
     let review =
         review_of("UPDATE", new, old).replacen("\"operation\"", "\"subResource\": \"status\", \"operation\"", 1);
-    let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
+    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
+        panic!("faulty: {review}")
+    };
     let Some(change) = Change::of(&request) else { return Vec::new() };
     let case = Case { change: &change, facts, settings: &Settings::default() };
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
@@ -392,7 +394,9 @@ pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<
 }
 
 fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
+    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
+        panic!("faulty: {review}")
+    };
     let change = Change::of(&request).unwrap();
     let case = Case { change: &change, facts, settings };
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }

@@ -25,7 +25,7 @@ use rustls::{
 use crate::certificates::{
     Bundle, Host,
     chain::is_for,
-    validity::{Stage, Validity},
+    validity::{Validity, ValidityPhase},
 };
 
 /// A certificate chain and the key that belongs to it.
@@ -92,10 +92,10 @@ impl Pair {
     /// # Errors
     /// It has expired, or is not valid yet.
     pub fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
-        match self.validity.stage(now) {
-            Stage::Early => Err(TlsError::Early(self.origin.clone(), self.validity)),
-            Stage::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
-            Stage::Fresh | Stage::Due | Stage::Late => Ok(()),
+        match self.validity.phase(now) {
+            ValidityPhase::NotYetValid => Err(TlsError::Early(self.origin.clone(), self.validity)),
+            ValidityPhase::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => Ok(()),
         }
     }
 }
@@ -338,7 +338,7 @@ mod tests {
     fn a_pair_that_was_made_together_is_taken() {
         let made = bundle();
         assert!(Pair::try_from(&made).is_ok());
-        assert!(ClientAuthorities::from_pem(made.authority.as_bytes()).is_ok());
+        assert!(ClientAuthorities::from_pem(made.ca.as_bytes()).is_ok());
     }
 
     #[test]

@@ -8,9 +8,9 @@ use super::Settings;
 
 /// The settings in force, which may be replaced at any time. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Current(Arc<ArcSwap<Settings>>);
+pub struct CurrentSettings(Arc<ArcSwap<Settings>>);
 
-impl Current {
+impl CurrentSettings {
     /// The settings of now. Whoever holds them keeps them, whatever comes after. It takes no lock and no memory: every
     /// request does it.
     #[must_use]
@@ -24,7 +24,7 @@ impl Current {
     }
 }
 
-impl From<Settings> for Current {
+impl From<Settings> for CurrentSettings {
     fn from(settings: Settings) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(settings)))
     }
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn what_was_loaded_stays_and_every_clone_sees_what_comes_after() {
-        let current = Current::from(Settings::default());
+        let current = CurrentSettings::from(Settings::default());
         let (clone, before) = (current.clone(), current.load());
         current.replace(Settings::default().with_rule("NP103", Enforcement::Warn));
         assert_eq!(before.enforcement("NP103"), None);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-pub use self::current::Current;
+pub use self::current::CurrentSettings;
 
 /// What happens with what a rule finds.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -95,13 +95,13 @@ pub enum DynamicNetworks {
 pub struct NamespaceSettings {
     /// `namespaces.override`: which enforcement the annotation of a namespace may ask for.
     #[serde(rename = "override")]
-    pub overriding: Overriding,
+    pub override_policy: OverridePolicy,
 }
 
 /// Which enforcement the annotation of a namespace may ask for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
-pub enum Overriding {
+pub enum OverridePolicy {
     /// Any.
     Allow,
     /// None.
@@ -232,14 +232,14 @@ mod tests {
 
     #[test]
     fn a_namespace_may_only_be_stricter_unless_settings_say_otherwise() {
-        for (text, overriding) in [
-            ("", Overriding::Tighten),
-            ("namespaces: {}", Overriding::Tighten),
-            ("namespaces: {override: allow}", Overriding::Allow),
-            ("namespaces: {override: forbid}", Overriding::Forbid),
-            ("namespaces: {override: tighten}", Overriding::Tighten),
+        for (text, override_policy) in [
+            ("", OverridePolicy::Tighten),
+            ("namespaces: {}", OverridePolicy::Tighten),
+            ("namespaces: {override: allow}", OverridePolicy::Allow),
+            ("namespaces: {override: forbid}", OverridePolicy::Forbid),
+            ("namespaces: {override: tighten}", OverridePolicy::Tighten),
         ] {
-            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.overriding, overriding, "{text:?}");
+            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.override_policy, override_policy, "{text:?}");
         }
     }
 

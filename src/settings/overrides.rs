@@ -11,13 +11,13 @@ use super::Enforcement;
 pub const ANNOTATION: &str = "nicplug.io/rules";
 
 /// Many more than there are rules.
-const ENTRIES_AT_MOST: usize = 200;
+const MAX_ENTRIES: usize = 200;
 
 /// How much of an entry a message shows, in characters.
-const SHOWN_AT_MOST: usize = 24;
+const MAX_EXCERPT: usize = 24;
 
 /// What an annotation says, or what is wrong with it.
-pub type Annotated = Result<Overrides, OverridesError>;
+pub type ParsedOverrides = Result<Overrides, OverridesError>;
 
 /// The enforcement that a namespace asks for, by the ids of rules. Whether there are such rules is for others to know.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -28,32 +28,32 @@ pub struct Overrides(Box<[(Box<str>, Enforcement)]>);
 pub enum OverridesError {
     /// An entry has no form.
     #[error("{0} is no RULE=ENFORCEMENT, such as NP103=warn")]
-    Entry(Shown),
+    InvalidEntry(Excerpt),
     /// More entries than there can be rules.
-    #[error("it has more than {ENTRIES_AT_MOST} entries")]
+    #[error("it has more than {MAX_ENTRIES} entries")]
     TooMany,
     /// A rule is named twice.
     #[error("{0} stands there twice")]
-    Twice(Shown),
+    DuplicateRule(Excerpt),
     /// An enforcement that there is not.
     #[error("{0} is none of deny, warn, off")]
-    Word(Shown),
+    UnknownEnforcement(Excerpt),
 }
 
 /// The beginning of what somebody wrote.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Shown(Box<str>);
+pub struct Excerpt(Box<str>);
 
-impl From<&str> for Shown {
+impl From<&str> for Excerpt {
     fn from(text: &str) -> Self {
-        match text.char_indices().nth(SHOWN_AT_MOST) {
+        match text.char_indices().nth(MAX_EXCERPT) {
             Some((end, _)) => Self(format!("{}…", text.get(..end).unwrap_or_default()).into()),
             None => Self(text.into()),
         }
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for Excerpt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:?}", self.0)
     }
@@ -64,20 +64,20 @@ impl Overrides {
     ///
     /// # Errors
     /// An entry is no rule and enforcement, or a rule is named twice.
-    pub fn parse(text: &str) -> Annotated {
+    pub fn parse(text: &str) -> ParsedOverrides {
         let mut rules: Vec<(Box<str>, Enforcement)> = Vec::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-            if rules.len() == ENTRIES_AT_MOST {
+            if rules.len() == MAX_ENTRIES {
                 return Err(OverridesError::TooMany);
             }
-            let (id, word) = entry.split_once('=').ok_or_else(|| OverridesError::Entry(entry.into()))?;
+            let (id, word) = entry.split_once('=').ok_or_else(|| OverridesError::InvalidEntry(entry.into()))?;
             let (id, word) = (id.trim_end(), word.trim_start());
             if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return Err(OverridesError::Entry(entry.into()));
+                return Err(OverridesError::InvalidEntry(entry.into()));
             }
-            let enforcement = Enforcement::of(word).ok_or_else(|| OverridesError::Word(word.into()))?;
+            let enforcement = Enforcement::of(word).ok_or_else(|| OverridesError::UnknownEnforcement(word.into()))?;
             if rules.iter().any(|(known, _)| **known == *id) {
-                return Err(OverridesError::Twice(id.into()));
+                return Err(OverridesError::DuplicateRule(id.into()));
             }
             rules.push((id.into(), enforcement));
         }
@@ -142,7 +142,7 @@ mod tests {
         }
         let long = Overrides::parse(&"x".repeat(5000)).unwrap_err().to_string();
         assert!(long.starts_with("\"xxxxxxxxxxxxxxxxxxxxxxxx…\" is no"), "{long}");
-        let many: Vec<String> = (0..=ENTRIES_AT_MOST).map(|number| format!("NP{number}=off")).collect();
+        let many: Vec<String> = (0..=MAX_ENTRIES).map(|number| format!("NP{number}=off")).collect();
         assert_eq!(Overrides::parse(&many.join(",")), Err(OverridesError::TooMany));
     }
 

@@ -23,7 +23,7 @@ use kube::{
 };
 use nicplug::{
     admission::Reviewer,
-    certificates::{chain::Certificate, renewal::Plan},
+    certificates::{chain::Certificate, renewal::CertificatePlan},
     controllers::{
         certificates::{Keeper, ObjectNames},
         leader_election::{LeaderElector, Timings},
@@ -65,7 +65,7 @@ pub(crate) struct Scene {
     /// Where the mutating webhook is.
     pub(crate) mutate: Balancer,
     pub(crate) time: Time,
-    pub(crate) plan: Plan,
+    pub(crate) plan: CertificatePlan,
     ticks: watch::Sender<()>,
 }
 
@@ -85,7 +85,7 @@ impl Scene {
             validate: Balancer::start().await,
             mutate: Balancer::start().await,
             time: Time::default(),
-            plan: Plan::new(vec!["127.0.0.1".parse().unwrap()]),
+            plan: CertificatePlan::new(vec!["127.0.0.1".parse().unwrap()]),
             ticks: watch::Sender::default(),
         })
     }

@@ -43,7 +43,7 @@ pub fn refusals(change: &Change) -> Vec<Refusal> {
         };
         fault.map(|fault| Refusal { field: change.interface_field(index), fault })
     };
-    requests.new_ones().filter_map(judge).collect()
+    requests.added().filter_map(judge).collect()
 }
 
 fn judge_addition<'r>(

@@ -10,7 +10,7 @@ use super::{
 /// `oldObject` repeats most of `object` byte for byte, so what was walked once need only be compared. The comparison
 /// never looks further than the walk would: up to where two texts differ, both are the same unfinished value.
 #[derive(Default)]
-pub(super) struct Skipped<'de> {
+pub(super) struct SkippedValues<'de> {
     values: [([u8; HEAD], &'de [u8]); 16],
     count: usize,
 }
@@ -18,7 +18,7 @@ pub(super) struct Skipped<'de> {
 /// How many bytes a value is found by.
 const HEAD: usize = 8;
 
-impl<'de> Skipped<'de> {
+impl<'de> SkippedValues<'de> {
     /// Shorter values are walked as quickly as they are found.
     const LENGTH_AT_LEAST: usize = 128;
 

@@ -16,7 +16,7 @@ use serde::{
 
 pub use self::{
     request::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
-    response::{Failure, Response, ResponseReview, Status, StatusCause, StatusDetails, allowing},
+    response::{Failure, Response, ResponseReview, Status, StatusCause, StatusDetails, allowed_response},
 };
 use super::{JsonObject, JsonText, Text, json, nullable};
 
@@ -44,16 +44,16 @@ pub enum BodyError {
 
 /// A request that was read, whole or as far as it could be.
 #[derive(Debug)]
-pub enum Reading<'a> {
+pub enum ParsedRequest<'a> {
     /// Every field that nicplug reads has its type.
-    Whole(Request<'a>),
+    Valid(Request<'a>),
     /// `object` or `oldObject` has a field of a wrong type; neither is in the request.
-    Faulty(Request<'a>, Fault),
+    Invalid(Request<'a>, InvalidField),
 }
 
 /// A field that has another type than the API says.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Fault {
+pub struct InvalidField {
     /// Whether it is in `oldObject`, which is stored already and which the user cannot mend.
     pub in_old_object: bool,
     /// The path of the field from the object's root, as in `spec.networks[0].name`.
@@ -68,7 +68,7 @@ pub struct Fault {
 ///
 /// # Errors
 /// See [`BodyError`]: the answer to those is HTTP 400.
-pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
+pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
     // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
     let text = simdutf8::basic::from_utf8(body).or_else(|_| {
         // Only the slower check says what is wrong.
@@ -78,7 +78,7 @@ pub fn read(body: &[u8]) -> Result<Reading<'_>, BodyError> {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
             if is_review(&api_version, &kind) && !request.uid.is_empty() =>
         {
-            Ok(Reading::Whole(request))
+            Ok(ParsedRequest::Valid(request))
         }
         _ => explain(text),
     }
@@ -92,7 +92,7 @@ pub fn head(body: &[u8]) -> Option<Request<'_>> {
 }
 
 /// Tells why a body could not be read, or reads of it what can be read.
-fn explain(text: &str) -> Result<Reading<'_>, BodyError> {
+fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
     let body: Body<Bare> =
         serde_json::from_str(text).map_err(|error| BodyError::NoRequest(without_position(&error)))?;
@@ -107,8 +107,8 @@ fn explain(text: &str) -> Result<Reading<'_>, BodyError> {
         return Err(BodyError::NoRequest("request.uid is missing".to_owned()));
     }
     let kind = ObjectKind::of(&request.kind);
-    match find_fault(kind, object, false).or_else(|| find_fault(kind, old_object, true)) {
-        Some(fault) => Ok(Reading::Faulty(request, fault)),
+    match find_invalid_field(kind, object, false).or_else(|| find_invalid_field(kind, old_object, true)) {
+        Some(fault) => Ok(ParsedRequest::Invalid(request, fault)),
         None => Err(BodyError::NoRequest("it can be read by parts, yet not as a whole".to_owned())),
     }
 }
@@ -117,12 +117,12 @@ fn is_review(api_version: &str, kind: &str) -> bool {
     api_version == API_VERSION && kind == "AdmissionReview"
 }
 
-fn find_fault(kind: ObjectKind, text: Option<JsonText>, in_old_object: bool) -> Option<Fault> {
+fn find_invalid_field(kind: ObjectKind, text: Option<JsonText>, in_old_object: bool) -> Option<InvalidField> {
     let mut deserializer = serde_json::Deserializer::from_str(text?.as_str());
     let mut track = serde_path_to_error::Track::new();
     let error = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track)).err()?;
     let message = without_position(&error);
-    Some(Fault { in_old_object, field: track.path().to_string(), message })
+    Some(InvalidField { in_old_object, field: track.path().to_string(), message })
 }
 
 /// The message of an error without line and column: an API server's body is one line that no person ever sees.
@@ -162,14 +162,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
             deserializer.deserialize_map(RequestVisitor { reads_objects: true })?;
         // Only where an object stood before `kind`, which no API server does.
         let kind = ObjectKind::of(&request.kind);
-        let read = |text: JsonText<'de>| json::read_with(kind, text.as_str()).map_err(Error::custom);
+        let read = |text: JsonText<'de>| json::read_seed(kind, text.as_str()).map_err(Error::custom);
         if let Some(text) = object {
             request.object = read(text)?;
         }
         if let Some(text) = old_object {
             request.old_object = read(text)?;
         }
-        request.settle().map_err(Error::custom)?;
+        request.resolve_specs().map_err(Error::custom)?;
         Ok(Self(request))
     }
 }
@@ -251,15 +251,15 @@ mod tests {
 
     fn whole(text: &str) -> Request<'_> {
         match read(text.as_bytes()).unwrap() {
-            Reading::Whole(request) => request,
-            Reading::Faulty(_, fault) => panic!("{fault:?}"),
+            ParsedRequest::Valid(request) => request,
+            ParsedRequest::Invalid(_, fault) => panic!("{fault:?}"),
         }
     }
 
-    fn fault(text: &str) -> (String, Fault) {
+    fn fault(text: &str) -> (String, InvalidField) {
         match read(text.as_bytes()).unwrap() {
-            Reading::Whole(request) => panic!("{request:?}"),
-            Reading::Faulty(request, fault) => (request.uid.to_string(), fault),
+            ParsedRequest::Valid(request) => panic!("{request:?}"),
+            ParsedRequest::Invalid(request, fault) => (request.uid.to_string(), fault),
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
             r#"{{"uid":"u",{VM},"operation":"UPDATE","object":{{"spec":{{"template":{{"spec":{{"networks":[{{"name":"n"}}]}}}}}}}},"oldObject":null}}"#
         ));
         let request = whole(&text);
-        let Some(Object::VirtualMachine(vm)) = &request.object else { panic!("{request:?}") };
+        let Some(Object::Vm(vm)) = &request.object else { panic!("{request:?}") };
         assert_eq!(vm.spec.template.spec.networks[0].name.as_str(), "n");
         assert!(request.old_object.is_none());
         assert_eq!(request.operation, Operation::Update);
@@ -281,8 +281,8 @@ mod tests {
             r#"{{"oldObject":{{"metadata":{{"name":"old"}}}},"object":{{"metadata":{{"name":"new"}}}},{VM},"uid":"u"}}"#
         ));
         let request = whole(&text);
-        let Some(Object::VirtualMachine(new)) = &request.object else { panic!("{request:?}") };
-        let Some(Object::VirtualMachine(old)) = &request.old_object else { panic!("{request:?}") };
+        let Some(Object::Vm(new)) = &request.object else { panic!("{request:?}") };
+        let Some(Object::Vm(old)) = &request.old_object else { panic!("{request:?}") };
         assert_eq!((new.metadata.name.as_str(), old.metadata.name.as_str()), ("new", "old"));
     }
 
@@ -323,9 +323,7 @@ mod tests {
         ] {
             let text = request(&new, &old);
             let request = whole(&text);
-            let (Some(Object::VirtualMachine(new)), Some(Object::VirtualMachine(old))) =
-                (&request.object, &request.old_object)
-            else {
+            let (Some(Object::Vm(new)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
                 panic!("{request:?}")
             };
             assert_eq!(ptr::eq(&raw const *new.spec, &raw const *old.spec), is_shared, "{text}");
@@ -427,7 +425,7 @@ mod tests {
             let status = Status { code: 200, failure: None };
             let response = Response { uid, allowed: true, status, patch: None, warnings: &[] };
             let long = serde_json::to_string(&ResponseReview::new(&response)).unwrap();
-            assert_eq!(String::from_utf8(allowing(uid)).unwrap(), long);
+            assert_eq!(String::from_utf8(allowed_response(uid)).unwrap(), long);
         }
     }
 

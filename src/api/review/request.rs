@@ -7,7 +7,7 @@ use serde::{
 
 use crate::api::{
     JsonObject, Text,
-    json::Unreadable,
+    json::JsonError,
     metadata::Annotations,
     nullable,
     vm::{Migration, Pool, ReplicaSet, VirtualMachine},
@@ -115,13 +115,12 @@ pub enum ObjectKind {
     /// `VirtualMachineInstanceReplicaSet`.
     ReplicaSet,
     /// `VirtualMachine`.
-    VirtualMachine,
+    Vm,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::VirtualMachine];
+    pub const ALL: [Self; 6] = [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
 
     /// `kind` of such an object; `other` for those that are skipped.
     #[must_use]
@@ -132,7 +131,7 @@ impl ObjectKind {
             Self::Other => "other",
             Self::Pool => "VirtualMachinePool",
             Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
-            Self::VirtualMachine => "VirtualMachine",
+            Self::Vm => "VirtualMachine",
         }
     }
 
@@ -140,7 +139,7 @@ impl ObjectKind {
     #[must_use]
     pub fn of(kind: &GroupVersionKind) -> Self {
         match (kind.group.as_str(), kind.kind.as_str()) {
-            ("kubevirt.io", "VirtualMachine") => Self::VirtualMachine,
+            ("kubevirt.io", "VirtualMachine") => Self::Vm,
             ("kubevirt.io", "VirtualMachineInstance") => Self::Vmi,
             ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
             ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
@@ -164,26 +163,26 @@ pub enum Object<'a> {
     /// A VirtualMachineInstanceReplicaSet.
     ReplicaSet(Box<ReplicaSet<'a>>),
     /// A VirtualMachine.
-    VirtualMachine(Box<VirtualMachine<'a>>),
+    Vm(Box<VirtualMachine<'a>>),
 }
 
 impl Request<'_> {
     /// Reads the specs that were put off; not those of a heartbeat.
-    pub(super) fn settle(&mut self) -> Result<(), Unreadable> {
+    pub(super) fn resolve_specs(&mut self) -> Result<(), JsonError> {
         self.is_unchanged = self.changes_nothing();
         if self.is_unchanged { Ok(()) } else { self.read_specs() }
     }
 
-    pub(super) fn read_specs(&mut self) -> Result<(), Unreadable> {
+    pub(super) fn read_specs(&mut self) -> Result<(), JsonError> {
         for object in self.object.iter_mut().chain(&mut self.old_object) {
             object.read_spec()?;
         }
         if let (Some(new), Some(old)) = (&mut self.object, &mut self.old_object) {
-            old.take_from(new);
-            new.take_from(old);
+            old.share_from(new);
+            new.share_from(old);
         }
         let is_whole = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
-        is_whole.then_some(()).ok_or(Unreadable)
+        is_whole.then_some(()).ok_or(JsonError)
     }
 
     fn changes_nothing(&self) -> bool {
@@ -194,11 +193,11 @@ impl Request<'_> {
 }
 
 impl<'a> Object<'a> {
-    fn read_spec(&mut self) -> Result<(), Unreadable> {
+    fn read_spec(&mut self) -> Result<(), JsonError> {
         match self {
             Self::Vmi(vmi) => vmi.spec.read(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
-            Self::VirtualMachine(vm) => vm.spec.read(),
+            Self::Vm(vm) => vm.spec.read(),
             Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
         }
     }
@@ -207,19 +206,19 @@ impl<'a> Object<'a> {
         match self {
             Self::Vmi(vmi) => vmi.spec.is_repeated(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
-            Self::VirtualMachine(vm) => vm.spec.is_repeated(),
+            Self::Vm(vm) => vm.spec.is_repeated(),
             Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
         }
     }
 
-    fn take_from(&mut self, other: &Self) {
+    fn share_from(&mut self, other: &Self) {
         match (self, other) {
-            (Self::Vmi(own), Self::Vmi(other)) => own.spec.take_from(&other.spec),
+            (Self::Vmi(own), Self::Vmi(other)) => own.spec.share_from(&other.spec),
             (Self::Pool(own), Self::Pool(other)) => {
                 let other = &other.spec.virtual_machine_template.spec;
-                own.spec.virtual_machine_template.spec.take_from(other);
+                own.spec.virtual_machine_template.spec.share_from(other);
             }
-            (Self::VirtualMachine(own), Self::VirtualMachine(other)) => own.spec.take_from(&other.spec),
+            (Self::Vm(own), Self::Vm(other)) => own.spec.share_from(&other.spec),
             _ => {}
         }
     }
@@ -237,7 +236,7 @@ impl<'a> Object<'a> {
             Self::Other => return None,
             Self::Pool(pool) => &pool.metadata,
             Self::ReplicaSet(set) => &set.metadata,
-            Self::VirtualMachine(vm) => &vm.metadata,
+            Self::Vm(vm) => &vm.metadata,
         };
         metadata.annotations.as_ref()
     }
@@ -263,7 +262,7 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
             Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
             Self::Pool => boxed(deserializer, Object::Pool),
             Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),
-            Self::VirtualMachine => boxed(deserializer, Object::VirtualMachine),
+            Self::Vm => boxed(deserializer, Object::Vm),
         }
     }
 }

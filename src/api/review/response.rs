@@ -8,7 +8,7 @@ use super::API_VERSION;
 /// The answer that almost every request gets, in the bytes that [`ResponseReview`] would be written in: allowed, and
 /// nothing more to say.
 #[must_use]
-pub fn allowing(uid: &str) -> Vec<u8> {
+pub fn allowed_response(uid: &str) -> Vec<u8> {
     const START: &[u8] = br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#;
     const END: &[u8] = br#","allowed":true,"status":{"code":200}}}"#;
     let mut text = Vec::with_capacity(START.len() + uid.len() + 2 + END.len());

@@ -10,7 +10,7 @@ use super::{PATIENCE, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
     cluster::fetch::{FetchPlan, ask},
-    facts::nad::nearest,
+    facts::nad::closest_name,
     hotplug::edit::EditRequest,
     k8s::kind::Kind,
     kubevirt::Version,
@@ -79,7 +79,7 @@ async fn explain_nothing(cluster: &Cluster, name: &str) -> anyhow::Error {
     let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
     let all = vms.list_metadata(&ListParams::default().limit(NAMES_AT_MOST)).await;
     let names: Vec<String> = all.into_iter().flatten().filter_map(|vm| vm.metadata.name).collect();
-    let hint = match nearest(name, names.iter().map(String::as_str)) {
+    let hint = match closest_name(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; there is none at all, pass -n for another namespace".to_owned(),
         None => String::new(),

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::{Span, identity, source::SourceArgs};
 use crate::{
-    certificates::{Host, renewal::Plan},
+    certificates::{Host, renewal::CertificatePlan},
     controllers::{
         certificates::{Keeper, ObjectNames},
         leader_election::{LeaderElector, Timings},
@@ -107,7 +107,7 @@ pub(crate) enum Source {
     /// Files, of which the first pair is read.
     Files { keeper: files::Keeper, poll: Duration },
     /// The cluster.
-    Own { places: ObjectNames, plan: Plan, shown: CertResolver },
+    Own { places: ObjectNames, plan: CertificatePlan, shown: CertResolver },
 }
 
 impl CertificateArgs {
@@ -128,7 +128,11 @@ impl CertificateArgs {
                     secret: self.cert_secret.clone().context("--cert-source self needs --cert-secret")?,
                     webhooks: self.webhook_config.clone().context("--cert-source self needs --webhook-config")?,
                 };
-                Ok(Source::Own { places, plan: Plan::new(self.cert_dns_name.clone()), shown: CertResolver::default() })
+                Ok(Source::Own {
+                    places,
+                    plan: CertificatePlan::new(self.cert_dns_name.clone()),
+                    shown: CertResolver::default(),
+                })
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{
             settings::{Keeper, News},
         },
     },
-    settings::Current,
+    settings::CurrentSettings,
 };
 
 /// Settings that may change.
@@ -45,7 +45,7 @@ impl LiveSettingsArgs {
 
 impl LiveSettings {
     /// What a reviewer is to be given.
-    pub(super) fn current(&self) -> Current {
+    pub(super) fn current(&self) -> CurrentSettings {
         self.keeper.as_ref().map(Keeper::current).unwrap_or_default()
     }
 

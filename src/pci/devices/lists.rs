@@ -7,9 +7,9 @@ use serde::Deserialize;
 use crate::{
     api::{
         Lazy,
-        guest::{Disk, Filesystem, GuestSpec, HostDevice, Input, Named, Resources, Sound, Video, Watchdog},
+        guest::{Disk, Filesystem, GuestSpec, HostDevice, Input, Resources, Sound, Video, Volume, Watchdog},
     },
-    pci::{Unreadable, machine::Architecture},
+    pci::{UnreadableField, machine_type::Architecture},
 };
 
 /// Disks on one SATA controller.
@@ -17,7 +17,7 @@ const SATA_PORTS: u64 = 6;
 
 /// The parts of a spec that are read for PCI only.
 #[derive(Debug)]
-pub(in crate::pci) struct Parts<'a> {
+pub(in crate::pci) struct DeviceLists<'a> {
     pub(super) disks: Vec<Disk<'a>>,
     pub(super) filesystems: Vec<Filesystem<'a>>,
     pub(super) gpus: Vec<HostDevice<'a>>,
@@ -26,13 +26,13 @@ pub(in crate::pci) struct Parts<'a> {
     pub(in crate::pci) resources: Resources<'a>,
     pub(super) sound: Option<Sound<'a>>,
     pub(super) video: Option<Video<'a>>,
-    volumes: Vec<Named<'a>>,
+    volumes: Vec<Volume<'a>>,
     pub(super) watchdog: Option<Watchdog<'a>>,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> DeviceLists<'a> {
     /// Reads them.
-    pub(in crate::pci) fn read(spec: &GuestSpec<'a>) -> Result<Self, Unreadable> {
+    pub(in crate::pci) fn read(spec: &GuestSpec<'a>) -> Result<Self, UnreadableField> {
         let devices = &spec.domain.devices;
         Ok(Self {
             disks: part("domain.devices.disks", &devices.disks)?,
@@ -49,28 +49,32 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl Parts<'_> {
+impl DeviceLists<'_> {
     /// Disks after KubeVirt's defaulting, those of volumes that nobody listed included.
-    pub(in crate::pci) fn bus_disks(&self, architecture: Architecture) -> Vec<BusDisk<'_>> {
+    pub(in crate::pci) fn bus_disks(&self, architecture: Architecture) -> Vec<DefaultedDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
-        let listed = self.disks.iter().map(|disk| BusDisk::of(disk, default_bus));
+        let listed = self.disks.iter().map(|disk| DefaultedDisk::of(disk, default_bus));
         let disks = self.disks.iter().map(|disk| disk.name.as_str());
         let names: BTreeSet<&str> =
             disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect();
         let implied = self.volumes.iter().filter(|volume| !names.contains(volume.name.as_str()));
-        let implied =
-            implied.map(|volume| BusDisk { name: &volume.name, form: Form::Disk, bus: default_bus, address: None });
+        let implied = implied.map(|volume| DefaultedDisk {
+            name: &volume.name,
+            form: DiskForm::Disk,
+            bus: default_bus,
+            address: None,
+        });
         listed.chain(implied).collect()
     }
 }
 
-fn part<'a, T: Deserialize<'a> + Default>(field: &'static str, lazy: &Lazy<'a, T>) -> Result<T, Unreadable> {
-    lazy.read().map_err(|source| Unreadable { field, source })
+fn part<'a, T: Deserialize<'a> + Default>(field: &'static str, lazy: &Lazy<'a, T>) -> Result<T, UnreadableField> {
+    lazy.read().map_err(|source| UnreadableField { field, source })
 }
 
 /// How a disk is attached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Form {
+pub(super) enum DiskForm {
     Cdrom,
     Disk,
     Lun,
@@ -78,20 +82,20 @@ pub(super) enum Form {
 
 /// A disk after KubeVirt's defaulting.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::pci) struct BusDisk<'v> {
+pub(in crate::pci) struct DefaultedDisk<'v> {
     pub(super) name: &'v str,
-    pub(super) form: Form,
+    pub(super) form: DiskForm,
     pub(super) bus: &'v str,
     pub(super) address: Option<&'v str>,
 }
 
-impl<'v> BusDisk<'v> {
+impl<'v> DefaultedDisk<'v> {
     fn of(disk: &'v Disk<'_>, default_bus: &'v str) -> Self {
         let (form, target) = match (&disk.disk, &disk.lun, &disk.cdrom) {
-            (Some(target), ..) => (Form::Disk, Some(target)),
-            (None, Some(target), _) => (Form::Lun, Some(target)),
-            (None, None, Some(target)) => (Form::Cdrom, Some(target)),
-            (None, None, None) => (Form::Disk, None),
+            (Some(target), ..) => (DiskForm::Disk, Some(target)),
+            (None, Some(target), _) => (DiskForm::Lun, Some(target)),
+            (None, None, Some(target)) => (DiskForm::Cdrom, Some(target)),
+            (None, None, None) => (DiskForm::Disk, None),
         };
         let bus = target.map(|target| target.bus.as_str()).filter(|bus| !bus.is_empty()).unwrap_or(default_bus);
         let address = target.and_then(|target| target.pci_address.as_deref()).filter(|text| !text.is_empty());
@@ -101,7 +105,7 @@ impl<'v> BusDisk<'v> {
 
 /// How many SATA controllers libvirt makes. KubeVirt names the disks of sata, scsi and usb in one row (sda, sdb, …),
 /// and libvirt finds the controller by the place in that row, so a sata disk behind many others needs a far one.
-pub(in crate::pci) fn sata_controllers(disks: &[BusDisk<'_>]) -> u64 {
+pub(in crate::pci) fn sata_controllers(disks: &[DefaultedDisk<'_>]) -> u64 {
     let row = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
     row.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
 }

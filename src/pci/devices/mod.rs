@@ -30,15 +30,15 @@ mod lists;
 mod walk;
 
 pub(super) use self::{
-    lists::{Parts, sata_controllers},
+    lists::{DeviceLists, sata_controllers},
     walk::walk,
 };
-use super::{Note, machine::Architecture, refusal::Refusal};
+use super::{Note, boot_error::BootError, machine_type::Architecture};
 use crate::api::guest::GuestSpec;
 
 /// What a device is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Kind {
+pub enum DeviceKind {
     /// The virtio balloon.
     Balloon,
     /// A virtio disk.
@@ -75,7 +75,7 @@ pub enum Kind {
     Watchdog,
 }
 
-impl Kind {
+impl DeviceKind {
     /// The name in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -101,7 +101,7 @@ impl Kind {
     }
 
     /// The turn in which libvirt gives it an address.
-    pub(super) fn turn(self) -> u8 {
+    pub(super) fn address_order(self) -> u8 {
         match self {
             Self::Filesystem => 0,
             Self::Interface => 1,
@@ -129,7 +129,7 @@ impl Kind {
 
 /// What a device needs on a PCIe board. A flat bus has one slot for each that is not `Nowhere`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Place {
+pub enum SlotKind {
     /// A root port of its own.
     Port,
     /// A conventional PCI slot, on a bridge.
@@ -137,18 +137,18 @@ pub enum Place {
     /// A slot of the root bus, where it takes no port.
     RootBus,
     /// Nothing.
-    Nowhere,
+    None,
 }
 
 /// One device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Device<'v> {
-    pub(super) kind: Kind,
+    pub(super) kind: DeviceKind,
     /// The name in the spec; empty for one that nobody listed.
     pub(super) name: &'v str,
     /// Whether KubeVirt counts it among the ports in use.
     pub(super) is_counted: bool,
-    pub(super) place: Place,
+    pub(super) place: SlotKind,
     /// Whether `useVirtioTransitional` makes it a conventional PCI device.
     pub(super) is_transitional: bool,
     /// `pciAddress`.
@@ -158,7 +158,7 @@ pub(super) struct Device<'v> {
 }
 
 impl<'v> Device<'v> {
-    fn new(kind: Kind, name: &'v str, place: Place, why: &'static str) -> Self {
+    fn new(kind: DeviceKind, name: &'v str, place: SlotKind, why: &'static str) -> Self {
         Self { kind, name, is_counted: true, place, is_transitional: kind.can_be_transitional(), address: None, why }
     }
 
@@ -177,13 +177,13 @@ impl<'v> Device<'v> {
 }
 
 /// What the enumeration finds besides devices.
-pub(super) trait Sink<'v> {
+pub(super) trait DeviceVisitor<'v> {
     /// A device. Each interface is one, absent ones are `Nowhere`.
     fn device(&mut self, device: Device<'v>);
     /// Something that cannot be known.
     fn note(&mut self, note: Note);
     /// A reason why the guest cannot boot.
-    fn refusal(&mut self, refusal: Refusal);
+    fn boot_error(&mut self, boot_error: BootError);
 }
 
 /// The machine type after KubeVirt's defaulting.

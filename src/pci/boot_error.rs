@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::{address::PciAddress, machine::Architecture};
+use super::{address::PciAddress, machine_type::Architecture};
 
 /// Slots of the root bus that KubeVirt gives out with the root-complex annotation: 2 to 0x1e without 0x1b.
 pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
 
 /// One reason.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Refusal {
+pub enum BootError {
     /// libvirt knows no such machine on the architecture.
     MachineType {
         /// `domain.machine.type`.
@@ -55,7 +55,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl BootError {
     /// The field that a finding about it points at, relative to the VMI's spec where it is in there.
     #[must_use]
     pub fn field(&self) -> &'static str {
@@ -70,7 +70,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for BootError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MachineType { kind, architecture } => {

@@ -2,12 +2,12 @@
 //!
 //! | architecture | machine type                        | board                | hotplug goes to         |
 //! | ------------ | ----------------------------------- | -------------------- | ----------------------- |
-//! | amd64        | q35 (the default), pc-q35-VERSION   | [`Machine::Q35`]     | root ports              |
-//! | amd64        | pc, pc-i440fx-VERSION               | [`Machine::I440fx`]  | slots of one flat bus   |
-//! | arm64        | virt (the default), virt-VERSION    | [`Machine::Virt`]    | root ports              |
-//! | s390x        | s390-ccw-virtio (the default), …    | [`Machine::Ccw`]     | no PCI                  |
-//! | these three  | anything else                       | [`Machine::Refused`] | libvirt refuses it      |
-//! | others       |                                     | [`Machine::Unknown`] |                         |
+//! | amd64        | q35 (the default), pc-q35-VERSION   | [`MachineType::Q35`]     | root ports              |
+//! | amd64        | pc, pc-i440fx-VERSION               | [`MachineType::I440fx`]  | slots of one flat bus   |
+//! | arm64        | virt (the default), virt-VERSION    | [`MachineType::Virt`]    | root ports              |
+//! | s390x        | s390-ccw-virtio (the default), …    | [`MachineType::Ccw`]     | no PCI                  |
+//! | these three  | anything else                       | [`MachineType::Unsupported`] | libvirt refuses it      |
+//! | others       |                                     | [`MachineType::Unknown`] |                         |
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ impl fmt::Display for Architecture {
 
 /// The board.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Machine {
+pub enum MachineType {
     /// `q35`, `pc-q35-*` on amd64: PCIe, devices on root ports.
     Q35,
     /// `virt`, `virt-*` on arm64: PCIe, devices on root ports.
@@ -77,12 +77,12 @@ pub enum Machine {
     /// `s390-ccw-virtio*` on s390x: no PCI for virtio devices.
     Ccw,
     /// A type that libvirt refuses on this architecture.
-    Refused,
+    Unsupported,
     /// An architecture of which nothing is known.
     Unknown,
 }
 
-impl Machine {
+impl MachineType {
     /// The board that libvirt makes of a machine type.
     ///
     /// Versioned types are accepted by their form: which versions an emulator has is not in the object.
@@ -99,7 +99,7 @@ impl Machine {
             Architecture::Arm64 if kind == "virt" || versioned("virt-") => Self::Virt,
             Architecture::S390x if kind == "s390-ccw-virtio" || versioned("s390-ccw-virtio-") => Self::Ccw,
             Architecture::Other => Self::Unknown,
-            Architecture::Amd64 | Architecture::Arm64 | Architecture::S390x => Self::Refused,
+            Architecture::Amd64 | Architecture::Arm64 | Architecture::S390x => Self::Unsupported,
         }
     }
 
@@ -111,7 +111,7 @@ impl Machine {
             Self::Virt => "virt",
             Self::I440fx => "i440fx",
             Self::Ccw => "s390-ccw-virtio",
-            Self::Refused | Self::Unknown => "unknown machine",
+            Self::Unsupported | Self::Unknown => "unknown machine",
         }
     }
 
@@ -137,28 +137,28 @@ mod tests {
     fn boards_and_kubevirts_view_of_them() {
         use Architecture::{Amd64, Arm64, Other, S390x};
         for (architecture, kind, machine, supports) in [
-            (Amd64, "q35", Machine::Q35, true),
-            (Amd64, "pc-q35-10.0", Machine::Q35, true),
-            (Amd64, "pc-q35-rhel9.4.0", Machine::Q35, true),
-            (Amd64, "pc", Machine::I440fx, false),
-            (Amd64, "pc-i440fx-7.2", Machine::I440fx, false),
-            (Amd64, "custom-q35-foo", Machine::Refused, true),
-            (Amd64, "pc-q35-foo", Machine::Refused, true),
-            (Amd64, "virt", Machine::Refused, true),
-            (Amd64, "virtual", Machine::Refused, true),
-            (Amd64, "Q35", Machine::Refused, false),
-            (Amd64, "isapc", Machine::Refused, false),
-            (Amd64, "microvm", Machine::Refused, false),
-            (Arm64, "virt", Machine::Virt, true),
-            (Arm64, "virt-9.2", Machine::Virt, true),
-            (Arm64, "virt-custom", Machine::Refused, true),
-            (Arm64, "q35", Machine::Refused, true),
-            (S390x, "s390-ccw-virtio", Machine::Ccw, false),
-            (S390x, "s390-ccw-virtio-rhel9.4.0", Machine::Ccw, false),
-            (S390x, "q35", Machine::Refused, false),
-            (Other, "q35", Machine::Unknown, false),
+            (Amd64, "q35", MachineType::Q35, true),
+            (Amd64, "pc-q35-10.0", MachineType::Q35, true),
+            (Amd64, "pc-q35-rhel9.4.0", MachineType::Q35, true),
+            (Amd64, "pc", MachineType::I440fx, false),
+            (Amd64, "pc-i440fx-7.2", MachineType::I440fx, false),
+            (Amd64, "custom-q35-foo", MachineType::Unsupported, true),
+            (Amd64, "pc-q35-foo", MachineType::Unsupported, true),
+            (Amd64, "virt", MachineType::Unsupported, true),
+            (Amd64, "virtual", MachineType::Unsupported, true),
+            (Amd64, "Q35", MachineType::Unsupported, false),
+            (Amd64, "isapc", MachineType::Unsupported, false),
+            (Amd64, "microvm", MachineType::Unsupported, false),
+            (Arm64, "virt", MachineType::Virt, true),
+            (Arm64, "virt-9.2", MachineType::Virt, true),
+            (Arm64, "virt-custom", MachineType::Unsupported, true),
+            (Arm64, "q35", MachineType::Unsupported, true),
+            (S390x, "s390-ccw-virtio", MachineType::Ccw, false),
+            (S390x, "s390-ccw-virtio-rhel9.4.0", MachineType::Ccw, false),
+            (S390x, "q35", MachineType::Unsupported, false),
+            (Other, "q35", MachineType::Unknown, false),
         ] {
-            assert_eq!(Machine::of(architecture, kind), machine, "{architecture} {kind}");
+            assert_eq!(MachineType::of(architecture, kind), machine, "{architecture} {kind}");
             assert_eq!(supports_pcie_hotplug(architecture, kind), supports, "{architecture} {kind}");
         }
     }
