@@ -1,8 +1,8 @@
-//! Views that are filled where they stand.
+//! Deserializes views in place.
 //!
-//! What serde derives makes each part of a view by itself and hands it up through every level of the object. Views are
-//! large and their levels many, so much of the reading would be moving. Here a view is made once, empty, and what is
-//! read goes to its place.
+//! A derived `Deserialize` builds each nested view separately and moves it up through every level of the object. Views
+//! are large and deeply nested, so moving would be much of the work. Here an empty view is created once, and each value
+//! is read directly into its field.
 
 use std::{fmt, rc::Rc};
 
@@ -15,14 +15,14 @@ use super::{JsonText, Shared, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
-    /// What an error says that was expected.
+    /// The expected type in an error message.
     const EXPECTED: &'static str = "an object";
 
     /// Reads all fields of an object into an empty view.
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
 }
 
-/// Declares the fields of a view: the key in JSON, the field, and the function of this module that reads it. Other keys
+/// Declares the fields of a view: the JSON key, the field, and the function of this module that reads it. Other keys
 /// are skipped.
 macro_rules! fields {
     ($view:ident { $($key:literal => $field:ident: $read:ident,)+ }) => {
@@ -56,7 +56,7 @@ macro_rules! fields {
 }
 pub(crate) use fields;
 
-/// Notes that a field was read; an error if it was before. A view has fewer than 32 fields.
+/// Marks a field as read; an error if it was read before. A view has fewer than 32 fields.
 pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {
     let bit = 1 << field;
     if *seen & bit != 0 {
@@ -66,20 +66,20 @@ pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str)
     Ok(())
 }
 
-/// Reads a view by itself.
+/// Reads a view.
 pub(crate) fn view<'de, D: Deserializer<'de>, T: Fields<'de>>(deserializer: D) -> Result<T, D::Error> {
     let mut view = T::default();
     deserializer.deserialize_map(ViewVisitor(&mut view))?;
     Ok(view)
 }
 
-/// A value that knows how to read itself.
+/// Reads a value with its own `Deserialize`.
 pub(crate) fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     *place = map.next_value()?;
     Ok(())
 }
 
-/// A value for which `null` is the same as none at all.
+/// Reads a value; `null` is the default.
 pub(crate) fn nullable<'de, A, T>(map: &mut A, place: &mut T) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -89,12 +89,12 @@ where
     Ok(())
 }
 
-/// An object.
+/// Reads an object.
 pub(crate) fn object<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     map.next_value_seed(ObjectOrNull(place)).map(drop)
 }
 
-/// An object whose absence matters.
+/// Reads an optional object.
 pub(crate) fn optional<'de, A, T>(map: &mut A, place: &mut Option<T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -107,7 +107,7 @@ where
     Ok(())
 }
 
-/// An object of which a patch has to know whether it is written.
+/// Reads an object and records whether it is present.
 pub(crate) fn with_presence<'de, A: MapAccess<'de>, T: Fields<'de>>(
     map: &mut A,
     place: &mut WithPresence<T>,
@@ -116,12 +116,12 @@ pub(crate) fn with_presence<'de, A: MapAccess<'de>, T: Fields<'de>>(
     Ok(())
 }
 
-/// A list of objects.
+/// Reads a list of objects.
 pub(crate) fn objects<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut Vec<T>) -> Result<(), A::Error> {
     map.next_value_seed(ListOrNull(place)).map(drop)
 }
 
-/// A list of objects of which an empty one is not the same as none.
+/// Reads an optional list of objects; an empty list differs from a missing one.
 pub(crate) fn optional_objects<'de, A, T>(map: &mut A, place: &mut Option<Vec<T>>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -134,7 +134,7 @@ where
     Ok(())
 }
 
-/// An object that the old object may repeat.
+/// Reads an object that the old object may repeat.
 pub(crate) fn shared<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -143,7 +143,7 @@ where
     map.next_value_seed(SharedObject { place, name: json::REPEATABLE })
 }
 
-/// As [`shared`], of an object that is mostly repeated: it is read when that is known.
+/// As [`shared`], for an object that usually is repeated: reading it waits until that is known.
 pub(crate) fn deferred<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -152,12 +152,12 @@ where
     map.next_value_seed(SharedObject { place, name: json::DEFERRED })
 }
 
-/// A value that nobody reads.
+/// Skips a value.
 pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(drop)
 }
 
-/// Fills a view from an object and from nothing else.
+/// Fills a view from a JSON object; any other type is an error.
 struct ViewVisitor<'v, T>(&'v mut T);
 
 impl<'de, T: Fields<'de>> Visitor<'de> for ViewVisitor<'_, T> {
@@ -172,7 +172,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ViewVisitor<'_, T> {
     }
 }
 
-/// Fills a view; false where there is `null`.
+/// Fills a view; returns false for `null`.
 struct ObjectOrNull<'v, T>(&'v mut T);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectOrNull<'_, T> {
@@ -204,10 +204,10 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     }
 }
 
-/// Fills a part that both objects of a request may have in common.
+/// Fills a field that both objects of a request may share.
 struct SharedObject<'v, 'de, T> {
     place: &'v mut Shared<'de, T>,
-    /// What our own reader is asked for.
+    /// The name of the newtype: see [`json::REPEATABLE`].
     name: &'static str,
 }
 
@@ -226,13 +226,13 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
         formatter.write_str(T::EXPECTED)
     }
 
-    /// From our own reader: the text of an object that was put off.
+    /// Called by [`json`]'s reader with the text of a deferred object.
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
         self.place.deferred = Some(JsonText(text));
         Ok(())
     }
 
-    /// From our own reader: the object was repeated.
+    /// Called by [`json`]'s reader for a repeated object.
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         self.place.is_repeated = true;
         Ok(())
@@ -246,7 +246,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     }
 }
 
-/// Fills an empty list with views; false where there is `null`.
+/// Fills an empty list with views; returns false for `null`.
 struct ListOrNull<'v, T>(&'v mut Vec<T>);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ListOrNull<'_, T> {

@@ -1,13 +1,13 @@
-//! A JSON reader for views: as strict as serde_json in what is read, and quick where a view is not interested.
+//! A JSON reader for views: as strict as serde_json about the values that it reads, and fast at skipping the others.
 //!
-//! A view reads some fifty values out of a body of a thousand, so most of the work is to walk past what nobody reads.
-//! A list or an object is walked past by its brackets and strings alone, 64 bytes at a time ([`skip`]); whether what
-//! stands between them is JSON is not asked, since whatever it is, no verdict rests on it. All else is held to the
-//! grammar. Plain strings and short whole numbers are read here; whatever is rare (escapes in a string that is read,
-//! long or broken numbers) is handed to serde_json with its text, so there is one truth about it.
+//! A view reads some fifty values out of a body of a thousand, so most of the work is skipping. To skip a list or an
+//! object, the reader only follows brackets and strings, 64 bytes at a time ([`skip`]). It does not check that the
+//! bytes between them are JSON, because no verdict depends on them. All other text has to follow the grammar. The
+//! reader itself reads plain strings and short whole numbers. It leaves rare values (strings with escapes, long or
+//! broken numbers) to serde_json, so both give the same result.
 //!
-//! The reader accepts what serde_json accepts and yields the same values: a property test holds it to that. It does
-//! not say what is wrong with the rest; who wants to know asks serde_json.
+//! The reader accepts what serde_json accepts and returns the same values; a property test checks that. Its error gives
+//! no reason: call serde_json to find it.
 
 mod scan;
 mod skip;
@@ -25,26 +25,26 @@ use serde::{
 };
 
 use self::{
-    scan::{after_number, short_whole_number, split_plain_string, without_blanks},
+    scan::{after_number, short_whole_number, split_plain_string, trim_start},
     skipped::SkippedValues,
 };
 
-/// As a newtype's name it asks the [`Reader`] for the text of a value: it is given by `visit_borrowed_str`. Every
-/// other deserializer takes it for a newtype like any other.
+/// The name of a newtype whose visitor receives the text of the value from [`Reader`], by `visit_borrowed_str`. To
+/// every other deserializer it is an ordinary newtype.
 pub(super) const TEXT_OF_VALUE: &str = "$nicplug::TextOfValue";
 
-/// As a newtype's name it asks the [`Reader`] of a [pair](read_pair) to compare the object with the first one that it was
-/// asked for by this name or the next: where they are the same byte for byte, `visit_unit` says so, and it is not read.
-/// Every other deserializer takes it for a newtype like any other.
+/// The name of a newtype that [`read_pair`] compares with the first object that was read under this name or
+/// [`DEFERRED`]. If the two are equal byte for byte, the reader skips the object and calls `visit_unit`. To every other
+/// deserializer it is an ordinary newtype.
 pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
 
-/// As [`REPEATABLE`], but of the first one the text is given, by `visit_borrowed_str`.
+/// As [`REPEATABLE`], but the visitor receives the text of the first object, by `visit_borrowed_str`.
 pub(super) const DEFERRED: &str = "$nicplug::Deferred";
 
-/// How deep what is read may be nested: one less than this, as in serde_json. What is skipped has no bound.
+/// Values that are read may be nested one level less than this, as in serde_json. Skipped values have no limit.
 const DEPTH: u8 = 128;
 
-/// The text is not JSON, or not of the type that was asked for.
+/// The text is not JSON, or not of the requested type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct JsonError;
 
@@ -62,15 +62,15 @@ impl de::Error for JsonError {
     }
 }
 
-/// Reads a text that holds one value and nothing else.
+/// Reads a text that holds exactly one value.
 ///
 /// # Errors
-/// [`JsonError`], where serde_json would have one too.
+/// [`JsonError`], wherever serde_json has an error too.
 pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, JsonError> {
     read_seed(PhantomData, text)
 }
 
-/// As [`read`], of a type that only a seed knows.
+/// As [`read`], with a seed.
 ///
 /// # Errors
 /// As [`read`].
@@ -78,7 +78,7 @@ pub(super) fn read_seed<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> R
     Reader { rest: text, depth: DEPTH, skipped: SkippedValues::default(), first: FirstObject::Disabled }.read(seed)
 }
 
-/// As [`read`], of a type that knows what to do about objects that are put off or repeated: see [`REPEATABLE`].
+/// As [`read`], for a type that handles deferred and repeated objects: see [`REPEATABLE`].
 ///
 /// # Errors
 /// As [`read`].
@@ -87,20 +87,20 @@ pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Json
         .read(PhantomData)
 }
 
-/// Where the reading has come to.
+/// The state of the reader.
 struct Reader<'de> {
-    /// What is left of the text.
+    /// The rest of the text.
     rest: &'de str,
-    /// How many levels of nesting are left, and one.
+    /// The remaining levels of nesting plus one.
     depth: u8,
     skipped: SkippedValues<'de>,
     first: FirstObject<'de>,
 }
 
-/// The first object that was asked for as [`REPEATABLE`] or [`DEFERRED`].
+/// The first object that was read as [`REPEATABLE`] or [`DEFERRED`].
 #[derive(Clone, Copy)]
 enum FirstObject<'de> {
-    /// Nobody would know what to do if it were repeated.
+    /// The type that is read does not handle repeated objects.
     Disabled,
     NotRead,
     /// Its text.
@@ -110,23 +110,23 @@ enum FirstObject<'de> {
 impl<'de> Reader<'de> {
     fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, JsonError> {
         let value = seed.deserialize(&mut self)?;
-        match without_blanks(self.rest) {
+        match trim_start(self.rest) {
             "" => Ok(value),
             _ => Err(JsonError),
         }
     }
 
-    /// Goes past blanks and gives the byte that follows, without taking it.
+    /// Skips whitespace and returns the next byte without consuming it.
     #[inline]
     fn peek(&mut self) -> Result<u8, JsonError> {
-        self.rest = without_blanks(self.rest);
+        self.rest = trim_start(self.rest);
         self.rest.as_bytes().first().copied().ok_or(JsonError)
     }
 
-    /// Takes `expected`, which may stand after blanks.
+    /// Consumes `expected` after optional whitespace.
     #[inline]
     fn take(&mut self, expected: char) -> Result<(), JsonError> {
-        self.rest = without_blanks(self.rest).strip_prefix(expected).ok_or(JsonError)?;
+        self.rest = trim_start(self.rest).strip_prefix(expected).ok_or(JsonError)?;
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl<'de> Reader<'de> {
         Ok(())
     }
 
-    /// Goes to where only `tail` is left of the text, and gives the text on the way.
+    /// Advances until only `tail` is left, and returns the text before it.
     #[inline]
     fn advance_to(&mut self, tail: &[u8]) -> Result<&'de str, JsonError> {
         let (passed, rest) = self.rest.split_at_checked(self.rest.len() - tail.len()).ok_or(JsonError)?;
@@ -143,15 +143,15 @@ impl<'de> Reader<'de> {
         Ok(passed)
     }
 
-    /// Goes past a value; its text.
+    /// Skips a value and returns its text.
     #[inline]
     fn skip(&mut self) -> Result<&'de str, JsonError> {
-        self.rest = without_blanks(self.rest);
+        self.rest = trim_start(self.rest);
         let tail = self.skipped.after_value(self.rest.as_bytes()).ok_or(JsonError)?;
         self.advance_to(tail)
     }
 
-    /// Takes a string, its quotes included.
+    /// Consumes a string with its quotes.
     #[inline]
     fn string(&mut self) -> Result<StringValue<'de>, JsonError> {
         match self.plain_string() {
@@ -160,38 +160,38 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Takes a string that has no escapes, if that is what follows.
+    /// Consumes a string without escapes, if one follows.
     #[inline(never)]
     fn plain_string(&mut self) -> Option<&'de str> {
-        let (text, tail) = split_plain_string(without_blanks(self.rest))?;
+        let (text, tail) = split_plain_string(trim_start(self.rest))?;
         self.rest = tail;
         Some(text)
     }
 
-    /// Takes the key of the next entry of an object and its colon; `None` at the end of the object.
+    /// Consumes the key of the next entry of an object and its colon; `None` at the end of the object.
     ///
-    /// Written as one for speed: every third part of what is read are keys.
+    /// One function for speed: a third of all values that are read are keys.
     fn key(&mut self, is_first: &mut bool) -> Result<Option<StringValue<'de>>, JsonError> {
-        self.rest = without_blanks(self.rest);
+        self.rest = trim_start(self.rest);
         if self.rest.starts_with('}') {
             return Ok(None);
         }
-        // What follows a comma is an entry, which no closing bracket can be.
+        // An entry has to follow a comma, so a closing bracket is an error there.
         let entry = if mem::take(is_first) { self.rest } else { self.rest.strip_prefix(',').ok_or(JsonError)? };
-        let entry = without_blanks(entry);
+        let entry = trim_start(entry);
         let (key, tail) = if let Some((key, tail)) = split_plain_string(entry) {
             (StringValue::Plain(key), tail)
         } else {
             self.rest = entry;
             (StringValue::Unescaped(self.escaped_string()?), self.rest)
         };
-        self.rest = without_blanks(tail).strip_prefix(':').ok_or(JsonError)?;
+        self.rest = trim_start(tail).strip_prefix(':').ok_or(JsonError)?;
         Ok(Some(key))
     }
 
     #[cold]
     fn escaped_string(&mut self) -> Result<String, JsonError> {
-        self.rest = without_blanks(self.rest);
+        self.rest = trim_start(self.rest);
         let inside = self.rest.as_bytes().strip_prefix(b"\"").ok_or(JsonError)?;
         let text = self.advance_to(skip::after_string(inside).ok_or(JsonError)?)?;
         serde_json::from_str(text).map_err(|_| JsonError)
@@ -205,14 +205,14 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Reads an object unless it is the same as the first one; see [`REPEATABLE`] and [`DEFERRED`].
+    /// Reads an object unless it equals the first one; see [`REPEATABLE`] and [`DEFERRED`].
     fn repeatable<V: Visitor<'de>>(&mut self, is_deferred: bool, visitor: V) -> Result<V::Value, JsonError> {
         if self.peek()? != b'{' {
             return visitor.visit_newtype_struct(self);
         }
         match self.first {
             FirstObject::Disabled => visitor.visit_newtype_struct(self),
-            // An object ends where its last bracket stands, whatever follows.
+            // An object ends at its last bracket, so the text after a match does not matter.
             FirstObject::Read(text) => match self.rest.strip_prefix(text) {
                 Some(tail) => {
                     self.rest = tail;
@@ -235,7 +235,7 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Reads the inside of a list or an object, of which the opening bracket was seen and not taken.
+    /// Reads the content of a list or an object. The opening bracket was seen but not consumed.
     #[inline]
     fn inside<T>(
         &mut self,
@@ -253,13 +253,13 @@ impl<'de> Reader<'de> {
         Ok(value)
     }
 
-    /// Goes to the next entry of a list, if there is one.
+    /// Advances to the next entry of a list; false at the end.
     #[inline]
     fn has_next(&mut self, is_first: &mut bool) -> Result<bool, JsonError> {
         let is_first = mem::take(is_first);
         match self.peek()? {
             b']' => Ok(false),
-            // What follows a comma is an entry, which no closing bracket can be.
+            // An entry has to follow a comma, so a closing bracket is an error there.
             b',' if !is_first => self.take(',').map(|()| true),
             _ if is_first => Ok(true),
             _ => Err(JsonError),
@@ -267,7 +267,7 @@ impl<'de> Reader<'de> {
     }
 }
 
-/// A string that was read.
+/// A string value.
 enum StringValue<'de> {
     Plain(&'de str),
     Unescaped(String),
@@ -310,7 +310,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         visitor.visit_some(self)
     }
 
-    /// As any value; by far the most are plain.
+    /// As any value; most strings are plain.
     #[inline]
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonError> {
         match self.plain_string() {
@@ -343,7 +343,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonError> {
-        // Half of what nobody reads are plain strings: taken without asking what they are.
+        // Half of all skipped values are plain strings, so try that first.
         if self.plain_string().is_none() {
             self.skip()?;
         }
@@ -400,16 +400,16 @@ mod tests {
     use super::*;
     use crate::api::JsonText;
 
-    /// Holds our reader to serde_json: for what is read, for what is skipped, and for the text of what is put off. Of the
-    /// last two only what is JSON has to be the same.
+    /// Compares the reader with serde_json: for values that are read, that are skipped, and whose text is taken. For
+    /// the last two the results have to be equal only if the text is JSON.
     fn compare(text: &str) -> Result<(), TestCaseError> {
         let values = [read::<Value>(text).ok(), serde_json::from_str(text).ok()];
         prop_assert_eq!(&values[0], &values[1], "read: {:?}", text);
         let skipped = read::<IgnoredAny>(text);
-        let deferred = read::<JsonText>(text).ok();
+        let text_of_value = read::<JsonText>(text).ok();
         if let Ok(expected) = serde_json::from_str::<JsonText>(text) {
             prop_assert!(skipped.is_ok(), "skipped: {:?}", text);
-            prop_assert_eq!(deferred, Some(expected), "put off: {:?}", text);
+            prop_assert_eq!(text_of_value, Some(expected), "text: {:?}", text);
         }
         Ok(())
     }
@@ -430,7 +430,7 @@ mod tests {
         ]
     }
 
-    /// JSON with blanks anywhere, long values that come twice, and a few scalars that are none.
+    /// JSON with whitespace anywhere, long values that come twice, and a few invalid scalars.
     fn json() -> impl Strategy<Value = String> {
         let blank = || "[ \n\r\t]{0,2}";
         let scalar = prop_oneof![
@@ -460,12 +460,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn what_is_json_is_read_as_serde_json_reads_it(text in json()) {
+        fn json_is_read_as_serde_json_reads_it(text in json()) {
             compare(&text)?;
         }
 
         #[test]
-        fn what_is_no_longer_json_is_refused_as_serde_json_refuses_it(
+        fn damaged_json_is_refused_as_serde_json_refuses_it(
             text in json(),
             place in any::<Index>(),
             length in 0..3_usize,
@@ -479,7 +479,7 @@ mod tests {
         }
 
         #[test]
-        fn a_string_ends_where_it_ends_wherever_it_stands(prefix in "[ -!#-\\[\\]-~ä€]{0,20}", special in "[\"\\\\\x00-\x1f\x7f]") {
+        fn a_string_ends_at_its_closing_quote_at_any_offset(prefix in "[ -!#-\\[\\]-~ä€]{0,20}", special in "[\"\\\\\x00-\x1f\x7f]") {
             compare(&format!("\"{prefix}{special}"))?;
             compare(&format!("\"{prefix}{special}\""))?;
             compare(&format!("\"{prefix}{special}tail, longer than eight\""))?;
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded_where_serde_json_bounds_it() {
+    fn nesting_has_the_limit_of_serde_json() {
         for depth in [62, 63, 64, 65, 126, 127, 128, 129, 1000] {
             let (lists, ends) = ("[".repeat(depth), "]".repeat(depth));
             compare(&format!("{lists}{ends}")).unwrap();
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_begins_like_one_before_is_not_taken_for_it() {
+    fn a_value_that_only_begins_like_an_earlier_one_is_not_taken_for_it() {
         let long = r#"{"a":"a value that is long enough to be remembered"}"#;
         for other in [
             long.to_owned(),

@@ -1,8 +1,8 @@
-//! Finds the end of strings, blanks and numbers.
+//! Finds the ends of strings, whitespace and numbers.
 
 use wide::u8x16;
 
-/// Parts a string that has no escapes from what follows it; `None` if the text begins with no such string.
+/// Splits a string without escapes from the text after it; `None` if the text does not begin with such a string.
 #[inline]
 pub(super) fn split_plain_string(text: &str) -> Option<(&str, &str)> {
     let inside = text.strip_prefix('"')?;
@@ -11,33 +11,33 @@ pub(super) fn split_plain_string(text: &str) -> Option<(&str, &str)> {
     Some((text, tail.strip_prefix('"')?))
 }
 
-/// What follows blanks. The API server writes none, so there is one question where there are none.
+/// Returns the text after leading whitespace. The API server writes none, so the common case is one comparison.
 #[inline]
-pub(super) fn after_blanks(text: &[u8]) -> &[u8] {
+pub(super) fn after_whitespace(text: &[u8]) -> &[u8] {
     match text {
-        [(..=b' '), ..] => after_first_blank(text),
+        [(..=b' '), ..] => after_first_whitespace(text),
         _ => text,
     }
 }
 
 #[cold]
-fn after_first_blank(mut text: &[u8]) -> &[u8] {
+fn after_first_whitespace(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] = text {
         text = tail;
     }
     text
 }
 
-/// As [`after_blanks`], of text.
+/// As [`after_whitespace`], for a `str`.
 #[inline]
-pub(super) fn without_blanks(text: &str) -> &str {
+pub(super) fn trim_start(text: &str) -> &str {
     match text.as_bytes() {
         [(..=b' '), ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
         _ => text,
     }
 }
 
-/// What a string holds from its first quote, backslash or control character on.
+/// Returns the text from the first quote, backslash or control character on.
 #[inline]
 pub(super) fn from_special(mut text: &[u8]) -> Option<&[u8]> {
     while let Some((chunk, tail)) = text.split_first_chunk() {
@@ -56,7 +56,7 @@ fn from_special_near_the_end(text: &[u8]) -> Option<&[u8]> {
     text.get(text.iter().position(is_special)?..)
 }
 
-/// Which of sixteen bytes are quotes, backslashes or control characters: one bit each, the first one lowest.
+/// Returns which of sixteen bytes are quotes, backslashes or control characters: one bit each, the first byte lowest.
 #[inline]
 fn specials(bytes: [u8; 16]) -> u32 {
     let bytes = u8x16::new(bytes);
@@ -65,7 +65,7 @@ fn specials(bytes: [u8; 16]) -> u32 {
     (is_control | is_delimiter).to_bitmask()
 }
 
-/// What follows a number.
+/// Returns the text after a number.
 pub(super) fn after_number(text: &[u8]) -> Option<&[u8]> {
     let mut rest = match text.strip_prefix(b"-").unwrap_or(text) {
         [b'0', tail @ ..] => tail,
@@ -80,13 +80,13 @@ pub(super) fn after_number(text: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// What follows one digit or more.
+/// Returns the text after one digit or more.
 fn after_digits(text: &[u8]) -> Option<&[u8]> {
     let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if count == 0 { None } else { text.get(count..) }
 }
 
-/// The number, if it has digits alone, and so few that it cannot be too large.
+/// Returns the number if it has only digits, and too few to overflow.
 pub(super) fn short_whole_number(text: &str) -> Option<u64> {
     if text.len() > 18 {
         return None;

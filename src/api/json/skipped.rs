@@ -1,29 +1,30 @@
-//! Values that were skipped once and can come again.
+//! Long values that were skipped once and may be repeated.
 
 use super::{
-    scan::{after_blanks, after_number, from_special},
+    scan::{after_number, after_whitespace, from_special},
     skip,
 };
 
-/// The first long values that were skipped, with their first bytes to find them by.
+/// The first long values that were skipped, with their first bytes as a key.
 ///
-/// `oldObject` repeats most of `object` byte for byte, so what was walked once need only be compared. The comparison
-/// never looks further than the walk would: up to where two texts differ, both are the same unfinished value.
+/// `oldObject` repeats most of `object` byte for byte, so a value that was skipped once only has to be compared. The
+/// comparison never reads further than skipping would: up to the first difference, both texts are the same unfinished
+/// value.
 #[derive(Default)]
 pub(super) struct SkippedValues<'de> {
-    values: [([u8; HEAD], &'de [u8]); 16],
+    values: [([u8; KEY_LENGTH], &'de [u8]); 16],
     count: usize,
 }
 
-/// How many bytes a value is found by.
-const HEAD: usize = 8;
+/// The length of the key, in bytes.
+const KEY_LENGTH: usize = 8;
 
 impl<'de> SkippedValues<'de> {
-    /// Shorter values are walked as quickly as they are found.
-    const LENGTH_AT_LEAST: usize = 128;
+    /// Skipping a shorter value costs no more than finding it.
+    const MIN_LENGTH: usize = 128;
 
-    /// What follows a value, which begins at once; `None` if it has no end. The entries of a list are remembered one by
-    /// one: of `managedFields` the last one changes.
+    /// Returns the text after a value that begins here; `None` if it has no end. The entries of a list are remembered
+    /// one by one, because only the last entry of `managedFields` changes.
     pub(super) fn after_value(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
         match text {
             [b'[', b'{', ..] => self.after_list(text.get(1..)?),
@@ -33,16 +34,16 @@ impl<'de> SkippedValues<'de> {
 
     fn after_list(&mut self, mut rest: &'de [u8]) -> Option<&'de [u8]> {
         loop {
-            match after_blanks(self.after_entry(rest)?) {
-                [b',', tail @ ..] => rest = after_blanks(tail),
+            match after_whitespace(self.after_entry(rest)?) {
+                [b',', tail @ ..] => rest = after_whitespace(tail),
                 [b']', tail @ ..] => return Some(tail),
                 _ => return None,
             }
         }
     }
 
-    /// What follows a value, which is remembered if it costs more to walk it than to find it: an object, or a string
-    /// with escapes, such as JSON in an annotation. Both say themselves where they end, as `12` does not.
+    /// Returns the text after a value. Remembers the value if skipping it costs more than finding it: an object, or a
+    /// string with escapes, such as JSON in an annotation. Both have an end mark, which a number does not.
     #[inline]
     fn after_entry(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
         match text {
@@ -70,7 +71,7 @@ impl<'de> SkippedValues<'de> {
         }
         let tail = after_delimited(text)?;
         let value = text.get(..text.len() - tail.len())?;
-        if value.len() >= Self::LENGTH_AT_LEAST
+        if value.len() >= Self::MIN_LENGTH
             && let Some(free) = self.values.get_mut(self.count)
         {
             *free = (head, value);
@@ -80,7 +81,7 @@ impl<'de> SkippedValues<'de> {
     }
 }
 
-/// What follows an object or a string.
+/// Returns the text after an object or a string.
 fn after_delimited(text: &[u8]) -> Option<&[u8]> {
     match text {
         [b'"', inside @ ..] => skip::after_string(inside),

@@ -1,7 +1,7 @@
 //! The AdmissionReview of `admission.k8s.io/v1`, request and response.
 //!
-//! These are nicplug's own types instead of kube's for three reasons: the object is read into borrowed views in the same
-//! pass, the uid is found even when the object cannot be read, and a patch is encoded in base64, as the API server
+//! These are nicplug's own types instead of kube's for three reasons: the object is read into borrowed views in the
+//! same pass, the uid is found even when the object cannot be read, and a patch is encoded in base64, as the API server
 //! requires.
 
 mod request;
