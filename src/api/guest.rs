@@ -1,7 +1,7 @@
 //! The guest: `spec` of a VirtualMachineInstance, `spec.template.spec` of a VirtualMachine (KubeVirt v1.9).
 //!
-//! Every heartbeat of a running guest is read through these views, so what only the PCI model needs (disks, volumes,
-//! host devices, …) is [`Lazy`]: skipped as text, read when somebody asks.
+//! Every heartbeat of a running guest is read through these views. So the fields that only the PCI model needs (disks,
+//! volumes, host devices, …) are [`Lazy`]: skipped as text, and read on demand.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, ptr};
 
@@ -22,7 +22,7 @@ use super::{
 pub struct GuestSpec<'a> {
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
-    /// `domain`: the virtual machine proper.
+    /// `domain`: CPU, memory and devices.
     pub domain: WithPresence<Domain<'a>>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
@@ -49,20 +49,20 @@ impl<'a> GuestSpec<'a> {
         &self.domain.devices.interfaces
     }
 
-    /// Whether its NICs are written as those of another guest.
+    /// Whether both specs have the same interfaces and networks, in the same order.
     #[must_use]
     pub fn has_same_nics(&self, other: &Self) -> bool {
         ptr::eq(self, other) || (self.networks == other.networks && self.interfaces() == other.interfaces())
     }
 
-    /// Whether KubeVirt gives the guest a NIC on the pod network when it is made, because none is written.
+    /// Whether KubeVirt adds a default NIC on the pod network because the spec has no NIC.
     #[must_use]
     pub fn gets_default_nic(&self) -> bool {
         let wants_pod_network = self.domain.devices.autoattach_pod_interface != Some(false);
         wants_pod_network && self.networks.is_empty() && self.interfaces().is_empty()
     }
 
-    /// `networks[]` by name; of two with one name the last one counts, as in KubeVirt.
+    /// Returns `networks[]` by name. The last one of a name counts, as in KubeVirt.
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
@@ -94,17 +94,17 @@ fields! {
     }
 }
 
-/// `domain.cpu`: the vCPUs at boot are the product of the three, each of which is 1 unless set.
+/// `domain.cpu`. The number of vCPUs at boot is the product of the three; each is 1 unless set.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct Cpu {
-    /// `cores`; 0 when it is missing.
+    /// `cores`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub cores: u32,
-    /// `sockets`; 0 when it is missing.
+    /// `sockets`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub sockets: u32,
-    /// `threads`; 0 when it is missing.
+    /// `threads`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub threads: u32,
 }
@@ -125,7 +125,7 @@ fields! {
 /// `domain.memory`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory<'a> {
-    /// `memory.guest`: what the guest sees at boot.
+    /// `memory.guest`: the memory of the guest at boot.
     pub guest: Option<Quantity<'a>>,
     /// `memory.hugepages`.
     pub hugepages: Option<Hugepages<'a>>,
@@ -384,7 +384,7 @@ fields! {
     }
 }
 
-/// An entry of a list of which only the name matters, such as `volumes[]`.
+/// An entry of `volumes[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Volume<'a> {
     /// `name`.
@@ -410,12 +410,12 @@ fields! {
     }
 }
 
-/// A Kubernetes quantity as it is written: a string such as `"2Gi"`, or a JSON number, which the API takes too.
+/// A Kubernetes quantity as written: a string such as `"2Gi"`, or a JSON number, which the API accepts too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Quantity<'a>(Cow<'a, str>);
 
 impl Quantity<'_> {
-    /// The quantity's text.
+    /// Returns the text of the quantity.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_a_newer_kubevirt_is_no_error() {
+    fn a_field_of_a_newer_kubevirt_is_ignored() {
         let text = r#"{"new": {"a": [1]}, "domain": {"new": 1, "devices": {"new": [], "disks": [{"name": "a",
             "disk": {"bus": "virtio", "new": {}}, "new": 2}]}}}"#;
         let spec: GuestSpec = serde_json::from_str(text).unwrap();
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_is_an_error_only_for_whoever_reads_it() {
+    fn a_lazy_field_of_a_wrong_type_is_an_error_only_when_it_is_read() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"disks": "x"}}}"#).unwrap();
         assert!(spec.domain.devices.disks.read().is_err());
     }

@@ -11,7 +11,7 @@ pub struct Metadata<'a> {
     pub namespace: Text<'a>,
     /// `uid`.
     pub uid: Text<'a>,
-    /// `annotations`: `None` where a patch has to create the map first.
+    /// `annotations`: `None` if a patch has to create the map first.
     pub annotations: Option<Annotations<'a>>,
     /// `deletionTimestamp`: set while the object is being deleted.
     pub deletion_timestamp: Option<Present>,
@@ -33,21 +33,21 @@ fields! {
 /// The annotations that nicplug reads; all others are skipped.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Annotations<'a> {
-    /// `nicplug.io/add-interfaces`: NICs that a VM's template is to have.
+    /// `nicplug.io/add-interfaces`: NICs to add to a VM's template.
     pub add_interfaces: Option<Text<'a>>,
-    /// `nicplug.io/remove-interfaces`: names of NICs that a VM's template is to lose.
+    /// `nicplug.io/remove-interfaces`: names of NICs to remove from a VM's template.
     pub remove_interfaces: Option<Text<'a>>,
-    /// `nicplug.io/apply`: `on-restart` lets a change of a live VM wait for the next restart.
+    /// `nicplug.io/apply`: with `on-restart`, a change of a live VM waits for the next restart.
     pub apply: Option<Text<'a>>,
-    /// `nicplug.io/persist`: names of NICs (or `*`) to mirror into the VM's template.
+    /// `nicplug.io/persist`: names of NICs (or `*`) to persist in the VM's template.
     pub persist: Option<Text<'a>>,
-    /// `nicplug.io/reserve-ports`: how many free hotplug ports every boot is to have.
+    /// `nicplug.io/reserve-ports`: how many hotplug ports have to be free after every boot.
     pub reserve_ports: Option<Text<'a>>,
-    /// `nicplug.io/boot-slots`: our stamp, what the PCI topology was at boot.
+    /// `nicplug.io/boot-slots`: nicplug's record of the PCI topology at boot.
     pub boot_slots: Option<Text<'a>>,
-    /// `kubevirt.io/pci-interface-slot-count`: how many NIC ports KubeVirt keeps.
+    /// `kubevirt.io/pci-interface-slot-count`: the number of interfaces that KubeVirt provides ports for.
     pub slot_count: Option<Text<'a>>,
-    /// `kubevirt.io/placePCIDevicesOnRootComplex`: `true` leaves no hotplug ports.
+    /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
     pub root_complex: Option<Text<'a>>,
 }
 

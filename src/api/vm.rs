@@ -1,4 +1,4 @@
-//! The objects that a request carries: VirtualMachine, VirtualMachineInstance and the kinds that hold their templates
+//! VirtualMachine and the kinds that hold a template of a VM or VMI, or refer to one
 //! (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`, `pool.kubevirt.io`).
 
 use serde::de::MapAccess;
@@ -11,7 +11,7 @@ use super::{
     network::{Bindings, Interface, Multus, Network},
 };
 
-/// `VirtualMachine`: the guest's NICs are in its template.
+/// `VirtualMachine`. The guest's NICs are in its template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachine<'a> {
     /// `metadata`.
@@ -31,7 +31,7 @@ fields! {
 }
 
 impl VirtualMachine<'_> {
-    /// Whether an instancetype or a preference adds what the template does not show.
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
     #[must_use]
     pub fn needs_expansion(&self) -> bool {
         self.spec.instancetype.is_some() || self.spec.preference.is_some()
@@ -41,11 +41,11 @@ impl VirtualMachine<'_> {
 /// `spec` of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineSpec<'a> {
-    /// `template`: what the VirtualMachineInstance is made from.
+    /// `template`: KubeVirt creates the VirtualMachineInstance from it.
     pub template: GuestTemplate<'a>,
-    /// `instancetype`: memory and devices may come from there.
+    /// `instancetype`: may set memory and devices.
     pub instancetype: Option<Present>,
-    /// `preference`: machine type, NIC model and disk bus may come from there.
+    /// `preference`: may set machine type, NIC model and disk bus.
     pub preference: Option<Present>,
 }
 
@@ -60,8 +60,8 @@ fields! {
 /// `status` of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineStatus<'a> {
-    /// `interfaceRequests[]`: what KubeVirt up to 1.0 was asked to add or remove. The API of later versions has no such
-    /// field, and their schema prunes it.
+    /// `interfaceRequests[]`: requests to add or remove NICs, up to KubeVirt 1.0. Later versions have no such field,
+    /// and their schema prunes it.
     pub interface_requests: Vec<InterfaceRequest<'a>>,
 }
 
@@ -71,7 +71,7 @@ fields! {
     }
 }
 
-/// `status.interfaceRequests[]`: one of its two fields is set.
+/// `status.interfaceRequests[]`. One of the two fields is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InterfaceRequest<'a> {
     /// `addInterfaceOptions`.
@@ -87,12 +87,12 @@ fields! {
     }
 }
 
-/// `addInterfaceOptions`, as the NIC that KubeVirt makes of it: `bridge: {}` on a multus network.
+/// `addInterfaceOptions`, as the NIC that KubeVirt creates from it: `bridge: {}` on a multus network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AddInterface<'a> {
-    /// Its interface, of the name that is asked for.
+    /// The interface, with the requested name.
     pub interface: Interface<'a>,
-    /// Its network: `multus.networkName` is the `networkAttachmentDefinitionName`.
+    /// The network: `multus.networkName` is the `networkAttachmentDefinitionName`.
     pub network: Network<'a>,
 }
 
@@ -109,7 +109,7 @@ impl<'de> Fields<'de> for AddInterface<'de> {
     }
 }
 
-/// `addInterfaceOptions`, as it is written.
+/// `addInterfaceOptions`, as written.
 #[derive(Default)]
 struct AddInterfaceOptions<'a> {
     name: Text<'a>,
@@ -139,7 +139,7 @@ fields! {
 /// `spec.template`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestTemplate<'a> {
-    /// `metadata`: its annotations become the VirtualMachineInstance's.
+    /// `metadata`: KubeVirt copies its annotations to the VirtualMachineInstance.
     pub metadata: Metadata<'a>,
     /// `spec`.
     pub spec: GuestSpec<'a>,
@@ -152,7 +152,7 @@ fields! {
     }
 }
 
-/// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec that a run was started from.
+/// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec from which a VirtualMachineInstance was created.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ControllerRevision<'a> {
     /// `metadata`.
@@ -181,7 +181,7 @@ fields! {
     }
 }
 
-/// `VirtualMachineInstanceReplicaSet`: its template has the form of a VirtualMachine's.
+/// `VirtualMachineInstanceReplicaSet`. Its template has the same type as that of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSet<'a> {
     /// `metadata`.
@@ -210,7 +210,7 @@ fields! {
     }
 }
 
-/// `VirtualMachinePool`: it holds the template of a VirtualMachine.
+/// `VirtualMachinePool`. It holds the template of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool<'a> {
     /// `metadata`.
@@ -239,7 +239,7 @@ fields! {
     }
 }
 
-/// `VirtualMachineInstanceMigration`: the wish to move a running guest.
+/// `VirtualMachineInstanceMigration`: a request to migrate a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Migration<'a> {
     /// `metadata`.
@@ -259,7 +259,7 @@ fields! {
 }
 
 impl Migration<'_> {
-    /// Whether it has come to its end, good or bad.
+    /// Whether the migration has ended, successfully or not.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
@@ -282,7 +282,7 @@ fields! {
 /// `status` of a VirtualMachineInstanceMigration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationStatus<'a> {
-    /// `phase`: `Pending`, …, `Running`, `Succeeded`, `Failed`; empty before the first.
+    /// `phase`: `Pending`, …, `Running`, `Succeeded`, `Failed`; empty at first.
     pub phase: Text<'a>,
 }
 

@@ -1,4 +1,4 @@
-//! VirtualMachineInstance: one run of a guest (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`).
+//! VirtualMachineInstance (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`).
 
 use std::fmt;
 
@@ -35,15 +35,15 @@ fields! {
 pub struct VirtualMachineInstanceStatus<'a> {
     /// `phase`.
     pub phase: Phase,
-    /// `interfaces[]`: what the guest has in truth.
+    /// `interfaces[]`: the NICs that the guest or its pod has.
     pub interfaces: Vec<InterfaceStatus<'a>>,
     /// `conditions[]`.
     pub conditions: Vec<Condition<'a>>,
-    /// `migrationState`: the last or the running live migration.
+    /// `migrationState`: the running live migration, or the last one.
     pub migration_state: Option<MigrationState<'a>>,
     /// `memory`.
     pub memory: MemoryStatus<'a>,
-    /// `virtualMachineRevisionName`: the ControllerRevision that holds the template of this run.
+    /// `virtualMachineRevisionName`: the ControllerRevision with the VM spec from which this object was created.
     pub virtual_machine_revision_name: Option<Text<'a>>,
 }
 
@@ -63,7 +63,7 @@ fields! {
 pub struct MemoryStatus<'a> {
     /// `guestAtBoot`.
     pub guest_at_boot: Option<Quantity<'a>>,
-    /// `guestRequested`: differs once memory was hotplugged.
+    /// `guestRequested`: differs from `guestAtBoot` after a memory hotplug.
     pub guest_requested: Option<Quantity<'a>>,
 }
 
@@ -75,7 +75,7 @@ fields! {
 }
 
 impl MemoryStatus<'_> {
-    /// Whether memory was plugged since the guest booted.
+    /// Whether memory was hotplugged since the guest booted.
     #[must_use]
     pub fn is_hotplugged(&self) -> bool {
         self.guest_at_boot.is_some() && self.guest_requested.is_some() && self.guest_at_boot != self.guest_requested
@@ -85,21 +85,21 @@ impl MemoryStatus<'_> {
 /// `status.phase` of a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Phase {
-    /// Set by nobody yet: the object was just made.
+    /// Not set yet: the object is new.
     #[default]
     Unset,
-    /// Hotplug works.
+    /// The guest runs, and hotplug works.
     Running,
-    /// The guest has ended: nothing changes any more.
+    /// The guest has shut down; final.
     Succeeded,
-    /// The guest has ended, or could not go on: nothing changes any more.
+    /// The guest has failed; final.
     Failed,
     /// `Pending`, `Scheduling`, `Scheduled`, `Unknown`, or a phase of a newer KubeVirt.
     Other(Box<str>),
 }
 
 impl Phase {
-    /// Whether nothing changes any more.
+    /// Whether the phase is final.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
@@ -134,7 +134,7 @@ impl fmt::Display for Phase {
 /// `status.interfaces[]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct InterfaceStatus<'a> {
-    /// `name`: of the NIC; empty for one that only the guest agent saw.
+    /// `name`: of the NIC; empty for one that only the guest agent reports.
     pub name: Text<'a>,
     /// `infoSource`: comma list of `domain`, `guest-agent`, `multus-status`.
     pub info_source: Text<'a>,
@@ -151,7 +151,7 @@ fields! {
 }
 
 impl InterfaceStatus<'_> {
-    /// Whether `source` is among the places that reported this NIC.
+    /// Whether `source` is one of the sources that report this NIC.
     #[must_use]
     pub fn is_reported_by(&self, source: &str) -> bool {
         self.info_source.split(',').any(|entry| entry.trim() == source)
@@ -203,7 +203,7 @@ fields! {
 }
 
 impl MigrationState<'_> {
-    /// Whether the migration it tells of has started and is not over.
+    /// Whether the migration is still running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         !self.completed && !self.failed && self.end_timestamp.is_none()

@@ -63,7 +63,7 @@ impl Nic<'_> {
 
     /// A source of a newer KubeVirt may be anything, so also what a binding wants.
     fn is_off_pod_network(&self) -> bool {
-        !self.is_on_pod_network() && !self.network.is_some_and(Network::is_of_unknown_source)
+        !self.is_on_pod_network() && !self.network.is_some_and(Network::has_unknown_source)
     }
 }
 

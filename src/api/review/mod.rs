@@ -20,10 +20,10 @@ pub use self::{
 };
 use super::{JsonObject, JsonText, Text, json, nullable};
 
-/// The only version of AdmissionReview that nicplug speaks.
+/// The only version of AdmissionReview that nicplug supports.
 pub const API_VERSION: &str = "admission.k8s.io/v1";
 
-/// A body that is no AdmissionReview request: there is no uid to answer to.
+/// A body that is not an AdmissionReview request, so there is no uid to put into a response.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The bytes are not JSON.
@@ -37,41 +37,40 @@ pub enum BodyError {
         /// `kind` of the body.
         kind: String,
     },
-    /// There is no `request`, or it lacks what every request has.
+    /// There is no `request`, or it lacks a required field.
     #[error("the AdmissionReview cannot be answered: {0}")]
-    NoRequest(String),
+    InvalidRequest(String),
 }
 
-/// A request that was read, whole or as far as it could be.
+/// A request that was read, completely or as far as possible.
 #[derive(Debug)]
 pub enum ParsedRequest<'a> {
-    /// Every field that nicplug reads has its type.
+    /// Every field that nicplug reads has the expected type.
     Valid(Request<'a>),
-    /// `object` or `oldObject` has a field of a wrong type; neither is in the request.
+    /// `object` or `oldObject` has a field of a wrong type. The request holds neither of the two.
     Invalid(Request<'a>, InvalidField),
 }
 
-/// A field that has another type than the API says.
+/// A field of another type than in the API.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InvalidField {
-    /// Whether it is in `oldObject`, which is stored already and which the user cannot mend.
+    /// Whether it is in `oldObject`, which is already stored and which the user cannot fix.
     pub in_old_object: bool,
     /// The path of the field from the object's root, as in `spec.networks[0].name`.
     pub field: String,
-    /// What was found and what was expected.
+    /// The type that was found, and the expected one.
     pub message: String,
 }
 
-/// Reads the body of a request in one pass; only a body that this pass cannot read costs further ones, which find the
-/// uid and the path of what is wrong. The one pass is our own reader's; the further ones are serde_json's, which can
-/// tell what is wrong.
+/// Reads the body of a request in one pass, with nicplug's own JSON reader. Only if that fails, serde_json reads the
+/// body again to find the uid, the path of the wrong field and the reason.
 ///
 /// # Errors
-/// See [`BodyError`]: the answer to those is HTTP 400.
+/// See [`BodyError`]: the response to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
-    // Checked once and as a whole: cheaper than for each string, and every text below is then known to be UTF-8.
+    // One check of the whole body is cheaper than one per string.
     let text = simdutf8::basic::from_utf8(body).or_else(|_| {
-        // Only the slower check says what is wrong.
+        // Only the slower check gives a reason.
         str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))
     })?;
     match json::read_pair::<Body<Eager>>(text) {
@@ -84,32 +83,32 @@ pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
     }
 }
 
-/// Reads of a request who asks for what, and not its objects; `None` where there is no request.
+/// Reads a request without its objects; `None` if there is no request.
 #[must_use]
 pub fn head(body: &[u8]) -> Option<Request<'_>> {
     let body: Body<Bare> = json::read(simdutf8::basic::from_utf8(body).ok()?).ok()?;
     body.request.map(|bare| bare.request)
 }
 
-/// Tells why a body could not be read, or reads of it what can be read.
+/// Finds the reason why a body cannot be read, and reads the readable part of it.
 fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
     let body: Body<Bare> =
-        serde_json::from_str(text).map_err(|error| BodyError::NoRequest(without_position(&error)))?;
+        serde_json::from_str(text).map_err(|error| BodyError::InvalidRequest(without_position(&error)))?;
     if !is_review(&body.api_version, &body.kind) {
         let (api_version, kind) = (body.api_version.to_string(), body.kind.to_string());
         return Err(BodyError::OtherType { api_version, kind });
     }
     let Some(Bare { request, object, old_object }) = body.request else {
-        return Err(BodyError::NoRequest("request is missing".to_owned()));
+        return Err(BodyError::InvalidRequest("request is missing".to_owned()));
     };
     if request.uid.is_empty() {
-        return Err(BodyError::NoRequest("request.uid is missing".to_owned()));
+        return Err(BodyError::InvalidRequest("request.uid is missing".to_owned()));
     }
     let kind = ObjectKind::of(&request.kind);
     match find_invalid_field(kind, object, false).or_else(|| find_invalid_field(kind, old_object, true)) {
         Some(fault) => Ok(ParsedRequest::Invalid(request, fault)),
-        None => Err(BodyError::NoRequest("it can be read by parts, yet not as a whole".to_owned())),
+        None => Err(BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned())),
     }
 }
 
@@ -125,7 +124,7 @@ fn find_invalid_field(kind: ObjectKind, text: Option<JsonText>, in_old_object: b
     Some(InvalidField { in_old_object, field: track.path().to_string(), message })
 }
 
-/// The message of an error without line and column: an API server's body is one line that no person ever sees.
+/// Returns the message of an error without line and column, which are useless for a body that the user never sees.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
@@ -134,7 +133,7 @@ fn without_position(error: &serde_json::Error) -> String {
     }
 }
 
-/// The outermost JSON object, with the request read in one way or another.
+/// The outermost JSON object. `R` decides how the request is read.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a, R> {
@@ -145,11 +144,11 @@ struct Body<'a, R> {
     request: Option<R>,
 }
 
-/// A request with its objects read on the way.
+/// A request whose objects are read.
 #[derive(Debug)]
 struct Eager<'a>(Request<'a>);
 
-/// A request with its objects left as text.
+/// A request whose objects stay JSON text.
 struct Bare<'a> {
     request: Request<'a>,
     object: Option<JsonText<'a>>,
@@ -160,7 +159,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Eager<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Bare { mut request, object, old_object } =
             deserializer.deserialize_map(RequestVisitor { reads_objects: true })?;
-        // Only where an object stood before `kind`, which no API server does.
+        // Only if an object comes before `kind`. No API server does that.
         let kind = ObjectKind::of(&request.kind);
         let read = |text: JsonText<'de>| json::read_seed(kind, text.as_str()).map_err(Error::custom);
         if let Some(text) = object {
@@ -180,7 +179,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bare<'a> {
     }
 }
 
-/// Written by hand because the type of the objects depends on `kind`.
+/// Not derived, because the type of the objects depends on `kind`.
 struct RequestVisitor {
     reads_objects: bool,
 }
@@ -209,7 +208,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
                 "operation" => request.operation = optional(&mut map)?,
                 "userInfo" => request.user_info = map.next_value::<JsonObject<_>>()?.0,
                 "dryRun" => request.dry_run = optional(&mut map)?,
-                // Of two the last would count, and might repeat what went with the first.
+                // The last one would count, and might repeat a value that was lost with the first one.
                 "object" if request.object.is_some() || object.is_some() => {
                     return Err(Error::duplicate_field("object"));
                 }
@@ -249,14 +248,14 @@ mod tests {
     const VMI: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachineInstance"}"#;
     const VM: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachine"}"#;
 
-    fn whole(text: &str) -> Request<'_> {
+    fn valid(text: &str) -> Request<'_> {
         match read(text.as_bytes()).unwrap() {
             ParsedRequest::Valid(request) => request,
             ParsedRequest::Invalid(_, fault) => panic!("{fault:?}"),
         }
     }
 
-    fn fault(text: &str) -> (String, InvalidField) {
+    fn invalid(text: &str) -> (String, InvalidField) {
         match read(text.as_bytes()).unwrap() {
             ParsedRequest::Valid(request) => panic!("{request:?}"),
             ParsedRequest::Invalid(request, fault) => (request.uid.to_string(), fault),
@@ -268,7 +267,7 @@ mod tests {
         let text = body(&format!(
             r#"{{"uid":"u",{VM},"operation":"UPDATE","object":{{"spec":{{"template":{{"spec":{{"networks":[{{"name":"n"}}]}}}}}}}},"oldObject":null}}"#
         ));
-        let request = whole(&text);
+        let request = valid(&text);
         let Some(Object::Vm(vm)) = &request.object else { panic!("{request:?}") };
         assert_eq!(vm.spec.template.spec.networks[0].name.as_str(), "n");
         assert!(request.old_object.is_none());
@@ -280,18 +279,18 @@ mod tests {
         let text = body(&format!(
             r#"{{"oldObject":{{"metadata":{{"name":"old"}}}},"object":{{"metadata":{{"name":"new"}}}},{VM},"uid":"u"}}"#
         ));
-        let request = whole(&text);
+        let request = valid(&text);
         let Some(Object::Vm(new)) = &request.object else { panic!("{request:?}") };
         let Some(Object::Vm(old)) = &request.old_object else { panic!("{request:?}") };
         assert_eq!((new.metadata.name.as_str(), old.metadata.name.as_str()), ("new", "old"));
     }
 
     #[test]
-    fn the_uid_comes_back_from_an_object_with_a_field_of_a_wrong_type() {
+    fn the_uid_is_found_although_the_object_has_a_field_of_a_wrong_type() {
         let text = body(&format!(
             r#"{{{VM},"object":{{"spec":{{"template":{{"spec":{{"domain":{{"devices":{{"interfaces":[{{}},{{"name":5}}]}}}}}}}}}}}},"uid":"after"}}"#
         ));
-        let (uid, fault) = fault(&text);
+        let (uid, fault) = invalid(&text);
         assert_eq!(uid, "after");
         assert_eq!(fault.field, "spec.template.spec.domain.devices.interfaces[1].name");
         assert_eq!(fault.message, "invalid type: integer `5`, expected a string");
@@ -299,15 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_the_old_object_is_told_apart() {
+    fn an_invalid_field_of_the_old_object_is_marked_as_such() {
         let text = body(&format!(r#"{{"uid":"u",{VM},"object":{{}},"oldObject":{{"spec":[]}}}}"#));
-        let (_, fault) = fault(&text);
+        let (_, fault) = invalid(&text);
         assert!(fault.in_old_object);
         assert_eq!(fault.field, "spec");
     }
 
     #[test]
-    fn a_spec_that_is_repeated_is_shared_and_any_other_is_read() {
+    fn a_repeated_spec_is_shared_and_any_other_is_read() {
         let spec = |name: &str| format!(r#"{{"template":{{"spec":{{"networks":[{{"name":"{name}"}}]}}}}}}"#);
         let request = |new: &str, old: &str| {
             body(&format!(
@@ -322,7 +321,7 @@ mod tests {
             ("{}".to_owned(), "{}".to_owned(), true),
         ] {
             let text = request(&new, &old);
-            let request = whole(&text);
+            let request = valid(&text);
             let (Some(Object::Vm(new)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
                 panic!("{request:?}")
             };
@@ -332,7 +331,7 @@ mod tests {
         }
     }
 
-    /// `oldObject.spec` of a body, or an empty one.
+    /// Returns `oldObject.spec` of a body, or an empty object.
     fn old_spec(body: &str) -> String {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         match &body["request"]["oldObject"]["spec"] {
@@ -342,12 +341,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changes_nothing_that_matters_is_unchanged() {
+    fn only_a_request_without_a_relevant_change_is_unchanged() {
         let is_unchanged = |more: &str, new: &str, old: &str| {
             let text = body(&format!(
                 r#"{{"uid":"u",{VMI},"object":{{{new}}},"oldObject":{{{old}}},"operation":"UPDATE"{more}}}"#
             ));
-            let request = whole(&text);
+            let request = valid(&text);
             let Some(Object::Vmi(vmi)) = &request.object else { panic!("{request:?}") };
             assert_eq!(vmi.spec.networks.is_empty(), request.is_unchanged, "{text}");
             request.is_unchanged
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_an_object_twice_is_none() {
+    fn a_request_with_a_duplicate_object_is_an_error() {
         for twice in ["object", "oldObject"] {
             let text = body(&format!(
                 r#"{{"uid":"u",{VM},"{twice}":{{"spec":{{"a":1}}}},"{twice}":{{"spec":{{}}}},"object":{{"spec":{{"a":1}}}}}}"#
@@ -377,15 +376,15 @@ mod tests {
     }
 
     #[test]
-    fn objects_of_other_kinds_are_skipped_whatever_they_hold() {
+    fn objects_of_other_kinds_are_skipped_whatever_their_fields() {
         let text = body(
             r#"{"uid":"u","kind":{"group":"apps","version":"v1","kind":"Deployment"},"object":{"spec":7,"metadata":[]}}"#,
         );
-        assert!(matches!(whole(&text).object, Some(Object::Other)));
+        assert!(matches!(valid(&text).object, Some(Object::Other)));
     }
 
-    /// A body with all that was put off.
-    fn shown(mut body: Body<Eager>) -> String {
+    /// Returns the debug text of a body after reading the deferred specs.
+    fn with_specs(mut body: Body<Eager>) -> String {
         if let Some(Eager(request)) = &mut body.request {
             request.read_specs().unwrap();
             request.is_unchanged = false;
@@ -401,9 +400,9 @@ mod tests {
             files.filter(|file| file.extension().is_some_and(|extension| extension == "json")).collect();
         assert!(!reviews.is_empty());
         let read = |text: &str| {
-            let ours = json::read_pair::<Body<Eager>>(text).map(shown).ok();
-            let theirs = serde_json::from_str::<Body<Eager>>(text).map(shown).ok();
-            // What is cut where nobody reads may still be walked past.
+            let ours = json::read_pair::<Body<Eager>>(text).map(with_specs).ok();
+            let theirs = serde_json::from_str::<Body<Eager>>(text).map(with_specs).ok();
+            // Text that is cut inside a skipped value may still be accepted.
             assert!(theirs.is_none() || ours == theirs, "{text}");
             theirs.is_some()
         };
@@ -420,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowing_answer_has_the_bytes_of_any_other_answer() {
+    fn the_allowed_response_has_the_bytes_of_the_serialized_one() {
         for uid in ["4ab850ca-bb05-4514-9f30-5d166d14a1ec", "", "\"quoted\" \\ \n é"] {
             let status = Status { code: 200, failure: None };
             let response = Response { uid, allowed: true, status, patch: None, warnings: &[] };
@@ -430,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_request_says_what_is_missing() {
+    fn the_error_of_a_body_names_the_missing_part() {
         let error = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
         assert!(error("").starts_with("the body is not JSON: EOF"), "{}", error(""));
         assert!(error("{\"a\":").contains("not JSON"));

@@ -1,4 +1,4 @@
-//! `request` of an AdmissionReview: who asks for what, and the objects.
+//! `request` of an AdmissionReview.
 
 use serde::{
     Deserialize, Deserializer,
@@ -17,7 +17,7 @@ use crate::api::{
 /// `request` of an AdmissionReview.
 #[derive(Debug, Default)]
 pub struct Request<'a> {
-    /// `uid`: has to come back in the response.
+    /// `uid`: the response has to repeat it.
     pub uid: Text<'a>,
     /// `kind`: of the objects, after any conversion to the version that the webhook registered.
     pub kind: GroupVersionKind<'a>,
@@ -25,7 +25,7 @@ pub struct Request<'a> {
     pub sub_resource: Text<'a>,
     /// `namespace`.
     pub namespace: Text<'a>,
-    /// `name`: empty where the API server makes it up (`generateName`).
+    /// `name`: empty if the API server generates it (`generateName`).
     pub name: Text<'a>,
     /// `operation`.
     pub operation: Operation,
@@ -33,12 +33,12 @@ pub struct Request<'a> {
     pub user_info: UserInfo<'a>,
     /// `dryRun`.
     pub dry_run: bool,
-    /// `object`: what is to be stored.
+    /// `object`: the new state.
     pub object: Option<Object<'a>>,
-    /// `oldObject`: what is stored.
+    /// `oldObject`: the stored state.
     pub old_object: Option<Object<'a>>,
-    /// Whether it is an update that leaves spec and annotations as they are, as heartbeats do: the specs were compared
-    /// as text and may be missing in the objects.
+    /// Whether this is an update that changes neither spec nor annotations, as heartbeats do. The specs were compared
+    /// as text then, and are empty in the objects.
     pub is_unchanged: bool,
 }
 
@@ -70,15 +70,15 @@ pub struct UserInfo<'a> {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Operation {
-    /// `CONNECT`: carries no object of ours.
+    /// `CONNECT`: has no object that nicplug reads.
     Connect,
     /// `CREATE`.
     Create,
-    /// `DELETE`: carries no object, or none that matters.
+    /// `DELETE`: has no object, or none that matters.
     Delete,
     /// `UPDATE`.
     Update,
-    /// None, or one that Kubernetes does not have yet.
+    /// Missing, or unknown to nicplug.
     #[default]
     #[serde(other)]
     Other,
@@ -88,7 +88,7 @@ impl Operation {
     /// Every operation.
     pub const ALL: [Self; 5] = [Self::Connect, Self::Create, Self::Delete, Self::Update, Self::Other];
 
-    /// As a request writes it; `other` for one that is not known.
+    /// Returns the name in requests; `other` for an unknown operation.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ pub enum ObjectKind {
     Vmi,
     /// `VirtualMachineInstanceMigration`.
     Migration,
-    /// Any other kind: its objects are skipped.
+    /// Any other kind, whose objects are skipped.
     Other,
     /// `VirtualMachinePool`.
     Pool,
@@ -122,7 +122,7 @@ impl ObjectKind {
     /// Every kind.
     pub const ALL: [Self; 6] = [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
 
-    /// `kind` of such an object; `other` for those that are skipped.
+    /// Returns `kind` of such an object; `other` if its objects are skipped.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,7 +135,7 @@ impl ObjectKind {
         }
     }
 
-    /// The kind that a group and a kind name, in any version.
+    /// Returns the kind for a group and kind of any version.
     #[must_use]
     pub fn of(kind: &GroupVersionKind) -> Self {
         match (kind.group.as_str(), kind.kind.as_str()) {
@@ -167,7 +167,7 @@ pub enum Object<'a> {
 }
 
 impl Request<'_> {
-    /// Reads the specs that were put off; not those of a heartbeat.
+    /// Reads the deferred specs, except if the request changes nothing.
     pub(super) fn resolve_specs(&mut self) -> Result<(), JsonError> {
         self.is_unchanged = self.changes_nothing();
         if self.is_unchanged { Ok(()) } else { self.read_specs() }
@@ -181,8 +181,8 @@ impl Request<'_> {
             old.share_from(new);
             new.share_from(old);
         }
-        let is_whole = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
-        is_whole.then_some(()).ok_or(JsonError)
+        let is_complete = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
+        is_complete.then_some(()).ok_or(JsonError)
     }
 
     fn changes_nothing(&self) -> bool {
@@ -223,7 +223,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Whether both have the same annotations, and none that asks for a change by being there.
+    /// Whether both have the same annotations, and none whose mere presence requests a change.
     fn has_same_annotations(&self, other: &Self) -> bool {
         let (own, other) = (self.annotations(), other.annotations());
         own == other && own.is_none_or(|own| own.add_interfaces.is_none() && own.remove_interfaces.is_none())
@@ -242,7 +242,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Reads an object of the kind; `null` is none.
+/// Reads an object of the kind; `None` for `null`.
 impl<'de> DeserializeSeed<'de> for ObjectKind {
     type Value = Option<Object<'de>>;
 

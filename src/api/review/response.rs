@@ -5,21 +5,21 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::API_VERSION;
 
-/// The answer that almost every request gets, in the bytes that [`ResponseReview`] would be written in: allowed, and
-/// nothing more to say.
+/// Returns the response to almost every request: allowed, without warnings or patch. The bytes equal those of a
+/// serialized [`ResponseReview`].
 #[must_use]
 pub fn allowed_response(uid: &str) -> Vec<u8> {
     const START: &[u8] = br#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"#;
     const END: &[u8] = br#","allowed":true,"status":{"code":200}}}"#;
     let mut text = Vec::with_capacity(START.len() + uid.len() + 2 + END.len());
     text.extend_from_slice(START);
-    // A string always has a JSON form, and a vector always takes it.
+    // Serializing a string to a vector cannot fail.
     let _ = serde_json::to_writer(&mut text, uid);
     text.extend_from_slice(END);
     text
 }
 
-/// The answer to a request: an AdmissionReview with a `response`.
+/// An AdmissionReview with a `response`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResponseReview<'r> {
@@ -41,17 +41,17 @@ impl<'r> ResponseReview<'r> {
 pub struct Response<'r> {
     /// `uid` of the request.
     pub uid: &'r str,
-    /// Whether the request may go on.
+    /// Whether the request is allowed.
     pub allowed: bool,
-    /// Why it may not. An API server does not read it when the request may go on; other readers expect it to be there.
+    /// The reason of a denial. An API server ignores it in a response that allows; other clients expect it there too.
     pub status: Status<'r>,
-    /// `patchType` and `patch`: what to change, as JSON patch of RFC 6902.
+    /// `patchType` and `patch`: a JSON patch (RFC 6902).
     pub patch: Option<&'r json_patch::Patch>,
-    /// Lines that kubectl prints.
+    /// `warnings`: kubectl prints each on a line.
     pub warnings: &'r [String],
 }
 
-/// Written by hand, as is that of [`Status`]: a derived one that flattens costs every answer twice as much.
+/// Not derived, like that of [`Status`]: a derived implementation with `flatten` costs twice as much per response.
 impl Serialize for Response<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let length = 3 + self.patch.map_or(0, |_| 2) + usize::from(!self.warnings.is_empty());
@@ -74,9 +74,9 @@ impl Serialize for Response<'_> {
 /// `metav1.Status` of a response.
 #[derive(Debug)]
 pub struct Status<'r> {
-    /// The HTTP status that the API server answers the user with.
+    /// The HTTP status of the API server's response to the user.
     pub code: u16,
-    /// What the user reads.
+    /// The text for the user; `None` if the request is allowed.
     pub failure: Option<Failure<'r>>,
 }
 
@@ -94,14 +94,14 @@ impl Serialize for Status<'_> {
     }
 }
 
-/// What a `metav1.Status` says of a denial.
+/// The fields of a `metav1.Status` for a denial.
 #[derive(Debug)]
 pub struct Failure<'r> {
     /// A machine-readable reason, such as `Invalid`.
     pub reason: &'static str,
-    /// Everything that is wrong, for clients that show no causes.
+    /// All causes in one text, for clients that show no causes.
     pub message: String,
-    /// Everything that is wrong, one by one.
+    /// The causes one by one.
     pub details: StatusDetails<'r>,
 }
 
@@ -109,13 +109,13 @@ pub struct Failure<'r> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusDetails<'r> {
-    /// Of the object.
+    /// `group` of the object.
     pub group: &'r str,
-    /// Of the object.
+    /// `kind` of the object.
     pub kind: &'r str,
-    /// Of the object.
+    /// `name` of the object.
     pub name: &'r str,
-    /// What kubectl prints: `FIELD: MESSAGE` each.
+    /// The causes, which kubectl prints as `FIELD: MESSAGE`.
     pub causes: Vec<StatusCause<'r>>,
 }
 
@@ -125,7 +125,7 @@ pub struct StatusDetails<'r> {
 pub struct StatusCause<'r> {
     /// One of Kubernetes' cause types, such as `FieldValueInvalid`.
     pub reason: &'static str,
-    /// What is wrong and how to fix it.
+    /// What is wrong, and how to fix it.
     pub message: &'r str,
     /// Where it is wrong.
     pub field: &'r str,
