@@ -267,7 +267,7 @@ async fn a_namespace_asks_for_another_enforcement_and_gets_it_live_as_far_as_set
         (json!("NP004=warn"), false, None),
         (json!("NP004=warn, NP999=off"), true, Some(told("has no effect: there is no rule \"NP999\""))),
         (json!("NP004=off"), false, None),
-        (json!("NP004"), true, Some(told("has no effect: \"NP004\" is no RULE=ENFORCEMENT, such as NP103=warn"))),
+        (json!("NP004"), true, Some(told("has no effect: \"NP004\" is not RULE=ENFORCEMENT, such as NP103=warn"))),
         (json!("NP004=warn"), false, None),
         (Value::Null, true, None),
     ] {

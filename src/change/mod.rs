@@ -1,4 +1,4 @@
-//! One request, understood: whose NICs it changes, and how.
+//! The change that a request makes: the object, and the NICs that differ.
 
 mod nics;
 
@@ -15,35 +15,35 @@ use crate::api::{
     vmi::VirtualMachineInstance,
 };
 
-/// More NICs than any guest has room for: a q35 board takes some 230 devices. What is larger is no guest but an attack on
-/// whoever judges it, and rules may compare each NIC with each.
+/// The most NICs that nicplug evaluates. A q35 machine has slots for some 230 devices, so no guest can have more; but a
+/// longer list could slow down rules that compare each NIC with each.
 pub const MAX_NICS: usize = 255;
 
-/// A request that may change the NICs of a guest, or of guests to come.
+/// A request that may change the NICs of a guest, or of a template for guests.
 #[derive(Debug)]
 pub struct Change<'r> {
     /// The object that the request names.
     pub subject: Subject<'r>,
-    /// Who asks.
+    /// The name of the user.
     pub user: &'r str,
-    /// Whether nothing is to be stored.
+    /// Whether this is a dry run, which stores nothing.
     pub dry_run: bool,
-    /// What is stored now; `None` when the object is being made.
+    /// The stored state; `None` if the request creates the object.
     pub before: Option<ObjectView<'r>>,
-    /// What is to be stored.
+    /// The new state.
     pub after: ObjectView<'r>,
     /// The NICs that differ.
     pub nics: NicDiff<'r>,
-    /// All NICs of the new object by name; `None` when they are written as before, and no rule asks.
+    /// All NICs of the new object by name; `None` if the lists of NICs are unchanged, because no rule needs them then.
     by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
-    /// The new `status.interfaceRequests[]` of a VM, when the request is about its status and adds to them. The NICs that
-    /// differ are then those that are asked for, and their entries count these requests.
+    /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
+    /// holds the requested NICs, and their indices are those of the entries.
     pub requests: Option<StatusRequests<'r>>,
 }
 
 impl<'r> Change<'r> {
-    /// The change that a request asks for; `None` when there is nothing to judge: another kind, a subresource, a
-    /// deletion, a connection, or an object that is missing. Of the subresources only the status of a VM can ask for NICs.
+    /// Returns the change of a request; `None` if there is nothing to evaluate: another kind, a subresource, a
+    /// deletion, a connection, or a missing object. Of all subresources only the status of a VM can request NICs.
     #[must_use]
     pub fn of(request: &'r Request<'r>) -> Option<Self> {
         let requests = match request.sub_resource.as_str() {
@@ -72,7 +72,7 @@ impl<'r> Change<'r> {
         Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
     }
 
-    /// Whether the request leaves everything as it was that any rule or mutation reads, as a VMI's heartbeat does.
+    /// Whether the request changes nothing that a rule or mutation reads, as the heartbeat of a VMI.
     #[must_use]
     pub fn is_irrelevant(&self) -> bool {
         let Some(before) = &self.before else { return false };
@@ -84,7 +84,8 @@ impl<'r> Change<'r> {
             && !self.requests_nics()
     }
 
-    /// Whether an annotation of the VM asks to add or remove NICs, even if it did so before, or its status does so anew.
+    /// Whether an annotation of the VM requests to add or remove NICs, even if it is unchanged, or a new entry of its
+    /// status does.
     #[must_use]
     pub fn requests_nics(&self) -> bool {
         if self.requests.is_some() {
@@ -95,7 +96,7 @@ impl<'r> Change<'r> {
         is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
-    /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC under it.
+    /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
     #[must_use]
     pub fn requests_persist(&self) -> bool {
         let written = |view: &ObjectView<'r>| view.annotation(|annotations| annotations.persist.as_deref());
@@ -104,7 +105,8 @@ impl<'r> Change<'r> {
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
-    /// The list of NICs, of the new object or the stored one, that has more than [`MAX_NICS`] entries, and how many.
+    /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
+    /// their number.
     #[must_use]
     pub fn oversized_list(&self) -> Option<(String, usize)> {
         if let Some(requests) = self.requests.filter(|requests| requests.all.len() > MAX_NICS) {
@@ -119,24 +121,24 @@ impl<'r> Change<'r> {
         Some((format!("{}.{field}", self.after.path), count))
     }
 
-    /// All NICs of the new object by name; none where [no NIC is touched](Self::touches_nics).
+    /// Returns all NICs of the new object by name; none unless the request [changes NICs](Self::changes_nics).
     pub fn nics_by_name(&self) -> impl Iterator<Item = &Nic<'r>> {
         self.by_name.iter().flat_map(BTreeMap::values)
     }
 
-    /// A NIC of the new object; none where [no NIC is touched](Self::touches_nics).
+    /// Returns a NIC of the new object; `None` unless the request [changes NICs](Self::changes_nics).
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&Nic<'r>> {
         self.by_name.as_ref()?.get(name)
     }
 
-    /// Whether the shape of the NICs has to be judged: it is new, or not what it was.
+    /// Whether the lists of NICs are new or changed, so that rules have to check them.
     #[must_use]
     pub fn changes_nics(&self) -> bool {
         self.by_name.is_some()
     }
 
-    /// The field of an interface: `….domain.devices.interfaces[index]`, or the request for it.
+    /// Returns the field of an interface: `….domain.devices.interfaces[index]`, or that of its status request.
     #[must_use]
     pub fn interface_field(&self, index: usize) -> String {
         if let Some(requests) = self.requests {
@@ -145,7 +147,7 @@ impl<'r> Change<'r> {
         format!("{}.domain.devices.interfaces[{index}]", self.after.path)
     }
 
-    /// The field of a network: `….networks[index]`, or the request for it.
+    /// Returns the field of a network: `….networks[index]`, or that of its status request.
     #[must_use]
     pub fn network_field(&self, index: usize) -> String {
         match self.requests {
@@ -154,20 +156,20 @@ impl<'r> Change<'r> {
         }
     }
 
-    /// The field that names the NetworkAttachmentDefinition of a network.
+    /// Returns the field that names the NetworkAttachmentDefinition of a network.
     #[must_use]
     pub fn network_name_field(&self, index: usize) -> String {
         let key = if self.requests.is_some() { "networkAttachmentDefinitionName" } else { "multus.networkName" };
         format!("{}.{key}", self.network_field(index))
     }
 
-    /// The field that takes a NIC away: its state, or the name in the request to remove it.
+    /// Returns the field that removes a NIC: its state, or the name in the status request.
     #[must_use]
     pub fn absent_field(&self, nic: &Nic) -> String {
         format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
     }
 
-    /// The field of a NIC: of its interface, else of its network.
+    /// Returns the field of a NIC: that of its interface, else that of its network.
     #[must_use]
     pub fn nic_field(&self, nic: &Nic) -> String {
         match (nic.interface, nic.network) {
@@ -181,30 +183,30 @@ impl<'r> Change<'r> {
 /// The object that a request names.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'r> {
-    /// What it is.
+    /// Its kind.
     pub kind: ObjectKind,
-    /// What it is called in the API.
+    /// Its group, version and kind in the request.
     pub gvk: &'r GroupVersionKind<'r>,
     /// Its namespace.
     pub namespace: &'r str,
-    /// Its name; `generateName` may leave it empty.
+    /// Its name; empty if the API server generates it.
     pub name: &'r str,
 }
 
-/// An object as the rules see it, whatever its kind: a guest, and where in the object it is written.
+/// The parts of an object that rules read, for any kind: the guest, and where the object holds it.
 #[derive(Clone, Copy, Debug)]
 pub struct ObjectView<'r> {
-    /// Of the object.
+    /// `metadata` of the object.
     pub metadata: &'r Metadata<'r>,
-    /// Of the guest: for a VM those of the template, for a VMI its own.
+    /// `metadata` of the guest: for a VM that of the template, for a VMI its own.
     pub guest_metadata: &'r Metadata<'r>,
-    /// The guest.
+    /// The specification of the guest.
     pub guest: &'r GuestSpec<'r>,
-    /// Where the guest is written, as in `spec.template.spec`.
+    /// The path of the guest in the object, such as `spec.template.spec`.
     pub path: &'static str,
-    /// The VMI that it is, if it is one.
+    /// The VMI, if the object is one.
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
-    /// Whether an instancetype or a preference adds what the template does not show.
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
     pub needs_expansion: bool,
 }
 
@@ -250,13 +252,13 @@ impl<'r> ObjectView<'r> {
         })
     }
 
-    /// An annotation of the object.
+    /// Returns an annotation of the object.
     #[must_use]
     pub fn annotation(&self, read: impl Fn(&'r Annotations<'r>) -> Option<&'r str>) -> Option<&'r str> {
         self.metadata.annotations.as_ref().and_then(read)
     }
 
-    /// All NICs of the guest, by name.
+    /// Returns all NICs of the guest by name.
     #[must_use]
     pub fn nics(&self) -> BTreeMap<&'r str, Nic<'r>> {
         nics_of(self.guest)
@@ -271,7 +273,7 @@ pub struct StatusRequests<'r> {
 }
 
 impl<'r> StatusRequests<'r> {
-    /// The requests that were not there before, and their places in the list.
+    /// Returns the entries that the stored object does not have, and their indices.
     pub fn added(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
         self.all.iter().enumerate().filter(move |(_, request)| !self.before.contains(request))
     }
@@ -288,7 +290,7 @@ impl<'r> StatusRequests<'r> {
     }
 }
 
-/// The requests in the status of a VM, if an update has new ones.
+/// Returns the requests in the status of a VM, if an update adds any.
 fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
     let (Some(Object::Vm(vm)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
         return None;
@@ -297,17 +299,17 @@ fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
     (request.operation == Operation::Update && requests.added().next().is_some()).then_some(requests)
 }
 
-/// The wish to move a running guest to another node.
+/// A request to migrate a running guest to another node.
 #[derive(Clone, Copy, Debug)]
 pub struct MigrationStart<'r> {
-    /// Of the migration and of the guest.
+    /// The namespace of the migration and of the guest.
     pub namespace: &'r str,
-    /// The guest's name.
+    /// The name of the VMI.
     pub vmi_name: &'r str,
 }
 
 impl<'r> MigrationStart<'r> {
-    /// The start that a request asks for; `None` when it is another request.
+    /// Returns the migration that a request starts; `None` for any other request.
     #[must_use]
     pub fn of(request: &'r Request<'r>) -> Option<Self> {
         let is_start = request.operation == Operation::Create && request.sub_resource.is_empty();

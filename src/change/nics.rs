@@ -1,4 +1,4 @@
-//! The NICs of a guest by name, and those that differ between two states of it.
+//! The NICs of a guest by name, and the difference between two states of a guest.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use crate::api::{
     vm::AddInterface,
 };
 
-/// The NICs that a request changes, by name, in the order of the new object (removed ones: of the old).
+/// The NICs that a request changes, in the order of the new object (removed ones: of the stored object).
 #[derive(Debug, Default)]
 pub struct NicDiff<'r> {
-    /// In the new object only.
+    /// NICs of the new object only.
     pub added: Vec<Nic<'r>>,
-    /// In the old object only.
+    /// NICs of the stored object only.
     pub removed: Vec<Nic<'r>>,
-    /// Have `state: absent` now, and had not before.
+    /// NICs whose state becomes `absent`.
     pub set_absent: Vec<Nic<'r>>,
-    /// In both, with another difference: old and new.
+    /// NICs with another difference: stored and new.
     pub modified: Vec<(Nic<'r>, Nic<'r>)>,
 }
 
@@ -30,7 +30,7 @@ impl NicDiff<'_> {
     }
 }
 
-/// An interface and the network of its name; of two with one name the last one counts, as in KubeVirt.
+/// An interface and the network of the same name. The last one of a name counts, as in KubeVirt.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Nic<'r> {
     /// The name that both have.
@@ -42,7 +42,7 @@ pub struct Nic<'r> {
 }
 
 impl<'r> Nic<'r> {
-    /// The name of the multus network, as it is written.
+    /// Returns `multus.networkName` as written.
     #[must_use]
     pub fn network_name(&self) -> Option<&'r str> {
         self.network?.value.multus.as_ref().map(|multus| multus.network_name.as_str())
@@ -58,14 +58,14 @@ impl<'r> Nic<'r> {
         self.interface.is_some_and(|entry| entry.value.is_absent())
     }
 
-    /// Equal but for where the entries stand in their lists.
+    /// Whether both are equal, except for the indices in their lists.
     fn is_same(&self, other: &Self) -> bool {
         self.interface.map(|entry| entry.value) == other.interface.map(|entry| entry.value)
             && self.network.map(|entry| entry.value) == other.network.map(|entry| entry.value)
     }
 }
 
-/// An entry of a list and its place.
+/// An entry of a list and its index.
 #[derive(Debug, PartialEq)]
 pub struct Indexed<'r, T> {
     /// Counted from 0.
@@ -83,7 +83,7 @@ impl<T> Clone for Indexed<'_, T> {
 impl<T> Copy for Indexed<'_, T> {}
 
 impl<'r> NicDiff<'r> {
-    /// Compares two guests. Costs no allocation when they are equal, and n·log n in their NICs otherwise.
+    /// Compares two guests. Allocates nothing if they are equal, and takes n·log n in the number of NICs otherwise.
     #[must_use]
     pub fn between(before: Option<&'r GuestSpec<'r>>, after: &'r GuestSpec<'r>) -> Self {
         if before.is_some_and(|before| before.has_same_nics(after)) {
@@ -115,7 +115,7 @@ impl<'r> NicDiff<'r> {
         diff
     }
 
-    /// The NICs that the status of a VM asks to add, and those of its template that it asks to remove.
+    /// Returns the NICs that the status of a VM requests to add, and those of its template that it requests to remove.
     pub(super) fn requested(requests: StatusRequests<'r>, after: &ObjectView<'r>) -> Self {
         let nics = after.nics();
         let mut diff = Self::default();
@@ -138,11 +138,11 @@ impl<'r> NicDiff<'r> {
     }
 
     fn sort(&mut self) {
-        let place = |nic: &Nic| (nic.interface.map(|entry| entry.index), nic.network.map(|entry| entry.index));
-        self.added.sort_by_key(place);
-        self.removed.sort_by_key(place);
-        self.set_absent.sort_by_key(place);
-        self.modified.sort_by_key(|(_, nic)| place(nic));
+        let indices = |nic: &Nic| (nic.interface.map(|entry| entry.index), nic.network.map(|entry| entry.index));
+        self.added.sort_by_key(indices);
+        self.removed.sort_by_key(indices);
+        self.set_absent.sort_by_key(indices);
+        self.modified.sort_by_key(|(_, nic)| indices(nic));
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_nic_that_becomes_whole_is_added() {
+    fn an_incomplete_nic_that_becomes_complete_is_added() {
         let before = guest(r#"{"networks": [{"name": "a", "pod": {}}]}"#);
         let after = guest(
             r#"{"networks": [{"name": "a", "pod": {}}], "domain": {"devices": {"interfaces": [{"name": "a", "bridge": {}}]}}}"#,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_whose_interface_goes_is_removed() {
+    fn a_nic_that_loses_its_interface_is_removed() {
         let before = guest(
             r#"{"networks": [{"name": "a", "pod": {}}], "domain": {"devices": {"interfaces": [{"name": "a", "bridge": {}}]}}}"#,
         );
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(names(&NicDiff::between(Some(&before), &after).removed), ["a"]);
     }
 
-    /// Guests of up to five NICs with few names, so that equal ones are often met.
+    /// Guests of up to five NICs with few names, so that equal names are frequent.
     fn any_guest() -> impl Strategy<Value = String> {
         let nic = (0..6u8, any::<bool>(), any::<bool>(), 0..3u8);
         proptest::collection::vec(nic, 0..5).prop_map(|nics| {
@@ -249,7 +249,7 @@ mod tests {
                 names.sort();
                 names
             };
-            let gone_whole = |diff: &NicDiff, kept: &GuestSpec| {
+            let gone_completely = |diff: &NicDiff, kept: &GuestSpec| {
                 let kept = nics_of(kept);
                 let mut names: Vec<String> = diff
                     .removed
@@ -260,13 +260,13 @@ mod tests {
                 names.sort();
                 names
             };
-            // A NIC that lost only its network half is modified there and added back: count what went as a whole.
+            // A NIC that loses only its network is modified in one direction and added in the other.
             let lost_network = |diff: &NicDiff| {
                 diff.modified.iter().filter(|(_, new)| !new.is_complete()).map(|(_, new)| new.name.to_owned())
                     .chain(diff.set_absent.iter().filter(|nic| !nic.is_complete()).map(|nic| nic.name.to_owned()))
                     .collect::<Vec<_>>()
             };
-            let mut gone = gone_whole(&back, &one);
+            let mut gone = gone_completely(&back, &one);
             gone.extend(lost_network(&back));
             gone.sort();
             prop_assert_eq!(complete(&there.added), gone);

@@ -173,9 +173,9 @@ mod tests {
             (
                 OverridePolicy::Allow,
                 "NP103=off,NP104",
-                "has no effect: \"NP104\" is no RULE=ENFORCEMENT, such as NP103=warn",
+                "has no effect: \"NP104\" is not RULE=ENFORCEMENT, such as NP103=warn",
             ),
-            (OverridePolicy::Tighten, "NP103=off,NP104=no", "has no effect: \"no\" is none of deny, warn, off"),
+            (OverridePolicy::Tighten, "NP103=off,NP104=no", "has no effect: \"no\" is not one of deny, warn, off"),
             (OverridePolicy::Forbid, "NP103=off", "has no effect: the settings forbid it"),
         ] {
             let (enforcement, complaint) = under(&settings(override_policy), annotation);
