@@ -1,4 +1,4 @@
-//! What is known of the PCI bus that a guest booted with.
+//! Facts about the PCI bus with which a guest booted.
 
 use std::sync::Arc;
 
@@ -7,36 +7,36 @@ use crate::{
     pci::{BootSlots, DeviceRegistry, Devices, NoRegistry, PciOptions, count_devices},
 };
 
-/// All that tells of a guest's PCI bus at boot, from the surest to the least sure.
+/// The sources of information about the PCI bus at boot, from the most to the least reliable.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BootFacts {
-    /// What our own mutation wrote when the guest was made.
+    /// The annotation that nicplug wrote when the VMI was created.
     pub stamp: Stamp,
-    /// The ControllerRevision that holds the template of this run.
+    /// The ControllerRevision with the VM spec from which the VMI was created.
     pub revision: Option<Box<str>>,
-    /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read. One
-    /// survey for all guests that come to the same.
+    /// The current devices of the guest, its NICs in the order of its spec; `None` if they cannot be read. Guests with equal
+    /// devices share one value.
     pub current_devices: Option<Arc<Devices>>,
-    /// Whether memory was plugged since.
+    /// Whether memory was hotplugged since boot.
     pub has_hotplugged_memory: bool,
-    /// Whether the KubeVirt resource has a say in what the devices are.
+    /// Whether the devices depend on the KubeVirt resource.
     pub depends_on_registry: bool,
 }
 
 /// The annotation `nicplug.io/boot-slots`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Stamp {
-    /// The guest was made when nicplug was not there.
+    /// The VMI was created without nicplug.
     #[default]
     Missing,
-    /// As nicplug writes it.
+    /// Written by nicplug.
     Valid(BootSlots),
-    /// Somebody else wrote it, or a newer nicplug.
+    /// Written by another client or by a newer nicplug.
     Invalid,
 }
 
 impl BootFacts {
-    /// Reads what a VMI tells; `spec` and `status` may be two states of it.
+    /// Reads a VMI; `spec` and `status` may be two states of it.
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
         let annotations = spec.metadata.annotations.as_ref();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_ours_or_unreadable() {
+    fn a_stamp_is_valid_or_invalid() {
         let with = |stamp: &str| {
             boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoRegistry)
                 .stamp
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_kubevirt_knows_is_looked_up() {
+    fn a_device_name_is_resolved_by_the_kubevirt_resource() {
         let text = r#"{"spec": {"domain": {"devices": {"gpus": [{"name": "g", "deviceName": "example.com/x"}]}}}}"#;
         let unknown = boot(text, &NoRegistry);
         assert!(unknown.depends_on_registry);

@@ -1,4 +1,4 @@
-//! What the KubeVirt resource says.
+//! Facts from the KubeVirt resource.
 
 use std::collections::BTreeMap;
 
@@ -11,25 +11,25 @@ use crate::{
     pci::{self, DeviceRegistry, HostDeviceKind},
 };
 
-/// The first version that migrates a VM by itself to attach a NIC.
-const MIGRATES_SINCE: Version = Version::new(1, 6, 0);
+/// The first version that starts a migration itself to attach a NIC.
+const AUTO_MIGRATION_SINCE: Version = Version::new(1, 6, 0);
 
-/// The configuration of KubeVirt that rules ask for.
+/// The configuration of KubeVirt, reduced to the facts that rules use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KubeVirt {
-    /// `status.observedKubeVirtVersion`; `None` when it is not set or not readable.
+    /// `status.observedKubeVirtVersion`; `None` if missing or invalid.
     pub version: Option<Version>,
-    /// Which feature gates are listed.
+    /// The listed feature gates.
     pub gates: GateLists,
     /// Whether an interface on the pod network may have bridge binding.
     pub permits_bridge_on_pod_network: bool,
-    /// How the NIC is bound that KubeVirt gives to a guest without any.
+    /// The binding of the default NIC, which KubeVirt adds to a guest without NICs.
     pub default_binding: DefaultBinding,
-    /// The binding plugins that are registered, and whether KubeVirt gives the guest a NIC for them.
+    /// The registered binding plugins, and whether KubeVirt defines a NIC for each.
     pub binding_plugins: BTreeMap<String, pci::DomainAttachment>,
-    /// What the names of permitted host devices stand for.
+    /// The permitted host devices by name.
     pub host_devices: BTreeMap<String, HostDeviceKind>,
-    /// `spec.configuration.vmRolloutStrategy`; `None` when it is left to the version's default.
+    /// `spec.configuration.vmRolloutStrategy`; `None` means the default of the version.
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
     pub updates_by_migration: bool,
@@ -38,17 +38,17 @@ pub struct KubeVirt {
 /// `spec.configuration.network.defaultNetworkInterface`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum DefaultBinding {
-    /// What KubeVirt takes when nothing is set.
+    /// The default.
     #[default]
     Bridge,
     /// Network address translation.
     Masquerade,
-    /// Discontinued; KubeVirt up to 1.2 has it.
+    /// Discontinued: up to KubeVirt 1.2.
     Slirp,
 }
 
 impl DefaultBinding {
-    /// As an interface has it.
+    /// Returns the field name in an interface.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,27 +62,27 @@ impl DefaultBinding {
 /// `vmRolloutStrategy`: when a change of a VM reaches its running guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rollout {
-    /// As soon as it can.
+    /// As soon as possible.
     LiveUpdate,
     /// At the next restart.
     Stage,
 }
 
-/// Whether KubeVirt migrates a VM when a NIC waits for it.
+/// Whether KubeVirt starts a migration for a NIC that needs one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AutoMigration {
-    /// It does.
+    /// Yes.
     On,
-    /// It does not, for want of these settings of the KubeVirt resource.
+    /// No: the KubeVirt resource lacks these settings.
     Off(&'static str),
-    /// No version before 1.6 does.
+    /// No: the version is older than 1.6.
     TooOld(Version),
     /// The version is not known.
     Unknown,
 }
 
 impl KubeVirt {
-    /// Whether the names of devices stand for the same as in another resource.
+    /// Whether both resources register the same binding plugins and host devices.
     #[must_use]
     pub fn names_the_same_devices(&self, other: &Self) -> bool {
         self.binding_plugins == other.binding_plugins && self.host_devices == other.host_devices
@@ -94,13 +94,13 @@ impl KubeVirt {
         self.gates.is_on(gate, self.version)
     }
 
-    /// Whether a NIC that waits for a migration gets one. The rollout strategy is LiveUpdate by default since 1.6
-    /// (kubevirt pull request 14068), the version that brought such migrations (14259).
+    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations (kubevirt pull request 14259) and
+    /// LiveUpdate as the default rollout strategy (14068) came with 1.6.
     #[must_use]
     pub fn auto_migration(&self) -> AutoMigration {
         match (self.version, self.rollout, self.updates_by_migration) {
             (None, ..) => AutoMigration::Unknown,
-            (Some(version), ..) if version < MIGRATES_SINCE => AutoMigration::TooOld(version),
+            (Some(version), ..) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
             (_, Some(Rollout::Stage), true) => AutoMigration::Off("vmRolloutStrategy LiveUpdate"),
             (_, Some(Rollout::Stage), false) => {
                 AutoMigration::Off("vmRolloutStrategy LiveUpdate, workloadUpdateMethods LiveMigrate")
@@ -112,7 +112,7 @@ impl KubeVirt {
 }
 
 impl Default for KubeVirt {
-    /// What a resource without any configuration says.
+    /// The facts of a resource without configuration.
     fn default() -> Self {
         Self::from(cluster::KubeVirt::default())
     }
@@ -155,7 +155,7 @@ impl DeviceRegistry for KubeVirt {
     }
 }
 
-/// KubeVirt defines an interface for these two types of attachment, and leaves the others to the plugin.
+/// KubeVirt defines an interface for these two attachment types, and leaves all others to the plugin.
 fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::DomainAttachment {
     match plugin.domain_attachment_type.as_str() {
         "tap" | "managedTap" => pci::DomainAttachment::Tap,
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_for_what_the_resource_says() {
+    fn names_are_resolved_by_the_resource() {
         let text = r#"{"spec": {"configuration": {
             "network": {"binding": {"side": {"sidecarImage": "x"}, "plug": {"domainAttachmentType": "managedTap"}}},
             "permittedHostDevices": {"pciHostDevices": [{"resourceName": "a.com/pci"}],
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_starts_by_itself_since_1_6_where_both_settings_allow_it() {
+    fn a_migration_starts_automatically_since_1_6_if_both_settings_allow_it() {
         for (version, strategy, methods, expected) in [
             ("v1.9.0", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::On),
             ("v1.6.0", "", "[\"Evict\", \"LiveMigrate\"]", AutoMigration::On),

@@ -1,4 +1,4 @@
-//! What is known of networks: NetworkAttachmentDefinitions and who may use them.
+//! Facts about networks: NetworkAttachmentDefinitions, and which namespaces may use them.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::Fact;
 use crate::api::{cluster, network::NadRef};
 
-/// The annotation that names the device plugin's resource of an SR-IOV network.
+/// The annotation that names the device-plugin resource of an SR-IOV network.
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
-/// A NetworkAttachmentDefinition, reduced to what rules ask of it.
+/// A NetworkAttachmentDefinition, reduced to the facts that rules use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Nad {
-    /// What `spec.config` is worth.
+    /// Whether `spec.config` is valid.
     pub config: CniConfig,
     /// Whether the annotation `k8s.v1.cni.cncf.io/resourceName` names a resource.
     pub has_resource: bool,
@@ -24,9 +24,9 @@ pub struct Nad {
 pub enum CniConfig {
     /// Empty: the configuration is a file on each node.
     OnNodes,
-    /// It names its plugins.
+    /// It names one plugin or more.
     Valid,
-    /// No JSON, or not what CNI reads; how, in words that follow "config".
+    /// It is not JSON, or not a CNI configuration. The text is the reason; it continues a sentence that begins with "config".
     Broken(Box<str>),
 }
 
@@ -41,7 +41,7 @@ impl From<cluster::NetworkAttachmentDefinition> for Nad {
 }
 
 impl CniConfig {
-    /// Judges a CNI configuration: one plugin (`type`) or a list of them (`plugins`).
+    /// Checks a CNI configuration: one plugin (`type`) or a list of plugins (`plugins`).
     #[must_use]
     pub fn read(text: &str) -> Self {
         if text.trim().is_empty() {
@@ -61,9 +61,9 @@ impl CniConfig {
                     Some(index) => Self::Broken(format!("has no type in plugins[{index}]").into()),
                     None => Self::Valid,
                 },
-                Some(_) => Self::Broken("has plugins that are no list".into()),
+                Some(_) => Self::Broken("has plugins that are not a list".into()),
             },
-            Ok(_) => Self::Broken("is no JSON object".into()),
+            Ok(_) => Self::Broken("is not a JSON object".into()),
         }
     }
 }
@@ -72,7 +72,7 @@ fn has_type(kind: Option<&Value>) -> bool {
     kind.and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
 }
 
-/// The NetworkAttachmentDefinitions that a change names, and no others: a guest has few NICs.
+/// The NetworkAttachmentDefinitions that a change names. A list, because a guest has few NICs.
 #[derive(Clone, Debug, Default)]
 pub struct Nads(Vec<Found>);
 
@@ -83,23 +83,23 @@ struct Found {
     lookup: NadLookup,
 }
 
-/// What was found under one name.
+/// The result of looking up one name.
 #[derive(Clone, Debug, Default)]
 pub struct NadLookup {
     /// The NetworkAttachmentDefinition.
     pub nad: Fact<Arc<Nad>>,
-    /// Where there is none: one that may be meant, as a `networkName` would name it.
+    /// If it does not exist: a similar existing name, as in `networkName`.
     pub suggestion: Option<String>,
 }
 
 impl Nads {
-    /// Notes what was found under a name.
+    /// Stores the result for a name.
     pub fn insert(&mut self, name: NadRef, lookup: NadLookup) {
         self.0.retain(|found| !found.is_of(name));
         self.0.push(Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup });
     }
 
-    /// What was found under a name: unknown where nobody looked.
+    /// Returns the result for a name; unknown if there is none.
     #[must_use]
     pub fn lookup(&self, name: NadRef) -> NadLookup {
         let found = self.0.iter().find(|found| found.is_of(name));
@@ -113,32 +113,13 @@ impl Found {
     }
 }
 
-/// Which of some names is most like another, if any is near enough to be a slip of the pen: two letters off at most,
-/// and less than half of the name.
+/// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer than
+/// half of the name (Levenshtein distance).
 #[must_use]
 pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).min(3);
-    let distances = names.map(|other| (distance(name, other), other));
+    let distances = names.map(|other| (strsim::levenshtein(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)
-}
-
-/// How many letters have to be put in, left out or changed (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
-    for (line, letter) in one.chars().enumerate() {
-        let mut diagonal = line;
-        let mut left = line + 1;
-        for (cell, opposite) in row.iter_mut().skip(1).zip(other.chars()) {
-            let changed = diagonal + usize::from(letter != opposite);
-            diagonal = *cell;
-            left = changed.min(*cell + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = line + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 /// Multus' `namespaceIsolation`: a pod may use the networks of its own namespace and of a few others only.
@@ -149,7 +130,7 @@ pub struct NamespaceIsolation {
 }
 
 impl NamespaceIsolation {
-    /// Reads it from the ConfigMap `multus-daemon-config`: absent when it is off there, unknown when it cannot be read.
+    /// Reads the ConfigMap `multus-daemon-config`; absent if isolation is off, unknown if the configuration is invalid.
     #[must_use]
     pub fn read(config: &cluster::ConfigMap) -> Fact<Arc<Self>> {
         let Some(text) = config.data.get("daemon-config.json") else { return Fact::Absent };
@@ -162,7 +143,7 @@ impl NamespaceIsolation {
         Fact::Known(Arc::new(Self { global_namespaces: namespaces.map(str::to_owned).collect() }))
     }
 
-    /// Whether every namespace may use the networks of this one.
+    /// Whether every namespace may use the networks of `namespace`.
     #[must_use]
     pub fn is_global(&self, namespace: &str) -> bool {
         namespace == "default" || self.global_namespaces.iter().any(|global| global == namespace)
@@ -174,20 +155,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_config_is_judged_as_cni_reads_it() {
+    fn a_config_is_checked_as_cni_reads_it() {
         for (text, broken) in [
             ("", None),
             (" \n", None),
             (r#"{"type": "bridge"}"#, None),
             (r#"{"cniVersion": "0.3.1", "plugins": [{"type": "bridge"}, {"type": "tuning"}]}"#, None),
             ("{not json", Some("is not JSON")),
-            ("[]", Some("is no JSON object")),
+            ("[]", Some("is not a JSON object")),
             (r#"{"cniVersion": "0.3.1"}"#, Some("has neither type nor plugins")),
             (r#"{"type": 5}"#, Some("has neither type nor plugins")),
             (r#"{"type": ""}"#, Some("has neither type nor plugins")),
             (r#"{"plugins": []}"#, Some("has an empty list of plugins")),
             (r#"{"plugins": [{"type": "bridge"}, {}]}"#, Some("has no type in plugins[1]")),
-            (r#"{"plugins": {}}"#, Some("has plugins that are no list")),
+            (r#"{"plugins": {}}"#, Some("has plugins that are not a list")),
         ] {
             match (CniConfig::read(text), broken) {
                 (CniConfig::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
@@ -198,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_pen_finds_its_name() {
+    fn a_typing_error_finds_the_name() {
         let names = ["new-fancy-net", "net-b", "other"];
         for (name, expected) in [
             ("new-fency-net", Some("new-fancy-net")),
@@ -213,15 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_distance_counts_letters() {
-        for (one, other, expected) in [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 2)] {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
-            assert_eq!(distance(other, one), expected, "{other} {one}");
-        }
-    }
-
-    #[test]
-    fn isolation_is_off_unless_it_says_true() {
+    fn isolation_is_off_unless_set_to_true() {
         let read = |text: &str| {
             let data = [("daemon-config.json".to_owned(), text.to_owned())].into();
             NamespaceIsolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })

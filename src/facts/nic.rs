@@ -1,27 +1,27 @@
-//! A NIC of a stored guest, as small as rules allow: there may be a million of them.
+//! A NIC of a stored guest, kept small because a cluster may have a million of them.
 
 use crate::api::{
     guest::GuestSpec,
     network::{Interface, Network},
 };
 
-/// An interface of a guest and the network of its name.
+/// An interface of a guest and the network of the same name.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestNic {
     /// The name that both have.
     pub name: Box<str>,
-    /// `multus.networkName` as it is written, if it is a multus network.
+    /// `multus.networkName` as written, for a multus network.
     pub network: Option<Box<str>>,
-    /// How it can reach a guest that runs already.
+    /// How it can be hotplugged.
     pub hotplug: HotplugMethod,
-    /// Whether `state: absent` asks for its removal.
+    /// Whether its state is `absent`.
     pub is_absent: bool,
 }
 
-/// How KubeVirt's controller brings a NIC to a guest that runs already.
+/// How KubeVirt hotplugs a NIC into a running guest.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum HotplugMethod {
-    /// It does not: the NIC is attached at boot only.
+    /// Not at all: the NIC is attached at boot only.
     None,
     /// In place or by live migration.
     Bridge,
@@ -30,7 +30,7 @@ pub enum HotplugMethod {
 }
 
 impl HotplugMethod {
-    /// How a NIC of this interface and network is plugged.
+    /// Returns the method for a NIC of this interface and network.
     #[must_use]
     pub fn of(interface: &Interface, network: Option<&Network>) -> Self {
         if !network.is_some_and(|network| network.multus.is_some() && !network.is_default()) {
@@ -45,7 +45,7 @@ impl HotplugMethod {
 }
 
 impl GuestNic {
-    /// The NICs of a guest, in the order of its interfaces.
+    /// Returns the NICs of a guest, in the order of its interfaces.
     #[must_use]
     pub fn all(guest: &GuestSpec) -> Vec<Self> {
         let networks = guest.networks_by_name();
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bridge_or_sriov_nic_on_a_further_multus_network_can_be_plugged() {
+    fn only_a_bridge_or_sriov_nic_on_a_secondary_multus_network_can_be_hotplugged() {
         for (binding, source, plug) in [
             (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Bridge),
             (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Sriov),

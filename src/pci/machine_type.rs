@@ -1,6 +1,6 @@
-//! What kind of board a guest has: it decides where a PCI device can sit.
+//! The machine type of a guest, which decides the slots that a PCI device can have.
 //!
-//! | architecture | machine type                        | board                | hotplug goes to         |
+//! | architecture | `machine.type`                      | variant              | hotplug goes to         |
 //! | ------------ | ----------------------------------- | -------------------- | ----------------------- |
 //! | amd64        | q35 (the default), pc-q35-VERSION   | [`MachineType::Q35`]     | root ports              |
 //! | amd64        | pc, pc-i440fx-VERSION               | [`MachineType::I440fx`]  | slots of one flat bus   |
@@ -20,12 +20,12 @@ pub enum Architecture {
     Arm64,
     /// `s390x`: virtio devices are CCW devices.
     S390x,
-    /// One that KubeVirt 1.9 does not know.
+    /// Unknown to KubeVirt 1.9.
     Other,
 }
 
 impl Architecture {
-    /// Reads the field; an unset one is the cluster's default, which is amd64 unless somebody changed it.
+    /// Reads the field. An unset one means the default of the cluster, which is amd64 unless an administrator changed it.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text {
@@ -36,7 +36,7 @@ impl Architecture {
         }
     }
 
-    /// The machine type that KubeVirt stores where none is set.
+    /// Returns the machine type that KubeVirt stores if none is set.
     pub(super) fn default_machine(self) -> &'static str {
         match self {
             Self::Amd64 | Self::Other => "q35",
@@ -45,7 +45,7 @@ impl Architecture {
         }
     }
 
-    /// The bus that KubeVirt stores for a disk without one.
+    /// Returns the bus that KubeVirt stores for a disk without one.
     pub(super) fn default_disk_bus(self) -> &'static str {
         match self {
             Self::Amd64 | Self::Other => "sata",
@@ -78,14 +78,14 @@ pub enum MachineType {
     Ccw,
     /// A type that libvirt refuses on this architecture.
     Unsupported,
-    /// An architecture of which nothing is known.
+    /// The machine type of an unknown architecture.
     Unknown,
 }
 
 impl MachineType {
-    /// The board that libvirt makes of a machine type.
+    /// Reads `machine.type`.
     ///
-    /// Versioned types are accepted by their form: which versions an emulator has is not in the object.
+    /// Any version of a versioned type is accepted, because the object does not tell which versions the emulator has.
     #[must_use]
     pub fn of(architecture: Architecture, kind: &str) -> Self {
         let versioned = |prefix: &str| {
@@ -103,7 +103,7 @@ impl MachineType {
         }
     }
 
-    /// The name in messages.
+    /// Returns the name in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,15 +115,15 @@ impl MachineType {
         }
     }
 
-    /// Whether devices sit on PCIe root ports.
+    /// Whether devices have PCIe root ports.
     #[must_use]
     pub fn is_pcie(self) -> bool {
         matches!(self, Self::Q35 | Self::Virt)
     }
 }
 
-/// KubeVirt's own view (`SupportsPCIeHotplug` in `pkg/defaults/defaults.go`): upper and lower case matter, and some
-/// types that can never boot are among them.
+/// KubeVirt's `SupportsPCIeHotplug` (`pkg/defaults/defaults.go`). It is case-sensitive, and also true for some types that
+/// cannot boot.
 pub(super) fn supports_pcie_hotplug(architecture: Architecture, kind: &str) -> bool {
     matches!(architecture, Architecture::Amd64 | Architecture::Arm64)
         && (kind.contains("q35") || kind.starts_with("virt"))
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boards_and_kubevirts_view_of_them() {
+    fn machine_types_and_kubevirts_view_of_them() {
         use Architecture::{Amd64, Arm64, Other, S390x};
         for (architecture, kind, machine, supports) in [
             (Amd64, "q35", MachineType::Q35, true),

@@ -1,9 +1,9 @@
-//! The PCI model: what sits where on a guest's PCI bus, and how many hotplug ports are free.
+//! The PCI model: which device has which slot on a guest's PCI bus, and how many hotplug ports are free.
 //!
-//! A guest's free ports are fixed when it boots. How many there are follows from its devices, its machine, its memory
-//! and the KubeVirt version that starts it, in two steps: KubeVirt asks libvirt for ports by a count of its own
-//! (`scheme`), and libvirt places the devices (`reckoning`). [`count_devices`] reads what counts out of an object,
-//! [`reckon`] does the sum, [`reserve`] turns the sum round, and [`picture`] shows the bus.
+//! The number of free ports is fixed when a guest boots. It follows from the devices, the machine type, the memory and the
+//! KubeVirt version that starts the guest, in two steps: KubeVirt requests ports from libvirt (`scheme`), and libvirt
+//! places the devices (`port_budget`). [`count_devices`] reads the devices of an object, [`PortBudget::of`] calculates the
+//! free ports, [`reserve`] finds the annotation for a number of free ports, and [`BusLayout::of`] lists every slot.
 //!
 //! The model is exact: it was checked against KubeVirt's own functions (v1.9.0), a real libvirt (11.3) and live
 //! emulators. PCI NUMA topologies (dedicated CPUs with PCINUMAAwareTopology) are not covered.
@@ -35,13 +35,13 @@ pub use self::{
     scheme::Scheme,
 };
 
-/// The annotation that says how many interfaces a guest shall have ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and later).
+/// The annotation with the number of interfaces that KubeVirt provides ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and later).
 pub const SLOT_COUNT: &str = "kubevirt.io/pci-interface-slot-count";
 
 /// The annotation that puts devices on the root bus.
 pub const ROOT_COMPLEX: &str = "kubevirt.io/placePCIDevicesOnRootComplex";
 
-/// What the PCI bus depends on besides the spec.
+/// Options of the PCI bus that are not in the spec.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PciOptions<'a> {
     /// The value of [`SLOT_COUNT`] on the VMI.
@@ -63,46 +63,46 @@ impl<'a> PciOptions<'a> {
         }
     }
 
-    /// The same, for the template of a VM.
+    /// Returns the options for the template of a VM.
     #[must_use]
     pub fn for_template(self) -> Self {
         Self { is_template: true, ..self }
     }
 }
 
-/// Whether a binding plugin gives the guest a NIC that KubeVirt defines.
+/// How a binding plugin attaches the guest: whether KubeVirt defines a NIC for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DomainAttachment {
-    /// `domainAttachmentType` tap or managedTap: an interface like any other.
+    /// `domainAttachmentType` is tap or managedTap: KubeVirt defines a NIC.
     Tap,
-    /// Another type or none: no interface in the domain, though a sidecar may add one unseen.
+    /// Another type or none: KubeVirt defines no NIC, although a sidecar may add one.
     NoNic,
-    /// The plugin's registration is not known; it counts as a tap.
+    /// The registration is unknown; treated as a tap.
     Unknown,
 }
 
-/// What a permitted host device is.
+/// The kind of a permitted host device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HostDeviceKind {
-    /// `mediatedDevices`: a vGPU or its like, which KubeVirt does not count.
+    /// `mediatedDevices`: for example a vGPU, which KubeVirt does not count.
     Mediated,
     /// `pciHostDevices`.
     Pci,
-    /// The device is not known; it counts as PCI.
+    /// The device is unknown; treated as PCI.
     Unknown,
-    /// `usb`: no PCI device.
+    /// `usb`: not a PCI device.
     Usb,
 }
 
-/// What only the KubeVirt resource can tell of a name.
+/// The devices that the KubeVirt resource registers by name.
 pub trait DeviceRegistry {
-    /// `spec.configuration.network.binding[name].domainAttachmentType`.
+    /// Returns `spec.configuration.network.binding[name].domainAttachmentType`.
     fn binding(&self, name: &str) -> DomainAttachment;
-    /// Which list of `spec.configuration.permittedHostDevices` has the device.
+    /// Returns the list of `spec.configuration.permittedHostDevices` that has the device.
     fn host_device(&self, device_name: &str) -> HostDeviceKind;
 }
 
-/// Nothing is known of any name.
+/// A registry in which every name is unknown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoRegistry;
 
@@ -116,21 +116,21 @@ impl DeviceRegistry for NoRegistry {
     }
 }
 
-/// Something that the figures rest on and nobody could tell.
+/// An assumption behind the figures, made because information is missing.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Note {
-    /// An interface has a binding of a newer KubeVirt.
+    /// An interface has an unknown binding.
     NewerBinding(String),
-    /// A binding plugin whose registration is not known.
+    /// The registration of a binding plugin is unknown.
     UnknownBinding(String),
-    /// A host device whose kind is not known.
+    /// The kind of a host device is unknown.
     UnknownHostDevice {
         /// Its name in the spec.
         name: String,
         /// `deviceName`.
         device_name: String,
     },
-    /// `memory` is no quantity.
+    /// `memory` is not a quantity.
     UnreadableMemory(String),
 }
 
@@ -146,17 +146,19 @@ impl fmt::Display for Note {
             Self::UnknownHostDevice { name, device_name } => {
                 write!(formatter, "device {name:?} ({device_name}): kind unknown; counted as a PCI device")
             }
-            Self::UnreadableMemory(text) => write!(formatter, "memory {text:?} is no quantity; taken as 2Gi or less"),
+            Self::UnreadableMemory(text) => {
+                write!(formatter, "memory {text:?} is not a quantity; taken as 2Gi or less")
+            }
         }
     }
 }
 
-/// A part of the spec has another shape than KubeVirt's API.
+/// A field of the spec has another type than in KubeVirt's API.
 #[derive(Debug, thiserror::Error)]
 #[error("{field} cannot be read")]
 pub struct UnreadableField {
-    /// Relative to the VMI's spec.
+    /// The field, relative to the spec of the VMI.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The error.
     pub source: serde_json::Error,
 }

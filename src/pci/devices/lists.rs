@@ -12,10 +12,10 @@ use crate::{
     pci::{UnreadableField, machine_type::Architecture},
 };
 
-/// Disks on one SATA controller.
+/// The number of disks on one SATA controller.
 const SATA_PORTS: u64 = 6;
 
-/// The parts of a spec that are read for PCI only.
+/// The fields of a spec that only the PCI model reads.
 #[derive(Debug)]
 pub(in crate::pci) struct DeviceLists<'a> {
     pub(super) disks: Vec<Disk<'a>>,
@@ -31,7 +31,7 @@ pub(in crate::pci) struct DeviceLists<'a> {
 }
 
 impl<'a> DeviceLists<'a> {
-    /// Reads them.
+    /// Reads the fields of a spec.
     pub(in crate::pci) fn read(spec: &GuestSpec<'a>) -> Result<Self, UnreadableField> {
         let devices = &spec.domain.devices;
         Ok(Self {
@@ -50,7 +50,7 @@ impl<'a> DeviceLists<'a> {
 }
 
 impl DeviceLists<'_> {
-    /// Disks after KubeVirt's defaulting, those of volumes that nobody listed included.
+    /// Returns the disks after KubeVirt's defaulting, including those of volumes without a disk entry.
     pub(in crate::pci) fn bus_disks(&self, architecture: Architecture) -> Vec<DefaultedDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| DefaultedDisk::of(disk, default_bus));
@@ -103,9 +103,10 @@ impl<'v> DefaultedDisk<'v> {
     }
 }
 
-/// How many SATA controllers libvirt makes. KubeVirt names the disks of sata, scsi and usb in one row (sda, sdb, …),
-/// and libvirt finds the controller by the place in that row, so a sata disk behind many others needs a far one.
+/// Returns the number of SATA controllers that libvirt creates. KubeVirt numbers the disks of sata, scsi and usb together
+/// (sda, sdb, …), and libvirt derives the controller from that number. So a sata disk after many others needs further
+/// controllers.
 pub(in crate::pci) fn sata_controllers(disks: &[DefaultedDisk<'_>]) -> u64 {
-    let row = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
-    row.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
+    let numbered = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
+    numbered.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
 }

@@ -1,7 +1,7 @@
-//! Every device of a guest that has to do with PCI, one by one, as KubeVirt's converter and libvirt make them of the
-//! VMI: the table of what counts. Both the sums and the picture are made from this one enumeration.
+//! Every device of a guest that concerns PCI, as KubeVirt's converter and libvirt create it from the VMI. Both the port
+//! budget and the bus layout use this enumeration.
 //!
-//! | device                                                      | counted | needs on a PCIe board            |
+//! | device                                                      | counted | needs on a PCIe machine          |
 //! | ----------------------------------------------------------- | ------- | -------------------------------- |
 //! | NIC: virtio, e1000e, igb, ne2k_pci, pcnet; SR-IOV            | yes     | port                             |
 //! | NIC: e1000, rtl8139                                          | yes     | bridge                           |
@@ -36,7 +36,7 @@ pub(super) use self::{
 use super::{Note, boot_error::BootError, machine_type::Architecture};
 use crate::api::guest::GuestSpec;
 
-/// What a device is.
+/// The kind of a device.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum DeviceKind {
     /// The virtio balloon.
@@ -51,11 +51,11 @@ pub enum DeviceKind {
     HostDevice,
     /// A virtio input device.
     Input,
-    /// A NIC of the emulator.
+    /// An emulated NIC.
     Interface,
     /// The random number generator.
     Rng,
-    /// A further SATA controller.
+    /// An additional SATA controller.
     SataController,
     /// The SCSI controller.
     ScsiController,
@@ -76,7 +76,7 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    /// The name in output.
+    /// Returns the name in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,7 +100,7 @@ impl DeviceKind {
         }
     }
 
-    /// The turn in which libvirt gives it an address.
+    /// Returns the position in the order in which libvirt assigns addresses.
     pub(super) fn address_order(self) -> u8 {
         match self {
             Self::Filesystem => 0,
@@ -118,7 +118,7 @@ impl DeviceKind {
         }
     }
 
-    /// Whether `useVirtioTransitional` turns it into a conventional PCI device. Other virtio devices stay modern.
+    /// Whether `useVirtioTransitional` makes it a conventional PCI device. Other virtio devices stay modern.
     fn can_be_transitional(self) -> bool {
         matches!(
             self,
@@ -127,16 +127,16 @@ impl DeviceKind {
     }
 }
 
-/// What a device needs on a PCIe board. A flat bus has one slot for each that is not `Nowhere`.
+/// The kind of slot that a device needs on a PCIe machine. On a flat bus each device needs one slot, except for `None`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SlotKind {
     /// A root port of its own.
     Port,
     /// A conventional PCI slot, on a bridge.
     Bridge,
-    /// A slot of the root bus, where it takes no port.
+    /// A slot of the root bus, without a port.
     RootBus,
-    /// Nothing.
+    /// No slot.
     None,
 }
 
@@ -144,7 +144,7 @@ pub enum SlotKind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Device<'v> {
     pub(super) kind: DeviceKind,
-    /// The name in the spec; empty for one that nobody listed.
+    /// The name in the spec; empty for a device that is not listed there.
     pub(super) name: &'v str,
     /// Whether KubeVirt counts it among the ports in use.
     pub(super) is_counted: bool,
@@ -153,7 +153,7 @@ pub(super) struct Device<'v> {
     pub(super) is_transitional: bool,
     /// `pciAddress`.
     pub(super) address: Option<&'v str>,
-    /// Why it is there, or why it is where it is.
+    /// The reason why the guest has it, or why it has that slot.
     pub(super) why: &'static str,
 }
 
@@ -166,7 +166,7 @@ impl<'v> Device<'v> {
         Self { is_counted: false, ..self }
     }
 
-    /// Of a model that `useVirtioTransitional` does not change.
+    /// Marks a model that `useVirtioTransitional` does not change.
     fn modern(self) -> Self {
         Self { is_transitional: false, ..self }
     }
@@ -176,17 +176,17 @@ impl<'v> Device<'v> {
     }
 }
 
-/// What the enumeration finds besides devices.
+/// Receives the devices of a guest, and the problems that the walk finds.
 pub(super) trait DeviceVisitor<'v> {
-    /// A device. Each interface is one, absent ones are `Nowhere`.
+    /// Receives a device. Each interface is one; an absent interface needs no slot.
     fn device(&mut self, device: Device<'v>);
-    /// Something that cannot be known.
+    /// Receives an assumption.
     fn note(&mut self, note: Note);
-    /// A reason why the guest cannot boot.
+    /// Receives a reason why the guest cannot boot.
     fn boot_error(&mut self, boot_error: BootError);
 }
 
-/// The machine type after KubeVirt's defaulting.
+/// Returns the machine type after KubeVirt's defaulting.
 pub(super) fn machine_kind<'v>(spec: &'v GuestSpec<'_>, architecture: Architecture) -> &'v str {
     let kind = spec.domain.machine.kind.as_str();
     if kind.is_empty() { architecture.default_machine() } else { kind }

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Walks over all devices.
+/// Passes every device of a guest to `visitor`.
 pub(in crate::pci) fn walk<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v DeviceLists<'v>,
@@ -66,7 +66,7 @@ impl<'v> DeviceWalk<'v, '_> {
     fn interfaces(&self, visitor: &mut dyn DeviceVisitor<'v>) {
         let interfaces = self.spec.interfaces();
         if self.spec.gets_default_nic() {
-            let why = "the pod network, which KubeVirt adds";
+            let why = "the default NIC, which KubeVirt adds";
             self.emit(visitor, Device::new(DeviceKind::Interface, "default", SlotKind::Port, why));
         }
         for interface in interfaces {
@@ -95,7 +95,7 @@ impl<'v> DeviceWalk<'v, '_> {
         }
         let device = match interface.model_or_default() {
             "virtio" => Device::new(DeviceKind::Interface, &interface.name, SlotKind::Port, "model virtio"),
-            // libvirt knows these two as conventional cards; a model that it does not know it puts on a port.
+            // libvirt treats these two as conventional cards, and puts an unknown model on a port.
             "e1000" | "rtl8139" => Device::new(
                 DeviceKind::Interface,
                 &interface.name,
@@ -113,7 +113,7 @@ impl<'v> DeviceWalk<'v, '_> {
         let Some(sound) = &self.parts.sound else { return };
         let (place, why) = match (sound.model.as_str(), self.machine) {
             ("ac97", _) => (SlotKind::Bridge, "ac97 is a conventional PCI card"),
-            // On q35 slot 0x1b of the root bus is kept for it; other boards have no such place.
+            // On q35, slot 0x1b of the root bus is reserved for it. Other machine types have no such slot.
             (_, MachineType::Q35 | MachineType::I440fx) => (SlotKind::RootBus, "ich9, part of the chipset"),
             _ => (SlotKind::Bridge, "ich9 is a conventional PCI card"),
         };
@@ -122,13 +122,13 @@ impl<'v> DeviceWalk<'v, '_> {
 
     fn controllers(&self, disks: &[DefaultedDisk<'v>], visitor: &mut dyn DeviceVisitor<'v>) {
         let devices = &self.spec.domain.devices;
-        let is_usb_real = self.needs_usb(disks);
+        let has_usb_controller = self.needs_usb(disks);
         self.emit(
             visitor,
-            if is_usb_real {
+            if has_usb_controller {
                 Device::new(DeviceKind::UsbController, "", SlotKind::Port, "for USB devices")
             } else {
-                Device::new(DeviceKind::UsbController, "", SlotKind::None, "not there, though KubeVirt counts it")
+                Device::new(DeviceKind::UsbController, "", SlotKind::None, "does not exist, but KubeVirt counts it")
             },
         );
         if devices.disable_hotplug != Some(true) {
@@ -147,17 +147,21 @@ impl<'v> DeviceWalk<'v, '_> {
         }
         for number in 0..sata_controllers(disks) {
             if number > 0 || self.machine != MachineType::Q35 {
-                let device =
-                    Device::new(DeviceKind::SataController, "", SlotKind::Bridge, "the board has not enough of them");
+                let device = Device::new(
+                    DeviceKind::SataController,
+                    "",
+                    SlotKind::Bridge,
+                    "for more SATA disks than the machine supports",
+                );
                 self.emit(visitor, device.uncounted());
             }
         }
-        if !is_usb_real {
+        if !has_usb_controller {
             self.refuse_usb_without_controller(disks, visitor);
         }
     }
 
-    /// `IsUSBNeeded` of the architecture; only disks of form `disk` are asked.
+    /// KubeVirt's `IsUSBNeeded` of the architecture, which considers only disks of form `disk`.
     fn needs_usb(&self, disks: &[DefaultedDisk<'v>]) -> bool {
         let devices = &self.spec.domain.devices;
         match self.architecture {
@@ -177,7 +181,7 @@ impl<'v> DeviceWalk<'v, '_> {
         }
     }
 
-    /// Whether the VM controller adds a tablet when it makes a VMI of the template.
+    /// Whether the VM controller adds a tablet when it creates a VMI from the template.
     fn adds_an_input(&self) -> bool {
         self.placement.is_template
             && self.spec.domain.devices.autoattach_input_device == Some(true)
@@ -189,7 +193,7 @@ impl<'v> DeviceWalk<'v, '_> {
             return;
         }
         if let Some(disk) = disks.iter().find(|disk| disk.bus == "usb") {
-            let why = "bus usb, and KubeVirt makes no USB controller for a cdrom or lun alone";
+            let why = "bus usb, but KubeVirt creates no USB controller for a cdrom or lun alone";
             visitor.boot_error(BootError::Device { device: format!("disk {:?}", disk.name), why });
         }
     }
@@ -201,9 +205,9 @@ impl<'v> DeviceWalk<'v, '_> {
                     Some("only a disk on bus virtio can have a pciAddress")
                 }
                 (DiskForm::Lun, "virtio") => Some("the emulator has no lun on bus virtio; use bus scsi"),
-                (DiskForm::Lun, "sata" | "usb") => Some("libvirt takes a lun on bus scsi only"),
+                (DiskForm::Lun, "sata" | "usb") => Some("libvirt supports a lun on bus scsi only"),
                 (DiskForm::Cdrom, "virtio") => {
-                    Some("a cdrom on bus virtio cannot be ejected, which libvirt refuses; use bus sata")
+                    Some("libvirt refuses a cdrom on bus virtio, which cannot be ejected; use bus sata")
                 }
                 _ => None,
             };
@@ -240,7 +244,7 @@ impl<'v> DeviceWalk<'v, '_> {
                     });
                     self.emit(
                         visitor,
-                        Device::new(kind, &device.name, SlotKind::Port, "a device of the host, taken for PCI"),
+                        Device::new(kind, &device.name, SlotKind::Port, "a device of the host, assumed to be PCI"),
                     );
                 }
             }
@@ -252,13 +256,13 @@ impl<'v> DeviceWalk<'v, '_> {
         self.emit(
             visitor,
             if devices.autoattach_mem_balloon == Some(false) {
-                Device::new(DeviceKind::Balloon, "", SlotKind::None, "switched off, though KubeVirt counts it")
+                Device::new(DeviceKind::Balloon, "", SlotKind::None, "disabled, but KubeVirt counts it")
             } else {
                 Device::new(DeviceKind::Balloon, "", SlotKind::Port, "unless autoattachMemBalloon is false")
             },
         );
         if devices.rng.is_some() {
-            self.emit(visitor, Device::new(DeviceKind::Rng, "", SlotKind::Port, "asked for by rng"));
+            self.emit(visitor, Device::new(DeviceKind::Rng, "", SlotKind::Port, "requested by rng"));
         }
         self.watchdog(visitor);
         self.video(visitor);
@@ -276,7 +280,7 @@ impl<'v> DeviceWalk<'v, '_> {
             visitor.boot_error(BootError::Device { device, why: "KubeVirt has no watchdog on arm64" });
         }
         let (place, why) = if self.architecture == Architecture::S390x || watchdog.diag288.is_some() {
-            (SlotKind::None, "diag288 is no PCI device")
+            (SlotKind::None, "diag288 is not a PCI device")
         } else {
             (SlotKind::Bridge, "i6300esb is a conventional PCI card")
         };
@@ -299,8 +303,8 @@ impl<'v> DeviceWalk<'v, '_> {
         for input in &self.parts.inputs {
             let why = match (input.bus.as_str(), input.kind.as_str()) {
                 ("" | "usb" | "virtio", "tablet") => None,
-                ("" | "usb" | "virtio", _) => Some("KubeVirt knows inputs of type tablet only"),
-                _ => Some("KubeVirt knows inputs on bus usb and virtio only"),
+                ("" | "usb" | "virtio", _) => Some("KubeVirt supports inputs of type tablet only"),
+                _ => Some("KubeVirt supports inputs on bus usb and virtio only"),
             };
             if let Some(why) = why {
                 visitor.boot_error(BootError::Device { device: format!("input {:?}", input.name.as_str()), why });
