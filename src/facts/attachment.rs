@@ -1,7 +1,7 @@
 //! How a NIC can be attached to a running pod, read from the DaemonSets of Multus and its dynamic-networks controller.
 //!
-//! Neither name nor labels nor image alone identify a DaemonSet: thick and thin Multus have the same name and labels, and
-//! custom builds have other images. So the command decides first, then the labels, then the image.
+//! Neither name nor labels nor image alone identify a DaemonSet: thick and thin Multus have the same name and labels,
+//! and custom builds have other images. So the command decides first, then the labels, then the image.
 
 use crate::api::cluster::{Container, DaemonSet};
 
@@ -44,8 +44,8 @@ pub struct AttachmentDaemon {
 }
 
 impl Attachment {
-    /// Combines all DaemonSets of a cluster. The readiness probe of the controller calls Multus' socket, so a ready controller
-    /// implies a thick Multus.
+    /// Combines all DaemonSets of a cluster. The readiness probe of the controller calls Multus' socket, so a ready
+    /// controller implies a thick Multus.
     #[must_use]
     pub fn of<'d>(daemons: impl Iterator<Item = &'d AttachmentDaemon>) -> Self {
         let (mut ready, mut desired, mut has_thick_multus) = (0_u32, 0_u32, false);
@@ -114,8 +114,8 @@ fn last_element(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Returns the role by labels, or else by the image of a container without a command. The tag of the image tells thick from
-/// thin Multus, because both have the same labels.
+/// Returns the role by labels, or else by the image of a container without a command. The tag of the image tells thick
+/// from thin Multus, because both have the same labels.
 fn by_labels(daemon_set: &DaemonSet, container: &Container) -> Option<Role> {
     const KEYS: [&str; 5] = ["app", "name", "app.kubernetes.io/name", "k8s-app", "app.kubernetes.io/component"];
     let (image, tag) = split_image(&container.image);

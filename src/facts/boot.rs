@@ -14,8 +14,8 @@ pub struct BootFacts {
     pub stamp: Stamp,
     /// The ControllerRevision with the VM spec from which the VMI was created.
     pub revision: Option<Box<str>>,
-    /// The current devices of the guest, its NICs in the order of its spec; `None` if they cannot be read. Guests with equal
-    /// devices share one value.
+    /// The current devices of the guest, its NICs in the order of its spec; `None` if they cannot be read. Guests with
+    /// equal devices share one value.
     pub current_devices: Option<Arc<Devices>>,
     /// Whether memory was hotplugged since boot.
     pub has_hotplugged_memory: bool,

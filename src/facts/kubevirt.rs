@@ -94,8 +94,8 @@ impl KubeVirt {
         self.gates.is_on(gate, self.version)
     }
 
-    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations (kubevirt pull request 14259) and
-    /// LiveUpdate as the default rollout strategy (14068) came with 1.6.
+    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations (kubevirt pull request
+    /// 14259) and LiveUpdate as the default rollout strategy (14068) came with 1.6.
     #[must_use]
     pub fn auto_migration(&self) -> AutoMigration {
         match (self.version, self.rollout, self.updates_by_migration) {

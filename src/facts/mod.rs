@@ -1,7 +1,7 @@
 //! Facts about the cluster that a request may need, as plain data.
 //!
-//! Each fact is known, absent or unknown: a missing NetworkAttachmentDefinition differs from one that nicplug may not read.
-//! A rule that needs an unknown fact does not deny; it warns about the check that it skipped.
+//! Each fact is known, absent or unknown: a missing NetworkAttachmentDefinition differs from one that nicplug may not
+//! read. A rule that needs an unknown fact does not deny; it warns about the check that it skipped.
 
 pub mod attachment;
 pub mod boot;

@@ -26,7 +26,8 @@ pub enum CniConfig {
     OnNodes,
     /// It names one plugin or more.
     Valid,
-    /// It is not JSON, or not a CNI configuration. The text is the reason; it continues a sentence that begins with "config".
+    /// It is not JSON, or not a CNI configuration. The text is the reason; it continues a sentence that begins with
+    /// "config".
     Broken(Box<str>),
 }
 
@@ -113,8 +114,8 @@ impl Found {
     }
 }
 
-/// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer than
-/// half of the name (Levenshtein distance).
+/// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer
+/// than half of the name (Levenshtein distance).
 #[must_use]
 pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).min(3);

@@ -21,8 +21,8 @@ pub struct Vmi {
     pub is_deleting: bool,
     /// The NICs of its spec. Guests with equal lists share one.
     pub nics: Arc<Vec<GuestNic>>,
-    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it. Guests with equal
-    /// lists share one.
+    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it. Guests with
+    /// equal lists share one.
     pub status_nics: Arc<Vec<StatusNic>>,
     /// Its condition `LiveMigratable`.
     pub migratable: Migratable,
@@ -63,8 +63,8 @@ pub enum Migratable {
 }
 
 impl Vmi {
-    /// Combines spec and status of two states of a VMI, as in an update: the stored object has the spec in effect, and the
-    /// new object has the newer status. `registry` resolves the names of its devices.
+    /// Combines spec and status of two states of a VMI, as in an update: the stored object has the spec in effect, and
+    /// the new object has the newer status. `registry` resolves the names of its devices.
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
         let interfaces = status.status.interfaces.iter().take(MAX_NICS);
@@ -146,8 +146,8 @@ impl From<&VirtualMachineInstanceStatus<'_>> for Migratable {
     }
 }
 
-/// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most 256, else
-/// one. `None` if `domain.cpu` cannot be read.
+/// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most
+/// 256, else one. `None` if `domain.cpu` cannot be read.
 #[must_use]
 pub fn queues_per_nic(guest: &GuestSpec) -> Option<u32> {
     if guest.domain.devices.network_interface_multiqueue != Some(true) {

@@ -1,4 +1,4 @@
-//! What is worth remembering of a guest's PCI bus at boot: how much room it had, and what was there already.
+//! The state of a guest's PCI bus at boot: the capacity for hotplug, and the devices at that time.
 
 use std::{fmt, str::FromStr};
 
@@ -8,35 +8,35 @@ use super::{
 };
 use crate::kubevirt::Version;
 
-/// The room for hotplugged NICs when a guest booted, and the devices that had a place of that kind by then.
+/// The capacity for hotplugged NICs when a guest booted, and the number of devices at that time.
 ///
-/// Written as `v1:port=4,nics=1,disks=2`: a version of the form, the kind of place and how many were free, the NICs
-/// and virtio disks that the guest booted with. On a board without PCI it is `v1:any,…`: nothing limits it.
+/// Written as `v1:port=4,nics=1,disks=2`: a version of the format, the kind of slot with the number of free ones, and
+/// the NICs and virtio disks at boot. Without PCI it is `v1:any,…`, because nothing limits hotplug then.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BootSlots {
-    /// Where a hotplugged NIC goes.
+    /// The capacity for hotplugged NICs at boot.
     pub capacity: HotplugCapacity,
-    /// NICs in the domain at boot.
+    /// The NICs in the domain at boot.
     pub nics: u64,
-    /// Virtio disks at boot.
+    /// The virtio disks at boot.
     pub disks: u64,
 }
 
-/// Free places for NICs.
+/// The number of free slots for hotplugged NICs, by the kind of slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum HotplugCapacity {
-    /// Nothing limits them (CCW, s390x).
+    /// No limit (CCW, s390x).
     Unlimited,
     /// Slots of the conventional bridges of a guest with `useVirtioTransitional`.
     Bridge(u64),
-    /// Slots of a flat bus, the bridges that libvirt adds included.
+    /// Slots of a flat bus, including the bridges that libvirt adds.
     Flat(u64),
     /// PCIe root ports.
     Port(u64),
 }
 
 impl HotplugCapacity {
-    /// How many places were free; `None` where nothing limits them.
+    /// Returns the number of free slots; `None` if there is no limit.
     #[must_use]
     pub fn free(self) -> Option<u64> {
         match self {
@@ -45,7 +45,7 @@ impl HotplugCapacity {
         }
     }
 
-    /// What a place is called.
+    /// Returns the name of such a slot in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl HotplugCapacity {
 }
 
 impl BootSlots {
-    /// Does the sum for a guest that boots with these NICs; `None` when it cannot boot.
+    /// Returns the state of a guest that boots with these NICs; `None` if it cannot boot.
     #[must_use]
     pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Option<Self> {
         Some(Self {
@@ -79,19 +79,20 @@ impl BootSlots {
         })
     }
 
-    /// How many places are left once the guest has so many NICs and virtio disks; memory that was plugged takes one.
-    /// `None` where nothing limits them.
+    /// Returns the number of slots that are left when the guest has so many NICs and virtio disks. A memory hotplug
+    /// takes a port. `None` if there is no limit.
     #[must_use]
     pub fn left(&self, nics: u64, disks: u64, has_hotplugged_memory: bool) -> Option<u64> {
         let free = self.capacity.free()?;
-        // Disks and memory of a transitional guest go to root ports as ever, of which nobody keeps count here.
-        let others = match self.capacity {
+        // Disks and memory of a transitional guest still go to root ports, which are not counted here.
+        let disks_now_and_at_boot = match self.capacity {
             HotplugCapacity::Bridge(_) => (0, 0),
             _ => (disks, self.disks),
         };
-        let taken =
-            nics + others.0 + u64::from(has_hotplugged_memory && matches!(self.capacity, HotplugCapacity::Port(_)));
-        Some((free + self.nics + others.1).saturating_sub(taken))
+        let taken = nics
+            + disks_now_and_at_boot.0
+            + u64::from(has_hotplugged_memory && matches!(self.capacity, HotplugCapacity::Port(_)));
+        Some((free + self.nics + disks_now_and_at_boot.1).saturating_sub(taken))
     }
 }
 
@@ -108,7 +109,7 @@ impl fmt::Display for BootSlots {
     }
 }
 
-/// The text is no stamp of a form that this nicplug knows.
+/// The text is not in a format that this version of nicplug knows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not of the form v1:port=4,nics=1,disks=2")]
 pub struct BootSlotsError;
@@ -133,7 +134,7 @@ impl FromStr for BootSlots {
     }
 }
 
-/// Plain digits, and no more than any guest has: sums of them cannot overflow.
+/// Reads plain digits. The limit of 16 bits is above any real number and keeps sums from overflowing.
 fn number(text: &str) -> Result<u64, BootSlotsError> {
     let number: u16 = text.parse().map_err(|_| BootSlotsError)?;
     if text.starts_with('+') { Err(BootSlotsError) } else { Ok(number.into()) }
@@ -149,8 +150,8 @@ mod tests {
 
     fn boot_slots(spec: &str, version: &str) -> Option<BootSlots> {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let count_devices = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
-        BootSlots::of(&count_devices.port_usage, &count_devices.nics, version.parse().unwrap())
+        let devices = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
+        BootSlots::of(&devices.port_usage, &devices.nics, version.parse().unwrap())
     }
 
     const FEDORA: &str = r#"{"architecture": "amd64", "domain": {"machine": {"type": "q35"}, "memory": {"guest": "1024M"},
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_board_has_its_kind_of_room() {
+    fn every_machine_type_has_its_kind_of_slot() {
         let on = |from: &str, to: &str| boot_slots(&FEDORA.replace(from, to), "v1.9.0").unwrap().capacity;
         assert!(matches!(on("q35", "pc-i440fx-9.0"), HotplugCapacity::Flat(_)));
         assert!(matches!(on(r#""rng""#, r#""useVirtioTransitional": true, "rng""#), HotplugCapacity::Bridge(_)));
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_read_as_it_was_written() {
+    fn a_written_stamp_reads_the_same() {
         for capacity in [
             HotplugCapacity::Unlimited,
             HotplugCapacity::Bridge(31),
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stamp_is_refused() {
+    fn other_text_is_not_a_stamp() {
         for text in [
             "",
             "4",
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_since_boot_takes_room_and_what_went_gives_it_back() {
+    fn added_devices_take_capacity_and_removed_ones_free_it() {
         let ports = BootSlots { capacity: HotplugCapacity::Port(4), nics: 1, disks: 2 };
         for (nics, disks, memory, left) in
             [(1, 2, false, 4), (3, 2, false, 2), (3, 3, true, 0), (0, 2, false, 5), (9, 9, true, 0)]

@@ -1,5 +1,5 @@
-//! The bus as a picture: who sits where. It places the devices one by one as libvirt does, so its free ports are the
-//! ones that the sum promises; a test holds the two against each other.
+//! The bus layout: the device in every slot. It places the devices one by one as libvirt does, so it has as many free
+//! ports as the port budget; a test compares the two.
 
 use super::{
     DeviceRegistry, Note, PciOptions, UnreadableField,
@@ -11,23 +11,23 @@ use super::{
 };
 use crate::{api::guest::GuestSpec, kubevirt::Version};
 
-/// A guest's bus.
+/// The PCI bus of a guest at boot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BusLayout {
-    /// The sums.
+    /// The port budget.
     pub budget: PortBudget,
     /// Ports in order of their index, then slots of a bridge or flat bus, then the rest. Empty for a guest that cannot
-    /// boot and has no counts.
+    /// boot.
     pub slots: Vec<Slot>,
-    /// What nobody could tell.
+    /// Assumptions behind the layout.
     pub notes: Vec<Note>,
 }
 
 impl BusLayout {
-    /// Draws the bus of a guest at boot.
+    /// Places the devices of a guest.
     ///
     /// # Errors
-    /// A list of devices has another shape than KubeVirt's API.
+    /// A field has another type than in KubeVirt's API.
     pub fn of(
         spec: &GuestSpec<'_>,
         placement: &PciOptions<'_>,
@@ -42,8 +42,8 @@ impl BusLayout {
         all.0.sort_by_key(|device| device.kind.address_order());
         let slots = match budget.details.case {
             _ if budget.boot_error.is_some() => Vec::new(),
-            PortCase::NoPorts => all.0.iter().map(|device| seat(SlotPosition::None, device)).collect(),
-            PortCase::Flat => all.0.iter().map(|device| seat(flat_spot(device), device)).collect(),
+            PortCase::NoPorts => all.0.iter().map(|device| slot(SlotPosition::None, device)).collect(),
+            PortCase::Flat => all.0.iter().map(|device| slot(flat_position(device), device)).collect(),
             PortCase::Placed | PortCase::Discarded | PortCase::RootComplex => {
                 LayoutBuilder::new(&budget, port_usage.root_complex).fill(&all.0)
             }
@@ -52,7 +52,7 @@ impl BusLayout {
     }
 }
 
-/// Where a device, or nobody, sits.
+/// The position of a slot.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SlotPosition {
     /// The root port of that PCI index.
@@ -67,23 +67,23 @@ pub enum SlotPosition {
     None,
 }
 
-/// One place and who has it.
+/// A slot and the device in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Slot {
-    /// Where.
+    /// The position.
     pub position: SlotPosition,
-    /// Who: the name in the spec, or what it is. Empty for a free port.
+    /// The name of the device in the spec, or else its kind. Empty for a free port.
     pub name: String,
-    /// What it is; `free` for a free port.
+    /// The kind of device; `free` for a free port.
     pub kind: &'static str,
-    /// Why it is there.
+    /// The reason why the device or the port exists.
     pub why: String,
     /// Whether KubeVirt counts it as a port in use.
     pub is_counted: bool,
 }
 
 impl Slot {
-    /// Whether a NIC can be plugged in here.
+    /// Whether a NIC can be hotplugged here.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.kind == FREE
@@ -106,7 +106,7 @@ impl<'v> DeviceVisitor<'v> for Collector<'v> {
     fn boot_error(&mut self, _refusal: BootError) {}
 }
 
-fn seat(position: SlotPosition, device: &Device<'_>) -> Slot {
+fn slot(position: SlotPosition, device: &Device<'_>) -> Slot {
     let name = if device.name.is_empty() { device.kind.as_str() } else { device.name };
     Slot {
         position,
@@ -117,11 +117,11 @@ fn seat(position: SlotPosition, device: &Device<'_>) -> Slot {
     }
 }
 
-fn flat_spot(device: &Device<'_>) -> SlotPosition {
+fn flat_position(device: &Device<'_>) -> SlotPosition {
     if device.place == SlotKind::None { SlotPosition::None } else { SlotPosition::Flat }
 }
 
-/// What a bus number stands for.
+/// The device that a bus number refers to.
 #[derive(Clone, Debug)]
 enum Bus {
     /// A root port.
@@ -132,7 +132,7 @@ enum Bus {
     Bridge,
 }
 
-/// A PCIe board while devices are put on it. Bus numbers count from 1; the root bus is no entry.
+/// Places devices on a PCIe machine. Bus numbers begin with 1; `buses` does not include the root bus.
 struct LayoutBuilder<'r> {
     budget: &'r PortBudget,
     root_complex: bool,
@@ -151,21 +151,21 @@ impl<'r> LayoutBuilder<'r> {
         if self.budget.details.case == PortCase::Discarded {
             self.grow_to(self.budget.details.extra_in_place);
         }
-        self.seat_addressed(devices);
+        self.place_addressed(devices);
         let (first, rest) = devices.split_at_checked(after_nics(devices)).unwrap_or((devices, &[]));
         for device in first {
-            self.seat_floating(device);
+            self.place_floating(device);
         }
-        // Placeholders are NICs of the emulator: they get their places after the guest's own and before all others.
+        // Placeholders are emulated NICs: they get their slots after the guest's own NICs and before all other devices.
         for _ in 0..self.budget.placeholders.unwrap_or(0) {
-            self.seat_placeholder();
+            self.place_placeholder();
         }
         for device in rest {
-            self.seat_floating(device);
+            self.place_floating(device);
         }
         self.add_spare();
         self.add_extra();
-        self.into_seats()
+        self.into_slots()
     }
 
     fn grow_to(&mut self, index: u64) {
@@ -174,7 +174,7 @@ impl<'r> LayoutBuilder<'r> {
         }
     }
 
-    fn seat_addressed(&mut self, devices: &[Device<'_>]) {
+    fn place_addressed(&mut self, devices: &[Device<'_>]) {
         for device in devices {
             let Some(address) = parse(device) else { continue };
             if address.bus == 0 || device.place != SlotKind::Port {
@@ -182,37 +182,37 @@ impl<'r> LayoutBuilder<'r> {
             }
             self.grow_to(u64::from(address.bus));
             if let Some(bus) = self.buses.get_mut(usize::from(address.bus) - 1) {
-                *bus = Bus::Port(Some(with_address(seat(SlotPosition::Port(u64::from(address.bus)), device), address)));
+                *bus = Bus::Port(Some(with_address(slot(SlotPosition::Port(u64::from(address.bus)), device), address)));
             }
         }
     }
 
-    fn seat_floating(&mut self, device: &Device<'_>) {
+    fn place_floating(&mut self, device: &Device<'_>) {
         let address = parse(device);
         match (device.place, address) {
-            (SlotKind::None, _) => self.elsewhere.push(seat(SlotPosition::None, device)),
-            (SlotKind::RootBus, _) => self.elsewhere.push(seat(SlotPosition::RootBus, device)),
+            (SlotKind::None, _) => self.elsewhere.push(slot(SlotPosition::None, device)),
+            (SlotKind::RootBus, _) => self.elsewhere.push(slot(SlotPosition::RootBus, device)),
             (SlotKind::Port | SlotKind::Bridge, Some(address)) if address.bus == 0 => {
-                self.elsewhere.push(with_address(seat(SlotPosition::RootBus, device), address));
+                self.elsewhere.push(with_address(slot(SlotPosition::RootBus, device), address));
             }
             (SlotKind::Port, Some(_)) => {}
             (SlotKind::Port | SlotKind::Bridge, None) if self.root_complex && device.is_counted => {
-                let mut seat = seat(SlotPosition::RootBus, device);
-                seat.why.push_str("; the annotation puts it on the root bus");
-                self.elsewhere.push(seat);
+                let mut slot = slot(SlotPosition::RootBus, device);
+                slot.why.push_str("; the annotation puts it on the root bus");
+                self.elsewhere.push(slot);
             }
             (SlotKind::Port, None) => {
                 let position = self.empty_port();
-                self.put(position, seat(SlotPosition::Port(position as u64 + 1), device));
+                self.put(position, slot(SlotPosition::Port(position as u64 + 1), device));
             }
             (SlotKind::Bridge, _) => {
                 self.take_bridge_slot();
-                self.on_bridge.push(seat(SlotPosition::Bridge, device));
+                self.on_bridge.push(slot(SlotPosition::Bridge, device));
             }
         }
     }
 
-    fn seat_placeholder(&mut self) {
+    fn place_placeholder(&mut self) {
         if self.budget.is_transitional {
             self.take_bridge_slot();
             return;
@@ -221,7 +221,7 @@ impl<'r> LayoutBuilder<'r> {
         self.put(position, free(position, "reserved by a placeholder of KubeVirt"));
     }
 
-    /// The first empty port, which is made where there is none.
+    /// Returns the index of the first empty port, and creates one if there is none.
     fn empty_port(&mut self) -> usize {
         let empty = self.buses.iter().position(|bus| matches!(bus, Bus::Port(None)));
         empty.unwrap_or_else(|| {
@@ -230,9 +230,9 @@ impl<'r> LayoutBuilder<'r> {
         })
     }
 
-    fn put(&mut self, position: usize, seat: Slot) {
+    fn put(&mut self, position: usize, slot: Slot) {
         if let Some(bus) = self.buses.get_mut(position) {
-            *bus = Bus::Port(Some(seat));
+            *bus = Bus::Port(Some(slot));
         }
     }
 
@@ -263,17 +263,17 @@ impl<'r> LayoutBuilder<'r> {
         }
     }
 
-    fn into_seats(self) -> Vec<Slot> {
+    fn into_slots(self) -> Vec<Slot> {
         let why_empty =
-            if self.budget.details.case == PortCase::Discarded { EXTRA } else { "made by an explicit address" };
+            if self.budget.details.case == PortCase::Discarded { EXTRA } else { "created by an explicit address" };
         let ports = self.buses.into_iter().enumerate().filter_map(|(position, bus)| match bus {
-            Bus::Port(Some(seat)) => Some(seat),
+            Bus::Port(Some(slot)) => Some(slot),
             Bus::Port(None) => Some(free(position, why_empty)),
             Bus::BridgePort => Some(Slot {
                 position: SlotPosition::Port(position as u64 + 1),
                 name: "bridge".to_owned(),
                 kind: "bridge",
-                why: "of libvirt, for conventional cards".to_owned(),
+                why: "added by libvirt, for conventional cards".to_owned(),
                 is_counted: false,
             }),
             Bus::Bridge => None,
@@ -295,16 +295,16 @@ fn free(position: usize, why: &str) -> Slot {
     }
 }
 
-fn with_address(seat: Slot, address: PciAddress) -> Slot {
-    let why = format!("{}, pciAddress {address}", seat.why);
-    Slot { why, ..seat }
+fn with_address(slot: Slot, address: PciAddress) -> Slot {
+    let why = format!("{}, pciAddress {address}", slot.why);
+    Slot { why, ..slot }
 }
 
 fn parse(device: &Device<'_>) -> Option<PciAddress> {
     device.address?.parse().ok()
 }
 
-/// The index behind the filesystems and the NICs of the emulator, where libvirt places KubeVirt's dummy NICs.
+/// Returns the index after the filesystems and the emulated NICs, where libvirt places KubeVirt's dummy NICs.
 fn after_nics(devices: &[Device<'_>]) -> usize {
     let address_order = DeviceKind::Interface.address_order();
     devices.iter().position(|device| device.kind.address_order() > address_order).unwrap_or(devices.len())

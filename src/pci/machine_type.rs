@@ -25,7 +25,8 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// Reads the field. An unset one means the default of the cluster, which is amd64 unless an administrator changed it.
+    /// Reads the field. An unset one means the default of the cluster, which is amd64 unless an administrator changed
+    /// it.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text {
@@ -122,8 +123,8 @@ impl MachineType {
     }
 }
 
-/// KubeVirt's `SupportsPCIeHotplug` (`pkg/defaults/defaults.go`). It is case-sensitive, and also true for some types that
-/// cannot boot.
+/// KubeVirt's `SupportsPCIeHotplug` (`pkg/defaults/defaults.go`). It is case-sensitive, and also true for some types
+/// that cannot boot.
 pub(super) fn supports_pcie_hotplug(architecture: Architecture, kind: &str) -> bool {
     matches!(architecture, Architecture::Amd64 | Architecture::Arm64)
         && (kind.contains("q35") || kind.starts_with("virt"))

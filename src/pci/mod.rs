@@ -1,9 +1,10 @@
 //! The PCI model: which device has which slot on a guest's PCI bus, and how many hotplug ports are free.
 //!
-//! The number of free ports is fixed when a guest boots. It follows from the devices, the machine type, the memory and the
-//! KubeVirt version that starts the guest, in two steps: KubeVirt requests ports from libvirt (`scheme`), and libvirt
-//! places the devices (`port_budget`). [`count_devices`] reads the devices of an object, [`PortBudget::of`] calculates the
-//! free ports, [`reserve`] finds the annotation for a number of free ports, and [`BusLayout::of`] lists every slot.
+//! The number of free ports is fixed when a guest boots. It follows from the devices, the machine type, the memory and
+//! the KubeVirt version that starts the guest, in two steps: KubeVirt requests ports from libvirt (`scheme`), and
+//! libvirt places the devices (`port_budget`). [`count_devices`] reads the devices of an object, [`PortBudget::of`]
+//! calculates the free ports, [`reserve`] finds the annotation for a number of free ports, and [`BusLayout::of`] lists
+//! every slot.
 //!
 //! The model is exact: it was checked against KubeVirt's own functions (v1.9.0), a real libvirt (11.3) and live
 //! emulators. PCI NUMA topologies (dedicated CPUs with PCINUMAAwareTopology) are not covered.
@@ -35,7 +36,8 @@ pub use self::{
     scheme::Scheme,
 };
 
-/// The annotation with the number of interfaces that KubeVirt provides ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and later).
+/// The annotation with the number of interfaces that KubeVirt provides ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and
+/// later).
 pub const SLOT_COUNT: &str = "kubevirt.io/pci-interface-slot-count";
 
 /// The annotation that puts devices on the root bus.

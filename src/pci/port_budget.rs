@@ -1,8 +1,8 @@
-//! The sum: what KubeVirt asks for, what libvirt makes of it, and what is left.
+//! The port budget: the ports that KubeVirt requests, what libvirt creates from it, and the ports that are free.
 //!
-//! Words of the model: n interfaces (absent ones too), `inUse` KubeVirt's count, D devices on root ports, P
-//! placeholders (dummy NICs that are taken away again, their ports stay), E controllers in addition, b the bus numbers
-//! of bridges (one for the bridge's own port, one for the bridge, if anything is conventional).
+//! Terms: n interfaces (including absent ones), `inUse` KubeVirt's count of devices, D devices on root ports, P
+//! placeholders (dummy NICs that KubeVirt removes again, while their ports stay), E extra controllers, b the bus
+//! numbers of bridges (if any device is conventional: one for the port of the bridge and one for the bridge).
 //!
 //! | case            | when                              | free ports                                  |
 //! | --------------- | --------------------------------- | ------------------------------------------- |
@@ -11,8 +11,9 @@
 //! | [`PortCase::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
 //! | [`PortCase::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
 //!
-//! The 1 is libvirt's spare port. An explicit address on bus k makes libvirt have the ports 1 to k, so more may be
-//! free than the table says; on bus 0 it takes no port. On a transitional guest placeholders sit on the bridge.
+//! The 1 is libvirt's spare port. For an explicit address on bus k, libvirt creates the ports 1 to k, so more may be
+//! free than in the table. An address on bus 0 takes no port. On a transitional guest placeholders take slots of the
+//! bridge.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::kubevirt::Version;
 
-/// KubeVirt adds no controller above this index.
+/// The highest index at which KubeVirt adds a controller.
 const LAST_EXTRA_INDEX: u64 = 31;
 
 /// The highest PCI bus number.
@@ -38,84 +39,84 @@ const BRIDGE_SLOTS: u64 = 31;
 /// Slots of the i440fx root bus: 2 to 31.
 const FLAT_SLOTS: u64 = 30;
 
-/// Root ports share a slot of the root bus as its eight functions.
+/// Eight root ports share a slot of the root bus, one per function.
 const PORTS_PER_SLOT: u64 = 8;
 
-/// How the ports come about.
+/// How the ports are created.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum PortCase {
-    /// libvirt places the devices and leaves a spare port; KubeVirt's controllers come after that (case A).
+    /// libvirt places the devices and adds a spare port; KubeVirt adds its controllers after that (case A).
     Placed,
-    /// KubeVirt's controllers are there before the devices, which take them (case B).
+    /// KubeVirt's controllers exist before the devices, which take them (case B).
     Discarded,
-    /// Devices sit on the root bus.
+    /// Devices are on the root bus.
     RootComplex,
-    /// The board has one flat bus.
+    /// The machine has one flat bus.
     Flat,
-    /// The board has no PCI ports.
+    /// The machine has no PCI ports.
     NoPorts,
 }
 
-/// The parts of the sum, for messages and for pictures.
+/// The intermediate values of the calculation, for messages and for the bus layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BudgetDetails {
-    /// What the version does.
+    /// The scheme of the KubeVirt version.
     pub scheme: Scheme,
-    /// How the ports come about.
+    /// How the ports are created.
     pub case: PortCase,
-    /// The board.
+    /// The machine type.
     pub machine: MachineType,
-    /// More than 2Gi of memory.
+    /// Whether the guest has more than 2Gi of memory.
     pub has_large_memory: bool,
     /// n: interfaces, absent ones included.
     pub interfaces: u64,
-    /// The slot-count annotation, where the version reads it.
+    /// The slot-count annotation, if the version reads it.
     pub slot_count: Option<i64>,
-    /// T: the ports that KubeVirt aims at.
+    /// T: the total number of ports that KubeVirt targets.
     pub total: u64,
-    /// m: the free ports that it wants at least.
+    /// m: the minimum of free ports that KubeVirt targets.
     pub minimum: u64,
-    /// What follows from both.
+    /// The number of free ports that follows from both.
     pub desired: u64,
     /// D: devices on root ports.
     pub devices: u64,
     /// Devices that need a conventional slot.
     pub conventional: u64,
-    /// E after the cap at index 31.
+    /// E after the limit at index 31.
     pub extra_in_place: u64,
-    /// All root ports, a bridge's own included.
+    /// All root ports, including that of a bridge.
     pub root_ports: u64,
     /// The highest bus number; on a flat bus the number of bridges.
     pub highest_index: u64,
 }
 
-/// What comes out.
+/// The PCI ports of a guest at boot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PortBudget {
-    /// KubeVirt's own view of whether the board has PCIe ports.
+    /// Whether the machine has PCIe ports in KubeVirt's view.
     pub supports_pcie_hotplug: bool,
     /// KubeVirt's count of devices.
     pub ports_in_use: u64,
-    /// P; `None` when KubeVirt cannot compute it.
+    /// P; `None` if KubeVirt cannot compute it.
     pub placeholders: Option<u64>,
-    /// E before the cap; `None` when KubeVirt cannot compute it.
+    /// E before the limit; `None` if KubeVirt cannot compute it.
     pub extra_controllers: Option<u64>,
-    /// Empty root ports when the guest boots; `None` where there are no such ports, or for a guest that cannot boot.
+    /// The free root ports at boot; `None` if the machine has no root ports, or if the guest cannot boot.
     pub free_ports: Option<u64>,
-    /// Free slots of the conventional bridges, where there are any: on a transitional guest hotplugged NICs go there.
+    /// The free slots of conventional bridges, if there are any. On a transitional guest hotplugged NICs go there.
     pub bridge_free_slots: Option<u64>,
-    /// Free slots of a flat bus, the bridges that libvirt adds by itself included.
+    /// The free slots of a flat bus, including the bridges that libvirt adds.
     pub flat_free_slots: Option<u64>,
-    /// Why the guest cannot boot.
+    /// The reason why the guest cannot boot.
     pub boot_error: Option<BootError>,
     /// Whether a hotplugged NIC goes to a conventional slot.
     pub is_transitional: bool,
-    /// How it came about.
+    /// The intermediate values.
     pub details: BudgetDetails,
 }
 
 impl PortBudget {
-    /// Does the sum for a guest with these NICs at boot.
+    /// Calculates the ports of a guest with these NICs at boot.
     #[must_use]
     pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Self {
         let scheme = Scheme::of(version);
@@ -138,16 +139,16 @@ impl PortBudget {
         };
         let mut target = PortTarget::of(inputs);
         if !port_usage.supports_pcie_hotplug {
-            // Versions that do the sum all the same ask for nothing that such a board could give.
+            // Some versions calculate these nevertheless, but such a machine ignores them.
             target.placeholders = 0;
             target.extra_controllers = 0;
         }
         place(port_usage, &devices, scheme, target)
     }
 
-    /// Room for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` where nothing limits them.
+    /// Returns the capacity for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` if there is no limit.
     ///
-    /// A flat bus grows: libvirt adds bridges by itself when the guest is defined, so its figure is no hard limit.
+    /// On a flat bus this is not a hard limit, because libvirt adds bridges when it defines the guest.
     #[must_use]
     pub fn hotplug_capacity(&self) -> Option<u64> {
         match self.details.case {
@@ -159,15 +160,15 @@ impl PortBudget {
         }
     }
 
-    /// Room that is left in the running guest after so many devices took a place since boot: NICs, and where NICs need
-    /// ports virtio disks and a memory hotplug. An unplugged one counts until the domain has dropped it.
+    /// Returns the capacity that is left after `attached` devices took a slot since boot: NICs and, if NICs need ports,
+    /// virtio disks and a memory hotplug. An unplugged device counts until the domain no longer has it.
     #[must_use]
     pub fn remaining_capacity(&self, attached: u64) -> Option<u64> {
         self.hotplug_capacity().map(|room| room.saturating_sub(attached))
     }
 }
 
-/// The devices of a guest, NICs included, as the formulas name them.
+/// The devices of a guest, including NICs, as the formulas name them.
 #[derive(Debug)]
 struct PortCounts {
     /// n.
@@ -176,16 +177,16 @@ struct PortCounts {
     /// D.
     on_ports: u64,
     conventional: u64,
-    /// Slots that they take on a flat bus.
+    /// The slots that the devices take on a flat bus.
     flat: u64,
-    /// Devices on ports that libvirt chooses.
+    /// Devices for which libvirt chooses the port.
     floating: u64,
     /// Conventional devices that libvirt places on a bridge.
     bridged: u64,
-    /// Ports that explicit addresses name, without repetition.
+    /// The ports in explicit addresses, without duplicates.
     fixed: BTreeSet<u8>,
     addressed: Vec<AddressedDevice>,
-    /// Slots that KubeVirt gives out on the root bus.
+    /// The slots that KubeVirt assigns on the root bus.
     on_root_bus: u64,
 }
 
@@ -240,7 +241,7 @@ fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, boot_er
         free_ports: None,
         bridge_free_slots: None,
         flat_free_slots: None,
-        // What was found on the way is one more reason, not the first.
+        // This reason comes before any other one.
         boot_error: Some(boot_error),
         ..placed
     }
@@ -306,22 +307,22 @@ fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, target: P
     }
 }
 
-/// The bridges that libvirt adds to a full flat bus. It keeps one slot for a bridge to come, each bridge takes one, and
-/// each brings 31.
+/// Returns the number of bridges that libvirt adds to a full flat bus. It keeps one slot free for the next bridge; each
+/// bridge takes one slot and adds 31.
 fn flat_bridges(devices: &PortCounts) -> u64 {
     let named = devices.addressed.iter().map(|device| u64::from(device.address.bus)).max().unwrap_or(0);
     (devices.flat / FLAT_SLOTS).max(named)
 }
 
-/// The root ports of a PCIe board.
+/// The root ports of a PCIe machine.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     free: u64,
-    /// Root ports, a bridge's own included.
+    /// Root ports, including that of a bridge.
     all: u64,
-    /// E after the cap.
+    /// E after the limit.
     extra: u64,
-    /// Conventional bridges; the first has a root port of its own, others sit on it.
+    /// Conventional bridges. The first has its own root port, and the others are behind it.
     bridges: u64,
     highest_index: u64,
 }
@@ -336,9 +337,9 @@ impl Ports {
         let named = devices.fixed.last().copied().map_or(0, u64::from);
         let taken = fixed + devices.floating;
         let before = match case {
-            // The controllers are there first; nothing is spare.
+            // The controllers exist first, and there is no spare port.
             PortCase::Discarded => named.max(taken).max(target.extra_controllers.min(LAST_EXTRA_INDEX)),
-            // Nothing left to place: no port comes about.
+            // There is nothing to place, so libvirt creates no port.
             _ if taken.saturating_add(on_ports) == 0 && bridges == 0 => 0,
             _ => named.max(taken.saturating_add(on_ports).saturating_add(1)),
         };
@@ -357,15 +358,15 @@ impl Ports {
         }
     }
 
-    /// Slots that no device has; placeholders are gone by then.
+    /// Returns the free slots of the bridges. KubeVirt has removed the placeholders by then.
     fn bridge_free_slots(self, devices: &PortCounts) -> u64 {
-        // Every bridge but the first takes a slot of another.
+        // Every bridge except for the first takes a slot of another one.
         (BRIDGE_SLOTS * self.bridges).saturating_sub(self.bridges.saturating_sub(1)).saturating_sub(devices.bridged)
     }
 
     fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
         let own = match port_usage.machine {
-            // Slot 0 is the host bridge and 0x1f the chipset's.
+            // Slot 0 is the host bridge, and 0x1f belongs to the chipset.
             MachineType::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
             MachineType::Virt => 1,
             _ => return None,
@@ -381,13 +382,13 @@ impl Ports {
         if self.all > limit {
             return Some(BootError::OutOfPorts { needed: self.all, limit });
         }
-        // Bridges on the bridge need no root port, yet a number each.
+        // Bridges behind a bridge need no root port, but each needs a bus number.
         let needed = self.highest_index;
         (needed > LAST_BUS).then_some(BootError::OutOfPorts { needed, limit: LAST_BUS })
     }
 }
 
-/// Bridges for so many conventional devices: 31 on the first, 30 more for each further one.
+/// Returns the number of bridges for so many conventional devices: 31 on the first, 30 more for each further one.
 fn bridges_for(devices: u64) -> u64 {
     match devices {
         0 => 0,
@@ -400,7 +401,7 @@ fn root_complex_overflow(devices: &PortCounts) -> Option<BootError> {
     (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(BootError::RootComplexFull { devices: devices.on_root_bus })
 }
 
-/// The first explicit address that libvirt refuses.
+/// Returns the first explicit address that libvirt refuses.
 fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
     if !matches!(port_usage.machine, MachineType::Q35 | MachineType::Virt | MachineType::I440fx) {
         return None;
@@ -412,8 +413,8 @@ fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError
             return Some(BootError::AddressImpossible { address, why });
         }
         let is_taken = !seen.insert(address)
-            || is_the_boards_own(port_usage, address)
-            || is_given_out(devices.on_root_bus, address);
+            || is_built_in(port_usage, address)
+            || is_assigned_by_kubevirt(devices.on_root_bus, address);
         is_taken.then_some(BootError::AddressTaken { address })
     })
 }
@@ -433,13 +434,13 @@ fn impossible(machine: MachineType, device: AddressedDevice, ports: &BTreeSet<u8
     (address.slot > 0).then_some("a root port has slot 0 only")
 }
 
-/// Addresses of devices that a board cannot do without.
-fn is_the_boards_own(port_usage: &PortUsage, address: PciAddress) -> bool {
+/// Whether a built-in device of the machine has the address.
+fn is_built_in(port_usage: &PortUsage, address: PciAddress) -> bool {
     if address.bus != 0 {
         return false;
     }
     match port_usage.machine {
-        // ISA bridge, SATA controller if it is used, SMBus.
+        // ISA bridge, SATA controller if in use, SMBus.
         MachineType::Q35 => {
             address.slot == 0x1f
                 && (matches!(address.function, 0 | 3) || (address.function == 2 && port_usage.has_sata))
@@ -450,8 +451,9 @@ fn is_the_boards_own(port_usage: &PortUsage, address: PciAddress) -> bool {
     }
 }
 
-/// Whether KubeVirt gives the slot to a device of its own with the root-complex annotation; it does not look who has it.
-fn is_given_out(on_root_bus: u64, address: PciAddress) -> bool {
+/// Whether KubeVirt assigns the slot to a device with the root-complex annotation. It does not check whether it is in
+/// use.
+fn is_assigned_by_kubevirt(on_root_bus: u64, address: PciAddress) -> bool {
     if address.bus != 0 || address.function != 0 || matches!(address.slot, 0 | 1 | 0x1b | 0x1f) {
         return false;
     }
@@ -489,7 +491,7 @@ mod tests {
         PortBudget::of(&port_usage, &nics, version.parse().unwrap())
     }
 
-    /// A guest with virtio disks and NICs; `more` is put among its devices.
+    /// Returns a guest with virtio disks and NICs. `more` is added to its devices.
     fn guest(memory: &str, disks: usize, nics: usize, more: &str) -> String {
         let disks: Vec<String> =
             (0..disks).map(|disk| format!(r#"{{"name": "d{disk}", "disk": {{"bus": "virtio"}}}}"#)).collect();
@@ -530,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_change_the_sum() {
+    fn annotations_change_the_budget() {
         let spec = guest("1Gi", 2, 1, "");
         for (slot_count, root_complex, version, free) in [
             (Some("11"), false, "1.9.0", Some(11)),
@@ -546,14 +548,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_count_that_is_no_number_stops_a_flat_machine_only_where_the_version_does_not_ask() {
+    fn an_invalid_slot_count_stops_a_flat_machine_only_in_versions_that_do_not_check_the_machine() {
         let spec = r#"{"domain": {"machine": {"type": "pc"}}}"#;
         assert!(count(spec, Some("junk"), false, "1.8.1").boot_error.is_some());
         assert!(count(spec, Some("junk"), false, "1.8.2").boot_error.is_none());
     }
 
     #[test]
-    fn an_address_that_no_bus_has_or_that_is_taken_keeps_a_guest_from_booting() {
+    fn an_impossible_or_taken_address_prevents_booting() {
         let with = |machine: &str, addresses: &[&str]| {
             let nics = addresses.iter().map(|address| format!(r#"{{"bridge": {{}}, "pciAddress": "{address}"}}"#));
             let nics: Vec<String> = nics.collect();
@@ -581,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_far_address_makes_libvirt_have_all_ports_before_it() {
+    fn libvirt_creates_all_ports_up_to_an_explicit_address() {
         let spec = r#"{"domain": {"memory": {"guest": "1Gi"}, "devices": {
             "interfaces": [{"name": "a", "bridge": {}, "pciAddress": "0000:14:00.0"}]}}}"#;
         // Ports 1 to 20; the NIC, scsi, virtio-serial and balloon take one each.
@@ -600,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_count_beyond_all_measure_is_refused_and_not_carried_out() {
+    fn a_huge_slot_count_is_an_error_and_not_calculated_port_by_port() {
         for more in ["", r#""useVirtioTransitional": true,"#] {
             for slot_count in ["100000", "9223372036854775807"] {
                 let found = count(&guest("1Gi", 1, 1, more), Some(slot_count), false, "1.9.0");
@@ -610,14 +612,14 @@ mod tests {
     }
 
     #[test]
-    fn bridges_come_one_by_one() {
+    fn the_number_of_bridges_follows_the_devices() {
         for (devices, bridges) in [(0, 0), (1, 1), (31, 1), (32, 2), (61, 2), (62, 3)] {
             assert_eq!(bridges_for(devices), bridges, "{devices}");
         }
     }
 
     #[test]
-    fn what_the_devices_themselves_forbid_is_told() {
+    fn an_impossible_device_is_named_with_the_reason() {
         for (device, word) in [
             (r#""disks": [{"name": "a", "lun": {"bus": "virtio"}}]"#, "lun"),
             (r#""disks": [{"name": "a", "lun": {}}]"#, "lun"),

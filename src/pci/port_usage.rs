@@ -1,4 +1,4 @@
-//! What counts of a guest, small enough to keep for a hundred thousand guests.
+//! The devices of a guest, counted by what they need. Small enough to keep for a hundred thousand guests.
 
 use super::{
     DeviceRegistry, Note, PciOptions, UnreadableField,
@@ -11,40 +11,40 @@ use super::{
 };
 use crate::api::guest::GuestSpec;
 
-/// All that the sums need of a guest besides its NICs.
+/// The inputs of the port budget of a guest, except for its NICs.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PortUsage {
     /// The architecture.
     pub architecture: Architecture,
-    /// The board.
+    /// The machine type.
     pub machine: MachineType,
-    /// KubeVirt's own view of whether the board has PCIe ports.
+    /// Whether the machine has PCIe ports in KubeVirt's view.
     pub supports_pcie_hotplug: bool,
-    /// More than 2Gi of guest memory at boot.
+    /// Whether the guest has more than 2Gi of memory at boot.
     pub has_large_memory: bool,
-    /// `useVirtioTransitional`, where it means anything.
+    /// `useVirtioTransitional`, if the architecture supports it.
     pub is_transitional: bool,
-    /// The root-complex annotation.
+    /// Whether the root-complex annotation is set.
     pub root_complex: bool,
     /// The slot-count annotation.
     pub slot_count: SlotCount,
     /// Devices that KubeVirt counts.
     pub(super) counted: SlotTally,
-    /// Devices that it does not.
+    /// Devices that KubeVirt does not count.
     pub(super) uncounted: SlotTally,
-    /// Explicit addresses.
+    /// Devices with an explicit address.
     pub(super) addressed: Box<[AddressedDevice]>,
     /// Whether the chipset's SATA controller is in use.
     pub(super) has_sata: bool,
-    /// Virtio disks: each that is plugged later takes a port.
+    /// The number of virtio disks. Each one that is hotplugged later takes a port.
     pub virtio_disks: u16,
-    /// Why the guest cannot boot whatever its NICs are.
+    /// The reason why the guest cannot boot, regardless of its NICs.
     pub(super) boot_error: Option<Box<BootError>>,
 }
 
 impl PortUsage {
-    /// The same guest with another slot-count annotation.
+    /// Returns the usage with another slot-count annotation.
     #[must_use]
     pub fn with_slot_count(&self, slot_count: SlotCount) -> Self {
         Self { slot_count, ..self.clone() }
@@ -54,29 +54,29 @@ impl PortUsage {
 /// The annotation [`super::SLOT_COUNT`], as Go's `strconv.Atoi` reads it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum SlotCount {
-    /// It is not there.
+    /// Missing.
     Unset,
     /// A number.
     Number(i64),
-    /// Something else, which versions that read it cannot live with.
+    /// Other text, which is an error in versions that read the annotation.
     NotANumber(Box<str>),
 }
 
 impl SlotCount {
     fn read(text: Option<&str>) -> Self {
         let Some(text) = text else { return Self::Unset };
-        // Rust's integers have the form that Go's have: an optional sign and decimal digits.
+        // Rust reads the same form as Go: an optional sign and decimal digits.
         text.parse().map_or_else(|_| Self::NotANumber(text.into()), Self::Number)
     }
 }
 
-/// Devices by what they need.
+/// The number of devices by the kind of slot that they need.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct SlotTally {
     pub(super) ports: u16,
     pub(super) conventional: u16,
     pub(super) root_bus: u16,
-    /// Counted though they are nowhere.
+    /// Devices that KubeVirt counts although they need no slot.
     pub(super) nowhere: u16,
 }
 
@@ -95,7 +95,7 @@ impl SlotTally {
         self.slots() + u64::from(self.nowhere)
     }
 
-    /// Slots that the devices take on a flat bus.
+    /// Returns the slots that the devices take on a flat bus.
     pub(super) fn slots(self) -> u64 {
         u64::from(self.ports) + u64::from(self.conventional) + u64::from(self.root_bus)
     }
@@ -108,17 +108,17 @@ pub(super) struct AddressedDevice {
     pub(super) place: SlotKind,
 }
 
-/// A NIC as the sums see it.
+/// A NIC as the port budget needs it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct PciNic {
-    /// What it needs; `None` for one that is not in the domain: absent, or of a plugin without a tap.
+    /// The slot that it needs; `None` if the domain does not have it: absent, or of a plugin without a tap.
     pub place: Option<SlotKind>,
     /// `pciAddress`.
     pub address: Option<PciAddress>,
 }
 
 impl PciNic {
-    /// A virtio NIC as hotplug adds it.
+    /// Returns a virtio NIC as hotplug adds it.
     #[must_use]
     pub fn hotplugged(port_usage: &PortUsage) -> Self {
         let place = if port_usage.is_transitional { SlotKind::Bridge } else { SlotKind::Port };
@@ -126,21 +126,21 @@ impl PciNic {
     }
 }
 
-/// A guest, counted.
+/// The devices of a guest.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Devices {
-    /// All but the NICs.
+    /// All devices except for the NICs.
     pub port_usage: PortUsage,
-    /// One for each interface, absent ones included, in order.
+    /// One per interface, including absent ones, in order.
     pub nics: Vec<PciNic>,
-    /// What nobody could tell.
+    /// Assumptions behind these numbers.
     pub notes: Vec<Note>,
 }
 
-/// Counts a guest from the spec of a VMI, defaulted or not.
+/// Counts the devices in the spec of a VMI, with or without KubeVirt's defaults.
 ///
 /// # Errors
-/// A list of devices has another shape than KubeVirt's API.
+/// A field has another type than in KubeVirt's API.
 pub fn count_devices(
     spec: &GuestSpec<'_>,
     placement: &PciOptions<'_>,
@@ -184,8 +184,8 @@ pub(super) fn count<'v>(
     Devices { port_usage, nics: counter.nics, notes: counter.notes }
 }
 
-/// Whether the guest's memory at boot is above the threshold: `memory.guest`, else what KubeVirt makes of the
-/// resources, else one huge page.
+/// Whether the memory of the guest at boot is above the threshold: `memory.guest`, else the memory that KubeVirt
+/// derives from the resources, else one huge page.
 fn has_large_memory(spec: &GuestSpec<'_>, parts: &DeviceLists<'_>, notes: &mut Vec<Note>) -> bool {
     let memory = &spec.domain.memory;
     let page = || memory.hugepages.as_ref().and_then(|pages| pages.page_size.as_ref());
@@ -203,7 +203,7 @@ fn has_large_memory(spec: &GuestSpec<'_>, parts: &DeviceLists<'_>, notes: &mut V
     bytes.is_some_and(|bytes| bytes > LARGE_MEMORY)
 }
 
-/// Counts what it is shown.
+/// Counts the devices of a guest.
 #[derive(Debug, Default)]
 struct Counter {
     counted: SlotTally,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_the_guests_else_requested_else_limited_else_a_huge_page() {
+    fn memory_is_that_of_the_guest_else_the_request_else_the_limit_else_a_huge_page() {
         for (domain, is_large) in [
             (r#"{"memory": {"guest": "4Gi"}}"#, true),
             (
@@ -294,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn a_census_stays_small() {
+    fn port_usage_stays_small() {
         assert!(size_of::<PortUsage>() <= 96, "{}", size_of::<PortUsage>());
         assert!(size_of::<PciNic>() <= 12, "{}", size_of::<PciNic>());
     }
 
     #[test]
-    fn the_root_bus_is_wanted_only_by_the_exact_word() {
+    fn only_the_exact_value_true_selects_the_root_bus() {
         for (value, wanted) in [("true", true), ("True", false), ("1", false), ("", false)] {
             let placement = PciOptions::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
             assert_eq!(placement.root_complex, wanted, "{value:?}");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_another_shape_is_an_error_with_its_field() {
+    fn the_error_of_a_wrong_type_names_the_field() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"gpus": {"name": "a"}}}}"#).unwrap();
         let error = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap_err();
         assert_eq!(error.to_string(), "domain.devices.gpus cannot be read");

@@ -1,7 +1,7 @@
 //! Kubernetes quantities, exactly: `2Gi`, `2G`, `1.5Gi`, `2e9`, `2147483649`, `500m`.
 
-/// Returns the bytes of a quantity, rounded up as in Kubernetes; `None` if the text is not a quantity. The result is limited
-/// to 0 … 2⁶⁴ - 1.
+/// Returns the bytes of a quantity, rounded up as in Kubernetes; `None` if the text is not a quantity. The result is
+/// limited to 0 … 2⁶⁴ - 1.
 #[must_use]
 pub(super) fn bytes(text: &str) -> Option<u64> {
     let (sign, rest) = match text.as_bytes().first()? {

@@ -103,9 +103,9 @@ impl<'v> DefaultedDisk<'v> {
     }
 }
 
-/// Returns the number of SATA controllers that libvirt creates. KubeVirt numbers the disks of sata, scsi and usb together
-/// (sda, sdb, …), and libvirt derives the controller from that number. So a sata disk after many others needs further
-/// controllers.
+/// Returns the number of SATA controllers that libvirt creates. KubeVirt numbers the disks of sata, scsi and usb
+/// together (sda, sdb, …), and libvirt derives the controller from that number. So a sata disk after many others needs
+/// further controllers.
 pub(in crate::pci) fn sata_controllers(disks: &[DefaultedDisk<'_>]) -> u64 {
     let numbered = (0u64..).zip(disks.iter().filter(|disk| disk.bus != "virtio"));
     numbered.filter(|(_, disk)| disk.bus == "sata").map(|(index, _)| index / SATA_PORTS + 1).max().unwrap_or(0)
