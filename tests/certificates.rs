@@ -52,7 +52,7 @@ async fn guarded<T>(test: impl Future<Output = T>) -> T {
 // === Files ===
 
 fn bundle() -> Bundle {
-    made::make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+    made::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
 }
 
 async fn trusts(address: SocketAddr, bundle: &Bundle) -> bool {

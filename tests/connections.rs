@@ -22,7 +22,7 @@ use nicplug::{
 use tokio::{task::JoinSet, time::timeout};
 
 static BUNDLE: LazyLock<Bundle> =
-    LazyLock::new(|| certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap());
+    LazyLock::new(|| certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap());
 
 /// A guard against hanging; no test depends on how long it is.
 async fn guarded<T>(test: impl Future<Output = T>) -> T {

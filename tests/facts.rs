@@ -447,7 +447,7 @@ impl Replica {
     async fn start(client: &Client) -> Self {
         let watches = watch(client);
         let reviewer = Reviewer::new(Arc::clone(watches.cache()) as Arc<dyn FactSource>, Settings::default());
-        let bundle = certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap();
+        let bundle = certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap();
         let any_port = (Ipv4Addr::LOCALHOST, 0).into();
         let config = ServerConfig {
             health_listen: Some(any_port),

@@ -79,7 +79,7 @@ fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 // === Who sends it ===
 
 static BUNDLE: LazyLock<Bundle> =
-    LazyLock::new(|| certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap());
+    LazyLock::new(|| certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap());
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 

@@ -104,7 +104,7 @@ struct Replica {
 
 impl Replica {
     async fn start(collector: SocketAddr) -> Self {
-        let bundle = certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap();
+        let bundle = certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap();
         let about = vec![("service.name", "nicplug".to_owned())];
         let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), about);
         let config = Config { spans: Some(spans.clone()), ..Config::new(Pair::try_from(&bundle).unwrap().into()) };

@@ -38,7 +38,7 @@ impl CertsArgs {
     /// Nothing is written when one of the files is there already, unless `force`.
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let hosts = if self.hosts.is_empty() { Host::local()? } else { self.hosts };
-        let bundle = certificates::make(&hosts, SystemTime::now())?;
+        let bundle = certificates::generate(&hosts, SystemTime::now())?;
         let files = files(&bundle);
         if !self.force {
             refuse_to_overwrite(&self.dir, &files)?;

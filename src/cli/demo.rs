@@ -53,7 +53,7 @@ impl DemoArgs {
 }
 
 async fn play(once: bool) -> anyhow::Result<()> {
-    let bundle = certificates::make(&Host::local()?, SystemTime::now())?;
+    let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
     let stage = Stage::default();
     let config = Config::new(Pair::try_from(&bundle)?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;

@@ -428,7 +428,7 @@ mod tests {
     /// A server that has all that can be counted.
     fn everything() -> Everything {
         let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), Pending::default());
-        let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
+        let made = certificates::generate(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
         let chain = format!("{}{}", made.server, made.ca);
         let pair = Pair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());

@@ -331,7 +331,7 @@ mod tests {
     use crate::certificates::{self, Bundle, Host};
 
     fn bundle() -> Bundle {
-        certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+        certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]
@@ -352,7 +352,7 @@ mod tests {
     fn a_certificate_is_held_against_the_names_that_clients_call() {
         let hosts: Vec<Host> =
             ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
-        let made = certificates::make(&hosts, SystemTime::now()).unwrap();
+        let made = certificates::generate(&hosts, SystemTime::now()).unwrap();
         let pair = Pair::try_from(&made).unwrap();
         let verdict = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
         for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {

@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn bundle(made: SystemTime) -> Bundle {
-        certificates::make(&Host::local().unwrap(), made).unwrap()
+        certificates::generate(&Host::local().unwrap(), made).unwrap()
     }
 
     fn until(moment: SystemTime) -> String {
@@ -196,7 +196,7 @@ mod tests {
         let day = Duration::from_hours(24);
         let (good, other) = (bundle(now()), bundle(now()));
         let (folder, mut keeping) = Folder::holding("faults", &good);
-        let stranger = certificates::make(&["elsewhere".parse().unwrap()], now()).unwrap();
+        let stranger = certificates::generate(&["elsewhere".parse().unwrap()], now()).unwrap();
         let (early, late) = (bundle(now() + day), bundle(now() - 2 * certificates::SERVER_LIFETIME));
         for (certificate, key, fault) in [
             (other.server.as_str(), good.server_key.as_str(), "does not belong"),
