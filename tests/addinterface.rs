@@ -1,8 +1,8 @@
-//! `nicplug addinterface` and `removeinterface` on a real API server: what is printed, what is stored, and how it ends.
+//! `nicplug addinterface` and `removeinterface` on a real API server: their output, the stored VM and the exit status.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
-mod cluster_support;
+mod support;
 
 use std::{
     fs,
@@ -17,13 +17,6 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::Request};
-use cluster_support::{
-    Folder, LONG,
-    apiserver::{self, ApiServer},
-    crds::Kind,
-    kubevirt_double::KubeVirtDouble,
-    request::{self, Change, Run},
-};
 use hyper::http::Method;
 use kube::{
     Api, Client,
@@ -32,6 +25,17 @@ use kube::{
 };
 use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
+use support::{
+    api_server::{
+        self, ApiServer,
+        crds::Kind,
+        requests::{self, Change, Run},
+    },
+    builders::{INTERFACES, NETWORKS, VM, VmBuilder, nad, names},
+    folder::Folder,
+    kubevirt::KubeVirtDouble,
+    wait::{LONG, eventually},
+};
 use tokio::{
     net::TcpListener,
     sync::{OnceCell, mpsc},
@@ -39,24 +43,21 @@ use tokio::{
     time::timeout,
 };
 
-const VM: &str = "vm-fedora";
 const NETWORK: &str = "new-fancy-net";
 const NIC: &str = "dyniface1";
-const INTERFACES: &str = "/spec/template/spec/domain/devices/interfaces";
-const NETWORKS: &str = "/spec/template/spec/networks";
 
-/// As virtctl had it.
+/// The arguments that virtctl had.
 const ADD: [&str; 6] = ["addinterface", VM, "--network-attachment-definition-name", NETWORK, "--name", NIC];
 const REMOVE: [&str; 4] = ["removeinterface", VM, "--name", NIC];
 
-/// Settings of a cluster whose Multus attaches NICs to pods that run, and of one where only a migration does.
+/// Settings of a cluster whose Multus attaches NICs to running pods, and of one that needs a migration for that.
 const IN_PLACE: &str = "attachment: {dynamicNetworks: yes}";
 const BY_MIGRATION: &str = "attachment: {dynamicNetworks: no}";
 
-// === The scene ===
+// === The fixture ===
 
-/// A namespace with a network and KubeVirt's double. The cluster has KubeVirt 1.9, which migrates nothing by itself.
-struct Scene {
+/// A namespace with a network and KubeVirt's double, in a cluster with KubeVirt 1.9. The double starts no migration.
+struct CommandFixture {
     api: &'static ApiServer,
     namespace: String,
     admin: Client,
@@ -64,39 +65,39 @@ struct Scene {
     folder: Folder,
 }
 
-impl Scene {
-    /// None where there is no API server.
-    async fn open(name: &str) -> Option<Self> {
-        let api = apiserver::shared().await?;
+impl CommandFixture {
+    /// Returns none if there is no API server.
+    async fn start(name: &str) -> Option<Self> {
+        let api = api_server::shared().await?;
         let (namespace, admin) = (api.namespace(name).await, api.admin());
         install_kubevirt(api).await;
-        request::create(&admin, Kind::Nad, &namespace, &network(), Run::Real).await.granted();
+        requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
         let kubevirt = KubeVirtDouble::start(api, &namespace);
         Some(Self { api, namespace, admin, kubevirt, folder: Folder::new("addinterface") })
     }
 
-    /// With a VM that does not run.
+    /// Adds a stopped VM.
     async fn with_vm(name: &str) -> Option<Self> {
-        let scene = Self::open(name).await?;
-        request::create(&scene.admin, Kind::Vm, &scene.namespace, &vm(), Run::Real).await.granted();
-        Some(scene)
+        let fixture = Self::start(name).await?;
+        requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &vm().build(), Run::Real).await.granted();
+        Some(fixture)
     }
 
-    /// With a VM that runs.
+    /// Adds a running VM.
     async fn with_running_vm(name: &str) -> Option<Self> {
-        let scene = Self::with_vm(name).await?;
-        scene.kubevirt.start_vm(VM).await;
-        scene.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
-        Some(scene)
+        let fixture = Self::with_vm(name).await?;
+        fixture.kubevirt.start_vm(VM).await;
+        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
+        Some(fixture)
     }
 
-    /// The program as the admin; the settings say how the cluster attaches NICs.
-    fn program(&self, settings: &str, args: &[&str]) -> Command {
-        self.program_of(self.api.kubeconfig().to_owned(), settings, args)
+    /// Returns a command of the admin. The settings say how the cluster attaches NICs.
+    fn command(&self, settings: &str, args: &[&str]) -> Command {
+        self.command_with(self.api.kubeconfig().to_owned(), settings, args)
     }
 
-    /// The program as a user who may do what the rules of a role say, in the scene's namespace and nowhere else.
-    async fn program_as(&self, user: &str, rules: Value, settings: &str, args: &[&str]) -> Command {
+    /// Returns a command of a user with a role of these rules in the namespace.
+    async fn command_as(&self, user: &str, rules: Value, settings: &str, args: &[&str]) -> Command {
         for (kind, body) in [
             ("roles", json!({"metadata": {"name": user}, "rules": rules})),
             (
@@ -106,14 +107,14 @@ impl Scene {
             ),
         ] {
             let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{kind}", self.namespace);
-            request::send(&self.admin, Method::POST, &path, "application/json", body.to_string()).await.granted();
+            requests::send(&self.admin, Method::POST, &path, "application/json", body.to_string()).await.granted();
         }
         let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(self.api.kubeconfig()).unwrap()).unwrap();
         config["users"][0]["user"]["as"] = json!(user);
-        self.program_of(self.file("user.kubeconfig", &config.to_string()), settings, args)
+        self.command_with(self.file("user.kubeconfig", &config.to_string()), settings, args)
     }
 
-    fn program_of(&self, kubeconfig: PathBuf, settings: &str, args: &[&str]) -> Command {
+    fn command_with(&self, kubeconfig: PathBuf, settings: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.args(args).args(["--namespace", &self.namespace]).arg("--kubeconfig").arg(kubeconfig);
         command.arg("--settings").arg(self.file("settings.yaml", settings)).env_remove("KUBECONFIG");
@@ -130,38 +131,39 @@ impl Scene {
         serde_json::to_value(kind.api(&self.admin, &self.namespace).get(VM).await.unwrap()).unwrap()
     }
 
-    /// Waits until the VMI is as it should be.
+    /// Waits for a state of the VMI.
     async fn vmi_when(&self, is_right: impl Fn(&Value) -> bool) {
         let vmis = Kind::Vmi.api(&self.admin, &self.namespace);
         let condition = |vmi: Option<&DynamicObject>| vmi.is_some_and(|vmi| is_right(&vmi.data));
         let found = timeout(LONG, await_condition(vmis, VM, condition)).await;
-        found.unwrap_or_else(|_| panic!("KubeVirt's double was refused: {:?}", self.kubevirt.refusals())).unwrap();
+        found.unwrap_or_else(|_| panic!("errors of KubeVirt's double: {:?}", self.kubevirt.errors())).unwrap();
     }
 
-    /// Makes the pod that the guest runs in.
+    /// Creates the pod of the guest.
     async fn start_pod(&self) {
         let uid = self.get(Kind::Vmi).await["metadata"]["uid"].clone();
-        let pod = json!({"metadata": {"name": "virt-launcher-vm-fedora-abcde", "labels": {"kubevirt.io/created-by": uid}},
+        let labels = json!({"kubevirt.io/created-by": uid});
+        let pod = json!({"metadata": {"name": "virt-launcher-vm-fedora-abcde", "labels": labels},
             "spec": {"automountServiceAccountToken": false, "nodeName": "node-a",
                 "containers": [{"name": "compute", "image": "example.com/virt-launcher"}]}});
         for (kind, object) in [("serviceaccounts", json!({"metadata": {"name": "default"}})), ("pods", pod)] {
             let path = format!("/api/v1/namespaces/{}/{kind}", self.namespace);
-            request::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
+            requests::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
         }
     }
 
-    /// Writes an annotation of the pod that names the interface of the NIC.
+    /// Writes an annotation of the pod with the interface of the NIC.
     async fn annotate_pod(&self, annotation: &str) {
         let networks = json!([{"name": NETWORK, "interface": pod_interface(NIC)}]).to_string();
         let path = format!("/api/v1/namespaces/{}/pods/virt-launcher-vm-fedora-abcde", self.namespace);
         let merge = json!({"metadata": {"annotations": {annotation: networks}}}).to_string();
-        request::send(&self.admin, Method::PATCH, &path, "application/merge-patch+json", merge).await.granted();
+        requests::send(&self.admin, Method::PATCH, &path, "application/merge-patch+json", merge).await.granted();
     }
 
-    /// Waits for a migration of the guest, and returns its name.
+    /// Waits for a migration of the guest and returns its name.
     async fn migration(&self) -> String {
         let migrations = Kind::Migration.api(&self.admin, &self.namespace);
-        cluster_support::eventually("a migration", async || {
+        eventually("there is a migration", async || {
             let all = migrations.list(&ListParams::default()).await.unwrap();
             all.items.into_iter().find(|migration| migration.data["spec"]["vmiName"] == VM)?.metadata.name
         })
@@ -175,7 +177,7 @@ impl Scene {
     }
 }
 
-/// The one KubeVirt resource of the cluster.
+/// Creates the KubeVirt resource of the cluster, once.
 async fn install_kubevirt(api: &ApiServer) {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     INSTALLED
@@ -183,7 +185,7 @@ async fn install_kubevirt(api: &ApiServer) {
             let (admin, namespace) = (api.admin(), api.namespace("kubevirt").await);
             let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
                 "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
-            request::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
+            requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
             let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
             let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
             kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
@@ -191,45 +193,33 @@ async fn install_kubevirt(api: &ApiServer) {
         .await;
 }
 
-fn network() -> Value {
-    json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": {"name": NETWORK},
-        "spec": {"config": json!({"cniVersion": "0.3.1", "type": "bridge", "name": NETWORK}).to_string()}})
+/// Begins a VM that the user starts and stops, with one NIC on the pod network.
+fn vm() -> VmBuilder {
+    support::builders::vm().run_strategy("Manual")
 }
 
-/// A VM with one NIC, on the pod network.
-fn vm() -> Value {
-    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": VM},
-        "spec": {"runStrategy": "Manual", "template": {"spec": {
-            "domain": {"devices": {"interfaces": [{"name": "default", "masquerade": {}}]}, "memory": {"guest": "1Gi"}},
-            "networks": [{"name": "default", "pod": {}}]}}}})
-}
-
-/// Rules of a role that may see the guest and change the VM, and start no migration.
+/// Returns the rules of a role that can read the VMI and change the VM, but cannot start a migration.
 fn without_migrations() -> Value {
     json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "virtualmachineinstances"],
             "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}])
 }
 
-fn names(object: &Value, list: &str) -> Vec<String> {
-    let entries = object.pointer(list).and_then(Value::as_array).into_iter().flatten();
-    entries.map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
-}
-
-/// A run that came to its end.
+/// The result of a command.
 #[derive(Debug)]
-struct Ended {
+struct Finished {
     code: Option<i32>,
     stdout: String,
-    /// Standard error on one line, so that a text is found wherever a line is broken.
+    /// Standard error on one line, so that line breaks do not split a text.
     stderr: String,
 }
 
-impl Ended {
+impl Finished {
+    /// Checks the exit status, and parts of standard output and standard error.
     #[track_caller]
-    fn ends(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
+    fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
-        let output = unbroken(&self.stdout);
+        let output = unwrapped(&self.stdout);
         let missing = stdout.iter().find(|part| !output.contains(**part));
         let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
         assert_eq!(missing, None, "{self:#?}");
@@ -237,32 +227,32 @@ impl Ended {
     }
 }
 
-impl From<Output> for Ended {
+impl From<Output> for Finished {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let (stdout, stderr) = (text(output.stdout), text(output.stderr));
         for line in stdout.lines().chain(stderr.lines()) {
-            assert!(!line.contains('\u{1b}'), "a colour without a terminal: {line:?}");
+            assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
         }
-        Self { code: output.status.code(), stdout, stderr: unbroken(&stderr) }
+        Self { code: output.status.code(), stdout, stderr: unwrapped(&stderr) }
     }
 }
 
-/// The text on one line, as it was before it was wrapped.
-fn unbroken(text: &str) -> String {
+/// Returns a wrapped text on one line.
+fn unwrapped(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Runs it to its end.
-async fn run(mut command: Command) -> Ended {
+/// Runs a command to its end.
+async fn run(mut command: Command) -> Finished {
     spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
 }
 
-/// A program that is under way, whose standard output is read as it comes.
+/// A running command, whose standard output is read line by line.
 struct Running {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
-    seen: String,
+    output: String,
 }
 
 impl Running {
@@ -271,15 +261,15 @@ impl Running {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, seen: String::new() }
+        Self { child, lines, output: String::new() }
     }
 
-    /// Waits for a line that has the parts.
-    async fn says(&mut self, parts: &[&str]) {
+    /// Waits for a line with these parts.
+    async fn wait_for(&mut self, parts: &[&str]) {
         let wait = async {
             while let Some(line) = self.lines.recv().await {
-                self.seen.push_str(&line);
-                self.seen.push('\n');
+                self.output.push_str(&line);
+                self.output.push('\n');
                 if parts.iter().all(|part| line.contains(part)) {
                     return true;
                 }
@@ -287,42 +277,43 @@ impl Running {
             false
         };
         if timeout(LONG, wait).await != Ok(true) {
-            let complaints = self.complaints();
-            panic!("{parts:?} is not in what was said:\n{}{complaints}", self.seen);
+            let stderr = self.kill();
+            panic!("no line has {parts:?}:\n{}{stderr}", self.output);
         }
     }
 
-    fn complaints(&mut self) -> String {
+    /// Kills the command and returns its standard error.
+    fn kill(&mut self) -> String {
         let _ = self.child.kill();
         let mut text = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         text
     }
 
-    async fn end(mut self) -> Ended {
+    async fn end(mut self) -> Finished {
         let wait = spawn_blocking(move || {
             let mut stderr = String::new();
             self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-            (self.child.wait().unwrap(), stderr, self.lines, self.seen)
+            (self.child.wait().unwrap(), stderr, self.lines, self.output)
         });
-        let (status, stderr, mut lines, mut stdout) = timeout(LONG, wait).await.expect("the program ends").unwrap();
+        let (status, stderr, mut lines, mut stdout) = timeout(LONG, wait).await.expect("the command ends").unwrap();
         while let Some(line) = lines.recv().await {
             stdout.push_str(&line);
             stdout.push('\n');
         }
-        Ended { code: status.code(), stdout, stderr: unbroken(&stderr) }
+        Finished { code: status.code(), stdout, stderr: unwrapped(&stderr) }
     }
 }
 
-// === What is written ===
+// === Writes ===
 
 #[tokio::test]
-async fn a_running_vm_gets_the_nic_and_lets_it_go_and_a_command_twice_changes_nothing() {
-    let Some(scene) = Scene::with_running_vm("live").await else { return };
+async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_changes_nothing() {
+    let Some(fixture) = CommandFixture::with_running_vm("live").await else { return };
     let patched = "virtualmachine.kubevirt.io/vm-fedora patched";
-    run(scene.program(IN_PLACE, &ADD)).await.ends(0, &[patched, "\"dyniface1\" is attached at once"], &[]);
-    scene.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
-    let vm = scene.get(Kind::Vm).await;
+    run(fixture.command(IN_PLACE, &ADD)).await.check(0, &[patched, "\"dyniface1\" is attached at once"], &[]);
+    fixture.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
+    let vm = fixture.get(Kind::Vm).await;
     let interface = &vm.pointer(INTERFACES).unwrap()[1];
     assert_eq!(*interface, json!({"name": NIC, "bridge": {}}));
     let managers = vm["metadata"]["managedFields"].as_array().unwrap();
@@ -330,134 +321,138 @@ async fn a_running_vm_gets_the_nic_and_lets_it_go_and_a_command_twice_changes_no
 
     let again = [&ADD[..], &["--persist"]].concat();
     let unchanged = "virtualmachine.kubevirt.io/vm-fedora unchanged";
-    run(scene.program(IN_PLACE, &again)).await.ends(0, &[unchanged, "is there already"], &[]);
-    assert_eq!(scene.get(Kind::Vm).await, vm);
+    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "is there already"], &[]);
+    assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
-    run(scene.program(IN_PLACE, &other)).await.ends(1, &[], &["is there already, on network \"new-fancy-net\""]);
+    run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["is there already, on network \"new-fancy-net\""]);
     let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
-    run(scene.program(IN_PLACE, &mac)).await.ends(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
-    assert_eq!(scene.get(Kind::Vm).await, vm);
+    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
+    assert_eq!(fixture.get(Kind::Vm).await, vm);
 
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[patched, "as soon as the guest lets it go"], &[]);
-    let vm = scene.get(Kind::Vm).await;
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest lets it go"], &[]);
+    let vm = fixture.get(Kind::Vm).await;
     assert_eq!(vm.pointer(INTERFACES).unwrap()[1], json!({"name": NIC, "bridge": {}, "state": "absent"}));
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &[unchanged, "there is no \"dyniface1\" to remove"], &[]);
-    assert_eq!(scene.get(Kind::Vm).await, vm);
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[unchanged, "there is no \"dyniface1\" to remove"], &[]);
+    assert_eq!(fixture.get(Kind::Vm).await, vm);
 }
 
 #[tokio::test]
-async fn a_stopped_vm_has_the_nic_when_it_starts() {
-    let Some(scene) = Scene::with_vm("stopped").await else { return };
+async fn a_nic_is_added_to_a_stopped_vm_for_its_next_start() {
+    let Some(fixture) = CommandFixture::with_vm("stopped").await else { return };
     let sriov = [&ADD[..], &["--sriov", "--mac", "02-00-00-00-00-AA", "--wait"]].concat();
-    run(scene.program(IN_PLACE, &sriov)).await.ends(0, &["patched", "\"vm-fedora\" does not run"], &[]);
-    let vm = scene.get(Kind::Vm).await;
+    run(fixture.command(IN_PLACE, &sriov)).await.check(0, &["patched", "\"vm-fedora\" does not run"], &[]);
+    let vm = fixture.get(Kind::Vm).await;
     let interface = &vm.pointer(INTERFACES).unwrap()[1];
     assert_eq!(*interface, json!({"name": NIC, "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
-    run(scene.program(IN_PLACE, &REMOVE)).await.ends(0, &["patched", "\"dyniface1\" is gone"], &[]);
-    let vm = scene.get(Kind::Vm).await;
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &["patched", "\"dyniface1\" is gone"], &[]);
+    let vm = fixture.get(Kind::Vm).await;
     assert_eq!((names(&vm, INTERFACES), names(&vm, NETWORKS)), (vec!["default".into()], vec!["default".into()]));
 }
 
 #[tokio::test]
-async fn a_dry_run_stores_nothing_and_only_one_on_the_server_needs_the_right_to_write() {
-    let Some(scene) = Scene::with_running_vm("dry").await else { return };
-    let before = scene.get(Kind::Vm).await;
+async fn a_dry_run_stores_nothing_and_only_a_server_dry_run_needs_the_permission_to_write() {
+    let Some(fixture) = CommandFixture::with_running_vm("dry").await else { return };
+    let before = fixture.get(Kind::Vm).await;
     let with = |flags: &[&'static str]| [&ADD[..], flags].concat();
-    for (flags, how) in [
+    for (flags, result) in [
         (&["--dry-run=client"][..], "patched (dry run)"),
         (&["--dry-run", "--wait"], "patched (dry run)"),
         (&["--dry-run=server"], "patched (server dry run)"),
     ] {
-        run(scene.program(IN_PLACE, &with(flags))).await.ends(0, &[how], &[]);
-        let yaml = run(scene.program(IN_PLACE, &with(&[flags, &["-o", "yaml"]].concat()))).await.ends(0, &[], &[]);
+        run(fixture.command(IN_PLACE, &with(flags))).await.check(0, &[result], &[]);
+        let yaml = run(fixture.command(IN_PLACE, &with(&[flags, &["-o", "yaml"]].concat()))).await.check(0, &[], &[]);
         let vm: Value = serde_saphyr::from_str(&yaml.stdout).unwrap();
         assert_eq!(names(&vm, INTERFACES), ["default", NIC], "{flags:?}");
     }
-    assert_eq!(scene.get(Kind::Vm).await, before);
+    assert_eq!(fixture.get(Kind::Vm).await, before);
 
     let reader = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]);
-    let client = scene.program_as("reader", reader, IN_PLACE, &with(&["--dry-run=client"])).await;
-    run(client).await.ends(0, &["patched (dry run)"], &[]);
+    let client = fixture.command_as("reader", reader, IN_PLACE, &with(&["--dry-run=client"])).await;
+    run(client).await.check(0, &["patched (dry run)"], &[]);
     let mut server = Command::new(env!("CARGO_BIN_EXE_nicplug"));
-    server.args(with(&["--dry-run=server", "--namespace", scene.namespace.clone().leak(), "--kubeconfig"]));
-    server.arg(scene.folder.path().join("user.kubeconfig"));
-    run(server).await.ends(1, &[], &["Error from server (Forbidden): ", "cannot patch resource"]);
+    server.args(with(&["--dry-run=server", "--namespace", fixture.namespace.clone().leak(), "--kubeconfig"]));
+    server.arg(fixture.folder.path().join("user.kubeconfig"));
+    run(server).await.check(1, &[], &["Error from server (Forbidden): ", "cannot patch resource"]);
 }
 
 #[tokio::test]
-async fn the_object_alone_is_on_standard_output_when_a_program_reads_it() {
-    let Some(scene) = Scene::with_running_vm("output").await else { return };
+async fn standard_output_has_only_the_object_for_machine_readable_formats() {
+    let Some(fixture) = CommandFixture::with_running_vm("output").await else { return };
     let json = [&ADD[..], &["-o", "json"]].concat();
-    let ended = run(scene.program(IN_PLACE, &json)).await.ends(0, &[], &["is attached at once"]);
-    let vm: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(vm["spec"], scene.get(Kind::Vm).await["spec"]);
+    let finished = run(fixture.command(IN_PLACE, &json)).await.check(0, &[], &["is attached at once"]);
+    let vm: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(vm["spec"], fixture.get(Kind::Vm).await["spec"]);
     assert_eq!(vm["metadata"]["managedFields"], Value::Null);
     let name = [&REMOVE[..], &["--output=name"]].concat();
-    let ended = run(scene.program(IN_PLACE, &name)).await.ends(0, &[], &[]);
-    assert_eq!(ended.stdout, "virtualmachine.kubevirt.io/vm-fedora\n");
+    let finished = run(fixture.command(IN_PLACE, &name)).await.check(0, &[], &[]);
+    assert_eq!(finished.stdout, "virtualmachine.kubevirt.io/vm-fedora\n");
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_refused_in_words_and_never_sent() {
-    let Some(scene) = Scene::with_running_vm("denied").await else { return };
-    let before = scene.get(Kind::Vm).await;
-    let nowhere = ["addinterface", VM, "--network-attachment-definition-name", "new-fancy-nett", "--name", NIC];
+async fn an_invalid_change_is_denied_with_a_reason_and_not_sent() {
+    let Some(fixture) = CommandFixture::with_running_vm("denied").await else { return };
+    let before = fixture.get(Kind::Vm).await;
+    let mistyped = ["addinterface", VM, "--network-attachment-definition-name", "new-fancy-nett", "--name", NIC];
     let head = "The VirtualMachine \"vm-fedora\" is invalid: spec.template.spec.networks[1].multus.networkName: ";
-    let near = format!("{}/{NETWORK}", scene.namespace);
-    run(scene.program(IN_PLACE, &nowhere)).await.ends(1, &[], &[head, &near, "[NP105]"]);
+    let near = format!("{}/{NETWORK}", fixture.namespace);
+    run(fixture.command(IN_PLACE, &mistyped)).await.check(1, &[], &[head, &near, "[NP105]"]);
 
-    scene.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "False", "reason": "Local"})).await;
-    let both = [&nowhere[..], &["-o", "json"]].concat();
-    let ended = run(scene.program(BY_MIGRATION, &both)).await.ends(1, &[], &["is invalid: * spec.", "[NP112] * spec."]);
-    assert_eq!(ended.stdout, "");
+    fixture
+        .kubevirt
+        .report_condition(VM, json!({"type": "LiveMigratable", "status": "False", "reason": "Local"}))
+        .await;
+    let both = [&mistyped[..], &["-o", "json"]].concat();
+    let finished =
+        run(fixture.command(BY_MIGRATION, &both)).await.check(1, &[], &["is invalid: * spec.", "[NP112] * spec."]);
+    assert_eq!(finished.stdout, "");
     let name = ["removeinterface", VM, "--name", "a,b"];
-    run(scene.program(IN_PLACE, &name)).await.ends(1, &[], &["\"a,b\" is no name of a NIC"]);
-    assert_eq!(scene.get(Kind::Vm).await, before);
+    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is no name of a NIC"]);
+    assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 
 #[tokio::test]
-async fn facts_that_may_not_be_read_are_told_and_deny_nothing() {
-    let Some(scene) = Scene::with_running_vm("unknown").await else { return };
-    let program = scene.program_as("jane", without_migrations(), "{}", &ADD).await;
-    let cannot = "not known, as you may not read them: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
-    let says = ["patched", "by a live migration: DaemonSets, which tell, cannot be read"];
-    run(program).await.ends(0, &says, &[cannot, "Warning: "]);
+async fn facts_without_read_permission_are_reported_and_cause_no_denial() {
+    let Some(fixture) = CommandFixture::with_running_vm("unknown").await else { return };
+    let program = fixture.command_as("jane", without_migrations(), "{}", &ADD).await;
+    let unknown = "not known, as you may not read them: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
+    let stdout = ["patched", "by a live migration: DaemonSets, which tell, cannot be read"];
+    run(program).await.check(0, &stdout, &[unknown, "Warning: "]);
 }
 
 #[tokio::test]
-async fn a_change_of_somebody_else_in_between_is_kept() {
-    let Some(scene) = Scene::with_running_vm("conflict").await else { return };
-    let proxy = Proxy::start(&scene, 1).await;
-    run(scene.program_of(proxy.kubeconfig(&scene), IN_PLACE, &ADD)).await.ends(0, &["patched"], &[]);
-    let vm = scene.get(Kind::Vm).await;
+async fn a_concurrent_change_by_another_user_is_kept() {
+    let Some(fixture) = CommandFixture::with_running_vm("conflict").await else { return };
+    let proxy = ConflictProxy::start(&fixture, 1).await;
+    run(fixture.command_with(proxy.kubeconfig(&fixture), IN_PLACE, &ADD)).await.check(0, &["patched"], &[]);
+    let vm = fixture.get(Kind::Vm).await;
     assert_eq!(names(&vm, INTERFACES), ["default", "other1-0", NIC]);
     assert_eq!(names(&vm, NETWORKS), ["default", "other1-0", NIC]);
     assert_eq!(proxy.patches.load(Ordering::SeqCst), 2);
 
-    let Some(scene) = Scene::with_vm("storm").await else { return };
-    let proxy = Proxy::start(&scene, 100).await;
-    let ended = run(scene.program_of(proxy.kubeconfig(&scene), IN_PLACE, &ADD)).await;
-    let ended = ended.ends(2, &[], &["was changed by somebody else 5 times in a row: try again"]);
-    assert_eq!(ended.stderr.matches("(4 NICs)").count(), 1, "no warning comes twice: {ended:?}");
-    let vm = scene.get(Kind::Vm).await;
+    let Some(fixture) = CommandFixture::with_vm("storm").await else { return };
+    let proxy = ConflictProxy::start(&fixture, 100).await;
+    let finished = run(fixture.command_with(proxy.kubeconfig(&fixture), IN_PLACE, &ADD)).await;
+    let finished = finished.check(2, &[], &["was changed by somebody else 5 times in a row: try again"]);
+    assert_eq!(finished.stderr.matches("(4 NICs)").count(), 1, "each warning is printed once: {finished:?}");
+    let vm = fixture.get(Kind::Vm).await;
     assert_eq!((names(&vm, NETWORKS).len(), proxy.patches.load(Ordering::SeqCst)), (6, 5));
 }
 
-/// Stands before the API server, and lets somebody else be faster.
-struct Proxy {
+/// A proxy of the API server that causes conflicts.
+struct ConflictProxy {
     address: String,
     patches: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
-impl Proxy {
-    /// Before each of so many patches of the VM somebody else adds a NIC.
-    async fn start(scene: &Scene, times: usize) -> Self {
+impl ConflictProxy {
+    /// Adds a NIC to the VM before each of the first patches.
+    async fn start(fixture: &CommandFixture, times: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let patches = Arc::new(AtomicUsize::new(0));
-        let (admin, namespace, count) = (scene.admin.clone(), scene.namespace.clone(), Arc::clone(&patches));
+        let (admin, namespace, count) = (fixture.admin.clone(), fixture.namespace.clone(), Arc::clone(&patches));
         let forward = async move |request: Request| {
             if request.method() == Method::PATCH {
                 let number = count.fetch_add(1, Ordering::SeqCst);
@@ -482,16 +477,16 @@ impl Proxy {
         Self { address, patches, task }
     }
 
-    fn kubeconfig(&self, scene: &Scene) -> PathBuf {
+    fn kubeconfig(&self, fixture: &CommandFixture) -> PathBuf {
         let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "proxy",
             "clusters": [{"name": "proxy", "cluster": {"server": self.address}}],
             "users": [{"name": "proxy", "user": {}}],
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}]});
-        scene.file("proxy.kubeconfig", &config.to_string())
+        fixture.file("proxy.kubeconfig", &config.to_string())
     }
 }
 
-impl Drop for Proxy {
+impl Drop for ConflictProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -501,24 +496,24 @@ async fn add_other(admin: &Client, namespace: &str, name: &str) {
     let patch = json!([
         {"op": "add", "path": format!("{INTERFACES}/-"), "value": {"name": name, "bridge": {}}},
         {"op": "add", "path": format!("{NETWORKS}/-"), "value": {"name": name, "multus": {"networkName": NETWORK}}}]);
-    request::change(admin, Kind::Vm, namespace, VM, Change::Json(patch), Run::Real).await.granted();
+    requests::change(admin, Kind::Vm, namespace, VM, Change::Json(patch), Run::Real).await.granted();
 }
 
 #[tokio::test]
-async fn where_there_is_no_vm_the_program_says_what_is_possible() {
-    let Some(scene) = Scene::with_vm("none").await else { return };
+async fn without_a_vm_of_that_name_the_command_suggests_what_to_do() {
+    let Some(fixture) = CommandFixture::with_vm("none").await else { return };
     let mistyped = ["removeinterface", "vm-fedroa", "--name", NIC];
-    run(scene.program(IN_PLACE, &mistyped)).await.ends(
+    run(fixture.command(IN_PLACE, &mistyped)).await.check(
         2,
         &[],
         &["there is no VirtualMachine \"vm-fedroa\"", "did you mean \"vm-fedora\"?"],
     );
-    let kubevirt = scene.api.service_account("kubevirt", "kubevirt-controller");
+    let kubevirt = fixture.api.service_account("kubevirt", "kubevirt-controller");
     let alone = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "alone"},
-        "spec": vm()["spec"]["template"]["spec"]});
-    request::create(&kubevirt, Kind::Vmi, &scene.namespace, &alone, Run::Real).await.granted();
+        "spec": vm().guest()});
+    requests::create(&kubevirt, Kind::Vmi, &fixture.namespace, &alone, Run::Real).await.granted();
     let add = ["addinterface", "alone", "--network-attachment-definition-name", NETWORK, "--name", NIC];
-    run(scene.program(IN_PLACE, &add)).await.ends(
+    run(fixture.command(IN_PLACE, &add)).await.check(
         2,
         &[],
         &["\"alone\" is a VirtualMachineInstance without a VirtualMachine", "KubeVirt v1.9.0 lets nobody change"],
@@ -526,7 +521,7 @@ async fn where_there_is_no_vm_the_program_says_what_is_possible() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_not_to_be_found_is_told_by_the_flag_that_names_it() {
+async fn an_error_about_the_kubeconfig_names_its_flag() {
     let folder = Folder::new("kubeconfig");
     let file = folder.path().join("config");
     let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "gone",
@@ -540,7 +535,7 @@ async fn a_cluster_that_is_not_to_be_found_is_told_by_the_flag_that_names_it() {
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.args(ADD).args(flags).env("KUBECONFIG", &file);
-        run(command).await.ends(2, &[], parts);
+        run(command).await.check(2, &[], parts);
     }
     for (args, part) in [
         (["vm?watch=1", "-nteam"], "\"vm?watch=1\" is no name of a VirtualMachine"),
@@ -548,63 +543,63 @@ async fn a_cluster_that_is_not_to_be_found_is_told_by_the_flag_that_names_it() {
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.arg("removeinterface").args(args).args(["--name", NIC]).env("KUBECONFIG", &file);
-        run(command).await.ends(2, &[], &[part]);
+        run(command).await.check(2, &[], &[part]);
     }
 }
 
-// === What is followed ===
+// === Waiting ===
 
 #[tokio::test]
-async fn each_stage_is_a_line_when_it_comes() {
-    let Some(scene) = Scene::with_running_vm("wait").await else { return };
-    scene.start_pod().await;
+async fn each_stage_is_printed_when_it_is_reached() {
+    let Some(fixture) = CommandFixture::with_running_vm("wait").await else { return };
+    fixture.start_pod().await;
     let add = [&ADD[..], &["--wait=60s"]].concat();
-    let mut running = Running::start(scene.program(IN_PLACE, &add));
-    running.says(&["✓ template"]).await;
-    running.says(&["✓ VMI spec"]).await;
-    running.says(&["… pod annotation", "waits for KubeVirt to ask Multus"]).await;
-    scene.annotate_pod("k8s.v1.cni.cncf.io/networks").await;
-    running.says(&["✓ pod annotation"]).await;
-    running.says(&["… multus-status", "dynamic-networks controller to attach"]).await;
+    let mut running = Running::start(fixture.command(IN_PLACE, &add));
+    running.wait_for(&["✓ template"]).await;
+    running.wait_for(&["✓ VMI spec"]).await;
+    running.wait_for(&["… pod annotation", "waits for KubeVirt to ask Multus"]).await;
+    fixture.annotate_pod("k8s.v1.cni.cncf.io/networks").await;
+    running.wait_for(&["✓ pod annotation"]).await;
+    running.wait_for(&["… multus-status", "dynamic-networks controller to attach"]).await;
     let waiting = json!({"type": "MigrationRequired", "status": "False", "reason": "AutoMigrationPending"});
-    scene.kubevirt.report_condition(VM, waiting).await;
-    running.says(&["… multus-status", "dynamic-networks controller; KubeVirt"]).await;
-    scene.annotate_pod("k8s.v1.cni.cncf.io/network-status").await;
-    running.says(&["… multus-status", "KubeVirt to note it"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
-    running.says(&["✓ multus-status"]).await;
-    running.says(&["… domain", "libvirt"]).await;
-    scene.kubevirt.report_condition(VM, json!({"type": "AgentConnected", "status": "True"})).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
-    running.says(&["✓ domain"]).await;
-    running.says(&["… guest-agent"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, guest-agent, multus-status")]).await;
-    running.says(&["✓ guest-agent"]).await;
-    let ended = running.end().await.ends(0, &["\"dyniface1\" has arrived"], &[]);
-    for line in ended.stdout.lines() {
+    fixture.kubevirt.report_condition(VM, waiting).await;
+    running.wait_for(&["… multus-status", "dynamic-networks controller; KubeVirt"]).await;
+    fixture.annotate_pod("k8s.v1.cni.cncf.io/network-status").await;
+    running.wait_for(&["… multus-status", "KubeVirt to note it"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
+    running.wait_for(&["✓ multus-status"]).await;
+    running.wait_for(&["… domain", "libvirt"]).await;
+    fixture.kubevirt.report_condition(VM, json!({"type": "AgentConnected", "status": "True"})).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    running.wait_for(&["✓ domain"]).await;
+    running.wait_for(&["… guest-agent"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, guest-agent, multus-status")]).await;
+    running.wait_for(&["✓ guest-agent"]).await;
+    let finished = running.end().await.check(0, &["\"dyniface1\" has arrived"], &[]);
+    for line in finished.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
     }
-    assert_documented(&ended.stdout);
+    assert_documented(&finished.stdout);
 
     let remove = [&REMOVE[..], &["--wait"]].concat();
-    let mut running = Running::start(scene.program(IN_PLACE, &remove));
-    running.says(&["✓ VMI spec"]).await;
-    running.says(&["… domain", "the guest to let it go"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
-    running.says(&["✓ domain"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain")]).await;
-    running.says(&["✓ status"]).await;
-    running.end().await.ends(0, &["\"dyniface1\" is gone"], &[]);
+    let mut running = Running::start(fixture.command(IN_PLACE, &remove));
+    running.wait_for(&["✓ VMI spec"]).await;
+    running.wait_for(&["… domain", "the guest to let it go"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
+    running.wait_for(&["✓ domain"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain")]).await;
+    running.wait_for(&["✓ status"]).await;
+    running.end().await.check(0, &["\"dyniface1\" is gone"], &[]);
 }
 
-/// The page shows what is printed, line by line; only times differ.
+/// Checks that the page shows this output, except for the times.
 #[track_caller]
 fn assert_documented(printed: &str) {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/addinterface.md")).unwrap();
     let (_, after) = page.split_once("--name dyniface1 --wait\n").unwrap();
     let (shown, _) = after.split_once("```").unwrap();
     assert!(shown.lines().count() > 10, "{shown}");
-    // `   0.1s `, or as many blanks.
+    // The first eight characters are a time, such as `   0.1s `, or blanks.
     let without_time = |line: &str| line.chars().skip(8).collect::<String>();
     let printed: Vec<String> = printed.lines().map(without_time).collect();
     for line in shown.lines().map(without_time) {
@@ -613,127 +608,127 @@ fn assert_documented(printed: &str) {
 }
 
 #[tokio::test]
-async fn a_nic_that_does_not_come_in_time_is_told_with_its_stage() {
-    let Some(scene) = Scene::with_running_vm("timeout").await else { return };
-    run(scene.program(IN_PLACE, &ADD)).await.ends(0, &[], &[]);
-    scene.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
+async fn a_timeout_names_the_stage_that_was_not_reached() {
+    let Some(fixture) = CommandFixture::with_running_vm("timeout").await else { return };
+    run(fixture.command(IN_PLACE, &ADD)).await.check(0, &[], &[]);
+    fixture.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
     let add = [&ADD[..], &["--wait=5s"]].concat();
-    let reached = ["gave up following \"dyniface1\" after 5s", "stage \"pod annotation\" is not reached"];
-    run(scene.program(IN_PLACE, &add)).await.ends(1, &["✓ VMI spec"], &reached);
+    let stderr = ["gave up following \"dyniface1\" after 5s", "stage \"pod annotation\" is not reached"];
+    run(fixture.command(IN_PLACE, &add)).await.check(1, &["✓ VMI spec"], &stderr);
 }
 
 #[tokio::test]
-async fn a_guest_that_ends_meanwhile_ends_the_wait() {
-    let Some(scene) = Scene::with_running_vm("ends").await else { return };
+async fn the_wait_ends_when_the_guest_ends() {
+    let Some(fixture) = CommandFixture::with_running_vm("ends").await else { return };
     let add = [&ADD[..], &["--wait"]].concat();
-    let mut running = Running::start(scene.program(IN_PLACE, &add));
-    running.says(&["✓ VMI spec"]).await;
-    scene.kubevirt.report(VM, json!({"phase": "Succeeded"})).await;
-    let because = "\"dyniface1\" goes no further: the guest has ended (Succeeded)";
-    running.end().await.ends(1, &[], &[because]);
+    let mut running = Running::start(fixture.command(IN_PLACE, &add));
+    running.wait_for(&["✓ VMI spec"]).await;
+    fixture.kubevirt.report(VM, json!({"phase": "Succeeded"})).await;
+    let reason = "\"dyniface1\" goes no further: the guest has ended (Succeeded)";
+    running.end().await.check(1, &[], &[reason]);
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_watch_is_told_so() {
-    let Some(scene) = Scene::with_running_vm("blind").await else { return };
+async fn a_user_without_permission_to_watch_gets_an_error() {
+    let Some(fixture) = CommandFixture::with_running_vm("blind").await else { return };
     let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "virtualmachineinstances"],
         "verbs": ["get", "patch"]}]);
     let add = [&ADD[..], &["--wait"]].concat();
-    let program = scene.program_as("blind", rules, IN_PLACE, &add).await;
-    let why = ["the NIC cannot be followed: ", "User \"blind\" cannot list resource"];
-    run(program).await.ends(1, &["patched"], &why);
+    let program = fixture.command_as("blind", rules, IN_PLACE, &add).await;
+    let stderr = ["the NIC cannot be followed: ", "User \"blind\" cannot list resource"];
+    run(program).await.check(1, &["patched"], &stderr);
 }
 
-// === What a migration is for ===
+// === Migrations ===
 
 #[tokio::test]
-async fn a_migration_that_nobody_starts_is_printed_to_be_copied() {
-    let Some(scene) = Scene::with_running_vm("byhand").await else { return };
-    let said = ["that somebody has to start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
-    let ended = run(scene.program(BY_MIGRATION, &ADD)).await.ends(0, &said, &[]);
-    assert!(!ended.stdout.contains("rolebinding"), "{ended:?}");
-    let (_, rest) = ended.stdout.split_once("<<EOF\n").unwrap();
+async fn without_the_flag_migrate_the_command_prints_a_migration_to_copy() {
+    let Some(fixture) = CommandFixture::with_running_vm("byhand").await else { return };
+    let stdout = ["that somebody has to start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
+    let finished = run(fixture.command(BY_MIGRATION, &ADD)).await.check(0, &stdout, &[]);
+    assert!(!finished.stdout.contains("rolebinding"), "{finished:?}");
+    let (_, rest) = finished.stdout.split_once("<<EOF\n").unwrap();
     let (yaml, _) = rest.split_once("\nEOF").unwrap();
     let migration: Value = serde_saphyr::from_str(yaml).unwrap();
-    request::create(&scene.admin, Kind::Migration, &scene.namespace, &migration, Run::Real).await.granted();
+    requests::create(&fixture.admin, Kind::Migration, &fixture.namespace, &migration, Run::Real).await.granted();
 }
 
 #[tokio::test]
-async fn a_migration_is_started_where_it_is_needed_and_followed() {
-    let Some(scene) = Scene::with_running_vm("migrate").await else { return };
-    scene.start_pod().await;
+async fn with_the_flag_migrate_a_migration_is_started_if_necessary_and_followed() {
+    let Some(fixture) = CommandFixture::with_running_vm("migrate").await else { return };
+    fixture.start_pod().await;
     let add = [&ADD[..], &["--migrate"]].concat();
-    let mut running = Running::start(scene.program(BY_MIGRATION, &add));
-    running.says(&["✓ VMI spec"]).await;
+    let mut running = Running::start(fixture.command(BY_MIGRATION, &add));
+    running.wait_for(&["✓ VMI spec"]).await;
     let required = json!({"type": "MigrationRequired", "status": "True", "reason": "AutoMigrationPending"});
-    scene.kubevirt.report_condition(VM, required).await;
-    running.says(&["virtualmachineinstancemigration.kubevirt.io/nicplug-", " created"]).await;
-    let migration = scene.migration().await;
-    scene.report_migration(&migration, "Scheduling").await;
-    running.says(&["… ", "migration"]).await;
-    scene.report_migration(&migration, "Running").await;
-    scene.report_migration(&migration, "Succeeded").await;
-    running.says(&["… pod annotation", "KubeVirt to note it; migration"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
-    running.says(&["✓ domain"]).await;
-    running.end().await.ends(0, &["has arrived"], &[]);
-    let migrations = Kind::Migration.api(&scene.admin, &scene.namespace);
+    fixture.kubevirt.report_condition(VM, required).await;
+    running.wait_for(&["virtualmachineinstancemigration.kubevirt.io/nicplug-", " created"]).await;
+    let migration = fixture.migration().await;
+    fixture.report_migration(&migration, "Scheduling").await;
+    running.wait_for(&["… ", "migration"]).await;
+    fixture.report_migration(&migration, "Running").await;
+    fixture.report_migration(&migration, "Succeeded").await;
+    running.wait_for(&["… pod annotation", "KubeVirt to note it; migration"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    running.wait_for(&["✓ domain"]).await;
+    running.end().await.check(0, &["has arrived"], &[]);
+    let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
     assert_eq!(migrations.list(&ListParams::default()).await.unwrap().items.len(), 1);
 }
 
 #[tokio::test]
 async fn a_migration_that_fails_ends_the_wait() {
-    let Some(scene) = Scene::with_running_vm("failed").await else { return };
+    let Some(fixture) = CommandFixture::with_running_vm("failed").await else { return };
     let add = [&ADD[..], &["--migrate", "--wait=60s"]].concat();
-    let mut running = Running::start(scene.program(BY_MIGRATION, &add));
-    running.says(&["✓ VMI spec"]).await;
-    running.says(&[" created"]).await;
-    let migration = scene.migration().await;
-    scene.report_migration(&migration, "Failed").await;
+    let mut running = Running::start(fixture.command(BY_MIGRATION, &add));
+    running.wait_for(&["✓ VMI spec"]).await;
+    running.wait_for(&[" created"]).await;
+    let migration = fixture.migration().await;
+    fixture.report_migration(&migration, "Failed").await;
     let failed = format!("the migration {migration:?} failed: no room");
-    running.end().await.ends(1, &[], &[&failed]);
+    running.end().await.check(1, &[], &[&failed]);
 }
 
 #[tokio::test]
-async fn where_multus_attaches_nics_no_migration_is_started() {
-    let Some(scene) = Scene::with_running_vm("inplace").await else { return };
-    scene.start_pod().await;
+async fn no_migration_is_started_if_multus_attaches_nics_to_running_pods() {
+    let Some(fixture) = CommandFixture::with_running_vm("inplace").await else { return };
+    fixture.start_pod().await;
     let add = [&ADD[..], &["--migrate"]].concat();
-    let mut running = Running::start(scene.program(IN_PLACE, &add));
-    running.says(&["… pod annotation"]).await;
-    scene.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
-    running.end().await.ends(0, &["has arrived"], &[]);
-    let migrations = Kind::Migration.api(&scene.admin, &scene.namespace);
+    let mut running = Running::start(fixture.command(IN_PLACE, &add));
+    running.wait_for(&["… pod annotation"]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    running.end().await.check(0, &["has arrived"], &[]);
+    let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
     assert!(migrations.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
 #[tokio::test]
-async fn whoever_may_not_migrate_is_told_who_may_before_anything_is_changed() {
-    let Some(scene) = Scene::with_running_vm("forbidden").await else { return };
-    let before = scene.get(Kind::Vm).await;
+async fn a_user_without_permission_to_migrate_gets_an_error_before_the_vm_is_changed() {
+    let Some(fixture) = CommandFixture::with_running_vm("forbidden").await else { return };
+    let before = fixture.get(Kind::Vm).await;
     let add = [&ADD[..], &["--migrate"]].concat();
-    let program = scene.program_as("jane", without_migrations(), BY_MIGRATION, &add).await;
+    let program = fixture.command_as("jane", without_migrations(), BY_MIGRATION, &add).await;
     let grant = format!(
         "kubectl create rolebinding migrate --namespace={} \\ --clusterrole=kubevirt.io:migrate --user=jane",
-        scene.namespace
+        fixture.namespace
     );
-    run(program).await.ends(1, &["Since KubeVirt 1.5", &grant], &["nothing was changed: you may not start"]);
-    assert_eq!(scene.get(Kind::Vm).await, before);
+    run(program).await.check(1, &["Since KubeVirt 1.5", &grant], &["nothing was changed: you may not start"]);
+    assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 
-// === As a plugin of kubectl ===
+// === The kubectl plugin ===
 
 #[tokio::test]
-async fn kubectl_finds_it_as_a_plugin_and_the_usage_says_so() {
-    let Some(scene) = Scene::with_running_vm("plugin").await else { return };
-    let plugin = scene.folder.path().join("kubectl-nicplug");
+async fn kubectl_runs_it_as_a_plugin_and_the_usage_says_so() {
+    let Some(fixture) = CommandFixture::with_running_vm("plugin").await else { return };
+    let plugin = fixture.folder.path().join("kubectl-nicplug");
     symlink(env!("CARGO_BIN_EXE_nicplug"), &plugin).unwrap();
     let mut alone = Command::new(&plugin);
     alone.args(["addinterface", "--help"]);
-    run(alone).await.ends(0, &["Usage: kubectl nicplug addinterface"], &[]);
+    run(alone).await.check(0, &["Usage: kubectl nicplug addinterface"], &[]);
 
-    let Some(mut kubectl) = scene.api.kubectl() else { return };
-    kubectl.env("PATH", scene.folder.path()).arg("nicplug").args(ADD).args(["-n", &scene.namespace]);
-    run(kubectl).await.ends(0, &["virtualmachine.kubevirt.io/vm-fedora patched"], &[]);
-    assert_eq!(names(&scene.get(Kind::Vm).await, NETWORKS), ["default", NIC]);
+    let Some(mut kubectl) = fixture.api.kubectl() else { return };
+    kubectl.env("PATH", fixture.folder.path()).arg("nicplug").args(ADD).args(["-n", &fixture.namespace]);
+    run(kubectl).await.check(0, &["virtualmachine.kubevirt.io/vm-fedora patched"], &[]);
+    assert_eq!(names(&fixture.get(Kind::Vm).await, NETWORKS), ["default", NIC]);
 }

@@ -1,31 +1,30 @@
-//! Bytes in, bytes out: one folder of `tests/data/admission` a case.
+//! Whole reviews: each folder of `tests/data/admission` is a case.
 //!
-//! A folder holds `request.json`, `facts.yaml` (none: nothing is known), a README, and what is expected of each webhook
-//! in `validate.json` and `mutate.json`. `UPDATE_CASES=1 cargo test --test admission` writes the last two anew, to be
-//! read before they are committed.
+//! A folder has `request.json`, a README, the expected responses `validate.json` and `mutate.json`, and `facts.yaml` if
+//! facts are known. `UPDATE_CASES=1 cargo test --test admission` rewrites the responses; review them before the commit.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::{env, fs, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use common::{data, entries, json_file, reviewer_of_file, shared};
 use nicplug::admission::{Endpoint, Reviewer};
 use serde_json::{Value, json};
+use support::cases::{data, entries, json_file, reviewer_of_file, shared};
 
 #[test]
 fn every_case_is_answered_as_expected() {
     let cases = entries(&data("admission"));
-    assert!(cases.len() > 30, "the cases are not where they should be");
+    assert!(cases.len() > 30, "tests/data/admission has too few cases");
     let wrong: Vec<String> = cases.iter().flat_map(|case| differences(case)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_patched_object_needs_no_patch_and_only_the_paths_of_the_patch_differ() {
+fn a_patched_object_gets_no_second_patch() {
     let mut patched = 0;
     for case in entries(&data("admission")) {
         let review = json_file(&case.join("request.json"));
@@ -37,13 +36,13 @@ fn a_patched_object_needs_no_patch_and_only_the_paths_of_the_patch_differ() {
         json_patch::patch(&mut again["request"]["object"], &patch).unwrap();
         assert_ne!(review, again, "{}: the patch changes nothing", case.display());
         let answer = self::answer(&case, Endpoint::Mutate, &again);
-        assert_eq!(answer.pointer("/body/response/patch"), None, "{}: patched twice", case.display());
+        assert_eq!(answer.pointer("/body/response/patch"), None, "{}: there is a second patch", case.display());
     }
     assert!(patched > 0, "no case is patched");
 }
 
 #[test]
-fn kubes_own_type_reads_every_answer() {
+fn the_type_of_the_kube_crate_reads_every_response() {
     use kube::core::{DynamicObject, admission::AdmissionReview};
     for case in entries(&data("admission")) {
         let review = json_file(&case.join("request.json"));
@@ -53,7 +52,7 @@ fn kubes_own_type_reads_every_answer() {
                 continue;
             }
             let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
-            // kube's type wants a patch as a list of numbers, which no API server sends or takes.
+            // kube's type has the patch as a list of numbers, which no API server sends or accepts.
             if let Some(patch) = body.pointer_mut("/response/patch") {
                 *patch = json!(BASE64.decode(patch.as_str().unwrap()).unwrap());
             }
@@ -67,7 +66,7 @@ fn kubes_own_type_reads_every_answer() {
 }
 
 #[test]
-fn the_recorded_reviews_all_come_back_allowed_with_their_uid() {
+fn every_recorded_review_is_allowed_and_has_its_uid() {
     let Some(reviews) = shared("cases/reviews") else { return };
     let facts = shared("cases/facts-default.yaml").unwrap();
     let reviewer = reviewer_of_file(&facts);
@@ -100,7 +99,7 @@ fn differences(case: &Path) -> Vec<String> {
     differences
 }
 
-/// Status and body, with the patch decoded so that a person can read it.
+/// Returns status and body, with the patch decoded so that it can be read.
 fn answer(case: &Path, endpoint: Endpoint, review: &Value) -> Value {
     let answer = reviewer(case).review(endpoint, review.to_string().as_bytes());
     let mut body: Value = serde_json::from_slice(&answer.body).unwrap();

@@ -1,26 +1,26 @@
-//! What nobody reads of an object costs no allocation, however much of it there is.
+//! Fields of an object that no rule reads cost no allocation.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "these are tests")]
 
-mod common;
+mod support;
 
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use common::data;
 use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
     facts::NoFacts,
     settings::Settings,
 };
 use serde_json::{Value, json};
+use support::cases::data;
 
 const REVIEWS: [&str; 3] = ["vm-update-merge-patch-add-nic", "vmi-update-status-heartbeat", "vmi-create"];
 
-/// A review whose objects have more of all that no rule reads.
-fn grown(review: &Value, count: usize) -> Vec<u8> {
+/// Adds entries to the lists of a review that no rule reads.
+fn with_unread_entries(review: &Value, count: usize) -> Vec<u8> {
     let mut review = review.clone();
-    let fields = json!({"manager": "somebody", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {}}}});
+    let fields = json!({"manager": "other", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {}}}});
     for side in ["object", "oldObject"] {
         let object = &mut review["request"][side];
         if object.is_null() {
@@ -41,20 +41,20 @@ fn grown(review: &Value, count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_hundred_times_as_much_that_nobody_reads_is_not_one_allocation_more() {
+fn a_hundred_times_as_many_unread_entries_cost_no_further_allocation() {
     let reviewer = Reviewer::new(Arc::new(NoFacts), Settings::default());
     for name in REVIEWS {
         let text = std::fs::read(data("reviews").join(name).with_extension("json")).unwrap();
         let review: Value = serde_json::from_slice(&text).unwrap();
         for endpoint in Endpoint::ALL {
             let allocations = |count| {
-                let body = grown(&review, count);
+                let body = with_unread_entries(&review, count);
                 let mut decision = None;
                 let counted = measure(|| decision = Some(reviewer.review(endpoint, &body).decision));
                 assert_ne!(decision, Some(Decision::Malformed), "{name}");
                 counted.count_total
             };
-            // What is made once, at the first answer, is made before.
+            // The first review allocates what is allocated once.
             allocations(1);
             assert_eq!(allocations(1), allocations(100), "{name} {endpoint:?}");
         }

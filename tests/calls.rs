@@ -1,8 +1,8 @@
-//! From when on the API server calls the webhooks: the RoleBinding, its rights, and what is waited for.
+//! Webhook activation: the RoleBinding, its permissions, and what nicplug waits for.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
-mod cluster_support;
+mod support;
 
 use std::{
     sync::{
@@ -12,15 +12,6 @@ use std::{
     time::Duration,
 };
 
-use cluster_support::{
-    LONG,
-    apiserver::{self, ApiServer},
-    eventually,
-    request::send,
-    roles::Role,
-    service,
-    webhook::Webhook,
-};
 use futures_util::future;
 use hyper::http::Method;
 use kube::Client;
@@ -29,28 +20,33 @@ use nicplug::{
     server::reload::every,
 };
 use serde_json::{Value, json};
+use support::{
+    api_server::{self, ApiServer, endpoints, requests::send, roles::Role},
+    replica::Replica,
+    wait::{LONG, eventually},
+};
 use tokio::{sync::watch, task::JoinHandle, time};
 
 const BINDINGS: (&str, &str) = ("rbac.authorization.k8s.io", "rolebindings");
 const SLICES: (&str, &str) = ("discovery.k8s.io", "endpointslices");
 const CALLS: (&str, &str) = ("nicplug.io", "webhooks");
 
-/// What the chart gives for it: group, resource and verb.
+/// The permissions of the chart: group, resource and verb.
 const RIGHTS: [((&str, &str), &str); 5] =
     [(BINDINGS, "list"), (BINDINGS, "watch"), (BINDINGS, "patch"), (SLICES, "list"), (CALLS, "call")];
 
-/// A namespace with the objects of the chart that matter here.
-struct Scene {
+/// A namespace with the Role of the chart, and its RoleBinding when a test creates it.
+struct ActivationFixture {
     admin: Client,
     namespace: String,
 }
 
-impl Scene {
-    async fn open(api: &ApiServer, purpose: &str) -> Self {
-        let scene = Self { admin: api.admin(), namespace: api.namespace(purpose).await };
+impl ActivationFixture {
+    async fn create_in_namespace(api: &ApiServer, purpose: &str) -> Self {
+        let fixture = Self { admin: api.admin(), namespace: api.namespace(purpose).await };
         let rules = json!([{"apiGroups": [CALLS.0], "resources": [CALLS.1], "verbs": ["call"]}]);
-        scene.create("roles", json!({"metadata": {"name": "call"}, "rules": rules})).await;
-        scene
+        fixture.create("roles", json!({"metadata": {"name": "call"}, "rules": rules})).await;
+        fixture
     }
 
     async fn create(&self, plural: &str, object: Value) {
@@ -58,99 +54,102 @@ impl Scene {
         send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
     }
 
-    /// The RoleBinding as it is installed: without a subject.
-    async fn bind(&self) {
+    /// Creates the RoleBinding as the chart does: without a subject.
+    async fn install_binding(&self) {
         let role = json!({"apiGroup": BINDINGS.0, "kind": "Role", "name": "call"});
         let binding = json!({"metadata": {"name": "call"}, "roleRef": role});
         self.create("rolebindings", binding).await;
     }
 
-    async fn lead(&self, service: &str, is_ready: bool) {
-        service::lead(&self.admin, &self.namespace, service, is_ready).await;
+    async fn publish_endpoint(&self, service: &str, is_ready: bool) {
+        endpoints::publish(&self.admin, &self.namespace, service, is_ready).await;
     }
 
-    /// A replica that is as ready as `is_ready` says.
-    fn replica(&self, client: Client, is_ready: &Arc<AtomicBool>) -> Replica {
+    /// Starts the activation task of a replica whose readiness a test sets.
+    fn start_task(&self, client: Client, is_ready: &Arc<AtomicBool>) -> ActivationTask {
         let [binding, service] = ["call", "nicplug"].map(str::to_owned);
         let calls = WebhookActivation::new(client, ObjectNames { namespace: self.namespace.clone(), binding, service });
         let (called, is_ready) = (calls.called(), Arc::clone(is_ready));
         let task = tokio::spawn(async move {
             calls.keep(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
         });
-        Replica { called, task }
+        ActivationTask { called, task }
     }
 }
 
-struct Replica {
+/// The activation task of a replica.
+struct ActivationTask {
     called: watch::Receiver<Activation>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Replica {
+impl Drop for ActivationTask {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Replica {
-    /// Waits until it says so.
-    async fn says(&mut self, what: &str, is_it: impl FnMut(&Activation) -> bool) {
-        let is_said = time::timeout(LONG, self.called.wait_for(is_it)).await.is_ok();
-        assert!(is_said, "not within {LONG:?}: {what}; but {:?}", self.called.borrow());
+impl ActivationTask {
+    /// Waits for a state.
+    async fn wait_for(&mut self, what: &str, is_right: impl FnMut(&Activation) -> bool) {
+        let is_reached = time::timeout(LONG, self.called.wait_for(is_right)).await.is_ok();
+        assert!(is_reached, "did not happen within {LONG:?}: {what}; the state is {:?}", self.called.borrow());
     }
 
-    async fn waits_for(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Activation::NotYet(reason) if reason.contains(words))).await;
+    /// Waits until the webhooks are inactive for this reason.
+    async fn is_waiting(&mut self, words: &str) {
+        self.wait_for(words, |called| matches!(called, Activation::NotYet(reason) if reason.contains(words))).await;
     }
 
-    async fn complains(&mut self, words: &str) {
-        self.says(words, |called| matches!(called, Activation::No(reason) if reason.contains(words))).await;
+    /// Waits until there is this error.
+    async fn has_error(&mut self, words: &str) {
+        self.wait_for(words, |called| matches!(called, Activation::No(reason) if reason.contains(words))).await;
     }
 
-    async fn is_called(&mut self) {
-        self.says("it is called", |called| *called == Activation::Yes).await;
+    async fn is_active(&mut self) {
+        self.wait_for("the webhooks are active", |called| *called == Activation::Yes).await;
     }
 }
 
 #[tokio::test]
-async fn what_is_waited_for_is_told_one_after_the_other() {
-    let Some(api) = apiserver::shared().await else { return };
-    let scene = Scene::open(api, "calls").await;
+async fn the_state_names_each_condition_that_is_not_met_yet() {
+    let Some(api) = api_server::shared().await else { return };
+    let fixture = ActivationFixture::create_in_namespace(api, "calls").await;
     let is_ready = Arc::default();
-    let (mut one, mut other) = (scene.replica(api.admin(), &is_ready), scene.replica(api.admin(), &is_ready));
-    one.complains("there is no RoleBinding \"call\"").await;
-    scene.bind().await;
-    one.waits_for("this replica is not ready").await;
+    let (mut one, mut other) = (fixture.start_task(api.admin(), &is_ready), fixture.start_task(api.admin(), &is_ready));
+    one.has_error("there is no RoleBinding \"call\"").await;
+    fixture.install_binding().await;
+    one.is_waiting("this replica is not ready").await;
     is_ready.store(true, Ordering::Relaxed);
-    one.waits_for("the Service \"nicplug\" leads to no replica").await;
-    scene.lead("another", true).await;
-    scene.lead("nicplug", false).await;
-    other.waits_for("the Service \"nicplug\" leads to no replica").await;
-    scene.lead("nicplug", true).await;
-    one.is_called().await;
-    other.is_called().await;
+    one.is_waiting("the Service \"nicplug\" leads to no replica").await;
+    fixture.publish_endpoint("another", true).await;
+    fixture.publish_endpoint("nicplug", false).await;
+    other.is_waiting("the Service \"nicplug\" leads to no replica").await;
+    fixture.publish_endpoint("nicplug", true).await;
+    one.is_active().await;
+    other.is_active().await;
 
-    // Once it is so, it does not matter who is ready.
+    // An active webhook stays active when no replica is ready.
     is_ready.store(false, Ordering::Relaxed);
-    scene.replica(api.admin(), &is_ready).is_called().await;
+    fixture.start_task(api.admin(), &is_ready).is_active().await;
 }
 
 #[tokio::test]
-async fn a_server_that_judges_by_files_is_called_too() {
-    let Some(api) = apiserver::shared().await else { return };
-    let scene = Scene::open(api, "calls-files").await;
-    scene.bind().await;
-    scene.lead("nicplug", true).await;
-    let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap()), ("POD_NAMESPACE", &scene.namespace)];
+async fn a_server_with_facts_from_files_activates_the_webhooks_too() {
+    let Some(api) = api_server::shared().await else { return };
+    let fixture = ActivationFixture::create_in_namespace(api, "calls-files").await;
+    fixture.install_binding().await;
+    fixture.publish_endpoint("nicplug", true).await;
+    let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap()), ("POD_NAMESPACE", &fixture.namespace)];
     let flags = ["--facts", "none", "--call-binding", "call", "--call-service", "nicplug"];
-    let nicplug = Webhook::start_with(&flags, &environment).await;
-    let is_called = async || nicplug.get("/readyz?verbose").await.contains("[+]calls ok\n").then_some(());
-    eventually("it is called", is_called).await;
+    let nicplug = Replica::start_with(&flags, &environment).await;
+    let is_active = async || nicplug.page("/readyz?verbose").await.contains("[+]calls ok\n").then_some(());
+    eventually("the webhooks are active", is_active).await;
 }
 
 #[tokio::test]
-async fn each_verb_that_is_missed_is_named_and_when_it_is_given_the_webhooks_are_called() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn each_missing_permission_is_named_and_when_it_is_granted_the_webhooks_become_active() {
+    let Some(api) = api_server::shared().await else { return };
     let rules = |without: Option<((&str, &str), &str)>| -> Vec<Value> {
         let left = RIGHTS.iter().filter(|right| Some(**right) != without);
         left.map(|((group, resource), verb)| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]}))
@@ -158,23 +157,23 @@ async fn each_verb_that_is_missed_is_named_and_when_it_is_given_the_webhooks_are
     };
     let case = async |missing: ((&str, &str), &str)| {
         let ((_, resource), verb) = missing;
-        let scene = Scene::open(api, &format!("calls-{verb}")).await;
-        scene.bind().await;
-        scene.lead("nicplug", true).await;
+        let fixture = ActivationFixture::create_in_namespace(api, &format!("calls-{verb}")).await;
+        fixture.install_binding().await;
+        fixture.publish_endpoint("nicplug", true).await;
         let role = Role { api, name: format!("calls-without-{verb}-{resource}") };
         role.grant(&rules(Some(missing))).await;
-        let mut replica = scene.replica(api.user(&role.name), &Arc::new(true.into()));
+        let mut task = fixture.start_task(api.user(&role.name), &Arc::new(true.into()));
         match verb {
-            // What is listed is enough, again and again.
+            // Lists at each tick replace the watch.
             "watch" => {}
-            // The API server lets nobody give what he has not.
-            "call" => replica.complains("attempting to grant RBAC permissions not currently held").await,
-            _ => replica.complains(&format!("cannot {verb} resource {resource:?}")).await,
+            // In Kubernetes a user can only grant permissions that the user has.
+            "call" => task.has_error("attempting to grant RBAC permissions not currently held").await,
+            _ => task.has_error(&format!("cannot {verb} resource {resource:?}")).await,
         }
         if verb != "watch" {
             role.grant(&rules(None)).await;
         }
-        replica.is_called().await;
+        task.is_active().await;
     };
     let cases: Vec<_> = RIGHTS.iter().map(|right| case(*right)).collect();
     future::join_all(cases).await;

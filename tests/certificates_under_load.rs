@@ -1,13 +1,10 @@
-//! Certificates are renewed, and nobody notices: 0 failed requests.
+//! Certificates are renewed under load, and no request fails.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
-mod certificate_support;
-mod clients;
-mod cluster_support;
+mod support;
 
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,63 +12,66 @@ use std::{
     time::Duration,
 };
 
-use certificate_support::{DAY, Replica, SECRET, Scene, certificates};
-use clients::Client;
-use cluster_support::{
-    crds::Kind,
-    eventually,
-    request::{self, Run},
-};
 use futures_util::StreamExt;
 use kube::{api::DeleteParams, runtime::watcher::watch_object};
 use nicplug::certificates::chain::Certificate;
-use serde_json::json;
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use support::{
+    api_server::{
+        crds::Kind,
+        requests::{self, Response, Run},
+    },
+    builders::bare_vm,
+    certificates::{CertificateFixture, DAY, SECRET, SelfSigningReplica, certificates},
+    client::Client,
+    wait::{eventually, guarded},
+};
+use tokio::{sync::watch, task::JoinSet};
 
 const CLIENTS: usize = 25;
 
-/// A guard against hanging; no test depends on how long it is.
-async fn guarded<T>(test: impl Future<Output = T>) -> T {
-    timeout(Duration::from_mins(5), Box::pin(test)).await.expect("the awaited event never came")
-}
-
-/// Three replicas of which one leads by a Lease, behind both addresses.
-async fn replicas(scene: &Scene) -> [Replica; 3] {
-    let replicas = [scene.candidate("a").await, scene.candidate("b").await, scene.candidate("c").await];
+/// Starts three replicas behind both Services; one of them leads by a Lease.
+async fn replicas(fixture: &CertificateFixture) -> [SelfSigningReplica; 3] {
+    let replicas = [fixture.candidate("a").await, fixture.candidate("b").await, fixture.candidate("c").await];
     let addresses = replicas.each_ref().map(|replica| replica.address);
-    scene.validate.set(&addresses);
-    scene.mutate.set(&addresses);
-    all_show(scene, &replicas, None).await;
+    fixture.validate.proxy.set_endpoints(&addresses);
+    fixture.mutate.proxy.set_endpoints(&addresses);
+    all_serve(fixture, &replicas, None).await;
     replicas
 }
 
-/// Waits until all replicas show one certificate that both webhooks trust, and which is not `but`.
-async fn all_show(scene: &Scene, replicas: &[Replica; 3], but: Option<&Certificate>) -> Certificate {
-    let shown = scene.until_shown(&replicas[0], but).await;
+/// Waits until all replicas serve the same certificate, which both webhooks trust and which is not `except`.
+async fn all_serve(
+    fixture: &CertificateFixture,
+    replicas: &[SelfSigningReplica; 3],
+    except: Option<&Certificate>,
+) -> Certificate {
+    let served = fixture.until_trusted(&replicas[0], except).await;
     for replica in &replicas[1..] {
-        scene
-            .until("all show the same", async || (scene.shown(replica).await.as_ref() == Some(&shown)).then_some(()))
+        fixture
+            .until("all replicas serve the same certificate", async || {
+                (fixture.trusted_certificate(replica).await.as_ref() == Some(&served)).then_some(())
+            })
             .await;
     }
-    shown
+    served
 }
 
-// === Twenty-five clients that have the time of the replicas ===
+// === Twenty-five clients with the clock of the replicas ===
 
-/// What all clients share.
+/// The shared state of all clients.
 struct Crowd {
-    /// The `caBundle` as the watch of an API server has it.
+    /// The `caBundle`, as an API server gets it by a watch.
     trust: watch::Receiver<String>,
-    /// Counted up: each client opens a new connection for its next request.
+    /// When this number changes, each client opens a new connection for its next request.
     round: watch::Sender<usize>,
-    /// Whether clients open new connections by themselves besides.
-    restless: AtomicBool,
+    /// Whether clients open new connections at other times too.
+    reconnects: AtomicBool,
     stop: AtomicBool,
     answered: AtomicUsize,
 }
 
-/// Asks without a pause, and gives how often it opened a connection.
-async fn keep_asking(mut client: Client, crowd: Arc<Crowd>, arrived: Arc<AtomicUsize>) -> Result<usize, String> {
+/// Sends reviews without a pause and returns how many connections it opened.
+async fn send_reviews(mut client: Client, crowd: Arc<Crowd>, arrived: Arc<AtomicUsize>) -> Result<usize, String> {
     let mut round = crowd.round.subscribe();
     let mut count = 0_usize;
     while !crowd.stop.load(Ordering::Relaxed) {
@@ -79,11 +79,11 @@ async fn keep_asking(mut client: Client, crowd: Arc<Crowd>, arrived: Arc<AtomicU
         if is_new_round {
             round.mark_unchanged();
         }
-        if is_new_round || (crowd.restless.load(Ordering::Relaxed) && count % 50 == 49) {
-            client.leave();
+        if is_new_round || (crowd.reconnects.load(Ordering::Relaxed) && count % 50 == 49) {
+            client.disconnect();
         }
-        let authorities = crowd.trust.borrow().clone();
-        client.ask(&authorities).await?;
+        let cas = crowd.trust.borrow().clone();
+        client.send_review(&cas).await?;
         count += 1;
         crowd.answered.fetch_add(1, Ordering::Relaxed);
         if is_new_round {
@@ -94,18 +94,18 @@ async fn keep_asking(mut client: Client, crowd: Arc<Crowd>, arrived: Arc<AtomicU
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_five_connections_see_a_new_leaf_a_new_authority_a_lost_secret_and_another_year_and_no_failure() {
+async fn twenty_five_clients_see_no_failure_over_renewals_a_lost_secret_and_a_year_without_requests() {
     guarded(async {
-        let Some(scene) = Scene::open("load").await else { return };
-        let replicas = replicas(&scene).await;
-        let mut shown = all_show(&scene, &replicas, None).await;
+        let Some(fixture) = CertificateFixture::start("load").await else { return };
+        let replicas = replicas(&fixture).await;
+        let mut served = all_serve(&fixture, &replicas, None).await;
 
-        let (trusted, trust) = watch::channel(scene.bundles().await[0].clone());
+        let (trusted, trust) = watch::channel(fixture.bundles().await[0].clone());
         let mut tasks = JoinSet::new();
-        let mut webhooks = Box::pin(watch_object(scene.validating(), scene.webhooks()));
+        let mut webhooks = Box::pin(watch_object(fixture.validating(), fixture.webhooks()));
         tasks.spawn(async move {
-            while let Some(news) = webhooks.next().await {
-                let Ok(Some(configuration)) = news else { continue };
+            while let Some(event) = webhooks.next().await {
+                let Ok(Some(configuration)) = event else { continue };
                 let bundle = configuration.webhooks.unwrap().remove(0).client_config.ca_bundle;
                 trusted.send_replace(String::from_utf8(bundle.unwrap_or_default().0).unwrap());
             }
@@ -113,64 +113,68 @@ async fn twenty_five_connections_see_a_new_leaf_a_new_authority_a_lost_secret_an
         let crowd = Arc::new(Crowd {
             trust,
             round: watch::Sender::default(),
-            restless: AtomicBool::new(true),
+            reconnects: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             answered: AtomicUsize::new(0),
         });
         let arrived = Arc::<AtomicUsize>::default();
         let mut load = JoinSet::new();
         for _ in 0..CLIENTS {
-            let client = Client::new(scene.validate.address, &scene.time);
-            load.spawn(keep_asking(client, Arc::clone(&crowd), Arc::clone(&arrived)));
+            let service = &fixture.validate.service;
+            let client = Client::new(service.address(), &service.host(), &fixture.clock);
+            load.spawn(send_reviews(client, Arc::clone(&crowd), Arc::clone(&arrived)));
         }
-        // Each client opens a new connection, with what is shown and trusted now, and is answered.
-        let everybody_comes_back = async || {
+        // Each client opens a new connection, with the certificate and the bundle of this moment, and gets an answer.
+        let all_reconnect = async || {
             arrived.store(0, Ordering::Relaxed);
             crowd.round.send_modify(|round| *round += 1);
-            eventually("all clients are back", async || (arrived.load(Ordering::Relaxed) == CLIENTS).then_some(()))
-                .await;
+            eventually("all clients have reconnected", async || {
+                (arrived.load(Ordering::Relaxed) == CLIENTS).then_some(())
+            })
+            .await;
         };
-        let both_authorities_are_heard_of = async |count: usize| {
-            scene
-                .until("the watch has brought all authorities", async || {
-                    let is_published = scene.bundles().await.iter().all(|text| certificates(text).len() == count);
+        let cas_are_known = async |count: usize| {
+            fixture
+                .until("the clients know all CAs", async || {
+                    let is_published = fixture.bundles().await.iter().all(|text| certificates(text).len() == count);
                     (is_published && certificates(&crowd.trust.borrow()).len() == count).then_some(())
                 })
                 .await;
-            // So long it may take in a cluster; here it was waited for.
-            scene.time.go(Duration::from_secs(61));
+            // nicplug waits this long for the API servers of a cluster to receive the bundle.
+            fixture.clock.advance(Duration::from_secs(61));
         };
 
-        // Leaves: at 61, 122 and 183 days.
+        // The serving certificate is renewed at 61, 122 and 183 days.
         for _ in 0..3 {
-            scene.time.go(61 * DAY);
-            shown = all_show(&scene, &replicas, Some(&shown)).await;
-            everybody_comes_back().await;
+            fixture.clock.advance(61 * DAY);
+            served = all_serve(&fixture, &replicas, Some(&served)).await;
+            all_reconnect().await;
         }
-        // The authority: at 243 days. The leaf is due as well, and waits for it.
-        let first = certificates(&scene.bundles().await[0]);
-        scene.time.go(61 * DAY);
-        both_authorities_are_heard_of(2).await;
-        shown = all_show(&scene, &replicas, Some(&shown)).await;
-        assert!(!shown.is_signed_by(&first[0]));
-        everybody_comes_back().await;
+        // The CA is renewed at 243 days. The serving certificate is due too, and is renewed after the CA.
+        let first = certificates(&fixture.bundles().await[0]);
+        fixture.clock.advance(61 * DAY);
+        cas_are_known(2).await;
+        served = all_serve(&fixture, &replicas, Some(&served)).await;
+        assert!(!served.is_signed_by(&first[0]));
+        all_reconnect().await;
 
-        scene.secrets().delete(SECRET, &DeleteParams::default()).await.unwrap();
-        both_authorities_are_heard_of(3).await;
-        shown = all_show(&scene, &replicas, Some(&shown)).await;
-        everybody_comes_back().await;
+        fixture.secrets().delete(SECRET, &DeleteParams::default()).await.unwrap();
+        cas_are_known(3).await;
+        served = all_serve(&fixture, &replicas, Some(&served)).await;
+        all_reconnect().await;
 
-        // A year later all has expired, and a new connection would fail until it is made anew; those that are open do not.
-        crowd.restless.store(false, Ordering::Relaxed);
-        everybody_comes_back().await;
-        scene.time.go(365 * DAY);
-        all_show(&scene, &replicas, Some(&shown)).await;
-        scene
-            .until("the watch has brought the new authority", async || {
-                (*crowd.trust.borrow() == scene.bundles().await[0]).then_some(())
+        // A year later all certificates have expired. New connections would fail until they are renewed; open ones do
+        // not.
+        crowd.reconnects.store(false, Ordering::Relaxed);
+        all_reconnect().await;
+        fixture.clock.advance(365 * DAY);
+        all_serve(&fixture, &replicas, Some(&served)).await;
+        fixture
+            .until("the clients know the new CA", async || {
+                (*crowd.trust.borrow() == fixture.bundles().await[0]).then_some(())
             })
             .await;
-        everybody_comes_back().await;
+        all_reconnect().await;
 
         crowd.stop.store(true, Ordering::Relaxed);
         let opened: Vec<usize> = load.join_all().await.into_iter().map(|end| end.expect("no request fails")).collect();
@@ -183,67 +187,68 @@ async fn twenty_five_connections_see_a_new_leaf_a_new_authority_a_lost_secret_an
 
 // === The API server itself ===
 
-/// A VM without NICs, which is judged and not stored.
-async fn create(scene: &Scene) -> request::Answer {
-    let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm"},
-        "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}});
-    request::create(&scene.api.admin(), Kind::Vm, &scene.namespace, &vm, Run::Dry).await
+/// Creates a VM without NICs by a dry run.
+async fn create(fixture: &CertificateFixture) -> Response {
+    let vm = bare_vm("vm").build();
+    requests::create(&fixture.api.admin(), Kind::Vm, &fixture.namespace, &vm, Run::Dry).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_server_that_creates_machines_all_the_time_sees_no_failure_over_any_renewal() {
+async fn an_api_server_that_creates_vms_all_the_time_sees_no_failure_over_any_renewal() {
     guarded(async {
-        let Some(scene) = Scene::open("renewals").await else { return };
-        let scene = Arc::new(scene);
-        let replicas = replicas(&scene).await;
-        let mut shown = all_show(&scene, &replicas, None).await;
-        // It has heard of the webhooks and of their authority when both were called with success.
+        let Some(fixture) = CertificateFixture::start("renewals").await else { return };
+        let fixture = Arc::new(fixture);
+        let replicas = replicas(&fixture).await;
+        let mut served = all_serve(&fixture, &replicas, None).await;
+        // The API server knows the webhooks and their CA when calls of both succeed.
         eventually("both webhooks are called", async || {
-            let was_granted = create(&scene).await.is_ok();
-            (was_granted && scene.validate.accepted() > 0 && scene.mutate.accepted() > 0).then_some(())
+            let was_granted = create(&fixture).await.is_ok();
+            (was_granted && fixture.validate.proxy.accepted() > 0 && fixture.mutate.proxy.accepted() > 0).then_some(())
         })
         .await;
 
         let (stop, created) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut load = JoinSet::new();
         for _ in 0..4 {
-            let (scene, stop, created) = (Arc::clone(&scene), Arc::clone(&stop), Arc::clone(&created));
+            let (fixture, stop, created) = (Arc::clone(&fixture), Arc::clone(&stop), Arc::clone(&created));
             load.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    create(&scene).await.granted();
+                    create(&fixture).await.granted();
                     created.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        // A new bundle is used with new connections: so it is seen that the API server has heard of it.
-        let heard_of = async |count: usize, before: (usize, usize)| {
-            scene
-                .until("the API server has heard of all authorities", async || {
-                    let is_published = scene.bundles().await.iter().all(|text| certificates(text).len() == count);
-                    let is_heard = scene.validate.accepted() > before.0 && scene.mutate.accepted() > before.1;
-                    (is_published && is_heard).then_some(())
+        // The API server opens new connections for a new bundle, which shows that it has received it.
+        let received = async |count: usize, before: (usize, usize)| {
+            fixture
+                .until("the API server has received all CAs", async || {
+                    let is_published = fixture.bundles().await.iter().all(|text| certificates(text).len() == count);
+                    let is_received =
+                        fixture.validate.proxy.accepted() > before.0 && fixture.mutate.proxy.accepted() > before.1;
+                    (is_published && is_received).then_some(())
                 })
                 .await;
             let enough = created.load(Ordering::Relaxed) + 8;
             eventually("more are created", async || (created.load(Ordering::Relaxed) >= enough).then_some(())).await;
-            scene.time.go(Duration::from_secs(61));
+            fixture.clock.advance(Duration::from_secs(61));
         };
-        let accepted = || (scene.validate.accepted(), scene.mutate.accepted());
+        let accepted = || (fixture.validate.proxy.accepted(), fixture.mutate.proxy.accepted());
 
-        // A new leaf of the same authority.
-        scene.take_out(&["tls.crt", "tls.key"]).await;
-        shown = all_show(&scene, &replicas, Some(&shown)).await;
-        // A new authority, and then a leaf of it.
+        // A new serving certificate of the same CA, which has been in the bundles for long enough.
+        fixture.clock.advance(Duration::from_secs(61));
+        fixture.remove_from_secret(&["tls.crt", "tls.key"]).await;
+        served = all_serve(&fixture, &replicas, Some(&served)).await;
+        // A new CA, and a serving certificate of it.
         let before = accepted();
-        scene.take_out(&["ca.key", "tls.crt", "tls.key"]).await;
-        heard_of(2, before).await;
-        shown = all_show(&scene, &replicas, Some(&shown)).await;
-        // All of it.
+        fixture.remove_from_secret(&["ca.key", "tls.crt", "tls.key"]).await;
+        received(2, before).await;
+        served = all_serve(&fixture, &replicas, Some(&served)).await;
+        // A new Secret.
         let before = accepted();
-        scene.secrets().delete(SECRET, &DeleteParams::default()).await.unwrap();
-        heard_of(3, before).await;
-        all_show(&scene, &replicas, Some(&shown)).await;
-        // Some more with what is shown now.
+        fixture.secrets().delete(SECRET, &DeleteParams::default()).await.unwrap();
+        received(3, before).await;
+        all_serve(&fixture, &replicas, Some(&served)).await;
+        // Some more requests with the last certificate.
         let enough = created.load(Ordering::Relaxed) + 20;
         eventually("twenty more are created", async || (created.load(Ordering::Relaxed) >= enough).then_some(())).await;
         stop.store(true, Ordering::Relaxed);

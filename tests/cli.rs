@@ -1,9 +1,9 @@
-//! The built binary: what it prints, and how it ends.
+//! The built program: its output and exit status.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::{
     fs,
@@ -11,19 +11,21 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        atomic::{AtomicU32, Ordering},
-        mpsc::{self, Receiver},
-    },
+    sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
-use common::{data, json_file};
 use nicplug::rules::RULES;
 use serde_json::Value;
+use support::{
+    cases::{data, json_file},
+    client::get,
+    folder::Folder,
+};
+use tokio::runtime::Builder;
 
 #[test]
-fn review_answers_each_line_and_goes_on_after_a_broken_one() {
+fn review_answers_each_line_and_continues_after_an_invalid_one() {
     let good = compact("real-vm-update-merge-patch-add-nic");
     let bad = compact("model-e1000e");
     let input = format!("{good}\nnot json\n\n{bad}\n");
@@ -37,7 +39,7 @@ fn review_answers_each_line_and_goes_on_after_a_broken_one() {
 }
 
 #[test]
-fn review_reads_files_whole_and_ends_with_success_whatever_the_verdicts_are() {
+fn review_reads_whole_files_and_succeeds_for_every_verdict() {
     let denied = data("admission/model-e1000e/request.json");
     let output = run(&["review", "--facts", &facts("model-e1000e"), denied.to_str().unwrap()], "");
     assert_eq!(lines(&output.stdout)[0]["response"]["status"]["code"], 422);
@@ -45,7 +47,7 @@ fn review_reads_files_whole_and_ends_with_success_whatever_the_verdicts_are() {
 }
 
 #[test]
-fn review_mutates_on_demand() {
+fn review_mutates_with_the_flag_mutate() {
     let input = compact("binding-left-out");
     let patched = run(&["review", "--mutate"], &input);
     assert_eq!(lines(&patched.stdout)[0]["response"]["patchType"], "JSONPatch");
@@ -54,9 +56,9 @@ fn review_mutates_on_demand() {
 }
 
 #[test]
-fn settings_change_what_is_denied() {
-    let folder = Folder::new();
-    let settings = folder.file("settings.yaml", "rules: {NP103: warn}\n");
+fn settings_change_the_verdict() {
+    let folder = Folder::new("cli");
+    let settings = folder.write("settings.yaml", "rules: {NP103: warn}\n");
     let output = run(&["review", "--facts", &facts("model-e1000e"), "--settings", &settings], &compact("model-e1000e"));
     let answer = &lines(&output.stdout)[0]["response"];
     assert_eq!(answer["allowed"], true);
@@ -64,12 +66,12 @@ fn settings_change_what_is_denied() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_with_file_and_place() {
-    let folder = Folder::new();
-    let unknown_rule = folder.file("unknown.yaml", "rules: {NP999: warn}\n");
-    let unknown_value = folder.file("value.yaml", "rules:\n  NP103: loud\n");
-    let broken = folder.file("broken.yaml", "kind: A\n---\nkind: B\nspec: [}\n");
-    let wrong_type = folder.file(
+fn an_error_in_a_file_names_the_file_and_the_line() {
+    let folder = Folder::new("cli");
+    let unknown_rule = folder.write("unknown.yaml", "rules: {NP999: warn}\n");
+    let unknown_value = folder.write("value.yaml", "rules:\n  NP103: loud\n");
+    let broken = folder.write("broken.yaml", "kind: A\n---\nkind: B\nspec: [}\n");
+    let wrong_type = folder.write(
         "wrong.yaml",
         "# one\n---\napiVersion: kubevirt.io/v1\nkind: KubeVirt\nmetadata: {name: kv}\nspec: {configuration: 5}\n",
     );
@@ -91,19 +93,19 @@ fn what_cannot_be_read_is_named_with_file_and_place() {
 }
 
 #[test]
-fn facts_may_be_a_folder() {
-    let folder = Folder::new();
+fn facts_are_read_from_a_folder() {
+    let folder = Folder::new("cli");
     let all = fs::read_to_string(data("admission/gate-off/facts.yaml")).unwrap();
     for (number, document) in all.split("---\n").enumerate() {
-        folder.file(&format!("{number}.yaml"), document);
+        folder.write(&format!("{number}.yaml"), document);
     }
-    folder.file("notes.txt", "kind: [not read");
-    let output = run(&["review", "--facts", folder.path.to_str().unwrap()], &compact("gate-off"));
+    folder.write("notes.txt", "kind: [not read");
+    let output = run(&["review", "--facts", folder.path().to_str().unwrap()], &compact("gate-off"));
     assert!(String::from_utf8(output.stdout).unwrap().contains("[NP101]"));
 }
 
 #[test]
-fn the_demo_plays_the_whole_story_in_eighty_columns_without_colours() {
+fn the_demo_shows_every_rule_in_eighty_columns_without_colours() {
     let output = run(&["demo", "--once"], "");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -113,7 +115,7 @@ fn the_demo_plays_the_whole_story_in_eighty_columns_without_colours() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     let missing: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !text.contains(&format!("[{id}]"))).collect();
-    assert!(missing.is_empty(), "no step tells of {missing:?}");
+    assert!(missing.is_empty(), "no step shows {missing:?}");
     for line in text.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
         assert!(!line.contains('\u{1b}'), "{line:?}");
@@ -121,24 +123,23 @@ fn the_demo_plays_the_whole_story_in_eighty_columns_without_colours() {
 }
 
 #[test]
-fn serve_becomes_ready_answers_and_ends_on_sigterm() {
-    let folder = Folder::new();
-    let certs = folder.certs();
-    let mut server = Server::start(&certs, &["--log-format", "json"]);
-    assert!(server.health("/livez").starts_with("HTTP/1.1 200"));
-    assert!(server.health("/readyz?verbose").contains("webhook"));
+fn serve_becomes_ready_answers_a_review_and_ends_on_sigterm() {
+    let folder = Folder::new("cli");
+    let certs = certificates(&folder);
+    let mut server = ServeProcess::start(&certs, &["--log-format", "json"]);
+    assert_eq!(server.health("/livez").0, 200);
+    assert!(server.health("/readyz?verbose").1.contains("webhook"));
     let answer = server.review(&certs, &compact("real-vm-create"));
     assert!(answer.contains("\"allowed\":true"), "{answer}");
     server.terminate();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
-/// An update of a VM by a user who would like to write lines of the log.
+/// Returns an update of a VM with names that try to forge lines of the log.
 fn hostile_review(names: &str) -> String {
     let vm = |networks: &str| {
-        format!(
-            r#"{{"metadata": {{"annotations": {{"password": "hunter2"}}}}, "spec": {{"template": {{"spec": {{{networks}}}}}}}}}"#
-        )
+        let metadata = r#"{"annotations": {"password": "hunter2"}}"#;
+        format!(r#"{{"metadata": {metadata}, "spec": {{"template": {{"spec": {{{networks}}}}}}}}}"#)
     };
     let (new, old) = (vm(r#""networks": [{"name": "a", "pod": {}}, {"name": "a", "pod": {}}]"#), vm(""));
     let review = format!(
@@ -151,10 +152,10 @@ fn hostile_review(names: &str) -> String {
 }
 
 #[test]
-fn a_decision_is_one_line_of_json_with_who_asked_for_what_and_why_it_was_denied() {
-    let folder = Folder::new();
-    let certs = folder.certs();
-    let server = Server::start(&certs, &["--log-format", "json"]);
+fn a_decision_is_one_line_of_json_with_user_object_operation_and_rules() {
+    let folder = Folder::new("cli");
+    let certs = certificates(&folder);
+    let server = ServeProcess::start(&certs, &["--log-format", "json"]);
     let forged = r#"\n{\"level\":\"INFO\",\"message\":\"forged\"}"#;
     server.review(&certs, &hostile_review(forged));
     let line = server.line("\"decided\"");
@@ -178,10 +179,10 @@ fn a_decision_is_one_line_of_json_with_who_asked_for_what_and_why_it_was_denied(
 }
 
 #[test]
-fn a_decision_is_one_line_of_text_whatever_the_names_in_it_are() {
-    let folder = Folder::new();
-    let certs = folder.certs();
-    let server = Server::start(&certs, &["--log-format", "text"]);
+fn a_decision_is_one_line_of_text_for_all_names() {
+    let folder = Folder::new("cli");
+    let certs = certificates(&folder);
+    let server = ServeProcess::start(&certs, &["--log-format", "text"]);
     server.review(&certs, &hostile_review(r"\r\n2026-01-01T00:00:00Z INFO forged \u001b[2J\u009b1m\u202e"));
     let line = server.line("nicplug::decision");
     assert!(line.contains(r#"user="mallory\r\n2026-01-01T00:00:00Z INFO forged"#), "{line}");
@@ -190,22 +191,22 @@ fn a_decision_is_one_line_of_text_whatever_the_names_in_it_are() {
 }
 
 #[test]
-fn the_log_filter_is_taken_from_its_file_at_a_signal_and_a_bad_one_is_refused() {
-    let folder = Folder::new();
-    let certs = folder.certs();
-    let filter = folder.file("filter", "");
-    let server = Server::start(&certs, &["--log-format", "json", "--log", "info", "--log-filter-file", &filter]);
+fn the_log_filter_is_reloaded_at_a_signal_and_an_invalid_one_is_rejected() {
+    let folder = Folder::new("cli");
+    let certs = certificates(&folder);
+    let filter = folder.write("filter", "");
+    let server = ServeProcess::start(&certs, &["--log-format", "json", "--log", "info", "--log-filter-file", &filter]);
     let allowed = compact("real-vmi-update-status-heartbeat");
-    // Of this one nothing is told: the next line is about the file.
+    // This review is not logged: the next line is about the file.
     server.review(&certs, &allowed);
-    folder.file("filter", "# for a while\ninfo\nnicplug::decision=debug\n");
+    folder.write("filter", "# for a while\ninfo\nnicplug::decision=debug\n");
     server.signal("HUP");
     let line = server.any_line();
     assert!(line.contains("info,nicplug::decision=debug") && line.contains("log filter"), "{line}");
     server.review(&certs, &allowed);
     let line = server.any_line();
     assert!(line.contains("DEBUG") && line.contains("nicplug::decision"), "{line}");
-    folder.file("filter", "nicplug=loud\n");
+    folder.write("filter", "nicplug=loud\n");
     server.signal("HUP");
     let line = server.any_line();
     assert!(line.contains("WARN") && line.contains("stays as it was") && line.contains("loud"), "{line}");
@@ -214,12 +215,12 @@ fn the_log_filter_is_taken_from_its_file_at_a_signal_and_a_bad_one_is_refused() 
 }
 
 #[test]
-fn spans_go_to_the_collector_that_the_flag_names_and_the_last_ones_before_the_end() {
-    let folder = Folder::new();
-    let certs = folder.certs();
+fn spans_are_exported_to_the_collector_of_the_flag_before_the_end() {
+    let folder = Folder::new("cli");
+    let certs = certificates(&folder);
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", collector.local_addr().unwrap());
-    let mut server = Server::start(&certs, &["--log-format", "json", "--otlp-endpoint", &url]);
+    let mut server = ServeProcess::start(&certs, &["--log-format", "json", "--otlp-endpoint", &url]);
     server.review(&certs, &hostile_review(""));
     server.terminate();
     let (mut stream, _) = collector.accept().unwrap();
@@ -228,14 +229,14 @@ fn spans_go_to_the_collector_that_the_flag_names_and_the_last_ones_before_the_en
     assert_eq!(head[0], "POST /v1/traces HTTP/1.1");
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
-    // The one message ends with the connection.
+    // The message is the rest of the stream.
     let message: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     let span = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
     assert_eq!(span["name"], "validate", "{message}");
 }
 
 #[test]
-fn help_states_every_limit_and_its_environment_twin() {
+fn the_help_names_every_limit_with_its_environment_variable_and_default() {
     let help = String::from_utf8(run(&["serve", "--help"], "").stdout).unwrap();
     for (flag, variable, default) in [
         ("--max-body", "NICPLUG_MAX_BODY", "8MiB"),
@@ -255,16 +256,16 @@ fn help_states_every_limit_and_its_environment_twin() {
     }
 }
 
-/// A running `nicplug serve`, ended when the test ends.
-struct Server {
+/// A running `nicplug serve`; killed when this is dropped.
+struct ServeProcess {
     child: Child,
     webhook: String,
     health: String,
     log: Receiver<String>,
 }
 
-impl Server {
-    /// Starts it on free ports and waits until it says where it listens.
+impl ServeProcess {
+    /// Starts it on free ports and waits until it logs their addresses.
     fn start(certs: &Path, args: &[&str]) -> Self {
         let file = |name: &str| certs.join(name).to_str().unwrap().to_owned();
         let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
@@ -286,18 +287,18 @@ impl Server {
         };
         let health = address("health checks");
         let webhook = address("serving");
-        // Read on, so that the server never waits for its log to be read.
+        // The thread keeps reading, so that the process never blocks on a full pipe.
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || log.for_each(|line| drop(sender.send(line.unwrap()))));
         Self { child, webhook, health, log: lines }
     }
 
-    /// The next line of the log.
+    /// Returns the next line of the log.
     fn any_line(&self) -> String {
-        self.log.recv_timeout(Duration::from_mins(1)).expect("a line of the log")
+        self.log.recv_timeout(Duration::from_mins(1)).expect("there is another line of the log")
     }
 
-    /// The next line of the log that has this in it.
+    /// Returns the next line of the log that contains a text.
     fn line(&self, part: &str) -> String {
         loop {
             let line = self.any_line();
@@ -307,12 +308,10 @@ impl Server {
         }
     }
 
-    fn health(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.health).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+    /// Returns status and body of a GET to the health listener.
+    fn health(&self, path: &str) -> (u16, String) {
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(get(self.health.parse().unwrap(), path))
     }
 
     fn review(&self, certs: &Path, body: &str) -> String {
@@ -348,46 +347,19 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServeProcess {
     fn drop(&mut self) {
-        // It has ended already where the test came to its end.
+        // It has ended if the test has finished.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A folder that goes away with the test.
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self { path }
-    }
-
-    /// Certificates of a server, made by the command.
-    fn certs(&self) -> PathBuf {
-        let certs = self.path.join("certs");
-        assert!(run(&["certs", certs.to_str().unwrap()], "").status.success());
-        certs
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.path.join(name);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
+/// Creates the certificates of a server by the command, and returns their folder.
+fn certificates(folder: &Folder) -> PathBuf {
+    let certificates = folder.path().join("certificates");
+    assert!(run(&["certs", certificates.to_str().unwrap()], "").status.success());
+    certificates
 }
 
 fn run(args: &[&str], input: &str) -> Output {
@@ -398,7 +370,7 @@ fn run(args: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that ends without reading closes the pipe: that is for the test to see in its output.
+    // A program that ends without reading its input closes the pipe; its output shows why.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }

@@ -1,8 +1,9 @@
-//! What the documents say is so: their links lead somewhere, their commands and flags are the program's, and the recipes,
-//! files and tests that they name are there.
+//! The documents are correct: their links, commands, flags, recipes, files and tests exist, and their wording is plain.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,15 +19,16 @@ use nicplug::{
     },
     pci::Scheme,
 };
+use support::wording::banned_words;
 
-/// Folders without documents of ours.
-const PASSED_OVER: &[&str] = &["target", ".git"];
+/// Folders without documents of this repository.
+const SKIPPED_FOLDERS: &[&str] = &["target", ".git"];
 
-/// Documents that name the test for each claim.
+/// Documents that name a test for each claim.
 const WITH_TESTS: &[&str] = &["docs/good-practices.md", "docs/security.md"];
 
-/// Flags of other programs that stand in a sentence: of kubectl, of Helm, of the benchmarks.
-const FLAGS_OF_OTHERS: &[&str] = &["--dry-run", "--kube-version", "--tracing-config-file", "--unique", "--wire"];
+/// Flags of other programs in sentences: of kubectl, of Helm, of the benchmarks.
+const FOREIGN_FLAGS: &[&str] = &["--dry-run", "--kube-version", "--tracing-config-file", "--unique", "--wire"];
 
 #[test]
 fn every_link_leads_to_a_file_and_every_anchor_to_a_heading() {
@@ -55,7 +57,7 @@ fn every_link_leads_to_a_file_and_every_anchor_to_a_heading() {
 }
 
 #[test]
-fn every_command_line_is_one_that_the_program_understands() {
+fn the_program_has_every_command_and_flag_of_a_command_line() {
     let help = Help::read();
     let mut faults = Vec::new();
     let mut commands = 0;
@@ -74,7 +76,7 @@ fn every_command_line_is_one_that_the_program_understands() {
 }
 
 #[test]
-fn the_plugin_is_introduced_by_commands_that_it_has() {
+fn the_program_has_every_command_in_the_manifest_of_the_plugin() {
     let help = Help::read();
     let manifest = fs::read_to_string(root().join("deploy/krew.yaml")).unwrap();
     let lines = command_lines(&format!("```sh\n{manifest}\n```"));
@@ -86,10 +88,10 @@ fn the_plugin_is_introduced_by_commands_that_it_has() {
 }
 
 #[test]
-fn every_flag_in_a_sentence_is_one_of_the_program() {
+fn the_program_has_every_flag_of_a_sentence() {
     let help = Help::read();
     let known: BTreeSet<&str> =
-        help.flags.values().flatten().map(String::as_str).chain(FLAGS_OF_OTHERS.iter().copied()).collect();
+        help.flags.values().flatten().map(String::as_str).chain(FOREIGN_FLAGS.iter().copied()).collect();
     let mut faults = Vec::new();
     for (path, text) in documents() {
         for span in code_spans(&prose(&text)) {
@@ -114,7 +116,7 @@ fn every_recipe_is_in_the_justfile() {
     for (path, text) in documents() {
         for line in command_lines(&text).into_iter().chain(code_spans(&prose(&text))) {
             let recipe = line.strip_prefix("just ").and_then(|rest| rest.split_whitespace().next());
-            // Without a recipe it lists them.
+            // `just` without a recipe lists them.
             if let Some(recipe) = recipe.filter(|word| !word.starts_with('#')) {
                 assert!(recipes.contains(recipe), "{}: there is no recipe {recipe:?}", name(&path));
                 named.insert(recipe.to_owned());
@@ -125,24 +127,24 @@ fn every_recipe_is_in_the_justfile() {
 }
 
 #[test]
-fn every_file_of_the_repository_that_is_named_is_there() {
+fn every_file_of_the_repository_that_is_named_exists() {
     let folders = ["benches", "certs", "charts", "deploy", "docs", "examples", "fuzz", "image", "src", "tests"];
     for (path, text) in documents() {
         for span in code_spans(&prose(&text)) {
             let is_path = folders.iter().any(|folder| span.starts_with(&format!("{folder}/")));
-            // A name in capitals stands for many.
+            // A name in capitals is a placeholder.
             let is_pattern = span.contains([' ', '*', '{', '…', ':']) || span.chars().any(char::is_uppercase);
             if is_path && !is_pattern {
-                // A module may be called by its path.
-                let is_there = [span.clone(), format!("{span}.rs")].iter().any(|path| root().join(path).exists());
-                assert!(is_there, "{}: there is no {span:?}", name(&path));
+                // A module may be named by its path.
+                let exists = [span.clone(), format!("{span}.rs")].iter().any(|path| root().join(path).exists());
+                assert!(exists, "{}: there is no {span:?}", name(&path));
             }
         }
     }
 }
 
 #[test]
-fn every_test_that_is_said_to_show_something_exists() {
+fn every_test_that_is_named_exists() {
     for document in WITH_TESTS {
         let mut named = 0;
         for span in code_spans(&fs::read_to_string(root().join(document)).unwrap()) {
@@ -162,7 +164,7 @@ fn every_test_that_is_said_to_show_something_exists() {
 }
 
 #[test]
-fn the_table_of_versions_says_what_the_code_does() {
+fn the_table_of_versions_agrees_with_the_code() {
     let page = fs::read_to_string(root().join("docs/compatibility.md")).unwrap();
     let yes = |is: bool, no: &str| if is { "yes".to_owned() } else { no.to_owned() };
     let mut versions = 0;
@@ -191,7 +193,29 @@ fn the_index_names_every_document() {
     }
 }
 
-// === What the program says of itself ===
+/// Folders whose documents nicplug's users read, and single ones.
+const USER_DOCUMENTS: &[&str] =
+    &["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/", "charts/nicplug/"];
+
+#[test]
+fn no_document_for_users_has_a_banned_word() {
+    let is_for_users = |path: &str| {
+        USER_DOCUMENTS.iter().any(|place| if place.ends_with('/') { path.starts_with(place) } else { path == *place })
+    };
+    let mut texts: Vec<(String, String)> = documents().into_iter().map(|(path, text)| (name(&path), text)).collect();
+    texts.retain(|(path, _)| is_for_users(path));
+    assert!(texts.len() > 15, "{} documents", texts.len());
+    let values = "charts/nicplug/values.yaml";
+    texts.push((values.to_owned(), fs::read_to_string(root().join(values)).unwrap()));
+    let mut found = Vec::new();
+    for (path, text) in &texts {
+        let words = banned_words(&without_code(&prose(text)));
+        found.extend(words.into_iter().map(|words| format!("{path}: {words}")));
+    }
+    assert!(found.is_empty(), "{} texts:\n{}", found.len(), found.join("\n"));
+}
+
+// === The help of the program ===
 
 /// The flags of each command.
 struct Help {
@@ -202,7 +226,7 @@ impl Help {
     fn read() -> Self {
         let all = nicplug(&["--help"]);
         let commands = all.split_once("Commands:\n").unwrap().1.split("\n\n").next().unwrap();
-        // The first word of a line, where it is indented by two; what is further right goes on with the line above.
+        // A command is the first word of a line with an indent of two; a larger indent continues the line before.
         let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
         let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
         let flags_of = |command: &str| {
@@ -217,7 +241,8 @@ impl Help {
         Self { flags }
     }
 
-    /// Says what the program would not understand, if anything. A command without arguments names the program alone.
+    /// Returns an error if the program does not have the command or a flag. Without arguments there is nothing to
+    /// check.
     fn check(&self, arguments: &[&str]) -> Result<(), String> {
         let Some((command, rest)) = arguments.split_first() else { return Ok(()) };
         if command.starts_with("--") {
@@ -241,7 +266,7 @@ fn nicplug(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The arguments that a line gives to nicplug, if it runs it: as a program, as kubectl's plugin, or by cargo.
+/// Returns the arguments of a command line that runs nicplug as a program, as kubectl's plugin, or by cargo.
 fn arguments_of_nicplug(line: &str) -> Option<Vec<&str>> {
     let line = line.split(" | ").next().unwrap();
     let line = line.split(" # ").next().unwrap();
@@ -253,7 +278,7 @@ fn arguments_of_nicplug(line: &str) -> Option<Vec<&str>> {
 
 // === Markdown ===
 
-/// Every document of the repository, by its path.
+/// Returns path and text of every document in the repository.
 fn documents() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root().to_owned()];
@@ -262,7 +287,7 @@ fn documents() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             if path.is_dir() && !path.is_symlink() {
-                if !PASSED_OVER.contains(&name) {
+                if !SKIPPED_FOLDERS.contains(&name) {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "md") {
@@ -276,14 +301,14 @@ fn documents() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The text without its fenced blocks.
+/// Returns a text without its fenced blocks.
 fn prose(text: &str) -> String {
     let lines = parts(text).filter(|(language, _)| language.is_none()).map(|(_, line)| line);
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What a reader may type: the lines of `sh` blocks, and those of `console` blocks that have a prompt; joined where they
-/// go on, without comments.
+/// Returns the command lines of a text: the lines of `sh` blocks, and those of `console` blocks with a prompt. Lines
+/// that end with a backslash are joined.
 fn command_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut begun = String::new();
@@ -304,7 +329,7 @@ fn command_lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// Each line with the language of the fenced block that it is in. Fences themselves are left out.
+/// Returns each line with the language of its fenced block; the fences are left out.
 fn parts(text: &str) -> impl Iterator<Item = (Option<&str>, &str)> {
     let mut language = None;
     text.lines().filter_map(move |line| {
@@ -316,20 +341,25 @@ fn parts(text: &str) -> impl Iterator<Item = (Option<&str>, &str)> {
     })
 }
 
-/// What stands between backticks, with line breaks as blanks.
+/// Returns the texts between backticks, with line breaks as blanks.
 fn code_spans(prose: &str) -> Vec<String> {
     let pieces = prose.split('`').skip(1).step_by(2);
     pieces.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")).filter(|span| !span.is_empty()).collect()
 }
 
-/// The targets of links; none that stands in code.
+/// Returns a text with each code span replaced by a word.
+fn without_code(prose: &str) -> String {
+    prose.split('`').step_by(2).collect::<Vec<_>>().join("code")
+}
+
+/// Returns the targets of links outside of code.
 fn links_of(prose: &str) -> Vec<String> {
-    let without_code: String = prose.split('`').step_by(2).collect::<Vec<_>>().join("code");
+    let without_code = without_code(prose);
     let ends = without_code.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     ends.map(|link| link.split_whitespace().next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The anchors of the headings, as forges make them.
+/// Returns the anchors of the headings, as GitHub creates them.
 fn anchors_of(text: &str) -> BTreeSet<String> {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     let mut anchors = BTreeSet::new();
@@ -345,7 +375,7 @@ fn anchors_of(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// A path as the repository knows it.
+/// Returns a path relative to the repository.
 fn name(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().display().to_string()
 }
@@ -354,10 +384,10 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-// === The reading itself ===
+// === Tests of the helpers ===
 
 #[test]
-fn headings_become_anchors_as_on_a_forge() {
+fn headings_have_the_anchors_of_github() {
     let anchors =
         anchors_of("# `self`: nicplug makes it\n## Which, and why?\n## Twice\n## Twice\n```\n# no heading\n```\n#no");
     let expected = ["self-nicplug-makes-it", "twice", "twice-1", "which-and-why"];
@@ -365,18 +395,30 @@ fn headings_become_anchors_as_on_a_forge() {
 }
 
 #[test]
-fn commands_are_found_in_blocks_and_put_together() {
-    let text = "```sh\nnicplug serve \\\n  --tls-key K\n```\n```console\n$ nicplug rules | head -1\nnicplug answers\n```\n\
-                ```yaml\nnicplug no\n```";
+fn command_lines_are_found_in_blocks_and_joined() {
+    let text = "```sh\nnicplug serve \\\n  --tls-key K\n```\n```console\n$ nicplug rules | head -1\nnicplug answers\n\
+                ```\n```yaml\nnicplug no\n```";
     let lines = command_lines(text);
     let arguments: Vec<_> = lines.iter().filter_map(|line| arguments_of_nicplug(line)).collect();
     assert_eq!(arguments, [vec!["serve", "--tls-key", "K"], vec!["rules"]]);
 }
 
 #[test]
-fn what_the_program_does_not_have_is_told() {
+fn an_unknown_command_or_flag_is_an_error() {
     let help = Help::read();
     assert_eq!(help.check(&["serve", "--tls-cert", "C"]), Ok(()));
     assert_eq!(help.check(&["serf"]), Err("no command \"serf\"".to_owned()));
     assert_eq!(help.check(&["rules", "--tls-cert=C"]), Err("\"rules\" has no flag \"--tls-cert\"".to_owned()));
+}
+
+#[test]
+fn banned_words_are_found_in_every_form_and_only_as_whole_words() {
+    for (text, expected) in [
+        ("Whoever\nasks", &["Whoever asks"][..]),
+        ("one for nobody; two (somebody's)", &["one for nobody; two (somebody's)"; 2]),
+        ("it is\nno name", &["it is no name"]),
+        ("recommend, marshall, is not, is none, there is no, is no longer, that is; no", &[]),
+    ] {
+        assert_eq!(banned_words(text), expected, "{text:?}");
+    }
 }

@@ -1,24 +1,27 @@
-//! Events on guests for what KubeVirt itself was refused, on a real API server, and the page that lists all events.
+//! Events on a VM when nicplug denies a request of KubeVirt, on a real API server, and the page that lists all events.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-mod cluster_support;
+mod support;
 
-use cluster_support::{
-    apiserver,
-    crds::Kind,
-    eventually,
-    kubevirt_double::KubeVirtDouble,
-    request::{self, Change, Run},
-    webhook::{FailurePolicy, Webhook},
-};
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, Client, api::ListParams};
 use nicplug::k8s::events::EventReason;
-use serde_json::{Value, json};
-
-const VM: &str = "vm-fedora";
+use serde_json::json;
+use support::{
+    api_server::{
+        self,
+        crds::Kind,
+        requests::{self, Change, Run},
+        webhooks::FailurePolicy,
+    },
+    builders::{VM, VmBuilder, nad, vm},
+    kubevirt::KubeVirtDouble,
+    metrics,
+    replica::{Deployment, Replica},
+    wait::eventually,
+};
 
 #[test]
 fn the_page_lists_every_event_with_its_type() {
@@ -27,19 +30,13 @@ fn the_page_lists_every_event_with_its_type() {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let listed: Vec<String> =
         rows.map(|(reason, rest)| format!("{reason} {}", rest.split(' ').next().unwrap())).collect();
-    let told = EventReason::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
-    assert_eq!(listed, told);
+    let reasons = EventReason::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
+    assert_eq!(listed, reasons);
 }
 
-/// A guest that has one more NIC, of a model that cannot be plugged into it (NP103).
-fn guest(has_nic: bool) -> Value {
-    let mut interfaces = vec![json!({"name": "default", "masquerade": {}})];
-    let mut networks = vec![json!({"name": "default", "pod": {}})];
-    if has_nic {
-        interfaces.push(json!({"name": "blue", "bridge": {}, "model": "e1000e"}));
-        networks.push(json!({"name": "blue", "multus": {"networkName": "blue"}}));
-    }
-    json!({"domain": {"devices": {"interfaces": interfaces}, "memory": {"guest": "1Gi"}}, "networks": networks})
+/// Returns a VM with a second NIC of a model that cannot be hotplugged (NP103).
+fn vm_with_e1000e() -> VmBuilder {
+    vm().nic_with(json!({"name": "blue", "bridge": {}, "model": "e1000e"}), json!({"multus": {"networkName": "blue"}}))
 }
 
 async fn events(admin: &Client, namespace: &str) -> Vec<Event> {
@@ -47,55 +44,51 @@ async fn events(admin: &Client, namespace: &str) -> Vec<Event> {
     events.list(&ListParams::default()).await.unwrap().items
 }
 
-/// The value of a series of `/metrics`.
-async fn metric(webhook: &Webhook, series: &str) -> u64 {
-    let metrics = webhook.get("/metrics").await;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{series}: {metrics}")).parse().unwrap()
+/// Returns the value of a series of `/metrics`.
+async fn metric(replica: &Replica, series: &str) -> u64 {
+    metrics::value(&replica.page("/metrics").await, series)
 }
 
 #[tokio::test]
-async fn what_kubevirt_is_refused_is_told_on_the_vm_once_and_what_others_are_is_not() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn a_denied_request_of_kubevirt_is_one_event_on_the_vm_and_one_of_a_user_is_none() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("events").await);
-    let webhook = Webhook::start_with(&[], &[("KUBECONFIG", api.kubeconfig().to_str().unwrap())]).await;
-    webhook.register(api, &namespace, FailurePolicy::Fail).await;
-    let nad = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
-        "metadata": {"name": "blue"}, "spec": {"config": "{\"type\": \"bridge\"}"}});
-    request::create(&admin, Kind::Nad, &namespace, &nad, Run::Real).await.granted();
-    let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
-        "metadata": {"name": VM, "annotations": {"nicplug.io/apply": "on-restart"}},
-        "spec": {"runStrategy": "Always", "template": {"spec": guest(false)}}});
-    let vm = request::create(&admin, Kind::Vm, &namespace, &vm, Run::Real).await.granted();
+    let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap())];
+    let nicplug = Deployment::start(api, &namespace, FailurePolicy::Fail, &[], &environment).await;
+    let replica = &nicplug.replica;
+    requests::create(&admin, Kind::Nad, &namespace, &nad("blue"), Run::Real).await.granted();
+    let vm = vm().annotation("nicplug.io/apply", "on-restart").build();
+    let vm = requests::create(&admin, Kind::Vm, &namespace, &vm, Run::Real).await.granted();
     let double = KubeVirtDouble::start(api, &namespace);
     let vmi = double.start_vm(VM).await;
 
-    // A person reads the answer, and a dry run is nothing that happens.
-    let plug = Change::Merge(json!({"spec": guest(true)}));
+    // A user reads the response, and a dry run changes nothing: neither causes an Event.
+    let plug = Change::Merge(json!({"spec": vm_with_e1000e().guest()}));
     let controller = api.service_account("kubevirt", "kubevirt-controller");
     for (client, run) in [(&admin, Run::Real), (&controller, Run::Dry)] {
-        let answer = request::change(client, Kind::Vmi, &namespace, VM, plug.clone(), run).await;
-        assert_eq!(answer.code, 422, "{answer:?}");
+        let response = requests::change(client, Kind::Vmi, &namespace, VM, plug.clone(), run).await;
+        assert_eq!(response.code, 422, "{response:?}");
     }
 
-    // The VM may wait for its restart, and KubeVirt does not: it copies the NIC at once.
-    let template = Change::Merge(json!({"spec": {"template": {"spec": guest(true)}}}));
-    request::change(&admin, Kind::Vm, &namespace, VM, template, Run::Real).await.granted();
-    eventually("KubeVirt is refused", async || (!double.refusals().is_empty()).then_some(())).await;
-    eventually("it is told", async || (metric(&webhook, "nicplug_events_sent_total").await == 1).then_some(())).await;
+    // The annotation allows the change of the VM, and KubeVirt copies the NIC to the VMI at once.
+    let template = Change::Merge(json!({"spec": {"template": {"spec": vm_with_e1000e().guest()}}}));
+    requests::change(&admin, Kind::Vm, &namespace, VM, template, Run::Real).await.granted();
+    eventually("KubeVirt's request is denied", async || (!double.errors().is_empty()).then_some(())).await;
+    eventually("the Event is sent", async || (metric(replica, "nicplug_events_sent_total").await == 1).then_some(()))
+        .await;
 
-    // Again and again.
+    // KubeVirt tries again at each heartbeat.
     let rate = "nicplug_events_dropped_total{reason=\"rate\"}";
-    for beat in 0..3 {
-        let refusals = double.refusals().len();
-        double.beat(VM, beat).await;
-        eventually("KubeVirt is refused again", async || (double.refusals().len() > refusals).then_some(())).await;
+    for number in 0..3 {
+        let errors = double.errors().len();
+        double.heartbeat(VM, number).await;
+        eventually("KubeVirt's request is denied again", async || (double.errors().len() > errors).then_some(())).await;
     }
-    eventually("what is told already is dropped", async || (metric(&webhook, rate).await >= 3).then_some(())).await;
-    assert_eq!(metric(&webhook, "nicplug_events_sent_total").await, 1);
+    eventually("repeated Events are dropped", async || (metric(replica, rate).await >= 3).then_some(())).await;
+    assert_eq!(metric(replica, "nicplug_events_sent_total").await, 1);
 
-    let told = events(&admin, &namespace).await;
-    let [event] = told.as_slice() else { panic!("{told:?}") };
+    let events = events(&admin, &namespace).await;
+    let [event] = events.as_slice() else { panic!("{events:?}") };
     let event = serde_json::to_value(event).unwrap();
     assert_eq!([&event["type"], &event["reason"], &event["action"]], ["Warning", "InterfaceRefused", "Review"]);
     assert_eq!(event["reportingController"], "nicplug.io/webhook");

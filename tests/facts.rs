@@ -1,29 +1,19 @@
-//! Facts from a real API server: seen as they come and go, and worth what they are said to be worth whatever happens to
-//! the server, to our rights, and to single objects.
+//! Facts from a real API server: they follow the objects, and stay correct when the server, a permission or a single
+//! object fails.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
-mod cluster_support;
+mod support;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use cluster_support::{
-    Folder,
-    apiserver::{self, ApiServer},
-    crds::{self, Kind},
-    eventually,
-    kubevirt_double::KubeVirtDouble,
-    request::{self, Change as Write, Run},
-    roles::Role,
-    webhook::{FailurePolicy, Webhook},
-};
 use futures_util::{FutureExt, future};
 use hyper::http::Method;
 use kube::{Client, Config, client::ClientBuilder, config::Kubeconfig};
@@ -33,7 +23,6 @@ use nicplug::{
         network::NadRef,
         review::{self, ParsedRequest},
     },
-    certificates::{self, Host},
     change::Change,
     cluster::{
         persist_queue::{ObjectRef, Pending},
@@ -45,17 +34,28 @@ use nicplug::{
     settings::{Settings, overrides::Overrides},
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinHandle,
+use support::{
+    api_server::{
+        self, ApiServer,
+        crds::{self, Kind},
+        requests::{self, Change as Write, Response, Run},
+        roles::Role,
+        webhooks::FailurePolicy,
+    },
+    builders::{VM, nad, vm},
+    client::get,
+    folder::Folder,
+    kubevirt::KubeVirtDouble,
+    replica::Deployment,
+    server::BUNDLE,
+    wait::eventually,
 };
+use tokio::task::JoinHandle;
 use tower::util::MapFutureLayer;
 
-const VM: &str = "vm-fedora";
 const NETWORK: &str = "blue";
 
-/// Quick enough for tests, whatever happens.
+/// Returns timings that are fast enough for tests.
 fn tuning() -> Tuning {
     Tuning {
         page: 3,
@@ -70,18 +70,18 @@ fn watch(client: &Client) -> Watches {
     Watches::start(client, Pending::default(), &tuning())
 }
 
-// === What is asked ===
+// === Queries ===
 
-/// The review of an update that gives the VM a NIC on a network.
+/// Returns the review of an update that adds a NIC on a network.
 fn review_of(namespace: &str, network: &str) -> Vec<u8> {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "name": VM,
         "namespace": namespace, "operation": "UPDATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"},
-        "object": vm_with(network), "oldObject": vm()}})
+        "object": vm_with(network), "oldObject": vm().build()}})
     .to_string()
     .into_bytes()
 }
 
-/// What is known about that update, with the network [`NETWORK`].
+/// Returns the facts for that update, with the network [`NETWORK`].
 fn facts(watches: &Watches, namespace: &str) -> Facts {
     facts_with(watches, namespace, NETWORK)
 }
@@ -94,12 +94,12 @@ fn facts_with(watches: &Watches, namespace: &str, network: &str) -> Facts {
     watches.cache().facts_for(&Change::of(&request).unwrap())
 }
 
-/// What is known about [`NETWORK`].
+/// Returns the fact about [`NETWORK`].
 fn network(watches: &Watches, namespace: &str) -> Fact<()> {
     network_of(watches, namespace, NETWORK)
 }
 
-/// What is known about a network, without its content.
+/// Returns the fact about a network, without its content.
 fn network_of(watches: &Watches, namespace: &str, name: &str) -> Fact<()> {
     match facts_with(watches, namespace, name).nads.lookup(NadRef { namespace, name }).nad {
         Fact::Known(_) => Fact::Known(()),
@@ -116,62 +116,41 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     eventually(what, async || holds().then_some(())).await;
 }
 
-async fn all_in_step(watches: &Watches) {
-    until("all watches are in step", || KINDS.iter().all(|kind| state(watches, *kind) == State::Synced)).await;
+async fn all_synced(watches: &Watches) {
+    until("all watches are synced", || KINDS.iter().all(|kind| state(watches, *kind) == State::Synced)).await;
 }
 
-// === What there is ===
+// === Objects ===
 
-fn vm() -> Value {
-    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": VM},
-        "spec": {"runStrategy": "Always", "template": {"spec": guest(&[])}}})
-}
-
+/// Returns [`VM`] with a second NIC on a network of the same name.
 fn vm_with(nic: &str) -> Value {
-    let mut vm = vm();
-    vm["spec"]["template"]["spec"] = guest(&[nic]);
-    vm
-}
-
-fn guest(nics: &[&str]) -> Value {
-    let mut interfaces = vec![json!({"name": "default", "masquerade": {}})];
-    let mut networks = vec![json!({"name": "default", "pod": {}})];
-    for nic in nics {
-        interfaces.push(json!({"name": nic, "bridge": {}}));
-        networks.push(json!({"name": nic, "multus": {"networkName": nic}}));
-    }
-    json!({"domain": {"devices": {"interfaces": interfaces}, "memory": {"guest": "1Gi"}}, "networks": networks})
-}
-
-fn nad() -> Value {
-    json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": {"name": NETWORK},
-        "spec": {"config": "{\"type\": \"bridge\"}"}})
+    vm().nic(nic, nic).build()
 }
 
 async fn post(admin: &Client, path: &str, object: &Value) -> Value {
-    request::send(admin, Method::POST, path, "application/json", object.to_string()).await.granted()
+    requests::send(admin, Method::POST, path, "application/json", object.to_string()).await.granted()
 }
 
-/// Writes, or takes away, what a namespace asks for.
+/// Writes or removes the annotation of a namespace.
 async fn annotate(admin: &Client, namespace: &str, rules: Value) {
     let body = json!({"metadata": {"annotations": {"nicplug.io/rules": rules}}}).to_string();
     let path = format!("/api/v1/namespaces/{namespace}");
-    request::send(admin, Method::PATCH, &path, "application/merge-patch+json", body).await.granted();
+    requests::send(admin, Method::PATCH, &path, "application/merge-patch+json", body).await.granted();
 }
 
 async fn delete(admin: &Client, path: &str) {
-    request::send(admin, Method::DELETE, path, "application/json", "").await.granted();
+    requests::send(admin, Method::DELETE, path, "application/json", "").await.granted();
 }
 
-// === Seen ===
+// === Changes ===
 
 #[tokio::test]
-async fn every_fact_is_seen_to_come_and_to_go() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn every_fact_follows_the_creation_and_deletion_of_its_object() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("seen").await);
     let pending = Pending::default();
     let watches = Watches::start(&admin, pending.clone(), &tuning());
-    all_in_step(&watches).await;
+    all_synced(&watches).await;
     let before = facts(&watches, &namespace);
     assert!(matches!((before.vmi, before.vm, before.migration), (Fact::Absent, Fact::Absent, Fact::Absent)));
     assert!(matches!((before.nodes, before.isolation), (Fact::Unknown, Fact::Absent)));
@@ -179,14 +158,14 @@ async fn every_fact_is_seen_to_come_and_to_go() {
 
     let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
         "spec": {"configuration": {"vmRolloutStrategy": "Stage"}}});
-    request::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-    request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
-    request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
+    requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
+    requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
+    requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
     let double = KubeVirtDouble::start(api, &namespace);
     double.start_vm(VM).await;
     let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
         "metadata": {"name": "move"}, "spec": {"vmiName": VM}});
-    request::create(&admin, Kind::Migration, &namespace, &migration, Run::Real).await.granted();
+    requests::create(&admin, Kind::Migration, &namespace, &migration, Run::Real).await.granted();
     let daemon_sets = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets");
     post(&admin, &daemon_sets, &controller()).await;
     let config = json!({"metadata": {"name": "multus-daemon-config"},
@@ -195,7 +174,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     post(&admin, "/api/v1/nodes", &json!({"metadata": {"name": namespace}})).await;
     annotate(&admin, &namespace, json!("NP103=warn")).await;
 
-    let is_seen = |facts: &Facts| {
+    let is_known = |facts: &Facts| {
         facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.rollout.is_some())
             && facts.vmi.known().is_some_and(|vmi| vmi.is_live())
             && facts.vm.known().is_some()
@@ -204,22 +183,22 @@ async fn every_fact_is_seen_to_come_and_to_go() {
             && facts.isolation.known().is_some()
             && facts.nodes == Fact::Known(1)
             && facts.overrides == Fact::Known(Arc::new(Overrides::parse("NP103=warn")))
-            // Fetched because it was asked for: nobody stamped this guest.
+            // It is fetched on demand, because this guest has no annotation of its PCI layout.
             && facts.revision.known().is_some()
     };
-    until("every object is seen", || is_seen(&facts(&watches, &namespace))).await;
-    until("the network is seen", || network(&watches, &namespace) == Fact::Known(())).await;
+    until("every object is known", || is_known(&facts(&watches, &namespace))).await;
+    until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
 
-    // A status is a change like any other.
+    // A change of a status is seen as well.
     let ready = json!({"status": {"numberReady": 1, "desiredNumberScheduled": 1, "currentNumberScheduled": 1,
         "numberMisscheduled": 0}});
     let path = format!("{daemon_sets}/dynamic-networks-controller-ds/status");
-    request::send(&admin, Method::PATCH, &path, "application/merge-patch+json", ready.to_string()).await.granted();
+    requests::send(&admin, Method::PATCH, &path, "application/merge-patch+json", ready.to_string()).await.granted();
     let in_place = || facts(&watches, &namespace).attachment.known().map(|attachment| attachment.in_place);
     until("the controller is ready", || in_place() == Some(InPlace::Yes)).await;
-    let asks = json!({"metadata": {"annotations": {"nicplug.io/persist": "*"}}});
-    request::change(&admin, Kind::Vmi, &namespace, VM, Write::Merge(asks), Run::Real).await.granted();
-    until("the guest asks", || pending.is_asking(&ObjectRef::vmi(&namespace, VM))).await;
+    let annotation = json!({"metadata": {"annotations": {"nicplug.io/persist": "*"}}});
+    requests::change(&admin, Kind::Vmi, &namespace, VM, Write::Merge(annotation), Run::Real).await.granted();
+    until("the guest's request is queued", || pending.is_asking(&ObjectRef::vmi(&namespace, VM))).await;
 
     for (kind, name) in [(Kind::Migration, "move"), (Kind::Vmi, VM), (Kind::Vm, VM), (Kind::Nad, NETWORK)] {
         delete(&admin, &format!("{}/{name}", kind.path(&namespace))).await;
@@ -229,7 +208,7 @@ async fn every_fact_is_seen_to_come_and_to_go() {
     delete(&admin, &format!("/api/v1/nodes/{namespace}")).await;
     annotate(&admin, &namespace, Value::Null).await;
     delete(&admin, &format!("{}/kubevirt", Kind::KubeVirt.path(&namespace))).await;
-    let is_gone = |facts: &Facts| {
+    let is_deleted = |facts: &Facts| {
         facts.vmi == Fact::Absent
             && facts.vm == Fact::Absent
             && facts.migration == Fact::Absent
@@ -239,62 +218,60 @@ async fn every_fact_is_seen_to_come_and_to_go() {
             && facts.overrides == Fact::Absent
             && facts.kubevirt == Fact::Unknown
     };
-    until("every object is gone", || is_gone(&facts(&watches, &namespace))).await;
-    until("the network is gone", || network(&watches, &namespace) == Fact::Absent).await;
+    until("every object is absent", || is_deleted(&facts(&watches, &namespace))).await;
+    until("the network is absent", || network(&watches, &namespace) == Fact::Absent).await;
     assert!(pending.is_empty());
 }
 
-/// The dynamic-networks controller, which is ready nowhere yet.
+/// Returns the dynamic-networks controller, which is not ready on any node.
 fn controller() -> Value {
     let labels = json!({"app": "dynamic-networks-controller"});
     json!({"metadata": {"name": "dynamic-networks-controller-ds"}, "spec": {"selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "it", "image": "example.com/it",
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "example.com/c",
             "command": ["/dynamic-networks-controller"]}]}}}})
 }
 
 #[tokio::test]
-async fn more_objects_than_a_page_holds_are_all_listed() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn objects_on_several_pages_are_all_listed() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("pages").await);
     let names: Vec<String> = (0..10).map(|number| format!("net-{number}")).collect();
     for name in &names {
-        let mut nad = nad();
-        nad["metadata"]["name"] = json!(name);
-        request::create(&admin, Kind::Nad, &namespace, &nad, Run::Real).await.granted();
+        requests::create(&admin, Kind::Nad, &namespace, &nad(name), Run::Real).await.granted();
     }
     let watches = watch(&admin);
-    all_in_step(&watches).await;
+    all_synced(&watches).await;
     let known = || names.iter().filter(|name| network_of(&watches, &namespace, name) == Fact::Known(())).count();
     assert_eq!(known(), 10);
     delete(&admin, &format!("{}/net-7", Kind::Nad.path(&namespace))).await;
-    until("one is gone", || known() == 9).await;
+    until("one network is absent", || known() == 9).await;
 }
 
-// === What may go wrong ===
+// === Failures ===
 
 #[tokio::test]
-async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn without_a_permission_only_its_facts_are_unknown_until_it_is_granted() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("rights").await);
-    request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
+    requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
     let role = Role { api, name: namespace.clone() };
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     let watches = watch(&api.user(&namespace));
 
     let is_forbidden = || matches!(state(&watches, FactKind::Nad), State::Forbidden(_));
     until("networks are forbidden", is_forbidden).await;
-    let State::Forbidden(words) = state(&watches, FactKind::Nad) else { panic!() };
-    assert!(words.contains("network-attachment-definitions.k8s.cni.cncf.io is forbidden"), "{words}");
+    let State::Forbidden(reason) = state(&watches, FactKind::Nad) else { panic!() };
+    assert!(reason.contains("network-attachment-definitions.k8s.cni.cncf.io is forbidden"), "{reason}");
     let others = || KINDS.iter().filter(|kind| **kind != FactKind::Nad);
-    until("all others are in step", || others().all(|kind| state(&watches, *kind) == State::Synced)).await;
+    until("all others are synced", || others().all(|kind| state(&watches, *kind) == State::Synced)).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 
     role.grant(&reading(&[])).await;
-    until("networks are in step", || state(&watches, FactKind::Nad) == State::Synced).await;
+    until("networks are synced", || state(&watches, FactKind::Nad) == State::Synced).await;
     assert_eq!(network(&watches, &namespace), Fact::Known(()));
 
-    // A watch that is open stays so; the next one is refused, and once that has lasted the facts are forgotten.
+    // An open watch stays open. The next one is forbidden, and after a while the facts are dropped.
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     until("networks are forbidden again", is_forbidden).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
@@ -303,60 +280,60 @@ async fn without_a_right_only_its_own_facts_are_unknown_until_it_is_given() {
 }
 
 #[tokio::test]
-async fn each_verb_of_each_kind_that_is_taken_away_leaves_its_facts_unknown_and_no_others() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn without_one_verb_on_one_kind_only_the_facts_of_that_kind_are_unknown() {
+    let Some(api) = api_server::shared().await else { return };
     let cases = KINDS.iter().flat_map(|kind| ["list", "watch"].map(|verb| (*kind, verb)));
     let without = async |kind: FactKind, verb: &str| {
         let role = Role { api, name: format!("without-{verb}-{}", kind.plural()) };
-        role.grant(&lacking(verb, kind)).await;
+        role.grant(&reading_without(verb, kind)).await;
         let watches = watch(&api.user(&role.name));
         let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
         until(&format!("{verb} of {kind} is forbidden"), is_forbidden).await;
-        let State::Forbidden(words) = state(&watches, kind) else { panic!("{verb} of {kind}") };
-        assert!(words.contains(&format!("cannot {verb} resource {:?}", kind.plural())), "{words}");
+        let State::Forbidden(reason) = state(&watches, kind) else { panic!("{verb} of {kind}") };
+        assert!(reason.contains(&format!("cannot {verb} resource {:?}", kind.plural())), "{reason}");
         let others = || KINDS.iter().filter(|other| **other != kind);
-        until("all others are in step", || others().all(|other| state(&watches, *other) == State::Synced)).await;
+        until("all others are synced", || others().all(|other| state(&watches, *other) == State::Synced)).await;
 
         role.grant(&reading(&[])).await;
-        all_in_step(&watches).await;
+        all_synced(&watches).await;
     };
     future::join_all(cases.map(|(kind, verb)| without(kind, verb))).await;
 }
 
 #[tokio::test]
-async fn without_the_right_to_fetch_it_what_a_guest_booted_with_is_unknown_until_it_is_given() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn without_the_permission_to_get_it_the_boot_revision_is_unknown_until_it_is_granted() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("boot").await);
     let role = Role { api, name: "without-get-controllerrevisions".to_owned() };
-    role.grant(&lacking("get", FactKind::Revision)).await;
-    let (may, may_not) = (watch(&admin), watch(&api.user(&role.name)));
-    request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
+    role.grant(&reading_without("get", FactKind::Revision)).await;
+    let (permitted, forbidden) = (watch(&admin), watch(&api.user(&role.name)));
+    requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
     let double = KubeVirtDouble::start(api, &namespace);
     double.start_vm(VM).await;
 
-    let is_running = || facts(&may_not, &namespace).vmi.known().is_some_and(|vmi| vmi.is_live());
-    until("the guest is seen", is_running).await;
+    let is_running = || facts(&forbidden, &namespace).vmi.known().is_some_and(|vmi| vmi.is_live());
+    until("the guest is known", is_running).await;
     let revision = |watches: &Watches| facts(watches, &namespace).revision;
-    // Both are asked, and what the one is given stays from the other.
-    let is_fetched = || revision(&may_not) == Fact::Unknown && revision(&may).known().is_some();
-    until("the other one has fetched it", is_fetched).await;
+    // Both need it, and only the permitted one gets it.
+    let is_fetched = || revision(&forbidden) == Fact::Unknown && revision(&permitted).known().is_some();
+    until("the permitted one has fetched it", is_fetched).await;
     role.grant(&reading(&[])).await;
-    until("it is fetched", || revision(&may_not).known().is_some()).await;
+    until("it is fetched", || revision(&forbidden).known().is_some()).await;
 }
 
-/// The right to read all kinds that facts are made from, but for those of some groups.
+/// Returns the permissions to read all kinds that facts need, without those of some groups.
 fn reading(without: &[&str]) -> Vec<Value> {
     let kinds = FactKind::ALL.iter().filter(|kind| !without.contains(&kind.group()));
     let verbs = ["get", "list", "watch"];
     kinds.map(|kind| json!({"apiGroups": [kind.group()], "resources": [kind.plural()], "verbs": verbs})).collect()
 }
 
-/// The same right for all kinds, but for one verb of one of them.
-fn lacking(verb: &str, kind: FactKind) -> Vec<Value> {
-    let mut rights = reading(&[]);
-    let right = rights.iter_mut().find(|right| right["resources"] == json!([kind.plural()])).unwrap();
-    right["verbs"].as_array_mut().unwrap().retain(|granted| granted != verb);
-    rights
+/// Returns the permissions to read all kinds, without one verb on one of them.
+fn reading_without(verb: &str, kind: FactKind) -> Vec<Value> {
+    let mut rules = reading(&[]);
+    let rule = rules.iter_mut().find(|rule| rule["resources"] == json!([kind.plural()])).unwrap();
+    rule["verbs"].as_array_mut().unwrap().retain(|granted| granted != verb);
+    rules
 }
 
 #[tokio::test]
@@ -366,93 +343,92 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
     let definition =
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/network-attachment-definitions.k8s.cni.cncf.io";
     delete(&admin, definition).await;
-    let is_served = async || request::send(&admin, Method::GET, &Kind::Nad.path(&namespace), "", "").await.code != 404;
-    eventually("the kind is gone", async || (!is_served().await).then_some(())).await;
+    let is_served = async || requests::send(&admin, Method::GET, &Kind::Nad.path(&namespace), "", "").await.code != 404;
+    eventually("the kind is not served", async || (!is_served().await).then_some(())).await;
 
     let watches = watch(&admin);
     until("networks are not installed", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
 
     crds::install(&admin).await;
-    eventually("the kind is there", async || is_served().await.then_some(())).await;
-    request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
+    eventually("the kind is served", async || is_served().await.then_some(())).await;
+    requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
     until("networks are known", || network(&watches, &namespace) == Fact::Known(())).await;
 
-    // And gone again, with all its objects.
+    // The kind is removed again, with all its objects.
     delete(&admin, definition).await;
     until("networks are not installed again", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
-    until("all others are in step", || {
+    until("all others are synced", || {
         KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == State::Synced)
     })
     .await;
 }
 
 #[tokio::test]
-async fn answers_go_on_from_memory_while_the_api_server_is_away() {
+async fn reviews_continue_from_memory_during_an_outage_of_the_api_server() {
     let Some(mut api) = ApiServer::start().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("away").await);
-    request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
-    let replica = Replica::start(&admin).await;
-    eventually("the server is ready", async || (replica.get("/readyz").await.0 == 200).then_some(())).await;
-    let report = replica.get("/readyz?verbose").await.1;
+    requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
+    let server = WatchingServer::start(&admin).await;
+    eventually("the server is ready", async || (server.get("/readyz").await.0 == 200).then_some(())).await;
+    let report = server.get("/readyz?verbose").await.1;
     assert!(
         report.contains("[+]webhook ok\n") && report.contains("[+]facts/NetworkAttachmentDefinition ok\n"),
         "{report}"
     );
-    let known = || replica.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
-    let answer = known();
+    let review = || server.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
+    let answer = review();
     assert_eq!(answer.decision, Decision::Allowed);
 
     api.stop().await;
     let stale = "[+]facts/NetworkAttachmentDefinition ok: stale for ";
     let report = eventually("the report says so", async || {
-        Some(replica.get("/readyz?verbose").await.1).filter(|it| it.contains(stale))
+        Some(server.get("/readyz?verbose").await.1).filter(|it| it.contains(stale))
     })
     .await;
     assert!(report.ends_with("\nready\n"), "{report}");
-    assert_eq!(known(), answer);
-    let metrics = replica.get("/metrics").await.1;
+    assert_eq!(review(), answer);
+    let metrics = server.get("/metrics").await.1;
     let series = "nicplug_facts_state{kind=\"NetworkAttachmentDefinition\",state=\"stale\"} 1";
     assert!(metrics.contains(series), "{metrics}");
 
-    // Nobody can start in the meantime and take an empty memory for the cluster.
-    let newcomer = Replica::start(&admin).await;
-    let (code, report) = eventually("the newcomer has tried", async || {
+    // A server that starts during the outage does not take its empty memory for the cluster.
+    let newcomer = WatchingServer::start(&admin).await;
+    let (code, report) = eventually("the newcomer has tried to list", async || {
         Some(newcomer.get("/readyz").await).filter(|(_, report)| report.contains("not listed yet: "))
     })
     .await;
     assert_eq!(code, 503, "{report}");
 
     api.start_again().await;
-    for replica in [&replica, &newcomer] {
-        eventually("all is well again", async || {
-            let (code, report) = replica.get("/readyz?verbose").await;
+    for server in [&server, &newcomer] {
+        eventually("all facts are current again", async || {
+            let (code, report) = server.get("/readyz?verbose").await;
             (code == 200 && !report.contains("ok: ")).then_some(())
         })
         .await;
-        let answer = replica.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
-        assert_eq!(answer, known());
+        let answer = server.reviewer.review(Endpoint::Validate, &review_of(&namespace, NETWORK));
+        assert_eq!(answer, review());
     }
 }
 
-/// A server of ours in this process.
-struct Replica {
+/// A server in this process that watches the cluster.
+struct WatchingServer {
     reviewer: Reviewer,
-    health: std::net::SocketAddr,
+    health: SocketAddr,
     running: JoinHandle<()>,
 }
 
-impl Replica {
+impl WatchingServer {
     async fn start(client: &Client) -> Self {
         let watches = watch(client);
         let reviewer = Reviewer::new(Arc::clone(watches.cache()) as Arc<dyn FactSource>, Settings::default());
-        let bundle = certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap();
         let any_port = (Ipv4Addr::LOCALHOST, 0).into();
         let config = ServerConfig {
             health_listen: Some(any_port),
             watches: Some(watches),
-            ..ServerConfig::new(Pair::try_from(&bundle).unwrap().into())
+            ..ServerConfig::new(Pair::try_from(&*BUNDLE).unwrap().into())
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();
@@ -460,25 +436,20 @@ impl Replica {
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.health).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: probe\r\n\r\n").as_bytes()).await.unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        get(self.health, path).await
     }
 }
 
-impl Drop for Replica {
+impl Drop for WatchingServer {
     fn drop(&mut self) {
         self.running.abort();
     }
 }
 
-/// The history that a watch goes on from is gone when it was away for longer than the API server remembers. This one
-/// remembers what its store does, which is compacted every second.
+/// A watch cannot resume after a break that is longer than the history of the API server. This API server has only the
+/// history of its etcd, which is compacted every second.
 #[tokio::test]
-async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
+async fn a_watch_that_cannot_resume_lists_all_objects_again() {
     let flags = &["--watch-cache=false", "--etcd-compaction-interval=1s"];
     let Some(api) = ApiServer::start_with(flags).await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("late").await);
@@ -496,17 +467,17 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
         .boxed()
     });
     let watches = watch(&ClientBuilder::try_from(config).unwrap().with_layer(&gated).build());
-    all_in_step(&watches).await;
+    all_synced(&watches).await;
     assert_eq!(network(&watches, &namespace), Fact::Absent);
 
-    // Watches end by themselves after two seconds, and now none begins again.
+    // Watches end after two seconds, and now no new one begins.
     gate.is_closed.send_replace(true);
     until("no watch is open", || gate.held.load(Ordering::Relaxed) == KINDS.len()).await;
-    let nad = request::create(&admin, Kind::Nad, &namespace, &nad(), Run::Real).await.granted();
+    let nad = requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
     let version = nad["metadata"]["resourceVersion"].as_str().unwrap();
     let path = format!("{}?watch=true&timeoutSeconds=1&resourceVersion={version}", Kind::Nad.path(&namespace));
-    eventually("the history is gone", async || {
-        let answer = request::send(&admin, Method::GET, &path, "", "").await;
+    eventually("the history is compacted", async || {
+        let answer = requests::send(&admin, Method::GET, &path, "", "").await;
         (answer.code == 410 || answer.body["object"]["code"] == 410).then_some(())
     })
     .await;
@@ -514,99 +485,97 @@ async fn a_watch_that_comes_too_late_lists_all_objects_anew() {
 
     gate.is_closed.send_replace(false);
     until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
-    // Once, unless the machine is so slow that a list is older than the history by the time that it is there.
+    // More than once if the machine is so slow that the history is compacted during a list.
     assert!(watches.status().of(FactKind::Nad).unwrap().count(WatchError::Expired) > 0);
-    all_in_step(&watches).await;
+    all_synced(&watches).await;
 }
 
-/// What keeps requests from the API server, as long as it is closed.
+/// Delays requests to the API server while it is closed.
 #[derive(Default)]
 struct Gate {
     is_closed: tokio::sync::watch::Sender<bool>,
-    /// How many requests are before it.
+    /// How many requests are waiting.
     held: Arc<AtomicUsize>,
 }
 
 #[tokio::test]
-async fn one_object_that_cannot_be_read_takes_no_other_with_it() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn an_unreadable_object_does_not_affect_the_others() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("broken").await);
-    // The definition leaves open what stands in the metadata of a template.
-    let mut broken = vm();
+    // The schema allows any value in the metadata of a template.
+    let mut broken = vm().build();
     broken["spec"]["template"]["metadata"] = json!({"annotations": {"kubevirt.io/pci-interface-slot-count": 5}});
-    request::create(&admin, Kind::Vm, &namespace, &broken, Run::Real).await.granted();
+    requests::create(&admin, Kind::Vm, &namespace, &broken, Run::Real).await.granted();
     let watches = watch(&admin);
-    all_in_step(&watches).await;
+    all_synced(&watches).await;
     assert_eq!(facts(&watches, &namespace).vm, Fact::Unknown);
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
     let elsewhere = facts(&watches, "no-such-namespace");
     assert_eq!(elsewhere.vm, Fact::Absent);
     assert_eq!(watches.status().of(FactKind::Vm).unwrap().count(WatchError::Unreadable), 1);
 
-    let mended = json!({"spec": {"template": {"metadata": null}}});
-    request::change(&admin, Kind::Vm, &namespace, VM, Write::Merge(mended), Run::Real).await.granted();
+    let fixed = json!({"spec": {"template": {"metadata": null}}});
+    requests::change(&admin, Kind::Vm, &namespace, VM, Write::Merge(fixed), Run::Real).await.granted();
     until("the VM is known", || facts(&watches, &namespace).vm.known().is_some()).await;
 }
 
-// === The whole way ===
+// === Reviews ===
 
-/// A webhook that knows what its watches show, and a VM that runs.
-struct Served {
+/// nicplug that watches the cluster and reviews a namespace with a running VM.
+struct WatchedNamespace {
     admin: Client,
     namespace: String,
     _double: KubeVirtDouble,
-    _webhook: Webhook,
+    _nicplug: Deployment,
 }
 
-impl Served {
-    /// Without a flag: the cluster is found by the kubeconfig.
+impl WatchedNamespace {
+    /// nicplug has no flags: it finds the cluster by the kubeconfig.
     async fn start(api: &'static ApiServer, namespace: &str, kubeconfig: &str) -> Self {
         let (admin, namespace) = (api.admin(), api.namespace(namespace).await);
-        let webhook = Webhook::start_with(&[], &[("KUBECONFIG", kubeconfig)]).await;
-        webhook.register(api, &namespace, FailurePolicy::Fail).await;
+        let environment = [("KUBECONFIG", kubeconfig)];
+        let nicplug = Deployment::start(api, &namespace, FailurePolicy::Fail, &[], &environment).await;
         let double = KubeVirtDouble::start(api, &namespace);
-        request::create(&admin, Kind::Vm, &namespace, &vm(), Run::Real).await.granted();
+        requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
         double.start_vm(VM).await;
         double.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
-        Self { admin, namespace, _double: double, _webhook: webhook }
+        Self { admin, namespace, _double: double, _nicplug: nicplug }
     }
 
-    /// What comes of plugging a NIC in.
-    async fn plug(&self, network: &str) -> request::Answer {
+    /// Adds a NIC by a dry run.
+    async fn plug(&self, network: &str) -> Response {
         let change = Write::Merge(json!({"spec": vm_with(network)["spec"]}));
-        request::change(&self.admin, Kind::Vm, &self.namespace, VM, change, Run::Dry).await
+        requests::change(&self.admin, Kind::Vm, &self.namespace, VM, change, Run::Dry).await
     }
 }
 
 #[tokio::test]
-async fn served_without_flags_a_network_made_a_moment_ago_denies_nothing() {
-    let Some(api) = apiserver::shared().await else { return };
-    let served = Served::start(api, "moment", api.kubeconfig().to_str().unwrap()).await;
+async fn a_network_that_was_created_a_moment_ago_causes_no_denial() {
+    let Some(api) = api_server::shared().await else { return };
+    let fixture = WatchedNamespace::start(api, "moment", api.kubeconfig().to_str().unwrap()).await;
     for round in 0..20 {
         let name = format!("net-{round}");
-        let mut nad = nad();
-        nad["metadata"]["name"] = json!(name);
-        request::create(&served.admin, Kind::Nad, &served.namespace, &nad, Run::Real).await.granted();
-        let answer = served.plug(&name).await;
-        assert!(answer.is_ok(), "round {round}: {answer:?}");
+        requests::create(&fixture.admin, Kind::Nad, &fixture.namespace, &nad(&name), Run::Real).await.granted();
+        let response = fixture.plug(&name).await;
+        assert!(response.is_ok(), "round {round}: {response:?}");
     }
-    let answer = served.plug("missing").await;
-    assert_eq!(answer.code, 422, "{answer:?}");
-    assert!(answer.causes().iter().any(|cause| cause.message.ends_with("[NP105]")), "{answer:?}");
+    let response = fixture.plug("missing").await;
+    assert_eq!(response.code, 422, "{response:?}");
+    assert!(response.causes().iter().any(|cause| cause.message.ends_with("[NP105]")), "{response:?}");
 }
 
 #[tokio::test]
-async fn without_the_right_to_look_once_more_a_network_that_is_not_seen_is_a_warning() {
-    let Some(api) = apiserver::shared().await else { return };
-    let folder = Folder::new("once");
+async fn without_the_permission_for_a_recheck_an_unknown_network_causes_only_a_warning() {
+    let Some(api) = api_server::shared().await else { return };
+    let folder = Folder::new("recheck");
     let role = Role { api, name: "without-get-of-networks".to_owned() };
-    role.grant(&lacking("get", FactKind::Nad)).await;
-    let served = Served::start(api, "once", &api.kubeconfig_of(&role.name, &folder)).await;
-    let answer = served.plug("missing").await;
-    assert!(answer.is_ok(), "{answer:?}");
-    assert!(answer.warnings.iter().any(|warning| warning.contains("NP105")), "{answer:?}");
+    role.grant(&reading_without("get", FactKind::Nad)).await;
+    let fixture = WatchedNamespace::start(api, "recheck", &api.kubeconfig_of(&role.name, &folder)).await;
+    let response = fixture.plug("missing").await;
+    assert!(response.is_ok(), "{response:?}");
+    assert!(response.warnings.iter().any(|warning| warning.contains("NP105")), "{response:?}");
 
     role.grant(&reading(&[])).await;
-    let denied = async || (served.plug("missing").await.code == 422).then_some(());
-    eventually("the network is looked for, and not there", denied).await;
+    let denied = async || (fixture.plug("missing").await.code == 422).then_some(());
+    eventually("the recheck finds no network", denied).await;
 }

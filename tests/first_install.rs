@@ -1,6 +1,6 @@
-//! The first minute of an installation: `deploy/install.yaml` is applied, and nicplug is not there yet.
+//! The first minute of an installation: `deploy/install.yaml` is applied before the first replica runs.
 //!
-//! The program runs with the flags of that file and as its service account, with the rights that the file gives it.
+//! The program runs with the flags of that file, as its service account, behind its Service.
 
 #![allow(
     clippy::expect_used,
@@ -11,21 +11,10 @@
     reason = "these are tests"
 )]
 
-mod clients;
-mod cluster_support;
+mod support;
 
-use std::{fs, path::Path, time::Instant};
+use std::time::Instant;
 
-use clients::Balancer;
-use cluster_support::{
-    Folder,
-    apiserver::{self, ApiServer},
-    crds::Kind,
-    eventually,
-    request::{self, Answer, Run, send},
-    service,
-    webhook::Webhook,
-};
 use hyper::http::Method;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::{
@@ -33,53 +22,48 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::wait::await_condition,
 };
-use nicplug::cluster::manifests;
 use serde_json::{Value, json};
+use support::{
+    api_server::{
+        self, ApiServer,
+        crds::Kind,
+        endpoints,
+        requests::{self, Response, Run, send},
+        service::ClusterIp,
+        webhooks::chart,
+    },
+    builders::bare_vm,
+    folder::Folder,
+    replica::Replica,
+    wait::eventually,
+};
 
 const NAMESPACE: &str = "nicplug-system";
 const WEBHOOK: &str = "validate.nicplug.io";
 
-/// What is applied, in this order; the webhooks are called where the Service would be.
-fn objects(service: &Balancer) -> Vec<Value> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/install.yaml");
-    let manifests = manifests::read(&fs::read_to_string(file).unwrap()).unwrap();
-    let mut objects: Vec<Value> = manifests.into_iter().map(|manifest| manifest.object).collect();
-    for webhook in objects.iter_mut().filter_map(|object| object.get_mut("webhooks")).map(|list| &mut list[0]) {
-        let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap().to_owned();
-        webhook["clientConfig"] = json!({"url": format!("https://{}{path}", service.address)});
-    }
-    objects
-}
-
 async fn apply(admin: &Client, object: &Value) {
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let version = text(&object["apiVersion"]);
-    let root = if version.contains('/') { "apis" } else { "api" };
-    let namespace = object["metadata"]["namespace"].as_str().map(|name| format!("/namespaces/{name}"));
-    let kind = text(&object["kind"]).to_lowercase();
-    let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
-    let (namespace, name) = (namespace.unwrap_or_default(), text(&object["metadata"]["name"]));
-    let path = format!("/{root}/{version}{namespace}/{plural}/{name}?fieldManager=kubectl");
+    let path = format!("{}?fieldManager=kubectl", requests::path_of(object));
     send(admin, Method::PATCH, &path, "application/apply-patch+yaml", object.to_string()).await.granted();
 }
 
-/// The flags of the Deployment, with the one name that is another here, and with the settings of the ConfigMap.
-fn flags(objects: &[Value], folder: &Folder) -> Vec<String> {
+/// Returns the flags of the Deployment, with the address of the Service and a file with the settings of the ConfigMap.
+fn flags(objects: &[Value], service: &ClusterIp, folder: &Folder) -> Vec<String> {
     let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
-    let settings = folder.path().join("settings.yaml");
-    fs::write(&settings, of_kind("ConfigMap")["data"]["settings.yaml"].as_str().unwrap()).unwrap();
+    let settings = of_kind("ConfigMap")["data"]["settings.yaml"].as_str().unwrap();
+    let settings = folder.write("settings.yaml", settings);
     let container = &of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0];
     let given = container["args"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap());
     let flags = given.skip(1).filter_map(|flag| match flag.split_once('=').unwrap() {
-        ("--listen" | "--health-listen", _) => None,
-        ("--cert-dns-name", _) => Some("--cert-dns-name=127.0.0.1".to_owned()),
-        ("--settings", _) => Some(format!("--settings={}", settings.display())),
+        ("--listen", _) => Some(format!("--listen={}", service.address())),
+        // The replica of the tests has its own.
+        ("--health-listen", _) => None,
+        ("--settings", _) => Some(format!("--settings={settings}")),
         _ => Some(flag.to_owned()),
     });
     flags.collect()
 }
 
-/// A kubeconfig of nicplug's service account, with a token as the kubelet mounts one.
+/// Writes a kubeconfig of nicplug's service account, with a token as the kubelet mounts one.
 async fn kubeconfig(api: &ApiServer, folder: &Folder) -> String {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/nicplug/token");
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}).to_string();
@@ -87,68 +71,68 @@ async fn kubeconfig(api: &ApiServer, folder: &Folder) -> String {
     let admin = kube::config::Kubeconfig::read_from(api.kubeconfig()).unwrap();
     let mut config = serde_json::to_value(admin).unwrap();
     config["users"][0]["user"] = json!({"token": token["status"]["token"]});
-    let file = folder.path().join("kubeconfig");
-    fs::write(&file, config.to_string()).unwrap();
-    file.to_str().unwrap().to_owned()
+    folder.write("kubeconfig", &config.to_string())
 }
 
-async fn create(admin: &Client, namespace: &str) -> Answer {
-    let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm"},
-        "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}});
-    request::create(admin, Kind::Vm, namespace, &vm, Run::Dry).await
+async fn create(admin: &Client, namespace: &str) -> Response {
+    requests::create(admin, Kind::Vm, namespace, &bare_vm("vm").build(), Run::Dry).await
 }
 
 /// The measurement of docs/install.md, "The first minute": run it with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_from_then_on() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is_reviewed_afterwards() {
+    let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("first").await);
-    let (balancer, folder) = (Balancer::start().await, Folder::new("first-install"));
-    let objects = objects(&balancer);
-    for object in &objects {
+    let (service, folder) = (ClusterIp::reserve(), Folder::new("first-install"));
+    let mut objects = chart(NAMESPACE);
+    for object in &mut objects {
+        service.write_into(object);
         apply(&admin, object).await;
     }
     let calls = async || api.webhook_calls(WEBHOOK, "CREATE").await;
-    eventually("the webhook is registered, and not called", async || {
+    eventually("the webhook is registered and not called", async || {
         create(&admin, &namespace).await.granted();
         (api.webhook_exclusions(WEBHOOK, "CREATE").await > 0).then_some(())
     })
     .await;
     assert_eq!(calls().await, 0);
 
-    // The image is there, and the pod is on its node.
+    // The kubelet starts the container.
     let begin = Instant::now();
-    let (flags, kubeconfig) = (flags(&objects, &folder), kubeconfig(api, &folder).await);
+    let (flags, kubeconfig) = (flags(&objects, &service, &folder), kubeconfig(api, &folder).await);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let environment = [("KUBECONFIG", kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE)];
-    let nicplug = Webhook::start_with(&flags, &environment).await;
+    let nicplug = Replica::start_with(&flags, &environment).await;
     let ready = begin.elapsed();
-    eventually("it waits for the Service", async || {
+    eventually("nicplug waits for the Service", async || {
         create(&admin, &namespace).await.granted();
-        let report = nicplug.get("/readyz?verbose").await;
+        let report = nicplug.page("/readyz?verbose").await;
         report.contains("the API server does not call yet: the Service \"nicplug\" leads to no replica").then_some(())
     })
     .await;
     assert_eq!(calls().await, 0);
 
-    balancer.set(&[nicplug.address().parse().unwrap()]);
+    // The kubelet reports the pod ready.
     let begin = Instant::now();
-    service::lead(&admin, NAMESPACE, "nicplug", true).await;
-    eventually("a machine is judged", async || {
+    endpoints::publish(&admin, NAMESPACE, "nicplug", true).await;
+    eventually("a VM is reviewed", async || {
         create(&admin, &namespace).await.granted();
         (calls().await > 0).then_some(())
     })
     .await;
-    println!("ready {ready:?} after its start, called {:?} after the Service led to it", begin.elapsed());
-    eventually("it knows", async || nicplug.get("/readyz?verbose").await.contains("[+]calls ok\n").then_some(())).await;
-    assert!(nicplug.get("/metrics").await.contains("\nnicplug_called 1\n"));
+    println!("ready {ready:?} after its start, called {:?} after the Service had an endpoint", begin.elapsed());
+    eventually("the report says so", async || {
+        nicplug.page("/readyz?verbose").await.contains("[+]calls ok\n").then_some(())
+    })
+    .await;
+    assert!(nicplug.page("/metrics").await.contains("\nnicplug_called 1\n"));
     let before = calls().await;
     for _ in 0..20 {
         create(&admin, &namespace).await.granted();
     }
-    assert_eq!(calls().await, before + 20, "all of them were judged");
+    assert_eq!(calls().await, before + 20, "all of them were reviewed");
 
-    // Somebody takes the right away, and gets it back.
+    // An administrator removes the subject, and nicplug writes it again.
     let bindings: Api<RoleBinding> = Api::namespaced(admin.clone(), NAMESPACE);
     let patch = Patch::Merge(json!({ "subjects": null }));
     bindings.patch("nicplug-call", &PatchParams::default(), &patch).await.unwrap();
@@ -157,19 +141,18 @@ async fn nothing_is_refused_before_the_first_replica_is_there_and_all_is_judged_
     };
     await_condition(bindings, "nicplug-call", is_bound).await.unwrap();
     let before = calls().await;
-    eventually("it is called again", async || {
+    eventually("the webhook is called again", async || {
         create(&admin, &namespace).await.granted();
         (calls().await > before).then_some(())
     })
     .await;
 
-    // What was called once is called also when nobody is there to answer.
+    // An active webhook is called also when no replica answers.
     drop(nicplug);
-    balancer.set(&[]);
-    let refused = eventually("nobody answers", async || {
-        let answer = create(&admin, &namespace).await;
-        (!answer.is_ok()).then_some(answer)
+    let denied = eventually("no replica answers", async || {
+        let response = create(&admin, &namespace).await;
+        (!response.is_ok()).then_some(response)
     })
     .await;
-    assert!(refused.message().contains("failed calling webhook \"validate.nicplug.io\""), "{refused:?}");
+    assert!(denied.message().contains("failed calling webhook \"validate.nicplug.io\""), "{denied:?}");
 }

@@ -1,9 +1,9 @@
-//! Verdicts that the design fixes, and the clusters that there are: whole reviews with all their facts.
+//! Whole reviews with their facts and expected verdicts, and the attachment modes of known clusters.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use common::{Answer, data, entries, patch_for, rows, shared, store, text_and_rules};
 use nicplug::{
     admission::Reviewer,
     cluster::manifests,
@@ -21,12 +20,13 @@ use nicplug::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use support::cases::{Answer, data, entries, patch_for, rows, shared, store, text_and_rules};
 
-/// One line of a file of cases.
+/// A line of a file of cases.
 #[derive(Deserialize)]
 struct Row {
     tag: String,
-    /// Whether the mutating webhook is asked as well.
+    /// Whether the mutating webhook reviews the request first.
     #[serde(default)]
     mutate: bool,
     facts: Vec<Value>,
@@ -34,12 +34,12 @@ struct Row {
     expect: Expect,
 }
 
-/// What a verdict has to be; what is not given may be anything.
+/// The expected verdict; a field that is not given is not checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expect {
     allowed: bool,
-    /// Rule ids of all causes.
+    /// The rule ids of all causes.
     causes: Option<Vec<String>>,
     #[serde(default)]
     causes_include: Vec<String>,
@@ -52,7 +52,7 @@ struct Expect {
     /// Neither causes nor warnings.
     #[serde(default)]
     quiet: bool,
-    /// What the mutating webhook makes of the object.
+    /// The object after the patch of the mutating webhook.
     patched: Option<Patched>,
 }
 
@@ -60,10 +60,10 @@ struct Expect {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Patched {
-    /// Interfaces by name, as they have to be but for the name.
+    /// Interfaces by name, without the field `name`.
     #[serde(default)]
     nics: BTreeMap<String, Value>,
-    /// Annotations: the value, true for any, null for none.
+    /// Annotations: a value, true for any value, null for no annotation.
     #[serde(default)]
     annotations: BTreeMap<String, Value>,
     /// How many interfaces there are.
@@ -71,14 +71,14 @@ struct Patched {
 }
 
 #[test]
-fn every_row_in_the_repository_is_judged_as_it_says() {
+fn every_row_of_the_repository_gets_its_verdict() {
     let rows: Vec<Row> = rows(&data("hotplug.ndjson"));
     assert_eq!(rows.len(), 24);
     assert_rows(&rows);
 }
 
 #[test]
-fn every_shared_row_is_judged_as_it_says() {
+fn every_shared_row_gets_its_verdict() {
     let Some(path) = shared("cases/hotplug.ndjson") else { return };
     let rows: Vec<Row> = rows(&path);
     assert!(rows.len() >= 15, "{} rows", rows.len());
@@ -86,7 +86,7 @@ fn every_shared_row_is_judged_as_it_says() {
 }
 
 #[test]
-fn every_cluster_shows_what_it_can_do() {
+fn the_attachment_mode_of_every_cluster_is_detected() {
     let mut count = 0;
     for folder in [Some(data("attachment")), shared("cases/attachment")].into_iter().flatten() {
         for cluster in entries(&folder) {
@@ -98,7 +98,7 @@ fn every_cluster_shows_what_it_can_do() {
 }
 
 #[test]
-fn a_migration_is_warned_of_while_a_nic_is_on_its_way() {
+fn a_migration_gets_a_warning_while_a_nic_is_being_attached() {
     let row = rows::<Row>(&data("hotplug.ndjson")).into_iter().find(|row| row.tag == "bridge/model-virtio").unwrap();
     let mut facts = row.facts.clone();
     let vm = row.review["request"]["object"].clone();
@@ -110,9 +110,9 @@ fn a_migration_is_warned_of_while_a_nic_is_on_its_way() {
     assert!(answer(&facts, &review).warnings.is_empty());
     facts.retain(|object| object["kind"] != "VirtualMachine");
     facts.push(vm);
-    let answered = answer(&facts, &review);
-    assert!(answered.is_allowed);
-    assert!(answered.warnings.iter().any(|warning| warning.ends_with("[NP111]")), "{:?}", answered.warnings);
+    let response = answer(&facts, &review);
+    assert!(response.is_allowed);
+    assert!(response.warnings.iter().any(|warning| warning.ends_with("[NP111]")), "{:?}", response.warnings);
 }
 
 fn assert_rows(rows: &[Row]) {
@@ -120,7 +120,7 @@ fn assert_rows(rows: &[Row]) {
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), rows.len(), faults.join("\n"));
 }
 
-/// What is wrong with the answers to a row, if anything is.
+/// Returns the difference to the expected verdict of a row, if there is one.
 fn fault_of(row: &Row) -> Option<String> {
     let mut review = row.review.clone();
     if row.mutate {
@@ -157,22 +157,22 @@ fn is_patched_as(object: &Value, patched: &Patched) -> bool {
 }
 
 fn fault_of_verdict(row: &Row, review: &Value) -> Option<String> {
-    let answered = answer(&row.facts, review);
+    let response = answer(&row.facts, review);
     let Expect { causes, causes_include, warnings_include, warnings_exclude, warning_text, .. } = &row.expect;
-    let found: Vec<&str> = answered.causes.iter().flat_map(|cause| text_and_rules(&cause.message).1).collect();
-    let warned: Vec<&str> = answered.warnings.iter().flat_map(|warning| text_and_rules(warning).1).collect();
+    let found: Vec<&str> = response.causes.iter().flat_map(|cause| text_and_rules(&cause.message).1).collect();
+    let warned: Vec<&str> = response.warnings.iter().flat_map(|warning| text_and_rules(warning).1).collect();
     let has_cause = |id: &String| found.contains(&id.as_str());
     let has_warning = |id: &String| warned.contains(&id.as_str());
-    let holds = answered.is_allowed == row.expect.allowed
+    let holds = response.is_allowed == row.expect.allowed
         && causes.as_ref().is_none_or(|causes| same(causes, &found))
         && causes_include.iter().all(has_cause)
         && warnings_include.iter().all(has_warning)
         && !warnings_exclude.iter().any(has_warning)
-        && warning_text.as_ref().is_none_or(|text| answered.warnings.iter().any(|warning| warning.contains(text)))
-        && (!row.expect.quiet || answered.is_silent())
-        && answered.warnings.iter().all(|warning| warning.chars().count() <= 120 && !warning.contains('…'));
-    let told = || format!("{}: causes {found:?}, warnings {:#?}", row.tag, answered.warnings);
-    (!holds).then(told)
+        && warning_text.as_ref().is_none_or(|text| response.warnings.iter().any(|warning| warning.contains(text)))
+        && (!row.expect.quiet || response.is_silent())
+        && response.warnings.iter().all(|warning| warning.chars().count() <= 120 && !warning.contains('…'));
+    let fault = || format!("{}: causes {found:?}, warnings {:#?}", row.tag, response.warnings);
+    (!holds).then(fault)
 }
 
 fn same(wanted: &[String], found: &[&str]) -> bool {
@@ -184,7 +184,7 @@ fn answer(facts: &[Value], review: &Value) -> Answer {
     Answer::to(&Reviewer::new(Arc::new(store(facts)), Settings::default()), review)
 }
 
-/// Holds the DaemonSets of a file to its first line, `# expected: thick=… in-place=…`.
+/// Checks the DaemonSets of a file against its first line, `# expected: thick=… in-place=…`.
 fn assert_cluster(path: &Path) {
     let text = fs::read_to_string(path).unwrap();
     let expected = text.lines().next().unwrap().strip_prefix("# expected: ").unwrap().to_owned();

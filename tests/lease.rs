@@ -1,8 +1,8 @@
-//! On a real API server: who leads, until when, and who comes next.
+//! Leader election on a real API server.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
-mod cluster_support;
+mod support;
 
 use std::{
     future,
@@ -13,16 +13,16 @@ use std::{
     time::Duration,
 };
 
-use cluster_support::{
-    LONG,
-    apiserver::{self, ApiServer},
-};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
 use nicplug::controllers::leader_election::{LeaderElector, Timings};
+use support::{
+    api_server::{self, ApiServer},
+    wait::LONG,
+};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -31,22 +31,22 @@ use tokio::{
 
 const NAME: &str = "nicplug-persist";
 
-/// Short, so that the tests are.
+/// Short timings, so that the tests are fast.
 const TIMINGS: Timings =
     Timings { lease: Duration::from_secs(2), renew: Duration::from_millis(1500), retry: Duration::from_millis(100) };
 
-/// A replica that stands for election, and counts who works at once.
-struct Replica {
+/// A candidate of the election, whose work is counted while it leads.
+struct Elector {
     leads: watch::Receiver<bool>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
-/// How many work now, and how many did at most.
+/// How many leaders work now, and how many did at the same time at most.
 #[derive(Clone, Default)]
 struct Workers(Arc<(AtomicUsize, AtomicUsize)>);
 
-/// One that works, until it is dropped.
+/// A leader that works until this is dropped.
 struct Worker(Workers);
 
 impl Workers {
@@ -71,7 +71,7 @@ impl Drop for Worker {
     }
 }
 
-impl Replica {
+impl Elector {
     fn start(client: Client, namespace: &str, identity: &str, workers: &Workers) -> Self {
         let candidate = LeaderElector::new(client, namespace, NAME, identity, TIMINGS);
         let leads = candidate.leads();
@@ -91,13 +91,13 @@ impl Replica {
     }
 
     async fn wait(&mut self, leads: bool) {
-        timeout(LONG, self.leads.wait_for(|is| *is == leads)).await.expect("it comes to that").unwrap();
+        timeout(LONG, self.leads.wait_for(|is| *is == leads)).await.expect("the leadership changes").unwrap();
     }
 
-    /// Ends it in order.
+    /// Ends it gracefully.
     async fn stop(&mut self) {
         self.stop.take();
-        timeout(LONG, &mut self.task).await.expect("it ends").unwrap();
+        timeout(LONG, &mut self.task).await.expect("the elector ends").unwrap();
     }
 }
 
@@ -107,31 +107,31 @@ async fn holder(api: &ApiServer, namespace: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_leads_at_a_time_and_who_leaves_lets_the_next_one_in_at_once() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn one_replica_leads_at_a_time_and_the_next_one_follows_at_once_when_it_stops() {
+    let Some(api) = api_server::shared().await else { return };
     let namespace = api.namespace("lease").await;
     let workers = Workers::default();
-    let mut a = Replica::start(api.admin(), &namespace, "a", &workers);
+    let mut a = Elector::start(api.admin(), &namespace, "a", &workers);
     a.wait(true).await;
-    let mut b = Replica::start(api.admin(), &namespace, "b", &workers);
+    let mut b = Elector::start(api.admin(), &namespace, "b", &workers);
     assert_eq!(holder(api, &namespace).await, "a");
     assert!(!*b.leads.borrow());
     a.stop().await;
     b.wait(true).await;
     assert_eq!(holder(api, &namespace).await, "b");
     b.stop().await;
-    assert_eq!(holder(api, &namespace).await, "", "it was given back");
+    assert_eq!(holder(api, &namespace).await, "", "the Lease is released");
     assert_eq!((workers.most(), workers.now()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_killed_is_followed_when_its_time_is_over() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn a_killed_leader_is_replaced_when_its_lease_expires() {
+    let Some(api) = api_server::shared().await else { return };
     let namespace = api.namespace("lease").await;
     let workers = Workers::default();
-    let mut a = Replica::start(api.admin(), &namespace, "a", &workers);
+    let mut a = Elector::start(api.admin(), &namespace, "a", &workers);
     a.wait(true).await;
-    let mut b = Replica::start(api.admin(), &namespace, "b", &workers);
+    let mut b = Elector::start(api.admin(), &namespace, "b", &workers);
     a.task.abort();
     b.wait(true).await;
     let leases: Api<Lease> = Api::namespaced(api.admin(), &namespace);
@@ -142,15 +142,15 @@ async fn one_that_is_killed_is_followed_when_its_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_robbed_stops_and_takes_it_back_when_it_may() {
-    let Some(api) = apiserver::shared().await else { return };
+async fn a_leader_that_loses_its_lease_stops_and_takes_it_back_after_the_expiry() {
+    let Some(api) = api_server::shared().await else { return };
     let namespace = api.namespace("lease").await;
     let workers = Workers::default();
-    let mut a = Replica::start(api.admin(), &namespace, "a", &workers);
+    let mut a = Elector::start(api.admin(), &namespace, "a", &workers);
     a.wait(true).await;
     let leases: Api<Lease> = Api::namespaced(api.admin(), &namespace);
-    let thief = serde_json::json!({"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 1}});
-    leases.patch(NAME, &PatchParams::default(), &Patch::Merge(thief)).await.unwrap();
+    let other = serde_json::json!({"spec": {"holderIdentity": "other", "leaseDurationSeconds": 1}});
+    leases.patch(NAME, &PatchParams::default(), &Patch::Merge(other)).await.unwrap();
     a.wait(false).await;
     a.wait(true).await;
     assert_eq!(holder(api, &namespace).await, "a");
@@ -159,15 +159,15 @@ async fn a_leader_that_is_robbed_stops_and_takes_it_back_when_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_api_server_nobody_leads_and_with_it_somebody_does_again() {
+async fn without_an_api_server_there_is_no_leader_and_with_it_there_is_one_again() {
     let Some(mut api) = ApiServer::start().await else { return };
     let namespace = api.namespace("lease").await;
     let workers = Workers::default();
-    let mut a = Replica::start(api.admin(), &namespace, "a", &workers);
+    let mut a = Elector::start(api.admin(), &namespace, "a", &workers);
     a.wait(true).await;
     api.stop().await;
     a.wait(false).await;
-    assert_eq!(workers.now(), 0, "the work has ended with the time in office");
+    assert_eq!(workers.now(), 0, "the work has ended with the term");
     api.start_again().await;
     a.wait(true).await;
     a.stop().await;

@@ -1,16 +1,16 @@
-//! What a person reads: every warning and every cause that the cases in the repository bring forth.
+//! User-facing texts: every warning and every cause of the cases in the repository, the rules, and the help.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Command,
     sync::Arc,
 };
 
-use common::{Answer, Cause, data, entries, every_rule, json_file, rows, store, text_and_rules};
 use nicplug::{
     admission::Reviewer,
     cluster::files,
@@ -19,17 +19,21 @@ use nicplug::{
     settings::{Enforcement, Settings},
 };
 use serde_json::Value;
+use support::{
+    cases::{Answer, Cause, data, entries, every_rule, json_file, rows, store, text_and_rules},
+    wording::banned_words,
+};
 
-/// Cases whose cause is no rule's: a field has a wrong type, and the object cannot be read.
+/// Cases whose cause has no rule: a field has a wrong type, and the object cannot be read.
 const TYPE_FAULTS: &[&str] = &["wrong-type"];
 
-/// How a warning begins that is no rule's: what a namespace asks for has no effect.
-const OF_A_NAMESPACE: &str = "namespace annotation nicplug.io/rules ";
+/// The beginning of a warning without a rule: the annotation of a namespace has no effect.
+const NAMESPACE_WARNING: &str = "namespace annotation nicplug.io/rules ";
 
-/// How long a warning may be, in characters.
+/// The maximum length of a warning in characters.
 const WARNING_LENGTH: usize = 120;
 
-/// A review and the cluster that it comes to.
+/// A review and its facts.
 struct Case {
     tag: String,
     facts: Arc<dyn FactSource>,
@@ -42,7 +46,7 @@ impl Case {
     }
 }
 
-/// Everything in tests/data that is judged.
+/// Returns every review in `tests/data`.
 fn cases() -> Vec<Case> {
     let folders = entries(&data("admission")).into_iter().map(|folder| Case {
         tag: folder.file_name().unwrap().to_str().unwrap().to_owned(),
@@ -72,48 +76,44 @@ fn tag_of(row: &Value) -> String {
 }
 
 #[test]
-fn every_message_of_every_case_reads_as_the_house_wants_it() {
+fn every_message_of_every_case_has_the_required_form() {
     let mut wrong = Vec::new();
-    let mut told = BTreeSet::new();
+    let mut rules = BTreeSet::new();
     for case in cases() {
-        // Each rule as it is, and each as a denial: an administrator may want that of any.
+        // With the defaults, and with all rules denying, which an administrator can choose.
         for settings in [Settings::default(), every_rule(Enforcement::Deny)] {
             let answer = case.answer(settings);
             let is_of_a_rule = !TYPE_FAULTS.contains(&case.tag.as_str());
-            let causes = answer.causes.iter().filter(|cause| !(reads_well(cause, is_of_a_rule)));
+            let causes = answer.causes.iter().filter(|cause| !has_the_form_of_a_cause(cause, is_of_a_rule));
             wrong.extend(causes.map(|cause| format!("{}: {cause:?}", case.tag)));
-            let warnings = answer
-                .warnings
-                .iter()
-                .filter(|warning| !is_short_and_of_a_rule(warning) && !is_short_and_of_a_namespace(warning));
+            let warnings = answer.warnings.iter().filter(|warning| !has_the_form_of_a_warning(warning));
             wrong.extend(warnings.map(|warning| format!("{}: {warning:?}", case.tag)));
             let messages = answer.causes.iter().map(|cause| &cause.message).chain(&answer.warnings);
-            told.extend(messages.flat_map(|message| text_and_rules(message).1).map(str::to_owned));
+            rules.extend(messages.flat_map(|message| text_and_rules(message).1).map(str::to_owned));
         }
     }
     assert!(wrong.is_empty(), "{} messages:\n{}", wrong.len(), wrong.join("\n"));
     let shape: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| id.starts_with("NP00")).collect();
-    assert!(shape.iter().all(|id| told.contains(*id)) && told.len() > shape.len(), "only {told:?} spoke");
+    assert!(shape.iter().all(|id| rules.contains(*id)) && rules.len() > shape.len(), "only {rules:?} have messages");
 }
 
-/// What is wrong; how to fix it; the rule's id. kubectl prints the field before it.
-fn reads_well(cause: &Cause, is_of_a_rule: bool) -> bool {
+/// Returns whether a cause says what is wrong and how to fix it, and ends with its rule. kubectl prints the field
+/// before it.
+fn has_the_form_of_a_cause(cause: &Cause, is_of_a_rule: bool) -> bool {
     let (text, ids) = text_and_rules(&cause.message);
     let names_its_rule = matches!(ids.as_slice(), [id] if find(id).is_some());
     let says_how = text.split_once("; ").is_some_and(|(what, fix)| !what.is_empty() && !fix.is_empty());
     !cause.field.is_empty() && says_how && names_its_rule == is_of_a_rule && is_printable(text)
 }
 
-fn is_short_and_of_a_rule(warning: &str) -> bool {
+/// Returns whether a warning is short and ends with its rules, or is about the annotation of a namespace.
+fn has_the_form_of_a_warning(warning: &str) -> bool {
     let (text, ids) = text_and_rules(warning);
-    // Of many rules that say the same the last may be counted: `[NP101 and 5 more]`.
+    // If many rules have the same text, the last ones are counted: `[NP101 and 5 more]`.
     let is_known = |id: &str| find(id.split(' ').next().unwrap_or_default()).is_some();
-    let is_of_rules = !ids.is_empty() && ids.iter().all(|id| is_known(id));
-    !text.is_empty() && is_of_rules && is_printable(warning) && warning.chars().count() <= WARNING_LENGTH
-}
-
-fn is_short_and_of_a_namespace(warning: &str) -> bool {
-    warning.starts_with(OF_A_NAMESPACE) && is_printable(warning) && warning.chars().count() <= WARNING_LENGTH
+    let has_rules = !text.is_empty() && !ids.is_empty() && ids.iter().all(|id| is_known(id));
+    let is_short = warning.chars().count() <= WARNING_LENGTH;
+    (has_rules || warning.starts_with(NAMESPACE_WARNING)) && is_short && is_printable(warning)
 }
 
 fn is_printable(text: &str) -> bool {
@@ -121,14 +121,14 @@ fn is_printable(text: &str) -> bool {
 }
 
 #[test]
-fn what_is_no_message_of_the_house_is_seen() {
+fn a_message_without_the_required_form_is_found() {
     let cause = |field: &str, message: &str| Cause {
         reason: "FieldValueInvalid".to_owned(),
         field: field.to_owned(),
         message: message.to_owned(),
     };
-    assert!(reads_well(&cause("spec", "a is b; write c [NP001]"), true));
-    assert!(reads_well(&cause("spec", "a is b; write c"), false));
+    assert!(has_the_form_of_a_cause(&cause("spec", "a is b; write c [NP001]"), true));
+    assert!(has_the_form_of_a_cause(&cause("spec", "a is b; write c"), false));
     for (field, message) in [
         ("", "a is b; write c [NP001]"),
         ("spec", "a is b [NP001]"),
@@ -136,10 +136,70 @@ fn what_is_no_message_of_the_house_is_seen() {
         ("spec", "a is b; write c [NP999]"),
         ("spec", "a\nis b; write c [NP001]"),
     ] {
-        assert!(!reads_well(&cause(field, message), true), "{field}: {message}");
+        assert!(!has_the_form_of_a_cause(&cause(field, message), true), "{field}: {message}");
     }
-    assert!(is_short_and_of_a_rule("a is b [NP001, NP002]"));
+    assert!(has_the_form_of_a_warning("a is b [NP001, NP002]"));
     for warning in ["a is b".to_owned(), "a\tb [NP001]".to_owned(), format!("{} [NP001]", "x".repeat(120))] {
-        assert!(!is_short_and_of_a_rule(&warning), "{warning}");
+        assert!(!has_the_form_of_a_warning(&warning), "{warning}");
     }
+}
+
+// === Wording ===
+
+#[test]
+fn no_message_of_any_case_has_a_banned_word() {
+    let mut found = BTreeSet::new();
+    for case in cases() {
+        for settings in [Settings::default(), every_rule(Enforcement::Deny)] {
+            let answer = case.answer(settings);
+            let messages = answer.causes.into_iter().map(|cause| cause.message).chain(answer.warnings);
+            found.extend(messages.flat_map(|message| banned_words(&message)));
+        }
+    }
+    assert_eq!(found, BTreeSet::new());
+}
+
+#[test]
+fn no_text_of_a_rule_has_a_banned_word() {
+    let rules: Vec<Value> = serde_json::from_str(&nicplug(&["rules", "-o", "json"])).unwrap();
+    assert_eq!(rules.len(), RULES.len());
+    let mut found = Vec::new();
+    for rule in &rules {
+        for (field, text) in rule.as_object().unwrap() {
+            let words = banned_words(text.as_str().unwrap_or_default());
+            found.extend(words.into_iter().map(|words| format!("{} {field}: {words}", rule["id"])));
+        }
+    }
+    assert!(found.is_empty(), "{} texts:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn no_help_text_has_a_banned_word() {
+    let help = nicplug(&["help"]);
+    let mut pages = vec![("help".to_owned(), help.clone())];
+    for command in commands(&help) {
+        pages.push((format!("help {command}"), nicplug(&["help", &command])));
+    }
+    assert!(pages.len() > 8, "{} commands", pages.len());
+    let mut found = Vec::new();
+    for (page, text) in &pages {
+        found.extend(banned_words(text).into_iter().map(|words| format!("{page}: {words}")));
+    }
+    assert!(found.is_empty(), "{} texts:\n{}", found.len(), found.join("\n"));
+}
+
+/// Returns the names of the commands in the help of the program.
+fn commands(help: &str) -> Vec<String> {
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let lines = list.lines().take_while(|line| !line.is_empty());
+    // A line with more blanks continues the one before.
+    let first_lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = first_lines.filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+fn nicplug(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_nicplug")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }

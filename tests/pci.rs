@@ -1,4 +1,4 @@
-//! The PCI model against what KubeVirt's own code and a real libvirt said (tests/data/README.md tells the origin).
+//! The PCI model, compared with KubeVirt's own code and a real libvirt (tests/data/README.md has the sources).
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-/// A line of a corpus.
+/// A line of a file of cases.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Case<'a> {
@@ -44,7 +44,7 @@ struct Metadata {
     annotations: BTreeMap<String, String>,
 }
 
-/// The corpus names its devices by what they are.
+/// The names of the devices in the cases say what they are.
 impl DeviceRegistry for Case<'_> {
     fn binding(&self, name: &str) -> DomainAttachment {
         match self.bindings.get(name) {
@@ -71,7 +71,7 @@ impl Case<'_> {
         BusLayout::of(&vmi.spec, &placement, self, version).unwrap()
     }
 
-    /// What differs between the model and the corpus.
+    /// Returns the differences between the model and a case.
     fn differences(&self) -> Vec<String> {
         let BusLayout { budget, slots, .. } = self.draw();
         let count = |count: Option<u64>| count.map_or(Value::Null, Value::from);
@@ -124,15 +124,15 @@ fn the_model_agrees_with_every_case_of_the_subset() {
 }
 
 #[test]
-fn the_model_agrees_with_every_case_of_the_whole_corpus() {
+fn the_model_agrees_with_every_shared_case() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/pci.ndjson");
     match run(&path) {
         Some(cases) => println!("{cases} cases"),
-        None => println!("skipped: the whole corpus is not here"),
+        None => println!("skipped: ../shared/cases/pci.ndjson does not exist"),
     }
 }
 
-/// A guest that somebody might write, without explicit addresses.
+/// A generated guest without explicit PCI addresses.
 #[derive(Clone, Debug)]
 struct Guest {
     spec: Value,
@@ -169,7 +169,7 @@ fn nics() -> impl Strategy<Value = Vec<Value>> {
     prop::collection::vec(nic, 0..8)
 }
 
-/// Disks on bus sata are left out: KubeVirt names them by their order, so for them order does matter.
+/// Disks without bus sata: KubeVirt names those by their order, so the order matters for them.
 fn disks() -> impl Strategy<Value = Vec<Value>> {
     let bus = prop::sample::select(vec!["virtio", "virtio", "scsi", "usb"]);
     prop::collection::vec(bus.prop_map(|bus| json!({"disk": {"bus": bus}})), 0..30)
@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn the_picture_has_the_ports_that_the_sum_promises(guest in guests()) {
+    fn the_picture_has_as_many_ports_as_the_budget(guest in guests()) {
         let BusLayout { budget, slots, .. } = guest.draw();
         if let Some(free) = budget.free_ports {
             let ports = slots.iter().filter(|seat| matches!(seat.position, SlotPosition::Port(_))).count() as u64;
@@ -227,14 +227,14 @@ proptest! {
     }
 
     #[test]
-    fn a_guest_that_cannot_boot_has_no_room_and_one_with_ports_has_a_count(guest in guests()) {
+    fn only_a_guest_that_boots_with_ports_has_a_count_of_free_ports(guest in guests()) {
         let budget = guest.draw().budget;
         let has_ports = budget.details.machine.is_pcie() && budget.boot_error.is_none();
         prop_assert_eq!(budget.free_ports.is_some(), has_ports);
     }
 
     #[test]
-    fn a_reservation_gives_at_least_what_was_asked_for_and_no_smaller_one_does(guest in guests(), wanted in 0u64..40) {
+    fn a_reservation_is_the_smallest_one_with_enough_ports(guest in guests(), wanted in 0u64..40) {
         let Devices { port_usage, nics, .. } = guest.count_devices();
         let room = |value: u64| {
             let slot_count = SlotCount::Number(i64::try_from(value).unwrap());
@@ -252,7 +252,9 @@ proptest! {
                     prop_assert!(room(smaller).is_none_or(|room| room < wanted));
                 }
             }
-            Reservation::Impossible { most, .. } => prop_assert!(most < wanted || guest.draw().budget.boot_error.is_some()),
+            Reservation::Impossible { most, .. } => {
+                prop_assert!(most < wanted || guest.draw().budget.boot_error.is_some());
+            }
         }
     }
 

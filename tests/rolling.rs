@@ -1,7 +1,7 @@
-//! Replicas come and go under load: the built program behind an address that hears late of what has become of it.
+//! Replicas start and stop under load, behind a double of kube-proxy that learns of it late.
 //!
-//! No test waits for a time to pass. A replica that is told to end has an hour of grace, and a second signal ends that
-//! when the test has seen what it waits for.
+//! No test waits for a time to pass. A replica that gets SIGTERM has a grace period of an hour, which a second signal
+//! ends after the event that the test waits for.
 
 #![allow(
     clippy::expect_used,
@@ -12,99 +12,109 @@
     reason = "these are tests"
 )]
 
-mod clients;
-mod cluster_support;
+mod support;
 
 use std::{
     future::Future,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use clients::{Balancer, IDLE, Pool};
-use cluster_support::{
-    apiserver,
-    crds::Kind,
-    eventually,
-    request::{self, Run},
-    webhook::{FailurePolicy, Webhook},
+use support::{
+    api_server::{
+        self,
+        crds::Kind,
+        requests::{self, Run},
+        service::Service,
+        webhooks::{FailurePolicy, Registration},
+    },
+    builders::bare_vm,
+    client::{ClientPool, IDLE, LOCALHOST},
+    kube_proxy::KubeProxy,
+    replica::Replica,
+    wait::{eventually, guarded},
 };
-use serde_json::json;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
 
-/// A guard against hanging; no test depends on how long it is.
-async fn guarded<T>(test: impl Future<Output = T>) -> T {
-    timeout(Duration::from_mins(15), Box::pin(test)).await.expect("the awaited event never came")
-}
-
-// === Who answers ===
+// === Replicas ===
 
 /// Replicas with one certificate behind one address.
-struct Service {
-    balancer: Balancer,
-    replicas: Vec<Webhook>,
+struct ReplicaSet {
+    proxy: KubeProxy,
+    replicas: Vec<Replica>,
     flags: Vec<&'static str>,
 }
 
-impl Service {
-    /// Starts so many, each with these flags besides.
+impl ReplicaSet {
+    /// Starts this many replicas with further flags, behind an address of 127.0.0.1.
     async fn start(count: usize, flags: &[&'static str]) -> Self {
-        let flags = [&["--facts", "none", "--drain-grace", "1h", "--drain-deadline", "1h"], flags].concat();
-        let first = Webhook::start(&flags).await;
-        let mut service = Self { balancer: Balancer::start().await, replicas: vec![first], flags };
-        service.hear();
-        while service.replicas.len() < count {
-            service.add().await;
+        let flags = Self::flags(flags);
+        let first = Replica::start(&flags).await;
+        Self::behind(KubeProxy::start().await, first, flags, count).await
+    }
+
+    /// Starts this many replicas with further flags, behind the ClusterIP of a Service.
+    async fn start_on(service: &Service, count: usize, flags: &[&'static str]) -> Self {
+        let flags = Self::flags(flags);
+        let first = Replica::start_behind(service, &flags).await;
+        Self::behind(KubeProxy::start_at(service.address()).await, first, flags, count).await
+    }
+
+    fn flags(further: &[&'static str]) -> Vec<&'static str> {
+        [&["--facts", "none", "--drain-grace", "1h", "--drain-deadline", "1h"], further].concat()
+    }
+
+    async fn behind(proxy: KubeProxy, first: Replica, flags: Vec<&'static str>, count: usize) -> Self {
+        let mut set = Self { proxy, replicas: vec![first], flags };
+        set.update_endpoints();
+        while set.replicas.len() < count {
+            set.add().await;
         }
-        service
+        set
     }
 
-    /// Starts a replica more. Connections come to it when it is ready.
+    /// Starts one more replica. It gets connections when it is ready.
     async fn add(&mut self) {
-        let replica = self.replicas[0].replica(&self.flags).await;
+        let replica = self.replicas[0].another(&self.flags).await;
         self.replicas.push(replica);
-        self.hear();
+        self.update_endpoints();
     }
 
-    /// Ends a replica as Kubernetes does: it is told to end, and the news of it travels more slowly than connections.
-    async fn retire(&mut self, index: usize) {
+    /// Ends a replica as Kubernetes does: it gets SIGTERM, and kube-proxy learns of that later, so that new connections
+    /// still arrive.
+    async fn terminate(&mut self, index: usize) {
         let replica = self.replicas.remove(index);
-        let address = address(&replica);
+        let address = replica.address();
         replica.terminate();
-        eventually("it is not ready any more", async || (!replica.is_ready().await).then_some(())).await;
-        let before = self.balancer.traffic(address).opened;
-        let still_come = || self.balancer.traffic(address).opened >= before + 3;
-        eventually("new connections still come to it", async || still_come().then_some(())).await;
-        self.hear();
-        let has_left = || self.balancer.traffic(address).open == 0;
-        eventually("every client has left it", async || has_left().then_some(())).await;
+        eventually("the replica is not ready any more", async || (!replica.is_ready().await).then_some(())).await;
+        let before = self.proxy.traffic(address).opened;
+        let still_arrive = || self.proxy.traffic(address).opened >= before + 3;
+        eventually("new connections still arrive", async || still_arrive().then_some(())).await;
+        self.update_endpoints();
+        let is_free = || self.proxy.traffic(address).open == 0;
+        eventually("all clients have left the replica", async || is_free().then_some(())).await;
         replica.stop().await;
     }
 
-    /// The address hears of what replicas there are.
-    fn hear(&self) {
-        self.balancer.set(&self.replicas.iter().map(address).collect::<Vec<_>>());
+    /// Tells kube-proxy which replicas there are.
+    fn update_endpoints(&self) {
+        self.proxy.set_endpoints(&self.replicas.iter().map(Replica::address).collect::<Vec<_>>());
     }
 }
 
-fn address(replica: &Webhook) -> SocketAddr {
-    replica.address().parse().unwrap()
-}
+// === Clients ===
 
-// === Who asks ===
-
-/// Clients that ask without a pause, whatever is answered, and repeat nothing.
+/// Clients that send requests without a pause, also after a failure, and retry none.
 struct Load {
-    ledger: Arc<Ledger>,
+    results: Arc<Results>,
     workers: JoinSet<()>,
 }
 
 #[derive(Default)]
-struct Ledger {
+struct Results {
     is_over: AtomicBool,
     answered: AtomicUsize,
     failures: Mutex<Vec<Failure>>,
@@ -114,24 +124,24 @@ struct Ledger {
 struct Failure {
     began: Instant,
     ended: Instant,
-    words: String,
+    message: String,
 }
 
 impl Load {
     fn begin<F: Future<Output = Result<(), String>> + Send>(
         workers: usize,
-        ask: impl Fn() -> F + Clone + Send + 'static,
+        send: impl Fn() -> F + Clone + Send + 'static,
     ) -> Self {
-        let mut load = Self { ledger: Arc::default(), workers: JoinSet::new() };
+        let mut load = Self { results: Arc::default(), workers: JoinSet::new() };
         for _ in 0..workers {
-            let (ledger, ask) = (Arc::clone(&load.ledger), ask.clone());
+            let (results, send) = (Arc::clone(&load.results), send.clone());
             load.workers.spawn(async move {
-                while !ledger.is_over.load(Ordering::Relaxed) {
+                while !results.is_over.load(Ordering::Relaxed) {
                     let began = Instant::now();
-                    match ask().await {
-                        Ok(()) => drop(ledger.answered.fetch_add(1, Ordering::Relaxed)),
-                        Err(words) => {
-                            ledger.failures.lock().unwrap().push(Failure { began, ended: Instant::now(), words });
+                    match send().await {
+                        Ok(()) => drop(results.answered.fetch_add(1, Ordering::Relaxed)),
+                        Err(message) => {
+                            results.failures.lock().unwrap().push(Failure { began, ended: Instant::now(), message });
                         }
                     }
                 }
@@ -140,43 +150,43 @@ impl Load {
         load
     }
 
-    /// Waits until so many more are answered.
-    async fn go_on(&self, count: usize) {
-        let answered = || self.ledger.answered.load(Ordering::Relaxed);
+    /// Waits until this many more requests have been answered.
+    async fn wait_for_more(&self, count: usize) {
+        let answered = || self.results.answered.load(Ordering::Relaxed);
         let enough = answered() + count;
-        eventually("more is answered", async || (answered() >= enough).then_some(())).await;
+        eventually("more requests are answered", async || (answered() >= enough).then_some(())).await;
     }
 
-    /// How many were answered, and what failed.
+    /// Stops the clients; returns how many requests were answered, and the failures.
     async fn end(self) -> (usize, Vec<Failure>) {
-        self.ledger.is_over.store(true, Ordering::Relaxed);
+        self.results.is_over.store(true, Ordering::Relaxed);
         self.workers.join_all().await;
-        let failures = std::mem::take(&mut *self.ledger.failures.lock().unwrap());
-        (self.ledger.answered.load(Ordering::Relaxed), failures)
+        let failures = std::mem::take(&mut *self.results.failures.lock().unwrap());
+        (self.results.answered.load(Ordering::Relaxed), failures)
     }
 }
 
-// === Whoever ends says goodbye ===
+// === Graceful ends ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_rolling_updates_with_a_scale_down_after_each_fail_no_request() {
+async fn twenty_rolling_updates_each_with_a_scale_down_fail_no_request() {
     guarded(async {
-        // Connections that end spread over all replicas, so that each which is to go has some.
-        let mut service = Service::start(2, &["--max-connection-requests", "100"]).await;
-        let pool = Arc::new(Pool::new(service.balancer.address, service.replicas[0].authority()));
+        // With limited connections every replica has some when it ends.
+        let mut set = ReplicaSet::start(2, &["--max-connection-requests", "100"]).await;
+        let pool = Arc::new(ClientPool::new(set.proxy.address, LOCALHOST, set.replicas[0].ca()));
         let load = Load::begin(IDLE, move || {
             let pool = Arc::clone(&pool);
-            async move { pool.ask().await }
+            async move { pool.send_review().await }
         });
         for _ in 0..20 {
-            // As the chart has it: one more than is wanted while an old one goes, and never one less.
+            // As the chart configures it: maxSurge 1, maxUnavailable 0.
             for _ in 0..2 {
-                service.add().await;
-                service.retire(0).await;
+                set.add().await;
+                set.terminate(0).await;
             }
-            service.add().await;
-            load.go_on(10 * IDLE).await;
-            service.retire(2).await;
+            set.add().await;
+            load.wait_for_more(10 * IDLE).await;
+            set.terminate(2).await;
         }
         let (answered, failures) = load.end().await;
         assert!(failures.is_empty(), "{} of {answered}: {failures:?}", failures.len());
@@ -184,89 +194,83 @@ async fn twenty_rolling_updates_with_a_scale_down_after_each_fail_no_request() {
     .await;
 }
 
-// === Whoever is killed does not ===
+// === Kills ===
 
 /// The measurement of docs/runbook.md, "A replica dies": run it with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_killed_fails_what_was_on_its_way_and_what_is_still_sent_there_and_nothing_after() {
+async fn a_killed_replica_fails_only_the_requests_that_are_sent_to_it_before_kube_proxy_learns_of_it() {
     guarded(async {
-        let Some(api) = apiserver::shared().await else { return };
+        let Some(api) = api_server::shared().await else { return };
         for (connections, flags) in [("kept", &[][..]), ("renewed", &["--max-connection-requests", "10"])] {
             let namespace = api.namespace("killed").await;
-            let mut service = Service::start(3, flags).await;
-            let place = service.balancer.address.to_string();
-            service.replicas[0].register_at(&place, api, &namespace, FailurePolicy::Fail).await;
-            let (admin, vm) = (api.admin(), Arc::new(vm()));
+            let service = Service::create(api, &namespace).await;
+            let mut set = ReplicaSet::start_on(&service, 3, flags).await;
+            Registration::install(api, &service, &set.replicas[0].ca(), FailurePolicy::Fail).await;
+            let (admin, vm) = (api.admin(), Arc::new(bare_vm("vm").build()));
             let load = Load::begin(8, move || {
                 let (admin, vm, namespace) = (admin.clone(), Arc::clone(&vm), namespace.clone());
                 async move {
-                    let answer = request::create(&admin, Kind::Vm, &namespace, &vm, Run::Dry).await;
-                    if answer.is_ok() { Ok(()) } else { Err(answer.message().to_owned()) }
+                    let response = requests::create(&admin, Kind::Vm, &namespace, &vm, Run::Dry).await;
+                    if response.is_ok() { Ok(()) } else { Err(response.message().to_owned()) }
                 }
             });
-            load.go_on(200).await;
-            let killed = kill(&mut service, &load).await;
-            load.go_on(200).await;
-            killed.judge(connections, load).await;
+            load.wait_for_more(200).await;
+            let killed = kill(&mut set, &load).await;
+            load.wait_for_more(200).await;
+            killed.check(connections, load).await;
         }
     })
     .await;
 }
 
-/// What happened to one that was killed.
+/// A replica that was killed.
 struct Killed {
     at: Instant,
-    /// When the address had heard of it, and nobody was connected to it any more.
-    heard: Instant,
-    /// Connections that were open.
+    /// When kube-proxy knew it and no connection to the replica was left.
+    known: Instant,
+    /// How many connections were open.
     open: usize,
-    /// Connections that were sent there afterwards.
+    /// How many connections were opened afterwards.
     late: usize,
 }
 
-/// Kills a replica, and lets the address hear of it when 200 more requests were answered.
-async fn kill(service: &mut Service, load: &Load) -> Killed {
-    let dead = service.replicas.remove(0);
-    let place = address(&dead);
-    let before = service.balancer.traffic(place);
+/// Kills a replica, and tells kube-proxy after 200 more requests.
+async fn kill(set: &mut ReplicaSet, load: &Load) -> Killed {
+    let replica = set.replicas.remove(0);
+    let address = replica.address();
+    let before = set.proxy.traffic(address);
     let at = Instant::now();
     // By SIGKILL.
-    drop(dead);
-    load.go_on(200).await;
-    service.hear();
-    let is_free = || service.balancer.traffic(place).open == 0;
-    eventually("nobody is connected to it", async || is_free().then_some(())).await;
-    let late = service.balancer.traffic(place).opened - before.opened;
-    Killed { at, heard: Instant::now(), open: before.open, late }
+    drop(replica);
+    load.wait_for_more(200).await;
+    set.update_endpoints();
+    let is_free = || set.proxy.traffic(address).open == 0;
+    eventually("no client is connected to it", async || is_free().then_some(())).await;
+    let late = set.proxy.traffic(address).opened - before.opened;
+    Killed { at, known: Instant::now(), open: before.open, late }
 }
 
 impl Killed {
-    async fn judge(self, connections: &str, load: Load) {
+    async fn check(self, connections: &str, load: Load) {
         let (answered, failures) = load.end().await;
         for failure in &failures {
-            assert!(failure.words.contains("failed calling webhook"), "{failure:?}");
-            assert!(failure.ended >= self.at && failure.began <= self.heard, "{failure:?}");
+            assert!(failure.message.contains("failed calling webhook"), "{failure:?}");
+            assert!(failure.ended >= self.at && failure.began <= self.known, "{failure:?}");
         }
-        // Each connection had one call on its way at most.
+        // A connection has one request at a time.
         assert!(failures.len() <= self.open + self.late, "{failures:?}");
         let last = failures.iter().map(|failure| failure.ended - self.at).max().unwrap_or_default();
         println!(
             "connections {connections}: {} of {} failed, the last one {last:?} after the kill; {} were open, {} were \
-             opened to it in the {:?} until the address heard of it",
+             opened to it in the {:?} until kube-proxy knew it",
             failures.len(),
             answered + failures.len(),
             self.open,
             self.late,
-            self.heard - self.at,
+            self.known - self.at,
         );
         if let Some(first) = failures.first() {
-            println!("{}", first.words);
+            println!("{}", first.message);
         }
     }
-}
-
-/// A VM without NICs.
-fn vm() -> serde_json::Value {
-    json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "vm"},
-        "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}})
 }

@@ -1,4 +1,4 @@
-//! The registry of rules, its command and the pages made from it.
+//! The registry of rules, the command that prints it, and the pages that are generated from it.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +15,7 @@ fn a_file_of_rules_and_the_registry_name_the_same_rules() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| path.file_stem().unwrap().to_str().unwrap().replace('_', "-"))
-        // How strictly rules are enforced, and what their tests share.
+        // The enforcement of rules, and the support of their tests.
         .filter(|name| name != "enforcing" && name != "testing")
         .collect();
     let names: BTreeSet<String> = RULES.iter().map(|rule| rule.name.to_owned()).collect();
@@ -27,7 +27,7 @@ fn the_page_of_rules_is_what_the_command_prints() {
     let page = root().join("docs/rules.md");
     let printed = nicplug(&["rules", "-o", "markdown"]);
     update(&page, || printed.clone());
-    assert_eq!(fs::read_to_string(&page).unwrap(), printed, "UPDATE_DOCS=1 cargo test --test rules writes it anew");
+    assert_eq!(fs::read_to_string(&page).unwrap(), printed, "UPDATE_DOCS=1 cargo test --test rules rewrites it");
 }
 
 #[test]
@@ -40,11 +40,11 @@ fn the_table_of_the_readme_is_the_table_of_the_page() {
     let (_, after) = rest.split_once("<!-- rules: end -->").unwrap();
     let expected = format!("{before}<!-- rules: begin -->\n{table}<!-- rules: end -->{after}");
     update(&readme, || expected.clone());
-    assert_eq!(fs::read_to_string(&readme).unwrap(), expected, "UPDATE_DOCS=1 cargo test --test rules writes it anew");
+    assert_eq!(fs::read_to_string(&readme).unwrap(), expected, "UPDATE_DOCS=1 cargo test --test rules rewrites it");
 }
 
 #[test]
-fn the_command_lists_every_rule_in_every_form() {
+fn the_command_lists_every_rule_in_every_format() {
     let json: Value = serde_json::from_str(&nicplug(&["rules", "-o", "json"])).unwrap();
     assert_eq!(json.as_array().unwrap().len(), RULES.len());
     let table = nicplug(&["rules"]);
@@ -56,7 +56,7 @@ fn the_command_lists_every_rule_in_every_form() {
 }
 
 #[test]
-fn an_unknown_rule_is_an_error_that_says_where_to_look() {
+fn the_error_about_an_unknown_rule_names_the_command_that_lists_them() {
     let output = Command::new(env!("CARGO_BIN_EXE_nicplug")).args(["rules", "NP999"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();

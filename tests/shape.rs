@@ -1,9 +1,9 @@
-//! The shape rules, NP001 to NP009, held against what KubeVirt's own network admitter answered: bytes to bytes.
+//! The shape rules, NP001 to NP009, compared with the recorded responses of KubeVirt's own network admitter.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +11,18 @@ use std::{
     sync::Arc,
 };
 
-use common::{Answer, KINDS, data, every_rule, object, review, reviewer_of_file, rows, shared, text_and_rules};
 use nicplug::{admission::Reviewer, cluster::files, settings::Enforcement};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use support::{
+    builders::{GUEST_KINDS, object, review},
+    cases::{Answer, data, every_rule, reviewer_of_file, rows, shared, text_and_rules},
+};
 
-/// Reason and field of one cause.
+/// Reason and field of a cause.
 type Cause = (String, String);
 
-/// One line of a file of cases.
+/// A line of a file of cases.
 #[derive(Deserialize)]
 struct Case {
     tag: String,
@@ -41,26 +44,26 @@ impl Case {
     }
 }
 
-/// What is wrong with the answers to a file of cases, one line a case; facts stand beside the file.
-fn disagreements(path: &Path) -> Vec<String> {
+/// Returns the differences to a file of cases, one case per line. The facts are in the same folder.
+fn differences(path: &Path) -> Vec<String> {
     let mut reviewers = BTreeMap::new();
     let cases: Vec<Case> = rows(path);
     assert!(cases.len() > 80, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
+    let mut differences = Vec::new();
     for case in &cases {
         let facts = path.with_file_name(format!("facts-{}.yaml", case.facts));
         let reviewer = reviewers.entry(&case.facts).or_insert_with(|| reviewer_of_file(&facts));
         let answer = Answer::to(reviewer, &case.review);
-        let (wanted, answered) = (case.causes(), causes_of_shape(&answer));
-        if answered != wanted || answer.is_allowed != answer.causes.is_empty() {
-            wrong.push(format!("{} on {}: wanted {wanted:?}, answered {answered:?}", case.tag, case.facts));
+        let (expected, found) = (case.causes(), causes_of_shape(&answer));
+        if found != expected || answer.is_allowed != answer.causes.is_empty() {
+            differences.push(format!("{} on {}: expected {expected:?}, got {found:?}", case.tag, case.facts));
         }
-        wrong.extend(long_warnings(&answer).map(|warning| format!("{}: too long: {warning}", case.tag)));
+        differences.extend(long_warnings(&answer).map(|warning| format!("{}: too long: {warning}", case.tag)));
     }
-    wrong
+    differences
 }
 
-/// Causes of NP001 to NP009.
+/// Returns the causes of NP001 to NP009.
 fn causes_of_shape(answer: &Answer) -> BTreeSet<Cause> {
     let is_of_shape = |message: &str| text_and_rules(message).1.iter().any(|id| id.starts_with("NP00"));
     let causes = answer.causes.iter().filter(|cause| is_of_shape(&cause.message));
@@ -78,34 +81,34 @@ fn reviewer(facts: &str) -> Reviewer {
 }
 
 #[test]
-fn a_balanced_subset_of_the_admitters_answers_is_met() {
-    assert_eq!(disagreements(&data("shape.ndjson")), [""; 0]);
+fn the_rules_agree_with_a_subset_of_the_admitters_responses() {
+    assert_eq!(differences(&data("shape.ndjson")), [""; 0]);
 }
 
 #[test]
-fn all_of_the_admitters_answers_are_met() {
+fn the_rules_agree_with_all_of_the_admitters_responses() {
     let Some(cases) = shared("cases/shape.ndjson") else { return };
-    assert_eq!(disagreements(&cases), [""; 0]);
+    assert_eq!(differences(&cases), [""; 0]);
 }
 
-/// A setting can turn every fault into a warning, and a warning has 120 characters.
+/// Settings can turn every denial into a warning, and a warning has 120 characters at most.
 #[test]
-fn no_fault_is_cut_when_it_is_a_warning() {
+fn no_message_is_cut_when_it_is_a_warning() {
     let facts = files::load(&data("facts-strict.yaml")).unwrap();
     let reviewer = Reviewer::new(Arc::new(facts), every_rule(Enforcement::Warn));
     for case in rows::<Case>(&data("shape.ndjson")) {
         let answer = Answer::to(&reviewer, &case.review);
         assert!(answer.is_allowed, "{}", case.tag);
-        // The one name of 64 letters may be cut.
+        // The name of 64 letters may be cut.
         let cut: Vec<&String> = long_warnings(&answer).filter(|warning| !warning.contains("aaaa")).collect();
         assert!(cut.is_empty(), "{}: {cut:?}", case.tag);
     }
 }
 
 #[test]
-fn a_fault_is_found_in_every_kind_that_holds_a_guest() {
+fn a_fault_is_found_in_every_kind_with_a_guest() {
     let guest = json!({"networks": [{"name": "a", "pod": {}}], "domain": {"devices": {"interfaces": [{"name": "a"}]}}});
-    for kind in KINDS {
+    for kind in GUEST_KINDS {
         let answer = Answer::to(&reviewer("strict"), &review(kind, &Value::Null, &object(kind, &guest)));
         let field = format!("{}.domain.devices.interfaces[0]", kind.2);
         assert_eq!(causes_of_shape(&answer), [("FieldValueInvalid".to_owned(), field)].into(), "{kind:?}");
@@ -113,8 +116,8 @@ fn a_fault_is_found_in_every_kind_that_holds_a_guest() {
 }
 
 #[test]
-fn an_old_fault_stays_until_the_nics_change() {
-    let kind = KINDS[0];
+fn an_old_fault_is_ignored_until_the_nics_change() {
+    let kind = GUEST_KINDS[0];
     let faulty = |name: &str| json!({"networks": [{"name": name}]});
     let old = object(kind, &faulty("a"));
     let mut labelled = old.clone();
@@ -124,7 +127,7 @@ fn an_old_fault_stays_until_the_nics_change() {
 }
 
 #[test]
-fn a_hostile_object_gets_a_short_answer() {
+fn an_object_with_very_many_faults_gets_a_short_response() {
     let entries = |rest: &Value, count: usize| {
         let entry = |number: usize| {
             let mut entry = rest.clone();
@@ -138,7 +141,7 @@ fn a_hostile_object_gets_a_short_answer() {
         let interface = json!({"bridge": {}, "sriov": {}, "state": "gone", "ports": [{}], "portRanges": []});
         let interfaces = entries(&interface, count);
         let guest = json!({"networks": networks, "domain": {"devices": {"interfaces": interfaces}}});
-        Answer::to(&reviewer("gates"), &review(KINDS[0], &Value::Null, &object(KINDS[0], &guest)))
+        Answer::to(&reviewer("gates"), &review(GUEST_KINDS[0], &Value::Null, &object(GUEST_KINDS[0], &guest)))
     };
     let large = answer_to(255);
     assert_eq!(large.causes.len(), 100);

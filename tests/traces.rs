@@ -1,48 +1,48 @@
-//! Spans as a collector gets them: a real server, real requests, and a small double of a collector.
+//! Spans that a double of a collector receives from a real server.
 
 // Helpers of tests fail as tests do.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-mod clients;
+mod support;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
-use clients::{Time, shake_hands};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use nicplug::{
-    admission::Reviewer,
-    certificates::{self, Bundle, Host},
-    facts::NoFacts,
     server::{Config, Server, tls::Pair},
-    settings::Settings,
     telemetry::spans::{self, DropReason, Spans},
 };
 use serde_json::{Value, json};
+use support::{
+    client::{LOCALHOST, handshake},
+    clock::Clock,
+    server::{BUNDLE, reviewer_without_facts},
+    wait::guarded,
+};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
-    time::timeout,
 };
 
-/// A collector that says what it is told to say, and passes on what it gets.
+/// A collector whose responses a test sets, and which passes its messages on to the test.
 struct Collector {
     address: SocketAddr,
-    answers: Answers,
+    responses: Responses,
     messages: mpsc::UnboundedReceiver<Value>,
     _task: JoinSet<()>,
 }
 
 #[derive(Clone)]
-struct Answers {
-    /// What comes next; then 200 without a word.
+struct Responses {
+    /// The next responses, the first one at the end; after them 200 with an empty object.
     next: Arc<Mutex<Vec<(u16, &'static str)>>>,
     messages: mpsc::UnboundedSender<Value>,
 }
@@ -52,8 +52,8 @@ impl Collector {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, messages) = mpsc::unbounded_channel();
-        let answers = Answers { next: Arc::default(), messages: sender };
-        let router = Router::new().route("/v1/traces", post(take)).with_state(answers.clone());
+        let responses = Responses { next: Arc::default(), messages: sender };
+        let router = Router::new().route("/v1/traces", post(receive)).with_state(responses.clone());
         let service = TowerToHyperService::new(router);
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -63,12 +63,12 @@ impl Collector {
                 tokio::spawn(http.serve_connection(TokioIo::new(stream), service.clone()));
             }
         });
-        Self { address, answers, messages, _task: task }
+        Self { address, responses, messages, _task: task }
     }
 
-    /// What it says to the next messages, the last one first.
-    fn will_say(&self, answers: &[(u16, &'static str)]) {
-        self.answers.next.lock().unwrap().extend(answers);
+    /// Sets the responses to the next messages, in reverse order.
+    fn respond_with(&self, responses: &[(u16, &'static str)]) {
+        self.responses.next.lock().unwrap().extend(responses);
     }
 
     async fn message(&mut self) -> Value {
@@ -76,55 +76,49 @@ impl Collector {
     }
 }
 
-async fn take(
-    State(answers): State<Answers>,
+async fn receive(
+    State(responses): State<Responses>,
     headers: axum::http::HeaderMap,
     body: Bytes,
 ) -> (StatusCode, &'static str) {
     assert_eq!(headers["content-type"], "application/json");
-    answers.messages.send(serde_json::from_slice(&body).unwrap()).unwrap();
-    let (status, text) = answers.next.lock().unwrap().pop().unwrap_or((200, "{}"));
+    responses.messages.send(serde_json::from_slice(&body).unwrap()).unwrap();
+    let (status, text) = responses.next.lock().unwrap().pop().unwrap_or((200, "{}"));
     (StatusCode::from_u16(status).unwrap(), text)
 }
 
-/// A guard against hanging; no test depends on how long it is.
-async fn guarded<T>(event: impl Future<Output = T>) -> T {
-    timeout(Duration::from_mins(2), event).await.expect("the awaited event never came")
-}
-
 /// A server that exports spans.
-struct Replica {
+struct TracedServer {
     address: SocketAddr,
-    bundle: Bundle,
     spans: Spans,
     end: oneshot::Sender<()>,
     exporting: JoinHandle<()>,
     _running: JoinSet<()>,
 }
 
-impl Replica {
+impl TracedServer {
     async fn start(collector: SocketAddr) -> Self {
-        let bundle = certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap();
-        let about = vec![("service.name", "nicplug".to_owned())];
-        let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), about);
-        let config = Config { spans: Some(spans.clone()), ..Config::new(Pair::try_from(&bundle).unwrap().into()) };
-        let server = Server::bind(config, Reviewer::new(Arc::new(NoFacts), Settings::default())).await.unwrap();
+        let resource = vec![("service.name", "nicplug".to_owned())];
+        let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), resource);
+        let config = Config { spans: Some(spans.clone()), ..Config::new(Pair::try_from(&*BUNDLE).unwrap().into()) };
+        let server = Server::bind(config, reviewer_without_facts()).await.unwrap();
         let address = server.local_addr();
         let mut running = JoinSet::new();
         running.spawn(server.run(std::future::pending()));
         let (end, ended) = oneshot::channel();
         let exporting = tokio::spawn(exporter.run(async { ended.await.unwrap() }));
-        Self { address, bundle, spans, end, exporting, _running: running }
+        Self { address, spans, end, exporting, _running: running }
     }
 
-    /// Sends a review with two networks of one name, on a connection of its own.
-    async fn ask(&self, uid: &str, traceparent: &str) {
-        let stream = shake_hands(self.address, &self.bundle.ca, &Time::default()).await.unwrap();
+    /// Sends a review of a VM with two networks of the same name, on a new connection.
+    async fn send_review(&self, uid: &str, traceparent: &str) {
+        let stream = handshake(self.address, LOCALHOST, &BUNDLE.ca, &Clock::default()).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let network = json!({"name": "a", "pod": {}});
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-            "uid": uid, "operation": "CREATE", "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
+            "uid": uid, "operation": "CREATE",
+            "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
             "namespace": "demo", "name": "vm", "userInfo": {"username": "alice"},
             "object": {"metadata": {"annotations": {"password": "hunter2"}},
                 "spec": {"template": {"spec": {"networks": [network, network]}}}}}});
@@ -133,15 +127,15 @@ impl Replica {
         if !traceparent.is_empty() {
             request = request.header("traceparent", traceparent);
         }
-        let answer =
+        let response =
             sender.send_request(request.body(Full::new(Bytes::from(review.to_string()))).unwrap()).await.unwrap();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["response"]["uid"], &body["response"]["allowed"]), (&json!(uid), &json!(false)));
     }
 }
 
-/// The spans of a message.
+/// Returns the spans of a message.
 fn spans_of(message: &Value) -> &Vec<Value> {
     message["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap()
 }
@@ -156,11 +150,11 @@ fn nanos(value: &Value) -> u128 {
 }
 
 #[tokio::test]
-async fn a_request_is_a_span_of_the_trace_that_the_api_server_names() {
+async fn a_request_is_a_span_in_the_trace_of_the_api_server() {
     let mut collector = Collector::start().await;
-    let replica = Replica::start(collector.address).await;
+    let server = TracedServer::start(collector.address).await;
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    replica.ask("u-1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await;
+    server.send_review("u-1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").await;
     let message = collector.message().await;
     let [span] = &spans_of(&message)[..] else { panic!("{message}") };
     assert_eq!(attribute(&message["resourceSpans"][0]["resource"], "service.name"), "nicplug");
@@ -184,53 +178,53 @@ async fn a_request_is_a_span_of_the_trace_that_the_api_server_names() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_parent_begins_a_trace_and_one_whose_parent_is_not_exported_does_not() {
+async fn a_request_without_a_parent_starts_a_trace_and_one_with_an_unsampled_parent_has_no_span() {
     let mut collector = Collector::start().await;
-    let replica = Replica::start(collector.address).await;
-    replica.ask("hidden", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00").await;
-    replica.ask("alone", "").await;
-    replica.ask("malformed", "00-nonsense-01").await;
-    // At the end all that waits is sent.
-    replica.end.send(()).unwrap();
-    guarded(replica.exporting).await.unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < 2 {
-        seen.extend(spans_of(&collector.message().await).clone());
+    let server = TracedServer::start(collector.address).await;
+    server.send_review("hidden", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00").await;
+    server.send_review("alone", "").await;
+    server.send_review("malformed", "00-nonsense-01").await;
+    // At the end the exporter sends the queue.
+    server.end.send(()).unwrap();
+    guarded(server.exporting).await.unwrap();
+    let mut received = Vec::new();
+    while received.len() < 2 {
+        received.extend(spans_of(&collector.message().await).clone());
     }
-    let uids: Vec<&str> = seen.iter().map(|span| attribute(span, "nicplug.uid")).collect();
+    let uids: Vec<&str> = received.iter().map(|span| attribute(span, "nicplug.uid")).collect();
     assert_eq!(uids, ["alone", "malformed"]);
-    assert!(seen.iter().all(|span| span.get("parentSpanId").is_none()), "{seen:?}");
-    assert_ne!(seen[0]["traceId"], seen[1]["traceId"]);
-    assert_eq!((replica.spans.exported(), DropReason::ALL.map(|loss| replica.spans.lost(loss))), (2, [0, 0]));
+    assert!(received.iter().all(|span| span.get("parentSpanId").is_none()), "{received:?}");
+    assert_ne!(received[0]["traceId"], received[1]["traceId"]);
+    assert_eq!((server.spans.exported(), DropReason::ALL.map(|loss| server.spans.lost(loss))), (2, [0, 0]));
 }
 
 #[tokio::test]
-async fn a_collector_that_is_busy_is_asked_again_and_what_it_rejects_is_lost() {
+async fn a_busy_collector_gets_a_message_again_and_rejected_spans_are_lost() {
     let mut collector = Collector::start().await;
-    let replica = Replica::start(collector.address).await;
-    collector.will_say(&[(200, r#"{"partialSuccess": {"rejectedSpans": "1"}}"#), (503, "")]);
-    replica.ask("u-1", "").await;
+    let server = TracedServer::start(collector.address).await;
+    collector.respond_with(&[(200, r#"{"partialSuccess": {"rejectedSpans": "1"}}"#), (503, "")]);
+    server.send_review("u-1", "").await;
     let (first, second) = (collector.message().await, collector.message().await);
     assert_eq!(first, second);
-    // A malformed message would not be better the next time.
-    collector.will_say(&[(400, "")]);
-    replica.ask("u-2", "").await;
+    // A malformed message is not sent again.
+    collector.respond_with(&[(400, "")]);
+    server.send_review("u-2", "").await;
     collector.message().await;
-    replica.ask("u-3", "").await;
+    server.send_review("u-3", "").await;
     assert_eq!(attribute(&spans_of(&collector.message().await)[0], "nicplug.uid"), "u-3");
-    replica.end.send(()).unwrap();
-    guarded(replica.exporting).await.unwrap();
-    assert_eq!((replica.spans.exported(), replica.spans.lost(DropReason::Collector)), (1, 2));
+    server.end.send(()).unwrap();
+    guarded(server.exporting).await.unwrap();
+    assert_eq!((server.spans.exported(), server.spans.lost(DropReason::Collector)), (1, 2));
 }
 
 #[tokio::test]
-async fn no_answer_waits_for_a_collector_that_never_answers() {
-    // Connections are opened by the kernel, and nobody reads them.
+async fn no_review_waits_for_a_collector_that_never_responds() {
+    // The kernel accepts connections, and no process reads them.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let replica = Replica::start(silent.local_addr().unwrap()).await;
+    let server = TracedServer::start(silent.local_addr().unwrap()).await;
     for number in 0..5 {
-        guarded(replica.ask(&format!("u-{number}"), "")).await;
+        guarded(server.send_review(&format!("u-{number}"), "")).await;
     }
-    // All were answered, and no span was ever taken.
-    assert_eq!(replica.spans.exported(), 0);
+    // All reviews were answered, and no span was exported.
+    assert_eq!(server.spans.exported(), 0);
 }

@@ -1,4 +1,4 @@
-//! Which program is the API server, and how it comes to be there.
+//! The program of the API server: where it is, how it is built, and its process.
 
 use std::{
     env,
@@ -14,67 +14,67 @@ use serde::Deserialize;
 
 use super::kubebuilder;
 
-/// What a test can do where there is none.
-const ADVICE: &str =
-    "install Go 1.26, or set KUBEBUILDER_ASSETS to a folder that has the programs etcd and kube-apiserver";
+/// What to do if there is none.
+const ADVICE: &str = "install Go 1.26, or set KUBEBUILDER_ASSETS to a folder with the programs etcd and kube-apiserver";
 
-/// A program that is an API server.
+/// A program that runs an API server.
 #[derive(Debug)]
 pub(super) enum Program {
-    /// The one of `tests/apiserver`.
+    /// The program of `tests/apiserver`.
     Ours(PathBuf),
-    /// A folder of `etcd` and `kube-apiserver`, and mostly `kubectl`.
+    /// A folder with `etcd` and `kube-apiserver`, and in most cases `kubectl`.
     Kubebuilder(PathBuf),
 }
 
-/// What a running API server tells of itself.
+/// What an API server prints when it is ready.
 #[derive(Debug, Deserialize)]
 pub(super) struct Announcement {
     /// `https://127.0.0.1:PORT`.
     pub(super) address: String,
-    /// The file of the certificates to trust.
+    /// The file of the CA certificates.
     pub(super) ca: PathBuf,
-    /// The file of the admin's kubeconfig.
+    /// The kubeconfig of the admin.
     pub(super) kubeconfig: PathBuf,
     /// The version of Kubernetes: `v1.37.2`.
     pub(super) version: String,
 }
 
-/// A running API server. It ends when its input does: when this is dropped, or when this process ends in any way.
+/// A running API server. It ends when its standard input closes: when this is dropped, and when the test process ends.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     input: Option<ChildStdin>,
-    /// Reads its standard error, to the end.
+    /// Reads its standard error to the end.
     log: Option<JoinHandle<String>>,
 }
 
 impl Program {
-    /// The folder of `KUBEBUILDER_ASSETS` if that is set, else our own program, which is built if it has to be.
+    /// Returns the folder of `KUBEBUILDER_ASSETS` if that is set, and otherwise the program of `tests/apiserver`, which
+    /// is built if necessary.
     ///
     /// # Errors
-    /// Neither is to be had, and what to do about it.
+    /// There is neither; the text says what to do.
     ///
     /// # Panics
-    /// There is a Go that can build it, and building it failed.
+    /// The build failed, although there is a suitable Go.
     pub(super) fn find() -> Result<Self, String> {
         if let Some(folder) = env::var_os("KUBEBUILDER_ASSETS") {
             return Ok(Self::Kubebuilder(folder.into()));
         }
-        // A Go that is too old for the module says so here, before it tries to fetch anything of it.
+        // A Go that is too old for the module fails here, before it fetches anything.
         let go = Command::new("go").args(["list", "-m"]).current_dir(sources()).output();
         match go {
             Ok(output) if output.status.success() => Ok(Self::Ours(build())),
             Ok(output) => {
-                let words = String::from_utf8_lossy(&output.stderr);
-                Err(format!("{} ({ADVICE})", words.lines().next().unwrap_or_default()))
+                let text = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{} ({ADVICE})", text.lines().next().unwrap_or_default()))
             }
             Err(_) => Err(format!("there is no Go ({ADVICE})")),
         }
     }
 
-    /// Starts it with further flags of kube-apiserver and waits until it is ready; on a folder that was used before it is
-    /// the same API server again.
+    /// Starts it with further flags of kube-apiserver and waits until it is ready. On a folder that was used before,
+    /// the same API server runs again.
     pub(super) fn start(&self, dir: Option<&Path>, port: Option<u16>, flags: &[&str]) -> (Process, Announcement) {
         match self {
             Self::Ours(program) => {
@@ -91,7 +91,7 @@ impl Program {
         }
     }
 
-    /// kubectl, if it comes with this program; without arguments yet.
+    /// Returns a command that runs kubectl, if there is one.
     pub(super) fn kubectl(&self) -> Option<Command> {
         match self {
             Self::Ours(program) => {
@@ -108,7 +108,7 @@ impl Program {
 }
 
 impl Process {
-    /// Starts a program that ends when its standard input does.
+    /// Starts a program that ends when its standard input closes.
     pub(super) fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -121,7 +121,7 @@ impl Process {
         Self { input: child.stdin.take(), child, log: Some(log) }
     }
 
-    /// The first line of its standard output; empty when it ended without one.
+    /// Reads the first line of its standard output, which is empty if it ended without one.
     fn line(&mut self) -> String {
         let mut line = String::new();
         BufReader::new(self.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -135,18 +135,18 @@ impl Drop for Process {
         let _ = self.child.wait();
         let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
         if thread::panicking() {
-            println!("the API server said:\n{log}");
+            println!("log of the API server:\n{log}");
         }
     }
 }
 
-/// Where our program's source is.
+/// Returns the folder with the source of the program.
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apiserver")
 }
 
-/// Builds our program unless it is newer than its source, and returns where it is. The first of several processes
-/// builds, and the others wait for it.
+/// Builds the program unless it is newer than its source, and returns its path. Of several processes one builds, and
+/// the others wait.
 fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("apiserver");
     let program = folder.join("apiserver");
@@ -162,7 +162,7 @@ fn build() -> PathBuf {
     program
 }
 
-/// When a file of a folder was changed last.
+/// Returns when a file of a folder was last changed.
 fn newest(folder: &Path) -> SystemTime {
     let times = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().modified().unwrap());
     times.max().unwrap()

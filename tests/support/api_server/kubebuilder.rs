@@ -1,6 +1,6 @@
-//! An API server from the programs `etcd` and `kube-apiserver`, as kubebuilder ships them, for machines without Go.
+//! An API server from the programs `etcd` and `kube-apiserver` of kubebuilder, for machines without Go.
 //!
-//! It is set up as `tests/apiserver` does it, with the same flags and the same names of files.
+//! It has the same flags and file names as `tests/apiserver`.
 
 use std::{
     fs,
@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use super::{
-    Folder, eventually,
-    program::{Announcement, Process},
+    super::{folder::Folder, wait::eventually},
+    process::{Announcement, Process},
 };
 
 /// Flags of kube-apiserver, one a line.
-const FLAGS: &str = include_str!("../apiserver/flags.txt");
+const FLAGS: &str = include_str!("../../apiserver/flags.txt");
 
 /// Flags of etcd, one a line.
 const STORE_FLAGS: &str = "
@@ -34,7 +34,7 @@ const STORE_FLAGS: &str = "
     --unsafe-no-fsync
     --log-level=error";
 
-/// Holds both to its own standard input: `sh -c SCRIPT sh ASSETS PORT IS_KEPT`, in the folder of the data.
+/// Runs both until standard input closes: `sh -c SCRIPT sh ASSETS PORT IS_KEPT`, in the folder of the data.
 const SCRIPT: &str = r#"
 "$1/etcd" $STORE_FLAGS & etcd=$!
 "$1/kube-apiserver" $FLAGS --secure-port="$2" & server=$!
@@ -46,7 +46,7 @@ kill $etcd; wait $etcd
 
 /// Starts both and waits until the API server is ready.
 pub(super) fn start(assets: &Path, dir: Option<&Path>, port: Option<u16>, flags: &[&str]) -> (Process, Announcement) {
-    // The script removes the one of its own.
+    // The script removes a folder that is not kept.
     let folder = dir.map_or_else(|| Folder::new("kubebuilder").keep(), Path::to_owned);
     let port = port.unwrap_or_else(free_port);
     let token = token(&folder);
@@ -59,14 +59,14 @@ pub(super) fn start(assets: &Path, dir: Option<&Path>, port: Option<u16>, flags:
     (process, runtime.block_on(wait))
 }
 
-/// Makes what the API server has to know at its start, unless an earlier run did; returns the token of the admin.
+/// Creates the files that the API server reads at its start, unless they exist; returns the token of the admin.
 fn token(folder: &Path) -> String {
     let (tokens, key) = (folder.join("tokens.csv"), folder.join("service-accounts.key"));
     if !tokens.exists() {
-        // The key of a pair that is thrown away is as good as random.
+        // The public key of a new pair is a random value.
         let secret = BASE64.encode(&KeyPair::generate().unwrap().public_key_raw()[1..]);
         fs::write(&tokens, format!("{secret},admin,admin,system:masters\n")).unwrap();
-        // One file is the key that signs, and the one that checks.
+        // The file contains the key that signs tokens and the one that verifies them.
         let pair = KeyPair::generate().unwrap();
         fs::write(&key, pair.serialize_pem() + &pair.public_key_pem()).unwrap();
     }
@@ -76,8 +76,8 @@ fn token(folder: &Path) -> String {
 async fn ready(folder: PathBuf, address: String, token: &str) -> Announcement {
     let ca = folder.join("certs/apiserver.crt");
     let kubeconfig = folder.join("admin.kubeconfig");
-    eventually("the API server makes its certificate", async || ca.exists().then_some(())).await;
-    fs::write(&kubeconfig, admin(&address, &ca, token).to_string()).unwrap();
+    eventually("the API server creates its certificate", async || ca.exists().then_some(())).await;
+    fs::write(&kubeconfig, admin_kubeconfig(&address, &ca, token).to_string()).unwrap();
     let config = Config::try_from(Kubeconfig::read_from(&kubeconfig).unwrap()).unwrap();
     let client = Client::try_from(config).unwrap();
     let get = |path: &str| client.request_text(hyper::http::Request::get(path).body(Vec::new()).unwrap());
@@ -88,15 +88,15 @@ async fn ready(folder: PathBuf, address: String, token: &str) -> Announcement {
     Announcement { address, ca, kubeconfig, version }
 }
 
-/// The kubeconfig of the admin.
-fn admin(address: &str, ca: &Path, token: &str) -> Value {
+/// Returns the kubeconfig of the admin.
+fn admin_kubeconfig(address: &str, ca: &Path, token: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Config", "current-context": "admin",
         "clusters": [{"name": "admin", "cluster": {"server": address, "certificate-authority": ca}}],
         "users": [{"name": "admin", "user": {"token": token}}],
         "contexts": [{"name": "admin", "context": {"cluster": "admin", "user": "admin"}}]})
 }
 
-/// A port that is free now. kube-apiserver takes no socket from others, so somebody else may take it meanwhile.
+/// Returns a port that is free now. kube-apiserver cannot inherit a socket, so another process may take the port first.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

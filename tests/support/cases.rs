@@ -1,7 +1,4 @@
-//! What several tests share: where the cases are, requests to make, and answers to read.
-
-// Each test compiles this module for itself and uses a part of it; its helpers fail as tests do.
-#![allow(dead_code, clippy::indexing_slicing, clippy::print_stdout, clippy::unwrap_used)]
+//! Files of `tests/data`, reviewers over them, and the answers that they give.
 
 use std::{
     fs,
@@ -21,39 +18,39 @@ use nicplug::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// A file or folder of `tests/data`.
+/// Returns the path of a file or folder of `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// A file or folder of the project's shared material, which a clone elsewhere does not have.
+/// Returns the path of a file or folder in `../shared`, which not every checkout has.
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
     if !path.exists() {
-        println!("skipped: {name} is not beside this checkout");
+        println!("skipped: ../shared/{name} does not exist");
         return None;
     }
     Some(path)
 }
 
-/// The entries of a folder, by name.
+/// Returns the entries of a folder, sorted by name.
 pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     entries
 }
 
-/// A file of JSON.
+/// Reads a JSON file.
 pub(crate) fn json_file(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// A file of cases, one a line.
+/// Reads a file of cases, one JSON object per line.
 pub(crate) fn rows<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A cluster of these objects and no others.
+/// Returns a store with these objects, as if they were the whole cluster.
 pub(crate) fn store(objects: &[Value]) -> Store {
     let mut store = Store::complete();
     for object in objects {
@@ -62,46 +59,19 @@ pub(crate) fn store(objects: &[Value]) -> Store {
     store
 }
 
-/// A reviewer over a file of facts; nothing is known where there is none.
+/// Returns a reviewer over a file of facts, or over no facts if the file does not exist.
 pub(crate) fn reviewer_of_file(facts: &Path) -> Reviewer {
     let source: Arc<dyn FactSource> =
         if facts.exists() { Arc::new(files::load(facts).unwrap()) } else { Arc::new(NoFacts) };
     Reviewer::new(source, Settings::default())
 }
 
-/// Settings that enforce every rule alike.
+/// Returns settings that enforce every rule in the same way.
 pub(crate) fn every_rule(enforcement: Enforcement) -> Settings {
     RULES.iter().fold(Settings::default(), |settings, rule| settings.with_rule(rule.id, enforcement))
 }
 
-/// The kinds that hold a guest: group, kind, and where the guest is.
-pub(crate) const KINDS: [Kind; 4] = [
-    ("kubevirt.io", "VirtualMachine", "spec.template.spec"),
-    ("kubevirt.io", "VirtualMachineInstance", "spec"),
-    ("kubevirt.io", "VirtualMachineInstanceReplicaSet", "spec.template.spec"),
-    ("pool.kubevirt.io", "VirtualMachinePool", "spec.virtualMachineTemplate.spec.template.spec"),
-];
-
-pub(crate) type Kind = (&'static str, &'static str, &'static str);
-
-/// The object `vm-fedora` of a kind with this guest.
-pub(crate) fn object((group, kind, path): Kind, guest: &Value) -> Value {
-    let spec = path.split('.').rev().fold(guest.clone(), |inner, key| json!({ key: inner }));
-    let metadata = json!({"name": "vm-fedora", "namespace": "demo"});
-    let mut object = json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": metadata});
-    object.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    object
-}
-
-/// The update of an object, or its making where `old` is null.
-pub(crate) fn review((group, kind, _): Kind, old: &Value, new: &Value) -> Value {
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-        "uid": "u", "kind": {"group": group, "version": "v1", "kind": kind}, "name": "vm-fedora", "namespace": "demo",
-        "operation": if old.is_null() { "CREATE" } else { "UPDATE" }, "userInfo": {"username": "alice"},
-        "object": new, "oldObject": old}})
-}
-
-/// The operations of the patch that `/mutate` answers.
+/// Returns the operations of the patch in the answer of `/mutate`.
 pub(crate) fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<PatchOperation> {
     let answer = reviewer.review(Endpoint::Mutate, review.to_string().as_bytes());
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -112,7 +82,7 @@ pub(crate) fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<PatchOperati
     }
 }
 
-/// What `/validate` answered.
+/// An answer of `/validate`.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) is_allowed: bool,
@@ -121,7 +91,7 @@ pub(crate) struct Answer {
 }
 
 /// An entry of `details.causes[]`.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Cause {
     pub(crate) reason: String,
     pub(crate) field: String,
@@ -129,6 +99,7 @@ pub(crate) struct Cause {
 }
 
 impl Answer {
+    /// Sends a review to `/validate` and reads the answer.
     pub(crate) fn to(reviewer: &Reviewer, review: &Value) -> Self {
         let answer = reviewer.review(Endpoint::Validate, review.to_string().as_bytes());
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -141,20 +112,20 @@ impl Answer {
             message: text(&value["message"]),
         };
         Self {
-            // An answer that is no verdict, as to a body without a request, allows nothing.
+            // An answer without a verdict, as for a body without a request, allows nothing.
             is_allowed: response["allowed"] == json!(true),
             causes: list(&response["status"]["details"]["causes"]).iter().map(cause).collect(),
             warnings: list(&response["warnings"]).iter().map(text).collect(),
         }
     }
 
-    /// Neither causes nor warnings.
+    /// Returns whether it has neither causes nor warnings.
     pub(crate) fn is_silent(&self) -> bool {
         self.causes.is_empty() && self.warnings.is_empty()
     }
 }
 
-/// The text of a message and the rule ids in the brackets at its end; none where there are no brackets.
+/// Splits a message into its text and the rule ids in the brackets at its end.
 pub(crate) fn text_and_rules(message: &str) -> (&str, Vec<&str>) {
     let parts = message.strip_suffix(']').and_then(|message| message.rsplit_once(" ["));
     parts.map_or((message, Vec::new()), |(text, ids)| (text, ids.split(", ").collect()))

@@ -1,14 +1,13 @@
-//! A double of KubeVirt's controllers: it does to the objects of one namespace what they would do, and runs no guest.
+//! A double of KubeVirt's controllers: it changes the objects of one namespace as they do, and runs no guest.
 //!
-//! What it plays, as the service account `kubevirt-controller`:
+//! As the service account `kubevirt-controller`:
 //!
-//! - [starting a VM](KubeVirtDouble::start_vm): a ControllerRevision of its spec and a VMI of its template, which runs;
-//! - hotplug: a NIC of the template that the VMI has not, that is not absent, and that is bound by bridge or SR-IOV, is
-//!   copied to the VMI with its network;
-//! - hot-unplug: `state: absent` of a bridge NIC is copied to the VMI.
+//! - it [starts a VM](KubeVirtDouble::start_vm): it creates a ControllerRevision of the spec and a running VMI;
+//! - it hotplugs: it copies a bridge or SR-IOV NIC of the template, unless it is absent, to the VMI with its network;
+//! - it hot-unplugs: it copies `state: absent` of a bridge NIC to the VMI.
 //!
-//! And as `kubevirt-handler`, when a test says so: the VMI's status. It migrates nothing, deletes nothing, and never
-//! touches the VM's template.
+//! As `kubevirt-handler` it writes the VMI's status when a test calls it. It migrates and deletes nothing, and does not
+//! change the VM's template.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,12 +22,12 @@ use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{apiserver::ApiServer, crds::Kind};
+use super::api_server::{ApiServer, crds::Kind};
 
-/// The controllers of one namespace; they end when this is dropped.
+/// The controllers of one namespace, which end when this is dropped.
 pub(crate) struct KubeVirtDouble {
     controller: Controller,
-    /// Virtual machine instances as `kubevirt-handler` writes them.
+    /// VMIs, with the rights of `kubevirt-handler`.
     handled: Api<DynamicObject>,
     task: JoinHandle<()>,
 }
@@ -38,7 +37,7 @@ struct Controller {
     vms: Api<DynamicObject>,
     vmis: Api<DynamicObject>,
     revisions: Api<ControllerRevision>,
-    refusals: Arc<Mutex<Vec<String>>>,
+    errors: Arc<Mutex<Vec<String>>>,
 }
 
 impl KubeVirtDouble {
@@ -50,34 +49,34 @@ impl KubeVirtDouble {
         Self { controller, handled, task }
     }
 
-    /// Starts a VM of the namespace as `virtctl start` would, and returns its VMI, which is in phase Running and has a
-    /// status entry for each NIC, seen by the domain, the guest agent and Multus.
+    /// Starts a VM as `virtctl start` does and returns its VMI. The VMI is in phase Running and has a status entry for
+    /// each NIC, reported by the domain, the guest agent and Multus.
     pub(crate) async fn start_vm(&self, name: &str) -> Value {
         let vm = self.controller.vms.get(name).await.unwrap();
         let revision = self.controller.make_revision(&vm).await;
-        let vmi: DynamicObject = serde_json::from_value(vmi(&vm)).unwrap();
+        let vmi: DynamicObject = serde_json::from_value(vmi_of(&vm)).unwrap();
         let vmi = self.controller.vmis.create(&PostParams::default(), &vmi).await.unwrap();
         let interfaces = list(&vmi.data["spec"]["domain"]["devices"]["interfaces"]);
         let names: Vec<&str> = interfaces.iter().map(|interface| interface["name"].as_str().unwrap()).collect();
         let status = json!({"phase": "Running", "virtualMachineRevisionName": revision,
-            "interfaces": names.iter().map(|name| seen(name)).collect::<Vec<_>>()});
+            "interfaces": names.iter().map(|name| plugged(name)).collect::<Vec<_>>()});
         let vmi = self.report(name, status).await;
         let status = json!({"status": {"created": true, "ready": true, "printableStatus": "Running"}});
         self.controller.vms.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
         vmi
     }
 
-    /// Writes fields of a VMI's status, by merge patch, and returns the VMI.
+    /// Writes fields of a VMI's status by merge patch, and returns the VMI.
     pub(crate) async fn report(&self, vmi: &str, status: Value) -> Value {
         let patch = Patch::Merge(json!({ "status": status }));
         let vmi = self.handled.patch(vmi, &PatchParams::default(), &patch).await.unwrap();
         serde_json::to_value(vmi).unwrap()
     }
 
-    /// Writes the status entries of NICs: each a name, and an `infoSource` such as `domain, guest-agent`.
+    /// Writes the status entries of NICs, each a name and an `infoSource` such as `domain, guest-agent`.
     pub(crate) async fn report_nics(&self, vmi: &str, nics: &[(&str, &str)]) -> Value {
         let entry = |(name, source): &(&str, &str)| {
-            let mut entry = seen(name);
+            let mut entry = plugged(name);
             entry["infoSource"] = json!(source);
             entry
         };
@@ -93,14 +92,14 @@ impl KubeVirtDouble {
         self.report(vmi, json!({ "conditions": conditions })).await
     }
 
-    /// Writes what changes in a VMI's status with every beat of its guest's agent, and nothing else.
-    pub(crate) async fn beat(&self, vmi: &str, beat: u32) {
-        self.report(vmi, json!({"guestOSInfo": {"kernelVersion": beat.to_string()}})).await;
+    /// Writes a status as the guest agent's heartbeats do: no field changes that nicplug reads.
+    pub(crate) async fn heartbeat(&self, vmi: &str, number: u32) {
+        self.report(vmi, json!({"guestOSInfo": {"kernelVersion": number.to_string()}})).await;
     }
 
-    /// What the API server has refused the controllers so far, as they would log it.
-    pub(crate) fn refusals(&self) -> Vec<String> {
-        self.controller.refusals.lock().unwrap().clone()
+    /// Returns the errors of the controllers so far.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.controller.errors.lock().unwrap().clone()
     }
 }
 
@@ -116,19 +115,19 @@ impl Controller {
             vms: Kind::Vm.api(client, namespace),
             vmis: Kind::Vmi.api(client, namespace),
             revisions: Api::namespaced(client.clone(), namespace),
-            refusals: Arc::default(),
+            errors: Arc::default(),
         }
     }
 
-    /// Brings VMIs to what their VMs say, whenever either changes.
+    /// Updates VMIs from their VMs whenever either changes.
     async fn run(self) {
         let watch = |api: &Api<DynamicObject>| watcher(api.clone(), watcher::Config::default()).default_backoff();
         let events = stream::select(watch(&self.vms), watch(&self.vmis)).applied_objects();
-        // A watch that breaks begins again by itself.
+        // The watcher reconnects after an error.
         let mut objects = std::pin::pin!(events.filter_map(async |object| object.ok()));
         while let Some(object) = objects.next().await {
             if let Err(error) = self.sync(&object.name_any()).await {
-                self.refusals.lock().unwrap().push(error.to_string());
+                self.errors.lock().unwrap().push(error.to_string());
             }
         }
     }
@@ -146,7 +145,7 @@ impl Controller {
         self.vmis.patch(name, &PatchParams::default(), &patch).await.map(drop)
     }
 
-    /// Keeps the spec that a VM is started with.
+    /// Stores the spec that a VM is started with.
     async fn make_revision(&self, vm: &DynamicObject) -> String {
         let (uid, generation) = (vm.uid().unwrap(), vm.metadata.generation.unwrap());
         let name = format!("revision-start-vm-{uid}-{generation}");
@@ -155,7 +154,7 @@ impl Controller {
         let revision: ControllerRevision = serde_json::from_value(revision).unwrap();
         match self.revisions.create(&PostParams::default(), &revision).await {
             Ok(_) => {}
-            // It was started with this spec before.
+            // The VM was started with this spec before.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => panic!("{error}"),
         }
@@ -163,8 +162,8 @@ impl Controller {
     }
 }
 
-/// The VMI that a VM is started as.
-fn vmi(vm: &DynamicObject) -> Value {
+/// Returns the VMI of a VM.
+fn vmi_of(vm: &DynamicObject) -> Value {
     let template = &vm.data["spec"]["template"];
     let mut metadata = json!({"name": vm.name_any(), "ownerReferences": [owner(vm)],
         "annotations": template["metadata"]["annotations"], "labels": template["metadata"]["labels"]});
@@ -178,7 +177,7 @@ fn owner(vm: &DynamicObject) -> Value {
         "controller": true, "blockOwnerDeletion": true})
 }
 
-/// The patch that brings a VMI's NICs to what the VM's template says; none where there is nothing to do.
+/// Returns the patch that updates a VMI's NICs from the VM's template; none if they are up to date.
 fn hotplug(template: &Value, vmi: &Value) -> Option<Value> {
     let (before, networks) = (list(&vmi["domain"]["devices"]["interfaces"]), list(&vmi["networks"]));
     let (mut interfaces, mut after) = (before.clone(), networks.clone());
@@ -203,8 +202,8 @@ fn hotplug(template: &Value, vmi: &Value) -> Option<Value> {
     (!operations.is_empty()).then_some(Value::Array(operations))
 }
 
-/// The status of a NIC that is plugged in, named in the pod as KubeVirt does.
-fn seen(name: &str) -> Value {
+/// Returns the status of a NIC that is plugged in. KubeVirt names its interface in the pod.
+fn plugged(name: &str) -> Value {
     json!({"name": name, "infoSource": "domain, guest-agent, multus-status", "podInterfaceName": pod_interface(name)})
 }
 

@@ -1,4 +1,4 @@
-//! KubeVirt's and Multus' own definitions, and the kinds that they define.
+//! The CustomResourceDefinitions of KubeVirt and Multus, and the kinds that they define.
 
 use std::{fs, path::Path};
 
@@ -13,12 +13,12 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{LONG, request::send};
+use super::{super::wait::LONG, requests::send};
 
 /// A kind of `tests/data/crds`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
-    /// `KubeVirt`, of which a cluster has one.
+    /// `KubeVirt`; a cluster has one.
     KubeVirt,
     /// `VirtualMachineInstanceMigration`.
     Migration,
@@ -31,12 +31,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The objects of this kind in a namespace.
+    /// Returns a client for the objects of this kind in a namespace.
     pub(crate) fn api(self, client: &Client, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(client.clone(), namespace, &self.resource())
     }
 
-    /// Where the API server has the objects of this kind in a namespace.
+    /// Returns the URL path of the objects of this kind in a namespace.
     pub(crate) fn path(self, namespace: &str) -> String {
         let resource = self.resource();
         format!("/apis/{}/namespaces/{namespace}/{}", resource.api_version, resource.plural)
@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-/// Installs the definitions of `tests/data/crds` and waits until they are established. What is there stays as it is.
+/// Installs the definitions of `tests/data/crds` that are missing, and waits until all are established.
 pub(crate) async fn install(admin: &Client) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/crds");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -78,7 +78,7 @@ async fn establish(admin: &Client, definition: Vec<u8>) {
     timeout(LONG, established).await.expect("the definition is established").unwrap();
 }
 
-/// Lets the definition of VirtualMachines keep `status.interfaceRequests`, as that of KubeVirt up to 1.0 does.
+/// Changes the schema of VirtualMachines so that it keeps `status.interfaceRequests`, as KubeVirt up to 1.0 has it.
 pub(crate) async fn keep_interface_requests(admin: &Client) {
     let vms = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/virtualmachines.kubevirt.io";
     let definition = send(admin, Method::GET, vms, "", "").await.granted();

@@ -1,7 +1,16 @@
-//! The API server: one for all tests of a process, or one of a test's own that it may stop and start again.
+//! A real API server: one for all tests of a process, or one that a test has alone and can stop and start again.
+
+pub(crate) mod crds;
+pub(crate) mod endpoints;
+mod kubebuilder;
+mod process;
+pub(crate) mod requests;
+pub(crate) mod roles;
+pub(crate) mod service;
+pub(crate) mod webhooks;
 
 use std::{
-    env, fs,
+    env,
     io::{self, Write},
     path::Path,
     process::Command,
@@ -16,58 +25,59 @@ use kube::{
 };
 use tokio::{runtime::Builder, task::spawn_blocking};
 
-use super::{
-    Folder, crds,
-    program::{Announcement, Process, Program},
-    request::text,
-    roles,
+use self::{
+    process::{Announcement, Process, Program},
+    requests::text,
 };
+use super::{folder::Folder, metrics};
 
 /// A kube-apiserver with its etcd, on a port of 127.0.0.1.
 pub(crate) struct ApiServer {
     program: &'static Program,
-    /// Flags of kube-apiserver beside those that all have.
+    /// Further flags of kube-apiserver.
     flags: &'static [&'static str],
-    /// Where the data is, unless nobody will need them again.
+    /// The folder of the data, for a server that is started again.
     folder: Option<Folder>,
     /// None while it is stopped.
     process: Option<Process>,
     announcement: Announcement,
 }
 
-/// The one that all tests of this process share, with [KubeVirt's definitions](crds) and roles in it.
+/// Returns the API server that all tests of this process share. The [definitions](crds) of KubeVirt and the roles are
+/// installed.
 ///
-/// None where there is neither Go nor `KUBEBUILDER_ASSETS`: one line on standard error says so, once, and the test
-/// passes. Where CI is set to `true` such a machine is a failure instead.
+/// Returns none on a machine with neither Go nor `KUBEBUILDER_ASSETS`: one line on standard error says so, and the test
+/// passes. With `CI=true` it panics instead.
 pub(crate) async fn shared() -> Option<&'static ApiServer> {
-    // The other tests wait for the first, and fail with it.
-    static SHARED: LazyLock<Option<ApiServer>> = LazyLock::new(|| Some(ApiServer::furnished(program()?, &[], None)));
+    // The other tests wait for the first one, and fail if it does.
+    static SHARED: LazyLock<Option<ApiServer>> =
+        LazyLock::new(|| Some(ApiServer::start_and_install(program()?, &[], None)));
     spawn_blocking(|| SHARED.as_ref()).await.unwrap()
 }
 
 impl ApiServer {
-    /// Starts one of the test's own, with KubeVirt's definitions in it; None as with [`shared`].
+    /// Starts an API server for one test; returns none as [`shared`] does.
     ///
-    /// It takes seconds and some hundred MiB, so it is for tests that stop it.
+    /// It takes seconds and some hundred MiB, so it is for tests that stop it or change all of its cluster.
     pub(crate) async fn start() -> Option<Self> {
         Self::start_with(&[]).await
     }
 
     /// As [`start`](Self::start), with further flags of kube-apiserver.
     pub(crate) async fn start_with(flags: &'static [&'static str]) -> Option<Self> {
-        let start = move || Some(Self::furnished(program()?, flags, Some(Folder::new("apiserver"))));
+        let start = move || Some(Self::start_and_install(program()?, flags, Some(Folder::new("apiserver"))));
         spawn_blocking(start).await.unwrap()
     }
 
-    /// Stops it: connections end, and until [`start_again`](Self::start_again) nobody listens on its port.
+    /// Stops it: connections end, and its port is closed until [`start_again`](Self::start_again).
     pub(crate) async fn stop(&mut self) {
-        assert!(self.folder.is_some(), "the shared API server is not for one test to stop");
-        // Its end is waited for where the process is dropped.
+        assert!(self.folder.is_some(), "no test may stop the shared API server");
+        // Dropping the process waits for its end.
         let process = self.process.take();
         spawn_blocking(move || drop(process)).await.unwrap();
     }
 
-    /// Starts a stopped one on the same data, port and credentials: for clients it was away, and is back.
+    /// Starts a stopped server with the same data, port and credentials.
     pub(crate) async fn start_again(&mut self) {
         let dir = self.folder.as_ref().unwrap().path().to_owned();
         let (program, port, flags) = (self.program, self.port(), self.flags);
@@ -77,30 +87,30 @@ impl ApiServer {
         self.process = Some(process);
     }
 
-    /// A client of a user who may do everything, also speak for others.
+    /// Returns the client of a user who has all rights, including impersonation.
     pub(crate) fn admin(&self) -> Client {
         client(self.config())
     }
 
-    /// A client of an ordinary user, by impersonation. He may do nothing until [`let_edit`](Self::let_edit).
+    /// Returns the client of an impersonated user, who has no rights before [`let_edit`](Self::let_edit).
     pub(crate) fn user(&self, name: &str) -> Client {
         let mut config = self.config();
         config.auth_info.impersonate = Some(name.to_owned());
         client(config)
     }
 
-    /// A client of a service account, by impersonation; those of the namespace `kubevirt` may do what KubeVirt does.
+    /// Returns the client of an impersonated service account. Those of the namespace `kubevirt` have KubeVirt's rights.
     pub(crate) fn service_account(&self, namespace: &str, name: &str) -> Client {
-        // The API server adds the groups of service accounts by itself.
+        // The API server adds the groups of service accounts.
         self.user(&format!("system:serviceaccount:{namespace}:{name}"))
     }
 
-    /// Lets a user read and write all that is of KubeVirt and Multus in a namespace.
+    /// Grants a user all rights on the kinds of KubeVirt and Multus in a namespace.
     pub(crate) async fn let_edit(&self, user: &str, namespace: &str) {
         roles::bind(self, user, namespace).await;
     }
 
-    /// A new namespace of this name and a random end.
+    /// Creates a namespace with this prefix and a random suffix, and returns its name.
     pub(crate) async fn namespace(&self, prefix: &str) -> String {
         let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
         let namespaces: Api<Namespace> = Api::all(self.admin());
@@ -108,31 +118,29 @@ impl ApiServer {
         namespaces.create(&PostParams::default(), &namespace).await.unwrap().metadata.name.unwrap()
     }
 
-    /// Where it is: `https://127.0.0.1:PORT`.
+    /// Returns the URL: `https://127.0.0.1:PORT`.
     pub(crate) fn address(&self) -> &str {
         &self.announcement.address
     }
 
-    /// The file of the admin's kubeconfig.
+    /// Returns the path of the admin's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.announcement.kubeconfig
     }
 
-    /// Writes the kubeconfig of an ordinary user, as [`user`](Self::user), into a folder; gives its path.
+    /// Writes the kubeconfig of an impersonated [user](Self::user) into a folder and returns its path.
     pub(crate) fn kubeconfig_of(&self, user: &str, folder: &Folder) -> String {
         let mut config = serde_json::to_value(Kubeconfig::read_from(self.kubeconfig()).unwrap()).unwrap();
         config["users"][0]["user"]["as"] = user.into();
-        let file = folder.path().join("kubeconfig");
-        fs::write(&file, config.to_string()).unwrap();
-        file.to_str().unwrap().to_owned()
+        folder.write("kubeconfig", &config.to_string())
     }
 
-    /// The version of Kubernetes: `v1.37.2`.
+    /// Returns the version of Kubernetes: `v1.37.2`.
     pub(crate) fn version(&self) -> &str {
         &self.announcement.version
     }
 
-    /// kubectl as the admin, where it is to be had: without arguments yet, and with a cache of its own.
+    /// Returns a command that runs kubectl as the admin, if there is one.
     pub(crate) fn kubectl(&self) -> Option<Command> {
         let mut command = self.program.kubectl()?;
         let cache = self.kubeconfig().with_file_name("kubectl-cache");
@@ -140,31 +148,30 @@ impl ApiServer {
         Some(command)
     }
 
-    /// How often the API server has called a webhook, by the webhook's name and `CREATE` or `UPDATE`: its own count.
+    /// Returns how often the API server has called a webhook for an operation, `CREATE` or `UPDATE`, by its own
+    /// metrics.
     pub(crate) async fn webhook_calls(&self, webhook: &str, operation: &str) -> u64 {
         let metric = "apiserver_admission_webhook_admission_duration_seconds_count";
         self.count(metric, &[("name", webhook), ("operation", operation)]).await
     }
 
-    /// How often the match conditions of a webhook have spared it a call.
+    /// Returns how many failed calls of a webhook the failure policy `Ignore` has ignored.
+    pub(crate) async fn webhook_failures(&self, webhook: &str) -> u64 {
+        self.count("apiserver_admission_webhook_fail_open_count", &[("name", webhook)]).await
+    }
+
+    /// Returns how many calls of a webhook its match conditions have prevented.
     pub(crate) async fn webhook_exclusions(&self, webhook: &str, operation: &str) -> u64 {
         let metric = "apiserver_admission_match_condition_exclusions_total";
         self.count(metric, &[("name", webhook), ("operation", operation)]).await
     }
 
-    /// The sum of a counter over its series that have these labels.
     async fn count(&self, metric: &str, labels: &[(&str, &str)]) -> u64 {
-        let metrics = text(&self.admin(), "/metrics").await;
-        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let series = metrics.lines().filter(|line| {
-            let rest = line.strip_prefix(metric);
-            rest.is_some_and(|rest| rest.starts_with('{')) && labels.iter().all(|label| line.contains(label))
-        });
-        series.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        metrics::sum(&text(&self.admin(), "/metrics").await, metric, labels)
     }
 
-    /// Starts it, with what every test needs in it; blocks.
-    fn furnished(program: &'static Program, flags: &'static [&'static str], folder: Option<Folder>) -> Self {
+    /// Starts it, and installs the definitions and roles; blocks.
+    fn start_and_install(program: &'static Program, flags: &'static [&'static str], folder: Option<Folder>) -> Self {
         let (process, announcement) = program.start(folder.as_ref().map(Folder::path), None, flags);
         let api = Self { program, flags, folder, process: Some(process), announcement };
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -188,14 +195,14 @@ fn client(config: Config) -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// The program, found or built once.
+/// Returns the program, which is found or built once.
 fn program() -> Option<&'static Program> {
     static PROGRAM: LazyLock<Option<Program>> = LazyLock::new(|| {
         let found = Program::find();
         if let Err(reason) = &found {
-            assert!(env::var("CI").as_deref() != Ok("true"), "CI must test with an API server: {reason}");
-            // Not by a macro: what those print is shown for tests that fail only.
-            let _ = writeln!(io::stderr(), "skipped: no API server to test with: {reason}");
+            assert!(env::var("CI").as_deref() != Ok("true"), "with CI=true the tests need an API server: {reason}");
+            // Not by a macro: the test runner shows their output for failed tests only.
+            let _ = writeln!(io::stderr(), "skipped: there is no API server to test with: {reason}");
         }
         found.ok()
     });

@@ -1,4 +1,4 @@
-//! Who may do what in the API server.
+//! Roles of the API server, and their users.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{apiserver::ApiServer, eventually, request::send};
+use super::{super::wait::eventually, ApiServer, requests::send};
 
 const EDITOR: &str = "nicplug-tests:editor";
 const KUBEVIRT: &str = "nicplug-tests:kubevirt";
 
-/// Makes the roles, and gives KubeVirt's service accounts theirs.
+/// Creates the roles, and binds the one of KubeVirt to its service accounts.
 pub(super) async fn install(api: &ApiServer) {
     let roles = Api::<ClusterRole>::all(api.admin());
     for (name, rules) in [(EDITOR, editor()), (KUBEVIRT, kubevirt())] {
@@ -24,14 +24,14 @@ pub(super) async fn install(api: &ApiServer) {
     }
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": "system:serviceaccounts:kubevirt"}]);
     apply(&Api::<ClusterRoleBinding>::all(api.admin()), KUBEVIRT, &binding(KUBEVIRT, &group)).await;
-    are_heard_of(api, "system:serviceaccount:kubevirt:kubevirt-controller", "kubevirt", &kubevirt()).await;
+    wait_until_in_force(api, "system:serviceaccount:kubevirt:kubevirt-controller", "kubevirt", &kubevirt()).await;
 }
 
-/// Lets a user read and write all that is of KubeVirt and Multus in a namespace.
+/// Grants a user all rights on the kinds of KubeVirt and Multus in a namespace.
 pub(super) async fn bind(api: &ApiServer, user: &str, namespace: &str) {
     let subjects = json!([{"apiGroup": RBAC, "kind": "User", "name": user}]);
     apply(&Api::<RoleBinding>::namespaced(api.admin(), namespace), user, &binding(EDITOR, &subjects)).await;
-    are_heard_of(api, user, namespace, &editor()).await;
+    wait_until_in_force(api, user, namespace, &editor()).await;
 }
 
 const ALL: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
@@ -51,7 +51,7 @@ fn binding(role: &str, subjects: &Value) -> Value {
     json!({"roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}, "subjects": subjects})
 }
 
-/// Makes an object, or makes it what it should be.
+/// Creates or updates an object by server-side apply.
 async fn apply<K>(api: &Api<K>, name: &str, object: &Value)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
@@ -63,42 +63,42 @@ where
     api.patch(name, &PatchParams::apply("nicplug-tests").force(), &Patch::Apply(object)).await.unwrap();
 }
 
-/// The cluster role of a user of the same name.
+/// A user with a cluster role of the same name.
 pub(crate) struct Role<'a> {
     pub(crate) api: &'a ApiServer,
     pub(crate) name: String,
 }
 
 impl Role<'_> {
-    /// Lets the user do what these rules say, and nothing else.
+    /// Replaces the rights of the user by these rules.
     pub(crate) async fn grant(&self, rules: &[Value]) {
         apply(&Api::<ClusterRole>::all(self.api.admin()), &self.name, &json!({ "rules": rules })).await;
         let subjects = json!([{"apiGroup": RBAC, "kind": "User", "name": self.name}]);
         let bindings = Api::<ClusterRoleBinding>::all(self.api.admin());
         apply(&bindings, &self.name, &binding(&self.name, &subjects)).await;
-        are_heard_of(self.api, &self.name, "default", rules).await;
+        wait_until_in_force(self.api, &self.name, "default", rules).await;
     }
 }
 
-/// Waits until the API server judges a user by these rules and no others: it hears of a role that it has stored by a
-/// watch, a moment later.
-async fn are_heard_of(api: &ApiServer, user: &str, namespace: &str, rules: &[Value]) {
+/// Waits until the API server authorizes a user by these rules and no others. Its authorizer learns of a stored role by
+/// a watch, a moment later.
+async fn wait_until_in_force(api: &ApiServer, user: &str, namespace: &str, rules: &[Value]) {
     let (client, wanted) = (api.user(user), rights(rules));
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
         "spec": {"namespace": namespace}});
-    let are_judged_by = async || {
+    let are_in_force = async || {
         let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
         let answer = send(&client, Method::POST, path, "application/json", review.to_string()).await.granted();
         let mut rights = rights(answer["status"]["resourceRules"].as_array().unwrap());
-        // What everybody may without a role of ours: ask who he is and what he may, and see whom to trust.
-        let of_everybody = ["authentication.k8s.io", "authorization.k8s.io", "certificates.k8s.io"];
-        rights.retain(|(group, ..)| !of_everybody.contains(&group.as_str()));
+        // The default roles of Kubernetes give every user rights in these groups.
+        let defaults = ["authentication.k8s.io", "authorization.k8s.io", "certificates.k8s.io"];
+        rights.retain(|(group, ..)| !defaults.contains(&group.as_str()));
         (rights == wanted).then_some(())
     };
-    eventually(&format!("what {user:?} may do is heard of"), are_judged_by).await;
+    eventually(&format!("the rights of {user:?} are in force"), are_in_force).await;
 }
 
-/// Group, resource and verb of all that some rules allow.
+/// Returns group, resource and verb of each right in these rules.
 fn rights(rules: &[Value]) -> BTreeSet<(String, String, String)> {
     let texts = |list: &Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()

@@ -1,46 +1,38 @@
-//! Requests as a client such as kubectl sends them, and all of the answer: also of a refusal, and with its warnings.
+//! Requests to the API server, and complete responses: with their warnings, and those of denied requests too.
 
 use hyper::http::{HeaderMap, Method, Request};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
-use super::crds::Kind;
+use super::{super::cases::Cause, crds::Kind};
 
-/// What the API server answered.
+/// A response of the API server.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    /// The status of HTTP.
+pub(crate) struct Response {
+    /// The HTTP status.
     pub(crate) code: u16,
-    /// The object, or the `Status` of a refusal.
+    /// The object, or the `Status` of an error.
     pub(crate) body: Value,
-    /// The texts of the headers `Warning`, as kubectl prints them.
+    /// The texts of the `Warning` headers, as kubectl prints them.
     pub(crate) warnings: Vec<String>,
 }
 
-/// An entry of `details.causes[]`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Cause {
-    pub(crate) reason: String,
-    pub(crate) field: String,
-    pub(crate) message: String,
-}
-
-impl Answer {
+impl Response {
     pub(crate) fn is_ok(&self) -> bool {
         self.code < 300
     }
 
-    /// Why it was refused, in one word: `Invalid`, `Forbidden`, `InternalError`, ….
+    /// Returns the reason of an error in one word: `Invalid`, `Forbidden`, `InternalError`, ….
     pub(crate) fn reason(&self) -> &str {
         self.body["reason"].as_str().unwrap_or_default()
     }
 
-    /// Why it was refused, in words.
+    /// Returns the message of an error.
     pub(crate) fn message(&self) -> &str {
         self.body["message"].as_str().unwrap_or_default()
     }
 
-    /// What is wrong, field by field.
+    /// Returns the causes of an error.
     pub(crate) fn causes(&self) -> Vec<Cause> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let cause = |value: &Value| Cause {
@@ -51,7 +43,7 @@ impl Answer {
         self.body["details"]["causes"].as_array().into_iter().flatten().map(cause).collect()
     }
 
-    /// The object, which was granted.
+    /// Returns the object of a request that was allowed.
     #[track_caller]
     pub(crate) fn granted(self) -> Value {
         assert!(self.is_ok(), "{self:?}");
@@ -59,16 +51,16 @@ impl Answer {
     }
 }
 
-/// How a write is meant.
+/// Whether a write is stored.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Run {
-    /// Judged like any other, and not stored.
+    /// It is reviewed, and not stored.
     Dry,
     #[default]
     Real,
 }
 
-/// A way to write a change.
+/// A kind of write.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// A server-side apply as this manager, without force.
@@ -83,8 +75,8 @@ pub(crate) enum Change {
     Replace(Value),
 }
 
-/// Makes an object.
-pub(crate) async fn create(client: &Client, kind: Kind, namespace: &str, object: &Value, run: Run) -> Answer {
+/// Creates an object.
+pub(crate) async fn create(client: &Client, kind: Kind, namespace: &str, object: &Value, run: Run) -> Response {
     let path = format!("{}?{}", kind.path(namespace), query(run));
     send(client, Method::POST, &path, "application/json", object.to_string()).await
 }
@@ -97,7 +89,7 @@ pub(crate) async fn change(
     name: &str,
     change: Change,
     run: Run,
-) -> Answer {
+) -> Response {
     let (method, content, parameters, body) = match change {
         Change::Apply(manager, body) => (Method::PATCH, "apply-patch+yaml", format!("&fieldManager={manager}"), body),
         Change::ForceApply(manager, body) => {
@@ -111,25 +103,36 @@ pub(crate) async fn change(
     send(client, method, &path, &format!("application/{content}"), body.to_string()).await
 }
 
-/// Sends a request and reads all of the answer.
+/// Sends a request and reads the whole response.
 pub(crate) async fn send(
     client: &Client,
     method: Method,
     path: &str,
     content_type: &str,
     body: impl Into<Vec<u8>>,
-) -> Answer {
+) -> Response {
     let request = Request::builder().method(method).uri(path).header("content-type", content_type);
     let response = client.send(request.body(Body::from(body.into())).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
     let body = body.collect_bytes().await.unwrap();
     let body = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
-    Answer { code: head.status.as_u16(), body, warnings: warnings(&head.headers) }
+    Response { code: head.status.as_u16(), body, warnings: warnings(&head.headers) }
 }
 
-/// The text that the API server has at a path.
+/// Returns the text at a path of the API server.
 pub(crate) async fn text(client: &Client, path: &str) -> String {
     client.request_text(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+}
+
+/// Returns the path of an object.
+pub(crate) fn path_of(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let (version, name) = (text(&object["apiVersion"]), text(&object["metadata"]["name"]));
+    let root = if version.contains('/') { "apis" } else { "api" };
+    let namespace = object["metadata"]["namespace"].as_str().map(|name| format!("/namespaces/{name}"));
+    let kind = text(&object["kind"]).to_lowercase();
+    let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
+    format!("/{root}/{version}{}/{plural}/{name}", namespace.unwrap_or_default())
 }
 
 fn query(run: Run) -> &'static str {
@@ -139,7 +142,7 @@ fn query(run: Run) -> &'static str {
     }
 }
 
-/// The texts of `299 - "TEXT"`, in which a backslash stands before a quotation mark or another backslash.
+/// Returns the texts of `299 - "TEXT"`, in which a backslash escapes quotation marks and backslashes.
 fn warnings(headers: &HeaderMap) -> Vec<String> {
     let unquote = |text: &str| {
         let mut characters = text.chars();
