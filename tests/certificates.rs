@@ -20,7 +20,7 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 use nicplug::{
-    certificates::{self as new_certificates, Bundle, CertificateAndKey, Host, validity::ValidityPhase},
+    certificates::{self as new_certificates, CertificateAndKey, GeneratedCertificates, Host, validity::ValidityPhase},
     server::{
         Config, Server,
         health::Readiness,
@@ -41,11 +41,11 @@ use tokio::sync::mpsc;
 
 // === Files ===
 
-fn bundle() -> Bundle {
+fn bundle() -> GeneratedCertificates {
     new_certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
 }
 
-async fn trusts(address: SocketAddr, bundle: &Bundle) -> bool {
+async fn trusts(address: SocketAddr, bundle: &GeneratedCertificates) -> bool {
     handshake(address, LOCALHOST, &bundle.ca, &Clock::default()).await.is_ok()
 }
 
@@ -88,7 +88,7 @@ impl FileReplica {
     }
 
     /// Sends ticks until the server serves a certificate of this CA.
-    async fn wait_for_certificate(&self, bundle: &Bundle) {
+    async fn wait_for_certificate(&self, bundle: &GeneratedCertificates) {
         while !trusts(self.address, bundle).await {
             self.ticks.send(()).unwrap();
         }

@@ -143,7 +143,7 @@ where
     map.next_value_seed(SharedObject { place, name: json::REPEATABLE })
 }
 
-/// As [`shared`], for an object that usually is repeated: reading it waits until that is known.
+/// As [`shared`], but reading is deferred, because the object is usually repeated.
 pub(crate) fn deferred<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,

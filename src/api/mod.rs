@@ -156,7 +156,7 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fi
 pub(crate) struct FieldError {
     /// The path from the root of the object.
     pub(crate) field: String,
-    /// What was found and what was expected.
+    /// The type that was found, and the expected one.
     pub(crate) message: String,
 }
 

@@ -42,8 +42,8 @@ impl Certificate {
 
     /// Whether the certificate is valid for the host.
     #[must_use]
-    pub fn is_for(&self, host: &Host) -> bool {
-        is_for(&self.der, host)
+    pub fn is_valid_for(&self, host: &Host) -> bool {
+        is_valid_for(&self.der, host)
     }
 
     /// Whether this is a server certificate with a signature of the CA. The dates are not checked.
@@ -68,7 +68,7 @@ impl Certificate {
 }
 
 /// Whether a certificate is valid for the host.
-pub(crate) fn is_for(certificate: &CertificateDer, host: &Host) -> bool {
+pub(crate) fn is_valid_for(certificate: &CertificateDer, host: &Host) -> bool {
     let (Ok(certificate), Ok(name)) =
         (ParsedCertificate::try_from(certificate), ServerName::try_from(host.to_string()))
     else {
@@ -98,9 +98,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::certificates::{Bundle, generate};
+    use crate::certificates::{GeneratedCertificates, generate};
 
-    fn bundle() -> Bundle {
+    fn bundle() -> GeneratedCertificates {
         generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 
@@ -142,7 +142,7 @@ mod tests {
         ] {
             assert_eq!(one(certificate).has_key(key), fits);
         }
-        assert!(one(&ours.server).is_for(&"localhost".parse().unwrap()));
-        assert!(!one(&ours.server).is_for(&"elsewhere".parse().unwrap()));
+        assert!(one(&ours.server).is_valid_for(&"localhost".parse().unwrap()));
+        assert!(!one(&ours.server).is_valid_for(&"elsewhere".parse().unwrap()));
     }
 }

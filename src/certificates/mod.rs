@@ -81,7 +81,7 @@ fn is_label(label: &str) -> bool {
 }
 
 /// A CA and a server certificate with their keys, in PEM.
-pub struct Bundle {
+pub struct GeneratedCertificates {
     /// The certificate of the CA.
     pub ca: String,
     /// The key of the CA.
@@ -96,10 +96,10 @@ pub struct Bundle {
 ///
 /// # Errors
 /// There is no source of randomness, or `now` is beyond the dates that a certificate can hold.
-pub fn generate(hosts: &[Host], now: SystemTime) -> Result<Bundle, CertificateError> {
+pub fn generate(hosts: &[Host], now: SystemTime) -> Result<GeneratedCertificates, CertificateError> {
     let ca = CertificateAndKey::ca(now, now + CA_LIFETIME)?;
     let server = CertificateAndKey::server(hosts, now, now + SERVER_LIFETIME, &ca.key)?;
-    Ok(Bundle { ca: ca.certificate, ca_key: ca.key, server: server.certificate, server_key: server.key })
+    Ok(GeneratedCertificates { ca: ca.certificate, ca_key: ca.key, server: server.certificate, server_key: server.key })
 }
 
 /// A certificate and its key, in PEM. Has no `Debug`, so that the key does not get into a log.

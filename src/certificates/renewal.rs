@@ -192,7 +192,7 @@ pub fn next_step(
     if !unexpired.iter().any(|ca| server.is_signed_by(ca)) {
         return sign("no known CA signed it", propagated_at, is_serving, now);
     }
-    if !plan.hosts.iter().all(|host| server.is_for(host)) {
+    if !plan.hosts.iter().all(|host| server.is_valid_for(host)) {
         return sign("it is not valid for all names", propagated_at, is_serving, now);
     }
     if unexpired.len() < Certificate::all(stored.cas.as_bytes()).len() {
@@ -277,7 +277,7 @@ pub fn may_serve(
     now: SystemTime,
 ) -> Result<(), &'static str> {
     let Some(server) = stored.server() else { return Err("the Secret holds no certificate with its key yet") };
-    if !plan.hosts.iter().all(|host| server.is_for(host)) {
+    if !plan.hosts.iter().all(|host| server.is_valid_for(host)) {
         return Err("the certificate in the Secret is not valid for all names (--cert-dns-name)");
     }
     if !trust.iter().all(|trust| trust.trusts(&server)) {
@@ -344,7 +344,7 @@ mod tests {
                     }
                 }
                 Step::CreateServerCertificate(_) => {
-                    self.stored = with_new_server_certificate(&self.plan, &self.stored, self.now).unwrap()
+                    self.stored = with_new_server_certificate(&self.plan, &self.stored, self.now).unwrap();
                 }
                 Step::Prune => self.stored = without_expired_cas(&self.stored, self.now),
                 Step::Wait(_) => {}
@@ -581,7 +581,10 @@ mod tests {
             }
             let life = server.min(ca);
             let most = 2 * (365 * DAY).as_secs() / (life / 3).as_secs();
-            assert!(u64::from(made) <= most && u64::from(steps) <= 20 * most + 10_000, "{made} made in {steps} steps");
+            assert!(
+                u64::from(made) <= most && u64::from(steps) <= 20 * most + 10_000,
+                "{made} created in {steps} steps"
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::certificates::{self, Bundle, Host};
+use crate::certificates::{self, GeneratedCertificates, Host};
 
 /// Make a certificate authority and a server certificate.
 ///
@@ -64,7 +64,7 @@ struct File<'a> {
     purpose: &'static str,
 }
 
-fn files(bundle: &Bundle) -> [File<'_>; 4] {
+fn files(bundle: &GeneratedCertificates) -> [File<'_>; 4] {
     let file = |name, text, mode, purpose| File { name, text, mode, purpose };
     [
         file("ca.crt", &bundle.ca, 0o644, "the authority: caBundle of the webhook configurations (ten years)"),

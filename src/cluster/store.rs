@@ -265,7 +265,7 @@ impl Store {
     pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
         let kind = projection.kind();
         if let Some(text) = projection.dependent_text()
-            && !self.kinds().names_the_same_devices(kinds)
+            && !self.kinds().registers_same_devices(kinds)
             && let Ok(anew) = Projection::read(kind, text, &self.kinds())
         {
             return self.put_current(kind, anew);
@@ -300,7 +300,7 @@ impl Store {
             // It is there, and tells nothing.
             Projected::Revision(None) => self.absent(kind, namespace, name),
             Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
-                self.remove(kind, namespace, name)
+                self.remove(kind, namespace, name);
             }
             Projected::Nothing(_) => {}
         }
@@ -354,7 +354,7 @@ impl Store {
         let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
         self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
         let now = self.kinds();
-        if before.names_the_same_devices(&now) {
+        if before.registers_same_devices(&now) {
             return;
         }
         for ((kind, _), text) in self.dependent.clone() {

@@ -40,11 +40,11 @@ impl BootFacts {
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
         let annotations = spec.metadata.annotations.as_ref();
-        let placement = placement(annotations);
-        let without_registry = count_devices(&spec.spec, &placement, &NoRegistry);
+        let options = pci_options(annotations);
+        let without_registry = count_devices(&spec.spec, &options, &NoRegistry);
         let depends_on_registry = without_registry.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
         let current_devices =
-            if depends_on_registry { count_devices(&spec.spec, &placement, registry) } else { without_registry };
+            if depends_on_registry { count_devices(&spec.spec, &options, registry) } else { without_registry };
         Self {
             stamp: Stamp::read(annotations),
             revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
@@ -65,9 +65,9 @@ impl Stamp {
     }
 }
 
-/// What a guest's annotations say about its PCI bus.
+/// Reads the annotations of a guest that concern its PCI bus.
 #[must_use]
-pub fn placement<'a>(annotations: Option<&'a Annotations<'_>>) -> PciOptions<'a> {
+pub fn pci_options<'a>(annotations: Option<&'a Annotations<'_>>) -> PciOptions<'a> {
     PciOptions {
         slot_count: annotations.and_then(|annotations| annotations.slot_count.as_deref()),
         root_complex: annotations.and_then(|annotations| annotations.root_complex.as_deref()) == Some("true"),

@@ -84,7 +84,7 @@ pub enum AutoMigration {
 impl KubeVirt {
     /// Whether both resources register the same binding plugins and host devices.
     #[must_use]
-    pub fn names_the_same_devices(&self, other: &Self) -> bool {
+    pub fn registers_same_devices(&self, other: &Self) -> bool {
         self.binding_plugins == other.binding_plugins && self.host_devices == other.host_devices
     }
 

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_newer_minor_line_is_unknown() {
+    fn only_a_newer_minor_version_is_newer_than_known() {
         assert!(Version::new(1, 10, 0).is_newer_than_known());
         assert!(Version::new(2, 0, 0).is_newer_than_known());
         assert!(!Version::new(1, 9, 7).is_newer_than_known());

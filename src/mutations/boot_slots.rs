@@ -45,7 +45,7 @@ fn mark(case: &Case, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
 fn budget(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
     let kubevirt = case.facts.kubevirt.known()?;
     let version = kubevirt.version?;
-    let placement = boot::placement(vmi.metadata.annotations.as_ref());
+    let placement = boot::pci_options(vmi.metadata.annotations.as_ref());
     let survey = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
     let reserved = match reserve_ports::wish(&case.change.after, case.facts, case.settings) {
         ReservePorts::Ports(wanted) => match pci::reserve(&survey.port_usage, &survey.nics, version, wanted) {

@@ -74,7 +74,7 @@ impl BootSlots {
     pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Option<Self> {
         Some(Self {
             capacity: HotplugCapacity::of(&PortBudget::of(port_usage, nics, version))?,
-            nics: nics.iter().filter(|nic| nic.place.is_some()).count() as u64,
+            nics: nics.iter().filter(|nic| nic.slot_kind.is_some()).count() as u64,
             disks: u64::from(port_usage.virtio_disks),
         })
     }

@@ -30,15 +30,15 @@ impl BusLayout {
     /// A field has another type than in KubeVirt's API.
     pub fn of(
         spec: &GuestSpec<'_>,
-        placement: &PciOptions<'_>,
+        options: &PciOptions<'_>,
         registry: &dyn DeviceRegistry,
         version: Version,
     ) -> Result<Self, UnreadableField> {
         let parts = DeviceLists::read(spec)?;
-        let Devices { port_usage, nics, notes } = port_usage::count(spec, &parts, placement, registry);
+        let Devices { port_usage, nics, notes } = port_usage::count(spec, &parts, options, registry);
         let budget = PortBudget::of(&port_usage, &nics, version);
         let mut all = Collector::default();
-        devices::walk(spec, &parts, &parts.bus_disks(port_usage.architecture), placement, registry, &mut all);
+        devices::walk(spec, &parts, &parts.defaulted_disks(port_usage.architecture), options, registry, &mut all);
         all.0.sort_by_key(|device| device.kind.address_order());
         let slots = match budget.details.case {
             _ if budget.boot_error.is_some() => Vec::new(),
@@ -118,7 +118,7 @@ fn slot(position: SlotPosition, device: &Device<'_>) -> Slot {
 }
 
 fn flat_position(device: &Device<'_>) -> SlotPosition {
-    if device.place == SlotKind::None { SlotPosition::None } else { SlotPosition::Flat }
+    if device.slot_kind == SlotKind::None { SlotPosition::None } else { SlotPosition::Flat }
 }
 
 /// The device that a bus number refers to.
@@ -177,7 +177,7 @@ impl<'r> LayoutBuilder<'r> {
     fn place_addressed(&mut self, devices: &[Device<'_>]) {
         for device in devices {
             let Some(address) = parse(device) else { continue };
-            if address.bus == 0 || device.place != SlotKind::Port {
+            if address.bus == 0 || device.slot_kind != SlotKind::Port {
                 continue;
             }
             self.grow_to(u64::from(address.bus));
@@ -189,7 +189,7 @@ impl<'r> LayoutBuilder<'r> {
 
     fn place_floating(&mut self, device: &Device<'_>) {
         let address = parse(device);
-        match (device.place, address) {
+        match (device.slot_kind, address) {
             (SlotKind::None, _) => self.elsewhere.push(slot(SlotPosition::None, device)),
             (SlotKind::RootBus, _) => self.elsewhere.push(slot(SlotPosition::RootBus, device)),
             (SlotKind::Port | SlotKind::Bridge, Some(address)) if address.bus == 0 => {

@@ -66,7 +66,7 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// The board.
+/// The machine type, without its version.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum MachineType {
     /// `q35`, `pc-q35-*` on amd64: PCIe, devices on root ports.

@@ -50,7 +50,8 @@ pub struct PciOptions<'a> {
     pub slot_count: Option<&'a str>,
     /// Whether [`ROOT_COMPLEX`] on the VMI is exactly `true`.
     pub root_complex: bool,
-    /// Whether the spec is the template of a VM: then the VM controller adds what `autoattachInputDevice` asks for.
+    /// Whether the spec is the template of a VM: then the VM controller adds the input device of
+    /// `autoattachInputDevice`.
     pub is_template: bool,
 }
 

@@ -164,7 +164,7 @@ impl PortBudget {
     /// virtio disks and a memory hotplug. An unplugged device counts until the domain no longer has it.
     #[must_use]
     pub fn remaining_capacity(&self, attached: u64) -> Option<u64> {
-        self.hotplug_capacity().map(|room| room.saturating_sub(attached))
+        self.hotplug_capacity().map(|capacity| capacity.saturating_sub(attached))
     }
 }
 
@@ -195,9 +195,9 @@ impl PortCounts {
         let mut nic_tally = SlotTally::default();
         let mut addressed = port_usage.addressed.to_vec();
         for nic in nics {
-            let Some(place) = nic.place else { continue };
-            nic_tally.add(place);
-            addressed.extend(nic.address.map(|address| AddressedDevice { address, place }));
+            let Some(slot_kind) = nic.slot_kind else { continue };
+            nic_tally.add(slot_kind);
+            addressed.extend(nic.address.map(|address| AddressedDevice { address, slot_kind }));
         }
         let counted = port_usage.counted.all() + nic_tally.all();
         let ports = |tally: SlotTally| u64::from(tally.ports);
@@ -208,9 +208,9 @@ impl PortCounts {
         let (floating, bridged) = if port_usage.root_complex {
             (ports(port_usage.uncounted), conventional(port_usage.uncounted))
         } else {
-            let has_port = addressed.iter().filter(|device| device.place == SlotKind::Port).count() as u64;
+            let has_port = addressed.iter().filter(|device| device.slot_kind == SlotKind::Port).count() as u64;
             let is_off_the_bridge =
-                |device: &&AddressedDevice| device.place == SlotKind::Bridge && device.address.bus == 0;
+                |device: &&AddressedDevice| device.slot_kind == SlotKind::Bridge && device.address.bus == 0;
             (on_ports - has_port, in_bridges - addressed.iter().filter(is_off_the_bridge).count() as u64)
         };
         Self {
@@ -223,7 +223,7 @@ impl PortCounts {
             bridged,
             fixed: addressed
                 .iter()
-                .filter(|device| device.place == SlotKind::Port && device.address.bus > 0)
+                .filter(|device| device.slot_kind == SlotKind::Port && device.address.bus > 0)
                 .map(|device| device.address.bus)
                 .collect(),
             on_root_bus: if port_usage.root_complex { counted - addressed.len() as u64 } else { 0 },
@@ -427,7 +427,7 @@ fn impossible(machine: MachineType, device: AddressedDevice, ports: &BTreeSet<u8
     if address.bus == 0 {
         return (address.slot == 0).then_some("slot 0 of bus 0 is the host bridge");
     }
-    let is_port = device.place == SlotKind::Port || ports.last().is_some_and(|&last| address.bus <= last);
+    let is_port = device.slot_kind == SlotKind::Port || ports.last().is_some_and(|&last| address.bus <= last);
     if machine == MachineType::I440fx || !is_port {
         return (address.slot == 0).then_some("a conventional bridge has slots 1 to 1f");
     }
@@ -486,8 +486,8 @@ mod tests {
 
     fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> PortBudget {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let placement = PciOptions { slot_count, root_complex, is_template: false };
-        let Devices { port_usage, nics, .. } = count_devices(&spec, &placement, &NoRegistry).unwrap();
+        let options = PciOptions { slot_count, root_complex, is_template: false };
+        let Devices { port_usage, nics, .. } = count_devices(&spec, &options, &NoRegistry).unwrap();
         PortBudget::of(&port_usage, &nics, version.parse().unwrap())
     }
 

@@ -81,8 +81,8 @@ pub(super) struct SlotTally {
 }
 
 impl SlotTally {
-    pub(super) fn add(&mut self, place: SlotKind) {
-        let count = match place {
+    pub(super) fn add(&mut self, slot_kind: SlotKind) {
+        let count = match slot_kind {
             SlotKind::Port => &mut self.ports,
             SlotKind::Bridge => &mut self.conventional,
             SlotKind::RootBus => &mut self.root_bus,
@@ -105,14 +105,14 @@ impl SlotTally {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct AddressedDevice {
     pub(super) address: PciAddress,
-    pub(super) place: SlotKind,
+    pub(super) slot_kind: SlotKind,
 }
 
 /// A NIC as the port budget needs it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct PciNic {
     /// The slot that it needs; `None` if the domain does not have it: absent, or of a plugin without a tap.
-    pub place: Option<SlotKind>,
+    pub slot_kind: Option<SlotKind>,
     /// `pciAddress`.
     pub address: Option<PciAddress>,
 }
@@ -121,8 +121,8 @@ impl PciNic {
     /// Returns a virtio NIC as hotplug adds it.
     #[must_use]
     pub fn hotplugged(port_usage: &PortUsage) -> Self {
-        let place = if port_usage.is_transitional { SlotKind::Bridge } else { SlotKind::Port };
-        Self { place: Some(place), address: None }
+        let slot_kind = if port_usage.is_transitional { SlotKind::Bridge } else { SlotKind::Port };
+        Self { slot_kind: Some(slot_kind), address: None }
     }
 }
 
@@ -143,17 +143,17 @@ pub struct Devices {
 /// A field has another type than in KubeVirt's API.
 pub fn count_devices(
     spec: &GuestSpec<'_>,
-    placement: &PciOptions<'_>,
+    options: &PciOptions<'_>,
     registry: &dyn DeviceRegistry,
 ) -> Result<Devices, UnreadableField> {
     let parts = DeviceLists::read(spec)?;
-    Ok(count(spec, &parts, placement, registry))
+    Ok(count(spec, &parts, options, registry))
 }
 
 pub(super) fn count<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v DeviceLists<'v>,
-    placement: &PciOptions<'_>,
+    options: &PciOptions<'_>,
     registry: &dyn DeviceRegistry,
 ) -> Devices {
     let mut counter = Counter::default();
@@ -164,16 +164,16 @@ pub(super) fn count<'v>(
         counter.boot_error(BootError::MachineType { kind: kind.to_owned(), architecture });
     }
     let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
-    let disks = parts.bus_disks(architecture);
-    devices::walk(spec, parts, &disks, placement, registry, &mut counter);
+    let disks = parts.defaulted_disks(architecture);
+    devices::walk(spec, parts, &disks, options, registry, &mut counter);
     let port_usage = PortUsage {
         architecture,
         machine,
         supports_pcie_hotplug: supports_pcie_hotplug(architecture, kind),
         has_large_memory,
         is_transitional: devices::is_transitional(spec, architecture),
-        root_complex: placement.root_complex,
-        slot_count: SlotCount::read(placement.slot_count),
+        root_complex: options.root_complex,
+        slot_count: SlotCount::read(options.slot_count),
         counted: counter.counted,
         uncounted: counter.uncounted,
         addressed: counter.addressed.into_boxed_slice(),
@@ -231,16 +231,19 @@ impl<'v> DeviceVisitor<'v> for Counter {
     fn device(&mut self, device: Device<'v>) {
         let address = self.address(&device);
         if matches!(device.kind, DeviceKind::Interface | DeviceKind::SriovInterface) {
-            self.nics.push(PciNic { place: Some(device.place).filter(|&place| place != SlotKind::None), address });
+            self.nics.push(PciNic {
+                slot_kind: Some(device.slot_kind).filter(|&slot_kind| slot_kind != SlotKind::None),
+                address,
+            });
             return;
         }
         if device.kind == DeviceKind::Disk {
             self.virtio_disks = self.virtio_disks.saturating_add(1);
         }
         if let Some(address) = address {
-            self.addressed.push(AddressedDevice { address, place: device.place });
+            self.addressed.push(AddressedDevice { address, slot_kind: device.slot_kind });
         }
-        if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.place);
+        if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.slot_kind);
     }
 
     fn note(&mut self, note: Note) {
@@ -257,9 +260,9 @@ mod tests {
     use super::*;
     use crate::pci::NoRegistry;
 
-    fn port_usage(spec: &str, placement: PciOptions<'_>) -> PortUsage {
+    fn port_usage(spec: &str, options: PciOptions<'_>) -> PortUsage {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        count_devices(&spec, &placement, &NoRegistry).unwrap().port_usage
+        count_devices(&spec, &options, &NoRegistry).unwrap().port_usage
     }
 
     #[test]
@@ -302,8 +305,8 @@ mod tests {
     #[test]
     fn only_the_exact_value_true_selects_the_root_bus() {
         for (value, wanted) in [("true", true), ("True", false), ("1", false), ("", false)] {
-            let placement = PciOptions::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
-            assert_eq!(placement.root_complex, wanted, "{value:?}");
+            let options = PciOptions::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
+            assert_eq!(options.root_complex, wanted, "{value:?}");
         }
     }
 

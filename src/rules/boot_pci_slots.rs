@@ -95,7 +95,7 @@ fn answer(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -
 }
 
 fn devices(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, String> {
-    let placement = boot::placement(view.guest_metadata.annotations.as_ref());
+    let placement = boot::pci_options(view.guest_metadata.annotations.as_ref());
     let placement = if view.vmi.is_some() { placement } else { placement.for_template() };
     pci::count_devices(view.guest, &placement, kinds).map_err(|error| error.to_string())
 }

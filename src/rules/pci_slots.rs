@@ -156,12 +156,12 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
         if nic.is_absent {
             vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain)
         } else {
-            counted.place.is_some()
+            counted.slot_kind.is_some()
         }
     };
     if vmi.nics.is_empty() {
         // The default NIC of a guest that has none of its own.
-        return now.nics.iter().filter(|nic| nic.place.is_some()).count() as u64;
+        return now.nics.iter().filter(|nic| nic.slot_kind.is_some()).count() as u64;
     }
     vmi.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
 }
@@ -215,7 +215,7 @@ fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     if after.vmi.is_some() || after.needs_expansion {
         return None;
     }
-    let placement = boot::placement(after.guest_metadata.annotations.as_ref()).for_template();
+    let placement = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
     let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
     Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)

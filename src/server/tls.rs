@@ -23,8 +23,8 @@ use rustls::{
 };
 
 use crate::certificates::{
-    Bundle, Host,
-    chain::is_for,
+    GeneratedCertificates, Host,
+    chain::is_valid_for,
     validity::{Validity, ValidityPhase},
 };
 
@@ -81,7 +81,10 @@ impl Pair {
     /// # Errors
     /// The certificate is not for one of them.
     pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
-        match hosts.iter().find(|host| !self.key.cert.first().is_some_and(|certificate| is_for(certificate, host))) {
+        match hosts
+            .iter()
+            .find(|host| !self.key.cert.first().is_some_and(|certificate| is_valid_for(certificate, host)))
+        {
             Some(host) => Err(TlsError::Host { certificate: self.origin.clone(), host: host.to_string() }),
             None => Ok(()),
         }
@@ -161,11 +164,11 @@ impl CertResolver {
     }
 }
 
-impl TryFrom<&Bundle> for Pair {
+impl TryFrom<&GeneratedCertificates> for Pair {
     type Error = TlsError;
 
     /// The server's pair of what was made in memory.
-    fn try_from(made: &Bundle) -> Result<Self, TlsError> {
+    fn try_from(made: &GeneratedCertificates) -> Result<Self, TlsError> {
         Self::from_pem(made.server.as_bytes(), made.server_key.as_bytes())
     }
 }
@@ -328,9 +331,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::certificates::{self, Bundle, Host};
+    use crate::certificates::{self, GeneratedCertificates, Host};
 
-    fn bundle() -> Bundle {
+    fn bundle() -> GeneratedCertificates {
         certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 

@@ -29,7 +29,7 @@ pub enum OverridesError {
     /// An entry is not `RULE=ENFORCEMENT`.
     #[error("{0} is not RULE=ENFORCEMENT, such as NP103=warn")]
     InvalidEntry(Excerpt),
-    /// There are more than [`MAX_ENTRIES`] entries.
+    /// There are too many entries.
     #[error("it has more than {MAX_ENTRIES} entries")]
     TooMany,
     /// A rule has two entries.

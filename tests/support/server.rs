@@ -12,7 +12,7 @@ use std::{
 
 use nicplug::{
     admission::Reviewer,
-    certificates::{self, Bundle, Host},
+    certificates::{self, GeneratedCertificates, Host},
     facts::NoFacts,
     server::{Config, Counts, Drain, Limits, Server, health::Readiness, tls::Pair},
     settings::Settings,
@@ -77,7 +77,7 @@ pub(crate) fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 // === The client ===
 
 /// The CA and the serving certificate of the test servers.
-pub(crate) static BUNDLE: LazyLock<Bundle> =
+pub(crate) static BUNDLE: LazyLock<GeneratedCertificates> =
     LazyLock::new(|| certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap());
 
 /// A client certificate and its key.

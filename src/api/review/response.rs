@@ -127,6 +127,6 @@ pub struct StatusCause<'r> {
     pub reason: &'static str,
     /// What is wrong, and how to fix it.
     pub message: &'r str,
-    /// Where it is wrong.
+    /// The path of the field.
     pub field: &'r str,
 }

@@ -224,7 +224,7 @@ fn revision(revision: &ControllerRevision, text: &str, kinds: &KubeVirt) -> Opti
     if spec.instancetype.is_some() || spec.preference.is_some() {
         return None;
     }
-    let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
+    let placement = boot::pci_options(spec.template.metadata.annotations.as_ref()).for_template();
     let devices = pci::count_devices(&spec.template.spec, &placement, kinds).ok()?;
     let by_itself = pci::count_devices(&spec.template.spec, &placement, &NoRegistry);
     let depends_on_registry = by_itself.is_ok_and(|devices| !devices.notes.is_empty());

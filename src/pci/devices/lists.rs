@@ -51,7 +51,7 @@ impl<'a> DeviceLists<'a> {
 
 impl DeviceLists<'_> {
     /// Returns the disks after KubeVirt's defaulting, including those of volumes without a disk entry.
-    pub(in crate::pci) fn bus_disks(&self, architecture: Architecture) -> Vec<DefaultedDisk<'_>> {
+    pub(in crate::pci) fn defaulted_disks(&self, architecture: Architecture) -> Vec<DefaultedDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| DefaultedDisk::of(disk, default_bus));
         let disks = self.disks.iter().map(|disk| disk.name.as_str());

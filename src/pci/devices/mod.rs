@@ -23,7 +23,7 @@
 //! With `useVirtioTransitional` (not on s390x) NIC, disk, SCSI, virtio-serial, balloon and rng need the bridge instead
 //! of a port. On a flat bus each device that needs anything has one slot.
 //!
-//! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-placement.go`), libvirt 11.3
+//! Sources: KubeVirt v1.9.0 `pkg/virt-launcher/virtwrap/converter` (`compute/`, `pci-options.go`), libvirt 11.3
 //! `src/qemu/qemu_domain_address.c`.
 
 mod lists;
@@ -148,7 +148,7 @@ pub(super) struct Device<'v> {
     pub(super) name: &'v str,
     /// Whether KubeVirt counts it among the ports in use.
     pub(super) is_counted: bool,
-    pub(super) place: SlotKind,
+    pub(super) slot_kind: SlotKind,
     /// Whether `useVirtioTransitional` makes it a conventional PCI device.
     pub(super) is_transitional: bool,
     /// `pciAddress`.
@@ -158,8 +158,16 @@ pub(super) struct Device<'v> {
 }
 
 impl<'v> Device<'v> {
-    fn new(kind: DeviceKind, name: &'v str, place: SlotKind, why: &'static str) -> Self {
-        Self { kind, name, is_counted: true, place, is_transitional: kind.can_be_transitional(), address: None, why }
+    fn new(kind: DeviceKind, name: &'v str, slot_kind: SlotKind, why: &'static str) -> Self {
+        Self {
+            kind,
+            name,
+            is_counted: true,
+            slot_kind,
+            is_transitional: kind.can_be_transitional(),
+            address: None,
+            why,
+        }
     }
 
     fn uncounted(self) -> Self {

@@ -19,14 +19,14 @@ pub(in crate::pci) fn walk<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v DeviceLists<'v>,
     disks: &[DefaultedDisk<'v>],
-    placement: &PciOptions<'_>,
+    options: &PciOptions<'_>,
     registry: &dyn DeviceRegistry,
     visitor: &mut dyn DeviceVisitor<'v>,
 ) {
     let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
     let machine = MachineType::of(architecture, machine_kind(spec, architecture));
     let is_transitional = is_transitional(spec, architecture);
-    let walk = DeviceWalk { spec, parts, architecture, machine, is_transitional, placement, registry };
+    let walk = DeviceWalk { spec, parts, architecture, machine, is_transitional, options, registry };
     walk.filesystems(visitor);
     walk.interfaces(visitor);
     walk.sound(visitor);
@@ -42,18 +42,18 @@ struct DeviceWalk<'v, 'k> {
     architecture: Architecture,
     machine: MachineType,
     is_transitional: bool,
-    placement: &'k PciOptions<'k>,
+    options: &'k PciOptions<'k>,
     registry: &'k dyn DeviceRegistry,
 }
 
 impl<'v> DeviceWalk<'v, '_> {
     fn emit(&self, visitor: &mut dyn DeviceVisitor<'v>, device: Device<'v>) {
-        let place = if self.is_transitional && device.is_transitional && device.place == SlotKind::Port {
+        let slot_kind = if self.is_transitional && device.is_transitional && device.slot_kind == SlotKind::Port {
             SlotKind::Bridge
         } else {
-            device.place
+            device.slot_kind
         };
-        visitor.device(Device { place, ..device });
+        visitor.device(Device { slot_kind, ..device });
     }
 
     fn filesystems(&self, visitor: &mut dyn DeviceVisitor<'v>) {
@@ -111,13 +111,13 @@ impl<'v> DeviceWalk<'v, '_> {
 
     fn sound(&self, visitor: &mut dyn DeviceVisitor<'v>) {
         let Some(sound) = &self.parts.sound else { return };
-        let (place, why) = match (sound.model.as_str(), self.machine) {
+        let (slot_kind, why) = match (sound.model.as_str(), self.machine) {
             ("ac97", _) => (SlotKind::Bridge, "ac97 is a conventional PCI card"),
             // On q35, slot 0x1b of the root bus is reserved for it. Other machine types have no such slot.
             (_, MachineType::Q35 | MachineType::I440fx) => (SlotKind::RootBus, "ich9, part of the chipset"),
             _ => (SlotKind::Bridge, "ich9 is a conventional PCI card"),
         };
-        self.emit(visitor, Device::new(DeviceKind::Sound, &sound.name, place, why).uncounted());
+        self.emit(visitor, Device::new(DeviceKind::Sound, &sound.name, slot_kind, why).uncounted());
     }
 
     fn controllers(&self, disks: &[DefaultedDisk<'v>], visitor: &mut dyn DeviceVisitor<'v>) {
@@ -183,7 +183,7 @@ impl<'v> DeviceWalk<'v, '_> {
 
     /// Whether the VM controller adds a tablet when it creates a VMI from the template.
     fn adds_an_input(&self) -> bool {
-        self.placement.is_template
+        self.options.is_template
             && self.spec.domain.devices.autoattach_input_device == Some(true)
             && self.parts.inputs.is_empty()
     }
@@ -279,12 +279,12 @@ impl<'v> DeviceWalk<'v, '_> {
             let device = format!("watchdog {:?}", watchdog.name.as_str());
             visitor.boot_error(BootError::Device { device, why: "KubeVirt has no watchdog on arm64" });
         }
-        let (place, why) = if self.architecture == Architecture::S390x || watchdog.diag288.is_some() {
+        let (slot_kind, why) = if self.architecture == Architecture::S390x || watchdog.diag288.is_some() {
             (SlotKind::None, "diag288 is not a PCI device")
         } else {
             (SlotKind::Bridge, "i6300esb is a conventional PCI card")
         };
-        self.emit(visitor, Device::new(DeviceKind::Watchdog, &watchdog.name, place, why));
+        self.emit(visitor, Device::new(DeviceKind::Watchdog, &watchdog.name, slot_kind, why));
     }
 
     fn video(&self, visitor: &mut dyn DeviceVisitor<'v>) {
@@ -292,11 +292,11 @@ impl<'v> DeviceWalk<'v, '_> {
         if self.spec.domain.devices.autoattach_graphics_device == Some(false) || matches!(kind, "ramfb" | "none") {
             return;
         }
-        let (place, why) = match self.machine {
+        let (slot_kind, why) = match self.machine {
             MachineType::Virt => (SlotKind::Port, "the graphics card, not counted"),
             _ => (SlotKind::RootBus, "the graphics card"),
         };
-        self.emit(visitor, Device::new(DeviceKind::Video, "", place, why).uncounted());
+        self.emit(visitor, Device::new(DeviceKind::Video, "", slot_kind, why).uncounted());
     }
 
     fn inputs(&self, visitor: &mut dyn DeviceVisitor<'v>) {
