@@ -1,18 +1,19 @@
-//! nicplug is an admission webhook for KubeVirt: it judges every change of a virtual machine's network interfaces
-//! before it is stored, and says in one sentence what would not work.
+//! nicplug is an admission webhook for KubeVirt: it reviews every change of a virtual machine's network interfaces
+//! before the API server stores it, and reports a change that cannot work with its reason and its fix.
 //!
-//! The way of a request, and of whoever reads the code:
+//! The steps of a review, which is also the order in which to read the code:
 //!
 //! ```text
-//! bytes ─▶ api::review ─▶ change ─▶ rules ─▶ verdict ─▶ patch ─▶ bytes        admission: the whole way, on one page
-//!                           ▲         ▲
-//!                         facts    settings                                  what is known, what is wanted
+//! bytes ─▶ api::review ─▶ change ─▶ rules, mutations ─▶ verdict ─▶ bytes      admission does all steps
+//!                           ▲            ▲
+//!                         facts       settings                               cluster state, configuration
 //! ```
 //!
-//! Everything up to [`admission`] is pure: it knows no network, no clock, no file and no global. Around it stand
-//! `cluster`, which gathers facts, `server`, which speaks TLS and HTTP, and `cli`, the commands.
+//! All modules up to [`hotplug`] are pure: they use no network, no clock, no file and no global state. [`cluster`]
+//! reads the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks; [`cli`]
+//! has the commands. `tests/layers.rs` checks which module uses which.
 
-// In reading order: each uses what stands above it.
+// In reading order: a module uses only modules above it.
 pub mod api;
 
 pub mod kubevirt;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// In place of musl's own, which has one lock for all threads: docs/performance.md has the figures.
+/// Replaces musl's allocator, which has one lock for all threads: docs/performance.md has the figures.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -321,19 +321,19 @@ async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_
 
     let again = [&ADD[..], &["--persist"]].concat();
     let unchanged = "virtualmachine.kubevirt.io/vm-fedora unchanged";
-    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "is there already"], &[]);
+    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "exists already"], &[]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];
-    run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["is there already, on network \"new-fancy-net\""]);
+    run(fixture.command(IN_PLACE, &other)).await.check(1, &[], &["already exists, on network \"new-fancy-net\""]);
     let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
-    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["is there already, with a MAC address of KubeVirt's"]);
+    run(fixture.command(IN_PLACE, &mac)).await.check(1, &[], &["already exists, with a MAC address that KubeVirt"]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
-    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest lets it go"], &[]);
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest releases it"], &[]);
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!(vm.pointer(INTERFACES).unwrap()[1], json!({"name": NIC, "bridge": {}, "state": "absent"}));
-    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[unchanged, "there is no \"dyniface1\" to remove"], &[]);
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[unchanged, "\"dyniface1\" does not exist"], &[]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 }
 
@@ -345,7 +345,7 @@ async fn a_nic_is_added_to_a_stopped_vm_for_its_next_start() {
     let vm = fixture.get(Kind::Vm).await;
     let interface = &vm.pointer(INTERFACES).unwrap()[1];
     assert_eq!(*interface, json!({"name": NIC, "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
-    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &["patched", "\"dyniface1\" is gone"], &[]);
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &["patched", "\"dyniface1\" is removed"], &[]);
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!((names(&vm, INTERFACES), names(&vm, NETWORKS)), (vec!["default".into()], vec!["default".into()]));
 }
@@ -407,7 +407,7 @@ async fn an_invalid_change_is_denied_with_a_reason_and_not_sent() {
         run(fixture.command(BY_MIGRATION, &both)).await.check(1, &[], &["is invalid: * spec.", "[NP112] * spec."]);
     assert_eq!(finished.stdout, "");
     let name = ["removeinterface", VM, "--name", "a,b"];
-    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is no name of a NIC"]);
+    run(fixture.command(IN_PLACE, &name)).await.check(1, &[], &["\"a,b\" is not a valid NIC name"]);
     assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 
@@ -415,8 +415,8 @@ async fn an_invalid_change_is_denied_with_a_reason_and_not_sent() {
 async fn facts_without_read_permission_are_reported_and_cause_no_denial() {
     let Some(fixture) = CommandFixture::with_running_vm("unknown").await else { return };
     let program = fixture.command_as("jane", without_migrations(), "{}", &ADD).await;
-    let unknown = "not known, as you may not read them: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
-    let stdout = ["patched", "by a live migration: DaemonSets, which tell, cannot be read"];
+    let unknown = "Checks skipped, no permission to read: KubeVirts, DaemonSets, ConfigMaps, Nodes, ";
+    let stdout = ["patched", "by a live migration: the DaemonSets that decide it cannot be read"];
     run(program).await.check(0, &stdout, &[unknown, "Warning: "]);
 }
 
@@ -433,8 +433,8 @@ async fn a_concurrent_change_by_another_user_is_kept() {
     let Some(fixture) = CommandFixture::with_vm("storm").await else { return };
     let proxy = ConflictProxy::start(&fixture, 100).await;
     let finished = run(fixture.command_with(proxy.kubeconfig(&fixture), IN_PLACE, &ADD)).await;
-    let finished = finished.check(2, &[], &["was changed by somebody else 5 times in a row: try again"]);
-    assert_eq!(finished.stderr.matches("(4 NICs)").count(), 1, "each warning is printed once: {finished:?}");
+    let finished = finished.check(2, &[], &["during each of 5 attempts: run the command again"]);
+    assert_eq!(finished.stderr.matches("(NICs: 4)").count(), 1, "each warning is printed once: {finished:?}");
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!((names(&vm, NETWORKS).len(), proxy.patches.load(Ordering::SeqCst)), (6, 5));
 }
@@ -506,7 +506,7 @@ async fn without_a_vm_of_that_name_the_command_suggests_what_to_do() {
     run(fixture.command(IN_PLACE, &mistyped)).await.check(
         2,
         &[],
-        &["there is no VirtualMachine \"vm-fedroa\"", "did you mean \"vm-fedora\"?"],
+        &["VirtualMachine \"vm-fedroa\" not found", "did you mean \"vm-fedora\"?"],
     );
     let kubevirt = fixture.api.service_account("kubevirt", "kubevirt-controller");
     let alone = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "alone"},
@@ -516,7 +516,7 @@ async fn without_a_vm_of_that_name_the_command_suggests_what_to_do() {
     run(fixture.command(IN_PLACE, &add)).await.check(
         2,
         &[],
-        &["\"alone\" is a VirtualMachineInstance without a VirtualMachine", "KubeVirt v1.9.0 lets nobody change"],
+        &["\"alone\" is a VirtualMachineInstance without a VirtualMachine", "KubeVirt v1.9.0 does not allow changing"],
     );
 }
 
@@ -530,7 +530,7 @@ async fn an_error_about_the_kubeconfig_names_its_flag() {
     fs::write(&file, config.to_string()).unwrap();
     for (flags, parts) in [
         (&["--kubeconfig", "/nowhere/config"][..], &["--kubeconfig /nowhere/config cannot be read"][..]),
-        (&["--context", "other"], &["--context cannot be used", "other"]),
+        (&["--context", "other"], &["--context other cannot be used: "]),
         (&["--context", "gone"], &["\"vm-fedora\" cannot be read", "the API server cannot be reached: "]),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
@@ -538,8 +538,8 @@ async fn an_error_about_the_kubeconfig_names_its_flag() {
         run(command).await.check(2, &[], parts);
     }
     for (args, part) in [
-        (["vm?watch=1", "-nteam"], "\"vm?watch=1\" is no name of a VirtualMachine"),
-        (["vm", "-n../team"], "\"../team\" is no name of a namespace"),
+        (["vm?watch=1", "-nteam"], "\"vm?watch=1\" is not a valid name of a VirtualMachine"),
+        (["vm", "-n../team"], "\"../team\" is not a valid name of a namespace"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.arg("removeinterface").args(args).args(["--name", NIC]).env("KUBECONFIG", &file);
@@ -557,7 +557,7 @@ async fn each_stage_is_printed_when_it_is_reached() {
     let mut running = Running::start(fixture.command(IN_PLACE, &add));
     running.wait_for(&["✓ template"]).await;
     running.wait_for(&["✓ VMI spec"]).await;
-    running.wait_for(&["… pod annotation", "waits for KubeVirt to ask Multus"]).await;
+    running.wait_for(&["… pod annotation", "waits for KubeVirt to request it"]).await;
     fixture.annotate_pod("k8s.v1.cni.cncf.io/networks").await;
     running.wait_for(&["✓ pod annotation"]).await;
     running.wait_for(&["… multus-status", "dynamic-networks controller to attach"]).await;
@@ -565,7 +565,7 @@ async fn each_stage_is_printed_when_it_is_reached() {
     fixture.kubevirt.report_condition(VM, waiting).await;
     running.wait_for(&["… multus-status", "dynamic-networks controller; KubeVirt"]).await;
     fixture.annotate_pod("k8s.v1.cni.cncf.io/network-status").await;
-    running.wait_for(&["… multus-status", "KubeVirt to note it"]).await;
+    running.wait_for(&["… multus-status", "KubeVirt to update the"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
     running.wait_for(&["✓ multus-status"]).await;
     running.wait_for(&["… domain", "libvirt"]).await;
@@ -575,7 +575,7 @@ async fn each_stage_is_printed_when_it_is_reached() {
     running.wait_for(&["… guest-agent"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, guest-agent, multus-status")]).await;
     running.wait_for(&["✓ guest-agent"]).await;
-    let finished = running.end().await.check(0, &["\"dyniface1\" has arrived"], &[]);
+    let finished = running.end().await.check(0, &["\"dyniface1\" is plugged"], &[]);
     for line in finished.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
     }
@@ -584,12 +584,12 @@ async fn each_stage_is_printed_when_it_is_reached() {
     let remove = [&REMOVE[..], &["--wait"]].concat();
     let mut running = Running::start(fixture.command(IN_PLACE, &remove));
     running.wait_for(&["✓ VMI spec"]).await;
-    running.wait_for(&["… domain", "the guest to let it go"]).await;
+    running.wait_for(&["… domain", "the guest to release it"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
     running.wait_for(&["✓ domain"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain")]).await;
     running.wait_for(&["✓ status"]).await;
-    running.end().await.check(0, &["\"dyniface1\" is gone"], &[]);
+    running.end().await.check(0, &["\"dyniface1\" is unplugged"], &[]);
 }
 
 /// Checks that the page shows this output, except for the times.
@@ -613,7 +613,7 @@ async fn a_timeout_names_the_stage_that_was_not_reached() {
     run(fixture.command(IN_PLACE, &ADD)).await.check(0, &[], &[]);
     fixture.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
     let add = [&ADD[..], &["--wait=5s"]].concat();
-    let stderr = ["gave up following \"dyniface1\" after 5s", "stage \"pod annotation\" is not reached"];
+    let stderr = ["timed out after 5s: \"dyniface1\" has not reached stage \"pod annotation\""];
     run(fixture.command(IN_PLACE, &add)).await.check(1, &["✓ VMI spec"], &stderr);
 }
 
@@ -624,7 +624,7 @@ async fn the_wait_ends_when_the_guest_ends() {
     let mut running = Running::start(fixture.command(IN_PLACE, &add));
     running.wait_for(&["✓ VMI spec"]).await;
     fixture.kubevirt.report(VM, json!({"phase": "Succeeded"})).await;
-    let reason = "\"dyniface1\" goes no further: the guest has ended (Succeeded)";
+    let reason = "stopped following \"dyniface1\": the guest has ended (Succeeded)";
     running.end().await.check(1, &[], &[reason]);
 }
 
@@ -635,7 +635,7 @@ async fn a_user_without_permission_to_watch_gets_an_error() {
         "verbs": ["get", "patch"]}]);
     let add = [&ADD[..], &["--wait"]].concat();
     let program = fixture.command_as("blind", rules, IN_PLACE, &add).await;
-    let stderr = ["the NIC cannot be followed: ", "User \"blind\" cannot list resource"];
+    let stderr = ["cannot follow the NIC: ", "User \"blind\" cannot list resource"];
     run(program).await.check(1, &["patched"], &stderr);
 }
 
@@ -644,7 +644,7 @@ async fn a_user_without_permission_to_watch_gets_an_error() {
 #[tokio::test]
 async fn without_the_flag_migrate_the_command_prints_a_migration_to_copy() {
     let Some(fixture) = CommandFixture::with_running_vm("byhand").await else { return };
-    let stdout = ["that somebody has to start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
+    let stdout = ["which a user must start", "kind: VirtualMachineInstanceMigration", "vmiName: vm-fedora"];
     let finished = run(fixture.command(BY_MIGRATION, &ADD)).await.check(0, &stdout, &[]);
     assert!(!finished.stdout.contains("rolebinding"), "{finished:?}");
     let (_, rest) = finished.stdout.split_once("<<EOF\n").unwrap();
@@ -668,10 +668,10 @@ async fn with_the_flag_migrate_a_migration_is_started_if_necessary_and_followed(
     running.wait_for(&["… ", "migration"]).await;
     fixture.report_migration(&migration, "Running").await;
     fixture.report_migration(&migration, "Succeeded").await;
-    running.wait_for(&["… pod annotation", "KubeVirt to note it; migration"]).await;
+    running.wait_for(&["… pod annotation", "KubeVirt to update the"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
     running.wait_for(&["✓ domain"]).await;
-    running.end().await.check(0, &["has arrived"], &[]);
+    running.end().await.check(0, &["is plugged"], &[]);
     let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
     assert_eq!(migrations.list(&ListParams::default()).await.unwrap().items.len(), 1);
 }
@@ -685,7 +685,7 @@ async fn a_migration_that_fails_ends_the_wait() {
     running.wait_for(&[" created"]).await;
     let migration = fixture.migration().await;
     fixture.report_migration(&migration, "Failed").await;
-    let failed = format!("the migration {migration:?} failed: no room");
+    let failed = format!("migration {migration:?} failed: no room");
     running.end().await.check(1, &[], &[&failed]);
 }
 
@@ -697,7 +697,7 @@ async fn no_migration_is_started_if_multus_attaches_nics_to_running_pods() {
     let mut running = Running::start(fixture.command(IN_PLACE, &add));
     running.wait_for(&["… pod annotation"]).await;
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
-    running.end().await.check(0, &["has arrived"], &[]);
+    running.end().await.check(0, &["is plugged"], &[]);
     let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
     assert!(migrations.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
@@ -712,7 +712,11 @@ async fn a_user_without_permission_to_migrate_gets_an_error_before_the_vm_is_cha
         "kubectl create rolebinding migrate --namespace={} \\ --clusterrole=kubevirt.io:migrate --user=jane",
         fixture.namespace
     );
-    run(program).await.check(1, &["Since KubeVirt 1.5", &grant], &["nothing was changed: you may not start"]);
+    run(program).await.check(
+        1,
+        &["Since KubeVirt 1.5", &grant],
+        &["nothing was changed: you have no permission to create"],
+    );
     assert_eq!(fixture.get(Kind::Vm).await, before);
 }
 

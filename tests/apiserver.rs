@@ -485,6 +485,6 @@ async fn kubectl_annotate_adds_and_removes_a_nic() {
     let output = annotate(&format!("{ADD_INTERFACES}=dyniface2=no-such-net")).unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     let field = "spec.template.spec.networks[2].multus.networkName";
-    let start = format!("The VirtualMachine \"{VM}\" is invalid: {field}: there is no NetworkAttachmentDefinition");
+    let start = format!("The VirtualMachine \"{VM}\" is invalid: {field}: NetworkAttachmentDefinition \"no-such-net\"");
     assert!(printed.contains(&start), "{printed}");
 }

@@ -209,7 +209,7 @@ fn the_log_filter_is_reloaded_at_a_signal_and_an_invalid_one_is_rejected() {
     folder.write("filter", "nicplug=loud\n");
     server.signal("HUP");
     let line = server.any_line();
-    assert!(line.contains("WARN") && line.contains("stays as it was") && line.contains("loud"), "{line}");
+    assert!(line.contains("WARN") && line.contains("the previous log filter stays") && line.contains("loud"), "{line}");
     server.review(&certs, &allowed);
     assert!(server.any_line().contains("nicplug::decision"));
 }

@@ -331,7 +331,7 @@ async fn a_denial_by_another_webhook_is_reported_and_the_update_is_retried() {
     fixture.annotate("dyniface1").await;
     let note = fixture.event("VirtualMachine", "PersistFailed").await;
     assert!(note.starts_with(r#""dyniface1" cannot be written into the VM: admission webhook"#), "{note}");
-    assert!(note.contains("there is no NetworkAttachmentDefinition"), "{note}");
+    assert!(note.contains("does not exist in namespace"), "{note}");
     assert_eq!(fixture.get(Kind::Vm).await["spec"], before["spec"]);
 
     other.registration.delete(&fixture.admin).await;
@@ -421,7 +421,7 @@ async fn after_an_outage_of_the_api_server_for_a_minute_the_nic_is_persisted() {
     // does not depend on its length.
     let minute = tokio::time::sleep(Duration::from_mins(1));
     eventually("the leader has stopped", async || {
-        nicplug.log().iter().any(|line| line["message"] == "not leading any more").then_some(())
+        nicplug.log().iter().any(|line| line["message"] == "no longer leading").then_some(())
     })
     .await;
     minute.await;
@@ -462,10 +462,10 @@ fn rules(without: Option<(&str, &str)>) -> Vec<Value> {
 
 /// The messages of the log that report a missing permission.
 const MESSAGES: [&str; 4] = [
-    "an event was not written",
-    "not mirrored",
-    "not mirrored: it cannot be read",
-    "the lease cannot be read or written",
+    "cannot write an Event",
+    "NICs not persisted",
+    "NICs not persisted: cannot read the object",
+    "cannot read or write the Lease",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -552,8 +552,7 @@ async fn a_nic_of_the_same_name_on_another_network_is_not_overwritten() {
     let vmi = fixture.when(Kind::Vmi, "one NIC is persisted", |vmi| annotation(vmi) == Some("dyniface1")).await;
     assert_eq!(vmi["spec"]["networks"].as_array().unwrap().len(), 3);
     let note = fixture.event("VirtualMachine", "PersistFailed").await;
-    let expected =
-        r#"the template has "dyniface1" on network "net-b", and nothing is overwritten; choose another name"#;
+    let expected = r#"the template already has "dyniface1", on network "net-b", which nicplug does not overwrite; choose another name"#;
     assert_eq!(note, expected);
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!(nics(&vm), ["default", "dyniface1", "dyniface2"]);
@@ -600,7 +599,7 @@ async fn a_vm_that_was_deleted_and_created_again_is_not_changed() {
         requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &vm().build(), Run::Real).await.granted();
     fixture.kubevirt.heartbeat(VM, 1).await;
     let note = fixture.event("VirtualMachine", "PersistFailed").await;
-    assert!(note.contains("is not the one that the VMI was made from"), "{note}");
+    assert!(note.contains("the VMI was created from an earlier VirtualMachine"), "{note}");
     assert_eq!(generation(&fixture.get(Kind::Vm).await), generation(&again));
 }
 
@@ -691,6 +690,6 @@ async fn requests_in_the_status_are_carried_out_if_kubevirt_does_not_handle_them
     let vm = fixture.when(Kind::Vm, "one NIC is added", is_done).await;
     assert_eq!(nics(&vm), ["default", "dyniface1"]);
     let note = fixture.event("VirtualMachine", "PersistFailed").await;
-    assert!(note.starts_with(r#"the template has "default" on no network"#), "{note}");
+    assert!(note.starts_with(r#"the template already has "default", without a NetworkAttachmentDefinition"#), "{note}");
     assert!(fixture.event("VirtualMachine", "InterfacePersisted").await.contains("dyniface1"));
 }

@@ -385,11 +385,11 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// An object in which one value is replaced by another one.
 fn damaged_object() -> impl Strategy<Value = Value> {
     (select(&GUEST_KINDS[..]), any_guest(), any::<prop::sample::Index>(), any_json()).prop_map(
-        |(kind, guest, place, suggestion)| {
+        |(kind, guest, place, instead)| {
             let mut object = object(kind, &guest);
             let mut pointers = Vec::new();
             collect_pointers(&object, String::new(), &mut pointers);
-            *object.pointer_mut(place.get::<String>(&pointers)).unwrap() = suggestion;
+            *object.pointer_mut(place.get::<String>(&pointers)).unwrap() = instead;
             object
         },
     )

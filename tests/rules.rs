@@ -15,8 +15,7 @@ fn a_file_of_rules_and_the_registry_name_the_same_rules() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| path.file_stem().unwrap().to_str().unwrap().replace('_', "-"))
-        // The enforcement of rules, and the support of their tests.
-        .filter(|name| name != "enforcing" && name != "testing")
+        .filter(|name| name != "mod")
         .collect();
     let names: BTreeSet<String> = RULES.iter().map(|rule| rule.name.to_owned()).collect();
     assert_eq!(files, names);

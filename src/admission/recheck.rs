@@ -1,122 +1,108 @@
-//! What an answer rests on that memory may not have seen yet.
+//! The facts on which a denial or a patch depends, so that a server can read them again.
 //!
-//! Facts are late by a moment. An answer that they have a part in, and that a user would suffer from, can be doubted:
-//! whoever can look again does so, and has it judged anew.
+//! Facts from a watch are older than the cluster by a moment. If one of them is the reason for a denial, or for a patch
+//! that would be wrong, then a server that can read the cluster does so and evaluates the request again.
 
-use super::{Answer, Decision, Endpoint, Evaluator, evaluate_migration};
+use super::{
+    Decision, Endpoint, Evaluation, Evaluator,
+    evaluation::{Basis, decide, decide_migration},
+    verdict::Verdict,
+};
 use crate::{
-    admission::verdict::Verdict,
-    api::review::{self, ParsedRequest, Request},
     change::{Change, MigrationStart},
     facts::{Fact, FactSource, Facts},
 };
 
-/// An answer that may be another one when its facts are looked at again.
+/// A decision that newer facts can change.
 #[derive(Debug)]
 pub enum Recheck<'d, 'r> {
-    /// To a change.
+    /// The decision on a change.
     Change {
         /// The change.
         change: &'d Change<'r>,
-        /// What was known.
+        /// The facts that were known.
         facts: &'d Facts,
-        /// Which facts about the whole cluster have a part in the answer.
-        rests_on: FactDependencies,
+        /// The facts about the whole cluster on which the decision depends.
+        depends_on: FactDependencies,
     },
-    /// To the start of a migration.
+    /// The decision on the start of a migration.
     Migration {
         /// The start.
         start: &'d MigrationStart<'r>,
-        /// What was known.
+        /// The facts that were known.
         facts: &'d Facts,
-        /// Which facts about the whole cluster have a part in the answer.
-        rests_on: FactDependencies,
+        /// The facts about the whole cluster on which the decision depends.
+        depends_on: FactDependencies,
     },
 }
 
-/// Facts that it takes a list of a whole cluster to know, and which most denials have nothing to do with.
+/// The facts on which a decision depends, of those that need a list of a whole cluster. Most denials depend on none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct FactDependencies {
-    /// How a NIC reaches a pod that runs.
+    /// How a NIC is attached to a running pod.
     pub attachment: bool,
     /// Multus' isolation of namespaces.
     pub isolation: bool,
-    /// How many nodes there are.
+    /// The number of nodes.
     pub nodes: bool,
 }
 
-impl<'h> Evaluator<'h> {
-    /// The same hearing with other facts.
+impl<'e> Evaluator<'e> {
+    /// Returns an evaluator with the same settings and other facts.
     #[must_use]
     pub fn with_facts<'f>(&self, facts: &'f dyn FactSource) -> Evaluator<'f>
     where
-        'h: 'f,
+        'e: 'f,
     {
         Evaluator { facts, settings: self.settings }
     }
 
-    /// Asks with what may be doubted about an answer to the body; `None` when nothing is: it does no harm, or it would
-    /// be the same without any facts. Reads the body again, so it costs nothing where it is not called.
-    pub fn recheck<T>(
-        &self,
-        endpoint: Endpoint,
-        body: &[u8],
-        answer: &Answer,
-        ask: impl FnOnce(&Recheck) -> T,
-    ) -> Option<T> {
-        let may_harm = match endpoint {
-            Endpoint::Validate => answer.decision == Decision::Denied,
-            Endpoint::Mutate => answer.decision == Decision::Patched,
-        };
-        let ParsedRequest::Valid(request) = review::read(body).ok().filter(|_| may_harm)? else { return None };
-        match (endpoint, MigrationStart::of(&request)) {
-            (Endpoint::Validate, Some(start)) => self.doubt_migration(&start, ask),
-            (Endpoint::Validate, None) => self.doubt_denial(&request, ask),
-            (Endpoint::Mutate, _) => self.doubt_patch(&request, ask),
+    /// Returns the part of an evaluation that newer facts can change; `None` if the decision does no harm, or is the
+    /// same without any facts. It applies the rules again, so only a denial pays for it.
+    #[must_use]
+    pub fn recheck<'d, 'r>(&self, evaluation: &'d Evaluation<'r>) -> Option<Recheck<'d, 'r>> {
+        let verdict = &evaluation.verdict;
+        match (evaluation.endpoint, evaluation.decision, evaluation.basis.as_deref()?) {
+            (Endpoint::Validate, Decision::Denied, Basis::Change(change, facts)) => {
+                let depends_on = dependencies(verdict, facts, |facts| decide(change, facts, self.settings))?;
+                Some(Recheck::Change { change, facts, depends_on })
+            }
+            (Endpoint::Validate, Decision::Denied, Basis::Migration(start, facts)) => {
+                let depends_on = dependencies(verdict, facts, |facts| decide_migration(start, facts, self.settings))?;
+                Some(Recheck::Migration { start, facts, depends_on })
+            }
+            (Endpoint::Mutate, Decision::Patched, Basis::Change(change, facts)) => {
+                drops_nic_of_stopped_vm(change, facts).then(|| Recheck::Change {
+                    change,
+                    facts,
+                    depends_on: FactDependencies::default(),
+                })
+            }
+            _ => None,
         }
-    }
-
-    fn doubt_denial<T>(&self, request: &Request, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
-        let change = Change::of(request).filter(|change| change.oversized_list().is_none())?;
-        let facts = self.facts_for(&change);
-        let evaluate = |facts: &Facts| super::evaluate(&change, facts, self.settings);
-        let rests_on = dependencies(&facts, evaluate)?;
-        Some(ask(&Recheck::Change { change: &change, facts: &facts, rests_on }))
-    }
-
-    fn doubt_migration<T>(&self, start: &MigrationStart, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
-        let facts = self.facts.facts_for_migration(start);
-        let evaluate = |facts: &Facts| evaluate_migration(start, facts, self.settings);
-        let rests_on = dependencies(&facts, evaluate)?;
-        Some(ask(&Recheck::Migration { start, facts: &facts, rests_on }))
-    }
-
-    /// The one patch that would be wrong for a guest which has just been started: a NIC that it has is dropped from
-    /// the template, and not unplugged.
-    fn doubt_patch<T>(&self, request: &Request, ask: impl FnOnce(&Recheck) -> T) -> Option<T> {
-        let change = Change::of(request)?;
-        let removes = change.after.annotation(|annotations| annotations.remove_interfaces.as_deref()).is_some();
-        if !removes || change.before.is_none() {
-            return None;
-        }
-        let facts = self.facts_for(&change);
-        let is_stopped = matches!(facts.live(), Fact::Absent);
-        is_stopped
-            .then(|| ask(&Recheck::Change { change: &change, facts: &facts, rests_on: FactDependencies::default() }))
     }
 }
 
-/// What the causes of a denial rest on; `None` when they stand without any facts.
-fn dependencies(facts: &Facts, evaluate: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
-    let causes = evaluate(facts).causes;
-    let matters = |facts: &Facts| evaluate(facts).causes != causes;
-    // How strictly the namespace has it is no matter of doubt.
+/// Whether the patch drops a NIC from the template because the VM does not run. If the VM has just been started, the
+/// patch must unplug the NIC instead; no other patch depends on facts in this way.
+fn drops_nic_of_stopped_vm(change: &Change, facts: &Facts) -> bool {
+    let removes = change.after.annotation(|annotations| annotations.remove_interfaces.as_deref()).is_some();
+    removes && change.before.is_some() && matches!(facts.live(), Fact::Absent)
+}
+
+/// Returns the facts on which the causes of a denial depend; `None` if the causes are the same without any facts.
+fn dependencies(denial: &Verdict, facts: &Facts, decide: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
+    let matters = |facts: &Facts| decide(facts).causes != denial.causes;
+    // The enforcement that the namespace asks for is not read again.
     if !matters(&Facts { overrides: facts.overrides.clone(), ..Facts::default() }) {
         return None;
     }
+    // A fact that is unknown already cannot be a reason, so the rules are not applied for it.
     Some(FactDependencies {
-        attachment: matters(&Facts { attachment: Fact::Unknown, ..facts.clone() }),
-        isolation: matters(&Facts { isolation: Fact::Unknown, ..facts.clone() }),
-        nodes: matters(&Facts { nodes: Fact::Unknown, ..facts.clone() }),
+        attachment: !matches!(facts.attachment, Fact::Unknown)
+            && matters(&Facts { attachment: Fact::Unknown, ..facts.clone() }),
+        isolation: !matches!(facts.isolation, Fact::Unknown)
+            && matters(&Facts { isolation: Fact::Unknown, ..facts.clone() }),
+        nodes: !matches!(facts.nodes, Fact::Unknown) && matters(&Facts { nodes: Fact::Unknown, ..facts.clone() }),
     })
 }

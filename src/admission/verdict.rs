@@ -5,10 +5,11 @@ pub mod sets;
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 use self::sets::{FactSet, RuleSet};
+use super::enforcement::EnforcementPolicy;
 use crate::{
     api::review::ObjectKind,
     change::Change,
-    rules::{CauseType, Enforcing, Finding, FindingKind, Rule, Scope},
+    rules::{CauseType, Finding, FindingKind, Rule, Scope},
     settings::Enforcement,
 };
 
@@ -73,19 +74,19 @@ pub struct Cause {
 
 /// Weighs findings: what is denied, what is warned of.
 #[must_use]
-pub fn decide(findings: &[Finding], change: &Change, enforcing: Enforcing) -> Verdict {
+pub fn decide(findings: &[Finding], change: &Change, policy: EnforcementPolicy) -> Verdict {
     let restart = match change.subject.kind {
         ObjectKind::Vm if waits_for_restart(change) => Restart::Awaited,
         ObjectKind::Vm => Restart::Possible,
         _ => Restart::NotApplicable,
     };
-    weigh_all(findings, restart, enforcing)
+    weigh_all(findings, restart, policy)
 }
 
 /// Weighs what was found about the start of a migration, which no restart makes better.
 #[must_use]
-pub fn decide_migration(findings: &[Finding], enforcing: Enforcing) -> Verdict {
-    weigh_all(findings, Restart::NotApplicable, enforcing)
+pub fn decide_migration(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
+    weigh_all(findings, Restart::NotApplicable, policy)
 }
 
 /// Whether what cannot be done now may wait for the next restart of a VM.
@@ -99,12 +100,12 @@ enum Restart {
     Possible,
 }
 
-fn weigh_all(findings: &[Finding], restart: Restart, enforcing: Enforcing) -> Verdict {
+fn weigh_all(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warned = Warned::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        match (finding.kind, enforcing.of_finding(finding)) {
+        match (finding.kind, policy.for_finding(finding)) {
             (_, Enforcement::Off) => {}
             (FindingKind::Fault(_), Enforcement::Deny)
                 if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
@@ -123,7 +124,7 @@ fn weigh_all(findings: &[Finding], restart: Restart, enforcing: Enforcing) -> Ve
             }
         }
     }
-    verdict.warnings.extend(enforcing.complaint());
+    verdict.warnings.extend(policy.warning());
     verdict.warnings.extend(warned.lines());
     if !postponed.is_empty() {
         postponed.dedup_by_key(|rule| rule.id);
@@ -284,7 +285,7 @@ mod tests {
             fault("NP003", "spec.networks"),
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
-        let verdict = judged("", |change| decide(&findings, change, Enforcing::from(&Settings::default())));
+        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -299,7 +300,8 @@ mod tests {
             [(Enforcement::Deny, 1, 0), (Enforcement::Warn, 0, 1), (Enforcement::Off, 0, 0)]
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
-            let verdict = judged("", |change| decide(&[fault("NP001", "spec.x")], change, Enforcing::from(&settings)));
+            let verdict =
+                judged("", |change| decide(&[fault("NP001", "spec.x")], change, EnforcementPolicy::from(&settings)));
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
     }
@@ -308,7 +310,7 @@ mod tests {
     fn on_restart_turns_all_hotplug_denials_into_one_warning_and_no_other() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
         let verdict = judged(r#""nicplug.io/apply": "on-restart""#, |change| {
-            decide(&findings, change, Enforcing::from(&Settings::default()))
+            decide(&findings, change, EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
@@ -319,20 +321,21 @@ mod tests {
         let unknown = rules::find("NP105").unwrap().unknown(FactKind::Nad, "not known");
         let findings = [fault("NP103", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c"), unknown];
         let settings = Settings::default().with_rule("NP001", Enforcement::Warn);
-        let verdict = judged("", |change| decide(&findings, change, Enforcing::from(&settings)));
+        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
         assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP103"]);
         assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP001", "NP105"]);
         assert_eq!(verdict.unknown.kinds().collect::<Vec<_>>(), [FactKind::Nad]);
         // A rule that is off did not speak.
         let settings = settings.with_rule("NP103", Enforcement::Off).with_rule("NP105", Enforcement::Off);
-        let verdict = judged("", |change| decide(&findings, change, Enforcing::from(&settings)));
+        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
         assert!(verdict.denied_by.is_empty() && verdict.unknown == FactSet::default());
     }
 
     #[test]
     fn a_hotplug_denial_names_the_way_out() {
-        let verdict =
-            judged("", |change| decide(&[fault("NP103", "spec.a")], change, Enforcing::from(&Settings::default())));
+        let verdict = judged("", |change| {
+            decide(&[fault("NP103", "spec.a")], change, EnforcementPolicy::from(&Settings::default()))
+        });
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
         assert!(verdict.causes[0].message.ends_with(" [NP103]"));
     }
@@ -351,7 +354,7 @@ mod tests {
     fn an_answer_stays_small_whatever_the_object_holds() {
         let findings: Vec<Finding> =
             (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
-        let verdict = judged("", |change| decide(&findings, change, Enforcing::from(&Settings::default())));
+        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
         assert_eq!(verdict.causes.len(), CAUSES_AT_MOST);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
     }
@@ -360,7 +363,7 @@ mod tests {
     fn the_same_warning_is_given_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
         let verdict =
-            judged("", |change| decide(&[finding(), finding()], change, Enforcing::from(&Settings::default())));
+            judged("", |change| decide(&[finding(), finding()], change, EnforcementPolicy::from(&Settings::default())));
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
 
@@ -369,7 +372,7 @@ mod tests {
         let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
         let said = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
-            judged("", |change| decide(&findings, change, Enforcing::from(&Settings::default()))).warnings
+            judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default()))).warnings
         };
         assert_eq!(said("not known"), ["not known [NP101, NP102, NP103]"]);
         assert_eq!(said(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);

@@ -1,37 +1,37 @@
 //! Requests by annotation: `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` on a VirtualMachine.
 //!
-//! A request counts in the update that sets it, and in no later one: what somebody left behind must not stand in the way
-//! of whoever changes the VM next. It is granted as a whole or not at all, by the VM alone: whether a NIC can be plugged
-//! is for the rules to say, as of any other NIC.
+//! A request counts only in the update that sets it: an annotation that an earlier update stored must not block later
+//! changes of the VM. A request is applied as a whole or not at all, and only the VM decides that. Whether a NIC can be
+//! plugged is checked by the rules, as for any other NIC.
 
 mod parse;
 pub mod status;
 
 use std::str::FromStr;
 
-pub use self::parse::{Addition, Additions, Malformed, Removals, check_addition, check_removal, names};
+pub use self::parse::{Addition, Additions, Removals, RequestSyntaxError, check_addition, check_removal, parse_names};
 use crate::{
     api::{metadata::Annotations, network::NadRef},
     change::{Change, Nic, ObjectView},
 };
 
-/// What KubeVirt calls the NIC that it gives to a guest without any.
+/// The name of the NIC that KubeVirt gives to a guest without any.
 pub const DEFAULT_NIC: &str = "default";
 
-/// The two annotations.
+/// The two kinds of requests, each with its annotation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum RequestKind {
     /// `nicplug.io/add-interfaces`.
     Add,
     /// `nicplug.io/remove-interfaces`.
     Remove,
 }
 
-impl Kind {
-    /// Both.
+impl RequestKind {
+    /// Both kinds.
     pub const ALL: [Self; 2] = [Self::Add, Self::Remove];
 
-    /// The key of the annotation.
+    /// Returns the key of the annotation.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -55,142 +55,144 @@ impl Kind {
     }
 }
 
-/// What a change asks for and the VM can be given.
+/// The changes of a VM that its annotations request, if they can be applied.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Plan<'r> {
-    /// The annotations that the change sets.
-    pub asked: Vec<Kind>,
-    /// NICs that the template does not have.
+pub struct InterfaceChanges<'r> {
+    /// The kinds of the annotations that the update sets.
+    pub requests: Vec<RequestKind>,
+    /// NICs that the template does not have yet.
     pub add: Vec<Addition>,
-    /// Names of NICs that the template has with `state: absent`, and that are wanted back.
+    /// Names of NICs to add again, which the template has with `state: absent`.
     pub restore: Vec<&'r str>,
-    /// Names of NICs that the template has, and that are to go.
+    /// Names of NICs to remove from the template.
     pub remove: Vec<&'r str>,
 }
 
-/// Why a request cannot be granted.
+/// A request that cannot be applied.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal {
-    /// The annotation.
-    pub kind: Kind,
+pub struct RejectedRequest {
+    /// The kind, and so the annotation.
+    pub kind: RequestKind,
     /// What is wrong with it.
-    pub why: Why,
+    pub error: RequestError,
 }
 
 /// What is wrong with a request.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Why {
-    /// It cannot be read.
+pub enum RequestError {
+    /// Its text is malformed.
     #[error(transparent)]
-    Malformed(Malformed),
-    /// The name is there already, and is another NIC.
-    #[error("{name:?} is there already, {what}")]
-    Taken {
+    Malformed(RequestSyntaxError),
+    /// Another NIC has the name.
+    #[error("{name:?} already exists, {existing}")]
+    NameInUse {
         /// The name.
         name: String,
-        /// What the NIC of that name is.
-        what: String,
+        /// Describes the NIC that has the name.
+        existing: String,
     },
     /// The same update adds and removes the name.
-    #[error("{0:?} is in nicplug.io/remove-interfaces too")]
-    Contradiction(String),
-    /// There is no place in the object to write to.
+    #[error("{0:?} is also in nicplug.io/remove-interfaces")]
+    AddedAndRemoved(String),
+    /// The VM has no domain that NICs could be added to.
     #[error("spec.template.spec.domain is missing")]
     NoDomain,
 }
 
-impl Why {
-    /// The name of the NIC that KubeVirt gives to a VM without any.
-    fn of_default_nic() -> Self {
-        let what = "on the pod network: KubeVirt gives it to a VM without NICs".to_owned();
-        Self::Taken { name: DEFAULT_NIC.to_owned(), what }
+impl RequestError {
+    /// Returns the error for a NIC with the name of KubeVirt's default NIC.
+    fn default_nic() -> Self {
+        let existing = "on the pod network: KubeVirt gives it to a VM without NICs".to_owned();
+        Self::NameInUse { name: DEFAULT_NIC.to_owned(), existing }
     }
 }
 
-/// The requests that a change leaves as they were: annotations that it does not set, but has.
-pub fn left_behind(change: &Change) -> impl Iterator<Item = Kind> {
-    Kind::ALL.into_iter().filter(|kind| written(&change.after, *kind).is_some() && set_by(change, *kind).is_none())
+/// Returns the requests that an earlier update stored and that the change keeps as they are.
+pub fn stale_requests(change: &Change) -> impl Iterator<Item = RequestKind> {
+    let is_stale = |kind: &RequestKind| text_of(&change.after, *kind).is_some() && new_text(change, *kind).is_none();
+    RequestKind::ALL.into_iter().filter(is_stale)
 }
 
-/// What the annotations that a change of a VM sets come to; an empty plan when it sets none.
+/// Returns what the annotations that a change of a VM sets request; nothing if it sets none.
 ///
 /// # Errors
-/// All that stands against it; then nothing of it is done.
-pub fn plan<'r>(change: &Change<'r>) -> Result<Plan<'r>, Vec<Refusal>> {
-    let mut plan = Plan::default();
+/// All requests that cannot be applied; then none of them is.
+pub fn requested_changes<'r>(change: &Change<'r>) -> Result<InterfaceChanges<'r>, Vec<RejectedRequest>> {
+    let mut changes = InterfaceChanges::default();
     if !change.requests_nics() {
-        return Ok(plan);
+        return Ok(changes);
     }
-    let mut refusals = Vec::new();
-    let additions: Option<Additions> = read(change, Kind::Add, &mut plan, &mut refusals);
-    let removals: Option<Removals> = read(change, Kind::Remove, &mut plan, &mut refusals);
-    if !plan.asked.is_empty() && !change.after.guest.domain.is_present {
-        refusals.extend(plan.asked.iter().map(|&kind| Refusal { kind, why: Why::NoDomain }));
-        return Err(refusals);
+    let mut rejected = Vec::new();
+    let additions: Option<Additions> = parse(change, RequestKind::Add, &mut changes, &mut rejected);
+    let removals: Option<Removals> = parse(change, RequestKind::Remove, &mut changes, &mut rejected);
+    if !changes.requests.is_empty() && !change.after.guest.domain.is_present {
+        let no_domain = |&kind: &RequestKind| RejectedRequest { kind, error: RequestError::NoDomain };
+        rejected.extend(changes.requests.iter().map(no_domain));
+        return Err(rejected);
     }
     let nics = change.after.nics();
     for addition in additions.iter().flat_map(Additions::iter) {
-        let is_contradicted = removals.iter().flat_map(Removals::iter).any(|name| name == addition.name);
+        let is_removed_too = removals.iter().flat_map(Removals::iter).any(|name| name == addition.name);
         let nic = nics.get(addition.name.as_str());
-        let why = if is_contradicted {
-            Some(Why::Contradiction(addition.name.clone()))
+        let error = if is_removed_too {
+            Some(RequestError::AddedAndRemoved(addition.name.clone()))
         } else if addition.name == DEFAULT_NIC && change.after.guest.gets_default_nic() {
-            Some(Why::of_default_nic())
+            Some(RequestError::default_nic())
         } else {
-            nic.and_then(|nic| difference(nic, addition, change.subject.namespace))
+            nic.and_then(|nic| conflict(nic, addition, change.subject.namespace))
         };
-        match (why, nic) {
-            (Some(why), _) => refusals.push(Refusal { kind: Kind::Add, why }),
-            (None, Some(nic)) if nic.is_absent() => plan.restore.push(nic.name),
+        match (error, nic) {
+            (Some(error), _) => rejected.push(RejectedRequest { kind: RequestKind::Add, error }),
+            (None, Some(nic)) if nic.is_absent() => changes.restore.push(nic.name),
             (None, Some(_)) => {}
-            (None, None) => plan.add.push(addition.clone()),
+            (None, None) => changes.add.push(addition.clone()),
         }
     }
-    let leaving = removals.iter().flat_map(Removals::iter).filter_map(|name| nics.get(name));
-    plan.remove = leaving.map(|nic| nic.name).collect();
-    if refusals.is_empty() { Ok(plan) } else { Err(refusals) }
+    let removed = removals.iter().flat_map(Removals::iter).filter_map(|name| nics.get(name));
+    changes.remove = removed.map(|nic| nic.name).collect();
+    if rejected.is_empty() { Ok(changes) } else { Err(rejected) }
 }
 
-/// Reads an annotation that the change sets.
-fn read<T: FromStr<Err = Malformed>>(
+/// Parses an annotation that the change sets.
+fn parse<T: FromStr<Err = RequestSyntaxError>>(
     change: &Change,
-    kind: Kind,
-    plan: &mut Plan,
-    refusals: &mut Vec<Refusal>,
+    kind: RequestKind,
+    changes: &mut InterfaceChanges,
+    rejected: &mut Vec<RejectedRequest>,
 ) -> Option<T> {
-    let text = set_by(change, kind)?;
-    plan.asked.push(kind);
+    let text = new_text(change, kind)?;
+    changes.requests.push(kind);
     match text.parse() {
         Ok(request) => Some(request),
-        Err(malformed) => {
-            refusals.push(Refusal { kind, why: Why::Malformed(malformed) });
+        Err(error) => {
+            rejected.push(RejectedRequest { kind, error: RequestError::Malformed(error) });
             None
         }
     }
 }
 
-/// The text of an annotation that the change makes or changes.
-fn set_by<'r>(change: &Change<'r>, kind: Kind) -> Option<&'r str> {
-    let before = change.before.and_then(|before| written(&before, kind));
-    written(&change.after, kind).filter(|text| before != Some(text))
+/// Returns the text of an annotation that the change adds or modifies.
+fn new_text<'r>(change: &Change<'r>, kind: RequestKind) -> Option<&'r str> {
+    let before = change.before.and_then(|before| text_of(&before, kind));
+    text_of(&change.after, kind).filter(|text| before != Some(text))
 }
 
-fn written<'r>(view: &ObjectView<'r>, kind: Kind) -> Option<&'r str> {
+fn text_of<'r>(view: &ObjectView<'r>, kind: RequestKind) -> Option<&'r str> {
     view.annotation(|annotations| kind.text(annotations))
 }
 
-/// In what a NIC is another one than what is asked for; how it is bound is not asked.
-fn difference(nic: &Nic, addition: &Addition, namespace: &str) -> Option<Why> {
-    let what = match (nic.interface, nic.network) {
+/// Returns an error if a NIC is not the one to add. A request does not name the binding, so that may differ.
+fn conflict(nic: &Nic, addition: &Addition, namespace: &str) -> Option<RequestError> {
+    let existing = match (nic.interface, nic.network) {
         (Some(_), None) => "without its network".to_owned(),
         (None, Some(_)) => "without its interface".to_owned(),
         _ => match nic.network_name() {
-            None => "on no network of a NetworkAttachmentDefinition".to_owned(),
-            Some(there) if NadRef::parse(there, namespace) == NadRef::parse(&addition.network_name, namespace) => {
+            None => "without a NetworkAttachmentDefinition".to_owned(),
+            Some(network) if NadRef::parse(network, namespace) == NadRef::parse(&addition.network_name, namespace) => {
                 return None;
             }
-            Some(there) => format!("on network {there:?}"),
+            Some(network) => format!("on network {network:?}"),
         },
     };
-    Some(Why::Taken { name: addition.name.clone(), what })
+    Some(RequestError::NameInUse { name: addition.name.clone(), existing })
 }

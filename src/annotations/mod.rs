@@ -1,4 +1,4 @@
-//! What annotations of nicplug ask for: NICs to add and to remove, NICs to keep, ports to reserve.
+//! The annotations that users set for nicplug: NICs to add and to remove, NICs to persist, ports to reserve.
 
 pub mod interfaces;
 pub mod persist;

@@ -1,125 +1,129 @@
-//! Mirroring: a NIC that a running guest was given, and its VM's template has not, is written into the template, so that
-//! it is there after a restart.
+//! Persisting NICs: a NIC that a running guest has, but not the template of its VM, is written into the template, so that
+//! the VM has it after a restart.
 //!
-//! A VMI asks for it with the annotation `nicplug.io/persist`, whenever that is set: before the NIC, with it or after it.
-//! What happens is decided here, from the objects as they are stored; the reconciler in `cluster` only carries it out:
+//! A VMI asks for this with the annotation `nicplug.io/persist`, which can be set before the NIC is added, with it, or
+//! after it. This module decides the next step from the stored objects; the reconciler in `controllers` applies it:
 //!
-//! 1. `*` becomes the names of the NICs that it stands for, so that whoever goes on after a crash does the same;
-//! 2. the NICs are appended to the template, entry by entry as the VMI has them, under `test`s of both lists;
-//! 3. the names that are done are taken out of the annotation; with the last one it goes.
+//! 1. replace `*` with the names of the NICs that it covers, so that a reconciler that continues after a crash does the
+//!    same;
+//! 2. append the NICs to the template, with all fields that the VMI has, under a `test` of both lists;
+//! 3. remove the persisted names from the annotation, and the annotation itself with the last name.
 //!
-//! Each step is one JSON patch that applies to nothing but what was read, and a step that was done already has nothing
-//! left to do. So it does not matter how often, or by how many at once, this is carried out: nothing is mirrored twice
-//! and nothing is overwritten.
+//! Each step is one JSON patch, which fails if the object has changed since it was read, and a completed step results in
+//! an empty patch. So the steps can be repeated and run concurrently: no NIC is persisted twice, none is overwritten.
 //!
-//! Objects are plain JSON values here, and not views: what a newer KubeVirt writes into a NIC has to reach the template.
-//! This is off the path of requests, so it may cost something.
+//! Objects are plain JSON values here instead of typed views, because fields of a newer KubeVirt must reach the template
+//! too. Admission requests do not use this code, so it need not be fast.
 
+mod guest_spec;
 mod parse;
 pub mod status_requests;
-mod template;
 
 use json_patch::PatchOperation;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::guest_spec::GuestSpec;
 pub use self::parse::{KEY, PersistRequest};
-use self::template::Template;
 use crate::{
-    annotations::interfaces::{DEFAULT_NIC, Malformed},
+    annotations::interfaces::{DEFAULT_NIC, RequestSyntaxError},
     api::{
         json_patch::{add_op, pointer, remove_op, test_op},
         network::{Bindings, Interface, NadRef},
     },
 };
 
-/// What there is to do about a VMI.
+/// The next step for a VMI.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Nothing: it asks for nothing, or its VM is going and takes the template with it.
+    /// Nothing: the VMI asks for nothing, or its VM does not exist or is being deleted.
     Nothing,
-    /// `*` stands for these NICs: write their names into the annotation, by this patch of the VMI.
+    /// Replace `*` in the annotation with the names of the NICs that it covers.
     Resolve {
         /// The names.
         names: Vec<String>,
         /// The patch of the VMI.
         operations: Vec<PatchOperation>,
     },
-    /// Mirror NICs.
-    Mirror(Plan),
+    /// Persist NICs.
+    Persist(PersistPlan),
 }
 
-/// What becomes of each name of the annotation.
+/// What to do for each name in the annotation.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// NICs that the template is to get.
+pub struct PersistPlan {
+    /// NICs to append to the template.
     pub missing: Vec<String>,
-    /// NICs that the template has already.
+    /// NICs that the template already has.
     pub present: Vec<String>,
-    /// Names of which the VMI has no NIC, or only half of one: they are still to come.
+    /// Names without a complete NIC in the VMI; it may be added later.
     pub awaited: Vec<String>,
-    /// Names that cannot be mirrored.
-    pub refused: Vec<(String, Why)>,
-    /// The patch of the VM that appends the missing ones; empty where none is missing.
+    /// NICs that cannot be persisted.
+    pub rejected: Vec<(String, PersistError)>,
+    /// The patch of the VM that appends the missing NICs; empty if none is missing.
     pub operations: Vec<PatchOperation>,
 }
 
-impl Plan {
-    /// The names that are done once the VM is patched.
+impl PersistPlan {
+    /// Returns the names that are persisted once the VM is patched.
     pub fn done(&self) -> impl Iterator<Item = &str> {
         self.missing.iter().chain(&self.present).map(String::as_str)
     }
 }
 
-/// Why a NIC, or all that a VMI asks for, is not mirrored.
+/// Why a NIC, or all NICs of a VMI, cannot be persisted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Why {
-    /// The annotation cannot be read.
+pub enum PersistError {
+    /// The annotation is malformed.
     #[error("{0}; write NAME[,NAME], or * for every NIC that the template lacks")]
-    Malformed(Malformed),
-    /// The VMI stands alone, or belongs to something that has no template of its own.
-    #[error("no VirtualMachine owns the VMI, so there is no template to keep a NIC in; make a VirtualMachine of it")]
+    Malformed(RequestSyntaxError),
+    /// No VM owns the VMI.
+    #[error(
+        "no VirtualMachine owns the VMI, so its NICs cannot be persisted; create a VirtualMachine instead of a VMI"
+    )]
     NoVm,
-    /// The VM was deleted and made again while the VMI ran on.
-    #[error("the VirtualMachine of that name is not the one that the VMI was made from; add the NIC to its template")]
-    OtherMachine,
-    /// The template has a NIC of the name on another network.
-    #[error("the template has {name:?} {there}, and nothing is overwritten; choose another name")]
+    /// The VM was deleted and created again while the VMI continued to run.
+    #[error(
+        "the VMI was created from an earlier VirtualMachine of the same name; add the NIC to the template yourself"
+    )]
+    OtherVm,
+    /// The template has a NIC with this name on another network.
+    #[error("the template already has {name:?}, {existing}, which nicplug does not overwrite; choose another name")]
     OtherNetwork {
         /// The name.
         name: String,
-        /// What the template has.
-        there: String,
+        /// Describes the network of the NIC in the template.
+        existing: String,
     },
     /// The template has the NIC with another binding.
-    #[error("the template has {name:?} with another binding, and nothing is overwritten; edit the template")]
+    #[error(
+        "the template already has {name:?} with another binding, which nicplug does not overwrite; edit the template"
+    )]
     OtherBinding {
         /// The name.
         name: String,
     },
-    /// A request in the status cannot be read.
-    #[error("a request in status.interfaceRequests cannot be carried out: {what}; take it out and ask again")]
+    /// A request in the status is malformed.
+    #[error("a request in status.interfaceRequests cannot be applied: {what}; remove it and request again")]
     Request {
         /// What is wrong with it.
         what: String,
     },
     /// The template has the NIC with `state: absent`.
-    #[error("the template has {name:?} with state \"absent\"; take the state away there, or choose another name")]
+    #[error("the template has {name:?} with state \"absent\"; remove the state there, or choose another name")]
     AbsentInTemplate {
         /// The name.
         name: String,
     },
     /// The VMI has the NIC with `state: absent`.
-    #[error(
-        "{name:?} is being unplugged (state \"absent\"), and what leaves is not kept; take it out of the annotation"
-    )]
-    Leaving {
+    #[error("{name:?} is being unplugged (state \"absent\") and is not persisted; remove it from the annotation")]
+    BeingUnplugged {
         /// The name.
         name: String,
     },
 }
 
-/// The VM that a VMI was made from.
+/// The VM that owns a VMI.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Owner {
     /// Its name, in the namespace of the VMI.
@@ -128,7 +132,7 @@ pub struct Owner {
     pub uid: String,
 }
 
-/// The VM that owns a VMI, if one does.
+/// Returns the VM that owns a VMI.
 #[must_use]
 pub fn owner(vmi: &Value) -> Option<Owner> {
     let references = vmi.pointer("/metadata/ownerReferences").and_then(Value::as_array)?;
@@ -140,47 +144,47 @@ pub fn owner(vmi: &Value) -> Option<Owner> {
     Some(Owner { name: text(vm, "name").to_owned(), uid: text(vm, "uid").to_owned() })
 }
 
-/// The text of a VMI's annotation, if it has one.
+/// Returns the text of a VMI's annotation.
 #[must_use]
 pub fn annotation(vmi: &Value) -> Option<&str> {
     vmi.pointer("/metadata/annotations").and_then(|annotations| annotations.get(KEY)).and_then(Value::as_str)
 }
 
-/// What there is to do about a VMI and the VM that owns it, which is `None` where that does not exist.
+/// Returns the next step for a VMI; `vm` is its owner, `None` if that does not exist.
 ///
 /// # Errors
-/// Why nothing that the VMI asks for can be mirrored.
-pub fn step(vmi: &Value, vm: Option<&Value>) -> Result<Step, Why> {
+/// No NIC of the VMI can be persisted.
+pub fn step(vmi: &Value, vm: Option<&Value>) -> Result<Step, PersistError> {
     let Some(text) = annotation(vmi) else { return Ok(Step::Nothing) };
-    let request: PersistRequest = text.parse().map_err(Why::Malformed)?;
-    let owner = owner(vmi).ok_or(Why::NoVm)?;
+    let request: PersistRequest = text.parse().map_err(PersistError::Malformed)?;
+    let owner = owner(vmi).ok_or(PersistError::NoVm)?;
     let Some(vm) = vm.filter(|vm| vm.pointer("/metadata/deletionTimestamp").is_none()) else {
         return Ok(Step::Nothing);
     };
     if uid(vm) != owner.uid {
-        return Err(Why::OtherMachine);
+        return Err(PersistError::OtherVm);
     }
-    let (guest, template) = (Template::of_guest(vmi), Template::of_vm(vm));
+    let (guest, template) = (GuestSpec::of_vmi(vmi), GuestSpec::of_vm(vm));
     Ok(match request {
         PersistRequest::All => resolve(vmi, text, &guest, &template),
-        PersistRequest::Names(names) => Step::Mirror(plan(&names, &guest, &template)),
+        PersistRequest::Names(names) => Step::Persist(plan(&names, &guest, &template)),
     })
 }
 
-/// The patch of a VMI that takes names out of its annotation, and the annotation away with the last one.
+/// Returns the patch of a VMI that removes names from its annotation, and the annotation with the last name.
 #[must_use]
-pub fn settle(vmi: &Value, done: &[&str]) -> Vec<PatchOperation> {
+pub fn remove_names(vmi: &Value, done: &[&str]) -> Vec<PatchOperation> {
     let Some(text) = annotation(vmi) else { return Vec::new() };
     let Ok(PersistRequest::Names(names)) = text.parse() else { return Vec::new() };
-    let left: Vec<String> = names.iter().filter(|name| !done.contains(&name.as_str())).cloned().collect();
-    if left.len() == names.len() {
+    let remaining: Vec<String> = names.iter().filter(|name| !done.contains(&name.as_str())).cloned().collect();
+    if remaining.len() == names.len() {
         return Vec::new();
     }
-    rewrite(vmi, text, &left)
+    rewrite(vmi, text, &remaining)
 }
 
-/// `*` stands for the NICs of which the template has no name. With none of those it stays, and waits for the next one.
-fn resolve(vmi: &Value, text: &str, guest: &Template, template: &Template) -> Step {
+/// Resolves `*` to the NICs whose names the template does not have. Without any the annotation stays and waits for one.
+fn resolve(vmi: &Value, text: &str, guest: &GuestSpec, template: &GuestSpec) -> Step {
     let is_missing = |name: &&str| {
         let nic = guest.nic(name);
         nic.pair().is_some() && !nic.is_absent() && !template.has(name) && !is_default(name, guest, template)
@@ -193,15 +197,15 @@ fn resolve(vmi: &Value, text: &str, guest: &Template, template: &Template) -> St
     Step::Resolve { names, operations }
 }
 
-/// The patch that gives the annotation these names in place of this text, in this VMI and in no other of its name.
+/// Returns the patch that replaces the text of the annotation with these names. It fails for another VMI of the same name.
 fn rewrite(vmi: &Value, text: &str, names: &[String]) -> Vec<PatchOperation> {
     let path = || pointer("metadata", &["annotations", KEY]);
     let change = if names.is_empty() { remove_op(path()) } else { add_op(path(), json!(names.join(","))) };
     vec![test_op(pointer("metadata", &["uid"]), json!(uid(vmi))), test_op(path(), json!(text)), change]
 }
 
-fn plan(names: &[String], guest: &Template, template: &Template) -> Plan {
-    let mut plan = Plan::default();
+fn plan(names: &[String], guest: &GuestSpec, template: &GuestSpec) -> PersistPlan {
+    let mut plan = PersistPlan::default();
     let mut nics = Vec::new();
     for name in names {
         let nic = guest.nic(name);
@@ -212,46 +216,46 @@ fn plan(names: &[String], guest: &Template, template: &Template) -> Plan {
         if is_default(name, guest, template) {
             plan.present.push(name.clone());
         } else if nic.is_absent() {
-            plan.refused.push((name.clone(), Why::Leaving { name: name.clone() }));
+            plan.rejected.push((name.clone(), PersistError::BeingUnplugged { name: name.clone() }));
         } else if !template.has(name) {
             plan.missing.push(name.clone());
             nics.push(pair);
-        } else if let Some(why) = difference(name, guest, template) {
-            plan.refused.push((name.clone(), why));
+        } else if let Some(error) = conflict(name, guest, template) {
+            plan.rejected.push((name.clone(), error));
         } else {
             plan.present.push(name.clone());
         }
     }
     if !nics.is_empty() && template.gets_default_nic() && guest.has_default_nic() {
-        // With the first NIC that is written the guest would lose it at its next boot.
+        // The first NIC in the template would remove the default one at the next boot.
         nics.splice(0..0, guest.nic(DEFAULT_NIC).pair());
     }
     plan.operations = template.append(&nics);
     plan
 }
 
-/// Whether a NIC is the one that KubeVirt gives to a template without any: it is there at every boot as things are.
-fn is_default(name: &str, guest: &Template, template: &Template) -> bool {
+/// Returns whether a NIC is the default one, which KubeVirt adds at every boot while the template has none.
+fn is_default(name: &str, guest: &GuestSpec, template: &GuestSpec) -> bool {
     name == DEFAULT_NIC && template.gets_default_nic() && guest.has_default_nic()
 }
 
-/// In what the template's NIC of a name is another one than the guest's. What KubeVirt or the template alone may have
-/// written, such as a MAC address, makes no difference.
-fn difference(name: &str, guest: &Template, template: &Template) -> Option<Why> {
-    let (mine, there) = (guest.nic(name), template.nic(name));
-    let other_network = |there: String| Some(Why::OtherNetwork { name: name.to_owned(), there });
-    let ((interface, network), (interface_there, network_there)) = match (mine.pair(), there.pair()) {
-        (Some(mine), Some(there)) => (mine, there),
+/// Returns an error if the template has another NIC with the name of the guest's. Only network and binding count: other
+/// fields, such as a MAC address, may be set by KubeVirt in the VMI only, or in the template only.
+fn conflict(name: &str, guest: &GuestSpec, template: &GuestSpec) -> Option<PersistError> {
+    let (wanted, existing) = (guest.nic(name), template.nic(name));
+    let other_network = |existing: String| Some(PersistError::OtherNetwork { name: name.to_owned(), existing });
+    let ((interface, network), (existing_interface, existing_network)) = match (wanted.pair(), existing.pair()) {
+        (Some(wanted), Some(existing)) => (wanted, existing),
         (Some(_), None) => return other_network("without its interface or its network".to_owned()),
         (None, _) => return None,
     };
-    if !is_same_network(network, network_there, template.namespace) {
-        return other_network(place_of(network_name(network_there)));
+    if !is_same_network(network, existing_network, template.namespace) {
+        return other_network(describe_network(network_name(existing_network)));
     }
-    if there.is_absent() {
-        return Some(Why::AbsentInTemplate { name: name.to_owned() });
+    if existing.is_absent() {
+        return Some(PersistError::AbsentInTemplate { name: name.to_owned() });
     }
-    (bindings(interface) != bindings(interface_there)).then(|| Why::OtherBinding { name: name.to_owned() })
+    (bindings(interface) != bindings(existing_interface)).then(|| PersistError::OtherBinding { name: name.to_owned() })
 }
 
 fn is_same_network(one: &Value, other: &Value, namespace: &str) -> bool {
@@ -261,10 +265,10 @@ fn is_same_network(one: &Value, other: &Value, namespace: &str) -> bool {
     }
 }
 
-fn place_of(network_name: Option<&str>) -> String {
+fn describe_network(network_name: Option<&str>) -> String {
     match network_name {
         Some(network) => format!("on network {network:?}"),
-        None => "on no network of a NetworkAttachmentDefinition".to_owned(),
+        None => "without a NetworkAttachmentDefinition".to_owned(),
     }
 }
 
@@ -288,7 +292,7 @@ fn text<'v>(object: &'v Value, key: &str) -> &'v str {
 mod tests {
     use super::*;
 
-    /// NICs as `name=network[:state]`, where `pod` is the pod's network.
+    /// Returns a guest with NICs from `name=network[:state]`, where `pod` is the pod network.
     fn guest(nics: &[&str]) -> Value {
         let parts = |nic: &&str| {
             let (nic, state) = nic.split_once(':').map_or((*nic, None), |(nic, state)| (nic, Some(state)));
@@ -310,34 +314,34 @@ mod tests {
             "template": {"metadata": {}, "spec": guest(nics)}}})
     }
 
-    fn make_vmi(annotation: &str, nics: &[&str]) -> Value {
+    fn new_vmi(annotation: &str, nics: &[&str]) -> Value {
         json!({"metadata": {"name": "vm", "namespace": "demo", "uid": "vmi-1", "annotations": {KEY: annotation, "other": "1"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x"},
                 {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "vm", "uid": "vm-1"}]},
             "spec": guest(nics)})
     }
 
-    fn apply(object: &mut Value, operations: Vec<PatchOperation>) {
+    fn patch(object: &mut Value, operations: Vec<PatchOperation>) {
         json_patch::patch(object, &json_patch::Patch(operations)).unwrap();
     }
 
-    /// Does what a reconciler does, to the end; tells whether there was anything to do.
-    fn carry_out(vmi: &mut Value, vm: &mut Value) -> bool {
-        let mut acted = false;
+    /// Applies all steps, as the reconciler does; returns whether there were any.
+    fn apply_all_steps(vmi: &mut Value, vm: &mut Value) -> bool {
+        let mut has_changed = false;
         loop {
             match step(vmi, Some(vm)).unwrap() {
-                Step::Nothing => return acted,
-                Step::Resolve { operations, .. } => apply(vmi, operations),
-                Step::Mirror(plan) => {
-                    let settled = settle(vmi, &plan.done().collect::<Vec<_>>());
-                    if settled.is_empty() {
-                        return acted;
+                Step::Nothing => return has_changed,
+                Step::Resolve { operations, .. } => patch(vmi, operations),
+                Step::Persist(plan) => {
+                    let without_names = remove_names(vmi, &plan.done().collect::<Vec<_>>());
+                    if without_names.is_empty() {
+                        return has_changed;
                     }
-                    apply(vm, plan.operations);
-                    apply(vmi, settled);
+                    patch(vm, plan.operations);
+                    patch(vmi, without_names);
                 }
             }
-            acted = true;
+            has_changed = true;
         }
     }
 
@@ -352,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_and_missing_is_appended_and_the_rest_of_both_objects_stays() {
+    fn missing_nics_are_appended_and_nothing_else_changes() {
         for (annotation, running, template, then, left) in [
             ("a", &["d=pod", "a=net"][..], &["d=pod"][..], &["d", "a"][..], None),
             ("a", &["d=pod", "a=net", "b=net"], &["d=pod"], &["d", "a"], None),
@@ -365,14 +369,14 @@ mod tests {
             ("a", &["d=pod", "a=net:down"], &["d=pod"], &["d", "a"], None),
             ("a,b", &["d=pod", "a=net", "b=net"], &["d=pod", "a=other"], &["d", "a", "b"], Some("a")),
         ] {
-            let (mut vmi, mut vm) = (make_vmi(annotation, running), vm(template));
+            let (mut vmi, mut vm) = (new_vmi(annotation, running), vm(template));
             let (kept_vmi, kept_vm) = (vmi.clone(), vm.clone());
-            carry_out(&mut vmi, &mut vm);
+            apply_all_steps(&mut vmi, &mut vm);
             assert_eq!(names(&vm), then, "{annotation} {running:?} {template:?}");
             assert_eq!(vmi["metadata"]["annotations"][KEY].as_str(), left, "{annotation} {running:?} {template:?}");
 
-            // Once more changes nothing.
-            assert!(!carry_out(&mut vmi, &mut vm));
+            // A second run changes nothing.
+            assert!(!apply_all_steps(&mut vmi, &mut vm));
             vmi["metadata"]["annotations"] = kept_vmi["metadata"]["annotations"].clone();
             assert_eq!(vmi, kept_vmi);
             let devices = ["domain", "devices", "interfaces"];
@@ -383,11 +387,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_goes_over_whole_with_what_nicplug_does_not_know_and_what_a_preference_gave_it() {
-        let (mut vmi, mut vm) = (make_vmi("a", &["d=pod", "a=net:up"]), vm(&["d=pod"]));
+    fn an_entry_keeps_unknown_fields_and_those_of_a_preference() {
+        let (mut vmi, mut vm) = (new_vmi("a", &["d=pod", "a=net:up"]), vm(&["d=pod"]));
         vm["spec"]["preference"] = json!({"name": "fedora"});
         vmi["spec"]["domain"]["devices"]["interfaces"][1]["model"] = json!("virtio");
-        carry_out(&mut vmi, &mut vm);
+        apply_all_steps(&mut vmi, &mut vm);
         let spec = &vm["spec"]["template"]["spec"];
         assert_eq!(spec["domain"]["devices"]["interfaces"][1], vmi["spec"]["domain"]["devices"]["interfaces"][1]);
         assert_eq!(spec["domain"]["devices"]["interfaces"][1]["model"], "virtio");
@@ -396,53 +400,53 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_between_any_two_patches_changes_nothing_of_the_end() {
-        let start = || (make_vmi("*", &["d=pod", "a=net"]), vm(&["d=pod"]));
+    fn a_crash_between_two_patches_does_not_change_the_result() {
+        let start = || (new_vmi("*", &["d=pod", "a=net"]), vm(&["d=pod"]));
         let (mut vmi, mut vm) = start();
-        carry_out(&mut vmi, &mut vm);
+        apply_all_steps(&mut vmi, &mut vm);
         let end = (vmi, vm);
 
         let (mut vmi, mut vm) = start();
         let Step::Resolve { names, operations } = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!(names, ["a"]);
-        apply(&mut vmi, operations);
-        let Step::Mirror(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
+        patch(&mut vmi, operations);
+        let Step::Persist(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!(plan.missing, ["a"]);
-        apply(&mut vm, plan.operations);
-        // Here it crashes. A NIC that comes now was not meant by the star.
+        patch(&mut vm, plan.operations);
+        // The reconciler crashes here. The star did not cover a NIC that is added now.
         let later = guest(&["d=pod", "a=net", "b=net"]);
         let before = std::mem::replace(&mut vmi["spec"], later);
-        let Step::Mirror(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
+        let Step::Persist(plan) = step(&vmi, Some(&vm)).unwrap() else { panic!() };
         assert_eq!((plan.missing.len(), plan.present.as_slice()), (0, &["a".to_owned()][..]));
-        carry_out(&mut vmi, &mut vm);
+        apply_all_steps(&mut vmi, &mut vm);
         vmi["spec"] = before;
         assert_eq!((vmi, vm), end);
     }
 
     #[test]
-    fn a_patch_applies_to_nothing_but_what_was_read() {
-        let vmi = make_vmi("a", &["d=pod", "a=net"]);
+    fn a_patch_applies_only_to_the_object_that_was_read() {
+        let vmi = new_vmi("a", &["d=pod", "a=net"]);
         for template in [vm(&["d=pod"]), without_lists()] {
-            let Step::Mirror(plan) = step(&vmi, Some(&template)).unwrap() else { panic!() };
-            let refused = |change: &dyn Fn(&mut Value)| {
+            let Step::Persist(plan) = step(&vmi, Some(&template)).unwrap() else { panic!() };
+            let fails = |change: &dyn Fn(&mut Value)| {
                 let mut changed = template.clone();
                 change(&mut changed);
                 json_patch::patch(&mut changed, &json_patch::Patch(plan.operations.clone())).is_err()
             };
-            assert!(!refused(&|vm| vm["metadata"]["labels"] = json!({"x": "y"})));
-            assert!(!refused(&|vm| vm["spec"]["running"] = json!(false)));
-            assert!(refused(&|vm| vm["metadata"]["uid"] = json!("vm-2")));
-            assert!(refused(&|vm| vm["spec"]["template"]["spec"] = guest(&["d=pod", "a=net"])));
-            assert!(refused(&|vm| vm["spec"]["template"]["spec"]["networks"] = json!([{"name": "z"}])));
-            assert!(refused(&|vm| vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{}])));
+            assert!(!fails(&|vm| vm["metadata"]["labels"] = json!({"x": "y"})));
+            assert!(!fails(&|vm| vm["spec"]["running"] = json!(false)));
+            assert!(fails(&|vm| vm["metadata"]["uid"] = json!("vm-2")));
+            assert!(fails(&|vm| vm["spec"]["template"]["spec"] = guest(&["d=pod", "a=net"])));
+            assert!(fails(&|vm| vm["spec"]["template"]["spec"]["networks"] = json!([{"name": "z"}])));
+            assert!(fails(&|vm| vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{}])));
         }
-        let settled = settle(&vmi, &["a"]);
+        let without_names = remove_names(&vmi, &["a"]);
         for (pointer, value) in
             [("uid", json!("vmi-2")), ("annotations", json!({KEY: "a,b"})), ("annotations", json!({}))]
         {
             let mut changed = vmi.clone();
             changed["metadata"][pointer] = value;
-            assert!(json_patch::patch(&mut changed, &json_patch::Patch(settled.clone())).is_err(), "{pointer}");
+            assert!(json_patch::patch(&mut changed, &json_patch::Patch(without_names.clone())).is_err(), "{pointer}");
         }
     }
 
@@ -453,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_nic_brings_the_one_that_kubevirt_gives() {
+    fn the_first_nic_is_persisted_with_the_default_nic() {
         let devices = |devices: Value| {
             let mut vm = vm(&[]);
             vm["spec"]["template"]["spec"] = json!({"domain": {"cpu": {}, "devices": devices}});
@@ -465,77 +469,82 @@ mod tests {
             (devices(json!({"interfaces": null})), &["default=pod", "a=net"], &["default", "a"]),
             (devices(json!({"interfaces": []})), &["default=pod", "a=net"], &["default", "a"]),
             (devices(json!({"autoattachPodInterface": false})), &["a=net"], &["a"]),
-            // It runs without, as a preference may want it, or has another of that name.
+            // It runs without the default NIC, as a preference may request, or has another NIC with that name.
             (without_lists(), &["a=net"], &["a"]),
             (without_lists(), &["default=net", "a=net"], &["a"]),
         ] {
-            let mut vmi = make_vmi("a", running);
-            carry_out(&mut vmi, &mut vm);
+            let mut vmi = new_vmi("a", running);
+            apply_all_steps(&mut vmi, &mut vm);
             assert_eq!(names(&vm), then, "{running:?}");
             assert_eq!(vm["spec"]["template"]["spec"]["domain"]["cpu"], json!({}));
         }
-        // By itself it is there already.
-        let (mut vmi, mut vm) = (make_vmi("default", &["default=pod"]), without_lists());
-        carry_out(&mut vmi, &mut vm);
+        // KubeVirt adds the default NIC itself.
+        let (mut vmi, mut vm) = (new_vmi("default", &["default=pod"]), without_lists());
+        apply_all_steps(&mut vmi, &mut vm);
         assert_eq!((vm, annotation(&vmi)), (without_lists(), None));
-        let star = make_vmi("*", &["default=pod"]);
+        let star = new_vmi("*", &["default=pod"]);
         assert_eq!(step(&star, Some(&without_lists())), Ok(Step::Nothing));
     }
 
     #[test]
-    fn what_stands_against_one_name_is_told_and_nothing_is_overwritten() {
+    fn a_conflict_of_one_name_is_reported_and_nothing_is_overwritten() {
         let name = || "a".to_owned();
-        let other = |there: &str| Why::OtherNetwork { name: name(), there: there.to_owned() };
+        let other = |existing: &str| PersistError::OtherNetwork { name: name(), existing: existing.to_owned() };
         let mut sriov = vm(&["a=net"]);
         sriov["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([{"name": "a", "sriov": {}}]);
         let mut half = vm(&[]);
         half["spec"]["template"]["spec"]["networks"] = json!([{"name": "a", "pod": {}}]);
-        for (running, vm, why) in [
+        for (running, vm, error) in [
             ("a=net", vm(&["a=other"]), other("on network \"other\"")),
             ("a=net", vm(&["a=other/net"]), other("on network \"other/net\"")),
-            ("a=net", vm(&["a=pod"]), other("on no network of a NetworkAttachmentDefinition")),
+            ("a=net", vm(&["a=pod"]), other("without a NetworkAttachmentDefinition")),
             ("a=net", half, other("without its interface or its network")),
-            ("a=net", sriov, Why::OtherBinding { name: name() }),
-            ("a=net", vm(&["a=net:absent"]), Why::AbsentInTemplate { name: name() }),
-            ("a=net:absent", vm(&[]), Why::Leaving { name: name() }),
+            ("a=net", sriov, PersistError::OtherBinding { name: name() }),
+            ("a=net", vm(&["a=net:absent"]), PersistError::AbsentInTemplate { name: name() }),
+            ("a=net:absent", vm(&[]), PersistError::BeingUnplugged { name: name() }),
         ] {
-            let Step::Mirror(plan) = step(&make_vmi("a", &[running]), Some(&vm)).unwrap() else { panic!() };
-            assert_eq!(plan, Plan { refused: vec![(name(), why)], ..Plan::default() });
+            let Step::Persist(plan) = step(&new_vmi("a", &[running]), Some(&vm)).unwrap() else { panic!() };
+            assert_eq!(plan, PersistPlan { rejected: vec![(name(), error)], ..PersistPlan::default() });
         }
     }
 
     #[test]
-    fn what_stands_against_all_of_it_is_told() {
+    fn errors_that_concern_all_nics_are_reported() {
         let standalone = |owner: Value| {
-            let mut vmi = make_vmi("a", &["a=net"]);
+            let mut vmi = new_vmi("a", &["a=net"]);
             vmi["metadata"]["ownerReferences"] = owner;
             vmi
         };
-        let stranger = json!([{"apiVersion": "example.com/v1", "kind": "VirtualMachine", "name": "vm", "uid": "vm-1"}]);
-        for vmi in [standalone(Value::Null), standalone(json!([])), standalone(stranger)] {
-            assert_eq!(step(&vmi, None), Err(Why::NoVm));
+        let other_group =
+            json!([{"apiVersion": "example.com/v1", "kind": "VirtualMachine", "name": "vm", "uid": "vm-1"}]);
+        for vmi in [standalone(Value::Null), standalone(json!([])), standalone(other_group)] {
+            assert_eq!(step(&vmi, None), Err(PersistError::NoVm));
         }
         let mut again = vm(&[]);
         again["metadata"]["uid"] = json!("vm-2");
-        assert_eq!(step(&make_vmi("a", &["a=net"]), Some(&again)), Err(Why::OtherMachine));
-        let malformed = step(&make_vmi("a,,b", &["a=net"]), Some(&vm(&[]))).unwrap_err();
+        assert_eq!(step(&new_vmi("a", &["a=net"]), Some(&again)), Err(PersistError::OtherVm));
+        let malformed = step(&new_vmi("a,,b", &["a=net"]), Some(&vm(&[]))).unwrap_err();
         assert!(malformed.to_string().starts_with("entry 2, column 3: the name is empty; write NAME"), "{malformed}");
     }
 
     #[test]
-    fn nothing_is_done_without_an_annotation_or_for_a_vm_that_goes() {
-        let mut quiet = make_vmi("a", &["a=net"]);
-        quiet["metadata"]["annotations"] = json!({"other": "1"});
-        let mut going = vm(&[]);
-        going["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
-        for (vmi, vm) in
-            [(&quiet, Some(vm(&[]))), (&make_vmi("a", &["a=net"]), None), (&make_vmi("a", &["a=net"]), Some(going))]
-        {
+    fn nothing_is_done_without_an_annotation_or_for_a_deleted_vm() {
+        let mut without_annotation = new_vmi("a", &["a=net"]);
+        without_annotation["metadata"]["annotations"] = json!({"other": "1"});
+        let mut deleted = vm(&[]);
+        deleted["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
+        for (vmi, vm) in [
+            (&without_annotation, Some(vm(&[]))),
+            (&new_vmi("a", &["a=net"]), None),
+            (&new_vmi("a", &["a=net"]), Some(deleted)),
+        ] {
             assert_eq!(step(vmi, vm.as_ref()), Ok(Step::Nothing));
         }
-        // What goes itself may have been given a NIC a moment ago.
-        let mut last = make_vmi("a", &["a=net"]);
+        // A VMI that is being deleted may have got its NIC just before.
+        let mut last = new_vmi("a", &["a=net"]);
         last["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
-        assert!(matches!(step(&last, Some(&vm(&[]))), Ok(Step::Mirror(Plan { missing, .. })) if missing == ["a"]));
+        assert!(
+            matches!(step(&last, Some(&vm(&[]))), Ok(Step::Persist(PersistPlan { missing, .. })) if missing == ["a"])
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! `nicplug.io/reserve-ports`: how many hotplug ports a guest shall have free at every boot.
+//! `nicplug.io/reserve-ports`: how many hotplug ports a guest must have free at every boot.
 
 use crate::{
     api::metadata::Metadata,
@@ -7,44 +7,44 @@ use crate::{
     settings::Settings,
 };
 
-/// More than any board has room for.
+/// The highest number; no machine has that many ports.
 pub const MOST: u64 = 255;
 
-/// What was asked for.
+/// The reservation of a guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReservePorts<'r> {
-    /// Something that cannot be read.
+    /// The annotation is not a number of ports.
     Malformed {
-        /// As it is written.
+        /// Its text.
         text: &'r str,
-        /// Where.
+        /// The path of the annotations that hold it.
         field: &'static str,
     },
-    /// Nothing.
+    /// No reservation.
     None,
-    /// So many free ports.
+    /// The number of free ports to reserve.
     Ports(u64),
 }
 
-/// What the object asks for: the guest's own annotation (a VM's template gives it to its VMI) wins over the VM's, and
-/// that over the settings.
+/// Returns the reservation of an object: from the guest's own annotation (which a VMI gets from its VM's template), else
+/// from the VM's annotation, else from the settings.
 #[must_use]
-pub fn wish<'r>(view: &ObjectView<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
+pub fn requested<'r>(view: &ObjectView<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
     let of_vm = |vm: &'r Vm| vm.reserve_ports.as_deref();
-    let written = [
+    let annotations = [
         (annotation(view.guest_metadata), field_of_guest(view)),
         (annotation(view.metadata), "metadata.annotations"),
-        // The VM of a VMI. Its own fault is told where it is written.
-        (facts.vm.known().and_then(|vm| of_vm(vm)).filter(|text| read(text).is_some()), ""),
+        // The VM of a VMI. A malformed annotation of a VM is reported when the VM changes, not here.
+        (facts.vm.known().and_then(|vm| of_vm(vm)).filter(|text| parse(text).is_some()), ""),
     ];
-    let Some((text, field)) = written.into_iter().find_map(|(text, field)| Some((text?, field))) else {
+    let Some((text, field)) = annotations.into_iter().find_map(|(text, field)| Some((text?, field))) else {
         return settings.reserve_ports.map_or(ReservePorts::None, ReservePorts::Ports);
     };
-    read(text).map_or(ReservePorts::Malformed { text, field }, ReservePorts::Ports)
+    parse(text).map_or(ReservePorts::Malformed { text, field }, ReservePorts::Ports)
 }
 
-/// Plain digits: what is written here becomes another annotation.
-fn read(text: &str) -> Option<u64> {
+/// Parses plain digits; `u64::from_str` would also accept a sign, which the slot-count annotation does not.
+fn parse(text: &str) -> Option<u64> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|ports| is_plain && *ports <= MOST)
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_whole_numbers_are_read() {
+    fn only_plain_whole_numbers_are_accepted() {
         for (text, ports) in [
             ("0", Some(0)),
             ("6", Some(6)),
@@ -80,7 +80,7 @@ mod tests {
             ("6 ", None),
             ("99999999999999999999", None),
         ] {
-            assert_eq!(read(text), ports, "{text:?}");
+            assert_eq!(parse(text), ports, "{text:?}");
         }
     }
 }

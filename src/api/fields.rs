@@ -4,7 +4,7 @@
 //! are large and deeply nested, so moving would be much of the work. Here an empty view is created once, and each value
 //! is read directly into its field.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -239,7 +239,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match Rc::get_mut(&mut self.place.value) {
+        match Arc::get_mut(&mut self.place.value) {
             Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
             None => Ok(()),
         }

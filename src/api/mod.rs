@@ -20,7 +20,7 @@ pub mod review;
 pub mod vm;
 pub mod vmi;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, rc::Rc};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -238,7 +238,7 @@ impl<T> Deref for WithPresence<T> {
 /// request does both, except if the request changes nothing.
 #[derive(Debug, Default)]
 pub struct Shared<'a, T> {
-    value: Rc<T>,
+    value: Arc<T>,
     deferred: Option<JsonText<'a>>,
     is_repeated: bool,
 }
@@ -247,7 +247,7 @@ impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads the value, if it was deferred.
     fn read(&mut self) -> Result<(), json::JsonError> {
         if let Some(text) = self.deferred.take() {
-            self.value = Rc::new(json::read(text.0)?);
+            self.value = Arc::new(json::read(text.0)?);
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl<T> Shared<'_, T> {
     /// Takes the value of the other object, if this one repeats it.
     fn share_from(&mut self, other: &Self) {
         if self.is_repeated {
-            self.value = Rc::clone(&other.value);
+            self.value = Arc::clone(&other.value);
             self.is_repeated = other.is_repeated;
         }
     }
@@ -270,7 +270,7 @@ impl<T> Shared<'_, T> {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { value: Rc::clone(&self.value), ..*self }
+        Self { value: Arc::clone(&self.value), ..*self }
     }
 }
 

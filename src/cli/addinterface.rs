@@ -1,4 +1,4 @@
-//! `nicplug addinterface`: one NIC more.
+//! `nicplug addinterface`: plugs a NIC into a VM.
 
 use std::process::ExitCode;
 
@@ -10,11 +10,11 @@ use crate::{
     hotplug::edit::{EditRequest, NewNic},
 };
 
-/// Plug a NIC into a VM: now if it runs, at its next start if not.
+/// Plug a NIC into a VM: at once if it runs, otherwise at its next start.
 ///
-/// The NIC is written into the VM's template, so it is there after a restart too. Before anything is asked of the
-/// cluster the change is judged by nicplug's rules, with what can be read of the cluster; a change that cannot work is
-/// not sent. The exit status is 1 when it is refused, or when --wait ends before the NIC has arrived.
+/// The command writes the NIC to the VM's template, so that it stays after a restart. Before that it checks the change
+/// with nicplug's rules, based on the objects that you have permission to read; it does not send a change that cannot
+/// work. The exit status is 1 if the change is denied, or if --wait ends before the NIC is plugged.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nicplug addinterface vm-fedora --name dyniface1 \\
@@ -22,27 +22,27 @@ use crate::{
   nicplug addinterface vm-fedora --name vlan7 --wait=2m \\
     --network-attachment-definition-name infra/vlan7")]
 pub(super) struct AddInterfaceArgs {
-    /// The VirtualMachine.
+    /// Name of the VirtualMachine.
     #[arg(value_name = "VM")]
     vm: String,
 
-    /// The network: a NetworkAttachmentDefinition, in the VM's namespace unless NAMESPACE/NAME is written.
+    /// Name of the NetworkAttachmentDefinition; NAMESPACE/NAME if it is in another namespace than the VM.
     #[arg(long, value_name = "NAME")]
     network_attachment_definition_name: String,
 
-    /// What the NIC is called in the VM.
+    /// Name of the NIC in the VM.
     #[arg(long, value_name = "NAME")]
     name: String,
 
-    /// Accepted for old scripts: what is written into the template stays anyway.
+    /// Accepted for scripts that call virtctl, without effect: the NIC always stays after a restart.
     #[arg(long)]
     persist: bool,
 
-    /// The NIC's MAC address; without it KubeVirt chooses one.
+    /// MAC address of the NIC [default: KubeVirt chooses one].
     #[arg(long, value_name = "MAC")]
     mac: Option<Mac>,
 
-    /// Bind the NIC by SR-IOV instead of a bridge; it is plugged by a live migration.
+    /// Bind the NIC by SR-IOV instead of a bridge; KubeVirt plugs it by a live migration.
     #[arg(long)]
     sriov: bool,
 
@@ -51,7 +51,7 @@ pub(super) struct AddInterfaceArgs {
 }
 
 impl AddInterfaceArgs {
-    /// Plugs it.
+    /// Plugs the NIC.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
             self;

@@ -1,4 +1,4 @@
-//! `nicplug certs`: an authority and a server pair, as files.
+//! `nicplug certs`: creates a CA and a server certificate, as files.
 
 use std::{
     fs::{DirBuilder, OpenOptions},
@@ -14,28 +14,28 @@ use clap::Args;
 
 use crate::certificates::{self, GeneratedCertificates, Host};
 
-/// Make a certificate authority and a server certificate.
+/// Create a CA and a server certificate.
 ///
-/// Writes ca.crt, ca.key, tls.crt and tls.key (ECDSA P-256) into DIR. The authority is valid for ten years, the
-/// server certificate for one year; both begin five minutes ago, for clocks that are late. Keys can be read by their
-/// owner only.
+/// Writes ca.crt, ca.key, tls.crt and tls.key (ECDSA P-256) to DIR. The CA is valid for ten years, the server
+/// certificate for one year. Both are valid from five minutes ago, for clients whose clock is slow. Only the owner can
+/// read the keys.
 #[derive(Args, Debug)]
 pub(super) struct CertsArgs {
-    /// The directory to write to; made if it is missing.
+    /// The directory to write to; created if it does not exist.
     dir: PathBuf,
-    /// A DNS name or IP address that clients call the server by; may be repeated. For a Service in a cluster:
+    /// A DNS name or IP address that clients use for the server; may be repeated. For a Service in a cluster:
     /// NAME.NAMESPACE.svc [default: localhost, 127.0.0.1 and ::1].
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<Host>,
-    /// Overwrite what is there. The authority is a new one then: webhook configurations need the new ca.crt.
+    /// Overwrite existing files. The CA is then a new one: write the new ca.crt to the webhook configurations.
     #[arg(long)]
     force: bool,
 }
 
 impl CertsArgs {
-    /// Makes the four files, and tells on `out` what they are for.
+    /// Writes the four files, and their purposes to `out`.
     ///
-    /// Nothing is written when one of the files is there already, unless `force`.
+    /// Unless `force` is set, nothing is written if one of the files exists.
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let hosts = if self.hosts.is_empty() { Host::local()? } else { self.hosts };
         let bundle = certificates::generate(&hosts, SystemTime::now())?;
@@ -47,7 +47,7 @@ impl CertsArgs {
             .recursive(true)
             .mode(0o755)
             .create(&self.dir)
-            .with_context(|| format!("cannot make the directory {}", self.dir.display()))?;
+            .with_context(|| format!("cannot create the directory {}", self.dir.display()))?;
         for file in &files {
             let path = self.dir.join(file.name);
             write(&path, file, self.force).with_context(|| format!("cannot write {}", path.display()))?;
@@ -67,20 +67,25 @@ struct File<'a> {
 fn files(bundle: &GeneratedCertificates) -> [File<'_>; 4] {
     let file = |name, text, mode, purpose| File { name, text, mode, purpose };
     [
-        file("ca.crt", &bundle.ca, 0o644, "the authority: caBundle of the webhook configurations (ten years)"),
-        file("ca.key", &bundle.ca_key, 0o600, "its key: keep it away from the server"),
-        file("tls.crt", &bundle.server, 0o644, "the server's certificate (one year)"),
-        file("tls.key", &bundle.server_key, 0o600, "the server's key"),
+        file(
+            "ca.crt",
+            &bundle.ca,
+            0o644,
+            "CA certificate, for the caBundle of the webhook configurations (valid ten years)",
+        ),
+        file("ca.key", &bundle.ca_key, 0o600, "key of the CA; do not copy it to the server"),
+        file("tls.crt", &bundle.server, 0o644, "server certificate (valid one year)"),
+        file("tls.key", &bundle.server_key, 0o600, "key of the server"),
     ]
 }
 
 fn refuse_to_overwrite(dir: &Path, files: &[File]) -> anyhow::Result<()> {
     for file in files {
         let path = dir.join(file.name);
-        // A link that leads nowhere is there too: writing would follow it.
+        // A dangling symlink counts as existing, because a write would follow it.
         if path.symlink_metadata().is_ok() {
             bail!(
-                "{} exists already: choose another directory, or overwrite all four files with --force",
+                "{} already exists: choose another directory, or pass --force to overwrite all four files",
                 path.display()
             );
         }
@@ -88,7 +93,8 @@ fn refuse_to_overwrite(dir: &Path, files: &[File]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes beside the target and renames: no moment has a half-written file, or a key with the mode of an older file.
+/// Writes a file. With `force` it writes a temporary file and renames it, so that no reader sees a part of a file, and
+/// a key does not keep the mode of an older file.
 fn write(path: &Path, file: &File, force: bool) -> io::Result<()> {
     let mut target = path.to_owned();
     if force {
@@ -114,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of its own for each test, gone afterwards.
+    /// A directory for one test; removed when it is dropped.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -140,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_for_their_owner_alone_and_the_next_command_is_told() {
+    fn only_the_owner_can_read_the_keys_and_the_output_names_the_next_command() {
         let scratch = Scratch::new("modes");
         let mut out = Vec::new();
         scratch.args(false).run(&mut out).unwrap();
         for (name, mode) in [("ca.crt", 0o644), ("ca.key", 0o600), ("tls.crt", 0o644), ("tls.key", 0o600)] {
             let found = scratch.0.join(name).metadata().unwrap().permissions().mode() & 0o777;
-            // The umask may take more away, never give.
+            // The umask can only remove permissions.
             assert_eq!(found & !mode, 0, "{name} has mode {found:o}");
         }
         let out = String::from_utf8(out).unwrap();
@@ -155,18 +161,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_is_named_and_nothing_is_written() {
+    fn an_existing_file_is_named_and_nothing_is_written() {
         let scratch = Scratch::new("refused");
         std::fs::create_dir_all(&scratch.0).unwrap();
         std::fs::write(scratch.0.join("tls.key"), "mine").unwrap();
         let error = scratch.args(false).run(&mut Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("tls.key exists already") && error.contains("--force"), "{error}");
+        assert!(error.contains("tls.key already exists") && error.contains("--force"), "{error}");
         assert_eq!(scratch.read("tls.key"), "mine");
         assert_eq!(scratch.0.read_dir().unwrap().count(), 1);
     }
 
     #[test]
-    fn force_replaces_all_four_and_narrows_the_mode_of_an_open_key() {
+    fn force_replaces_all_four_files_and_the_mode_of_a_readable_key() {
         let scratch = Scratch::new("forced");
         std::fs::create_dir_all(&scratch.0).unwrap();
         std::fs::write(scratch.0.join("tls.key"), "mine").unwrap();

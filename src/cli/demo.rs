@@ -1,8 +1,8 @@
-//! `nicplug demo`: the whole story on one machine, over real TLS, without a cluster.
+//! `nicplug demo`: reviews a series of changes over real TLS, without a cluster.
 
 mod client;
 mod print;
-mod story;
+mod steps;
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ use tokio::{signal, sync::oneshot};
 use self::{
     client::Client,
     print::Printer,
-    story::{Expect, Step},
+    steps::{Expect, Step},
 };
 use crate::{
     admission::Reviewer,
@@ -31,32 +31,32 @@ use crate::{
     settings::Settings,
 };
 
-/// Play the whole hotplug story against a real server on this machine; needs no cluster.
+/// Show what nicplug allows and denies, with a real server on this machine and without a cluster.
 ///
-/// Makes certificates in memory, starts the server on a free loopback port with the facts of a small example cluster,
-/// and applies one change after another: the YAML, the verdict as kubectl prints it, and the patch.
+/// Creates certificates in memory, starts the server on a free loopback port with the objects of a small example
+/// cluster, and sends it one change after another. Prints the YAML, the patch, and the result like kubectl.
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
-    /// End after the story. Without it the server stays up, and ready curl lines are printed.
+    /// Exit after the last step. Without this flag the server keeps running, and the demo prints curl commands for it.
     #[arg(long)]
     once: bool,
 }
 
 impl DemoArgs {
-    /// Plays the story; fails where the server answers something else than the story says.
+    /// Runs all steps; fails if the result of a step is not the expected one.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let runtime =
-            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-        runtime.block_on(play(self.once))?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+        runtime.block_on(run(self.once))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn play(once: bool) -> anyhow::Result<()> {
+async fn run(once: bool) -> anyhow::Result<()> {
     let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
-    let stage = Stage::default();
+    let facts = CurrentFacts::default();
     let config = Config::new(Pair::try_from(&bundle)?.into());
-    let server = Server::bind(config, Reviewer::new(Arc::new(stage.clone()), Settings::default())).await?;
+    let server = Server::bind(config, Reviewer::new(Arc::new(facts.clone()), Settings::default())).await?;
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();
     let (hurry, hurried) = oneshot::channel::<()>();
@@ -67,38 +67,38 @@ async fn play(once: bool) -> anyhow::Result<()> {
 
     let printer = Printer::for_stdout();
     let client = Client::new(address, &bundle.ca)?;
-    tell(&Printer::introduction(&address))?;
-    let steps = story::steps()?;
+    print(&Printer::introduction(&address))?;
+    let steps = steps::steps()?;
     for (number, step) in steps.iter().enumerate() {
-        play_step(number + 1, step, &stage, &client, &printer).await?;
+        run_step(number + 1, step, &facts, &client, &printer).await?;
     }
-    tell(&printer.end(steps.len()))?;
+    print(&printer.end(steps.len()))?;
     if !once {
-        let example = story::example()?;
-        stage.set(example.cluster()?);
-        tell(&Printer::curl_lines(&address, &story::review(&example)?))?;
+        let example = steps::example()?;
+        facts.set(example.cluster()?);
+        print(&Printer::curl_lines(&address, &steps::review(&example)?))?;
         signal::ctrl_c().await.context("cannot receive signals")?;
     }
-    // Nobody but this program is connected: there is nothing to wait for.
+    // Only this program is connected, so the server can end at once.
     drop((stop, hurry));
-    running.await.context("the server ended in an unexpected way")
+    running.await.context("the server task failed")
 }
 
-async fn play_step(
+async fn run_step(
     number: usize,
     step: &Step,
-    stage: &Stage,
+    facts: &CurrentFacts,
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let explain = || format!("step {number}, {:?}", step.title);
-    stage.set(step.cluster().with_context(explain)?);
-    tell(&printer.step(number, step))?;
-    let mut review = story::review(step).with_context(explain)?;
+    facts.set(step.cluster().with_context(explain)?);
+    print(&printer.step(number, step))?;
+    let mut review = steps::review(step).with_context(explain)?;
     let mutated = client.post("/mutate", &review).await.with_context(explain)?;
-    let patch = story::apply_patch(&mut review, &mutated).with_context(explain)?;
+    let patch = steps::apply_patch(&mut review, &mutated).with_context(explain)?;
     let verdict = client.post("/validate", &review).await.with_context(explain)?;
-    tell(&printer.verdict(step, &verdict, patch.as_ref()))?;
+    print(&printer.verdict(step, &verdict, patch.as_ref()))?;
     let is_allowed = verdict.pointer("/response/allowed").and_then(Value::as_bool) == Some(true);
     let found = match (is_allowed, &patch) {
         (false, _) => Expect::Denied,
@@ -114,23 +114,23 @@ async fn play_step(
     Ok(())
 }
 
-fn tell(text: &str) -> io::Result<()> {
+fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// The cluster of the step that is being played.
+/// The facts of the current step.
 #[derive(Clone, Default)]
-struct Stage(Arc<Mutex<Store>>);
+struct CurrentFacts(Arc<Mutex<Store>>);
 
-impl Stage {
+impl CurrentFacts {
     fn set(&self, store: Store) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = store;
     }
 }
 
-impl FactSource for Stage {
+impl FactSource for CurrentFacts {
     fn facts_for(&self, change: &Change) -> Facts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).facts_for(change)
     }

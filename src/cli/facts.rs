@@ -18,13 +18,13 @@ use crate::{
     settings::Settings,
 };
 
-/// What a command judges with.
+/// The flags from which a command builds its reviewer.
 #[derive(Args, Debug, Default)]
-pub(super) struct JudgeArgs {
-    /// The cluster's objects in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
+pub(super) struct ReviewerArgs {
+    /// Objects of the cluster in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
     /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
-    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without it nothing is known, and rules that need to know
-    /// warn instead of denying.
+    /// Nodes, Namespaces, the ConfigMap multus-daemon-config. Without them rules that need facts warn instead of
+    /// denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
 
@@ -32,8 +32,8 @@ pub(super) struct JudgeArgs {
     settings: SettingsArgs,
 }
 
-impl JudgeArgs {
-    /// Reads both and makes the reviewer.
+impl ReviewerArgs {
+    /// Reads facts and settings and builds the reviewer.
     pub(super) fn reviewer(&self) -> anyhow::Result<Reviewer> {
         let facts: Arc<dyn FactSource> = match &self.facts {
             Some(path) => load(path)?,
@@ -43,16 +43,16 @@ impl JudgeArgs {
     }
 }
 
-/// How a command judges.
+/// The flag of the settings.
 #[derive(Args, Debug, Default)]
 pub(super) struct SettingsArgs {
-    /// How strictly each rule is enforced, in YAML: `rules: {NP103: warn}` (deny, warn or off).
+    /// Settings in YAML, such as the enforcement of rules: `rules: {NP103: warn}` (deny, warn or off).
     #[arg(long, value_name = "FILE", env = "NICPLUG_SETTINGS")]
     settings: Option<PathBuf>,
 }
 
 impl SettingsArgs {
-    /// Reads the settings; without a file the defaults.
+    /// Reads the settings; without a file these are the defaults.
     pub(super) fn read(&self) -> anyhow::Result<Settings> {
         match &self.settings {
             Some(path) => settings::read(path, &rules::ids()).context("--settings"),
@@ -60,7 +60,7 @@ impl SettingsArgs {
         }
     }
 
-    /// Reads the settings of a file that may change; `None` without one.
+    /// Reads the settings of a file that may change; `None` without a file.
     pub(super) fn keeper(&self) -> anyhow::Result<Option<Keeper>> {
         let keeper = self.settings.as_deref().map(|path| Keeper::open(path, &rules::ids())).transpose();
         keeper.context("--settings")
@@ -72,7 +72,11 @@ pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
     let store = files::load(path)?;
     let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
-        tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
+        tracing::warn!(
+            %version,
+            newest_known = %NEWEST_KNOWN,
+            "KubeVirt is newer than nicplug knows: treated as the newest known version"
+        );
     }
     Ok(Arc::new(store))
 }

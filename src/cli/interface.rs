@@ -1,4 +1,5 @@
-//! What `addinterface` and `removeinterface` share: read, judge, write, tell what will happen, follow.
+//! What `addinterface` and `removeinterface` share: they read the VM, check the change, write it, print what happens
+//! next, and follow the NIC.
 
 mod follow;
 mod migration;
@@ -18,56 +19,52 @@ use kube::{
 use serde_json::Value;
 use tokio::runtime::Builder;
 
-use self::{
-    follow::Follower,
-    output::Talk,
-    write::{Stored, store},
-};
+use self::{follow::Follower, output::Console, write::WriteResult};
 use super::{
     facts::SettingsArgs,
     kubeconfig::{Cluster, ClusterArgs, explain},
-    serve::Span,
+    values::HumanDuration,
 };
 use crate::{
-    cluster::fetch::{FetchError, FetchPlan, Why, ask, is_name},
+    cluster::fetch::{FetchError, FetchPlan, fetch_facts},
     facts::{Fact, FactSource, kubevirt::AutoMigration},
     hotplug::{
         edit::{self, Edit, EditError, EditRequest},
-        progress::{self, Direction, Path, Target},
+        progress::{AttachMethod, Direction, Target, attach_method},
     },
-    k8s::kind::Kind,
+    k8s::{kind::Kind, request::is_valid_name},
     settings::Settings,
 };
 
-/// How long facts are waited for. What has not come by then is told and not known.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time for reading facts. A fact that is not read by then is reported, and counts as unknown.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a change is made anew because somebody else was faster.
+/// The maximum number of attempts, if another client changes the VM at the same time.
 const ATTEMPTS: u32 = 5;
 
-/// How long a NIC is followed when only `--migrate` says so: a guest with much memory takes minutes.
-const MIGRATION_PATIENCE: Duration = Duration::from_mins(10);
+/// The time for `--migrate` without `--wait`: the migration of a guest with much memory takes minutes.
+const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Flags of both commands.
+/// The flags of both commands.
 #[derive(Args, Debug)]
 pub(super) struct InterfaceArgs {
-    /// Follow the NIC until it has arrived, or is gone, one line a stage.
+    /// Wait until the NIC is plugged or unplugged, at most 60s or TIME. Prints one line per stage.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
-    wait: Option<Span>,
+    wait: Option<HumanDuration>,
 
-    /// Where the NIC needs a live migration that nobody else starts: start it, and follow the NIC (for 10m at most, or as
-    /// --wait says).
+    /// If the NIC needs a live migration that KubeVirt does not start: start it, and wait for the NIC, at most 10m or
+    /// the time of --wait.
     #[arg(long)]
     migrate: bool,
 
-    /// Change nothing: none, client (do not send the change) or server (send it, to be judged and not stored).
+    /// Check the change, and do not store it.
     #[arg(long, value_name = "WHERE", value_enum, num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t, default_missing_value = "client")]
     dry_run: DryRun,
 
-    /// Print the VM as it is then, and nothing else on standard output.
+    /// Print the resulting VM on standard output, and everything else on standard error.
     #[arg(short, long, value_name = "FORMAT", value_enum)]
-    output: Option<Output>,
+    output: Option<OutputFormat>,
 
     #[command(flatten)]
     settings: SettingsArgs,
@@ -76,40 +73,40 @@ pub(super) struct InterfaceArgs {
     cluster: ClusterArgs,
 }
 
-/// What is not done.
+/// Which steps a dry run leaves out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 enum DryRun {
-    /// Everything is done.
+    /// Store the change.
     #[default]
     None,
-    /// Nothing is sent that could change anything.
+    /// Do not send the change.
     Client,
-    /// The API server stores nothing.
+    /// Send the change; the API server and its webhooks check it, and store nothing.
     Server,
 }
 
-/// How an object is printed.
+/// The format of an object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Output {
-    /// As JSON.
+enum OutputFormat {
+    /// The VM in JSON.
     Json,
-    /// Its name.
+    /// The name of the VM.
     Name,
-    /// As YAML.
+    /// The VM in YAML.
     Yaml,
 }
 
-/// Carries out a wish.
+/// Runs one of the commands.
 pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
         for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
-            ensure!(is_name(name), "{name:?} is no name of a {what}");
+            ensure!(is_valid_name(name), "{name:?} is not a valid name of a {what}");
         }
-        let talk = Talk::new(args.output.is_some());
-        Command { vm, request, args, settings, cluster, talk }.carry_out().await
+        let console = Console::new(args.output.is_some());
+        Command { vm, request, args, settings, cluster, console }.execute().await
     })
 }
 
@@ -120,77 +117,77 @@ struct Command<'c> {
     args: &'c InterfaceArgs,
     settings: Settings,
     cluster: Cluster,
-    talk: Talk,
+    console: Console,
 }
 
-/// What became of the change.
+/// The result of the change.
 enum Outcome {
-    /// The VM is as it is wanted, and was made so or was so before.
-    Fulfilled { edit: Box<Edit>, vm: Value },
-    /// It was refused, and told why.
-    Refused,
+    /// The VM has the requested state, by this change or already before.
+    Done { edit: Box<Edit>, vm: Value },
+    /// The change was denied, and the reason is printed.
+    Denied,
 }
 
 impl Command<'_> {
-    async fn carry_out(&self) -> anyhow::Result<ExitCode> {
-        let Outcome::Fulfilled { edit, vm } = self.change().await? else { return Ok(ExitCode::FAILURE) };
-        self.tell_result(&edit, &vm)?;
+    async fn execute(&self) -> anyhow::Result<ExitCode> {
+        let Outcome::Done { edit, vm } = self.change().await? else { return Ok(ExitCode::FAILURE) };
+        self.print_result(&edit, &vm)?;
         if self.args.dry_run != DryRun::None {
             return Ok(ExitCode::SUCCESS);
         }
-        self.tell_forecast(&edit).await?;
-        match (self.patience(), &edit.running) {
-            (Some(patience), Fact::Known(())) => self.follower(&edit).follow(patience).await,
+        self.print_forecast(&edit).await?;
+        match (self.timeout(), &edit.running) {
+            (Some(timeout), Fact::Known(())) => self.follower(&edit).follow(timeout).await,
             (Some(_), Fact::Unknown) => {
-                self.talk.fault("the NIC cannot be followed: whether the VM runs is not known")?;
+                self.console.error("cannot follow the NIC: it is unknown whether the VM runs")?;
                 Ok(ExitCode::FAILURE)
             }
             (Some(_), Fact::Absent) | (None, _) => Ok(ExitCode::SUCCESS),
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
-        let migration = self.args.migrate.then_some(MIGRATION_PATIENCE);
-        self.args.wait.map(|Span(patience)| patience).or(migration)
+    fn timeout(&self) -> Option<Duration> {
+        let migration = self.args.migrate.then_some(MIGRATION_TIMEOUT);
+        self.args.wait.map(|HumanDuration(timeout)| timeout).or(migration)
     }
 
     fn follower<'f>(&'f self, edit: &'f Edit) -> Follower<'f> {
-        let way = match self.request {
-            EditRequest::Add(_) => Direction::In,
-            EditRequest::Remove(_) => Direction::Out,
+        let direction = match self.request {
+            EditRequest::Add(_) => Direction::Attach,
+            EditRequest::Remove(_) => Direction::Detach,
         };
-        let target = Target { guest: self.vm.to_owned(), nic: self.request.nic().to_owned(), way };
+        let target = Target { vm: self.vm.to_owned(), nic: self.request.nic().to_owned(), direction };
         Follower {
             cluster: &self.cluster,
-            talk: &self.talk,
+            console: &self.console,
             target,
             cluster_info: &edit.cluster_info,
             migrates: self.args.migrate,
         }
     }
 
-    /// Makes the change, anew where somebody else was faster.
+    /// Makes the change; again if another client has changed the VM meanwhile.
     async fn change(&self) -> anyhow::Result<Outcome> {
         for _ in 0..ATTEMPTS {
-            let Some(vm) = self.read_vm().await? else { return Err(self.explain_absence().await) };
-            let Some(edit) = self.judge(&vm).await? else { return Ok(Outcome::Refused) };
-            if !self.may_go_on(&edit).await? {
-                return Ok(Outcome::Refused);
+            let Some(vm) = self.read_vm().await? else { return Err(self.not_found().await) };
+            let Some(edit) = self.check(&vm).await? else { return Ok(Outcome::Denied) };
+            if !self.may_proceed(&edit).await? {
+                return Ok(Outcome::Denied);
             }
             if !edit.is_needed() || self.args.dry_run == DryRun::Client {
                 let vm = edit.object.clone();
-                return Ok(Outcome::Fulfilled { edit, vm });
+                return Ok(Outcome::Done { edit, vm });
             }
-            match store(&self.cluster, self.vm, &edit.patch, self.args.dry_run == DryRun::Server).await? {
-                Stored::Conflict => {}
-                Stored::Done(vm) => return Ok(Outcome::Fulfilled { edit, vm }),
-                Stored::Refused(words) => {
-                    self.talk.fault(&words)?;
-                    return Ok(Outcome::Refused);
+            match write::write(&self.cluster, self.vm, &edit.patch, self.args.dry_run == DryRun::Server).await? {
+                WriteResult::Conflict => {}
+                WriteResult::Stored(vm) => return Ok(Outcome::Done { edit, vm }),
+                WriteResult::Denied(message) => {
+                    self.console.error(&message)?;
+                    return Ok(Outcome::Denied);
                 }
             }
         }
-        bail!("{:?} was changed by somebody else {ATTEMPTS} times in a row: try again", self.vm);
+        bail!("another client changed {:?} during each of {ATTEMPTS} attempts: run the command again", self.vm);
     }
 
     async fn read_vm(&self) -> anyhow::Result<Option<Value>> {
@@ -201,154 +198,163 @@ impl Command<'_> {
         }
     }
 
-    /// The change and its verdict, which is told; `None` when it is refused.
-    async fn judge(&self, vm: &Value) -> anyhow::Result<Option<Box<Edit>>> {
-        let mut question = FetchPlan::about(&self.cluster.namespace, self.vm);
+    /// Returns the change, and prints its verdict; `None` if it is denied.
+    async fn check(&self, vm: &Value) -> anyhow::Result<Option<Box<Edit>>> {
+        let mut plan = FetchPlan::about(&self.cluster.namespace, self.vm);
         if let EditRequest::Add(nic) = self.request {
-            question = question.with_network(&nic.network_name);
+            plan = plan.with_network(&nic.network_name);
         }
-        let answer = ask(&self.cluster.client, &question, PATIENCE).await;
-        let facts: Arc<dyn FactSource> = Arc::new(answer.store);
+        let fetched = fetch_facts(&self.cluster.client, &plan, FACTS_TIMEOUT).await;
+        let facts: Arc<dyn FactSource> = Arc::new(fetched.store);
         let dry_run = self.args.dry_run == DryRun::Server;
         match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {
             Ok(edit) => {
-                self.tell_verdict(&edit, &answer.gaps)?;
+                self.print_verdict(&edit, &fetched.errors)?;
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
-            Err(EditError::Malformed(why) | EditError::Taken(why)) => {
-                self.talk.fault(&why)?;
+            Err(EditError::Malformed(why) | EditError::NameInUse(why)) => {
+                self.console.error(&why)?;
                 Ok(None)
             }
         }
     }
 
-    fn tell_verdict(&self, edit: &Edit, gaps: &[FetchError]) -> anyhow::Result<()> {
+    fn print_verdict(&self, edit: &Edit, gaps: &[FetchError]) -> anyhow::Result<()> {
         if edit.is_needed() {
-            self.tell_gaps(gaps)?;
+            self.print_skipped_checks(gaps)?;
         }
         for warning in &edit.verdict.warnings {
-            self.talk.warn(warning)?;
+            self.console.warn(warning)?;
         }
         let head = format!("The VirtualMachine {:?} is invalid:", self.vm);
         match edit.verdict.causes.as_slice() {
             [] => {}
-            [cause] => self.talk.fault(&format!("{head} {cause}"))?,
-            causes => self.talk.faults(&head, causes)?,
+            [cause] => self.console.error(&format!("{head} {cause}"))?,
+            causes => self.console.errors(&head, causes)?,
         }
         Ok(())
     }
 
-    /// Says what is not known. Most users may read a part of the cluster only: all that is on one line.
-    fn tell_gaps(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
+    /// Prints which objects could not be read. Most users have permission for a part of the cluster only, so all
+    /// objects without permission are on one line.
+    fn print_skipped_checks(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
         let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
-            gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
-        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.what.to_string()).collect();
+            gaps.iter().partition(|gap| gap.reason.is_forbidden());
+        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.path.to_string()).collect();
         if !forbidden.is_empty() {
-            self.talk.note(&format!("not known, as you may not read them: {}", forbidden.join(", ")))?;
+            self.console.note(&format!("Checks skipped, no permission to read: {}", forbidden.join(", ")))?;
         }
         for gap in others {
-            self.talk.note(&format!("not known: {gap}"))?;
+            self.console.note(&format!("Checks skipped, cannot read {gap}"))?;
         }
         Ok(())
     }
 
-    /// Whether a migration that will be asked for is the user's to start: else nothing is changed at all.
-    async fn may_go_on(&self, edit: &Edit) -> anyhow::Result<bool> {
-        let is_by_hand = edit.running == Fact::Known(()) && is_by_hand(&path_of(edit));
-        if !self.args.migrate || !is_by_hand || migration::may_start(&self.cluster).await != Some(false) {
+    /// Whether the command can continue: not if it will have to start a migration and the user has no permission for
+    /// it.
+    async fn may_proceed(&self, edit: &Edit) -> anyhow::Result<bool> {
+        let needs_migration = edit.running == Fact::Known(()) && needs_manual_migration(&attach_method_of(edit));
+        if !self.args.migrate || !needs_migration || migration::may_start(&self.cluster).await != Some(false) {
             return Ok(true);
         }
-        self.talk.fault("nothing was changed: you may not start the migration that --migrate asks for")?;
-        self.talk.block(&migration::who_may(&self.cluster).await)?;
+        self.console
+            .error("nothing was changed: you have no permission to create the migration that --migrate starts")?;
+        self.console.verbatim(&migration::how_to_grant(&self.cluster).await)?;
         Ok(false)
     }
 
-    fn tell_result(&self, edit: &Edit, vm: &Value) -> anyhow::Result<()> {
+    fn print_result(&self, edit: &Edit, vm: &Value) -> anyhow::Result<()> {
         let name = format!("virtualmachine.kubevirt.io/{}", self.vm);
         let vm = &without_managers(vm);
         match self.args.output {
-            Some(Output::Json) => Talk::result(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
-            Some(Output::Name) => Talk::result(&format!("{name}\n"))?,
-            Some(Output::Yaml) => Talk::result(&serde_saphyr::to_string(vm)?)?,
+            Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
+            Some(OutputFormat::Name) => Console::object(&format!("{name}\n"))?,
+            Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(vm)?)?,
             None => {
                 let verb = if edit.is_needed() { "patched" } else { "unchanged" };
-                let how = match self.args.dry_run {
+                let mode = match self.args.dry_run {
                     DryRun::None => "",
                     DryRun::Client => " (dry run)",
                     DryRun::Server => " (server dry run)",
                 };
-                self.talk.say(&format!("{name} {verb}{how}"))?;
+                self.console.info(&format!("{name} {verb}{mode}"))?;
             }
         }
         let nic = self.request.nic();
         match self.request {
             _ if edit.is_needed() => {}
-            EditRequest::Add(_) => self.talk.say(&format!("{nic:?} is there already"))?,
-            EditRequest::Remove(_) => self.talk.say(&format!("there is no {nic:?} to remove"))?,
+            EditRequest::Add(_) => self.console.info(&format!("{nic:?} exists already"))?,
+            EditRequest::Remove(_) => self.console.info(&format!("{nic:?} does not exist"))?,
         }
         Ok(())
     }
 
-    /// Says how the NIC gets into the guest, or out of it.
-    async fn tell_forecast(&self, edit: &Edit) -> anyhow::Result<()> {
+    /// Prints how KubeVirt will plug or unplug the NIC.
+    async fn print_forecast(&self, edit: &Edit) -> anyhow::Result<()> {
         let (vm, nic) = (self.vm, self.request.nic());
         let is_new = edit.is_needed();
         match (&edit.running, self.request) {
             (Fact::Absent, EditRequest::Add(_)) => {
-                self.talk.say(&format!("{vm:?} does not run: it has {nic:?} when it starts"))?;
+                self.console.info(&format!("{vm:?} does not run: it will have {nic:?} at its next start"))?;
             }
             (Fact::Absent, EditRequest::Remove(_)) if is_new => {
-                self.talk.say(&format!("{vm:?} does not run: {nic:?} is gone"))?;
+                self.console.info(&format!("{vm:?} does not run: {nic:?} is removed"))?;
             }
             (Fact::Unknown, _) if is_new => {
-                self.talk.say(&format!("if {vm:?} runs, KubeVirt brings its guest to the same; that is not known"))?;
+                self.console.info(&format!(
+                    "it is unknown whether {vm:?} runs; if it does, KubeVirt applies the change to the guest"
+                ))?;
             }
-            (Fact::Known(()), EditRequest::Add(_)) if is_new => self.tell_path(edit).await?,
+            (Fact::Known(()), EditRequest::Add(_)) if is_new => self.print_attach_method(edit).await?,
             (Fact::Known(()), EditRequest::Remove(_)) if is_new => {
-                self.talk.say(&format!("{nic:?} is unplugged as soon as the guest lets it go"))?;
+                self.console.info(&format!("{nic:?} is unplugged as soon as the guest releases it"))?;
             }
             _ => {}
         }
         Ok(())
     }
 
-    async fn tell_path(&self, edit: &Edit) -> anyhow::Result<()> {
+    async fn print_attach_method(&self, edit: &Edit) -> anyhow::Result<()> {
         let nic = self.request.nic();
-        let path = path_of(edit);
-        let words = match path {
-            Path::InPlace => format!("{nic:?} is attached at once: Multus' dynamic-networks controller is ready"),
-            Path::Perhaps { ready, desired } => format!(
+        let method = attach_method_of(edit);
+        let text = match method {
+            AttachMethod::InPlace => {
+                format!("{nic:?} is attached at once: Multus' dynamic-networks controller is ready")
+            }
+            AttachMethod::InPlaceOnSomeNodes { ready, desired } => format!(
                 "{nic:?} is attached at once if the guest is on one of the {ready} of {desired} nodes where Multus' \
-                 dynamic-networks controller is ready, else by a live migration"
+                 dynamic-networks controller is ready, otherwise by a live migration"
             ),
-            Path::Migration(AutoMigration::On) => {
-                format!("{nic:?} comes with a live migration, which KubeVirt starts by itself")
+            AttachMethod::Migration(AutoMigration::On) => {
+                format!("{nic:?} is attached by a live migration, which KubeVirt starts")
             }
-            Path::Migration(_) if self.args.migrate => format!("{nic:?} comes with a live migration"),
-            Path::Migration(_) => {
-                format!("{nic:?} comes with a live migration that somebody has to start; --migrate does, or this:")
+            AttachMethod::Migration(_) if self.args.migrate => format!("{nic:?} is attached by a live migration"),
+            AttachMethod::Migration(_) => {
+                format!("{nic:?} is attached by a live migration, which a user must start: pass --migrate, or run")
             }
-            Path::Unknown => {
-                format!("{nic:?} is attached by Multus or by a live migration: DaemonSets, which tell, cannot be read")
+            AttachMethod::Unknown => {
+                format!(
+                    "{nic:?} is attached by Multus or by a live migration: the DaemonSets that decide it cannot be read"
+                )
             }
         };
-        self.talk.say(&words)?;
-        if is_by_hand(&path) && !self.args.migrate {
-            self.talk.block(&migration::manifest_in_yaml(&self.cluster.namespace, self.vm)?)?;
+        self.console.info(&text)?;
+        if needs_manual_migration(&method) && !self.args.migrate {
+            self.console.verbatim(&migration::create_command(&self.cluster.namespace, self.vm)?)?;
             if migration::may_start(&self.cluster).await == Some(false) {
-                self.talk.block(&migration::who_may(&self.cluster).await)?;
+                self.console.verbatim(&migration::how_to_grant(&self.cluster).await)?;
             }
         }
         Ok(())
     }
 
-    async fn explain_absence(&self) -> anyhow::Error {
-        not_found::explain_absence(&self.cluster, self.vm, self.request).await
+    async fn not_found(&self) -> anyhow::Error {
+        not_found::error(&self.cluster, self.vm, self.request).await
     }
 }
 
-/// The object as kubectl prints it: without the long list of who manages which field.
+/// Returns the object as kubectl prints it, without the long list of field managers.
 fn without_managers(vm: &Value) -> Value {
     let mut vm = vm.clone();
     if let Some(metadata) = vm.pointer_mut("/metadata").and_then(Value::as_object_mut) {
@@ -357,21 +363,21 @@ fn without_managers(vm: &Value) -> Value {
     vm
 }
 
-fn path_of(edit: &Edit) -> Path {
-    progress::path(edit.is_sriov, &edit.cluster_info)
+fn attach_method_of(edit: &Edit) -> AttachMethod {
+    attach_method(edit.is_sriov, &edit.cluster_info)
 }
 
-/// Whether the NIC needs a migration that KubeVirt, as far as is known, does not start.
-fn is_by_hand(path: &Path) -> bool {
-    matches!(path, Path::Migration(AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown))
+/// Whether the NIC needs a migration that KubeVirt does not start, as far as is known.
+fn needs_manual_migration(method: &AttachMethod) -> bool {
+    matches!(method, AttachMethod::Migration(AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown))
 }
 
-/// The objects of a kind in the namespace.
+/// Returns the client for a kind in the namespace of the command.
 fn api(cluster: &Cluster, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource(kind))
 }
 
 fn resource(kind: Kind) -> ApiResource {
-    let kind_of = GroupVersionKind::gvk(kind.group(), kind.version(), kind.kind());
-    ApiResource::from_gvk_with_plural(&kind_of, kind.plural())
+    let gvk = GroupVersionKind::gvk(kind.group(), kind.version(), kind.kind());
+    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }

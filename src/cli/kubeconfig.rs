@@ -1,6 +1,6 @@
-//! The flags that say which cluster is meant, as kubectl has them.
+//! Loads the configuration of a cluster: the only place that reads a kubeconfig.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -9,61 +9,96 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::cluster::fetch::root_cause;
+use crate::k8s::api_error::root_cause;
 
-/// Which cluster, and which namespace of it.
+/// The configuration that is tried first if no flag names one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Preferred {
+    /// `KUBECONFIG`, else `~/.kube/config`: a user who runs a command in a pod chooses the cluster by it.
+    Kubeconfig,
+    /// The service account of the pod. A kubeconfig that is mounted into the pod is for other programs.
+    Pod,
+}
+
+/// The reason for which no configuration can be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("--kubeconfig {} cannot be read: {reason}", .path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("--kubeconfig {} cannot be used: {reason}", .path.display())]
+    Unusable { path: PathBuf, reason: String },
+    #[error("--context {context} cannot be used: {reason}")]
+    Context { context: String, reason: String },
+    #[error("nicplug does not run in a pod, and no kubeconfig can be used ({0}); set KUBECONFIG or pass --kubeconfig")]
+    NotFound(String),
+}
+
+/// Reads the file of `--kubeconfig` with the context of `--context`. Without both it reads the preferred configuration,
+/// else the other one.
+pub(super) async fn load(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+    preferred: Preferred,
+) -> Result<Config, LoadError> {
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    if let Some(path) = kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(path)
+            .map_err(|error| LoadError::Unreadable { path: path.to_owned(), reason: root_cause(&error) })?;
+        return Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .map_err(|error| LoadError::Unusable { path: path.to_owned(), reason: root_cause(&error) });
+    }
+    if let Some(context) = context {
+        return Config::from_kubeconfig(&options)
+            .await
+            .map_err(|error| LoadError::Context { context: context.to_owned(), reason: root_cause(&error) });
+    }
+    if let (Preferred::Pod, Ok(config)) = (preferred, Config::incluster()) {
+        return Ok(config);
+    }
+    match Config::from_kubeconfig(&options).await {
+        Ok(config) => Ok(config),
+        Err(error) => Config::incluster().map_err(|_| LoadError::NotFound(root_cause(&error))),
+    }
+}
+
+/// The flags that select a cluster and a namespace, as kubectl has them.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Cluster")]
 pub(super) struct ClusterArgs {
-    /// The namespace; without it that of the context.
+    /// The namespace [default: that of the context].
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
-    /// The context of the kubeconfig; without it the current one.
+    /// The context of the kubeconfig [default: its current context].
     #[arg(long, value_name = "CONTEXT")]
     context: Option<String>,
 
-    /// The kubeconfig; without it KUBECONFIG, then ~/.kube/config, then the service account of the pod.
+    /// The kubeconfig [default: $KUBECONFIG, else ~/.kube/config, else the service account of the pod].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }
 
-/// A cluster that can be spoken to.
+/// A client of a cluster, and the namespace of the command.
 pub(super) struct Cluster {
     pub(super) client: Client,
     pub(super) namespace: String,
 }
 
 impl ClusterArgs {
-    /// Reads the configuration; nothing is sent yet.
+    /// Loads the configuration; sends nothing yet.
     pub(super) async fn connect(&self) -> anyhow::Result<Cluster> {
-        let config = self.config().await?;
+        let config = load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Kubeconfig).await?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
         Ok(Cluster { client, namespace })
     }
-
-    async fn config(&self) -> anyhow::Result<Config> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        if let Some(path) = &self.kubeconfig {
-            let kubeconfig = Kubeconfig::read_from(path)
-                .map_err(|error| anyhow!("--kubeconfig {} cannot be read: {}", path.display(), root_cause(&error)))?;
-            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-            return config.with_context(|| format!("--kubeconfig {} cannot be used", path.display()));
-        }
-        if self.context.is_some() {
-            return Config::from_kubeconfig(&options).await.context("--context cannot be used");
-        }
-        Config::infer()
-            .await
-            .map_err(|_| anyhow!("there is no kubeconfig, and this is no pod: set KUBECONFIG or pass --kubeconfig"))
-    }
 }
 
-/// What the API server says, or why it says nothing.
+/// Returns the message of the API server, or the reason for which it cannot be reached.
 pub(super) fn explain(error: &kube::Error) -> anyhow::Error {
     match error {
-        kube::Error::Api(status) => anyhow!("the API server says: {}", status.message),
+        kube::Error::Api(status) => anyhow!("the API server answered: {}", status.message),
         error => anyhow!("the API server cannot be reached: {}", root_cause(error)),
     }
 }

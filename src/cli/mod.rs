@@ -1,4 +1,4 @@
-//! The commands.
+//! The commands of the program.
 
 mod addinterface;
 mod certs;
@@ -12,6 +12,7 @@ mod rules;
 mod serve;
 mod slots;
 mod terminal;
+mod values;
 
 use std::{
     env,
@@ -41,14 +42,14 @@ enum Command {
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
     Review(review::ReviewArgs),
     Rules(rules::RulesArgs),
-    // Much larger than the others.
+    // Boxed because it is much larger than the others.
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
 }
 
 /// Runs the command that the arguments name.
 ///
-/// The exit status is 0 when the command did what it was asked, 1 when it found something, 2 when it could not do it.
+/// The exit status is 0 if the command succeeded, 1 if a change was denied or has not arrived, 2 if the command failed.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match parse(env::args_os().next().as_deref()).command {
@@ -63,16 +64,16 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            // Whoever read the output has read enough, as in `nicplug rules | head -1`.
+            // The reader of the output has closed it, as in `nicplug rules | head -1`.
             return ExitCode::SUCCESS;
         }
-        // A closed standard error leaves nobody to tell.
+        // If standard error is closed, the error cannot be reported.
         let _ = writeln!(io::stderr(), "nicplug: {error:#}");
         ExitCode::from(2)
     })
 }
 
-/// Reads the arguments. kubectl finds a plugin by the name `kubectl-nicplug`: usage then tells what the user typed.
+/// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage then shows `kubectl nicplug`.
 fn parse(program: Option<&OsStr>) -> Args {
     let name = if is_plugin(program) { "kubectl nicplug" } else { "nicplug" };
     let matches = Args::command().bin_name(name).get_matches();
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lines_of_virtctl_are_understood_as_they_were() {
+    fn the_command_lines_of_virtctl_are_accepted() {
         for line in [
             "nicplug addinterface vmi-fedora --network-attachment-definition-name new-fancy-net --name dyniface1",
             "nicplug addinterface vmi-fedora --network-attachment-definition-name new-fancy-net --name dyniface1 --persist",
@@ -106,19 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_of_kubectl_is_known_by_its_name() {
-        for (program, is_one) in [
+    fn the_name_of_the_program_shows_that_kubectl_runs_it() {
+        for (program, is_expected) in [
             (Some("kubectl-nicplug"), true),
             (Some("/usr/local/bin/kubectl-nicplug"), true),
             (Some("nicplug"), false),
             (None, false),
         ] {
-            assert_eq!(is_plugin(program.map(OsStr::new)), is_one, "{program:?}");
+            assert_eq!(is_plugin(program.map(OsStr::new)), is_expected, "{program:?}");
         }
     }
 
     #[test]
-    fn flags_with_an_optional_value_take_it_after_an_equals_sign_only() {
+    fn an_optional_value_of_a_flag_needs_an_equals_sign() {
         let parse = |flags: &[&str]| {
             Args::try_parse_from([&["nicplug", "removeinterface", "vm", "--name", "a"], flags].concat())
         };

@@ -1,4 +1,4 @@
-//! `nicplug removeinterface`: one NIC less.
+//! `nicplug removeinterface`: unplugs a NIC from a VM.
 
 use std::process::ExitCode;
 
@@ -7,23 +7,23 @@ use clap::Args;
 use super::interface::{self, InterfaceArgs};
 use crate::hotplug::edit::EditRequest;
 
-/// Unplug a NIC from a VM: now if it runs, at its next start if not.
+/// Unplug a NIC from a VM.
 ///
-/// In a running VM's template the NIC is set to state absent, and KubeVirt unplugs it; from the template of one that
-/// does not run it is dropped. The change is judged first, as by addinterface.
+/// If the VM runs, the command sets the state of the NIC to absent in the VM's template, and KubeVirt unplugs it. If
+/// the VM does not run, the command deletes the NIC from the template. Like addinterface, it checks the change first.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   nicplug removeinterface vm-fedora --name dyniface1 --wait")]
 pub(super) struct RemoveInterfaceArgs {
-    /// The VirtualMachine.
+    /// Name of the VirtualMachine.
     #[arg(value_name = "VM")]
     vm: String,
 
-    /// What the NIC is called in the VM.
+    /// Name of the NIC in the VM.
     #[arg(long, value_name = "NAME")]
     name: String,
 
-    /// Accepted for old scripts: what is written into the template stays anyway.
+    /// Accepted for scripts that call virtctl, without effect: the change always stays after a restart.
     #[arg(long)]
     persist: bool,
 
@@ -32,7 +32,7 @@ pub(super) struct RemoveInterfaceArgs {
 }
 
 impl RemoveInterfaceArgs {
-    /// Unplugs it.
+    /// Unplugs the NIC.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { vm, name, persist: _, interface } = self;
         interface::run(&vm, &EditRequest::Remove(name), &interface)

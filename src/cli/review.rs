@@ -1,4 +1,4 @@
-//! `nicplug review`: AdmissionReviews in, answers out, byte for byte what the server would answer.
+//! `nicplug review`: answers AdmissionReviews with the same bytes as the server.
 
 use std::{
     fs::File,
@@ -10,31 +10,31 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 
-use super::facts::JudgeArgs;
+use super::facts::ReviewerArgs;
 use crate::admission::{Decision, Endpoint, Reviewer};
 
 /// Answer AdmissionReviews from files or standard input, as the server would.
 ///
-/// Input is one AdmissionReview, or NDJSON: one a line. Output is one answer a line, in the same order. A line that is
-/// no AdmissionReview gets an answer too, {"error": …}, and the rest goes on; the exit status is then 2.
+/// Input is one AdmissionReview, or NDJSON with one per line. Output is one answer per line, in the same order. A line
+/// that is not an AdmissionReview gets the answer {"error": …}; the command continues, and exits with status 2.
 #[derive(Args, Debug)]
 pub(super) struct ReviewArgs {
     #[command(flatten)]
-    judge: JudgeArgs,
+    reviewer: ReviewerArgs,
 
-    /// Answer as /mutate does, not as /validate.
+    /// Answer like /mutate instead of /validate.
     #[arg(long)]
     mutate: bool,
 
-    /// Files to read; standard input when there is none, or for `-`.
+    /// Files to read; `-` is standard input [default: -].
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
 impl ReviewArgs {
-    /// Answers everything; fails only where a file cannot be read or the output cannot be written.
+    /// Answers all input; fails only if a file cannot be read or the output cannot be written.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let reviewer = self.judge.reviewer()?;
+        let reviewer = self.reviewer.reviewer()?;
         let endpoint = if self.mutate { Endpoint::Mutate } else { Endpoint::Validate };
         let mut output = BufWriter::new(io::stdout().lock());
         let mut is_clean = true;
@@ -56,7 +56,7 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(file)))
 }
 
-/// Answers one input; false when some of it was no AdmissionReview.
+/// Answers one input; returns false if a part of it was not an AdmissionReview.
 fn answer_all(
     reviewer: &Reviewer,
     endpoint: Endpoint,
@@ -67,7 +67,7 @@ fn answer_all(
     let mut is_clean = true;
     while input.read_until(b'\n', &mut line)? > 0 {
         if starts_a_document(&line) {
-            // Not NDJSON but one document over many lines.
+            // One document over several lines, not NDJSON.
             input.read_to_end(&mut line)?;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
@@ -81,7 +81,7 @@ fn answer_all(
     Ok(is_clean)
 }
 
-/// Whether a line is only the beginning of an object, as pretty-printed JSON has it.
+/// Whether a line is only the start of an object, as in pretty-printed JSON.
 fn starts_a_document(line: &[u8]) -> bool {
     line.trim_ascii() == b"{"
 }

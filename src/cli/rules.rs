@@ -1,4 +1,4 @@
-//! `nicplug rules`: what is enforced, why, and how to fix it.
+//! `nicplug rules`: lists and explains the rules.
 
 use std::{fmt::Write as _, io::Write, process::ExitCode};
 
@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 use crate::rules::{RULES, Rule, find};
 
-/// List all rules, or explain one.
+/// List all rules, or explain one rule.
 #[derive(Args, Debug)]
 pub(super) struct RulesArgs {
     /// The rule to explain, such as NP103.
     #[arg(value_name = "ID")]
     id: Option<String>,
 
-    /// How to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// For a terminal.
+    /// A table for a terminal.
     Table,
-    /// For a program.
+    /// JSON for programs.
     Json,
-    /// For docs/rules.md, which is made by this command.
+    /// The page docs/rules.md.
     Markdown,
 }
 
@@ -37,7 +37,7 @@ impl RulesArgs {
             None => list(self.output),
             Some(id) => match find(id) {
                 Some(rule) => explain(rule, self.output),
-                None => bail!("there is no rule {id:?}; `nicplug rules` lists them all"),
+                None => bail!("unknown rule {id:?}; `nicplug rules` lists all rules"),
             },
         };
         writeln!(output, "{}", text.trim_end())?;
@@ -89,14 +89,14 @@ fn as_json(rule: &Rule) -> Value {
 }
 
 fn pretty(value: &Value) -> String {
-    // A value of strings alone always has a JSON form.
+    // Serializing a `Value` to a string cannot fail.
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
 fn markdown() -> String {
     let mut text = String::from(
-        "# Rules\n\nThis page is printed by `nicplug rules -o markdown`. Each rule is enforced as `deny`, `warn` or `off`: the default \
-         is in the table,\nand settings change it (`rules: {NP103: warn}`).\n\n",
+        "# Rules\n\nThis page is printed by `nicplug rules -o markdown`. Each rule is enforced as `deny`, `warn` \
+         or `off`: the default is in the table,\nand settings change it (`rules: {NP103: warn}`).\n\n",
     );
     text.push_str(&table());
     for rule in RULES {
@@ -106,7 +106,7 @@ fn markdown() -> String {
     text
 }
 
-/// The table of all rules, as the README and docs/rules.md show it.
+/// Returns the table of all rules, which the README and docs/rules.md show.
 fn table() -> String {
     let mut text = String::from("| id | name | default | what it catches |\n| --- | --- | --- | --- |\n");
     for rule in RULES {
@@ -116,7 +116,7 @@ fn table() -> String {
 }
 
 fn section(rule: &Rule) -> String {
-    // The page has one title; a rule's own sections stand below the rule.
+    // The page has one title, so the sections of a rule go one level down.
     let doc = rule.doc().replace("\n## ", "\n### ");
     format!("## {} {}\n\n{}\n\n### Fix\nField `{}`: {}.\n", rule.id, rule.name, doc, rule.field, rule.fix)
 }

@@ -1,18 +1,19 @@
-//! `nicplug serve`: the webhook.
+//! `nicplug serve`: the webhook server.
 
-mod calls;
+mod activation;
 mod certificates;
-mod live_settings;
+mod leader_task;
 mod logs;
 mod persist;
-pub(super) mod source;
+mod replica;
+mod settings;
+mod source;
 mod traces;
 
-use std::{env, fmt, net::SocketAddr, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use kube::Client;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -20,38 +21,41 @@ use tokio::{
 };
 
 use self::{
-    calls::CallArgs,
+    activation::ActivationArgs,
     certificates::CertificateArgs,
-    live_settings::LiveSettingsArgs,
+    leader_task::LeaderTask,
     logs::LogArgs,
     persist::PersistArgs,
+    replica::identity,
+    settings::LiveSettingsArgs,
     source::{Source, SourceArgs},
     traces::TraceArgs,
 };
+use super::values::{HumanDuration, HumanSize};
 use crate::{
     admission::Reviewer,
     k8s::events::{EventQueue, Events},
     server::{
         Config, Drain, Limits, Server,
-        deadline::parse_duration,
         reload::every,
         tls::{CertResolver, ClientAuthorities},
     },
 };
 
-/// Who reports events that are not about mirrored NICs, as a qualified name.
+/// The reporting controller of Events that are not about persist, as a qualified name.
 const CONTROLLER: &str = "nicplug.io/webhook";
 
-/// How often to look whether the API server may be let call, while it may not.
-const CALL_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval at which the conditions of webhook activation are checked, while the webhooks are inactive.
+const ACTIVATION_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Serve the webhook: POST /validate and /mutate over TLS.
+/// Serve the webhooks: POST /validate and POST /mutate over TLS.
 ///
-/// Every flag has a twin in the environment. Durations are written as in Go (500ms, 10s, 1m30s), sizes in bytes or with
-/// a unit (512KiB, 8MiB).
+/// Each flag has an environment variable. Durations are written as in Go (500ms, 10s, 1m30s), sizes in bytes or with a
+/// unit (512KiB, 8MiB).
 ///
-/// SIGTERM or SIGINT ends it: /readyz fails at once, new connections are taken for a while longer and every answer closes
-/// its connection; then idle connections are closed and the exit status is 0.
+/// SIGTERM or SIGINT starts the shutdown: /readyz fails at once; for the time of --drain-grace the server accepts new
+/// connections, and closes each connection after its response. Then it closes idle connections, and exits with status 0
+/// when all requests are answered.
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -60,14 +64,14 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     certificates: CertificateArgs,
 
-    /// Where to serve /validate and /mutate, over TLS 1.2 and 1.3 with HTTP/1.1.
+    /// Address of /validate and /mutate: HTTP/1.1 over TLS 1.2 and 1.3.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_LISTEN", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where to serve /livez, /readyz (?verbose lists the checks) and /metrics, in plain HTTP.
+    /// Address of /livez, /readyz (?verbose lists the checks) and /metrics: plain HTTP.
     #[arg(long, value_name = "ADDRESS", env = "NICPLUG_HEALTH_LISTEN", default_value = "127.0.0.1:8444")]
     health_listen: SocketAddr,
-    /// Authorities of client certificates, PEM: whoever shows none that they signed is refused by TLS. The API server
-    /// shows one only if its AdmissionConfiguration says so.
+    /// CA certificates, PEM. With this flag a client must present a certificate that one of these CAs has signed. The
+    /// API server presents one only if its AdmissionConfiguration names one.
     #[arg(long, value_name = "FILE", env = "NICPLUG_CLIENT_CA")]
     client_ca: Option<PathBuf>,
 
@@ -76,57 +80,59 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     persist: PersistArgs,
     #[command(flatten)]
-    calls: CallArgs,
+    activation: ActivationArgs,
 
-    /// Largest body of a request; a larger one gets 413.
-    #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = Size(Limits::default().body))]
+    /// Maximum size of a request body. A larger body gets 413.
+    #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = HumanSize(Limits::default().body))]
     #[arg(help_heading = "Limits")]
-    max_body: Size,
-    /// Requests read and judged at once; a further one gets 503 with Retry-After.
+    max_body: HumanSize,
+    /// Maximum number of requests that are read and reviewed at once. One more gets 503 with Retry-After.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_IN_FLIGHT", default_value_t = Limits::default().in_flight)]
     #[arg(help_heading = "Limits")]
     max_in_flight: usize,
-    /// Connections open at once; a further one waits until another ends.
+    /// Maximum number of open connections. One more waits until another one closes.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     #[arg(help_heading = "Limits")]
     max_connections: usize,
-    /// Oldest age of a connection: the answer that is due then closes it. Each is given from a half to the whole of it, at
-    /// random. An API server would keep its connections to one replica for ever, and leave the others idle.
+    /// Maximum age of a connection; the next response closes it. Each connection gets a random age between half of this
+    /// value and all of it. Without the limit an API server would keep all connections to one replica.
     #[arg(long, value_name = "TIME", env = "NICPLUG_MAX_CONNECTION_AGE")]
-    #[arg(default_value_t = Span(Limits::default().connection_age), help_heading = "Limits")]
-    max_connection_age: Span,
-    /// Most requests of a connection: the answer to the last one closes it. Each is given from a half to all of them.
+    #[arg(default_value_t = HumanDuration(Limits::default().connection_age), help_heading = "Limits")]
+    max_connection_age: HumanDuration,
+    /// Maximum number of requests on a connection; the response to the last one closes it. Each connection gets a
+    /// random number between half of this value and all of it.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTION_REQUESTS")]
     #[arg(default_value_t = Limits::default().connection_requests, help_heading = "Limits")]
     max_connection_requests: usize,
-    /// Longest time for a body to arrive and be answered, then 504. The ?timeout= of the API server can only shorten it:
-    /// a tenth of that, half a second at most, is kept for the way back.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_REQUEST_TIMEOUT", default_value_t = Span(Limits::default().request))]
-    #[arg(help_heading = "Limits")]
-    request_timeout: Span,
-    /// Longest time for a TLS handshake.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_HANDSHAKE_TIMEOUT", default_value_t = Span(Limits::default().handshake))]
-    #[arg(help_heading = "Limits")]
-    handshake_timeout: Span,
-    /// Longest time from the first byte of a request to the end of its header.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_HEADER_TIMEOUT", default_value_t = Span(Limits::default().header))]
-    #[arg(help_heading = "Limits")]
-    header_timeout: Span,
-    /// How long a connection may be open without a request. The API server closes it after 90s itself; make this longer,
-    /// so that no request is lost on a connection that is just being closed.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_IDLE_TIMEOUT", default_value_t = Span(Limits::default().idle))]
-    #[arg(help_heading = "Limits")]
-    idle_timeout: Span,
+    /// Maximum time to read a body and answer it; then the response is 504. A ?timeout= of the API server can only
+    /// shorten it: nicplug subtracts a tenth of it, at most 500ms, so that the response arrives in time.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_REQUEST_TIMEOUT")]
+    #[arg(default_value_t = HumanDuration(Limits::default().request), help_heading = "Limits")]
+    request_timeout: HumanDuration,
+    /// Maximum time of a TLS handshake.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_HANDSHAKE_TIMEOUT")]
+    #[arg(default_value_t = HumanDuration(Limits::default().handshake), help_heading = "Limits")]
+    handshake_timeout: HumanDuration,
+    /// Maximum time from the first byte of a request to the end of its header.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_HEADER_TIMEOUT")]
+    #[arg(default_value_t = HumanDuration(Limits::default().header), help_heading = "Limits")]
+    header_timeout: HumanDuration,
+    /// Maximum time without a request on an open connection. The API server closes an idle connection after 90s: choose
+    /// a longer time, so that nicplug does not close a connection while a request arrives.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_IDLE_TIMEOUT")]
+    #[arg(default_value_t = HumanDuration(Limits::default().idle), help_heading = "Limits")]
+    idle_timeout: HumanDuration,
 
-    /// After SIGTERM or SIGINT, how long new connections are still taken, while /readyz fails and every answer closes
-    /// its connection. A second signal ends it at once.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_GRACE", default_value_t = Span(Drain::default().grace))]
-    #[arg(help_heading = "Shutdown")]
-    drain_grace: Span,
-    /// When to cut off what is left, counted from the signal; keep it below the pod's terminationGracePeriodSeconds.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_DEADLINE", default_value_t = Span(Drain::default().deadline))]
-    #[arg(help_heading = "Shutdown")]
-    drain_deadline: Span,
+    /// How long the server accepts new connections after SIGTERM or SIGINT, while /readyz fails and each response
+    /// closes its connection. A second signal ends the wait.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_GRACE")]
+    #[arg(default_value_t = HumanDuration(Drain::default().grace), help_heading = "Shutdown")]
+    drain_grace: HumanDuration,
+    /// Time after the signal at which the server closes all remaining connections. It must be shorter than the pod's
+    /// terminationGracePeriodSeconds.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_DRAIN_DEADLINE")]
+    #[arg(default_value_t = HumanDuration(Drain::default().deadline), help_heading = "Shutdown")]
+    drain_deadline: HumanDuration,
 
     #[command(flatten)]
     logs: LogArgs,
@@ -135,58 +141,55 @@ pub(super) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Serves until a signal; fails only where the server cannot start.
+    /// Serves until a signal; fails only if the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let log = self.logs.start()?;
         let settings = self.settings.open()?;
         let collector = self.traces.collector()?;
-        let certificate = self.certificates.source()?;
-        let mut config = self.config(certificate.shown())?;
-        // Connections have threads of their own: this one is for what is done beside them.
+        let certificate = self.certificates.open()?;
+        let mut config = self.config(certificate.resolver())?;
+        // Connections have their own threads; this one runs the background tasks.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.context("cannot start threads")?;
+        let runtime = runtime.context("cannot start the runtime")?;
         runtime.block_on(async {
             tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, hurry) = signals().context("cannot receive signals")?;
-            let Source { facts, watches, mut persisting } = self.source.open(&self.persist).await?;
+            let Source { facts, watches, persist } = self.source.open(&self.persist).await?;
             let queue = watches
                 .as_ref()
-                .map(|watches| EventQueue::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
-            let calls = self.calls.calls(&self.source).await?;
-            config.calls = calls.as_ref().map(|calls| calls.called());
+                .map(|watches| EventQueue::start(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+            let activation = self.activation.activation(&self.source).await?;
+            config.calls = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
-            config.mirroring = persisting.as_ref().map(|persisting| persisting.status().clone());
-            let exporting = collector.map(traces::start);
-            config.spans = exporting.as_ref().map(|exporting| exporting.spans().clone());
+            config.mirroring = persist.as_ref().map(|persist| persist.status.clone());
+            let export = collector.map(traces::start);
+            config.spans = export.as_ref().map(|export| export.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
-            settings.keep(&mut server, queue);
-            let check = server.readiness().add("certificate", "not looked at yet");
-            let mut keeping = certificate.keep(check, &self.source).await?;
-            if let Some(calls) = calls {
+            settings.start(&mut server, queue);
+            let check = server.readiness().add("certificate", "not read yet");
+            let certificate = certificate.start(check, &self.source).await?;
+            if let Some(activation) = activation {
                 let readiness = server.readiness().clone();
-                tokio::spawn(async move { calls.keep(|| readiness.is_ready(), every(CALL_INTERVAL)).await });
+                tokio::spawn(async move { activation.run(|| readiness.is_ready(), every(ACTIVATION_INTERVAL)).await });
             }
+            let mut leader_tasks: Vec<_> = persist.map(|persist| persist.task).into_iter().chain(certificate).collect();
             let shutdown = async {
                 shutdown.await;
-                // Another replica may lead before the last request here is answered.
-                keeping.end();
-                if let Some(persisting) = &mut persisting {
-                    persisting.end();
-                }
+                // Another replica can lead while this one still answers its last requests.
+                leader_tasks.iter_mut().for_each(LeaderTask::stop);
             };
             server.run_until(shutdown, hurry).await;
-            if let Some(persisting) = persisting {
-                persisting.ended().await;
+            for task in leader_tasks {
+                task.join().await;
             }
-            keeping.ended().await;
-            if let Some(exporting) = exporting {
-                exporting.ended().await;
+            if let Some(export) = export {
+                export.finish().await;
             }
             Ok(ExitCode::SUCCESS)
         })
     }
 
-    /// What the server needs to know besides its facts; reads the authorities of clients.
+    /// Builds the server's configuration as far as the flags determine it; reads the CAs of clients.
     fn config(&self, certificate: CertResolver) -> anyhow::Result<Config> {
         let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
         Ok(Config {
@@ -210,25 +213,7 @@ impl ServeArgs {
     }
 }
 
-/// Who this replica is: its pod or machine, and a random end, since a name may be used again.
-pub(super) fn identity() -> String {
-    let name = ["POD_NAME", "HOSTNAME"].into_iter().find_map(environment);
-    // An event names its reporter in 128 characters at most.
-    let name: String = name.as_deref().unwrap_or("nicplug").chars().take(100).collect();
-    format!("{name}_{:016x}", fastrand::u64(..))
-}
-
-/// The namespace of this pod; outside of one that of the kubeconfig.
-fn own_namespace(client: &Client) -> String {
-    environment("POD_NAMESPACE").unwrap_or_else(|| client.default_namespace().to_owned())
-}
-
-/// A variable of the environment; an empty one is as good as none.
-fn environment(key: &str) -> Option<String> {
-    env::var(key).ok().filter(|value| !value.is_empty())
-}
-
-/// The first and the second of the signals that ask for an end.
+/// Returns futures that end with the first and with the second SIGTERM or SIGINT.
 fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -236,12 +221,12 @@ fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = 
     let (second, hurry) = oneshot::channel();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
-        // Nobody listens any more when the server has ended.
+        // The receivers are gone if the server has ended.
         let _ = first.send(());
         either(&mut terminate, &mut interrupt).await;
         let _ = second.send(());
     });
-    Ok((until(shutdown), until(hurry)))
+    Ok((received(shutdown), received(hurry)))
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {
@@ -251,56 +236,8 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-async fn until(told: oneshot::Receiver<()>) {
-    let _ = told.await;
-}
-
-/// A duration of the command line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Span(pub(super) Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_duration(text)
-            .map(Self)
-            .ok_or_else(|| "write a number and a unit, such as 500ms, 10s or 1m30s".to_owned())
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}", self.0)
-    }
-}
-
-/// A number of bytes of the command line.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Size(usize);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, shift) = match (text.strip_suffix("MiB"), text.strip_suffix("KiB")) {
-            (Some(number), _) => (number, 20),
-            (_, Some(number)) => (number, 10),
-            _ => (text, 0),
-        };
-        let bytes = number.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
-        bytes.map(Self).ok_or_else(|| "write a number of bytes, such as 8388608, 512KiB or 8MiB".to_owned())
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes if bytes != 0 && bytes.is_multiple_of(1 << 20) => write!(formatter, "{}MiB", bytes >> 20),
-            bytes if bytes != 0 && bytes.is_multiple_of(1 << 10) => write!(formatter, "{}KiB", bytes >> 10),
-            bytes => write!(formatter, "{bytes}"),
-        }
-    }
+async fn received(signal: oneshot::Receiver<()>) {
+    let _ = signal.await;
 }
 
 #[cfg(test)]
@@ -321,19 +258,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_spans_are_read_as_they_are_written() {
-        for size in [Size(0), Size(1), Size(1000), Size(1024), Size(8 << 20)] {
-            assert_eq!(size.to_string().parse(), Ok(size));
-        }
-        for span in [Duration::ZERO, Duration::from_millis(500), Duration::from_mins(2)].map(Span) {
-            assert_eq!(span.to_string().parse(), Ok(span));
-        }
-        for text in ["", "8MB", "-1", "8 MiB", "99999999999999999999", "18446744073709551615MiB"] {
-            assert!(text.parse::<Size>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
     fn the_flags_default_to_the_limits_of_the_server() {
         let args = parse(&[]).unwrap();
         let (limits, drain) = (Limits::default(), Drain::default());
@@ -342,32 +266,27 @@ mod tests {
     }
 
     #[test]
-    fn no_two_replicas_have_one_name() {
-        assert_ne!(identity(), identity());
-    }
-
-    #[test]
-    fn facts_come_from_files_or_from_a_cluster_and_not_from_both() {
+    fn facts_come_from_files_or_from_a_cluster_but_not_from_both() {
         assert!(parse(&["--facts", "none"]).is_ok() && parse(&["--kubeconfig", "k", "--context", "c"]).is_ok());
         let error = parse(&["--facts", "none", "--kubeconfig", "k"]).err().unwrap().to_string();
         assert!(error.contains("--facts") && error.contains("--kubeconfig"), "{error}");
     }
 
     #[test]
-    fn every_limit_has_an_environment_twin_and_a_default_in_the_help() {
+    fn every_flag_has_an_environment_variable_and_a_default_unless_it_names_an_object_or_a_file() {
         use clap::CommandFactory;
         for arg in Line::command().get_arguments() {
             let name = arg.get_long().unwrap();
-            let twin = match name {
-                // All programs that export spans know it by this name.
+            let variable = match name {
+                // The name that OpenTelemetry specifies for all programs.
                 "otlp-endpoint" => "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
                 _ => format!("NICPLUG_{}", name.replace('-', "_").to_uppercase()),
             };
-            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "--{name}");
-            let names_a_thing = matches!(
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "--{name}");
+            let names_an_object = matches!(
                 name,
-                "call-binding"
-                    | "call-service"
+                "activation-binding"
+                    | "activation-service"
                     | "cert-dns-name"
                     | "cert-namespace"
                     | "cert-secret"
@@ -383,7 +302,7 @@ mod tests {
                     | "tls-key"
                     | "webhook-config"
             );
-            assert_eq!(arg.get_default_values().is_empty(), names_a_thing, "--{name}");
+            assert_eq!(arg.get_default_values().is_empty(), names_an_object, "--{name}");
         }
     }
 }

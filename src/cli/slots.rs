@@ -1,9 +1,9 @@
-//! `nicplug slots`: a guest's PCI bus as a picture, and how many hotplug ports are free.
+//! `nicplug slots`: draws a guest's PCI bus, and shows how many ports are free for hotplug.
 
-mod board;
 mod json;
 mod svg;
 mod text;
+mod view;
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::board::Board;
+use self::view::BusView;
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
@@ -28,40 +28,41 @@ use crate::{
     pci::{BusLayout, PciOptions},
 };
 
-/// Show who takes which PCI port of a guest, and how many are free for hotplugged NICs.
+/// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
 ///
-/// The figures are those of the boot: a NIC, virtio disk or memory hotplugged later takes a port each.
+/// The output shows the guest at its boot. Each NIC, virtio disk and memory device that is hotplugged later uses a
+/// port.
 #[derive(Args, Debug)]
 pub(super) struct SlotsArgs {
-    /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` for standard input. Of several the first counts.
+    /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` is standard input. Of several the first is used.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// The KubeVirt version that starts the guest, such as v1.6.0. Without it: what --facts says, else the newest known.
+    /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
     #[arg(long, value_name = "VERSION")]
     kubevirt_version: Option<Version>,
 
-    /// The cluster's KubeVirt resource, in a file or a folder: its version, binding plugins, permitted host devices.
+    /// A file or a folder with the KubeVirt resource: its version, binding plugins and permitted host devices are used.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
 
-    /// How to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// For a terminal.
+    /// Text for a terminal.
     Text,
-    /// For a program.
+    /// JSON for programs.
     Json,
-    /// For a document.
+    /// A drawing for documents.
     Svg,
 }
 
 impl SlotsArgs {
-    /// Prints the picture. A guest that cannot boot is an answer too: the exit status stays 0.
+    /// Prints the bus. The exit status is 0 also for a guest that cannot boot.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let kinds = match &self.facts {
             Some(path) => {
@@ -79,13 +80,13 @@ fn show(guest: &Manifest, kinds: &KubeVirt, version: Version, format: Format) ->
     let (picture, mut notes) = draw(guest, kinds, version)?;
     notes.extend(picture.notes.iter().map(ToString::to_string));
     if version.is_newer_than_known() {
-        notes.push(format!("KubeVirt {version} is newer than nicplug knows ({NEWEST_KNOWN}): judged as the newest"));
+        notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
     }
-    let board = Board::new(&title(guest), &picture, version, notes);
+    let view = BusView::new(&title(guest), &picture, version, notes);
     match format {
-        Format::Text => Ok(text::render(&board)),
-        Format::Json => json::render(&picture, version, &board.notes),
-        Format::Svg => Ok(svg::render(&board)),
+        Format::Text => Ok(text::render(&view)),
+        Format::Json => json::render(&picture, version, &view.notes),
+        Format::Svg => Ok(svg::render(&view)),
     }
 }
 
@@ -97,7 +98,7 @@ fn title(guest: &Manifest) -> String {
     }
 }
 
-/// The first VM or VMI of a file.
+/// Returns the first VM or VMI of a file.
 fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
     let manifests = manifests::read(&read(path)?).with_context(|| format!("{}", path.display()))?;
     let is_guest = |manifest: &Manifest| {
@@ -134,7 +135,7 @@ fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<
         [("instancetype", vm.spec.instancetype.is_some()), ("preference", vm.spec.preference.is_some())]
     {
         if is_set {
-            notes.push(format!("spec.{field} is set: memory and devices may come from there, unseen"));
+            notes.push(format!("spec.{field} is set: nicplug does not read it, and it may change memory and devices"));
         }
     }
     Ok((BusLayout::of(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
@@ -193,7 +194,8 @@ status: {observedKubeVirtVersion: v1.8.2}
     #[test]
     fn a_vm_is_read_through_its_template() {
         let output = json(VM, &kubevirt());
-        // S = 6 of the template, two interfaces; the NIC without a tap is in no port but among the interfaces.
+        // The slot count is the template's 6, and there are two interfaces: the NIC without a tap uses no port, but
+        // counts.
         assert_eq!(output["placeholders"], 4);
         assert_eq!(output["freePorts"], 5);
         assert_eq!(output["kubevirtVersion"], "v1.9.0");
@@ -207,7 +209,7 @@ status: {observedKubeVirtVersion: v1.8.2}
     }
 
     #[test]
-    fn what_is_unknown_is_noted() {
+    fn the_notes_name_what_is_unknown() {
         let output = json(VM, &KubeVirt::default());
         let notes = output["notes"].as_array().unwrap();
         for word in ["instancetype", "\"side\"", "nvidia.com/vgpu"] {
@@ -234,8 +236,10 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn a_template_gets_the_tablet_that_the_vm_controller_adds() {
-        let vm = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nspec: {template: {spec: {domain: {devices: {autoattachInputDevice: true}}}}}";
-        let vmi = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nspec: {domain: {devices: {autoattachInputDevice: true}}}";
+        let vm = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\n\
+                  spec: {template: {spec: {domain: {devices: {autoattachInputDevice: true}}}}}";
+        let vmi = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\n\
+                   spec: {domain: {devices: {autoattachInputDevice: true}}}";
         let usb = |text| {
             let output = json(text, &KubeVirt::default());
             let devices = output["devices"].as_array().unwrap().clone();

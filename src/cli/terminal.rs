@@ -1,20 +1,20 @@
-//! Text for people: at most 80 columns, colours on a terminal only.
+//! Text for a terminal: at most 80 columns, and colours only if the output is a terminal.
 
 use std::{
     env,
     io::{self, IsTerminal},
 };
 
-/// Readable on the narrowest terminal that people have.
+/// The usual smallest width of a terminal.
 const WIDTH: usize = 80;
 
-/// Colours what is written to one place, or does not.
+/// Colours the text for one output, if that is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Painter {
     is_coloured: bool,
 }
 
-/// A colour, by its number in SGR.
+/// A colour, with its number in the SGR escape sequence.
 #[derive(Clone, Copy)]
 pub(super) enum Colour {
     Bold = 1,
@@ -26,22 +26,22 @@ pub(super) enum Colour {
 }
 
 impl Painter {
-    /// Coloured where standard output is a terminal whose user has not asked for none (no-color.org).
+    /// For standard output: coloured if it is a terminal and `NO_COLOR` is not set (no-color.org).
     pub(super) fn for_stdout() -> Self {
         Self::of(io::stdout().is_terminal())
     }
 
-    /// The same for standard error.
+    /// For standard error, by the same conditions.
     pub(super) fn for_stderr() -> Self {
         Self::of(io::stderr().is_terminal())
     }
 
     fn of(is_terminal: bool) -> Self {
-        let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { is_coloured: is_wanted && is_terminal }
+        let is_allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { is_coloured: is_allowed && is_terminal }
     }
 
-    /// The text, each of its lines coloured by itself.
+    /// Returns the text with each line coloured separately.
     pub(super) fn paint(self, colour: Colour, text: &str) -> String {
         if !self.is_coloured {
             return text.to_owned();
@@ -51,7 +51,8 @@ impl Painter {
     }
 }
 
-/// Breaks a text at its blanks. A word that is longer than a line stays whole, so that it can be copied.
+/// Breaks a text at its blanks; `first` and `next` begin the first and each further line. A word that is longer than a
+/// line is not broken, so that it can be copied.
 pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
     let mut lines = String::from(first);
     let mut column = first.chars().count();
@@ -80,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_broken_at_blanks_and_long_words_stay_whole() {
+    fn a_text_is_broken_at_blanks_and_long_words_are_not_broken() {
         let text = format!("one two {} three", "x".repeat(90));
         assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
     }
 
     #[test]
-    fn nothing_is_painted_where_nobody_looks() {
+    fn text_is_coloured_only_for_a_terminal() {
         assert_eq!(Painter { is_coloured: false }.paint(Colour::Red, "x"), "x");
         assert_eq!(
             Painter { is_coloured: true }.paint(Colour::Red, "x\ny"),

@@ -1,17 +1,17 @@
-//! The change of a VM that plugs or unplugs one NIC, made and judged before anybody is asked to store it.
+//! The change of a VM that plugs or unplugs one NIC, computed and reviewed before a client sends it to the API server.
 //!
-//! What is written is what a [request by annotation](crate::annotations::interfaces) would write, and the verdict is the one that the
-//! webhook would give: both come from the same [`Reviewer`], which answers reviews that are made here in memory.
+//! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is the
+//! one that the webhook would return: both come from the same [`Evaluator`], which evaluates reviews that are built here in
+//! memory.
 
 use std::{fmt::Display, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use json_patch::{Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{Answer, Endpoint, Reviewer},
-    annotations::interfaces::{self, Kind, Malformed, Removals},
+    admission::{self, Endpoint, Evaluation, Evaluator, ParsedBody, verdict},
+    annotations::interfaces::{self, RejectedRequest, Removals, RequestError, RequestKind, RequestSyntaxError},
     api::{
         json_patch::pointer,
         mac::Mac,
@@ -24,33 +24,33 @@ use crate::{
     settings::Settings,
 };
 
-/// The path of the lists in a VM.
+/// The path of the guest in a VM.
 const TEMPLATE: &str = "spec.template.spec";
 
-/// What is wanted.
+/// The change to make.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EditRequest {
-    /// One NIC more.
+    /// Add this NIC.
     Add(NewNic),
-    /// The NIC of this name no more.
+    /// Remove the NIC with this name.
     Remove(String),
 }
 
-/// A NIC that a VM is to have.
+/// A NIC to add to a VM.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NewNic {
-    /// Of interface and network.
+    /// The name of its interface and network.
     pub name: String,
     /// `multus.networkName`: `nad` or `namespace/nad`.
     pub network_name: String,
-    /// `macAddress`; `None` leaves it to KubeVirt.
+    /// `macAddress`; with `None` KubeVirt chooses one.
     pub mac: Option<Mac>,
-    /// Bound by SR-IOV, and not by bridge.
+    /// Whether the binding is SR-IOV instead of bridge.
     pub is_sriov: bool,
 }
 
 impl EditRequest {
-    /// The name of the NIC.
+    /// Returns the name of the NIC.
     #[must_use]
     pub fn nic(&self) -> &str {
         match self {
@@ -59,15 +59,15 @@ impl EditRequest {
         }
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> RequestKind {
         match self {
-            Self::Add(_) => Kind::Add,
-            Self::Remove(_) => Kind::Remove,
+            Self::Add(_) => RequestKind::Add,
+            Self::Remove(_) => RequestKind::Remove,
         }
     }
 
-    /// The annotation that asks for it.
-    fn request(&self) -> String {
+    /// Returns the text of the annotation that requests the change.
+    fn annotation_text(&self) -> String {
         match self {
             Self::Add(NewNic { name, network_name, .. }) => {
                 json!([{"name": name, "networkAttachmentDefinitionName": network_name}]).to_string()
@@ -77,59 +77,66 @@ impl EditRequest {
     }
 }
 
-/// A change that can be made.
+/// A change of a VM, with its review.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// What to change; empty when the VM is as it is wanted. It begins with tests of what it was made for, so that it
-    /// fails where somebody else was faster.
+    /// The JSON patch; empty if the VM needs no change. It begins with tests of the lists of NICs, so that it fails if
+    /// another client has changed them.
     pub patch: Patch,
-    /// The VM after it.
+    /// The VM after the change.
     pub object: Value,
-    /// What nicplug says to it.
-    pub verdict: Verdict,
-    /// What the NIC will meet.
+    /// The result of the webhook for the change.
+    pub verdict: ReviewResult,
+    /// The facts of the cluster that decide how the NIC is attached.
     pub cluster_info: ClusterInfo,
-    /// Whether the VM runs; absent when it does not.
+    /// Known if the VM runs, absent if it does not.
     pub running: Fact<()>,
-    /// Whether the NIC is bound by SR-IOV.
+    /// Whether the NIC has the SR-IOV binding.
     pub is_sriov: bool,
 }
 
 impl Edit {
-    /// Whether there is something to change.
+    /// Returns whether the VM needs a change.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         !self.patch.is_empty()
     }
 }
 
-/// What nicplug says to a change.
+/// The result of the webhook for a change.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Verdict {
-    /// Why it is refused, each as `FIELD: MESSAGE`; none when it is not.
+pub struct ReviewResult {
+    /// Why the change is denied, each as `FIELD: MESSAGE`; empty if it is allowed.
     pub causes: Vec<String>,
-    /// What the user should read.
+    /// The warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Why there is no such change.
+impl From<verdict::Verdict> for ReviewResult {
+    fn from(verdict: verdict::Verdict) -> Self {
+        let causes = verdict.causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message));
+        Self { causes: causes.collect(), warnings: verdict.warnings }
+    }
+}
+
+/// Why the change cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// The name is none that a NIC can have, or the network's is none.
+    /// The name of the NIC, or of its network, is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// The VM has a NIC of the name, and it is another one.
+    /// The VM has another NIC with the name.
     #[error("{0}")]
-    Taken(String),
-    /// The VM is not what the API of KubeVirt says.
+    NameInUse(String),
+    /// The VM does not conform to the API of KubeVirt.
     #[error("the VM cannot be read: {0}")]
     Unreadable(String),
 }
 
-/// Makes the change of a VM, as the API gives it, and judges it.
+/// Computes the change of a VM, as it was read from the API server, and reviews it.
 ///
 /// # Errors
-/// See [`EditError`]. A change that is refused by rules is no error: its verdict says so.
+/// See [`EditError`]. A change that the rules deny is not an error: its verdict contains the denial.
 pub fn edit(
     vm: &Value,
     request: &EditRequest,
@@ -137,12 +144,13 @@ pub fn edit(
     settings: &Settings,
     dry_run: bool,
 ) -> Result<Edit, EditError> {
-    let reviewer = Reviewer::new(Arc::clone(facts), settings.clone());
+    let evaluator = Evaluator::new(facts.as_ref(), settings);
     check_name(request)?;
-    let (before, asked) = ask_by_annotation(vm, request);
-    let body = review_of(&before, &asked, dry_run);
+    let (before, requested) = with_annotation(vm, request);
+    let body = review_of(&before, &requested, dry_run);
+    let body = admission::parse(&body);
     let (cluster_info, running, is_sriov) = read(&body, |change| {
-        check_plan(change, request)?;
+        check_request(change, request)?;
         let facts = facts.facts_for(change);
         let cluster_info = ClusterInfo {
             in_place: rules::in_place(&facts.attachment, settings),
@@ -155,25 +163,26 @@ pub fn edit(
         };
         Ok((cluster_info, running, is_sriov(change, request)))
     })?;
-    let mut operations = operations_of(&reviewer.review(Endpoint::Mutate, &body))?;
+    let mut operations = operations_of(evaluator.evaluate(Endpoint::Mutate, &body));
     if let EditRequest::Add(nic) = request {
         for operation in &mut operations {
             if let PatchOperation::Add(add) = operation {
-                dress(&mut add.value, nic);
+                apply_options(&mut add.value, nic);
             }
         }
     }
     let mut object = vm.clone();
-    let mut verdict = Verdict::default();
+    let mut verdict = ReviewResult::default();
     if !operations.is_empty() {
         operations.splice(0..0, tests_of(vm));
         json_patch::patch(&mut object, &operations).map_err(unreadable)?;
-        verdict = verdict_of(&reviewer.review(Endpoint::Validate, &review_of(vm, &object, dry_run)))?;
+        let body = review_of(vm, &object, dry_run);
+        verdict = evaluator.evaluate(Endpoint::Validate, &admission::parse(&body)).into_verdict().into();
     }
     Ok(Edit { patch: Patch(operations), object, verdict, cluster_info, running, is_sriov })
 }
 
-/// Whether a patch still fits a VM that may have been changed since the patch was made: whether its tests hold.
+/// Returns whether the tests of a patch still succeed for a VM that may have changed since the patch was computed.
 #[must_use]
 pub fn still_fits(patch: &Patch, vm: &Value) -> bool {
     let tests = patch.iter().filter(|operation| matches!(operation, PatchOperation::Test(_)));
@@ -181,38 +190,38 @@ pub fn still_fits(patch: &Patch, vm: &Value) -> bool {
     json_patch::patch(&mut vm.clone(), &tests).is_ok()
 }
 
-/// A removal by annotation could name several: of a command it is one.
+/// Checks that a removal names one NIC; the annotation could name several.
 fn check_name(request: &EditRequest) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
-    let names: Result<Removals, Malformed> = name.parse();
+    let names: Result<Removals, RequestSyntaxError> = name.parse();
     match names {
         Ok(names) if names.iter().eq([name.as_str()]) => Ok(()),
-        _ => Err(EditError::Malformed(format!(
-            "{name:?} is no name of a NIC: that has letters, digits, - and _, at most 63 of them"
-        ))),
+        _ => {
+            Err(EditError::Malformed(format!("{name:?} is not a valid NIC name: use 1 to 63 letters, digits, - and _")))
+        }
     }
 }
 
-/// The VM without any request, and with the one that asks for the wish: a request that somebody left behind, or the
-/// same one, would not count.
-fn ask_by_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
+/// Returns the VM without any request, and with the annotation for this one. A stored annotation is removed, because a
+/// request counts only in the update that sets it.
+fn with_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
     let mut before = vm.clone();
     if let Some(annotations) = before.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        for kind in Kind::ALL {
+        for kind in RequestKind::ALL {
             annotations.remove(kind.key());
         }
     }
-    let mut asked = before.clone();
-    if let Some(metadata) = asked.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+    let mut requested = before.clone();
+    if let Some(metadata) = requested.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
         if annotations.is_null() {
             *annotations = json!({});
         }
         if let Some(annotations) = annotations.as_object_mut() {
-            annotations.insert(request.kind().key().to_owned(), request.request().into());
+            annotations.insert(request.kind().key().to_owned(), request.annotation_text().into());
         }
     }
-    (before, asked)
+    (before, requested)
 }
 
 fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
@@ -227,46 +236,46 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read<T>(body: &[u8], look: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
-    match review::read(body) {
-        Ok(ParsedRequest::Valid(request)) => match Change::of(&request) {
-            Some(change) => look(&change),
-            None => Err(EditError::Unreadable("it is no VirtualMachine".to_owned())),
+fn read<T>(body: &ParsedBody, read_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
+    match body {
+        Ok(ParsedRequest::Valid(request)) => match Change::of(request) {
+            Some(change) => read_change(&change),
+            None => Err(EditError::Unreadable("it is not a VirtualMachine".to_owned())),
         },
-        Ok(ParsedRequest::Invalid(_, fault)) => Err(EditError::Unreadable(fault.message)),
+        Ok(ParsedRequest::Invalid(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
         Err(error) => Err(unreadable(error)),
     }
 }
 
-/// Whether the wish can be granted, beside what rules say.
-fn check_plan(change: &Change, request: &EditRequest) -> Result<(), EditError> {
-    if let Err(refusals) = interfaces::plan(change) {
-        let words = |refusal: interfaces::Refusal| match refusal.why {
-            interfaces::Why::Malformed(why) => EditError::Malformed(why.what().to_owned()),
-            interfaces::Why::NoDomain => EditError::Unreadable(refusal.why.to_string()),
-            why => EditError::Taken(why.to_string()),
+/// Checks that the request can be applied; the rules check the result later.
+fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError> {
+    if let Err(rejected) = interfaces::requested_changes(change) {
+        let to_error = |rejected: RejectedRequest| match rejected.error {
+            RequestError::Malformed(error) => EditError::Malformed(error.what().to_owned()),
+            RequestError::NoDomain => EditError::Unreadable(rejected.error.to_string()),
+            error => EditError::NameInUse(error.to_string()),
         };
-        return Err(refusals.into_iter().next().map_or_else(|| unreadable("the request was refused"), words));
+        return Err(rejected.into_iter().next().map_or_else(|| unreadable("the request was rejected"), to_error));
     }
     let nics = change.after.nics();
     match request {
-        EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |there| check_likeness(there, nic)),
+        EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |existing| check_same(existing, nic)),
         EditRequest::Remove(_) => Ok(()),
     }
 }
 
-/// A NIC that is there already has to be what is asked for, in what is asked for.
-fn check_likeness(there: &Nic, nic: &NewNic) -> Result<(), EditError> {
-    let Some(interface) = there.interface.map(|entry| entry.value) else { return Ok(()) };
+/// Checks that an existing NIC has the binding and the MAC address of the NIC to add.
+fn check_same(existing: &Nic, nic: &NewNic) -> Result<(), EditError> {
+    let Some(interface) = existing.interface.map(|entry| entry.value) else { return Ok(()) };
     let name = &nic.name;
     if nic.is_sriov && interface.bindings.sriov.is_none() {
-        return Err(EditError::Taken(format!("{name:?} is there already, not bound by SR-IOV")));
+        return Err(EditError::NameInUse(format!("{name:?} already exists, without the sriov binding")));
     }
     let Some(wanted) = nic.mac else { return Ok(()) };
     match interface.mac_address.as_deref() {
         Some(mac) if mac.parse() == Ok(wanted) => Ok(()),
-        Some(mac) => Err(EditError::Taken(format!("{name:?} is there already, with MAC address {mac:?}"))),
-        None => Err(EditError::Taken(format!("{name:?} is there already, with a MAC address of KubeVirt's choice"))),
+        Some(mac) => Err(EditError::NameInUse(format!("{name:?} already exists, with MAC address {mac:?}"))),
+        None => Err(EditError::NameInUse(format!("{name:?} already exists, with a MAC address that KubeVirt chose"))),
     }
 }
 
@@ -277,10 +286,10 @@ fn is_sriov(change: &Change, request: &EditRequest) -> bool {
     is_wanted || interface.is_some_and(|entry| entry.value.bindings.sriov.is_some())
 }
 
-/// Gives the interface that is added what an annotation cannot ask for.
-fn dress(value: &mut Value, nic: &NewNic) {
+/// Adds the options that an annotation cannot request to the new interface.
+fn apply_options(value: &mut Value, nic: &NewNic) {
     match value {
-        Value::Array(entries) => entries.iter_mut().for_each(|entry| dress(entry, nic)),
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| apply_options(entry, nic)),
         Value::Object(fields) if fields.contains_key("bridge") => {
             if fields.get("name").and_then(Value::as_str) != Some(nic.name.as_str()) {
                 return;
@@ -295,27 +304,22 @@ fn dress(value: &mut Value, nic: &NewNic) {
         }
         Value::Object(fields) => {
             if let Some(interfaces) = fields.get_mut("interfaces") {
-                dress(interfaces, nic);
+                apply_options(interfaces, nic);
             }
         }
         _ => {}
     }
 }
 
-/// The operations of a patch, without those on the annotation that was never stored.
-fn operations_of(answer: &Answer) -> Result<Vec<PatchOperation>, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let Some(patch) = answer.pointer("/response/patch").and_then(Value::as_str) else { return Ok(Vec::new()) };
-    let patch = BASE64.decode(patch).map_err(unreadable)?;
-    let Patch(operations) = serde_json::from_slice(&patch).map_err(unreadable)?;
+/// Returns the operations of a patch, without those on the annotation, which is not stored.
+fn operations_of(evaluation: Evaluation) -> Vec<PatchOperation> {
     let annotations = pointer("metadata", &["annotations"]);
-    Ok(operations
-        .into_iter()
-        .filter(|operation| !operation.path().as_str().starts_with(annotations.as_str()))
-        .collect())
+    let mut operations = evaluation.into_patch();
+    operations.retain(|operation| !operation.path().as_str().starts_with(annotations.as_str()));
+    operations
 }
 
-/// Tests of both lists; where one is missing, which no test can tell, of the whole object.
+/// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion instead.
 fn tests_of(vm: &Value) -> Vec<PatchOperation> {
     let tests = lists().map(|path| {
         let value = vm.pointer(path.as_str()).filter(|value| !value.is_null())?.clone();
@@ -333,17 +337,6 @@ fn lists() -> impl Iterator<Item = PointerBuf> {
     [&["domain", "devices", "interfaces"][..], &["networks"]].into_iter().map(|below| pointer(TEMPLATE, below))
 }
 
-fn verdict_of(answer: &Answer) -> Result<Verdict, EditError> {
-    let answer: Value = serde_json::from_slice(&answer.body).map_err(unreadable)?;
-    let list = |pointer: &str| answer.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let cause = |cause: &Value| format!("{}: {}", text(cause, "field"), text(cause, "message"));
-    Ok(Verdict {
-        causes: list("/response/status/details/causes").iter().map(cause).collect(),
-        warnings: list("/response/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-    })
-}
-
 fn unreadable(error: impl Display) -> EditError {
     EditError::Unreadable(error.to_string())
 }
@@ -353,7 +346,7 @@ mod tests {
     use super::*;
     use crate::{cluster::store::Store, facts::NoFacts};
 
-    /// A VM with its default NIC and `a`, as it is stored.
+    /// Returns a stored VM with its default NIC and `a`.
     fn vm() -> Value {
         json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
             "metadata": {"name": "vm", "namespace": "demo", "resourceVersion": "7", "uid": "u"},
@@ -362,7 +355,7 @@ mod tests {
                 "networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "net"}}]}}}})
     }
 
-    /// A cluster with the network, where the VM runs or does not.
+    /// Returns a cluster with the network, where the VM runs or not.
     fn cluster(is_running: bool) -> Arc<dyn FactSource> {
         let mut store = Store::complete();
         let mut objects = vec![
@@ -389,7 +382,7 @@ mod tests {
         NewNic { name: name.to_owned(), network_name: "net".to_owned(), ..NewNic::default() }
     }
 
-    fn edited(vm: &Value, request: &EditRequest, facts: &Arc<dyn FactSource>) -> Result<Edit, EditError> {
+    fn edit_in(vm: &Value, request: &EditRequest, facts: &Arc<dyn FactSource>) -> Result<Edit, EditError> {
         edit(vm, request, facts, &Settings::default(), false)
     }
 
@@ -405,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_nic_is_appended_after_a_test_of_both_lists() {
-        let edit = edited(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
+        let edit = edit_in(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         let adds = ["add /domain/devices/interfaces/-", "add /networks/-"];
         assert_eq!(paths(&edit), [TESTS, adds].concat());
         assert_eq!(edit.object["spec"]["template"]["spec"]["networks"][2]["name"], "b");
@@ -419,7 +412,7 @@ mod tests {
     fn a_mac_address_and_sriov_are_written_too() {
         let request = NewNic { mac: Some("02-00-00-00-00-AA".parse().unwrap()), is_sriov: true, ..nic("b") };
         for vm in [vm(), without_lists()] {
-            let edit = edited(&vm, &EditRequest::Add(request.clone()), &cluster(false)).unwrap();
+            let edit = edit_in(&vm, &EditRequest::Add(request.clone()), &cluster(false)).unwrap();
             let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
             let interface = interfaces.as_array().unwrap().last().unwrap();
             assert_eq!(*interface, json!({"name": "b", "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
@@ -434,75 +427,75 @@ mod tests {
     }
 
     #[test]
-    fn where_a_list_is_missing_the_whole_object_is_tested() {
-        let edit = edited(&without_lists(), &EditRequest::Add(nic("b")), &cluster(false)).unwrap();
+    fn if_a_list_is_missing_the_resource_version_is_tested() {
+        let edit = edit_in(&without_lists(), &EditRequest::Add(nic("b")), &cluster(false)).unwrap();
         assert_eq!(paths(&edit), ["test /metadata/resourceVersion", "add /domain/devices/interfaces", "add /networks"]);
         let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
         assert_eq!(*interfaces, json!([{"name": "default", "bridge": {}}, {"name": "b", "bridge": {}}]));
     }
 
     #[test]
-    fn what_is_as_wanted_is_left_alone() {
+    fn a_vm_that_needs_no_change_stays_as_it_is() {
         for request in [EditRequest::Add(nic("a")), EditRequest::Remove("z".to_owned())] {
-            let edit = edited(&vm(), &request, &cluster(true)).unwrap();
+            let edit = edit_in(&vm(), &request, &cluster(true)).unwrap();
             assert!(!edit.is_needed(), "{:?}", paths(&edit));
             assert_eq!(edit.object, vm());
         }
     }
 
     #[test]
-    fn a_request_that_was_left_behind_is_not_in_the_way() {
+    fn a_stale_annotation_does_not_matter() {
         let mut vm = vm();
         vm["metadata"]["annotations"] = json!({"nicplug.io/add-interfaces": "b=net", "mine": "1"});
-        let edit = edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
+        let edit = edit_in(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         assert_eq!(paths(&edit).len(), 4);
         assert_eq!(edit.object["metadata"], vm["metadata"]);
         vm["metadata"]["annotations"] = Value::Null;
-        assert!(edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap().is_needed());
+        assert!(edit_in(&vm, &EditRequest::Add(nic("b")), &cluster(true)).unwrap().is_needed());
     }
 
     #[test]
-    fn a_nic_leaves_a_running_vm_by_state_and_a_stopped_one_whole() {
+    fn a_nic_of_a_running_vm_is_removed_by_state_and_one_of_a_stopped_vm_from_the_lists() {
         let request = EditRequest::Remove("a".to_owned());
-        let live = edited(&vm(), &request, &cluster(true)).unwrap();
+        let live = edit_in(&vm(), &request, &cluster(true)).unwrap();
         assert_eq!(paths(&live), [TESTS.to_vec(), vec!["add /domain/devices/interfaces/1/state"]].concat());
-        let stopped = edited(&vm(), &request, &cluster(false)).unwrap();
+        let stopped = edit_in(&vm(), &request, &cluster(false)).unwrap();
         assert_eq!(stopped.running, Fact::Absent);
         let removes = ["remove /domain/devices/interfaces/1", "remove /networks/1"];
         assert_eq!(paths(&stopped), [TESTS, removes].concat());
-        let again = edited(&live.object, &request, &cluster(true)).unwrap();
+        let again = edit_in(&live.object, &request, &cluster(true)).unwrap();
         assert!(!again.is_needed());
-        let back = edited(&live.object, &EditRequest::Add(nic("a")), &cluster(true)).unwrap();
-        assert_eq!(back.object, vm());
+        let added_again = edit_in(&live.object, &EditRequest::Add(nic("a")), &cluster(true)).unwrap();
+        assert_eq!(added_again.object, vm());
     }
 
     #[test]
-    fn another_nic_of_the_name_is_told_apart() {
+    fn another_nic_with_the_name_is_an_error() {
         let mac = |text: &str| Some(text.parse().unwrap());
         let mut vm = vm();
         vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][1]["macAddress"] = json!("02:00:00:00:00:AA");
         for (request, part) in [
             (NewNic { network_name: "other".to_owned(), ..nic("a") }, "on network \"net\""),
             (NewNic { mac: mac("02:00:00:00:00:bb"), ..nic("a") }, "with MAC address \"02:00:00:00:00:AA\""),
-            (NewNic { is_sriov: true, ..nic("a") }, "not bound by SR-IOV"),
-            (nic("default"), "on no network of a NetworkAttachmentDefinition"),
+            (NewNic { is_sriov: true, ..nic("a") }, "without the sriov binding"),
+            (nic("default"), "without a NetworkAttachmentDefinition"),
         ] {
-            let error = edited(&vm, &EditRequest::Add(request), &cluster(true)).unwrap_err();
-            assert!(matches!(&error, EditError::Taken(why) if why.contains(part)), "{error}");
+            let error = edit_in(&vm, &EditRequest::Add(request), &cluster(true)).unwrap_err();
+            assert!(matches!(&error, EditError::NameInUse(message) if message.contains(part)), "{error}");
         }
         let same = NewNic { mac: mac("02-00-00-00-00-aa"), network_name: "demo/net".to_owned(), ..nic("a") };
-        assert!(!edited(&vm, &EditRequest::Add(same), &cluster(true)).unwrap().is_needed());
+        assert!(!edit_in(&vm, &EditRequest::Add(same), &cluster(true)).unwrap().is_needed());
     }
 
     #[test]
-    fn a_name_that_is_none_is_told_as_such() {
+    fn a_malformed_name_is_an_error() {
         for request in [
             EditRequest::Add(nic("a b")),
             EditRequest::Add(NewNic { network_name: "x/y/z".to_owned(), ..nic("b") }),
             EditRequest::Remove("a,default".to_owned()),
             EditRequest::Remove(String::new()),
         ] {
-            let error = edited(&vm(), &request, &cluster(true)).unwrap_err();
+            let error = edit_in(&vm(), &request, &cluster(true)).unwrap_err();
             assert!(matches!(error, EditError::Malformed(_)), "{error}");
         }
     }
@@ -510,29 +503,29 @@ mod tests {
     #[test]
     fn the_verdict_is_the_one_of_the_webhook() {
         let nowhere = NewNic { network_name: "nowhere".to_owned(), ..nic("b") };
-        let denied = edited(&vm(), &EditRequest::Add(nowhere), &cluster(true)).unwrap();
+        let denied = edit_in(&vm(), &EditRequest::Add(nowhere), &cluster(true)).unwrap();
         assert_eq!(denied.verdict.causes.len(), 1, "{:?}", denied.verdict);
         let cause = &denied.verdict.causes[0];
         assert!(cause.starts_with("spec.template.spec.networks[2].multus.networkName: "), "{cause}");
         assert!(cause.ends_with("[NP105]"), "{cause}");
-        let unknown = edited(&vm(), &EditRequest::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
+        let unknown = edit_in(&vm(), &EditRequest::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
         assert!(unknown.verdict.causes.is_empty() && !unknown.verdict.warnings.is_empty(), "{:?}", unknown.verdict);
         assert_eq!(unknown.running, Fact::Unknown);
     }
 
     #[test]
-    fn what_is_no_vm_is_an_error() {
+    fn an_object_that_is_not_a_vm_is_an_error() {
         for vm in [
             json!({"metadata": {"name": "vm"}}),
             json!({"metadata": {"name": "vm"}, "spec": {"template": {"spec": {"networks": 5}}}}),
         ] {
-            assert!(edited(&vm, &EditRequest::Add(nic("b")), &cluster(true)).is_err(), "{vm}");
+            assert!(edit_in(&vm, &EditRequest::Add(nic("b")), &cluster(true)).is_err(), "{vm}");
         }
     }
 
     #[test]
     fn a_patch_fits_until_the_lists_of_nics_change() {
-        let Edit { patch, .. } = edited(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
+        let Edit { patch, .. } = edit_in(&vm(), &EditRequest::Add(nic("b")), &cluster(true)).unwrap();
         let mut other = vm();
         other["metadata"]["resourceVersion"] = json!("8");
         assert!(still_fits(&patch, &other));

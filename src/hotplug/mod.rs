@@ -1,4 +1,4 @@
-//! A hotplug as a command sees it: the edit of the object, and how far the NIC has come.
+//! A hotplug as a command sees it: the edit of the VM, and the progress of the NIC.
 
 pub mod edit;
 pub mod progress;

@@ -1,11 +1,11 @@
-//! The stamp `nicplug.io/boot-slots` on every VMI: what its PCI bus was at boot. It is nicplug's alone: written when the
-//! VMI is made, over whatever a user put there, and put back when an update changes it. With it goes the reservation of
-//! ports, which has to be on the VMI before it boots.
+//! The annotation `nicplug.io/boot-slots` of every VMI: its PCI ports at boot. Only nicplug may set it: nicplug writes it
+//! when the VMI is created, over any value of a user, and restores it when an update changes it. The reservation of ports
+//! is written together with it, because it must be on the VMI before the guest boots.
 
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use super::Case;
+use super::MutationInput;
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::{
@@ -17,58 +17,57 @@ use crate::{
     pci::{self, BootSlots, Reservation, SLOT_COUNT, SlotCount},
 };
 
-const STAMP: &str = "nicplug.io/boot-slots";
+const BOOT_SLOTS: &str = "nicplug.io/boot-slots";
 
-pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
-    match (case.change.before.map(|before| before.vmi), case.change.after.vmi) {
-        (None, Some(vmi)) => mark(case, vmi),
+pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
+    match (input.change.before.map(|before| before.vmi), input.change.after.vmi) {
+        (None, Some(vmi)) => annotate_new(input, vmi),
         (Some(Some(old)), Some(new)) => {
-            set(new, &[(STAMP, stamp_of(old.metadata.annotations.as_ref()).map(str::to_owned))])
+            set(new, &[(BOOT_SLOTS, boot_slots_of(old.metadata.annotations.as_ref()).map(str::to_owned))])
         }
         (_, None) | (Some(None), Some(_)) => Vec::new(),
     }
 }
 
-/// Marks a VMI that is being made.
-fn mark(case: &Case, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
-    let slots = budget(case, vmi);
+/// Annotates a VMI that is being created.
+fn annotate_new(input: &MutationInput, vmi: &VirtualMachineInstance) -> Vec<PatchOperation> {
+    let slots = boot_slots(input, vmi);
     let slot_count = slots.as_ref().and_then(|(count, _)| *count);
-    let stamp = slots.map(|(_, slots)| slots.to_string());
-    let mut wanted = vec![(STAMP, stamp)];
+    let mut wanted = vec![(BOOT_SLOTS, slots.map(|(_, slots)| slots.to_string()))];
     if let Some(count) = slot_count {
         wanted.push((SLOT_COUNT, Some(count.to_string())));
     }
     set(vmi, &wanted)
 }
 
-/// What the guest boots with, and the slot count that a reservation needs; `None` where it cannot be known.
-fn budget(case: &Case, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
-    let kubevirt = case.facts.kubevirt.known()?;
+/// Returns the ports at boot, and the slot count that a reservation needs; `None` if they cannot be computed.
+fn boot_slots(input: &MutationInput, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
+    let kubevirt = input.facts.kubevirt.known()?;
     let version = kubevirt.version?;
     let placement = boot::pci_options(vmi.metadata.annotations.as_ref());
-    let survey = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
-    let reserved = match reserve_ports::wish(&case.change.after, case.facts, case.settings) {
-        ReservePorts::Ports(wanted) => match pci::reserve(&survey.port_usage, &survey.nics, version, wanted) {
+    let devices = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
+    let reserved = match reserve_ports::requested(&input.change.after, input.facts, input.settings) {
+        ReservePorts::Ports(wanted) => match pci::reserve(&devices.port_usage, &devices.nics, version, wanted) {
             Reservation::SlotCount { value, .. } => Some(value),
             Reservation::Enough { .. } | Reservation::Impossible { .. } => None,
         },
         ReservePorts::None | ReservePorts::Malformed { .. } => None,
     };
     let port_usage = match reserved.and_then(|value| i64::try_from(value).ok()) {
-        Some(count) => survey.port_usage.with_slot_count(SlotCount::Number(count)),
-        None => survey.port_usage,
+        Some(count) => devices.port_usage.with_slot_count(SlotCount::Number(count)),
+        None => devices.port_usage,
     };
-    Some((reserved, BootSlots::of(&port_usage, &survey.nics, version)?))
+    Some((reserved, BootSlots::of(&port_usage, &devices.nics, version)?))
 }
 
-/// The operations that give a VMI these annotations, or take them away; none for those that are right.
+/// Returns the operations that set or remove these annotations of a VMI, without those that are correct already.
 fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) -> Vec<PatchOperation> {
     if !vmi.metadata.is_present {
-        // No object of an API server is like that, and the patch would have nowhere to go.
+        // Every object from the API server has metadata; without it the patch has no parent for the annotations.
         return Vec::new();
     }
     let annotations = vmi.metadata.annotations.as_ref();
-    let present = |key: &str| if key == STAMP { stamp_of(annotations) } else { slot_count_of(annotations) };
+    let present = |key: &str| if key == BOOT_SLOTS { boot_slots_of(annotations) } else { slot_count_of(annotations) };
     let mut operations = Vec::new();
     for (key, value) in wanted {
         let path = || pointer("metadata", &["annotations", key]);
@@ -84,7 +83,7 @@ fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) 
     operations
 }
 
-fn stamp_of<'a>(annotations: Option<&'a Annotations<'_>>) -> Option<&'a str> {
+fn boot_slots_of<'a>(annotations: Option<&'a Annotations<'_>>) -> Option<&'a str> {
     annotations?.boot_slots.as_deref()
 }
 
@@ -109,7 +108,7 @@ mod tests {
         settings::Settings,
     };
 
-    const STAMPED: &str =
+    const ADDED: &str =
         r#"{"op":"add","path":"/metadata/annotations/nicplug.io~1boot-slots","value":"v1:port=4,nics=1,disks=0"}"#;
     const REMOVED: &str = r#"{"op":"remove","path":"/metadata/annotations/nicplug.io~1boot-slots"}"#;
 
@@ -126,7 +125,7 @@ mod tests {
         )
     }
 
-    fn operations(object: &str, old: Option<&str>, facts: &Facts, settings: &Settings) -> Vec<String> {
+    fn operations_for(object: &str, old: Option<&str>, facts: &Facts, settings: &Settings) -> Vec<String> {
         let operation = if old.is_some() { "UPDATE" } else { "CREATE" };
         let old_object = old.unwrap_or("null");
         let text = format!(
@@ -136,79 +135,79 @@ mod tests {
         );
         let ParsedRequest::Valid(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
-        let operations = repair(&Case { change: &change, facts, settings });
-        // The patch applies, and what it makes needs none.
+        let operations = operations(&MutationInput { change: &change, facts, settings });
+        // The patch applies, and the patched object needs no patch.
         let mut patched: Value = serde_json::from_str(object).unwrap();
         json_patch::patch(&mut patched, &json_patch::Patch(operations.clone())).unwrap();
         if !operations.is_empty() {
-            assert!(self::operations(&patched.to_string(), old, facts, settings).is_empty(), "{patched}");
+            assert!(operations_for(&patched.to_string(), old, facts, settings).is_empty(), "{patched}");
         }
         operations.iter().map(|operation| serde_json::to_string(operation).unwrap()).collect()
     }
 
     fn create(annotations: &str, version: &str) -> Vec<String> {
-        operations(&vmi(annotations), None, &facts(version), &Settings::default())
+        operations_for(&vmi(annotations), None, &facts(version), &Settings::default())
     }
 
     #[test]
-    fn a_new_vmi_is_stamped_whatever_a_user_put_there() {
+    fn a_new_vmi_is_annotated_over_any_value_of_a_user() {
         let map = r#"{"op":"add","path":"/metadata/annotations","value":{}}"#;
-        let with = |stamp: &str| format!(r#", "annotations": {{"nicplug.io/boot-slots": "{stamp}"}}"#);
-        assert_eq!(create("", "v1.9.0"), [map, STAMPED]);
-        assert_eq!(create(r#", "annotations": {}"#, "v1.9.0"), [STAMPED]);
-        assert_eq!(create(&with("v1:port=99,nics=0,disks=0"), "v1.9.0"), [STAMPED]);
+        let with = |slots: &str| format!(r#", "annotations": {{"nicplug.io/boot-slots": "{slots}"}}"#);
+        assert_eq!(create("", "v1.9.0"), [map, ADDED]);
+        assert_eq!(create(r#", "annotations": {}"#, "v1.9.0"), [ADDED]);
+        assert_eq!(create(&with("v1:port=99,nics=0,disks=0"), "v1.9.0"), [ADDED]);
         assert!(create(&with("v1:port=4,nics=1,disks=0"), "v1.9.0").is_empty());
     }
 
     #[test]
-    fn an_object_without_metadata_has_no_place_for_a_stamp() {
-        assert!(operations(r#"{"spec": {}}"#, None, &facts("v1.9.0"), &Settings::default()).is_empty());
+    fn an_object_without_metadata_is_not_annotated() {
+        assert!(operations_for(r#"{"spec": {}}"#, None, &facts("v1.9.0"), &Settings::default()).is_empty());
     }
 
     #[test]
-    fn what_cannot_be_known_is_not_stamped() {
+    fn an_unknown_version_is_not_annotated() {
         assert!(create("", "").is_empty());
         let forged = create(r#", "annotations": {"nicplug.io/boot-slots": "v1:port=99,nics=0,disks=0"}"#, "");
         assert_eq!(forged, [REMOVED]);
     }
 
     #[test]
-    fn a_reservation_becomes_the_smallest_slot_count_that_does() {
+    fn a_reservation_becomes_the_smallest_sufficient_slot_count() {
         let reserve = |version| create(r#", "annotations": {"nicplug.io/reserve-ports": "6"}"#, version);
         let slot_count =
             r#"{"op":"add","path":"/metadata/annotations/kubevirt.io~1pci-interface-slot-count","value":"6"}"#;
-        assert_eq!(reserve("v1.9.0"), [&STAMPED.replace("port=4", "port=6"), slot_count]);
+        assert_eq!(reserve("v1.9.0"), [&ADDED.replace("port=4", "port=6"), slot_count]);
         // A version that does not read the annotation gets none, and so does a guest that has enough.
-        assert_eq!(reserve("v1.5.0"), [STAMPED]);
-        assert_eq!(create(r#", "annotations": {"nicplug.io/reserve-ports": "4"}"#, "v1.9.0"), [STAMPED]);
-        // Somebody else's word stands.
-        let theirs = create(
+        assert_eq!(reserve("v1.5.0"), [ADDED]);
+        assert_eq!(create(r#", "annotations": {"nicplug.io/reserve-ports": "4"}"#, "v1.9.0"), [ADDED]);
+        // A slot count of the user stays.
+        let with_slot_count = create(
             r#", "annotations": {"nicplug.io/reserve-ports": "6", "kubevirt.io/pci-interface-slot-count": "3"}"#,
             "v1.9.0",
         );
-        assert_eq!(theirs, [STAMPED]);
+        assert_eq!(with_slot_count, [ADDED]);
     }
 
     #[test]
-    fn the_vm_and_the_settings_can_ask_for_ports_too() {
+    fn the_vm_and_the_settings_can_reserve_ports_too() {
         let vm = Vm { reserve_ports: Some("6".into()), ..Vm::default() };
         let by_vm = Facts { vm: Fact::Known(Arc::new(vm)), ..facts("v1.9.0") };
         let settings = Settings { reserve_ports: Some(6), ..Settings::default() };
         for (facts, settings) in [(&by_vm, &Settings::default()), (&facts("v1.9.0"), &settings)] {
-            let operations = operations(&vmi(r#", "annotations": {}"#), None, facts, settings);
+            let operations = operations_for(&vmi(r#", "annotations": {}"#), None, facts, settings);
             assert_eq!(operations.len(), 2, "{operations:?}");
         }
     }
 
     #[test]
-    fn an_update_gets_the_stamp_back() {
-        let with = |stamp: &str| vmi(&format!(r#", "annotations": {{"nicplug.io/boot-slots": "{stamp}"}}"#));
-        let (stamped, changed) = (with("v1:port=4,nics=1,disks=0"), with("v1:port=99,nics=1,disks=0"));
+    fn an_update_cannot_change_the_annotation() {
+        let with = |slots: &str| vmi(&format!(r#", "annotations": {{"nicplug.io/boot-slots": "{slots}"}}"#));
+        let (annotated, changed) = (with("v1:port=4,nics=1,disks=0"), with("v1:port=99,nics=1,disks=0"));
         let bare = vmi(r#", "annotations": {}"#);
-        let update = |new: &str, old: &str| operations(new, Some(old), &Facts::default(), &Settings::default());
-        assert_eq!(update(&changed, &stamped), [STAMPED]);
-        assert_eq!(update(&bare, &stamped), [STAMPED]);
+        let update = |new: &str, old: &str| operations_for(new, Some(old), &Facts::default(), &Settings::default());
+        assert_eq!(update(&changed, &annotated), [ADDED]);
+        assert_eq!(update(&bare, &annotated), [ADDED]);
         assert_eq!(update(&changed, &bare), [REMOVED]);
-        assert!(update(&stamped, &stamped).is_empty());
+        assert!(update(&annotated, &annotated).is_empty());
     }
 }

@@ -1,9 +1,9 @@
-//! An added NIC without a binding gets `bridge: {}`, the only one that can be hotplugged everywhere.
+//! Sets `bridge: {}` on an added NIC without a binding: the only binding that can be hotplugged in every cluster.
 
 use json_patch::PatchOperation;
 use serde_json::json;
 
-use super::Case;
+use super::MutationInput;
 use crate::{
     api::{
         json_patch::{add_op, pointer},
@@ -12,11 +12,11 @@ use crate::{
     change::Nic,
 };
 
-/// Binds what an update of a VM or VMI adds to a network other than the pod's own.
+/// Returns the operations for NICs that an update of a VM or VMI adds to a network other than the pod network.
 ///
-/// On the pod network a bridge is another wish than on a further network: who wants it says so.
-pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
-    let change = case.change;
+/// On the pod network a bridge has another meaning than on an additional network, so the user has to set it explicitly.
+pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
+    let change = input.change;
     let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
     if !is_guest || change.before.is_none() {
         return Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
     unbound.map(|index| add_op(bridge_of(change.after.path, index), json!({}))).collect()
 }
 
-/// The index of the NIC's interface, if that has no binding.
+/// Returns the index of the NIC's interface, if that has no binding.
 fn unbound_interface(nic: &Nic) -> Option<usize> {
     let (interface, network) = (nic.interface?, nic.network?);
     let is_unbound = interface.value.bindings.is_empty() && network.value.pod.is_none();

@@ -1,14 +1,14 @@
-//! Grants the annotations `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` of a VM, and takes them away.
-//! What cannot be granted stays, and /validate, which sees the object after this, says why.
+//! Applies the annotations `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` of a VM and removes them. A
+//! request that cannot be applied stays, and `/validate`, which gets the object afterwards, reports why.
 
 use std::collections::BTreeSet;
 
 use json_patch::{PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
-use super::Case;
+use super::MutationInput;
 use crate::{
-    annotations::interfaces::{self, DEFAULT_NIC, Kind, Plan},
+    annotations::interfaces::{self, DEFAULT_NIC, InterfaceChanges, RequestKind},
     api::{
         json_patch::{add_op, pointer, remove_op},
         network::{Interface, Network},
@@ -17,91 +17,92 @@ use crate::{
     facts::Fact,
 };
 
-pub(super) fn repair(case: &Case) -> Vec<PatchOperation> {
-    let Ok(plan) = interfaces::plan(case.change) else { return Vec::new() };
-    // What is taken away comes first, from the back: so no index is moved before it is used.
-    let mut operations = restore(case, &plan);
-    operations.extend(remove(case, &plan));
-    operations.extend(add(case, &plan));
-    let annotation = |kind: &Kind| pointer("metadata", &["annotations", kind.key()]);
-    operations.extend(plan.asked.iter().map(|kind| remove_op(annotation(kind))));
+pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
+    let Ok(changes) = interfaces::requested_changes(input.change) else { return Vec::new() };
+    // Removals come before additions, and from the end of the lists, so that no index shifts before it is used.
+    let mut operations = restore(input, &changes);
+    operations.extend(remove(input, &changes));
+    operations.extend(add(input, &changes));
+    let annotation = |kind: &RequestKind| pointer("metadata", &["annotations", kind.key()]);
+    operations.extend(changes.requests.iter().map(|kind| remove_op(annotation(kind))));
     operations
 }
 
-/// NICs that were unplugged and are wanted back.
-fn restore(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
-    let names: BTreeSet<&str> = plan.restore.iter().copied().collect();
+/// Adds unplugged NICs again by removing their state.
+fn restore(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation> {
+    let names: BTreeSet<&str> = changes.restore.iter().copied().collect();
     let wanted = |interface: &Interface| interface.is_absent() && names.contains(interface.name.as_str());
-    let indices = indices(case.change.after.guest.interfaces(), wanted);
-    indices.into_iter().map(|index| remove_op(state_of(case, index))).collect()
+    let indices = indices(input.change.after.guest.interfaces(), wanted);
+    indices.into_iter().map(|index| remove_op(state_of(input, index))).collect()
 }
 
-fn remove(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
-    let nics = case.change.after.nics();
-    let leaving = plan.remove.iter().filter_map(|name| nics.get(name));
-    let (unplugged, dropped): (Vec<&Nic>, Vec<&Nic>) = leaving.partition(|nic| is_unplugged(case, nic));
+fn remove(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation> {
+    let nics = input.change.after.nics();
+    let removed = changes.remove.iter().filter_map(|name| nics.get(name));
+    let (unplugged, dropped): (Vec<&Nic>, Vec<&Nic>) = removed.partition(|nic| is_unplugged(input, nic));
     let [unplugged, dropped] = [unplugged, dropped].map(names_of);
-    let guest = case.change.after.guest;
+    let guest = input.change.after.guest;
 
     let is_plugged = |interface: &Interface| !interface.is_absent() && unplugged.contains(interface.name.as_str());
     let absent = indices(guest.interfaces(), is_plugged);
     let mut operations: Vec<PatchOperation> =
-        absent.into_iter().map(|index| add_op(state_of(case, index), json!("absent"))).collect();
+        absent.into_iter().map(|index| add_op(state_of(input, index), json!("absent"))).collect();
     let interfaces = indices(guest.interfaces(), |interface: &Interface| dropped.contains(interface.name.as_str()));
-    operations.extend(interfaces.into_iter().rev().map(|index| remove_op(interface(case, &[&index.to_string()]))));
+    operations.extend(interfaces.into_iter().rev().map(|index| remove_op(interface(input, &[&index.to_string()]))));
     let networks = indices(&guest.networks, |network: &Network| dropped.contains(network.name.as_str()));
-    operations.extend(networks.into_iter().rev().map(|index| remove_op(network(case, &[&index.to_string()]))));
+    operations.extend(networks.into_iter().rev().map(|index| remove_op(network(input, &[&index.to_string()]))));
     operations
 }
 
-/// Whether a NIC leaves by `state: absent`, and not by being dropped: a guest that runs lets it go only so.
+/// Returns whether a NIC is removed by `state: absent` instead of being dropped from the lists. A running guest unplugs a
+/// NIC only this way.
 ///
-/// So does a guest of which nobody knows whether it runs: a NIC that is absent is not in a guest that boots either.
-/// Only what cannot be unplugged anyway is dropped then.
-fn is_unplugged(case: &Case, nic: &Nic) -> bool {
+/// If it is unknown whether the guest runs, `absent` is safe, because a guest also boots without an absent NIC. A NIC that
+/// cannot be unplugged at all is dropped in this input.
+fn is_unplugged(input: &MutationInput, nic: &Nic) -> bool {
     let (Some(interface), network) = (nic.interface, nic.network) else { return false };
     let can_be_absent =
         interface.value.bindings.bridge.is_some() && network.is_none_or(|network| !network.value.is_default());
-    match case.facts.live() {
-        _ if case.change.before.is_none() => false,
+    match input.facts.live() {
+        _ if input.change.before.is_none() => false,
         Fact::Known(_) => true,
         Fact::Absent => false,
         Fact::Unknown => can_be_absent,
     }
 }
 
-fn add(case: &Case, plan: &Plan) -> Vec<PatchOperation> {
-    if plan.add.is_empty() {
+fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation> {
+    if changes.add.is_empty() {
         return Vec::new();
     }
-    let guest = case.change.after.guest;
-    let (mut interfaces, mut networks) = default_nic(case);
-    for addition in &plan.add {
+    let guest = input.change.after.guest;
+    let (mut interfaces, mut networks) = default_nic(input);
+    for addition in &changes.add {
         interfaces.push(json!({"name": addition.name, "bridge": {}}));
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
     if guest.domain.devices.is_present {
-        operations.extend(append(guest.interfaces().is_empty(), |below| interface(case, below), interfaces));
+        operations.extend(append(guest.interfaces().is_empty(), |below| interface(input, below), interfaces));
     } else {
-        let devices = pointer(case.change.after.path, &["domain", "devices"]);
+        let devices = pointer(input.change.after.path, &["domain", "devices"]);
         operations.push(add_op(devices, json!({"interfaces": interfaces})));
     }
-    operations.extend(append(guest.networks.is_empty(), |below| network(case, below), networks));
+    operations.extend(append(guest.networks.is_empty(), |below| network(input, below), networks));
     operations
 }
 
-/// The NIC that KubeVirt gives to a guest without any: with the first NIC that is written the guest would lose it.
-fn default_nic(case: &Case) -> (Vec<Value>, Vec<Value>) {
-    if !case.change.after.guest.gets_default_nic() {
+/// Returns the default NIC, if KubeVirt gives it to the guest: the first NIC in the template would remove it.
+fn default_nic(input: &MutationInput) -> (Vec<Value>, Vec<Value>) {
+    if !input.change.after.guest.gets_default_nic() {
         return (Vec::new(), Vec::new());
     }
-    let binding = case.facts.kubevirt.known().map(|kubevirt| kubevirt.default_binding).unwrap_or_default();
+    let binding = input.facts.kubevirt.known().map(|kubevirt| kubevirt.default_binding).unwrap_or_default();
     let interface = json!({"name": DEFAULT_NIC, binding.as_str(): {}});
     (vec![interface], vec![json!({"name": DEFAULT_NIC, "pod": {}})])
 }
 
-/// Appends to a list. An empty one may be missing or null as well: it is written whole.
+/// Appends to a list. An empty list may also be missing or null, so it is written as a whole.
 fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
     if is_empty {
         return vec![add_op(list(&[]), Value::Array(entries))];
@@ -117,16 +118,16 @@ fn indices<T>(list: &[T], is_wanted: impl Fn(&T) -> bool) -> Vec<usize> {
     list.iter().enumerate().filter(|(_, entry)| is_wanted(entry)).map(|(index, _)| index).collect()
 }
 
-fn state_of(case: &Case, index: usize) -> PointerBuf {
-    interface(case, &[&index.to_string(), "state"])
+fn state_of(input: &MutationInput, index: usize) -> PointerBuf {
+    interface(input, &[&index.to_string(), "state"])
 }
 
-fn interface(case: &Case, below: &[&str]) -> PointerBuf {
-    pointer(case.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
+fn interface(input: &MutationInput, below: &[&str]) -> PointerBuf {
+    pointer(input.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
 }
 
-fn network(case: &Case, below: &[&str]) -> PointerBuf {
-    pointer(case.change.after.path, &[&["networks"], below].concat())
+fn network(input: &MutationInput, below: &[&str]) -> PointerBuf {
+    pointer(input.change.after.path, &[&["networks"], below].concat())
 }
 
 #[cfg(test)]
@@ -161,7 +162,7 @@ mod tests {
         Facts::default()
     }
 
-    /// A guest of a default NIC, `a` and `b` on bridges and `s` on SR-IOV.
+    /// Returns a guest with a default NIC, `a` and `b` on bridges and `s` on SR-IOV.
     fn guest() -> Value {
         json!({"domain": {"devices": {"interfaces": [{"name": "default", "masquerade": {}}, {"name": "a", "bridge": {}},
             {"name": "s", "sriov": {}}, {"name": "b", "bridge": {}}]}},
@@ -173,7 +174,7 @@ mod tests {
         json!({"metadata": {"name": "vm", "annotations": annotations}, "spec": {"template": {"spec": guest}}})
     }
 
-    fn operations(kind: &str, object: &Value, old: &Value, facts: &Facts) -> Vec<PatchOperation> {
+    fn operations_for(kind: &str, object: &Value, old: &Value, facts: &Facts) -> Vec<PatchOperation> {
         let operation = if old.is_null() { "CREATE" } else { "UPDATE" };
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
             "namespace": "demo", "operation": operation, "kind": {"group": "kubevirt.io", "kind": kind},
@@ -181,15 +182,15 @@ mod tests {
         .to_string();
         let ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
         let change = Change::of(&request).unwrap();
-        repair(&Case { change: &change, facts, settings: &Settings::default() })
+        operations(&MutationInput { change: &change, facts, settings: &Settings::default() })
     }
 
-    /// The guest and the annotations after the request; a second call finds nothing to do.
-    fn granted(before: &Value, annotations: &Value, facts: &Facts) -> (Value, Value) {
+    /// Applies a request; returns the guest and the annotations. A second call changes nothing.
+    fn apply(before: &Value, annotations: &Value, facts: &Facts) -> (Value, Value) {
         let (old, mut new) = (vm(before, &json!({})), vm(before, annotations));
-        let operations = operations("VirtualMachine", &new, &old, facts);
+        let operations = operations_for("VirtualMachine", &new, &old, facts);
         json_patch::patch(&mut new, &json_patch::Patch(operations)).unwrap();
-        let again = self::operations("VirtualMachine", &new, &old, facts);
+        let again = operations_for("VirtualMachine", &new, &old, facts);
         if new["metadata"]["annotations"] != *annotations {
             assert!(again.is_empty(), "{again:?}");
         }
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn a_nic_is_appended_to_both_lists_live_stopped_and_unknown() {
         for facts in [live(), stopped(), unknown()] {
-            let (guest, annotations) = granted(&guest(), &json!({ADD: "c=net,d=x/y", "other": "1"}), &facts);
+            let (guest, annotations) = apply(&guest(), &json!({ADD: "c=net,d=x/y", "other": "1"}), &facts);
             assert_eq!(list(&guest, "/domain/devices/interfaces"), ["default", "a", "s", "b", "c", "d"]);
             assert_eq!(guest["domain"]["devices"]["interfaces"][4], json!({"name": "c", "bridge": {}}));
             assert_eq!(guest["networks"][5], json!({"name": "d", "multus": {"networkName": "x/y"}}));
@@ -221,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_already_changes_nothing_but_the_annotation() {
+    fn a_request_without_effect_is_only_removed() {
         for request in [json!({ADD: "a=net"}), json!({ADD: "b=demo/net,s=net"}), json!({REMOVE: "z"})] {
-            assert_eq!(granted(&guest(), &request, &live()), (guest(), json!({})), "{request}");
+            assert_eq!(apply(&guest(), &request, &live()), (guest(), json!({})), "{request}");
         }
     }
 
     #[test]
-    fn what_cannot_be_granted_stays_as_a_whole() {
+    fn a_request_that_cannot_be_applied_stays_as_a_whole() {
         for request in [
             json!({ADD: "a=other"}),
             json!({ADD: "c=net,default=net"}),
@@ -237,53 +238,53 @@ mod tests {
             json!({ADD: "c=net", REMOVE: "b,?"}),
             json!({ADD: "c=net", REMOVE: "c"}),
         ] {
-            assert_eq!(granted(&guest(), &request, &live()), (guest(), request.clone()), "{request}");
+            assert_eq!(apply(&guest(), &request, &live()), (guest(), request.clone()), "{request}");
         }
     }
 
     #[test]
-    fn a_live_vm_lets_go_by_state_and_a_stopped_one_by_dropping() {
+    fn a_nic_of_a_running_vm_is_removed_by_state_and_one_of_a_stopped_vm_from_the_lists() {
         let names = |list: [&str; 4]| list.map(str::to_owned).to_vec();
-        let (absent, annotations) = granted(&guest(), &json!({REMOVE: "b,a"}), &live());
+        let (absent, annotations) = apply(&guest(), &json!({REMOVE: "b,a"}), &live());
         let all = (names(["default", "a absent", "s", "b absent"]), names(["default", "b", "s", "a"]));
         assert_eq!(nics(&absent), all);
         assert_eq!(annotations, json!({}));
-        assert_eq!(granted(&absent, &json!({REMOVE: "a"}), &live()).0, absent);
+        assert_eq!(apply(&absent, &json!({REMOVE: "a"}), &live()).0, absent);
 
-        let (left, _) = granted(&guest(), &json!({REMOVE: "b,a"}), &stopped());
+        let (left, _) = apply(&guest(), &json!({REMOVE: "b,a"}), &stopped());
         assert_eq!(
             nics(&left),
             (vec!["default".to_owned(), "s".to_owned()], vec!["default".to_owned(), "s".to_owned()])
         );
-        let (left, _) = granted(&absent, &json!({REMOVE: "a"}), &stopped());
+        let (left, _) = apply(&absent, &json!({REMOVE: "a"}), &stopped());
         assert_eq!(list(&left, "/networks"), ["default", "b", "s"]);
     }
 
     #[test]
-    fn where_nobody_knows_whether_it_runs_absent_is_safe_and_dropped_is_what_cannot_be_absent() {
-        let (guest, _) = granted(&guest(), &json!({REMOVE: "a,s"}), &unknown());
+    fn if_the_vmi_is_unknown_a_nic_is_removed_by_state_where_possible() {
+        let (guest, _) = apply(&guest(), &json!({REMOVE: "a,s"}), &unknown());
         assert_eq!(list(&guest, "/domain/devices/interfaces"), ["default", "a absent", "b"]);
         assert_eq!(list(&guest, "/networks"), ["default", "b", "a"]);
     }
 
     #[test]
-    fn an_unplugged_nic_comes_back() {
-        let (absent, _) = granted(&guest(), &json!({REMOVE: "a"}), &live());
-        assert_eq!(granted(&absent, &json!({ADD: "a=net"}), &live()).0, guest());
-        let other = granted(&absent, &json!({ADD: "a=other"}), &live());
+    fn an_unplugged_nic_is_added_again() {
+        let (absent, _) = apply(&guest(), &json!({REMOVE: "a"}), &live());
+        assert_eq!(apply(&absent, &json!({ADD: "a=net"}), &live()).0, guest());
+        let other = apply(&absent, &json!({ADD: "a=other"}), &live());
         assert_eq!(other, (absent, json!({ADD: "a=other"})));
     }
 
     #[test]
-    fn both_requests_go_together() {
-        let (both, annotations) = granted(&guest(), &json!({ADD: "c=net", REMOVE: "a,default"}), &stopped());
+    fn both_requests_are_applied_together() {
+        let (both, annotations) = apply(&guest(), &json!({ADD: "c=net", REMOVE: "a,default"}), &stopped());
         assert_eq!(list(&both, "/domain/devices/interfaces"), ["s", "b", "c"]);
         assert_eq!(list(&both, "/networks"), ["b", "s", "c"]);
         assert_eq!(annotations, json!({}));
     }
 
     #[test]
-    fn the_first_nic_brings_the_one_that_kubevirt_would_give() {
+    fn the_first_nic_is_added_with_the_default_nic() {
         let kubevirt = |binding: &str| {
             let mut resource = cluster::KubeVirt::default();
             binding.clone_into(&mut resource.spec.configuration.network.default_network_interface);
@@ -295,52 +296,52 @@ mod tests {
             (kubevirt("slirp"), "slirp"),
             (unknown(), "bridge"),
         ] {
-            let (guest, _) = granted(&json!({"domain": {"devices": {}}}), &json!({ADD: "a=net"}), &facts);
+            let (guest, _) = apply(&json!({"domain": {"devices": {}}}), &json!({ADD: "a=net"}), &facts);
             let expected = json!({"domain": {"devices": {"interfaces": [{"name": "default", binding: {}},
                 {"name": "a", "bridge": {}}]}},
                 "networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "net"}}]});
             assert_eq!(guest, expected);
         }
-        // Its name is taken.
+        // The default NIC has the name.
         let bare = json!({"domain": {"devices": {}}});
         let request = json!({ADD: "default=net"});
-        assert_eq!(granted(&bare, &request, &stopped()), (bare.clone(), request.clone()));
+        assert_eq!(apply(&bare, &request, &stopped()), (bare.clone(), request.clone()));
     }
 
     #[test]
-    fn lists_that_are_missing_null_or_empty_are_made() {
+    fn missing_null_and_empty_lists_are_created() {
         let nics = |devices: Value, networks: Value| json!({"domain": {"cpu": {"cores": 2}, "devices": devices}, "networks": networks});
-        let wished = json!({"autoattachPodInterface": false, "rng": {}, "interfaces": [{"name": "a", "bridge": {}}]});
+        let expected = json!({"autoattachPodInterface": false, "rng": {}, "interfaces": [{"name": "a", "bridge": {}}]});
         for list in [Value::Null, json!([])] {
             let devices = json!({"autoattachPodInterface": false, "rng": {}, "interfaces": list});
-            let (guest, _) = granted(&nics(devices, list), &json!({ADD: "a=net"}), &stopped());
-            assert_eq!(guest, nics(wished.clone(), json!([{"name": "a", "multus": {"networkName": "net"}}])));
+            let (guest, _) = apply(&nics(devices, list), &json!({ADD: "a=net"}), &stopped());
+            assert_eq!(guest, nics(expected.clone(), json!([{"name": "a", "multus": {"networkName": "net"}}])));
         }
         for domain in [json!({"cpu": {}}), json!({"cpu": {}, "devices": null})] {
-            let (guest, _) = granted(&json!({"domain": domain}), &json!({ADD: "a=net"}), &stopped());
+            let (guest, _) = apply(&json!({"domain": domain}), &json!({ADD: "a=net"}), &stopped());
             assert_eq!(list(&guest, "/domain/devices/interfaces"), ["default", "a"]);
             assert_eq!(guest["domain"]["cpu"], json!({}));
         }
-        // A guest without a domain is none: its schema refuses it.
+        // The schema of KubeVirt rejects a guest without a domain.
         for guest in [json!({}), json!({"domain": null})] {
-            assert_eq!(granted(&guest, &json!({ADD: "a=net"}), &stopped()), (guest, json!({ADD: "a=net"})));
+            assert_eq!(apply(&guest, &json!({ADD: "a=net"}), &stopped()), (guest, json!({ADD: "a=net"})));
         }
     }
 
     #[test]
-    fn a_new_vm_is_made_as_asked_even_where_a_vmi_of_its_name_runs() {
+    fn a_new_vm_is_changed_as_requested_even_if_a_vmi_of_its_name_runs() {
         let mut new = vm(&guest(), &json!({ADD: "c=net", REMOVE: "a"}));
-        let operations = operations("VirtualMachine", &new, &Value::Null, &live());
+        let operations = operations_for("VirtualMachine", &new, &Value::Null, &live());
         json_patch::patch(&mut new, &json_patch::Patch(operations)).unwrap();
         assert_eq!(list(&new["spec"]["template"]["spec"], "/networks"), ["default", "b", "s", "c"]);
     }
 
     #[test]
-    fn only_the_update_that_asks_is_granted_and_only_of_a_vm() {
-        let asked = vm(&guest(), &json!({ADD: "c=net"}));
-        let granted = |kind: &str, new: &Value, old: &Value| !operations(kind, new, old, &live()).is_empty();
-        assert!(!granted("VirtualMachine", &asked, &asked));
-        assert!(granted("VirtualMachine", &asked, &vm(&guest(), &json!({ADD: "c=other"}))));
-        assert!(!granted("VirtualMachineInstanceReplicaSet", &asked, &vm(&guest(), &json!({}))));
+    fn only_the_update_that_sets_the_annotation_counts_and_only_on_a_vm() {
+        let requested = vm(&guest(), &json!({ADD: "c=net"}));
+        let is_applied = |kind: &str, new: &Value, old: &Value| !operations_for(kind, new, old, &live()).is_empty();
+        assert!(!is_applied("VirtualMachine", &requested, &requested));
+        assert!(is_applied("VirtualMachine", &requested, &vm(&guest(), &json!({ADD: "c=other"}))));
+        assert!(!is_applied("VirtualMachineInstanceReplicaSet", &requested, &vm(&guest(), &json!({}))));
     }
 }

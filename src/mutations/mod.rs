@@ -1,4 +1,4 @@
-//! What the mutating webhook changes: as little as possible, on known paths, and nothing on a second call.
+//! The mutations of the mutating webhook: as few as possible, on known paths, and none on a second call.
 
 mod boot_slots;
 mod default_binding;
@@ -8,24 +8,24 @@ use json_patch::PatchOperation;
 
 use crate::{change::Change, facts::Facts, settings::Settings};
 
-/// What a mutation judges by.
+/// The input of a mutation: a change, the facts about its surroundings, and the settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Case<'c> {
+pub struct MutationInput<'m> {
     /// The request.
-    pub change: &'c Change<'c>,
-    /// The cluster.
-    pub facts: &'c Facts,
-    /// The administrator's choices.
-    pub settings: &'c Settings,
+    pub change: &'m Change<'m>,
+    /// What is known about the cluster.
+    pub facts: &'m Facts,
+    /// The administrator's settings.
+    pub settings: &'m Settings,
 }
 
-/// Every mutation, in the order in which their operations are applied. Each counts entries of lists as the request has
-/// them, so the one that takes entries away comes last.
-static MUTATIONS: &[fn(&Case) -> Vec<PatchOperation>] =
-    &[default_binding::repair, boot_slots::repair, interface_requests::repair];
+/// Every mutation, in the order in which its operations are applied. Each uses the list indices of the request, so the
+/// one that removes entries comes last.
+static MUTATIONS: &[fn(&MutationInput) -> Vec<PatchOperation>] =
+    &[default_binding::operations, boot_slots::operations, interface_requests::operations];
 
-/// The operations that a change needs; none when it is as it should be.
+/// Returns the operations for a change; none if it needs no mutation.
 #[must_use]
-pub fn repairs(case: &Case) -> Vec<PatchOperation> {
-    MUTATIONS.iter().flat_map(|mutation| mutation(case)).collect()
+pub fn operations(input: &MutationInput) -> Vec<PatchOperation> {
+    MUTATIONS.iter().flat_map(|mutation| mutation(input)).collect()
 }

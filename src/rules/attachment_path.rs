@@ -14,18 +14,18 @@ use crate::{
 };
 
 rule! {
-    /// A NIC is plugged into a running VM, and nothing in the cluster can attach it, or only a migration can.
+    /// A NIC is plugged into a running VM, but the cluster cannot attach it, or only by a live migration.
     ///
     /// ## Why
-    /// There are two ways into a running guest. In place: Multus as a daemon and its dynamic-networks controller attach
-    /// the NIC to the pod. By live migration: the new pod is born with it; SR-IOV always goes this way. Where neither is
-    /// open, the NIC waits for ever and nothing tells of it. Since KubeVirt 1.6 the migration starts by itself, but only
-    /// with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` among the `workloadUpdateMethods` of the
-    /// KubeVirt resource; before, somebody has to create a VirtualMachineInstanceMigration.
+    /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks controller
+    /// attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always uses this way.
+    /// If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the migration starts
+    /// automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in the
+    /// `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
     ///
     /// ## Example
-    /// A NIC is added to a running VM in a cluster without dynamic-networks controller, and the VM has a disk that only
-    /// its own node can reach:
+    /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that only
+    /// its own node can access:
     /// ```yaml
     /// kind: VirtualMachineInstance
     /// status:
@@ -36,22 +36,22 @@ rule! {
     /// ```
     NP112, "attachment-path", Hotplug, Deny,
     field: "domain.devices.interfaces[]",
-    fix: "deploy Multus' dynamic-networks controller, make the VM able to migrate, or stop it first",
+    fix: "deploy the dynamic-networks controller of Multus, make the VM live-migratable, or stop it first",
 }
 
 /// The first version that hotplugs SR-IOV NICs.
 const SRIOV_SINCE: Version = Version::new(1, 1, 0);
 
-/// How long a condition's message may be to be quoted whole, in characters.
+/// The longest message of a condition that a finding quotes, in characters.
 const MESSAGE_AT_MOST: usize = 160;
 
 fn check(case: &Case) -> Vec<Finding> {
     case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
-        // That it cannot be hotplugged at all is told by the rules about binding and network.
+        // NP102 and NP104 report NICs that cannot be hotplugged at all.
         HotplugMethod::None => None,
         HotplugMethod::Sriov if is_too_old_for_sriov(case) => None,
         HotplugMethod::Sriov => Some(evaluate_migration(case, nic, vmi, &Blocked::SRIOV)),
-        HotplugMethod::Bridge => judge_bridge(case, nic, vmi),
+        HotplugMethod::Bridge => evaluate_bridge(case, nic, vmi),
     })
 }
 
@@ -60,13 +60,14 @@ fn is_too_old_for_sriov(case: &Case) -> bool {
     version.is_some_and(|version| version < SRIOV_SINCE)
 }
 
-fn judge_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
+fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
     match case.in_place() {
         Fact::Known(InPlace::Yes) => None,
         Fact::Known(InPlace::SomeNodes { ready, desired }) => {
-            let what =
-                format!("{name:?} may wait: the dynamic-networks controller is ready on {ready} of {desired} nodes");
+            let what = format!(
+                "{name:?} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes"
+            );
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
         Fact::Known(InPlace::No) | Fact::Absent => Some(evaluate_migration(case, nic, vmi, &Blocked::NO_CONTROLLER)),
@@ -77,48 +78,48 @@ fn judge_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     }
 }
 
-/// Why a NIC cannot be attached in place, and what else there is to do.
+/// Why a NIC cannot be attached in place, and how to fix that.
 struct Blocked {
     because: &'static str,
     fix: &'static str,
-    /// Where there is one node only.
-    fix_of_one_node: &'static str,
+    /// The fix in a cluster with a single node.
+    fix_on_one_node: &'static str,
 }
 
 impl Blocked {
     const NO_CONTROLLER: Self = Self {
-        because: "there is no ready dynamic-networks controller",
+        because: "no dynamic-networks controller is ready",
         fix: RULE.fix,
-        fix_of_one_node: "deploy Multus' dynamic-networks controller, add a node, or stop the VM first",
+        fix_on_one_node: "deploy the dynamic-networks controller of Multus, add a node, or stop the VM first",
     };
     const SRIOV: Self = Self {
         because: "an SR-IOV NIC needs a live migration",
-        fix: "make the VM able to migrate, or stop it first",
-        fix_of_one_node: "add a node, or stop the VM first",
+        fix: "make the VM live-migratable, or stop it first",
+        fix_on_one_node: "add a node, or stop the VM first",
     };
 }
 
-/// Judges a NIC that only a migration can attach.
+/// Evaluates a NIC that only a migration can attach.
 fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> Finding {
-    let Blocked { because, fix, fix_of_one_node } = blocked;
+    let Blocked { because, fix, fix_on_one_node } = blocked;
     let name = nic.name;
     let field = case.change.nic_field(nic);
     match &vmi.migratable {
         Migratable::No { reason, message } => {
             let quoted = quote(reason, message);
-            let what = format!("{name:?} can never be attached: {because}, and the VM cannot migrate{quoted}");
+            let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
             RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned())
         }
         _ if case.facts.nodes == Fact::Known(1) => {
-            let what = format!("{name:?} can never be attached: {because}, and with one node there is nowhere to go");
-            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_of_one_node).to_owned())
+            let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
+            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned())
         }
         Migratable::Unknown => {
-            let what = format!("{name:?} needs a live migration, and the VM does not tell whether it can migrate");
+            let what = format!("{name:?} needs a live migration, and the VM has no LiveMigratable condition yet");
             RULE.advice(field, what)
         }
         Migratable::Yes => match &case.facts.kubevirt {
-            Fact::Known(kubevirt) => RULE.advice(field, who_migrates(name, kubevirt)),
+            Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt)),
             Fact::Absent | Fact::Unknown => RULE.unknown(
                 FactKind::KubeVirt,
                 format!("{name:?} waits for a migration; whether one starts was not checked"),
@@ -127,9 +128,9 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
     }
 }
 
-fn who_migrates(name: &str, kubevirt: &KubeVirt) -> String {
+fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
-        AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts by itself"),
+        AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
         AutoMigration::Off(settings) if settings.contains(',') => {
             format!("{name:?} waits: no migration starts without LiveUpdate and LiveMigrate in KubeVirt")
         }
@@ -137,15 +138,15 @@ fn who_migrates(name: &str, kubevirt: &KubeVirt) -> String {
             format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
         }
         AutoMigration::TooOld(_) => {
-            format!("{name:?} waits until somebody creates a VirtualMachineInstanceMigration")
+            format!("{name:?} waits until you create a VirtualMachineInstanceMigration")
         }
         AutoMigration::Unknown => {
-            format!("{name:?} waits for a migration; before KubeVirt 1.6 somebody has to create it")
+            format!("{name:?} waits for a migration: before KubeVirt 1.6 you have to create it")
         }
     }
 }
 
-/// Reason and message of a condition, in brackets.
+/// Returns reason and message of a condition, in parentheses.
 fn quote(reason: &str, message: &str) -> String {
     match (reason, message) {
         ("", "") => String::new(),
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn in_place_is_the_way_of_a_bridge_nic_and_never_of_sriov() {
+    fn a_bridge_nic_can_be_attached_in_place_and_an_sriov_nic_cannot() {
         Hotplug::of(BRIDGE).expect(&RULE, &Expect::Silent);
         Hotplug::of(r#"{"name": "dyniface1"}"#).in_place(InPlace::No).expect(&RULE, &Expect::Advice);
         Hotplug::of(SRIOV).expect(&RULE, &Expect::Advice);
@@ -185,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_on_some_nodes_is_told_with_its_figures() {
+    fn a_controller_on_some_nodes_is_reported_with_its_counts() {
         let findings = Hotplug::of(BRIDGE).in_place(InPlace::SomeNodes { ready: 2, desired: 3 }).findings(&RULE);
         assert!(findings[0].what.contains("2 of 3 nodes"), "{findings:?}");
     }
 
     #[test]
-    fn without_any_way_the_reason_is_quoted() {
+    fn the_message_quotes_why_the_vm_cannot_migrate() {
         let case = Hotplug::of(BRIDGE).in_place(InPlace::No).vmi(|vmi| vmi.migratable = not_migratable());
         case.expect(&RULE, &FAULT);
         let what = &case.findings(&RULE)[0].what;
@@ -202,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_nobody_starts_is_told_with_the_missing_setting() {
+    fn a_migration_that_does_not_start_is_reported_with_the_missing_setting() {
         for (version, strategy, methods, part) in [
-            ("v1.9.0", "", &["LiveMigrate"][..], "starts by itself"),
+            ("v1.9.0", "", &["LiveMigrate"][..], "starts automatically"),
             ("v1.9.0", "LiveUpdate", &[], "workloadUpdateMethods LiveMigrate"),
             ("v1.9.0", "Stage", &["LiveMigrate"], "vmRolloutStrategy LiveUpdate"),
             ("v1.9.0", "Stage", &["Evict"], "LiveUpdate and LiveMigrate"),
-            ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "creates a VirtualMachineInstanceMigration"),
+            ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "create a VirtualMachineInstanceMigration"),
             ("", "LiveUpdate", &["LiveMigrate"], "before KubeVirt 1.6"),
         ] {
             let case = Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt(version, &[]).rollout(strategy, methods);
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_overrules_what_the_cluster_shows() {
+    fn a_setting_overrides_the_cluster() {
         for (word, shown, expect) in [
             ("yes", InPlace::No, Expect::Silent),
             ("no", InPlace::Yes, Expect::Advice),
@@ -231,16 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn unknown_facts_are_told_and_deny_nothing() {
+    fn unknown_facts_are_reported_and_deny_nothing() {
         Hotplug::of(BRIDGE).facts(|facts| facts.attachment = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
         Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        let untold = Hotplug::of(BRIDGE).in_place(InPlace::No);
-        untold.vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
-        Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        let without_condition = Hotplug::of(BRIDGE).in_place(InPlace::No);
+        without_condition.vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
+        Hotplug::of(BRIDGE).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]
-    fn a_stopped_vm_needs_no_way() {
+    fn a_stopped_vm_is_not_checked() {
         Hotplug::of(BRIDGE).in_place(InPlace::No).stopped().expect(&RULE, &Expect::Silent);
     }
 }

@@ -11,14 +11,14 @@ use crate::{
 };
 
 rule! {
-    /// A VM boots with no free PCI port for a hotplugged NIC, with fewer than it reserves, or not at all.
+    /// A VM would boot with no free PCI port for a hotplugged NIC, with fewer than it reserves, or not at all.
     ///
     /// ## Why
-    /// How many NICs can be plugged into a running guest is decided when it boots. On KubeVirt 1.6.4 to 1.9 a guest
-    /// with no NIC, or with four and more, has mostly no free port at all, and nobody tells. The annotation
-    /// `nicplug.io/reserve-ports: "N"` on the VM asks for N free ports at every boot. A template that libvirt or
-    /// KubeVirt refuses for certain is denied: a slot count that is no number, a full root complex, an address used
-    /// twice.
+    /// The number of NICs that can be plugged into a running guest is fixed when it boots. On KubeVirt 1.6.4 to 1.9 a
+    /// guest with no NIC, or with four or more, usually has no free port at all, and nothing reports it. The annotation
+    /// `nicplug.io/reserve-ports: "N"` on the VM reserves N free ports at every boot. A template that libvirt or
+    /// KubeVirt certainly rejects is denied: a slot count that is not a number, a full root complex, an address that is
+    /// used twice.
     ///
     /// ## Example
     /// ```yaml
@@ -34,9 +34,9 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = judge_wish(case).into_iter().collect();
+    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().collect();
     match evaluate(case, &case.change.after) {
-        Ok(after) => findings.extend(tell(case, &after).filter(|_| is_news(case, &after))),
+        Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
         Err(why) if case.is_new() => {
             findings.push(case.uncounted(&RULE, format!("PCI ports at boot were not counted: {why}")));
         }
@@ -45,52 +45,53 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// Whether the guest would not have booted the same way before.
-fn is_news(case: &Case, after: &Answer) -> bool {
+/// Returns whether the change alters the outcome: a template with an old fault is reported only once.
+fn differs_from_before(case: &Case, after: &BootOutcome) -> bool {
     let before = case.change.before.map(|before| evaluate(case, &before));
     before.is_none_or(|before| before.as_ref() != Ok(after))
 }
 
-/// What a guest would boot with.
+/// The free ports of a guest after its next boot.
 #[derive(Debug, PartialEq)]
-enum Answer {
-    /// Enough: free ports, or the reservation that was asked for.
+enum BootOutcome {
+    /// At least one, or all reserved ones.
     Enough,
-    /// No free port, with so many NICs.
-    None(usize),
-    /// The reservation cannot be had.
-    Short { wanted: u64, most: u64, why: &'static str },
-    /// It does not boot.
-    Refused(BootError),
+    /// None, with this number of NICs.
+    NoFreePort(usize),
+    /// Fewer than reserved.
+    TooFew { wanted: u64, most: u64, why: &'static str },
+    /// The guest does not boot.
+    NoBoot(BootError),
 }
 
-fn evaluate(case: &Case, view: &ObjectView) -> Result<Answer, String> {
+fn evaluate(case: &Case, view: &ObjectView) -> Result<BootOutcome, String> {
     let kubevirt = case.facts.kubevirt.known().ok_or("the KubeVirt resource is not known")?;
     let version = kubevirt.version.ok_or("KubeVirt's version is not known")?;
     let devices = devices(view, &**kubevirt)?;
     let budget = PortBudget::of(&devices.port_usage, &devices.nics, version);
     if let Some(refusal) = budget.boot_error {
-        return Ok(Answer::Refused(refusal));
+        return Ok(BootOutcome::NoBoot(refusal));
     }
     if view.needs_expansion {
         return Err("instancetype or preference adds devices".to_owned());
     }
-    let wanted = match reserve_ports::wish(view, case.facts, case.settings) {
+    let wanted = match reserve_ports::requested(view, case.facts, case.settings) {
         ReservePorts::Ports(wanted) => wanted,
         ReservePorts::None | ReservePorts::Malformed { .. } => 0,
     };
-    Ok(answer(&devices, version, wanted, budget.hotplug_capacity()))
+    Ok(outcome(&devices, version, wanted, budget.hotplug_capacity()))
 }
 
-fn answer(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -> Answer {
-    let by_itself = if room == Some(0) { Answer::None(devices.nics.len()) } else { Answer::Enough };
+fn outcome(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -> BootOutcome {
+    let without_reservation =
+        if room == Some(0) { BootOutcome::NoFreePort(devices.nics.len()) } else { BootOutcome::Enough };
     if wanted == 0 {
-        return by_itself;
+        return without_reservation;
     }
     match pci::reserve(&devices.port_usage, &devices.nics, version, wanted) {
-        Reservation::Impossible { why, most } => Answer::Short { wanted, most, why },
-        Reservation::SlotCount { .. } => Answer::Enough,
-        Reservation::Enough { .. } => by_itself,
+        Reservation::Impossible { why, most } => BootOutcome::TooFew { wanted, most, why },
+        Reservation::SlotCount { .. } => BootOutcome::Enough,
+        Reservation::Enough { .. } => without_reservation,
     }
 }
 
@@ -100,26 +101,27 @@ fn devices(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, Str
     pci::count_devices(view.guest, &placement, kinds).map_err(|error| error.to_string())
 }
 
-fn tell(case: &Case, answer: &Answer) -> Option<Finding> {
+fn finding_of(case: &Case, outcome: &BootOutcome) -> Option<Finding> {
     let path = case.change.after.path;
     let devices = || format!("{path}.domain.devices");
-    Some(match answer {
-        Answer::Enough => return None,
-        Answer::None(nics) => {
-            let what =
-                format!("at boot no PCI port is free for hotplug ({nics} NICs): nicplug.io/reserve-ports keeps some");
+    Some(match outcome {
+        BootOutcome::Enough => return None,
+        BootOutcome::NoFreePort(nics) => {
+            let what = format!(
+                "the VM has no free hotplug port after its next boot (NICs: {nics}): set nicplug.io/reserve-ports=1"
+            );
             RULE.fault(CauseType::Invalid, devices(), what)
         }
-        Answer::Short { wanted, most, why } => {
+        BootOutcome::TooFew { wanted, most, why } => {
             let what = format!("{wanted} free PCI ports cannot be reserved, {most} at most: {why}");
-            let fix = "ask for fewer, or take devices out of the template".to_owned();
+            let fix = "reserve fewer ports, or remove devices from the template".to_owned();
             RULE.fault(CauseType::Invalid, devices(), what).with_fix(fix)
         }
-        Answer::Refused(refusal) => refuse(path, case.change.subject.kind, refusal),
+        BootOutcome::NoBoot(refusal) => no_boot(path, case.change.subject.kind, refusal),
     })
 }
 
-fn refuse(path: &str, kind: ObjectKind, refusal: &BootError) -> Finding {
+fn no_boot(path: &str, kind: ObjectKind, refusal: &BootError) -> Finding {
     let field = match refusal {
         BootError::SlotCount { .. } | BootError::RootComplexFull { .. } => annotations_of(path, kind),
         refusal => format!("{path}.{}", refusal.field()),
@@ -127,25 +129,25 @@ fn refuse(path: &str, kind: ObjectKind, refusal: &BootError) -> Finding {
     let what = format!("the guest cannot boot: {refusal}");
     let (finding, fix) = match refusal {
         BootError::SlotCount { .. } => {
-            (RULE.certain(CauseType::Invalid, field, what), "write a whole number, or take the annotation out")
+            (RULE.certain(CauseType::Invalid, field, what), "write a whole number, or remove the annotation")
         }
         BootError::RootComplexFull { .. } => {
-            (RULE.certain(CauseType::Invalid, field, what), "take devices out, or the annotation")
+            (RULE.certain(CauseType::Invalid, field, what), "remove devices, or remove the annotation")
         }
         BootError::AddressTaken { .. } => {
-            (RULE.certain(CauseType::Duplicate, field, what), "give each device an address of its own, or none")
+            (RULE.certain(CauseType::Duplicate, field, what), "give each device a different address, or none")
         }
         BootError::MachineType { .. }
         | BootError::AddressImpossible { .. }
         | BootError::Device { .. }
         | BootError::OutOfPorts { .. } => {
-            (RULE.fault(CauseType::Invalid, field, what), "change it before the VM is started")
+            (RULE.fault(CauseType::Invalid, field, what), "fix it before the VM is started")
         }
     };
     finding.with_fix(fix.to_owned())
 }
 
-/// Where the annotations are that the guest boots with.
+/// Returns the path of the annotations that the guest boots with.
 fn annotations_of(path: &str, kind: ObjectKind) -> String {
     match (kind, path.rsplit_once(".spec")) {
         (ObjectKind::Vmi, _) | (_, None) => "metadata.annotations".to_owned(),
@@ -153,17 +155,15 @@ fn annotations_of(path: &str, kind: ObjectKind) -> String {
     }
 }
 
-/// A reservation that cannot be read, where it is written anew.
-fn judge_wish(case: &Case) -> Option<Finding> {
-    let ReservePorts::Malformed { text, field } = reserve_ports::wish(&case.change.after, case.facts, case.settings)
-    else {
-        return None;
-    };
-    let before = case.change.before.map(|before| reserve_ports::wish(&before, case.facts, case.settings));
-    if before == Some(ReservePorts::Malformed { text, field }) {
+/// Returns a finding for a malformed reservation that the change sets.
+fn malformed_reservation(case: &Case) -> Option<Finding> {
+    let after = reserve_ports::requested(&case.change.after, case.facts, case.settings);
+    let ReservePorts::Malformed { text, field } = after else { return None };
+    let before = case.change.before.map(|before| reserve_ports::requested(&before, case.facts, case.settings));
+    if before == Some(after) {
         return None;
     }
-    let what = format!("nicplug.io/reserve-ports is {text:?}, which is no number of ports");
+    let what = format!("nicplug.io/reserve-ports is {text:?}, not a number of ports");
     let fix = format!("write a whole number from 0 to {}, in quotes", reserve_ports::MOST);
     Some(RULE.certain(CauseType::Invalid, field.to_owned(), what).with_fix(fix))
 }
@@ -181,7 +181,7 @@ mod tests {
 
     const DEVICES: Expect = Expect::Faults(&["spec.template.spec.domain.devices"]);
 
-    /// A new VM with the default NIC, `dyniface1`, and so many on bridges.
+    /// Returns a new VM with the default NIC, `dyniface1`, and this number of bridge NICs.
     fn vm(bridges: usize) -> Hotplug {
         let names: Vec<String> = (0..bridges).map(|number| format!("b{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_vm_without_free_ports_is_warned_of() {
+    fn a_new_vm_without_free_ports_is_reported() {
         vm(1).expect(&RULE, &Expect::Silent);
         vm(2).expect(&RULE, &DEVICES);
         vm(2).kubevirt("v1.10.0", &[]).expect(&RULE, &Expect::Silent);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_judged_once() {
+    fn a_template_is_reported_once() {
         let update = |names: &[&str]| Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#).having(names);
         update(&["a"]).expect(&RULE, &Expect::Silent);
         update(&["a", "b"]).expect(&RULE, &DEVICES);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_keeps_ports_or_is_told_to_be_in_vain() {
+    fn a_reservation_that_does_not_fit_is_reported() {
         let reserve = |ports: &str| vm(2).annotated(&format!(r#""nicplug.io/reserve-ports": "{ports}""#));
         reserve("3").expect(&RULE, &Expect::Silent);
         reserve("3").kubevirt("v1.5.0", &[]).expect(&RULE, &DEVICES);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_that_is_no_number_is_denied() {
+    fn a_reservation_that_is_not_a_number_is_denied() {
         for text in ["many", "", "-1", "1.5", "256"] {
             let finding =
                 vm(0).annotated(&format!(r#""nicplug.io/reserve-ports": "{text}""#)).findings(&RULE).remove(0);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_boot_for_certain_is_denied_and_what_probably_cannot_is_warned_of() {
+    fn a_guest_that_certainly_cannot_boot_is_denied_and_one_that_probably_cannot_causes_a_warning() {
         for (domain, is_certain) in [
             (
                 r#""devices": {"disks": [{"name": "a", "disk": {"bus": "virtio", "pciAddress": "0000:03:00.0"}},
@@ -242,14 +242,14 @@ mod tests {
             assert_eq!(matches!(finding.kind, FindingKind::Certain(_)), is_certain, "{finding:?}");
             assert!(finding.what.starts_with("the guest cannot boot: "), "{finding:?}");
         }
-        let junk =
+        let malformed =
             vm(0).on_vmi().annotated(r#""kubevirt.io/pci-interface-slot-count": "0x8""#).findings(&RULE).remove(0);
-        assert!(matches!(junk.kind, FindingKind::Certain(_)), "{junk:?}");
-        assert_eq!(junk.field, "metadata.annotations");
+        assert!(matches!(malformed.kind, FindingKind::Certain(_)), "{malformed:?}");
+        assert_eq!(malformed.field, "metadata.annotations");
     }
 
     #[test]
-    fn unknown_facts_are_told_once_when_the_vm_is_made() {
+    fn unknown_facts_are_reported_only_when_the_vm_is_created() {
         vm(2).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         vm(2).kubevirt("", &["HotplugNICs"]).expect(&RULE, &Expect::Unchecked);
         Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#).kubevirt_unknown().expect(&RULE, &Expect::Silent);

@@ -8,8 +8,8 @@ rule! {
     /// Two interfaces of one VM have the same name.
     ///
     /// ## Why
-    /// KubeVirt pairs interfaces and networks by name, and reports the state of a NIC by its name. Two of one name
-    /// cannot be told apart.
+    /// KubeVirt pairs interfaces and networks by name, and reports the state of a NIC by its name. It cannot distinguish
+    /// two interfaces with the same name.
     ///
     /// ## Example
     /// ```yaml
@@ -21,7 +21,7 @@ rule! {
     /// ```
     NP002, "duplicate-interface-name", Shape, Deny,
     field: "domain.devices.interfaces[].name",
-    fix: "choose a name that no other interface has and give its network the same name",
+    fix: "choose a name that no other interface uses, and give its network the same name",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -37,7 +37,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, interface)| !seen.insert(interface.name.as_str()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));
-            let what = format!("the interface name {:?} is taken already", interface.name.as_str());
+            let what = format!("interface name {:?} is already in use", interface.name.as_str());
             RULE.fault(CauseType::Duplicate, field, what)
         })
         .collect()

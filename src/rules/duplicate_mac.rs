@@ -11,11 +11,11 @@ use crate::{
 };
 
 rule! {
-    /// A NIC has a MAC address that another NIC of the VM, or another VM on the same network, has already.
+    /// A NIC has the MAC address of another NIC of the VM, or of another VM on the same network.
     ///
     /// ## Why
-    /// Two NICs with one address on one network take each other's packets, and neither tells. It comes with copied
-    /// manifests. Different writings of an address are the same address.
+    /// Two NICs with the same address on one network receive each other's packets, and nothing reports it. The usual cause
+    /// is a copied manifest. Addresses are compared by value: two notations of one address are equal.
     ///
     /// ## Example
     /// ```yaml
@@ -29,7 +29,7 @@ rule! {
     /// ```
     NP113, "duplicate-mac", Hotplug, Warn,
     field: "domain.devices.interfaces[].macAddress",
-    fix: "leave macAddress out, or choose one that nothing else has",
+    fix: "omit macAddress, or choose an address that is not in use",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -73,15 +73,15 @@ fn mac_of_interface(interface: &Interface) -> Option<Mac> {
     interface.mac_address.as_deref()?.parse().ok()
 }
 
-/// Another NIC of the guest with the address. Of two new ones the later is told about the earlier, and not both.
+/// Returns another NIC of the guest with the address. Of two new NICs only the later one is reported.
 fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
     let index = nic.interface?.index;
     let is_added = |name: &str| case.change.nics.added.iter().any(|nic| nic.name == name);
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     let mut twins = interfaces.filter(|(other, interface)| {
         let is_twin = *other != index && mac_of_interface(interface) == Some(mac) && !interface.is_absent();
-        let is_told_there = || *other > index && is_added(&interface.name);
-        is_twin && !is_told_there()
+        let is_reported_there = || *other > index && is_added(&interface.name);
+        is_twin && !is_reported_there()
     });
     twins.next().map(|(_, interface)| interface.name.as_str())
 }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_twice_in_a_vm_is_found_in_any_writing() {
+    fn a_duplicate_address_within_a_vm_is_found_in_any_notation() {
         for (mac, expect) in [
             ("02:00:00:00:00:aa", FAULT),
             ("0200.0000.00aa", FAULT),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_facts_are_told() {
+    fn unknown_facts_are_reported() {
         Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
         let without_mac = Hotplug::modify((r#"{"name": "dyniface1", "bridge": {}}"#, NET), (NIC, NET));
         without_mac.facts(|facts| facts.mac_users = Fact::Unknown).expect(&RULE, &Expect::Silent);

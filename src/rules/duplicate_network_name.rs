@@ -8,8 +8,8 @@ rule! {
     /// Two networks of one VM have the same name.
     ///
     /// ## Why
-    /// KubeVirt pairs networks and interfaces by name. Of two networks with one name only the last is found, so the
-    /// other would be attached to nothing.
+    /// KubeVirt pairs networks and interfaces by name. Of two networks with the same name it finds only the last one, so
+    /// the other one would be attached to nothing.
     ///
     /// ## Example
     /// ```yaml
@@ -21,7 +21,7 @@ rule! {
     /// ```
     NP001, "duplicate-network-name", Shape, Deny,
     field: "networks[].name",
-    fix: "give each network a name of its own and its interface the same name",
+    fix: "choose a name that no other network uses, and give its interface the same name",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -37,11 +37,8 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, network)| !seen.insert(network.name.as_str()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));
-            RULE.fault(
-                CauseType::Duplicate,
-                field,
-                format!("the network name {:?} is taken already", network.name.as_str()),
-            )
+            let what = format!("network name {:?} is already in use", network.name.as_str());
+            RULE.fault(CauseType::Duplicate, field, what)
         })
         .collect()
 }

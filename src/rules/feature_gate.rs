@@ -8,11 +8,11 @@ use crate::{
 };
 
 rule! {
-    /// A NIC is plugged into or taken from a running VM while the feature gate HotplugNICs is off.
+    /// A NIC is plugged into or unplugged from a running VM while feature gate HotplugNICs is off.
     ///
     /// ## Why
-    /// Up to KubeVirt 1.3 the gate has to be listed in the KubeVirt resource. Without it the change of the VM is
-    /// stored and never reaches the running guest. Since 1.4 hotplug is generally available and always on.
+    /// Up to KubeVirt 1.3 the gate must be listed in the KubeVirt resource. Without it the change of the VM is stored but
+    /// never reaches the running guest. Since 1.4 hotplug is generally available and always on.
     ///
     /// ## Example
     /// A NIC is added to a running VM on KubeVirt 1.3, with this configuration:
@@ -29,7 +29,7 @@ rule! {
     fix: "add HotplugNICs to spec.configuration.developerConfiguration.featureGates of the KubeVirt resource",
 }
 
-/// The first version that unplugs: before, NP109 says better why not.
+/// The first version with hot-unplug. For older ones NP109 reports the unplug, with a better message.
 const UNPLUGS_SINCE: Version = Version::new(1, 0, 0);
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -48,12 +48,12 @@ fn check(case: &Case) -> Vec<Finding> {
     plugged.into_iter().chain(unplugged).collect()
 }
 
-fn evaluate(case: &Case, nic: &Nic, kubevirt: &KubeVirt, how: &str) -> Option<Finding> {
+fn evaluate(case: &Case, nic: &Nic, kubevirt: &KubeVirt, action: &str) -> Option<Finding> {
     if kubevirt.has(Gate::HotplugNics) {
         return None;
     }
     let version = kubevirt.version.map_or("of unknown version".to_owned(), |version| version.to_string());
-    let what = format!("{:?} cannot be {how}: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
+    let what = format!("{:?} cannot be {action}: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn unknown_facts_are_told_and_deny_nothing() {
+    fn unknown_facts_are_reported_and_deny_nothing() {
         Hotplug::of(BRIDGE).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).kubevirt("v1.3.1", &[]).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -8,11 +8,11 @@ use crate::{
 };
 
 rule! {
-    /// A NIC is taken from a running VM that cannot let it go.
+    /// A NIC is unplugged from a running VM that cannot hot-unplug it.
     ///
     /// ## Why
-    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the interfaces of the pod are
-    /// named by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored, and nothing happens.
+    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named by
+    /// order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
     ///
     /// ## Example
     /// ```yaml
@@ -23,10 +23,10 @@ rule! {
     /// ```
     NP109, "hot-unplug", Hotplug, Deny,
     field: "domain.devices.interfaces[].state",
-    fix: "stop the VM and remove the NIC then (once restarted, the VM lets NICs go while it runs)",
+    fix: "stop the VM, then remove the NIC (after a restart the VM supports hot-unplug)",
 }
 
-/// The first version that unplugs.
+/// The first version with hot-unplug.
 const SINCE: Version = Version::new(1, 0, 0);
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -41,8 +41,8 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         Fact::Absent | Fact::Unknown => None,
     };
     if let Some(version) = version.filter(|&version| version < SINCE) {
-        let what = format!("{name:?} cannot be unplugged: that needs KubeVirt {SINCE}, this is {version}");
-        let fix = "stop the VM and remove the NIC then, or update KubeVirt".to_owned();
+        let what = format!("{name:?} cannot be unplugged: hot-unplug needs KubeVirt {SINCE}, this is {version}");
+        let fix = "stop the VM, then remove the NIC; or update KubeVirt".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
     }
     if let Some(ordinal) = ordinal_interface(vmi) {
@@ -57,7 +57,7 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     })
 }
 
-/// A pod interface that is named by order; KubeVirt unplugs nothing while there is one, whichever NIC it belongs to.
+/// Returns a pod interface that is named by order. With one such interface KubeVirt unplugs no NIC of the VM at all.
 fn ordinal_interface(vmi: &Vmi) -> Option<&str> {
     let seen = vmi.status_nics.iter().filter(|seen| seen.has_ordinal_name());
     let mut further = seen.filter(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
@@ -79,26 +79,26 @@ mod tests {
     }
 
     #[test]
-    fn a_nic_of_an_old_pod_stays() {
+    fn a_pod_of_an_old_kubevirt_does_not_support_unplug() {
         for (pod_interface, expect) in [("pod9a6a0c3b4d8", Expect::Silent), ("", Expect::Silent), ("net1", FAULT)] {
             unplug().seen("dyniface1", pod_interface).expect(&RULE, &expect);
         }
     }
 
     #[test]
-    fn an_old_kubevirt_cannot() {
+    fn an_old_kubevirt_does_not_support_unplug() {
         unplug().kubevirt("v0.59.2", &["HotplugNICs"]).expect(&RULE, &FAULT);
         unplug().kubevirt("v1.0.0", &["HotplugNICs"]).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_stopped_vm_lets_go_of_anything() {
+    fn a_stopped_vm_is_not_checked() {
         unplug().kubevirt("v0.59.2", &[]).stopped().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn unknown_facts_are_told_and_deny_nothing() {
+    fn unknown_facts_are_reported_and_deny_nothing() {
         unplug().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        unplug().instance_unknown().expect(&RULE, &Expect::Unchecked);
+        unplug().vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -11,9 +11,9 @@ rule! {
     /// A NIC is plugged into a running VM with a binding that cannot be hotplugged.
     ///
     /// ## Why
-    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running
-    /// guest. Any other binding is accepted and never attached: no condition and no event tells of it. SR-IOV is
-    /// attached by live migration, and only since KubeVirt 1.1.
+    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running guest. A
+    /// NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV is attached
+    /// by live migration, and only since KubeVirt 1.1.
     ///
     /// ## Example
     /// ```yaml
@@ -32,22 +32,22 @@ const SRIOV_SINCE: Version = Version::new(1, 1, 0);
 fn check(case: &Case) -> Vec<Finding> {
     case.each_plugged(&RULE, |nic, _| {
         let bindings = &nic.interface?.value.bindings;
-        // None, several, or one that nicplug does not know: the shape rules speak of those, or nobody does.
+        // NP006 reports an interface with no binding or several; an unknown binding may be one of a newer KubeVirt.
         let mut names = bindings.names();
         let binding = names.next()?;
         if bindings.unknown > 0 || names.next().is_some() || bindings.bridge.is_some() {
             return None;
         }
         if bindings.sriov.is_some() {
-            // On another network than a further multus one no binding helps: NP104 tells that.
-            return (plug_of(nic) == HotplugMethod::Sriov).then(|| judge_sriov(case, nic));
+            // NP104 reports a network that cannot be hotplugged with any binding.
+            return (plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
         }
         let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
     })
 }
 
-fn judge_sriov(case: &Case, nic: &Nic) -> Finding {
+fn evaluate_sriov(case: &Case, nic: &Nic) -> Finding {
     let field = case.change.nic_field(nic);
     let version = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.version,
@@ -76,7 +76,7 @@ mod tests {
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
 
     #[test]
-    fn only_bridge_and_sriov_are_copied_to_a_running_guest() {
+    fn only_bridge_and_sriov_can_be_hotplugged() {
         for (binding, expect) in [
             (r#""bridge": {}"#, Expect::Silent),
             (r#""sriov": {}"#, Expect::Advice),

@@ -3,11 +3,11 @@
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
-    /// A bridge NIC is plugged into a running VM with another model than virtio.
+    /// A bridge NIC is plugged into a running VM with a model other than virtio.
     ///
     /// ## Why
-    /// KubeVirt supports hotplug of virtio NICs. It copies another model to the running guest all the same, and
-    /// asks the hypervisor to plug a device that was never made for it.
+    /// KubeVirt supports hotplug of virtio NICs only. It nevertheless copies a NIC of another model to the running guest,
+    /// and asks the hypervisor to hotplug a device that does not support it.
     ///
     /// ## Example
     /// ```yaml
@@ -18,7 +18,7 @@ rule! {
     /// ```
     NP103, "hotplug-model", Hotplug, Deny,
     field: "domain.devices.interfaces[].model",
-    fix: "set model: virtio or leave model out",
+    fix: "set model: virtio, or omit model",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -40,7 +40,7 @@ mod tests {
     use crate::rules::testing::{Expect, Hotplug};
 
     #[test]
-    fn only_virtio_is_plugged_on_a_bridge() {
+    fn a_bridge_nic_must_be_virtio() {
         const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].model"]);
         for (fields, expect) in [
             (r#""bridge": {}"#, Expect::Silent),
@@ -55,9 +55,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_not_judged() {
+    fn a_vm_that_is_not_known_to_run_is_not_checked() {
         let e1000e = r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#;
         Hotplug::of(e1000e).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(e1000e).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(e1000e).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

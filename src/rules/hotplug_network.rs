@@ -3,11 +3,11 @@
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
-    /// A NIC is plugged into a running VM on its default network.
+    /// A NIC is plugged into a running VM on a network that is attached at boot only.
     ///
     /// ## Why
-    /// The pod network, and the multus network that takes its place, are made together with the pod. Only a further
-    /// multus network can be added while the pod runs.
+    /// The pod network, the multus network that replaces it, and the device of a resource claim are set up when the pod is
+    /// created. Only an additional multus network can be added while the pod runs.
     ///
     /// ## Example
     /// ```yaml
@@ -42,7 +42,7 @@ mod tests {
     const BRIDGE: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
 
     #[test]
-    fn only_a_further_multus_network_can_be_plugged() {
+    fn only_an_additional_multus_network_can_be_plugged() {
         const FAULT: Expect = Expect::Faults(&["spec.template.spec.networks[1]"]);
         for (source, expect) in [
             (r#""multus": {"networkName": "new-fancy-net"}"#, Expect::Silent),
@@ -56,9 +56,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_not_judged() {
+    fn a_vm_that_is_not_known_to_run_is_not_checked() {
         let pod = r#"{"name": "dyniface1", "pod": {}}"#;
         Hotplug::of(BRIDGE).on(pod).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(BRIDGE).on(pod).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).on(pod).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

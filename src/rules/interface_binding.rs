@@ -8,12 +8,12 @@ use crate::{
 };
 
 rule! {
-    /// An interface has no binding, more than one, or one that cannot be used with its network.
+    /// An interface has no binding, more than one, or one that its network or the cluster does not support.
     ///
     /// ## Why
-    /// The binding says how the guest's device is joined to the pod's. Each interface has exactly one. masquerade and
-    /// passtBinding know the pod network only; a bridge on the pod network, and passtBinding, need the cluster's leave;
-    /// slirp, passt and macvtap are discontinued since KubeVirt 1.3 and refused for new objects.
+    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one. masquerade
+    /// and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on the pod
+    /// network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for new objects.
     ///
     /// ## Example
     /// ```yaml
@@ -29,53 +29,51 @@ rule! {
     fix: "set exactly one of bridge, masquerade, sriov, passtBinding and binding",
 }
 
-/// The address of KubeVirt's bridge in the pod. KubeVirt compares the text, so other writings of it pass.
+/// The address of KubeVirt's bridge in the pod. KubeVirt compares the text, so it accepts other notations of it.
 const RESERVED_MAC: &str = "02:00:00:00:00:00";
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    let mut evaluate = Judge { case, findings: Vec::new(), needs_kubevirt: false };
+    let mut checker = Checker { case, findings: Vec::new(), needs_kubevirt: false };
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
-        evaluate.interface(&Nic { index, interface, network });
+        checker.check(&BoundInterface { index, interface, network });
     }
-    if evaluate.needs_kubevirt {
-        evaluate.findings.push(
-            RULE.unknown(
-                FactKind::KubeVirt,
-                "which bindings the cluster permits was not checked: KubeVirt is not known",
-            ),
-        );
+    if checker.needs_kubevirt {
+        let what = "whether the cluster permits the binding was not checked: the KubeVirt resource is not known";
+        checker.findings.push(RULE.unknown(FactKind::KubeVirt, what));
     }
-    evaluate.findings
+    checker.findings
 }
 
-struct Nic<'c> {
+/// An interface, its index and the network of its name.
+struct BoundInterface<'c> {
     index: usize,
     interface: &'c Interface<'c>,
     network: Option<&'c Network<'c>>,
 }
 
-impl Nic<'_> {
+impl BoundInterface<'_> {
     fn is_on_pod_network(&self) -> bool {
         self.network.is_some_and(|network| network.pod.is_some())
     }
 
-    /// A source of a newer KubeVirt may be anything, so also what a binding wants.
+    /// Returns whether the network is certainly not the pod network; an unknown source of a newer KubeVirt might be.
     fn is_off_pod_network(&self) -> bool {
         !self.is_on_pod_network() && !self.network.is_some_and(Network::has_unknown_source)
     }
 }
 
-struct Judge<'c> {
+/// Checks interfaces and collects the findings.
+struct Checker<'c> {
     case: &'c Case<'c>,
     findings: Vec<Finding>,
-    /// Whether some interface could not be judged without the KubeVirt resource.
+    /// Whether an interface could not be checked without the KubeVirt resource.
     needs_kubevirt: bool,
 }
 
-impl Judge<'_> {
-    fn interface(&mut self, nic: &Nic) {
+impl Checker<'_> {
+    fn check(&mut self, nic: &BoundInterface) {
         self.count(nic);
         self.masquerade(nic);
         self.bridge(nic);
@@ -84,13 +82,13 @@ impl Judge<'_> {
         self.discontinued(nic);
     }
 
-    fn count(&mut self, nic: &Nic) {
+    fn count(&mut self, nic: &BoundInterface) {
         let (bindings, name) = (&nic.interface.bindings, nic.interface.name.as_str());
         let what = match bindings.current().count() {
             0 if bindings.unknown > 0 => return,
             1 => return,
             0 => match bindings.discontinued().next() {
-                Some(old) => format!("interface {name:?} has no binding but {old}, which is discontinued"),
+                Some(old) => format!("interface {name:?} has only the discontinued binding {old}"),
                 None => format!("interface {name:?} has no binding"),
             },
             count => {
@@ -102,22 +100,22 @@ impl Judge<'_> {
         self.findings.push(RULE.fault(CauseType::Invalid, field, what));
     }
 
-    fn masquerade(&mut self, nic: &Nic) {
+    fn masquerade(&mut self, nic: &BoundInterface) {
         if nic.interface.bindings.masquerade.is_none() {
             return;
         }
         let name = nic.interface.name.as_str();
         if nic.is_off_pod_network() {
-            let what = format!("masquerade of interface {name:?} works on the pod network only");
-            self.fault(nic, "name", what, "set bridge in its place, or attach the NIC to the pod network");
+            let what = format!("interface {name:?} has masquerade, which works on the pod network only");
+            self.fault(nic, "name", what, "use bridge instead, or attach the NIC to the pod network");
         }
         if nic.interface.mac_address.as_deref() == Some(RESERVED_MAC) {
-            let what = format!("MAC address {RESERVED_MAC:?} of interface {name:?} is that of KubeVirt's own bridge");
+            let what = format!("interface {name:?} has MAC address {RESERVED_MAC:?}, which KubeVirt's own bridge uses");
             self.fault(nic, "macAddress", what, "choose another address");
         }
     }
 
-    fn bridge(&mut self, nic: &Nic) {
+    fn bridge(&mut self, nic: &BoundInterface) {
         if nic.interface.bindings.bridge.is_none() || !nic.is_on_pod_network() {
             return;
         }
@@ -125,15 +123,18 @@ impl Judge<'_> {
             None => self.needs_kubevirt = true,
             Some(kubevirt) if kubevirt.permits_bridge_on_pod_network => {}
             Some(_) => {
-                let what = format!("bridge of interface {:?} is on the pod network", nic.interface.name.as_str());
-                let fix = "set masquerade in its place, or permitBridgeInterfaceOnPodNetwork in \
+                let what = format!(
+                    "interface {:?} has bridge on the pod network, which the cluster does not permit",
+                    nic.interface.name.as_str()
+                );
+                let fix = "use masquerade instead, or set permitBridgeInterfaceOnPodNetwork: true in \
                            spec.configuration.network of the KubeVirt resource";
                 self.fault(nic, "name", what, fix);
             }
         }
     }
 
-    fn passt(&mut self, nic: &Nic) {
+    fn passt(&mut self, nic: &BoundInterface) {
         if nic.interface.bindings.passt_binding.is_none() {
             return;
         }
@@ -142,51 +143,53 @@ impl Judge<'_> {
             None => self.needs_kubevirt = true,
             Some(true) => {}
             Some(false) => {
-                let what = format!("interface {name:?} has passtBinding and feature gate PasstBinding is off");
-                let fix = "set masquerade in its place, or add PasstBinding to \
+                let what = format!("interface {name:?} has passtBinding, but feature gate PasstBinding is off");
+                let fix = "use masquerade instead, or add PasstBinding to \
                            spec.configuration.developerConfiguration.featureGates of the KubeVirt resource";
                 self.fault(nic, "name", what, fix);
             }
         }
         if nic.is_off_pod_network() {
-            let what = format!("passtBinding of interface {name:?} works on the pod network only");
-            self.fault(nic, "name", what, "set bridge in its place, or attach the NIC to the pod network");
+            let what = format!("interface {name:?} has passtBinding, which works on the pod network only");
+            self.fault(nic, "name", what, "use bridge instead, or attach the NIC to the pod network");
         }
     }
 
-    /// KubeVirt takes a plugin that it does not know, and the VM waits for it in vain.
-    fn plugin(&mut self, nic: &Nic) {
+    /// KubeVirt accepts a plugin that is not registered, and the VM then waits for it forever.
+    fn plugin(&mut self, nic: &BoundInterface) {
         let Some(plugin) = &nic.interface.bindings.plugin else { return };
         let Some(kubevirt) = self.case.facts.kubevirt.known() else { return };
         if kubevirt.binding_plugins.contains_key(plugin.name.as_str()) {
             return;
         }
         let what = format!(
-            "{} of interface {:?} is not registered in the KubeVirt resource",
-            BindingName::Plugin(plugin.name.as_str()),
-            nic.interface.name.as_str()
+            "interface {:?} has {}, which is not registered in KubeVirt",
+            nic.interface.name.as_str(),
+            BindingName::Plugin(plugin.name.as_str())
         );
         let field = format!("{}.binding.name", self.case.change.interface_field(nic.index));
         self.findings.push(RULE.advice(field, what));
     }
 
-    /// An object that has such a binding already may keep it.
-    fn discontinued(&mut self, nic: &Nic) {
+    /// An existing object may keep a discontinued binding.
+    fn discontinued(&mut self, nic: &BoundInterface) {
         if self.case.change.before.is_some() {
             return;
         }
         for binding in nic.interface.bindings.discontinued() {
             let fix = match binding {
-                BindingName::BuiltIn("macvtap") => "set binding in its place, to a plugin that the cluster has",
-                _ => "set passtBinding or masquerade in its place",
+                BindingName::BuiltIn("macvtap") => {
+                    "use binding instead, with a plugin that is registered in the KubeVirt resource"
+                }
+                _ => "use passtBinding or masquerade instead",
             };
             let what =
-                format!("{binding} of interface {:?} is discontinued since KubeVirt 1.3", nic.interface.name.as_str());
+                format!("interface {:?} has {binding}, discontinued since KubeVirt 1.3", nic.interface.name.as_str());
             self.fault(nic, &binding.to_string(), what, fix);
         }
     }
 
-    fn fault(&mut self, nic: &Nic, key: &str, what: String, fix: &str) {
+    fn fault(&mut self, nic: &BoundInterface, key: &str, what: String, fix: &str) {
         let field = format!("{}.{key}", self.case.change.interface_field(nic.index));
         self.findings.push(RULE.fault(CauseType::Invalid, field, what).with_fix(fix.to_owned()));
     }
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn discontinued_bindings_are_refused_on_create_only() {
+    fn discontinued_bindings_are_rejected_on_create_only() {
         for (interface, expect) in
             [(r#""slirp": {}"#, Expect::Faults(&[INTERFACE])), (r#""bridge": {}, "macvtap": {}"#, Expect::Silent)]
         {
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn masquerade_wants_the_pod_network_and_another_address() {
+    fn masquerade_needs_the_pod_network_and_another_address() {
         for (interface, network, expect) in [
             (r#""masquerade": {}"#, POD, Expect::Silent),
             (r#""masquerade": {}"#, r#""carrierPigeon": {}"#, Expect::Silent),
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_has_to_permit() {
+    fn the_cluster_has_to_permit_some_bindings() {
         let forbids = r#"{"network": {"permitBridgeInterfaceOnPodNetwork": false},
             "developerConfiguration": {"disabledFeatureGates": ["PasstBinding"]}}"#;
         for (interface, network, configuration, expect) in [
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_facts_are_told_and_deny_nothing() {
+    fn unknown_facts_are_reported_and_deny_nothing() {
         for interface in [r#""bridge": {}"#, r#""passtBinding": {}"#] {
             table(&RULE, &[(&nic(interface, POD), Expect::Unchecked)]);
         }

@@ -11,11 +11,11 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{api::network::Interface, facts::FactKind, kubevirt::gates::Gate};
 
 rule! {
-    /// A field of an interface holds a value that KubeVirt does not take.
+    /// A field of an interface has a value that KubeVirt rejects.
     ///
     /// ## Why
-    /// Name, model, addresses, ports and DHCP options end up in the guest's domain, in firewall rules and in the answers
-    /// of a DHCP server. What is malformed, out of range or there twice would make the VM fail when it starts.
+    /// Name, model, addresses, ports and DHCP options are used in the guest's domain, in firewall rules and in the replies
+    /// of a DHCP server. A value that is malformed, out of range or duplicate would make the VM fail when it starts.
     ///
     /// ## Example
     /// ```yaml
@@ -27,7 +27,7 @@ rule! {
     /// ```
     NP008, "interface-fields", Shape, Deny,
     field: "domain.devices.interfaces[]",
-    fix: "write a value that the field takes",
+    fix: "use a value that KubeVirt accepts for the field",
 }
 
 const MODELS: [&str; 7] = ["e1000", "e1000e", "igb", "ne2k_pci", "pcnet", "rtl8139", "virtio"];
@@ -37,21 +37,21 @@ fn check(case: &Case) -> Vec<Finding> {
     let permits_ranges = case.has(Gate::PortRangesSpec);
     let mut findings = Vec::new();
     for (index, interface) in guest.interfaces().iter().enumerate() {
-        let entry = Entry { case, index, interface };
+        let checked = CheckedInterface { case, index, fields: interface };
         let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
-        findings.extend(name(&entry));
-        findings.extend(model(&entry));
-        findings.extend(address::check(&entry));
+        findings.extend(name(&checked));
+        findings.extend(model(&checked));
+        findings.extend(address::check(&checked));
         if network.is_some_and(|network| network.pod.is_some()) {
-            findings.extend(ports::check(&entry));
+            findings.extend(ports::check(&checked));
             if permits_ranges == Some(true) {
-                findings.extend(port_ranges::check(&entry));
+                findings.extend(port_ranges::check(&checked));
             }
         }
         if permits_ranges == Some(false) {
-            findings.extend(port_ranges::without_gate(&entry));
+            findings.extend(port_ranges::without_gate(&checked));
         }
-        findings.extend(dhcp::check(&entry));
+        findings.extend(dhcp::check(&checked));
     }
     if permits_ranges.is_none() && guest.interfaces().iter().any(|interface| interface.port_ranges.is_some()) {
         findings
@@ -60,53 +60,53 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// An interface and its place.
-struct Entry<'c> {
+/// An interface and its index.
+struct CheckedInterface<'c> {
     case: &'c Case<'c>,
     index: usize,
-    interface: &'c Interface<'c>,
+    fields: &'c Interface<'c>,
 }
 
-impl Entry<'_> {
-    /// As messages write it.
+impl CheckedInterface<'_> {
+    /// Returns the name in quotes, for messages.
     fn name(&self) -> String {
-        format!("{:?}", self.interface.name.as_str())
+        format!("{:?}", self.fields.name.as_str())
     }
 
-    /// Where it is written.
+    /// Returns the path of the interface.
     fn path(&self) -> String {
         self.case.change.interface_field(self.index)
     }
 
-    /// A fault of one of its fields.
+    /// Returns a fault at one of its fields.
     fn fault(&self, cause: CauseType, key: impl Display, what: String, fix: impl Into<String>) -> Finding {
         RULE.fault(cause, format!("{}.{key}", self.path()), what).with_fix(fix.into())
     }
 }
 
-fn name(entry: &Entry) -> Option<Finding> {
-    let name = entry.interface.name.as_str();
+fn name(interface: &CheckedInterface) -> Option<Finding> {
+    let name = interface.fields.name.as_str();
     let is_valid = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
     let what = match name.chars().find(|letter| !is_valid(*letter)) {
-        Some(letter) => format!("interface name {name:?} has the character {letter:?}"),
+        Some(letter) => format!("interface name {name:?} contains the invalid character {letter:?}"),
         None if name.is_empty() => "the interface has no name".to_owned(),
         None => return None,
     };
-    let fix = "name interface and network with letters, digits, - and _ only";
-    Some(entry.fault(CauseType::Invalid, "name", what, fix))
+    let fix = "use only letters, digits, - and _ in the name of the interface and its network";
+    Some(interface.fault(CauseType::Invalid, "name", what, fix))
 }
 
-fn model(entry: &Entry) -> Option<Finding> {
-    let model = entry.interface.model_or_default();
+fn model(interface: &CheckedInterface) -> Option<Finding> {
+    let model = interface.fields.model_or_default();
     if MODELS.contains(&model) {
         return None;
     }
-    let what = format!("model {model:?} of interface {} is not known to KubeVirt", entry.name());
+    let what = format!("interface {} has model {model:?}, which KubeVirt does not support", interface.name());
     let fix = match MODELS.iter().find(|known| known.eq_ignore_ascii_case(model)) {
         Some(meant) => format!("write it as {meant}"),
         None => format!("use one of {}", MODELS.join(", ")),
     };
-    Some(entry.fault(CauseType::NotSupported, "model", what, fix))
+    Some(interface.fault(CauseType::NotSupported, "model", what, fix))
 }
 
 #[cfg(test)]

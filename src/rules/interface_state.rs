@@ -4,11 +4,11 @@ use super::{Case, CauseType, Finding, rule};
 use crate::api::network::Interface;
 
 rule! {
-    /// The state of an interface is no state, or none that this interface can have.
+    /// An interface has an invalid `state`, or one that its binding or network does not support.
     ///
     /// ## Why
-    /// `down` and `up` set the link, which KubeVirt cannot do for SR-IOV. `absent` unplugs the NIC, which works for
-    /// bridge binding only, and never for the default network of the pod.
+    /// `down` and `up` set the link, which KubeVirt cannot do for SR-IOV. `absent` unplugs the NIC, which works only with
+    /// the bridge binding, and never for the default network of the pod.
     ///
     /// ## Example
     /// ```yaml
@@ -22,26 +22,26 @@ rule! {
     /// ```
     NP007, "interface-state", Shape, Deny,
     field: "domain.devices.interfaces[].state",
-    fix: "write absent, down or up, or leave it out",
+    fix: "set state to absent, down or up, or omit it",
 }
 
 const STATES: [&str; 3] = ["absent", "down", "up"];
 
 fn check(case: &Case) -> Vec<Finding> {
     let guest = case.change.after.guest;
-    // The first one, whatever follows: NP005 says what is wrong with several.
+    // NP005 reports several default networks; here the first one counts.
     let default = guest.networks.iter().find(|network| network.is_default()).map(|network| network.name.as_str());
     let mut findings = Vec::new();
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let Some(state) = interface.state.as_deref().filter(|state| !state.is_empty()) else { continue };
-        let wrong = [
-            not_a_state(interface, state),
+        let problems = [
+            unknown_state(interface, state),
             link_of_sriov(interface, state),
             unplug_without_bridge(interface),
             unplug_of_default(interface, default),
         ];
         let field = || format!("{}.state", case.change.interface_field(index));
-        findings.extend(wrong.into_iter().flatten().map(|(what, fix)| {
+        findings.extend(problems.into_iter().flatten().map(|(what, fix)| {
             let fault = RULE.fault(CauseType::Invalid, field(), what);
             if fix.is_empty() { fault } else { fault.with_fix(fix) }
         }));
@@ -49,43 +49,44 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// What is wrong, and the fix where it is not the rule's own.
-type Wrong = Option<(String, String)>;
+/// A message and its fix; an empty fix stands for that of the rule.
+type Problem = Option<(String, String)>;
 
-fn not_a_state(interface: &Interface, state: &str) -> Wrong {
+fn unknown_state(interface: &Interface, state: &str) -> Problem {
     if STATES.contains(&state) {
         return None;
     }
     let meant = STATES.iter().find(|known| known.eq_ignore_ascii_case(state.trim()));
     let fix = meant.map(|meant| format!("write it as {meant}")).unwrap_or_default();
-    Some((format!("state {state:?} of interface {:?} is none of absent, down and up", interface.name.as_str()), fix))
+    Some((format!("interface {:?} has the invalid state {state:?}", interface.name.as_str()), fix))
 }
 
-fn link_of_sriov(interface: &Interface, state: &str) -> Wrong {
+fn link_of_sriov(interface: &Interface, state: &str) -> Problem {
     if interface.bindings.sriov.is_none() || !matches!(state, "down" | "up") {
         return None;
     }
-    let what = format!("the link of SR-IOV interface {:?} cannot be set {state}", interface.name.as_str());
-    Some((what, "leave the state out and set the link in the guest".to_owned()))
+    let what =
+        format!("SR-IOV interface {:?} has state {state:?}, but its link cannot be set", interface.name.as_str());
+    Some((what, "remove the state and set the link inside the guest".to_owned()))
 }
 
-fn unplug_without_bridge(interface: &Interface) -> Wrong {
+fn unplug_without_bridge(interface: &Interface) -> Problem {
     let bindings = &interface.bindings;
     if !interface.is_absent() || bindings.bridge.is_some() || bindings.is_unknown() {
         return None;
     }
     let what =
-        format!("interface {:?} cannot be unplugged: absent works with bridge binding only", interface.name.as_str());
-    Some((what, "leave the state out; to be rid of the NIC, take it and its network out and restart the VM".to_owned()))
+        format!("interface {:?} cannot be unplugged: state absent needs the bridge binding", interface.name.as_str());
+    Some((what, "remove the state; to remove the NIC, delete its interface and network and restart the VM".to_owned()))
 }
 
-fn unplug_of_default(interface: &Interface, default: Option<&str>) -> Wrong {
+fn unplug_of_default(interface: &Interface, default: Option<&str>) -> Problem {
     if !interface.is_absent() || default != Some(interface.name.as_str()) {
         return None;
     }
     let what =
         format!("interface {:?} cannot be unplugged: it is on the pod's default network", interface.name.as_str());
-    Some((what, "leave the state out; down takes only the link away".to_owned()))
+    Some((what, "remove the state, or set it to down to turn off only the link".to_owned()))
 }
 
 #[cfg(test)]

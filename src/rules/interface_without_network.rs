@@ -3,11 +3,11 @@
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
-    /// An interface has no network of its name.
+    /// An interface has no network with the same name.
     ///
     /// ## Why
-    /// An interface is one half of a NIC: the device in the guest. The network of the same name says what it is
-    /// attached to. Without it the VM cannot start.
+    /// An interface is one half of a NIC: the device in the guest. The network with the same name defines what the device
+    /// is attached to. Without it the VM cannot start.
     ///
     /// ## Example
     /// ```yaml
@@ -18,7 +18,7 @@ rule! {
     /// ```
     NP003, "interface-without-network", Shape, Deny,
     field: "domain.devices.interfaces[].name",
-    fix: "add an entry of that name to networks, or take the interface out",
+    fix: "add an entry with that name to networks, or remove the interface",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -28,7 +28,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, interface)| case.change.nic(&interface.name).is_none_or(|nic| nic.network.is_none()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));
-            let what = format!("interface {:?} has no network of that name", interface.name.as_str());
+            let what = format!("interface {:?} has no network with the same name", interface.name.as_str());
             RULE.fault(CauseType::Invalid, field, what)
         })
         .collect()

@@ -13,20 +13,20 @@ use crate::{
 };
 
 rule! {
-    /// A NIC of a running VM is dropped or changed in a way that takes a restart.
+    /// A NIC of a running VM is removed or changed in a way that needs a restart.
     ///
     /// ## Why
-    /// KubeVirt adds NICs to a running guest, takes those with `state: absent` and sets links up and down. Everything
-    /// else waits for the next restart, and until then the VM shows RestartRequired, which keeps back further changes.
-    /// Often nobody meant it: `interfaces` and `networks` are atomic lists, so an apply of an old manifest replaces them
-    /// whole and drops a NIC that was plugged meanwhile. A changed `networkName` is applied by live migration since
-    /// KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can migrate.
+    /// KubeVirt adds NICs to a running guest, unplugs those with `state: absent`, and sets links up and down. Every other
+    /// change waits for the next restart; until then the VM has the condition RestartRequired, which blocks further
+    /// changes. Such a change is often a mistake: `interfaces` and `networks` are atomic lists, so applying an outdated
+    /// manifest replaces both lists and removes a NIC that was plugged in the meantime. A changed `networkName` is applied
+    /// by live migration since KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can migrate.
     ///
-    /// A VM without any NIC in its template gets one on the pod network from KubeVirt, running or stopped, unless
-    /// `autoattachPodInterface` is false. The first NIC that is written takes that one away at the next boot.
+    /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
+    /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot.
     ///
     /// ## Example
-    /// A manifest without `dyniface1` is applied to a VM that runs with it:
+    /// A manifest without `dyniface1` is applied to a VM that runs with this NIC:
     /// ```yaml
     /// interfaces:
     /// - name: defaultnetwork
@@ -34,50 +34,49 @@ rule! {
     /// ```
     NP108, "live-change", Hotplug, Warn,
     field: "domain.devices.interfaces[]",
-    fix: "unplug with state: absent, put back what was dropped, or restart the VM",
+    fix: "unplug with state: absent, add the removed NIC again, or restart the VM",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
-    // A VMI is changed by KubeVirt alone, which knows what it does.
+    // Only KubeVirt changes a VMI, and it changes only what it can apply.
     let is_virtual_machine = case.change.after.vmi.is_none();
     if !is_virtual_machine {
         return Vec::new();
     }
     if nics.removed.is_empty() && nics.modified.is_empty() {
-        return judge_first(case.change).into_iter().collect();
+        return evaluate_first(case.change).into_iter().collect();
     }
     case.if_live(&RULE, |vmi| {
-        let stays = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
-        let removed = nics.removed.iter().filter(stays).map(|nic| judge_removed(case.change, nic));
+        let is_plugged = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+        let removed = nics.removed.iter().filter(is_plugged).map(|nic| evaluate_removed(case.change, nic));
         let modified = nics.modified.iter().filter(|(_, nic)| vmi.has_nic(nic.name));
-        removed.chain(modified.filter_map(|(old, new)| judge_modified(case, old, new, vmi))).collect()
+        removed.chain(modified.filter_map(|(old, new)| evaluate_modified(case, old, new, vmi))).collect()
     })
 }
 
-/// The NIC that KubeVirt gives to a guest without any goes when the first one is written.
-fn judge_first(change: &Change) -> Option<Finding> {
+/// Evaluates the first NIC of a template, which replaces the default NIC that KubeVirt gives to a guest without any.
+fn evaluate_first(change: &Change) -> Option<Finding> {
     let after = change.after.guest;
     let had_default = change.before.is_some_and(|before| before.guest.gets_default_nic());
-    let is_meant = after.domain.devices.autoattach_pod_interface == Some(false);
-    if !had_default || is_meant || after.networks.iter().any(Network::is_default) {
+    let is_intended = after.domain.devices.autoattach_pod_interface == Some(false);
+    if !had_default || is_intended || after.networks.iter().any(Network::is_default) {
         return None;
     }
     let nic = change.nics.added.iter().find(|nic| !nic.is_absent())?;
-    let what =
-        format!("with {:?} the pod NIC goes that KubeVirt gives to a VM without NICs: at the next boot", nic.name);
-    let fix = "write that NIC too (networks: pod: {}), or autoattachPodInterface: false if it shall go";
+    let what = format!("adding {:?} removes the default pod-network NIC at the next boot", nic.name);
+    let fix = "add that NIC too (a network with pod: {}), or set autoattachPodInterface: false to remove it";
     Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(fix.to_owned()))
 }
 
-fn judge_removed(change: &Change, nic: &Nic) -> Finding {
+fn evaluate_removed(change: &Change, nic: &Nic) -> Finding {
     let field = format!("{}.domain.devices.interfaces", change.after.path);
     let what =
-        format!("{:?} was dropped without state: absent (by an old manifest?): it stays until a restart", nic.name);
+        format!("{:?} was removed without state: absent (outdated manifest?) and stays until a restart", nic.name);
     RULE.fault(CauseType::Invalid, field, what)
 }
 
-fn judge_modified(case: &Case, old: &Nic, new: &Nic, vmi: &Vmi) -> Option<Finding> {
+fn evaluate_modified(case: &Case, old: &Nic, new: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = new.name;
     let field = case.change.nic_field(new);
     if let Some(changed) = changed_field(old, new) {
@@ -85,20 +84,20 @@ fn judge_modified(case: &Case, old: &Nic, new: &Nic, vmi: &Vmi) -> Option<Findin
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
     let network = new.network_name()?;
-    let is_as_it_runs = vmi.nic(name).and_then(|nic| nic.network.as_deref()) == Some(network);
-    if old.network_name() == Some(network) || is_as_it_runs {
+    let is_current = vmi.nic(name).and_then(|nic| nic.network.as_deref()) == Some(network);
+    if old.network_name() == Some(network) || is_current {
         return None;
     }
-    Some(judge_network(case, field, name, vmi))
+    Some(evaluate_network(case, field, name, vmi))
 }
 
-fn judge_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
+fn evaluate_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
     let kubevirt = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt,
         Fact::Absent | Fact::Unknown => {
             return RULE.unknown(
                 FactKind::KubeVirt,
-                format!("how the network of {name:?} changes was not checked: KubeVirt is not known"),
+                format!("how the network of {name:?} changes was not checked: the KubeVirt resource is not known"),
             );
         }
     };
@@ -112,7 +111,7 @@ fn judge_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
             let what = format!("the network of {name:?} changes at the next restart: no live migration ({reason})");
             RULE.fault(CauseType::Invalid, field, what)
         }
-        // KubeVirt takes a VM without the condition for one that cannot migrate.
+        // KubeVirt treats a VM without the condition as one that cannot migrate.
         Migratable::Unknown => {
             let what = format!("the network of {name:?} changes at the next restart: not LiveMigratable yet");
             RULE.fault(CauseType::Invalid, field, what)
@@ -123,18 +122,18 @@ fn judge_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
 fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
         AutoMigration::Off(setting) if setting.contains(',') => {
-            format!("the network of {name:?} waits for a migration; KubeVirt lacks LiveUpdate and LiveMigrate")
+            format!("the network of {name:?} waits for a migration: KubeVirt lacks LiveUpdate and LiveMigrate")
         }
         AutoMigration::Off(setting) => {
-            format!("the network of {name:?} waits for a migration; KubeVirt lacks {setting}")
+            format!("the network of {name:?} waits for a migration: KubeVirt lacks {setting}")
         }
         AutoMigration::On | AutoMigration::TooOld(_) | AutoMigration::Unknown => {
-            format!("the network of {name:?} changes by a live migration of the VM")
+            format!("the network of {name:?} is changed by a live migration of the VM")
         }
     }
 }
 
-/// The first field that differs and takes a restart; the state of a NIC and the name of its network do not.
+/// Returns the first changed field that needs a restart. The state of a NIC and the name of its network do not.
 fn changed_field(old: &Nic, new: &Nic) -> Option<&'static str> {
     let (one, other) = (old.interface?.value, new.interface?.value);
     let differs = [
@@ -153,7 +152,7 @@ fn changed_field(old: &Nic, new: &Nic) -> Option<&'static str> {
     differs.into_iter().find_map(|(differs, field)| differs.then_some(field))
 }
 
-/// Whether the networks differ in more than the name of the NetworkAttachmentDefinition.
+/// Returns whether the networks differ in more than the name of the NetworkAttachmentDefinition.
 fn source_differs(old: &Nic, new: &Nic) -> bool {
     let (Some(old), Some(new)) = (old.network, new.network) else { return false };
     let (old, new) = (old.value, new.value);
@@ -178,21 +177,21 @@ mod tests {
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
 
     #[test]
-    fn a_dropped_nic_is_named() {
-        let dropped = Hotplug::remove((NIC, NET));
-        dropped.expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces"]));
-        assert!(dropped.findings(&RULE)[0].what.contains("\"dyniface1\""));
+    fn a_removed_nic_is_named() {
+        let removed = Hotplug::remove((NIC, NET));
+        removed.expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces"]));
+        assert!(removed.findings(&RULE)[0].what.contains("\"dyniface1\""));
     }
 
     #[test]
-    fn a_nic_that_was_unplugged_before_may_be_dropped() {
+    fn a_nic_that_was_unplugged_before_may_be_removed() {
         let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
         Hotplug::remove((absent, NET)).expect(&RULE, &Expect::Silent);
         Hotplug::remove((NIC, NET)).stopped().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_changed_field_takes_a_restart_and_a_link_state_does_not() {
+    fn a_changed_field_needs_a_restart_and_a_link_state_does_not() {
         for (fields, expect) in [
             (r#""bridge": {}, "state": "down""#, Expect::Silent),
             (r#""bridge": {}, "state": "up""#, Expect::Silent),
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_network_goes_by_migration_where_it_can() {
+    fn a_network_is_changed_by_migration_if_the_vm_can_migrate() {
         let changed = || Hotplug::modify((NIC, NET), (NIC, OTHER_NET));
         changed().expect(&RULE, &Expect::Advice);
         changed().kubevirt("v1.5.0", &[]).expect(&RULE, &FAULT);
@@ -223,23 +222,23 @@ mod tests {
     }
 
     #[test]
-    fn the_first_nic_takes_the_pod_nic_away() {
+    fn the_first_nic_removes_the_default_nic() {
         const DYNIFACE1: &str = r#"{"networks": [{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}],
             "domain": {"devices": {"interfaces": [{"name": "dyniface1", "bridge": {}}]}}}"#;
         const WITH_POD: &str = r#"{"networks": [{"name": "default", "pod": {}}, {"name": "a", "multus": {"networkName": "n"}}],
             "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}}, {"name": "a", "bridge": {}}]}}}"#;
-        const MEANT: &str = r#"{"networks": [{"name": "a", "multus": {"networkName": "n"}}], "domain": {"devices": {
+        const INTENDED: &str = r#"{"networks": [{"name": "a", "multus": {"networkName": "n"}}], "domain": {"devices": {
             "autoattachPodInterface": false, "interfaces": [{"name": "a", "bridge": {}}]}}}"#;
         const FIELD: &str = "spec.template.spec.domain.devices.interfaces[0]";
         table_of_updates(
             &RULE,
-            &[(DYNIFACE1, Expect::Faults(&[FIELD])), (WITH_POD, Expect::Silent), (MEANT, Expect::Silent)],
+            &[(DYNIFACE1, Expect::Faults(&[FIELD])), (WITH_POD, Expect::Silent), (INTENDED, Expect::Silent)],
         );
         table(&RULE, &[(DYNIFACE1, Expect::Silent)]);
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_told() {
-        Hotplug::remove((NIC, NET)).instance_unknown().expect(&RULE, &Expect::Unchecked);
+    fn an_unknown_vmi_is_reported() {
+        Hotplug::remove((NIC, NET)).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -11,15 +11,15 @@ use crate::{
 };
 
 rule! {
-    /// NICs of a guest change while it migrates, or it shall migrate while a NIC is on its way.
+    /// NICs of a VM change while it migrates, or a migration starts while a NIC is being attached or unplugged.
     ///
     /// ## Why
-    /// The pod that a migration goes to is made from the NICs of the guest at its start. A NIC that comes or goes in the
-    /// meantime may be missing there, or stay for ever, until the next migration. KubeVirt advises to let one end before
-    /// the other begins.
+    /// KubeVirt creates the target pod of a migration from the NICs that the guest has when the migration starts. A NIC
+    /// that is added or removed in the meantime may be missing in that pod, or stay in it, until the next migration.
+    /// KubeVirt recommends to finish one before the other starts.
     ///
     /// ## Example
-    /// `dyniface1` was added to the VM and has not reached its guest, and somebody creates:
+    /// `dyniface1` was added to the VM and has not reached the guest yet when a user creates:
     /// ```yaml
     /// kind: VirtualMachineInstanceMigration
     /// spec:
@@ -27,7 +27,7 @@ rule! {
     /// ```
     NP111, "migration-running", Hotplug, Warn,
     field: "domain.devices.interfaces[]",
-    fix: "wait until the migration is over, or the NIC is attached, and try again",
+    fix: "wait until the migration has finished or the NIC is attached, then try again",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -42,13 +42,12 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         Fact::Absent | Fact::Unknown if vmi.is_migrating => "a migration".to_owned(),
         Fact::Absent | Fact::Unknown => return None,
     };
-    let guest = case.change.subject.name;
-    let effect = if nic.is_absent() { "stay in" } else { "miss" };
-    let what = format!("{migration} of {guest:?} is not over: {:?} may {effect} the new pod", nic.name);
+    let effect = if nic.is_absent() { "stay" } else { "be missing" };
+    let what = format!("{migration} has not finished: {:?} may {effect} in the new pod", nic.name);
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
-/// Judges the start of a migration: whether a NIC is on its way into the guest that is to move.
+/// Checks the start of a migration: whether a NIC of the guest is still being attached or unplugged.
 pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
     let guest = start.vmi_name;
     match facts.live() {
@@ -56,30 +55,30 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
             let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
             let vm = facts.vm.known();
             if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi)) {
-                let how = if nic.is_absent { "unplugged from" } else { "added to" };
-                return fault(format!("{:?} was {how} VM {guest:?}, whose guest does not know yet", nic.name));
+                let what = if nic.is_absent {
+                    format!("{:?} was unplugged from VM {guest:?}, but its VMI still has it", nic.name)
+                } else {
+                    format!("{:?} was added to VM {guest:?}, but its VMI does not have it yet", nic.name)
+                };
+                return fault(what);
             }
             match not_settled(vmi, in_place) {
                 Some(nic) => {
-                    let how = if nic.is_absent { "unplugged" } else { "attached" };
-                    fault(format!("{:?} of {guest:?} is being {how}: let that end before a migration", nic.name))
+                    let action = if nic.is_absent { "unplugged" } else { "attached" };
+                    fault(format!("{:?} of {guest:?} is still being {action}: migrate afterwards", nic.name))
                 }
                 None => Vec::new(),
             }
         }
         Fact::Absent => Vec::new(),
         Fact::Unknown => {
-            vec![
-                RULE.unknown(
-                    FactKind::Vmi,
-                    format!("whether a NIC of {guest:?} is on its way was not checked: not known"),
-                ),
-            ]
+            let what = format!("whether a NIC of {guest:?} is being attached was not checked: its VMI is not known");
+            vec![RULE.unknown(FactKind::Vmi, what)]
         }
     }
 }
 
-/// A NIC of the template that KubeVirt is about to copy to the guest, or to set absent there.
+/// Returns a NIC of the template that KubeVirt has yet to copy to the VMI, or to set absent there.
 fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
     let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None);
     pluggable.find(|nic| match vmi.nic(&nic.name) {
@@ -88,7 +87,8 @@ fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
     })
 }
 
-/// A NIC of the guest that comes or goes right now. Where it cannot come in place, it waits for just such a migration.
+/// Returns a NIC of the VMI that is still being attached or unplugged. A NIC that cannot be attached in place does not
+/// count: it needs the migration.
 fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
     let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
     let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug == HotplugMethod::Bridge);
@@ -115,7 +115,7 @@ mod tests {
     const FAULT_OF_VMI: Expect = Expect::Faults(&["spec.domain.devices.interfaces[1]"]);
 
     #[test]
-    fn nics_do_not_change_while_the_guest_moves() {
+    fn nics_must_not_change_during_a_migration() {
         let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
         let plug: fn() -> Hotplug = || Hotplug::of(NIC);
         let plug_on_vmi: fn() -> Hotplug = || Hotplug::of(NIC).on_vmi();
@@ -125,16 +125,17 @@ mod tests {
             case().facts(|facts| facts.migration = Fact::Known("migration-job".into())).expect(&RULE, &fault);
         }
         let unplug = || Hotplug::modify((NIC, NET), (absent, NET));
-        let moving = unplug().vmi(|vmi| vmi.is_migrating = true);
-        moving.expect(&RULE, &FAULT);
-        assert!(moving.findings(&RULE)[0].what.ends_with("may stay in the new pod"), "{:?}", moving.findings(&RULE));
+        let migrating = unplug().vmi(|vmi| vmi.is_migrating = true);
+        migrating.expect(&RULE, &FAULT);
+        let what = &migrating.findings(&RULE)[0].what;
+        assert!(what.ends_with("may stay in the new pod"), "{what}");
         unplug().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_stopped_vm_does_not_move_and_an_unknown_one_is_told() {
+    fn a_stopped_vm_is_not_checked_and_an_unknown_vmi_is_reported() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 
     fn vmi(nics: &str, seen: &str) -> Fact<Arc<Vmi>> {
@@ -154,18 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_does_not_move_while_a_nic_is_on_its_way() {
+    fn a_migration_must_not_start_while_a_nic_is_being_attached_or_unplugged() {
         let start = MigrationStart { namespace: "demo", vmi_name: "vm-fedora" };
         let seen = r#"{"name": "dyniface1", "infoSource": "domain, multus-status"}"#;
         let in_pod = r#"{"name": "dyniface1", "infoSource": "multus-status"}"#;
         let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
         for (vmi, vm, in_place, expected) in [
-            (vmi("", ""), vm(), InPlace::Yes, "does not know yet"),
-            (vmi("", ""), vm(), InPlace::No, "does not know yet"),
-            (vmi(absent, seen), Fact::Absent, InPlace::No, "is being unplugged"),
+            (vmi("", ""), vm(), InPlace::Yes, "does not have it yet"),
+            (vmi("", ""), vm(), InPlace::No, "does not have it yet"),
+            (vmi(absent, seen), Fact::Absent, InPlace::No, "is still being unplugged"),
             (vmi(absent, in_pod), Fact::Absent, InPlace::Yes, ""),
-            (vmi(NIC, in_pod), vm(), InPlace::Yes, "is being attached"),
-            (vmi(NIC, ""), vm(), InPlace::Yes, "is being attached"),
+            (vmi(NIC, in_pod), vm(), InPlace::Yes, "is still being attached"),
+            (vmi(NIC, ""), vm(), InPlace::Yes, "is still being attached"),
             (vmi(NIC, ""), vm(), InPlace::No, ""),
             (vmi(NIC, seen), vm(), InPlace::Yes, ""),
             (vmi("", ""), Fact::Absent, InPlace::Yes, ""),

@@ -1,14 +1,14 @@
-//! The judgement: every rule, and what rules say.
+//! The rules: what nicplug checks. One file per rule.
 //!
-//! A rule is plain data and one function from a [`Case`] to findings. It has no state, reads no clock and no network,
-//! and never sees what another rule found. A new rule is one new file and one line in [`RULES`].
+//! A rule is plain data and one function from a [`Case`] to findings. It has no state, reads neither clock nor network,
+//! and never sees the findings of another rule. A new rule is one new file and two lines here: its module and its entry
+//! in [`RULES`]. How strictly a finding counts is decided in `admission::enforcement`.
 
 mod attachment_path;
 mod boot_pci_slots;
 mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
-mod enforcing;
 mod feature_gate;
 mod hot_unplug;
 mod hotplug_binding;
@@ -36,7 +36,6 @@ mod vmi_phase;
 
 use std::borrow::Cow;
 
-pub use self::enforcing::Enforcing;
 use crate::{
     api::review::ObjectKind,
     change::{Change, MigrationStart, Nic, NicDiff},
@@ -49,7 +48,7 @@ use crate::{
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
-/// Every rule, by id. An id is never used again for something else.
+/// Every rule, sorted by id. An id is never reused for another rule.
 pub static RULES: &[&Rule] = &[
     &duplicate_network_name::RULE,
     &duplicate_interface_name::RULE,
@@ -80,43 +79,43 @@ pub static RULES: &[&Rule] = &[
     &queue_memory::RULE,
 ];
 
-/// One thing that nicplug enforces.
+/// One check.
 #[derive(Debug)]
 pub struct Rule {
     /// `NP` and three digits.
     pub id: &'static str,
-    /// The pattern that it catches, in kebab case.
+    /// The pattern that it detects, in kebab case; equal to the name of its file.
     pub name: &'static str,
-    /// Which requests it judges.
+    /// The requests that it covers.
     pub scope: Scope,
-    /// What happens with its findings unless settings say otherwise.
+    /// The default enforcement, which settings and namespaces can override.
     pub enforcement: Enforcement,
-    /// The field that it points at, from the guest's spec.
+    /// The field that its findings usually point at, relative to the guest's spec.
     pub field: &'static str,
-    /// What to do about a finding, in words that follow the finding after a semicolon.
+    /// How to fix a finding; messages append it after a semicolon.
     pub fix: &'static str,
-    /// Summary, why and example, in Markdown.
+    /// Summary, reason and example, in Markdown.
     doc: &'static str,
     check: fn(&Case) -> Vec<Finding>,
 }
 
-/// Which requests a rule judges.
+/// The requests that a rule covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Scope {
-    /// Whatever makes or changes NICs: live or not, VM, VMI or template.
+    /// Every request that creates or changes NICs, of a running or stopped VM, a VMI or a template.
     Shape,
-    /// What a guest boots with: whatever makes a guest, or changes the template of one.
+    /// Every request that creates a guest or changes a guest's template.
     Boot,
-    /// What is plugged into, or taken from, a running guest. A few such rules look at a new guest as well, and advise.
+    /// Requests that plug NICs into a running guest or unplug them. A few of these rules also warn about a new guest.
     Hotplug,
-    /// The annotation of a VMI that asks for NICs to be mirrored into its VM's template, and NICs added under it.
+    /// Requests that set the annotation `nicplug.io/persist` of a VMI, or add NICs under it.
     Persist,
-    /// Annotations of a VM that ask to add or remove NICs.
+    /// Requests that set the annotations of a VM to add or remove NICs.
     Request,
 }
 
 impl Scope {
-    /// As tables write it.
+    /// Returns the name in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -128,7 +127,7 @@ impl Scope {
         }
     }
 
-    /// Whether a change is any business of such rules. This is all that most requests cost.
+    /// Returns whether rules of this scope apply to a change. For most requests this is the only cost of a rule.
     fn covers(self, change: &Change) -> bool {
         match self {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
@@ -143,7 +142,7 @@ impl Scope {
     }
 }
 
-/// Declares the rule of a file: its documentation, then what identifies it.
+/// Declares the rule of a file: its documentation, id, name, scope, default enforcement, field and fix.
 macro_rules! rule {
     (
         $(#[doc = $doc:literal])+
@@ -167,14 +166,14 @@ macro_rules! rule {
 pub(crate) use rule;
 
 impl Rule {
-    /// The documentation in Markdown: a summary, then sections.
+    /// Returns the documentation in Markdown: a summary, then sections.
     #[must_use]
     pub fn doc(&self) -> String {
         let lines = self.doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line));
         lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
     }
 
-    /// The first sentence of the documentation.
+    /// Returns the first sentence of the documentation.
     #[must_use]
     pub fn summary(&self) -> String {
         let doc = self.doc();
@@ -182,52 +181,52 @@ impl Rule {
         summary.replace('\n', " ")
     }
 
-    /// Something that is wrong.
+    /// Returns a finding that something is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
         let (kind, fix) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix));
         Finding { rule: self, field, kind, what, fix, missing: None }
     }
 
-    /// Something that cannot work for certain, whatever the cluster is like.
+    /// Returns a finding that something certainly cannot work, in any cluster.
     pub(crate) fn certain(&'static self, cause: CauseType, field: String, what: String) -> Finding {
         Finding { kind: FindingKind::Certain(cause), ..self.fault(cause, field, what) }
     }
 
-    /// Something that is allowed, and good to know.
+    /// Returns a finding about something that is allowed, but that the user should know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
         Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed(""), missing: None }
     }
 
-    /// Something that could not be checked.
+    /// Returns a finding that something could not be checked.
     pub(crate) fn unchecked(&'static self, what: impl Into<String>) -> Finding {
         Finding { kind: FindingKind::Unchecked, ..self.advice(String::new(), what.into()) }
     }
 
-    /// Something that could not be checked for want of a fact about an object of this kind.
+    /// Returns a finding that something could not be checked because a fact about an object of this kind is unknown.
     pub(crate) fn unknown(&'static self, missing: FactKind, what: impl Into<String>) -> Finding {
         Finding { missing: Some(missing), ..self.unchecked(what) }
     }
 }
 
-/// What a rule says about one place of the object.
+/// What a rule found at one field of the object.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// Whose finding it is.
+    /// The rule that found it.
     pub rule: &'static Rule,
-    /// The path of the field, as in `spec.networks[0].name`; empty when no field is meant.
+    /// The path of the field, as in `spec.networks[0].name`; empty if the finding is not about a field.
     pub field: String,
-    /// How it is meant.
+    /// Whether it is a fault, advice, or something that was not checked.
     pub kind: FindingKind,
-    /// What is wrong, with the value quoted: lower case, no full stop.
+    /// What is wrong, with the value in quotes: lower case, no full stop.
     pub what: String,
-    /// What to do.
+    /// How to fix it.
     pub fix: Cow<'static, str>,
-    /// Which fact was not known, where that is why nothing was judged.
+    /// The kind of the unknown fact, if that is why something was not checked.
     pub missing: Option<FactKind>,
 }
 
 impl Finding {
-    /// The same finding, allowed.
+    /// Returns the finding as advice, which never denies.
     pub(crate) fn into_advice(self) -> Self {
         let kind = match self.kind {
             FindingKind::Certain(_) | FindingKind::Fault(_) => FindingKind::Advice,
@@ -236,42 +235,42 @@ impl Finding {
         Self { kind, ..self }
     }
 
-    /// The same finding with a fix that names values.
+    /// Returns the finding with its own fix instead of that of the rule.
     pub(crate) fn with_fix(self, fix: String) -> Self {
         Self { fix: Cow::Owned(fix), ..self }
     }
 }
 
-/// How a finding is meant.
+/// What a finding means for the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FindingKind {
-    /// Wrong: denied or warned of, as the rule is enforced.
+    /// A fault: denied or warned about, as the rule is enforced.
     Fault(CauseType),
-    /// Wrong beyond doubt: denied unless settings name the rule, even where the rule only warns by default.
+    /// A fault without any doubt: denied unless settings name the rule, even if the rule only warns by default.
     Certain(CauseType),
     /// Allowed, with a warning.
     Advice,
-    /// Not judged, with a warning.
+    /// Not checked, with a warning.
     Unchecked,
 }
 
 /// Kubernetes' cause types (`k8s.io/apimachinery/pkg/apis/meta/v1`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CauseType {
-    /// A value that has to be unique is not.
+    /// A value that must be unique is not.
     Duplicate,
     /// The value is wrong.
     Invalid,
-    /// The value names something that is not there.
+    /// The value names something that does not exist.
     NotFound,
-    /// The value is none of those that are known.
+    /// The value is not one of the supported values.
     NotSupported,
     /// The value is missing.
     Required,
 }
 
 impl CauseType {
-    /// The name in `details.causes[].reason`.
+    /// Returns the name in `details.causes[].reason`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -284,78 +283,78 @@ impl CauseType {
     }
 }
 
-/// What a rule judges: a change, the facts around it and the settings.
+/// The input of a rule: a change, the facts about its surroundings, and the settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'c> {
     /// The request.
     pub change: &'c Change<'c>,
-    /// The cluster.
+    /// What is known about the cluster.
     pub facts: &'c Facts,
-    /// The administrator's choices.
+    /// The administrator's settings.
     pub settings: &'c Settings,
 }
 
-/// Judges one NIC of a guest that runs.
-type Judge<'j, 'c> = &'j mut dyn FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>;
+/// Evaluates one NIC of a running guest.
+type NicCheck<'e, 'c> = &'e mut dyn FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>;
 
 impl<'c> Case<'c> {
-    /// Judges each NIC that the change plugs into a running guest; see [`Self::plugged`].
+    /// Evaluates each NIC that the change plugs into a running guest; see [`Self::plugged`].
     pub(crate) fn each_plugged(
         &self,
         rule: &'static Rule,
         mut evaluate: impl FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>,
     ) -> Vec<Finding> {
-        self.judge_plugged(rule, &mut evaluate)
+        self.evaluate_plugged(rule, &mut evaluate)
     }
 
-    /// Judges each NIC that the change takes from a running guest; see [`Self::unplugged`].
+    /// Evaluates each NIC that the change unplugs from a running guest; see [`Self::unplugged`].
     pub(crate) fn each_unplugged(
         &self,
         rule: &'static Rule,
         mut evaluate: impl FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>,
     ) -> Vec<Finding> {
-        self.judge_unplugged(rule, &mut evaluate)
+        self.evaluate_unplugged(rule, &mut evaluate)
     }
 
-    /// One function for all rules: as a generic one each rule had its own, and code that runs once a request costs more
-    /// to fetch than to run.
-    fn judge_plugged(&self, rule: &'static Rule, evaluate: Judge<'_, 'c>) -> Vec<Finding> {
+    /// One function for all rules: a generic one would be compiled for each rule, and code that runs once per request
+    /// takes longer to fetch than to execute.
+    fn evaluate_plugged(&self, rule: &'static Rule, evaluate: NicCheck<'_, 'c>) -> Vec<Finding> {
         let NicDiff { added, modified, .. } = &self.change.nics;
-        // What only changes has probably been there before: no reason to tell that nobody knows.
-        let is_told_when_unknown = !added.is_empty();
-        if !is_told_when_unknown && (modified.is_empty() || self.live().known().is_none()) {
+        // A modified NIC is probably in the guest already, so an unknown guest is reported only for added NICs.
+        let reports_unknown = !added.is_empty();
+        if !reports_unknown && (modified.is_empty() || self.live().known().is_none()) {
             return Vec::new();
         }
         self.if_live(rule, |vmi| self.plugged(vmi).filter_map(|nic| evaluate(nic, vmi)).collect())
     }
 
-    fn judge_unplugged(&self, rule: &'static Rule, evaluate: Judge<'_, 'c>) -> Vec<Finding> {
+    fn evaluate_unplugged(&self, rule: &'static Rule, evaluate: NicCheck<'_, 'c>) -> Vec<Finding> {
         if self.change.nics.set_absent.is_empty() {
             return Vec::new();
         }
         self.if_live(rule, |vmi| self.unplugged(vmi).filter_map(|nic| evaluate(nic, vmi)).collect())
     }
 
-    /// The NICs that the change plugs into a guest that runs.
+    /// Returns the NICs that the change plugs into a running guest.
     ///
-    /// Not plugged are a NIC that is added as `absent` and one that the guest has already: KubeVirt copies neither.
-    /// Plugged is a NIC that the template had already and the guest has not, when it changes: KubeVirt compares the
-    /// template with the guest, and not with what the template was.
+    /// They do not include a NIC that is added as `absent` or that the guest has already: KubeVirt copies neither. They do
+    /// include a changed NIC that the old template had but the guest does not have: KubeVirt compares the template with
+    /// the guest, not with the old template.
     pub(crate) fn plugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
         let NicDiff { added, modified, .. } = &self.change.nics;
         let is_vm = self.change.subject.kind == ObjectKind::Vm;
         let copied = modified.iter().map(|(_, nic)| nic).filter(move |_| is_vm);
-        let is_there = move |nic: &Nic| is_vm && vmi.has_nic(nic.name);
-        added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !is_there(nic))
+        let exists = move |nic: &Nic| is_vm && vmi.has_nic(nic.name);
+        added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !exists(nic))
     }
 
-    /// The NICs that the change takes by `state: absent` from a guest that runs and has them.
+    /// Returns the NICs that the change unplugs with `state: absent` from a running guest that has them.
     pub(crate) fn unplugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
-        let leaves = |nic: &&Nic| vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
-        self.change.nics.set_absent.iter().filter(leaves)
+        let is_plugged = |nic: &&Nic| vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
+        self.change.nics.set_absent.iter().filter(is_plugged)
     }
 
-    /// Judges a change of a guest that runs; tells what was not checked when nobody knows whether it does.
+    /// Evaluates a change of a running guest; reports that nothing was checked if it is unknown whether the guest runs.
     pub(crate) fn if_live(&self, rule: &'static Rule, evaluate: impl FnOnce(&'c Vmi) -> Vec<Finding>) -> Vec<Finding> {
         match self.live() {
             _ if self.is_new() => Vec::new(),
@@ -369,7 +368,7 @@ impl<'c> Case<'c> {
         }
     }
 
-    /// What a rule says that could not count PCI ports: mostly since nobody knows which KubeVirt there is.
+    /// Returns a finding that PCI ports were not counted, usually because the KubeVirt version is unknown.
     pub(crate) fn uncounted(&self, rule: &'static Rule, what: String) -> Finding {
         match self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version) {
             Some(_) => rule.unchecked(what),
@@ -377,17 +376,17 @@ impl<'c> Case<'c> {
         }
     }
 
-    /// Whether a feature gate is on; `None` while the KubeVirt resource is not known.
+    /// Returns whether a feature gate is on; `None` if the KubeVirt resource is unknown.
     pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
     }
 
-    /// Whether the object is being made: nothing runs yet.
+    /// Returns whether the object is being created, so that nothing runs yet.
     pub(crate) fn is_new(&self) -> bool {
         self.change.before.is_none()
     }
 
-    /// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.
+    /// Returns whether a NIC can be attached to a running pod; see [`in_place`].
     pub(crate) fn in_place(&self) -> Fact<InPlace> {
         in_place(&self.facts.attachment, self.settings)
     }
@@ -397,17 +396,17 @@ impl<'c> Case<'c> {
     }
 }
 
-/// How a NIC reaches a guest that runs. One without a binding gets `bridge`, from our own mutation.
+/// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
 pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
     let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
-    let is_further_network = network.value.multus.is_some() && !network.value.is_default();
-    if is_further_network && interface.value.bindings.is_empty() {
+    let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
+    if is_additional_network && interface.value.bindings.is_empty() {
         return HotplugMethod::Bridge;
     }
     HotplugMethod::of(interface.value, Some(network.value))
 }
 
-/// Whether a NIC can be attached to a running pod; a setting overrules what the cluster shows.
+/// Returns whether a NIC can be attached to a running pod; a setting overrides what the cluster shows.
 pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fact<InPlace> {
     match (settings.attachment.dynamic_networks, attachment) {
         (DynamicNetworks::Yes, _) => Fact::Known(InPlace::Yes),
@@ -417,38 +416,38 @@ pub(crate) fn in_place(attachment: &Fact<Attachment>, settings: &Settings) -> Fa
     }
 }
 
-/// Judges the start of a migration.
+/// Evaluates the start of a migration.
 #[must_use]
 pub fn evaluate_migration(
     start: &MigrationStart,
     facts: &Facts,
     settings: &Settings,
-    enforcing: Enforcing,
+    is_off: impl Fn(&Rule) -> bool,
 ) -> Vec<Finding> {
-    if enforcing.of(&migration_running::RULE) == Enforcement::Off {
+    if is_off(&migration_running::RULE) {
         return Vec::new();
     }
     migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
 }
 
-/// Asks every rule that is not off; findings come in the order of the rules.
+/// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].
 #[must_use]
-pub fn evaluate(case: &Case, enforcing: Enforcing) -> Vec<Finding> {
-    let is_asked = |rule: &&&Rule| rule.scope.covers(case.change) && enforcing.of(rule) != Enforcement::Off;
+pub fn evaluate(case: &Case, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
+    let applies = |rule: &&&Rule| rule.scope.covers(case.change) && !is_off(rule);
     let mut findings = Vec::new();
-    for rule in RULES.iter().filter(is_asked) {
+    for rule in RULES.iter().filter(applies) {
         findings.append(&mut (rule.check)(case));
     }
     findings
 }
 
-/// The ids of all rules.
+/// Returns the ids of all rules.
 #[must_use]
 pub fn ids() -> Vec<&'static str> {
     RULES.iter().map(|rule| rule.id).collect()
 }
 
-/// The rule of an id.
+/// Returns the rule with this id, in upper or lower case.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Rule> {
     RULES.iter().copied().find(|rule| rule.id.eq_ignore_ascii_case(id))
@@ -468,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_is_documented_as_the_house_wants_it() {
+    fn every_rule_has_a_summary_a_reason_an_example_and_a_fix() {
         for rule in RULES {
             let doc = rule.doc();
             for section in ["\n\n## Why\n", "\n\n## Example\n"] {

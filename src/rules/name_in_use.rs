@@ -8,63 +8,62 @@ use crate::{
 };
 
 rule! {
-    /// A NIC is plugged under a name that the guest has not let go of, or together with an unplug.
+    /// A NIC is plugged with a name that the running guest still uses, or in the same update as an unplug.
     ///
     /// ## Why
-    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC of the same name then
-    /// collides with it (kubevirt issues 14074 and 13721). Multus' dynamic-networks controller loses the state of a
+    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC with the same name then
+    /// collides with it (kubevirt issues 14074 and 13721). The dynamic-networks controller of Multus loses the state of a
     /// pod when one update adds and removes networks (its issue 157).
     ///
     /// ## Example
-    /// `dyniface1` was unplugged a moment ago, is still in `status.interfaces` of the guest, and is added again:
+    /// `dyniface1` was unplugged a moment ago, is still in `status.interfaces` of the VMI, and is added again:
     /// ```yaml
     /// interfaces:
     /// - name: dyniface1
     ///   bridge: {}
     /// ```
-    NP117, "lingering-name", Hotplug, Warn,
+    NP117, "name-in-use", Hotplug, Warn,
     field: "domain.devices.interfaces[].name",
-    fix: "use a name that the VM has not had before; unplug first, and add when that is done",
+    fix: "use a name that the VM has not had before, and add a NIC only after an unplug has finished",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings = case.each_plugged(&RULE, |nic, vmi| judge_name(case, nic, vmi));
-    findings.extend(returning(case));
-    findings.extend(judge_both_at_once(case));
+    let mut findings = case.each_plugged(&RULE, |nic, vmi| evaluate_name(case, nic, vmi));
+    findings.extend(added_again(case));
+    findings.extend(plug_and_unplug(case));
     findings
 }
 
-fn judge_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
+fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     vmi.status_nic(nic.name)?;
-    let what = format!("{:?} is still in the guest's status: a stale link may collide; use a fresh name", nic.name);
+    let what = format!("{:?} is still in the VMI's status: a stale link may collide; use another name", nic.name);
     Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
 }
 
-/// NICs of a VM that are wanted back while the guest is still letting go of them.
-fn returning(case: &Case) -> Vec<Finding> {
+/// Returns a finding for each NIC of a VM that is added again while the guest is still unplugging it.
+fn added_again(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
     let Fact::Known(vmi) = case.facts.live() else { return Vec::new() };
     if case.is_new() || case.change.subject.kind != ObjectKind::Vm {
         return Vec::new();
     }
     let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
-    let is_leaving = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| nic.is_absent);
+    let is_being_unplugged = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| nic.is_absent);
     let evaluate = |nic: &Nic| {
-        let what =
-            format!("{:?} is still being unplugged: it comes back late or not at all; use a fresh name", nic.name);
+        let what = format!("{:?} is still being unplugged and may come back late or never; use another name", nic.name);
         RULE.fault(CauseType::Duplicate, name_field(case, nic), what)
     };
-    candidates.filter(is_leaving).map(evaluate).collect()
+    candidates.filter(is_being_unplugged).map(evaluate).collect()
 }
 
-fn judge_both_at_once(case: &Case) -> Option<Finding> {
+fn plug_and_unplug(case: &Case) -> Option<Finding> {
     if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::SomeNodes { .. })) {
         return None;
     }
     let Fact::Known(vmi) = case.facts.live() else { return None };
     let (added, removed) = (case.plugged(vmi).next()?, case.unplugged(vmi).next()?.name);
     let what =
-        format!("{:?} comes and {removed:?} goes in one update: Multus may lose one; use two updates", added.name);
+        format!("one update adds {:?} and removes {removed:?}: Multus may lose one; use two updates", added.name);
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(added), what))
 }
 
@@ -88,28 +87,28 @@ mod tests {
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1].name"]);
 
     #[test]
-    fn a_name_that_the_status_still_shows_is_told() {
+    fn a_name_that_is_still_in_the_status_is_reported() {
         Hotplug::of(NIC).expect(&RULE, &Expect::Silent);
         Hotplug::of(NIC).seen("dyniface1", "pod9a6a0c3b4d8").expect(&RULE, &FAULT);
         Hotplug::of(NIC).seen("dyniface2", "pod9a6a0c3b4d8").expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_nic_that_is_wanted_back_too_soon_is_told() {
+    fn a_nic_that_is_added_again_too_soon_is_reported() {
         Hotplug::modify((ABSENT, NET), (NIC, NET)).expect(&RULE, &FAULT);
         Hotplug::modify((NIC, NET), (ABSENT, NET)).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn coming_and_going_at_once_is_told_where_the_controller_does_it() {
+    fn plug_and_unplug_in_one_update_is_reported_if_the_controller_attaches_nics() {
         let both = || Hotplug::modify((NIC, NET), (ABSENT, NET)).with(SECOND, SECOND_NET);
         both().expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[2]"]));
         both().in_place(InPlace::No).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_not_judged() {
+    fn a_vm_that_is_not_known_to_run_is_not_checked() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -15,11 +15,11 @@ rule! {
     /// A NIC is plugged into a running VM on a NetworkAttachmentDefinition that is missing or cannot be used.
     ///
     /// ## Why
-    /// KubeVirt accepts any `networkName`, and from 1.9 on it no longer reads NetworkAttachmentDefinitions itself: what
-    /// is wrong shows on a pod, long after the change was stored. Looked at are whether the definition exists, whether
-    /// its config is JSON and names a plugin, whether an SR-IOV network names its resource, and whether Multus'
-    /// namespace isolation lets the VM's namespace use it. A VM that is being made is only warned of: the definition
-    /// may come later.
+    /// KubeVirt accepts any `networkName`, and from 1.9 on it no longer reads NetworkAttachmentDefinitions itself: a
+    /// mistake shows only on a pod, long after the change was stored. The rule checks that the definition exists, that its
+    /// config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace isolation
+    /// allows the VM's namespace to use it. For a VM that is being created the rule only warns: the definition may be
+    /// created later.
     ///
     /// ## Example
     /// ```yaml
@@ -30,7 +30,7 @@ rule! {
     /// ```
     NP105, "network-attachment", Hotplug, Deny,
     field: "networks[].multus.networkName",
-    fix: "create or mend the NetworkAttachmentDefinition, or name another one",
+    fix: "create or fix the NetworkAttachmentDefinition, or use another one",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -44,7 +44,7 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// NICs of a running guest that get another network by migration.
+/// Returns the NICs of a running guest whose network is changed by migration.
 fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
     let vmi = case.facts.live();
     let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
@@ -60,56 +60,55 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let index = nic.network?.index;
     let field = || case.change.network_name_field(index);
     if !is_well_formed(written) {
-        let what = format!("{written:?} names no network: it is neither NAME nor NAMESPACE/NAME");
-        let fix = "write networkName as the NetworkAttachmentDefinition's name, or NAMESPACE/NAME".to_owned();
+        let what = format!("networkName {written:?} is neither NAME nor NAMESPACE/NAME");
+        let fix = "set networkName to the name of a NetworkAttachmentDefinition, or to NAMESPACE/NAME".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
     }
     let name = NadRef::parse(written, case.change.subject.namespace);
     let NadLookup { nad, suggestion } = case.facts.nads.lookup(name);
-    let nad =
-        match nad {
-            Fact::Known(nad) => nad,
-            Fact::Absent => return Some(missing(field(), name, suggestion)),
-            Fact::Unknown => {
-                return Some(RULE.unknown(
-                    FactKind::Nad,
-                    format!("NetworkAttachmentDefinition \"{name}\" was not checked: not known"),
-                ));
-            }
-        };
+    let nad = match nad {
+        Fact::Known(nad) => nad,
+        Fact::Absent => return Some(missing(field(), name, suggestion)),
+        Fact::Unknown => {
+            return Some(RULE.unknown(
+                FactKind::Nad,
+                format!("NetworkAttachmentDefinition \"{name}\" was not checked: it is not known"),
+            ));
+        }
+    };
     if let CniConfig::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
             RULE.fault(CauseType::Invalid, field(), what)
-                .with_fix("mend spec.config of the NetworkAttachmentDefinition".to_owned()),
+                .with_fix("fix spec.config of the NetworkAttachmentDefinition".to_owned()),
         );
     }
-    // With a bridge beside it nobody knows which of the two is meant: NP006 tells that.
+    // NP006 reports an interface with both bindings; which of the two is intended is not known.
     let is_sriov = |bindings: &Bindings| bindings.sriov.is_some() && bindings.bridge.is_none();
     if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && !nad.has_resource {
-        let what = format!("network \"{name}\" names no resource for SR-IOV");
+        let what = format!("network \"{name}\" has no SR-IOV resource");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
-    judge_isolation(case, field, name)
+    evaluate_isolation(case, field, name)
 }
 
-/// `NAD` or `NAMESPACE/NAD`, as Multus splits it.
+/// Returns whether the name is `NAD` or `NAMESPACE/NAD`, split as Multus does it.
 fn is_well_formed(written: &str) -> bool {
     written.split('/').count() <= 2 && written.split('/').all(|part| !part.is_empty())
 }
 
 fn missing(field: String, name: NadRef, suggestion: Option<String>) -> Finding {
     let NadRef { namespace, name } = name;
-    let what = format!("there is no NetworkAttachmentDefinition {name:?} in namespace {namespace:?}");
+    let what = format!("NetworkAttachmentDefinition {name:?} does not exist in namespace {namespace:?}");
     let finding = RULE.fault(CauseType::NotFound, field, what);
     match suggestion {
-        Some(suggestion) => finding.with_fix(format!("create it, or name {suggestion:?}, which exists")),
+        Some(suggestion) => finding.with_fix(format!("create it, or use {suggestion:?}, which exists")),
         None => finding,
     }
 }
 
-fn judge_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) -> Option<Finding> {
+fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) -> Option<Finding> {
     let own = case.change.subject.namespace;
     if name.namespace == own {
         return None;
@@ -126,7 +125,7 @@ fn judge_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef) ->
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(
             FactKind::ConfigMap,
-            format!("whether Multus lets other namespaces use \"{name}\" was not checked"),
+            format!("whether Multus allows other namespaces to use \"{name}\" was not checked"),
         )),
     }
 }
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_has_to_exist_where_the_name_says() {
+    fn the_definition_has_to_exist_in_its_namespace() {
         for (name, expect) in [
             ("new-fancy-net", Expect::Silent),
             ("demo/new-fancy-net", Expect::Silent),
@@ -168,9 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn the_denial_names_the_namespace_and_what_may_be_meant() {
+    fn the_denial_names_the_namespace_and_a_definition_of_the_same_name() {
         let findings = Hotplug::of(BRIDGE).nad("other/red", "").on(&on("red")).findings(&RULE);
-        assert!(findings[0].what.contains(r#""red" in namespace "demo""#), "{findings:?}");
+        assert!(findings[0].what.contains(r#""red" does not exist in namespace "demo""#), "{findings:?}");
         assert!(findings[0].fix.contains(r#""other/red""#), "{findings:?}");
     }
 
@@ -210,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_vm_may_name_what_comes_later() {
+    fn a_new_vm_may_name_a_definition_that_does_not_exist_yet() {
         Hotplug::of(BRIDGE).on(&on("no-such-net")).created().expect(&RULE, &Expect::Advice);
         Hotplug::of(BRIDGE).created().expect(&RULE, &Expect::Silent);
         Hotplug::of(BRIDGE).on(&on("no-such-net")).stopped().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_network_that_changes_by_migration_has_to_exist_too() {
+    fn a_network_that_is_changed_by_migration_has_to_exist_too() {
         let moved = |version: &str| {
             Hotplug::modify((BRIDGE, &on("new-fancy-net")), (BRIDGE, &on("no-such-net"))).kubevirt(version, &[])
         };
@@ -226,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn unknown_networks_are_told_and_deny_nothing() {
+    fn unknown_networks_are_reported_and_deny_nothing() {
         Hotplug::of(BRIDGE).facts(|facts| facts.nads = crate::facts::Nads::default()).expect(&RULE, &Expect::Unchecked);
-        Hotplug::of(BRIDGE).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(BRIDGE).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

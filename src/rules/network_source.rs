@@ -4,12 +4,12 @@ use super::{Case, CauseType, Finding, rule};
 use crate::api::network::Network;
 
 rule! {
-    /// A network has no source, more than one, or one that cannot be used.
+    /// A network has no source, more than one, or an invalid one.
     ///
     /// ## Why
-    /// The source says what the NIC is attached to: the pod's network, a NetworkAttachmentDefinition, or a device. Each
-    /// network has exactly one, and the pod has one default network only: `pod`, or the one multus network with
-    /// `default: true` that takes its place.
+    /// The source defines what the NIC is attached to: the pod's network, a NetworkAttachmentDefinition, or a device. Each
+    /// network needs exactly one, and a pod has only one default network: `pod`, or the one multus network with
+    /// `default: true` that replaces it.
     ///
     /// ## Example
     /// ```yaml
@@ -22,7 +22,7 @@ rule! {
     /// ```
     NP005, "network-source", Shape, Deny,
     field: "networks[]",
-    fix: "give it exactly one of pod, multus and resourceClaim",
+    fix: "set exactly one of pod, multus and resourceClaim",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -36,21 +36,21 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
-/// KubeVirt answers a field that does not exist: `spec.interfaces`.
+/// KubeVirt reports this fault at a field that does not exist, `spec.interfaces`, and so does nicplug.
 fn several_pod_networks(case: &Case, networks: &[Network]) -> Option<Finding> {
     let second = second(networks, is_pod)?;
-    let pods = Places::of(networks, is_pod);
+    let pods = NamedNetworks::of(networks, is_pod);
     let path = case.change.after.path;
-    let what = format!("{} networks are the pod network, of which there is one: {}", pods.count, pods.names);
-    let fix = format!("attach {path}.networks[{second}] and any further one with multus, or take them out");
+    let what = format!("{} networks are the pod network, but only one may be: {}", pods.count, pods.names);
+    let fix = format!("use multus for {path}.networks[{second}] and any later one, or remove them");
     Some(RULE.fault(CauseType::Duplicate, format!("{path}.interfaces"), what).with_fix(fix))
 }
 
 fn several_multus_defaults(case: &Case, networks: &[Network]) -> Option<Finding> {
     let second = second(networks, is_multus_default)?;
-    let defaults = Places::of(networks, is_multus_default);
-    let what = format!("{} networks have multus.default, of which there is one: {}", defaults.count, defaults.names);
-    let fix = format!("take multus.default out of networks[{second}] and of any further one");
+    let defaults = NamedNetworks::of(networks, is_multus_default);
+    let what = format!("{} networks have multus.default, but only one may: {}", defaults.count, defaults.names);
+    let fix = format!("remove multus.default from networks[{second}] and any later one");
     Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
 }
 
@@ -58,12 +58,12 @@ fn pod_and_multus_default(case: &Case, networks: &[Network]) -> Option<Finding> 
     let pod = networks.iter().find(|network| is_pod(network))?;
     let default = networks.iter().find(|network| is_multus_default(network))?;
     let (pod, default) = (pod.name.as_str(), default.name.as_str());
-    let what = format!("network {default:?} has multus.default and takes the place of the pod network {pod:?}");
-    let fix = format!("take network {pod:?} and its interface out, or leave multus.default out of {default:?}");
+    let what = format!("network {default:?} has multus.default, which replaces the pod network {pod:?}");
+    let fix = format!("remove network {pod:?} and its interface, or remove multus.default from {default:?}");
     Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
 }
 
-/// A source of a newer KubeVirt counts as the one that is wanted, and never as one too many.
+/// An unknown source, maybe of a newer KubeVirt, counts if it is the only one, and never as one too many.
 fn not_one_source(case: &Case, index: usize, network: &Network) -> Option<Finding> {
     let name = network.name.as_str();
     let what = match network.sources().count() {
@@ -77,16 +77,16 @@ fn not_one_source(case: &Case, index: usize, network: &Network) -> Option<Findin
     Some(RULE.fault(CauseType::Required, case.change.network_field(index), what))
 }
 
-/// KubeVirt answers the first such network only; the others are in the text.
+/// KubeVirt reports the first such network only, and so does nicplug; the message names the others.
 fn empty_network_name(case: &Case, networks: &[Network]) -> Option<Finding> {
     let is_empty = |network: &Network| network.multus.as_ref().is_some_and(|multus| multus.network_name.is_empty());
     let first = networks.iter().position(is_empty)?;
-    let empty = Places::of(networks, is_empty);
+    let empty = NamedNetworks::of(networks, is_empty);
     let what = match empty.count {
         1 => format!("multus.networkName is empty in network {}", empty.names),
         _ => format!("multus.networkName is empty in networks {}", empty.names),
     };
-    let fix = "name a NetworkAttachmentDefinition: NAME, or NAMESPACE/NAME".to_owned();
+    let fix = "set it to a NetworkAttachmentDefinition: NAME or NAMESPACE/NAME".to_owned();
     Some(RULE.fault(CauseType::Required, case.change.network_field(first), what).with_fix(fix))
 }
 
@@ -102,25 +102,25 @@ fn is_multus_default(network: &Network) -> bool {
     network.multus.as_ref().is_some_and(|multus| multus.default)
 }
 
-/// The index of the second network of a kind.
-fn second(networks: &[Network], is_meant: impl Fn(&Network) -> bool) -> Option<usize> {
-    networks.iter().enumerate().filter(|(_, network)| is_meant(network)).nth(1).map(|(index, _)| index)
+/// Returns the index of the second network that matches.
+fn second(networks: &[Network], matches: impl Fn(&Network) -> bool) -> Option<usize> {
+    networks.iter().enumerate().filter(|(_, network)| matches(network)).nth(1).map(|(index, _)| index)
 }
 
-/// Networks of one kind, as a message tells them.
-struct Places {
+/// The number and the names of networks, for a message.
+struct NamedNetworks {
     count: usize,
     /// At most three names: `"a", "b", …`.
     names: String,
 }
 
-impl Places {
-    fn of(networks: &[Network], is_meant: impl Fn(&Network) -> bool) -> Self {
+impl NamedNetworks {
+    fn of(networks: &[Network], matches: impl Fn(&Network) -> bool) -> Self {
         const NAMES_AT_MOST: usize = 3;
-        let meant = || networks.iter().filter(|network| is_meant(network));
-        let count = meant().count();
+        let matching = || networks.iter().filter(|network| matches(network));
+        let count = matching().count();
         let mut names: Vec<String> =
-            meant().take(NAMES_AT_MOST).map(|network| format!("{:?}", network.name.as_str())).collect();
+            matching().take(NAMES_AT_MOST).map(|network| format!("{:?}", network.name.as_str())).collect();
         if count > NAMES_AT_MOST {
             names.push("…".to_owned());
         }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_a_newer_kubevirt_is_one_and_never_one_too_many() {
+    fn an_unknown_source_counts_as_one_and_never_as_one_too_many() {
         table(
             &RULE,
             &[

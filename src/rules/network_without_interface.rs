@@ -3,10 +3,10 @@
 use super::{Case, CauseType, Finding, rule};
 
 rule! {
-    /// A network has no interface of its name.
+    /// A network has no interface with the same name.
     ///
     /// ## Why
-    /// A network is one half of a NIC: what it is attached to. The interface of the same name is the device in the
+    /// A network is one half of a NIC: what the NIC is attached to. The interface with the same name is the device in the
     /// guest. Without it nothing in the guest would use the network.
     ///
     /// ## Example
@@ -18,7 +18,7 @@ rule! {
     /// ```
     NP004, "network-without-interface", Shape, Deny,
     field: "networks[].name",
-    fix: "add an interface of that name to domain.devices.interfaces, or take the network out",
+    fix: "add an interface with that name to domain.devices.interfaces, or remove the network",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -27,7 +27,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, network)| case.change.nic(&network.name).is_none_or(|nic| nic.interface.is_none()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));
-            let what = format!("network {:?} has no interface of that name", network.name.as_str());
+            let what = format!("network {:?} has no interface with the same name", network.name.as_str());
             RULE.fault(CauseType::Required, field, what)
         })
         .collect()

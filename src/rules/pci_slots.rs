@@ -18,10 +18,10 @@ rule! {
     /// A NIC is plugged into a running VM that has no free PCI port for it.
     ///
     /// ## Why
-    /// A hotplugged NIC needs a free PCI port, and how many there are is fixed when the guest boots: it follows from
-    /// the machine, the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged
-    /// later take one each. When none is left, libvirt fails inside virt-launcher, again and again. `nicplug slots`
-    /// shows a guest's ports; nicplug remembers them at boot in the annotation `nicplug.io/boot-slots`.
+    /// A hotplugged NIC needs a free PCI port, and their number is fixed when the guest boots: it depends on the machine,
+    /// the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later use one
+    /// each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the ports of a
+    /// guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
     ///
     /// ## Example
     /// On KubeVirt 1.9 a guest of 1Gi with four NICs at boot has no free port:
@@ -35,7 +35,7 @@ rule! {
     /// ```
     NP106, "pci-slots", Hotplug, Deny,
     field: "domain.devices.interfaces[]",
-    fix: "unplug a NIC (state: absent), or restart the VM, which boots with all of them",
+    fix: "unplug a NIC (state: absent), or restart the VM, which boots with all NICs",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -53,50 +53,50 @@ fn check(case: &Case) -> Vec<Finding> {
             Err(why) => return vec![case.uncounted(&RULE, format!("free PCI ports were not counted: {why}"))],
         };
         let is_short = ports.left < wanted.len() as u64;
-        let fix = if is_short { format!("{}; {}", ports.sum(), ways_out(case, wanted.len())) } else { String::new() };
+        let fix = if is_short { format!("{}; {}", ports.details(), fixes(case, wanted.len())) } else { String::new() };
         let mut findings: Vec<Finding> = wanted
             .iter()
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
             .map(|nic| {
-                let (left, boot, place) = (ports.left, ports.at_boot, ports.boot.capacity.name());
+                let (left, boot, port) = (ports.left, ports.at_boot, ports.boot.capacity.name());
                 let what =
-                    format!("no {place} is left for {:?}: {} wanted, {left} of {boot} free", nic.name, wanted.len());
+                    format!("no free {port} for {:?}: {} requested, {left} of {boot} free", nic.name, wanted.len());
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
             })
             .collect();
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
-        let is_guess = ports.at_worst_and_best.iter().any(|&left| missing(left) != missing(ports.left));
-        if ports.is_estimate && (is_guess || !findings.is_empty()) {
-            let place = ports.boot.capacity.name();
-            let what = format!("{} free {place}s is an estimate: the VM booted before nicplug was there", ports.left);
+        let is_uncertain = ports.alternatives.iter().any(|&left| missing(left) != missing(ports.left));
+        if ports.is_estimate && (is_uncertain || !findings.is_empty()) {
+            let (left, port) = (ports.left, ports.boot.capacity.name());
+            let what = format!("{left} free {port}s are an estimate: the VM booted before nicplug was installed");
             findings.push(RULE.advice(String::new(), what));
         }
         findings
     })
 }
 
-/// The room for NICs in a running guest.
+/// The PCI ports of a running guest, as far as they limit NICs.
 struct Ports {
-    /// What the guest booted with.
+    /// The ports at boot, and the NICs and disks of that time.
     boot: BootSlots,
-    /// Free at boot.
+    /// The number of ports that were free at boot.
     at_boot: u64,
-    /// NICs that have a place now, or wait for one.
+    /// The number of NICs that have a port now, or wait for one.
     nics: u64,
-    /// Virtio disks now.
+    /// The number of virtio disks now.
     disks: u64,
     machine: MachineType,
-    /// Free now.
+    /// The number of ports that are free now.
     left: u64,
-    /// Whether the boot was reckoned from the guest as it is now.
+    /// Whether the ports at boot were computed from the devices of now.
     is_estimate: bool,
-    /// What might be free now where nobody knows which NICs were there at boot; empty where that is known.
-    at_worst_and_best: Vec<u64>,
+    /// Other possible values of `left`, if the NICs at boot are not known.
+    alternatives: Vec<u64>,
 }
 
 impl Ports {
-    /// Reckons from what is surest: our stamp, the ControllerRevision, the guest as it is now. `None` where nothing
-    /// limits NICs.
+    /// Computes the ports from the most reliable source: nicplug's annotation, else the ControllerRevision, else the
+    /// guest as it is now. Returns `None` if nothing limits the NICs.
     fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
         let now = vmi.boot.current_devices.as_ref().ok_or("its devices cannot be read")?;
         let waiting = waiting_in_template(case, vmi);
@@ -104,7 +104,7 @@ impl Ports {
         let disks = u64::from(now.port_usage.virtio_disks);
         let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_hotplugged_memory);
         let is_estimate = vmi.boot.stamp == Stamp::Missing && case.facts.revision.known().is_none();
-        let (boot, alternatives) = match (vmi.boot.stamp, &case.facts.revision) {
+        let (boot, other_boots) = match (vmi.boot.stamp, &case.facts.revision) {
             (Stamp::Invalid, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
             (Stamp::Valid(slots), _) => (slots, Vec::new()),
             (Stamp::Missing, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
@@ -115,29 +115,29 @@ impl Ports {
             }
         };
         let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
-        let at_worst_and_best = alternatives.iter().filter_map(left).collect();
+        let alternatives = other_boots.iter().filter_map(left).collect();
         let machine = now.port_usage.machine;
-        Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, at_worst_and_best }))
+        Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, alternatives }))
     }
 
-    /// How the figure comes about.
-    fn sum(&self) -> String {
+    /// Describes how the number of free ports was computed.
+    fn details(&self) -> String {
         let Self { boot, at_boot, nics, disks, machine, .. } = self;
-        let (machine, place) = (machine.as_str(), boot.capacity.name());
+        let (machine, port) = (machine.as_str(), boot.capacity.name());
         format!(
-            "it booted with {at_boot} free {place}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
+            "it booted with {at_boot} free {port}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
             boot.nics, boot.disks
         )
     }
 }
 
-/// The ways out: unplug, restart and with how many ports, the reservation.
-fn ways_out(case: &Case, wanted: usize) -> String {
+/// Describes the possible fixes: unplug, restart (with the free ports after it), reservation.
+fn fixes(case: &Case, wanted: usize) -> String {
     let restart = match room_after_restart(case) {
         Some(HotplugCapacity::Unlimited) | None => RULE.fix.to_owned(),
         Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
     };
-    format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" keeps more free at every boot")
+    format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" reserves free ports at every boot")
 }
 
 fn version(case: &Case) -> Result<Version, String> {
@@ -147,10 +147,10 @@ fn version(case: &Case) -> Result<Version, String> {
 
 fn boot_slots(devices: &Devices, nics: &[PciNic], version: Version) -> Result<BootSlots, String> {
     BootSlots::of(&devices.port_usage, nics, version)
-        .ok_or_else(|| "by nicplug's model the guest cannot boot".to_owned())
+        .ok_or_else(|| "according to nicplug's model the guest cannot boot".to_owned())
 }
 
-/// NICs that have a place on the bus, or wait for one: those of the spec, and absent ones that the domain still has.
+/// Counts the NICs that have a port or wait for one: those of the spec, and absent ones that the domain still has.
 fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
     let is_in_place = |(nic, counted): &(&GuestNic, &PciNic)| {
         if nic.is_absent {
@@ -160,23 +160,23 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
         }
     };
     if vmi.nics.is_empty() {
-        // The default NIC of a guest that has none of its own.
+        // Only the default NIC, which KubeVirt gives to a guest without any.
         return now.nics.iter().filter(|nic| nic.slot_kind.is_some()).count() as u64;
     }
     vmi.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
 }
 
-/// NICs of the stored template that KubeVirt has not copied yet: they were asked for before this change.
+/// Counts the NICs of the stored template that KubeVirt has not copied yet: an earlier change added them.
 fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
     let waits = |nic: &&GuestNic| nic.hotplug != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
-    let asked_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
-    template.iter().filter(waits).filter(|nic| !asked_now.contains(&*nic.name)).count() as u64
+    let added_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
+    template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
 }
 
-/// The NICs that the guest booted with, as far as its status tells: all but those that wait for their device, and but
-/// the last `plugged` that might have been plugged since. One that is absent now was there.
+/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device, and
+/// without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
 fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
     let place = PciNic::hotplugged(&now.port_usage);
     let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();
@@ -190,11 +190,11 @@ fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
         }
     }
     nics.reverse();
-    // A guest without any interface of its own has the default one, which its spec does not show.
+    // A guest without any interface in its spec has the default one.
     if vmi.nics.is_empty() { now.nics.clone() } else { nics }
 }
 
-/// What the guest might have booted with, if some of its NICs were plugged since.
+/// Returns what the guest may have booted with, if some of its NICs were plugged later.
 fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
     let pluggable = vmi.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None && !is_waiting(vmi, nic)).count();
     (1..=pluggable)
@@ -202,14 +202,14 @@ fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
         .collect()
 }
 
-/// Whether a NIC of a running guest has no device yet: then it was not there at boot.
+/// Returns whether a NIC of a running guest has no device yet; then it was not there at boot.
 fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
-    let is_told = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
+    let has_status = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
     let has_device = vmi.status_nic(&nic.name).is_some_and(|seen: &StatusNic| seen.is_in_domain);
-    is_told && nic.hotplug != HotplugMethod::None && !nic.is_absent && !has_device
+    has_status && nic.hotplug != HotplugMethod::None && !nic.is_absent && !has_device
 }
 
-/// The room that the VM would boot with, as its template is to be.
+/// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
     if after.vmi.is_some() || after.needs_expansion {
@@ -234,7 +234,7 @@ mod tests {
         },
     };
 
-    /// A change that plugs so many NICs into a guest with the default one. On KubeVirt 1.9 it has four free ports.
+    /// Returns a change that plugs NICs into a guest with the default one. On KubeVirt 1.9 it has four free ports.
     fn plug(count: usize) -> Hotplug {
         let nic = |number: usize| {
             (
@@ -250,20 +250,20 @@ mod tests {
         hotplug
     }
 
-    /// The places of the interfaces that no port is left for.
+    /// Returns the indices of the interfaces without a free port.
     fn without_port(hotplug: &Hotplug) -> Vec<String> {
         let findings = hotplug.findings(&RULE);
         let faults = findings.iter().filter(|finding| matches!(finding.kind, FindingKind::Fault(_)));
-        let place = |field: &str| field.rsplit_once('[').map(|(_, place)| place.trim_end_matches(']').to_owned());
-        faults.filter_map(|fault| place(&fault.field)).collect()
+        let index = |field: &str| field.rsplit_once('[').map(|(_, index)| index.trim_end_matches(']').to_owned());
+        faults.filter_map(|fault| index(&fault.field)).collect()
     }
 
-    /// The devices of a guest, to be changed.
+    /// Returns the devices of a guest.
     fn devices(vmi: &mut Vmi) -> &mut Devices {
         Arc::make_mut(vmi.boot.current_devices.as_mut().unwrap())
     }
 
-    fn stamped(hotplug: Hotplug, slots: &str) -> Hotplug {
+    fn with_boot_slots(hotplug: Hotplug, slots: &str) -> Hotplug {
         hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Valid(slots.parse().unwrap()))
     }
 
@@ -276,39 +276,40 @@ mod tests {
     }
 
     #[test]
-    fn the_stamp_is_surer_than_the_guest_as_it_is_now() {
-        stamped(plug(1), "v1:port=0,nics=1,disks=0")
+    fn the_annotation_is_preferred_to_the_guest_as_it_is_now() {
+        with_boot_slots(plug(1), "v1:port=0,nics=1,disks=0")
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
-        stamped(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
-        stamped(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
         plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Invalid).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]
-    fn the_revision_is_surer_than_the_guest_as_it_is_now() {
+    fn the_revision_is_preferred_to_the_guest_as_it_is_now() {
         let template = r#"{"domain": {"devices": {"interfaces": [
             {"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}, {"name": "c", "bridge": {}}, {"name": "d", "bridge": {}}]}}}"#;
         let spec = serde_json::from_str(template).unwrap();
         let revision = pci::count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
-        // Four NICs at boot and no free port; three of them are gone, and their ports are free.
+        // Four NICs at boot and no free port; three of them were unplugged, and their ports are free.
         plug(4)
             .facts(|facts| facts.revision = Fact::Known(Arc::new(revision)))
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[4]"]));
     }
 
     #[test]
-    fn what_was_plugged_since_takes_ports() {
-        let with =
-            |change: fn(&mut Vmi)| stamped(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len();
+    fn devices_that_were_plugged_later_use_ports() {
+        let with = |change: fn(&mut Vmi)| {
+            with_boot_slots(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len()
+        };
         assert_eq!(with(|_| {}), 0);
         assert_eq!(with(|vmi| vmi.boot.has_hotplugged_memory = true), 1);
         assert_eq!(with(|vmi| devices(vmi).port_usage.virtio_disks = 2), 2);
     }
 
     #[test]
-    fn an_absent_nic_holds_its_port_until_the_domain_has_dropped_it() {
+    fn an_absent_nic_uses_its_port_until_the_domain_has_removed_it() {
         let absent = |is_in_domain: bool| {
-            stamped(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
+            with_boot_slots(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
                 .vmi(|vmi| {
                     Arc::make_mut(&mut vmi.nics)[1].is_absent = true;
                     let seen = StatusNic { name: "old".into(), is_in_domain, ..StatusNic::default() };
@@ -341,27 +342,27 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_that_matters_is_called_one() {
-        // Four NICs: none free if they were there at boot, one if three were plugged since.
+    fn an_estimate_that_matters_is_reported_as_one() {
+        // Four NICs: no port is free if they were there at boot, one if three were plugged later.
         let findings = plug(1).having(&["a", "b", "c"]).findings(&RULE);
         assert_eq!(findings.len(), 2, "{findings:?}");
         assert!(findings[1].what.contains("estimate"), "{findings:?}");
-        // Two NICs: three free either way.
+        // Two NICs: three ports are free either way.
         plug(1).having(&["a"]).expect(&RULE, &Expect::Silent);
-        // A denial that rests on it says so too; one that rests on the stamp does not.
+        // So does a denial based on an estimate; one based on the annotation does not.
         assert!(plug(5).findings(&RULE).iter().any(|finding| finding.what.contains("estimate")));
-        let sure = stamped(plug(5), "v1:port=4,nics=1,disks=0").findings(&RULE);
+        let sure = with_boot_slots(plug(5), "v1:port=4,nics=1,disks=0").findings(&RULE);
         assert!(!sure.iter().any(|finding| finding.what.contains("estimate")), "{sure:?}");
     }
 
     #[test]
-    fn the_denial_tells_the_sum_and_the_ways_out() {
+    fn the_denial_shows_the_counts_and_the_fixes() {
         let finding = plug(5).findings(&RULE).remove(0);
-        assert_eq!(finding.what, "no hotplug port is left for \"d5\": 5 wanted, 4 of 4 free");
+        assert_eq!(finding.what, "no free hotplug port for \"d5\": 5 requested, 4 of 4 free");
         for part in [
             "it booted with 4 free hotplug ports (q35, NICs: 1, virtio disks: 0), now NICs: 1, disks: 0",
             "unplug a NIC",
-            "restart the VM, which boots with all of them and then has 0 free",
+            "restart the VM, which boots with all NICs and then has 0 free",
             "nicplug.io/reserve-ports: \"5\"",
         ] {
             assert!(finding.fix.contains(part), "{part}: {}", finding.fix);
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn boards_without_ports_have_rules_of_their_own() {
+    fn machines_without_ports_have_other_limits() {
         let on = |domain: &str, count| {
             let text = format!(
                 r#"{{"spec": {{"domain": {{{domain} "interfaces": [{{"name": "a", "masquerade": {{}}}}]}}}}}}}}"#
@@ -381,14 +382,14 @@ mod tests {
         assert!(on(r#""machine": {"type": "pc"}, "devices": {"#, 40) > 0);
         assert_eq!(on(r#""devices": {"useVirtioTransitional": true,"#, 20), 0);
         assert!(on(r#""devices": {"useVirtioTransitional": true,"#, 40) > 0);
-        stamped(plug(40), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
+        with_boot_slots(plug(40), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn unknown_facts_are_told_and_deny_nothing() {
+    fn unknown_facts_are_reported_and_deny_nothing() {
         plug(9).kubevirt("", &["HotplugNICs"]).expect(&RULE, &Expect::Unchecked);
         plug(9).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        plug(9).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        plug(9).vmi_unknown().expect(&RULE, &Expect::Unchecked);
         plug(9).stopped().expect(&RULE, &Expect::Silent);
     }
 }

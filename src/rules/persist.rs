@@ -11,12 +11,13 @@ use crate::{
 };
 
 rule! {
-    /// A VMI asks for NICs to be kept (`nicplug.io/persist`) that its VM's template cannot take.
+    /// A VMI asks to persist NICs (`nicplug.io/persist`) that cannot be added to its VM's template.
     ///
     /// ## Why
-    /// nicplug mirrors the NICs of a running guest that `nicplug.io/persist` names into the template of its VM, so that
-    /// they are there after a restart. That needs a VM, and a name that the template does not have for another network:
-    /// nothing is ever overwritten. Asked for all the same it would fail later, in an event that nobody looks for.
+    /// nicplug persists the NICs of a running guest that `nicplug.io/persist` names: it writes them into the template of the
+    /// VM, so that the VM has them after a restart. That needs a VM, and a name that the template does not use for another
+    /// network, because nicplug never overwrites a NIC. Without this rule the request would fail later, and only an Event
+    /// would report that.
     ///
     /// ## Example
     /// The VM's template has `dyniface1` on `net-b`, and its VMI gets another NIC of that name:
@@ -32,15 +33,15 @@ rule! {
     /// ```
     NP114, "persist", Persist, Deny,
     field: "metadata.annotations",
-    fix: "take the annotation away, or name NICs that the VM's template can take",
+    fix: "remove the annotation, or name NICs that can be added to the VM's template",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
     let change = case.change;
-    let Some(text) = written(&change.after) else { return Vec::new() };
-    let before = change.before.as_ref().and_then(written);
+    let Some(text) = annotation(&change.after) else { return Vec::new() };
+    let before = change.before.as_ref().and_then(annotation);
     if change.subject.kind == ObjectKind::Vm {
-        return if before == Some(text) { Vec::new() } else { vec![on_machine()] };
+        return if before == Some(text) { Vec::new() } else { vec![on_vm()] };
     }
     let findings = match text.parse::<PersistRequest>() {
         Ok(request) => evaluate(case, &request, before.and_then(|before| before.parse().ok()).as_ref()),
@@ -53,74 +54,74 @@ fn check(case: &Case) -> Vec<Finding> {
             )]
         }
     };
-    // What was put into a template must not keep its guests from starting.
+    // An annotation in a template must not prevent its guests from starting.
     let is_made_from_template = case.is_new() && !change.after.metadata.owner_references.is_empty();
     findings.into_iter().map(|finding| if is_made_from_template { finding.into_advice() } else { finding }).collect()
 }
 
-/// A VM keeps what it is given.
-fn on_machine() -> Finding {
-    let what = format!("{KEY} belongs on a VMI: a NIC that is added to the VM itself stays anyway");
+fn on_vm() -> Finding {
+    let what = format!("{KEY} belongs on a VMI: a NIC that is added to the VM persists anyway");
     RULE.advice(field(), what)
 }
 
-/// Judges what the change brings in: names that were not asked for before, and NICs that are added under the wish.
+/// Evaluates only what is new: names that the annotation did not cover before, and added NICs that it covers.
 fn evaluate(case: &Case, request: &PersistRequest, before: Option<&PersistRequest>) -> Vec<Finding> {
-    let was_asked = |name: &str| before.is_some_and(|before| before.covers(name));
+    let was_covered = |name: &str| before.is_some_and(|before| before.covers(name));
     let mut names: BTreeSet<&str> =
-        request.names().iter().map(String::as_str).filter(|name| !was_asked(name)).collect();
+        request.names().iter().map(String::as_str).filter(|name| !was_covered(name)).collect();
     names.extend(case.change.nics.added.iter().map(|nic| nic.name).filter(|name| request.covers(name)));
     if names.is_empty() && (*request != PersistRequest::All || before == Some(request)) {
         return Vec::new();
     }
     let owners = &case.change.after.metadata.owner_references;
     let Some(owner) = owners.iter().find(|owner| owner.kind.as_str() == "VirtualMachine") else {
-        let what = "no VirtualMachine owns this VMI, so there is no template to keep a NIC in".to_owned();
-        let fix = "take the annotation away, or make a VirtualMachine of it";
+        let what = "no VirtualMachine owns this VMI, so its NICs cannot be persisted".to_owned();
+        let fix = "remove the annotation, or create a VirtualMachine instead of a VMI";
         return vec![fault(CauseType::Invalid, what, fix)];
     };
     let vm = match &case.facts.vm {
         Fact::Known(vm) => vm,
         Fact::Absent => {
-            let what =
-                format!("the VirtualMachine {:?} is not there, and with it no template to keep a NIC in", &*owner.name);
-            return vec![fault(CauseType::NotFound, what, "take the annotation away")];
+            let what = format!("VirtualMachine {:?} does not exist, so NICs cannot be persisted", &*owner.name);
+            return vec![fault(CauseType::NotFound, what, "remove the annotation")];
         }
         Fact::Unknown => {
-            return vec![RULE.unknown(FactKind::Vm, "whether the VM's template can keep the NIC was not checked")];
+            return vec![
+                RULE.unknown(FactKind::Vm, "whether the NIC can be persisted was not checked: the VM is not known"),
+            ];
         }
     };
     let nics = case.change.after.nics();
-    names.iter().filter_map(|name| judge_nic(nics.get(name)?, vm, case.change.subject.namespace)).collect()
+    names.iter().filter_map(|name| evaluate_nic(nics.get(name)?, vm, case.change.subject.namespace)).collect()
 }
 
-/// Judges a NIC that the guest has; one that is still to come is judged when it comes.
-fn judge_nic(nic: &Nic, vm: &Vm, namespace: &str) -> Option<Finding> {
+/// Evaluates a NIC that the guest has; one that is added later is evaluated then.
+fn evaluate_nic(nic: &Nic, vm: &Vm, namespace: &str) -> Option<Finding> {
     if nic.is_absent() {
-        let what = format!("{:?} is being unplugged, and is not kept in the VM's template", nic.name);
+        let what = format!("{:?} is being unplugged, and is not persisted", nic.name);
         return Some(RULE.advice(field(), what));
     }
-    let there = vm.nics.iter().find(|there| &*there.name == nic.name)?;
-    let why = if !is_same_network(nic, there, namespace) {
-        match &there.network {
+    let existing = vm.nics.iter().find(|existing| &*existing.name == nic.name)?;
+    let difference = if !is_same_network(nic, existing, namespace) {
+        match &existing.network {
             Some(network) => format!("on network {network:?}"),
-            None => "on no network of a NetworkAttachmentDefinition".to_owned(),
+            None => "without a NetworkAttachmentDefinition".to_owned(),
         }
-    } else if there.is_absent {
+    } else if existing.is_absent {
         "with state \"absent\"".to_owned()
     } else {
         return None;
     };
-    let what = format!("the VM's template has {:?} {why}", nic.name);
-    Some(fault(CauseType::Duplicate, what, "choose another name, or take that NIC out of the template"))
+    let what = format!("the VM's template already has {:?}, {difference}", nic.name);
+    Some(fault(CauseType::Duplicate, what, "choose another name, or remove that NIC from the template"))
 }
 
-fn is_same_network(nic: &Nic, there: &GuestNic, namespace: &str) -> bool {
+fn is_same_network(nic: &Nic, existing: &GuestNic, namespace: &str) -> bool {
     let reference = |name| NadRef::parse(name, namespace);
-    nic.network_name().map(reference) == there.network.as_deref().map(reference)
+    nic.network_name().map(reference) == existing.network.as_deref().map(reference)
 }
 
-fn written<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
+fn annotation<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
     view.annotation(|annotations| annotations.persist.as_deref())
 }
 
@@ -144,8 +145,8 @@ mod tests {
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
     const ABSENT: &str = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
 
-    /// The NIC `dyniface1` is added to a VMI that is annotated so.
-    fn asking(annotation: &str) -> Hotplug {
+    /// Returns a change that adds the NIC `dyniface1` and sets the annotation.
+    fn persist(annotation: &str) -> Hotplug {
         Hotplug::of(NIC).annotated(&format!(r#""nicplug.io/persist": {annotation:?}"#))
     }
 
@@ -155,66 +156,66 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_lacks_the_nic_or_has_the_same_can_keep_it() {
+    fn a_nic_can_be_persisted_if_the_template_lacks_it_or_has_the_same() {
         for annotation in ["dyniface1", "*", "dyniface1,later", "later"] {
-            asking(annotation).on_vmi_of("[]", "[]").expect(&RULE, &Expect::Silent);
+            persist(annotation).on_vmi_of("[]", "[]").expect(&RULE, &Expect::Silent);
         }
         for network in ["new-fancy-net", "demo/new-fancy-net"] {
             let network = format!(r#""multus": {{"networkName": "{network}"}}"#);
-            on(asking("dyniface1"), NIC, &network).expect(&RULE, &Expect::Silent);
+            on(persist("dyniface1"), NIC, &network).expect(&RULE, &Expect::Silent);
         }
     }
 
     #[test]
-    fn a_template_with_another_nic_of_the_name_cannot() {
+    fn a_nic_cannot_be_persisted_over_another_one_of_its_name() {
         for annotation in ["dyniface1", "*", "x,dyniface1"] {
             for network in [
                 r#""multus": {"networkName": "net-b"}"#,
                 r#""multus": {"networkName": "x/new-fancy-net"}"#,
                 r#""pod": {}"#,
             ] {
-                on(asking(annotation), NIC, network).expect(&RULE, &FAULT);
+                on(persist(annotation), NIC, network).expect(&RULE, &FAULT);
             }
-            on(asking(annotation), ABSENT, r#""multus": {"networkName": "new-fancy-net"}"#).expect(&RULE, &FAULT);
+            on(persist(annotation), ABSENT, r#""multus": {"networkName": "new-fancy-net"}"#).expect(&RULE, &FAULT);
         }
-        on(asking("later"), NIC, r#""pod": {}"#).expect(&RULE, &Expect::Silent);
+        on(persist("later"), NIC, r#""pod": {}"#).expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn a_vmi_without_a_vm_has_nothing_to_keep_a_nic_in() {
+    fn nics_of_a_vmi_without_a_vm_cannot_be_persisted() {
         for annotation in ["dyniface1", "*", "later"] {
-            asking(annotation).on_vmi().expect(&RULE, &FAULT);
-            asking(annotation).on_vmi().owned_by("VirtualMachineInstanceReplicaSet").expect(&RULE, &FAULT);
-            asking(annotation).on_vmi().owned_by("VirtualMachine").expect(&RULE, &FAULT);
+            persist(annotation).on_vmi().expect(&RULE, &FAULT);
+            persist(annotation).on_vmi().owned_by("VirtualMachineInstanceReplicaSet").expect(&RULE, &FAULT);
+            persist(annotation).on_vmi().owned_by("VirtualMachine").expect(&RULE, &FAULT);
             let unknown =
-                asking(annotation).on_vmi().owned_by("VirtualMachine").facts(|facts| facts.vm = Fact::Unknown);
+                persist(annotation).on_vmi().owned_by("VirtualMachine").facts(|facts| facts.vm = Fact::Unknown);
             unknown.expect(&RULE, &Expect::Unchecked);
         }
         Hotplug::of(NIC).on_vmi().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_with_the_place() {
+    fn a_malformed_annotation_is_rejected() {
         for annotation in ["", "*,a", "a,", "a b", "a=net"] {
-            asking(annotation).on_vmi_of("[]", "[]").expect(&RULE, &FAULT);
-            asking(annotation).on_vmi().facts(|facts| *facts = Facts::default()).expect(&RULE, &FAULT);
+            persist(annotation).on_vmi_of("[]", "[]").expect(&RULE, &FAULT);
+            persist(annotation).on_vmi().facts(|facts| *facts = Facts::default()).expect(&RULE, &FAULT);
         }
     }
 
     #[test]
-    fn what_leaves_is_not_kept() {
-        let leaving = Hotplug::of(ABSENT).annotated(r#""nicplug.io/persist": "dyniface1""#);
-        leaving.on_vmi_of("[]", "[]").expect(&RULE, &Expect::Advice);
+    fn a_nic_that_is_being_unplugged_is_not_persisted() {
+        let unplugged = Hotplug::of(ABSENT).annotated(r#""nicplug.io/persist": "dyniface1""#);
+        unplugged.on_vmi_of("[]", "[]").expect(&RULE, &Expect::Advice);
     }
 
     #[test]
-    fn a_guest_that_is_made_from_a_template_starts_all_the_same() {
-        asking("a,").on_vmi().owned_by("VirtualMachine").created().expect(&RULE, &Expect::Advice);
-        asking("a,").on_vmi().created().expect(&RULE, &FAULT);
+    fn a_guest_that_is_created_from_a_template_starts_anyway() {
+        persist("a,").on_vmi().owned_by("VirtualMachine").created().expect(&RULE, &Expect::Advice);
+        persist("a,").on_vmi().created().expect(&RULE, &FAULT);
     }
 
     #[test]
-    fn only_what_the_update_brings_in_is_judged() {
+    fn only_new_names_are_checked() {
         let vmi = |annotation: &str, label: &str| {
             let annotations =
                 if annotation.is_empty() { String::new() } else { format!(r#""nicplug.io/persist": "{annotation}""#) };
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_keeps_what_it_is_given_anyway() {
-        asking("dyniface1").expect(&RULE, &Expect::Advice);
+    fn the_annotation_on_a_vm_causes_a_warning() {
+        persist("dyniface1").expect(&RULE, &Expect::Advice);
     }
 }

@@ -4,12 +4,12 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{api::network::Interface, facts::vmi::queues_per_nic};
 
 rule! {
-    /// A VM with multiqueue has so many vCPUs and NICs that their queues eat up its memory.
+    /// A VM with multiqueue has so many vCPUs and NICs that their queues exhaust guest memory.
     ///
     /// ## Why
-    /// With `networkInterfaceMultiqueue` every virtio NIC has a queue for each vCPU, and the guest keeps buffers for each
-    /// queue. A Windows guest with 8 vCPUs and 10 NICs lost most of its 8 GiB to 80 queues (kubevirt issue 18012). The
-    /// limit is `queueMemory.maxQueues` of the settings, 64 unless set.
+    /// With `networkInterfaceMultiqueue` every virtio NIC has one queue per vCPU, and the guest allocates buffers for each
+    /// queue. In a Windows guest with 8 vCPUs and 10 NICs, 80 queues used most of the 8 GiB of memory (kubevirt issue
+    /// 18012). The limit is `queueMemory.maxQueues` in the settings, 64 by default.
     ///
     /// ## Example
     /// ```yaml
@@ -19,11 +19,11 @@ rule! {
     ///   devices:
     ///     networkInterfaceMultiqueue: true
     ///     interfaces:
-    ///     # and five of them
+    ///     # five NICs
     /// ```
     NP118, "queue-memory", Hotplug, Warn,
     field: "domain.devices.networkInterfaceMultiqueue",
-    fix: "use fewer NICs, or leave networkInterfaceMultiqueue out",
+    fix: "use fewer NICs, or remove networkInterfaceMultiqueue",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -31,7 +31,7 @@ fn check(case: &Case) -> Vec<Finding> {
         let findings = case.each_plugged(&RULE, |_, vmi| evaluate(case, vmi.queues_per_nic));
         return findings.into_iter().take(1).collect();
     }
-    // An instancetype may bring vCPUs that the template does not show; the VMI will show them.
+    // An instancetype may set vCPUs that the template does not show; the VMI shows them.
     let view = &case.change.after;
     let queues = if view.needs_expansion { None } else { queues_per_nic(view.guest) };
     queues.and_then(|queues| evaluate(case, queues)).into_iter().collect()
@@ -50,7 +50,7 @@ fn evaluate(case: &Case, queues_per_nic: u32) -> Option<Finding> {
         return None;
     }
     let field = format!("{}.domain.devices.networkInterfaceMultiqueue", view.path);
-    let what = format!("{nics} NICs with {queues_per_nic} queues each: {queues} queues can eat up the guest's memory");
+    let what = format!("{nics} NICs with {queues_per_nic} queues each: {queues} queues can exhaust guest memory");
     Some(RULE.fault(CauseType::Invalid, field, what))
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_vm_is_judged_by_its_template() {
+    fn a_new_vm_is_checked_by_its_template() {
         let domain = r#""cpu": {"cores": 33}, "devices": {"networkInterfaceMultiqueue": true, "#;
         Hotplug::of(NIC).created().domain(domain).expect(&RULE, &FAULT);
         Hotplug::of(NIC).created().expect(&RULE, &Expect::Silent);
@@ -92,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_run_is_told() {
+    fn an_unknown_vmi_is_reported() {
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

@@ -10,13 +10,13 @@ use crate::{
 };
 
 rule! {
-    /// A network of a DRA device cannot be had as it is written.
+    /// A network's DRA claim is invalid, or the VM cannot use it.
     ///
     /// ## Why
-    /// A network with `resourceClaim` takes its device from a claim of the pod (KubeVirt 1.9, feature gate
-    /// NetworkDevicesWithDRA). The claim has to be listed in `resourceClaims` of the same spec, one request of it
-    /// serves one network, the interface hands the device through with sriov or a binding plugin, and multus networks
-    /// cannot stand beside it.
+    /// A network with `resourceClaim` gets its device from a claim of the pod (KubeVirt 1.9, feature gate
+    /// NetworkDevicesWithDRA). The claim must be listed in `resourceClaims` of the same spec, each request of it serves one
+    /// network, the interface must pass the device through with sriov or a binding plugin, and the VM must not have multus
+    /// networks as well.
     ///
     /// ## Example
     /// ```yaml
@@ -27,7 +27,7 @@ rule! {
     /// ```
     NP009, "resource-claim", Shape, Deny,
     field: "networks[].resourceClaim",
-    fix: "name a claim of resourceClaims and one of its requests",
+    fix: "set claimName to a claim in resourceClaims and requestName to one of its requests",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -42,12 +42,12 @@ fn check(case: &Case) -> Vec<Finding> {
         None => {
             return vec![RULE.unknown(
                 FactKind::KubeVirt,
-                "feature gate NetworkDevicesWithDRA was not checked: KubeVirt is not known",
+                "feature gate NetworkDevicesWithDRA was not checked: the KubeVirt resource is not known",
             )];
         }
         Some(false) => {
             let what = format!(
-                "network {:?} has a resourceClaim: feature gate NetworkDevicesWithDRA is off",
+                "network {:?} has a resourceClaim, but feature gate NetworkDevicesWithDRA is off",
                 first.name.as_str()
             );
             let fix = "add NetworkDevicesWithDRA to spec.configuration.developerConfiguration.featureGates of the \
@@ -58,7 +58,7 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     if let Some(multus) = guest.networks.iter().find(|network| network.multus.is_some()) {
         let what = format!(
-            "networks {:?} (resourceClaim) and {:?} (multus) cannot be in one VM",
+            "one VM cannot have both network {:?} (resourceClaim) and network {:?} (multus)",
             first.name.as_str(),
             multus.name.as_str()
         );
@@ -67,15 +67,15 @@ fn check(case: &Case) -> Vec<Finding> {
     Claims::of(case).check()
 }
 
-/// What the networks of one guest are held against.
+/// Checks the claims of a guest's networks.
 struct Claims<'c> {
     case: &'c Case<'c>,
     /// Names in `resourceClaims[]`.
     listed: HashSet<&'c str>,
-    /// The interface of a network: the first one of its name.
+    /// The interface of each network: the first one with its name.
     interfaces: HashMap<&'c str, (usize, &'c Interface<'c>)>,
-    /// Claim and request, and who has it.
-    taken: HashMap<String, &'c str>,
+    /// `CLAIM/REQUEST`, with the network that uses it.
+    used: HashMap<String, &'c str>,
 }
 
 impl<'c> Claims<'c> {
@@ -86,7 +86,7 @@ impl<'c> Claims<'c> {
             case,
             listed: guest.resource_claims.iter().map(|claim| claim.name.as_str()).collect(),
             interfaces: interfaces.map(|(index, interface)| (interface.name.as_str(), (index, interface))).collect(),
-            taken: HashMap::new(),
+            used: HashMap::new(),
         }
     }
 
@@ -99,13 +99,13 @@ impl<'c> Claims<'c> {
             findings.extend(self.missing_names(index, name, claim));
             if !claim.claim_name.is_empty() && !claim.request_name.is_empty() {
                 findings.extend(self.not_listed(index, name, claim));
-                findings.extend(self.taken_twice(index, name, claim));
+                findings.extend(self.used_twice(index, name, claim));
             }
         }
         findings
     }
 
-    /// KubeVirt answers the whole list of interfaces; the text tells which.
+    /// KubeVirt reports this fault at the whole list of interfaces, and so does nicplug; the fix names the interface.
     fn binding(&self, network: &str) -> Option<Finding> {
         let (index, interface) = self.interfaces.get(network)?;
         let bindings = &interface.bindings;
@@ -114,7 +114,7 @@ impl<'c> Claims<'c> {
         }
         let field = format!("{}.domain.devices.interfaces", self.case.change.after.path);
         let what =
-            format!("interface {network:?} has neither sriov nor a binding plugin, and its network a resourceClaim");
+            format!("the resourceClaim of network {network:?} needs an interface with sriov or a binding plugin");
         let fix = format!("set sriov or binding in {}", self.case.change.interface_field(*index));
         Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
     }
@@ -133,24 +133,24 @@ impl<'c> Claims<'c> {
             return None;
         }
         let field = format!("{}.resourceClaim.claimName", self.case.change.network_field(index));
-        let what = format!("claim {name:?} of network {network:?} is not in resourceClaims");
-        let fix = format!("add an entry of that name to {}.resourceClaims", self.case.change.after.path);
+        let what = format!("claim {name:?} of network {network:?} is not listed in resourceClaims");
+        let fix = format!("add an entry with that name to {}.resourceClaims", self.case.change.after.path);
         Some(RULE.fault(CauseType::NotFound, field, what).with_fix(fix))
     }
 
-    fn taken_twice(&mut self, index: usize, network: &'c str, claim: &ResourceClaimSource) -> Option<Finding> {
-        // KubeVirt compares the two as one text, too.
+    fn used_twice(&mut self, index: usize, network: &'c str, claim: &ResourceClaimSource) -> Option<Finding> {
+        // KubeVirt, too, compares claim and request as one text.
         let pair = format!("{}/{}", claim.claim_name, claim.request_name);
-        match self.taken.entry(pair) {
+        match self.used.entry(pair) {
             hash_map::Entry::Vacant(entry) => {
                 entry.insert(network);
                 None
             }
             hash_map::Entry::Occupied(entry) => {
                 let what =
-                    format!("network {network:?} has request {:?}, which network {:?} has", entry.key(), entry.get());
+                    format!("network {network:?} uses request {:?}, as does network {:?}", entry.key(), entry.get());
                 let fault = RULE.fault(CauseType::Duplicate, self.case.change.network_field(index), what);
-                Some(fault.with_fix("give each network a request of its own".to_owned()))
+                Some(fault.with_fix("use a different request for each network".to_owned()))
             }
         }
     }

@@ -12,7 +12,7 @@ rule! {
     ///
     /// ## Why
     /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt does
-    /// so with CPUs and memory, and not with NICs (kubevirt issue 17328): those are plugged and unplugged at once.
+    /// this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
     ///
     /// ## Example
     /// ```yaml
@@ -27,7 +27,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    // What KubeVirt does with a VMI it does at once anyway.
+    // The strategy concerns changes of a VM; KubeVirt applies changes of a VMI at once in any case.
     let is_vm = case.change.subject.kind == ObjectKind::Vm;
     let is_staged = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.rollout == Some(Rollout::Stage),
@@ -38,7 +38,7 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     let evaluate = |nic: &Nic, _: &Vmi| {
         let what =
-            format!("the rollout strategy is Stage, yet KubeVirt changes {:?} of a running VM at once", nic.name);
+            format!("the rollout strategy is Stage, but KubeVirt changes {:?} of a running VM at once", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
     };
     let plugged = case.each_plugged(&RULE, evaluate);
@@ -56,7 +56,7 @@ mod tests {
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
 
     #[test]
-    fn only_stage_makes_a_wrong_promise() {
+    fn only_stage_is_reported() {
         for (strategy, expect) in [("Stage", FAULT), ("LiveUpdate", Expect::Silent), ("", Expect::Silent)] {
             Hotplug::of(NIC).rollout(strategy, &["LiveMigrate"]).expect(&RULE, &expect);
             let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
@@ -65,13 +65,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_vm_keeps_the_promise() {
+    fn a_stopped_vm_is_not_checked() {
         Hotplug::of(NIC).rollout("Stage", &[]).stopped().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn unknown_facts_are_told_where_they_matter() {
+    fn only_unknown_facts_that_matter_are_reported() {
         Hotplug::of(NIC).kubevirt_unknown().expect(&RULE, &Expect::Silent);
-        Hotplug::of(NIC).rollout("Stage", &[]).instance_unknown().expect(&RULE, &Expect::Unchecked);
+        Hotplug::of(NIC).rollout("Stage", &[]).vmi_unknown().expect(&RULE, &Expect::Unchecked);
     }
 }

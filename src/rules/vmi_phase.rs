@@ -8,11 +8,12 @@ use crate::{
 };
 
 rule! {
-    /// NICs are plugged into a guest that is not running yet, or no longer.
+    /// NICs are plugged into or unplugged from a guest that is not running yet, or no longer.
     ///
     /// ## Why
-    /// A guest in phase Succeeded or Failed, or one that is being deleted, changes no more: what is added to it is lost.
-    /// Before phase Running the pod is made from the old list of NICs, and what is added meanwhile waits for the guest.
+    /// A guest in phase Succeeded or Failed, or one that is being deleted, can no longer change: a NIC that is added to it
+    /// is lost. Before phase Running KubeVirt creates the pod from the old list of NICs, and a NIC that is added in the
+    /// meantime waits until the guest runs.
     ///
     /// ## Example
     /// ```yaml
@@ -22,7 +23,7 @@ rule! {
     /// ```
     NP110, "vmi-phase", Hotplug, Deny,
     field: "domain.devices.interfaces[]",
-    fix: "start the VM again and change its NICs then",
+    fix: "start the VM again, then change its NICs",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
@@ -30,24 +31,24 @@ fn check(case: &Case) -> Vec<Finding> {
     if case.is_new() || (added.is_empty() && set_absent.is_empty()) {
         return Vec::new();
     }
-    // Without the guest nothing can be told, and rules that need it to run tell that already.
+    // If the VMI is not known, other rules report that already.
     let Fact::Known(vmi) = &case.facts.vmi else { return Vec::new() };
     if vmi.is_live() {
-        return judge_start(case, vmi);
+        return evaluate_start(case, vmi);
     }
-    // A VM whose guest is over is not running: its template waits for the next one.
+    // A VM whose guest has stopped is not running: its template is used at the next start.
     if case.change.subject.kind != ObjectKind::Vmi {
         return Vec::new();
     }
     let state = if vmi.is_deleting { "is being deleted".to_owned() } else { format!("is {}", vmi.phase) };
     let evaluate = |nic| {
-        let what = format!("{:?} {state}: its NICs do not change any more", case.change.subject.name);
+        let what = format!("{:?} {state}: its NICs can no longer change", case.change.subject.name);
         RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
     added.iter().chain(set_absent).map(evaluate).collect()
 }
 
-fn judge_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
+fn evaluate_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
     if vmi.phase == Phase::Running {
         return Vec::new();
     }
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vmi_that_is_over_gets_no_nic() {
+    fn a_vmi_that_has_stopped_gets_no_nic() {
         const FAULT: Expect = Expect::Faults(&["spec.domain.devices.interfaces[1]"]);
         in_phase(Phase::Succeeded).on_vmi().expect(&RULE, &FAULT);
         in_phase(Phase::Failed).on_vmi().expect(&RULE, &FAULT);
@@ -80,19 +81,19 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_whose_vmi_is_over_is_stopped() {
+    fn a_vm_whose_vmi_has_stopped_is_not_running() {
         in_phase(Phase::Succeeded).expect(&RULE, &Expect::Silent);
         Hotplug::of(NIC).stopped().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
-    fn before_running_it_is_a_warning() {
+    fn before_phase_running_there_is_a_warning() {
         in_phase(Phase::Other("Scheduling".into())).expect(&RULE, &Expect::Advice);
         in_phase(Phase::Unset).on_vmi().expect(&RULE, &Expect::Advice);
     }
 
     #[test]
-    fn an_unknown_guest_is_for_other_rules_to_tell() {
-        Hotplug::of(NIC).instance_unknown().expect(&RULE, &Expect::Silent);
+    fn other_rules_report_an_unknown_vmi() {
+        Hotplug::of(NIC).vmi_unknown().expect(&RULE, &Expect::Silent);
     }
 }

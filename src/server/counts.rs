@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    admission::{Answer, Decision, DecisionLabels, Endpoint, verdict::sets::RuleSet},
+    admission::{Decision, DecisionLabels, Endpoint, verdict::sets::RuleSet},
     api::review::{ObjectKind, Operation},
     facts::FactKind,
 };
@@ -83,9 +83,9 @@ impl Counts {
     }
 
     /// Counts an answer that took so long.
-    pub(super) fn add(&self, endpoint: Endpoint, answer: &Answer, took: Duration) {
-        let DecisionLabels { kind, operation, denied_by, warned_by, unknown } = answer.labels;
-        self.0.requests.add(Series { endpoint, kind, operation, decision: answer.decision }.place());
+    pub(super) fn add(&self, labels: DecisionLabels, took: Duration) {
+        let DecisionLabels { endpoint, kind, operation, decision, denied_by, warned_by, unknown } = labels;
+        self.0.requests.add(Series { endpoint, kind, operation, decision }.place());
         self.durations(endpoint).add(took);
         denied_by.places().for_each(|place| self.0.denied_by.add(place));
         warned_by.places().for_each(|place| self.0.warned_by.add(place));
@@ -295,17 +295,18 @@ mod tests {
     #[test]
     fn each_answer_is_counted_by_itself() {
         let counts = Counts::default();
-        let labels = DecisionLabels {
-            kind: ObjectKind::Pool,
-            operation: Operation::Update,
-            denied_by: RuleSet::NONE,
-            warned_by: RuleSet::NONE,
-            unknown: FactSet::NONE,
-        };
         for (times, decision) in Decision::ALL.into_iter().enumerate() {
-            let answer = Answer { status: 200, body: Vec::new(), decision, labels };
+            let labels = DecisionLabels {
+                endpoint: Endpoint::Mutate,
+                kind: ObjectKind::Pool,
+                operation: Operation::Update,
+                decision,
+                denied_by: RuleSet::NONE,
+                warned_by: RuleSet::NONE,
+                unknown: FactSet::NONE,
+            };
             for _ in 0..times {
-                counts.add(Endpoint::Mutate, &answer, Duration::ZERO);
+                counts.add(labels, Duration::ZERO);
             }
         }
         assert_eq!(Decision::ALL.map(|decision| counts.of(decision)), [0, 1, 2, 3, 4, 5]);

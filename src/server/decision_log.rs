@@ -13,7 +13,7 @@ use hyper::HeaderMap;
 use tracing::Level;
 
 use crate::{
-    admission::{Answer, Decision, Endpoint},
+    admission::{Decision, Endpoint, Evaluation, verdict::Verdict},
     api::review::Request,
     telemetry::spans::{Span, Spans, context::TraceContext},
 };
@@ -38,22 +38,14 @@ impl<'s> Trace<'s> {
     }
 }
 
-/// Who asked for what. It is read out of the body again when somebody asks: a request that nobody asks about costs
-/// nothing.
-pub(super) type Head<'b, F> = LazyCell<Request<'b>, F>;
-
-/// Tells a decision that took so long, if anybody wants to hear of it.
-pub(super) fn tell<'b>(
-    endpoint: Endpoint,
-    head: &Head<'b, impl FnOnce() -> Request<'b>>,
-    answer: &Answer,
-    took: Duration,
-    trace: Option<&Trace>,
-) {
-    let entry = LazyCell::new(|| LogEntry::of(head, answer));
-    log(endpoint, &entry, answer.decision, took);
+/// Writes the decision and the time that it took to the log and to the trace.
+pub(super) fn write(evaluation: &Evaluation, took: Duration, trace: Option<&Trace>) {
+    // A decision that is neither logged nor traced costs nothing.
+    let entry = LazyCell::new(|| LogEntry::of(evaluation));
+    let (endpoint, decision) = (evaluation.endpoint(), evaluation.decision());
+    log(endpoint, &entry, decision, took);
     if let Some(Trace { spans, parent }) = trace {
-        spans.send(entry.span(endpoint, answer.decision, took, *parent));
+        spans.send(entry.span(endpoint, decision, took, *parent));
     }
 }
 
@@ -92,8 +84,11 @@ struct LogEntry {
 }
 
 impl LogEntry {
-    fn of(request: &Request, answer: &Answer) -> Self {
-        let ids: Vec<&str> = answer.labels.denied_by.and(answer.labels.warned_by).ids().collect();
+    fn of(evaluation: &Evaluation) -> Self {
+        let malformed = Request::default();
+        let request = evaluation.request().unwrap_or(&malformed);
+        let Verdict { denied_by, warned_by, .. } = evaluation.verdict();
+        let ids: Vec<&str> = denied_by.and(*warned_by).ids().collect();
         Self {
             uid: cut(&request.uid).to_owned(),
             user: cut(&request.user_info.username).to_owned(),
@@ -150,10 +145,12 @@ fn cut(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::{admission::Reviewer, api::review, facts::NoFacts, settings::Settings};
+    use crate::{
+        admission::{Evaluator, parse},
+        facts::NoFacts,
+        settings::Settings,
+    };
 
     #[test]
     fn a_decision_says_who_asked_for_what_and_which_rules_spoke() {
@@ -161,8 +158,9 @@ mod tests {
             "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"}, "namespace": "demo",
             "name": "vm", "subResource": "", "userInfo": {"username": "alice"}, "object": {"spec": {"template": {"spec":
             {"networks": [{"name": "a", "pod": {}}, {"name": "a", "pod": {}}]}}}}}}"#;
-        let answer = Reviewer::new(Arc::new(NoFacts), Settings::default()).review(Endpoint::Validate, body);
-        let of = |body: &[u8]| LogEntry::of(&review::head(body).unwrap_or_default(), &answer);
+        let settings = Settings::default();
+        let of =
+            |body: &[u8]| LogEntry::of(&Evaluator::new(&NoFacts, &settings).evaluate(Endpoint::Validate, &parse(body)));
         let LogEntry { uid, user, object, operation, rules } = of(body);
         assert_eq!([uid.as_str(), &user, &object, &operation], ["u-1", "alice", "VirtualMachine demo/vm", "CREATE"]);
         assert!(rules.contains("NP001"), "{rules}");

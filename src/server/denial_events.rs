@@ -8,10 +8,9 @@ use std::{
     time::Instant,
 };
 
-use super::decision_log::Head;
 use crate::{
-    admission::{Answer, Decision, Denial},
-    api::review::{ObjectKind, Request},
+    admission::Evaluation,
+    api::review::ObjectKind,
     change::Change,
     cluster::cache::Cache,
     k8s::events::{DropReason, EventQueue, EventReason, PendingEvent, RateLimiter},
@@ -30,33 +29,33 @@ impl DenialEvents {
         Self { cache, queue, rate_limiter: Mutex::default() }
     }
 
-    /// Hears the answer to a body. Any but a denial costs nothing, and that of a person little.
-    pub(super) fn hear<'b>(&self, head: &Head<'b, impl FnOnce() -> Request<'b>>, body: &'b [u8], answer: &Answer) {
-        let is_news = answer.decision == Decision::Denied && !head.dry_run;
-        if is_news && self.cache.is_of_kubevirt(&head.user_info.username) {
-            Denial::of(body, answer, |denial| self.tell(denial));
+    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components.
+    pub(super) fn emit(&self, evaluation: &Evaluation) {
+        let Some(change) = evaluation.denied_change() else { return };
+        if !change.dry_run && self.cache.is_of_kubevirt(change.user) {
+            self.emit_denial(change, &evaluation.verdict().message());
         }
     }
 
-    fn tell(&self, denial: &Denial) {
-        let Some((object, related)) = addressee(denial.change) else { return };
-        let note = note(denial);
+    fn emit_denial(&self, change: &Change, message: &str) {
+        let Some((object, related)) = addressee(change) else { return };
+        let note = note(change, message);
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
         let is_admitted =
             self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
-            self.queue.hand_in(PendingEvent { tale: EventReason::InterfaceRefused, object, related, note });
+            self.queue.emit(PendingEvent { reason: EventReason::InterfaceRefused, object, related, note });
         } else {
-            self.queue.drop_one(DropReason::Rate);
+            self.queue.count_dropped(DropReason::Rate);
         }
     }
 }
 
-fn note(denial: &Denial) -> String {
-    let Change { subject, before, .. } = denial.change;
+fn note(change: &Change, message: &str) -> String {
+    let Change { subject, before, .. } = change;
     let verb = if before.is_some() { "update" } else { "create" };
-    format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, denial.message())
+    format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, message)
 }
 
 /// The object that users look at, and the one that was refused if that is another: of a VMI that runs for a VM, the VM.

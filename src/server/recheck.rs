@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Answer, Decision, Endpoint, Evaluator, Recheck},
+    admission::{Decision, Evaluation, Evaluator, ParsedBody, Recheck},
     change::{Change, MigrationStart},
     cluster::{
-        fetch::{self, FetchPlan},
+        fetch::{self, FetchPlan, FetchedFacts},
         store::Store,
     },
     facts::{Fact, FactSource, Facts},
@@ -42,54 +42,53 @@ const MARGIN: Duration = Duration::from_millis(50);
 /// Takes second looks.
 pub(super) struct Rechecker {
     client: Client,
-    places: Semaphore,
+    permits: Semaphore,
     counts: RecheckCounts,
 }
 
 impl Rechecker {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, places: Semaphore::new(LOOKS_AT_ONCE), counts: RecheckCounts::default() }
+        Self { client, permits: Semaphore::new(LOOKS_AT_ONCE), counts: RecheckCounts::default() }
     }
 
     pub(super) fn counts(&self) -> &RecheckCounts {
         &self.counts
     }
 
-    /// The answer that is given in the end; the first one where there is nothing to doubt.
-    pub(super) async fn confirm(
+    /// Returns the final evaluation: the first one if newer facts cannot change it.
+    pub(super) async fn confirm<'r>(
         &self,
         evaluator: Evaluator<'_>,
-        endpoint: Endpoint,
-        body: &[u8],
-        first: Answer,
+        body: &'r ParsedBody<'r>,
+        first: Evaluation<'r>,
         deadline: Instant,
-    ) -> Answer {
-        let Some(matter) = evaluator.recheck(endpoint, body, &first, RecheckQuery::of) else { return first };
+    ) -> Evaluation<'r> {
+        let Some(query) = evaluator.recheck(&first).map(|recheck| RecheckQuery::of(&recheck)) else { return first };
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
-        let seen = self.look(&matter.question, until).await;
-        let is_whole = seen.as_ref().is_some_and(|answer| answer.gaps.is_empty());
-        let fresh = seen.map(|answer| answer.store).unwrap_or_default();
-        let second = evaluator.with_facts(&OverlayFacts { fresh, matter }).review(endpoint, body);
-        self.counts.add(match (first.decision, second.decision) {
+        let fetched = self.fetch(&query.plan, until).await;
+        let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.errors.is_empty());
+        let fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
+        let second = evaluator.with_facts(&OverlayFacts { fresh, query }).evaluate(first.endpoint(), body);
+        self.counts.add(match (first.decision(), second.decision()) {
             (Decision::Denied, Decision::Denied) => RecheckResult::Confirmed,
-            _ if second.body == first.body => RecheckResult::Confirmed,
-            _ if is_whole => RecheckResult::Changed,
+            _ if second.has_same_answer(&first) => RecheckResult::Confirmed,
+            _ if is_complete => RecheckResult::Changed,
             _ => RecheckResult::Inconclusive,
         });
         second
     }
 
-    /// What the cluster says; `None` where there was no place, or no time.
-    async fn look(&self, question: &FetchPlan, until: Instant) -> Option<fetch::FetchedFacts> {
-        let _place = timeout_at(until, self.places.acquire()).await.ok()?.ok()?;
-        let patience = until.checked_duration_since(Instant::now())?;
-        Some(fetch::ask(&self.client, question, patience).await)
+    /// Reads the cluster; `None` if all permits are taken or the time is over.
+    async fn fetch(&self, plan: &FetchPlan, until: Instant) -> Option<FetchedFacts> {
+        let _permit = timeout_at(until, self.permits.acquire()).await.ok()?.ok()?;
+        let timeout = until.checked_duration_since(Instant::now())?;
+        Some(fetch::fetch_facts(&self.client, plan, timeout).await)
     }
 }
 
 /// What is asked, and what need not be.
 struct RecheckQuery {
-    question: FetchPlan,
+    plan: FetchPlan,
     /// What was known at the first look.
     known: Facts,
     asked: Vec<Kind>,
@@ -97,22 +96,22 @@ struct RecheckQuery {
 
 impl RecheckQuery {
     fn of(recheck: &Recheck) -> Self {
-        let (question, facts, rests_on) = match recheck {
-            Recheck::Change { change, facts, rests_on } => (FetchPlan::of(change), *facts, *rests_on),
-            Recheck::Migration { start, facts, rests_on } => (FetchPlan::of_migration(start), *facts, *rests_on),
+        let (plan, facts, depends_on) = match recheck {
+            Recheck::Change { change, facts, depends_on } => (FetchPlan::of(change), *facts, *depends_on),
+            Recheck::Migration { start, facts, depends_on } => (FetchPlan::of_migration(start), *facts, *depends_on),
         };
         let mut asked = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
         // Lists of a whole cluster, and so they are asked for only where something depends on them.
-        asked.extend(rests_on.attachment.then_some(Kind::DaemonSet));
-        asked.extend(rests_on.isolation.then_some(Kind::ConfigMap));
-        asked.extend(rests_on.nodes.then_some(Kind::Node));
-        let mut question = question.only(&asked);
+        asked.extend(depends_on.attachment.then_some(Kind::DaemonSet));
+        asked.extend(depends_on.isolation.then_some(Kind::ConfigMap));
+        asked.extend(depends_on.nodes.then_some(Kind::Node));
+        let mut plan = plan.only(&asked);
         for user in facts.mac_users.known().into_iter().flatten() {
             if let Some((namespace, name)) = user.guest.split_once('/') {
-                question = question.and_guest(namespace, name);
+                plan = plan.with_guest(namespace, name);
             }
         }
-        Self { question, known: facts.clone(), asked }
+        Self { plan, known: facts.clone(), asked }
     }
 
     fn asks(&self, kind: Kind) -> bool {
@@ -123,13 +122,13 @@ impl RecheckQuery {
 /// Facts at the second look: fresh where they were asked for, as they were known where nothing depends on them.
 struct OverlayFacts {
     fresh: Store,
-    matter: RecheckQuery,
+    query: RecheckQuery,
 }
 
 impl OverlayFacts {
     fn complete(&self, fresh: Facts) -> Facts {
-        let RecheckQuery { known, .. } = &self.matter;
-        let is_fresh = |kind| self.matter.asks(kind);
+        let RecheckQuery { known, .. } = &self.query;
+        let is_fresh = |kind| self.query.asks(kind);
         Facts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
@@ -202,7 +201,7 @@ impl RecheckCounts {
 mod tests {
     use std::{
         future::{pending, ready},
-        io,
+        io::{self, Read},
         sync::Mutex,
     };
 
@@ -210,11 +209,20 @@ mod tests {
     use futures_util::{FutureExt, future::BoxFuture};
     use hyper::{Response, StatusCode};
     use serde_json::{Value, json};
-    use tower::service_fn;
+    use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::{
-        admission::Reviewer,
+        admission::{Answer, Endpoint, Reviewer, parse},
+        api::review::parse_count,
+        cluster::cache::Cache,
+        k8s::events::{DropReason, EventQueue},
+        server::{
+            counts::Counts,
+            denial_events::DenialEvents,
+            in_flight::InFlight,
+            routes::{self, AppState},
+        },
         settings::{Enforcement, Settings},
     };
 
@@ -317,12 +325,14 @@ mod tests {
         }
     }
 
+    /// The answers without and with a recheck.
     async fn confirm(second: &Rechecker, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
         let first = reviewer.review(endpoint, body);
         let deadline = Instant::now() + Duration::from_secs(4);
-        let settings = reviewer.settings();
-        let last = second.confirm(reviewer.evaluator(&settings), endpoint, body, first.clone(), deadline).await;
-        (first, last)
+        let (settings, body) = (reviewer.settings(), parse(body));
+        let evaluator = reviewer.evaluator(&settings);
+        let last = second.confirm(evaluator, &body, evaluator.evaluate(endpoint, &body), deadline).await;
+        (first, Answer { status: last.http_status(), body: last.render(), decision: last.decision() })
     }
 
     fn text(answer: &Answer) -> &str {
@@ -375,7 +385,7 @@ mod tests {
         // All places are taken by looks that never end.
         let reviewer = reviewer(&[kubevirt(), vmi()]);
         let (second, asked) = cluster(|_| None);
-        let _all = second.places.acquire_many(u32::try_from(LOOKS_AT_ONCE).unwrap()).await.unwrap();
+        let _all = second.permits.acquire_many(u32::try_from(LOOKS_AT_ONCE).unwrap()).await.unwrap();
         let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
         assert_eq!((last.decision, asked.lock().unwrap().len()), (Decision::Warned, 0));
     }
@@ -422,5 +432,46 @@ mod tests {
             assert!(first.decision == Decision::Denied && text(&first).contains("NP113"), "{}", text(&first));
             assert_eq!(last.decision, decision, "{}", text(&last));
         }
+    }
+
+    /// A denial in a cluster takes every step: a recheck, the log, the metrics and an Event.
+    #[tokio::test(start_paused = true)]
+    async fn the_body_of_a_denial_is_parsed_once() {
+        let (rechecker, fetched) = cluster(|path| Some(running(path)));
+        let events = EventQueue::without_sender();
+        let mut store = Store::default();
+        store.insert(&kubevirt()).unwrap();
+        let counts = Counts::default();
+        let router = routes::router(AppState {
+            reviewer: reviewer(&[kubevirt(), vmi()]),
+            rechecker: Some(rechecker),
+            denial_events: Some(DenialEvents::new(Arc::new(Cache::new(store).0), events.clone())),
+            counts: counts.clone(),
+            in_flight: Arc::new(InFlight::new(1)),
+            spans: None,
+            largest_body: 1 << 20,
+            longest: Duration::from_secs(4),
+        });
+        let mut body: Value = serde_json::from_slice(&body(&["old", "new"], &json!({}))).unwrap();
+        body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-controller");
+        let request = hyper::Request::post("/validate").header("Content-Type", "application/json");
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let (mut log, writer) = io::pipe().unwrap();
+        let logging =
+            tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(Arc::new(writer)).finish());
+
+        parse_count::take();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(parse_count::take(), 1);
+
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(counts.of(Decision::Denied), 1);
+        assert!(!fetched.lock().unwrap().is_empty(), "the cluster was not read");
+        drop(logging);
+        let mut line = String::new();
+        log.read_to_string(&mut line).unwrap();
+        assert!(line.contains("kubevirt-controller") && line.contains("NP105"), "{line}");
+        // The queue has no sender, so it drops the Event.
+        assert_eq!(events.dropped(DropReason::Full), 1);
     }
 }

@@ -3,7 +3,7 @@
 //! Whatever is no review gets a status of its own and `{"error": "…"}`. An answer that leaves a part of the body unread
 //! says `Connection: close`: what follows on that connection could not be told from the rest of the body.
 
-use std::{cell::LazyCell, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -28,8 +28,7 @@ use super::{
     recheck::Rechecker,
 };
 use crate::{
-    admission::{Answer, Decision, Endpoint, Reviewer},
-    api::review,
+    admission::{self, Decision, Endpoint, Evaluation, ParsedBody, Reviewer},
     telemetry::spans::Spans,
 };
 
@@ -97,16 +96,18 @@ impl AppState {
         };
         match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
             Ok(Ok(body)) => {
-                let answer = self.judge(endpoint, &body, deadline).await;
+                // The body is parsed once; all that follows borrows from it.
+                let parsed = admission::parse(&body);
+                let evaluation = self.evaluate(endpoint, &parsed, deadline).await;
+                let answer = evaluation.render();
                 let took = start.elapsed();
-                self.counts.add(endpoint, &answer, took);
-                let head = LazyCell::new(|| review::head(&body).unwrap_or_default());
-                decision_log::tell(endpoint, &head, &answer, took, trace.as_ref());
+                self.counts.add(evaluation.labels(), took);
+                decision_log::write(&evaluation, took, trace.as_ref());
                 if let Some(denial_events) = &self.denial_events {
-                    denial_events.hear(&head, &body, &answer);
+                    denial_events.emit(&evaluation);
                 }
-                let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                json(status, Body::from(answer.body))
+                let status = StatusCode::from_u16(evaluation.http_status());
+                json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
             }
             Ok(Err(Unreadable::TooLarge)) => self.refuse_large_body().closing(),
             Ok(Err(Unreadable::Broken)) => {
@@ -120,17 +121,17 @@ impl AppState {
         }
     }
 
-    async fn judge(&self, endpoint: Endpoint, body: &[u8], deadline: Instant) -> Answer {
-        // Held to the end: settings that are replaced meanwhile are for the next request.
+    async fn evaluate<'r>(&self, endpoint: Endpoint, body: &'r ParsedBody<'r>, deadline: Instant) -> Evaluation<'r> {
+        // The guard lives as long as the request: settings that are replaced meanwhile apply to the next request.
         let settings = self.reviewer.settings();
         let evaluator = self.reviewer.evaluator(&settings);
-        let answer = evaluator.review(endpoint, body);
+        let evaluation = evaluator.evaluate(endpoint, body);
         match &self.rechecker {
-            Some(rechecker) if matches!(answer.decision, Decision::Denied | Decision::Patched) => {
-                // Boxed, so that every other request does not carry its state along.
-                Box::pin(rechecker.confirm(evaluator, endpoint, body, answer, deadline)).await
+            Some(rechecker) if matches!(evaluation.decision(), Decision::Denied | Decision::Patched) => {
+                // Boxed, so that the other requests do not allocate its state.
+                Box::pin(rechecker.confirm(evaluator, body, evaluation, deadline)).await
             }
-            _ => answer,
+            _ => evaluation,
         }
     }
 

@@ -1,23 +1,23 @@
-//! The annotation's text: `name[,name]` or `*`.
+//! Parses the text of the annotation: `name[,name]` or `*`.
 
 use std::str::FromStr;
 
-use crate::annotations::interfaces::{self, Malformed};
+use crate::annotations::interfaces::{self, RequestSyntaxError};
 
-/// The annotation.
+/// The key of the annotation.
 pub const KEY: &str = "nicplug.io/persist";
 
-/// Which NICs of a VMI are to be mirrored.
+/// The NICs of a VMI to persist.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PersistRequest {
-    /// `*`: those that the template has no name of, as soon as there are any.
+    /// `*`: all NICs whose names the template does not have, as soon as there is one.
     All,
-    /// These names, each once, in the order in which they are written.
+    /// The NICs with these names, each once, in the order of the text.
     Names(Vec<String>),
 }
 
 impl PersistRequest {
-    /// Whether a NIC of the name is asked for.
+    /// Returns whether the request covers a NIC with this name.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
         match self {
@@ -26,7 +26,7 @@ impl PersistRequest {
         }
     }
 
-    /// The names that are written: none for `*`.
+    /// Returns the names in the text: none for `*`.
     #[must_use]
     pub fn names(&self) -> &[String] {
         match self {
@@ -37,15 +37,15 @@ impl PersistRequest {
 }
 
 impl FromStr for PersistRequest {
-    type Err = Malformed;
+    type Err = RequestSyntaxError;
 
     /// # Errors
-    /// The first thing that is wrong, and its place.
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+    /// The first error, with its location.
+    fn from_str(text: &str) -> Result<Self, RequestSyntaxError> {
         if text.trim() == "*" {
             return Ok(Self::All);
         }
-        interfaces::names(text, "keep").map(Self::Names)
+        interfaces::parse_names(text, "persist").map(Self::Names)
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_a_star_are_read() {
+    fn names_and_a_star_are_accepted() {
         let names = |text: &str| text.parse::<PersistRequest>().unwrap().names().join(" ");
         assert_eq!(" * ".parse(), Ok(PersistRequest::All));
         for (text, read) in [("a", "a"), ("b, a", "b a"), ("a,b,a", "a b")] {
@@ -64,14 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
-        for (text, told) in [
-            ("", "the annotation names no NIC to keep"),
+    fn a_malformed_text_is_reported_with_the_location() {
+        for (text, message) in [
+            ("", "the annotation names no NIC to persist"),
             ("a,", "entry 2, column 3: the name is empty"),
-            ("*,a", "entry 1 (\"*\"), column 1: the name has the character '*'"),
-            ("a b", "entry 1 (\"a b\"), column 2: the name has the character ' '"),
+            ("*,a", "entry 1 (\"*\"), column 1: the name contains the invalid character '*'"),
+            ("a b", "entry 1 (\"a b\"), column 2: the name contains the invalid character ' '"),
         ] {
-            assert_eq!(text.parse::<PersistRequest>().unwrap_err().to_string(), told);
+            assert_eq!(text.parse::<PersistRequest>().unwrap_err().to_string(), message);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Requests in the status of a VM (`status.interfaceRequests[]`), where KubeVirt does not carry them out itself.
+//! Requests in the status of a VM (`status.interfaceRequests[]`) that KubeVirt does not apply itself.
 //!
-//! Up to 1.0 its controller does, and leaving them to it is all there is to do. Later versions have no such field: their
-//! schema prunes it, so such a request is met only where an old schema outlived the update. Then nobody else would ever
-//! look at it.
+//! Up to 1.0 KubeVirt's controller applies them, and nicplug does nothing. Later versions do not have the field, and their
+//! schema prunes it, so a request can exist only where an old schema remained after an update. Then only nicplug applies
+//! it.
 
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
-use super::{Why, template::Template, text, uid};
+use super::{PersistError, guest_spec::GuestSpec, text, uid};
 use crate::{
     annotations::interfaces::{DEFAULT_NIC, check_addition, check_removal},
     api::{
@@ -18,51 +18,51 @@ use crate::{
 };
 
 /// The first version whose controller does not read the requests.
-const FORGOTTEN_SINCE: Version = Version::new(1, 1, 0);
+const IGNORED_SINCE: Version = Version::new(1, 1, 0);
 
-/// What becomes of the requests of a VM.
+/// What to do with the requests of a VM.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// The names whose requests are done once the VM is patched.
+pub struct StatusRequestPlan {
+    /// The names whose requests are completed once the VM is patched.
     pub done: Vec<String>,
-    /// What stands against the others.
-    pub refused: Vec<Why>,
-    /// The patch of the VM; empty where its template is as asked.
+    /// Why the other requests cannot be applied.
+    pub rejected: Vec<PersistError>,
+    /// The patch of the VM; empty if the template needs no change.
     pub operations: Vec<PatchOperation>,
-    /// The patch of its status that takes out what is done.
-    pub settled: Vec<PatchOperation>,
+    /// The patch of its status that removes the completed requests.
+    pub status_operations: Vec<PatchOperation>,
 }
 
-/// Whether a VM has requests in its status.
+/// Returns whether a VM has requests in its status.
 #[must_use]
-pub fn asks(vm: &Value) -> bool {
+pub fn has_requests(vm: &Value) -> bool {
     !list(vm).is_empty()
 }
 
-/// Whether requests are nicplug's to carry out on a KubeVirt of this version; on an unknown one they are not.
+/// Returns whether nicplug applies requests on this KubeVirt version; on an unknown version it does not.
 #[must_use]
-pub fn is_ours(version: Option<Version>) -> bool {
-    version.is_some_and(|version| version >= FORGOTTEN_SINCE)
+pub fn is_handled_by_nicplug(version: Option<Version>) -> bool {
+    version.is_some_and(|version| version >= IGNORED_SINCE)
 }
 
-/// What becomes of the requests of a VM, which runs as this VMI. `default_binding` binds the NIC that KubeVirt gives to a
-/// template without any, where the VMI does not show it.
+/// Returns what to do with the requests of a VM, which runs as this VMI. The default NIC, which KubeVirt gives to a
+/// template without any, gets `default_binding`.
 #[must_use]
-pub fn plan(vm: &Value, vmi: Option<&Value>, default_binding: &str) -> Plan {
-    let template = Template::of_vm(vm);
+pub fn plan(vm: &Value, vmi: Option<&Value>, default_binding: &str) -> StatusRequestPlan {
+    let template = GuestSpec::of_vm(vm);
     let mut lists = Lists {
         namespace: template.namespace,
         interfaces: template.interfaces().to_vec(),
         networks: template.networks().to_vec(),
     };
-    let mut plan = Plan::default();
-    let mut left = Vec::new();
+    let mut plan = StatusRequestPlan::default();
+    let mut remaining = Vec::new();
     for request in list(vm) {
-        match lists.grant(request, vmi.is_some()) {
+        match lists.apply(request, vmi.is_some()) {
             Ok(name) => plan.done.push(name),
-            Err(why) => {
-                plan.refused.push(why);
-                left.push(request.clone());
+            Err(error) => {
+                plan.rejected.push(error);
+                remaining.push(request.clone());
             }
         }
     }
@@ -74,18 +74,18 @@ pub fn plan(vm: &Value, vmi: Option<&Value>, default_binding: &str) -> Plan {
         plan.operations = template.rewrite(lists.interfaces, lists.networks);
     }
     if !plan.done.is_empty() {
-        plan.settled = settle(vm, left);
+        plan.status_operations = replace_requests(vm, remaining);
     }
     plan
 }
 
-fn settle(vm: &Value, left: Vec<Value>) -> Vec<PatchOperation> {
+fn replace_requests(vm: &Value, remaining: Vec<Value>) -> Vec<PatchOperation> {
     let path = || pointer("status", &["interfaceRequests"]);
-    let change = if left.is_empty() { remove_op(path()) } else { add_op(path(), Value::Array(left)) };
+    let change = if remaining.is_empty() { remove_op(path()) } else { add_op(path(), Value::Array(remaining)) };
     vec![test_op(pointer("metadata", &["uid"]), json!(uid(vm))), test_op(path(), json!(list(vm))), change]
 }
 
-/// The lists of a template on their way to what is asked for.
+/// The lists of a template, to which the requests are applied one by one.
 struct Lists<'v> {
     namespace: &'v str,
     interfaces: Vec<Value>,
@@ -93,9 +93,9 @@ struct Lists<'v> {
 }
 
 impl Lists<'_> {
-    /// Carries out one request; gives the name that it was about.
-    fn grant(&mut self, request: &Value, is_live: bool) -> Result<String, Why> {
-        let malformed = |what: String| Why::Request { what };
+    /// Applies one request; returns the name of its NIC.
+    fn apply(&mut self, request: &Value, is_live: bool) -> Result<String, PersistError> {
+        let malformed = |what: String| PersistError::Request { what };
         match (request.get("addInterfaceOptions"), request.get("removeInterfaceOptions")) {
             (Some(options), None) => {
                 let (name, network) = (text(options, "name"), text(options, "networkAttachmentDefinitionName"));
@@ -109,32 +109,37 @@ impl Lists<'_> {
                 self.remove(name, is_live);
                 Ok(name.to_owned())
             }
-            _ => Err(malformed("it has not one of addInterfaceOptions and removeInterfaceOptions".to_owned())),
+            _ => Err(malformed(
+                "it does not have exactly one of addInterfaceOptions and removeInterfaceOptions".to_owned(),
+            )),
         }
     }
 
-    fn add(&mut self, name: &str, network: &str) -> Result<(), Why> {
+    fn add(&mut self, name: &str, network: &str) -> Result<(), PersistError> {
         let is_named = |entry: &&Value| text(entry, "name") == name;
-        let there = self.networks.iter().rfind(is_named);
+        let existing = self.networks.iter().rfind(is_named);
         let interface = self.interfaces.iter().rfind(is_named);
-        if there.is_none() && interface.is_none() {
+        if existing.is_none() && interface.is_none() {
             self.interfaces.push(json!({"name": name, "bridge": {}}));
             self.networks.push(json!({"name": name, "multus": {"networkName": network}}));
             return Ok(());
         }
-        let named = there.and_then(super::network_name);
-        let is_same =
-            named.is_some_and(|named| NadRef::parse(named, self.namespace) == NadRef::parse(network, self.namespace));
+        let existing_name = existing.and_then(super::network_name);
+        let is_same = existing_name
+            .is_some_and(|existing| NadRef::parse(existing, self.namespace) == NadRef::parse(network, self.namespace));
         match interface {
             Some(interface) if is_same && text(interface, "state") == "absent" => {
-                Err(Why::AbsentInTemplate { name: name.to_owned() })
+                Err(PersistError::AbsentInTemplate { name: name.to_owned() })
             }
             Some(_) if is_same => Ok(()),
-            _ => Err(Why::OtherNetwork { name: name.to_owned(), there: super::place_of(named) }),
+            _ => Err(PersistError::OtherNetwork {
+                name: name.to_owned(),
+                existing: super::describe_network(existing_name),
+            }),
         }
     }
 
-    /// A running guest lets go of a bridge by its state; everything else is dropped.
+    /// Unplugs a bridge NIC of a running guest with `state: absent`; removes every other NIC from the lists.
     fn remove(&mut self, name: &str, is_live: bool) {
         let is_named = |entry: &Value| text(entry, "name") == name;
         let is_pod = self.networks.iter().any(|network| is_named(network) && network.get("pod").is_some());
@@ -177,24 +182,24 @@ mod tests {
         json!({"removeInterfaceOptions": {"name": name}})
     }
 
-    /// The NICs of the VM and the requests that are left, once the plan is carried out; a second one changes nothing.
-    fn granted(vm: &Value, is_live: bool) -> (String, usize) {
+    /// Applies the plan; returns the NICs of the VM and the number of remaining requests. A second plan changes nothing.
+    fn apply_plan(vm: &Value, is_live: bool) -> (String, usize) {
         let (vmi, mut vm) = (json!({}), vm.clone());
         let vmi = is_live.then_some(&vmi);
         let planned = plan(&vm, vmi, "masquerade");
         json_patch::patch(&mut vm, &json_patch::Patch(planned.operations)).unwrap();
-        json_patch::patch(&mut vm, &json_patch::Patch(planned.settled)).unwrap();
+        json_patch::patch(&mut vm, &json_patch::Patch(planned.status_operations)).unwrap();
         let again = plan(&vm, vmi, "masquerade");
-        assert!(again.operations.is_empty() && again.settled.is_empty(), "{again:?}");
+        assert!(again.operations.is_empty() && again.status_operations.is_empty(), "{again:?}");
         let name = |interface: &Value| format!("{}{}", text(interface, "name"), text(interface, "state"));
-        let interfaces = Template::of_vm(&vm).interfaces().iter().map(name).collect::<Vec<_>>().join(" ");
-        assert_eq!(Template::of_vm(&vm).interfaces().len(), Template::of_vm(&vm).networks().len());
+        let interfaces = GuestSpec::of_vm(&vm).interfaces().iter().map(name).collect::<Vec<_>>().join(" ");
+        assert_eq!(GuestSpec::of_vm(&vm).interfaces().len(), GuestSpec::of_vm(&vm).networks().len());
         assert_eq!(vm["status"]["ready"], json!(true));
         (interfaces, list(&vm).len())
     }
 
     #[test]
-    fn requests_are_carried_out_in_their_order_and_taken_out() {
+    fn requests_are_applied_in_order_and_removed() {
         for (nics, requests, is_live, then, left) in [
             (&["a"][..], json!([add("b", "net")]), true, "a b", 0),
             (&["a"], json!([add("a", "demo/net"), add("b", "x/net")]), true, "a b", 0),
@@ -204,24 +209,26 @@ mod tests {
             (&["a"], json!([add("a", "other"), add("b", "net"), add("", "net"), {}]), true, "a b", 3),
             (&[], json!([add("b", "net")]), false, "default b", 0),
         ] {
-            assert_eq!(granted(&vm(nics, &requests), is_live), (then.to_owned(), left), "{nics:?} {requests}");
+            assert_eq!(apply_plan(&vm(nics, &requests), is_live), (then.to_owned(), left), "{nics:?} {requests}");
         }
     }
 
     #[test]
-    fn what_stands_against_a_request_is_told() {
-        let refused = plan(&vm(&["a"], &json!([add("a", "other"), add("?", "net")])), None, "bridge").refused;
-        let told: Vec<String> = refused.iter().map(ToString::to_string).collect();
-        assert!(told[0].starts_with("the template has \"a\" on network \"net\""), "{told:?}");
-        assert!(told[1].contains("the name has the character '?'"), "{told:?}");
+    fn a_request_that_cannot_be_applied_is_reported() {
+        let rejected = plan(&vm(&["a"], &json!([add("a", "other"), add("?", "net")])), None, "bridge").rejected;
+        let messages: Vec<String> = rejected.iter().map(ToString::to_string).collect();
+        assert!(messages[0].starts_with("the template already has \"a\", on network \"net\""), "{messages:?}");
+        assert!(messages[1].contains("the name contains the invalid character '?'"), "{messages:?}");
     }
 
     #[test]
-    fn only_a_kubevirt_that_forgot_the_field_leaves_it_to_nicplug() {
-        for (version, ours) in [("v1.0.1", false), ("v0.59.2", false), ("v1.1.0", true), ("v1.9.0", true)] {
-            assert_eq!(is_ours(version.parse().ok()), ours, "{version}");
+    fn nicplug_applies_requests_only_if_kubevirt_ignores_them() {
+        for (version, is_handled) in [("v1.0.1", false), ("v0.59.2", false), ("v1.1.0", true), ("v1.9.0", true)] {
+            assert_eq!(is_handled_by_nicplug(version.parse().ok()), is_handled, "{version}");
         }
-        assert!(!is_ours(None));
-        assert!(asks(&vm(&[], &json!([{}]))) && !asks(&vm(&[], &json!([]))) && !asks(&json!({})));
+        assert!(!is_handled_by_nicplug(None));
+        assert!(
+            has_requests(&vm(&[], &json!([{}]))) && !has_requests(&vm(&[], &json!([]))) && !has_requests(&json!({}))
+        );
     }
 }

@@ -68,6 +68,8 @@ pub struct InvalidField {
 /// # Errors
 /// See [`BodyError`]: the response to those is HTTP 400.
 pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
+    #[cfg(test)]
+    parse_count::add();
     // One check of the whole body is cheaper than one per string.
     let text = simdutf8::basic::from_utf8(body).or_else(|_| {
         // Only the slower check gives a reason.
@@ -83,11 +85,23 @@ pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
     }
 }
 
-/// Reads a request without its objects; `None` if there is no request.
-#[must_use]
-pub fn head(body: &[u8]) -> Option<Request<'_>> {
-    let body: Body<Bare> = json::read(simdutf8::basic::from_utf8(body).ok()?).ok()?;
-    body.request.map(|bare| bare.request)
+/// Counts the calls of [`read`] on this thread, for a test that a body is parsed once.
+#[cfg(test)]
+pub(crate) mod parse_count {
+    use std::cell::Cell;
+
+    thread_local! {
+        static CALLS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add() {
+        CALLS.set(CALLS.get() + 1);
+    }
+
+    /// Returns the number of calls since the last time, and starts again from 0.
+    pub(crate) fn take() -> usize {
+        CALLS.replace(0)
+    }
 }
 
 /// Finds the reason why a body cannot be read, and reads the readable part of it.

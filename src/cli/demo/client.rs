@@ -1,4 +1,4 @@
-//! What an API server is to a webhook: a TLS client that trusts one CA and posts JSON.
+//! A webhook client like an API server: it trusts one CA and posts JSON over TLS.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,7 +22,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client that trusts the CA (PEM) and nothing else.
+    /// Creates a client that trusts only this CA (PEM).
     pub(super) fn new(address: SocketAddr, ca: &str) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
@@ -33,10 +33,14 @@ impl Client {
         Ok(Self { address, connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Posts a review on a connection of its own and reads the answer.
+    /// Posts a review on a new connection and returns the response.
     pub(super) async fn post(&self, path: &str, review: &Value) -> anyhow::Result<Value> {
-        let tcp = TcpStream::connect(self.address).await.context("the server cannot be reached")?;
-        let tls = self.connector.connect(ServerName::try_from("localhost")?, tcp).await.context("TLS failed")?;
+        let tcp = TcpStream::connect(self.address).await.context("cannot connect to the server")?;
+        let tls = self
+            .connector
+            .connect(ServerName::try_from("localhost")?, tcp)
+            .await
+            .context("the TLS handshake failed")?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::post(path)

@@ -1,13 +1,13 @@
-//! How the story looks: at most 80 columns, colours on a terminal only.
+//! The output of the demo: at most 80 columns, and colours only on a terminal.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
-use super::story::Step;
+use super::steps::Step;
 use crate::cli::terminal::{Colour, Painter, wrap};
 
-/// Writes the parts of the story.
+/// Formats the output of the demo.
 pub(super) struct Printer {
     painter: Painter,
 }
@@ -19,17 +19,17 @@ impl Printer {
 
     pub(super) fn introduction(address: &SocketAddr) -> String {
         let text = format!(
-            "nicplug demo: a real server on https://{address}, an example cluster, and the running VM vmi-fedora with \
-             one NIC on its default network. Each step applies a change of it, as with kubectl apply; shown are the \
-             NICs besides that one."
+            "nicplug demo: a real server on https://{address}, the objects of an example cluster, and the running VM \
+             vmi-fedora with one NIC on the default network. Each step changes the VM, like kubectl apply; the output \
+             shows the other NICs."
         );
         format!("{}\n", wrap(&text, "", ""))
     }
 
     pub(super) fn step(&self, number: usize, step: &Step) -> String {
         let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
-        if !step.tell.is_empty() {
-            text.push_str(&wrap(&step.tell, "   ", "   "));
+        if !step.note.is_empty() {
+            text.push_str(&wrap(&step.note, "   ", "   "));
             text.push('\n');
         }
         for (annotation, value) in &step.annotate {
@@ -43,7 +43,7 @@ impl Printer {
         text
     }
 
-    /// What kubectl prints, and the patch that was applied before.
+    /// Formats the patch of the mutating webhook, and the result as kubectl prints it.
     pub(super) fn verdict(&self, step: &Step, answer: &Value, patch: Option<&Value>) -> String {
         let mut text = String::new();
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
@@ -66,12 +66,12 @@ impl Printer {
     }
 
     pub(super) fn end(&self, steps: usize) -> String {
-        let line = format!("{steps} changes judged over TLS, each as the story says.");
+        let line = format!("{steps} changes reviewed over TLS, all with the expected result.");
         format!("\n{}\n", self.painter.paint(Colour::Bold, &line))
     }
 
     pub(super) fn curl_lines(address: &SocketAddr, review: &Value) -> String {
-        let mut text = String::from("\nThe server stays up; Ctrl-C ends it. Try it:\n");
+        let mut text = String::from("\nThe server keeps running until you press Ctrl-C. Send it a request:\n");
         for path in ["mutate", "validate"] {
             // Writing to a string cannot fail.
             let _ = write!(text, "\ncurl --insecure --json @- https://{address}/{path} <<'EOF'\n{review}\nEOF\n");
@@ -80,7 +80,7 @@ impl Printer {
     }
 }
 
-/// `The KIND "x" is invalid: FIELD: MESSAGE`; several causes as a list, as kubectl has it.
+/// Formats a denial like kubectl: `The KIND "x" is invalid: FIELD: MESSAGE`, with several causes as a list.
 fn kubectl_error(kind: &str, response: &Value) -> Option<String> {
     let causes = response.pointer("/status/details/causes")?.as_array()?;
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cause_is_a_line_and_several_are_a_list() {
+    fn one_cause_is_on_one_line_and_several_are_a_list() {
         let cause = |field: &str| json!({"field": field, "message": "wrong"});
         let response = |causes: Value| json!({"status": {"details": {"causes": causes}}});
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Follows a NIC live: watches tell what changes, [`stages`] what it means, and each stage is a line.
+//! Follows a NIC: watches receive the changes, [`progress`] evaluates them, and each stage is a line of output.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,44 +24,43 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::{api, migration, output::Talk};
+use super::{api, migration, output::Console};
 use crate::{
     cli::{
         kubeconfig::Cluster,
         terminal::{Colour, wrap},
     },
-    cluster::fetch::root_cause,
     facts::Fact,
-    hotplug::progress::{self, ClusterInfo, Direction, Migration, Progress, Snapshot, Stage, State, Target},
-    k8s::kind::Kind,
+    hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
+    k8s::{api_error::root_cause, kind::Kind},
 };
 
-/// The label of a guest's pods: the VMI's uid.
+/// The label of a guest's pods that holds the VMI's uid.
 const CREATED_BY: &str = "kubevirt.io/created-by";
 
-/// How wide time, mark and stage are in a line.
+/// The width of time, mark and stage in a line.
 const MARGIN: usize = 25;
 
 /// Follows one NIC.
 pub(super) struct Follower<'f> {
     pub(super) cluster: &'f Cluster,
-    pub(super) talk: &'f Talk,
+    pub(super) console: &'f Console,
     pub(super) target: Target,
     pub(super) cluster_info: &'f ClusterInfo,
-    /// Whether a migration that nobody else starts is started.
+    /// Whether to start a migration that KubeVirt does not start.
     pub(super) migrates: bool,
 }
 
-/// Something that a watch told.
-enum News {
+/// An event of one of the watches.
+enum WatchEvent {
     Vm(Fact<Value>),
     Vmi(Fact<Value>),
     Pods(Event<Value>),
     Migrations(Event<Value>),
-    Trouble(Watched, watcher::Error),
+    Failed(Watched, watcher::Error),
 }
 
-/// What is watched.
+/// A watched object or list.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Watched {
     Vm,
@@ -81,7 +80,7 @@ impl Watched {
     }
 }
 
-/// All that watches have told so far.
+/// The objects as the watches have reported them.
 #[derive(Default)]
 struct View {
     vm: Fact<Value>,
@@ -94,15 +93,15 @@ struct View {
 #[derive(Default)]
 struct Objects {
     by_name: BTreeMap<String, Value>,
-    /// Those that a list has brought so far.
+    /// The objects of a list that is not complete yet.
     listing: BTreeMap<String, Value>,
     list: Vec<Value>,
-    /// `None` until the first list, or the first trouble.
+    /// `None` until the first list is complete, or the first error.
     are_known: Option<bool>,
 }
 
 impl Objects {
-    fn take(&mut self, event: Event<Value>) {
+    fn apply(&mut self, event: Event<Value>) {
         let name = |object: &Value| text(object, "/metadata/name").to_owned();
         match event {
             Event::Init => self.listing.clear(),
@@ -136,104 +135,110 @@ impl View {
             && lists.iter().all(|list| list.are_known.is_some())
     }
 
-    fn scene<'v>(&'v self, told: &'v Told) -> Snapshot<'v> {
+    fn snapshot<'v>(&'v self, printed: &'v Printed) -> Snapshot<'v> {
         Snapshot {
             vm: self.vm.known(),
             vmi: self.vmi.known(),
             pods: self.pods.known(),
             migrations: self.migrations.known(),
-            started: told.migration.as_deref(),
+            started_migration: printed.migration.as_deref(),
         }
     }
 
-    /// The phase of a migration, and why it failed.
+    /// Returns a migration by its name.
     fn migration(&self, name: &str) -> Option<&Value> {
         self.migrations.by_name.get(name)
     }
 }
 
-/// What was told so far, so that nothing is told twice.
-struct Told {
+/// What is printed already, so that nothing is printed twice.
+struct Printed {
     began: Instant,
     stages: usize,
-    waits: Option<(Stage, String)>,
-    troubles: BTreeSet<Watched>,
-    /// The migration that was started here.
+    /// The next stage, and what it waits for.
+    waiting: Option<(Stage, String)>,
+    errors: BTreeSet<Watched>,
+    /// The migration that this command has started.
     migration: Option<String>,
 }
 
 impl Follower<'_> {
-    /// Follows the NIC to its end, and no longer than the patience.
-    pub(super) async fn follow(&self, patience: Duration) -> anyhow::Result<ExitCode> {
+    /// Follows the NIC until all stages are reached, at most for the timeout.
+    pub(super) async fn follow(&self, timeout: Duration) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
-        let mut told = Told { began, stages: 0, waits: None, troubles: BTreeSet::new(), migration: None };
+        let mut printed = Printed { began, stages: 0, waiting: None, errors: BTreeSet::new(), migration: None };
         let mut view = View::default();
-        let Ok(mut news) = timeout_at(began + patience, self.news()).await else {
-            return self.give_up(&told, patience);
+        let Ok(mut events) = timeout_at(began + timeout, self.watch()).await else {
+            return self.time_out(&printed, timeout);
         };
-        while let Ok(Some(news)) = timeout_at(began + patience, news.next()).await {
-            if let Some(end) = self.take(&mut view, news, &mut told)? {
+        while let Ok(Some(event)) = timeout_at(began + timeout, events.next()).await {
+            if let Some(end) = self.apply(&mut view, event, &mut printed)? {
                 return Ok(end);
             }
             if !view.is_complete() {
                 continue;
             }
-            if let Some(end) = self.end_of_migration(&view, &told)? {
+            if let Some(end) = self.failed_migration(&view, &printed)? {
                 return Ok(end);
             }
-            let progress = progress::observe(&self.target, &view.scene(&told), self.cluster_info);
-            self.tell(&progress, &mut told)?;
+            let progress = progress::observe(&self.target, &view.snapshot(&printed), self.cluster_info);
+            self.print(&progress, &mut printed)?;
             if let Some(end) = self.end_of(&progress)? {
                 return Ok(end);
             }
-            if self.migrates && progress.migration == Migration::ByHand && told.migration.is_none() {
+            if self.migrates && progress.migration == MigrationNeed::Manual && printed.migration.is_none() {
                 let Some(name) = self.migrate().await? else { return Ok(ExitCode::FAILURE) };
-                told.migration = Some(name);
+                printed.migration = Some(name);
             }
         }
-        self.give_up(&told, patience)
+        self.time_out(&printed, timeout)
     }
 
-    /// Everything that changes around the guest.
-    async fn news(&self) -> impl futures_util::Stream<Item = News> + Unpin {
-        let guest = &self.target.guest;
+    /// Watches the VM, its VMI, its pods and the migrations.
+    async fn watch(&self) -> impl futures_util::Stream<Item = WatchEvent> + Unpin {
+        let vm = &self.target.vm;
         let vms = api(self.cluster, Kind::Vm);
         let vmis = api(self.cluster, Kind::Vmi);
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
-        // The pods of a guest that cannot be read now are of no use either.
-        let vmi = vmis.get_opt(guest).await.ok().flatten();
+        // Without the VMI's uid the label matches no pod; then the pods are of no use either.
+        let vmi = vmis.get_opt(vm).await.ok().flatten();
         let uid = vmi.and_then(|vmi| vmi.uid()).unwrap_or_default();
-        let of_guest = watcher::Config::default().labels(&format!("{CREATED_BY}={uid}"));
+        let by_label = watcher::Config::default().labels(&format!("{CREATED_BY}={uid}"));
         select_all([
-            one(vms, guest, Watched::Vm, News::Vm),
-            one(vmis, guest, Watched::Vmi, News::Vmi),
-            all(pods, of_guest, Watched::Pods, News::Pods),
-            all(api(self.cluster, Kind::Migration), watcher::Config::default(), Watched::Migrations, News::Migrations),
+            one(vms, vm, Watched::Vm, WatchEvent::Vm),
+            one(vmis, vm, Watched::Vmi, WatchEvent::Vmi),
+            all(pods, by_label, Watched::Pods, WatchEvent::Pods),
+            all(
+                api(self.cluster, Kind::Migration),
+                watcher::Config::default(),
+                Watched::Migrations,
+                WatchEvent::Migrations,
+            ),
         ])
     }
 
-    /// Notes what a watch told; an exit code where nothing can be followed any more.
-    fn take(&self, view: &mut View, news: News, told: &mut Told) -> anyhow::Result<Option<ExitCode>> {
-        match news {
-            News::Vm(vm) => view.vm = vm,
-            News::Vmi(vmi) => view.vmi = vmi,
-            News::Pods(event) => view.pods.take(event),
-            News::Migrations(event) => view.migrations.take(event),
-            News::Trouble(watched, error) => return self.take_trouble(view, watched, &error, told),
+    /// Applies an event to the view; returns an exit code if the NIC can no longer be followed.
+    fn apply(&self, view: &mut View, event: WatchEvent, printed: &mut Printed) -> anyhow::Result<Option<ExitCode>> {
+        match event {
+            WatchEvent::Vm(vm) => view.vm = vm,
+            WatchEvent::Vmi(vmi) => view.vmi = vmi,
+            WatchEvent::Pods(event) => view.pods.apply(event),
+            WatchEvent::Migrations(event) => view.migrations.apply(event),
+            WatchEvent::Failed(watched, error) => return self.handle_error(view, watched, &error, printed),
         }
         Ok(None)
     }
 
-    /// A watch that breaks begins again by itself. One that is not permitted never tells anything: without the VM and its
-    /// VMI there is nothing to follow, and all else is unknown.
-    fn take_trouble(
+    /// Handles an error of a watch. A watch that breaks restarts by itself. A watch without permission stays without
+    /// events: if it is the VM's or VMI's, the NIC cannot be followed; otherwise its objects are unknown.
+    fn handle_error(
         &self,
         view: &mut View,
         watched: Watched,
         error: &watcher::Error,
-        told: &mut Told,
+        printed: &mut Printed,
     ) -> anyhow::Result<Option<ExitCode>> {
-        // What the API server will not tell, or a kind that it does not have.
+        // No permission, or a kind that the API server does not have.
         let is_refused = status_of(error).is_some_and(|status| matches!(status.code, 401 | 403 | 404));
         let objects = match watched {
             Watched::Vm | Watched::Vmi => None,
@@ -243,78 +248,80 @@ impl Follower<'_> {
         if let Some(objects) = objects.filter(|objects| is_refused || objects.are_known.is_none()) {
             objects.are_known = Some(false);
         } else if is_refused {
-            self.talk.fault(&format!("the NIC cannot be followed: {}", words_of(error)))?;
+            self.console.error(&format!("cannot follow the NIC: {}", message_of(error)))?;
             return Ok(Some(ExitCode::FAILURE));
         }
-        if told.troubles.insert(watched) {
-            self.talk.note(&format!("{} cannot be watched: {}", watched.as_str(), words_of(error)))?;
+        if printed.errors.insert(watched) {
+            self.console.note(&format!("cannot watch {}: {}", watched.as_str(), message_of(error)))?;
         }
         Ok(None)
     }
 
-    fn tell(&self, progress: &Progress, told: &mut Told) -> anyhow::Result<()> {
-        for (stage, note) in progress.passed.iter().skip(told.stages) {
-            self.talk.line(Some(Colour::Green), &line(told.began, "✓", stage.as_str(), note))?;
+    fn print(&self, progress: &Progress, printed: &mut Printed) -> anyhow::Result<()> {
+        for (stage, note) in progress.reached.iter().skip(printed.stages) {
+            self.console.row(Some(Colour::Green), &line(printed.began, "✓", stage.as_str(), note))?;
         }
-        told.stages = told.stages.max(progress.passed.len());
-        if let State::Waits { stage, reason } = &progress.state {
-            let now = Some((*stage, reason.clone()));
-            if told.waits != now {
-                self.talk.line(None, &line(told.began, "…", stage.as_str(), &format!("waits for {reason}")))?;
-                told.waits = now;
+        printed.stages = printed.stages.max(progress.reached.len());
+        if let State::Waiting { stage, reason } = &progress.state {
+            let waiting = Some((*stage, reason.clone()));
+            if printed.waiting != waiting {
+                self.console.row(None, &line(printed.began, "…", stage.as_str(), &format!("waits for {reason}")))?;
+                printed.waiting = waiting;
             }
         }
         Ok(())
     }
 
-    /// The exit code, if the NIC is where it wanted to be, or will never be.
+    /// Returns the exit code if all stages are reached, or the next one cannot be reached.
     fn end_of(&self, progress: &Progress) -> anyhow::Result<Option<ExitCode>> {
         let nic = &self.target.nic;
         match &progress.state {
             State::Done => {
-                let end = if self.target.way == Direction::In { "has arrived" } else { "is gone" };
-                self.talk.say(&format!("{nic:?} {end}"))?;
+                let end = if self.target.direction == Direction::Attach { "is plugged" } else { "is unplugged" };
+                self.console.info(&format!("{nic:?} {end}"))?;
                 Ok(Some(ExitCode::SUCCESS))
             }
-            State::Over(because) => {
-                self.talk.fault(&format!("{nic:?} goes no further: {because}"))?;
+            State::Stopped(because) => {
+                self.console.error(&format!("stopped following {nic:?}: {because}"))?;
                 Ok(Some(ExitCode::FAILURE))
             }
-            State::Waits { .. } => Ok(None),
+            State::Waiting { .. } => Ok(None),
         }
     }
 
-    /// The exit code, if the migration that was started here has failed.
-    fn end_of_migration(&self, view: &View, told: &Told) -> anyhow::Result<Option<ExitCode>> {
-        let migration = told.migration.as_deref().and_then(|name| view.migration(name));
+    /// Returns the exit code if the migration that this command has started has failed.
+    fn failed_migration(&self, view: &View, printed: &Printed) -> anyhow::Result<Option<ExitCode>> {
+        let migration = printed.migration.as_deref().and_then(|name| view.migration(name));
         let Some(migration) = migration.filter(|migration| text(migration, "/status/phase") == "Failed") else {
             return Ok(None);
         };
         let reason = text(migration, "/status/migrationState/failureReason");
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        self.talk.fault(&format!("the migration {:?} failed{reason}", text(migration, "/metadata/name")))?;
+        self.console.error(&format!("migration {:?} failed{reason}", text(migration, "/metadata/name")))?;
         Ok(Some(ExitCode::FAILURE))
     }
 
-    /// Starts a migration; `None` when the user may not.
+    /// Starts a migration; returns `None` if the user has no permission.
     async fn migrate(&self) -> anyhow::Result<Option<String>> {
         if migration::may_start(self.cluster).await == Some(false) {
-            self.talk.fault("the migration that the NIC needs is not yours to start")?;
-            self.talk.block(&migration::who_may(self.cluster).await)?;
+            self.console.error("the NIC needs a migration that you have no permission to create")?;
+            self.console.verbatim(&migration::how_to_grant(self.cluster).await)?;
             return Ok(None);
         }
-        let name = migration::start(self.cluster, &self.target.guest).await?;
-        self.talk.say(&format!("virtualmachineinstancemigration.kubevirt.io/{name} created"))?;
+        let name = migration::start(self.cluster, &self.target.vm).await?;
+        self.console.info(&format!("virtualmachineinstancemigration.kubevirt.io/{name} created"))?;
         Ok(Some(name))
     }
 
-    fn give_up(&self, told: &Told, patience: Duration) -> anyhow::Result<ExitCode> {
+    fn time_out(&self, printed: &Printed, timeout: Duration) -> anyhow::Result<ExitCode> {
         let nic = &self.target.nic;
-        let place = match &told.waits {
-            Some((stage, reason)) => format!("stage {:?} is not reached, it waits for {reason}", stage.as_str()),
-            None => "the API server has not told where it is".to_owned(),
+        let cause = match &printed.waiting {
+            Some((stage, reason)) => {
+                format!("{nic:?} has not reached stage {:?}, which waits for {reason}", stage.as_str())
+            }
+            None => format!("the API server has not reported where {nic:?} is"),
         };
-        self.talk.fault(&format!("gave up following {nic:?} after {patience:?}: {place}"))?;
+        self.console.error(&format!("timed out after {timeout:?}: {cause}"))?;
         Ok(ExitCode::FAILURE)
     }
 }
@@ -323,14 +330,14 @@ fn one(
     api: Api<DynamicObject>,
     name: &str,
     watched: Watched,
-    news: fn(Fact<Value>) -> News,
-) -> BoxStream<'static, News> {
+    wrap_event: fn(Fact<Value>) -> WatchEvent,
+) -> BoxStream<'static, WatchEvent> {
     let objects = watch_object(api, name).default_backoff();
     objects
         .map(move |object| match object {
-            Ok(Some(object)) => news(Fact::Known(value_of(&object))),
-            Ok(None) => news(Fact::Absent),
-            Err(error) => News::Trouble(watched, error),
+            Ok(Some(object)) => wrap_event(Fact::Known(value_of(&object))),
+            Ok(None) => wrap_event(Fact::Absent),
+            Err(error) => WatchEvent::Failed(watched, error),
         })
         .boxed()
 }
@@ -339,16 +346,16 @@ fn all<K>(
     api: Api<K>,
     config: watcher::Config,
     watched: Watched,
-    news: fn(Event<Value>) -> News,
-) -> BoxStream<'static, News>
+    wrap_event: fn(Event<Value>) -> WatchEvent,
+) -> BoxStream<'static, WatchEvent>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug + Send + 'static,
 {
     let events = watcher(api, config).default_backoff();
     events
         .map(move |event| match event {
-            Ok(event) => news(values_of(event)),
-            Err(error) => News::Trouble(watched, error),
+            Ok(event) => wrap_event(values_of(event)),
+            Err(error) => WatchEvent::Failed(watched, error),
         })
         .boxed()
 }
@@ -363,12 +370,12 @@ fn values_of<K: Serialize>(event: Event<K>) -> Event<Value> {
     }
 }
 
-/// What came as JSON always has a JSON form.
+/// Converts an object that was read as JSON, so that this cannot fail.
 fn value_of(object: &impl Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// What the API server said, if it said something.
+/// Returns the status that the API server answered, if it answered.
 fn status_of(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -379,11 +386,11 @@ fn status_of(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-fn words_of(error: &watcher::Error) -> String {
+fn message_of(error: &watcher::Error) -> String {
     status_of(error).map_or_else(|| root_cause(error), |status| status.message.clone())
 }
 
-/// A line of the table: time since the start, a mark, the stage and what is to be said of it.
+/// Returns a line of the table: the time since the start, a mark, the stage and a note.
 fn line(began: Instant, mark: &str, stage: &str, note: &str) -> String {
     let head = format!("{:>6.1}s {mark} {stage:<14} ", began.elapsed().as_secs_f64());
     wrap(note, &head, &" ".repeat(MARGIN))
@@ -404,26 +411,26 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_what_was_there_when_it_is_complete() {
+    fn a_list_replaces_the_objects_once_it_is_complete() {
         let mut objects = Objects::default();
         assert_eq!((objects.known(), objects.are_known), (None, None));
-        objects.take(Event::Init);
-        objects.take(Event::InitApply(object("a")));
+        objects.apply(Event::Init);
+        objects.apply(Event::InitApply(object("a")));
         assert_eq!(objects.known(), None);
-        objects.take(Event::InitDone);
-        objects.take(Event::Apply(object("b")));
+        objects.apply(Event::InitDone);
+        objects.apply(Event::Apply(object("b")));
         assert_eq!(objects.known(), Some(&[object("a"), object("b")][..]));
-        objects.take(Event::Init);
-        objects.take(Event::InitApply(object("c")));
+        objects.apply(Event::Init);
+        objects.apply(Event::InitApply(object("c")));
         assert_eq!(objects.known().map(<[Value]>::len), Some(2));
-        objects.take(Event::InitDone);
+        objects.apply(Event::InitDone);
         assert_eq!(objects.known(), Some(&[object("c")][..]));
-        objects.take(Event::Delete(object("c")));
+        objects.apply(Event::Delete(object("c")));
         assert_eq!(objects.known(), Some(&[][..]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_fits_eighty_columns_and_what_goes_on_stands_below_its_beginning() {
+    async fn a_line_fits_eighty_columns_and_its_continuation_is_indented() {
         let text = line(Instant::now(), "…", Stage::Multus.as_str(), &"word ".repeat(30));
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() <= 80), "{text}");

@@ -1,4 +1,4 @@
-//! The live migration that a NIC may need: who may start it, and starting it.
+//! The live migration that a NIC may need: the permission to start it, and its start.
 
 use k8s_openapi::api::{
     authentication::v1::SelfSubjectReview,
@@ -16,10 +16,10 @@ use crate::{
     k8s::kind::Kind,
 };
 
-/// The role that has the right since KubeVirt 1.5 took it from administrators of namespaces.
+/// The ClusterRole with the permission, which administrators of a namespace lack since KubeVirt 1.5.
 const ROLE: &str = "kubevirt.io:migrate";
 
-/// Whether the user may start a migration; `None` when the API server does not tell.
+/// Whether the user has permission to start a migration; `None` if the API server does not answer.
 pub(super) async fn may_start(cluster: &Cluster) -> Option<bool> {
     let attributes = ResourceAttributes {
         namespace: Some(cluster.namespace.clone()),
@@ -35,23 +35,23 @@ pub(super) async fn may_start(cluster: &Cluster) -> Option<bool> {
     answer.status.map(|status| status.allowed)
 }
 
-/// Who may, and how the user comes to it.
-pub(super) async fn who_may(cluster: &Cluster) -> String {
+/// Returns the command by which a cluster administrator grants the permission to the user.
+pub(super) async fn how_to_grant(cluster: &Cluster) -> String {
     let namespace = &cluster.namespace;
-    let (binding, subject) = match user(cluster).await {
-        Some(name) => of_user(&name),
+    let (binding, subject) = match username(cluster).await {
+        Some(name) => binding_of(&name),
         None => ("migrate".to_owned(), "--user=NAME".to_owned()),
     };
     format!(
-        "Since KubeVirt 1.5 administrators of a namespace may not start migrations; the\n\
-         ClusterRole {ROLE} has that right. An administrator of the cluster grants it:\n  \
+        "Since KubeVirt 1.5 administrators of a namespace have no permission to start\n\
+         migrations. A cluster administrator can grant it:\n  \
          kubectl create rolebinding {binding} --namespace={namespace} \\\n    \
          --clusterrole={ROLE} {subject}"
     )
 }
 
-/// A name for the binding, and the flag of `kubectl create rolebinding`.
-fn of_user(name: &str) -> (String, String) {
+/// Returns a name for the binding, and the flag of `kubectl create rolebinding` that names the user.
+fn binding_of(name: &str) -> (String, String) {
     if let Some(account) = name.strip_prefix("system:serviceaccount:") {
         let binding = account.rsplit(':').next().unwrap_or(account);
         return (format!("migrate-{binding}"), format!("--serviceaccount={account}"));
@@ -61,32 +61,32 @@ fn of_user(name: &str) -> (String, String) {
     ("migrate".to_owned(), format!("--user={quote}{name}{quote}"))
 }
 
-/// What the API server calls the user; it tells since Kubernetes 1.28.
-async fn user(cluster: &Cluster) -> Option<String> {
+/// Returns the user's name from the API server; needs Kubernetes 1.28.
+async fn username(cluster: &Cluster) -> Option<String> {
     let reviews: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let answer = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await.ok()?;
     answer.status?.user_info?.username
 }
 
-/// The migration of a guest, to be created.
+/// Returns the manifest of a migration.
 pub(super) fn manifest(namespace: &str, vm: &str) -> Value {
     json!({"apiVersion": "kubevirt.io/v1", "kind": Kind::Migration.kind(),
         "metadata": {"generateName": "nicplug-", "namespace": namespace}, "spec": {"vmiName": vm}})
 }
 
-/// The command that creates it.
-pub(super) fn manifest_in_yaml(namespace: &str, vm: &str) -> anyhow::Result<String> {
+/// Returns the command that creates the migration.
+pub(super) fn create_command(namespace: &str, vm: &str) -> anyhow::Result<String> {
     let yaml = serde_saphyr::to_string(&manifest(namespace, vm))?;
     Ok(format!("kubectl create -f - <<EOF\n{}\nEOF", yaml.trim_end()))
 }
 
-/// Starts the migration; the name of it.
+/// Creates the migration, and returns its name.
 pub(super) async fn start(cluster: &Cluster, vm: &str) -> anyhow::Result<String> {
     let migration: DynamicObject = serde_json::from_value(manifest(&cluster.namespace, vm))?;
     let migrations: Api<DynamicObject> = api(cluster, Kind::Migration);
     match migrations.create(&PostParams::default(), &migration).await {
         Ok(migration) => Ok(migration.metadata.name.unwrap_or_default()),
-        Err(error) => Err(explain(&error).context("the migration cannot be started")),
+        Err(error) => Err(explain(&error).context("cannot create the migration")),
     }
 }
 
@@ -95,20 +95,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binding_names_its_subject_as_kubectl_takes_it() {
+    fn a_binding_names_its_subject_by_the_flag_of_kubectl() {
         for (name, binding, subject) in [
             ("jane", "migrate", "--user=jane"),
             ("Jane Doe", "migrate", "--user='Jane Doe'"),
             ("system:serviceaccount:demo:bot", "migrate-bot", "--serviceaccount=demo:bot"),
         ] {
-            assert_eq!(of_user(name), (binding.to_owned(), subject.to_owned()));
+            assert_eq!(binding_of(name), (binding.to_owned(), subject.to_owned()));
         }
     }
 
     #[test]
-    fn the_manifest_can_be_copied() {
-        let yaml = manifest_in_yaml("demo", "vm").unwrap();
-        assert!(yaml.contains("\nspec:\n  vmiName: vm\nEOF"), "{yaml}");
-        assert!(yaml.lines().all(|line| line.chars().count() <= 80), "{yaml}");
+    fn the_command_can_be_copied_from_eighty_columns() {
+        let command = create_command("demo", "vm").unwrap();
+        assert!(command.contains("\nspec:\n  vmiName: vm\nEOF"), "{command}");
+        assert!(command.lines().all(|line| line.chars().count() <= 80), "{command}");
     }
 }

@@ -1,4 +1,4 @@
-//! What to say when there is no VM of the name.
+//! The error for a VM that does not exist.
 
 use kube::{
     Api,
@@ -6,61 +6,62 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{PATIENCE, api, explain};
+use super::{FACTS_TIMEOUT, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
-    cluster::fetch::{FetchPlan, ask},
+    cluster::fetch::{FetchPlan, fetch_facts},
     facts::nad::closest_name,
     hotplug::edit::EditRequest,
     k8s::kind::Kind,
     kubevirt::Version,
 };
 
-/// The last versions in which a VMI by itself could be changed.
-const LAST_WITH_SUBRESOURCE: Version = Version::new(1, 1, 0);
+/// The first version in which the NICs of a VMI without a VM cannot be changed.
+const WITHOUT_SUBRESOURCE_SINCE: Version = Version::new(1, 1, 0);
 
-/// How many names are looked at for one that was perhaps meant.
-const NAMES_AT_MOST: u32 = 500;
+/// The maximum number of names that are compared with a misspelled name.
+const MAX_NAMES: u32 = 500;
 
-/// Why nothing can be done, and what can.
-pub(super) async fn explain_absence(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
+/// Returns why the VM was not found, and what the user can do.
+pub(super) async fn error(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
     let vmis: Api<DynamicObject> = api(cluster, Kind::Vmi);
     match vmis.get_opt(name).await {
-        Ok(Some(_)) => explain_instance(cluster, name, request).await,
-        Ok(None) => explain_nothing(cluster, name).await,
+        Ok(Some(_)) => vmi_without_vm(cluster, name, request).await,
+        Ok(None) => vm_not_found(cluster, name).await,
         Err(error) => explain(&error).context(format!(
-            "there is no VirtualMachine {name:?} in namespace {:?}, and whether there is a VirtualMachineInstance is not \
-             known",
+            "VirtualMachine {name:?} not found in namespace {:?}; it is unknown whether a VirtualMachineInstance \
+             of this name exists",
             cluster.namespace
         )),
     }
 }
 
-/// A guest without a VM: KubeVirt 1.0 and older change it on request, later ones let nobody do it.
-async fn explain_instance(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
-    let question = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
-    let answer = ask(&cluster.client, &question, PATIENCE).await;
-    let version = answer.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
+/// KubeVirt up to 1.0 changes the NICs of a VMI without a VM on request; later versions do not allow it.
+async fn vmi_without_vm(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
+    let plan = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
+    let fetched = fetch_facts(&cluster.client, &plan, FACTS_TIMEOUT).await;
+    let version = fetched.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     let head = format!("{name:?} is a VirtualMachineInstance without a VirtualMachine");
     match version {
-        Some(version) if version < LAST_WITH_SUBRESOURCE => {
+        Some(version) if version < WITHOUT_SUBRESOURCE_SINCE => {
             anyhow::anyhow!(
-                "{head}; KubeVirt {version} changes it on request:\n{}",
+                "{head}; in KubeVirt {version} this request changes its NICs:\n{}",
                 subresource_request(cluster, name, request)
             )
         }
         Some(version) => anyhow::anyhow!(
-            "{head}; KubeVirt {version} lets nobody change the NICs of one: make a VirtualMachine of it, or delete it and \
-             create it anew with the NICs it is to have"
+            "{head}; KubeVirt {version} does not allow changing its NICs: create a VirtualMachine instead, or delete \
+             the VirtualMachineInstance and create it again with the new NICs"
         ),
         None => anyhow::anyhow!(
-            "{head}; since 1.1 KubeVirt lets nobody change the NICs of one (the version of this cluster is not known): \
-             make a VirtualMachine of it, or delete it and create it anew with the NICs it is to have"
+            "{head}; KubeVirt 1.1 and newer do not allow changing its NICs (the version of this cluster is unknown): \
+             create a VirtualMachine instead, or delete the VirtualMachineInstance and create it again with the new \
+             NICs"
         ),
     }
 }
 
-/// The request to the subresource that virtctl made up to 1.0.
+/// Returns the request to the subresource that virtctl up to 1.0 sends.
 fn subresource_request(cluster: &Cluster, name: &str, request: &EditRequest) -> String {
     let (subresource, body) = match request {
         EditRequest::Add(nic) => {
@@ -75,16 +76,16 @@ fn subresource_request(cluster: &Cluster, name: &str, request: &EditRequest) -> 
     )
 }
 
-async fn explain_nothing(cluster: &Cluster, name: &str) -> anyhow::Error {
+async fn vm_not_found(cluster: &Cluster, name: &str) -> anyhow::Error {
     let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
-    let all = vms.list_metadata(&ListParams::default().limit(NAMES_AT_MOST)).await;
+    let all = vms.list_metadata(&ListParams::default().limit(MAX_NAMES)).await;
     let names: Vec<String> = all.into_iter().flatten().filter_map(|vm| vm.metadata.name).collect();
     let hint = match closest_name(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
-        None if names.is_empty() => "; there is none at all, pass -n for another namespace".to_owned(),
+        None if names.is_empty() => "; the namespace has none, pass -n for another one".to_owned(),
         None => String::new(),
     };
-    anyhow::anyhow!("there is no VirtualMachine {name:?} in namespace {:?}{hint}", cluster.namespace)
+    anyhow::anyhow!("VirtualMachine {name:?} not found in namespace {:?}{hint}", cluster.namespace)
 }
 
 #[cfg(test)]
@@ -99,12 +100,13 @@ mod tests {
     use super::*;
     use crate::hotplug::edit::NewNic;
 
-    /// What is said in a namespace that has a VMI or not, and VMs of these names, in a cluster of this version.
-    async fn said(version: &str, has_instance: bool, vms: &[&str], request: &EditRequest) -> String {
+    /// Returns the error in a cluster of this version, in a namespace with a VMI or without, and with VMs of these
+    /// names.
+    async fn error_in(version: &str, has_vmi: bool, vms: &[&str], request: &EditRequest) -> String {
         let kubevirts = json!({"items": [{"metadata": {"name": "kubevirt", "namespace": "kubevirt"},
             "status": {"observedKubeVirtVersion": version}}]});
         let vms: Vec<Value> = vms.iter().map(|name| json!({"metadata": {"name": name}})).collect();
-        let vmi = if has_instance {
+        let vmi = if has_vmi {
             (200, json!({"metadata": {"name": "guest"}}))
         } else {
             (404, json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}))
@@ -120,7 +122,7 @@ mod tests {
             ready(Ok::<_, Infallible>(response))
         });
         let cluster = Cluster { client: Client::new(service, "default"), namespace: "demo".to_owned() };
-        explain_absence(&cluster, "guest", request).await.to_string()
+        error(&cluster, "guest", request).await.to_string()
     }
 
     fn add() -> EditRequest {
@@ -128,31 +130,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_without_a_vm_is_changed_by_request_up_to_1_0_and_never_after() {
+    async fn a_vmi_without_a_vm_is_changed_by_a_request_up_to_1_0_and_not_at_all_later() {
         let path = "/apis/subresources.kubevirt.io/v1/namespaces/demo/virtualmachineinstances/guest";
-        let old = said("v1.0.1", true, &[], &add()).await;
+        let old = error_in("v1.0.1", true, &[], &add()).await;
         assert!(old.contains(&format!("{path}/addinterface -f -")), "{old}");
         assert!(old.contains(r#"'{"name":"blue","networkAttachmentDefinitionName":"net"}'"#), "{old}");
-        let remove = said("v1.0.1", true, &[], &EditRequest::Remove("blue".to_owned())).await;
+        let remove = error_in("v1.0.1", true, &[], &EditRequest::Remove("blue".to_owned())).await;
         assert!(
             remove.contains(&format!("'{{\"name\":\"blue\"}}' | kubectl replace --raw \\\n    {path}/remove")),
             "{remove}"
         );
-        let new = said("v1.1.0", true, &[], &add()).await;
-        assert!(new.contains("KubeVirt v1.1.0 lets nobody change"), "{new}");
-        let unknown = said("", true, &[], &add()).await;
-        assert!(unknown.contains("the version of this cluster is not known"), "{unknown}");
+        let new = error_in("v1.1.0", true, &[], &add()).await;
+        assert!(new.contains("KubeVirt v1.1.0 does not allow changing"), "{new}");
+        let unknown = error_in("", true, &[], &add()).await;
+        assert!(unknown.contains("the version of this cluster is unknown"), "{unknown}");
     }
 
     #[tokio::test]
-    async fn a_name_that_was_perhaps_meant_is_named() {
-        let head = "there is no VirtualMachine \"guest\" in namespace \"demo\"";
+    async fn a_similar_name_is_suggested() {
+        let head = "VirtualMachine \"guest\" not found in namespace \"demo\"";
         for (vms, end) in [
             (&["gest", "other"][..], "; did you mean \"gest\"?"),
             (&["other"], ""),
-            (&[], "; there is none at all, pass -n for another namespace"),
+            (&[], "; the namespace has none, pass -n for another one"),
         ] {
-            assert_eq!(said("v1.9.0", false, vms, &add()).await, format!("{head}{end}"));
+            assert_eq!(error_in("v1.9.0", false, vms, &add()).await, format!("{head}{end}"));
         }
     }
 }

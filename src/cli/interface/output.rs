@@ -1,5 +1,5 @@
-//! Where the commands speak: results on standard output, and what goes with them there or, where a program reads the
-//! output, on standard error.
+//! What the commands print: the result on standard output, and everything else there too or, if a program reads the
+//! result, on standard error.
 
 use std::{
     cell::RefCell,
@@ -9,66 +9,66 @@ use std::{
 
 use crate::cli::terminal::{Colour, Painter, wrap};
 
-/// Speaks to the user.
-pub(super) struct Talk {
-    /// Whether standard output is for the object alone.
+/// Prints to the user.
+pub(super) struct Console {
+    /// Whether standard output is only for the object.
     is_reserved: bool,
-    /// What was complained of: when a change is made anew, nothing is said twice.
-    told: RefCell<BTreeSet<String>>,
-    speech: Painter,
-    complaints: Painter,
+    /// The diagnostics so far: a change that is tried again prints none of them twice.
+    printed: RefCell<BTreeSet<String>>,
+    output: Painter,
+    diagnostics: Painter,
 }
 
-impl Talk {
+impl Console {
     pub(super) fn new(is_reserved: bool) -> Self {
-        let complaints = Painter::for_stderr();
-        let speech = if is_reserved { complaints } else { Painter::for_stdout() };
-        Self { is_reserved, told: RefCell::default(), speech, complaints }
+        let diagnostics = Painter::for_stderr();
+        let output = if is_reserved { diagnostics } else { Painter::for_stdout() };
+        Self { is_reserved, printed: RefCell::default(), output, diagnostics }
     }
 
-    /// The result itself, as it is.
-    pub(super) fn result(text: &str) -> io::Result<()> {
+    /// Prints the object on standard output, unchanged.
+    pub(super) fn object(text: &str) -> io::Result<()> {
         let mut output = io::stdout().lock();
         output.write_all(text.as_bytes())?;
         output.flush()
     }
 
-    /// One thing that happened, or will happen.
-    pub(super) fn say(&self, text: &str) -> io::Result<()> {
+    /// Prints what happened or will happen.
+    pub(super) fn info(&self, text: &str) -> io::Result<()> {
         self.write(&wrap(text, "", "  "))
     }
 
-    /// Lines that are to be copied: none is broken.
-    pub(super) fn block(&self, text: &str) -> io::Result<()> {
+    /// Prints lines without breaking them, so that they can be copied.
+    pub(super) fn verbatim(&self, text: &str) -> io::Result<()> {
         self.write(text.trim_end())
     }
 
-    /// A line of a table, already broken; of two colours the one that fits its meaning.
-    pub(super) fn line(&self, colour: Option<Colour>, text: &str) -> io::Result<()> {
+    /// Prints a line of a table, which is broken already.
+    pub(super) fn row(&self, colour: Option<Colour>, text: &str) -> io::Result<()> {
         match colour {
-            Some(colour) => self.write(&self.speech.paint(colour, text)),
+            Some(colour) => self.write(&self.output.paint(colour, text)),
             None => self.write(text),
         }
     }
 
-    /// Something that the user might like to know.
+    /// Prints a remark on standard error.
     pub(super) fn note(&self, text: &str) -> io::Result<()> {
-        self.complain(Colour::Dim, &wrap(text, "", "  "))
+        self.diagnose(Colour::Dim, &wrap(text, "", "  "))
     }
 
     pub(super) fn warn(&self, text: &str) -> io::Result<()> {
-        self.complain(Colour::Yellow, &wrap(&format!("Warning: {text}"), "", "  "))
+        self.diagnose(Colour::Yellow, &wrap(&format!("Warning: {text}"), "", "  "))
     }
 
-    /// Why something was not done.
-    pub(super) fn fault(&self, text: &str) -> io::Result<()> {
-        self.complain(Colour::Red, &wrap(text, "", "  "))
+    /// Prints the reason for which something was not done.
+    pub(super) fn error(&self, text: &str) -> io::Result<()> {
+        self.diagnose(Colour::Red, &wrap(text, "", "  "))
     }
 
-    /// As [`fault`](Self::fault), for several reasons at once.
-    pub(super) fn faults(&self, head: &str, texts: &[String]) -> io::Result<()> {
+    /// Like [`error`](Self::error), for several reasons.
+    pub(super) fn errors(&self, head: &str, texts: &[String]) -> io::Result<()> {
         let list: Vec<String> = texts.iter().map(|text| wrap(text, "* ", "  ")).collect();
-        self.complain(Colour::Red, &format!("{head}\n{}", list.join("\n")))
+        self.diagnose(Colour::Red, &format!("{head}\n{}", list.join("\n")))
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
@@ -80,10 +80,10 @@ impl Talk {
         output.flush()
     }
 
-    fn complain(&self, colour: Colour, text: &str) -> io::Result<()> {
-        if !self.told.borrow_mut().insert(text.to_owned()) {
+    fn diagnose(&self, colour: Colour, text: &str) -> io::Result<()> {
+        if !self.printed.borrow_mut().insert(text.to_owned()) {
             return Ok(());
         }
-        writeln!(io::stderr().lock(), "{}", self.complaints.paint(colour, text))
+        writeln!(io::stderr().lock(), "{}", self.diagnostics.paint(colour, text))
     }
 }

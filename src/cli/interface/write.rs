@@ -1,4 +1,4 @@
-//! Sends the change, and tells a conflict from a refusal.
+//! Sends the change, and distinguishes a conflict from a denial.
 
 use std::{fmt::Write, slice};
 
@@ -19,39 +19,39 @@ use crate::{
     k8s::kind::Kind,
 };
 
-/// Who writes, in `metadata.managedFields`.
-const MANAGER: &str = "nicplug";
+/// The name of the writer in `metadata.managedFields`.
+const FIELD_MANAGER: &str = "nicplug";
 
-/// What became of it.
-pub(super) enum Stored {
-    /// The VM was changed meanwhile: a patch that was made for it no longer fits.
+/// The result of a write.
+pub(super) enum WriteResult {
+    /// Another client has changed the VM, so the patch no longer fits.
     Conflict,
-    /// The VM as it is now; of a dry run, as it would be.
-    Done(Value),
-    /// The API server, or a webhook, said no.
-    Refused(String),
+    /// The API server stored this VM; in a dry run it would store it.
+    Stored(Value),
+    /// The API server or a webhook denied the change, with this message.
+    Denied(String),
 }
 
-/// Sends a JSON patch of a VM.
-pub(super) async fn store(cluster: &Cluster, vm: &str, patch: &Patch, dry_run: bool) -> anyhow::Result<Stored> {
-    let folder = DynamicObject::url_path(&resource(Kind::Vm), Some(&cluster.namespace));
+/// Sends a JSON patch of a VM to the API server.
+pub(super) async fn write(cluster: &Cluster, vm: &str, patch: &Patch, dry_run: bool) -> anyhow::Result<WriteResult> {
+    let collection = DynamicObject::url_path(&resource(Kind::Vm), Some(&cluster.namespace));
     let dry_run = if dry_run { "&dryRun=All" } else { "" };
     let request = Request::builder()
         .method(Method::PATCH)
-        .uri(format!("{folder}/{vm}?fieldManager={MANAGER}{dry_run}"))
+        .uri(format!("{collection}/{vm}?fieldManager={FIELD_MANAGER}{dry_run}"))
         .header(CONTENT_TYPE, "application/json-patch+json")
         .body(serde_json::to_vec(patch)?)
-        .context("the request cannot be made")?;
+        .context("cannot build the request")?;
     match cluster.client.request::<Value>(request).await {
-        Ok(vm) => Ok(Stored::Done(vm)),
-        Err(Error::Api(status)) if is_conflict(cluster, vm, patch, &status).await? => Ok(Stored::Conflict),
-        Err(Error::Api(status)) => Ok(Stored::Refused(words_of(vm, &status))),
-        Err(error) => Err(explain(&error).context(format!("whether {vm:?} was changed is not known"))),
+        Ok(vm) => Ok(WriteResult::Stored(vm)),
+        Err(Error::Api(status)) if is_conflict(cluster, vm, patch, &status).await? => Ok(WriteResult::Conflict),
+        Err(Error::Api(status)) => Ok(WriteResult::Denied(denial_message(vm, &status))),
+        Err(error) => Err(explain(&error).context(format!("it is unknown whether {vm:?} was changed"))),
     }
 }
 
-/// Whether somebody else was faster. The API server says of a test that fails that the request is invalid, as a webhook
-/// does of a change: so the VM decides.
+/// Whether another client has changed the VM since it was read. The API server answers `Invalid` for a failed test of
+/// the patch as well as for a denial by a webhook, so the current VM decides.
 async fn is_conflict(cluster: &Cluster, vm: &str, patch: &Patch, status: &Status) -> anyhow::Result<bool> {
     if status.is_conflict() || status.is_not_found() {
         return Ok(true);
@@ -60,27 +60,27 @@ async fn is_conflict(cluster: &Cluster, vm: &str, patch: &Patch, status: &Status
         return Ok(false);
     }
     let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
-    let now = vms.get_opt(vm).await.map_err(|error| explain(&error))?;
-    let now = now.map(serde_json::to_value).transpose().map_err(|error| anyhow!(error))?;
-    Ok(now.is_none_or(|now| !still_fits(patch, &now)))
+    let current = vms.get_opt(vm).await.map_err(|error| explain(&error))?;
+    let current = current.map(serde_json::to_value).transpose().map_err(|error| anyhow!(error))?;
+    Ok(current.is_none_or(|current| !still_fits(patch, &current)))
 }
 
-/// A refusal as kubectl prints it.
-fn words_of(vm: &str, status: &Status) -> String {
+/// Returns a denial as kubectl prints it.
+fn denial_message(vm: &str, status: &Status) -> String {
     let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
     let line = |cause: &StatusCause| match cause.field.as_str() {
         "" => cause.message.clone(),
         field => format!("{field}: {}", cause.message),
     };
-    let mut words = format!("The VirtualMachine {vm:?} is invalid:");
+    let mut text = format!("The VirtualMachine {vm:?} is invalid:");
     match causes {
         causes @ [_, ..] if status.reason == "Invalid" => {
             for cause in causes {
                 let mark = if slice::from_ref(cause) == causes { " " } else { "\n* " };
                 // Writing to a string cannot fail.
-                let _ = write!(words, "{mark}{}", line(cause));
+                let _ = write!(text, "{mark}{}", line(cause));
             }
-            words
+            text
         }
         _ => format!("Error from server ({}): {}", status.reason, status.message),
     }

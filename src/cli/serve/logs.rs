@@ -1,4 +1,4 @@
-//! The log of `serve`: its flags, and its filter, which a file may replace while the server runs.
+//! The log of `serve`: its flags, and its filter, which a file can replace while the server runs.
 
 use std::{
     fs,
@@ -16,50 +16,50 @@ use crate::{
     telemetry::{self, LogFilter, LogFormat, TelemetryError},
 };
 
-/// What is logged, and how.
+/// The flags of the log.
 #[derive(Args, Debug)]
 pub(super) struct LogArgs {
-    /// What to log: a level, or directives such as info,nicplug::server=debug. Of each decision one line is logged, of
-    /// nicplug::decision: at info unless it allows without a word, else at debug.
+    /// What to log: a level, or directives such as info,nicplug::server=debug. Each decision is one line with target
+    /// nicplug::decision, at level info; at debug if the request is allowed without a warning.
     #[arg(long, value_name = "FILTER", env = "NICPLUG_LOG", default_value = "info", help_heading = "Logs")]
     log: String,
-    /// A file of such directives, one a line or with commas between them, in place of --log. It is read again every ten
-    /// seconds and at SIGHUP: one that cannot be used is refused, and what held before stays. While it is missing or
-    /// empty, --log holds.
+    /// A file of directives that replaces --log, one per line or separated by commas. It is read again every ten
+    /// seconds and at SIGHUP. An invalid filter is not used; the previous filter stays. While the file is missing or
+    /// empty, --log applies.
     #[arg(long, value_name = "FILE", env = "NICPLUG_LOG_FILTER_FILE", help_heading = "Logs")]
     log_filter_file: Option<PathBuf>,
-    /// How to log, on standard error: text or json.
+    /// Format of the log on standard error: text or json.
     #[arg(long, value_name = "FORMAT", env = "NICPLUG_LOG_FORMAT", default_value_t, help_heading = "Logs")]
     log_format: LogFormat,
 }
 
 impl LogArgs {
-    /// Begins to log as `--log` says.
+    /// Starts to log by the filter of the file, else of `--log`.
     pub(super) fn start(&self) -> Result<Log, TelemetryError> {
         let filter = telemetry::init(self.log_format, &self.log)?;
-        let wanted = Wanted { file: self.log_filter_file.clone(), otherwise: self.log.clone(), last: String::new() };
-        let mut log = Log { filter, wanted };
-        log.look();
+        let source = FilterSource { file: self.log_filter_file.clone(), flag: self.log.clone(), last: String::new() };
+        let mut log = Log { filter, source };
+        log.reload();
         Ok(log)
     }
 }
 
-/// The log, under way.
+/// The running log.
 pub(super) struct Log {
     filter: LogFilter,
-    wanted: Wanted,
+    source: FilterSource,
 }
 
 impl Log {
-    /// Replaces the filter when the file changes, without end.
+    /// Replaces the filter when the file changes; never ends.
     ///
     /// # Errors
     /// The signal cannot be received.
     pub(super) fn follow(mut self) -> io::Result<impl Future<Output = ()>> {
-        // Received without a file too: unheard it would end the process.
+        // Received also without a file, because SIGHUP ends a process that does not handle it.
         let mut hangup = signal(SignalKind::hangup())?;
         Ok(async move {
-            let has_file = self.wanted.file.is_some();
+            let has_file = self.source.file.is_some();
             let ticks = if has_file { Either::Left(every(reload::INTERVAL)) } else { Either::Right(stream::pending()) };
             let mut ticks = pin!(ticks);
             loop {
@@ -67,40 +67,40 @@ impl Log {
                     Some(()) = ticks.next() => {}
                     () = received(&mut hangup) => {}
                 }
-                self.look();
+                self.reload();
             }
         })
     }
 
-    fn look(&mut self) {
-        match self.wanted.news() {
+    fn reload(&mut self) {
+        match self.source.changed() {
             Ok(None) => {}
-            Ok(Some(wanted)) => match self.filter.set(&wanted) {
-                Ok(()) => tracing::info!(filter = wanted, "another log filter is taken"),
-                Err(error) => tracing::warn!(%error, "--log-filter-file: the log filter stays as it was"),
+            Ok(Some(filter)) => match self.filter.set(&filter) {
+                Ok(()) => tracing::info!(filter, "changed the log filter"),
+                Err(error) => tracing::warn!(%error, "--log-filter-file: the previous log filter stays"),
             },
-            Err(error) => tracing::warn!(%error, "--log-filter-file: the log filter stays as it was"),
+            Err(error) => tracing::warn!(%error, "--log-filter-file: the previous log filter stays"),
         }
     }
 }
 
 async fn received(signal: &mut Signal) {
-    // There is an end of signals only when the runtime ends.
+    // `None` comes only when the runtime ends.
     let _ = signal.recv().await;
 }
 
-/// What shall be logged.
-struct Wanted {
+/// The file and the flag that the filter comes from.
+struct FilterSource {
     file: Option<PathBuf>,
-    /// What holds where the file says nothing.
-    otherwise: String,
-    /// What the file said last, or why it could not be read.
+    /// The filter that applies while the file is missing or empty.
+    flag: String,
+    /// The content that was read last, or the error.
     last: String,
 }
 
-impl Wanted {
-    /// What is wanted now, if the file has changed since it was last asked; an error is told once.
-    fn news(&mut self) -> io::Result<Option<String>> {
+impl FilterSource {
+    /// Returns the filter, if the file has changed since the last call. The same error is returned only once.
+    fn changed(&mut self) -> io::Result<Option<String>> {
         let Some(file) = &self.file else { return Ok(None) };
         let (text, error) = match read(file) {
             Ok(text) => (text, None),
@@ -112,13 +112,13 @@ impl Wanted {
         self.last.clone_from(&text);
         match error {
             Some(error) => Err(error),
-            None if text.is_empty() => Ok(Some(self.otherwise.clone())),
+            None if text.is_empty() => Ok(Some(self.flag.clone())),
             None => Ok(Some(text)),
         }
     }
 }
 
-/// The directives of a file, with commas between them; none where there is no file.
+/// Reads the directives of a file, separated by commas; empty if the file does not exist.
 fn read(file: &Path) -> io::Result<String> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(directives(&text)),
@@ -127,7 +127,7 @@ fn read(file: &Path) -> io::Result<String> {
     }
 }
 
-/// One a line or with commas between them; what follows `#` says why.
+/// Joins directives that are on lines or separated by commas; `#` starts a comment.
 fn directives(text: &str) -> String {
     let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(line, _)| line));
     let all = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|directive| !directive.is_empty());
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directives_stand_on_lines_or_between_commas() {
+    fn directives_are_separated_by_lines_or_commas() {
         for (text, expected) in [
             ("", ""),
             ("\n# nothing\n", ""),
@@ -154,19 +154,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_its_say_once_and_without_it_the_flag_holds() {
+    fn a_change_of_the_file_is_returned_once_and_without_a_file_the_flag_applies() {
         let file = std::env::temp_dir().join(format!("nicplug-log-filter-{}", std::process::id()));
         let _ = fs::remove_file(&file);
-        let mut wanted = Wanted { file: Some(file.clone()), otherwise: "warn".to_owned(), last: String::new() };
-        assert_eq!(wanted.news().unwrap(), None);
+        let mut source = FilterSource { file: Some(file.clone()), flag: "warn".to_owned(), last: String::new() };
+        assert_eq!(source.changed().unwrap(), None);
         fs::write(&file, "debug\n").unwrap();
-        assert_eq!(wanted.news().unwrap().as_deref(), Some("debug"));
-        assert_eq!(wanted.news().unwrap(), None);
+        assert_eq!(source.changed().unwrap().as_deref(), Some("debug"));
+        assert_eq!(source.changed().unwrap(), None);
         fs::remove_file(&file).unwrap();
-        assert_eq!(wanted.news().unwrap().as_deref(), Some("warn"));
+        assert_eq!(source.changed().unwrap().as_deref(), Some("warn"));
         fs::create_dir(&file).unwrap();
-        assert!(wanted.news().is_err());
-        assert_eq!(wanted.news().unwrap(), None, "it is told once");
+        assert!(source.changed().is_err());
+        assert_eq!(source.changed().unwrap(), None, "the same error is returned once");
         fs::remove_dir(&file).unwrap();
     }
 }

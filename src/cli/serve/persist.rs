@@ -1,67 +1,69 @@
-//! The part of `serve` that mirrors NICs into templates: its flags, its start and its end.
+//! The part of `serve` that persists NICs of running VMs in templates: its flags and its start.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use kube::Client;
-use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::{Span, identity, own_namespace};
+use super::{
+    leader_task::LeaderTask,
+    replica::{identity, own_namespace},
+};
 use crate::{
-    cluster::persist_queue::Pending,
+    cli::values::HumanDuration,
+    cluster::persist_queue::PersistQueue,
     controllers::{
         leader_election::{LeaderElector, Timings},
         persist::{PersistStatus, Reconciler},
     },
 };
 
-/// Whether and how NICs are mirrored.
+/// The flags of the persist controller and of its Lease.
 #[derive(Args, Debug)]
 pub(super) struct PersistArgs {
-    /// Whether NICs of running guests that nicplug.io/persist names are mirrored into the templates of their VMs. Of
-    /// several replicas one does it, which the lease elects.
-    #[arg(long, value_name = "SWITCH", env = "NICPLUG_PERSIST", default_value = "on", help_heading = "Persist")]
+    /// on: write the NICs of running VMs that the annotation nicplug.io/persist names to the templates of the VMs. Of
+    /// several replicas the holder of the Lease does it. off: leave the annotations as they are.
+    #[arg(long, value_name = "on|off", env = "NICPLUG_PERSIST", default_value = "on", help_heading = "Persist")]
+    #[arg(hide_possible_values = true)]
     persist: Switch,
-    /// Namespace of the lease; POD_NAMESPACE unless given, and else that of the service account or of the kubeconfig.
+    /// Namespace of the Lease [default: $POD_NAMESPACE, else that of the service account or kubeconfig].
     #[arg(long, value_name = "NAMESPACE", env = "NICPLUG_LEASE_NAMESPACE", help_heading = "Persist")]
     lease_namespace: Option<String>,
-    /// Name of the lease.
+    /// Name of the Lease.
     #[arg(long, value_name = "NAME", env = "NICPLUG_LEASE_NAME", default_value = "nicplug-persist")]
     #[arg(help_heading = "Persist")]
     lease_name: String,
-    /// How long the other replicas wait for a leader that says nothing any more, in whole seconds.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_DURATION", default_value_t = Span(Timings::default().lease))]
-    #[arg(help_heading = "Persist")]
-    lease_duration: Span,
-    /// How long a leader goes on that cannot renew the lease; less than --lease-duration.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_DEADLINE", default_value_t = Span(Timings::default().renew))]
-    #[arg(help_heading = "Persist")]
-    lease_deadline: Span,
-    /// How often the lease is looked at and renewed; less than half of --lease-deadline.
-    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_RETRY", default_value_t = Span(Timings::default().retry))]
-    #[arg(help_heading = "Persist")]
-    lease_retry: Span,
+    /// How long other replicas wait for a leader that does not renew the Lease, in whole seconds.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_DURATION")]
+    #[arg(default_value_t = HumanDuration(Timings::default().lease), help_heading = "Persist")]
+    lease_duration: HumanDuration,
+    /// How long the leader continues if it cannot renew the Lease; must be shorter than --lease-duration.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_DEADLINE")]
+    #[arg(default_value_t = HumanDuration(Timings::default().renew), help_heading = "Persist")]
+    lease_deadline: HumanDuration,
+    /// How often each replica reads the Lease, and the leader renews it; must be less than half of --lease-deadline.
+    #[arg(long, value_name = "TIME", env = "NICPLUG_LEASE_RETRY")]
+    #[arg(default_value_t = HumanDuration(Timings::default().retry), help_heading = "Persist")]
+    lease_retry: HumanDuration,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Switch {
-    /// One replica does it.
     On,
-    /// Nobody does it; annotations stay.
     Off,
 }
 
-/// The mirroring, under way.
-pub(super) struct Persisting {
-    status: PersistStatus,
-    stop: Option<oneshot::Sender<Infallible>>,
-    task: JoinHandle<()>,
+/// A running persist controller.
+pub(super) struct Persist {
+    /// The state that the server's metrics and health checks report.
+    pub(super) status: PersistStatus,
+    pub(super) task: LeaderTask,
 }
 
 impl PersistArgs {
-    /// Begins to stand for election, and to mirror what is pending while leading; `None` where that is switched off.
-    pub(super) fn start(&self, client: &Client, pending: Pending) -> anyhow::Result<Option<Persisting>> {
+    /// Joins the election, and persists the pending NICs while this replica leads; `None` if it is switched off.
+    pub(super) fn start(&self, client: &Client, queue: PersistQueue) -> anyhow::Result<Option<Persist>> {
         if self.persist == Switch::Off {
             return Ok(None);
         }
@@ -70,19 +72,19 @@ impl PersistArgs {
         let given = self.lease_namespace.clone().filter(|namespace| !namespace.is_empty());
         let namespace = given.unwrap_or_else(|| own_namespace(client));
         let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
-        let reconciler = Arc::new(Reconciler::new(client.clone(), pending.clone(), &identity));
-        let status = PersistStatus { pending, progress: reconciler.progress().clone(), leads: elector.leads() };
-        let (stop, stopped) = oneshot::channel();
-        tracing::info!(namespace, lease = self.lease_name, identity, "standing for election to mirror NICs");
+        let reconciler = Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity));
+        let stats = reconciler.stats().clone();
+        let status = PersistStatus { queue, stats: stats.clone(), is_leader: elector.is_leader() };
+        tracing::info!(namespace, lease = self.lease_name, identity, "joined the leader election for persist");
         let work = move || {
             let reconciler = Arc::clone(&reconciler);
-            async move { reconciler.work().await }
+            async move { reconciler.run().await }
         };
-        let task = tokio::spawn(elector.run(work, async {
-            // Nothing is ever sent: the end is that nobody could.
-            let _ = stopped.await;
-        }));
-        Ok(Some(Persisting { status, stop: Some(stop), task }))
+        let log_totals = move || {
+            let (persisted, failed, retried) = (stats.persisted(), stats.reported_failures(), stats.retried());
+            tracing::info!(persisted, failed, retried, "stopped to persist NICs");
+        };
+        Ok(Some(Persist { status, task: LeaderTask::start(elector, work, log_totals) }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -93,35 +95,13 @@ impl PersistArgs {
         );
         ensure!(
             timings.renew < timings.lease,
-            "--lease-deadline: make it shorter than --lease-duration, or two replicas may lead at once"
+            "--lease-deadline: must be shorter than --lease-duration, or two replicas may lead at once"
         );
         ensure!(
             !timings.retry.is_zero() && timings.retry * 2 < timings.renew,
-            "--lease-retry: make it less than half of --lease-deadline, or one lost answer ends a leader's time"
+            "--lease-retry: must be less than half of --lease-deadline, or one failed renewal ends the leader's term"
         );
         Ok(timings)
-    }
-}
-
-impl Persisting {
-    /// How it stands, for whoever watches.
-    pub(super) fn status(&self) -> &PersistStatus {
-        &self.status
-    }
-
-    /// Asks for the end: the work stops, and the lease is given back.
-    pub(super) fn end(&mut self) {
-        self.stop = None;
-    }
-
-    /// Waits for the end, asking for it if nobody has.
-    pub(super) async fn ended(mut self) {
-        self.end();
-        // It has ended in one way or another.
-        let _ = self.task.await;
-        let progress = &self.status.progress;
-        let (mirrored, failed, retried) = (progress.mirrored(), progress.failed(), progress.retried());
-        tracing::info!(mirrored, failed, retried, "stopped mirroring");
     }
 }
 
@@ -143,12 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_an_election() {
+    fn the_flags_default_to_the_timings_of_the_election() {
         assert_eq!(timings(&[]), Ok(Timings::default()));
     }
 
     #[test]
-    fn timings_that_make_no_election_are_refused_with_their_flag() {
+    fn the_error_for_invalid_timings_names_the_flag() {
         for (flags, flag) in [
             (&["--lease-duration", "1500ms"][..], "--lease-duration"),
             (&["--lease-duration", "0s"], "--lease-duration"),

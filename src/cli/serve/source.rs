@@ -1,105 +1,88 @@
-//! Where the facts of a server come from: the cluster, files, or nowhere.
+//! Where the facts of a server come from: a cluster, files, or nowhere.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::Args;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 
-use super::persist::{PersistArgs, Persisting};
+use super::persist::{Persist, PersistArgs};
 use crate::{
-    cli::facts,
+    cli::{
+        facts,
+        kubeconfig::{self, LoadError, Preferred},
+    },
     cluster::{
-        persist_queue::Pending,
+        persist_queue::PersistQueue,
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},
 };
 
-/// How long a connection to the API server may take to open.
+/// The longest time in which a connection to the API server must open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a server knows the cluster by.
+/// The flags that select the cluster or the files.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Facts")]
-pub(in crate::cli) struct SourceArgs {
-    /// What is known instead of the cluster: its objects in YAML or JSON, a file or a folder, as `nicplug review` reads
-    /// them; or `none`, and then rules that need to know warn instead of denying. Without it the cluster itself is
-    /// watched: that of the pod, else that of the kubeconfig.
+pub(super) struct SourceArgs {
+    /// Objects to use instead of a cluster, in YAML or JSON: a file or a folder, as for `nicplug review`; or `none`:
+    /// then rules that need facts warn instead of denying. Without this flag nicplug watches a cluster: that of the
+    /// pod, else that of the kubeconfig.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS", conflicts_with_all = ["kubeconfig", "context"])]
     facts: Option<PathBuf>,
 
-    /// The kubeconfig of the cluster to watch. Without it, and outside of a pod: $KUBECONFIG, else ~/.kube/config.
+    /// The kubeconfig of the cluster to watch [default: in a pod its service account, else $KUBECONFIG, else
+    /// ~/.kube/config].
     #[arg(long, value_name = "FILE", env = "NICPLUG_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
-    /// Which context of the kubeconfig; its current one unless given.
+    /// The context of the kubeconfig [default: its current context].
     #[arg(long, value_name = "NAME", env = "NICPLUG_CONTEXT")]
     context: Option<String>,
 }
 
-/// Facts, and what is done in the cluster that they come from, if they come from one.
+/// Facts, and what runs in the cluster that they come from.
 pub(super) struct Source {
     pub(super) facts: Arc<dyn FactSource>,
-    /// What keeps them.
+    /// The watches that keep the facts up to date; `None` without a cluster.
     pub(super) watches: Option<Watches>,
-    /// The mirroring of NICs, unless it is switched off.
-    pub(super) persisting: Option<Persisting>,
+    /// The persist controller; `None` without a cluster, or if it is switched off.
+    pub(super) persist: Option<Persist>,
 }
 
 impl Source {
     fn without_cluster(facts: Arc<dyn FactSource>) -> Self {
-        Self { facts, watches: None, persisting: None }
+        Self { facts, watches: None, persist: None }
     }
 }
 
 impl SourceArgs {
-    /// Reads the files, or begins to watch the cluster and to mirror NICs in it; needs a runtime.
+    /// Reads the files, or starts to watch the cluster and to persist NICs in it; needs a runtime.
     pub(super) async fn open(&self, persist: &PersistArgs) -> anyhow::Result<Source> {
         match &self.facts {
             Some(path) if path.as_os_str() == "none" => Ok(Source::without_cluster(Arc::new(NoFacts))),
             Some(path) => Ok(Source::without_cluster(facts::load(path)?)),
             None => {
-                let client = self.client().await?;
-                let pending = Pending::default();
+                let client = self.client().await.map_err(|error| match error.downcast_ref() {
+                    Some(LoadError::NotFound(_)) => {
+                        anyhow!("{error}, or --facts FILE_OR_DIR or --facts none to serve without a cluster")
+                    }
+                    _ => error,
+                })?;
+                let pending = PersistQueue::default();
                 let watches = Watches::start(&client, pending.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
-                let persisting = persist.start(&client, pending)?;
-                Ok(Source { facts, watches: Some(watches), persisting })
+                let persist = persist.start(&client, pending)?;
+                Ok(Source { facts, watches: Some(watches), persist })
             }
         }
     }
 
-    /// A client of the cluster.
-    pub(in crate::cli) async fn client(&self) -> anyhow::Result<Client> {
-        let mut config = self.config().await?;
+    /// Returns a client of the cluster.
+    pub(super) async fn client(&self) -> anyhow::Result<Client> {
+        let mut config = kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        Client::try_from(config).context("the cluster's configuration cannot be used")
-    }
-
-    async fn config(&self) -> anyhow::Result<Config> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        if let Some(path) = &self.kubeconfig {
-            let explain = || format!("--kubeconfig {}", path.display());
-            let kubeconfig = Kubeconfig::read_from(path).with_context(explain)?;
-            return Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(explain);
-        }
-        if self.context.is_some() {
-            return Config::from_kubeconfig(&options).await.context("--context");
-        }
-        // A pod has both, where somebody has mounted a kubeconfig into it: then it is about its own cluster.
-        if let Ok(config) = Config::incluster() {
-            return Ok(config);
-        }
-        match Config::from_kubeconfig(&options).await {
-            Ok(config) => Ok(config),
-            Err(error) => bail!(
-                "there is no cluster to watch: this is no pod, and no kubeconfig can be used ({error}); give \
-                 --kubeconfig FILE, or --facts FILE_OR_DIR to serve without a cluster, or --facts none"
-            ),
-        }
+        Client::try_from(config).context("the configuration of the cluster cannot be used")
     }
 }

@@ -1,4 +1,4 @@
-//! The picture for programs.
+//! The PCI bus as JSON for programs.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::{
     pci::{BusLayout, Slot, SlotPosition},
 };
 
-/// One object. A count is `null` where there is none: no PCIe ports, or a guest that cannot boot.
+/// The output. A count is `null` without PCIe ports, and for a guest that cannot boot.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Output<'p> {
@@ -24,7 +24,7 @@ struct Output<'p> {
     notes: &'p [String],
 }
 
-/// A place and who has it: ports in order, then bridge slots, then the rest.
+/// A slot and its device: ports in order, then slots of the bridge, then the rest.
 #[derive(Debug, Serialize)]
 struct Device<'p> {
     /// The PCI index of the root port.
@@ -39,7 +39,7 @@ struct Device<'p> {
     why: &'p str,
 }
 
-/// Renders the picture, indented, with a line feed at the end.
+/// Renders the bus, indented, with a line feed at the end.
 pub(super) fn render(picture: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
     let budget = &picture.budget;
     let output = Output {

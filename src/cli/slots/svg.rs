@@ -1,13 +1,13 @@
-//! The picture for a document: one drawing without scripts, fonts or links, readable on any background.
+//! The PCI bus as an SVG drawing for documents: without scripts, fonts and links, readable on any background.
 
 use std::fmt::Write;
 
 use super::{
-    board::{Board, Group, Mood, Row},
     text::{cut, wrap},
+    view::{Availability, BusView, Group, Row},
 };
 
-/// Width of a column of places, in pixels like all that follows.
+/// The width of a column of cards, in pixels like all lengths here.
 const COLUMN: u32 = 400;
 const MARGIN: u32 = 28;
 const GUTTER: u32 = 28;
@@ -15,31 +15,33 @@ const CARD: u32 = 40;
 const CARD_GAP: u32 = 6;
 const HEADING: u32 = 34;
 const LINE: u32 = 20;
-/// Where a card begins, right of the bus line.
+/// The left edge of a card, right of the bus line.
 const CARD_LEFT: u32 = 52;
-/// The bus line.
+/// The horizontal position of the bus line.
 const BUS: u32 = 18;
-/// The height of places above which there are more than two columns.
+/// The height of all cards above which there are more than two columns.
 const COLUMN_HEIGHT: u32 = 16 * (CARD + CARD_GAP) + HEADING;
 
 /// Renders the drawing.
-pub(super) fn render(board: &Board) -> String {
-    let columns = flow(board);
+pub(super) fn render(view: &BusView) -> String {
+    let columns = distribute(view);
     let count = u32::try_from(columns.len()).unwrap_or(u32::MAX).clamp(2, 64);
     let width = 2 * MARGIN + count * COLUMN + (count - 1) * GUTTER;
-    let header = header(board, width);
-    let places = columns.iter().map(|column| column.height).max().unwrap_or(0);
-    let footer = footer(board, width, header.bottom + places + 14);
+    let header = header(view, width);
+    let cards = columns.iter().map(|column| column.height).max().unwrap_or(0);
+    let footer = footer(view, width, header.bottom + cards + 14);
     let height = footer.bottom + MARGIN;
     let mut svg = String::new();
     // Writing to a string cannot fail.
     let _ = write!(
         svg,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" font-family="system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="13" fill="#1f2937">
+        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"
+  role="img"
+  font-family="system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="13" fill="#1f2937">
 <title>{}</title>
 <rect width="{width}" height="{height}" rx="10" fill="#ffffff" stroke="#e5e7eb"/>
 "##,
-        escape(&format!("{}: {}", board.title, board.headline)),
+        escape(&format!("{}: {}", view.title, view.headline)),
     );
     svg.push_str(&header.svg);
     for (column, left) in columns.iter().zip((MARGIN..).step_by((COLUMN + GUTTER) as usize)) {
@@ -50,23 +52,23 @@ pub(super) fn render(board: &Board) -> String {
     svg
 }
 
-/// A part of the drawing and where it ends.
+/// A part of the drawing, and its lower edge.
 struct Band {
     svg: String,
     bottom: u32,
 }
 
-fn header(board: &Board, width: u32) -> Band {
-    let (ink, paper) = colours(board.mood);
-    let lines = wrap(&board.headline, (width - 2 * MARGIN) as usize / 9);
+fn header(view: &BusView, width: u32) -> Band {
+    let (ink, paper) = colours(view.availability);
+    let lines = wrap(&view.headline, (width - 2 * MARGIN) as usize / 9);
     let box_height = 10 + LINE * u32::try_from(lines.len()).unwrap_or(1);
     let mut svg = format!(
         r#"<text x="{MARGIN}" y="38" font-size="20" font-weight="600">{}</text>
 <text x="{MARGIN}" y="60" fill="{MUTED}">{}</text>
 <rect x="{MARGIN}" y="74" width="{}" height="{box_height}" rx="6" fill="{paper}"/>
 "#,
-        escape(&cut(&board.title, width as usize / 12)),
-        escape(&board.subtitle),
+        escape(&cut(&view.title, width as usize / 12)),
+        escape(&view.subtitle),
         width - 2 * MARGIN,
     );
     for (line, baseline) in lines.iter().zip((94..).step_by(LINE as usize)) {
@@ -82,25 +84,25 @@ fn header(board: &Board, width: u32) -> Band {
 
 const MUTED: &str = "#6b7280";
 
-fn colours(mood: Mood) -> (&'static str, &'static str) {
-    match mood {
-        Mood::Good => ("#166534", "#dcfce7"),
-        Mood::Full => ("#92400e", "#fef3c7"),
-        Mood::Refused => ("#991b1b", "#fee2e2"),
+fn colours(availability: Availability) -> (&'static str, &'static str) {
+    match availability {
+        Availability::Free => ("#166534", "#dcfce7"),
+        Availability::Full => ("#92400e", "#fef3c7"),
+        Availability::CannotBoot => ("#991b1b", "#fee2e2"),
     }
 }
 
-/// One thing in a column.
+/// An element of a column.
 enum Item<'b> {
     Heading(String),
-    Place(&'b Row),
+    Card(&'b Row),
 }
 
 impl Item<'_> {
     fn height(&self) -> u32 {
         match self {
             Self::Heading(_) => HEADING,
-            Self::Place(_) => CARD + CARD_GAP,
+            Self::Card(_) => CARD + CARD_GAP,
         }
     }
 }
@@ -118,17 +120,17 @@ impl<'b> Column<'b> {
     }
 }
 
-/// Puts the places of all groups into columns of about the same height. Each column begins with a heading, and a
-/// heading never stands alone at the foot of one.
-fn flow(board: &Board) -> Vec<Column<'_>> {
-    let rows: usize = board.groups.iter().map(|group| group.rows.len()).sum();
-    let headings = u32::try_from(board.groups.len()).unwrap_or(0) * HEADING;
+/// Distributes the cards of all groups over columns of about the same height. Each column begins with a heading, and
+/// none ends with one.
+fn distribute(view: &BusView) -> Vec<Column<'_>> {
+    let rows: usize = view.groups.iter().map(|group| group.rows.len()).sum();
+    let headings = u32::try_from(view.groups.len()).unwrap_or(0) * HEADING;
     let total = headings + u32::try_from(rows).unwrap_or(0) * (CARD + CARD_GAP);
     let count = total.div_ceil(COLUMN_HEIGHT).max(2);
     let limit = (total + (count - 1) * HEADING).div_ceil(count) + CARD;
     let mut columns: Vec<Column> = Vec::new();
     let mut column = Column::default();
-    for Group { heading, rows } in &board.groups {
+    for Group { heading, rows } in &view.groups {
         let continued = format!("{heading}, continued");
         let mut next_heading = heading;
         let mut is_headed = false;
@@ -143,7 +145,7 @@ fn flow(board: &Board) -> Vec<Column<'_>> {
                 is_headed = true;
                 next_heading = &continued;
             }
-            column.push(Item::Place(row));
+            column.push(Item::Card(row));
         }
     }
     if !column.items.is_empty() {
@@ -161,22 +163,23 @@ fn draw_column(column: &Column<'_>, left: u32, top: u32) -> String {
                 let (baseline, heading) = (top + 22, escape(heading));
                 let _ = writeln!(
                     svg,
-                    "<text x=\"{left}\" y=\"{baseline}\" font-size=\"12\" font-weight=\"600\" fill=\"{MUTED}\">{heading}</text>"
+                    "<text x=\"{left}\" y=\"{baseline}\" font-size=\"12\" font-weight=\"600\" \
+                     fill=\"{MUTED}\">{heading}</text>"
                 );
             }
-            Item::Place(row) => svg.push_str(&card(row, left, top)),
+            Item::Card(row) => svg.push_str(&card(row, left, top)),
         }
         top += item.height();
     }
     svg
 }
 
-/// The line that the ports of a column hang on.
+/// Draws the line that connects the ports of a column.
 fn bus_line(column: &Column<'_>, left: u32, top: u32) -> String {
     let mut top = top;
     let mut ends: Option<(u32, u32)> = None;
     for item in &column.items {
-        if matches!(item, Item::Place(row) if row.port.is_some()) {
+        if matches!(item, Item::Card(row) if row.port.is_some()) {
             let middle = top + CARD / 2;
             ends = Some((ends.map_or(middle, |(first, _)| first), middle));
         }
@@ -202,7 +205,10 @@ fn card(row: &Row, left: u32, top: u32) -> String {
             if row.is_free { (left + BUS, "#22c55e", "#ffffff") } else { (left + BUS, "#475569", "#ffffff") };
         let _ = write!(
             svg,
-            "<path d=\"M{bus} {middle}H{x}\" stroke=\"#cbd5e1\" stroke-width=\"2\"/>\n<circle cx=\"{bus}\" cy=\"{middle}\" r=\"13\" fill=\"{fill}\"/>\n<text x=\"{bus}\" y=\"{}\" font-size=\"11\" font-weight=\"600\" fill=\"{ink}\" text-anchor=\"middle\">{port}</text>\n",
+            "<path d=\"M{bus} {middle}H{x}\" stroke=\"#cbd5e1\" stroke-width=\"2\"/>\n\
+             <circle cx=\"{bus}\" cy=\"{middle}\" r=\"13\" fill=\"{fill}\"/>\n\
+             <text x=\"{bus}\" y=\"{}\" font-size=\"11\" font-weight=\"600\" fill=\"{ink}\" \
+             text-anchor=\"middle\">{port}</text>\n",
             middle + 4
         );
     }
@@ -218,7 +224,9 @@ fn card(row: &Row, left: u32, top: u32) -> String {
     let name_ink = if row.is_free { "#166534" } else { "#1f2937" };
     let _ = write!(
         svg,
-        "<text x=\"{}\" y=\"{}\" font-weight=\"600\" fill=\"{name_ink}\">{}</text>\n<text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{MUTED}\" text-anchor=\"end\">{}</text>\n<text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{MUTED}\">{}</text>\n</g>\n",
+        "<text x=\"{}\" y=\"{}\" font-weight=\"600\" fill=\"{name_ink}\">{}</text>\n\
+         <text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{MUTED}\" text-anchor=\"end\">{}</text>\n\
+         <text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{MUTED}\">{}</text>\n</g>\n",
         x + 14,
         top + 17,
         escape(&cut(&row.name, 30)),
@@ -232,7 +240,7 @@ fn card(row: &Row, left: u32, top: u32) -> String {
     svg
 }
 
-/// The colour of a kind of device.
+/// Returns the colour for a kind of device.
 fn tone(row: &Row) -> &'static str {
     match if row.kind.is_empty() { row.name.as_str() } else { row.kind } {
         "interface" | "sriov" => "#2563eb",
@@ -243,10 +251,10 @@ fn tone(row: &Row) -> &'static str {
     }
 }
 
-/// The sum and the notes.
-fn footer(board: &Board, width: u32, top: u32) -> Band {
+/// Draws the calculation and the notes.
+fn footer(view: &BusView, width: u32, top: u32) -> Band {
     let letters = (width - 2 * MARGIN) as usize / 7;
-    let sentences = board.sum.iter().cloned().chain(board.notes.iter().map(|note| format!("Note: {note}")));
+    let sentences = view.calculation.iter().cloned().chain(view.notes.iter().map(|note| format!("Note: {note}")));
     let lines: Vec<String> = sentences.flat_map(|sentence| wrap(&sentence, letters)).collect();
     if lines.is_empty() {
         return Band { svg: String::new(), bottom: top.saturating_sub(LINE) };
@@ -260,7 +268,7 @@ fn footer(board: &Board, width: u32, top: u32) -> Band {
     Band { svg, bottom: baseline }
 }
 
-/// Text as XML may hold it.
+/// Escapes text for XML.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -269,7 +277,7 @@ fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // XML 1.0 has no place for them, escaped or not.
+            // XML 1.0 does not allow control characters, escaped or not.
             letter if letter.is_control() => escaped.push('\u{fffd}'),
             letter => escaped.push(letter),
         }
@@ -281,7 +289,7 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn board(ports: u64) -> Board {
+    fn view(ports: u64) -> BusView {
         let row = |port| Row {
             port: Some(port),
             name: format!("<nic {port}>"),
@@ -289,13 +297,13 @@ mod tests {
             why: "a & b".to_owned(),
             is_free: port % 2 == 0,
         };
-        Board {
+        BusView {
             title: "VirtualMachine a/b".to_owned(),
             subtitle: "q35".to_owned(),
             headline: "1 of 2 root ports free".to_owned(),
-            mood: Mood::Good,
+            availability: Availability::Free,
             groups: vec![Group { heading: "root ports".to_owned(), rows: (1..=ports).map(row).collect() }],
-            sum: vec!["1 + 1 = 2".to_owned()],
+            calculation: vec!["1 + 1 = 2".to_owned()],
             notes: vec!["a note".to_owned()],
         }
     }
@@ -303,7 +311,7 @@ mod tests {
     #[test]
     fn every_port_is_drawn_once_and_every_free_one_is_dashed() {
         for ports in [1, 2, 15, 16, 40, 228] {
-            let svg = render(&board(ports));
+            let svg = render(&view(ports));
             let count = |part: &str| svg.matches(part).count() as u64;
             assert_eq!(count("<circle "), ports);
             assert_eq!(count("stroke-dasharray"), ports / 2);
@@ -314,15 +322,15 @@ mod tests {
 
     #[test]
     fn names_cannot_break_the_drawing() {
-        let svg = render(&board(1));
+        let svg = render(&view(1));
         assert!(svg.contains("&lt;nic 1&gt;") && svg.contains("a &amp; b") && !svg.contains("<nic"));
         assert_eq!(escape("a\u{0}\u{1b}\"b"), "a\u{fffd}\u{fffd}&quot;b");
     }
 
     #[test]
     fn columns_have_about_the_same_height_and_begin_with_a_heading() {
-        let board = board(33);
-        let columns = flow(&board);
+        let view = view(33);
+        let columns = distribute(&view);
         assert_eq!(columns.len(), 3);
         for column in &columns {
             assert!(matches!(column.items.first(), Some(Item::Heading(_))));

@@ -1,28 +1,28 @@
-//! The picture for a terminal of 80 columns.
+//! The PCI bus as text for a terminal of 80 columns.
 
-use super::board::{Board, Group, Row};
+use super::view::{BusView, Group, Row};
 
-/// Columns of a terminal.
+/// The width of a terminal, in columns.
 const WIDTH: usize = 80;
 
-/// Letters of a name; a longer one is cut.
+/// The maximum length of a name; a longer one is cut.
 const NAME: usize = 20;
 
-/// Letters of a kind.
+/// The width of the column for the kind.
 const KIND: usize = 13;
 
-/// Renders the picture.
-pub(super) fn render(board: &Board) -> String {
-    let mut lines = vec![board.title.clone(), board.subtitle.clone(), String::new()];
-    for group in &board.groups {
+/// Renders the text.
+pub(super) fn render(view: &BusView) -> String {
+    let mut lines = vec![view.title.clone(), view.subtitle.clone(), String::new()];
+    for group in &view.groups {
         lines.extend(group_lines(group));
         lines.push(String::new());
     }
-    lines.extend(wrap(&board.headline, WIDTH));
-    for sentence in &board.sum {
+    lines.extend(wrap(&view.headline, WIDTH));
+    for sentence in &view.calculation {
         lines.extend(wrap(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
     }
-    for note in &board.notes {
+    for note in &view.notes {
         lines.extend(wrap(&format!("note: {note}"), WIDTH));
     }
     let mut text = String::new();
@@ -53,7 +53,7 @@ fn row_lines(row: &Row) -> Vec<String> {
     if lines.is_empty() { vec![head] } else { lines }
 }
 
-/// A name that fits, with an ellipsis where something is missing.
+/// Returns the text, cut to a maximum length with an ellipsis at the end.
 pub(super) fn cut(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
         return text.to_owned();
@@ -61,7 +61,7 @@ pub(super) fn cut(text: &str, length: usize) -> String {
     text.chars().take(length.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Breaks a text between words. A word that is longer than a line stands on its own.
+/// Breaks a text between words. A word that is longer than a line gets a line of its own.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

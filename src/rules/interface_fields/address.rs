@@ -1,28 +1,30 @@
 //! `macAddress` and `pciAddress`.
 
-use super::Entry;
+use super::CheckedInterface;
 use crate::rules::{CauseType, Finding};
 
 /// Bytes of an Ethernet address.
 const MAC_BYTES: usize = 6;
 
-/// Judges both addresses.
-pub(super) fn check(entry: &Entry) -> impl Iterator<Item = Finding> {
-    [mac(entry), pci(entry)].into_iter().flatten()
+/// Checks both addresses.
+pub(super) fn check(interface: &CheckedInterface) -> impl Iterator<Item = Finding> {
+    [mac(interface), pci(interface)].into_iter().flatten()
 }
 
-fn mac(entry: &Entry) -> Option<Finding> {
-    let address = entry.interface.mac_address.as_deref().filter(|address| !address.is_empty())?;
+fn mac(interface: &CheckedInterface) -> Option<Finding> {
+    let address = interface.fields.mac_address.as_deref().filter(|address| !address.is_empty())?;
     let what = match bytes_of_mac(address) {
         Some(bytes) if bytes <= MAC_BYTES => return None,
-        Some(bytes) => format!("interface {} has a MAC address of {bytes} bytes, not 6: {address:?}", entry.name()),
-        None => format!("the MAC address of interface {} is malformed: {address:?}", entry.name()),
+        Some(bytes) => {
+            format!("interface {} has a MAC address of {bytes} bytes instead of 6: {address:?}", interface.name())
+        }
+        None => format!("interface {} has a malformed MAC address: {address:?}", interface.name()),
     };
-    Some(entry.fault(CauseType::Invalid, "macAddress", what, "write six bytes, as in 02:00:00:00:00:01"))
+    Some(interface.fault(CauseType::Invalid, "macAddress", what, "write six bytes, as in 02:00:00:00:00:01"))
 }
 
-/// How many bytes a hardware address has, in the writings that Go's `net.ParseMAC` takes (Go 1.26): pairs of digits
-/// with `:` or `-`, fours with `.`, or no separator at all; 6, 8 or 20 bytes.
+/// Returns the number of bytes of a hardware address in the notations that Go's `net.ParseMAC` accepts (Go 1.26): groups
+/// of two digits with `:` or `-`, of four with `.`, or no separator at all; 6, 8 or 20 bytes.
 fn bytes_of_mac(address: &str) -> Option<usize> {
     let text = address.as_bytes();
     let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
@@ -38,17 +40,17 @@ fn bytes_of_mac(address: &str) -> Option<usize> {
     bytes.filter(|bytes| matches!(bytes, 6 | 8 | 20))
 }
 
-fn pci(entry: &Entry) -> Option<Finding> {
-    let address = entry.interface.pci_address.as_deref().filter(|address| !address.is_empty())?;
+fn pci(interface: &CheckedInterface) -> Option<Finding> {
+    let address = interface.fields.pci_address.as_deref().filter(|address| !address.is_empty())?;
     if is_pci_address(address) {
         return None;
     }
-    let what = format!("the PCI address of interface {} is malformed: {address:?}", entry.name());
-    let fix = "write domain:bus:slot.function in hexadecimal, as in 0000:81:01.0, the function from 0 to 7";
-    Some(entry.fault(CauseType::Invalid, "pciAddress", what, fix))
+    let what = format!("interface {} has a malformed PCI address: {address:?}", interface.name());
+    let fix = "write domain:bus:slot.function in hexadecimal, as in 0000:81:01.0, with a function from 0 to 7";
+    Some(interface.fault(CauseType::Invalid, "pciAddress", what, fix))
 }
 
-/// `DDDD:BB:SS.F`, each a hexadecimal digit but F, which is 0 to 7.
+/// Returns whether the address has the form `DDDD:BB:SS.F`: hexadecimal digits, and F from 0 to 7.
 fn is_pci_address(address: &str) -> bool {
     const PATTERN: &[u8] = b"DDDD:BB:SS.F";
     let fits = |(byte, place): (u8, &u8)| match place {
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writings_of_a_mac_address() {
+    fn notations_of_a_mac_address() {
         for (address, bytes) in [
             ("de:ad:00:00:be:af", Some(6)),
             ("DE-AD-00-00-BE-AF", Some(6)),
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn writings_of_a_pci_address() {
+    fn notations_of_a_pci_address() {
         for (address, is_valid) in [
             ("0000:81:00.1", true),
             ("abCD:FF:1f.7", true),

@@ -1,67 +1,67 @@
-//! `dhcpOptions`: what KubeVirt's DHCP server tells the guest.
+//! `dhcpOptions`: what KubeVirt's DHCP server sends to the guest.
 
-// The address type alone: nothing here speaks to a network.
+// Only the address type: pure modules must not use `std::net`.
 use core::net::Ipv6Addr;
 use std::collections::HashSet;
 
-use super::{Entry, RULE};
+use super::{CheckedInterface, RULE};
 use crate::{
     api::network::PrivateOption,
     rules::{CauseType, Finding},
 };
 
-/// DHCP options for private use (RFC 3942), but 255, which ends the list.
+/// DHCP options for private use (RFC 3942), without 255, which ends the list.
 const PRIVATE: std::ops::RangeInclusive<i64> = 224..=254;
 
-/// Judges the options of one interface.
-pub(super) fn check(entry: &Entry) -> Vec<Finding> {
-    let Some(options) = &entry.interface.dhcp_options else { return Vec::new() };
+/// Checks the options of one interface.
+pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
+    let Some(options) = &interface.fields.dhcp_options else { return Vec::new() };
     let mut findings = Vec::new();
-    findings.extend(duplicate(entry, &options.private_options));
+    findings.extend(duplicate(interface, &options.private_options));
     for (index, option) in options.private_options.iter().enumerate() {
         if !PRIVATE.contains(&option.option) {
-            findings.push(out_of_range(entry, index, option.option));
+            findings.push(out_of_range(interface, index, option.option));
         }
     }
     for (index, server) in options.ntp_servers.iter().enumerate() {
-        findings.extend(ntp_server(entry, index, server));
+        findings.extend(ntp_server(interface, index, server));
     }
     findings
 }
 
-fn duplicate(entry: &Entry, options: &[PrivateOption]) -> Option<Finding> {
+fn duplicate(interface: &CheckedInterface, options: &[PrivateOption]) -> Option<Finding> {
     let mut seen = HashSet::new();
     let (index, option) = options.iter().enumerate().find(|(_, option)| !seen.insert(option.option))?;
-    let what = format!("private DHCP option {} of interface {} is there twice", option.option, entry.name());
-    let fix = format!("take out {}", place(entry, index));
-    Some(fault_of_the_guest(entry, what, fix))
+    let what = format!("interface {} has private DHCP option {} more than once", interface.name(), option.option);
+    let fix = format!("remove {}", option_path(interface, index));
+    Some(fault_of_the_guest(interface, what, fix))
 }
 
-fn out_of_range(entry: &Entry, index: usize, option: i64) -> Finding {
-    let what = format!("private DHCP option {option} of interface {} is outside 224 to 254", entry.name());
-    let fix = format!("choose another number in {}", place(entry, index));
-    fault_of_the_guest(entry, what, fix)
+fn out_of_range(interface: &CheckedInterface, index: usize, option: i64) -> Finding {
+    let what = format!("interface {} has private DHCP option {option}, outside 224 to 254", interface.name());
+    let fix = format!("choose another number in {}", option_path(interface, index));
+    fault_of_the_guest(interface, what, fix)
 }
 
-/// KubeVirt answers no nearer field than the whole spec: the fix names the place.
-fn fault_of_the_guest(entry: &Entry, what: String, fix: String) -> Finding {
-    RULE.fault(CauseType::Invalid, entry.case.change.after.path.to_owned(), what).with_fix(fix)
+/// KubeVirt reports these faults at the whole spec, so nicplug does too, and the fix names the field.
+fn fault_of_the_guest(interface: &CheckedInterface, what: String, fix: String) -> Finding {
+    RULE.fault(CauseType::Invalid, interface.case.change.after.path.to_owned(), what).with_fix(fix)
 }
 
-fn place(entry: &Entry, index: usize) -> String {
-    format!("{}.dhcpOptions.privateOptions[{index}]", entry.path())
+fn option_path(interface: &CheckedInterface, index: usize) -> String {
+    format!("{}.dhcpOptions.privateOptions[{index}]", interface.path())
 }
 
-fn ntp_server(entry: &Entry, index: usize, server: &str) -> Option<Finding> {
+fn ntp_server(interface: &CheckedInterface, index: usize, server: &str) -> Option<Finding> {
     if is_ipv4(server) {
         return None;
     }
-    let what = format!("NTP server {server:?} of interface {} is no IPv4 address", entry.name());
-    let fix = "write an address such as 192.0.2.1; names and IPv6 cannot be told by this DHCP option";
-    Some(entry.fault(CauseType::Invalid, format_args!("dhcpOptions.ntpServers[{index}]"), what, fix))
+    let what = format!("interface {} has NTP server {server:?}, which is not an IPv4 address", interface.name());
+    let fix = "write an address such as 192.0.2.1; this DHCP option cannot carry names or IPv6 addresses";
+    Some(interface.fault(CauseType::Invalid, format_args!("dhcpOptions.ntpServers[{index}]"), what, fix))
 }
 
-/// Whether KubeVirt takes it as an IPv4 address: in four numbers, of which each may begin with zeros, or mapped to IPv6.
+/// Returns whether KubeVirt accepts it as an IPv4 address: four numbers, with leading zeros or not, or mapped to IPv6.
 fn is_ipv4(text: &str) -> bool {
     if text.contains(':') {
         return text.parse::<Ipv6Addr>().is_ok_and(|address| address.to_ipv4_mapped().is_some());
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn writings_of_an_ipv4_address() {
+    fn notations_of_an_ipv4_address() {
         for (text, is_valid) in [
             ("1.2.3.4", true),
             ("01.2.3.4", true),

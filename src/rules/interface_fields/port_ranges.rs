@@ -1,6 +1,6 @@
-//! `portRanges[]`: whole ranges of ports that are let through (KubeVirt 1.9, feature gate PortRangesSpec).
+//! `portRanges[]`: the port ranges that KubeVirt forwards to the guest (KubeVirt 1.9, feature gate PortRangesSpec).
 
-use super::{Entry, ports::LAST_PORT};
+use super::{CheckedInterface, ports::LAST_PORT};
 use crate::{
     api::network::PortRange,
     rules::{CauseType, Finding},
@@ -8,63 +8,68 @@ use crate::{
 
 const RANGES_AT_MOST: usize = 10;
 
-/// Judges an interface of a cluster that does not know ranges: an empty list is one, too.
-pub(super) fn without_gate(entry: &Entry) -> Option<Finding> {
-    entry.interface.port_ranges.as_ref()?;
-    let what = format!("interface {} has portRanges and feature gate PortRangesSpec is off", entry.name());
-    let fix = "use ports, or add PortRangesSpec to spec.configuration.developerConfiguration.featureGates of the \
+/// Checks an interface in a cluster without the gate, where even an empty list is a fault.
+pub(super) fn without_gate(interface: &CheckedInterface) -> Option<Finding> {
+    interface.fields.port_ranges.as_ref()?;
+    let what = format!("interface {} has portRanges, but feature gate PortRangesSpec is off", interface.name());
+    let fix = "use ports instead, or add PortRangesSpec to spec.configuration.developerConfiguration.featureGates of the \
                KubeVirt resource";
-    Some(entry.fault(CauseType::Invalid, "name", what, fix))
+    Some(interface.fault(CauseType::Invalid, "name", what, fix))
 }
 
-/// Judges the ranges of a NIC on the pod network; elsewhere KubeVirt does not look at them.
-pub(super) fn check(entry: &Entry) -> Vec<Finding> {
-    let Some(ranges) = &entry.interface.port_ranges else { return Vec::new() };
+/// Checks the ranges of a NIC on the pod network; KubeVirt ignores them on other networks.
+pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
+    let Some(ranges) = &interface.fields.port_ranges else { return Vec::new() };
     let mut findings = Vec::new();
-    findings.extend(beside_ports(entry));
-    findings.extend(without_masquerade(entry));
+    findings.extend(beside_ports(interface));
+    findings.extend(without_masquerade(interface));
     if ranges.len() > RANGES_AT_MOST {
-        findings.push(too_many(entry, ranges.len()));
+        findings.push(too_many(interface, ranges.len()));
         return findings;
     }
-    let mut whole = Vec::new();
+    let mut valid = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
-        match fault_of(range) {
-            Some(fault) => findings.push(malformed(entry, index, &fault)),
-            None => whole.push(range),
+        match error_of(range) {
+            Some(error) => findings.push(malformed(interface, index, &error)),
+            None => valid.push(range),
         }
     }
-    findings.extend(overlaps(entry, whole));
+    findings.extend(overlaps(interface, valid));
     findings
 }
 
-fn beside_ports(entry: &Entry) -> Option<Finding> {
-    entry.interface.ports.as_ref()?;
-    let what = format!("interface {} has both ports and portRanges", entry.name());
-    Some(entry.fault(CauseType::Invalid, "name", what, "write single ports as ranges that start and end at them"))
+fn beside_ports(interface: &CheckedInterface) -> Option<Finding> {
+    interface.fields.ports.as_ref()?;
+    let what = format!("interface {} has both ports and portRanges", interface.name());
+    Some(interface.fault(
+        CauseType::Invalid,
+        "name",
+        what,
+        "write each single port as a range with the same start and end",
+    ))
 }
 
-fn without_masquerade(entry: &Entry) -> Option<Finding> {
-    if entry.interface.bindings.masquerade.is_some() {
+fn without_masquerade(interface: &CheckedInterface) -> Option<Finding> {
+    if interface.fields.bindings.masquerade.is_some() {
         return None;
     }
-    let what = format!("portRanges of interface {} work with masquerade only", entry.name());
-    Some(entry.fault(CauseType::Invalid, "name", what, "set masquerade, or take portRanges out"))
+    let what = format!("interface {} has portRanges, which work with masquerade only", interface.name());
+    Some(interface.fault(CauseType::Invalid, "name", what, "use masquerade, or remove portRanges"))
 }
 
-fn too_many(entry: &Entry, count: usize) -> Finding {
-    let what = format!("interface {} has {count} portRanges, more than {RANGES_AT_MOST}", entry.name());
-    entry.fault(CauseType::Invalid, "portRanges", what, "join ranges that touch")
+fn too_many(interface: &CheckedInterface, count: usize) -> Finding {
+    let what = format!("interface {} has {count} portRanges, more than {RANGES_AT_MOST}", interface.name());
+    interface.fault(CauseType::Invalid, "portRanges", what, "merge adjacent ranges")
 }
 
-/// Which field of a range is wrong, and how.
-struct Fault {
+/// The field of a range that is wrong, and the reason.
+struct RangeError {
     key: &'static str,
     reason: String,
 }
 
-/// The first fault of a range.
-fn fault_of(range: &PortRange) -> Option<Fault> {
+/// Returns the first error of a range.
+fn error_of(range: &PortRange) -> Option<RangeError> {
     let is_port = |port: i64| (1..=LAST_PORT).contains(&port);
     let (key, reason) = match range {
         PortRange { protocol, .. } if !matches!(protocol.as_str(), "TCP" | "UDP") => {
@@ -72,22 +77,20 @@ fn fault_of(range: &PortRange) -> Option<Fault> {
         }
         PortRange { start, .. } if !is_port(*start) => ("start", format!("starts at {start}, outside 1 to 65535")),
         PortRange { end, .. } if !is_port(*end) => ("end", format!("ends at {end}, outside 1 to 65535")),
-        PortRange { start, end, .. } if start > end => {
-            ("start", format!("starts at {start} and ends before, at {end}"))
-        }
+        PortRange { start, end, .. } if start > end => ("start", format!("starts at {start}, after its end {end}")),
         PortRange { .. } => return None,
     };
-    Some(Fault { key, reason })
+    Some(RangeError { key, reason })
 }
 
-fn malformed(entry: &Entry, index: usize, fault: &Fault) -> Finding {
-    let what = format!("portRanges[{index}] of interface {} {}", entry.name(), fault.reason);
-    let fix = "write protocol TCP or UDP, and ports from 1 to 65535, the lower one first";
-    entry.fault(CauseType::Invalid, format_args!("portRanges[{index}].{}", fault.key), what, fix)
+fn malformed(interface: &CheckedInterface, index: usize, error: &RangeError) -> Finding {
+    let what = format!("portRanges[{index}] of interface {} {}", interface.name(), error.reason);
+    let fix = "use protocol TCP or UDP and ports from 1 to 65535, with start not greater than end";
+    interface.fault(CauseType::Invalid, format_args!("portRanges[{index}].{}", error.key), what, fix)
 }
 
-/// Neighbours of one protocol, by start, that have a port in common.
-fn overlaps(entry: &Entry, mut ranges: Vec<&PortRange>) -> Vec<Finding> {
+/// Returns a fault for each two neighbours of one protocol, sorted by start, that share a port.
+fn overlaps(interface: &CheckedInterface, mut ranges: Vec<&PortRange>) -> Vec<Finding> {
     ranges.sort_by_key(|range| (range.protocol.as_str(), range.start, range.end));
     let pairs = ranges.iter().zip(ranges.iter().skip(1));
     pairs
@@ -100,9 +103,9 @@ fn overlaps(entry: &Entry, mut ranges: Vec<&PortRange>) -> Vec<Finding> {
                 one.end,
                 next.start,
                 next.end,
-                entry.name()
+                interface.name()
             );
-            entry.fault(CauseType::Invalid, "portRanges", what, "join the two")
+            interface.fault(CauseType::Invalid, "portRanges", what, "merge them")
         })
         .collect()
 }
@@ -146,7 +149,7 @@ mod tests {
             (on_pod(&[("TCP", 1, 65_536)]), Expect::Faults(&[END])),
             (on_pod(&[("TCP", 2, 1)]), Expect::Faults(&[START])),
             (on_pod(&[("TCP", 10, 20), ("UDP", 1, 1), ("TCP", 1, 10)]), Expect::Faults(&[RANGES])),
-            // By start each range is held against the one before it alone.
+            // Sorted by start, each range is compared only with the one before it.
             (on_pod(&[("TCP", 1, 100), ("TCP", 2, 3), ("TCP", 4, 5)]), Expect::Faults(&[RANGES])),
             (on_pod(&[("TCP", 1, 9), ("TCP", 1, 9), ("TCP", 1, 9)]), Expect::Faults(&[RANGES, RANGES])),
             (on_pod(&[("SCTP", 1, 1); 11]), Expect::Faults(&[RANGES])),

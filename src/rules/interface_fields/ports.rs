@@ -1,8 +1,8 @@
-//! `ports[]`: which ports of a NIC on the pod network are let through.
+//! `ports[]`: the ports of a NIC on the pod network that KubeVirt forwards to the guest.
 
 use std::collections::BTreeSet;
 
-use super::Entry;
+use super::CheckedInterface;
 use crate::{
     api::network::Port,
     rules::{CauseType, Finding},
@@ -11,75 +11,76 @@ use crate::{
 /// The longest IANA service name, in bytes (RFC 6335).
 const NAME_LENGTH: usize = 15;
 
-/// The last port there is.
+/// The highest port number.
 pub(super) const LAST_PORT: i64 = 65_535;
 
-/// Judges the ports of a NIC on the pod network; elsewhere KubeVirt does not look at them.
-pub(super) fn check(entry: &Entry) -> Vec<Finding> {
-    let ports = entry.interface.ports.as_deref().unwrap_or_default();
+/// Checks the ports of a NIC on the pod network; KubeVirt ignores them on other networks.
+pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
+    let ports = interface.fields.ports.as_deref().unwrap_or_default();
     let mut findings = Vec::new();
     let mut names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {
         if !port.name.is_empty() && !names.insert(port.name.as_str()) {
-            findings.push(duplicate(entry, index, port));
+            findings.push(duplicate(interface, index, port));
         }
-        findings.extend(name(entry, index, port));
-        findings.extend(number(entry, index, port));
-        findings.extend(protocol(entry, index, port));
+        findings.extend(name(interface, index, port));
+        findings.extend(number(interface, index, port));
+        findings.extend(protocol(interface, index, port));
     }
     findings
 }
 
-fn duplicate(entry: &Entry, index: usize, port: &Port) -> Finding {
-    let what = format!("port name {:?} of interface {} is taken already", port.name.as_str(), entry.name());
-    entry.fault(CauseType::Duplicate, format_args!("ports[{index}].name"), what, "choose another name, or leave it out")
+fn duplicate(interface: &CheckedInterface, index: usize, port: &Port) -> Finding {
+    let what = format!("port name {:?} of interface {} is already in use", port.name.as_str(), interface.name());
+    interface.fault(CauseType::Duplicate, format_args!("ports[{index}].name"), what, "choose another name, or omit it")
 }
 
-fn name(entry: &Entry, index: usize, port: &Port) -> Option<Finding> {
+fn name(interface: &CheckedInterface, index: usize, port: &Port) -> Option<Finding> {
     let name = port.name.as_str();
-    let reason = fault_of_name(name)?;
-    let what = format!("port name {name:?} of interface {} {reason}", entry.name());
-    let fix = "write at most 15 of a-z, 0-9 and single hyphens between them, with a letter, as in http-2";
-    Some(entry.fault(CauseType::Invalid, format_args!("ports[{index}].name"), what, fix))
+    let reason = name_error(name)?;
+    let what = format!("port name {name:?} of interface {} {reason}", interface.name());
+    let fix = "use 1 to 15 of a-z, 0-9 and single inner hyphens, with at least one letter, as in http-2";
+    Some(interface.fault(CauseType::Invalid, format_args!("ports[{index}].name"), what, fix))
 }
 
-/// Why a name is no IANA service name (`IsValidPortName` of k8s.io/apimachinery); an empty one is no name at all.
-fn fault_of_name(name: &str) -> Option<&'static str> {
+/// Returns why a name is not an IANA service name (`IsValidPortName` of k8s.io/apimachinery). An empty one is not set.
+fn name_error(name: &str) -> Option<&'static str> {
     let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty() {
         None
     } else if name.len() > NAME_LENGTH {
-        Some("is longer than 15")
+        Some("is longer than 15 characters")
     } else if !name.bytes().all(is_valid) {
-        Some("has other than a-z, 0-9, -")
+        Some("contains a character other than a-z, 0-9 and -")
     } else if !name.bytes().any(|byte| byte.is_ascii_lowercase()) {
         Some("has no letter")
     } else if name.contains("--") {
         Some("has two hyphens in a row")
     } else if name.starts_with('-') || name.ends_with('-') {
-        Some("has a hyphen at its end")
+        Some("starts or ends with a hyphen")
     } else {
         None
     }
 }
 
-fn number(entry: &Entry, index: usize, port: &Port) -> Option<Finding> {
+fn number(interface: &CheckedInterface, index: usize, port: &Port) -> Option<Finding> {
     let (cause, what) = match port.port {
         1..=LAST_PORT => return None,
-        0 => (CauseType::Required, format!("ports[{index}] of interface {} has no port", entry.name())),
-        other => (CauseType::Invalid, format!("port {other} of interface {} is outside 1 to 65535", entry.name())),
+        0 => (CauseType::Required, format!("ports[{index}] of interface {} has no port", interface.name())),
+        other => (CauseType::Invalid, format!("port {other} of interface {} is outside 1 to 65535", interface.name())),
     };
-    Some(entry.fault(cause, format_args!("ports[{index}].port"), what, "write a port from 1 to 65535"))
+    Some(interface.fault(cause, format_args!("ports[{index}].port"), what, "write a port from 1 to 65535"))
 }
 
-fn protocol(entry: &Entry, index: usize, port: &Port) -> Option<Finding> {
+fn protocol(interface: &CheckedInterface, index: usize, port: &Port) -> Option<Finding> {
     let protocol = port.protocol.as_str();
     if matches!(protocol, "" | "TCP" | "UDP") {
         return None;
     }
-    let what = format!("protocol {protocol:?} of port {} of interface {} is not known", port.port, entry.name());
-    let fix = "write TCP or UDP, or leave it out for TCP";
-    Some(entry.fault(CauseType::Invalid, format_args!("ports[{index}].protocol"), what, fix))
+    let what =
+        format!("port {} of interface {} has the unsupported protocol {protocol:?}", port.port, interface.name());
+    let fix = "write TCP or UDP, or omit it for TCP";
+    Some(interface.fault(CauseType::Invalid, format_args!("ports[{index}].protocol"), what, fix))
 }
 
 #[cfg(test)]
@@ -140,7 +141,7 @@ mod tests {
             ("a-", false),
             ("é", false),
         ] {
-            assert_eq!(fault_of_name(name).is_none(), is_valid, "{name:?}");
+            assert_eq!(name_error(name).is_none(), is_valid, "{name:?}");
         }
     }
 }

@@ -1,80 +1,28 @@
-//! Builders for the tables in rule files: a whole review is made and read, so a rule is tested on what it really gets.
+//! The builder for updates of a VM that runs in a cluster without problems.
 
 use std::sync::Arc;
 
-use super::{Case, Finding, FindingKind, Rule};
+use super::{Expect, assert_as_expected, findings_under, review_of_kind};
 use crate::{
     api::{
         cluster,
         network::{NadRef, Network},
-        review,
     },
-    change::Change,
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::InPlace,
         nad::{CniConfig, Nad, NadLookup},
         vmi::StatusNic,
     },
-    settings::{Enforcement, Settings},
+    rules::{Finding, Rule},
+    settings::Settings,
 };
 
-/// What a rule should say.
-#[derive(Debug)]
-pub(crate) enum Expect {
-    /// Nothing.
-    Silent,
-    /// Faults at these fields, in this order, and nothing else.
-    Faults(&'static [&'static str]),
-    /// Advice only.
-    Advice,
-    /// That something was not checked, and nothing else.
-    Unchecked,
-}
-
-/// Judges VMs that are being created with these guests (`spec.template.spec`).
-pub(crate) fn table(rule: &'static Rule, rows: &[(&str, Expect)]) {
-    for (guest, expect) in rows {
-        assert_findings(rule, &review_of("CREATE", &vm_of(guest), "null"), &Facts::default(), expect);
-    }
-}
-
-/// As [`table`], on a KubeVirt v1.9.0 with this `spec.configuration`.
-pub(crate) fn table_on(rule: &'static Rule, configuration: &str, rows: &[(&str, Expect)]) {
-    let resource = format!(
-        r#"{{"spec": {{"configuration": {configuration}}}, "status": {{"observedKubeVirtVersion": "v1.9.0"}}}}"#
-    );
-    let resource: cluster::KubeVirt = serde_json::from_str(&resource).unwrap();
-    let facts = Facts { kubevirt: Fact::Known(Arc::new(KubeVirt::from(resource))), ..Facts::default() };
-    for (guest, expect) in rows {
-        assert_findings(rule, &review_of("CREATE", &vm_of(guest), "null"), &facts, expect);
-    }
-}
-
-/// Judges VMs whose guest was `{}` until now.
-pub(crate) fn table_of_updates(rule: &'static Rule, rows: &[(&str, Expect)]) {
-    for (guest, expect) in rows {
-        assert_findings(rule, &review_of("UPDATE", &vm_of(guest), &vm_of("{}")), &Facts::default(), expect);
-    }
-}
-
-/// A guest (`spec.template.spec`) of one NIC named `a`: the rest of the interface and of the network.
-pub(crate) fn nic(interface: &str, network: &str) -> String {
-    format!(
-        r#"{{"domain": {{"devices": {{"interfaces": [{{"name": "a", {interface}}}]}}}},
-            "networks": [{{"name": "a", {network}}}]}}"#
-    )
-}
-
-fn vm_of(guest: &str) -> String {
-    format!(r#"{{"spec": {{"template": {{"spec": {guest}}}}}}}"#)
-}
-
-/// An interface and its network, in JSON; empty where there is none.
+/// An interface and its network, in JSON.
 type Pair<'t> = (&'t str, &'t str);
 
-/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster where everything is
-/// well: the networks are there, the dynamic-networks controller is ready, and the VM can migrate.
+/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster without problems: the
+/// networks exist, the dynamic-networks controller is ready, and the VM can migrate.
 pub(crate) struct Hotplug {
     old: Vec<(String, String)>,
     new: Vec<(String, String)>,
@@ -89,18 +37,18 @@ pub(crate) struct Hotplug {
 }
 
 impl Hotplug {
-    /// The interface to add, named `dyniface1`, on the multus network `new-fancy-net`.
+    /// Adds this interface, which must be named `dyniface1`, on the multus network `new-fancy-net`.
     pub(crate) fn of(interface: &str) -> Self {
         let network = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
         Self::between(None, Some((interface, network)))
     }
 
-    /// A NIC that the guest has and that becomes another.
+    /// Changes a NIC of the guest.
     pub(crate) fn modify(old: Pair, new: Pair) -> Self {
         Self::between(Some(old), Some(new))
     }
 
-    /// A NIC that the guest has and that is dropped.
+    /// Removes a NIC of the guest from the lists.
     pub(crate) fn remove(old: Pair) -> Self {
         Self::between(Some(old), None)
     }
@@ -132,7 +80,7 @@ impl Hotplug {
             .nad("demo/new-fancy-net", r#"{"cniVersion": "0.3.1", "type": "bridge"}"#)
     }
 
-    /// The guest as the old object has it.
+    /// Sets the running guest to the guest of the old object.
     fn running(mut self) -> Self {
         let vmi = format!(
             r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
@@ -142,21 +90,21 @@ impl Hotplug {
         self
     }
 
-    /// Another network to attach to.
+    /// Replaces the network of the new NICs.
     pub(crate) fn on(mut self, network: &str) -> Self {
         for (_, old) in &mut self.new {
             network.clone_into(old);
         }
-        self.with_networks_that_are_not_there()
+        self.with_absent_networks()
     }
 
-    /// One more NIC to add.
+    /// Adds one more NIC.
     pub(crate) fn with(mut self, interface: &str, network: &str) -> Self {
         self.new.push((interface.to_owned(), network.to_owned()));
         self
     }
 
-    /// Another KubeVirt.
+    /// Sets KubeVirt's version and its feature gates.
     pub(crate) fn kubevirt(mut self, version: &str, gates: &[&str]) -> Self {
         version.clone_into(&mut self.resource.status.observed_version);
         self.resource.spec.configuration.developer_configuration.feature_gates =
@@ -164,7 +112,7 @@ impl Hotplug {
         self.with_resource()
     }
 
-    /// Another rollout strategy, and other methods to update workloads.
+    /// Sets the rollout strategy and the methods to update workloads.
     pub(crate) fn rollout(mut self, strategy: &str, methods: &[&str]) -> Self {
         strategy.clone_into(&mut self.resource.spec.configuration.vm_rollout_strategy);
         self.resource.spec.workload_update_strategy.workload_update_methods =
@@ -177,24 +125,24 @@ impl Hotplug {
         self
     }
 
-    /// Nobody may read the KubeVirt resource.
+    /// Makes the KubeVirt resource unknown.
     pub(crate) fn kubevirt_unknown(mut self) -> Self {
         self.facts.kubevirt = Fact::Unknown;
         self
     }
 
-    /// Another way of NICs into a running pod.
+    /// Sets whether NICs can be attached to a running pod.
     pub(crate) fn in_place(self, in_place: InPlace) -> Self {
         let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No };
         self.facts(|facts| facts.attachment = Fact::Known(attachment))
     }
 
-    /// A network, as `namespace/name`, with this config.
+    /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
         self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
     }
 
-    /// A network of SR-IOV devices.
+    /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
         self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
     }
@@ -202,11 +150,11 @@ impl Hotplug {
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {
         let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), suggestion: None };
         self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
-        self.with_networks_that_are_not_there()
+        self.with_absent_networks()
     }
 
-    /// Whatever is named and was not declared does not exist.
-    fn with_networks_that_are_not_there(mut self) -> Self {
+    /// Makes every network that the change names and that was not added absent.
+    fn with_absent_networks(mut self) -> Self {
         for (_, network) in &self.new {
             let network: Network = serde_json::from_str(network).unwrap();
             let Some(multus) = &network.multus else { continue };
@@ -221,13 +169,13 @@ impl Hotplug {
         self
     }
 
-    /// The guest's status shows one more NIC, with the interface that the pod has for it.
+    /// Adds a NIC to the VMI's status, with the name of its interface in the pod.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
         let seen = StatusNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
         self.vmi(|vmi| Arc::make_mut(&mut vmi.status_nics).push(seen))
     }
 
-    /// Other facts about the guest.
+    /// Changes the facts about the VMI.
     pub(crate) fn vmi(mut self, change: impl FnOnce(&mut Vmi)) -> Self {
         if let Fact::Known(vmi) = &mut self.facts.vmi {
             change(Arc::make_mut(vmi));
@@ -235,37 +183,37 @@ impl Hotplug {
         self
     }
 
-    /// Other facts.
+    /// Changes the facts.
     pub(crate) fn facts(mut self, change: impl FnOnce(&mut Facts)) -> Self {
         change(&mut self.facts);
         self
     }
 
-    /// Other settings.
+    /// Replaces the settings.
     pub(crate) fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// The VM does not run.
+    /// Stops the VM.
     pub(crate) fn stopped(mut self) -> Self {
         self.facts.vmi = Fact::Absent;
         self
     }
 
-    /// Nobody may read VMIs.
-    pub(crate) fn instance_unknown(mut self) -> Self {
+    /// Makes the VMI unknown.
+    pub(crate) fn vmi_unknown(mut self) -> Self {
         self.facts.vmi = Fact::Unknown;
         self
     }
 
-    /// The request is about the VMI.
+    /// Makes the request one about the VMI.
     pub(crate) fn on_vmi(mut self) -> Self {
         self.is_vmi = true;
         self
     }
 
-    /// The request is about the VMI of a VM whose template has these NICs: interfaces and networks as JSON lists.
+    /// Makes the request one about the VMI of a VM whose template has these interfaces and networks, as JSON lists.
     pub(crate) fn on_vmi_of(self, interfaces: &str, networks: &str) -> Self {
         let vm = format!(
             r#"{{"spec": {{"template": {{"spec": {{"domain": {{"devices": {{"interfaces": {interfaces}}}}},
@@ -275,31 +223,31 @@ impl Hotplug {
         self.on_vmi().owned_by("VirtualMachine").facts(|facts| facts.vm = Fact::Known(Arc::new(vm)))
     }
 
-    /// An object of this kind and of the same name owns the object.
+    /// Adds an owner of this kind and of the same name.
     pub(crate) fn owned_by(mut self, kind: &str) -> Self {
         self.owners = format!(r#"{{"kind": "{kind}", "name": "vm-fedora", "uid": "u"}}"#);
         self
     }
 
-    /// The VM is being made, with all its NICs.
+    /// Makes the request the creation of the VM.
     pub(crate) fn created(mut self) -> Self {
         self.is_new = true;
         self.stopped()
     }
 
-    /// Another beginning of `domain`, up to the fields of `devices`.
+    /// Replaces the beginning of `domain`, up to the fields of `devices`.
     pub(crate) fn domain(mut self, domain: &str) -> Self {
         domain.clone_into(&mut self.domain);
         self
     }
 
-    /// Annotations of the new object, as the fields of a JSON object.
+    /// Sets the annotations of the new object, as the fields of a JSON object.
     pub(crate) fn annotated(mut self, annotations: &str) -> Self {
         annotations.clone_into(&mut self.annotations);
         self
     }
 
-    /// NICs, by name, that the guest and its VM have on bridges already.
+    /// Gives the guest and its VM bridge NICs with these names, before and after the change.
     pub(crate) fn having(mut self, names: &[&str]) -> Self {
         for (place, name) in names.iter().enumerate() {
             let nic = (
@@ -312,17 +260,17 @@ impl Hotplug {
         self.running()
     }
 
-    /// Holds the rule to what it should say.
+    /// Asserts the findings of a rule.
     pub(crate) fn expect(&self, rule: &'static Rule, expect: &Expect) {
         assert_as_expected(rule, &self.review(), &self.findings(rule), expect);
     }
 
-    /// What the rule says.
+    /// Returns the findings of a rule.
     pub(crate) fn findings(&self, rule: &'static Rule) -> Vec<Finding> {
         findings_under(rule, &self.review(), &self.facts, &self.settings)
     }
 
-    /// The request as the API server would send it.
+    /// Returns the AdmissionReview as the API server would send it.
     pub(crate) fn review(&self) -> String {
         let object = |nics: &[(String, String)], annotations: &str| {
             let guest = self.guest(nics);
@@ -351,89 +299,4 @@ impl Hotplug {
             after(&networks)
         )
     }
-}
-
-/// What the rule says of an update of a VM of which nothing else is known.
-pub(crate) fn findings_of_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
-    findings(rule, &review_of("UPDATE", new, old), &Facts::default())
-}
-
-/// What the rule says of an update of a VMI of which nothing else is known.
-pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
-    findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), &Facts::default())
-}
-
-/// What the rule says of an update of a VM's status.
-pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
-    let review =
-        review_of("UPDATE", new, old).replacen("\"operation\"", "\"subResource\": \"status\", \"operation\"", 1);
-    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
-        panic!("faulty: {review}")
-    };
-    let Some(change) = Change::of(&request) else { return Vec::new() };
-    let case = Case { change: &change, facts, settings: &Settings::default() };
-    if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
-}
-
-fn review_of(operation: &str, object: &str, old_object: &str) -> String {
-    review_of_kind("VirtualMachine", operation, object, old_object)
-}
-
-fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
-    format!(
-        r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{
-            "uid": "u", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "{kind}"}},
-            "namespace": "demo", "name": "vm-fedora", "operation": "{operation}", "userInfo": {{"username": "alice"}},
-            "object": {object}, "oldObject": {old_object}}}}}"#
-    )
-}
-
-/// Reads a review and judges it with one rule.
-pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<Finding> {
-    findings_under(rule, review, facts, &Settings::default())
-}
-
-fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
-        panic!("faulty: {review}")
-    };
-    let change = Change::of(&request).unwrap();
-    let case = Case { change: &change, facts, settings };
-    if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
-}
-
-fn assert_findings(rule: &'static Rule, review: &str, facts: &Facts, expect: &Expect) {
-    assert_as_expected(rule, review, &findings(rule, review, facts), expect);
-}
-
-fn assert_as_expected(rule: &'static Rule, review: &str, findings: &[Finding], expect: &Expect) {
-    let is_as_expected = match expect {
-        Expect::Silent => findings.is_empty(),
-        Expect::Faults(fields) => {
-            findings.iter().all(|finding| matches!(finding.kind, FindingKind::Fault(_)))
-                && findings.iter().map(|finding| finding.field.as_str()).eq(fields.iter().copied())
-        }
-        Expect::Advice => is_each(findings, FindingKind::Advice),
-        Expect::Unchecked => is_each(findings, FindingKind::Unchecked),
-    };
-    assert!(is_as_expected, "{}: expected {expect:?} of {review}, found {findings:#?}", rule.id);
-    for finding in findings {
-        assert_fits(finding);
-    }
-}
-
-/// How long a warning may be, as the verdict has it; rules know no verdict.
-const WARNING_LENGTH: usize = 120;
-
-/// Whatever becomes a warning under the rule's own enforcement is not cut, with names of 20 letters too.
-fn assert_fits(finding: &Finding) {
-    let is_denial = matches!(finding.kind, FindingKind::Fault(_)) && finding.rule.enforcement == Enforcement::Deny;
-    let names = ["dyniface1", "dyniface2", "vm-fedora", "vm-other", "new-fancy-net", "no-such-net", "demo"];
-    let what = names.iter().fold(finding.what.clone(), |what, name| what.replace(name, &"x".repeat(20)));
-    let length = what.chars().count() + " [NP000]".len();
-    assert!(is_denial || length <= WARNING_LENGTH, "{length} characters: {what}");
-}
-
-fn is_each(findings: &[Finding], kind: FindingKind) -> bool {
-    !findings.is_empty() && findings.iter().all(|finding| finding.kind == kind)
 }

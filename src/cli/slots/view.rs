@@ -1,70 +1,70 @@
-//! What text and SVG show alike: groups of places, and the sum in words.
+//! The content of the text and of the drawing: groups of slots, and the calculation in words.
 
 use crate::{
     kubevirt::Version,
     pci::{BusLayout, MachineType, PortBudget, PortCase, Scheme, Slot, SlotPosition},
 };
 
-/// A picture in words.
+/// The PCI bus of a guest, as texts.
 #[derive(Debug)]
-pub(super) struct Board {
-    /// Which guest.
+pub(super) struct BusView {
+    /// Kind and name of the guest.
     pub(super) title: String,
-    /// Its board and its KubeVirt.
+    /// Its machine type and its KubeVirt version.
     pub(super) subtitle: String,
-    /// The answer in one line.
+    /// The result in one line.
     pub(super) headline: String,
     /// Whether the guest can boot and a NIC can be hotplugged.
-    pub(super) mood: Mood,
-    /// Places that belong together.
+    pub(super) availability: Availability,
+    /// The slots, by their bus.
     pub(super) groups: Vec<Group>,
-    /// How the answer comes about, a sentence each.
-    pub(super) sum: Vec<String>,
-    /// What the figures rest on.
+    /// The calculation of the result, one sentence per entry.
+    pub(super) calculation: Vec<String>,
+    /// Assumptions of the calculation.
     pub(super) notes: Vec<String>,
 }
 
-/// What the answer means for whoever wants to hotplug.
+/// Whether a NIC can be hotplugged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Mood {
-    /// There is room.
-    Good,
-    /// There is none.
+pub(super) enum Availability {
+    /// A port is free, or ports do not limit the number of NICs.
+    Free,
+    /// All ports are in use.
     Full,
     /// The guest cannot boot.
-    Refused,
+    CannotBoot,
 }
 
-/// Places that belong together.
+/// The slots of one bus.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) heading: String,
     pub(super) rows: Vec<Row>,
 }
 
-/// One place.
+/// One slot.
 #[derive(Debug)]
 pub(super) struct Row {
     /// The root port's number.
     pub(super) port: Option<u64>,
     pub(super) name: String,
-    /// What it is; empty where the name says so.
+    /// The kind of the device; empty if the name is the same.
     pub(super) kind: &'static str,
     pub(super) why: String,
     pub(super) is_free: bool,
 }
 
-impl Board {
-    /// Puts a picture in words.
+impl BusView {
+    /// Describes a bus in words.
     pub(super) fn new(title: &str, picture: &BusLayout, version: Version, notes: Vec<String>) -> Self {
         let budget = &picture.budget;
         Self {
             title: title.to_owned(),
             subtitle: subtitle(budget, version),
             headline: headline(budget),
-            mood: mood(budget),
+            availability: availability(budget),
             groups: groups(picture),
-            sum: sum(budget),
+            calculation: calculation(budget),
             notes,
         }
     }
@@ -88,11 +88,11 @@ fn subtitle(budget: &PortBudget, version: Version) -> String {
     format!("{machine} · {memory} · KubeVirt {version}{topology}")
 }
 
-fn mood(budget: &PortBudget) -> Mood {
+fn availability(budget: &PortBudget) -> Availability {
     match (&budget.boot_error, budget.hotplug_capacity()) {
-        (Some(_), _) => Mood::Refused,
-        (None, Some(0)) => Mood::Full,
-        (None, _) => Mood::Good,
+        (Some(_), _) => Availability::CannotBoot,
+        (None, Some(0)) => Availability::Full,
+        (None, _) => Availability::Free,
     }
 }
 
@@ -112,7 +112,7 @@ fn headline(budget: &PortBudget) -> String {
                 plural(budget.details.root_ports, "port")
             )
         }
-        (_, None) => "no PCI ports: they limit nothing here".to_owned(),
+        (_, None) => "no PCI ports: they do not limit the number of NICs".to_owned(),
     }
 }
 
@@ -148,12 +148,12 @@ fn row(seat: &Slot) -> Row {
     Row { port, name, kind, why: seat.why.clone(), is_free }
 }
 
-/// A name from the object, free of what would disturb a terminal.
+/// Replaces control characters, which could change the state of a terminal.
 fn printable(name: &str) -> String {
     name.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
-fn sum(budget: &PortBudget) -> Vec<String> {
+fn calculation(budget: &PortBudget) -> Vec<String> {
     let sum = &budget.details;
     let mut lines = Vec::new();
     if budget.boot_error.is_some() {
@@ -167,12 +167,14 @@ fn sum(budget: &PortBudget) -> Vec<String> {
         PortCase::Flat => lines.push(flat(budget)),
         PortCase::RootComplex => {
             let annotation = crate::pci::ROOT_COMPLEX;
-            lines.push(format!("{annotation} puts what KubeVirt counts on the root bus, where nothing is hotplugged."));
+            lines.push(format!(
+                "{annotation} puts the devices that KubeVirt counts on the root bus, which has no hotplug."
+            ));
         }
         PortCase::Placed | PortCase::Discarded => lines.extend(ports(budget)),
     }
     if budget.is_transitional {
-        lines.push("useVirtioTransitional: virtio devices and hotplugged NICs sit on the bridge.".to_owned());
+        lines.push("useVirtioTransitional: virtio devices and hotplugged NICs are on the bridge.".to_owned());
     }
     lines
 }
@@ -182,7 +184,9 @@ fn flat(budget: &PortBudget) -> String {
         0 => "none".to_owned(),
         bridges => format!("{bridges}, counted in"),
     };
-    format!("Slots 2 to 31 of one bus. libvirt adds bridges when it is full (now {bridges}), so this is no hard limit.")
+    format!(
+        "Slots 2 to 31 of one bus. libvirt adds bridges when it is full (now {bridges}), so this limit is not fixed."
+    )
 }
 
 fn ports(budget: &PortBudget) -> Vec<String> {
@@ -193,7 +197,7 @@ fn ports(budget: &PortBudget) -> Vec<String> {
     let in_use = budget.ports_in_use;
     let mut lines = Vec::new();
     match sum.scheme {
-        Scheme::None => lines.push("KubeVirt asks for no port, so only libvirt's spare one is free.".to_owned()),
+        Scheme::None => lines.push("KubeVirt reserves no port, so only libvirt's spare port is free.".to_owned()),
         Scheme::V1 => lines.push(format!(
             "KubeVirt places {placeholders} {} for {} {}; libvirt adds 1 spare port.",
             plural(placeholders, "placeholder"),
@@ -203,11 +207,13 @@ fn ports(budget: &PortBudget) -> Vec<String> {
         Scheme::V2 | Scheme::V3 | Scheme::V3ReadBack => {
             let (total, minimum, desired) = (sum.total, sum.minimum, sum.desired);
             lines.push(format!(
-                "KubeVirt counts {in_use} in use; of {total} ports it wants max({total}-{in_use}, {minimum}) = {desired} free."
+                "KubeVirt counts {in_use} in use; of {total} ports it wants max({total}-{in_use}, {minimum}) \
+                 = {desired} free."
             ));
             lines.push(match sum.case {
                 PortCase::Discarded => format!(
-                    "With {} {} it places no placeholder, so its {extra} extra {} come before the devices, and {} {} take them: no spare port either.",
+                    "With {} {} KubeVirt places no placeholder, so its {extra} extra {} come before the devices, \
+                     and {} {} use them; no spare port is left.",
                     sum.interfaces,
                     plural(sum.interfaces, "NIC"),
                     plural(extra, "port"),
@@ -216,14 +222,15 @@ fn ports(budget: &PortBudget) -> Vec<String> {
                 ),
                 _ => match sum.slot_count {
                     Some(slot_count) => format!(
-                        "Annotation pci-interface-slot-count {slot_count} makes {placeholders} {} for {} {}; besides there are {extra} extra {} and libvirt's spare one.",
+                        "Annotation pci-interface-slot-count {slot_count} makes {placeholders} {} for {} {}; \
+                         in addition there are {extra} extra {} and libvirt's spare port.",
                         plural(placeholders, "placeholder"),
                         sum.interfaces,
                         plural(sum.interfaces, "NIC"),
                         plural(extra, "port"),
                     ),
                     None => format!(
-                        "It gets them as {placeholders} {} and {extra} extra {}; libvirt adds 1 spare port.",
+                        "It adds them as {placeholders} {} and {extra} extra {}; libvirt adds 1 spare port.",
                         plural(placeholders, "placeholder"),
                         plural(extra, "port"),
                     ),

@@ -1,4 +1,4 @@
-//! The NICs of a guest as JSON: those of a VM's template or of a VMI, and the patch that appends to the former.
+//! The NICs of a guest as JSON, in a VM's template or in a VMI, and the patches of a template.
 
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
@@ -9,27 +9,28 @@ use crate::{
     api::json_patch::{add_op, pointer, test_op},
 };
 
-/// Where a VM holds its guest.
+/// The path of the guest in a VM.
 const GUEST: &str = "spec.template.spec";
 
-/// A guest, and the object that it is written in.
-pub(crate) struct Template<'v> {
+/// The spec of a guest, in a VM's template or in a VMI.
+pub(crate) struct GuestSpec<'v> {
+    /// The VM or VMI.
     object: &'v Value,
     guest: &'v Value,
-    /// Of the object.
+    /// The namespace of the object.
     pub(crate) namespace: &'v str,
 }
 
-/// An interface and the network of its name, where they are written; of two with one name the last one counts, as in
+/// The interface and the network with a name, as far as they exist. Of two with the same name the last one counts, as in
 /// KubeVirt.
 #[derive(Clone, Copy)]
-pub(crate) struct Nic<'v> {
+pub(crate) struct NicEntries<'v> {
     interface: Option<&'v Value>,
     network: Option<&'v Value>,
 }
 
-impl<'v> Nic<'v> {
-    /// Both entries, if both are written.
+impl<'v> NicEntries<'v> {
+    /// Returns both entries, if both exist.
     pub(crate) fn pair(&self) -> Option<(&'v Value, &'v Value)> {
         self.interface.zip(self.network)
     }
@@ -39,14 +40,14 @@ impl<'v> Nic<'v> {
     }
 }
 
-impl<'v> Template<'v> {
-    /// The guest of a VM.
+impl<'v> GuestSpec<'v> {
+    /// Returns the guest of a VM's template.
     pub(crate) fn of_vm(vm: &'v Value) -> Self {
         Self::at(vm, "/spec/template/spec")
     }
 
-    /// The guest of a VMI.
-    pub(crate) fn of_guest(vmi: &'v Value) -> Self {
+    /// Returns the guest of a VMI.
+    pub(crate) fn of_vmi(vmi: &'v Value) -> Self {
         Self::at(vmi, "/spec")
     }
 
@@ -56,58 +57,58 @@ impl<'v> Template<'v> {
         Self { object, guest, namespace }
     }
 
-    /// The names of the interfaces, in their order.
+    /// Returns the names of the interfaces, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'v str> {
         self.interfaces().iter().map(|interface| super::text(interface, "name"))
     }
 
-    /// The NIC of a name, as far as it is there.
-    pub(crate) fn nic(&self, name: &str) -> Nic<'v> {
+    /// Returns the entries with a name.
+    pub(crate) fn nic(&self, name: &str) -> NicEntries<'v> {
         let find = |list: &'v [Value]| list.iter().rfind(|entry| super::text(entry, "name") == name);
-        Nic { interface: find(self.interfaces()), network: find(self.networks()) }
+        NicEntries { interface: find(self.interfaces()), network: find(self.networks()) }
     }
 
-    /// Whether any of the two lists has the name.
+    /// Returns whether one of the two lists has the name.
     pub(crate) fn has(&self, name: &str) -> bool {
         let nic = self.nic(name);
         nic.interface.is_some() || nic.network.is_some()
     }
 
-    /// Whether KubeVirt gives the guest a NIC on the pod network at its next boot, because none is written.
+    /// Returns whether KubeVirt gives the guest a NIC on the pod network at its next boot, because the spec has none.
     pub(crate) fn gets_default_nic(&self) -> bool {
         let wants_pod_network =
             self.guest.pointer("/domain/devices/autoattachPodInterface") != Some(&Value::Bool(false));
         wants_pod_network && self.interfaces().is_empty() && self.networks().is_empty()
     }
 
-    /// Whether the guest has the NIC that KubeVirt gives to one without any.
+    /// Returns whether the guest has the default NIC, which KubeVirt gives to a guest without any.
     pub(crate) fn has_default_nic(&self) -> bool {
         self.nic(DEFAULT_NIC).pair().is_some_and(|(_, network)| network.get("pod").is_some())
     }
 
-    /// The patch of the VM that appends these NICs: it applies to this very VM, and only while both lists are as they
-    /// were read.
+    /// Returns the patch of the VM that appends these NICs. It fails for another VM of the same name, and if one of the two
+    /// lists has changed.
     pub(crate) fn append(&self, nics: &[(&Value, &Value)]) -> Vec<PatchOperation> {
         if nics.is_empty() {
             return Vec::new();
         }
-        let mut operations = self.as_read();
+        let mut operations = self.unchanged_tests();
         let interfaces = nics.iter().map(|(interface, _)| (*interface).clone()).collect();
         operations.extend(self.entries(&["domain", "devices", "interfaces"], interfaces));
         operations.extend(self.entries(&["networks"], nics.iter().map(|(_, network)| (*network).clone()).collect()));
         operations
     }
 
-    /// The patch of the VM that gives it these lists in place of its own, under the same tests.
+    /// Returns the patch of the VM that replaces both lists, under the same tests.
     pub(crate) fn rewrite(&self, interfaces: Vec<Value>, networks: Vec<Value>) -> Vec<PatchOperation> {
-        let mut operations = self.as_read();
-        operations.push(self.make(&["domain", "devices", "interfaces"], Value::Array(interfaces)));
-        operations.push(self.make(&["networks"], Value::Array(networks)));
+        let mut operations = self.unchanged_tests();
+        operations.push(self.create(&["domain", "devices", "interfaces"], Value::Array(interfaces)));
+        operations.push(self.create(&["networks"], Value::Array(networks)));
         operations
     }
 
-    /// The tests that this is the very VM that was read, and that both lists are as they were.
-    fn as_read(&self) -> Vec<PatchOperation> {
+    /// Returns the tests that this is the VM that was read, and that neither list has changed.
+    fn unchanged_tests(&self) -> Vec<PatchOperation> {
         vec![
             test_op(pointer("metadata", &["uid"]), json!(uid(self.object))),
             self.unchanged(&["domain", "devices", "interfaces"]),
@@ -115,28 +116,27 @@ impl<'v> Template<'v> {
         ]
     }
 
-    /// The test that a field is what it was read as. Of one that is missing nothing can be tested but what it is missing
-    /// from.
+    /// Returns the test that a field has not changed. If the field is missing, the patch tests its parent instead.
     fn unchanged(&self, path: &[&str]) -> PatchOperation {
         let (mut value, mut depth) = (self.guest, 0);
-        for (place, key) in path.iter().enumerate() {
+        for (index, key) in path.iter().enumerate() {
             let Some(below) = value.get(key) else { break };
-            (value, depth) = (below, place + 1);
+            (value, depth) = (below, index + 1);
         }
         test_op(pointer(GUEST, path.get(..depth).unwrap_or_default()), value.clone())
     }
 
-    /// Appends entries to a list. An empty one may be missing or null as well, and so may what it stands in.
+    /// Returns the operations that append entries to a list. An empty list, or its parent, may be missing or null.
     fn entries(&self, path: &[&str], entries: Vec<Value>) -> Vec<PatchOperation> {
         if list(self.guest, path).is_empty() {
-            return vec![self.make(path, Value::Array(entries))];
+            return vec![self.create(path, Value::Array(entries))];
         }
         let end = || pointer(GUEST, &[path, &["-"]].concat());
         entries.into_iter().map(|entry| add_op(end(), entry)).collect()
     }
 
-    /// Writes a value with the objects around it that are not there.
-    fn make(&self, path: &[&str], value: Value) -> PatchOperation {
+    /// Returns the operation that adds a value together with its missing parents.
+    fn create(&self, path: &[&str], value: Value) -> PatchOperation {
         let (mut at, mut depth) = (self.guest, 0);
         for key in path {
             let Some(below) = at.get(key).filter(|below| below.is_object()) else { break };

@@ -1,4 +1,4 @@
-//! The steps of the story, and the requests that the API server would make of them.
+//! The steps of the demo, and the requests that an API server would send for them.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use serde_json::{Value, json};
 
 use crate::cluster::{manifests, store::Store};
 
-const STORY: &str = include_str!("story.yaml");
+const STEPS: &str = include_str!("steps.yaml");
 const CLUSTER: &str = include_str!("cluster.yaml");
 const VM: &str = include_str!("vm.yaml");
 
-/// Where a VM holds its guest.
+/// The path of the guest's spec in a VM.
 const GUEST: &str = "/spec/template/spec";
 
-/// Who changes the spec of a VMI: nobody else may.
+/// The only user with permission to change the spec of a VMI.
 const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";
 
-/// One change of the story; story.yaml says what the fields mean.
+/// One change of the demo; steps.yaml describes the fields.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Step {
     pub(super) title: String,
-    pub(super) tell: String,
+    pub(super) note: String,
     cluster: String,
     stopped: bool,
     guest: Value,
@@ -37,7 +37,7 @@ pub(super) struct Step {
     pub(super) expect: Expect,
 }
 
-/// What becomes of a change.
+/// The expected result of a step.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Expect {
@@ -47,7 +47,7 @@ pub(super) enum Expect {
     Patched,
 }
 
-/// NICs as a user writes them.
+/// The NICs of a step.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Nics {
@@ -55,24 +55,24 @@ struct Nics {
     networks: Vec<Value>,
 }
 
-/// All steps in order.
+/// Returns all steps in order.
 pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
-    serde_saphyr::from_str(STORY).context("the story cannot be read")
+    serde_saphyr::from_str(STEPS).context("cannot read the steps of the demo")
 }
 
-/// The step that both webhooks have something to say about, for the curl lines.
+/// Returns a step that both webhooks change or check, for the curl commands.
 pub(super) fn example() -> anyhow::Result<Step> {
     let steps = steps()?;
-    steps.into_iter().find(|step| step.expect == Expect::Patched).context("the story patches nothing")
+    steps.into_iter().find(|step| step.expect == Expect::Patched).context("no step is patched")
 }
 
 impl Step {
-    /// The kind of the object that changes, as errors name it.
+    /// Returns the kind of the changed object, as errors name it.
     pub(super) fn kind(&self) -> &'static str {
         if self.vmi { "VirtualMachineInstance" } else { "VirtualMachine" }
     }
 
-    /// The cluster in which the step is played.
+    /// Returns the cluster of the step.
     pub(super) fn cluster(&self) -> anyhow::Result<Store> {
         let mut store = Store::complete();
         for manifest in manifests::read(CLUSTER)?.iter().chain(&manifests::read(&self.cluster)?) {
@@ -86,7 +86,7 @@ impl Step {
         Ok(store)
     }
 
-    /// The VM with these NICs besides its default one.
+    /// Returns the VM with these NICs in addition to its default NIC.
     fn vm(&self, nics: &str) -> anyhow::Result<Value> {
         let mut vm: Value = serde_saphyr::from_str(VM)?;
         if let (Some(guest), false) = (vm.pointer_mut(GUEST), self.guest.is_null()) {
@@ -95,7 +95,7 @@ impl Step {
         let nics: Nics = if nics.is_empty() { Nics::default() } else { serde_saphyr::from_str(nics)? };
         let mut extend = |path: &str, more: Vec<Value>| {
             let list = vm.pointer_mut(&format!("{GUEST}/{path}")).and_then(Value::as_array_mut);
-            list.context("vm.yaml has NICs")?.extend(more);
+            list.context("vm.yaml lacks the lists of NICs")?.extend(more);
             anyhow::Ok(())
         };
         extend("domain/devices/interfaces", nics.interfaces)?;
@@ -103,10 +103,10 @@ impl Step {
         Ok(vm)
     }
 
-    /// The VMI that the VM runs as.
+    /// Returns the VMI of the running VM.
     fn vmi(&self, vm: &Value) -> anyhow::Result<Value> {
-        let spec = vm.pointer(GUEST).context("a VM has a template")?;
-        let seen = |name: &Value| json!({"name": name, "infoSource": "domain, guest-agent, multus-status"});
+        let spec = vm.pointer(GUEST).context("vm.yaml lacks a template")?;
+        let entry = |name: &Value| json!({"name": name, "infoSource": "domain, guest-agent, multus-status"});
         let interfaces = spec.pointer("/domain/devices/interfaces").and_then(Value::as_array);
         let names = interfaces.into_iter().flatten().filter_map(|interface| interface.get("name"));
         let mut status = BTreeMap::from([
@@ -115,7 +115,7 @@ impl Step {
                 "conditions".to_owned(),
                 json!([{"type": "Ready", "status": "True"}, {"type": "LiveMigratable", "status": "True"}]),
             ),
-            ("interfaces".to_owned(), names.map(seen).collect()),
+            ("interfaces".to_owned(), names.map(entry).collect()),
         ]);
         status.extend(self.status.clone());
         let owner =
@@ -130,7 +130,7 @@ impl Step {
     }
 }
 
-/// The AdmissionReview of a step.
+/// Returns the AdmissionReview of a step.
 pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
     let (resource, user) =
         if step.vmi { ("virtualmachineinstances", CONTROLLER) } else { ("virtualmachines", "alice") };
@@ -139,7 +139,7 @@ pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
         if step.vmi { step.vmi(&vm) } else { Ok(vm) }
     };
     let mut object = object_of(&step.apply)?;
-    let annotations = object.pointer_mut("/metadata/annotations").context("vm.yaml has annotations")?;
+    let annotations = object.pointer_mut("/metadata/annotations").context("vm.yaml lacks annotations")?;
     *annotations = json!(step.annotate);
     Ok(json!({
         "apiVersion": "admission.k8s.io/v1",
@@ -158,7 +158,7 @@ pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
     }))
 }
 
-/// Applies the patch of an answer to the object of the review, as the API server does, and returns it.
+/// Applies the patch of a response to the object of the review, as the API server does, and returns the patch.
 pub(super) fn apply_patch(review: &mut Value, answer: &Value) -> anyhow::Result<Option<Value>> {
     let Some(text) = answer.pointer("/response/patch").and_then(Value::as_str) else { return Ok(None) };
     let patch: Value = serde_json::from_slice(&BASE64.decode(text)?)?;

@@ -1,0 +1,399 @@
+//! The second step: a parsed body becomes a decision, with everything that logs, metrics and Events report about it.
+
+use std::sync::Arc;
+
+use json_patch::{Patch, PatchOperation};
+
+use super::{
+    Endpoint, ParsedBody,
+    enforcement::EnforcementPolicy,
+    verdict::{
+        self, Cause, Verdict,
+        sets::{FactSet, RuleSet},
+    },
+};
+use crate::{
+    api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
+    change::{Change, MAX_NICS, MigrationStart},
+    facts::{Fact, FactSource, Facts, Vmi},
+    mutations::{self, MutationInput},
+    rules::{self, Case, CauseType, Rule},
+    settings::{Enforcement, Settings},
+};
+
+/// The result of a request.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Decision {
+    /// The request is allowed without a change or a warning.
+    Allowed,
+    /// The request is denied.
+    Denied,
+    /// The body has no request of an AdmissionReview.
+    Malformed,
+    /// The request is allowed, and the answer changes its object.
+    Patched,
+    /// The request is allowed because nicplug does not review its kind, operation or subresource.
+    Unhandled,
+    /// The request is allowed with a warning for its user.
+    Warned,
+}
+
+impl Decision {
+    /// Every decision.
+    pub const ALL: [Self; 6] =
+        [Self::Allowed, Self::Denied, Self::Malformed, Self::Patched, Self::Unhandled, Self::Warned];
+
+    /// Returns the name for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Malformed => "malformed",
+            Self::Patched => "patched",
+            Self::Unhandled => "unhandled",
+            Self::Warned => "warned",
+        }
+    }
+
+    fn of(verdict: &Verdict) -> Self {
+        match (verdict.is_allowed(), verdict.warnings.is_empty()) {
+            (false, _) => Self::Denied,
+            (true, false) => Self::Warned,
+            (true, true) => Self::Allowed,
+        }
+    }
+}
+
+/// The labels of a decision in the metrics.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DecisionLabels {
+    /// The endpoint that was called.
+    pub endpoint: Endpoint,
+    /// The kind of the object.
+    pub kind: ObjectKind,
+    /// The operation on the object.
+    pub operation: Operation,
+    /// The decision.
+    pub decision: Decision,
+    /// The rules that deny the request.
+    pub denied_by: RuleSet,
+    /// The rules that warn.
+    pub warned_by: RuleSet,
+    /// The facts that a rule needed and that were unknown.
+    pub unknown: FactSet,
+}
+
+/// The result of [`Evaluator::evaluate`].
+#[derive(Debug)]
+pub struct Evaluation<'r> {
+    pub(super) endpoint: Endpoint,
+    pub(super) decision: Decision,
+    pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
+    pub(super) verdict: Verdict,
+    pub(super) patch: Option<Patch>,
+    /// `None` for a decision other than a denial or a patch.
+    pub(super) basis: Option<Box<Basis<'r>>>,
+}
+
+/// The input of a decision. Only denials and patches keep it, because it is large and no other decision needs it again.
+#[derive(Debug)]
+pub(super) enum Basis<'r> {
+    /// A change, and the facts that were known.
+    Change(Change<'r>, Facts),
+    /// The start of a migration, and the facts that were known.
+    Migration(MigrationStart<'r>, Facts),
+    /// A change with too many NICs: no facts were read.
+    Oversize(Change<'r>),
+}
+
+impl<'r> Evaluation<'r> {
+    /// Returns the decision.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        self.decision
+    }
+
+    /// Returns the endpoint that was called.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// Returns the request; `None` for a malformed body.
+    #[must_use]
+    pub fn request(&self) -> Option<&'r Request<'r>> {
+        self.request.ok()
+    }
+
+    /// Returns the causes of a denial and the warnings.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Returns the verdict, without the rest.
+    #[must_use]
+    pub fn into_verdict(self) -> Verdict {
+        self.verdict
+    }
+
+    /// Returns the operations on the object; none unless the decision is [`Decision::Patched`].
+    #[must_use]
+    pub fn into_patch(self) -> Vec<PatchOperation> {
+        self.patch.map(|Patch(operations)| operations).unwrap_or_default()
+    }
+
+    /// Returns the labels for the metrics.
+    #[must_use]
+    pub fn labels(&self) -> DecisionLabels {
+        let Verdict { denied_by, warned_by, unknown, .. } = self.verdict;
+        let (kind, operation) = match self.request {
+            Ok(request) => (ObjectKind::of(&request.kind), request.operation),
+            Err(_) => (ObjectKind::Other, Operation::Other),
+        };
+        DecisionLabels {
+            endpoint: self.endpoint,
+            kind,
+            operation,
+            decision: self.decision,
+            denied_by,
+            warned_by,
+            unknown,
+        }
+    }
+
+    /// Returns the change that was denied; `None` for another decision, and for a denial of something else: of a
+    /// migration, or of an object that cannot be read.
+    #[must_use]
+    pub fn denied_change(&self) -> Option<&Change<'r>> {
+        match self.basis.as_deref()? {
+            Basis::Change(change, _) | Basis::Oversize(change) if self.decision == Decision::Denied => Some(change),
+            _ => None,
+        }
+    }
+
+    /// Whether both have the same answer.
+    #[must_use]
+    pub fn has_same_answer(&self, other: &Self) -> bool {
+        (self.decision, &self.verdict, &self.patch) == (other.decision, &other.verdict, &other.patch)
+    }
+
+    fn new(endpoint: Endpoint, request: &'r Request<'r>, decision: Decision) -> Self {
+        let verdict = Verdict::default();
+        Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis: None }
+    }
+
+    fn with_verdict(
+        endpoint: Endpoint,
+        request: &'r Request<'r>,
+        verdict: Verdict,
+        basis: impl FnOnce() -> Basis<'r>,
+    ) -> Self {
+        let decision = Decision::of(&verdict);
+        let basis = (decision == Decision::Denied).then(|| Box::new(basis()));
+        Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
+    }
+
+    /// A denial that is not from a rule.
+    fn denied(endpoint: Endpoint, request: &'r Request<'r>, field: String, message: String) -> Self {
+        let cause = Cause { reason: CauseType::Invalid, field, message };
+        let verdict = Verdict { causes: vec![cause], ..Verdict::default() };
+        Self { endpoint, decision: Decision::Denied, request: Ok(request), verdict, patch: None, basis: None }
+    }
+
+    fn malformed(endpoint: Endpoint, error: &'r BodyError) -> Self {
+        let verdict = Verdict::default();
+        Self { endpoint, decision: Decision::Malformed, request: Err(error), verdict, patch: None, basis: None }
+    }
+}
+
+/// Evaluates requests with one source of facts and with settings that do not change meanwhile.
+#[derive(Clone, Copy)]
+pub struct Evaluator<'e> {
+    pub(super) facts: &'e dyn FactSource,
+    pub(super) settings: &'e Settings,
+}
+
+impl<'e> Evaluator<'e> {
+    /// Returns an evaluator.
+    #[must_use]
+    pub fn new(facts: &'e dyn FactSource, settings: &'e Settings) -> Self {
+        Self { facts, settings }
+    }
+
+    /// Evaluates a body that was [parsed](super::parse).
+    #[must_use]
+    pub fn evaluate<'r>(&self, endpoint: Endpoint, body: &'r ParsedBody<'r>) -> Evaluation<'r> {
+        match body {
+            Ok(ParsedRequest::Valid(request)) => self.evaluate_request(endpoint, request),
+            Ok(ParsedRequest::Invalid(request, fault)) => evaluate_fault(endpoint, request, fault),
+            Err(error) => Evaluation::malformed(endpoint, error),
+        }
+    }
+
+    fn evaluate_request<'r>(&self, endpoint: Endpoint, request: &'r Request<'r>) -> Evaluation<'r> {
+        if let Some(start) = MigrationStart::of(request) {
+            return self.evaluate_migration(endpoint, request, start);
+        }
+        if request.is_unchanged {
+            return Evaluation::new(endpoint, request, Decision::Allowed);
+        }
+        let Some(change) = Change::of(request) else {
+            return Evaluation::new(endpoint, request, Decision::Unhandled);
+        };
+        if change.is_irrelevant() {
+            return Evaluation::new(endpoint, request, Decision::Allowed);
+        }
+        if let Some((field, count)) = change.oversized_list() {
+            return evaluate_oversize(endpoint, request, change, field, count);
+        }
+        match endpoint {
+            Endpoint::Validate => {
+                let facts = self.facts_for(&change);
+                let verdict = decide(&change, &facts, self.settings);
+                Evaluation::with_verdict(endpoint, request, verdict, || Basis::Change(change, facts))
+            }
+            // The API server silently drops a patch of a status request that changes anything but the status.
+            Endpoint::Mutate if change.requests.is_some() => Evaluation::new(endpoint, request, Decision::Allowed),
+            Endpoint::Mutate => self.mutate(request, change),
+        }
+    }
+
+    fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
+        let facts = self.facts_for(&change);
+        let operations =
+            mutations::operations(&MutationInput { change: &change, facts: &facts, settings: self.settings });
+        if operations.is_empty() {
+            return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
+        }
+        Evaluation {
+            patch: Some(Patch(operations)),
+            basis: Some(Box::new(Basis::Change(change, facts))),
+            ..Evaluation::new(Endpoint::Mutate, request, Decision::Patched)
+        }
+    }
+
+    fn evaluate_migration<'r>(
+        &self,
+        endpoint: Endpoint,
+        request: &'r Request<'r>,
+        start: MigrationStart<'r>,
+    ) -> Evaluation<'r> {
+        if endpoint == Endpoint::Mutate {
+            return Evaluation::new(endpoint, request, Decision::Unhandled);
+        }
+        let facts = self.facts.facts_for_migration(&start);
+        let verdict = decide_migration(&start, &facts, self.settings);
+        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
+    }
+
+    /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
+    /// and its new status, and a request for a VM gives the whole VM.
+    fn facts_for(&self, change: &Change) -> Facts {
+        let mut facts = self.facts.facts_for(change);
+        let before = change.before.and_then(|before| before.vmi);
+        if let (Some(before), Some(after)) = (before, change.after.vmi) {
+            let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
+            facts.vmi = Fact::Known(Arc::new(Vmi::of(before, after, &*kinds)));
+        }
+        if change.after.vmi.is_none() {
+            facts.vm = Fact::Unknown;
+        }
+        facts
+    }
+}
+
+/// Applies the rules to a change.
+pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, policy)
+}
+
+/// Applies the rules to the start of a migration.
+pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+}
+
+fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {
+    // The API server calls mutating webhooks before it checks the schema, and the schema or /validate gives the better
+    // message. A user cannot fix the stored object with this request.
+    if endpoint == Endpoint::Mutate || fault.in_old_object {
+        return Evaluation::new(endpoint, request, Decision::Unhandled);
+    }
+    let message = format!("{}; write the field as the KubeVirt API has it", fault.message);
+    Evaluation::denied(endpoint, request, fault.field.clone(), message)
+}
+
+fn evaluate_oversize<'r>(
+    endpoint: Endpoint,
+    request: &'r Request<'r>,
+    change: Change<'r>,
+    field: String,
+    count: usize,
+) -> Evaluation<'r> {
+    if endpoint == Endpoint::Mutate {
+        return Evaluation::new(endpoint, request, Decision::Allowed);
+    }
+    let message = format!("{count} entries, and no guest has room for more than {MAX_NICS}; take some out");
+    Evaluation {
+        basis: Some(Box::new(Basis::Oversize(change))),
+        ..Evaluation::denied(endpoint, request, field, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::parse, facts::Vm};
+
+    /// A cluster that does not have the change yet.
+    struct OldCluster;
+
+    impl FactSource for OldCluster {
+        fn facts_for(&self, _: &Change) -> Facts {
+            Facts { vm: Fact::Known(Arc::new(Vm::default())), ..Facts::default() }
+        }
+    }
+
+    fn review_of(kind: &str, object: &str) -> String {
+        format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+            "operation": "CREATE", "kind": {{"group": "kubevirt.io", "kind": "{kind}"}},
+            "userInfo": {{"username": "alice"}}, "object": {object}}}}}"#
+        )
+    }
+
+    #[test]
+    fn the_vm_of_a_request_replaces_the_one_of_the_cluster() {
+        for (kind, is_of_cluster) in [("VirtualMachine", false), ("VirtualMachineInstance", true)] {
+            let review = review_of(kind, "{}");
+            let Ok(ParsedRequest::Valid(request)) = parse(review.as_bytes()) else { panic!("{review}") };
+            let settings = Settings::default();
+            let facts = Evaluator::new(&OldCluster, &settings).facts_for(&Change::of(&request).unwrap());
+            assert_eq!(facts.vm.known().is_some(), is_of_cluster, "{kind}");
+        }
+    }
+
+    /// The user and the message of a denied change.
+    fn denied_change(networks: &str) -> Option<(String, String)> {
+        let review = review_of("VirtualMachineInstance", &format!(r#"{{"spec": {{"networks": {networks}}}}}"#));
+        let (body, settings) = (parse(review.as_bytes()), Settings::default());
+        let evaluation = Evaluator::new(&OldCluster, &settings).evaluate(Endpoint::Validate, &body);
+        evaluation.denied_change().map(|change| (change.user.to_owned(), evaluation.verdict().message()))
+    }
+
+    #[test]
+    fn a_denial_keeps_its_change_and_its_message() {
+        let (user, message) = denied_change(r#"[{"name": "a", "pod": {}}]"#).unwrap();
+        assert_eq!(user, "alice");
+        assert!(message.starts_with("spec.networks[0]") && message.ends_with("[NP004]"), "{message}");
+        let (_, message) = denied_change(&format!("[{}]", vec![r#"{"name": "a"}"#; 300].join(","))).unwrap();
+        assert!(message.starts_with("spec.networks: 300 entries"), "{message}");
+        assert_eq!(denied_change("[]"), None, "allowed");
+        assert_eq!(denied_change("5"), None, "cannot be read");
+    }
+}
