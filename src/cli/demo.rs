@@ -53,7 +53,7 @@ impl DemoArgs {
 }
 
 async fn run(once: bool) -> anyhow::Result<()> {
-    let bundle = certificates::make(&Host::local()?, SystemTime::now())?;
+    let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
     let facts = CurrentFacts::default();
     let config = Config::new(Pair::try_from(&bundle)?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(facts.clone()), Settings::default())).await?;
@@ -66,7 +66,7 @@ async fn run(once: bool) -> anyhow::Result<()> {
     let running = tokio::spawn(server.run_until(ended(stopped), ended(forced)));
 
     let printer = Printer::for_stdout();
-    let client = Client::new(address, &bundle.authority)?;
+    let client = Client::new(address, &bundle.ca)?;
     print(&Printer::introduction(&address))?;
     let steps = steps::steps()?;
     for (number, step) in steps.iter().enumerate() {

@@ -18,14 +18,14 @@ use serde_json::Value;
 
 use self::view::BusView;
 use crate::{
-    api::vm::{VirtualMachine, VirtualMachineInstance},
+    api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
         files,
         manifests::{self, Manifest},
     },
     facts::KubeVirt,
     kubevirt::{NEWEST_KNOWN, Version},
-    pci::{self, Picture, Placement},
+    pci::{BusLayout, PciOptions},
 };
 
 /// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
@@ -120,14 +120,14 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(Picture, Vec<String>)> {
+fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
     let text = guest.object.to_string();
     let pointer = if guest.kind() == "VirtualMachine" { "/spec/template/metadata" } else { "/metadata" };
     let annotations = guest.object.pointer(pointer).and_then(|metadata| metadata.get("annotations"));
-    let placement = Placement::of(|key| annotations?.get(key)?.as_str());
+    let placement = PciOptions::of(|key| annotations?.get(key)?.as_str());
     if guest.kind() == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
-        return Ok((pci::picture(&vmi.spec, &placement, kinds, version)?, Vec::new()));
+        return Ok((BusLayout::of(&vmi.spec, &placement, kinds, version)?, Vec::new()));
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
     let mut notes = Vec::new();
@@ -138,7 +138,7 @@ fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<
             notes.push(format!("spec.{field} is set: nicplug does not read it, and it may change memory and devices"));
         }
     }
-    Ok((pci::picture(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
+    Ok((BusLayout::of(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     api::{
         json_patch::pointer,
         mac::Mac,
-        review::{self, Reading},
+        review::{self, ParsedRequest},
     },
     change::{Change, Nic},
     facts::{Fact, FactSource},
@@ -238,11 +238,11 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
 
 fn with_change<T>(body: &ParsedBody, use_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
     match body {
-        Ok(Reading::Whole(request)) => match Change::of(request) {
+        Ok(ParsedRequest::Valid(request)) => match Change::of(request) {
             Some(change) => use_change(&change),
             None => Err(EditError::Unreadable("it is not a VirtualMachine".to_owned())),
         },
-        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
+        Ok(ParsedRequest::Invalid(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
         Err(error) => Err(unreadable(error)),
     }
 }

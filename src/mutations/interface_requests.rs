@@ -82,7 +82,7 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
-    if guest.domain.devices.is_written {
+    if guest.domain.devices.is_present {
         operations.extend(append(guest.interfaces().is_empty(), |below| interface(input, below), interfaces));
     } else {
         let devices = pointer(input.change.after.path, &["domain", "devices"]);
@@ -138,8 +138,8 @@ mod tests {
     use crate::{
         api::{
             cluster,
-            review::{self, Reading},
-            vm::VirtualMachineInstance,
+            review::{self, ParsedRequest},
+            vmi::VirtualMachineInstance,
         },
         change::Change,
         facts::{Facts, KubeVirt, Vmi},
@@ -180,7 +180,7 @@ mod tests {
             "namespace": "demo", "operation": operation, "kind": {"group": "kubevirt.io", "kind": kind},
             "object": object, "oldObject": old}})
         .to_string();
-        let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+        let ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
         let change = Change::of(&request).unwrap();
         operations(&MutationInput { change: &change, facts, settings: &Settings::default() })
     }

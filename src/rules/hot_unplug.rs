@@ -59,7 +59,7 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 
 /// Returns a pod interface that is named by order. With one such interface KubeVirt unplugs no NIC of the VM at all.
 fn ordinal_interface(vmi: &Vmi) -> Option<&str> {
-    let seen = vmi.seen.iter().filter(|seen| seen.is_ordinal());
+    let seen = vmi.status_nics.iter().filter(|seen| seen.has_ordinal_name());
     let mut further = seen.filter(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
     further.next().map(|seen| &*seen.pod_interface)
 }

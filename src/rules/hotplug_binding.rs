@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, FactKind, nic::Plug},
+    facts::{Fact, FactKind, nic::HotplugMethod},
     kubevirt::Version,
 };
 
@@ -40,7 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
         }
         if bindings.sriov.is_some() {
             // NP104 reports a network that cannot be hotplugged with any binding.
-            return (plug_of(nic) == Plug::Sriov).then(|| evaluate_sriov(case, nic));
+            return (plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
         }
         let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))

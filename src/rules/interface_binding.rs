@@ -61,7 +61,7 @@ impl BoundInterface<'_> {
 
     /// Returns whether the network is certainly not the pod network; an unknown source of a newer KubeVirt might be.
     fn is_off_pod_network(&self) -> bool {
-        !self.is_on_pod_network() && !self.network.is_some_and(Network::is_of_unknown_source)
+        !self.is_on_pod_network() && !self.network.is_some_and(Network::has_unknown_source)
     }
 }
 

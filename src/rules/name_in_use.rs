@@ -35,7 +35,7 @@ fn check(case: &Case) -> Vec<Finding> {
 }
 
 fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
-    vmi.seen(nic.name)?;
+    vmi.status_nic(nic.name)?;
     let what = format!("{:?} is still in the VMI's status: a stale link may collide; use another name", nic.name);
     Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
 }
@@ -44,7 +44,7 @@ fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 fn added_again(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
     let Fact::Known(vmi) = case.facts.live() else { return Vec::new() };
-    if case.is_new() || case.change.subject.kind != ObjectKind::VirtualMachine {
+    if case.is_new() || case.change.subject.kind != ObjectKind::Vm {
         return Vec::new();
     }
     let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
@@ -57,7 +57,7 @@ fn added_again(case: &Case) -> Vec<Finding> {
 }
 
 fn plug_and_unplug(case: &Case) -> Option<Finding> {
-    if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::Perhaps { .. })) {
+    if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::SomeNodes { .. })) {
         return None;
     }
     let Fact::Known(vmi) = case.facts.live() else { return None };

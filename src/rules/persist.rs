@@ -6,7 +6,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::persist::{KEY, PersistRequest},
     api::{network::NadRef, review::ObjectKind},
-    change::{Nic, View},
+    change::{Nic, ObjectView},
     facts::{Fact, FactKind, Vm, nic::GuestNic},
 };
 
@@ -40,7 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
     let change = case.change;
     let Some(text) = annotation(&change.after) else { return Vec::new() };
     let before = change.before.as_ref().and_then(annotation);
-    if change.subject.kind == ObjectKind::VirtualMachine {
+    if change.subject.kind == ObjectKind::Vm {
         return if before == Some(text) { Vec::new() } else { vec![on_vm()] };
     }
     let findings = match text.parse::<PersistRequest>() {
@@ -121,7 +121,7 @@ fn is_same_network(nic: &Nic, existing: &GuestNic, namespace: &str) -> bool {
     nic.network_name().map(reference) == existing.network.as_deref().map(reference)
 }
 
-fn annotation<'r>(view: &View<'r>) -> Option<&'r str> {
+fn annotation<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
     view.annotation(|annotations| annotations.persist.as_deref())
 }
 

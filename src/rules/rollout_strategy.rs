@@ -28,7 +28,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     // The strategy concerns changes of a VM; KubeVirt applies changes of a VMI at once in any case.
-    let is_vm = case.change.subject.kind == ObjectKind::VirtualMachine;
+    let is_vm = case.change.subject.kind == ObjectKind::Vm;
     let is_staged = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.rollout == Some(Rollout::Stage),
         Fact::Absent | Fact::Unknown => false,

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{review::ObjectKind, vm::Phase},
+    api::{review::ObjectKind, vmi::Phase},
     change::NicDiff,
     facts::{Fact, Vmi},
 };
@@ -61,7 +61,7 @@ fn evaluate_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
 mod tests {
     use super::RULE;
     use crate::{
-        api::vm::Phase,
+        api::vmi::Phase,
         rules::testing::{Expect, Hotplug},
     };
 

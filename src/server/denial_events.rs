@@ -73,7 +73,7 @@ fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference
     let metadata = change.after.metadata;
     let itself = reference(&subject.gvk.kind, subject.name, &metadata.uid);
     match subject.kind {
-        ObjectKind::VirtualMachine => Some((itself, None)),
+        ObjectKind::Vm => Some((itself, None)),
         ObjectKind::Vmi => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
             Some(owner) => Some((reference(&owner.kind, &owner.name, &owner.uid), Some(itself))),
             // One that is still to be named can be told of nowhere.
@@ -88,7 +88,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::review::{self, Reading};
+    use crate::api::review::{self, ParsedRequest};
 
     /// On which object it is told that this may not be made, and which one is related: kind, name and uid of each.
     fn told_on(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
@@ -96,7 +96,7 @@ mod tests {
             "operation": "CREATE", "namespace": "demo", "name": metadata["name"],
             "kind": {"group": "kubevirt.io", "version": "v1", "kind": kind}, "object": {"metadata": metadata}}})
         .to_string();
-        let Reading::Whole(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
         let (object, related) = addressee(&Change::of(&request).unwrap())?;
         let parts = |object: ObjectReference| json!([object.api_version, object.kind, object.name, object.uid]);
         Some([parts(object), related.map_or(Value::Null, parts)])

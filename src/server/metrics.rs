@@ -429,8 +429,8 @@ mod tests {
     /// A server that has all that can be counted.
     fn everything() -> Everything {
         let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), PersistQueue::default());
-        let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
-        let chain = format!("{}{}", made.server, made.authority);
+        let made = certificates::generate(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
+        let chain = format!("{}{}", made.server, made.ca);
         let pair = Pair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
         let status = WatchStatuses::default();
@@ -521,7 +521,7 @@ mod tests {
         let text = everything().metrics.text();
         let end = |life: Duration| (Duration::from_hours(24) + life).as_secs_f64();
         for (whose, end) in
-            [("server", end(certificates::SERVER_LIFETIME)), ("authority", end(certificates::AUTHORITY_LIFETIME))]
+            [("server", end(certificates::SERVER_LIFETIME)), ("authority", end(certificates::CA_LIFETIME))]
         {
             let name = format!("nicplug_certificate_expiry_timestamp_seconds{{certificate=\"{whose}\"}} ");
             let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();

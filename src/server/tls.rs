@@ -23,9 +23,9 @@ use rustls::{
 };
 
 use crate::certificates::{
-    Bundle, Host,
-    chain::is_for,
-    validity::{Stage, Validity},
+    GeneratedCertificates, Host,
+    chain::is_valid_for,
+    validity::{Validity, ValidityPhase},
 };
 
 /// A certificate chain and the key that belongs to it.
@@ -81,7 +81,10 @@ impl Pair {
     /// # Errors
     /// The certificate is not for one of them.
     pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
-        match hosts.iter().find(|host| !self.key.cert.first().is_some_and(|certificate| is_for(certificate, host))) {
+        match hosts
+            .iter()
+            .find(|host| !self.key.cert.first().is_some_and(|certificate| is_valid_for(certificate, host)))
+        {
             Some(host) => Err(TlsError::Host { certificate: self.origin.clone(), host: host.to_string() }),
             None => Ok(()),
         }
@@ -92,10 +95,10 @@ impl Pair {
     /// # Errors
     /// It has expired, or is not valid yet.
     pub fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
-        match self.validity.stage(now) {
-            Stage::Early => Err(TlsError::Early(self.origin.clone(), self.validity)),
-            Stage::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
-            Stage::Fresh | Stage::Due | Stage::Late => Ok(()),
+        match self.validity.phase(now) {
+            ValidityPhase::NotYetValid => Err(TlsError::Early(self.origin.clone(), self.validity)),
+            ValidityPhase::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => Ok(()),
         }
     }
 }
@@ -161,11 +164,11 @@ impl CertResolver {
     }
 }
 
-impl TryFrom<&Bundle> for Pair {
+impl TryFrom<&GeneratedCertificates> for Pair {
     type Error = TlsError;
 
     /// The server's pair of what was made in memory.
-    fn try_from(made: &Bundle) -> Result<Self, TlsError> {
+    fn try_from(made: &GeneratedCertificates) -> Result<Self, TlsError> {
         Self::from_pem(made.server.as_bytes(), made.server_key.as_bytes())
     }
 }
@@ -328,17 +331,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::certificates::{self, Bundle, Host};
+    use crate::certificates::{self, GeneratedCertificates, Host};
 
-    fn bundle() -> Bundle {
-        certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+    fn bundle() -> GeneratedCertificates {
+        certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]
     fn a_pair_that_was_made_together_is_taken() {
         let made = bundle();
         assert!(Pair::try_from(&made).is_ok());
-        assert!(ClientAuthorities::from_pem(made.authority.as_bytes()).is_ok());
+        assert!(ClientAuthorities::from_pem(made.ca.as_bytes()).is_ok());
     }
 
     #[test]
@@ -352,7 +355,7 @@ mod tests {
     fn a_certificate_is_held_against_the_names_that_clients_call() {
         let hosts: Vec<Host> =
             ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
-        let made = certificates::make(&hosts, SystemTime::now()).unwrap();
+        let made = certificates::generate(&hosts, SystemTime::now()).unwrap();
         let pair = Pair::try_from(&made).unwrap();
         let verdict = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
         for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {

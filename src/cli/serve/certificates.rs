@@ -17,7 +17,7 @@ use super::{
     source::SourceArgs,
 };
 use crate::{
-    certificates::{Host, renewal::Plan},
+    certificates::{Host, renewal::CertificatePlan},
     cli::values::HumanDuration,
     controllers::{
         certificates::{CertificateController, ObjectNames},
@@ -117,7 +117,7 @@ pub(super) enum Certificate {
     /// In files, whose first pair is read.
     Files { keeper: files::Keeper, poll: Duration },
     /// In a Secret of the cluster.
-    SelfSigned { names: ObjectNames, plan: Plan, resolver: CertResolver },
+    SelfSigned { names: ObjectNames, plan: CertificatePlan, resolver: CertResolver },
 }
 
 impl CertificateArgs {
@@ -141,7 +141,7 @@ impl CertificateArgs {
                         .clone()
                         .context("--cert-source self-signed needs --webhook-config")?,
                 };
-                let plan = Plan::new(self.cert_dns_name.clone());
+                let plan = CertificatePlan::new(self.cert_dns_name.clone());
                 Ok(Certificate::SelfSigned { names, plan, resolver: CertResolver::default() })
             }
         }

@@ -26,7 +26,7 @@ use crate::{
         health::Check,
         metrics::{family, single},
     },
-    settings::{Current, Settings, SettingsError},
+    settings::{CurrentSettings, Settings, SettingsError},
 };
 
 /// A settings file that cannot be used. It is told in one line.
@@ -87,7 +87,7 @@ pub struct Keeper {
     path: PathBuf,
     /// The ids of all rules.
     known: Vec<&'static str>,
-    current: Current,
+    current: CurrentSettings,
     taken: Taken<Vec<u8>>,
     /// Why what the file holds is not in force.
     fault: Option<String>,
@@ -108,7 +108,7 @@ impl Keeper {
 
     /// The settings in force, for a reviewer.
     #[must_use]
-    pub fn current(&self) -> Current {
+    pub fn current(&self) -> CurrentSettings {
         self.current.clone()
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::CertResolver;
 use crate::{
-    certificates::validity::{Stage, date},
+    certificates::validity::{ValidityPhase, date},
     server::health::Check,
 };
 
@@ -14,12 +14,12 @@ pub(super) struct ExpiryMonitor {
     check: Check,
     /// Why something newer than what is shown is not.
     fault: Option<String>,
-    stage: Stage,
+    stage: ValidityPhase,
 }
 
 impl ExpiryMonitor {
     pub(super) fn new(shown: CertResolver, check: Check) -> Self {
-        Self { shown, check, fault: None, stage: Stage::Fresh }
+        Self { shown, check, fault: None, stage: ValidityPhase::Fresh }
     }
 
     /// Another pair is shown.
@@ -56,26 +56,30 @@ impl ExpiryMonitor {
             self.check.fail(self.fault.clone().unwrap_or_else(|| "there is none yet".to_owned()));
             return;
         };
-        let stage = validity.stage(now);
+        let stage = validity.phase(now);
         let advice = match stage {
-            Stage::Early => ", which is still to come: wait, or set the clock of this machine",
-            Stage::Expired => ", which is over: renew it",
-            Stage::Late => ", and should have been renewed by now",
-            Stage::Fresh | Stage::Due => "",
+            ValidityPhase::NotYetValid => ", which is still to come: wait, or set the clock of this machine",
+            ValidityPhase::Expired => ", which is over: renew it",
+            ValidityPhase::RenewalOverdue => ", and should have been renewed by now",
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue => "",
         };
         if stage != self.stage {
             match stage {
-                Stage::Fresh | Stage::Due => {}
-                Stage::Early | Stage::Late => tracing::warn!("the certificate is {validity}{advice}"),
-                Stage::Expired => tracing::error!("the certificate is {validity}{advice}"),
+                ValidityPhase::Fresh | ValidityPhase::RenewalDue => {}
+                ValidityPhase::NotYetValid | ValidityPhase::RenewalOverdue => {
+                    tracing::warn!("the certificate is {validity}{advice}")
+                }
+                ValidityPhase::Expired => tracing::error!("the certificate is {validity}{advice}"),
             }
             self.stage = stage;
         }
         let fault = self.fault.as_ref().map(|fault| format!("; what came after it is refused: {fault}"));
         let report = format!("{validity}{advice}{}", fault.unwrap_or_default());
         match stage {
-            Stage::Early | Stage::Expired => self.check.fail(report),
-            Stage::Fresh | Stage::Due | Stage::Late => self.check.pass_with(report),
+            ValidityPhase::NotYetValid | ValidityPhase::Expired => self.check.fail(report),
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => {
+                self.check.pass_with(report)
+            }
         }
     }
 }

@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        certificates::{self, Bundle, validity::date},
+        certificates::{self, GeneratedCertificates, validity::date},
         server::health::Readiness,
     };
 
@@ -126,7 +126,7 @@ mod tests {
             folder
         }
 
-        fn holding(name: &str, bundle: &Bundle) -> (Self, Keeping) {
+        fn holding(name: &str, bundle: &GeneratedCertificates) -> (Self, Keeping) {
             let folder = Self::new(name);
             folder.put(bundle);
             let keeper = Keeper::open(folder.files(&["localhost"])).unwrap();
@@ -140,7 +140,7 @@ mod tests {
             Files { certificate: self.0.join("tls.crt"), key: self.0.join("tls.key"), hosts }
         }
 
-        fn put(&self, bundle: &Bundle) {
+        fn put(&self, bundle: &GeneratedCertificates) {
             self.write("tls.crt", &bundle.server);
             self.write("tls.key", &bundle.server_key);
         }
@@ -170,8 +170,8 @@ mod tests {
         }
     }
 
-    fn bundle(made: SystemTime) -> Bundle {
-        certificates::make(&Host::local().unwrap(), made).unwrap()
+    fn bundle(made: SystemTime) -> GeneratedCertificates {
+        certificates::generate(&Host::local().unwrap(), made).unwrap()
     }
 
     fn until(moment: SystemTime) -> String {
@@ -196,7 +196,7 @@ mod tests {
         let day = Duration::from_hours(24);
         let (good, other) = (bundle(now()), bundle(now()));
         let (folder, mut keeping) = Folder::holding("faults", &good);
-        let stranger = certificates::make(&["elsewhere".parse().unwrap()], now()).unwrap();
+        let stranger = certificates::generate(&["elsewhere".parse().unwrap()], now()).unwrap();
         let (early, late) = (bundle(now() + day), bundle(now() - 2 * certificates::SERVER_LIFETIME));
         for (certificate, key, fault) in [
             (other.server.as_str(), good.server_key.as_str(), "does not belong"),
