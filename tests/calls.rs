@@ -69,9 +69,9 @@ impl ActivationFixture {
     fn start_task(&self, client: Client, is_ready: &Arc<AtomicBool>) -> ActivationTask {
         let [binding, service] = ["call", "nicplug"].map(str::to_owned);
         let calls = WebhookActivation::new(client, ObjectNames { namespace: self.namespace.clone(), binding, service });
-        let (called, is_ready) = (calls.called(), Arc::clone(is_ready));
+        let (called, is_ready) = (calls.activation(), Arc::clone(is_ready));
         let task = tokio::spawn(async move {
-            calls.keep(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
+            calls.run(|| is_ready.load(Ordering::Relaxed), every(Duration::from_millis(20))).await;
         });
         ActivationTask { called, task }
     }
@@ -98,16 +98,16 @@ impl ActivationTask {
 
     /// Waits until the webhooks are inactive for this reason.
     async fn is_waiting(&mut self, words: &str) {
-        self.wait_for(words, |called| matches!(called, Activation::NotYet(reason) if reason.contains(words))).await;
+        self.wait_for(words, |called| matches!(called, Activation::Waiting(reason) if reason.contains(words))).await;
     }
 
     /// Waits until there is this error.
     async fn has_error(&mut self, words: &str) {
-        self.wait_for(words, |called| matches!(called, Activation::No(reason) if reason.contains(words))).await;
+        self.wait_for(words, |called| matches!(called, Activation::Failed(reason) if reason.contains(words))).await;
     }
 
     async fn is_active(&mut self) {
-        self.wait_for("the webhooks are active", |called| *called == Activation::Yes).await;
+        self.wait_for("the webhooks are active", |called| *called == Activation::Active).await;
     }
 }
 
@@ -117,14 +117,14 @@ async fn the_state_names_each_condition_that_is_not_met_yet() {
     let fixture = ActivationFixture::create_in_namespace(api, "calls").await;
     let is_ready = Arc::default();
     let (mut one, mut other) = (fixture.start_task(api.admin(), &is_ready), fixture.start_task(api.admin(), &is_ready));
-    one.has_error("there is no RoleBinding \"call\"").await;
+    one.has_error("the RoleBinding \"call\" is missing").await;
     fixture.install_binding().await;
     one.is_waiting("this replica is not ready").await;
     is_ready.store(true, Ordering::Relaxed);
-    one.is_waiting("the Service \"nicplug\" leads to no replica").await;
+    one.is_waiting("the Service \"nicplug\" has no ready endpoint").await;
     fixture.publish_endpoint("another", true).await;
     fixture.publish_endpoint("nicplug", false).await;
-    other.is_waiting("the Service \"nicplug\" leads to no replica").await;
+    other.is_waiting("the Service \"nicplug\" has no ready endpoint").await;
     fixture.publish_endpoint("nicplug", true).await;
     one.is_active().await;
     other.is_active().await;

@@ -403,7 +403,7 @@ async fn two_processes_share_one_certificate_and_log_no_key() {
         let mut is_logged = false;
         for line in [one.stop().await, other.stop().await].concat() {
             let line = line.to_string();
-            is_logged |= line.contains("making a new server certificate");
+            is_logged |= line.contains("creating a serving certificate");
             let mut secrets = keys.iter().flat_map(|key| key.lines()).filter(|text| !text.starts_with("-----"));
             assert!(secrets.all(|text| !line.contains(text) && !line.contains(&BASE64.encode(text))), "{line}");
             assert!(!line.contains("PRIVATE KEY") || line.contains("it has to be PEM"), "{line}");

@@ -273,7 +273,7 @@ async fn helm_installs_upgrades_and_uninstalls_the_chart_and_keeps_what_nicplug_
     let data = json!({"data": {"tls.crt": bundle()}}).to_string();
     send(&nicplug, Method::PATCH, &path_of(secret), MERGE, data).await.granted();
     let binding = activation_binding(objects);
-    let path = format!("{}?fieldManager=nicplug-calls", path_of(binding));
+    let path = format!("{}?fieldManager=nicplug-webhook-activation", path_of(binding));
     send(&nicplug, Method::PATCH, &path, MERGE, subjects().to_string()).await.granted();
 
     helm(&["upgrade", kubeconfig]);

@@ -30,7 +30,7 @@ fn the_page_lists_every_event_with_its_type() {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let listed: Vec<String> =
         rows.map(|(reason, rest)| format!("{reason} {}", rest.split(' ').next().unwrap())).collect();
-    let reasons = EventReason::ALL.map(|tale| format!("{} {:?}", tale.reason(), tale.type_()));
+    let reasons = EventReason::ALL.map(|reason| format!("{} {:?}", reason.as_str(), reason.event_type()));
     assert_eq!(listed, reasons);
 }
 

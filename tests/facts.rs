@@ -25,11 +25,11 @@ use nicplug::{
     },
     change::Change,
     cluster::{
-        persist_queue::{ObjectRef, Pending},
-        watch::{KINDS, State, Tuning, WatchError, Watches},
+        persist_queue::{ObjectRef, PersistQueue},
+        watch::{KINDS, Tuning, WatchError, WatchState, Watches},
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
-    k8s::{backoff::Pauses, kind::Kind as FactKind},
+    k8s::{backoff::Delays, kind::Kind as FactKind},
     server::{Config as ServerConfig, Server, tls::Pair},
     settings::{Settings, overrides::Overrides},
 };
@@ -61,13 +61,13 @@ fn tuning() -> Tuning {
         page: 3,
         watch: Duration::from_secs(2),
         forbidden_grace: Duration::from_millis(200),
-        pauses: Pauses { first: Duration::from_millis(20), longest: Duration::from_millis(200) },
+        retry_delays: Delays { first: Duration::from_millis(20), longest: Duration::from_millis(200) },
         ..Tuning::default()
     }
 }
 
 fn watch(client: &Client) -> Watches {
-    Watches::start(client, Pending::default(), &tuning())
+    Watches::start(client, PersistQueue::default(), &tuning())
 }
 
 // === Queries ===
@@ -106,8 +106,8 @@ fn network_of(watches: &Watches, namespace: &str, name: &str) -> Fact<()> {
     }
 }
 
-fn state(watches: &Watches, kind: FactKind) -> State {
-    watches.status().of(kind).unwrap().state().0
+fn state(watches: &Watches, kind: FactKind) -> WatchState {
+    watches.statuses().of(kind).unwrap().state().0
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -115,7 +115,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 async fn all_synced(watches: &Watches) {
-    until("all watches are synced", || KINDS.iter().all(|kind| state(watches, *kind) == State::Synced)).await;
+    until("all watches are synced", || KINDS.iter().all(|kind| state(watches, *kind) == WatchState::Synced)).await;
 }
 
 // === Objects ===
@@ -146,7 +146,7 @@ async fn delete(admin: &Client, path: &str) {
 async fn every_fact_follows_the_creation_and_deletion_of_its_object() {
     let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("seen").await);
-    let pending = Pending::default();
+    let pending = PersistQueue::default();
     let watches = Watches::start(&admin, pending.clone(), &tuning());
     all_synced(&watches).await;
     let before = facts(&watches, &namespace);
@@ -196,7 +196,7 @@ async fn every_fact_follows_the_creation_and_deletion_of_its_object() {
     until("the controller is ready", || in_place() == Some(InPlace::Yes)).await;
     let annotation = json!({"metadata": {"annotations": {"nicplug.io/persist": "*"}}});
     requests::change(&admin, Kind::Vmi, &namespace, VM, Write::Merge(annotation), Run::Real).await.granted();
-    until("the guest's request is queued", || pending.is_asking(&ObjectRef::vmi(&namespace, VM))).await;
+    until("the guest's request is queued", || pending.contains(&ObjectRef::vmi(&namespace, VM))).await;
 
     for (kind, name) in [(Kind::Migration, "move"), (Kind::Vmi, VM), (Kind::Vm, VM), (Kind::Nad, NETWORK)] {
         delete(&admin, &format!("{}/{name}", kind.path(&namespace))).await;
@@ -256,24 +256,24 @@ async fn without_a_permission_only_its_facts_are_unknown_until_it_is_granted() {
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     let watches = watch(&api.user(&namespace));
 
-    let is_forbidden = || matches!(state(&watches, FactKind::Nad), State::Forbidden(_));
+    let is_forbidden = || matches!(state(&watches, FactKind::Nad), WatchState::Forbidden(_));
     until("networks are forbidden", is_forbidden).await;
-    let State::Forbidden(reason) = state(&watches, FactKind::Nad) else { panic!() };
+    let WatchState::Forbidden(reason) = state(&watches, FactKind::Nad) else { panic!() };
     assert!(reason.contains("network-attachment-definitions.k8s.cni.cncf.io is forbidden"), "{reason}");
     let others = || KINDS.iter().filter(|kind| **kind != FactKind::Nad);
-    until("all others are synced", || others().all(|kind| state(&watches, *kind) == State::Synced)).await;
+    until("all others are synced", || others().all(|kind| state(&watches, *kind) == WatchState::Synced)).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 
     role.grant(&reading(&[])).await;
-    until("networks are synced", || state(&watches, FactKind::Nad) == State::Synced).await;
+    until("networks are synced", || state(&watches, FactKind::Nad) == WatchState::Synced).await;
     assert_eq!(network(&watches, &namespace), Fact::Known(()));
 
     // An open watch stays open. The next one is forbidden, and after a while the facts are dropped.
     role.grant(&reading(&["k8s.cni.cncf.io"])).await;
     until("networks are forbidden again", is_forbidden).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
-    assert!(others().all(|kind| state(&watches, *kind) == State::Synced));
+    assert!(others().all(|kind| state(&watches, *kind) == WatchState::Synced));
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
 }
 
@@ -285,12 +285,12 @@ async fn without_one_verb_on_one_kind_only_the_facts_of_that_kind_are_unknown() 
         let role = Role { api, name: format!("without-{verb}-{}", kind.plural()) };
         role.grant(&reading_without(verb, kind)).await;
         let watches = watch(&api.user(&role.name));
-        let is_forbidden = || matches!(state(&watches, kind), State::Forbidden(_));
+        let is_forbidden = || matches!(state(&watches, kind), WatchState::Forbidden(_));
         until(&format!("{verb} of {kind} is forbidden"), is_forbidden).await;
-        let State::Forbidden(reason) = state(&watches, kind) else { panic!("{verb} of {kind}") };
+        let WatchState::Forbidden(reason) = state(&watches, kind) else { panic!("{verb} of {kind}") };
         assert!(reason.contains(&format!("cannot {verb} resource {:?}", kind.plural())), "{reason}");
         let others = || KINDS.iter().filter(|other| **other != kind);
-        until("all others are synced", || others().all(|other| state(&watches, *other) == State::Synced)).await;
+        until("all others are synced", || others().all(|other| state(&watches, *other) == WatchState::Synced)).await;
 
         role.grant(&reading(&[])).await;
         all_synced(&watches).await;
@@ -345,7 +345,7 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
     eventually("the kind is not served", async || (!is_served().await).then_some(())).await;
 
     let watches = watch(&admin);
-    until("networks are not installed", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
+    until("networks are not installed", || state(&watches, FactKind::Nad) == WatchState::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
 
     crds::install(&admin).await;
@@ -355,10 +355,10 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
 
     // The kind is removed again, with all its objects.
     delete(&admin, definition).await;
-    until("networks are not installed again", || state(&watches, FactKind::Nad) == State::NotInstalled).await;
+    until("networks are not installed again", || state(&watches, FactKind::Nad) == WatchState::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     until("all others are synced", || {
-        KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == State::Synced)
+        KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == WatchState::Synced)
     })
     .await;
 }
@@ -484,7 +484,7 @@ async fn a_watch_that_cannot_resume_lists_all_objects_again() {
     gate.is_closed.send_replace(false);
     until("the network is known", || network(&watches, &namespace) == Fact::Known(())).await;
     // More than once if the machine is so slow that the history is compacted during a list.
-    assert!(watches.status().of(FactKind::Nad).unwrap().count(WatchError::Expired) > 0);
+    assert!(watches.statuses().of(FactKind::Nad).unwrap().error_count(WatchError::Expired) > 0);
     all_synced(&watches).await;
 }
 
@@ -510,7 +510,7 @@ async fn an_unreadable_object_does_not_affect_the_others() {
     assert!(matches!(facts(&watches, &namespace).vmi, Fact::Absent));
     let elsewhere = facts(&watches, "no-such-namespace");
     assert_eq!(elsewhere.vm, Fact::Absent);
-    assert_eq!(watches.status().of(FactKind::Vm).unwrap().count(WatchError::Unreadable), 1);
+    assert_eq!(watches.statuses().of(FactKind::Vm).unwrap().error_count(WatchError::Unreadable), 1);
 
     let fixed = json!({"spec": {"template": {"metadata": null}}});
     requests::change(&admin, Kind::Vm, &namespace, VM, Write::Merge(fixed), Run::Real).await.granted();

@@ -107,7 +107,7 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
     eventually("nicplug waits for the Service", async || {
         create(&admin, &namespace).await.granted();
         let report = nicplug.page("/readyz?verbose").await;
-        report.contains("the API server does not call yet: the Service \"nicplug\" leads to no replica").then_some(())
+        report.contains("the API server does not call yet: the Service \"nicplug\" has no ready endpoint").then_some(())
     })
     .await;
     assert_eq!(calls().await, 0);

@@ -74,7 +74,7 @@ impl Drop for Worker {
 impl Elector {
     fn start(client: Client, namespace: &str, identity: &str, workers: &Workers) -> Self {
         let candidate = LeaderElector::new(client, namespace, NAME, identity, TIMINGS);
-        let leads = candidate.leads();
+        let leads = candidate.is_leader();
         let (stop, stopped) = oneshot::channel();
         let workers = workers.clone();
         let work = move || {

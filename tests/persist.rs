@@ -421,7 +421,7 @@ async fn after_an_outage_of_the_api_server_for_a_minute_the_nic_is_persisted() {
     // does not depend on its length.
     let minute = tokio::time::sleep(Duration::from_mins(1));
     eventually("the leader has stopped", async || {
-        nicplug.log().iter().any(|line| line["message"] == "not leading any more").then_some(())
+        nicplug.log().iter().any(|line| line["message"] == "no longer leading").then_some(())
     })
     .await;
     minute.await;
@@ -462,10 +462,10 @@ fn rules(without: Option<(&str, &str)>) -> Vec<Value> {
 
 /// The messages of the log that report a missing permission.
 const MESSAGES: [&str; 4] = [
-    "an event was not written",
-    "not mirrored",
-    "not mirrored: it cannot be read",
-    "the lease cannot be read or written",
+    "cannot write an Event",
+    "NICs not persisted",
+    "NICs not persisted: cannot read the object",
+    "cannot read or write the Lease",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

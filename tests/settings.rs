@@ -205,7 +205,7 @@ async fn a_change_is_reloaded_and_an_invalid_one_is_rejected_and_reported() {
     })
     .await;
     let [first, rejected, fixed] = [0, 1, 2].map(|index| events[index].each_ref().map(String::as_str));
-    assert_eq!(first, ["Normal", "SettingsTaken", "the settings of the file are in force"]);
+    assert_eq!(first, ["Normal", "SettingsReloaded", "the settings of the file are in force"]);
     assert!(rejected[..2] == ["Warning", "SettingsRefused"] && rejected[2].starts_with(&error), "{rejected:?}");
     assert_eq!(fixed, first);
 

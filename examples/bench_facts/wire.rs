@@ -27,7 +27,7 @@ use hyper::body::{Bytes, Frame};
 use kube::{Client, Config};
 use nicplug::{
     cluster::{
-        persist_queue::Pending,
+        persist_queue::PersistQueue,
         watch::{self, Tuning, Watches},
     },
     k8s::kind::Kind,
@@ -65,7 +65,7 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
     let mut server = Server::start(args, count)?;
     let client = Client::try_from(Config::new(format!("http://{}", server.address).parse()?))?;
     let base = resident_memory()?;
-    let watches = Watches::start(&client, Pending::default(), &Tuning::default());
+    let watches = Watches::start(&client, PersistQueue::default(), &Tuning::default());
     wait(&watches, Kind::Vm, count).await?;
     wait(&watches, Kind::Vmi, count).await?;
     print_memory("listed by watches", count, base)?;
@@ -82,10 +82,10 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
 /// Waits until the watch of the kind is synced and has `count` objects.
 async fn wait(watches: &Watches, kind: Kind, count: u64) -> anyhow::Result<()> {
     let end = Instant::now() + TIMEOUT;
-    let record = watches.status().of(kind).context("not watched")?;
+    let record = watches.statuses().of(kind).context("not watched")?;
     loop {
         let (state, known) = (record.state().0, watches.cache().count(kind) as u64);
-        if state == watch::State::Synced && known == count {
+        if state == watch::WatchState::Synced && known == count {
             return Ok(());
         }
         ensure!(Instant::now() < end, "{known} of {count} {kind}s after {TIMEOUT:?}: {state:?}");

@@ -26,13 +26,13 @@ use super::{
     values::HumanDuration,
 };
 use crate::{
-    cluster::fetch::{FetchError, FetchPlan, Why, ask, is_name},
+    cluster::fetch::{FetchError, FetchPlan, fetch_facts},
     facts::{Fact, FactSource, kubevirt::AutoMigration},
     hotplug::{
         edit::{self, Edit, EditError, EditRequest},
         progress::{AttachMethod, Direction, Target, attach_method},
     },
-    k8s::kind::Kind,
+    k8s::{kind::Kind, request::is_valid_name},
     settings::Settings,
 };
 
@@ -103,7 +103,7 @@ pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyh
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
         for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
-            ensure!(is_name(name), "{name:?} is not a valid name of a {what}");
+            ensure!(is_valid_name(name), "{name:?} is not a valid name of a {what}");
         }
         let console = Console::new(args.output.is_some());
         Command { vm, request, args, settings, cluster, console }.execute().await
@@ -204,12 +204,12 @@ impl Command<'_> {
         if let EditRequest::Add(nic) = self.request {
             plan = plan.with_network(&nic.network_name);
         }
-        let fetched = ask(&self.cluster.client, &plan, FACTS_TIMEOUT).await;
+        let fetched = fetch_facts(&self.cluster.client, &plan, FACTS_TIMEOUT).await;
         let facts: Arc<dyn FactSource> = Arc::new(fetched.store);
         let dry_run = self.args.dry_run == DryRun::Server;
         match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {
             Ok(edit) => {
-                self.print_verdict(&edit, &fetched.gaps)?;
+                self.print_verdict(&edit, &fetched.errors)?;
                 Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
@@ -240,8 +240,8 @@ impl Command<'_> {
     /// objects without permission are on one line.
     fn print_skipped_checks(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
         let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
-            gaps.iter().partition(|gap| matches!(gap.why, Why::Forbidden(_)));
-        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.what.to_string()).collect();
+            gaps.iter().partition(|gap| gap.reason.is_forbidden());
+        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.path.to_string()).collect();
         if !forbidden.is_empty() {
             self.console.note(&format!("Checks skipped, no permission to read: {}", forbidden.join(", ")))?;
         }

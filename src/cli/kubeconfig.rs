@@ -9,7 +9,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::cluster::fetch::root_cause;
+use crate::k8s::api_error::root_cause;
 
 /// The configuration that is tried first if no flag names one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

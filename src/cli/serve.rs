@@ -157,9 +157,9 @@ impl ServeArgs {
             let Source { facts, watches, persist } = self.source.open(&self.persist).await?;
             let queue = watches
                 .as_ref()
-                .map(|watches| EventQueue::open(Events::new(watches.client().clone(), CONTROLLER, &identity())));
+                .map(|watches| EventQueue::start(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let activation = self.activation.activation(&self.source).await?;
-            config.calls = activation.as_ref().map(|activation| activation.called());
+            config.calls = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
             config.mirroring = persist.as_ref().map(|persist| persist.status.clone());
             let export = collector.map(traces::start);
@@ -170,7 +170,7 @@ impl ServeArgs {
             let certificate = certificate.start(check, &self.source).await?;
             if let Some(activation) = activation {
                 let readiness = server.readiness().clone();
-                tokio::spawn(async move { activation.keep(|| readiness.is_ready(), every(ACTIVATION_INTERVAL)).await });
+                tokio::spawn(async move { activation.run(|| readiness.is_ready(), every(ACTIVATION_INTERVAL)).await });
             }
             let mut leader_tasks: Vec<_> = persist.map(|persist| persist.task).into_iter().chain(certificate).collect();
             let shutdown = async {

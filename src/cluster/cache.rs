@@ -1,7 +1,7 @@
 //! The store that watches write and requests read.
 //!
-//! A request holds the lock for some microseconds to copy what it needs. A watch does its work before it locks, and an
-//! object that comes to the same facts as before, as nearly every heartbeat does, never locks anybody out.
+//! A request holds the lock for some microseconds, to copy the facts that it needs. A watch parses before it locks, and
+//! an object whose facts are unchanged, as after nearly every heartbeat, takes only the read lock.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -17,42 +17,42 @@ use crate::{
     k8s::{Key, kind::Kind},
 };
 
-/// How many objects are taken out at a time: a request waits for these at most.
-const AT_A_TIME: usize = 256;
+/// How many objects are removed under one lock: a request waits for no more than these.
+const REMOVED_AT_ONCE: usize = 256;
 
-/// How many ControllerRevisions may be waited for.
-const REVISIONS_AT_MOST: usize = 64;
+/// How many ControllerRevisions may wait to be fetched.
+const WANTED_REVISIONS: usize = 64;
 
-/// A store that many may read, and a few may write.
+/// A store with many readers and few writers.
 #[derive(Debug)]
 pub struct Cache {
     store: RwLock<Store>,
-    /// Where the names of ControllerRevisions go that a request would have needed.
+    /// ControllerRevisions that a request needed.
     wanted_revisions: mpsc::Sender<Key>,
 }
 
-/// What an object did to the store.
+/// What an object changed in the store.
 #[derive(Debug)]
 pub enum Effect {
-    /// Nothing: it comes to what was known.
+    /// Nothing: its facts are known already.
     Unchanged,
-    /// It is known now, or known otherwise.
+    /// Its facts are new or different.
     Changed,
-    /// It cannot be read, though it could be before, or is new.
+    /// It cannot be read, and that is new.
     Unreadable(ObjectError),
 }
 
 impl Cache {
-    /// A cache over a store, and where it tells the namespaces and names of ControllerRevisions that requests need.
+    /// Returns a cache of a store, and the namespaces and names of ControllerRevisions that requests needed.
     #[must_use]
     pub fn new(store: Store) -> (Self, mpsc::Receiver<(String, String)>) {
-        let (wanted_revisions, wanted) = mpsc::channel(REVISIONS_AT_MOST);
+        let (wanted_revisions, wanted) = mpsc::channel(WANTED_REVISIONS);
         (Self { store: RwLock::new(store), wanted_revisions }, wanted)
     }
 
-    /// What is known, for as long as the guard lives.
+    /// Locks the store for reading.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Store> {
-        // A writer that panicked has left one object half taken in at most.
+        // A writer that panicked has left at most one object half inserted.
         self.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,9 +60,9 @@ impl Cache {
         self.store.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in an object from its JSON text.
+    /// Inserts or replaces an object, from its JSON text.
     pub fn apply(&self, kind: Kind, text: &str) -> Effect {
-        let kinds = self.read().kinds();
+        let kinds = self.read().device_kinds();
         match Projection::read(kind, text, &kinds) {
             Ok(projection) if self.read().contains(&projection) => Effect::Unchanged,
             Ok(projection) => {
@@ -71,48 +71,48 @@ impl Cache {
             }
             Err(error) if self.read().is_unreadable(&error) => Effect::Unchanged,
             Err(error) => {
-                self.write().note_unreadable(&error);
+                self.write().mark_unreadable(&error);
                 Effect::Unreadable(error)
             }
         }
     }
 
-    /// Takes an object out: it is gone.
+    /// Removes an object: it was deleted.
     pub(super) fn remove(&self, kind: Kind, (namespace, name): &Key) {
         self.write().remove(kind, namespace, name);
     }
 
-    /// Whether it is known what the object is, or that it is not there.
+    /// Whether the object is known, or known to be absent.
     pub(super) fn knows(&self, kind: Kind, (namespace, name): &Key) -> bool {
         self.read().knows(kind, namespace, name)
     }
 
-    /// Notes that an object was looked for and is not there.
-    pub(super) fn absent(&self, kind: Kind, (namespace, name): &Key) {
-        self.write().absent(kind, namespace, name);
+    /// Notes that an object does not exist.
+    pub(super) fn mark_absent(&self, kind: Kind, (namespace, name): &Key) {
+        self.write().mark_absent(kind, namespace, name);
     }
 
-    /// All objects of the kind are about to be seen anew.
+    /// Begins a new list of all objects of the kind; known objects stay until [`finish_sync`](Self::finish_sync).
     pub fn begin_sync(&self, kind: Kind) {
         self.write().begin_sync(kind);
     }
 
-    /// All objects of the kind were seen: what was not is gone, and what is not there is absent.
+    /// Ends a list of all objects of the kind: removes those that it lacked, and makes every other object absent.
     pub fn finish_sync(&self, kind: Kind) {
-        let unseen = self.read().unseen(kind);
-        self.remove_all(kind, &unseen);
+        let not_seen = self.read().not_seen(kind);
+        self.remove_all(kind, &not_seen);
         self.write().finish_sync(kind);
     }
 
-    /// Nobody may look at objects of the kind any more.
+    /// Removes all objects of the kind and makes them unknown.
     pub(super) fn clear(&self, kind: Kind) {
-        self.write().make_incomplete(kind);
+        self.write().end_sync(kind);
         let all = self.read().keys(kind);
         self.remove_all(kind, &all);
     }
 
     fn remove_all(&self, kind: Kind, keys: &[Key]) {
-        for some in keys.chunks(AT_A_TIME) {
+        for some in keys.chunks(REMOVED_AT_ONCE) {
             let mut store = self.write();
             for (namespace, name) in some {
                 store.remove(kind, namespace, name);
@@ -120,25 +120,24 @@ impl Cache {
         }
     }
 
-    /// How many objects of a kind are known.
+    /// Returns how many objects of a kind are known.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
         self.read().count(kind)
     }
 
-    /// Whether a user is one of KubeVirt's components.
+    /// Whether a user is the service account of a component of KubeVirt.
     #[must_use]
     pub fn is_of_kubevirt(&self, user: &str) -> bool {
         self.read().is_of_kubevirt(user)
     }
 
-    /// Where the sum of a guest's PCI ports would need the template that it was started from, it is fetched: the next
-    /// request finds it.
+    /// Requests the ControllerRevision of a guest if its port budget depends on it, so that the next request has it.
     fn want_revision(&self, namespace: &str, facts: &Facts) {
         let Fact::Known(vmi) = &facts.vmi else { return };
         let needs = vmi.is_live() && vmi.boot.stamp == Stamp::None && facts.revision == Fact::Unknown;
         if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
-            // When so many are wanted that the queue is full, the next request asks again.
+            // If the queue is full, the next request tries again.
             let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));
         }
     }

@@ -1,21 +1,12 @@
-//! The facts that one change needs, read from the cluster there and then: just the objects that it asks about.
+//! The facts that one change needs, read directly from the API server: only the objects that the change involves.
 //!
-//! For a command, which has no watches, and for a denial that rests on an object that was not there a moment ago. All
-//! reads go out at once. One that fails makes its own fact unknown and no other, and is told as a [`FetchError`].
+//! For a command, which has no watches, and for a denial that depends on an object that was missing a moment ago. All
+//! reads run at once. A read that fails makes only its own fact unknown, and is returned as a [`FetchError`].
 
-use std::{collections::BTreeSet, fmt, future::Future, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
-use kube::{
-    Client, Error,
-    core::{
-        Request, Status,
-        params::{GetParams, ListParams},
-    },
-};
-use serde::Deserialize;
-use serde_json::{json, value::RawValue};
-use tokio::time::{Instant, timeout_at};
+use kube::{Client, core::params::ListParams};
 
 use super::store::{
     Store,
@@ -24,16 +15,17 @@ use super::store::{
 use crate::{
     api::{network::NadRef, vm::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
-    k8s::kind::Kind,
+    k8s::{
+        api_error::ApiError,
+        kind::Kind,
+        request::{ApiClient, Fields, ObjectPath},
+    },
 };
 
-/// How many networks of a namespace are looked at for one that was perhaps meant instead.
-const NEIGHBOURS_AT_MOST: u32 = 500;
+/// How many networks of a namespace are searched for one with a similar name.
+const SIMILAR_AT_MOST: u32 = 500;
 
-/// The longest name that an object can have: a DNS subdomain.
-const NAME_AT_MOST: usize = 253;
-
-/// What is asked about: a guest, and networks that it is to have.
+/// What to read: a guest, and the networks that it is to have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FetchPlan {
     namespace: String,
@@ -47,8 +39,8 @@ pub struct FetchPlan {
 }
 
 impl FetchPlan {
-    /// Asks for all that the rules may need for a change. Who else has its MAC addresses is not asked: that takes every
-    /// VM of the cluster, and stays unknown.
+    /// Plans to read all that the rules may need for a change, except which other guests have its MAC addresses: that
+    /// would take every VM of the cluster, so it stays unknown.
     #[must_use]
     pub fn of(change: &Change) -> Self {
         let subject = change.subject;
@@ -66,32 +58,26 @@ impl FetchPlan {
         }
     }
 
-    /// Asks for all that the rules may need for the start of a migration.
+    /// Plans to read all that the rules may need for the start of a migration.
     #[must_use]
     pub fn of_migration(start: &MigrationStart) -> Self {
         Self { namespace: start.namespace.to_owned(), guest: start.vmi_name.to_owned(), ..Self::default() }
     }
 
-    /// Asks for another guest, too: whether it has a MAC address still that it was seen to have.
-    #[must_use]
-    pub fn and_guest(mut self, namespace: &str, name: &str) -> Self {
-        self.guests.insert((namespace.to_owned(), name.to_owned()));
-        self
-    }
-
-    /// Asks for objects of these kinds alone; all else stays unknown.
-    #[must_use]
-    pub fn only(self, kinds: &[Kind]) -> Self {
-        Self { kinds: Some(kinds.to_vec()), ..self }
-    }
-
-    /// Asks for all around a guest, without a network yet.
+    /// Plans to read all about a guest, without a network.
     #[must_use]
     pub fn about(namespace: &str, guest: &str) -> Self {
         Self { namespace: namespace.to_owned(), guest: guest.to_owned(), ..Self::default() }
     }
 
-    /// Asks for a network too: `nad` or `namespace/nad`.
+    /// Adds another guest, to learn whether it still has a MAC address that it had.
+    #[must_use]
+    pub fn with_guest(mut self, namespace: &str, name: &str) -> Self {
+        self.guests.insert((namespace.to_owned(), name.to_owned()));
+        self
+    }
+
+    /// Adds a network: `nad` or `namespace/nad`.
     #[must_use]
     pub fn with_network(mut self, network_name: &str) -> Self {
         let NadRef { namespace, name } = NadRef::parse(network_name, &self.namespace);
@@ -100,387 +86,198 @@ impl FetchPlan {
         self
     }
 
-    fn is_about(&self, kind: Kind) -> bool {
+    /// Limits the plan to these kinds; all other facts stay unknown.
+    #[must_use]
+    pub fn only(self, kinds: &[Kind]) -> Self {
+        Self { kinds: Some(kinds.to_vec()), ..self }
+    }
+
+    fn includes(&self, kind: Kind) -> bool {
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 }
 
-/// What the cluster said.
+/// What was read.
 #[derive(Debug, Default)]
 pub struct FetchedFacts {
-    /// What is known now.
+    /// The objects that were read.
     pub store: Store,
-    /// What is unknown, and why.
-    pub gaps: Vec<FetchError>,
+    /// What could not be read, and so is unknown.
+    pub errors: Vec<FetchError>,
 }
 
 /// Something that could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
+#[error("{path}: {reason}")]
 pub struct FetchError {
-    /// Which object, or all of a kind.
-    pub what: Target,
+    /// The object, or all objects of a kind.
+    pub path: ObjectPath,
     /// Why not.
-    pub why: Why,
+    pub reason: ApiError,
 }
 
-/// One object, or all of a kind.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
-    /// Of which kind.
-    pub kind: Kind,
-    /// Empty for all namespaces, and for a kind that has none.
-    pub namespace: String,
-    /// `None` for all of the kind.
-    pub name: Option<String>,
-}
-
-impl Target {
-    fn one(kind: Kind, namespace: &str, name: &str) -> Self {
-        Self { kind, namespace: namespace.to_owned(), name: Some(name.to_owned()) }
-    }
-
-    fn all(kind: Kind, namespace: &str) -> Self {
-        Self { kind, namespace: namespace.to_owned(), name: None }
-    }
-
-    fn request(&self) -> Request {
-        let (group, version, plural) = (self.kind.group(), self.kind.version(), self.kind.plural());
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        match self.namespace.as_str() {
-            "" => Request::new(format!("{root}/{plural}")),
-            namespace => Request::new(format!("{root}/namespaces/{namespace}/{plural}")),
+/// Reads what a plan names, all at once. Whatever has not arrived after `timeout` is unknown.
+pub async fn fetch_facts(client: &Client, plan: &FetchPlan, timeout: Duration) -> FetchedFacts {
+    let client = ApiClient::with_deadline(client.clone(), timeout);
+    let mut facts = FetchedFacts::default();
+    for fetched in join_all(reads(&client, plan)).await.into_iter().flatten() {
+        if let Err(error) = fetched.add_to(&mut facts.store) {
+            facts.errors.push(error);
         }
     }
-
-    /// Whether there may be such an object at all. Names come from whoever made the request, and become a path.
-    fn is_possible(&self) -> bool {
-        let namespace = self.namespace.as_str();
-        (namespace.is_empty() || is_name(namespace)) && self.name.as_deref().is_none_or(is_name)
-    }
+    facts
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.kind();
-        match (self.namespace.as_str(), &self.name) {
-            ("", None) => write!(formatter, "{kind}s"),
-            (namespace, None) => write!(formatter, "{kind}s of namespace {namespace:?}"),
-            ("", Some(name)) => write!(formatter, "{kind} {name:?}"),
-            (namespace, Some(name)) => write!(formatter, "{kind} {:?}", format!("{namespace}/{name}")),
-        }
-    }
-}
-
-/// Why something could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Why {
-    /// Whoever asks may not.
-    #[error("{0}")]
-    Forbidden(String),
-    /// The cluster has no such kind: what brings it is not installed.
-    #[error("the cluster has no objects of this kind")]
-    NoSuchKind,
-    /// There was no answer in time.
-    #[error("no answer within {}", in_seconds(*.0))]
-    TimedOut(Duration),
-    /// The API server answered with an error.
-    #[error("the API server answered {code}: {message}")]
-    Refused {
-        /// The HTTP status.
-        code: u16,
-        /// What it said.
-        message: String,
-    },
-    /// There is no way to the API server, or none that is trusted.
-    #[error("the API server cannot be reached: {0}")]
-    Unreachable(String),
-    /// The answer is not what this kind of object looks like.
-    #[error("cannot be understood: {0}")]
-    Unreadable(String),
-}
-
-fn in_seconds(patience: Duration) -> String {
-    format!("{} s", patience.as_secs_f64())
-}
-
-/// Reads what is asked, all at once. What has not come when the patience ends is unknown.
-pub async fn ask(client: &Client, question: &FetchPlan, patience: Duration) -> FetchedFacts {
-    let asker = Asker { client, patience, until: Instant::now() + patience };
-    let mut answer = FetchedFacts::default();
-    for piece in join_all(asker.reads(question)).await.into_iter().flatten() {
-        if let Err(gap) = piece.note_in(&mut answer.store) {
-            answer.gaps.push(gap);
-        }
-    }
-    answer
-}
-
-/// What one read came to.
+/// The result of one read.
 enum Fetched {
     /// An object, as JSON text.
-    Object(Target, String),
-    /// Some objects of a kind, or all.
-    Objects { target: Target, texts: Vec<String>, are_all: bool },
-    /// It is not there.
-    Absent(Target),
-    /// Nobody knows.
-    FetchError(FetchError),
+    Object(ObjectPath, String),
+    /// Some or all objects of a kind, as JSON text.
+    Objects { path: ObjectPath, objects: Vec<String>, are_all: bool },
+    /// The object does not exist.
+    Absent(ObjectPath),
+    /// It is unknown whether the object exists.
+    Failed(FetchError),
 }
 
 impl Fetched {
-    fn note_in(self, store: &mut Store) -> Result<(), FetchError> {
-        let unreadable = |target: &Target, why: &dyn fmt::Display| FetchError {
-            what: target.clone(),
-            why: Why::Unreadable(why.to_string()),
-        };
+    fn add_to(self, store: &mut Store) -> Result<(), FetchError> {
+        let unreadable =
+            |path, error: &dyn ToString| FetchError { path, reason: ApiError::Unreadable(error.to_string()) };
         match self {
-            Self::Object(target, text) => {
-                store.apply(target.kind, &text).map_err(|why| unreadable(&target, &why))?;
+            Self::Object(path, object) => {
+                store.apply(path.kind, &object).map_err(|error| unreadable(path, &error))?;
             }
-            Self::Objects { target, texts, are_all } => {
-                let unread = texts.iter().find_map(|text| store.apply(target.kind, text).err());
-                match unread {
-                    None if are_all => store.finish_sync(target.kind),
-                    // One that cannot be read leaves all of them unknown: it may be the one that matters.
-                    Some(why) if are_all => {
-                        store.clear(target.kind);
-                        return Err(unreadable(&target, &why));
+            Self::Objects { path, objects, are_all } => {
+                let error = objects.iter().find_map(|object| store.apply(path.kind, object).err());
+                match error {
+                    None if are_all => store.finish_sync(path.kind),
+                    // One unreadable object makes all of them unknown: it may be the one that decides.
+                    Some(error) if are_all => {
+                        store.clear(path.kind);
+                        return Err(unreadable(path, &error));
                     }
                     _ => {}
                 }
             }
-            Self::Absent(Target { kind, namespace, name }) => {
-                store.absent(kind, &namespace, name.as_deref().unwrap_or_default());
-            }
-            Self::FetchError(gap) => return Err(gap),
+            Self::Absent(path) => store.mark_absent(path.kind, &path.namespace, path.name()),
+            Self::Failed(error) => return Err(error),
         }
         Ok(())
     }
 }
 
-/// Sends the reads of one question.
-#[derive(Clone, Copy)]
-struct Asker<'c> {
-    client: &'c Client,
-    patience: Duration,
-    until: Instant,
-}
-
-/// A read that is under way.
+/// A read in progress.
 type Read<'c> = BoxFuture<'c, Vec<Fetched>>;
 
-impl<'c> Asker<'c> {
-    /// The reads that a question takes. What the devices of a guest are is known from the KubeVirt resource, so that
-    /// comes first.
-    fn reads(self, question: &'c FetchPlan) -> Vec<Read<'c>> {
-        let FetchPlan { namespace, guest, networks, .. } = question;
-        let mut reads: Vec<(Kind, Read)> = vec![
-            (Kind::KubeVirt, self.all(Target::all(Kind::KubeVirt, ""), ListParams::default())),
-            (Kind::DaemonSet, self.all(Target::all(Kind::DaemonSet, ""), ListParams::default())),
-            (Kind::ConfigMap, self.all(Target::all(Kind::ConfigMap, ""), named(MULTUS_CONFIG))),
-            (Kind::Node, self.nodes().boxed()),
-        ];
-        if !namespace.is_empty() {
-            let target = Target::one(Kind::Namespace, "", namespace);
-            reads.push((Kind::Namespace, self.one(target).map(|piece| vec![piece]).boxed()));
-        }
-        // An object that is still to be named is not there.
-        if !guest.is_empty() {
-            let target = |kind| Target::one(kind, namespace, guest);
-            reads.push((Kind::Vm, self.one(target(Kind::Vm)).map(|piece| vec![piece]).boxed()));
-            reads.push((Kind::Vmi, self.vmi(target(Kind::Vmi)).boxed()));
-            let migrations = Target::all(Kind::Migration, namespace);
-            reads.push((Kind::Migration, self.all(migrations, ListParams::default())));
-        }
-        for (namespace, name) in &question.guests {
-            let one = |kind| self.one(Target::one(kind, namespace, name)).map(|piece| vec![piece]).boxed();
-            reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(kind))));
-        }
-        for (namespace, name) in networks {
-            reads.push((Kind::Nad, self.network(Target::one(Kind::Nad, namespace, name)).boxed()));
-        }
-        reads.into_iter().filter(|(kind, _)| question.is_about(*kind)).map(|(_, read)| read).collect()
+/// Returns the reads of a plan. The KubeVirt resource is first, since it defines the types of devices of a guest.
+fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
+    let FetchPlan { namespace, guest, networks, .. } = plan;
+    let all = |path, params| list(client, path, params).map(|fetched| vec![fetched]).boxed();
+    let one = |path| get(client, path).map(|fetched| vec![fetched]).boxed();
+    let mut reads: Vec<(Kind, Read)> = vec![
+        (Kind::KubeVirt, all(ObjectPath::all(Kind::KubeVirt, ""), ListParams::default())),
+        (Kind::DaemonSet, all(ObjectPath::all(Kind::DaemonSet, ""), ListParams::default())),
+        (Kind::ConfigMap, all(ObjectPath::all(Kind::ConfigMap, ""), named(MULTUS_CONFIG))),
+        (Kind::Node, nodes(client).boxed()),
+    ];
+    if !namespace.is_empty() {
+        reads.push((Kind::Namespace, one(ObjectPath::one(Kind::Namespace, "", namespace))));
     }
-
-    /// Reads one object.
-    async fn one(self, target: Target) -> Fetched {
-        let name = target.name.as_deref().unwrap_or_default();
-        if !target.is_possible() {
-            return Fetched::Absent(target);
-        }
-        match self.text(target.request().get(name, &GetParams::default())).await {
-            Ok(text) => Fetched::Object(target, text),
-            Err(why) if why.is_absence_of(name) => Fetched::Absent(target),
-            Err(why) => Fetched::FetchError(FetchError { what: target, why: why.into() }),
-        }
+    // An object that gets its name from the API server does not exist yet.
+    if !guest.is_empty() {
+        reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
+        reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
+        reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
     }
-
-    /// Lists objects of a kind, all that there are of those that are asked for.
-    fn all(self, target: Target, params: ListParams) -> Read<'c> {
-        let list = async move {
-            if !target.is_possible() {
-                return Fetched::Objects { target, texts: Vec::new(), are_all: true };
-            }
-            match self.list(target.request().list(&params)).await {
-                Ok(texts) => Fetched::Objects { target, texts, are_all: true },
-                Err(why) => Fetched::FetchError(FetchError { what: target, why }),
-            }
-        };
-        list.map(|piece| vec![piece]).boxed()
+    for (namespace, name) in &plan.guests {
+        reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(ObjectPath::one(kind, namespace, name)))));
     }
-
-    /// A VMI, and the ControllerRevision that it was started from.
-    async fn vmi(self, target: Target) -> Vec<Fetched> {
-        let vmi = self.one(target).await;
-        let revision = match &vmi {
-            Fetched::Object(target, text) => {
-                revision_of(text).map(|name| Target::one(Kind::Revision, &target.namespace, &name))
-            }
-            _ => None,
-        };
-        match revision {
-            Some(revision) => vec![vmi, self.one(revision).await],
-            None => vec![vmi],
-        }
+    for (namespace, name) in networks {
+        reads.push((Kind::Nad, network(client, ObjectPath::one(Kind::Nad, namespace, name)).boxed()));
     }
+    reads.into_iter().filter(|(kind, _)| plan.includes(*kind)).map(|(_, read)| read).collect()
+}
 
-    /// A network; where there is none of that name, those that were perhaps meant.
-    async fn network(self, target: Target) -> Vec<Fetched> {
-        let network = self.one(target).await;
-        let Fetched::Absent(target) = &network else { return vec![network] };
-        let neighbours = Target::all(Kind::Nad, &target.namespace);
-        let mut pieces = Vec::new();
-        if neighbours.is_possible() {
-            let params = ListParams::default().limit(NEIGHBOURS_AT_MOST);
-            // They are for the wording only: without them the answer is the same.
-            if let Ok(texts) = self.list(neighbours.request().list(&params)).await {
-                pieces.push(Fetched::Objects { target: neighbours, texts, are_all: false });
-            }
-        }
-        pieces.push(network);
-        pieces
+/// Reads one object.
+async fn get(client: &ApiClient, path: ObjectPath) -> Fetched {
+    if !path.is_valid() {
+        return Fetched::Absent(path);
     }
-
-    /// Nodes by their labels: those that KubeVirt runs on, or all where it has labelled none.
-    async fn nodes(self) -> Vec<Fetched> {
-        let target = Target::all(Kind::Node, "");
-        let labelled = ListParams::default().labels(KUBEVIRT_NODE);
-        let mut nodes = self.list(target.request().list_metadata(&labelled)).await;
-        if nodes.as_ref().is_ok_and(Vec::is_empty) {
-            nodes = self.list(target.request().list_metadata(&ListParams::default())).await;
-        }
-        vec![match nodes {
-            Ok(texts) => {
-                Fetched::Objects { target, texts: texts.iter().map(|text| node(text)).collect(), are_all: true }
-            }
-            Err(why) => Fetched::FetchError(FetchError { what: target, why }),
-        }]
-    }
-
-    async fn list(self, request: Prepared) -> Result<Vec<String>, Why> {
-        #[derive(Deserialize)]
-        struct List<'t> {
-            // `null` where a list of metadata is empty.
-            #[serde(borrow, default)]
-            items: Option<Vec<&'t RawValue>>,
-        }
-
-        let text = self.text(request).await.map_err(Why::from)?;
-        let List { items } = serde_json::from_str(&text).map_err(|error| Why::Unreadable(error.to_string()))?;
-        Ok(items.into_iter().flatten().map(|item| item.get().to_owned()).collect())
-    }
-
-    /// The body of an answer.
-    async fn text(self, request: Prepared) -> Result<String, Failure> {
-        let request = request.map_err(|error| Failure::Failed(Error::BuildRequest(error)))?;
-        let reply: BoxFuture<'_, _> = Box::pin(self.client.request_text(request));
-        in_time(reply, self.until).await.ok_or(Failure::TimedOut(self.patience))?.map_err(Failure::Failed)
+    match client.get(&path).await {
+        Ok(object) => Fetched::Object(path, object),
+        Err(ApiError::NotFound(_)) => Fetched::Absent(path),
+        Err(reason) => Fetched::Failed(FetchError { path, reason }),
     }
 }
 
-/// A request, if it could be made.
-type Prepared = Result<hyper::Request<Vec<u8>>, kube::core::request::Error>;
-
-async fn in_time<T>(work: impl Future<Output = T>, until: Instant) -> Option<T> {
-    timeout_at(until, work).await.ok()
-}
-
-/// Why there is no body.
-enum Failure {
-    Failed(Error),
-    TimedOut(Duration),
-}
-
-impl Failure {
-    /// Whether the kind is there and the object is not. Where the kind is missing too, the API server names no object.
-    fn is_absence_of(&self, name: &str) -> bool {
-        let Self::Failed(Error::Api(status)) = self else { return false };
-        let named = status.details.as_ref().is_some_and(|details| details.name == name);
-        status.code == NOT_FOUND && status.reason == "NotFound" && named
+/// Lists all objects that match.
+async fn list(client: &ApiClient, path: ObjectPath, params: ListParams) -> Fetched {
+    if !path.is_valid() {
+        return Fetched::Objects { path, objects: Vec::new(), are_all: true };
+    }
+    match client.list(&path, params, Fields::All).objects().await {
+        Ok(objects) => Fetched::Objects { path, objects, are_all: true },
+        Err(reason) => Fetched::Failed(FetchError { path, reason }),
     }
 }
 
-const NOT_FOUND: u16 = 404;
+/// Reads a VMI and the ControllerRevision that it was started from.
+async fn vmi(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
+    let vmi = get(client, path).await;
+    let revision = match &vmi {
+        Fetched::Object(path, object) => {
+            revision_of(object).map(|name| ObjectPath::one(Kind::Revision, &path.namespace, &name))
+        }
+        _ => None,
+    };
+    match revision {
+        Some(revision) => vec![vmi, get(client, revision).await],
+        None => vec![vmi],
+    }
+}
 
-impl From<Failure> for Why {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::TimedOut(patience) => Self::TimedOut(patience),
-            Failure::Failed(Error::Api(status)) => of_status(*status),
-            Failure::Failed(error) => Self::Unreachable(root_cause(&error)),
+/// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
+async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
+    let network = get(client, path).await;
+    let Fetched::Absent(path) = &network else { return vec![network] };
+    let others = ObjectPath::all(Kind::Nad, &path.namespace);
+    let mut fetched = Vec::new();
+    if others.is_valid() {
+        let params = ListParams::default().limit(SIMILAR_AT_MOST);
+        let first_page = client.list(&others, params, Fields::All).next().await;
+        // They only improve the message, so an error changes no decision.
+        if let Ok(Some(page)) = first_page {
+            let objects = page.objects().unwrap_or_default();
+            fetched.push(Fetched::Objects { path: others, objects, are_all: false });
         }
     }
+    fetched.push(network);
+    fetched
 }
 
-fn of_status(status: Status) -> Why {
-    match status.code {
-        // Not even that it may not is told to whoever has no name.
-        401 | 403 => Why::Forbidden(status.message),
-        NOT_FOUND => Why::NoSuchKind,
-        code => Why::Refused { code, message: status.message },
+/// Lists the metadata of the nodes that KubeVirt has labelled; of all nodes if it has labelled none.
+async fn nodes(client: &ApiClient) -> Vec<Fetched> {
+    let path = ObjectPath::all(Kind::Node, "");
+    let labelled = ListParams::default().labels(KUBEVIRT_NODE);
+    let mut nodes = client.list(&path, labelled, Fields::Metadata).objects().await;
+    if nodes.as_ref().is_ok_and(Vec::is_empty) {
+        nodes = client.list(&path, ListParams::default(), Fields::Metadata).objects().await;
     }
-}
-
-/// The first cause of an error: what wraps it repeats it.
-#[must_use]
-pub fn root_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), root_cause)
+    vec![match nodes {
+        Ok(objects) => Fetched::Objects { path, objects, are_all: true },
+        Err(reason) => Fetched::Failed(FetchError { path, reason }),
+    }]
 }
 
 fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
 }
 
-/// The name of the ControllerRevision that a VMI was started from.
-fn revision_of(text: &str) -> Option<String> {
-    let vmi: VirtualMachineInstance = serde_json::from_str(text).ok()?;
+/// Returns the name of the ControllerRevision that a VMI was started from.
+fn revision_of(vmi: &str) -> Option<String> {
+    let vmi: VirtualMachineInstance = serde_json::from_str(vmi).ok()?;
     vmi.status.virtual_machine_revision_name.map(|name| name.to_string()).filter(|name| !name.is_empty())
-}
-
-/// A node of which only labels are wanted: it comes as `PartialObjectMetadata`.
-fn node(text: &str) -> String {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Partial {
-        metadata: crate::api::cluster::Metadata,
-    }
-
-    let Partial { metadata } = serde_json::from_str(text).unwrap_or_default();
-    let metadata = json!({"name": metadata.name, "labels": metadata.labels});
-    json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}).to_string()
-}
-
-/// Whether an object, or a namespace, can have this name. What cannot must not become part of a path.
-#[must_use]
-pub fn is_name(text: &str) -> bool {
-    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let bytes = text.as_bytes();
-    text.len() <= NAME_AT_MOST
-        && bytes.iter().copied().all(is_inner)
-        && is_end(bytes.first().copied())
-        && is_end(bytes.last().copied())
 }
 
 #[cfg(test)]
@@ -492,7 +289,7 @@ mod tests {
 
     use hyper::{Response, StatusCode};
     use kube::client::Body;
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use tower::service_fn;
 
     use super::*;
@@ -501,7 +298,7 @@ mod tests {
         facts::{Fact, FactSource, Facts, attachment::InPlace},
     };
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(2);
     const VM: &str = "/apis/kubevirt.io/v1/namespaces/demo/virtualmachines/vm";
     const VMI: &str = "/apis/kubevirt.io/v1/namespaces/demo/virtualmachineinstances/vm";
     const REVISION: &str = "/apis/apps/v1/namespaces/demo/controllerrevisions/revision-1";
@@ -512,10 +309,10 @@ mod tests {
     const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
     const NODES: &str = "/api/v1/nodes";
 
-    /// An answer of the API server: status and body.
+    /// A response of the API server: status and body.
     type Reply = (u16, Value);
 
-    /// The status of an answer that never comes.
+    /// The status of a response that never comes.
     const NEVER: u16 = 0;
 
     fn metadata(name: &str) -> Value {
@@ -526,8 +323,8 @@ mod tests {
         json!({"domain": {"devices": {}}})
     }
 
-    /// A cluster in which all is there.
-    fn good(path: &str) -> Reply {
+    /// A cluster in which every object exists.
+    fn complete(path: &str) -> Reply {
         let list = |items: Value| json!({"kind": "List", "metadata": {}, "items": items});
         let body = match path {
             VM => json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": metadata("vm"),
@@ -544,7 +341,7 @@ mod tests {
                 list(json!([{"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": metadata("kubevirt"),
                 "status": {"observedKubeVirtVersion": "v1.9.0"}}]))
             }
-            // Items of a list of a built-in kind do not say what they are.
+            // Items of a list of a built-in kind have neither apiVersion nor kind.
             DAEMON_SETS => list(json!([{"metadata": metadata("dnc"),
                 "spec": {"template": {"spec": {"containers": [{"command": ["/dynamic-networks-controller"]}]}}},
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
@@ -567,14 +364,13 @@ mod tests {
         )
     }
 
-    /// Asks a cluster that answers by path; gives the facts, the gaps, and the paths that were asked for with their
-    /// parameters.
-    async fn asked(
+    /// Fetches the facts of a change; returns the facts, the errors, and the URLs that were requested.
+    async fn fetched(
         change: &Value,
         reply: impl Fn(&str) -> Reply + Send + 'static,
     ) -> (Facts, Vec<String>, Vec<String>) {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let requested = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requested);
         let service = service_fn(move |request: hyper::Request<Body>| {
             log.lock().unwrap().push(request.uri().to_string());
             let reply: BoxFuture<'_, Result<Response<Body>, hyper::http::Error>> = match reply(request.uri().path()) {
@@ -588,9 +384,9 @@ mod tests {
         let text = change.to_string();
         let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
-        let answer = ask(&client, &FetchPlan::of(&change), PATIENCE).await;
-        let paths = asked.lock().unwrap().clone();
-        (answer.store.facts_for(&change), answer.gaps.iter().map(ToString::to_string).collect(), paths)
+        let fetched = fetch_facts(&client, &FetchPlan::of(&change), TIMEOUT).await;
+        let urls = requested.lock().unwrap().clone();
+        (fetched.store.facts_for(&change), fetched.errors.iter().map(ToString::to_string).collect(), urls)
     }
 
     fn answer<E: Send + 'static>(code: u16, text: String) -> BoxFuture<'static, Result<Response<Body>, E>> {
@@ -599,7 +395,7 @@ mod tests {
         ready(Ok(response)).boxed()
     }
 
-    /// A VM gets a NIC on a network.
+    /// An update that adds a NIC on a network to a VM.
     fn adds(network: &str) -> Value {
         let vm = |guest: Value| json!({"metadata": metadata("vm"), "spec": {"template": {"spec": guest}}});
         let new = json!({"domain": {"devices": {"interfaces": [{"name": "blue", "bridge": {}}]}},
@@ -618,42 +414,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_fact_of_a_change_is_read() {
-        let (facts, gaps, paths) = asked(&adds("net"), good).await;
-        assert_eq!(gaps, [""; 0]);
+    async fn every_fact_of_a_change_is_fetched() {
+        let (facts, errors, urls) = fetched(&adds("net"), complete).await;
+        assert_eq!(errors, [""; 0]);
         assert!(facts.kubevirt.known().unwrap().version.is_some());
         assert!(facts.vmi.known().unwrap().is_live());
         assert!(facts.vm.known().is_some() && facts.revision.known().is_some());
         assert_eq!(facts.attachment.known().unwrap().in_place, InPlace::Yes);
         assert_eq!((facts.nodes, facts.migration, facts.isolation), (Fact::Known(1), Fact::Absent, Fact::Absent));
         assert_eq!(nad(&Facts { nads: facts.nads, ..Facts::default() }, "net"), Fact::Known(()));
-        let count = |path: &str| paths.iter().filter(|asked| asked.as_str() == path).count();
-        assert_eq!([VM, VMI, REVISION, NAD].map(count), [1; 4], "{paths:?}");
-        assert!(
-            paths.iter().any(|path| path.contains("fieldSelector=metadata.name%3Dmultus-daemon-config")),
-            "{paths:?}"
-        );
+        let count = |path: &str| urls.iter().filter(|url| url.as_str() == path).count();
+        assert_eq!([VM, VMI, REVISION, NAD].map(count), [1; 4], "{urls:?}");
+        assert!(urls.iter().any(|url| url.contains("fieldSelector=metadata.name%3Dmultus-daemon-config")), "{urls:?}");
     }
 
     #[tokio::test]
-    async fn an_object_that_is_not_there_is_absent_and_a_kind_that_is_not_there_leaves_it_unknown() {
-        let (facts, gaps, _) = asked(&adds("net"), |path| match path {
+    async fn a_missing_object_is_absent_and_a_missing_kind_is_unknown() {
+        let (facts, errors, _) = fetched(&adds("net"), |path| match path {
             VMI | NAD => absent(path),
-            _ => good(path),
+            _ => complete(path),
         })
         .await;
-        assert_eq!((facts.vmi.known().is_none(), nad(&facts, "net"), gaps.len()), (true, Fact::Absent, 0));
+        assert_eq!((facts.vmi.known().is_none(), nad(&facts, "net"), errors.len()), (true, Fact::Absent, 0));
         assert!(matches!(facts.vmi, Fact::Absent));
 
-        let (facts, gaps, _) = asked(&adds("net"), |path| match path {
+        let (facts, errors, _) = fetched(&adds("net"), |path| match path {
             VMI | NAD | MIGRATIONS => (404, json!("404 page not found\n")),
-            _ => good(path),
+            _ => complete(path),
         })
         .await;
         assert_eq!((nad(&facts, "net"), facts.migration.known()), (Fact::Unknown, None));
         assert!(matches!(facts.vmi, Fact::Unknown));
         assert_eq!(
-            gaps,
+            errors,
             [
                 "VirtualMachineInstance \"demo/vm\": the cluster has no objects of this kind",
                 "VirtualMachineInstanceMigrations of namespace \"demo\": the cluster has no objects of this kind",
@@ -663,87 +456,77 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_not_be_read_is_unknown_by_itself() {
+    async fn a_forbidden_read_makes_only_its_own_fact_unknown() {
         let message = "daemonsets.apps is forbidden: User \"jane\" cannot list resource \"daemonsets\"";
-        let (facts, gaps, _) = asked(&adds("net"), move |path| match path {
+        let (facts, errors, _) = fetched(&adds("net"), move |path| match path {
             DAEMON_SETS => (403, json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": message})),
-            _ => good(path),
+            _ => complete(path),
         })
         .await;
         assert_eq!(facts.attachment, Fact::Unknown);
         assert_eq!((facts.nodes.known(), nad(&facts, "net")), (Some(&1), Fact::Known(())));
-        assert_eq!(gaps, [format!("DaemonSets: {message}")]);
+        assert_eq!(errors, [format!("DaemonSets: {message}")]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_come_in_time_is_unknown_and_the_rest_is_not_lost() {
-        let (facts, gaps, _) =
-            asked(&adds("net"), |path| if path == VMI { (NEVER, Value::Null) } else { good(path) }).await;
+    async fn a_late_response_makes_only_its_own_fact_unknown() {
+        let (facts, errors, _) =
+            fetched(&adds("net"), |path| if path == VMI { (NEVER, Value::Null) } else { complete(path) }).await;
         assert!(matches!(facts.vmi, Fact::Unknown));
         assert!(facts.vm.known().is_some());
-        assert_eq!(gaps, ["VirtualMachineInstance \"demo/vm\": no answer within 2 s"]);
+        assert_eq!(errors, ["VirtualMachineInstance \"demo/vm\": no answer within 2 s"]);
     }
 
     #[tokio::test]
-    async fn an_answer_that_cannot_be_understood_leaves_its_kind_unknown() {
-        let (facts, gaps, _) = asked(&adds("net"), |path| match path {
+    async fn an_unreadable_response_makes_its_kind_unknown() {
+        let (facts, errors, _) = fetched(&adds("net"), |path| match path {
             DAEMON_SETS => (200, json!({"items": [{"metadata": {"name": "a"}}, {"metadata": {"name": 5}}]})),
             NODES => (200, json!("<html>")),
-            _ => good(path),
+            _ => complete(path),
         })
         .await;
         assert_eq!((facts.attachment, facts.nodes), (Fact::Unknown, Fact::Unknown));
-        assert_eq!(gaps.len(), 2, "{gaps:?}");
-        assert!(gaps[0].starts_with("DaemonSets: cannot be understood: "), "{gaps:?}");
-        assert!(gaps[1].starts_with("Nodes: cannot be understood: "), "{gaps:?}");
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].starts_with("DaemonSets: the answer cannot be read: "), "{errors:?}");
+        assert!(errors[1].starts_with("Nodes: the answer cannot be read: "), "{errors:?}");
     }
 
     #[tokio::test]
-    async fn a_network_that_is_not_there_brings_those_that_were_perhaps_meant() {
-        let (facts, gaps, _) = asked(&adds("nett"), |path| match path {
-            NADS => (200, json!({"items": [good(NAD).1]})),
-            _ => good(path),
+    async fn a_missing_network_is_reported_with_one_of_a_similar_name() {
+        let (facts, errors, _) = fetched(&adds("nett"), |path| match path {
+            NADS => (200, json!({"items": [complete(NAD).1]})),
+            _ => complete(path),
         })
         .await;
-        assert_eq!((nad(&facts, "nett"), gaps.len()), (Fact::Absent, 0));
+        assert_eq!((nad(&facts, "nett"), errors.len()), (Fact::Absent, 0));
         assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).instead.as_deref(), Some("demo/net"));
     }
 
     #[tokio::test]
-    async fn a_name_that_no_object_can_have_is_not_asked_for() {
+    async fn an_invalid_name_is_not_requested() {
         for network in ["../../../../api/v1/namespaces/kube-system/secrets", "a/b/c", "net?watch=1", "..", "", "Net"] {
-            let (facts, gaps, paths) = asked(&adds(network), good).await;
-            assert_eq!((nad(&facts, network), gaps.len()), (Fact::Absent, 0), "{network}");
-            let mut of_networks = paths.iter().filter(|path| path.contains("k8s.cni.cncf.io"));
-            assert!(of_networks.all(|path| path.ends_with("/network-attachment-definitions?&limit=500")), "{paths:?}");
-            assert!(paths.iter().all(|path| !path.contains("secrets") && !path.contains("watch")), "{paths:?}");
+            let (facts, errors, urls) = fetched(&adds(network), complete).await;
+            assert_eq!((nad(&facts, network), errors.len()), (Fact::Absent, 0), "{network}");
+            let mut of_networks = urls.iter().filter(|url| url.contains("k8s.cni.cncf.io"));
+            assert!(of_networks.all(|url| url.ends_with("/network-attachment-definitions?&limit=500")), "{urls:?}");
+            assert!(urls.iter().all(|url| !url.contains("secrets") && !url.contains("watch")), "{urls:?}");
         }
     }
 
     #[tokio::test]
-    async fn only_kinds_that_are_asked_for_are_read() {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+    async fn only_the_kinds_of_the_plan_are_fetched() {
+        let requested = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requested);
         let service = service_fn(move |request: hyper::Request<Body>| {
             log.lock().unwrap().push(request.uri().path().to_owned());
-            answer::<hyper::http::Error>(200, good(request.uri().path()).1.to_string())
+            answer::<hyper::http::Error>(200, complete(request.uri().path()).1.to_string())
         });
         let start = MigrationStart { namespace: "demo", vmi_name: "vm" };
-        let question = FetchPlan::of_migration(&start).only(&[Kind::Vmi]);
-        let answer = ask(&Client::new(service, "default"), &question, PATIENCE).await;
-        assert_eq!(*asked.lock().unwrap(), [VMI, REVISION]);
-        let facts = answer.store.facts_for_migration(&start);
+        let plan = FetchPlan::of_migration(&start).only(&[Kind::Vmi]);
+        let fetched = fetch_facts(&Client::new(service, "default"), &plan, TIMEOUT).await;
+        assert_eq!(*requested.lock().unwrap(), [VMI, REVISION]);
+        let facts = fetched.store.facts_for_migration(&start);
         assert!(facts.vmi.known().is_some());
         assert!(matches!(facts.vm, Fact::Unknown));
-    }
-
-    #[test]
-    fn names_are_those_that_the_api_server_takes() {
-        for (name, is_one) in
-            [("a", true), ("a-b.c0", true), ("", false), ("-a", false), ("a.", false), ("A", false), ("a/b", false)]
-        {
-            assert_eq!(is_name(name), is_one, "{name:?}");
-        }
-        assert!(is_name(&"a".repeat(253)) && !is_name(&"a".repeat(254)));
     }
 }

@@ -1,7 +1,7 @@
 //! Facts from manifests on disk, for commands without a cluster and for tests.
 //!
-//! A set of files is a whole little world: an object that is not there does not exist. Only a KubeVirt resource must
-//! exist, so without one it is unknown.
+//! The files describe a complete cluster: an object that they lack does not exist. Only a KubeVirt resource must exist,
+//! so without one it is unknown.
 
 use std::{
     fs, io,
@@ -13,23 +13,23 @@ use super::{
     store::Store,
 };
 
-/// Files that facts cannot be read from.
+/// Manifests cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// The file or folder cannot be read.
     #[error("facts: {} cannot be read", path.display())]
     Unreadable {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// A document is broken, or an object has a field of a wrong type.
     #[error("facts: {}:{line}: {message}", path.display())]
     Broken {
-        /// In which file.
+        /// The file.
         path: PathBuf,
-        /// On which line.
+        /// The line, counted from 1.
         line: usize,
         /// What is wrong.
         message: String,

@@ -1,24 +1,24 @@
-//! Objects in YAML or JSON text, many in one file, each with the place where it stands.
+//! Objects in YAML or JSON text, each with its line.
 
 use serde_json::Value;
 
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
-    /// The line on which it begins, counted from 1.
+    /// The line where it begins, counted from 1.
     pub line: usize,
     /// The object.
     pub object: Value,
 }
 
 impl Manifest {
-    /// `apiVersion`; empty when it is missing.
+    /// Returns `apiVersion`; empty if it is missing.
     #[must_use]
     pub fn api_version(&self) -> &str {
         self.text("apiVersion")
     }
 
-    /// `kind`; empty when it is missing.
+    /// Returns `kind`; empty if it is missing.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.text("kind")
@@ -29,13 +29,13 @@ impl Manifest {
     }
 }
 
-/// Text that is neither YAML nor JSON.
+/// The text is neither YAML nor JSON.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub struct ManifestError {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The parser's message.
     pub message: String,
 }
 
@@ -53,7 +53,7 @@ fn read_json(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     loop {
         let start = stream.byte_offset();
-        let line = line_of(text, start + blank(text.get(start..).unwrap_or_default()));
+        let line = line_of(text, start + leading_space(text.get(start..).unwrap_or_default()));
         match stream.next() {
             None => return Ok(documents),
             Some(Ok(object)) => documents.push(Manifest { line, object }),
@@ -62,8 +62,8 @@ fn read_json(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     }
 }
 
-/// Length of the white space at the start.
-fn blank(text: &str) -> usize {
+/// Returns the length of the leading white space.
+fn leading_space(text: &str) -> usize {
     text.len() - text.trim_start().len()
 }
 
@@ -73,7 +73,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn read_yaml(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut options = serde_saphyr::Options::default();
-    // Whoever runs the program chose the file: a dump of a large cluster is no attack.
+    // The user chose the file, and a dump of a large cluster may be large.
     options.budget = None;
     let mut documents = Vec::new();
     for (line, document) in split(text) {
@@ -89,19 +89,19 @@ fn read_yaml(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     Ok(documents)
 }
 
-/// The documents of a YAML stream and the lines on which they begin. A line that starts with `---` always ends a
-/// document (YAML 1.2, section 9.1), so each can be read, and be wrong, by itself.
+/// Splits a YAML stream into documents with their first lines. A line that starts with `---` always ends a document
+/// (YAML 1.2, section 9.1), so each is read by itself and has its own errors.
 fn split(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let is_mark =
+        let is_marker =
             line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         offset += line.len();
-        if is_mark {
+        if is_marker {
             let before = offset - line.len();
             documents.push((start_line, text.get(start..before).unwrap_or_default()));
-            // Content may follow the mark on its line.
+            // Content may follow the marker on its line.
             let rest = line.get(3..).unwrap_or_default();
             let has_content = !rest.trim().is_empty() && !rest.trim_start().starts_with('#');
             (start, start_line) = if has_content { (before + 3, number + 1) } else { (offset, number + 2) };
@@ -117,7 +117,7 @@ fn has_content(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('#') && line != "..."
 }
 
-/// The entries of a `List`, or the object itself.
+/// Returns the items of a `List`, or the object itself.
 fn expand(manifest: Manifest) -> Vec<Manifest> {
     let Manifest { line, object } = manifest;
     match object {
@@ -153,26 +153,26 @@ mod tests {
     }
 
     #[test]
-    fn json_objects_follow_one_another() {
+    fn json_objects_may_follow_one_another() {
         let text = "\n{\"kind\": \"A\"}\n\n{\"kind\":\n\"B\"} {\"kind\": \"C\"}";
         assert_eq!(kinds(text), expected(&[(2, "A"), (4, "B"), (5, "C")]));
     }
 
     #[test]
-    fn a_list_is_its_items() {
+    fn a_list_is_replaced_by_its_items() {
         let text = "kind: List\nitems:\n- kind: A\n- kind: B\n";
         assert_eq!(kinds(text), expected(&[(1, "A"), (1, "B")]));
         assert_eq!(kinds("kind: VirtualMachineList\nitems: []\n"), expected(&[]));
     }
 
     #[test]
-    fn a_broken_document_is_told_with_its_line() {
+    fn a_broken_document_is_reported_with_its_line() {
         assert_eq!(read("kind: A\n---\nkind: B\nspec: {a: [}\n").unwrap_err().line, 4);
         assert_eq!(read("{\"kind\": \"A\"}\n{\"kind\": }").unwrap_err().line, 2);
     }
 
     #[test]
-    fn a_mark_inside_a_block_scalar_is_text() {
+    fn a_marker_inside_a_block_scalar_is_text() {
         let text = "kind: A\nspec: |\n  first\n  --- \n  last\n";
         assert_eq!(kinds(text).len(), 1);
     }

@@ -1,4 +1,4 @@
-//! Where facts come from. It knows objects and no rule.
+//! Reads facts from the cluster or from manifests. It writes nothing and depends on no rule.
 
 pub mod cache;
 pub mod fetch;

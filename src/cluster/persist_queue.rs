@@ -1,31 +1,32 @@
-//! Which objects ask for something to be mirrored into a VM's template: noted by the watches as objects come and go,
-//! waited for by the reconciler.
+//! The objects that ask to persist NICs into a VM's template: the watches add and remove them, the reconciler takes
+//! them.
 //!
-//! A key stands for the question only. What there is to do is read from the cluster when its turn comes, so that a key
-//! too many costs two reads and does no harm.
+//! The queue holds only names. The reconciler reads the objects from the API server, so an entry too many costs two
+//! reads and does no harm.
 
 use std::{
     collections::BTreeSet,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
-/// An object that asks.
+/// The name of an object that may ask to persist NICs.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ObjectRef {
     /// A VirtualMachineInstance with the annotation `nicplug.io/persist`.
     Vmi {
-        /// Its namespace.
+        /// The namespace.
         namespace: String,
-        /// Its name.
+        /// The name.
         name: String,
     },
     /// A VirtualMachine with `status.interfaceRequests`.
     Vm {
-        /// Its namespace.
+        /// The namespace.
         namespace: String,
-        /// Its name.
+        /// The name.
         name: String,
     },
 }
@@ -44,82 +45,92 @@ impl ObjectRef {
     }
 }
 
-/// The objects that ask: one set, shared by all its clones.
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vmi { namespace, name } => write!(formatter, "VirtualMachineInstance {namespace}/{name}"),
+            Self::Vm { namespace, name } => write!(formatter, "VirtualMachine {namespace}/{name}"),
+        }
+    }
+}
+
+/// The objects that ask to persist NICs: one set, shared by all clones.
 #[derive(Clone, Debug, Default)]
-pub struct Pending {
+pub struct PersistQueue {
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    keys: Mutex<Keys>,
-    news: Notify,
+    objects: Mutex<Objects>,
+    has_due: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Keys {
-    /// Those that ask now.
+struct Objects {
+    /// All that ask.
     asking: BTreeSet<ObjectRef>,
-    /// Those of them that nobody has looked at since they last changed.
-    fresh: BTreeSet<ObjectRef>,
+    /// Those of them that have changed since they were last taken.
+    due: BTreeSet<ObjectRef>,
 }
 
-impl Pending {
-    /// Notes what a watch has seen: whether the object asks, each time that it arrives or changes; and that it does not,
-    /// when it has gone. Who asks and has changed is looked at again: a NIC may have come after its annotation.
-    pub fn set(&self, key: ObjectRef, asks: bool) {
-        let mut keys = self.keys();
+impl PersistQueue {
+    /// Notes whether an object asks: at each change, and `false` when it is deleted. An object that asks is due again
+    /// after each change: a NIC may have come after the annotation.
+    pub fn set(&self, object: ObjectRef, asks: bool) {
+        let mut objects = self.lock();
         if asks {
-            keys.asking.insert(key.clone());
-            keys.fresh.insert(key);
-            drop(keys);
-            self.shared.news.notify_one();
+            objects.asking.insert(object.clone());
+            objects.due.insert(object);
+            drop(objects);
+            self.shared.has_due.notify_one();
         } else {
-            keys.asking.remove(&key);
-            keys.fresh.remove(&key);
+            objects.asking.remove(&object);
+            objects.due.remove(&object);
         }
     }
 
     /// Whether the object asks.
     #[must_use]
-    pub fn is_asking(&self, key: &ObjectRef) -> bool {
-        self.keys().asking.contains(key)
+    pub fn contains(&self, object: &ObjectRef) -> bool {
+        self.lock().asking.contains(object)
     }
 
-    /// How many objects ask.
+    /// Returns how many objects ask.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.keys().asking.len()
+        self.lock().asking.len()
     }
 
     /// Whether no object asks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys().asking.is_empty()
+        self.lock().asking.is_empty()
     }
 
-    /// Makes all that ask fresh again, for who begins to look at them: what another has looked at may not be done.
-    pub fn renew(&self) {
-        let mut keys = self.keys();
-        let Keys { asking, fresh } = &mut *keys;
-        fresh.clone_from(asking);
-        drop(keys);
-        self.shared.news.notify_one();
+    /// Makes all objects due, for a new leader: another replica may have taken them without success.
+    pub fn requeue_all(&self) {
+        let mut objects = self.lock();
+        let Objects { asking, due } = &mut *objects;
+        due.clone_from(asking);
+        drop(objects);
+        self.shared.has_due.notify_one();
     }
 
-    /// Waits for the next fresh key and takes it. Dropping the future loses no key. Meant for one who waits at a time.
+    /// Waits for the next object that is due and takes it. Dropping the future loses no object. Only one caller may
+    /// wait.
     pub async fn next(&self) -> ObjectRef {
         loop {
-            if let Some(key) = self.keys().fresh.pop_first() {
-                return key;
+            if let Some(object) = self.lock().due.pop_first() {
+                return object;
             }
-            self.shared.news.notified().await;
+            self.shared.has_due.notified().await;
         }
     }
 
-    /// A set of keys has no state that a panic elsewhere could leave half made.
-    fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic elsewhere leaves no set half changed.
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.shared.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,57 +142,57 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> ObjectRef {
+    fn vmi(name: &str) -> ObjectRef {
         ObjectRef::vmi("demo", name)
     }
 
-    fn next(pending: &Pending) -> Option<ObjectRef> {
-        pending.next().now_or_never()
+    fn next(queue: &PersistQueue) -> Option<ObjectRef> {
+        queue.next().now_or_never()
     }
 
     #[test]
-    fn each_key_is_taken_once_and_again_when_it_changes() {
-        let pending = Pending::default();
-        let watch = pending.clone();
-        watch.set(key("b"), true);
-        watch.set(key("a"), true);
-        watch.set(key("a"), true);
-        assert_eq!(next(&pending), Some(key("a")));
-        assert_eq!(next(&pending), Some(key("b")));
-        assert_eq!(next(&pending), None);
-        assert_eq!(pending.len(), 2);
-        watch.set(key("b"), true);
-        assert_eq!(next(&pending), Some(key("b")));
+    fn each_object_is_taken_once_and_again_after_a_change() {
+        let queue = PersistQueue::default();
+        let watch = queue.clone();
+        watch.set(vmi("b"), true);
+        watch.set(vmi("a"), true);
+        watch.set(vmi("a"), true);
+        assert_eq!(next(&queue), Some(vmi("a")));
+        assert_eq!(next(&queue), Some(vmi("b")));
+        assert_eq!(next(&queue), None);
+        assert_eq!(queue.len(), 2);
+        watch.set(vmi("b"), true);
+        assert_eq!(next(&queue), Some(vmi("b")));
     }
 
     #[test]
-    fn what_no_longer_asks_is_not_taken() {
-        let pending = Pending::default();
-        pending.set(key("a"), true);
-        pending.set(key("a"), false);
-        assert_eq!(next(&pending), None);
-        assert!(pending.is_empty() && !pending.is_asking(&key("a")));
-        // A VM and a VMI of one name are two.
-        pending.set(ObjectRef::vm("demo", "a"), true);
-        assert!(!pending.is_asking(&key("a")));
+    fn an_object_that_no_longer_asks_is_not_taken() {
+        let queue = PersistQueue::default();
+        queue.set(vmi("a"), true);
+        queue.set(vmi("a"), false);
+        assert_eq!(next(&queue), None);
+        assert!(queue.is_empty() && !queue.contains(&vmi("a")));
+        // A VM and a VMI of the same name are two objects.
+        queue.set(ObjectRef::vm("demo", "a"), true);
+        assert!(!queue.contains(&vmi("a")));
     }
 
     #[test]
-    fn a_new_leader_looks_at_all_that_ask() {
-        let pending = Pending::default();
-        pending.set(key("a"), true);
-        assert_eq!(next(&pending), Some(key("a")));
-        pending.renew();
-        assert_eq!(next(&pending), Some(key("a")));
+    fn a_new_leader_takes_all_objects_that_ask() {
+        let queue = PersistQueue::default();
+        queue.set(vmi("a"), true);
+        assert_eq!(next(&queue), Some(vmi("a")));
+        queue.requeue_all();
+        assert_eq!(next(&queue), Some(vmi("a")));
     }
 
     #[test]
-    fn who_waits_is_woken_by_a_key() {
-        let pending = Pending::default();
-        let mut waits = pin!(pending.next());
+    fn a_waiting_caller_is_woken_by_an_object() {
+        let queue = PersistQueue::default();
+        let mut waits = pin!(queue.next());
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
-        pending.set(key("a"), true);
-        assert_eq!(waits.now_or_never(), Some(key("a")));
+        queue.set(vmi("a"), true);
+        assert_eq!(waits.now_or_never(), Some(vmi("a")));
     }
 }

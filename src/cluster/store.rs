@@ -1,12 +1,13 @@
-//! Objects of the cluster, reduced to facts and found by name.
+//! Objects of the cluster, reduced to facts, by name.
 
 pub(super) mod guests;
 pub(super) mod interner;
 pub(super) mod listing;
 pub(super) mod mac_index;
 pub(super) mod projection;
+mod queries;
 
-use std::{cell::LazyCell, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -16,59 +17,50 @@ use self::{
     listing::{AnyListing, Listing},
     projection::{Projected, ProjectedRevision, ProjectedVm, ProjectedVmi, Projection},
 };
-use super::persist_queue::{ObjectRef, Pending};
+use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
-    api::{network::NadRef, review::ObjectKind},
-    change::{Change, MigrationStart, Nic},
-    facts::{
-        Attachment, Fact, FactSource, Facts, Isolation, KubeVirt, MacUser, Nads, Vm, Vmi,
-        attachment::Daemon,
-        nad::{Lookup, Nad, nearest},
-    },
+    facts::{Fact, Isolation, KubeVirt, attachment::Daemon, nad::Nad},
     k8s::{Key, kind::Kind},
     pci::Devices,
     settings::overrides::Annotated,
 };
 
-/// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
-const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", "kubevirt-controller", "kubevirt-handler"];
-
-/// Everything that is known of one cluster. An object that is in it is known. One that is not is absent where the
-/// listing of its kind is complete, or where it was looked for by name, and unknown elsewhere.
+/// All facts of one cluster. An object in the store is known. Any other object is absent if its kind is synced or if it
+/// was read by name and not found; otherwise it is unknown.
 #[derive(Debug, Default)]
 pub struct Store {
     kubevirts: Listing<Arc<KubeVirt>>,
-    /// The one that counts of them.
+    /// The one that applies.
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
-    /// What each ConfigMap of Multus says.
+    /// The namespace isolation of each ConfigMap of Multus.
     isolations: Listing<Fact<Arc<Isolation>>>,
-    /// Those that have a part in attachments.
+    /// The DaemonSets that attach NICs.
     daemons: Listing<Daemon>,
-    /// Of namespaces that ask for another enforcement, what they ask for.
+    /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<Annotated>>,
     /// Whether KubeVirt has labelled the node.
     nodes: Listing<bool>,
     labelled_nodes: usize,
-    /// The guests that move, by migrations that are not over.
+    /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
-    /// The devices of the templates that guests were started from.
+    /// The devices of the templates from which guests were started.
     revisions: Listing<Arc<Devices>>,
-    /// Objects with devices that only the KubeVirt resource can tell the kind of: read again when that changes.
+    /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
-    /// LogOnce of each object that asks for NICs to be mirrored.
-    pending: Pending,
+    /// The objects that ask to persist NICs.
+    persist_queue: PersistQueue,
 }
 
 impl Store {
-    /// An empty store that tells which objects ask for NICs to be mirrored.
+    /// An empty store that puts the objects that ask to persist NICs into a queue.
     #[must_use]
-    pub fn telling(pending: Pending) -> Self {
-        Self { pending, ..Self::default() }
+    pub fn with_persist_queue(persist_queue: PersistQueue) -> Self {
+        Self { persist_queue, ..Self::default() }
     }
 
-    /// A store that holds all there is: what is not inserted does not exist.
+    /// A store of a complete cluster: an object that is not inserted does not exist.
     #[must_use]
     pub fn complete() -> Self {
         let mut store = Self::default();
@@ -78,33 +70,34 @@ impl Store {
         store
     }
 
-    /// From now on an object of the kind that is not in the store does not exist. Objects that were not seen since
-    /// [`relist`](Self::relist) are taken out.
+    /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
+    /// of the kind that is not in the store does not exist.
     pub fn finish_sync(&mut self, kind: Kind) {
-        for (namespace, name) in self.unseen(kind) {
+        for (namespace, name) in self.not_seen(kind) {
             self.remove(kind, &namespace, &name);
         }
-        self.roll_mut(kind).set_complete(true);
+        self.listing_mut(kind).set_synced(true);
     }
 
-    /// All objects of the kind are about to be seen anew. Until [`know`](Self::know) those that are there stay.
+    /// Begins a new list of all objects of the kind. Known objects stay until [`finish_sync`](Self::finish_sync).
     pub fn begin_sync(&mut self, kind: Kind) {
-        self.roll_mut(kind).begin_round();
+        self.listing_mut(kind).begin_sync();
     }
 
-    /// From now on nobody may look at objects of the kind: those that are there are taken out, and unknown like all
-    /// others.
+    /// Removes all objects of the kind, and makes them unknown.
     pub fn clear(&mut self, kind: Kind) {
-        self.make_incomplete(kind);
+        self.end_sync(kind);
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
     }
 
-    /// Takes an object in, in place of an older one of its name; one of a kind that no rule asks for is skipped.
+    /// Inserts or replaces an object. Skips objects of other kinds.
+    ///
+    /// The views of `api` borrow from JSON text, so a value is written as text first.
     ///
     /// # Errors
-    /// A field that is read has a wrong type. The object is there, then, and not known.
+    /// A field has a wrong type. The object then exists and its facts are unknown.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
         let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
         let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
@@ -114,87 +107,87 @@ impl Store {
         }
     }
 
-    /// Takes an object in from its JSON text.
+    /// Inserts or replaces an object, from its JSON text.
     ///
     /// # Errors
     /// As for [`insert`](Self::insert).
     pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
-        let kinds = self.kinds();
-        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.note_unreadable(error))?;
+        let kinds = self.device_kinds();
+        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.mark_unreadable(error))?;
         self.upsert(projection, &kinds);
         Ok(())
     }
 
-    /// Takes an object out: it is gone.
+    /// Removes an object: it was deleted.
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         match kind {
             Kind::Vm => {
                 self.guests.remove_vm(namespace, name);
-                self.pending.set(ObjectRef::vm(namespace, name), false);
+                self.persist_queue.set(ObjectRef::vm(namespace, name), false);
             }
             Kind::Vmi => {
-                self.drop_revision_of(namespace, name);
+                self.remove_revision_of(namespace, name);
                 self.guests.remove_vmi(namespace, name);
-                self.pending.set(ObjectRef::vmi(namespace, name), false);
+                self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
             }
             Kind::Node => self.count_label(namespace, name, false),
             _ => {}
         }
-        self.roll_mut(kind).remove(namespace, name);
+        self.listing_mut(kind).remove(namespace, name);
         self.dependent.remove(&(kind, key));
         if kind == Kind::KubeVirt {
             self.choose_kubevirt();
         }
     }
 
-    /// Notes that an object was looked for by name and is not there.
-    pub fn absent(&mut self, kind: Kind, namespace: &str, name: &str) {
+    /// Notes that an object was read by name and not found.
+    pub fn mark_absent(&mut self, kind: Kind, namespace: &str, name: &str) {
         self.remove(kind, namespace, name);
-        self.roll_mut(kind).note_absent(namespace, name);
+        self.listing_mut(kind).mark_absent(namespace, name);
     }
 
-    /// Notes an object that is there and cannot be read.
-    pub(super) fn note_unreadable(&mut self, error: &ObjectError) {
+    /// Notes that an object exists and cannot be read.
+    pub(super) fn mark_unreadable(&mut self, error: &ObjectError) {
         let ObjectError { kind, namespace, name, .. } = error;
         self.remove(*kind, namespace, name);
-        self.roll_mut(*kind).note_unreadable(namespace, name);
+        self.listing_mut(*kind).mark_unreadable(namespace, name);
     }
 
-    /// Whether an object was there and could not be read when it was last seen; it then counts as seen.
+    /// Whether an object was unreadable before; marks it as seen.
     pub(super) fn is_unreadable(&self, error: &ObjectError) -> bool {
         let ObjectError { kind, namespace, name, .. } = error;
-        self.roll(*kind).mark(namespace, name);
-        self.roll(*kind).is_unreadable(namespace, name)
+        self.listing(*kind).mark_seen(namespace, name);
+        self.listing(*kind).is_unreadable(namespace, name)
     }
 
-    /// How many objects of the kind are in the store.
+    /// Returns how many objects of the kind are in the store.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
-        self.roll(kind).count()
+        self.listing(kind).count()
     }
 
-    /// Whether an object is known, or known not to be there.
+    /// Whether an object is known, or known to be absent.
     pub(super) fn knows(&self, kind: Kind, namespace: &str, name: &str) -> bool {
-        self.roll(kind).knows(namespace, name)
+        self.listing(kind).knows(namespace, name)
     }
 
-    /// Objects that were not seen since [`relist`](Self::relist).
-    pub(super) fn unseen(&self, kind: Kind) -> Vec<Key> {
-        self.roll(kind).unseen()
+    /// Returns the objects that were not seen since [`begin_sync`](Self::begin_sync).
+    pub(super) fn not_seen(&self, kind: Kind) -> Vec<Key> {
+        self.listing(kind).not_seen()
     }
 
-    /// All objects of the kind.
+    /// Returns all objects of the kind.
     pub(super) fn keys(&self, kind: Kind) -> Vec<Key> {
-        self.roll(kind).keys()
+        self.listing(kind).keys()
     }
 
     /// From now on an object of the kind that is not in the store is unknown.
-    pub(super) fn make_incomplete(&mut self, kind: Kind) {
-        self.roll_mut(kind).set_complete(false);
+    pub(super) fn end_sync(&mut self, kind: Kind) {
+        self.listing_mut(kind).set_synced(false);
     }
 
-    fn roll(&self, kind: Kind) -> &dyn AnyListing {
+    fn listing(&self, kind: Kind) -> &dyn AnyListing {
         match kind {
             Kind::ConfigMap => &self.isolations,
             Kind::DaemonSet => &self.daemons,
@@ -209,7 +202,7 @@ impl Store {
         }
     }
 
-    fn roll_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
+    fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
         match kind {
             Kind::ConfigMap => &mut self.isolations,
             Kind::DaemonSet => &mut self.daemons,
@@ -224,59 +217,59 @@ impl Store {
         }
     }
 
-    /// What the names of devices stand for.
-    pub(super) fn kinds(&self) -> Arc<KubeVirt> {
+    /// Returns the KubeVirt resource, which defines the types of devices; an empty one if it is unknown.
+    pub(super) fn device_kinds(&self) -> Arc<KubeVirt> {
         self.kubevirt.known().map(Arc::clone).unwrap_or_default()
     }
 
-    /// Whether an object is in the store just as it is now; it then counts as seen.
+    /// Whether an object is in the store with the same facts; marks it as seen if so.
     pub(super) fn contains(&self, projection: &Projection) -> bool {
-        let Projection { key, what } = projection;
+        let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        let is_known = match what {
+        let is_known = match object {
             Projected::ConfigMap(isolation) => contains(&self.isolations, key, isolation),
             Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
             Projected::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
             Projected::Vmi(new) => {
                 self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
-                    && self.asks(|| ObjectRef::vmi(namespace, name)) == new.asks
+                    && self.asks_to_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
             }
-            Projected::KubeVirt(kubevirt) => holds_arc(&self.kubevirts, key, kubevirt),
+            Projected::KubeVirt(kubevirt) => contains_arc(&self.kubevirts, key, kubevirt),
             Projected::Vm(new) => {
                 self.guests.contains_vm(namespace, name, &new.vm, &new.macs)
-                    && self.asks(|| ObjectRef::vm(namespace, name)) == new.asks
+                    && self.asks_to_persist(|| ObjectRef::vm(namespace, name)) == new.asks
             }
             Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
             Projected::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
-            Projected::Nad(nad) => holds_arc(&self.nads, key, nad),
+            Projected::Nad(nad) => contains_arc(&self.nads, key, nad),
             Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
             Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
             Projected::Node(is_labelled) => contains(&self.nodes, key, is_labelled),
             Projected::Revision(_) => false,
-            Projected::Nothing(_) => return true,
+            Projected::Ignored(_) => return true,
         };
         if is_known {
-            self.roll(projection.kind()).mark(namespace, name);
+            self.listing(projection.kind()).mark_seen(namespace, name);
         }
         is_known
     }
 
-    /// Takes an object in that was projected with `kinds`, which may be those of a moment ago.
+    /// Inserts or replaces an object that was projected with `kinds`, which may be outdated.
     pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
         let kind = projection.kind();
         if let Some(text) = projection.dependent_text()
-            && !self.kinds().names_the_same_devices(kinds)
-            && let Ok(anew) = Projection::read(kind, text, &self.kinds())
+            && !self.device_kinds().names_the_same_devices(kinds)
+            && let Ok(current) = Projection::read(kind, text, &self.device_kinds())
         {
-            return self.put_current(kind, anew);
+            return self.upsert_current(kind, current);
         }
-        self.put_current(kind, projection);
+        self.upsert_current(kind, projection);
     }
 
-    fn put_current(&mut self, kind: Kind, projection: Projection) {
-        let Projection { key, what } = projection;
+    fn upsert_current(&mut self, kind: Kind, projection: Projection) {
+        let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        match what {
+        match object {
             Projected::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
             Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
             Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
@@ -287,7 +280,7 @@ impl Store {
             Projected::Vm(new) => {
                 let ProjectedVm { vm, macs, asks } = *new;
                 self.guests.upsert_vm(namespace, name, vm, macs);
-                self.pending.set(ObjectRef::vm(namespace, name), asks);
+                self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
             }
             Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
             Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
@@ -296,13 +289,13 @@ impl Store {
                 self.count_label(namespace, name, is_labelled);
                 self.nodes.insert(namespace, name, is_labelled);
             }
-            Projected::Revision(Some(revision)) => self.put_revision(&key, revision),
-            // It is there, and tells nothing.
-            Projected::Revision(None) => self.absent(kind, namespace, name),
+            Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
+            // It exists, and does not show the devices.
+            Projected::Revision(None) => self.mark_absent(kind, namespace, name),
             Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
-                self.remove(kind, namespace, name)
+                self.remove(kind, namespace, name);
             }
-            Projected::Nothing(_) => {}
+            Projected::Ignored(_) => {}
         }
     }
 
@@ -310,33 +303,33 @@ impl Store {
         let ProjectedVmi { vmi, macs, asks, text } = new;
         let before = self.guests.vmi(&key.0, &key.1);
         if before.known().is_some_and(|before| before.boot.revision != vmi.boot.revision) {
-            self.drop_revision_of(&key.0, &key.1);
+            self.remove_revision_of(&key.0, &key.1);
         }
         self.guests.upsert_vmi(&key.0, &key.1, vmi, macs);
-        self.depend(Kind::Vmi, key, text);
-        self.pending.set(ObjectRef::vmi(&key.0, &key.1), asks);
+        self.set_dependent(Kind::Vmi, key, text);
+        self.persist_queue.set(ObjectRef::vmi(&key.0, &key.1), asks);
     }
 
-    /// Whether an object asks for NICs to be mirrored.
-    fn asks(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
-        !self.pending.is_empty() && self.pending.is_asking(&object_ref())
+    /// Whether an object asks to persist NICs.
+    fn asks_to_persist(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
+        !self.persist_queue.is_empty() && self.persist_queue.contains(&object_ref())
     }
 
-    fn put_revision(&mut self, key: &Key, new: ProjectedRevision) {
+    fn upsert_revision(&mut self, key: &Key, new: ProjectedRevision) {
         self.revisions.insert(&key.0, &key.1, Arc::new(new.devices));
-        self.depend(Kind::Revision, key, new.text);
+        self.set_dependent(Kind::Revision, key, new.text);
     }
 
-    fn depend(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {
-        let entry = (kind, key.clone());
+    fn set_dependent(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {
+        let key = (kind, key.clone());
         match text {
-            Some(text) => self.dependent.insert(entry, text.into()),
-            None => self.dependent.remove(&entry),
+            Some(text) => self.dependent.insert(key, text.into()),
+            None => self.dependent.remove(&key),
         };
     }
 
-    /// A revision is of use to the one run of a guest that was started from it.
-    fn drop_revision_of(&mut self, namespace: &str, name: &str) {
+    /// Removes the ControllerRevision of a guest: it describes one run of it.
+    fn remove_revision_of(&mut self, namespace: &str, name: &str) {
         let vmi = self.guests.vmi(namespace, name).known().map(|vmi| Arc::clone(vmi));
         if let Some(revision) = vmi.as_ref().and_then(|vmi| vmi.boot.revision.as_deref()) {
             self.remove(Kind::Revision, namespace, revision);
@@ -348,198 +341,41 @@ impl Store {
         self.labelled_nodes = self.labelled_nodes + usize::from(is_labelled) - usize::from(was_labelled);
     }
 
-    /// A cluster has one KubeVirt resource; of several the first by name counts.
+    /// Selects the KubeVirt resource that applies: a cluster has one, and of several the first by name is used.
     fn choose_kubevirt(&mut self) {
-        let before = self.kinds();
+        let before = self.device_kinds();
         let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
         self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
-        let now = self.kinds();
+        let now = self.device_kinds();
         if before.names_the_same_devices(&now) {
             return;
         }
         for ((kind, _), text) in self.dependent.clone() {
-            // It could be read before, and nothing in it has changed.
+            // The text was readable before, so this does not fail.
             if let Ok(projection) = Projection::read(kind, &text, &now) {
-                self.put_current(kind, projection);
+                self.upsert_current(kind, projection);
             }
         }
     }
-
-    /// The KubeVirt resource. It has to exist, so where there is none it is unknown.
-    #[must_use]
-    pub fn kubevirt(&self) -> &Fact<Arc<KubeVirt>> {
-        &self.kubevirt
-    }
-
-    /// Where KubeVirt is installed.
-    fn kubevirt_namespace(&self) -> Option<&str> {
-        self.kubevirts.iter().map(|(namespace, name, _)| (namespace, name)).min().map(|(namespace, _)| namespace)
-    }
-
-    /// Whether a user is one of KubeVirt's components; where nobody knows where they are installed, they are looked for
-    /// where they mostly are.
-    pub(super) fn is_of_kubevirt(&self, user: &str) -> bool {
-        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
-        account.is_some_and(|(namespace, name)| {
-            COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt")
-        })
-    }
-
-    fn vmi(&self, namespace: &str, name: &str) -> Fact<Arc<Vmi>> {
-        self.guests.vmi(namespace, name).map(Arc::clone)
-    }
-
-    fn vm(&self, namespace: &str, name: &str) -> Fact<Arc<Vm>> {
-        self.guests.vm(namespace, name).map(Arc::clone)
-    }
-
-    fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
-        match vmi.known().and_then(|vmi| vmi.boot.revision.as_deref()) {
-            Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
-            None => Fact::Absent,
-        }
-    }
-
-    /// What a guest of the name is known by, apart from what a request asks of it.
-    fn facts_of_guest(&self, namespace: &str, name: &str) -> Facts {
-        let vmi = self.vmi(namespace, name);
-        Facts {
-            kubevirt: self.kubevirt.clone(),
-            revision: self.revision(namespace, &vmi),
-            vmi,
-            vm: self.vm(namespace, name),
-            attachment: self.attachment(),
-            nodes: self.count_nodes(),
-            migration: self.migration(namespace, name),
-            overrides: self.overrides(namespace),
-            ..Facts::default()
-        }
-    }
-
-    fn attachment(&self) -> Fact<Attachment> {
-        if !self.daemons.is_readable() {
-            return Fact::Unknown;
-        }
-        Fact::Known(Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon)))
-    }
-
-    /// Absent when no Multus is configured by a ConfigMap; unknown when there are several that disagree.
-    fn isolation(&self) -> Fact<Arc<Isolation>> {
-        if !self.isolations.is_readable() {
-            return Fact::Unknown;
-        }
-        let mut all = self.isolations.iter().map(|(_, _, isolation)| isolation);
-        let Some(first) = all.next() else { return Fact::Absent };
-        if all.all(|other| other == first) { first.clone() } else { Fact::Unknown }
-    }
-
-    /// Nodes that KubeVirt runs on, which are all of them where it has labelled none. A cluster has a node: none seen
-    /// means that nobody looked.
-    fn count_nodes(&self) -> Fact<usize> {
-        match (self.nodes.is_synced(), self.labelled_nodes, self.nodes.count()) {
-            (false, ..) | (true, 0, 0) => Fact::Unknown,
-            (true, 0, all) => Fact::Known(all),
-            (true, labelled, _) => Fact::Known(labelled),
-        }
-    }
-
-    fn migration(&self, namespace: &str, name: &str) -> Fact<Arc<str>> {
-        let of_guest = self.migrations.iter_in(namespace).filter(|(_, guest)| &***guest == name);
-        match of_guest.map(|(migration, _)| migration).min() {
-            Some(migration) => Fact::Known(migration.into()),
-            None if self.migrations.is_whole_in(namespace) => Fact::Absent,
-            None => Fact::Unknown,
-        }
-    }
-
-    /// In a cluster without such a namespace this looks nothing up.
-    fn overrides(&self, namespace: &str) -> Fact<Arc<Annotated>> {
-        self.overrides.get("", namespace).map(Arc::clone)
-    }
-
-    fn nads_of(&self, change: &Change) -> Nads {
-        let mut nads = Nads::default();
-        for name in networks_of(change).filter_map(Nic::network_name) {
-            let name = NadRef::parse(name, change.subject.namespace);
-            nads.insert(name, self.look_for_nad(name));
-        }
-        nads
-    }
-
-    pub(super) fn look_for_nad(&self, name: NadRef) -> Lookup {
-        let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let instead = if matches!(nad, Fact::Absent) { self.nad_instead_of(name) } else { None };
-        Lookup { nad, instead }
-    }
-
-    /// A network of the same name elsewhere, or one of nearly that name in the same namespace.
-    fn nad_instead_of(&self, name: NadRef) -> Option<String> {
-        if let Some(namespace) = self.nads.namespaces_with(name.name).min() {
-            return Some(NadRef { namespace, name: name.name }.to_string());
-        }
-        let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
-        nearest(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
-    }
-
-    /// Those that are found, and where some may not be seen and none is found, unknown.
-    fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
-        let own_namespace = change.subject.namespace;
-        // Most changes write no address.
-        let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
-        let user = |nic: &Nic| {
-            let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
-            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
-            Some(MacUser { mac, network, guest })
-        };
-        let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
-        if users.is_empty() && !self.guests.is_synced() {
-            return Fact::Unknown;
-        }
-        Fact::Known(users)
-    }
-}
-
-/// The NICs whose networks a change asks about.
-fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
-    change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
 }
 
 fn contains<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
     listing.get(&key.0, &key.1).known().is_some_and(|known| *known == object)
 }
 
-fn holds_arc<T: PartialEq>(listing: &Listing<Arc<T>>, key: &Key, object: &T) -> bool {
+fn contains_arc<T: PartialEq>(listing: &Listing<Arc<T>>, key: &Key, object: &T) -> bool {
     listing.get(&key.0, &key.1).known().is_some_and(|known| ***known == *object)
-}
-
-impl FactSource for Store {
-    fn facts_for(&self, change: &Change) -> Facts {
-        let subject = change.subject;
-        let guest = match subject.kind {
-            ObjectKind::VirtualMachine | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
-            ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
-                let overrides = self.overrides(subject.namespace);
-                Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
-            }
-        };
-        Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
-    }
-
-    fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
-        self.facts_of_guest(start.namespace, start.vmi_name)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
-    use crate::settings::overrides::Overrides;
+    use super::{queries::COMPONENTS, *};
+    use crate::{api::network::NadRef, settings::overrides::Overrides};
 
     #[test]
-    fn an_unknown_kind_is_skipped_and_a_wrong_type_is_told_by_its_path() {
+    fn an_unknown_kind_is_skipped_and_a_wrong_type_is_reported_with_its_path() {
         let mut store = Store::complete();
         store.insert(&json!({"apiVersion": "v1", "kind": "Secret", "data": 5})).unwrap();
         let error = store
@@ -551,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_whole_world_does_not_hold_is_absent_and_elsewhere_it_is_unknown() {
+    fn a_missing_object_is_absent_in_a_complete_store_and_unknown_elsewhere() {
         let mut store = Store::complete();
         assert_eq!(store.vmi("demo", "a"), Fact::Absent);
         assert_eq!(Store::default().vmi("demo", "a"), Fact::Unknown);
@@ -563,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_is_not_there_is_looked_for_elsewhere() {
+    fn a_missing_network_is_found_under_a_similar_name_or_elsewhere() {
         let mut store = Store::complete();
         for (namespace, name) in [("demo", "blue"), ("other", "red")] {
             store
@@ -571,25 +407,28 @@ mod tests {
                     "metadata": {"namespace": namespace, "name": name}}))
                 .unwrap();
         }
-        for (name, is_there, instead) in [
+        for (name, exists, instead) in [
             ("blue", true, None),
             ("bleu", false, None),
             ("blues", false, Some("demo/blue")),
             ("red", false, Some("other/red")),
             ("green", false, None),
         ] {
-            let found = store.look_for_nad(NadRef { namespace: "demo", name });
-            assert_eq!(found.nad.known().is_some(), is_there, "{name}");
+            let found = store.find_nad(NadRef { namespace: "demo", name });
+            assert_eq!(found.nad.known().is_some(), exists, "{name}");
             assert_eq!(found.instead.as_deref(), instead, "{name}");
         }
-        let nowhere = Store::default().look_for_nad(NadRef { namespace: "demo", name: "red" });
+        let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
     }
 
     #[test]
-    fn only_namespaces_that_ask_for_something_are_kept_and_all_others_ask_for_nothing() {
+    fn only_namespaces_that_change_the_enforcement_are_kept() {
         let mut store = Store::complete();
-        let namespace = |annotations: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "annotations": annotations}});
+        let namespace = |annotations: Value| {
+            json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "demo", "annotations": annotations}})
+        };
         let asked = |text: &str| Fact::Known(Arc::new(Overrides::parse(text)));
         for (annotations, expected) in [
             (Value::Null, Fact::Absent),
@@ -608,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn the_components_of_kubevirt_are_known_by_where_it_is_installed() {
+    fn the_components_of_kubevirt_are_service_accounts_in_its_namespace() {
         let mut store = Store::complete();
         let account = |namespace: &str, name: &str| format!("system:serviceaccount:{namespace}:{name}");
         assert!(store.is_of_kubevirt(&account("kubevirt", "kubevirt-controller")));
@@ -626,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn only_nodes_that_kubevirt_runs_on_count() {
+    fn only_nodes_that_kubevirt_has_labelled_count() {
         let mut store = Store::complete();
         assert_eq!(store.count_nodes(), Fact::Unknown);
         for name in ["a", "b"] {
@@ -679,10 +518,10 @@ mod tests {
     }
 
     #[test]
-    fn an_object_alone_makes_itself_known_and_no_other_absent() {
+    fn one_object_makes_no_other_object_absent() {
         let mut store = Store::default();
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &json!({}))).unwrap();
-        store.absent(Kind::Vm, "demo", "b");
+        store.mark_absent(Kind::Vm, "demo", "b");
         assert!(store.vm("demo", "a").known().is_some());
         assert_eq!((store.vm("demo", "b"), store.vm("demo", "c")), (Fact::Absent, Fact::Unknown));
         store.finish_sync(Kind::Vm);
@@ -693,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_leaves_nothing_behind() {
+    fn a_removed_object_leaves_nothing_behind() {
         let mac = "02:00:00:00:00:01";
         let mut store = Store::complete();
         let vmi = json!({"spec": guest(mac, true), "status": {"virtualMachineRevisionName": "r"}});
@@ -751,20 +590,20 @@ mod tests {
     }
 
     #[test]
-    fn a_new_listing_keeps_what_was_known_until_it_is_whole() {
+    fn a_new_list_keeps_known_objects_until_it_is_complete() {
         let mut store = Store::complete();
         for (name, mac) in [("a", "02:00:00:00:00:0a"), ("b", "02:00:00:00:00:0b"), ("c", "02:00:00:00:00:0c")] {
             store.insert(&object("kubevirt.io/v1", Kind::Vmi, name, &json!({"spec": guest(mac, false)}))).unwrap();
         }
         store.begin_sync(Kind::Vmi);
         let same = object("kubevirt.io/v1", Kind::Vmi, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
-        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.device_kinds()).unwrap();
         assert!(store.contains(&projection));
         let other = object("kubevirt.io/v1", Kind::Vmi, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
-        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.device_kinds()).unwrap();
         assert!(!store.contains(&projection));
-        store.upsert(projection, &store.kinds());
-        assert!(store.vmi("demo", "c").known().is_some(), "nobody has said yet that it is gone");
+        store.upsert(projection, &store.device_kinds());
+        assert!(store.vmi("demo", "c").known().is_some(), "the list is not complete yet");
         store.finish_sync(Kind::Vmi);
         assert_eq!(store.vmi("demo", "c"), Fact::Absent);
         assert!(store.vmi("demo", "a").known().is_some() && store.vmi("demo", "b").known().is_some());
@@ -773,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_object_is_unknown_and_takes_no_other_with_it() {
+    fn a_broken_object_makes_only_itself_unknown() {
         let mut store = Store::complete();
         for name in ["a", "b"] {
             store.insert(&object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({}))).unwrap();
@@ -781,14 +620,14 @@ mod tests {
         let broken = object("k8s.cni.cncf.io/v1", Kind::Nad, "a", &json!({"spec": {"config": 5}}));
         let error = store.insert(&broken).unwrap_err().to_string();
         assert!(error.contains("NetworkAttachmentDefinition \"a\": spec.config"), "{error}");
-        let find = |name| store.look_for_nad(NadRef { namespace: "demo", name }).nad;
+        let find = |name| store.find_nad(NadRef { namespace: "demo", name }).nad;
         assert_eq!(find("a"), Fact::Unknown);
         assert!(find("b").known().is_some());
         assert_eq!(find("c"), Fact::Absent);
     }
 
     #[test]
-    fn devices_are_read_again_when_the_kubevirt_resource_says_what_they_are() {
+    fn devices_are_read_again_when_the_kubevirt_resource_changes_their_types() {
         let mut store = Store::complete();
         let vmi = object("kubevirt.io/v1", Kind::Vmi, "vm", &json!({"spec": guest("", true)}));
         store.insert(&vmi).unwrap();
@@ -807,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn configurations_of_multus_that_disagree_tell_nothing() {
+    fn configurations_of_multus_that_differ_are_unknown() {
         let mut store = Store::complete();
         for (namespace, text) in [("one", "{\"namespaceIsolation\": true}"), ("two", "{}")] {
             store

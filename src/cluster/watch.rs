@@ -1,12 +1,11 @@
-//! Facts from a living cluster: every object of the watched kinds is listed once, and then each change of it seen.
+//! Facts from a cluster: lists the objects of the watched kinds once, and then watches their changes.
 //!
-//! Each kind has a watch of its own, so that one that is not permitted, not installed or broken makes its own facts
-//! unknown or stale and no others. What may go wrong is expected to go right again: a watch never gives up, and tells
-//! by its [`Status`] what its facts are worth meanwhile.
+//! Each kind has its own watch: a watch that is forbidden, not installed or broken makes only its own facts unknown or
+//! stale. A watch retries without limit, and its [`WatchStatus`] says whether its facts are current.
 //!
-//! The loop is ours and not kube-runtime's `watcher` for two reasons: that one says nothing when a lost connection is
-//! back, or when a bookmark shows that an idle one lives, so that a quiet kind would be called stale until its next
-//! change; and it builds an object for each event, of which a heartbeat needs none.
+//! kube-runtime's `watcher` is not used, for two reasons. It reports neither that a lost connection is back nor that a
+//! bookmark came, so that a kind without changes would stay stale; and it builds an object for each event, which a
+//! heartbeat does not need.
 
 mod event;
 mod list_watch;
@@ -21,26 +20,28 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::list_watch::{Source, Trouble};
+use self::list_watch::ListWatch;
 pub use self::{
     event::Event,
-    status::{State, Status, WatchError, WatchStatus},
+    status::{WatchError, WatchState, WatchStatus, WatchStatuses},
 };
 use super::{
     cache::{Cache, Effect},
-    persist_queue::Pending,
-    store::{Store, projection::key_of},
+    persist_queue::PersistQueue,
+    store::{ObjectError, Store, projection::key_of},
 };
 use crate::{
     k8s::{
         Key,
-        backoff::{Backoff, Pauses},
+        api_error::ApiError,
+        backoff::{Backoff, Delays},
         kind::Kind,
+        request::{ApiClient, ObjectPath},
     },
     kubevirt::NEWEST_KNOWN,
 };
 
-/// The kinds that are watched. ControllerRevisions are fetched one by one, and only those that are needed.
+/// The watched kinds. ControllerRevisions are fetched one by one, when a request needs them.
 pub const KINDS: [Kind; 9] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
@@ -56,21 +57,21 @@ pub const KINDS: [Kind; 9] = [
 /// The times and sizes of watches.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// Objects in one page of a list. A page is held twice while it is read: at 8 KiB an object, 250 are 4 MiB, which
-    /// is little beside what is kept of a large cluster, and 100,000 objects are 400 requests.
+    /// Objects in one page of a list. A page is in memory twice while it is read: 250 objects of 8 KiB take 4 MiB,
+    /// little beside the facts of a large cluster, and 100,000 objects take 400 requests.
     pub page: u32,
-    /// How long the API server is asked to keep a watch open; each one ends up to a fifth earlier, so that not all of
-    /// them begin anew together.
+    /// How long the API server is asked to keep a watch open; each watch asks for up to a fifth less, so that they do
+    /// not all restart together.
     pub watch: Duration,
-    /// How long a watch may say nothing before it is taken for dead: bookmarks come every minute or so.
+    /// How long a watch may bring no event before it is restarted: bookmarks come about every minute.
     pub idle_timeout: Duration,
-    /// How long one answer of the API server may take.
+    /// How long a response of the API server may take.
     pub request_timeout: Duration,
-    /// How long "forbidden" and "no such kind" have to last before facts are forgotten that were known: an API server
-    /// that has just started says so for a moment.
+    /// How long "forbidden" and "not installed" must last before known facts are dropped: an API server that has just
+    /// started answers so for a moment.
     pub forbidden_grace: Duration,
-    /// Pauses between tries.
-    pub pauses: Pauses,
+    /// Delays between retries.
+    pub retry_delays: Delays,
 }
 
 impl Default for Tuning {
@@ -81,146 +82,146 @@ impl Default for Tuning {
             idle_timeout: Duration::from_secs(150),
             request_timeout: Duration::from_mins(1),
             forbidden_grace: Duration::from_secs(30),
-            pauses: Pauses { first: Duration::from_millis(500), longest: Duration::from_secs(30) },
+            retry_delays: Delays { first: Duration::from_millis(500), longest: Duration::from_secs(30) },
         }
     }
 }
 
-/// The watches of a cluster. They end with this value.
+/// The watches of a cluster. They end when this value is dropped.
 pub struct Watches {
     client: Client,
     cache: Arc<Cache>,
-    status: Status,
+    statuses: WatchStatuses,
     _tasks: JoinSet<()>,
 }
 
 impl Watches {
-    /// Begins to watch. `pending` is told of each object that asks for NICs to be mirrored.
+    /// Starts the watches. They put each object that asks to persist NICs into the queue.
     #[must_use]
-    pub fn start(client: &Client, pending: Pending, tuning: &Tuning) -> Self {
-        let (cache, wanted_revisions) = Cache::new(Store::telling(pending));
+    pub fn start(client: &Client, queue: PersistQueue, tuning: &Tuning) -> Self {
+        let (cache, wanted_revisions) = Cache::new(Store::with_persist_queue(queue));
         let cache = Arc::new(cache);
-        let status = Status::default();
+        let statuses = WatchStatuses::default();
         let mut tasks = JoinSet::new();
-        for record in status.records() {
-            let source = Source::new(client.clone(), record.kind, tuning);
-            let (record, cache) = (Arc::clone(record), Arc::clone(&cache));
-            tasks.spawn(Watch { source, record, cache, tuning: tuning.clone() }.run());
+        for status in statuses.iter() {
+            let source = ListWatch::new(client.clone(), status.kind, tuning);
+            let (status, cache) = (Arc::clone(status), Arc::clone(&cache));
+            tasks.spawn(Watch { source, status, cache, tuning: tuning.clone() }.run());
         }
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
-        Self { client: client.clone(), cache, status, _tasks: tasks }
+        Self { client: client.clone(), cache, statuses, _tasks: tasks }
     }
 
-    /// What the cluster is spoken to with.
+    /// Returns the client of the API server.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The facts.
+    /// Returns the facts.
     #[must_use]
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache
     }
 
-    /// How the watches are doing.
+    /// Returns the status of the watches.
     #[must_use]
-    pub fn status(&self) -> &Status {
-        &self.status
+    pub fn statuses(&self) -> &WatchStatuses {
+        &self.statuses
     }
 }
 
 impl fmt::Debug for Watches {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Watches").field("status", &self.status).finish_non_exhaustive()
+        formatter.debug_struct("Watches").field("statuses", &self.statuses).finish_non_exhaustive()
     }
 }
 
 /// The watch of one kind.
 struct Watch {
-    source: Source,
-    record: Arc<WatchStatus>,
+    source: ListWatch,
+    status: Arc<WatchStatus>,
     cache: Arc<Cache>,
     tuning: Tuning,
 }
 
-/// Where a watch has come to.
+/// How far a watch has come.
 #[derive(Default)]
-struct Progress {
-    /// The place in the history to go on from; `None` when all objects have to be listed.
-    position: Option<String>,
-    /// Whether a list is whole, and what it did not show still in the cache.
+struct Cursor {
+    /// Where to continue; `None` if all objects must be listed.
+    resource_version: Option<String>,
+    /// Whether a list is complete, and objects that it lacks are still in the cache.
     is_listed: bool,
-    /// Since when the API server refuses.
-    refused: Option<Instant>,
-    /// Whether anything was heard since the last pause.
+    /// Since when the watch is forbidden or the kind is not installed.
+    refused_since: Option<Instant>,
+    /// Whether a page or an event came since the last delay.
     is_alive: bool,
 }
 
 impl Watch {
     async fn run(self) {
-        let mut backoff = Backoff::new(self.tuning.pauses);
-        let mut progress = Progress::default();
+        let mut backoff = Backoff::new(self.tuning.retry_delays);
+        let mut cursor = Cursor::default();
         loop {
             let start = Instant::now();
-            let result = self.follow(&mut progress).await;
-            let is_alive = std::mem::take(&mut progress.is_alive);
+            let result = self.follow(&mut cursor).await;
+            let is_alive = std::mem::take(&mut cursor.is_alive);
             if is_alive {
                 backoff.reset();
             }
             match result {
-                // The time of the watch was up. One that ends at once, again and again, has to wait nevertheless.
-                Ok(()) if is_alive && start.elapsed() > self.tuning.pauses.first => continue,
+                // The time of the watch was over. A watch that ends at once each time must wait before a restart.
+                Ok(()) if is_alive && start.elapsed() > self.tuning.retry_delays.first => continue,
                 Ok(()) => {}
-                Err(trouble) => self.note(trouble, &mut progress),
+                Err(error) => self.note_error(&error, &mut cursor),
             }
-            sleep(backoff.grow()).await;
+            sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Lists the objects if that has to be, and then takes in what happens until the API server ends it.
-    async fn follow(&self, progress: &mut Progress) -> Result<(), Trouble> {
-        if progress.position.is_none() {
-            self.list(progress).await?;
+    /// Lists the objects if necessary, and then applies events until the API server ends the watch.
+    async fn follow(&self, cursor: &mut Cursor) -> Result<(), ApiError> {
+        if cursor.resource_version.is_none() {
+            self.list(cursor).await?;
         }
-        let Some(position) = &progress.position else { return Ok(()) };
-        let mut events = self.source.watch(position).await?;
-        // Not before: facts that cannot be watched would grow old unnoticed.
-        if std::mem::take(&mut progress.is_listed) {
+        let Some(resource_version) = &cursor.resource_version else { return Ok(()) };
+        let mut events = self.source.watch(resource_version).await?;
+        // Not before the watch is open: facts that cannot be watched would become outdated unnoticed.
+        if std::mem::take(&mut cursor.is_listed) {
             self.cache.finish_sync(self.kind());
         }
-        progress.refused = None;
-        self.record.enter(State::Synced);
+        cursor.refused_since = None;
+        self.status.enter(WatchState::Synced);
         let end = loop {
             match events.next().await {
                 Ok(Some(event)) => {
-                    progress.is_alive = true;
-                    self.record.touch();
-                    self.take(&event);
+                    cursor.is_alive = true;
+                    self.status.touch();
+                    self.apply_event(&event);
                 }
                 Ok(None) => break Ok(()),
-                Err(trouble) => break Err(trouble),
+                Err(error) => break Err(error),
             }
         };
-        progress.position = events.position();
+        cursor.resource_version = events.resource_version();
         end
     }
 
-    async fn list(&self, progress: &mut Progress) -> Result<(), Trouble> {
+    async fn list(&self, cursor: &mut Cursor) -> Result<(), ApiError> {
         self.cache.begin_sync(self.kind());
-        progress.is_listed = false;
+        cursor.is_listed = false;
         let mut pages = self.source.list();
         while let Some(page) = pages.next().await? {
-            self.record.touch();
+            self.status.touch();
             page.for_each(|text| self.apply(text))?;
         }
-        progress.position = pages.position();
-        progress.is_listed = true;
-        progress.is_alive = true;
+        cursor.resource_version = pages.resource_version();
+        cursor.is_listed = true;
+        cursor.is_alive = true;
         Ok(())
     }
 
-    fn take(&self, event: &Event) {
+    fn apply_event(&self, event: &Event) {
         match event {
             Event::Applied(object) => self.apply(object),
             Event::Deleted(object) => {
@@ -235,82 +236,89 @@ impl Watch {
     fn apply(&self, text: &str) {
         match self.cache.apply(self.kind(), text) {
             Effect::Unreadable(error) => {
-                self.record.add(WatchError::Unreadable);
-                tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
+                self.status.count_error(WatchError::Unreadable);
+                log_unreadable(&error);
             }
-            Effect::Changed if self.kind() == Kind::KubeVirt => self.tell_version(),
+            Effect::Changed if self.kind() == Kind::KubeVirt => self.log_version(),
             Effect::Changed | Effect::Unchanged => {}
         }
     }
 
-    fn tell_version(&self) {
+    fn log_version(&self) {
         let version = self.cache.read().kubevirt().known().and_then(|kubevirt| kubevirt.version);
         match version {
             Some(version) if version.is_newer_than_known() => {
-                tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: judged as the newest known");
+                let newest_known = NEWEST_KNOWN;
+                tracing::warn!(%version, %newest_known, "KubeVirt is newer than nicplug knows: using the newest known");
             }
             Some(version) => tracing::info!(%version, "KubeVirt"),
-            None => tracing::warn!("the version of KubeVirt is unknown: nothing that depends on it is denied"),
+            None => tracing::warn!("the version of KubeVirt is unknown: rules that depend on it deny nothing"),
         }
     }
 
-    fn note(&self, trouble: Trouble, progress: &mut Progress) {
-        self.record.add(trouble.mishap());
-        let state = match trouble {
-            // What was known is as true as before, and the new list is on its way.
-            Trouble::Expired => {
-                progress.position = None;
+    fn note_error(&self, error: &ApiError, cursor: &mut Cursor) {
+        let watch_error = WatchError::from(error);
+        self.status.count_error(watch_error);
+        let message = error.to_string();
+        self.status.enter(match watch_error {
+            // The facts stay current until the next list, which comes now.
+            WatchError::Expired => {
+                cursor.resource_version = None;
                 return;
             }
-            Trouble::Away(error) if self.record.has_facts() => State::Stale(error),
-            Trouble::Away(error) => State::Starting(Some(error)),
-            Trouble::Forbidden(error) => self.refuse(error.clone(), State::Forbidden(error), progress),
-            Trouble::NotInstalled(error) => self.refuse(error, State::NotInstalled, progress),
-        };
-        self.record.enter(state);
+            WatchError::Forbidden => self.after_refusal(message.clone(), WatchState::Forbidden(message), cursor),
+            WatchError::NotInstalled => self.after_refusal(message, WatchState::NotInstalled, cursor),
+            WatchError::Unavailable | WatchError::Unreadable if self.status.has_facts() => WatchState::Stale(message),
+            WatchError::Unavailable | WatchError::Unreadable => WatchState::Starting(Some(message)),
+        });
     }
 
-    /// The API server says that nobody may look, or that there is nothing to look at. Facts are forgotten when it
-    /// stays with that.
-    fn refuse(&self, error: String, refusal: State, progress: &mut Progress) -> State {
-        let since = *progress.refused.get_or_insert_with(Instant::now);
-        if self.record.has_facts() && since.elapsed() < self.tuning.forbidden_grace {
-            return State::Stale(error);
+    /// Returns the state after the answer that the watch is forbidden or the kind is not installed: stale during the
+    /// grace period, after which the facts are dropped.
+    fn after_refusal(&self, message: String, refusal: WatchState, cursor: &mut Cursor) -> WatchState {
+        let since = *cursor.refused_since.get_or_insert_with(Instant::now);
+        if self.status.has_facts() && since.elapsed() < self.tuning.forbidden_grace {
+            return WatchState::Stale(message);
         }
         self.cache.clear(self.kind());
-        *progress = Progress { refused: Some(since), ..Progress::default() };
+        *cursor = Cursor { refused_since: Some(since), ..Cursor::default() };
         refusal
     }
 
     fn kind(&self) -> Kind {
-        self.record.kind
+        self.status.kind
     }
 }
 
-/// Fetches the ControllerRevisions that requests have asked for, one after the other.
+fn log_unreadable(error: &ObjectError) {
+    tracing::warn!(%error, "an object cannot be read: its facts are unknown");
+}
+
+/// Fetches the ControllerRevisions that requests needed, one after the other.
 async fn fetch_revisions(client: Client, cache: Arc<Cache>, mut wanted: mpsc::Receiver<Key>, tuning: Tuning) {
-    let mut backoff = Backoff::new(tuning.pauses);
-    let mut is_told = false;
+    let client = ApiClient::new(client, tuning.request_timeout);
+    let mut backoff = Backoff::new(tuning.retry_delays);
+    let mut is_logged = false;
     while let Some(key) = wanted.recv().await {
         if cache.knows(Kind::Revision, &key) {
             continue;
         }
-        match list_watch::get(&client, Kind::Revision, &key, tuning.request_timeout).await {
-            Ok(Some(text)) => {
-                if let Effect::Unreadable(error) = cache.apply(Kind::Revision, &text) {
-                    tracing::warn!(%error, "an object cannot be read: what is asked of it is unknown");
+        match client.get(&ObjectPath::one(Kind::Revision, &key.0, &key.1)).await {
+            Ok(object) => {
+                if let Effect::Unreadable(error) = cache.apply(Kind::Revision, &object) {
+                    log_unreadable(&error);
                 }
             }
-            Ok(None) => cache.absent(Kind::Revision, &key),
-            Err(trouble) => {
-                if !std::mem::replace(&mut is_told, true) {
-                    tracing::warn!(kind = Kind::Revision.kind(), error = %trouble, "cannot be fetched: PCI ports are estimated");
+            Err(ApiError::NotFound(_) | ApiError::NotInstalled) => cache.mark_absent(Kind::Revision, &key),
+            Err(error) => {
+                if !std::mem::replace(&mut is_logged, true) {
+                    tracing::warn!(%error, "cannot fetch a ControllerRevision: PCI ports are estimated");
                 }
-                sleep(backoff.grow()).await;
+                sleep(backoff.next_delay()).await;
                 continue;
             }
         }
-        is_told = false;
+        is_logged = false;
         backoff.reset();
     }
 }
@@ -335,22 +343,22 @@ mod tests {
     const KIND: Kind = Kind::Nad;
     type Line = Result<Frame<Bytes>, io::Error>;
 
-    /// What an API server answers, one request after the other; every request after the last answer waits for ever.
+    /// An API server that gives prepared responses, one after the other; a request after the last one waits for ever.
     #[derive(Clone, Default)]
     struct Server(Arc<Mutex<Script>>);
 
     #[derive(Default)]
     struct Script {
-        answers: VecDeque<Reply>,
-        asked: Vec<String>,
+        replies: VecDeque<Reply>,
+        urls: Vec<String>,
     }
 
     enum Reply {
         /// A status and a body.
-        Whole(u16, Value),
+        Response(u16, Value),
         /// Lines of a watch that ends when their sender is dropped.
         Watch(mpsc::UnboundedReceiver<Line>),
-        /// No answer but a broken connection.
+        /// A broken connection.
         Broken,
     }
 
@@ -366,27 +374,27 @@ mod tests {
 
     impl Server {
         fn answers(&self, code: u16, body: Value) {
-            self.0.lock().unwrap().answers.push_back(Reply::Whole(code, body));
+            self.0.lock().unwrap().replies.push_back(Reply::Response(code, body));
         }
 
-        /// Instead of what was to come.
+        /// Replaces the prepared responses.
         fn now_answers(&self, code: u16, body: Value) {
-            self.0.lock().unwrap().answers.clear();
+            self.0.lock().unwrap().replies.clear();
             self.answers(code, body);
         }
 
         fn breaks(&self) {
-            self.0.lock().unwrap().answers.push_back(Reply::Broken);
+            self.0.lock().unwrap().replies.push_back(Reply::Broken);
         }
 
         fn watch(&self) -> Wire {
             let (sender, receiver) = mpsc::unbounded_channel();
-            self.0.lock().unwrap().answers.push_back(Reply::Watch(receiver));
+            self.0.lock().unwrap().replies.push_back(Reply::Watch(receiver));
             Wire(sender)
         }
 
-        fn asked(&self) -> Vec<String> {
-            self.0.lock().unwrap().asked.clone()
+        fn urls(&self) -> Vec<String> {
+            self.0.lock().unwrap().urls.clone()
         }
 
         fn client(&self) -> Client {
@@ -398,10 +406,10 @@ mod tests {
 
         fn answer(&self, uri: String) -> BoxFuture<'static, Result<Response<Body>, io::Error>> {
             let mut script = self.0.lock().unwrap();
-            script.asked.push(uri);
+            script.urls.push(uri);
             let mut response = Response::new(Body::empty());
-            match script.answers.pop_front() {
-                Some(Reply::Whole(code, body)) => {
+            match script.replies.pop_front() {
+                Some(Reply::Response(code, body)) => {
                     *response.status_mut() = code.try_into().unwrap();
                     *response.body_mut() = Body::from(body.to_string().into_bytes());
                 }
@@ -417,26 +425,26 @@ mod tests {
         }
     }
 
-    /// A watch of one kind, driven by hand.
-    struct Scene {
+    /// A watch of one kind that the test polls itself.
+    struct TestWatch {
         server: Server,
         cache: Arc<Cache>,
-        record: Arc<WatchStatus>,
+        status: Arc<WatchStatus>,
         watch: BoxFuture<'static, ()>,
     }
 
-    impl Scene {
+    impl TestWatch {
         fn new() -> Self {
             let server = Server::default();
             let tuning = Tuning { page: 2, ..Tuning::default() };
             let cache = Arc::new(Cache::new(Store::default()).0);
-            let record = Arc::clone(Status::default().of(KIND).unwrap());
-            let source = Source::new(server.client(), KIND, &tuning);
-            let watch = Watch { source, record: Arc::clone(&record), cache: Arc::clone(&cache), tuning };
-            Self { server, cache, record, watch: watch.run().boxed() }
+            let status = Arc::clone(WatchStatuses::default().of(KIND).unwrap());
+            let source = ListWatch::new(server.client(), KIND, &tuning);
+            let watch = Watch { source, status: Arc::clone(&status), cache: Arc::clone(&cache), tuning };
+            Self { server, cache, status, watch: watch.run().boxed() }
         }
 
-        /// Lets the watch, and the tasks of its client, go on as long as they have something to do at once.
+        /// Runs the watch and the tasks of its client until they wait for time or for the server.
         async fn settle(&mut self) {
             for _ in 0..50 {
                 assert!((&mut self.watch).now_or_never().is_none(), "a watch never ends");
@@ -444,7 +452,7 @@ mod tests {
             }
         }
 
-        /// Lets time pass: the clock of these tests stands still otherwise.
+        /// Advances the paused clock.
         async fn wait(&mut self, time: Duration) {
             let end = Instant::now() + time;
             while Instant::now() < end {
@@ -454,7 +462,7 @@ mod tests {
         }
 
         fn nad(&self, name: &str) -> Fact<()> {
-            match self.cache.read().look_for_nad(NadRef { namespace: "demo", name }).nad {
+            match self.cache.read().find_nad(NadRef { namespace: "demo", name }).nad {
                 Fact::Known(_) => Fact::Known(()),
                 Fact::Absent => Fact::Absent,
                 Fact::Unknown => Fact::Unknown,
@@ -462,7 +470,7 @@ mod tests {
         }
 
         fn state(&self) -> &'static str {
-            self.record.state().0.as_str()
+            self.status.state().0.as_str()
         }
     }
 
@@ -482,35 +490,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_pages_are_read_before_anything_is_absent() {
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "more", &[nad("a", 1), nad("b", 2)]));
-        scene.settle().await;
-        assert_eq!((scene.nad("a"), scene.nad("c"), scene.state()), (Fact::Known(()), Fact::Unknown, "starting"));
+    async fn no_object_is_absent_before_all_pages_are_read() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "more", &[nad("a", 1), nad("b", 2)]));
+        test.settle().await;
+        assert_eq!((test.nad("a"), test.nad("c"), test.state()), (Fact::Known(()), Fact::Unknown, "starting"));
 
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "more", &[nad("a", 1), nad("b", 2)]));
-        scene.server.answers(200, list(9, "", &[nad("c", 3)]));
-        let wire = scene.server.watch();
-        scene.settle().await;
-        assert_eq!((scene.nad("c"), scene.nad("d"), scene.state()), (Fact::Known(()), Fact::Absent, "synced"));
-        let asked = scene.server.asked();
-        assert!(asked[0].contains("limit=2") && !asked[0].contains("resourceVersion"), "{asked:?}");
-        assert!(asked[1].contains("continue=more"), "{asked:?}");
-        assert!(asked[2].contains("watch=true") && asked[2].contains("resourceVersion=9"), "{asked:?}");
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "more", &[nad("a", 1), nad("b", 2)]));
+        test.server.answers(200, list(9, "", &[nad("c", 3)]));
+        let wire = test.server.watch();
+        test.settle().await;
+        assert_eq!((test.nad("c"), test.nad("d"), test.state()), (Fact::Known(()), Fact::Absent, "synced"));
+        let urls = test.server.urls();
+        assert!(urls[0].contains("limit=2") && !urls[0].contains("resourceVersion"), "{urls:?}");
+        assert!(urls[1].contains("continue=more"), "{urls:?}");
+        assert!(urls[2].contains("watch=true") && urls[2].contains("resourceVersion=9"), "{urls:?}");
 
         wire.send("ADDED", &nad("d", 10));
         wire.send("DELETED", &nad("a", 11));
-        scene.settle().await;
-        assert_eq!((scene.nad("a"), scene.nad("d")), (Fact::Absent, Fact::Known(())));
+        test.settle().await;
+        assert_eq!((test.nad("a"), test.nad("d")), (Fact::Absent, Fact::Known(())));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_watch_goes_on_from_where_it_was_and_says_when_it_is_back() {
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1)]));
-        let wire = scene.server.watch();
-        scene.settle().await;
+    async fn a_lost_watch_continues_at_its_resource_version_and_is_synced_again() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1)]));
+        let wire = test.server.watch();
+        test.settle().await;
         wire.send("ADDED", &nad("b", 10));
         wire.send(
             "BOOKMARK",
@@ -518,153 +526,160 @@ mod tests {
             "metadata": {"resourceVersion": "12"}}),
         );
         wire.send("MODIFIED", &nad("b", 14));
-        scene.settle().await;
+        test.settle().await;
         for _ in 0..3 {
-            scene.server.breaks();
+            test.server.breaks();
         }
         drop(wire);
-        scene.wait(Duration::from_millis(600)).await;
-        assert_eq!((scene.state(), scene.nad("b"), scene.nad("x")), ("stale", Fact::Known(()), Fact::Absent));
-        let (State::Stale(error), _) = scene.record.state() else { panic!() };
+        test.wait(Duration::from_millis(600)).await;
+        assert_eq!((test.state(), test.nad("b"), test.nad("x")), ("stale", Fact::Known(()), Fact::Absent));
+        let (WatchState::Stale(error), _) = test.status.state() else { panic!() };
         assert!(error.contains("connection refused"), "{error}");
-        let _wire = scene.server.watch();
-        scene.wait(Duration::from_secs(10)).await;
-        // Nothing has happened to any object, and yet it is known that all is well.
-        assert_eq!(scene.state(), "synced");
-        let asked = scene.server.asked();
-        assert!(asked.last().unwrap().contains("resourceVersion=14"), "{asked:?}");
-        assert_eq!(asked.iter().filter(|uri| uri.contains("limit=")).count(), 1, "{asked:?}");
-        assert_eq!(scene.record.count(WatchError::Away), 3);
+        let _wire = test.server.watch();
+        test.wait(Duration::from_secs(10)).await;
+        // Synced again without any event.
+        assert_eq!(test.state(), "synced");
+        let urls = test.server.urls();
+        assert!(urls.last().unwrap().contains("resourceVersion=14"), "{urls:?}");
+        assert_eq!(urls.iter().filter(|uri| uri.contains("limit=")).count(), 1, "{urls:?}");
+        assert_eq!(test.status.error_count(WatchError::Unavailable), 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_the_history_is_gone_all_is_listed_and_what_is_gone_is_absent() {
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1), nad("b", 2)]));
-        let wire = scene.server.watch();
-        scene.settle().await;
-        scene.server.answers(200, list(20, "more", &[nad("b", 2)]));
+    async fn an_expired_resource_version_leads_to_a_new_list() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1), nad("b", 2)]));
+        let wire = test.server.watch();
+        test.settle().await;
+        test.server.answers(200, list(20, "more", &[nad("b", 2)]));
         wire.send("ERROR", &status(410, "too old resource version: 9 (15)"));
-        scene.wait(Duration::from_secs(1)).await;
-        // Half of the new list is there: what was known still is.
-        assert_eq!((scene.nad("a"), scene.nad("c"), scene.state()), (Fact::Known(()), Fact::Absent, "synced"));
+        test.wait(Duration::from_secs(1)).await;
+        // Half of the new list has arrived: the known facts stay.
+        assert_eq!((test.nad("a"), test.nad("c"), test.state()), (Fact::Known(()), Fact::Absent, "synced"));
 
-        // A list can be overtaken, too: it begins anew.
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1), nad("b", 2)]));
-        scene.server.answers(410, status(410, "too old resource version: 9 (15)"));
-        scene.server.answers(200, list(20, "more", &[nad("a", 2)]));
-        scene.server.answers(410, status(410, "the continue token is too old"));
-        scene.server.answers(200, list(30, "", &[nad("b", 2), nad("c", 25)]));
-        let _wire = scene.server.watch();
-        scene.wait(Duration::from_secs(10)).await;
-        assert_eq!((scene.nad("a"), scene.nad("b"), scene.nad("c")), (Fact::Absent, Fact::Known(()), Fact::Known(())));
-        assert_eq!((scene.state(), scene.record.count(WatchError::Expired)), ("synced", 2));
+        // A list can expire too: it starts again.
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1), nad("b", 2)]));
+        test.server.answers(410, status(410, "too old resource version: 9 (15)"));
+        test.server.answers(200, list(20, "more", &[nad("a", 2)]));
+        test.server.answers(410, status(410, "the continue token is too old"));
+        test.server.answers(200, list(30, "", &[nad("b", 2), nad("c", 25)]));
+        let _wire = test.server.watch();
+        test.wait(Duration::from_secs(10)).await;
+        assert_eq!((test.nad("a"), test.nad("b"), test.nad("c")), (Fact::Absent, Fact::Known(()), Fact::Known(())));
+        assert_eq!((test.state(), test.status.error_count(WatchError::Expired)), ("synced", 2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_permitted_is_unknown_until_it_is() {
-        let mut scene = Scene::new();
+    async fn forbidden_facts_are_unknown_until_the_permission_comes() {
+        let mut test = TestWatch::new();
         for _ in 0..20 {
-            scene.server.answers(403, status(403, "nads is forbidden: User \"x\" cannot list"));
+            test.server.answers(403, status(403, "nads is forbidden: User \"x\" cannot list"));
         }
-        scene.wait(Duration::from_secs(2)).await;
-        assert_eq!(scene.record.state().0, State::Forbidden("nads is forbidden: User \"x\" cannot list".to_owned()));
-        assert_eq!(scene.nad("a"), Fact::Unknown);
-        scene.server.now_answers(200, list(9, "", &[nad("a", 1)]));
-        let _wire = scene.server.watch();
-        scene.wait(Duration::from_mins(1)).await;
-        assert_eq!((scene.nad("a"), scene.nad("b"), scene.state()), (Fact::Known(()), Fact::Absent, "synced"));
+        test.wait(Duration::from_secs(2)).await;
+        assert_eq!(
+            test.status.state().0,
+            WatchState::Forbidden("nads is forbidden: User \"x\" cannot list".to_owned())
+        );
+        assert_eq!(test.nad("a"), Fact::Unknown);
+        test.server.now_answers(200, list(9, "", &[nad("a", 1)]));
+        let _wire = test.server.watch();
+        test.wait(Duration::from_mins(1)).await;
+        assert_eq!((test.nad("a"), test.nad("b"), test.state()), (Fact::Known(()), Fact::Absent, "synced"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn facts_are_forgotten_when_a_refusal_lasts_and_come_back_by_themselves() {
+    async fn facts_are_dropped_when_a_refusal_lasts_and_come_back_after_it() {
         for (code, state) in [(403, "forbidden"), (404, "not_installed")] {
-            let mut scene = Scene::new();
-            scene.server.answers(200, list(9, "", &[nad("a", 1)]));
-            let wire = scene.server.watch();
-            scene.settle().await;
+            let mut test = TestWatch::new();
+            test.server.answers(200, list(9, "", &[nad("a", 1)]));
+            let wire = test.server.watch();
+            test.settle().await;
             for _ in 0..20 {
-                scene.server.answers(code, status(code, "no"));
+                test.server.answers(code, status(code, "no"));
             }
             drop(wire);
-            scene.wait(Duration::from_secs(10)).await;
-            assert_eq!((scene.nad("a"), scene.state()), (Fact::Known(()), "stale"), "an API server that just starts");
-            scene.wait(Duration::from_mins(1)).await;
-            assert_eq!((scene.nad("a"), scene.state()), (Fact::Unknown, state));
-            scene.server.now_answers(200, list(20, "", &[nad("b", 15)]));
-            let _wire = scene.server.watch();
-            scene.wait(Duration::from_mins(1)).await;
-            assert_eq!((scene.nad("a"), scene.nad("b"), scene.state()), (Fact::Absent, Fact::Known(()), "synced"));
+            test.wait(Duration::from_secs(10)).await;
+            assert_eq!(
+                (test.nad("a"), test.state()),
+                (Fact::Known(()), "stale"),
+                "an API server that has just started"
+            );
+            test.wait(Duration::from_mins(1)).await;
+            assert_eq!((test.nad("a"), test.state()), (Fact::Unknown, state));
+            test.server.now_answers(200, list(20, "", &[nad("b", 15)]));
+            let _wire = test.server.watch();
+            test.wait(Duration::from_mins(1)).await;
+            assert_eq!((test.nad("a"), test.nad("b"), test.state()), (Fact::Absent, Fact::Known(()), "synced"));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn facts_that_may_be_listed_and_not_watched_stay_unknown() {
-        let mut scene = Scene::new();
+    async fn facts_that_can_be_listed_but_not_watched_stay_unknown() {
+        let mut test = TestWatch::new();
         for _ in 0..4 {
-            scene.server.answers(200, list(9, "", &[nad("a", 1)]));
-            scene.server.answers(403, status(403, "cannot watch"));
+            test.server.answers(200, list(9, "", &[nad("a", 1)]));
+            test.server.answers(403, status(403, "cannot watch"));
         }
-        scene.wait(Duration::from_secs(5)).await;
-        assert_eq!((scene.nad("a"), scene.nad("b"), scene.state()), (Fact::Unknown, Fact::Unknown, "forbidden"));
+        test.wait(Duration::from_secs(5)).await;
+        assert_eq!((test.nad("a"), test.nad("b"), test.state()), (Fact::Unknown, Fact::Unknown, "forbidden"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_object_that_cannot_be_read_is_unknown_and_the_watch_goes_on() {
+    async fn one_unreadable_object_is_unknown_and_the_watch_continues() {
         let mut broken = nad("b", 2);
         broken["spec"]["config"] = json!(5);
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1), broken.clone()]));
-        let wire = scene.server.watch();
-        scene.settle().await;
-        assert_eq!((scene.nad("a"), scene.nad("b"), scene.nad("c")), (Fact::Known(()), Fact::Unknown, Fact::Absent));
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1), broken.clone()]));
+        let wire = test.server.watch();
+        test.settle().await;
+        assert_eq!((test.nad("a"), test.nad("b"), test.nad("c")), (Fact::Known(()), Fact::Unknown, Fact::Absent));
         wire.send("MODIFIED", &broken);
         wire.send("ADDED", &nad("c", 10));
-        scene.settle().await;
-        assert_eq!((scene.nad("b"), scene.nad("c"), scene.state()), (Fact::Unknown, Fact::Known(()), "synced"));
-        assert_eq!(scene.record.count(WatchError::Unreadable), 1, "told once");
+        test.settle().await;
+        assert_eq!((test.nad("b"), test.nad("c"), test.state()), (Fact::Unknown, Fact::Known(()), "synced"));
+        assert_eq!(test.status.error_count(WatchError::Unreadable), 1, "counted once");
         wire.send("MODIFIED", &nad("b", 11));
-        scene.settle().await;
-        assert_eq!(scene.nad("b"), Fact::Known(()));
+        test.settle().await;
+        assert_eq!(test.nad("b"), Fact::Known(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_says_nothing_is_opened_anew() {
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1)]));
-        let _wire = scene.server.watch();
-        scene.settle().await;
-        let _second = scene.server.watch();
-        scene.wait(Tuning::default().idle_timeout + Duration::from_secs(5)).await;
-        assert_eq!(scene.server.asked().len(), 3);
-        assert_eq!(scene.state(), "synced");
+    async fn a_watch_without_events_is_restarted() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1)]));
+        let _wire = test.server.watch();
+        test.settle().await;
+        let _second = test.server.watch();
+        test.wait(Tuning::default().idle_timeout + Duration::from_secs(5)).await;
+        assert_eq!(test.server.urls().len(), 3);
+        assert_eq!(test.state(), "synced");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_that_never_comes_is_told() {
-        let mut scene = Scene::new();
-        scene.wait(Tuning::default().request_timeout + Duration::from_secs(1)).await;
-        assert_eq!(scene.record.state().0, State::Starting(Some("no answer within 60s".to_owned())));
+    async fn a_list_that_never_comes_is_reported() {
+        let mut test = TestWatch::new();
+        test.wait(Tuning::default().request_timeout + Duration::from_secs(1)).await;
+        assert_eq!(test.status.state().0, WatchState::Starting(Some("no answer within 60 s".to_owned())));
     }
 
     #[tokio::test]
-    async fn an_update_that_changes_no_fact_locks_nobody_out() {
-        let mut scene = Scene::new();
-        scene.server.answers(200, list(9, "", &[nad("a", 1)]));
-        let wire = scene.server.watch();
-        scene.settle().await;
-        let reader = scene.cache.read();
+    async fn an_update_that_changes_no_fact_takes_no_write_lock() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1)]));
+        let wire = test.server.watch();
+        test.settle().await;
+        let reader = test.cache.read();
         let heartbeat = json!({"metadata": {"namespace": "demo", "name": "a", "resourceVersion": "10",
             "labels": {"new": "one"}}, "spec": {"config": "{\"type\": \"bridge\", \"n\": 7}"}});
-        // Would wait for the reader, for ever, if it had to write.
-        assert!(matches!(scene.cache.apply(KIND, &heartbeat.to_string()), Effect::Unchanged));
+        // A write lock would wait for the reader for ever.
+        assert!(matches!(test.cache.apply(KIND, &heartbeat.to_string()), Effect::Unchanged));
         drop(reader);
         drop(wire);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn revisions_are_fetched_when_a_request_has_wanted_them() {
+    async fn revisions_that_a_request_needed_are_fetched() {
         let server = Server::default();
         let (wants, wanted) = mpsc::channel(8);
         let cache = Arc::new(Cache::new(Store::default()).0);
@@ -681,7 +696,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(
-            server.asked(),
+            server.urls(),
             [
                 "/apis/apps/v1/namespaces/demo/controllerrevisions/r",
                 "/apis/apps/v1/namespaces/demo/controllerrevisions/gone",

@@ -1,9 +1,10 @@
-//! Certificates that nicplug makes itself, in the cluster: one Secret, and the `caBundle` of its own webhooks.
+//! Self-signed certificates in the cluster: one Secret, and the `caBundle`s of nicplug's webhooks.
 //!
-//! Every replica watches the Secret and both webhook configurations, and shows what the Secret holds as soon as it may:
-//! by the API, since a volume with the Secret would lag a minute behind. The leader alone writes. What it does and in
-//! which order is decided in [`crate::certificates::renewal`]; here it is only carried out, one write at a time, each
-//! guarded by the version of the object that it was decided upon: of two leaders one loses, and looks again.
+//! Every replica watches the Secret and both webhook configurations through the API, since a volume with the Secret
+//! would be a minute behind, and serves the certificate of the Secret as soon as all webhooks trust it. Only the leader
+//! writes. [`crate::certificates::renewal`] decides the next step; this module performs it, one write at a time. Each
+//! write names the resource version on which the step was decided, so of two leaders one gets a conflict and decides
+//! again.
 
 mod objects;
 
@@ -20,7 +21,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use self::objects::{Configuration, Trouble};
+use self::objects::{RenewalError, WebhookConfiguration};
 use crate::{
     certificates::{
         Pem,
@@ -32,40 +33,40 @@ use crate::{
         validity::date,
     },
     facts::Fact,
-    k8s::log_once::LogOnce,
+    k8s::{api_error::root_cause, log_once::LogOnce},
 };
 
-/// Where the certificates are kept, and who has to trust them.
+/// The names of the objects that hold the certificates and that must trust them.
 #[derive(Clone, Debug)]
 pub struct ObjectNames {
     /// The namespace of the Secret.
     pub namespace: String,
     /// The name of the Secret.
     pub secret: String,
-    /// The name of the validating and of the mutating webhook configuration.
+    /// The name of the validating and the mutating webhook configuration.
     pub webhooks: String,
 }
 
-/// What a replica is to show now, and why not something newer.
+/// The certificate that a replica serves, and why it does not serve a newer one.
 #[derive(Clone, Default)]
 pub struct ServingCert {
-    /// The pair for handshakes; `None` until there is one that the webhooks trust.
+    /// The certificate and its key; `None` until the webhooks trust one.
     pub pair: Option<Arc<Pem>>,
-    /// Why what the Secret holds is not shown, in words.
-    pub fault: Option<String>,
-    /// Until when the authority that signs now is valid.
-    pub authority_end: Option<SystemTime>,
+    /// Why the certificate of the Secret is not served.
+    pub error: Option<String>,
+    /// When the CA that signs now expires.
+    pub ca_not_after: Option<SystemTime>,
 }
 
-/// What the watches have brought.
+/// The objects as last watched.
 #[derive(Clone, Default)]
-struct Seen {
+struct Observed {
     secret: Fact<Secret>,
-    validating: Fact<Configuration>,
-    mutating: Fact<Configuration>,
+    validating: Fact<WebhookConfiguration>,
+    mutating: Fact<WebhookConfiguration>,
 }
 
-impl Seen {
+impl Observed {
     fn is_complete(&self) -> bool {
         let is_unknown = [
             matches!(self.secret, Fact::Unknown),
@@ -79,52 +80,52 @@ impl Seen {
         self.secret.known().map(objects::stored).unwrap_or_default()
     }
 
-    /// What each webhook trusts. A configuration that does not exist calls nobody, and so has no say.
+    /// Returns which CAs each webhook trusts. A configuration that does not exist has no webhooks.
     fn trust(&self) -> Vec<Trust> {
         let configurations = [&self.validating, &self.mutating].into_iter().filter_map(Fact::known);
         configurations.flat_map(|configuration| configuration.trust.clone()).collect()
     }
 }
 
-/// Keeps the certificates of one replica.
-pub struct Keeper {
+/// Manages the certificates of one replica.
+pub struct CertificateController {
     client: Client,
-    places: ObjectNames,
+    names: ObjectNames,
     plan: Plan,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    seen: watch::Sender<Seen>,
-    offer: watch::Sender<ServingCert>,
+    observed: watch::Sender<Observed>,
+    serving: watch::Sender<ServingCert>,
 }
 
-impl Keeper {
-    /// One that tells the time by `clock`.
+impl CertificateController {
+    /// A controller with this clock.
     pub fn new(
         client: Client,
-        places: ObjectNames,
+        names: ObjectNames,
         plan: Plan,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Self {
-        let offer =
-            ServingCert { fault: Some("the Secret has not been read yet".to_owned()), ..ServingCert::default() };
+        let error = Some("the Secret has not been read yet".to_owned());
+        let serving = ServingCert { error, ..ServingCert::default() };
         Self {
             client,
-            places,
+            names,
             plan,
             clock: Box::new(clock),
-            seen: watch::Sender::default(),
-            offer: watch::Sender::new(offer),
+            observed: watch::Sender::default(),
+            serving: watch::Sender::new(serving),
         }
     }
 
-    /// What this replica is to show, now and later.
+    /// Returns the certificate that this replica serves, as a value that changes.
     #[must_use]
-    pub fn offers(&self) -> watch::Receiver<ServingCert> {
-        self.offer.subscribe()
+    pub fn serving_cert(&self) -> watch::Receiver<ServingCert> {
+        self.serving.subscribe()
     }
 
-    /// What every replica does: watches, and offers what may be shown.
+    /// Watches the objects and updates the serving certificate. Every replica runs this.
     pub async fn watch(&self) -> Infallible {
-        let ObjectNames { namespace, secret, webhooks } = &self.places;
+        let ObjectNames { namespace, secret, webhooks } = &self.names;
         let secrets = Api::namespaced(self.client.clone(), namespace);
         let mut secrets = pin!(watch_object::<Secret>(secrets, secret).default_backoff());
         let validating = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
@@ -133,130 +134,134 @@ impl Keeper {
         let mut mutating = pin!(watch_object(mutating, webhooks).default_backoff());
         let mut log_once = LogOnce::default();
         loop {
-            let trouble = tokio::select! {
-                Some(changed) = secrets.next() => self.see(changed, |seen, secret| seen.secret = heard(secret)),
-                Some(changed) = validating.next() => self.see(changed, |seen, found| seen.validating = heard(found)),
-                Some(changed) = mutating.next() => self.see(changed, |seen, found| seen.mutating = heard(found)),
+            let error = tokio::select! {
+                Some(change) = secrets.next() => self.observe(change, |observed, found| observed.secret = fact(found)),
+                Some(change) = validating.next() => {
+                    self.observe(change, |observed, found| observed.validating = fact(found))
+                }
+                Some(change) = mutating.next() => {
+                    self.observe(change, |observed, found| observed.mutating = fact(found))
+                }
                 else => future::pending().await,
             };
-            self.renew_offer(trouble.as_deref());
-            if let Some(trouble) = log_once.changed(trouble) {
-                tracing::warn!("certificates cannot be watched: {trouble}");
+            self.update_serving_cert(error.as_deref());
+            if let Some(error) = log_once.changed(error) {
+                tracing::warn!(error, "cannot watch the objects of the certificates");
             }
         }
     }
 
-    /// Notes what a watch brought, or says why it brought nothing.
-    fn see<T>(&self, changed: Result<T, watcher::Error>, note: impl FnOnce(&mut Seen, T)) -> Option<String> {
-        match changed {
-            Ok(changed) => {
-                self.seen.send_modify(|seen| note(seen, changed));
+    /// Notes a change of a watched object, or returns the error of the watch.
+    fn observe<T>(&self, change: Result<T, watcher::Error>, note: impl FnOnce(&mut Observed, T)) -> Option<String> {
+        match change {
+            Ok(object) => {
+                self.observed.send_modify(|observed| note(observed, object));
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(root_cause(&error)),
         }
     }
 
-    fn renew_offer(&self, trouble: Option<&str>) {
-        let seen = self.seen.borrow().clone();
-        if !seen.is_complete() {
-            if let Some(trouble) = trouble {
-                self.offer.send_modify(|offer| offer.fault = Some(format!("cannot watch: {trouble}")));
+    fn update_serving_cert(&self, error: Option<&str>) {
+        let observed = self.observed.borrow().clone();
+        if !observed.is_complete() {
+            if let Some(error) = error {
+                self.serving.send_modify(|serving| serving.error = Some(format!("cannot watch: {error}")));
             }
             return;
         }
-        let (stored, trust) = (seen.stored(), seen.trust());
+        let (stored, trust) = (observed.stored(), observed.trust());
         let now = (self.clock)();
         let authority = Certificate::all(stored.authorities.as_bytes()).into_iter().next();
-        let authority_end = authority.map(|authority| authority.validity().not_after);
-        let verdict = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
-        self.offer.send_if_modified(|offer| {
-            let before = (offer.pair.clone(), offer.fault.take(), offer.authority_end);
-            offer.authority_end = authority_end;
-            match verdict {
-                Ok(()) if offer.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
-                    offer.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
+        let ca_not_after = authority.map(|authority| authority.validity().not_after);
+        let may_serve = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
+        self.serving.send_if_modified(|serving| {
+            let before = (serving.pair.clone(), serving.error.take(), serving.ca_not_after);
+            serving.ca_not_after = ca_not_after;
+            match may_serve {
+                Ok(()) if serving.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
+                    serving.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
                 }
                 Ok(()) => {}
-                Err(reason) => offer.fault = Some(reason.to_owned()),
+                Err(reason) => serving.error = Some(reason.to_owned()),
             }
-            let is_same = before.1 == offer.fault && before.2 == offer.authority_end;
-            !is_same || !same(before.0.as_ref(), offer.pair.as_ref())
+            let is_same = before.1 == serving.error && before.2 == serving.ca_not_after;
+            !is_same || !is_same_pair(before.0.as_ref(), serving.pair.as_ref())
         });
     }
 
-    /// Whether handshakes with what is offered now succeed.
+    /// Whether the webhooks accept the certificate that is served now.
     fn serves(&self, trust: &[Trust], now: SystemTime) -> bool {
-        let pair = self.offer.borrow().pair.clone();
+        let pair = self.serving.borrow().pair.clone();
         let shown = pair.and_then(|pair| Certificate::all(pair.certificate.as_bytes()).into_iter().next());
         shown.is_some_and(|shown| renewal::serves(&shown, trust, now))
     }
 
-    /// What the leader does besides: one step after the other, whenever something has changed and at every tick.
+    /// Performs the steps of the renewal, after each change of an object and at each tick. Only the leader runs this.
     pub async fn lead(&self, ticks: impl Stream<Item = ()>) -> Infallible {
         let mut ticks = pin!(ticks);
-        let mut seen = self.seen.subscribe();
+        let mut objects = self.observed.subscribe();
         let mut settling = Settling::default();
         let mut log_once = LogOnce::default();
         loop {
-            let view = seen.borrow_and_update().clone();
-            if view.is_complete() {
-                let trouble = match self.step(&view, &mut settling).await {
-                    // Of a conflict the watch brings the end.
-                    Ok(()) | Err(Trouble::Conflict) => None,
-                    Err(trouble) => Some(trouble.to_string()),
+            let observed = objects.borrow_and_update().clone();
+            if observed.is_complete() {
+                let error = match self.step(&observed, &mut settling).await {
+                    // After a conflict the watch brings the new state.
+                    Ok(()) | Err(RenewalError::Conflict { .. }) => None,
+                    Err(error) => Some(error.to_string()),
                 };
-                if let Some(trouble) = log_once.changed(trouble) {
-                    tracing::warn!("certificates cannot be renewed: {trouble}");
+                if let Some(error) = log_once.changed(error) {
+                    tracing::warn!(error, "cannot renew the certificates");
                 }
             }
             tokio::select! {
-                changed = seen.changed() => if changed.is_err() { future::pending().await },
+                changed = objects.changed() => if changed.is_err() { future::pending().await },
                 tick = ticks.next() => if tick.is_none() { future::pending().await },
             }
         }
     }
 
-    async fn step(&self, seen: &Seen, settling: &mut Settling) -> Result<(), Trouble> {
+    async fn step(&self, observed: &Observed, settling: &mut Settling) -> Result<(), RenewalError> {
         let now = (self.clock)();
-        let (stored, trust) = (seen.stored(), seen.trust());
+        let (stored, trust) = (observed.stored(), observed.trust());
         match next_step(&self.plan, &stored, &trust, settling, self.serves(&trust, now), now) {
             Step::Authority(reason) => {
-                tracing::info!(reason, "making a new certificate authority");
-                self.store(seen, &with_new_authority(&self.plan, &stored, now)?).await
+                tracing::info!(reason, "creating a CA");
+                self.store(observed, &with_new_authority(&self.plan, &stored, now)?).await
             }
             Step::Publish => {
-                if let Fact::Known(seen) = &seen.validating {
-                    objects::publish::<ValidatingWebhookConfiguration>(&self.client, seen, &stored, now).await?;
+                if let Fact::Known(found) = &observed.validating {
+                    objects::publish::<ValidatingWebhookConfiguration>(&self.client, found, &stored, now).await?;
                 }
-                if let Fact::Known(seen) = &seen.mutating {
-                    objects::publish::<MutatingWebhookConfiguration>(&self.client, seen, &stored, now).await?;
+                if let Fact::Known(found) = &observed.mutating {
+                    objects::publish::<MutatingWebhookConfiguration>(&self.client, found, &stored, now).await?;
                 }
                 Ok(())
             }
             Step::Server(reason) => {
-                tracing::info!(reason, "making a new server certificate");
-                self.store(seen, &with_new_server(&self.plan, &stored, now)?).await
+                tracing::info!(reason, "creating a serving certificate");
+                self.store(observed, &with_new_server(&self.plan, &stored, now)?).await
             }
-            Step::Prune => self.store(seen, &without_expired(&stored, now)).await,
+            Step::Prune => self.store(observed, &without_expired(&stored, now)).await,
             Step::Rest(until) => {
-                tracing::debug!(until = date(until), "certificates are as they should be");
+                tracing::debug!(until = date(until), "the certificates are current");
                 Ok(())
             }
         }
     }
 
-    async fn store(&self, seen: &Seen, stored: &Stored) -> Result<(), Trouble> {
-        let ObjectNames { namespace, secret, .. } = &self.places;
-        objects::store(&self.client, namespace, secret, seen.secret.known(), stored).await
+    async fn store(&self, observed: &Observed, stored: &Stored) -> Result<(), RenewalError> {
+        let ObjectNames { namespace, secret, .. } = &self.names;
+        objects::store(&self.client, namespace, secret, observed.secret.known(), stored).await
     }
 }
 
-fn heard<T: Into<U>, U>(changed: Option<T>) -> Fact<U> {
-    changed.map_or(Fact::Absent, |changed| Fact::Known(changed.into()))
+fn fact<T: Into<U>, U>(object: Option<T>) -> Fact<U> {
+    object.map_or(Fact::Absent, |object| Fact::Known(object.into()))
 }
 
-fn same(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {
+fn is_same_pair(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,

@@ -1,9 +1,9 @@
-//! One leader among replicas, by a Lease (`coordination.k8s.io/v1`), as client-go elects one.
+//! Leader election among replicas with a Lease (`coordination.k8s.io/v1`), as in client-go.
 //!
-//! The work of a leader is a future that only the leader polls: it is dropped as soon as the Lease was taken by another,
-//! or could have been. That is looked at before each step of the work, in the same task, so the work stops even if the
-//! API server does not answer. What the work has sent may still arrive later, and a Lease that somebody deletes by hand
-//! has nobody's word any more; the work has to be such that this does no harm.
+//! The leader's work is a future that is dropped as soon as another replica has taken the Lease, or could have taken
+//! it. The same task checks the time before each poll of the work, so the work stops even if the API server does not
+//! answer. A request that the work has sent may still arrive afterwards, and after a Lease is deleted by hand two
+//! replicas may lead for a short time; the work must do no harm in both cases.
 
 mod lease;
 
@@ -22,32 +22,33 @@ use tokio::{sync::watch, time};
 
 pub use self::lease::Timings;
 use self::lease::{Action, Election};
-use crate::k8s::{backoff::jittered, log_once::LogOnce};
+use crate::k8s::{api_error::ApiError, backoff::lengthened, log_once::LogOnce};
 
-/// How long the farewell of a leader may take: it saves the others their wait, and no more.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a leader may take to release the Lease: without the release, the others only wait longer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A replica that wants to lead.
+/// The leader election of one replica.
 pub struct LeaderElector {
     leases: Api<Lease>,
     name: String,
     timings: Timings,
     election: Election,
-    /// The Lease as it was last read or written.
+    /// The Lease as last read or written.
     lease: Option<Lease>,
-    leads: watch::Sender<bool>,
-    /// What was logged last, so that it is not logged every two seconds.
+    is_leader: watch::Sender<bool>,
+    /// Avoids a log line for each retry.
     log_once: LogOnce,
 }
 
-/// How a time in office ended.
-enum End {
+/// How a term as leader ended.
+enum TermEnd {
+    /// Another replica has the Lease, or may have it.
     Lost,
     Shutdown,
 }
 
 impl LeaderElector {
-    /// A candidate for the Lease of a name. No two replicas may have the same identity.
+    /// Prepares the election for the Lease of a name. Each replica needs a different identity.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, timings: Timings) -> Self {
         Self {
@@ -56,20 +57,20 @@ impl LeaderElector {
             timings,
             election: Election::new(identity.to_owned(), timings),
             lease: None,
-            leads: watch::Sender::new(false),
+            is_leader: watch::Sender::new(false),
             log_once: LogOnce::default(),
         }
     }
 
-    /// Whether this replica leads, now and later. Only for others to see: work that must not be done twice is given to
-    /// [`run`](Self::run).
+    /// Returns whether this replica leads, as a value that changes. It is for display only: work that only one replica
+    /// may do belongs into [`run`](Self::run).
     #[must_use]
-    pub fn leads(&self) -> watch::Receiver<bool> {
-        self.leads.subscribe()
+    pub fn is_leader(&self) -> watch::Receiver<bool> {
+        self.is_leader.subscribe()
     }
 
-    /// Stands for election, again and again, until `shutdown`; then gives the Lease back. Each time in office has a
-    /// `work` of its own, which does not end by itself.
+    /// Takes part in the election until `shutdown`, then releases the Lease. Each term has its own future from `work`,
+    /// which does not end by itself.
     pub async fn run<W: Future<Output = Infallible>>(
         mut self,
         mut work: impl FnMut() -> W,
@@ -79,80 +80,76 @@ impl LeaderElector {
         loop {
             tokio::select! {
                 biased;
-                // The last attempt may have been stored unnoticed.
-                () = &mut shutdown => return self.give_back().await,
+                // The last attempt may be stored although its response was lost.
+                () = &mut shutdown => return self.release().await,
                 () = self.acquire() => {}
             }
             tracing::info!(lease = self.name, "leading");
-            self.leads.send_replace(true);
+            self.is_leader.send_replace(true);
             let end = self.lead(work(), shutdown.as_mut()).await;
-            self.election.resign();
-            self.leads.send_replace(false);
+            self.election.end_term();
+            self.is_leader.send_replace(false);
             match end {
-                End::Lost => tracing::warn!(lease = self.name, "not leading any more"),
-                End::Shutdown => return self.give_back().await,
+                TermEnd::Lost => tracing::warn!(lease = self.name, "no longer leading"),
+                TermEnd::Shutdown => return self.release().await,
             }
         }
     }
 
-    /// Waits until the Lease is ours.
+    /// Waits until this replica holds the Lease.
     async fn acquire(&mut self) {
         loop {
             self.attempt().await;
             if self.election.leads_until().is_some_and(|end| Instant::now() < end) {
                 return;
             }
-            time::sleep(jittered(self.timings.retry)).await;
+            time::sleep(lengthened(self.timings.retry)).await;
         }
     }
 
-    /// Works, and renews the Lease. Returns, with the work dropped, when it is lost or not to be had any longer.
+    /// Runs the work and renews the Lease until the term ends, and drops the work.
     async fn lead(
         &mut self,
         work: impl Future<Output = Infallible>,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
-    ) -> End {
+    ) -> TermEnd {
         let mut work = pin!(work);
         while let Some(end) = self.election.leads_until() {
             let renewal = async {
-                time::sleep(jittered(self.timings.retry)).await;
+                time::sleep(lengthened(self.timings.retry)).await;
                 self.attempt().await;
             };
             tokio::select! {
                 biased;
-                () = passed(end) => return End::Lost,
-                () = &mut shutdown => return End::Shutdown,
+                () = reached(end) => return TermEnd::Lost,
+                () = &mut shutdown => return TermEnd::Shutdown,
                 () = renewal => {}
                 never = &mut work => match never {},
             }
         }
-        End::Lost
+        TermEnd::Lost
     }
 
-    /// Reads the Lease where it is not known, and writes it where that is our turn. An error is no news: neither who
-    /// leads nor until when changes by it.
+    /// Reads the Lease if it is unknown, and writes it if the rules of the election allow. An error changes neither the
+    /// leader nor the end of its term.
     async fn attempt(&mut self) {
-        let attempt = time::timeout(self.timings.renew / 2, self.try_once()).await;
-        let trouble = match attempt {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        if let Some(error) = self.log_once.changed(trouble) {
-            tracing::warn!(lease = self.name, error, "the lease cannot be read or written");
+        let limit = self.timings.renew / 2;
+        let result = time::timeout(limit, self.try_once()).await.unwrap_or(Err(ApiError::TimedOut(limit)));
+        if let Some(error) = self.log_once.changed(result.err().map(|error| error.to_string())) {
+            tracing::warn!(lease = self.name, error, "cannot read or write the Lease");
         }
     }
 
-    async fn try_once(&mut self) -> Result<(), kube::Error> {
-        // A leader knows the Lease as it wrote it, and needs no further look unless somebody else wrote it too.
+    async fn try_once(&mut self) -> Result<(), ApiError> {
+        // The leader knows the Lease as it wrote it: its next write fails if another replica wrote it since.
         if self.election.leads_until().is_none() || self.lease.is_none() {
             self.lease = self.leases.get_opt(&self.name).await?;
         }
-        match self.election.see(self.lease.as_ref(), Instant::now()) {
+        match self.election.observe(self.lease.as_ref(), Instant::now()) {
             Action::Wait => {
                 if self.election.leads_until().is_some() {
-                    tracing::warn!(lease = self.name, holder = self.election.holder(), "another took the lease");
-                    self.election.resign();
+                    tracing::warn!(lease = self.name, holder = self.election.holder(), "another replica has the Lease");
+                    self.election.end_term();
                 }
                 Ok(())
             }
@@ -161,7 +158,7 @@ impl LeaderElector {
         }
     }
 
-    async fn write(&mut self, is_new: bool) -> Result<(), kube::Error> {
+    async fn write(&mut self, is_new: bool) -> Result<(), ApiError> {
         let mut record = self.election.record(self.lease.as_ref(), Timestamp::now());
         record.metadata.name = Some(self.name.clone());
         let sent = Instant::now();
@@ -170,47 +167,46 @@ impl LeaderElector {
         } else {
             self.leases.replace(&self.name, &PostParams::default(), &record).await
         };
-        match written {
+        match written.map_err(ApiError::from) {
             Ok(lease) => {
-                self.election.wrote(&lease, sent);
+                self.election.note_write(&lease, sent);
                 self.lease = Some(lease);
                 Ok(())
             }
-            // Somebody was faster, or deleted it: the next attempt reads it anew.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            // Another replica wrote the Lease, or it was deleted: the next attempt reads it.
+            Err(error) if error.is_conflict() => {
                 self.lease = None;
                 Ok(())
             }
             Err(error) => {
-                // It may be stored all the same.
+                // The write may be stored nevertheless.
                 self.lease = None;
                 Err(error)
             }
         }
     }
 
-    /// Lets the next one in at once. Whatever goes wrong here costs the others their wait.
-    async fn give_back(&mut self) {
+    /// Releases the Lease, so that another replica can lead at once.
+    async fn release(&mut self) {
         let release = async {
             let Some(lease) = self.leases.get_opt(&self.name).await? else { return Ok(()) };
-            if self.election.see(Some(&lease), Instant::now()) == Action::Renew {
-                let record = lease::release(&lease, Timestamp::now());
+            if self.election.observe(Some(&lease), Instant::now()) == Action::Renew {
+                let record = lease::released(&lease, Timestamp::now());
                 self.leases.replace(&self.name, &PostParams::default(), &record).await?;
-                tracing::info!(lease = self.name, "gave the lease back");
+                tracing::info!(lease = self.name, "Lease released");
             }
-            Ok::<(), kube::Error>(())
+            Ok::<(), ApiError>(())
         };
-        match time::timeout(FAREWELL, release).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "the lease was not given back"),
-            Err(_) => tracing::warn!(lease = self.name, "the lease was not given back in time"),
+        let released = time::timeout(RELEASE_TIMEOUT, release).await;
+        if let Err(error) = released.unwrap_or(Err(ApiError::TimedOut(RELEASE_TIMEOUT))) {
+            tracing::warn!(lease = self.name, %error, "cannot release the Lease");
         }
     }
 }
 
-/// Waits for a moment. Asked after it, this is over at once, even if the timer has not run yet: the work of a leader is
-/// asked after this.
-async fn passed(end: Instant) {
+/// Waits until a time. Polled after that time, it ends at once even if the timer has not fired: the leader's work is
+/// polled after this future.
+async fn reached(end: Instant) {
     let mut sleep = pin!(time::sleep_until(end.into()));
     future::poll_fn(|context| if Instant::now() >= end { Poll::Ready(()) } else { sleep.as_mut().poll(context) }).await;
 }

@@ -1,4 +1,4 @@
-//! What this process changes in the cluster: who leads, NICs that persist, certificates, and when the webhooks are called.
+//! Writes to the cluster: the leader's Lease, NICs into templates, certificates, and the activation of the webhooks.
 
 pub mod certificates;
 pub mod leader_election;

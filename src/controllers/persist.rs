@@ -1,9 +1,9 @@
-//! The reconciler that mirrors NICs of running guests into the templates of their VMs; [`persist`](crate::annotations::persist) says
-//! what is to be done, this does it.
+//! The reconciler that persists NICs of running guests into the templates of their VMs. The steps come from
+//! [`annotations::persist`](crate::annotations::persist); this module carries them out.
 //!
-//! One replica does it at a time (`lease.rs`), and it would do no harm if two did: every write is a JSON patch that
-//! applies to nothing but what was read. Whatever stands in the way is tried again: a conflict at once and then more
-//! slowly, a refusal rarely, an API server that is away for as long as it takes.
+//! Only the leader reconciles, and a second leader would do no harm: every write is a JSON patch that applies only to
+//! the object that was read. Every failure is retried: a conflict at once and then more slowly, a refusal rarely, and
+//! while the API server is unavailable without limit.
 
 mod client;
 mod reconcile;
@@ -20,104 +20,88 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use kube::Client;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::stats::{PersistStatus, Progress, ReconcileError};
-use self::{
-    client::Objects,
-    reconcile::{Outcome, Reconcile},
+use self::{client::ObjectClient, reconcile::Reconcile};
+pub use self::{
+    reconcile::ReconcileError,
+    stats::{PersistStats, PersistStatus},
 };
 use crate::{
-    cluster::persist_queue::{ObjectRef, Pending},
+    cluster::persist_queue::{ObjectRef, PersistQueue},
     k8s::{
-        backoff::{Backoff, Pauses},
+        backoff::{Backoff, Delays},
         events::Events,
     },
 };
 
-/// Who reports what was done and what was not, as a qualified name.
+/// The reporting controller of Events, as a qualified name.
 const CONTROLLER: &str = "nicplug.io/persist";
 
-/// How many objects are visited at once: one that takes long holds nobody up.
+/// How many objects are reconciled at once, so that a slow one does not delay the others.
 const AT_ONCE: usize = 8;
 
-/// The reconciler.
+/// Persists NICs of the objects in a queue.
 pub struct Reconciler {
-    objects: Objects,
+    client: ObjectClient,
     events: Events,
-    pending: Pending,
-    progress: Progress,
+    queue: PersistQueue,
+    stats: PersistStats,
 }
 
 impl Reconciler {
-    /// A reconciler for what is pending; `identity` is the replica's, for the events that it writes.
+    /// A reconciler of a queue; `identity` names the replica in the Events that it writes.
     #[must_use]
-    pub fn new(client: Client, pending: Pending, identity: &str) -> Self {
+    pub fn new(client: Client, queue: PersistQueue, identity: &str) -> Self {
         let events = Events::new(client.clone(), CONTROLLER, identity);
-        Self { objects: Objects::new(client), events, pending, progress: Progress::default() }
+        Self { client: ObjectClient::new(client), events, queue, stats: PersistStats::default() }
     }
 
-    /// What was done so far.
+    /// Returns the counters.
     #[must_use]
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    pub fn stats(&self) -> &PersistStats {
+        &self.stats
     }
 
-    /// Works without end; dropped, it stops at once. Whoever begins looks at all that ask.
-    pub async fn work(&self) -> Infallible {
-        self.pending.renew();
+    /// Reconciles without end, beginning with all objects that ask. Stops at once when the future is dropped.
+    pub async fn run(&self) -> Infallible {
+        self.queue.requeue_all();
         let mut scheduler = Scheduler::default();
-        let mut visits = FuturesUnordered::new();
+        let mut running = FuturesUnordered::new();
         loop {
-            let has_room = visits.len() < AT_ONCE;
+            let has_room = running.len() < AT_ONCE;
             let due = scheduler.next_due();
-            let begin = tokio::select! {
-                Some((object_ref, told, outcome)) = visits.next(), if !visits.is_empty() => {
-                    self.close(&mut scheduler, object_ref, told, &outcome)
+            let next = tokio::select! {
+                Some(Reconciled { object, reported, result }) = running.next(), if !running.is_empty() => {
+                    if let Err(reason) = result {
+                        self.stats.count_failure(reason);
+                    }
+                    let is_due = scheduler.end(&object, reported, result, Instant::now());
+                    is_due.then_some(object)
                 }
-                () = until(due.as_ref().map(|(at, _)| *at)), if has_room => due.map(|(_, object_ref)| object_ref),
-                object_ref = self.pending.next(), if has_room => scheduler.is_free(&object_ref).then_some(object_ref),
+                () = until(due.as_ref().map(|(at, _)| *at)), if has_room => due.map(|(_, object)| object),
+                object = self.queue.next(), if has_room => scheduler.may_begin(&object).then_some(object),
             };
-            if let Some(object_ref) = begin.filter(|object_ref| self.is_asking(&mut scheduler, object_ref)) {
-                let told = scheduler.begin(&object_ref);
-                visits.push(self.visit(object_ref, told));
+            let Some(object) = next else { continue };
+            if self.queue.contains(&object) {
+                let reported = scheduler.begin(&object);
+                running.push(self.reconcile(object, reported));
+            } else {
+                scheduler.remove(&object);
             }
         }
     }
 
-    async fn visit(&self, object_ref: ObjectRef, mut told: BTreeSet<String>) -> (ObjectRef, BTreeSet<String>, Outcome) {
-        let outcome = Reconcile::new(self, &mut told).pay(&object_ref).await;
-        (object_ref, told, outcome)
+    async fn reconcile(&self, object: ObjectRef, mut reported: BTreeSet<String>) -> Reconciled {
+        let result = Reconcile::new(self, &mut reported).run(&object).await;
+        Reconciled { object, reported, result }
     }
+}
 
-    /// Notes what came of a visit; gives the object back if it changed meanwhile.
-    fn close(
-        &self,
-        scheduler: &mut Scheduler,
-        object_ref: ObjectRef,
-        told: BTreeSet<String>,
-        outcome: &Outcome,
-    ) -> Option<ObjectRef> {
-        if let Outcome::Away(why) = outcome {
-            tracing::warn!(?object_ref, why, "the API server cannot be reached; it is tried again");
-        }
-        let has_changed = scheduler.end(&object_ref, told, outcome, Instant::now());
-        match outcome {
-            Outcome::Settled => {}
-            Outcome::Away(_) => self.progress.add_setback(ReconcileError::Away),
-            Outcome::Busy => self.progress.add_setback(ReconcileError::Busy),
-            Outcome::Failed => self.progress.add_setback(ReconcileError::Impossible),
-            Outcome::Refused => self.progress.add_setback(ReconcileError::Refused),
-        }
-        has_changed.then_some(object_ref)
-    }
-
-    /// Whether the object still asks; one that does not is forgotten.
-    fn is_asking(&self, scheduler: &mut Scheduler, object_ref: &ObjectRef) -> bool {
-        let asks = self.pending.is_asking(object_ref);
-        if !asks {
-            scheduler.entries.remove(object_ref);
-        }
-        asks
-    }
+/// A reconciliation that has ended.
+struct Reconciled {
+    object: ObjectRef,
+    /// What was reported about the object.
+    reported: BTreeSet<String>,
+    result: Result<(), ReconcileError>,
 }
 
 async fn until(at: Option<Instant>) {
@@ -127,114 +111,103 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Who is visited now, and who is to be visited when.
+/// Decides when an object is reconciled: one reconciliation at a time, and retries after a delay.
 #[derive(Debug, Default)]
 struct Scheduler {
-    entries: BTreeMap<ObjectRef, Entry>,
+    objects: BTreeMap<ObjectRef, Schedule>,
+}
+
+/// The schedule of an object that is being reconciled or waits for a retry.
+#[derive(Debug, Default)]
+struct Schedule {
+    is_running: bool,
+    /// Whether the object changed during the reconciliation.
+    has_changed: bool,
+    /// Why and when it is retried without a change.
+    retry: Option<Retry>,
+    /// What was reported about the object.
+    reported: BTreeSet<String>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    is_visited: bool,
-    /// Whether it changed during the visit.
-    has_changed: bool,
-    /// When it is visited again though it does not change.
-    due: Option<Instant>,
-    /// Whether a change has to wait for that too.
-    is_held: bool,
-    reason: Reason,
+struct Retry {
+    reason: ReconcileError,
     backoff: Backoff,
-    /// What was told of it.
-    told: BTreeSet<String>,
+    /// `None` during the reconciliation.
+    due: Option<Instant>,
 }
 
-/// Why an object is visited again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reason {
-    None,
-    Away,
-    Busy,
-    Failed,
-    Refused,
-}
-
-impl Reason {
-    fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Settled => Self::None,
-            Outcome::Away(_) => Self::Away,
-            Outcome::Busy => Self::Busy,
-            Outcome::Failed => Self::Failed,
-            Outcome::Refused => Self::Refused,
-        }
-    }
-
-    /// What failed may be mended in the VM, which nobody tells of: it is looked at again, rarely.
-    fn backoff(self) -> Backoff {
-        let (first, longest) = match self {
-            Self::None | Self::Busy => (Duration::from_millis(20), Duration::from_secs(2)),
-            Self::Away => (Duration::from_millis(200), Duration::from_secs(15)),
-            Self::Refused => (Duration::from_secs(1), Duration::from_mins(2)),
-            Self::Failed => (Duration::from_secs(10), Duration::from_mins(5)),
+impl Retry {
+    fn new(reason: ReconcileError) -> Self {
+        // No watch reports that an impossible request became possible by a change of the VM, so it is retried, rarely.
+        let (first, longest) = match reason {
+            ReconcileError::Conflict => (Duration::from_millis(20), Duration::from_secs(2)),
+            ReconcileError::Unavailable => (Duration::from_millis(200), Duration::from_secs(15)),
+            ReconcileError::Refused => (Duration::from_secs(1), Duration::from_mins(2)),
+            ReconcileError::Impossible => (Duration::from_secs(10), Duration::from_mins(5)),
         };
-        Backoff::new(Pauses { first, longest })
+        Self { reason, backoff: Backoff::new(Delays { first, longest }), due: None }
     }
-}
 
-impl Default for Entry {
-    fn default() -> Self {
-        Self {
-            is_visited: false,
-            has_changed: false,
-            due: None,
-            is_held: false,
-            reason: Reason::None,
-            backoff: Reason::None.backoff(),
-            told: BTreeSet::new(),
-        }
+    /// Whether a change of the object must wait for the retry. Only an impossible request becomes possible by a change.
+    fn delays_changes(&self) -> bool {
+        self.due.is_some() && self.reason != ReconcileError::Impossible
     }
 }
 
 impl Scheduler {
-    /// Whether an object that changed may be visited now; else the change is noted.
-    fn is_free(&mut self, object_ref: &ObjectRef) -> bool {
-        let Some(entry) = self.entries.get_mut(object_ref) else { return true };
-        if entry.is_visited {
-            entry.has_changed = true;
+    /// Whether an object that changed may be reconciled now; otherwise the change is noted.
+    fn may_begin(&mut self, object: &ObjectRef) -> bool {
+        let Some(schedule) = self.objects.get_mut(object) else { return true };
+        if schedule.is_running {
+            schedule.has_changed = true;
+            return false;
         }
-        !entry.is_visited && !entry.is_held
+        !schedule.retry.as_ref().is_some_and(Retry::delays_changes)
     }
 
-    /// Notes the begin of a visit; returns what was told of the object.
-    fn begin(&mut self, object_ref: &ObjectRef) -> BTreeSet<String> {
-        let entry = self.entries.entry(object_ref.clone()).or_default();
-        (entry.is_visited, entry.has_changed, entry.due, entry.is_held) = (true, false, None, false);
-        std::mem::take(&mut entry.told)
+    /// Notes the begin of a reconciliation; returns what was reported about the object.
+    fn begin(&mut self, object: &ObjectRef) -> BTreeSet<String> {
+        let schedule = self.objects.entry(object.clone()).or_default();
+        (schedule.is_running, schedule.has_changed) = (true, false);
+        if let Some(retry) = &mut schedule.retry {
+            retry.due = None;
+        }
+        std::mem::take(&mut schedule.reported)
     }
 
-    /// Notes the end of a visit; tells whether the next one is due at once.
-    fn end(&mut self, object_ref: &ObjectRef, told: BTreeSet<String>, outcome: &Outcome, now: Instant) -> bool {
-        let reason = Reason::of(outcome);
-        let Some(entry) = self.entries.get_mut(object_ref) else { return false };
-        (entry.is_visited, entry.told) = (false, told);
-        if entry.reason != reason {
-            (entry.reason, entry.backoff) = (reason, reason.backoff());
+    /// Notes the end of a reconciliation; returns whether the next one is due at once.
+    fn end(
+        &mut self,
+        object: &ObjectRef,
+        reported: BTreeSet<String>,
+        result: Result<(), ReconcileError>,
+        now: Instant,
+    ) -> bool {
+        let Some(schedule) = self.objects.get_mut(object) else { return false };
+        (schedule.is_running, schedule.reported) = (false, reported);
+        schedule.retry = result.err().map(|reason| {
+            let same = schedule.retry.take().filter(|retry| retry.reason == reason);
+            let mut retry = same.unwrap_or_else(|| Retry::new(reason));
+            retry.due = Some(now + retry.backoff.next_delay());
+            retry
+        });
+        let is_due = schedule.has_changed && !schedule.retry.as_ref().is_some_and(Retry::delays_changes);
+        if schedule.retry.is_none() && !is_due {
+            self.remove(object);
         }
-        entry.due = (reason != Reason::None).then(|| now + entry.backoff.grow());
-        entry.is_held = matches!(reason, Reason::Away | Reason::Busy | Reason::Refused);
-        if entry.has_changed && !entry.is_held {
-            return true;
-        }
-        if reason == Reason::None {
-            self.entries.remove(object_ref);
-        }
-        false
+        is_due
     }
 
-    /// The next visit that is due without a change, and when.
+    /// Forgets an object.
+    fn remove(&mut self, object: &ObjectRef) {
+        self.objects.remove(object);
+    }
+
+    /// Returns the next retry, and when it is due.
     fn next_due(&self) -> Option<(Instant, ObjectRef)> {
-        let due = self.entries.iter().filter_map(|(object_ref, entry)| Some((entry.due?, object_ref)));
-        due.min().map(|(at, object_ref)| (at, object_ref.clone()))
+        let due = self.objects.iter().filter_map(|(object, schedule)| Some((schedule.retry.as_ref()?.due?, object)));
+        due.min().map(|(at, object)| (at, object.clone()))
     }
 }
 
@@ -242,71 +215,72 @@ impl Scheduler {
 mod tests {
     use super::*;
 
-    fn object_ref(name: &str) -> ObjectRef {
+    fn vmi(name: &str) -> ObjectRef {
         ObjectRef::vmi("demo", name)
     }
 
-    fn end(scheduler: &mut Scheduler, name: &str, outcome: &Outcome) -> bool {
-        scheduler.end(&object_ref(name), BTreeSet::new(), outcome, Instant::now())
+    fn end(scheduler: &mut Scheduler, name: &str, result: Result<(), ReconcileError>) -> bool {
+        scheduler.end(&vmi(name), BTreeSet::new(), result, Instant::now())
     }
 
     #[test]
-    fn an_object_is_visited_by_one_at_a_time_and_again_if_it_changed_meanwhile() {
+    fn an_object_has_one_reconciliation_at_a_time_and_another_after_a_change() {
         let mut scheduler = Scheduler::default();
-        assert!(scheduler.is_free(&object_ref("a")));
-        scheduler.begin(&object_ref("a"));
-        assert!(!scheduler.is_free(&object_ref("a")));
-        assert!(scheduler.is_free(&object_ref("b")));
-        assert!(end(&mut scheduler, "a", &Outcome::Settled), "it changed");
-        scheduler.begin(&object_ref("a"));
-        assert!(!end(&mut scheduler, "a", &Outcome::Settled));
-        assert!(scheduler.entries.is_empty(), "nothing is kept of what is done");
+        assert!(scheduler.may_begin(&vmi("a")));
+        scheduler.begin(&vmi("a"));
+        assert!(!scheduler.may_begin(&vmi("a")));
+        assert!(scheduler.may_begin(&vmi("b")));
+        assert!(end(&mut scheduler, "a", Ok(())), "it changed");
+        scheduler.begin(&vmi("a"));
+        assert!(!end(&mut scheduler, "a", Ok(())));
+        assert!(scheduler.objects.is_empty(), "a completed object is forgotten");
     }
 
     #[test]
-    fn what_has_to_wait_is_not_hurried_by_a_change_and_what_failed_is() {
+    fn a_change_does_not_shorten_a_delay_except_after_an_impossible_request() {
         let mut scheduler = Scheduler::default();
-        for (outcome, is_hurried) in [
-            (Outcome::Away("x".to_owned()), false),
-            (Outcome::Busy, false),
-            (Outcome::Refused, false),
-            (Outcome::Failed, true),
+        for (reason, is_at_once) in [
+            (ReconcileError::Unavailable, false),
+            (ReconcileError::Conflict, false),
+            (ReconcileError::Refused, false),
+            (ReconcileError::Impossible, true),
         ] {
-            scheduler.begin(&object_ref("a"));
-            assert!(!end(&mut scheduler, "a", &outcome));
+            scheduler.begin(&vmi("a"));
+            assert!(!end(&mut scheduler, "a", Err(reason)));
             let (at, due) = scheduler.next_due().unwrap();
-            assert!(at > Instant::now() - Duration::from_secs(1) && due == object_ref("a"));
-            assert_eq!(scheduler.is_free(&object_ref("a")), is_hurried, "{outcome:?}");
-            scheduler.begin(&object_ref("a"));
-            scheduler.is_free(&object_ref("a"));
-            assert_eq!(end(&mut scheduler, "a", &outcome), is_hurried, "{outcome:?}");
+            assert!(at > Instant::now() - Duration::from_secs(1) && due == vmi("a"));
+            assert_eq!(scheduler.may_begin(&vmi("a")), is_at_once, "{reason:?}");
+            scheduler.begin(&vmi("a"));
+            assert_eq!(scheduler.next_due(), None);
+            scheduler.may_begin(&vmi("a"));
+            assert_eq!(end(&mut scheduler, "a", Err(reason)), is_at_once, "{reason:?}");
         }
     }
 
     #[test]
-    fn waits_grow_while_the_reason_stays_and_begin_again_with_another() {
+    fn delays_grow_while_the_reason_stays_and_begin_again_with_another_one() {
         let mut scheduler = Scheduler::default();
         let now = Instant::now();
-        let mut wait = |outcome: &Outcome| {
-            scheduler.begin(&object_ref("a"));
-            scheduler.end(&object_ref("a"), BTreeSet::new(), outcome, now);
+        let mut delay = |reason: ReconcileError| {
+            scheduler.begin(&vmi("a"));
+            scheduler.end(&vmi("a"), BTreeSet::new(), Err(reason), now);
             scheduler.next_due().unwrap().0 - now
         };
-        let waits: Vec<Duration> = (0..12).map(|_| wait(&Outcome::Refused)).collect();
-        assert!(waits[0] <= Duration::from_secs(1) && waits[11] >= Duration::from_mins(1), "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= Duration::from_mins(2)), "{waits:?}");
-        assert!(wait(&Outcome::Busy) <= Duration::from_millis(20));
-        assert!(wait(&Outcome::Refused) <= Duration::from_secs(1));
+        let delays: Vec<Duration> = (0..12).map(|_| delay(ReconcileError::Refused)).collect();
+        assert!(delays[0] <= Duration::from_secs(1) && delays[11] >= Duration::from_mins(1), "{delays:?}");
+        assert!(delays.iter().all(|delay| *delay <= Duration::from_mins(2)), "{delays:?}");
+        assert!(delay(ReconcileError::Conflict) <= Duration::from_millis(20));
+        assert!(delay(ReconcileError::Refused) <= Duration::from_secs(1));
     }
 
     #[test]
-    fn the_earliest_is_due_first() {
+    fn the_earliest_retry_is_due_first() {
         let mut scheduler = Scheduler::default();
         assert_eq!(scheduler.next_due(), None);
-        for (name, outcome) in [("a", Outcome::Failed), ("b", Outcome::Busy)] {
-            scheduler.begin(&object_ref(name));
-            end(&mut scheduler, name, &outcome);
+        for (name, reason) in [("a", ReconcileError::Impossible), ("b", ReconcileError::Conflict)] {
+            scheduler.begin(&vmi(name));
+            end(&mut scheduler, name, Err(reason));
         }
-        assert_eq!(scheduler.next_due().map(|(_, object_ref)| object_ref), Some(object_ref("b")));
+        assert_eq!(scheduler.next_due().map(|(_, object)| object), Some(vmi("b")));
     }
 }

@@ -1,14 +1,15 @@
-//! From when on the API server calls the webhooks.
+//! Activates the webhooks: lets the API server call them once a replica can answer.
 //!
-//! They are registered before any replica runs, and with the failure policy `Fail` every change of a virtual machine
-//! would be refused until one does. So their match condition asks the API server's own authorizer whether an account
-//! may `call` the `webhooks` of `nicplug.io`. No such account exists, and the right opens nothing else. A RoleBinding
-//! gives it; it is installed without a subject, and the first replica that is ready, and that the Service leads to,
-//! writes the account in. The installed object does not have that field, so no tool that compares the two sees a
-//! difference, and there it stays: once called, the webhooks are called also when no replica is left.
+//! The webhooks are registered before any replica runs, and with the failure policy `Fail` the API server would deny
+//! every change of a virtual machine until then. Therefore their match condition asks the API server's authorizer
+//! whether a service account may `call` the `webhooks` of `nicplug.io`. That account does not exist, and the permission
+//! allows nothing else. A RoleBinding grants it. The RoleBinding is installed without a subject; the first replica that
+//! is ready and an endpoint of the Service writes the account into it. The installed manifest has no such field, so
+//! tools that compare manifest and object find no difference. The subject stays: the API server then calls the webhooks
+//! even if no replica is left.
 //!
-//! Kubernetes lets nobody give a right by a binding that he lacks himself, so nicplug has this one too, and needs no
-//! right to bind others.
+//! Kubernetes lets a client grant only permissions that it has itself. Therefore nicplug has this permission too, and
+//! needs no permission for the verb `bind`.
 
 use std::{convert::Infallible, future, pin::pin};
 
@@ -25,21 +26,28 @@ use kube::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::{facts::Fact, k8s::log_once::LogOnce};
+use crate::{
+    facts::Fact,
+    k8s::{
+        api_error::{ApiError, root_cause},
+        log_once::LogOnce,
+    },
+};
 
-/// Who the API server notes as the writer of the subject.
-const FIELD_MANAGER: &str = "nicplug-calls";
-/// What an EndpointSlice has the name of its Service in.
+/// The name of the writer in `managedFields`.
+const FIELD_MANAGER: &str = "nicplug-webhook-activation";
+
+/// The label of an EndpointSlice with the name of its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// The objects that it depends on.
+/// The names of the objects that the activation uses.
 #[derive(Clone, Debug)]
 pub struct ObjectNames {
-    /// The namespace of both, and of the account.
+    /// The namespace of the RoleBinding, the Service and the account.
     pub namespace: String,
-    /// The name of the RoleBinding, which is that of the account too.
+    /// The name of the RoleBinding and of the account.
     pub binding: String,
-    /// The name of the Service that the webhooks are called by.
+    /// The name of the Service through which the API server calls the webhooks.
     pub service: String,
 }
 
@@ -47,38 +55,38 @@ pub struct ObjectNames {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Activation {
     /// It does.
-    Yes,
-    /// It does not yet: what is waited for, in words.
-    NotYet(String),
-    /// It does not, or nobody knows: what is wrong, in words.
-    No(String),
+    Active,
+    /// It does not yet: the condition that is not met.
+    Waiting(String),
+    /// It does not, or that is unknown: the error.
+    Failed(String),
 }
 
-/// Lets the API server call, from when on that can be answered.
+/// Activates the webhooks once a replica can answer.
 pub struct WebhookActivation {
     client: Client,
-    places: ObjectNames,
-    called: watch::Sender<Activation>,
+    names: ObjectNames,
+    activation: watch::Sender<Activation>,
 }
 
 impl WebhookActivation {
-    /// Nothing is done until it is [kept](Self::keep).
+    /// Does nothing until [`run`](Self::run) is called.
     #[must_use]
-    pub fn new(client: Client, places: ObjectNames) -> Self {
-        let called = watch::Sender::new(Activation::NotYet("the RoleBinding has not been read yet".to_owned()));
-        Self { client, places, called }
+    pub fn new(client: Client, names: ObjectNames) -> Self {
+        let activation = watch::Sender::new(Activation::Waiting("the RoleBinding has not been read yet".to_owned()));
+        Self { client, names, activation }
     }
 
-    /// How it is, now and later.
+    /// Returns whether the API server calls the webhooks, as a value that changes.
     #[must_use]
-    pub fn called(&self) -> watch::Receiver<Activation> {
-        self.called.subscribe()
+    pub fn activation(&self) -> watch::Receiver<Activation> {
+        self.activation.subscribe()
     }
 
-    /// Watches the RoleBinding, and writes the subject when it is missing: as soon as `is_ready` says so at a tick, and
-    /// the Service has an endpoint.
-    pub async fn keep(&self, is_ready: impl Fn() -> bool, ticks: impl Stream<Item = ()>) -> Infallible {
-        let ObjectNames { namespace, binding, .. } = &self.places;
+    /// Watches the RoleBinding. If its subject is missing, writes it as soon as `is_ready` returns true at a tick and
+    /// the Service has a ready endpoint.
+    pub async fn run(&self, is_ready: impl Fn() -> bool, ticks: impl Stream<Item = ()>) -> Infallible {
+        let ObjectNames { namespace, binding, .. } = &self.names;
         let bindings = Api::namespaced(self.client.clone(), namespace);
         let mut bindings = pin!(watch_object::<RoleBinding>(bindings, binding).default_backoff());
         let mut ticks = pin!(ticks);
@@ -88,13 +96,13 @@ impl WebhookActivation {
             tokio::select! {
                 Some(changed) = bindings.next() => match changed {
                     Ok(found) => {
-                        is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_in(&found)));
+                        is_bound = found.map_or(Fact::Absent, |found| Fact::Known(self.is_subject_of(&found)));
                         log_once.changed(None);
                     }
-                    Err(error) if is_bound == Fact::Unknown => self.tell(Activation::No(error.to_string())),
-                    // What was read before still holds, as far as anybody knows.
-                    Err(error) => if let Some(trouble) = log_once.changed(Some(error.to_string())) {
-                        tracing::warn!(trouble, "whether the API server calls the webhooks cannot be watched");
+                    Err(error) if is_bound == Fact::Unknown => self.set(Activation::Failed(root_cause(&error))),
+                    // The last known state stays.
+                    Err(error) => if let Some(error) = log_once.changed(Some(root_cause(&error))) {
+                        tracing::warn!(error, "cannot watch the RoleBinding that activates the webhooks");
                     },
                 },
                 Some(()) = ticks.next(), if is_bound == Fact::Known(false) => {}
@@ -102,50 +110,50 @@ impl WebhookActivation {
             }
             match is_bound {
                 Fact::Unknown => {}
-                Fact::Known(true) => self.tell(Activation::Yes),
+                Fact::Known(true) => self.set(Activation::Active),
                 Fact::Known(false) => match self.bind(is_ready()).await {
                     Ok(()) => {
                         is_bound = Fact::Known(true);
-                        self.tell(Activation::Yes);
+                        self.set(Activation::Active);
                     }
-                    Err(called) => self.tell(called),
+                    Err(activation) => self.set(activation),
                 },
-                Fact::Absent => self.tell(Activation::No(format!(
-                    "there is no RoleBinding {binding:?} in the namespace {namespace:?}: install the chart again"
+                Fact::Absent => self.set(Activation::Failed(format!(
+                    "the RoleBinding {binding:?} is missing in the namespace {namespace:?}: install the chart again"
                 ))),
             }
         }
     }
 
-    /// Writes the subject, or says why not.
+    /// Writes the subject, or returns why not.
     async fn bind(&self, is_ready: bool) -> Result<(), Activation> {
-        let ObjectNames { namespace, binding, service } = &self.places;
+        let ObjectNames { namespace, binding, service } = &self.names;
         if !is_ready {
-            return Err(Activation::NotYet("this replica is not ready".to_owned()));
+            return Err(Activation::Waiting("this replica is not ready".to_owned()));
         }
         let unreadable =
-            |error| Activation::No(format!("whom the Service {service:?} leads to cannot be read: {error}"));
+            |error| Activation::Failed(format!("cannot read the endpoints of the Service {service:?}: {error}"));
         if !self.has_endpoint().await.map_err(unreadable)? {
-            return Err(Activation::NotYet(format!("the Service {service:?} leads to no replica")));
+            return Err(Activation::Waiting(format!("the Service {service:?} has no ready endpoint")));
         }
         let bindings: Api<RoleBinding> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(json!({"subjects": [self.account()]}));
-        let written = bindings.patch(binding, &params, &patch).await;
-        written.map_err(|error| Activation::No(format!("the RoleBinding {binding:?} cannot be written: {error}")))?;
+        let written = bindings.patch(binding, &params, &patch).await.map_err(ApiError::from);
+        written.map_err(|error| Activation::Failed(format!("cannot write the RoleBinding {binding:?}: {error}")))?;
         Ok(())
     }
 
-    async fn has_endpoint(&self) -> Result<bool, kube::Error> {
-        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.places.namespace);
-        let of_service = ListParams::default().labels(&format!("{SERVICE_LABEL}={}", self.places.service));
+    async fn has_endpoint(&self) -> Result<bool, ApiError> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.names.namespace);
+        let of_service = ListParams::default().labels(&format!("{SERVICE_LABEL}={}", self.names.service));
         let slices = slices.list(&of_service).await?;
         Ok(slices.items.iter().any(is_ready))
     }
 
-    /// The account that may have the webhooks called.
+    /// Returns the account whose permission activates the webhooks.
     fn account(&self) -> Subject {
-        let ObjectNames { namespace, binding, .. } = &self.places;
+        let ObjectNames { namespace, binding, .. } = &self.names;
         Subject {
             api_group: None,
             kind: "ServiceAccount".to_owned(),
@@ -154,26 +162,26 @@ impl WebhookActivation {
         }
     }
 
-    fn is_in(&self, binding: &RoleBinding) -> bool {
+    fn is_subject_of(&self, binding: &RoleBinding) -> bool {
         let account = self.account();
-        let is_it = |subject: &Subject| {
+        let is_account = |subject: &Subject| {
             (&subject.kind, &subject.name, &subject.namespace) == (&account.kind, &account.name, &account.namespace)
         };
-        binding.subjects.iter().flatten().any(is_it)
+        binding.subjects.iter().flatten().any(is_account)
     }
 
-    /// Notes it, and logs what has changed.
-    fn tell(&self, called: Activation) {
-        self.called.send_if_modified(|before| {
-            if *before == called {
+    /// Sets the present state, and logs a change.
+    fn set(&self, activation: Activation) {
+        self.activation.send_if_modified(|before| {
+            if *before == activation {
                 return false;
             }
-            match &called {
-                Activation::Yes => tracing::info!("the API server calls the webhooks"),
-                Activation::NotYet(reason) => tracing::info!(reason, "the API server does not call the webhooks yet"),
-                Activation::No(reason) => tracing::warn!(reason, "the API server does not call the webhooks"),
+            match &activation {
+                Activation::Active => tracing::info!("the API server calls the webhooks"),
+                Activation::Waiting(reason) => tracing::info!(reason, "the API server does not call the webhooks yet"),
+                Activation::Failed(reason) => tracing::warn!(reason, "the API server does not call the webhooks"),
             }
-            *before = called;
+            *before = activation;
             true
         });
     }
@@ -182,7 +190,7 @@ impl WebhookActivation {
 fn is_ready(slice: &EndpointSlice) -> bool {
     slice.endpoints.iter().flatten().any(|endpoint| {
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-        // Nothing said counts as ready: the words of the API.
+        // The API defines a missing condition as ready.
         is_ready.unwrap_or(true)
     })
 }
@@ -194,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_leads_to_a_replica_when_one_of_its_endpoints_is_ready() {
+    fn a_slice_is_ready_when_one_of_its_endpoints_is_ready() {
         let is_ready = |endpoints: Value| {
             let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints});
             is_ready(&serde_json::from_value(slice).unwrap())

@@ -1,4 +1,4 @@
-//! What is told on the objects themselves, as Events (`events.k8s.io/v1`).
+//! Events (`events.k8s.io/v1`) on the objects that they are about.
 
 mod queue;
 mod rate_limit;
@@ -17,70 +17,71 @@ pub use self::{
     queue::{DropReason, EventQueue, PendingEvent},
     rate_limit::RateLimiter,
 };
+use super::api_error::ApiError;
 
-/// The longest note of an event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
-const NOTE_AT_MOST: usize = 1024;
+/// The longest note of an Event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
+const LONGEST_NOTE: usize = 1024;
 
-/// How long it may take to write one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the API server may take to store an Event.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Something to tell.
+/// What an Event reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EventReason {
-    /// NICs are in the template of a VM.
+    /// NICs of a running guest are now in the template of its VM.
     InterfacePersisted,
-    /// KubeVirt itself was refused a change.
+    /// A change that KubeVirt itself made was denied.
     InterfaceRefused,
-    /// Something could not be mirrored into the template of a VM.
+    /// NICs of a running guest cannot be persisted into the template of its VM.
     PersistFailed,
-    /// A settings file was changed, and cannot be used.
+    /// The settings file changed and is invalid.
     SettingsRefused,
-    /// The settings in force are those of the file.
-    SettingsTaken,
+    /// The settings of the changed file are in force.
+    SettingsReloaded,
 }
 
 impl EventReason {
-    /// Every tale.
+    /// Every reason.
     pub const ALL: [Self; 5] = [
         Self::InterfacePersisted,
         Self::InterfaceRefused,
         Self::PersistFailed,
         Self::SettingsRefused,
-        Self::SettingsTaken,
+        Self::SettingsReloaded,
     ];
 
-    /// `reason` of the event.
+    /// Returns `reason` of the Event.
     #[must_use]
-    pub fn reason(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::InterfacePersisted => "InterfacePersisted",
             Self::InterfaceRefused => "InterfaceRefused",
             Self::PersistFailed => "PersistFailed",
             Self::SettingsRefused => "SettingsRefused",
-            Self::SettingsTaken => "SettingsTaken",
+            Self::SettingsReloaded => "SettingsReloaded",
         }
     }
 
-    /// What was being done.
+    /// Returns `action` of the Event.
     fn action(self) -> &'static str {
         match self {
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
             Self::InterfaceRefused => "Review",
-            Self::SettingsRefused | Self::SettingsTaken => "Reload",
+            Self::SettingsRefused | Self::SettingsReloaded => "Reload",
         }
     }
 
-    /// `type` of the event.
+    /// Returns `type` of the Event.
     #[must_use]
-    pub fn type_(self) -> EventType {
+    pub fn event_type(self) -> EventType {
         match self {
-            Self::InterfacePersisted | Self::SettingsTaken => EventType::Normal,
+            Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
             Self::InterfaceRefused | Self::PersistFailed | Self::SettingsRefused => EventType::Warning,
         }
     }
 }
 
-/// Writes events.
+/// Writes Events.
 #[derive(Clone)]
 pub struct Events {
     client: Client,
@@ -88,42 +89,48 @@ pub struct Events {
 }
 
 impl Events {
-    /// `controller` is who reports, as a qualified name; `identity` tells its replicas apart.
+    /// A writer that reports as `controller`, a qualified name, and as `identity`, which differs between replicas.
     #[must_use]
     pub fn new(client: Client, controller: &str, identity: &str) -> Self {
         Self { client, reporter: Reporter { controller: controller.to_owned(), instance: Some(identity.to_owned()) } }
     }
 
-    /// Tells it on an object, and whether it could. A tale that cannot be told changes nothing of what was done.
-    pub async fn tell(
+    /// Writes an Event on an object. Returns whether it was stored; an error is only logged.
+    pub async fn emit(
         &self,
-        tale: EventReason,
+        reason: EventReason,
         object: &ObjectReference,
         related: Option<ObjectReference>,
         note: &str,
     ) -> bool {
-        let reason = tale.reason();
         let event = Event {
-            type_: tale.type_(),
-            reason: reason.to_owned(),
-            note: Some(cut(note)),
-            action: tale.action().to_owned(),
+            type_: reason.event_type(),
+            reason: reason.as_str().to_owned(),
+            note: Some(truncated(note)),
+            action: reason.action().to_owned(),
             secondary: related,
         };
-        // A recorder counts an event up that differs in its note alone, and drops the note: each has one of its own.
+        // A recorder takes Events that differ only in their note for one series and drops the later notes, so each
+        // Event gets its own recorder.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        match timeout(PATIENCE, recorder.publish(&event, object)).await {
+        match timeout(TIMEOUT, recorder.publish(&event, object)).await {
             Ok(Ok(())) => return true,
-            Ok(Err(error)) => tracing::warn!(%error, reason, note, "an event was not written"),
-            Err(_) => tracing::warn!(reason, note, "an event was not written in time"),
+            Ok(Err(error)) => {
+                let (error, reason) = (ApiError::from(error), reason.as_str());
+                tracing::warn!(%error, reason, note, "cannot write an Event");
+            }
+            Err(_) => {
+                let (error, reason) = (ApiError::TimedOut(TIMEOUT), reason.as_str());
+                tracing::warn!(%error, reason, note, "cannot write an Event");
+            }
         }
         false
     }
 }
 
-/// What an event about a pod refers to; without a uid `kubectl describe` does not find it.
+/// Returns the reference of an Event to a pod; without a uid `kubectl describe` does not find the Event.
 #[must_use]
-pub fn pod(namespace: &str, name: &str, uid: Option<&str>) -> ObjectReference {
+pub fn pod_reference(namespace: &str, name: &str, uid: Option<&str>) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -134,7 +141,7 @@ pub fn pod(namespace: &str, name: &str, uid: Option<&str>) -> ObjectReference {
     }
 }
 
-/// What an event about an object refers to.
+/// Returns the reference of an Event to an object.
 pub(crate) fn reference(object: &Value) -> ObjectReference {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     ObjectReference {
@@ -148,8 +155,8 @@ pub(crate) fn reference(object: &Value) -> ObjectReference {
     }
 }
 
-fn cut(note: &str) -> String {
-    note.get(..note.floor_char_boundary(NOTE_AT_MOST)).unwrap_or_default().to_owned()
+fn truncated(note: &str) -> String {
+    note.get(..note.floor_char_boundary(LONGEST_NOTE)).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -157,10 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_cut_between_characters() {
-        assert_eq!(cut("short"), "short");
+    fn a_note_is_truncated_between_characters() {
+        assert_eq!(truncated("short"), "short");
         let long = "é".repeat(600);
-        assert_eq!(cut(&long).len(), 1024);
-        assert_eq!(cut(&format!("x{long}")).len(), 1023);
+        assert_eq!(truncated(&long).len(), 1024);
+        assert_eq!(truncated(&format!("x{long}")).len(), 1023);
     }
 }

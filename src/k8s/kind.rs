@@ -1,11 +1,11 @@
-//! The kinds of objects that facts are made from, as the API names them.
+//! The kinds of objects that nicplug reads, and their names in the API.
 
 use std::fmt;
 
-/// A kind of object that facts are made from.
+/// A kind of object that nicplug reads.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// `ConfigMap`: the one that configures Multus.
+    /// `ConfigMap`: the configuration of Multus.
     ConfigMap,
     /// `DaemonSet`: those of Multus and of its dynamic-networks controller.
     DaemonSet,
@@ -42,13 +42,13 @@ impl Kind {
         Self::Revision,
     ];
 
-    /// The kind that a group and a kind name, in any version.
+    /// Returns the kind of a group and a name, in any version.
     #[must_use]
     pub fn of(group: &str, kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.group() == group && known.kind() == kind)
     }
 
-    /// The API group; empty for the core group.
+    /// Returns the API group; empty for the core group.
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
@@ -59,13 +59,13 @@ impl Kind {
         }
     }
 
-    /// The version that nicplug reads: of each group the one that every release in use serves.
+    /// Returns the version that nicplug reads: in each group the one that every release in use serves.
     #[must_use]
     pub fn version(self) -> &'static str {
         "v1"
     }
 
-    /// `kind` of an object.
+    /// Returns `kind` of an object.
     #[must_use]
     pub fn kind(self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl Kind {
         }
     }
 
-    /// The resource, as a URL and a role name it.
+    /// Returns the resource name of URLs and roles.
     #[must_use]
     pub fn plural(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ impl Kind {
         }
     }
 
-    /// Whether an object of the kind is in a namespace.
+    /// Whether objects of the kind are in namespaces.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node)
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_found_by_its_group_and_name_together() {
+    fn a_kind_is_found_by_group_and_name_together() {
         for kind in Kind::ALL {
             assert_eq!(Kind::of(kind.group(), kind.kind()), Some(kind));
         }

@@ -1,16 +1,16 @@
-//! A trouble that lasts is told once, and again when it comes back.
+//! Logging of an error that lasts: once when it begins, and again when it comes back.
 
-/// The trouble that was told last, if it lasts.
+/// The error that was logged last, while it lasts.
 #[derive(Debug, Default)]
 pub(crate) struct LogOnce(Option<String>);
 
 impl LogOnce {
-    /// Notes how it is now; the trouble, if nobody was told of it.
-    pub(crate) fn changed(&mut self, trouble: Option<String>) -> Option<&str> {
-        if self.0 == trouble {
+    /// Notes the present error, or that there is none; returns the error if it must be logged.
+    pub(crate) fn changed(&mut self, error: Option<String>) -> Option<&str> {
+        if self.0 == error {
             return None;
         }
-        self.0 = trouble;
+        self.0 = error;
         self.0.as_deref()
     }
 }
@@ -20,12 +20,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lasts_is_told_once_and_what_comes_back_again() {
+    fn an_error_that_lasts_is_logged_once_and_again_when_it_comes_back() {
         let mut log_once = LogOnce::default();
-        let mut changed = |trouble: Option<&str>| log_once.changed(trouble.map(str::to_owned)).map(str::to_owned);
+        let mut changed = |error: Option<&str>| log_once.changed(error.map(str::to_owned)).map(str::to_owned);
         assert_eq!(changed(None), None);
-        assert_eq!(changed(Some("away")).as_deref(), Some("away"));
-        assert_eq!(changed(Some("away")), None);
+        assert_eq!(changed(Some("unavailable")).as_deref(), Some("unavailable"));
+        assert_eq!(changed(Some("unavailable")), None);
         assert_eq!(changed(Some("forbidden")).as_deref(), Some("forbidden"));
         assert_eq!(changed(None), None);
         assert_eq!(changed(Some("forbidden")).as_deref(), Some("forbidden"));

@@ -1,10 +1,12 @@
-//! How nicplug speaks to the API server: kinds, requests, patches, pauses, Events.
+//! Access to the API server: kinds, requests, errors, patches, retries, Events.
 
+pub mod api_error;
 pub mod backoff;
 pub mod events;
 pub mod kind;
 pub(crate) mod log_once;
 pub(crate) mod patch;
+pub mod request;
 
 /// Namespace and name.
 pub(crate) type Key = (String, String);

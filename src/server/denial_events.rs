@@ -45,9 +45,9 @@ impl DenialEvents {
         let is_admitted =
             self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
-            self.queue.hand_in(PendingEvent { tale: EventReason::InterfaceRefused, object, related, note });
+            self.queue.emit(PendingEvent { reason: EventReason::InterfaceRefused, object, related, note });
         } else {
-            self.queue.drop_one(DropReason::Rate);
+            self.queue.count_dropped(DropReason::Rate);
         }
     }
 }

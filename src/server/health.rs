@@ -32,7 +32,7 @@ use tokio::{
 
 use super::metrics::{self, Metrics};
 use crate::{
-    cluster::watch::{State as Facts, WatchStatus},
+    cluster::watch::{WatchState, WatchStatus},
     controllers::webhook_activation::Activation,
 };
 
@@ -156,21 +156,21 @@ pub(super) fn of_watch(record: &WatchStatus) -> Health {
     let (state, lasted) = record.state();
     let lasted = lasted.as_secs();
     match state {
-        Facts::Starting(None) => Health::Bad("not listed yet".into()),
-        Facts::Starting(Some(error)) => Health::Bad(format!("not listed yet: {error}").into()),
-        Facts::Synced => Health::Good,
-        Facts::Stale(error) => Health::Fair(format!("stale for {lasted}s: {error}").into()),
-        Facts::Forbidden(error) => Health::Fair(format!("not permitted, facts unknown: {error}").into()),
-        Facts::NotInstalled => Health::Fair("not installed, facts unknown".into()),
+        WatchState::Starting(None) => Health::Bad("not listed yet".into()),
+        WatchState::Starting(Some(error)) => Health::Bad(format!("not listed yet: {error}").into()),
+        WatchState::Synced => Health::Good,
+        WatchState::Stale(error) => Health::Fair(format!("stale for {lasted}s: {error}").into()),
+        WatchState::Forbidden(error) => Health::Fair(format!("not permitted, facts unknown: {error}").into()),
+        WatchState::NotInstalled => Health::Fair("not installed, facts unknown".into()),
     }
 }
 
 /// Whether the API server calls. That it does not keeps no request away.
 pub(super) fn of_calls(called: &Activation) -> Health {
     match called {
-        Activation::Yes => Health::Good,
-        Activation::NotYet(reason) => Health::Fair(format!("the API server does not call yet: {reason}").into()),
-        Activation::No(reason) => Health::Fair(format!("the API server does not call: {reason}").into()),
+        Activation::Active => Health::Good,
+        Activation::Waiting(reason) => Health::Fair(format!("the API server does not call yet: {reason}").into()),
+        Activation::Failed(reason) => Health::Fair(format!("the API server does not call: {reason}").into()),
     }
 }
 

@@ -1,9 +1,6 @@
-//! Small guards against too much: of requests at once, of log lines, of failing accepts.
+//! Small guards against too much: of requests at once, of log lines.
 
-use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 
@@ -72,34 +69,6 @@ impl LogLimit {
     }
 }
 
-/// Pauses between failed accepts: with no file descriptors left, an immediate retry would only burn a core.
-#[derive(Default)]
-pub(super) struct Backoff {
-    pause: Duration,
-    end: Option<Instant>,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(10);
-    const LONGEST: Duration = Duration::from_secs(1);
-
-    /// When to try again, if not at once.
-    pub(super) fn pause(&self) -> Option<Instant> {
-        self.end
-    }
-
-    /// Twice the last pause, within bounds.
-    pub(super) fn grow(&mut self) -> Duration {
-        self.pause = (self.pause * 2).clamp(Self::FIRST, Self::LONGEST);
-        self.end = Some(Instant::now() + self.pause);
-        self.pause
-    }
-
-    pub(super) fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,19 +94,5 @@ mod tests {
         assert_eq!(limit.pass_at(0), None);
         assert_eq!(limit.pass_at(7), Some(2));
         assert_eq!(limit.pass_at(7), None);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound_and_begin_anew_after_a_success() {
-        let mut backoff = Backoff::default();
-        assert!(backoff.pause().is_none());
-        let pauses: Vec<_> = std::iter::repeat_with(|| backoff.grow()).take(10).collect();
-        assert_eq!(pauses[0], Backoff::FIRST);
-        assert!(pauses.is_sorted());
-        assert_eq!(pauses[9], Backoff::LONGEST);
-        assert!(backoff.pause().is_some());
-        backoff.reset();
-        assert!(backoff.pause().is_none());
-        assert_eq!(backoff.grow(), Backoff::FIRST);
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     admission::Endpoint,
     cluster::{
         cache::Cache,
-        watch::{State, Status, WatchError},
+        watch::{WatchError, WatchState, WatchStatuses},
     },
     controllers::{
         persist::{PersistStatus, ReconcileError},
@@ -76,7 +76,7 @@ impl Metrics {
     }
 
     /// Adds those of the watches of a cluster.
-    pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: Status) {
+    pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: WatchStatuses) {
         self.own.register_collector(Box::new(Facts { cache, status }));
     }
 
@@ -291,19 +291,19 @@ struct Mirroring(PersistStatus);
 
 impl Collector for Mirroring {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let PersistStatus { pending, progress, leads } = &self.0;
+        let PersistStatus { queue, stats, is_leader } = &self.0;
         let about = ("persist_pending", "Objects that ask for a NIC to be kept in the template of a VM");
-        single(&mut encoder, about, MetricType::Gauge, &gauge(pending.len()))?;
-        let done = ConstCounter::new(progress.mirrored());
+        single(&mut encoder, about, MetricType::Gauge, &gauge(queue.len()))?;
+        let done = ConstCounter::new(stats.persisted());
         let about = ("persist_done", "NICs that were written into a template");
         single(&mut encoder, about, MetricType::Counter, &done)?;
         let failed = ReconcileError::ALL
-            .map(|reason| ([("reason", reason.as_str())], ConstCounter::new(progress.setbacks(reason))));
+            .map(|reason| ([("reason", reason.as_str())], ConstCounter::new(stats.failures(reason))));
         let about =
             ("persist_failed", "Visits of an object that asks which did not do what they were for, by the reason");
         family(&mut encoder, about, MetricType::Counter, failed)?;
         let about = ("persist_leading", "Whether this replica is the one that writes NICs into templates: 1 if so");
-        single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(*leads.borrow())))
+        single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(*is_leader.borrow())))
     }
 }
 
@@ -312,7 +312,7 @@ struct Calls(watch::Receiver<Activation>);
 
 impl Collector for Calls {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let is_called = *self.0.borrow() == Activation::Yes;
+        let is_called = *self.0.borrow() == Activation::Active;
         let about = ("called", "Whether the API server calls the webhooks: 1 if so");
         single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(is_called)))
     }
@@ -353,15 +353,16 @@ impl Collector for RecheckCounts {
 #[derive(Debug)]
 struct Facts {
     cache: Arc<Cache>,
-    status: Status,
+    status: WatchStatuses,
 }
 
 impl Collector for Facts {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let records = || self.status.records();
+        let records = || self.status.iter();
         let states = records().flat_map(|record| {
             let (kind, current) = (record.kind.kind(), record.state().0.as_str());
-            State::NAMES.map(|name| ([("kind", kind), ("state", name)], ConstGauge::new(i64::from(name == current))))
+            WatchState::NAMES
+                .map(|name| ([("kind", kind), ("state", name)], ConstGauge::new(i64::from(name == current))))
         });
         let about = ("facts_state", "What the facts of a kind are worth: 1 for the state that it is in");
         family(&mut encoder, about, MetricType::Gauge, states)?;
@@ -379,7 +380,7 @@ impl Collector for Facts {
         let mishaps = records().flat_map(|record| {
             let of = |mishap: WatchError| {
                 let labels = [("kind", record.kind.kind()), ("error", mishap.as_str())];
-                (labels, ConstCounter::new(record.count(mishap)))
+                (labels, ConstCounter::new(record.error_count(mishap)))
             };
             WatchError::ALL.map(of)
         });
@@ -400,10 +401,10 @@ mod tests {
         admission::{Decision, Evaluator, parse},
         certificates::{self, Host},
         cluster::{
-            persist_queue::{ObjectRef, Pending},
+            persist_queue::{ObjectRef, PersistQueue},
             store::Store,
         },
-        controllers::persist::Progress,
+        controllers::persist::PersistStats,
         facts::NoFacts,
         server::tls::Pair,
         settings::Settings,
@@ -422,25 +423,29 @@ mod tests {
         metrics: Metrics,
         counts: Counts,
         in_flight: Arc<InFlight>,
-        pending: Pending,
+        pending: PersistQueue,
     }
 
     /// A server that has all that can be counted.
     fn everything() -> Everything {
-        let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), Pending::default());
+        let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), PersistQueue::default());
         let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
         let chain = format!("{}{}", made.server, made.authority);
         let pair = Pair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
-        let status = Status::default();
-        status.records().for_each(|record| record.touch());
+        let status = WatchStatuses::default();
+        status.iter().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
         metrics.add_recheck_counts(RecheckCounts::default());
         let leads = watch::Sender::new(true).subscribe();
-        metrics.add_mirroring(PersistStatus { pending: pending.clone(), progress: Progress::default(), leads });
-        metrics.add_events(EventQueue::unsent());
+        metrics.add_mirroring(PersistStatus {
+            queue: pending.clone(),
+            stats: PersistStats::default(),
+            is_leader: leads,
+        });
+        metrics.add_events(EventQueue::without_sender());
         metrics.add_settings(Tally::default());
-        metrics.add_calls(watch::Sender::new(Activation::Yes).subscribe());
+        metrics.add_calls(watch::Sender::new(Activation::Active).subscribe());
         metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);
         Everything { metrics, counts, in_flight, pending }
     }

@@ -33,6 +33,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::{
@@ -46,7 +47,7 @@ use self::{
     connection::{Common, threads::Connections},
     denial_events::DenialEvents,
     health::{Check, Readiness},
-    in_flight::{Backoff, InFlight},
+    in_flight::InFlight,
     metrics::Metrics,
     recheck::Rechecker,
     routes::AppState,
@@ -61,9 +62,15 @@ use crate::{
     admission::{Decision, Reviewer},
     cluster::watch::Watches,
     controllers::{persist::PersistStatus, webhook_activation::Activation},
-    k8s::events::EventQueue,
+    k8s::{
+        backoff::{Backoff, Delays},
+        events::EventQueue,
+    },
     telemetry::spans::Spans,
 };
+
+/// Delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
+const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
 /// Everything that a server is told.
 #[derive(Debug)]
@@ -152,8 +159,8 @@ impl Server {
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
         let rechecker = watches.as_ref().map(|watches| {
-            metrics.add_facts(Arc::clone(watches.cache()), watches.status().clone());
-            for record in watches.status().records() {
+            metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
+            for record in watches.statuses().iter() {
                 let record = Arc::clone(record);
                 readiness.ask(format!("facts/{}", record.kind), move || health::of_watch(&record));
             }
@@ -293,16 +300,18 @@ impl Server {
 
     async fn accept_until(&mut self, end: impl Future<Output = ()>) {
         let mut end = std::pin::pin!(end);
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(RETRY_DELAYS);
+        let mut retry_at = None;
         let limit = self.common.limits.connections;
         loop {
             let room = self.connections.len() < limit;
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                accepted = accept(&self.listener, backoff.pause()), if room => match accepted {
+                accepted = accept(&self.listener, retry_at), if room => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
+                        retry_at = None;
                         if let Err(error) = self.connections.open(stream, peer, &self.common) {
                             tracing::error!(%peer, %error, "cannot take a connection over");
                         }
@@ -312,7 +321,8 @@ impl Server {
                     }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
-                        let pause = backoff.grow();
+                        let pause = backoff.next_delay();
+                        retry_at = Some(Instant::now() + pause);
                         tracing::error!(%error, ?pause, "cannot accept connections");
                     }
                 }
@@ -324,7 +334,7 @@ impl Server {
 /// Passes the check when the server has answered itself: a replica that is ready before its TLS is gets requests that
 /// fail.
 async fn run_self_check(self_check: SelfCheck, address: SocketAddr, common: Arc<Common>, serving: Check) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(RETRY_DELAYS);
     loop {
         match self_check.ask(address).await {
             Ok(SelfCheckResult::Answered) => break serving.pass(),
@@ -334,8 +344,7 @@ async fn run_self_check(self_check: SelfCheck, address: SocketAddr, common: Arc<
             Err(error) => {
                 tracing::debug!(%error, "the server does not answer itself yet");
                 serving.fail(format!("the server does not answer itself: {error}"));
-                backoff.grow();
-                time::sleep_until(backoff.pause().unwrap_or_else(Instant::now)).await;
+                time::sleep(backoff.next_delay()).await;
             }
         }
     }

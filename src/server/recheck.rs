@@ -66,7 +66,7 @@ impl Rechecker {
         let Some(query) = evaluator.recheck(&first).map(|recheck| RecheckQuery::of(&recheck)) else { return first };
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
         let fetched = self.fetch(&query.plan, until).await;
-        let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.gaps.is_empty());
+        let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.errors.is_empty());
         let fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
         let second = evaluator.with_facts(&OverlayFacts { fresh, query }).evaluate(first.endpoint(), body);
         self.counts.add(match (first.decision(), second.decision()) {
@@ -82,7 +82,7 @@ impl Rechecker {
     async fn fetch(&self, plan: &FetchPlan, until: Instant) -> Option<FetchedFacts> {
         let _permit = timeout_at(until, self.permits.acquire()).await.ok()?.ok()?;
         let timeout = until.checked_duration_since(Instant::now())?;
-        Some(fetch::ask(&self.client, plan, timeout).await)
+        Some(fetch::fetch_facts(&self.client, plan, timeout).await)
     }
 }
 
@@ -108,7 +108,7 @@ impl RecheckQuery {
         let mut plan = plan.only(&asked);
         for user in facts.mac_users.known().into_iter().flatten() {
             if let Some((namespace, name)) = user.guest.split_once('/') {
-                plan = plan.and_guest(namespace, name);
+                plan = plan.with_guest(namespace, name);
             }
         }
         Self { plan, known: facts.clone(), asked }
@@ -438,7 +438,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_body_of_a_denial_is_parsed_once() {
         let (rechecker, fetched) = cluster(|path| Some(running(path)));
-        let events = EventQueue::unsent();
+        let events = EventQueue::without_sender();
         let mut store = Store::default();
         store.insert(&kubevirt()).unwrap();
         let counts = Counts::default();

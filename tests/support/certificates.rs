@@ -21,7 +21,7 @@ use kube::{
 use nicplug::{
     certificates::{chain::Certificate, renewal::Plan},
     controllers::{
-        certificates::{Keeper, ObjectNames},
+        certificates::{CertificateController, ObjectNames},
         leader_election::{LeaderElector, Timings},
     },
     server::{
@@ -279,7 +279,8 @@ impl SelfSigningReplica {
             webhooks: fixture.webhooks().to_owned(),
         };
         let clock = fixture.clock.clone();
-        let keeper = Arc::new(Keeper::new(client.clone(), places, fixture.plan.clone(), move || clock.now()));
+        let keeper =
+            Arc::new(CertificateController::new(client.clone(), places, fixture.plan.clone(), move || clock.now()));
         let shown = CertResolver::default();
         let config = Config::new(shown.clone());
         let server = Server::bind(config, reviewer_without_facts()).await.unwrap();
@@ -287,7 +288,13 @@ impl SelfSigningReplica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let clock = fixture.clock.clone();
-        tasks.spawn(self_signed::show(shown.clone(), keeper.offers(), check, move || clock.now(), fixture.ticks()));
+        tasks.spawn(self_signed::show(
+            shown.clone(),
+            keeper.serving_cert(),
+            check,
+            move || clock.now(),
+            fixture.ticks(),
+        ));
         tasks.spawn(server.run(future::pending()));
         let watching = Arc::clone(&keeper);
         tasks.spawn(async move { match watching.watch().await {} });

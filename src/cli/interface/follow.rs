@@ -30,10 +30,9 @@ use crate::{
         kubeconfig::Cluster,
         terminal::{Colour, wrap},
     },
-    cluster::fetch::root_cause,
     facts::Fact,
     hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
-    k8s::kind::Kind,
+    k8s::{api_error::root_cause, kind::Kind},
 };
 
 /// The label of a guest's pods that holds the VMI's uid.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{FACTS_TIMEOUT, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
-    cluster::fetch::{FetchPlan, ask},
+    cluster::fetch::{FetchPlan, fetch_facts},
     facts::nad::nearest,
     hotplug::edit::EditRequest,
     k8s::kind::Kind,
@@ -39,7 +39,7 @@ pub(super) async fn error(cluster: &Cluster, name: &str, request: &EditRequest) 
 /// KubeVirt up to 1.0 changes the NICs of a VMI without a VM on request; later versions do not allow it.
 async fn vmi_without_vm(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
     let plan = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
-    let fetched = ask(&cluster.client, &plan, FACTS_TIMEOUT).await;
+    let fetched = fetch_facts(&cluster.client, &plan, FACTS_TIMEOUT).await;
     let version = fetched.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     let head = format!("{name:?} is a VirtualMachineInstance without a VirtualMachine");
     match version {

@@ -20,7 +20,7 @@ use crate::{
     certificates::{Host, renewal::Plan},
     cli::values::HumanDuration,
     controllers::{
-        certificates::{Keeper, ObjectNames},
+        certificates::{CertificateController, ObjectNames},
         leader_election::{LeaderElector, Timings},
     },
     server::{
@@ -180,10 +180,10 @@ impl Certificate {
                     &identity(),
                     Timings::default(),
                 );
-                let keeper = Arc::new(Keeper::new(client, names, plan, SystemTime::now));
+                let keeper = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
                 tokio::spawn(self_signed::show(
                     resolver,
-                    keeper.offers(),
+                    keeper.serving_cert(),
                     check,
                     SystemTime::now,
                     every(self_signed::INTERVAL),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::values::HumanDuration,
-    cluster::persist_queue::Pending,
+    cluster::persist_queue::PersistQueue,
     controllers::{
         leader_election::{LeaderElector, Timings},
         persist::{PersistStatus, Reconciler},
@@ -63,7 +63,7 @@ pub(super) struct Persist {
 
 impl PersistArgs {
     /// Joins the election, and persists the pending NICs while this replica leads; `None` if it is switched off.
-    pub(super) fn start(&self, client: &Client, pending: Pending) -> anyhow::Result<Option<Persist>> {
+    pub(super) fn start(&self, client: &Client, queue: PersistQueue) -> anyhow::Result<Option<Persist>> {
         if self.persist == Switch::Off {
             return Ok(None);
         }
@@ -72,16 +72,16 @@ impl PersistArgs {
         let given = self.lease_namespace.clone().filter(|namespace| !namespace.is_empty());
         let namespace = given.unwrap_or_else(|| own_namespace(client));
         let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
-        let reconciler = Arc::new(Reconciler::new(client.clone(), pending.clone(), &identity));
-        let progress = reconciler.progress().clone();
-        let status = PersistStatus { pending, progress: progress.clone(), leads: elector.leads() };
+        let reconciler = Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity));
+        let stats = reconciler.stats().clone();
+        let status = PersistStatus { queue, stats: stats.clone(), is_leader: elector.is_leader() };
         tracing::info!(namespace, lease = self.lease_name, identity, "joined the leader election for persist");
         let work = move || {
             let reconciler = Arc::clone(&reconciler);
-            async move { reconciler.work().await }
+            async move { reconciler.run().await }
         };
         let log_totals = move || {
-            let (persisted, failed, retried) = (progress.mirrored(), progress.failed(), progress.retried());
+            let (persisted, failed, retried) = (stats.persisted(), stats.reported_failures(), stats.retried());
             tracing::info!(persisted, failed, retried, "stopped to persist NICs");
         };
         Ok(Some(Persist { status, task: LeaderTask::start(elector, work, log_totals) }))

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use super::replica::environment;
 use crate::{
     cli::{facts::SettingsArgs, values::HumanDuration},
-    k8s::events::{EventQueue, EventReason, PendingEvent, pod},
+    k8s::events::{EventQueue, EventReason, PendingEvent, pod_reference},
     server::{
         Server,
         reload::{
@@ -58,21 +58,21 @@ impl LiveSettings {
         let target = queue.zip(own_pod());
         tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
             if let Some((queue, pod)) = &target {
-                queue.hand_in(event(news, pod.clone()));
+                queue.emit(event(news, pod.clone()));
             }
         }));
     }
 }
 
 fn event(news: News, object: ObjectReference) -> PendingEvent {
-    let (tale, note) = match news {
+    let (reason, note) = match news {
         News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
-        News::Taken => (EventReason::SettingsTaken, "the settings of the file are in force".to_owned()),
+        News::Taken => (EventReason::SettingsReloaded, "the settings of the file are in force".to_owned()),
     };
-    PendingEvent { tale, object, related: None, note }
+    PendingEvent { reason, object, related: None, note }
 }
 
 /// Returns a reference to the pod of this process, from the variables that the chart sets; `None` outside of a pod.
 fn own_pod() -> Option<ObjectReference> {
-    Some(pod(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
+    Some(pod_reference(&environment("POD_NAMESPACE")?, &environment("POD_NAME")?, environment("POD_UID").as_deref()))
 }

@@ -13,7 +13,7 @@ use crate::{
         kubeconfig::{self, LoadError, Preferred},
     },
     cluster::{
-        persist_queue::Pending,
+        persist_queue::PersistQueue,
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},
@@ -70,7 +70,7 @@ impl SourceArgs {
                     }
                     _ => error,
                 })?;
-                let pending = Pending::default();
+                let pending = PersistQueue::default();
                 let watches = Watches::start(&client, pending.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
                 let persist = persist.start(&client, pending)?;

@@ -1,11 +1,11 @@
-//! The VMs and VMIs of a cluster, of which there may be a hundred thousand: what they have alike is kept once.
+//! The VMs and VMIs of a cluster. There may be a hundred thousand, so equal parts of them are stored once.
 
 use std::sync::Arc;
 
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, Macs, Place, places},
+    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, macs_on_networks},
 };
 use crate::{
     api::mac::Mac,
@@ -13,98 +13,98 @@ use crate::{
     pci::Devices,
 };
 
-/// The guests, by VM and by VMI.
+/// The VMs and VMIs.
 #[derive(Debug, Default)]
 pub(crate) struct Guests {
-    vmis: Listing<Held<Vmi>>,
-    vms: Listing<Held<Vm>>,
+    vmis: Listing<Stored<Vmi>>,
+    vms: Listing<Stored<Vm>>,
     macs: MacIndex,
-    /// Lists of NICs: a VM and its VMI have nearly always the same.
+    /// Lists of NICs: a VM and its VMI nearly always have the same.
     nics: Interner<Vec<GuestNic>>,
     seen: Interner<Vec<SeenNic>>,
-    surveys: Interner<Devices>,
+    devices: Interner<Devices>,
 }
 
-/// An object as it is kept. Its addresses stand beside its NICs, and not in them: they differ where all else is alike.
+/// A VM or VMI. The MAC addresses are not part of the NICs: they differ between guests that are equal otherwise.
 #[derive(Debug)]
-struct Held<T> {
+struct Stored<T> {
     facts: Arc<T>,
     macs: Macs,
 }
 
-impl<T: PartialEq> Held<T> {
-    fn is(&self, facts: &T, macs: &Macs) -> bool {
+impl<T: PartialEq> Stored<T> {
+    fn equals(&self, facts: &T, macs: &Macs) -> bool {
         *self.facts == *facts && self.macs == *macs
     }
 }
 
-impl Held<Vmi> {
-    fn places<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = Place<'a>> {
-        places(&self.facts.nics, &self.macs, namespace)
+impl Stored<Vmi> {
+    fn macs_on_networks<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = MacOnNetwork<'a>> {
+        macs_on_networks(&self.facts.nics, &self.macs, namespace)
     }
 }
 
-impl Held<Vm> {
-    fn places<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = Place<'a>> {
-        places(&self.facts.nics, &self.macs, namespace)
+impl Stored<Vm> {
+    fn macs_on_networks<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = MacOnNetwork<'a>> {
+        macs_on_networks(&self.facts.nics, &self.macs, namespace)
     }
 }
 
 impl Guests {
     pub(crate) fn vmi(&self, namespace: &str, name: &str) -> Fact<&Arc<Vmi>> {
-        self.vmis.get(namespace, name).map(|held| &held.facts)
+        self.vmis.get(namespace, name).map(|stored| &stored.facts)
     }
 
     pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
-        self.vms.get(namespace, name).map(|held| &held.facts)
+        self.vms.get(namespace, name).map(|stored| &stored.facts)
     }
 
-    /// Whether a VMI is known just so.
+    /// Whether a VMI is stored with the same facts.
     pub(crate) fn contains_vmi(&self, namespace: &str, name: &str, vmi: &Vmi, macs: &Macs) -> bool {
-        self.vmis.get(namespace, name).known().is_some_and(|held| held.is(vmi, macs))
+        self.vmis.get(namespace, name).known().is_some_and(|stored| stored.equals(vmi, macs))
     }
 
-    /// Whether a VM is known just so.
+    /// Whether a VM is stored with the same facts.
     pub(crate) fn contains_vm(&self, namespace: &str, name: &str, vm: &Vm, macs: &Macs) -> bool {
-        self.vms.get(namespace, name).known().is_some_and(|held| held.is(vm, macs))
+        self.vms.get(namespace, name).known().is_some_and(|stored| stored.equals(vm, macs))
     }
 
-    /// Takes a VMI in, in place of the one of its name.
+    /// Inserts or replaces a VMI.
     pub(crate) fn upsert_vmi(&mut self, namespace: &str, name: &str, mut vmi: Vmi, macs: Macs) {
-        self.nics.share(&mut vmi.nics);
-        self.seen.share(&mut vmi.seen);
+        self.nics.intern(&mut vmi.nics);
+        self.seen.intern(&mut vmi.seen);
         if let Some(devices) = &mut vmi.boot.now {
-            self.surveys.share(devices);
+            self.devices.intern(devices);
         }
         self.remove_vmi(namespace, name);
-        let held = Held { facts: Arc::new(vmi), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Vmi, held.places(namespace));
-        self.vmis.insert(namespace, name, held);
+        let stored = Stored { facts: Arc::new(vmi), macs };
+        self.macs.add(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
+        self.vmis.insert(namespace, name, stored);
     }
 
-    /// Takes a VM in, in place of the one of its name.
+    /// Inserts or replaces a VM.
     pub(crate) fn upsert_vm(&mut self, namespace: &str, name: &str, mut vm: Vm, macs: Macs) {
-        self.nics.share(&mut vm.nics);
+        self.nics.intern(&mut vm.nics);
         self.remove_vm(namespace, name);
-        let held = Held { facts: Arc::new(vm), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Vm, held.places(namespace));
-        self.vms.insert(namespace, name, held);
+        let stored = Stored { facts: Arc::new(vm), macs };
+        self.macs.add(&full_name(namespace, name), Holder::Vm, stored.macs_on_networks(namespace));
+        self.vms.insert(namespace, name, stored);
     }
 
     pub(crate) fn remove_vmi(&mut self, namespace: &str, name: &str) {
-        let Some(held) = self.vmis.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Vmi, held.places(namespace));
-        self.nics.release(&held.facts.nics);
-        self.seen.release(&held.facts.seen);
-        if let Some(devices) = &held.facts.boot.now {
-            self.surveys.release(devices);
+        let Some(stored) = self.vmis.take(namespace, name) else { return };
+        self.macs.remove(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
+        self.nics.release(&stored.facts.nics);
+        self.seen.release(&stored.facts.seen);
+        if let Some(devices) = &stored.facts.boot.now {
+            self.devices.release(devices);
         }
     }
 
     pub(crate) fn remove_vm(&mut self, namespace: &str, name: &str) {
-        let Some(held) = self.vms.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Vm, held.places(namespace));
-        self.nics.release(&held.facts.nics);
+        let Some(stored) = self.vms.take(namespace, name) else { return };
+        self.macs.remove(&full_name(namespace, name), Holder::Vm, stored.macs_on_networks(namespace));
+        self.nics.release(&stored.facts.nics);
     }
 
     pub(crate) fn vmis(&self) -> &dyn AnyListing {
@@ -123,21 +123,21 @@ impl Guests {
         &mut self.vms
     }
 
-    /// A guest other than `own` that has the address on the network, all three as `namespace/name`.
+    /// Returns a guest other than `own` that has the address on the network; names are `namespace/name`.
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
         self.macs.other_user(mac, network, own)
     }
 
-    /// Whether all guests are known.
+    /// Whether all VMs and VMIs are known.
     pub(crate) fn is_synced(&self) -> bool {
         self.vms.is_synced() && self.vmis.is_synced()
     }
 
-    /// Whether nothing is left of any guest.
+    /// Whether the store of guests, with its interners, is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        let pooled = self.nics.len() + self.seen.len() + self.surveys.len();
-        pooled + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty()
+        let interned = self.nics.len() + self.seen.len() + self.devices.len();
+        interned + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty()
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
         cluster::store::mac_index::macs_of,
     };
 
-    /// The spec of a guest with NICs of these names; each has an address of its own.
+    /// Returns the spec of a guest with NICs of these names; each has a different MAC address.
     fn spec(nics: &[u8]) -> String {
         let interface =
             |nic: &u8| format!(r#"{{"name": "n{nic}", "bridge": {{}}, "macAddress": "02:00:00:00:00:{nic:02x}"}}"#);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_that_are_alike_have_one_list_of_nics_and_one_survey() {
+    fn equal_guests_share_their_nics_and_devices() {
         let mut guests = Guests::default();
         for name in ["a", "b"] {
             upsert(&mut guests, name, Holder::Vm, &[1, 2]);
@@ -210,8 +210,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_has_gone_or_changed_is_forgotten(
-            steps in prop::collection::vec((0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))), 0..24)
+        fn removed_and_replaced_guests_leave_nothing_behind(
+            steps in prop::collection::vec(
+                (0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))),
+                0..24,
+            )
         ) {
             let mut guests = Guests::default();
             let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();
@@ -225,11 +228,11 @@ mod tests {
                     model.remove(&(name, is_vm));
                 }
             }
-            let different: BTreeSet<_> = model.values().collect();
-            let different_of_instances: BTreeSet<_> =
+            let distinct: BTreeSet<_> = model.values().collect();
+            let distinct_of_vmis: BTreeSet<_> =
                 model.iter().filter(|((_, is_vm), _)| !is_vm).map(|(_, nics)| nics).collect();
             prop_assert_eq!(guests.vmis.count() + guests.vms.count(), model.len());
-            prop_assert_eq!((guests.nics.len(), guests.seen.len()), (different.len(), different_of_instances.len()));
+            prop_assert_eq!((guests.nics.len(), guests.seen.len()), (distinct.len(), distinct_of_vmis.len()));
             for (name, is_vm) in model.into_keys() {
                 remove(&mut guests, &name.to_string(), holder(is_vm));
             }

@@ -1,7 +1,7 @@
-//! Values that many objects have alike, kept once for all of them.
+//! Equal values of many objects, stored once.
 //!
-//! Most guests of a cluster have their NICs, networks and devices in common with hundreds of others. A pool counts how
-//! often each value is used, and forgets it with its last use: what it holds is what the objects of the moment have.
+//! Most guests of a cluster have the same NICs, networks and devices as hundreds of others. An interner counts the uses
+//! of each value and removes it with the last one, so it holds only values of present objects.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-/// The different values, and how many objects use each.
+/// Distinct values, each with the number of its uses.
 #[derive(Debug)]
 pub(crate) struct Interner<T: ?Sized>(HashMap<Arc<T>, usize>);
 
@@ -20,23 +20,23 @@ impl<T: ?Sized> Default for Interner<T> {
 }
 
 impl<T: Eq + Hash + ?Sized> Interner<T> {
-    /// One more use of a value, which becomes the one that all who use it share.
-    pub(crate) fn share(&mut self, value: &mut Arc<T>) {
+    /// Adds a use of a value, and replaces it by the stored one that is equal.
+    pub(crate) fn intern(&mut self, value: &mut Arc<T>) {
         match self.0.entry(Arc::clone(value)) {
             Entry::Occupied(mut known) => {
                 *known.get_mut() += 1;
                 *value = Arc::clone(known.key());
             }
-            Entry::Vacant(place) => drop(place.insert(1)),
+            Entry::Vacant(entry) => drop(entry.insert(1)),
         }
     }
 
-    /// The value that is equal to this one, if anybody uses it.
+    /// Returns the stored value that is equal to this one.
     pub(crate) fn find(&self, value: &T) -> Option<Arc<T>> {
         self.0.get_key_value(value).map(|(shared, _)| Arc::clone(shared))
     }
 
-    /// One use less of a value.
+    /// Removes a use of a value.
     pub(crate) fn release(&mut self, value: &T) {
         if let Some(uses) = self.0.get_mut(value) {
             *uses -= 1;
@@ -61,41 +61,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_values_are_one() {
-        let mut pool = Interner::<str>::default();
+    fn equal_values_are_stored_once() {
+        let mut interner = Interner::<str>::default();
         let [mut one, mut same, mut other] = ["a", "a", "b"].map(Arc::from);
         for value in [&mut one, &mut same, &mut other] {
-            pool.share(value);
+            interner.intern(value);
         }
         assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
-        assert_eq!((pool.find("b"), pool.find("c")), (Some(other), None));
+        assert_eq!((interner.find("b"), interner.find("c")), (Some(other), None));
     }
 
     proptest! {
         #[test]
-        fn a_pool_holds_what_is_used_and_nothing_else(steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..64)) {
-            let mut pool = Interner::default();
+        fn an_interner_holds_only_values_in_use(steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..64)) {
+            let mut interner = Interner::default();
             let mut uses = BTreeMap::<u8, usize>::new();
             for (value, is_use) in steps {
                 let uses = uses.entry(value).or_default();
                 if is_use {
                     *uses += 1;
-                    pool.share(&mut Arc::new(value));
+                    interner.intern(&mut Arc::new(value));
                 } else {
                     *uses = uses.saturating_sub(1);
-                    pool.release(&value);
+                    interner.release(&value);
                 }
             }
             uses.retain(|_, uses| *uses > 0);
-            prop_assert_eq!(pool.len(), uses.len());
+            prop_assert_eq!(interner.len(), uses.len());
             for (value, uses) in uses {
                 for _ in 0..uses {
-                    prop_assert!(pool.find(&value).is_some());
-                    pool.release(&value);
+                    prop_assert!(interner.find(&value).is_some());
+                    interner.release(&value);
                 }
-                prop_assert!(pool.find(&value).is_none());
+                prop_assert!(interner.find(&value).is_none());
             }
-            prop_assert_eq!(pool.len(), 0);
+            prop_assert_eq!(interner.len(), 0);
         }
     }
 }

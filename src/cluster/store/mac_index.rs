@@ -1,4 +1,4 @@
-//! Which guests have which MAC addresses on which networks.
+//! An index of guests by MAC address and network.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,13 +8,13 @@ use crate::{
     facts::nic::GuestNic,
 };
 
-/// The address of each NIC of a guest, in the order of its NICs; `None` where it has none that can be read.
+/// The MAC address of each NIC of a guest, in the order of its NICs; `None` if it is missing or invalid.
 pub(crate) type Macs = Box<[Option<Mac>]>;
 
 /// A MAC address on a NetworkAttachmentDefinition.
-pub(crate) type Place<'n> = (Mac, NadRef<'n>);
+pub(crate) type MacOnNetwork<'n> = (Mac, NadRef<'n>);
 
-/// An object that has NICs. A VM and its VMI are two, and one guest.
+/// An object that has NICs. A VM and its VMI are two objects and one guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Holder {
     /// The VM, by its template.
@@ -23,12 +23,12 @@ pub(crate) enum Holder {
     Vmi,
 }
 
-/// The index by address. What an object has is not kept a second time: who takes it out tells what it had.
+/// The index. It does not store the addresses of each object: the caller that removes an object passes them.
 #[derive(Debug, Default)]
 pub(crate) struct MacIndex {
-    /// One sorted table: nearly every address has one guest, for which a table of its own would be many times larger.
+    /// One sorted map: nearly every address has one guest, and a map for each address would be many times larger.
     users: BTreeMap<User, Holders>,
-    /// The networks and guests of the table, as `namespace/name`.
+    /// The networks and guests, as `namespace/name`.
     names: Interner<str>,
 }
 
@@ -41,12 +41,12 @@ struct User {
 }
 
 impl User {
-    fn new((mac, network): Place, guest: &Arc<str>) -> Self {
+    fn new((mac, network): MacOnNetwork, guest: &Arc<str>) -> Self {
         Self { mac, network: network.to_string().into(), guest: Arc::clone(guest) }
     }
 }
 
-/// Which objects of the guest have it.
+/// Which objects of the guest have the address.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Holders {
     vm: bool,
@@ -63,24 +63,24 @@ impl Holders {
 }
 
 impl MacIndex {
-    /// Notes what an object of a guest has.
-    pub(crate) fn add<'n>(&mut self, guest: &str, holder: Holder, places: impl Iterator<Item = Place<'n>>) {
+    /// Adds the addresses of an object.
+    pub(crate) fn add<'n>(&mut self, guest: &str, holder: Holder, macs: impl Iterator<Item = MacOnNetwork<'n>>) {
         let guest = guest.into();
-        for place in places {
-            let mut user = User::new(place, &guest);
+        for mac in macs {
+            let mut user = User::new(mac, &guest);
             if !self.users.contains_key(&user) {
-                self.names.share(&mut user.network);
-                self.names.share(&mut user.guest);
+                self.names.intern(&mut user.network);
+                self.names.intern(&mut user.guest);
             }
             self.users.entry(user).or_default().set(holder, true);
         }
     }
 
-    /// Forgets what an object of a guest had.
-    pub(crate) fn remove<'n>(&mut self, guest: &str, holder: Holder, places: impl Iterator<Item = Place<'n>>) {
+    /// Removes the addresses of an object.
+    pub(crate) fn remove<'n>(&mut self, guest: &str, holder: Holder, macs: impl Iterator<Item = MacOnNetwork<'n>>) {
         let guest = guest.into();
-        for place in places {
-            let user = User::new(place, &guest);
+        for mac in macs {
+            let user = User::new(mac, &guest);
             let Some(holders) = self.users.get_mut(&user) else { continue };
             holders.set(holder, false);
             if *holders == Holders::default() {
@@ -91,7 +91,7 @@ impl MacIndex {
         }
     }
 
-    /// A guest other than `own` that has the address on the network: of several the first by name.
+    /// Returns a guest other than `own` that has the address on the network; of several the first by name.
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
         let network = self.names.find(network)?;
         let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
@@ -106,19 +106,19 @@ impl MacIndex {
     }
 }
 
-/// The addresses of the NICs of a guest.
+/// Returns the MAC addresses of the NICs of a guest.
 pub(crate) fn macs_of(guest: &GuestSpec) -> Macs {
     let interfaces = guest.interfaces().iter();
     let macs: Macs = interfaces.map(|interface| interface.mac_address.as_deref()?.parse().ok()).collect();
     if macs.iter().any(Option::is_some) { macs } else { Macs::default() }
 }
 
-/// Where a guest's NICs are: those on NetworkAttachmentDefinitions that have an address, and are not to be removed.
-pub(crate) fn places<'n>(
+/// Returns the MAC addresses of a guest on NetworkAttachmentDefinitions, without NICs that are being removed.
+pub(crate) fn macs_on_networks<'n>(
     nics: &'n [GuestNic],
     macs: &[Option<Mac>],
     namespace: &'n str,
-) -> impl Iterator<Item = Place<'n>> {
+) -> impl Iterator<Item = MacOnNetwork<'n>> {
     nics.iter().zip(macs).filter(|(nic, _)| !nic.is_absent).filter_map(move |(nic, mac)| {
         let network = nic.network.as_deref()?;
         Some(((*mac)?, NadRef::parse(network, namespace)))
@@ -139,65 +139,73 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_an_address_on_the_network_of_a_nic_that_stays() {
+    fn only_nics_that_stay_and_have_a_network_and_an_address_are_indexed() {
         let text = r#"{"domain": {"devices": {"interfaces": [
                 {"name": "a", "bridge": {}, "macAddress": "02-00-00-00-00-AA"}, {"name": "b", "bridge": {}},
                 {"name": "c", "bridge": {}, "macAddress": "none"}, {"name": "d", "macAddress": "02:00:00:00:00:dd"},
                 {"name": "e", "bridge": {}, "macAddress": "02:00:00:00:00:ee", "state": "absent"},
                 {"name": "f", "bridge": {}, "macAddress": "02:00:00:00:00:ff"}]}},
-            "networks": [{"name": "a", "multus": {"networkName": "net"}}, {"name": "b", "multus": {"networkName": "net"}},
+            "networks": [{"name": "a", "multus": {"networkName": "net"}},
+                {"name": "b", "multus": {"networkName": "net"}},
                 {"name": "c", "multus": {"networkName": "net"}}, {"name": "d", "pod": {}},
-                {"name": "e", "multus": {"networkName": "net"}}, {"name": "f", "multus": {"networkName": "other/net"}}]}"#;
+                {"name": "e", "multus": {"networkName": "net"}},
+                {"name": "f", "multus": {"networkName": "other/net"}}]}"#;
         let guest: GuestSpec = serde_json::from_str(text).unwrap();
         let (nics, macs) = (GuestNic::all(&guest), macs_of(&guest));
-        let places: Vec<_> = places(&nics, &macs, "demo").collect();
-        assert_eq!(places, [(mac(0xaa), NETWORKS[0]), (mac(0xff), NETWORKS[1])]);
+        let macs: Vec<_> = macs_on_networks(&nics, &macs, "demo").collect();
+        assert_eq!(macs, [(mac(0xaa), NETWORKS[0]), (mac(0xff), NETWORKS[1])]);
     }
 
     #[test]
-    fn a_vm_and_its_vmi_are_one_guest_and_what_changes_is_forgotten() {
-        let (mac, place) = (mac(1), (mac(1), NETWORKS[0]));
+    fn a_vm_and_its_vmi_are_one_guest() {
+        let (mac, used) = (mac(1), (mac(1), NETWORKS[0]));
         let mut index = MacIndex::default();
-        index.add("demo/one", Holder::Vm, [place].into_iter());
-        index.add("demo/one", Holder::Vmi, [place].into_iter());
+        index.add("demo/one", Holder::Vm, [used].into_iter());
+        index.add("demo/one", Holder::Vmi, [used].into_iter());
         assert_eq!(index.other_user(mac, "demo/net", "demo/one"), None);
         assert_eq!(index.other_user(mac, "demo/net", "demo/two"), Some("demo/one"));
         assert_eq!(index.other_user(mac, "other/net", "demo/two"), None);
-        index.remove("demo/one", Holder::Vm, [place].into_iter());
-        assert_eq!(index.other_user(mac, "demo/net", "demo/two"), Some("demo/one"), "its VMI has it still");
-        index.remove("demo/one", Holder::Vmi, [place].into_iter());
+        index.remove("demo/one", Holder::Vm, [used].into_iter());
+        assert_eq!(index.other_user(mac, "demo/net", "demo/two"), Some("demo/one"), "its VMI still has it");
+        index.remove("demo/one", Holder::Vmi, [used].into_iter());
         assert!(index.is_empty());
     }
 
     proptest! {
         #[test]
-        fn the_index_knows_who_is_there_and_nobody_else(
-            steps in prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>(), prop::collection::vec((0_u8..3, 0_usize..2), 0..4)), 0..24)
+        fn the_index_has_exactly_the_present_objects(
+            steps in prop::collection::vec(
+                (0_u8..3, any::<bool>(), any::<bool>(), prop::collection::vec((0_u8..3, 0_usize..2), 0..4)),
+                0..24,
+            )
         ) {
             let mut index = MacIndex::default();
             let mut model = BTreeMap::<(String, bool), Vec<(u8, usize)>>::new();
             let holder = |is_vm| if is_vm { Holder::Vm } else { Holder::Vmi };
-            let of = |places: &[(u8, usize)]| places.iter().map(|&(last, network)| (mac(last), NETWORKS[network])).collect::<Vec<_>>();
-            for (guest, is_vm, is_there, places) in steps {
+            let of = |macs: &[(u8, usize)]| -> Vec<_> {
+                macs.iter().map(|&(last, network)| (mac(last), NETWORKS[network])).collect()
+            };
+            for (guest, is_vm, exists, macs) in steps {
                 let object = (format!("demo/{guest}"), is_vm);
                 if let Some(before) = model.remove(&object) {
                     index.remove(&object.0, holder(is_vm), of(&before).into_iter());
                 }
-                if is_there {
-                    index.add(&object.0, holder(is_vm), of(&places).into_iter());
-                    model.insert(object, places);
+                if exists {
+                    index.add(&object.0, holder(is_vm), of(&macs).into_iter());
+                    model.insert(object, macs);
                 }
             }
             for own in 0_u8..4 {
                 let own = format!("demo/{own}");
                 for (last, network) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
-                    let others = model.iter().filter(|((guest, _), places)| *guest != own && places.contains(&(last, network)));
+                    let has_it = |macs: &Vec<(u8, usize)>| macs.contains(&(last, network));
+                    let others = model.iter().filter(|((guest, _), macs)| *guest != own && has_it(macs));
                     let first = others.map(|((guest, _), _)| guest.as_str()).min();
                     prop_assert_eq!(index.other_user(mac(last), &NETWORKS[network].to_string(), &own), first);
                 }
             }
-            for ((guest, is_vm), places) in &model {
-                index.remove(guest, holder(*is_vm), of(places).into_iter());
+            for ((guest, is_vm), macs) in &model {
+                index.remove(guest, holder(*is_vm), of(macs).into_iter());
             }
             prop_assert!(index.is_empty());
         }

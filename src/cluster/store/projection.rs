@@ -1,7 +1,7 @@
-//! What an object comes to: the few fields of it that are kept.
+//! The projection of an object to the few fields that the store keeps.
 //!
-//! An object is projected before anything is locked, and then compared with what is kept: of the thousand updates of a
-//! guest in a day all but a handful leave it as it was.
+//! A watch projects an object before it locks the store, and then compares: of a thousand updates of a guest in a day
+//! only a handful change its facts.
 
 use std::sync::Arc;
 
@@ -24,10 +24,10 @@ use crate::{
 /// The ConfigMap that holds the configuration of a thick Multus.
 pub(crate) const MULTUS_CONFIG: &str = "multus-daemon-config";
 
-/// The label that KubeVirt gives to nodes that it runs on.
+/// The label of nodes that KubeVirt runs on.
 pub(crate) const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
 
-/// An object that a view cannot be made of.
+/// A field of an object has a wrong type.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind} {name:?}: {field}: {message}")]
 pub struct ObjectError {
@@ -38,42 +38,42 @@ pub struct ObjectError {
     pub(crate) message: String,
 }
 
-/// An object, reduced to what is kept of it.
+/// An object, reduced to the fields that the store keeps.
 #[derive(Debug)]
 pub(crate) struct Projection {
     pub(crate) key: Key,
-    pub(crate) what: Projected,
+    pub(crate) object: Projected,
 }
 
-/// What is kept of an object, by its kind.
+/// The kept fields of an object, by its kind.
 #[derive(Debug)]
 pub(crate) enum Projected {
-    /// What the configuration of a thick Multus says about namespaces.
+    /// The namespace isolation of a thick Multus.
     ConfigMap(Fact<Arc<Isolation>>),
-    /// `None` where it has no part in attachments.
+    /// `None` if it does not attach NICs.
     DaemonSet(Option<Daemon>),
     Vmi(Box<ProjectedVmi>),
     KubeVirt(Box<KubeVirt>),
     Vm(Box<ProjectedVm>),
-    /// The guest that moves; `None` when the migration is over.
+    /// The guest; `None` if the migration is over.
     Migration(Option<Arc<str>>),
     Nad(Nad),
-    /// `None` where it asks for nothing.
+    /// `None` if it does not change the enforcement of rules.
     Namespace(Option<Arc<Annotated>>),
     /// Whether KubeVirt has labelled the node.
     Node(bool),
     Revision(Option<ProjectedRevision>),
-    /// An object of the kind that no rule asks for.
-    Nothing(Kind),
+    /// An object of the kind that no rule needs.
+    Ignored(Kind),
 }
 
 #[derive(Debug)]
 pub(crate) struct ProjectedVmi {
     pub(crate) vmi: Vmi,
     pub(crate) macs: Macs,
-    /// Whether an annotation asks for NICs to be mirrored into its VM.
+    /// Whether an annotation asks to persist NICs into its VM.
     pub(crate) asks: bool,
-    /// The whole object, where only the KubeVirt resource can tell what its devices are.
+    /// The JSON text, if the types of its devices depend on the KubeVirt resource.
     pub(crate) text: Option<Box<str>>,
 }
 
@@ -81,23 +81,23 @@ pub(crate) struct ProjectedVmi {
 pub(crate) struct ProjectedVm {
     pub(crate) vm: Vm,
     pub(crate) macs: Macs,
-    /// Whether its status asks for NICs to be mirrored into its template.
+    /// Whether its status asks to persist NICs into its template.
     pub(crate) asks: bool,
 }
 
-/// The devices of the template that a guest was started from.
+/// The devices of the template from which a guest was started.
 #[derive(Debug)]
 pub(crate) struct ProjectedRevision {
     pub(crate) devices: Devices,
-    /// As for an instance.
+    /// As for a VMI.
     pub(crate) text: Option<Box<str>>,
 }
 
 impl Projection {
-    /// Reads an object; `kinds` tells what the names of its devices stand for.
+    /// Reads an object; `kinds` defines the types of its devices.
     ///
     /// # Errors
-    /// A field that is read has a wrong type.
+    /// A field has a wrong type.
     pub(crate) fn read(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Self, ObjectError> {
         project(kind, text, kinds).map_err(|FieldError { field, message }| {
             let (namespace, name) = key_of(text).unwrap_or_default();
@@ -105,9 +105,9 @@ impl Projection {
         })
     }
 
-    /// The whole object, where only the KubeVirt resource can tell what its devices are.
+    /// Returns the JSON text, if the types of its devices depend on the KubeVirt resource.
     pub(crate) fn dependent_text(&self) -> Option<&str> {
-        match &self.what {
+        match &self.object {
             Projected::Vmi(vmi) => vmi.text.as_deref(),
             Projected::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
             _ => None,
@@ -115,7 +115,7 @@ impl Projection {
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        match self.what {
+        match self.object {
             Projected::ConfigMap(_) => Kind::ConfigMap,
             Projected::DaemonSet(_) => Kind::DaemonSet,
             Projected::Vmi(_) => Kind::Vmi,
@@ -126,7 +126,7 @@ impl Projection {
             Projected::Namespace(_) => Kind::Namespace,
             Projected::Node(_) => Kind::Node,
             Projected::Revision(_) => Kind::Revision,
-            Projected::Nothing(kind) => kind,
+            Projected::Ignored(kind) => kind,
         }
     }
 }
@@ -136,62 +136,62 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         Kind::ConfigMap => {
             let config: cluster::ConfigMap = read_object(text)?;
             let is_of_multus = config.metadata.name == MULTUS_CONFIG;
-            let what = if is_of_multus {
+            let object = if is_of_multus {
                 Projected::ConfigMap(Isolation::read(&config))
             } else {
-                Projected::Nothing(Kind::ConfigMap)
+                Projected::Ignored(Kind::ConfigMap)
             };
-            Projection { key: (config.metadata.namespace, config.metadata.name), what }
+            Projection { key: (config.metadata.namespace, config.metadata.name), object }
         }
         Kind::DaemonSet => {
             let set: cluster::DaemonSet = read_object(text)?;
-            let what = Projected::DaemonSet(Daemon::of(&set));
-            Projection { key: (set.metadata.namespace, set.metadata.name), what }
+            let object = Projected::DaemonSet(Daemon::of(&set));
+            Projection { key: (set.metadata.namespace, set.metadata.name), object }
         }
         Kind::Vmi => {
             let vmi: VirtualMachineInstance = read_object(text)?;
-            Projection { key: own_key(&vmi.metadata), what: Projected::Vmi(Box::new(project_vmi(&vmi, text, kinds))) }
+            Projection { key: own_key(&vmi.metadata), object: Projected::Vmi(Box::new(project_vmi(&vmi, text, kinds))) }
         }
         Kind::KubeVirt => {
             let key = read_key(text)?;
             let resource: KubeVirtResource = read_object(text)?;
-            Projection { key, what: Projected::KubeVirt(Box::new(KubeVirt::from(resource))) }
+            Projection { key, object: Projected::KubeVirt(Box::new(KubeVirt::from(resource))) }
         }
         Kind::Vm => {
             let vm: VirtualMachine = read_object(text)?;
-            Projection { key: own_key(&vm.metadata), what: Projected::Vm(Box::new(project_vm(&vm))) }
+            Projection { key: own_key(&vm.metadata), object: Projected::Vm(Box::new(project_vm(&vm))) }
         }
         Kind::Migration => {
             let migration: Migration = read_object(text)?;
             let guest = (!migration.is_over()).then(|| migration.spec.vmi_name.as_str().into());
-            Projection { key: own_key(&migration.metadata), what: Projected::Migration(guest) }
+            Projection { key: own_key(&migration.metadata), object: Projected::Migration(guest) }
         }
         Kind::Nad => {
             let nad: NetworkAttachmentDefinition = read_object(text)?;
             let key = (nad.metadata.namespace.clone(), nad.metadata.name.clone());
-            Projection { key, what: Projected::Nad(Nad::from(nad)) }
+            Projection { key, object: Projected::Nad(Nad::from(nad)) }
         }
         Kind::Namespace => {
             let namespace: cluster::Namespace = read_object(text)?;
             let cluster::NamespaceMetadata { name, annotations } = namespace.metadata;
             Projection {
                 key: (String::new(), name),
-                what: Projected::Namespace(annotations.rules.as_deref().and_then(overrides)),
+                object: Projected::Namespace(annotations.rules.as_deref().and_then(overrides)),
             }
         }
         Kind::Node => {
             let node: cluster::Node = read_object(text)?;
             let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
-            Projection { key: (node.metadata.namespace, node.metadata.name), what: Projected::Node(is_labelled) }
+            Projection { key: (node.metadata.namespace, node.metadata.name), object: Projected::Node(is_labelled) }
         }
         Kind::Revision => {
             let read: Revision = read_object(text)?;
-            Projection { key: own_key(&read.metadata), what: Projected::Revision(revision(&read, text, kinds)) }
+            Projection { key: own_key(&read.metadata), object: Projected::Revision(revision(&read, text, kinds)) }
         }
     })
 }
 
-/// What an annotation asks for, if for anything.
+/// Returns the enforcement that an annotation asks for, if any.
 fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
     let annotated = Overrides::parse(annotation);
     let asks = annotated.as_ref().map_or(true, |overrides| !overrides.is_empty());
@@ -215,8 +215,8 @@ fn project_vm(vm: &VirtualMachine) -> ProjectedVm {
     ProjectedVm { vm: Vm::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
 }
 
-/// A revision of a VM holds its spec. One whose template an instancetype or a preference adds to does not show the
-/// devices that the guest was started with.
+/// A ControllerRevision of a VM holds its spec. With an instancetype or a preference, the template does not show all
+/// devices of the guest.
 fn revision(revision: &Revision, text: &str, kinds: &KubeVirt) -> Option<ProjectedRevision> {
     let spec = &revision.data.spec;
     if spec.instancetype.is_some() || spec.preference.is_some() {
@@ -224,8 +224,8 @@ fn revision(revision: &Revision, text: &str, kinds: &KubeVirt) -> Option<Project
     }
     let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
     let devices = pci::count_devices(&spec.template.spec, &placement, kinds).ok()?;
-    let by_itself = pci::count_devices(&spec.template.spec, &placement, &NoKinds);
-    let depends_on_kinds = by_itself.is_ok_and(|devices| !devices.notes.is_empty());
+    let without_kinds = pci::count_devices(&spec.template.spec, &placement, &NoKinds);
+    let depends_on_kinds = without_kinds.is_ok_and(|devices| !devices.notes.is_empty());
     Some(ProjectedRevision { devices, text: depends_on_kinds.then(|| text.into()) })
 }
 
@@ -233,7 +233,7 @@ fn own_key(metadata: &Metadata) -> Key {
     (metadata.namespace.to_string(), metadata.name.to_string())
 }
 
-/// Namespace and name of an object of any kind, if they can be read.
+/// Returns namespace and name of an object of any kind, if they can be read.
 pub(crate) fn key_of(text: &str) -> Option<Key> {
     read_key(text).ok()
 }

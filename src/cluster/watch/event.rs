@@ -1,28 +1,28 @@
-//! One line of a watch: something that has happened to an object.
+//! The events of a watch, one in each line.
 
 use kube::core::Status;
 use serde::Deserialize;
 
 use crate::api::{JsonText, Text, nullable, object, read_object};
 
-/// Something that has happened.
+/// An event of a watch.
 #[derive(Debug, PartialEq)]
 pub enum Event<'l> {
-    /// An object is new, or has changed: its JSON text.
+    /// An object was created or changed: its JSON text.
     Applied(&'l str),
-    /// An object is gone: its JSON text, as it was at last.
+    /// An object was deleted: its last JSON text.
     Deleted(&'l str),
-    /// Nothing has happened up to a place in the history: an object that has nothing but its version.
+    /// Nothing happened up to a resource version: an object with only that.
     Bookmark(&'l str),
     /// The watch cannot go on.
     Error(Box<Status>),
 }
 
 impl<'l> Event<'l> {
-    /// Reads a line; `None` when it is no event. An object is not looked into: whoever takes it in does that.
+    /// Reads a line; `None` if it is not an event. The object is not parsed.
     #[must_use]
     pub fn read(line: &'l str) -> Option<Self> {
-        let (kind, object) = as_go_writes(line).or_else(|| as_json(line))?;
+        let (kind, object) = split_as_written_by_go(line).or_else(|| split_json(line))?;
         Some(match kind {
             "ADDED" | "MODIFIED" => Self::Applied(object),
             "DELETED" => Self::Deleted(object),
@@ -32,23 +32,24 @@ impl<'l> Event<'l> {
         })
     }
 
-    /// The place in the history that the event has brought the watch to.
-    pub(super) fn version(&self) -> Option<String> {
+    /// Returns the resource version of the object.
+    pub(super) fn resource_version(&self) -> Option<String> {
         match self {
-            Self::Applied(object) | Self::Deleted(object) | Self::Bookmark(object) => version_of(object),
+            Self::Applied(object) | Self::Deleted(object) | Self::Bookmark(object) => resource_version_of(object),
             Self::Error(_) => None,
         }
     }
 }
 
-/// Kind and object of a line that is written as every API server writes it. There is nothing left to parse then, which
-/// would take as long as all the rest.
-fn as_go_writes(line: &str) -> Option<(&str, &str)> {
+/// Splits a line of the form that Go's encoder writes, as every API server does. To parse it would take as long as all
+/// other work on a heartbeat.
+fn split_as_written_by_go(line: &str) -> Option<(&str, &str)> {
     let (kind, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
     Some((kind, rest.strip_prefix(",\"object\":")?.strip_suffix('}')?))
 }
 
-fn as_json(line: &str) -> Option<(&str, &str)> {
+/// Splits a line of any other form.
+fn split_json(line: &str) -> Option<(&str, &str)> {
     #[derive(Deserialize)]
     struct Line<'a> {
         #[serde(rename = "type")]
@@ -60,7 +61,7 @@ fn as_json(line: &str) -> Option<(&str, &str)> {
     read_object(line).ok().map(|Line { kind, object }| (kind, object.as_str()))
 }
 
-fn version_of(text: &str) -> Option<String> {
+fn resource_version_of(text: &str) -> Option<String> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Versioned<'a> {
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_however_it_is_written() {
+    fn a_line_is_read_in_any_form_of_json() {
         let object = r#"{"metadata":{"name":"a","resourceVersion":"7"},"spec":{"x":"}"}}"#;
         for line in [
             format!("{{\"type\":\"MODIFIED\",\"object\":{object}}}"),
@@ -91,12 +92,12 @@ mod tests {
             format!(" {{ \"type\" : \"MODIFIED\" , \"object\" : {object} }} "),
         ] {
             let event = Event::read(&line).unwrap();
-            assert_eq!((&event, event.version().as_deref()), (&Event::Applied(object), Some("7")), "{line}");
+            assert_eq!((&event, event.resource_version().as_deref()), (&Event::Applied(object), Some("7")), "{line}");
         }
     }
 
     #[test]
-    fn each_kind_of_event_is_told_apart() {
+    fn each_type_of_event_is_recognized() {
         let read = |kind: &str| format!("{{\"type\":\"{kind}\",\"object\":{{\"code\":410,\"message\":\"gone\"}}}}");
         let object = "{\"code\":410,\"message\":\"gone\"}";
         assert_eq!(Event::read(&read("ADDED")), Some(Event::Applied(object)));
@@ -104,7 +105,7 @@ mod tests {
         assert_eq!(Event::read(&read("BOOKMARK")), Some(Event::Bookmark(object)));
         let error = read("ERROR");
         let Some(Event::Error(status)) = Event::read(&error) else { panic!("{error}") };
-        assert_eq!((status.code, Event::Error(status).version()), (410, None));
+        assert_eq!((status.code, Event::Error(status).resource_version()), (410, None));
         for line in [read("NEWS"), "{}".to_owned(), "null".to_owned(), "no JSON".to_owned(), String::new()] {
             assert_eq!(Event::read(&line), None, "{line}");
         }

@@ -1,4 +1,4 @@
-//! How each watch is doing: told by /readyz?verbose, by the metrics, and by one log line for each change.
+//! The state of each watch: for /readyz?verbose, for the metrics, and for one log line at each change.
 
 use std::{
     sync::{
@@ -9,28 +9,28 @@ use std::{
 };
 
 use super::KINDS;
-use crate::k8s::kind::Kind;
+use crate::k8s::{api_error::ApiError, kind::Kind};
 
-/// What the facts of a kind are worth.
+/// Whether the facts of a kind are known and current.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum State {
-    /// Unknown: they were not listed yet. Why not, where it was tried.
+pub enum WatchState {
+    /// Unknown: the objects were not listed yet; the error of the last try.
     Starting(Option<String>),
-    /// As the cluster has them.
+    /// Current.
     Synced,
-    /// As the cluster had them when the connection was lost; why it was.
+    /// Known as of the time when the watch was lost; the error.
     Stale(String),
-    /// Unknown: nobody gave us the right to look. What the API server says.
+    /// Unknown: nicplug has no permission; the API server's message.
     Forbidden(String),
-    /// Unknown: the cluster has no such kind, so whatever brings it is not installed.
+    /// Unknown: the cluster has no such kind, so the operator that defines it is not installed.
     NotInstalled,
 }
 
-impl State {
+impl WatchState {
     /// The names of all states.
     pub const NAMES: [&'static str; 5] = ["starting", "synced", "stale", "forbidden", "not_installed"];
 
-    /// As metrics write it.
+    /// Returns the label value of metrics.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -43,30 +43,31 @@ impl State {
     }
 }
 
-/// What may happen to a watch.
+/// An error of a watch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WatchError {
     /// The API server could not be reached, or could not answer.
-    Away,
-    /// The place in the history that the watch wanted to go on from is gone: all objects are listed anew.
+    Unavailable,
+    /// The API server no longer has the resource version: all objects are listed again.
     Expired,
-    /// It is not permitted.
+    /// nicplug has no permission.
     Forbidden,
-    /// There is no such kind.
+    /// The cluster has no such kind.
     NotInstalled,
     /// An object cannot be read.
     Unreadable,
 }
 
 impl WatchError {
-    /// Every mishap.
-    pub const ALL: [Self; 5] = [Self::Away, Self::Expired, Self::Forbidden, Self::NotInstalled, Self::Unreadable];
+    /// Every error.
+    pub const ALL: [Self; 5] =
+        [Self::Unavailable, Self::Expired, Self::Forbidden, Self::NotInstalled, Self::Unreadable];
 
-    /// As metrics write it.
+    /// Returns the label value of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Away => "away",
+            Self::Unavailable => "unavailable",
             Self::Expired => "expired",
             Self::Forbidden => "forbidden",
             Self::NotInstalled => "not_installed",
@@ -75,39 +76,56 @@ impl WatchError {
     }
 }
 
-/// How all watches are doing. Clones share what they know.
-#[derive(Clone, Debug)]
-pub struct Status(Vec<Arc<WatchStatus>>);
+impl From<&ApiError> for WatchError {
+    fn from(error: &ApiError) -> Self {
+        match error {
+            ApiError::Expired => Self::Expired,
+            ApiError::Forbidden(_) => Self::Forbidden,
+            ApiError::NotFound(_) | ApiError::NotInstalled => Self::NotInstalled,
+            ApiError::Conflict
+            | ApiError::Refused(_)
+            | ApiError::TimedOut(_)
+            | ApiError::Unauthenticated(_)
+            | ApiError::Unavailable(_)
+            | ApiError::Unreadable(_) => Self::Unavailable,
+        }
+    }
+}
 
-/// How the watch of one kind is doing.
+/// The status of all watches, shared by all clones.
+#[derive(Clone, Debug)]
+pub struct WatchStatuses(Vec<Arc<WatchStatus>>);
+
+/// The status of the watch of one kind.
 #[derive(Debug)]
 pub struct WatchStatus {
     /// The kind.
     pub kind: Kind,
-    state: Mutex<(State, Instant)>,
+    /// The state, and since when it lasts.
+    state: Mutex<(WatchState, Instant)>,
     origin: Instant,
-    /// When the API server was last heard of, in milliseconds from `origin` and one; 0 for never. Written by every
-    /// heartbeat, so it is no part of what is locked.
-    heard: AtomicU64,
-    mishaps: [AtomicU64; WatchError::ALL.len()],
+    /// When the last event came, in milliseconds from `origin` plus one; 0 for never. Every heartbeat writes it, so it
+    /// is not behind the lock.
+    last_event: AtomicU64,
+    errors: [AtomicU64; WatchError::ALL.len()],
 }
 
-impl Default for Status {
+impl Default for WatchStatuses {
     fn default() -> Self {
         Self(KINDS.into_iter().map(|kind| Arc::new(WatchStatus::new(kind))).collect())
     }
 }
 
-impl Status {
-    /// One record for each kind that is watched.
-    pub fn records(&self) -> impl Iterator<Item = &Arc<WatchStatus>> {
+impl WatchStatuses {
+    /// Iterates over the watched kinds.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<WatchStatus>> {
         self.0.iter()
     }
 
-    /// The record of a kind, if it is watched.
+    /// Returns the status of a kind, if it is watched.
     #[must_use]
     pub fn of(&self, kind: Kind) -> Option<&Arc<WatchStatus>> {
-        self.records().find(|record| record.kind == kind)
+        self.iter().find(|status| status.kind == kind)
     }
 }
 
@@ -116,58 +134,59 @@ impl WatchStatus {
         let origin = Instant::now();
         Self {
             kind,
-            state: Mutex::new((State::Starting(None), origin)),
+            state: Mutex::new((WatchState::Starting(None), origin)),
             origin,
-            heard: AtomicU64::new(0),
-            mishaps: [const { AtomicU64::new(0) }; WatchError::ALL.len()],
+            last_event: AtomicU64::new(0),
+            errors: [const { AtomicU64::new(0) }; WatchError::ALL.len()],
         }
     }
 
-    /// The state, and for how long it has lasted.
+    /// Returns the state, and for how long it has lasted.
     #[must_use]
-    pub fn state(&self) -> (State, Duration) {
+    pub fn state(&self) -> (WatchState, Duration) {
         let (state, since) = &*self.lock();
         (state.clone(), since.elapsed())
     }
 
-    /// How long the API server has not been heard of: no object and no bookmark. `None` before the first list.
+    /// Returns how long no event came, neither an object nor a bookmark. `None` before the first list.
     #[must_use]
     pub fn time_since_last_event(&self) -> Option<Duration> {
-        let heard = self.heard.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.origin.elapsed().saturating_sub(Duration::from_millis(heard)))
+        let last_event = self.last_event.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.origin.elapsed().saturating_sub(Duration::from_millis(last_event)))
     }
 
-    /// How often something has happened.
+    /// Returns how often an error occurred.
     #[must_use]
-    pub fn count(&self, mishap: WatchError) -> u64 {
-        self.counter(mishap).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    pub fn error_count(&self, error: WatchError) -> u64 {
+        self.counter(error).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
+    /// Notes that an event came.
     pub(crate) fn touch(&self) {
         let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.heard.store(now + 1, Ordering::Relaxed);
+        self.last_event.store(now + 1, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, mishap: WatchError) {
-        if let Some(counter) = self.counter(mishap) {
+    pub(super) fn count_error(&self, error: WatchError) {
+        if let Some(counter) = self.counter(error) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, mishap: WatchError) -> Option<&AtomicU64> {
-        self.mishaps.get(WatchError::ALL.iter().position(|known| *known == mishap)?)
+    fn counter(&self, error: WatchError) -> Option<&AtomicU64> {
+        self.errors.get(WatchError::ALL.iter().position(|known| *known == error)?)
     }
 
-    /// Whether there are facts of the kind, fresh or stale.
+    /// Whether facts of the kind are known, current or stale.
     pub(super) fn has_facts(&self) -> bool {
-        matches!(self.lock().0, State::Synced | State::Stale(_))
+        matches!(self.lock().0, WatchState::Synced | WatchState::Stale(_))
     }
 
-    /// Goes over to a state. The first of its kind is logged; what else is said about it meanwhile is kept to be shown.
-    pub(super) fn enter(&self, state: State) {
+    /// Changes the state, and logs that; a change of only its error is not logged.
+    pub(super) fn enter(&self, state: WatchState) {
         let mut current = self.lock();
         let is_new = current.0.as_str() != state.as_str()
-            || matches!((&current.0, &state), (State::Starting(None), State::Starting(Some(_))));
+            || matches!((&current.0, &state), (WatchState::Starting(None), WatchState::Starting(Some(_))));
         let lasted = current.1.elapsed();
         if is_new {
             self.log(&state, lasted);
@@ -176,30 +195,27 @@ impl WatchStatus {
         *current = (state, since);
     }
 
-    fn log(&self, state: &State, lasted: Duration) {
+    fn log(&self, state: &WatchState, lasted: Duration) {
         let kind = self.kind.kind();
         match state {
-            State::Starting(None) => {}
-            State::Starting(Some(error)) => {
-                tracing::warn!(kind, error, "facts cannot be listed yet: they are unknown, and it is tried again");
+            WatchState::Starting(None) => {}
+            WatchState::Starting(Some(error)) => {
+                tracing::warn!(kind, error, "cannot list the objects yet: their facts are unknown, retrying");
             }
-            State::Synced => tracing::info!(kind, after = ?lasted, "facts are in step with the cluster"),
-            State::Stale(error) => {
-                tracing::warn!(kind, error, "watch lost: the facts stay as they were, and it is tried again");
+            WatchState::Synced => tracing::info!(kind, after = ?lasted, "facts are synced"),
+            WatchState::Stale(error) => {
+                tracing::warn!(kind, error, "watch lost: its facts stay as they are, retrying");
             }
-            State::Forbidden(error) => {
-                tracing::warn!(kind, error, "facts unknown: grant list and watch, and they come by themselves");
+            WatchState::Forbidden(error) => {
+                tracing::warn!(kind, error, "facts unknown: grant list and watch; nicplug retries by itself");
             }
-            State::NotInstalled => {
-                tracing::warn!(
-                    kind,
-                    "facts unknown: the cluster has no such kind; once it has, they come by themselves"
-                );
+            WatchState::NotInstalled => {
+                tracing::warn!(kind, "facts unknown: the cluster has no such kind; nicplug retries by itself");
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (State, Instant)> {
+    fn lock(&self) -> MutexGuard<'_, (WatchState, Instant)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,44 +226,40 @@ mod tests {
 
     #[test]
     fn a_state_lasts_while_only_its_reason_changes() {
-        let record = WatchStatus::new(Kind::Nad);
-        record.enter(State::Stale("one".to_owned()));
-        let since = record.lock().1;
-        record.enter(State::Stale("two".to_owned()));
-        assert_eq!(record.lock().1, since);
-        assert_eq!(record.state().0, State::Stale("two".to_owned()));
-        assert!(record.has_facts());
-        record.enter(State::NotInstalled);
-        assert!(!record.has_facts());
+        let status = WatchStatus::new(Kind::Nad);
+        status.enter(WatchState::Stale("one".to_owned()));
+        let since = status.lock().1;
+        status.enter(WatchState::Stale("two".to_owned()));
+        assert_eq!(status.lock().1, since);
+        assert_eq!(status.state().0, WatchState::Stale("two".to_owned()));
+        assert!(status.has_facts());
+        status.enter(WatchState::NotInstalled);
+        assert!(!status.has_facts());
     }
 
     #[test]
-    fn mishaps_are_counted_by_their_kind() {
-        let record = WatchStatus::new(Kind::Nad);
-        for (times, mishap) in WatchError::ALL.into_iter().enumerate() {
+    fn errors_are_counted_by_kind() {
+        let status = WatchStatus::new(Kind::Nad);
+        for (times, error) in WatchError::ALL.into_iter().enumerate() {
             for _ in 0..times {
-                record.add(mishap);
+                status.count_error(error);
             }
         }
-        assert_eq!(WatchError::ALL.map(|mishap| record.count(mishap)), [0, 1, 2, 3, 4]);
+        assert_eq!(WatchError::ALL.map(|error| status.error_count(error)), [0, 1, 2, 3, 4]);
     }
 
     #[test]
-    fn silence_begins_with_the_first_word() {
-        let record = WatchStatus::new(Kind::Nad);
-        assert_eq!(record.time_since_last_event(), None);
-        record.touch();
-        assert!(
-            record
-                .time_since_last_event()
-                .is_some_and(|time_since_last_event| time_since_last_event < Duration::from_mins(1))
-        );
+    fn the_time_since_the_last_event_begins_with_the_first_event() {
+        let status = WatchStatus::new(Kind::Nad);
+        assert_eq!(status.time_since_last_event(), None);
+        status.touch();
+        assert!(status.time_since_last_event().is_some_and(|time| time < Duration::from_mins(1)));
     }
 
     #[test]
-    fn every_watched_kind_has_a_record() {
-        let status = Status::default();
-        assert!(KINDS.iter().all(|kind| status.of(*kind).is_some()));
-        assert!(status.of(Kind::Revision).is_none());
+    fn every_watched_kind_has_a_status() {
+        let statuses = WatchStatuses::default();
+        assert!(KINDS.iter().all(|kind| statuses.of(*kind).is_some()));
+        assert!(statuses.of(Kind::Revision).is_none());
     }
 }

@@ -1,6 +1,9 @@
-//! The Secret and the webhook configurations: what is read of them, and how they are written.
+//! Reads and writes the Secret and the webhook configurations.
 
-use std::{fmt::Debug, time::SystemTime};
+use std::{
+    fmt::Debug,
+    time::{Duration, SystemTime},
+};
 
 use k8s_openapi::{
     ByteString, ClusterResourceScope,
@@ -24,52 +27,57 @@ use crate::{
         CertificateError,
         renewal::{Stored, Trust},
     },
-    k8s::patch::{self, is_failed_test},
+    k8s::{api_error::ApiError, patch, request::ApiClient},
 };
 
-/// Who the API server notes as the writer of what is written here.
+/// The name of the writer in `managedFields`.
 const FIELD_MANAGER: &str = "nicplug-certificates";
+
+/// How long a response may take. A write that gets no response may be stored; the watch then shows it.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const AUTHORITIES: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
 const SERVER: &str = "tls.crt";
 const SERVER_KEY: &str = "tls.key";
 
-/// Why something was not written.
+/// Why a step of the renewal failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
-    /// The API server refuses it, or cannot be reached.
-    #[error("{what} {name:?} cannot be written: {source}")]
-    Api {
-        /// The kind.
-        what: &'static str,
-        /// The name.
+pub(crate) enum RenewalError {
+    /// The object was changed or deleted since it was read. The watch brings its new state.
+    #[error("the {kind} {name:?} has changed")]
+    Conflict {
+        /// The kind of the object.
+        kind: &'static str,
+        /// Its name.
         name: String,
-        /// What the API server says.
-        source: Box<kube::Error>,
     },
-    /// The object is not what it was when it was read.
-    #[error("somebody else was faster")]
-    Conflict,
-    /// There is no certificate to write.
+    /// The API server rejected the write, or cannot be reached.
+    #[error("cannot write the {kind} {name:?}: {source}")]
+    Write {
+        /// The kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The reason.
+        source: ApiError,
+    },
+    /// The certificate cannot be created.
     #[error(transparent)]
-    Make(#[from] CertificateError),
-    /// A patch is no JSON: never in practice.
-    #[error("a patch cannot be written down: {0}")]
+    Certificate(#[from] CertificateError),
+    /// A patch is not valid JSON; the types do not allow that.
+    #[error("cannot write a patch as JSON: {0}")]
     Patch(#[from] serde_json::Error),
 }
 
-impl Trouble {
-    fn of(what: &'static str, name: &str, error: kube::Error) -> Self {
-        match &error {
-            // 404: it was deleted. 422: the patch says which version it is for. 409: the object does.
-            kube::Error::Api(status) if matches!(status.code, 404 | 409) || is_failed_test(status) => Self::Conflict,
-            _ => Self::Api { what, name: name.to_owned(), source: Box::new(error) },
-        }
+impl RenewalError {
+    fn of_write(kind: &'static str, name: &str, source: ApiError) -> Self {
+        let name = name.to_owned();
+        if source.is_conflict() { Self::Conflict { kind, name } } else { Self::Write { kind, name, source } }
     }
 }
 
-/// What a Secret holds.
+/// Returns the certificates of a Secret.
 pub(crate) fn stored(secret: &Secret) -> Stored {
     let text = |key: &str| {
         let bytes = secret.data.as_ref().and_then(|data| data.get(key));
@@ -83,17 +91,17 @@ pub(crate) fn stored(secret: &Secret) -> Stored {
     }
 }
 
-/// Writes the Secret, or makes it; a conflict where it is not what `seen` says.
+/// Replaces the Secret, or creates it if `observed` is `None`. Returns a conflict if it is not as observed.
 pub(crate) async fn store(
     client: &Client,
     namespace: &str,
     name: &str,
-    seen: Option<&Secret>,
+    observed: Option<&Secret>,
     stored: &Stored,
-) -> Result<(), Trouble> {
+) -> Result<(), RenewalError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    let mut secret = seen.cloned().unwrap_or_else(|| Secret {
+    let mut secret = observed.cloned().unwrap_or_else(|| Secret {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
         ..Secret::default()
     });
@@ -106,24 +114,25 @@ pub(crate) async fn store(
     ] {
         data.insert(key.to_owned(), ByteString(text.clone().into_bytes()));
     }
-    let written = match seen {
-        // It has the version that was seen.
-        Some(_) => secrets.replace(name, &params, &secret).await,
-        None => secrets.create(&params, &secret).await,
+    let client = ApiClient::new(client.clone(), TIMEOUT);
+    let written = match observed {
+        // It has the resource version of the observed Secret.
+        Some(_) => client.in_time(secrets.replace(name, &params, &secret)).await,
+        None => client.in_time(secrets.create(&params, &secret)).await,
     };
-    written.map(|_| ()).map_err(|error| Trouble::of("the Secret", name, error))
+    written.map(drop).map_err(|error| RenewalError::of_write("Secret", name, error))
 }
 
-/// A webhook configuration, as far as it says whom its webhooks trust.
+/// The CAs that the webhooks of a configuration trust.
 #[derive(Clone, Debug)]
-pub(crate) struct Configuration {
+pub(crate) struct WebhookConfiguration {
     name: String,
     version: String,
-    /// Of each webhook, in their order.
+    /// The trust of each webhook, in their order.
     pub(crate) trust: Vec<Trust>,
 }
 
-impl Configuration {
+impl WebhookConfiguration {
     fn new<'a>(metadata: ObjectMeta, clients: impl Iterator<Item = &'a WebhookClientConfig>) -> Self {
         let bundle = |client: &WebhookClientConfig| client.ca_bundle.as_ref().map(|bundle| Trust::of(&bundle.0));
         Self {
@@ -134,43 +143,45 @@ impl Configuration {
     }
 }
 
-impl From<ValidatingWebhookConfiguration> for Configuration {
+impl From<ValidatingWebhookConfiguration> for WebhookConfiguration {
     fn from(object: ValidatingWebhookConfiguration) -> Self {
         Self::new(object.metadata, object.webhooks.iter().flatten().map(|webhook| &webhook.client_config))
     }
 }
 
-impl From<MutatingWebhookConfiguration> for Configuration {
+impl From<MutatingWebhookConfiguration> for WebhookConfiguration {
     fn from(object: MutatingWebhookConfiguration) -> Self {
         Self::new(object.metadata, object.webhooks.iter().flatten().map(|webhook| &webhook.client_config))
     }
 }
 
-/// Adds the stored authorities to each `caBundle` that lacks one; a conflict where the configuration has changed.
+/// Adds the stored CAs to each `caBundle` that lacks one. Returns a conflict if the configuration has changed.
 pub(crate) async fn publish<K>(
     client: &Client,
-    seen: &Configuration,
+    observed: &WebhookConfiguration,
     stored: &Stored,
     now: SystemTime,
-) -> Result<(), Trouble>
+) -> Result<(), RenewalError>
 where
     K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    let bundles = seen.trust.iter().map(|trust| trust.merged(stored, now)).enumerate();
-    let mut operations = vec![test_op(pointer("metadata.resourceVersion", &[]), Value::from(&*seen.version))];
-    for (place, bundle) in bundles {
+    let bundles = observed.trust.iter().map(|trust| trust.merged(stored, now)).enumerate();
+    let mut operations = vec![test_op(pointer("metadata.resourceVersion", &[]), Value::from(&*observed.version))];
+    for (index, bundle) in bundles {
         if let Some(bundle) = bundle {
-            let path = pointer("webhooks", &[&place.to_string(), "clientConfig", "caBundle"]);
+            let path = pointer("webhooks", &[&index.to_string(), "clientConfig", "caBundle"]);
             operations.push(add_op(path, serde_json::to_value(ByteString(bundle.into_bytes()))?));
         }
     }
     if operations.len() == 1 {
         return Ok(());
     }
-    let patch = patch::to_send(operations)?;
+    let patch = patch::to_kube(operations)?;
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let written = Api::<K>::all(client.clone()).patch(&seen.name, &params, &patch).await;
-    written.map_err(|error| Trouble::of("the webhook configuration", &seen.name, error))?;
-    tracing::info!(kind = %K::kind(&()), name = seen.name, "the webhooks trust the certificate authority");
+    let configurations = Api::<K>::all(client.clone());
+    let client = ApiClient::new(client.clone(), TIMEOUT);
+    let written = client.in_time(configurations.patch(&observed.name, &params, &patch)).await;
+    written.map_err(|error| RenewalError::of_write("webhook configuration", &observed.name, error))?;
+    tracing::info!(kind = %K::kind(&()), name = observed.name, "the webhooks trust the CA");
     Ok(())
 }

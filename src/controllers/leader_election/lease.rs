@@ -1,8 +1,9 @@
-//! The rules of an election, without the network: what to write into the Lease, and until when whoever wrote it leads.
+//! The rules of the election, without the network: what a replica may write into the Lease, and how long it then leads.
 //!
-//! Two clocks are never compared. A replica that wants to lead watches for how long, by its own clock, the record stays
-//! as it is. The leader counts from the moment at which it *sent* its last renewal, the others from the moment at which
-//! they *saw* it, which is later; and the leader's time is the shorter one. So it has stopped before another can begin.
+//! The clocks of two replicas are never compared. A replica that wants to lead measures with its own clock how long the
+//! record stays the same. The leader counts from the time when it *sent* its last renewal, the others from the later
+//! time when they *saw* it, and the leader's limit is the shorter one. So the leader has stopped before another can
+//! begin.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 
-/// How long a leader leads, and how often it says that it is there. The defaults are those of client-go.
+/// The durations of a term. The defaults are those of client-go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timings {
-    /// For how long the others wait after a record that they saw, in whole seconds: the Lease has no finer unit.
+    /// How long the others wait after the last change of the record, in whole seconds, the unit of the Lease.
     pub lease: Duration,
-    /// For how long a leader goes on after the last renewal that it sent; shorter than `lease`.
+    /// How long a leader continues after the last renewal that it sent; shorter than `lease`.
     pub renew: Duration,
-    /// How long between two attempts, to which a fifth is added at random.
+    /// The time between two attempts, plus up to a fifth at random.
     pub retry: Duration,
 }
 
@@ -30,20 +31,20 @@ impl Default for Timings {
     }
 }
 
-/// What a Lease says, as far as an election goes. Its times are compared with each other and with no clock.
+/// The fields of a Lease that the election uses. Its times are never compared with a clock.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Record {
-    /// Empty when nobody holds it.
+struct LeaseRecord {
+    /// Empty if no replica holds the Lease.
     holder: String,
-    /// When the holder says that it renewed it.
+    /// The time of the renewal by the holder's clock.
     renewed: Option<Timestamp>,
-    /// For how long it is held.
+    /// For how long the Lease is held, in seconds.
     duration: Option<i32>,
-    /// How often the holder changed.
+    /// How often the holder has changed.
     transitions: i32,
 }
 
-impl Record {
+impl LeaseRecord {
     fn of(lease: &Lease) -> Self {
         let Some(spec) = &lease.spec else { return Self::default() };
         Self {
@@ -55,27 +56,27 @@ impl Record {
     }
 }
 
-/// What a replica may do about a Lease that it has just seen.
+/// What a replica may do after it has read the Lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Action {
-    /// There is none: create it.
+    /// The Lease does not exist: create it.
     Create,
-    /// It is ours: say that we are still there.
+    /// This replica holds it: renew it.
     Renew,
-    /// Nobody holds it, or its holder has not been heard of for long enough: take it.
+    /// No replica holds it, or its holder has not renewed it for its duration: take it.
     Take,
-    /// Another holds it.
+    /// Another replica holds it.
     Wait,
 }
 
-/// One replica's part in an election.
+/// The election from the view of one replica.
 #[derive(Debug)]
 pub(crate) struct Election {
     identity: String,
     timings: Timings,
-    /// The last record, and when it was first seen.
-    seen: Option<(Record, Instant)>,
-    /// When the last write that succeeded was sent.
+    /// The last record, and when this replica first saw it.
+    seen: Option<(LeaseRecord, Instant)>,
+    /// When the last successful write was sent.
     sent: Option<Instant>,
 }
 
@@ -84,18 +85,18 @@ impl Election {
         Self { identity, timings, seen: None, sent: None }
     }
 
-    /// Notes what was read from the API server at `now`, and tells what may be written.
-    pub(crate) fn see(&mut self, lease: Option<&Lease>, now: Instant) -> Action {
+    /// Notes the Lease that was read at `now`, and returns what may be written.
+    pub(crate) fn observe(&mut self, lease: Option<&Lease>, now: Instant) -> Action {
         let Some(lease) = lease else {
             self.seen = None;
             return Action::Create;
         };
-        let record = Record::of(lease);
+        let record = LeaseRecord::of(lease);
         let since = match &self.seen {
             Some((seen, since)) if *seen == record => *since,
             _ => now,
         };
-        let turn = if record.holder == self.identity {
+        let action = if record.holder == self.identity {
             Action::Renew
         } else if record.holder.is_empty() || now.saturating_duration_since(since) >= self.duration_of(&record) {
             Action::Take
@@ -103,23 +104,23 @@ impl Election {
             Action::Wait
         };
         self.seen = Some((record, since));
-        turn
+        action
     }
 
-    /// Who is known to hold the Lease.
+    /// Returns the holder of the Lease, if known.
     pub(crate) fn holder(&self) -> Option<&str> {
         self.seen.as_ref().map(|(record, _)| record.holder.as_str()).filter(|holder| !holder.is_empty())
     }
 
-    /// The Lease as it is to be written in our name. What is not ours stays as it was, `resourceVersion` above all: the
-    /// API server refuses the write if another one came first.
+    /// Returns the Lease to write with this replica as holder. All other fields stay, `resourceVersion` above all: with
+    /// it the API server rejects the write if another write came first.
     pub(crate) fn record(&self, lease: Option<&Lease>, wall: Timestamp) -> Lease {
         let mut lease = lease.cloned().unwrap_or_default();
         let spec = lease.spec.get_or_insert_default();
-        let is_ours = spec.holder_identity.as_ref() == Some(&self.identity);
-        if !is_ours {
+        let is_own = spec.holder_identity.as_ref() == Some(&self.identity);
+        if !is_own {
             spec.acquire_time = Some(MicroTime(wall));
-            // A Lease that was just made had no holder before.
+            // A new Lease had no holder before.
             let changes = i32::from(spec.holder_identity.is_some());
             spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(changes));
         }
@@ -129,31 +130,31 @@ impl Election {
         lease
     }
 
-    /// Notes that our record, which was sent at `sent`, is stored.
-    pub(crate) fn wrote(&mut self, lease: &Lease, sent: Instant) {
-        self.seen = Some((Record::of(lease), sent));
+    /// Notes that the record of this replica, sent at `sent`, is stored.
+    pub(crate) fn note_write(&mut self, lease: &Lease, sent: Instant) {
+        self.seen = Some((LeaseRecord::of(lease), sent));
         self.sent = Some(sent);
     }
 
-    /// Notes that we lead no longer.
-    pub(crate) fn resign(&mut self) {
+    /// Ends the term of this replica.
+    pub(crate) fn end_term(&mut self) {
         self.sent = None;
     }
 
-    /// Until when we lead without a further renewal; `None` when we do not lead.
+    /// Returns until when this replica leads without a further renewal; `None` if it does not lead.
     pub(crate) fn leads_until(&self) -> Option<Instant> {
         self.sent.map(|sent| sent + self.timings.renew)
     }
 
-    /// How long a holder is waited for: as long as it said itself, and where it said nothing as long as we would want.
-    fn duration_of(&self, record: &Record) -> Duration {
-        let said = record.duration.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
-        said.map_or(self.timings.lease, Duration::from_secs)
+    /// Returns how long to wait for a holder: the duration in its record, or the own one if there is none.
+    fn duration_of(&self, record: &LeaseRecord) -> Duration {
+        let written = record.duration.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+        written.map_or(self.timings.lease, Duration::from_secs)
     }
 }
 
-/// The Lease as it is to be written by a holder that leaves: the next one need not wait.
-pub(crate) fn release(lease: &Lease, wall: Timestamp) -> Lease {
+/// Returns the Lease to write when its holder stops: the next leader need not wait.
+pub(crate) fn released(lease: &Lease, wall: Timestamp) -> Lease {
     let mut lease = lease.clone();
     let spec: &mut LeaseSpec = lease.spec.get_or_insert_default();
     spec.holder_identity = Some(String::new());
@@ -180,7 +181,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// A Lease of this holder, renewed at this second of its clock, held for so many seconds.
+    /// Returns a Lease with this holder, renewed at this second of its clock, held for this many seconds.
     fn lease(holder: &str, renewed: i64, duration: Option<i32>) -> Lease {
         let spec = LeaseSpec {
             holder_identity: Some(holder.to_owned()),
@@ -192,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_taken_when_its_record_has_not_changed_for_as_long_as_its_holder_said() {
-        // Seconds since the start, the record (the holder and its clock), and what may be done.
-        let (a, b, nobody) = (Some(("a", 100)), Some(("b", 7)), Some(("", 7)));
+    fn a_lease_is_taken_when_its_record_has_not_changed_for_its_duration() {
+        // Seconds since the start, the record (the holder and its clock), and the allowed action.
+        let (a, b, free) = (Some(("a", 100)), Some(("b", 7)), Some(("", 7)));
         for (duration, steps) in [
             (Some(15), &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)][..]),
             (Some(15), &[(0, b, Action::Wait), (14, Some(("b", 8)), Action::Wait), (28, Some(("b", 8)), Action::Wait)]),
             (Some(15), &[(0, b, Action::Wait), (14, Some(("b", 8)), Action::Wait), (29, Some(("b", 8)), Action::Take)]),
-            // The clock of the other goes backwards, or is years ahead.
+            // The clock of the other replica goes backwards, or is years ahead.
             (
                 Some(15),
                 &[(0, b, Action::Wait), (9, Some(("b", -9)), Action::Wait), (20, Some(("b", -9)), Action::Wait)],
@@ -212,23 +213,23 @@ mod tests {
                 Some(15),
                 &[(0, None, Action::Create), (1, b, Action::Wait), (15, b, Action::Wait), (16, b, Action::Take)],
             ),
-            (Some(15), &[(0, b, Action::Wait), (1, nobody, Action::Take)]),
+            (Some(15), &[(0, b, Action::Wait), (1, free, Action::Take)]),
             (Some(15), &[(0, a, Action::Renew)]),
             (Some(60), &[(0, b, Action::Wait), (59, b, Action::Wait), (60, b, Action::Take)]),
             (None, &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)]),
             (Some(-3), &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)]),
         ] {
             let (mut election, start) = (election("a"), Instant::now());
-            for (second, record, turn) in steps {
+            for (second, record, action) in steps {
                 let lease = record.map(|(holder, renewed)| lease(holder, renewed, duration));
                 let now = start + Duration::from_secs(*second);
-                assert_eq!(election.see(lease.as_ref(), now), *turn, "{steps:?} at {second}");
+                assert_eq!(election.observe(lease.as_ref(), now), *action, "{steps:?} at {second}");
             }
         }
     }
 
     #[test]
-    fn a_record_keeps_what_is_not_ours_and_counts_the_holders() {
+    fn a_write_keeps_all_other_fields_and_counts_the_holders() {
         let election = election("a");
         let mut found = lease("b", 1, Some(15));
         found.metadata.resource_version = Some("7".to_owned());
@@ -245,44 +246,44 @@ mod tests {
         assert_eq!((renewed.acquire_time, renewed.renew_time), (Some(MicroTime(wall(9))), Some(MicroTime(wall(11)))));
         assert_eq!(election.record(None, wall(9)).spec.unwrap().lease_transitions, Some(0));
 
-        let left = release(&taken, wall(12));
+        let left = released(&taken, wall(12));
         assert_eq!(
-            super::Election::new("c".to_owned(), Timings::default()).see(Some(&left), Instant::now()),
+            Election::new("c".to_owned(), Timings::default()).observe(Some(&left), Instant::now()),
             Action::Take
         );
         assert_eq!(left.metadata, found.metadata);
     }
 
     #[test]
-    fn a_leader_leads_from_the_moment_at_which_it_sent_its_record() {
+    fn a_term_begins_when_the_record_is_sent() {
         let (mut election, sent) = (election("a"), Instant::now());
         assert_eq!(election.leads_until(), None);
-        election.wrote(&lease("a", 1, Some(15)), sent);
+        election.note_write(&lease("a", 1, Some(15)), sent);
         assert_eq!(election.leads_until(), Some(sent + Duration::from_secs(10)));
         assert_eq!(election.holder(), Some("a"));
-        election.resign();
+        election.end_term();
         assert_eq!(election.leads_until(), None);
     }
 
-    /// One attempt of a replica: it reads, and writes if it may.
+    /// One attempt of a replica: a read, and a write if it is allowed.
     #[derive(Clone, Copy, Debug)]
     struct Attempt {
         replica: usize,
         /// Milliseconds since the last attempt of any replica.
         pause: u64,
-        /// How long the way to the API server takes, for each of its two requests, and back.
-        ways: [u64; 4],
-        /// Whether the answer to the write gets lost.
+        /// The network delays in milliseconds: to the API server and back, for the read and for the write.
+        delays: [u64; 4],
+        /// Whether the response to the write gets lost.
         is_lost: bool,
     }
 
     fn attempts() -> impl Strategy<Value = Vec<Attempt>> {
         let attempt = (0..3_usize, 0..6_000_u64, prop::array::uniform4(0..4_000_u64), prop::bool::weighted(0.2))
-            .prop_map(|(replica, pause, ways, is_lost)| Attempt { replica, pause, ways, is_lost });
+            .prop_map(|(replica, pause, delays, is_lost)| Attempt { replica, pause, delays, is_lost });
         prop::collection::vec(attempt, 1..120)
     }
 
-    /// The API server: one Lease, and writes that are refused when another came first.
+    /// An API server with one Lease, which rejects a write if another one came first.
     #[derive(Default)]
     struct Server {
         lease: Option<Lease>,
@@ -304,29 +305,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_lead_at_once_however_slow_and_lossy_the_network_is(attempts in attempts()) {
+        fn no_two_replicas_lead_at_once_on_a_slow_and_lossy_network(attempts in attempts()) {
             let start = Instant::now();
-            // Replicas act in the order in which their requests reach the server.
+            // Requests are processed in the order in which they reach the server.
             let mut elections: Vec<Election> = ["a", "b", "c"].map(election).into();
             let mut server = Server::default();
-            let mut reigns: Vec<(usize, Instant, Instant)> = Vec::new();
+            let mut terms: Vec<(usize, Instant, Instant)> = Vec::new();
             let mut busy_until = [start; 3];
             let mut clock = start;
-            for Attempt { replica, pause, ways, is_lost } in attempts {
+            for Attempt { replica, pause, delays, is_lost } in attempts {
                 let millis = |count: u64| Duration::from_millis(count);
                 clock += millis(pause);
                 let begin = clock.max(busy_until[replica]);
-                let read_at = begin + millis(ways[0]);
-                let sent = read_at + millis(ways[1]);
-                let stored_at = sent + millis(ways[2]);
+                let read_at = begin + millis(delays[0]);
+                let sent = read_at + millis(delays[1]);
+                let stored_at = sent + millis(delays[2]);
                 clock = stored_at;
-                busy_until[replica] = stored_at + millis(ways[3]);
+                busy_until[replica] = stored_at + millis(delays[3]);
                 let found = server.lease.clone();
                 let election = &mut elections[replica];
-                if election.see(found.as_ref(), sent) == Action::Wait {
+                if election.observe(found.as_ref(), sent) == Action::Wait {
                     continue;
                 }
-                // The clock of each replica is wrong in its own way.
+                // Each replica has a different wrong clock.
                 let seconds = stored_at.duration_since(start).as_secs() + 999 * replica as u64;
                 let wall = wall(i64::try_from(seconds).unwrap());
                 let record = election.record(found.as_ref(), wall);
@@ -334,11 +335,11 @@ mod tests {
                 if is_lost {
                     continue;
                 }
-                election.wrote(&stored, sent);
-                reigns.push((replica, busy_until[replica], election.leads_until().unwrap()));
+                election.note_write(&stored, sent);
+                terms.push((replica, busy_until[replica], election.leads_until().unwrap()));
             }
-            for (index, (one, begin, end)) in reigns.iter().enumerate() {
-                for (other, other_begin, other_end) in reigns.iter().skip(index + 1) {
+            for (index, (one, begin, end)) in terms.iter().enumerate() {
+                for (other, other_begin, other_end) in terms.iter().skip(index + 1) {
                     let overlap = begin.max(other_begin) < end.min(other_end);
                     prop_assert!(one == other || !overlap, "{one} and {other}");
                 }

@@ -1,191 +1,215 @@
-//! One look at one object that asks: read what is stored, do what is to be done, tell what came of it.
+//! The reconciliation of one object: reads it, writes what is missing, and reports the result on the object.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Reconciler, client::Trouble};
+use super::Reconciler;
 use crate::{
     annotations::persist::{self, PersistPlan, Step, status_requests},
     api::cluster::KubeVirt as Resource,
     cluster::persist_queue::ObjectRef,
     facts::KubeVirt,
     k8s::{
+        api_error::ApiError,
         events::{EventReason, reference},
         kind::Kind,
+        request::ObjectPath,
     },
 };
 
-/// How often one visit reads an object again before it makes room for others.
-const LOOKS: usize = 4;
+/// How often one reconciliation reads an object again before other objects get their turn.
+const ATTEMPTS: usize = 4;
 
-/// What came of a visit.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Outcome {
-    /// All is done that can be: nothing changes before the object does.
-    Settled,
-    /// Something cannot be mirrored as the objects are.
-    Failed,
-    /// Others write to the object all the time.
-    Busy,
-    /// The API server cannot be reached.
-    Away(String),
-    /// Somebody refuses what is to be written.
+/// Why a reconciliation must be retried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReconcileError {
+    /// The API server cannot be reached, or cannot answer now.
+    Unavailable,
+    /// Other clients changed the object at each attempt.
+    Conflict,
+    /// The object asks for NICs that cannot be persisted.
+    Impossible,
+    /// A webhook, a policy, the schema or a missing permission rejects the requests.
     Refused,
 }
 
-/// One look, with what was told of the object before: each failure is told when it begins, and not again while it lasts.
+impl ReconcileError {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Unavailable, Self::Conflict, Self::Impossible, Self::Refused];
+
+    /// Returns the label value of metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Conflict => "conflict",
+            Self::Impossible => "impossible",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One reconciliation. A failure is reported when it begins, and not again while it lasts.
 pub(crate) struct Reconcile<'v> {
     reconciler: &'v Reconciler,
-    told: &'v mut BTreeSet<String>,
-    /// What failed this time.
+    /// What earlier reconciliations of the object have reported.
+    reported: &'v mut BTreeSet<String>,
+    /// What failed in this one.
     failures: BTreeSet<String>,
 }
 
 impl<'v> Reconcile<'v> {
-    pub(crate) fn new(reconciler: &'v Reconciler, told: &'v mut BTreeSet<String>) -> Self {
-        Self { reconciler, told, failures: BTreeSet::new() }
+    pub(crate) fn new(reconciler: &'v Reconciler, reported: &'v mut BTreeSet<String>) -> Self {
+        Self { reconciler, reported, failures: BTreeSet::new() }
     }
 
-    pub(crate) async fn pay(mut self, object_ref: &ObjectRef) -> Outcome {
-        for _ in 0..LOOKS {
-            let looked = match object_ref {
+    pub(crate) async fn run(mut self, object: &ObjectRef) -> Result<(), ReconcileError> {
+        for _ in 0..ATTEMPTS {
+            let has_written = match object {
                 ObjectRef::Vmi { namespace, name } => self.vmi(namespace, name).await,
                 ObjectRef::Vm { namespace, name } => self.vm(namespace, name).await,
             };
-            match looked {
-                // Something was written, so there may be more to do.
-                Ok(true) | Err(Trouble::Conflict) => {}
+            match has_written {
+                // There may be a further step.
+                Ok(true) => {}
+                Err(error) if error.is_conflict() => {}
                 Ok(false) => {
                     let has_failed = !self.failures.is_empty();
-                    // What was told and is over may be told again when it comes back.
-                    *self.told = self.failures;
-                    return if has_failed { Outcome::Failed } else { Outcome::Settled };
+                    // A failure that is over is reported again when it comes back.
+                    *self.reported = self.failures;
+                    return if has_failed { Err(ReconcileError::Impossible) } else { Ok(()) };
                 }
-                Err(Trouble::Away(why)) => return Outcome::Away(why),
-                Err(Trouble::Refused(why)) => {
-                    // What cannot be written was told on the object; of what cannot be read there is none to tell it on.
-                    if self.failures.is_empty() && self.told.insert(why.clone()) {
-                        tracing::warn!(?object_ref, why, "not mirrored: it cannot be read");
+                Err(error) if is_refusal(&error) => {
+                    // A refused write is a failure, reported on the object. A refused read leaves no object for an
+                    // Event.
+                    if self.failures.is_empty() && self.reported.insert(error.to_string()) {
+                        tracing::warn!(%object, %error, "NICs not persisted: cannot read the object");
                     }
-                    return Outcome::Refused;
+                    return Err(ReconcileError::Refused);
+                }
+                Err(error) => {
+                    tracing::warn!(%object, %error, "NICs not persisted yet: retrying");
+                    return Err(ReconcileError::Unavailable);
                 }
             }
         }
-        Outcome::Busy
+        Err(ReconcileError::Conflict)
     }
 
-    /// One step for a VMI; tells whether there may be another.
-    async fn vmi(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
+    /// Performs the next step for a VMI. Returns whether there may be a further one.
+    async fn vmi(&mut self, namespace: &str, name: &str) -> Result<bool, ApiError> {
         self.failures.clear();
-        let objects = &self.reconciler.objects;
-        let Some(vmi) = objects.get(Kind::Vmi, namespace, name).await? else { return Ok(false) };
+        let client = &self.reconciler.client;
+        let Some(vmi) = client.get(&ObjectPath::one(Kind::Vmi, namespace, name)).await? else { return Ok(false) };
         if persist::annotation(&vmi).is_none() {
             return Ok(false);
         }
         let vm = match persist::owner(&vmi) {
-            Some(owner) => objects.get(Kind::Vm, namespace, &owner.name).await?,
+            Some(owner) => client.get(&ObjectPath::one(Kind::Vm, namespace, &owner.name)).await?,
             None => None,
         };
         match persist::step(&vmi, vm.as_ref()) {
             Ok(Step::Nothing) => Ok(false),
             Ok(Step::Resolve { names, operations }) => {
-                tracing::debug!(namespace, name, ?names, "\"*\" stands for these NICs");
+                tracing::debug!(namespace, name, ?names, "replacing \"*\" by these NICs");
                 self.annotate(&vmi, vm.as_ref().unwrap_or(&vmi), operations).await?;
                 Ok(true)
             }
             Ok(Step::Persist(plan)) => match &vm {
-                Some(vm) => self.carry_out(&vmi, vm, plan).await,
+                Some(vm) => self.apply(&vmi, vm, plan).await,
                 None => Ok(false),
             },
             Err(why) => {
-                let teller = vm.as_ref().filter(|_| why != persist::PersistError::NoVm).unwrap_or(&vmi);
-                self.fail(teller, Some(&vmi), &why.to_string()).await;
+                let subject = vm.as_ref().filter(|_| why != persist::PersistError::NoVm).unwrap_or(&vmi);
+                self.report(subject, Some(&vmi), &why.to_string()).await;
                 Ok(false)
             }
         }
     }
 
-    /// Writes what is missing into the template, then takes what is done out of the annotation.
-    async fn carry_out(&mut self, vmi: &Value, vm: &Value, plan: PersistPlan) -> Result<bool, Trouble> {
+    /// Writes the missing NICs into the template, then removes the completed names from the annotation.
+    async fn apply(&mut self, vmi: &Value, vm: &Value, plan: PersistPlan) -> Result<bool, ApiError> {
         for (_, why) in &plan.rejected {
-            self.fail(vm, Some(vmi), &why.to_string()).await;
+            self.report(vm, Some(vmi), &why.to_string()).await;
         }
         let mut done: Vec<&str> = plan.done().collect();
         done.sort_unstable();
         if !plan.operations.is_empty() {
             self.write(vm, vmi, None, plan.operations.clone(), &names_of(&plan.missing)).await?;
-            self.reconciler.progress.add_mirrored(plan.missing.len());
-            tracing::info!(vm = text(vm, "name"), namespace = text(vm, "namespace"), nics = ?plan.missing, "mirrored");
+            self.reconciler.stats.count_persisted(plan.missing.len());
+            let (namespace, name) = (text(vm, "namespace"), text(vm, "name"));
+            tracing::info!(vm = name, namespace, nics = ?plan.missing, "NICs persisted");
         }
         let settled = persist::remove_names(vmi, &done);
         if settled.is_empty() {
             return Ok(false);
         }
-        // LogOnce before the annotation goes: whoever finds it there tells it, so that it is told at least once.
+        // The Event comes before the annotation changes: if this replica is killed in between, the next one finds the
+        // annotation and writes the Event.
         let note = format!("{} is in the VM's template, and stays after a restart", names_of(&done));
-        if self.told.insert(note.clone()) {
-            self.tell(EventReason::InterfacePersisted, vm, Some(vmi), &note).await;
+        if self.reported.insert(note.clone()) {
+            self.emit(EventReason::InterfacePersisted, vm, Some(vmi), &note).await;
         }
         self.annotate(vmi, vm, settled).await?;
-        self.told.remove(&note);
+        self.reported.remove(&note);
         Ok(true)
     }
 
-    /// One step for a VM with requests in its status, where KubeVirt does not carry them out itself.
-    async fn vm(&mut self, namespace: &str, name: &str) -> Result<bool, Trouble> {
+    /// Performs the next step for a VM with requests in its status, in versions of KubeVirt that do not fulfil them.
+    async fn vm(&mut self, namespace: &str, name: &str) -> Result<bool, ApiError> {
         self.failures.clear();
-        let objects = &self.reconciler.objects;
-        let Some(vm) = objects.get(Kind::Vm, namespace, name).await? else { return Ok(false) };
+        let client = &self.reconciler.client;
+        let Some(vm) = client.get(&ObjectPath::one(Kind::Vm, namespace, name)).await? else { return Ok(false) };
         if !status_requests::has_requests(&vm) {
             return Ok(false);
         }
-        let kubevirt = objects.list(Kind::KubeVirt).await?.into_iter().next();
+        let kubevirt = client.list(Kind::KubeVirt).await?.into_iter().next();
         let kubevirt = kubevirt.and_then(|resource| serde_json::from_value::<Resource>(resource).ok());
         let Some(kubevirt) =
             kubevirt.map(KubeVirt::from).filter(|kubevirt| status_requests::is_handled_by_nicplug(kubevirt.version))
         else {
             return Ok(false);
         };
-        let vmi = objects.get(Kind::Vmi, namespace, name).await?;
+        let vmi = client.get(&ObjectPath::one(Kind::Vmi, namespace, name)).await?;
         let plan = status_requests::plan(&vm, vmi.as_ref(), kubevirt.default_binding.as_str());
         for why in &plan.rejected {
-            self.fail(&vm, vmi.as_ref(), &why.to_string()).await;
+            self.report(&vm, vmi.as_ref(), &why.to_string()).await;
         }
         if !plan.operations.is_empty() {
             let related = vmi.as_ref().unwrap_or(&vm);
             self.write(&vm, related, None, plan.operations, &names_of(&plan.done)).await?;
-            self.reconciler.progress.add_mirrored(plan.done.len());
+            self.reconciler.stats.count_persisted(plan.done.len());
         }
         if plan.status_operations.is_empty() {
             return Ok(false);
         }
         let note = format!("the VM's template has {} as asked in status.interfaceRequests", names_of(&plan.done));
-        if self.told.insert(note.clone()) {
-            self.tell(EventReason::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
+        if self.reported.insert(note.clone()) {
+            self.emit(EventReason::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
         }
         self.write(&vm, &vm, Some("status"), plan.status_operations, "the requests").await?;
-        self.told.remove(&note);
+        self.reported.remove(&note);
         Ok(true)
     }
 
-    /// Patches the annotation of a VMI; a refusal is told on `teller`.
+    /// Patches the annotation of a VMI; reports a refusal on `subject`.
     async fn annotate(
         &mut self,
         vmi: &Value,
-        teller: &Value,
+        subject: &Value,
         operations: Vec<json_patch::PatchOperation>,
-    ) -> Result<(), Trouble> {
-        let (namespace, name) = (text(vmi, "namespace"), text(vmi, "name"));
-        let patched = self.reconciler.objects.patch(Kind::Vmi, namespace, name, None, operations).await;
-        if let Err(Trouble::Refused(why)) = &patched {
+    ) -> Result<(), ApiError> {
+        let path = ObjectPath::one(Kind::Vmi, text(vmi, "namespace"), text(vmi, "name"));
+        let patched = self.reconciler.client.patch(&path, None, operations).await;
+        if let Some(error) = patched.as_ref().err().filter(|error| is_refusal(error)) {
             let refused = "the annotation of the VMI cannot be changed";
-            self.fail_as(refused, teller, Some(vmi), &format!("{refused}: {why}")).await;
+            self.report_as(refused, subject, Some(vmi), &format!("{refused}: {error}")).await;
         }
         patched
     }
 
-    /// Patches a VM; a refusal is told on it.
+    /// Patches a VM; reports a refusal on it.
     async fn write(
         &mut self,
         vm: &Value,
@@ -193,43 +217,49 @@ impl<'v> Reconcile<'v> {
         subresource: Option<&str>,
         operations: Vec<json_patch::PatchOperation>,
         what: &str,
-    ) -> Result<(), Trouble> {
-        let (namespace, name) = (text(vm, "namespace"), text(vm, "name"));
-        let patched = self.reconciler.objects.patch(Kind::Vm, namespace, name, subresource, operations).await;
-        if let Err(Trouble::Refused(why)) = &patched {
+    ) -> Result<(), ApiError> {
+        let path = ObjectPath::one(Kind::Vm, text(vm, "namespace"), text(vm, "name"));
+        let patched = self.reconciler.client.patch(&path, subresource, operations).await;
+        if let Some(error) = patched.as_ref().err().filter(|error| is_refusal(error)) {
             let refused = format!("{what} cannot be written into the VM");
-            // The words of others may differ each time.
-            self.fail_as(&refused, vm, Some(related), &format!("{refused}: {why}")).await;
+            // The message of a webhook may differ each time, so it does not identify the failure.
+            self.report_as(&refused, vm, Some(related), &format!("{refused}: {error}")).await;
         }
         patched
     }
 
-    async fn tell(&self, tale: EventReason, object: &Value, related: Option<&Value>, note: &str) {
-        self.reconciler.events.tell(tale, &reference(object), related.map(reference), note).await;
+    async fn emit(&self, reason: EventReason, object: &Value, related: Option<&Value>, note: &str) {
+        self.reconciler.events.emit(reason, &reference(object), related.map(reference), note).await;
     }
 
-    async fn fail(&mut self, object: &Value, related: Option<&Value>, note: &str) {
-        self.fail_as(note, object, related, note).await;
+    /// Reports a failure, unless the same one was reported before.
+    async fn report(&mut self, object: &Value, related: Option<&Value>, note: &str) {
+        self.report_as(note, object, related, note).await;
     }
 
-    /// Tells a failure, unless the same one was told before, whatever was told of it.
-    async fn fail_as(&mut self, failure: &str, object: &Value, related: Option<&Value>, note: &str) {
+    /// As [`report`](Self::report), for a failure whose note may differ each time.
+    async fn report_as(&mut self, failure: &str, object: &Value, related: Option<&Value>, note: &str) {
         self.failures.insert(failure.to_owned());
-        if self.told.insert(failure.to_owned()) {
-            self.tell(EventReason::PersistFailed, object, related, note).await;
-            self.reconciler.progress.add_failed();
+        if self.reported.insert(failure.to_owned()) {
+            self.emit(EventReason::PersistFailed, object, related, note).await;
+            self.reconciler.stats.count_reported_failure();
             let (namespace, name) = (text(object, "namespace"), text(object, "name"));
-            tracing::warn!(kind = %object["kind"], namespace, name, why = note, "not mirrored");
+            tracing::warn!(kind = %object["kind"], namespace, name, reason = note, "NICs not persisted");
         }
     }
 }
 
-/// `"a", "b"`.
+/// Whether a retry has to wait until the user, a webhook or an administrator changes something.
+fn is_refusal(error: &ApiError) -> bool {
+    matches!(error, ApiError::Forbidden(_) | ApiError::Refused(_))
+}
+
+/// Returns `"a", "b"`.
 fn names_of(names: &[impl AsRef<str>]) -> String {
     names.iter().map(|name| format!("{:?}", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-/// A field of an object's metadata.
+/// Returns a field of an object's metadata.
 fn text<'v>(object: &'v Value, key: &str) -> &'v str {
     object.pointer("/metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Events for which nobody waits: handed in at once, and sent one after the other in the background.
+//! Events that no caller waits for: queued at once, and sent one after the other in the background.
 
 use std::sync::{
     Arc,
@@ -10,43 +10,43 @@ use tokio::sync::mpsc;
 
 use super::{EventReason, Events};
 
-/// How many may wait: an API server that is slow or away makes nobody else slow, and takes no more memory than this.
-const ROOM: usize = 256;
+/// How many Events may wait: a slow API server delays no caller, and costs no more memory than this.
+const CAPACITY: usize = 256;
 
-/// An event to be sent.
+/// An Event that waits to be sent.
 #[derive(Clone, Debug)]
 pub struct PendingEvent {
-    /// What is told.
-    pub tale: EventReason,
-    /// On which object.
+    /// What it reports.
+    pub reason: EventReason,
+    /// The object that it is about.
     pub object: ObjectReference,
-    /// Another object that has to do with it.
+    /// Another object that is involved.
     pub related: Option<ObjectReference>,
-    /// In which words.
+    /// The text for people.
     pub note: String,
 }
 
-/// Where letters are handed in. Clones hand in to the same sender, who ends with the last of them.
+/// A queue of Events. Clones share it; the task that sends the Events ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct EventQueue {
-    letters: mpsc::Sender<PendingEvent>,
-    numbers: Arc<Numbers>,
+    events: mpsc::Sender<PendingEvent>,
+    counts: Arc<EventCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Numbers {
+struct EventCounts {
     sent: AtomicU64,
     dropped: [AtomicU64; DropReason::ALL.len()],
 }
 
-/// Why an event was not sent.
+/// Why an Event was not sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DropReason {
-    /// The API server could not be reached, or did not take it.
+    /// The API server could not be reached, or rejected the Event.
     Failed,
-    /// Too many wait to be sent.
+    /// The queue was full.
     Full,
-    /// Enough was told, of that object or of all.
+    /// The rate limit of the object, or of all objects, was reached.
     Rate,
 }
 
@@ -54,7 +54,7 @@ impl DropReason {
     /// Every reason.
     pub const ALL: [Self; 3] = [Self::Failed, Self::Full, Self::Rate];
 
-    /// As metrics write it.
+    /// Returns the label value of metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,64 +66,64 @@ impl DropReason {
 }
 
 impl EventQueue {
-    /// Begins to send; needs a runtime.
+    /// Starts the task that sends; needs a runtime.
     #[must_use]
-    pub fn open(events: Events) -> Self {
-        let (letters, handed_in) = mpsc::channel(ROOM);
-        let numbers = Arc::<Numbers>::default();
-        tokio::spawn(send(events, handed_in, Arc::clone(&numbers)));
-        Self { letters, numbers }
+    pub fn start(events: Events) -> Self {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let counts = Arc::<EventCounts>::default();
+        tokio::spawn(send(events, receiver, Arc::clone(&counts)));
+        Self { events: sender, counts }
     }
 
-    /// One that nobody sends from.
+    /// A queue without a task that sends.
     #[cfg(test)]
-    pub(crate) fn unsent() -> Self {
-        Self { letters: mpsc::channel(1).0, numbers: Arc::default() }
+    pub(crate) fn without_sender() -> Self {
+        Self { events: mpsc::channel(1).0, counts: Arc::default() }
     }
 
-    /// Hands a letter in, and does not wait: where too many wait already it is dropped.
-    pub fn hand_in(&self, letter: PendingEvent) {
-        if self.letters.try_send(letter).is_err() {
-            self.drop_one(DropReason::Full);
+    /// Queues an Event without waiting; drops it if the queue is full.
+    pub fn emit(&self, event: PendingEvent) {
+        if self.events.try_send(event).is_err() {
+            self.count_dropped(DropReason::Full);
         }
     }
 
-    /// Counts an event that was not handed in.
-    pub fn drop_one(&self, loss: DropReason) {
-        self.numbers.drop_one(loss);
+    /// Counts an Event that was not queued.
+    pub fn count_dropped(&self, reason: DropReason) {
+        self.counts.count_dropped(reason);
     }
 
-    /// How many were sent.
+    /// Returns how many Events were sent.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.numbers.sent.load(Ordering::Relaxed)
+        self.counts.sent.load(Ordering::Relaxed)
     }
 
-    /// How many were not, for a reason.
+    /// Returns how many Events were dropped for a reason.
     #[must_use]
-    pub fn dropped(&self, loss: DropReason) -> u64 {
-        self.numbers.counter(loss).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.counts.counter(reason).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }
 
-impl Numbers {
-    fn drop_one(&self, loss: DropReason) {
-        if let Some(counter) = self.counter(loss) {
+impl EventCounts {
+    fn count_dropped(&self, reason: DropReason) {
+        if let Some(counter) = self.counter(reason) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, loss: DropReason) -> Option<&AtomicU64> {
-        self.dropped.get(DropReason::ALL.iter().position(|known| *known == loss)?)
+    fn counter(&self, reason: DropReason) -> Option<&AtomicU64> {
+        self.dropped.get(DropReason::ALL.iter().position(|known| *known == reason)?)
     }
 }
 
-async fn send(events: Events, mut handed_in: mpsc::Receiver<PendingEvent>, numbers: Arc<Numbers>) {
-    while let Some(PendingEvent { tale, object, related, note }) = handed_in.recv().await {
-        if events.tell(tale, &object, related, &note).await {
-            numbers.sent.fetch_add(1, Ordering::Relaxed);
+async fn send(events: Events, mut queue: mpsc::Receiver<PendingEvent>, counts: Arc<EventCounts>) {
+    while let Some(PendingEvent { reason, object, related, note }) = queue.recv().await {
+        if events.emit(reason, &object, related, &note).await {
+            counts.sent.fetch_add(1, Ordering::Relaxed);
         } else {
-            numbers.drop_one(DropReason::Failed);
+            counts.count_dropped(DropReason::Failed);
         }
     }
 }
@@ -142,9 +142,9 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
-    use crate::k8s::events::pod;
+    use crate::k8s::events::pod_reference;
 
-    /// An outbox to an API server that answers with this status, or never.
+    /// A queue to an API server that answers with this status, or never.
     fn queue(status: Option<StatusCode>) -> EventQueue {
         let service = service_fn(move |_: Request<kube::client::Body>| -> BoxFuture<'static, io::Result<_>> {
             let Some(status) = status else { return pending().boxed() };
@@ -152,41 +152,41 @@ mod tests {
             *response.status_mut() = status;
             ready(Ok(response)).boxed()
         });
-        EventQueue::open(Events::new(Client::new(service, "default"), "nicplug.io/test", "test"))
+        EventQueue::start(Events::new(Client::new(service, "default"), "nicplug.io/test", "test"))
     }
 
-    fn letter() -> PendingEvent {
+    fn event() -> PendingEvent {
         PendingEvent {
-            tale: EventReason::SettingsTaken,
-            object: pod("demo", "a", None),
+            reason: EventReason::SettingsReloaded,
+            object: pod_reference("demo", "a", None),
             related: None,
             note: "a".to_owned(),
         }
     }
 
-    async fn until(what: impl Fn() -> bool) {
-        while !what() {
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     }
 
     #[tokio::test]
-    async fn what_is_sent_and_what_fails_is_counted() {
+    async fn sent_and_failed_events_are_counted() {
         let good = queue(Some(StatusCode::CREATED));
-        good.hand_in(letter());
+        good.emit(event());
         until(|| good.sent() == 1).await;
         let bad = queue(Some(StatusCode::FORBIDDEN));
-        bad.hand_in(letter());
+        bad.emit(event());
         until(|| bad.dropped(DropReason::Failed) == 1).await;
         assert_eq!((good.dropped(DropReason::Failed), bad.sent()), (0, 0));
     }
 
     #[tokio::test]
-    async fn an_api_server_that_never_answers_makes_nobody_wait() {
+    async fn an_api_server_that_never_answers_delays_no_caller() {
         let queue = queue(None);
-        // The sender does not even run in between.
-        for _ in 0..ROOM + 3 {
-            queue.hand_in(letter());
+        // The task that sends does not run in between.
+        for _ in 0..CAPACITY + 3 {
+            queue.emit(event());
         }
         assert_eq!((queue.dropped(DropReason::Full), queue.sent()), (3, 0));
     }

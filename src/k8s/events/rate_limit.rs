@@ -1,4 +1,4 @@
-//! How much may be told: a controller that is refused tries again and again, and of a thousand guests all at once.
+//! A limit for Events of denials: a controller retries without end, and may do so for a thousand guests at once.
 
 use std::{
     collections::HashMap,
@@ -6,64 +6,64 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many events may come at once, before they have to keep to the pace.
+/// How many Events may be written at once before [`INTERVAL`] applies.
 const BURST: u32 = 25;
 
-/// The pace of all events together.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The time between two Events, of all objects together.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long nothing is told on an object on which something was told.
-const PAUSE_OF_OBJECT: Duration = Duration::from_mins(1);
+/// The time between two different Events of one object.
+const OBJECT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How long the same is not told again.
-const PAUSE_OF_WORDS: Duration = Duration::from_mins(10);
+/// The time before the same Event of an object is repeated.
+const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
 
-/// Lets through so many events that a person can read them, and an API server bear them.
+/// Admits as many Events as a person can read and the API server can store.
 #[derive(Debug, Default)]
 pub struct RateLimiter {
-    /// When the next event would be due if all kept to the pace; in the past where there was a rest.
+    /// When the next Event would be due if one came every [`INTERVAL`]; in the past after a pause.
     due: Option<Instant>,
-    /// When what was told on an object. No more than the pace lets through in [`PAUSE_OF_WORDS`].
-    told: HashMap<Box<str>, Told>,
+    /// The last Event of each object: at most as many as are admitted in [`REPEAT_INTERVAL`].
+    last: HashMap<Box<str>, LastEvent>,
 }
 
 #[derive(Debug)]
-struct Told {
+struct LastEvent {
     at: Instant,
-    words: u64,
+    note_hash: u64,
 }
 
 impl RateLimiter {
-    /// Whether these words may be told on an object now; if so they count as told.
-    pub fn admits(&mut self, object: &str, words: &str, now: Instant) -> bool {
-        let words = hash(words);
-        if let Some(told) = self.told.get(object) {
-            let pause = if told.words == words { PAUSE_OF_WORDS } else { PAUSE_OF_OBJECT };
-            if now.duration_since(told.at) < pause {
+    /// Whether an Event with this note may be written on an object now; if so, it counts as written.
+    pub fn admits(&mut self, object: &str, note: &str, now: Instant) -> bool {
+        let note_hash = hash(note);
+        if let Some(last) = self.last.get(object) {
+            let interval = if last.note_hash == note_hash { REPEAT_INTERVAL } else { OBJECT_INTERVAL };
+            if now.duration_since(last.at) < interval {
                 return false;
             }
         }
-        if !self.keeps_to_the_pace(now) {
+        if !self.is_within_burst(now) {
             return false;
         }
-        self.told.retain(|_, told| now.duration_since(told.at) < PAUSE_OF_WORDS);
-        self.told.insert(object.into(), Told { at: now, words });
+        self.last.retain(|_, last| now.duration_since(last.at) < REPEAT_INTERVAL);
+        self.last.insert(object.into(), LastEvent { at: now, note_hash });
         true
     }
 
-    fn keeps_to_the_pace(&mut self, now: Instant) -> bool {
+    fn is_within_burst(&mut self, now: Instant) -> bool {
         let due = self.due.map_or(now, |due| due.max(now));
-        let keeps = due.duration_since(now) <= PAUSE * (BURST - 1);
-        if keeps {
-            self.due = Some(due + PAUSE);
+        let is_within = due.duration_since(now) <= INTERVAL * (BURST - 1);
+        if is_within {
+            self.due = Some(due + INTERVAL);
         }
-        keeps
+        is_within
     }
 }
 
-fn hash(words: &str) -> u64 {
+fn hash(note: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    words.hash(&mut hasher);
+    note.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -74,7 +74,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_same_is_told_once_in_ten_minutes_and_something_else_once_a_minute() {
+    fn an_object_gets_the_same_event_every_ten_minutes_and_another_every_minute() {
         let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
         assert!(rate_limiter.admits("vm", "a", start));
         assert!(!rate_limiter.admits("vm", "a", start) && !rate_limiter.admits("vm", "b", start + 59 * SECOND));
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_keep_to_a_pace_after_a_burst() {
+    fn all_objects_together_get_one_event_a_second_after_a_burst() {
         let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
         let mut admitted =
             |now| (0..1000).filter(|number| rate_limiter.admits(&format!("{number}{now:?}"), "a", now)).count();
@@ -96,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_remembered_than_matters() {
+    fn events_older_than_the_repeat_interval_are_forgotten() {
         let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
         for number in 0..5000_u32 {
             rate_limiter.admits(&number.to_string(), "a", start + number * SECOND);
         }
-        assert!((500..=626).contains(&rate_limiter.told.len()), "{}", rate_limiter.told.len());
+        assert!((500..=626).contains(&rate_limiter.last.len()), "{}", rate_limiter.last.len());
     }
 }

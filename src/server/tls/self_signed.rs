@@ -27,7 +27,7 @@ pub async fn show(
     let mut expiry = ExpiryMonitor::new(shown.clone(), check);
     let mut last = None;
     loop {
-        let ServingCert { pair, fault, authority_end } = offers.borrow_and_update().clone();
+        let ServingCert { pair, error: fault, ca_not_after: authority_end } = offers.borrow_and_update().clone();
         shown.tell_authority(authority_end);
         if let Some(pair) = pair.filter(|pair| last.as_ref() != Some(&pair.certificate)) {
             match Pair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
