@@ -180,19 +180,19 @@ impl Certificate {
                     &identity(),
                     Timings::default(),
                 );
-                let keeper = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
+                let controller = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
                 tokio::spawn(self_signed::show(
                     resolver,
-                    keeper.serving_cert(),
+                    controller.serving_cert(),
                     check,
                     SystemTime::now,
                     every(self_signed::INTERVAL),
                 ));
-                let watching = Arc::clone(&keeper);
+                let watching = Arc::clone(&controller);
                 tokio::spawn(async move { watching.watch().await });
                 let work = move || {
-                    let keeper = Arc::clone(&keeper);
-                    async move { keeper.lead(every(LEADER_INTERVAL)).await }
+                    let controller = Arc::clone(&controller);
+                    async move { controller.lead(every(LEADER_INTERVAL)).await }
                 };
                 Ok(Some(LeaderTask::start(elector, work, || ())))
             }
