@@ -143,7 +143,7 @@ async fn a_server_with_facts_from_files_activates_the_webhooks_too() {
     let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap()), ("POD_NAMESPACE", &fixture.namespace)];
     let flags = ["--facts", "none", "--activation-binding", "call", "--activation-service", "nicplug"];
     let nicplug = Replica::start_with(&flags, &environment).await;
-    let is_active = async || nicplug.page("/readyz?verbose").await.contains("[+]calls ok\n").then_some(());
+    let is_active = async || nicplug.page("/readyz?verbose").await.contains("[+]webhook-activation ok\n").then_some(());
     eventually("the webhooks are active", is_active).await;
 }
 

@@ -23,8 +23,8 @@ use nicplug::{
     certificates::{self as new_certificates, CertificateAndKey, GeneratedCertificates, Host, validity::ValidityPhase},
     server::{
         Config, Server,
-        health::Readiness,
-        tls::files::{Files, Keeper},
+        readiness::Readiness,
+        tls::files::{CertFiles, CertReloader},
     },
 };
 use serde_json::json;
@@ -64,13 +64,13 @@ struct FileReplica {
 impl FileReplica {
     async fn start(volume: &Volume) -> Self {
         let (certificate, key) = (volume.file("tls.crt"), volume.file("tls.key"));
-        let keeper = Keeper::open(Files { certificate, key, hosts: Host::local().unwrap() }).unwrap();
-        let config = Config::new(keeper.shown());
+        let reloader = CertReloader::open(CertFiles { certificate, key, hosts: Host::local().unwrap() }).unwrap();
+        let config = Config::new(reloader.certificates());
         let server = Server::bind(config, reviewer_without_facts()).await.unwrap();
         let (address, readiness) = (server.local_addr(), server.readiness().clone());
         let (ticks, mut ticked) = mpsc::unbounded_channel();
         let check = readiness.add("certificate", "not looked at yet");
-        tokio::spawn(keeper.keep(check, SystemTime::now, stream::poll_fn(move |cx| ticked.poll_recv(cx))));
+        tokio::spawn(reloader.run(check, SystemTime::now, stream::poll_fn(move |cx| ticked.poll_recv(cx))));
         tokio::spawn(server.run(std::future::pending()));
         let replica = Self { address, readiness, ticks };
         replica.wait_for_report("[+]certificate ok").await;
@@ -109,7 +109,7 @@ async fn new_files_are_served_without_a_restart_and_broken_ones_never() {
         assert!(!trusts(replica.address, &first).await);
 
         volume.update(&files(&third.server, &second.server_key));
-        replica.wait_for_report("does not belong to the certificate").await;
+        replica.wait_for_report("does not match the certificate").await;
         assert!(replica.readiness.is_ready(), "the certificate that is served is still valid");
         assert!(trusts(replica.address, &second).await);
 
@@ -131,7 +131,7 @@ async fn a_ca_is_renewed_by_its_own_age_while_the_serving_certificate_is_young()
         let replica = fixture.leader().await;
         let first = fixture.until_trusted(&replica, None).await;
         let ca = certificates(&fixture.bundles().await[0]);
-        assert_eq!(replica.shown.authority_end(), Some(ca[0].validity().not_after));
+        assert_eq!(replica.shown.ca_expiry(), Some(ca[0].validity().not_after));
 
         fixture.clock.advance(19 * DAY);
         let second = fixture.until_trusted(&replica, Some(&first)).await;
@@ -147,7 +147,7 @@ async fn a_ca_is_renewed_by_its_own_age_while_the_serving_certificate_is_young()
         assert_eq!(fixture.until_trusted(&replica, None).await, second, "the certificate is not due yet");
         fixture
             .until("the replica reports the end of the second CA", async || {
-                (replica.shown.authority_end() == Some(both[0].validity().not_after)).then_some(())
+                (replica.shown.ca_expiry() == Some(both[0].validity().not_after)).then_some(())
             })
             .await;
 

@@ -30,7 +30,7 @@ use nicplug::{
     },
     facts::{Fact, FactSource, Facts, attachment::InPlace},
     k8s::{backoff::Delays, kind::Kind as FactKind},
-    server::{Config as ServerConfig, Server, tls::Pair},
+    server::{Config as ServerConfig, Server, tls::CertKeyPair},
     settings::{Settings, overrides::Overrides},
 };
 use serde_json::{Value, json};
@@ -428,7 +428,7 @@ impl WatchingServer {
         let config = ServerConfig {
             health_listen: Some(any_port),
             watches: Some(watches),
-            ..ServerConfig::new(Pair::try_from(&*BUNDLE).unwrap().into())
+            ..ServerConfig::new(CertKeyPair::try_from(&*BUNDLE).unwrap().into())
         };
         let server = Server::bind(config, reviewer.clone()).await.unwrap();
         let health = server.health_addr().unwrap();

@@ -107,7 +107,9 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
     eventually("nicplug waits for the Service", async || {
         create(&admin, &namespace).await.granted();
         let report = nicplug.page("/readyz?verbose").await;
-        report.contains("the API server does not call yet: the Service \"nicplug\" has no ready endpoint").then_some(())
+        report
+            .contains("the API server does not call the webhooks yet: the Service \"nicplug\" has no ready endpoint")
+            .then_some(())
     })
     .await;
     assert_eq!(calls().await, 0);
@@ -122,10 +124,10 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
     .await;
     println!("ready {ready:?} after its start, called {:?} after the Service had an endpoint", begin.elapsed());
     eventually("the report says so", async || {
-        nicplug.page("/readyz?verbose").await.contains("[+]calls ok\n").then_some(())
+        nicplug.page("/readyz?verbose").await.contains("[+]webhook-activation ok\n").then_some(())
     })
     .await;
-    assert!(nicplug.page("/metrics").await.contains("\nnicplug_called 1\n"));
+    assert!(nicplug.page("/metrics").await.contains("\nnicplug_webhook_active 1\n"));
     let before = calls().await;
     for _ in 0..20 {
         create(&admin, &namespace).await.granted();

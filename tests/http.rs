@@ -229,7 +229,7 @@ async fn the_metrics_count_reviews_refusals_and_connections() {
         let vm = |operation, verdict| {
             format!(
                 "nicplug_requests_total{{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"{operation}\",\
-                 verdict=\"{verdict}\"}}"
+                 decision=\"{verdict}\"}}"
             )
         };
         let expected_values = [

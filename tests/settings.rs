@@ -185,7 +185,7 @@ async fn a_change_is_reloaded_and_an_invalid_one_is_rejected_and_reported() {
     assert!(has("nicplug_settings_valid 1").await);
 
     update(&mut volume, "rules:\n  NP004: deny\n  NP999: deny\n");
-    let error = format!("the settings of before stay in force: {}: line 3: there is no rule \"NP999\"", file.display());
+    let error = format!("the previous settings stay in force: {}: line 3: there is no rule \"NP999\"", file.display());
     let report = format!("\n[+]settings ok: {error}");
     eventually("the error is reported", async || replica.page("/readyz?verbose").await.contains(&report).then_some(()))
         .await;

@@ -6,7 +6,7 @@ mod support;
 
 use std::{io, net::SocketAddr};
 
-use nicplug::server::tls::{CertResolver, ClientAuthorities, Pair};
+use nicplug::server::tls::{CertKeyPair, CertResolver, ClientCas};
 use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{
     AlertDescription,
@@ -56,8 +56,8 @@ async fn a_client_without_a_required_certificate_gets_an_alert() {
     guarded(async {
         let (ca, trusted) = client_certificate();
         let (_, untrusted) = client_certificate();
-        let authorities = ClientAuthorities::from_pem(ca.as_bytes()).unwrap();
-        let server = TestServer::start_with(|config| config.client_authorities = Some(authorities)).await;
+        let authorities = ClientCas::from_pem(ca.as_bytes()).unwrap();
+        let server = TestServer::start_with(|config| config.client_cas = Some(authorities)).await;
         let request = post("/validate", JSON, &REVIEWS[0].body);
 
         for version in [&TLS12, &TLS13] {
@@ -92,7 +92,7 @@ async fn handshakes_before_the_first_certificate_get_an_alert() {
         let server = TestServer::start_with(|config| config.certificate = shown.clone()).await;
         let error = RawConnection::open_with(server.address, &CONNECTOR).await.err().unwrap();
         assert_eq!(alert(&error), Some(AlertDescription::AccessDenied));
-        shown.show(Pair::try_from(&*BUNDLE).unwrap());
+        shown.set(CertKeyPair::try_from(&*BUNDLE).unwrap());
         let mut connection = RawConnection::open(server.address).await;
         connection.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
     })

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use nicplug::{
-    server::{Config, Server, tls::Pair},
+    server::{Config, Server, tls::CertKeyPair},
     telemetry::spans::{self, DropReason, Spans},
 };
 use serde_json::{Value, json};
@@ -100,7 +100,8 @@ impl TracedServer {
     async fn start(collector: SocketAddr) -> Self {
         let resource = vec![("service.name", "nicplug".to_owned())];
         let (spans, exporter) = spans::queue(format!("http://{collector}").parse().unwrap(), resource);
-        let config = Config { spans: Some(spans.clone()), ..Config::new(Pair::try_from(&*BUNDLE).unwrap().into()) };
+        let config =
+            Config { spans: Some(spans.clone()), ..Config::new(CertKeyPair::try_from(&*BUNDLE).unwrap().into()) };
         let server = Server::bind(config, reviewer_without_facts()).await.unwrap();
         let address = server.local_addr();
         let mut running = JoinSet::new();
@@ -195,7 +196,7 @@ async fn a_request_without_a_parent_starts_a_trace_and_one_with_an_unsampled_par
     assert_eq!(uids, ["alone", "malformed"]);
     assert!(received.iter().all(|span| span.get("parentSpanId").is_none()), "{received:?}");
     assert_ne!(received[0]["traceId"], received[1]["traceId"]);
-    assert_eq!((server.spans.exported(), DropReason::ALL.map(|loss| server.spans.lost(loss))), (2, [0, 0]));
+    assert_eq!((server.spans.exported(), DropReason::ALL.map(|loss| server.spans.dropped(loss))), (2, [0, 0]));
 }
 
 #[tokio::test]
@@ -214,7 +215,7 @@ async fn a_busy_collector_gets_a_message_again_and_rejected_spans_are_lost() {
     assert_eq!(attribute(&spans_of(&collector.message().await)[0], "nicplug.uid"), "u-3");
     server.end.send(()).unwrap();
     guarded(server.exporting).await.unwrap();
-    assert_eq!((server.spans.exported(), server.spans.lost(DropReason::Collector)), (1, 2));
+    assert_eq!((server.spans.exported(), server.spans.dropped(DropReason::Collector)), (1, 2));
 }
 
 #[tokio::test]

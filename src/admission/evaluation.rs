@@ -324,7 +324,7 @@ fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &Inva
     if endpoint == Endpoint::Mutate || fault.in_old_object {
         return Evaluation::new(endpoint, request, Decision::Unhandled);
     }
-    let message = format!("{}; write the field as the KubeVirt API has it", fault.message);
+    let message = format!("{}; write the field as the KubeVirt API defines it", fault.message);
     Evaluation::denied(endpoint, request, fault.field.clone(), message)
 }
 
@@ -338,7 +338,7 @@ fn evaluate_oversize<'r>(
     if endpoint == Endpoint::Mutate {
         return Evaluation::new(endpoint, request, Decision::Allowed);
     }
-    let message = format!("{count} entries, and no guest has room for more than {MAX_NICS}; take some out");
+    let message = format!("{count} entries, but a guest can have at most {MAX_NICS}; remove some");
     Evaluation {
         basis: Some(Box::new(Basis::Oversize(change))),
         ..Evaluation::denied(endpoint, request, field, message)

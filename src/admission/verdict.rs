@@ -1,4 +1,4 @@
-//! The verdict: what findings come to, as rules are enforced.
+//! The verdict: the result of the findings and of the enforcement of their rules.
 
 pub mod sets;
 
@@ -13,38 +13,38 @@ use crate::{
     settings::Enforcement,
 };
 
-/// How long a warning may be, in characters: Kubernetes asks for 120 and may cut above 256.
+/// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256.
 pub const WARNING_LENGTH: usize = 120;
 
-/// How many causes one answer lists. A person mends ten at a time; a hostile object has a million.
-const CAUSES_AT_MOST: usize = 100;
+/// The maximum number of causes in one answer. A user fixes ten at a time; a hostile object has a million.
+const MAX_CAUSES: usize = 100;
 
-/// How many warnings one answer carries: Kubernetes cuts all of them at 4096 characters together.
-const WARNINGS_AT_MOST: usize = 30;
+/// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total.
+const MAX_WARNINGS: usize = 30;
 
-/// What becomes of a request.
+/// The result of the rules for a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Verdict {
-    /// Why it is denied, in the order of the document; none when it is allowed.
+    /// The causes of the denial, in the order of the document; none if the request is allowed.
     pub causes: Vec<Cause>,
-    /// What whoever made the request should read.
+    /// The warnings for the user.
     pub warnings: Vec<String>,
-    /// The rules that deny it.
+    /// The rules that deny the request.
     pub denied_by: RuleSet,
     /// The rules that warn.
     pub warned_by: RuleSet,
-    /// Which facts were wanted, and not known.
+    /// The facts that a rule needed and that were unknown.
     pub unknown: FactSet,
 }
 
 impl Verdict {
-    /// Whether the request may go on.
+    /// Whether the request is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         self.causes.is_empty()
     }
 
-    /// All causes in one text, for clients that show `status.message` alone.
+    /// Returns all causes in one text, for clients that show only `status.message`.
     #[must_use]
     pub fn message(&self) -> String {
         match self.causes.as_slice() {
@@ -61,18 +61,18 @@ impl Verdict {
     }
 }
 
-/// One reason of a denial. kubectl prints nothing but `FIELD: MESSAGE`, so the message stands alone.
+/// One cause of a denial. kubectl prints only `FIELD: MESSAGE`, so the message must be complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cause {
     /// Kubernetes' cause type.
     pub reason: CauseType,
     /// The path of the field.
     pub field: String,
-    /// What is wrong, how to fix it and the rule's id.
+    /// The error, how to fix it, and the id of the rule.
     pub message: String,
 }
 
-/// Weighs findings: what is denied, what is warned of.
+/// Returns the verdict on a change.
 #[must_use]
 pub fn decide(findings: &[Finding], change: &Change, policy: EnforcementPolicy) -> Verdict {
     let restart = match change.subject.kind {
@@ -80,29 +80,29 @@ pub fn decide(findings: &[Finding], change: &Change, policy: EnforcementPolicy) 
         ObjectKind::Vm => Restart::Possible,
         _ => Restart::NotApplicable,
     };
-    weigh_all(findings, restart, policy)
+    combine(findings, restart, policy)
 }
 
-/// Weighs what was found about the start of a migration, which no restart makes better.
+/// Returns the verdict on the start of a migration, which a restart cannot replace.
 #[must_use]
 pub fn decide_migration(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
-    weigh_all(findings, Restart::NotApplicable, policy)
+    combine(findings, Restart::NotApplicable, policy)
 }
 
-/// Whether what cannot be done now may wait for the next restart of a VM.
+/// Whether a change that cannot be made to the running VM can wait for its next restart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Restart {
-    /// The user said that it shall.
+    /// The user requested it.
     Awaited,
-    /// There is no VM that could be restarted.
+    /// There is no VM to restart.
     NotApplicable,
-    /// The user may say so.
+    /// The user can request it.
     Possible,
 }
 
-fn weigh_all(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
+fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut warned = Warned::default();
+    let mut warnings = WarningGroups::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
         match (finding.kind, policy.for_finding(finding)) {
@@ -120,12 +120,12 @@ fn weigh_all(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) 
             _ => {
                 verdict.warned_by.insert(finding.rule);
                 verdict.unknown.extend(finding.missing);
-                warned.add(&finding.what, finding.rule);
+                warnings.add(&finding.what, finding.rule);
             }
         }
     }
     verdict.warnings.extend(policy.warning());
-    verdict.warnings.extend(warned.lines());
+    verdict.warnings.extend(warnings.lines());
     if !postponed.is_empty() {
         postponed.dedup_by_key(|rule| rule.id);
         verdict.warnings.push(warning("the change of the running VM waits for its next restart", &postponed));
@@ -134,29 +134,29 @@ fn weigh_all(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) 
     verdict
 }
 
-/// Whether the user wants what cannot be done now to wait for the next restart.
+/// Whether the user requested that impossible changes wait for the next restart.
 fn waits_for_restart(change: &Change) -> bool {
     change.after.annotation(|annotations| annotations.apply.as_deref()) == Some("on-restart")
 }
 
 fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
-    let way_out = if finding.rule.scope == Scope::Hotplug && restart == Restart::Possible {
+    let advice = if finding.rule.scope == Scope::Hotplug && restart == Restart::Possible {
         "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart"
     } else {
         ""
     };
-    let message = format!("{}; {}{way_out} [{}]", finding.what, finding.fix, finding.rule.id);
+    let message = format!("{}; {}{advice} [{}]", finding.what, finding.fix, finding.rule.id);
     Cause { reason, field: finding.field.clone(), message: without_control_characters(&message).into_owned() }
 }
 
-/// What is warned of, in the order in which it was first found, with every rule that says the same.
+/// The texts of warnings in the order in which they were found first, each with all rules that have this text.
 #[derive(Default)]
-struct Warned<'f> {
+struct WarningGroups<'f> {
     texts: Vec<&'f str>,
     rules: BTreeMap<&'f str, Vec<&'static Rule>>,
 }
 
-impl<'f> Warned<'f> {
+impl<'f> WarningGroups<'f> {
     fn add(&mut self, text: &'f str, rule: &'static Rule) {
         let rules = self.rules.entry(text).or_insert_with(|| {
             self.texts.push(text);
@@ -172,25 +172,25 @@ impl<'f> Warned<'f> {
     }
 }
 
-/// A warning of at most [`WARNING_LENGTH`] characters: a text that is longer, as one with a very long name can be, is
-/// cut, but never its rule id.
-fn warning(what: &str, rules: &[&Rule]) -> String {
-    let what = without_control_characters(what);
-    let ids = ids_that_fit(rules, WARNING_LENGTH.saturating_sub(what.chars().count()));
-    let room = WARNING_LENGTH.saturating_sub(ids.chars().count());
-    if what.chars().count() <= room {
-        return format!("{what}{ids}");
+/// Returns a warning of at most [`WARNING_LENGTH`] characters. A longer text, for example one with a very long name, is
+/// cut, but its rule id is not.
+fn warning(text: &str, rules: &[&Rule]) -> String {
+    let text = without_control_characters(text);
+    let ids = ids_that_fit(rules, WARNING_LENGTH.saturating_sub(text.chars().count()));
+    let space = WARNING_LENGTH.saturating_sub(ids.chars().count());
+    if text.chars().count() <= space {
+        return format!("{text}{ids}");
     }
-    let kept: String = what.chars().take(room.saturating_sub(1)).collect();
+    let kept: String = text.chars().take(space.saturating_sub(1)).collect();
     format!("{}…{ids}", kept.trim_end())
 }
 
-/// ` [NP101, NP102]`; where that has no room ` [NP101 and 5 more]`.
-fn ids_that_fit(rules: &[&Rule], room: usize) -> String {
+/// Returns ` [NP101, NP102]`, or ` [NP101 and 5 more]` if that is too long.
+fn ids_that_fit(rules: &[&Rule], space: usize) -> String {
     let ids: Vec<&str> = rules.iter().map(|rule| rule.id).collect();
     let all = format!(" [{}]", ids.join(", "));
     match ids.as_slice() {
-        [first, rest @ ..] if !rest.is_empty() && all.chars().count() > room => {
+        [first, rest @ ..] if !rest.is_empty() && all.chars().count() > space => {
             format!(" [{first} and {} more]", rest.len())
         }
         _ => all,
@@ -206,42 +206,41 @@ fn without_control_characters(text: &str) -> Cow<'_, str> {
 }
 
 fn limit(verdict: &mut Verdict) {
-    let left_out = verdict.causes.len().saturating_sub(CAUSES_AT_MOST);
+    let left_out = verdict.causes.len().saturating_sub(MAX_CAUSES);
     if left_out > 0 {
-        verdict.causes.truncate(CAUSES_AT_MOST);
-        verdict.warnings.insert(
-            0,
-            format!("{left_out} further faults are not listed: mend the first {CAUSES_AT_MOST} and apply again"),
-        );
+        verdict.causes.truncate(MAX_CAUSES);
+        verdict
+            .warnings
+            .insert(0, format!("{left_out} further faults are not listed: fix the first {MAX_CAUSES} and apply again"));
     }
-    let left_out = verdict.warnings.len().saturating_sub(WARNINGS_AT_MOST);
+    let left_out = verdict.warnings.len().saturating_sub(MAX_WARNINGS);
     if left_out > 0 {
-        verdict.warnings.truncate(WARNINGS_AT_MOST);
+        verdict.warnings.truncate(MAX_WARNINGS);
         verdict.warnings.push(format!("{left_out} further warnings are not listed"));
     }
 }
 
-/// Findings in the order of the document: keys by the alphabet, as the API server writes them, and list entries by
-/// their number. Those of one field keep the order of the rules. A hostile object has a million, so each field is taken
-/// apart once and not at each comparison.
+/// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list entries
+/// by their index. Findings of one field stay in the order of the rules. A hostile object has a million findings, so each
+/// field is split once and not for each comparison.
 fn in_order(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
-    let mut places: Vec<(Vec<Segment>, &Finding)> =
+    let mut sorted: Vec<(Vec<PathSegment>, &Finding)> =
         findings.iter().map(|finding| (segments(&finding.field).collect(), finding)).collect();
-    places.sort_by(|(one, _), (other, _)| one.cmp(other));
-    places.into_iter().map(|(_, finding)| finding)
+    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    sorted.into_iter().map(|(_, finding)| finding)
 }
 
-/// Keys sort by text, numbers by value; nothing holds both in one place.
+/// A part of a path. Keys are sorted as text and indices as numbers; no parent has both.
 #[derive(Eq, Ord, PartialEq, PartialOrd)]
-enum Segment<'p> {
+enum PathSegment<'p> {
     Index(usize),
     Key(&'p str),
 }
 
-fn segments(path: &str) -> impl Iterator<Item = Segment<'_>> {
+fn segments(path: &str) -> impl Iterator<Item = PathSegment<'_>> {
     path.split(['.', '[']).map(|part| {
         let index = part.strip_suffix(']').and_then(|digits| digits.parse().ok());
-        index.map_or(Segment::Key(part), Segment::Index)
+        index.map_or(PathSegment::Key(part), PathSegment::Index)
     })
 }
 
@@ -255,7 +254,7 @@ mod tests {
         settings::Settings,
     };
 
-    fn judged<T>(annotation: &str, use_it: impl FnOnce(&Change) -> T) -> T {
+    fn with_change<T>(annotation: &str, use_it: impl FnOnce(&Change) -> T) -> T {
         let vm = |name: &str| {
             format!(
                 r#"{{"metadata": {{"name": "vm", "annotations": {{{annotation}}}}}, "spec": {{"template": {{"spec": {{
@@ -278,14 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn causes_come_in_the_order_of_the_document() {
+    fn causes_are_in_the_order_of_the_document() {
         let findings = vec![
             fault("NP001", "spec.networks[10].name"),
             fault("NP001", "spec.networks[9].name"),
             fault("NP003", "spec.networks"),
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
-        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
+        let verdict =
+            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -295,21 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn settings_turn_a_denial_into_a_warning_or_nothing() {
+    fn settings_change_a_denial_into_a_warning_or_nothing() {
         for (enforcement, causes, warnings) in
             [(Enforcement::Deny, 1, 0), (Enforcement::Warn, 0, 1), (Enforcement::Off, 0, 0)]
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
-            let verdict =
-                judged("", |change| decide(&[fault("NP001", "spec.x")], change, EnforcementPolicy::from(&settings)));
+            let verdict = with_change("", |change| {
+                decide(&[fault("NP001", "spec.x")], change, EnforcementPolicy::from(&settings))
+            });
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
     }
 
     #[test]
-    fn on_restart_turns_all_hotplug_denials_into_one_warning_and_no_other() {
+    fn on_restart_changes_only_the_hotplug_denials_and_into_one_warning() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
-        let verdict = judged(r#""nicplug.io/apply": "on-restart""#, |change| {
+        let verdict = with_change(r#""nicplug.io/apply": "on-restart""#, |change| {
             decide(&findings, change, EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.causes.len(), 1);
@@ -317,23 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_knows_which_rules_spoke_and_what_they_did_not_know() {
+    fn a_verdict_has_the_rules_with_findings_and_the_unknown_facts() {
         let unknown = rules::find("NP105").unwrap().unknown(FactKind::Nad, "not known");
         let findings = [fault("NP103", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c"), unknown];
         let settings = Settings::default().with_rule("NP001", Enforcement::Warn);
-        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
+        let verdict = with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
         assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP103"]);
         assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP001", "NP105"]);
         assert_eq!(verdict.unknown.kinds().collect::<Vec<_>>(), [FactKind::Nad]);
-        // A rule that is off did not speak.
+        // A rule that is off is not included.
         let settings = settings.with_rule("NP103", Enforcement::Off).with_rule("NP105", Enforcement::Off);
-        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
+        let verdict = with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
         assert!(verdict.denied_by.is_empty() && verdict.unknown == FactSet::default());
     }
 
     #[test]
-    fn a_hotplug_denial_names_the_way_out() {
-        let verdict = judged("", |change| {
+    fn a_hotplug_denial_names_the_annotation() {
+        let verdict = with_change("", |change| {
             decide(&[fault("NP103", "spec.a")], change, EnforcementPolicy::from(&Settings::default()))
         });
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
@@ -351,30 +352,32 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_stays_small_whatever_the_object_holds() {
+    fn an_answer_is_limited_for_any_object() {
         let findings: Vec<Finding> =
             (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
-        let verdict = judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
-        assert_eq!(verdict.causes.len(), CAUSES_AT_MOST);
+        let verdict =
+            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
+        assert_eq!(verdict.causes.len(), MAX_CAUSES);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
     }
 
     #[test]
-    fn the_same_warning_is_given_once() {
+    fn equal_warnings_appear_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
-        let verdict =
-            judged("", |change| decide(&[finding(), finding()], change, EnforcementPolicy::from(&Settings::default())));
+        let verdict = with_change("", |change| {
+            decide(&[finding(), finding()], change, EnforcementPolicy::from(&Settings::default()))
+        });
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
 
     #[test]
-    fn rules_that_say_the_same_share_a_warning() {
+    fn rules_with_the_same_text_share_a_warning() {
         let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
-        let said = |what: &str| {
+        let warnings = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
-            judged("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default()))).warnings
+            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default()))).warnings
         };
-        assert_eq!(said("not known"), ["not known [NP101, NP102, NP103]"]);
-        assert_eq!(said(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);
+        assert_eq!(warnings("not known"), ["not known [NP101, NP102, NP103]"]);
+        assert_eq!(warnings(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);
     }
 }

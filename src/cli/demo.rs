@@ -27,7 +27,7 @@ use crate::{
     change::Change,
     cluster::store::Store,
     facts::{FactSource, Facts},
-    server::{Config, Server, tls::Pair},
+    server::{Config, Server, tls::CertKeyPair},
     settings::Settings,
 };
 
@@ -55,7 +55,7 @@ impl DemoArgs {
 async fn run(once: bool) -> anyhow::Result<()> {
     let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
     let facts = CurrentFacts::default();
-    let config = Config::new(Pair::try_from(&bundle)?.into());
+    let config = Config::new(CertKeyPair::try_from(&bundle)?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(facts.clone()), Settings::default())).await?;
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();

@@ -14,7 +14,7 @@ use crate::{
     facts::{FactSource, NoFacts},
     kubevirt::NEWEST_KNOWN,
     rules,
-    server::reload::settings::{self, Keeper},
+    server::reload::settings::{self, SettingsReloader},
     settings::Settings,
 };
 
@@ -61,9 +61,9 @@ impl SettingsArgs {
     }
 
     /// Reads the settings of a file that may change; `None` without a file.
-    pub(super) fn keeper(&self) -> anyhow::Result<Option<Keeper>> {
-        let keeper = self.settings.as_deref().map(|path| Keeper::open(path, &rules::ids())).transpose();
-        keeper.context("--settings")
+    pub(super) fn reloader(&self) -> anyhow::Result<Option<SettingsReloader>> {
+        let reloader = self.settings.as_deref().map(|path| SettingsReloader::open(path, &rules::ids())).transpose();
+        reloader.context("--settings")
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{
     server::{
         Config, Drain, Limits, Server,
         reload::every,
-        tls::{CertResolver, ClientAuthorities},
+        tls::{CertResolver, ClientCas},
     },
 };
 
@@ -159,9 +159,9 @@ impl ServeArgs {
                 .as_ref()
                 .map(|watches| EventQueue::start(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let activation = self.activation.activation(&self.source).await?;
-            config.calls = activation.as_ref().map(|activation| activation.activation());
+            config.activation = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
-            config.mirroring = persist.as_ref().map(|persist| persist.status.clone());
+            config.persist = persist.as_ref().map(|persist| persist.status.clone());
             let export = collector.map(traces::start);
             config.spans = export.as_ref().map(|export| export.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
@@ -191,11 +191,11 @@ impl ServeArgs {
 
     /// Builds the server's configuration as far as the flags determine it; reads the CAs of clients.
     fn config(&self, certificate: CertResolver) -> anyhow::Result<Config> {
-        let client_authorities = self.client_ca.as_deref().map(ClientAuthorities::from_file).transpose();
+        let client_cas = self.client_ca.as_deref().map(ClientCas::from_file).transpose();
         Ok(Config {
             listen: self.listen,
             health_listen: Some(self.health_listen),
-            client_authorities: client_authorities.context("--client-ca")?,
+            client_cas: client_cas.context("--client-ca")?,
             limits: Limits {
                 body: self.max_body.0,
                 in_flight: self.max_in_flight,

@@ -1,4 +1,4 @@
-//! One connection, from the handshake to its end: one task, one timer.
+//! One connection from its TLS handshake to its end, as one task with one timer.
 
 pub(super) mod threads;
 mod timeouts;
@@ -30,19 +30,19 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use self::timeouts::{ConnectionTimeouts, Phase, TimedStream};
 use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
 
-/// TLS over TCP.
+/// A TLS stream over TCP.
 type Stream = TlsStream<BufReader<TcpStream>>;
 
-/// A TLS record, in bytes. rustls by itself asks for a quarter of that, and most requests are larger.
-const READ_AT_ONCE: usize = 16 << 10;
+/// The size of a TLS record, in bytes. rustls reads a quarter of it at once by default, and most requests are longer.
+const READ_BUFFER: usize = 16 << 10;
 
-/// Larger than any header that the API server sends.
-const LARGEST_HEADER: usize = 16 << 10;
+/// Longer than any header that the API server sends.
+const MAX_HEADER: usize = 16 << 10;
 
-/// What all connections share.
-pub(super) struct Common {
+/// The state that all connections share.
+pub(super) struct ConnectionContext {
     pub(super) limits: Limits,
-    /// Whether the server has answered itself; until then nobody else is expected.
+    /// Whether the self-check has passed. Until then a failed handshake can be the server's own.
     pub(super) self_check_passed: AtomicBool,
     tls: TlsAcceptor,
     http: http1::Builder,
@@ -52,10 +52,10 @@ pub(super) struct Common {
     failed_handshakes: LogLimit,
 }
 
-impl Common {
+impl ConnectionContext {
     pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits, counts: Counts) -> Self {
         let mut http = http1::Builder::new();
-        http.header_read_timeout(None).max_header_size(LARGEST_HEADER);
+        http.header_read_timeout(None).max_header_size(MAX_HEADER);
         Self {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,
@@ -68,135 +68,136 @@ impl Common {
         }
     }
 
-    /// From now on every answer closes its connection.
+    /// Makes every later answer close its connection.
     pub(super) fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 }
 
-/// Serves a connection until it ends; `closing` asks it to end as soon as no request is under way.
+/// Serves a connection until it ends. It closes as soon as it has no request once the sender of `closing` is dropped.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    common: Arc<Common>,
+    context: Arc<ConnectionContext>,
     mut closing: oneshot::Receiver<Infallible>,
 ) {
-    let _open = common.counts.open_connection();
+    let _guard = context.counts.add_connection();
     let stream = tokio::select! {
-        stream = shake_hands(stream, peer, &common) => stream,
+        stream = handshake(stream, peer, &context) => stream,
         _ = &mut closing => return,
     };
     if let Some(stream) = stream {
-        converse(stream, &common, closing).await;
+        serve_requests(stream, &context, closing).await;
     }
 }
 
-async fn shake_hands(stream: TcpStream, peer: SocketAddr, common: &Common) -> Option<Stream> {
-    // An answer is one small write: waiting for more to send would only delay it.
+async fn handshake(stream: TcpStream, peer: SocketAddr, context: &ConnectionContext) -> Option<Stream> {
+    // An answer is one small write, which Nagle's algorithm would only delay.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+        tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stream = BufReader::with_capacity(READ_AT_ONCE, stream);
-    match timeout(common.limits.handshake, common.tls.accept(stream)).await {
+    let stream = BufReader::with_capacity(READ_BUFFER, stream);
+    match timeout(context.limits.handshake, context.tls.accept(stream)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            tell_of_failed_handshake(peer, &error, common);
+            log_failed_handshake(peer, &error, context);
             None
         }
         Err(_) => {
-            common.counts.fail_handshake();
-            tracing::debug!(%peer, "no TLS handshake in time");
+            context.counts.add_failed_handshake();
+            tracing::debug!(%peer, "the TLS handshake timed out");
             None
         }
     }
 }
 
-/// A client that goes away is no news (port checks do it all day). An alert is: mostly an API server that was given the
-/// wrong `caBundle`, and then every change of a virtual machine waits or fails.
-fn tell_of_failed_handshake(peer: SocketAddr, error: &io::Error, common: &Common) {
-    common.counts.fail_handshake();
+/// Counts a failed handshake, and logs a warning if it ended with a TLS error. A client that only closes the connection
+/// is a port check. An alert usually comes from an API server with a wrong `caBundle`, and then every change of a virtual
+/// machine is delayed or fails.
+fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &ConnectionContext) {
+    context.counts.add_failed_handshake();
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let is_expected = !common.self_check_passed.load(Ordering::Relaxed);
+    let is_expected = !context.self_check_passed.load(Ordering::Relaxed);
     let Some(alert) = alert.filter(|_| !is_expected) else {
-        tracing::debug!(%peer, %error, "no TLS handshake");
+        tracing::debug!(%peer, %error, "the TLS handshake failed");
         return;
     };
-    if let Some(suppressed) = common.failed_handshakes.pass() {
+    if let Some(suppressed) = context.failed_handshakes.pass() {
         let advice = match alert {
             rustls::Error::AlertReceived(_) => {
-                "the client refused our certificate: caBundle has to hold its authority, and it this host"
+                "the client rejected the serving certificate: check its CA in caBundle and its host names"
             }
             rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_) => {
-                "the client has to show a certificate that --client-ca signed"
+                "the client needs a certificate that a CA of --client-ca signed"
             }
-            rustls::Error::General(_) => "there is no certificate to show yet: /readyz?verbose says why",
-            _ => "the client speaks no TLS that we speak (1.2 and 1.3)",
+            rustls::Error::General(_) => "there is no serving certificate yet: /readyz?verbose gives the reason",
+            _ => "the client has no protocol version or cipher suite in common with nicplug (TLS 1.2 and 1.3)",
         };
-        tracing::warn!(%peer, %error, suppressed, "TLS handshake failed: {advice}");
+        tracing::warn!(%peer, %error, suppressed, "the TLS handshake failed: {advice}");
     }
 }
 
-/// Answers requests, one after the other.
-async fn converse(stream: Stream, common: &Arc<Common>, closing: oneshot::Receiver<Infallible>) {
-    let timeouts = Arc::new(ConnectionTimeouts::new(&common.limits, fastrand::u32(..)));
+/// Answers the requests of a connection, one after the other.
+async fn serve_requests(stream: Stream, context: &Arc<ConnectionContext>, closing: oneshot::Receiver<Infallible>) {
+    let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
     let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
-    let service = Dialogue { common: Arc::clone(common), timeouts: Arc::clone(&timeouts) };
-    let mut connection = pin!(common.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
-    let mut alarm = pin!(sleep_until(timeouts.due()));
+    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
+    let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
+    let mut timer = pin!(sleep_until(timeouts.deadline()));
     let mut closing = pin!(closing);
     let mut is_closing = false;
 
     poll_fn(|cx| {
         loop {
-            // First of all, so that a request which has arrived is never taken for silence.
+            // This is polled first, so that a request that has arrived is not treated as a timeout.
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
             if is_closing && timeouts.phase() == Phase::Idle {
                 connection.as_mut().graceful_shutdown();
-                timeouts.leave();
+                timeouts.begin_closing();
                 continue;
             }
-            // The alarm is never set later than a request, and seldom reset: it may ring early, and is then set anew.
-            let due = timeouts.due();
-            if due < alarm.deadline() {
-                alarm.as_mut().reset(due);
+            // A reset is expensive, so a later deadline does not reset the timer: it can fire early, and is reset then.
+            let deadline = timeouts.deadline();
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
             }
-            if alarm.as_mut().poll(cx).is_pending() {
+            if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if alarm.deadline() < due {
-                alarm.as_mut().reset(due);
+            if timer.deadline() < deadline {
+                timer.as_mut().reset(deadline);
                 continue;
             }
-            tracing::debug!(phase = ?timeouts.phase(), "connection timed out");
+            tracing::debug!(phase = ?timeouts.phase(), "the connection timed out");
             if timeouts.phase() != Phase::Idle {
                 return Poll::Ready(());
             }
             connection.as_mut().graceful_shutdown();
-            timeouts.leave();
+            timeouts.begin_closing();
         }
     })
     .await;
 }
 
-/// The requests of one connection.
-struct Dialogue {
-    common: Arc<Common>,
+/// Handles the requests of one connection.
+struct RequestHandler {
+    context: Arc<ConnectionContext>,
     timeouts: Arc<ConnectionTimeouts>,
 }
 
-impl Dialogue {
+impl RequestHandler {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         let is_last = self.timeouts.begin_request();
-        let answer = self.common.router.call(request);
-        let (common, timeouts) = (Arc::clone(&self.common), Arc::clone(&self.timeouts));
+        let answer = self.context.router.call(request);
+        let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));
         async move {
             let mut response = answer.await?;
-            // A handler closes the connection for one reason: there is more of the body to come.
+            // A handler closes the connection only if a part of the body is unread.
             let unread = response.headers().contains_key(CONNECTION);
-            if !unread && (is_last || common.draining.load(Ordering::Relaxed)) {
+            if !unread && (is_last || context.draining.load(Ordering::Relaxed)) {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
             timeouts.begin_response(unread);

@@ -1,28 +1,28 @@
-//! Durations as Go writes them, and the time that a request has.
+//! The deadline of a request, and the syntax of durations in Go.
 
 use std::time::Duration;
 
-/// At most this much of the API server's patience is kept back for the way of the answer.
+/// The longest part of the API server's timeout that is reserved for the transfer of the answer.
 const LONGEST_MARGIN: Duration = Duration::from_millis(500);
 
-/// How long reading and judging a request may take.
+/// Returns the time in which a request must be read and answered.
 ///
-/// The API server says how long it will wait in the query: `?timeout=5s`. A tenth of that, half a second at most, is
-/// kept back so that the answer arrives before it gives up. `limit` bounds it, and holds where nothing is said.
+/// The API server sends its timeout in the query: `?timeout=5s`. A tenth of it, at most half a second, is reserved so
+/// that the answer arrives in time. `limit` is the upper bound, and the value for a request without a timeout.
 pub(super) fn answer_within(query: Option<&str>, limit: Duration) -> Duration {
-    let asked = query
+    let timeout = query
         .and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("timeout=")))
         .and_then(parse_duration)
-        .filter(|asked| !asked.is_zero());
-    match asked {
-        Some(asked) => limit.min(asked.saturating_sub((asked / 10).min(LONGEST_MARGIN))),
+        .filter(|timeout| !timeout.is_zero());
+    match timeout {
+        Some(timeout) => limit.min(timeout.saturating_sub((timeout / 10).min(LONGEST_MARGIN))),
         None => limit,
     }
 }
 
 /// Reads a duration in the syntax of Go's `time.ParseDuration`, such as `10s`, `1m30s`, `1.5h` or `500ms`.
 ///
-/// `None` when it has another syntax, is negative, or is beyond some 584 years.
+/// Returns `None` for another syntax, for a negative duration and for more than about 584 years.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
@@ -38,7 +38,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(Duration::from_nanos(nanos))
 }
 
-/// A number and its unit: its nanoseconds, and what follows.
+/// Reads a number and its unit. Returns the nanoseconds and the rest of the text.
 fn parse_part(text: &str) -> Option<(u64, &str)> {
     let (whole, rest) = split_digits(text);
     let (fraction, rest) = match rest.strip_prefix('.') {
@@ -69,11 +69,11 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// `digits` after the point, in units of a nanosecond, rounded down.
+/// Returns the nanoseconds of the digits after the point, rounded down.
 fn fraction_of(digits: &str, unit: u64) -> u64 {
     let (mut nanos, mut scale) = (0, unit);
     for digit in digits.bytes() {
-        // Exact until the unit is used up: every unit is a power of ten times 1, 60 or 3600.
+        // The division is exact while `scale` is positive: every unit is a power of ten times 1, 60 or 3600.
         nanos += scale * u64::from(digit - b'0') / 10;
         scale /= 10;
     }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_answer_is_a_little_less_than_the_api_server_waits() {
+    fn the_time_to_answer_is_shorter_than_the_timeout_of_the_api_server() {
         let limit = Duration::from_secs(30);
         for (query, millis) in [
             (Some("timeout=5s"), 4_500),
@@ -134,12 +134,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9.smhnuµ+-]{0,24}") {
+        fn any_text_is_read_or_rejected(text in "[0-9.smhnuµ+-]{0,24}") {
             let _ = parse_duration(&text);
         }
 
         #[test]
-        fn what_rust_prints_is_read_back(millis in 0_u64..10_000_000) {
+        fn a_duration_that_rust_prints_is_read_back(millis in 0_u64..10_000_000) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format!("{duration:?}")), Some(duration));
         }

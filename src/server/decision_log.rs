@@ -1,7 +1,7 @@
-//! What is told of each decision: one line of the log, and one span where a collector takes them.
+//! The log line and the span of each decision.
 //!
-//! Who has been answered what, and by which rules; nothing of the object but its name. Names are the words of strangers
-//! here, since the API server asks before it has checked them: they are quoted, and cut where no name is as long.
+//! Both have the user, the object's name, the decision and the rules, and nothing else of the object. Names are untrusted
+//! here, because the API server calls webhooks before it validates names: they are quoted, and cut if they are too long.
 
 use std::{
     cell::LazyCell,
@@ -18,20 +18,20 @@ use crate::{
     telemetry::spans::{Span, Spans, context::TraceContext},
 };
 
-/// What a filter of log lines names decisions by.
+/// The target of the log lines, for filters.
 const TARGET: &str = "nicplug::decision";
 
-/// More bytes than any name or user has that Kubernetes accepts.
-const LONGEST: usize = 512;
+/// The longest text of a field, in bytes: longer than any name or user that Kubernetes accepts.
+const MAX_LENGTH: usize = 512;
 
-/// Where the span of a request goes.
+/// The destination of a request's span, and its parent.
 pub(super) struct Trace<'s> {
     spans: &'s Spans,
     parent: Option<TraceContext>,
 }
 
 impl<'s> Trace<'s> {
-    /// Whose part a request is; `None` where its parent is not exported, and so it is not either.
+    /// Returns the trace of a request; `None` if its parent is not sampled, so that its span is not exported either.
     pub(super) fn of(spans: &'s Spans, headers: &HeaderMap) -> Option<Self> {
         let parent = headers.get(TraceContext::HEADER).and_then(|value| TraceContext::parse(value.as_bytes()));
         parent.is_none_or(|parent| parent.is_sampled).then_some(Self { spans, parent })
@@ -49,7 +49,7 @@ pub(super) fn write(evaluation: &Evaluation, took: Duration, trace: Option<&Trac
     }
 }
 
-/// Plainly allowed are most, and they are seldom of interest.
+/// Writes the log line. Requests that are allowed without a change or a warning are most, so they are logged at debug.
 fn log(endpoint: Endpoint, entry: &LazyCell<LogEntry, impl FnOnce() -> LogEntry>, decision: Decision, took: Duration) {
     macro_rules! line {
         ($level:expr) => {
@@ -69,17 +69,17 @@ fn log(endpoint: Endpoint, entry: &LazyCell<LogEntry, impl FnOnce() -> LogEntry>
     }
 }
 
-/// A decision, in words.
+/// The texts of a log line or span.
 struct LogEntry {
-    /// Of the request.
+    /// The UID of the request.
     uid: String,
-    /// Who made it.
+    /// The user who made the request.
     user: String,
-    /// What it is about: `KIND NAMESPACE/NAME`.
+    /// The object: `KIND NAMESPACE/NAME`.
     object: String,
-    /// What was to be done with it, and with which part of it.
+    /// The operation, and the subresource if there is one.
     operation: String,
-    /// The rules that denied or warned.
+    /// The ids of the rules that denied or warned.
     rules: String,
 }
 
@@ -88,7 +88,7 @@ impl LogEntry {
         let malformed = Request::default();
         let request = evaluation.request().unwrap_or(&malformed);
         let Verdict { denied_by, warned_by, .. } = evaluation.verdict();
-        let ids: Vec<&str> = denied_by.and(*warned_by).ids().collect();
+        let ids: Vec<&str> = denied_by.union(*warned_by).ids().collect();
         Self {
             uid: cut(&request.uid).to_owned(),
             user: cut(&request.user_info.username).to_owned(),
@@ -98,7 +98,7 @@ impl LogEntry {
         }
     }
 
-    /// The same as a span that ends now.
+    /// Returns a span that ends now.
     fn span(&self, endpoint: Endpoint, decision: Decision, took: Duration, parent: Option<TraceContext>) -> Span {
         let Self { uid, user, object, operation, rules } = self;
         let end = SystemTime::now();
@@ -140,7 +140,7 @@ fn operation(request: &Request) -> String {
 }
 
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(MAX_LENGTH)).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
     };
 
     #[test]
-    fn a_decision_says_who_asked_for_what_and_which_rules_spoke() {
+    fn an_entry_has_the_user_the_object_and_the_rules() {
         let body = br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-1",
             "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"}, "namespace": "demo",
             "name": "vm", "subResource": "", "userInfo": {"username": "alice"}, "object": {"spec": {"template": {"spec":
@@ -169,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn what_no_name_is_as_long_as_is_cut_between_letters() {
+    fn a_long_text_is_cut_between_characters() {
         assert_eq!(cut("vm"), "vm");
-        assert_eq!(cut(&"é".repeat(LONGEST)).len(), LONGEST);
-        assert_eq!(cut(&format!("x{}", "é".repeat(LONGEST))).len(), LONGEST - 1);
+        assert_eq!(cut(&"é".repeat(MAX_LENGTH)).len(), MAX_LENGTH);
+        assert_eq!(cut(&format!("x{}", "é".repeat(MAX_LENGTH))).len(), MAX_LENGTH - 1);
     }
 }

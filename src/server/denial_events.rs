@@ -1,7 +1,8 @@
-//! Tells on a guest what KubeVirt was refused: a person reads the answer to a request, and nobody reads a controller's.
+//! Emits an Event on a guest if a request of KubeVirt is denied: a user reads the answer to their own request, but not
+//! the answer to a controller's request.
 //!
-//! An answer waits for none of it. What is told is bounded for each object and for all together, and what is beyond
-//! that is dropped and counted.
+//! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together; Events
+//! above the limit are dropped and counted.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +18,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 
-/// Hears of every denial, and tells those of KubeVirt's own components.
+/// Emits Events for denied requests of KubeVirt's components.
 pub(super) struct DenialEvents {
     cache: Arc<Cache>,
     queue: EventQueue,
@@ -38,7 +39,7 @@ impl DenialEvents {
     }
 
     fn emit_denial(&self, change: &Change, message: &str) {
-        let Some((object, related)) = addressee(change) else { return };
+        let Some((object, related)) = event_objects(change) else { return };
         let note = note(change, message);
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
@@ -58,8 +59,9 @@ fn note(change: &Change, message: &str) -> String {
     format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, message)
 }
 
-/// The object that users look at, and the one that was refused if that is another: of a VMI that runs for a VM, the VM.
-fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
+/// Returns the object that the Event is about, and the denied object if that is another one: a user looks at the VM of a
+/// VMI.
+fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
     let subject = change.subject;
     let api_version = format!("{}/{}", subject.gvk.group, subject.gvk.version);
     let reference = |kind: &str, name: &str, uid: &str| ObjectReference {
@@ -76,7 +78,7 @@ fn addressee(change: &Change) -> Option<(ObjectReference, Option<ObjectReference
         ObjectKind::Vm => Some((itself, None)),
         ObjectKind::Vmi => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
             Some(owner) => Some((reference(&owner.kind, &owner.name, &owner.uid), Some(itself))),
-            // One that is still to be named can be told of nowhere.
+            // An object without a name yet cannot have an Event.
             None => (!subject.name.is_empty()).then_some((itself, None)),
         },
         ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
@@ -90,31 +92,31 @@ mod tests {
     use super::*;
     use crate::api::review::{self, ParsedRequest};
 
-    /// On which object it is told that this may not be made, and which one is related: kind, name and uid of each.
-    fn told_on(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
+    /// The objects of the Event if the creation of this object is denied: apiVersion, kind, name and uid of each.
+    fn objects(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
         let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
             "operation": "CREATE", "namespace": "demo", "name": metadata["name"],
             "kind": {"group": "kubevirt.io", "version": "v1", "kind": kind}, "object": {"metadata": metadata}}})
         .to_string();
         let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
-        let (object, related) = addressee(&Change::of(&request).unwrap())?;
+        let (object, related) = event_objects(&Change::of(&request).unwrap())?;
         let parts = |object: ObjectReference| json!([object.api_version, object.kind, object.name, object.uid]);
         Some([parts(object), related.map_or(Value::Null, parts)])
     }
 
     #[test]
-    fn it_is_told_on_the_vm_if_there_is_one() {
+    fn the_event_is_about_the_vm_if_there_is_one() {
         let owned = json!([{"kind": "VirtualMachine", "name": "vm", "uid": "1"}]);
         let vm = json!(["kubevirt.io/v1", "VirtualMachine", "vm", "1"]);
         let (kind, vmi) = ("VirtualMachineInstance", json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", "2"]));
-        assert_eq!(told_on("VirtualMachine", &json!({"name": "vm", "uid": "1"})), Some([vm.clone(), Value::Null]));
+        assert_eq!(objects("VirtualMachine", &json!({"name": "vm", "uid": "1"})), Some([vm.clone(), Value::Null]));
         let metadata = json!({"name": "vm", "uid": "2", "ownerReferences": owned});
-        assert_eq!(told_on(kind, &metadata), Some([vm, vmi.clone()]));
-        assert_eq!(told_on(kind, &json!({"name": "vm", "uid": "2"})), Some([vmi, Value::Null]));
-        // What is being made has no uid yet.
-        let unborn = json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", null]);
-        assert_eq!(told_on(kind, &json!({"name": "vm"})), Some([unborn, Value::Null]));
-        assert_eq!(told_on(kind, &json!({"name": ""})), None);
-        assert_eq!(told_on("VirtualMachineInstanceReplicaSet", &json!({"name": "set"})), None);
+        assert_eq!(objects(kind, &metadata), Some([vm, vmi.clone()]));
+        assert_eq!(objects(kind, &json!({"name": "vm", "uid": "2"})), Some([vmi, Value::Null]));
+        // An object that is being created has no uid yet.
+        let without_uid = json!(["kubevirt.io/v1", "VirtualMachineInstance", "vm", null]);
+        assert_eq!(objects(kind, &json!({"name": "vm"})), Some([without_uid, Value::Null]));
+        assert_eq!(objects(kind, &json!({"name": ""})), None);
+        assert_eq!(objects("VirtualMachineInstanceReplicaSet", &json!({"name": "set"})), None);
     }
 }

@@ -1,32 +1,32 @@
-//! The bounds of connections and requests, with their defaults and the reasons.
+//! Limits of connections and requests, with their defaults and the reasons.
 
 use std::time::Duration;
 
-/// Bounds of connections and requests.
+/// Limits of connections and requests.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of a request's body. The API server stores no object above some 1.5 MiB by default and 3 MiB at most; a
-    /// review holds the old and the new one.
+    /// The size of a body, in bytes. The API server stores objects of up to about 1.5 MiB by default and 3 MiB at most, and
+    /// a review holds the old and the new object.
     pub body: usize,
-    /// Requests whose body is being read or judged; a further one gets 503.
+    /// Requests whose body is being read or evaluated; a further one gets 503.
     pub in_flight: usize,
-    /// Open connections; a further one waits in the queue of the kernel.
+    /// Open connections; a further one waits in the kernel's queue.
     pub connections: usize,
-    /// Longest time for the body to arrive and be answered. `?timeout=` of a request can only shorten it.
+    /// Time from the header of a request to its answer. `?timeout=` of a request can only shorten it.
     pub request: Duration,
-    /// Longest time for a TLS handshake.
+    /// Time for a TLS handshake.
     pub handshake: Duration,
-    /// Longest time from the first byte of a request to the end of its header.
+    /// Time from the first byte of a request to the end of its header.
     pub header: Duration,
-    /// How long a connection may stay open without a request, the first one included.
+    /// Time without a request after which a connection is closed; also the time before its first request.
     pub idle: Duration,
-    /// How old a connection may become: the answer that is due then closes it. Each is given a part of this, from a half
-    /// on and drawn at random, so that what was opened together does not come back together.
+    /// Age at which a connection is closed with its next answer. Each connection gets a random part of it, at least a
+    /// half, so that connections that were opened together are not closed together.
     ///
-    /// The API server keeps the connections that it has for as long as it needs as many, and they all may lead to one
-    /// replica: to the one that was there first (kubernetes issue 127335). Whoever has to open new ones is spread anew.
+    /// The API server keeps its connections for as long as it needs as many, and all of them can lead to the replica that
+    /// started first (kubernetes issue 127335). New connections are distributed over all replicas.
     pub connection_age: Duration,
-    /// How many requests a connection may bring; as with its age, each is given a part of this.
+    /// Requests after which a connection is closed; each connection gets a random part of it, as with the age.
     pub connection_requests: usize,
 }
 
@@ -36,37 +36,37 @@ impl Default for Limits {
             body: 8 << 20,
             in_flight: 256,
             connections: 1000,
-            // The API server waits thirty seconds at most (timeoutSeconds of a webhook configuration).
+            // The API server waits for at most thirty seconds (timeoutSeconds of a webhook configuration).
             request: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
-            // More than the ninety seconds after which the API server (client-go) closes an idle connection itself:
-            // a connection that the server closes can lose the request that is just being sent on it.
+            // The API server (client-go) closes an idle connection after ninety seconds. If the webhook closed it first, a
+            // request that the API server is just sending could be lost.
             idle: Duration::from_mins(2),
-            // A handshake costs as much as a few dozen requests: both bounds keep that below a hundredth.
+            // A handshake costs as much as a few dozen requests: both limits keep that below 1 % of the load.
             connection_age: Duration::from_mins(5),
             connection_requests: 10_000,
         }
     }
 }
 
-/// How a server ends. Both times count from the signal.
+/// The shutdown of a server. Both times count from the signal.
 #[derive(Clone, Debug)]
 pub struct Drain {
-    /// How long connections are still accepted.
+    /// Time in which new connections are still accepted.
     pub grace: Duration,
-    /// When whatever is left is cut off.
+    /// Time after which open connections are aborted.
     pub deadline: Duration,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        // Below the thirty seconds after which the kubelet kills (terminationGracePeriodSeconds).
+        // Shorter than the thirty seconds after which the kubelet kills the process (terminationGracePeriodSeconds).
         Self { grace: Duration::from_secs(15), deadline: Duration::from_secs(25) }
     }
 }
 
-/// Says what is wrong with the numbers, if anything, by the names of the flags.
+/// Checks the limits. An error names the flag.
 pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
     let counts = [
         ("max-body", limits.body),
@@ -97,28 +97,28 @@ pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
     Ok(())
 }
 
-/// Nobody means more, and sums of durations stay far from the end of the clock.
+/// The longest duration of a limit. A longer one is a mistake, and sums of durations cannot overflow.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// Numbers that make no server.
+/// A limit with which a server cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
-    /// The drain deadline comes before the grace period is over.
+    /// The drain deadline is before the end of the grace period.
     #[error(
-        "--drain-deadline {:?} is shorter than --drain-grace {:?}: both count from the signal, so make it longer",
+        "--drain-deadline {:?} is shorter than --drain-grace {:?}: both count from the signal; set a longer deadline",
         .0.deadline, .0.grace
     )]
     Deadline(Drain),
-    /// A duration of more than a day.
-    #[error("--{flag} {duration:?} is more than a day: give a shorter time")]
+    /// A duration is longer than a day.
+    #[error("--{flag} {duration:?} is longer than a day: set a shorter time")]
     Endless {
         /// The name of the flag.
         flag: &'static str,
-        /// What it says.
+        /// Its value.
         duration: Duration,
     },
-    /// A bound of zero.
-    #[error("--{0} is zero, with which nobody could be served: give it a value, or leave it out")]
+    /// A limit is zero.
+    #[error("--{0} is zero, so no request could be served: set a positive value, or omit the flag")]
     Zero(&'static str),
 }
 
@@ -126,24 +126,24 @@ pub enum LimitError {
 mod tests {
     use super::*;
 
-    fn verdict(change: impl FnOnce(&mut Limits, &mut Drain)) -> String {
+    fn result(change: impl FnOnce(&mut Limits, &mut Drain)) -> String {
         let (mut limits, mut drain) = Default::default();
         change(&mut limits, &mut drain);
-        check(&limits, &drain).map_or_else(|error| error.to_string(), |()| "fine".to_owned())
+        check(&limits, &drain).map_or_else(|error| error.to_string(), |()| "valid".to_owned())
     }
 
     #[test]
-    fn numbers_that_would_refuse_everybody_are_refused() {
-        assert_eq!(verdict(|_, _| {}), "fine");
-        assert!(verdict(|limits, _| limits.in_flight = 0).contains("--max-in-flight is zero"));
-        assert!(verdict(|limits, _| limits.idle = Duration::ZERO).contains("--idle-timeout is zero"));
-        assert!(verdict(|limits, _| limits.request = Duration::MAX).contains("--request-timeout"));
+    fn limits_with_which_a_server_cannot_work_are_rejected() {
+        assert_eq!(result(|_, _| {}), "valid");
+        assert!(result(|limits, _| limits.in_flight = 0).contains("--max-in-flight is zero"));
+        assert!(result(|limits, _| limits.idle = Duration::ZERO).contains("--idle-timeout is zero"));
+        assert!(result(|limits, _| limits.request = Duration::MAX).contains("--request-timeout"));
     }
 
     #[test]
     fn the_deadline_of_a_shutdown_cannot_come_before_the_end_of_its_grace_period() {
-        assert!(verdict(|_, drain| drain.deadline = Duration::from_secs(14)).contains("--drain-grace 15s"));
-        assert_eq!(verdict(|_, drain| drain.deadline = drain.grace), "fine");
-        assert_eq!(verdict(|_, drain| *drain = Drain { grace: Duration::ZERO, deadline: Duration::ZERO }), "fine");
+        assert!(result(|_, drain| drain.deadline = Duration::from_secs(14)).contains("--drain-grace 15s"));
+        assert_eq!(result(|_, drain| drain.deadline = drain.grace), "valid");
+        assert_eq!(result(|_, drain| *drain = Drain { grace: Duration::ZERO, deadline: Duration::ZERO }), "valid");
     }
 }

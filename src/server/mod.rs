@@ -1,16 +1,16 @@
-//! The outside of the webhook: listeners, connections, and how they end.
+//! The HTTPS server of the webhook: its listeners, its connections and its shutdown.
 //!
-//! HTTP/1.1 over TLS, since that is what the API server speaks to a webhook behind a Service (it has not spoken HTTP/2
-//! to one since Kubernetes 1.16). Every connection is one task and one timer (`connection.rs`), on a thread that it never
-//! leaves (`connections.rs`).
+//! It serves HTTP/1.1 over TLS, which the API server uses for a webhook behind a Service (since Kubernetes 1.16 it does
+//! not use HTTP/2 for that). Each connection is one task with one timer (`connection.rs`), which stays on one thread
+//! (`connection/threads.rs`).
 //!
-//! The end comes in three steps, because a client that sends on a connection which is just being closed loses its
-//! request, and the API server does not repeat it:
+//! The shutdown has three steps, because a request that a client sends while its connection is being closed is lost, and
+//! the API server does not repeat it:
 //!
-//! 1. `/readyz` fails at once; for the *grace* period new connections are still taken, since the news travels slowly,
-//!    and every answer says `Connection: close`, so that clients leave on their own;
-//! 2. then nothing new is accepted, and connections with no request under way are closed;
-//! 3. at the *deadline* whatever is left is cut off.
+//! 1. `/readyz` fails at once. For the *grace* period new connections are still accepted, because endpoints are updated
+//!    slowly, and every answer has `Connection: close`, so that clients close their connections;
+//! 2. then no connection is accepted, and connections without a request are closed;
+//! 3. at the *deadline* the remaining connections are aborted.
 
 mod body;
 mod connection;
@@ -18,10 +18,11 @@ mod counts;
 pub mod deadline;
 mod decision_log;
 mod denial_events;
-pub mod health;
+mod health;
 mod in_flight;
 mod limits;
 mod metrics;
+pub mod readiness;
 mod recheck;
 pub mod reload;
 mod routes;
@@ -44,15 +45,16 @@ use tokio::{
 };
 
 use self::{
-    connection::{Common, threads::Connections},
+    connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
-    health::{Check, Readiness},
     in_flight::InFlight,
     metrics::Metrics,
+    readiness::{Check, Readiness},
     recheck::Rechecker,
+    reload::settings::ReloadCounts,
     routes::AppState,
     self_check::{SelfCheck, SelfCheckResult},
-    tls::{CertResolver, ClientAuthorities, TlsError},
+    tls::{CertResolver, ClientCas, TlsError},
 };
 pub use self::{
     counts::Counts,
@@ -69,64 +71,63 @@ use crate::{
     telemetry::spans::Spans,
 };
 
-/// Delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
+/// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
 const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
-/// Everything that a server is told.
+/// The configuration of a server.
 #[derive(Debug)]
 pub struct Config {
-    /// Where the API server reaches `/validate` and `/mutate`, over TLS. Port 0 takes a free one.
+    /// The address of `/validate` and `/mutate`, over TLS. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where `/livez`, `/readyz` and `/metrics` are, in plain HTTP; `None` for no such listener.
+    /// The address of `/livez`, `/readyz` and `/metrics`, over plain HTTP; `None` for no such listener.
     pub health_listen: Option<SocketAddr>,
-    /// The certificate to show; a clone of it can replace the pair while the server runs.
+    /// The serving certificate. A clone can replace it while the server runs.
     pub certificate: CertResolver,
-    /// When given, a client has to show a certificate signed by one of these.
-    pub client_authorities: Option<ClientAuthorities>,
-    /// Bounds of connections and requests.
+    /// The CAs of client certificates; `None` if clients need no certificate.
+    pub client_cas: Option<ClientCas>,
+    /// Limits of connections and requests.
     pub limits: Limits,
-    /// How the server ends.
+    /// The times of the shutdown.
     pub drain: Drain,
-    /// The cluster that the reviewer's facts come from, if they come from one: the server is ready when all watches
-    /// are, and looks at the cluster again before it gives a denial that facts have a part in.
+    /// The watches of the cluster from which the reviewer's facts come, if any. The server is ready when all watches are,
+    /// and reads the cluster again before a denial that depends on facts.
     pub watches: Option<Watches>,
-    /// Where denials are handed in that a controller of KubeVirt met, with `watches`.
+    /// The queue for Events about denied requests of KubeVirt; needs `watches`.
     pub events: Option<EventQueue>,
-    /// The mirroring of NICs in that cluster, if this process does it: its numbers are shown.
-    pub mirroring: Option<PersistStatus>,
-    /// Whether the API server calls the webhooks, if this process has a say in it: that is shown.
-    pub calls: Option<watch::Receiver<Activation>>,
-    /// Where the span of each request goes, if anywhere.
+    /// The status of the persist controller, for the metrics, if it runs in this process.
+    pub persist: Option<PersistStatus>,
+    /// The webhook activation, for the metrics and `/readyz`, if this process manages it.
+    pub activation: Option<watch::Receiver<Activation>>,
+    /// The exporter of a span per request, if any.
     pub spans: Option<Spans>,
 }
 
 impl Config {
-    /// The least that a server can be told: it listens on a free port of loopback, has no health listener and no
-    /// cluster, and takes the limits that are the default.
+    /// Returns a minimal configuration: a free port of loopback, no health listener, no cluster, and the default limits.
     #[must_use]
     pub fn new(certificate: CertResolver) -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             health_listen: None,
             certificate,
-            client_authorities: None,
+            client_cas: None,
             limits: Limits::default(),
             drain: Drain::default(),
             watches: None,
             events: None,
-            mirroring: None,
-            calls: None,
+            persist: None,
+            activation: None,
             spans: None,
         }
     }
 }
 
-/// A server whose sockets are bound, and which answers once it [runs](Server::run).
+/// A server with bound sockets, which answers once it [runs](Server::run).
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     health: Option<(TcpListener, SocketAddr)>,
-    common: Arc<Common>,
+    context: Arc<ConnectionContext>,
     counts: Counts,
     connections: Connections,
     readiness: Readiness,
@@ -138,19 +139,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the sockets and checks what can be checked before the first request.
+    /// Binds the sockets, and checks the configuration.
     ///
     /// # Errors
-    /// An address is taken or not ours, the certificates cannot be used, or a limit refuses everybody.
+    /// An address cannot be bound, the certificates cannot be used, or the limits are invalid.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, certificate, client_authorities, limits, drain, .. } = config;
+        let Config { listen: wanted, health_listen, certificate, client_cas, limits, drain, .. } = config;
         let (watches, events, spans) = (config.watches, config.events, config.spans);
-        let self_check = SelfCheck::new(certificate.clone(), client_authorities.is_some());
+        let self_check = SelfCheck::new(certificate.clone(), client_cas.is_some());
         let counts = Counts::default();
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), certificate.clone());
-        let tls = tls::server_config(certificate, client_authorities)?;
+        let tls = tls::server_config(certificate, client_cas)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
             Some(wanted) => Some(listen(wanted).await?),
@@ -162,22 +163,22 @@ impl Server {
             metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
             for record in watches.statuses().iter() {
                 let record = Arc::clone(record);
-                readiness.ask(format!("facts/{}", record.kind), move || health::of_watch(&record));
+                readiness.add_computed(format!("facts/{}", record.kind), move || health::watch_health(&record));
             }
             Rechecker::new(watches.client().clone())
         });
         if let Some(rechecker) = &rechecker {
-            metrics.add_recheck_counts(rechecker.counts().clone());
+            metrics.add_rechecks(rechecker.counts().clone());
         }
         if let Some(queue) = &events {
             metrics.add_events(queue.clone());
         }
-        if let Some(mirroring) = config.mirroring {
-            metrics.add_mirroring(mirroring);
+        if let Some(persist) = config.persist {
+            metrics.add_persist(persist);
         }
-        if let Some(called) = config.calls {
-            metrics.add_calls(called.clone());
-            readiness.ask("calls", move || health::of_calls(&called.borrow()));
+        if let Some(activation) = config.activation {
+            metrics.add_activation(activation.clone());
+            readiness.add_computed("webhook-activation", move || health::activation_health(&activation.borrow()));
         }
         if let Some(spans) = &spans {
             metrics.add_spans(spans.clone());
@@ -191,16 +192,16 @@ impl Server {
             counts: counts.clone(),
             in_flight,
             spans,
-            largest_body: limits.body,
-            longest: limits.request,
+            max_body: limits.body,
+            timeout: limits.request,
         });
-        let common = Arc::new(Common::new(tls, router, limits, counts.clone()));
+        let context = Arc::new(ConnectionContext::new(tls, router, limits, counts.clone()));
         let connections = Connections::new().map_err(ServerError::Threads)?;
         Ok(Self {
             listener,
             address,
             health,
-            common,
+            context,
             counts,
             connections,
             readiness,
@@ -212,43 +213,43 @@ impl Server {
         })
     }
 
-    /// Where `/validate` and `/mutate` are.
+    /// Returns the address of `/validate` and `/mutate`.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where `/livez`, `/readyz` and `/metrics` are, if anywhere.
+    /// Returns the address of `/livez`, `/readyz` and `/metrics`, if there is one.
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(|(_, address)| *address)
     }
 
-    /// How many requests had which outcome.
+    /// Returns the counters of requests.
     #[must_use]
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// What `/readyz` tells; others add their checks to it.
+    /// Returns the checks of `/readyz`, to which callers can add theirs.
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// From now on the metrics tell what came of changes of a settings file.
-    pub fn count_settings(&mut self, tally: reload::settings::Tally) {
-        self.metrics.add_settings(tally);
+    /// Adds the metrics of a settings file.
+    pub fn add_settings_counts(&mut self, counts: ReloadCounts) {
+        self.metrics.add_settings(counts);
     }
 
-    /// Serves until `shutdown`, then ends as the head of this module says.
+    /// Serves until `shutdown`, then shuts down as described at the top of this module.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         self.run_until(shutdown, future::pending()).await;
     }
 
-    /// As [`run`](Server::run); `hurry` cuts the grace period short.
-    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>, hurry: impl Future<Output = ()>) {
-        // Dropped, and with it ended, when this function returns.
+    /// As [`run`](Server::run); `end_grace` ends the grace period early.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()>, end_grace: impl Future<Output = ()>) {
+        // Its tasks end when it is dropped at the end of this function.
         let mut health = JoinSet::new();
         if let Some((listener, address)) = self.health.take() {
             tracing::info!(%address, "health checks");
@@ -260,23 +261,23 @@ impl Server {
         self_checks.spawn(run_self_check(
             self.self_check.clone(),
             self.address,
-            Arc::clone(&self.common),
+            Arc::clone(&self.context),
             self.serving.clone(),
         ));
         self.accept_until(shutdown).await;
-        // Whatever it would have said no longer holds.
+        // A late self-check must not set the replica to ready again.
         self_checks.shutdown().await;
 
         let deadline = Instant::now() + self.drain.deadline;
-        // In this order: whoever has seen that we are not ready gets answers that close.
-        self.common.begin_draining();
+        // In this order, so that a client which has seen the failing check gets `Connection: close`.
+        self.context.begin_draining();
         self.serving.fail("shutting down");
         tracing::info!(connections = self.connections.len(), grace = ?self.drain.grace, "draining");
         let grace = self.drain.grace;
         self.accept_until(async {
             tokio::select! {
                 () = time::sleep(grace) => {}
-                () = hurry => {}
+                () = end_grace => {}
             }
         })
         .await;
@@ -284,7 +285,7 @@ impl Server {
         drop(self.listener);
         self.connections.close_idle();
         if time::timeout_at(deadline, self.connections.all_ended()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "cut off at the deadline");
+            tracing::warn!(connections = self.connections.len(), "aborted the remaining connections at the deadline");
         }
         let count = |decision| self.counts.of(decision);
         tracing::info!(
@@ -302,21 +303,21 @@ impl Server {
         let mut end = std::pin::pin!(end);
         let mut backoff = Backoff::new(RETRY_DELAYS);
         let mut retry_at = None;
-        let limit = self.common.limits.connections;
+        let limit = self.context.limits.connections;
         loop {
-            let room = self.connections.len() < limit;
+            let is_below_limit = self.connections.len() < limit;
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                accepted = accept(&self.listener, retry_at), if room => match accepted {
+                accepted = accept(&self.listener, retry_at), if is_below_limit => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
                         retry_at = None;
-                        if let Err(error) = self.connections.open(stream, peer, &self.common) {
-                            tracing::error!(%peer, %error, "cannot take a connection over");
+                        if let Err(error) = self.connections.open(stream, peer, &self.context) {
+                            tracing::error!(%peer, %error, "cannot serve a connection");
                         }
                         if self.connections.len() == limit {
-                            tracing::warn!(limit, "no further connections until one ends (--max-connections)");
+                            tracing::warn!(limit, "the limit of connections is reached (--max-connections)");
                         }
                     }
                     Err(error) if is_of_one_connection(&error) => {}
@@ -331,24 +332,25 @@ impl Server {
     }
 }
 
-/// Passes the check when the server has answered itself: a replica that is ready before its TLS is gets requests that
-/// fail.
-async fn run_self_check(self_check: SelfCheck, address: SocketAddr, common: Arc<Common>, serving: Check) {
+/// Sets the check to passing after a successful self-check: a replica that is ready before it has a certificate would get
+/// requests that fail.
+async fn run_self_check(self_check: SelfCheck, address: SocketAddr, context: Arc<ConnectionContext>, serving: Check) {
     let mut backoff = Backoff::new(RETRY_DELAYS);
     loop {
-        match self_check.ask(address).await {
+        match self_check.run(address).await {
             Ok(SelfCheckResult::Answered) => break serving.pass(),
             Ok(SelfCheckResult::Handshake) => {
-                break serving.pass_with("tried by a handshake alone, since --client-ca asks for more");
+                break serving
+                    .pass_with("checked by a TLS handshake only, because --client-ca requires a client certificate");
             }
             Err(error) => {
-                tracing::debug!(%error, "the server does not answer itself yet");
-                serving.fail(format!("the server does not answer itself: {error}"));
+                tracing::debug!(%error, "the self-check fails so far");
+                serving.fail(format!("the self-check fails: {error}"));
                 time::sleep(backoff.next_delay()).await;
             }
         }
     }
-    common.self_check_passed.store(true, Ordering::Relaxed);
+    context.self_check_passed.store(true, Ordering::Relaxed);
 }
 
 async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
@@ -360,7 +362,7 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerE
     bind.await.map_err(|source| ServerError::Bind { address: wanted, source })
 }
 
-/// Waits out the pause, then for a connection. May be dropped at any await without losing one.
+/// Waits until the end of the pause, then for a connection. It can be dropped at any await without losing a connection.
 async fn accept(listener: &TcpListener, pause: Option<Instant>) -> io::Result<(TcpStream, SocketAddr)> {
     if let Some(end) = pause {
         time::sleep_until(end).await;
@@ -368,27 +370,28 @@ async fn accept(listener: &TcpListener, pause: Option<Instant>) -> io::Result<(T
     listener.accept().await
 }
 
-/// The client was gone before it was accepted. Any other error is about this process or machine, and lasts.
+/// Whether the client closed the connection before it was accepted. Any other error concerns the process or the machine,
+/// and lasts.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Why there is no server.
+/// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A socket could not be bound.
-    #[error("cannot listen on {address}: choose an address of this machine and a port that is free")]
+    /// A socket cannot be bound.
+    #[error("cannot listen on {address}: use an address of this machine and a free port")]
     Bind {
-        /// The address that was wanted.
+        /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There are no threads for connections.
-    #[error("cannot start the threads that serve connections: the process has reached a limit of its system")]
+    /// The threads for connections cannot start.
+    #[error("cannot start the threads for connections: the process has reached a limit of the system")]
     Threads(#[source] io::Error),
-    /// The limits make no server.
+    /// The limits are invalid.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// The certificates cannot be used.

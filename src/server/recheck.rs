@@ -1,9 +1,9 @@
-//! A second look, at the cluster itself, before an answer that rests on what memory may not have seen yet.
+//! Reads the cluster again before a denial that depends on facts.
 //!
-//! A watch is behind the cluster by a moment: a network that was made just before the VM that wants it may be absent in
-//! memory alone. So a denial that facts have a part in is judged again with facts that were read there and then, and
-//! what cannot be read in time is unknown, which denies nothing. Denials are rare, and the looks that are taken at once
-//! are bounded: who provokes denials cannot make us ask more than that.
+//! A watch is behind the cluster by a moment: a network that was created just before the VM that uses it can be missing in
+//! memory. Therefore a denial that depends on facts is evaluated again with facts that are read now. A fact that cannot
+//! be read in time is unknown, and an unknown fact denies nothing. Denials are rare, and a limit of simultaneous rechecks
+//! protects the API server from a client that provokes denials.
 
 use std::{
     sync::{
@@ -30,16 +30,16 @@ use crate::{
     k8s::kind::Kind,
 };
 
-/// How many may look at once.
-const LOOKS_AT_ONCE: usize = 8;
+/// The limit of simultaneous rechecks.
+const MAX_RECHECKS: usize = 8;
 
-/// Nobody waits longer for an answer that is a warning in the end.
-const LONGEST: Duration = Duration::from_secs(2);
+/// The limit of the time for reading. A user must not wait longer for an answer that becomes a warning.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is kept of a request's time for judging again.
+/// The part of a request's time that is reserved for the second evaluation.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// Takes second looks.
+/// Evaluates denials again, with facts from the cluster.
 pub(super) struct Rechecker {
     client: Client,
     permits: Semaphore,
@@ -48,7 +48,7 @@ pub(super) struct Rechecker {
 
 impl Rechecker {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, permits: Semaphore::new(LOOKS_AT_ONCE), counts: RecheckCounts::default() }
+        Self { client, permits: Semaphore::new(MAX_RECHECKS), counts: RecheckCounts::default() }
     }
 
     pub(super) fn counts(&self) -> &RecheckCounts {
@@ -64,7 +64,7 @@ impl Rechecker {
         deadline: Instant,
     ) -> Evaluation<'r> {
         let Some(query) = evaluator.recheck(&first).map(|recheck| RecheckQuery::of(&recheck)) else { return first };
-        let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + LONGEST);
+        let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + TIMEOUT);
         let fetched = self.fetch(&query.plan, until).await;
         let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.errors.is_empty());
         let fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
@@ -86,12 +86,13 @@ impl Rechecker {
     }
 }
 
-/// What is asked, and what need not be.
+/// The objects to read for a recheck, and the facts that are not read again.
 struct RecheckQuery {
     plan: FetchPlan,
-    /// What was known at the first look.
+    /// The facts of the first evaluation.
     known: Facts,
-    asked: Vec<Kind>,
+    /// The kinds of objects that are read again.
+    kinds: Vec<Kind>,
 }
 
 impl RecheckQuery {
@@ -100,41 +101,41 @@ impl RecheckQuery {
             Recheck::Change { change, facts, depends_on } => (FetchPlan::of(change), *facts, *depends_on),
             Recheck::Migration { start, facts, depends_on } => (FetchPlan::of_migration(start), *facts, *depends_on),
         };
-        let mut asked = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
-        // Lists of a whole cluster, and so they are asked for only where something depends on them.
-        asked.extend(depends_on.attachment.then_some(Kind::DaemonSet));
-        asked.extend(depends_on.isolation.then_some(Kind::ConfigMap));
-        asked.extend(depends_on.nodes.then_some(Kind::Node));
-        let mut plan = plan.only(&asked);
+        let mut kinds = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
+        // These need a list of the whole cluster, so they are read only if the decision depends on them.
+        kinds.extend(depends_on.attachment.then_some(Kind::DaemonSet));
+        kinds.extend(depends_on.isolation.then_some(Kind::ConfigMap));
+        kinds.extend(depends_on.nodes.then_some(Kind::Node));
+        let mut plan = plan.only(&kinds);
         for user in facts.mac_users.known().into_iter().flatten() {
             if let Some((namespace, name)) = user.guest.split_once('/') {
                 plan = plan.with_guest(namespace, name);
             }
         }
-        Self { plan, known: facts.clone(), asked }
+        Self { plan, known: facts.clone(), kinds }
     }
 
-    fn asks(&self, kind: Kind) -> bool {
-        self.asked.contains(&kind)
+    fn reads(&self, kind: Kind) -> bool {
+        self.kinds.contains(&kind)
     }
 }
 
-/// Facts at the second look: fresh where they were asked for, as they were known where nothing depends on them.
+/// The facts of the second evaluation: new ones where they were read again, else those of the first evaluation.
 struct OverlayFacts {
     fresh: Store,
     query: RecheckQuery,
 }
 
 impl OverlayFacts {
-    fn complete(&self, fresh: Facts) -> Facts {
+    fn overlay(&self, fresh: Facts) -> Facts {
         let RecheckQuery { known, .. } = &self.query;
-        let is_fresh = |kind| self.query.asks(kind);
+        let is_fresh = |kind| self.query.reads(kind);
         Facts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes },
-            // That nobody has an address takes all guests to know. Whoever was seen to have one was asked again.
+            // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {
                 Fact::Known(users) if !users.is_empty() => fresh.mac_users,
                 known => known.clone(),
@@ -146,22 +147,22 @@ impl OverlayFacts {
 
 impl FactSource for OverlayFacts {
     fn facts_for(&self, change: &Change) -> Facts {
-        self.complete(self.fresh.facts_for(change))
+        self.overlay(self.fresh.facts_for(change))
     }
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
-        self.complete(self.fresh.facts_for_migration(start))
+        self.overlay(self.fresh.facts_for_migration(start))
     }
 }
 
-/// What a second look comes to.
+/// The result of a recheck.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum RecheckResult {
-    /// The answer stands.
+    /// The answer is the same.
     Confirmed,
-    /// The cluster is not what it seemed to be: another answer is given.
+    /// The facts in memory were behind the cluster: the answer is another one.
     Changed,
-    /// The cluster did not say all: what it might have said is warned of.
+    /// The API server did not give all facts in time: the answer warns about what was not checked.
     Inconclusive,
 }
 
@@ -170,30 +171,30 @@ impl RecheckResult {
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Confirmed => "upheld",
-            Self::Changed => "corrected",
-            Self::Inconclusive => "unconfirmed",
+            Self::Confirmed => "confirmed",
+            Self::Changed => "changed",
+            Self::Inconclusive => "inconclusive",
         }
     }
 }
 
-/// How many second looks came to what.
+/// The numbers of rechecks, by result. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecheckCounts(Arc<[AtomicU64; RecheckResult::ALL.len()]>);
 
 impl RecheckCounts {
-    pub(super) fn of(&self, upshot: RecheckResult) -> u64 {
-        self.counter(upshot).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    pub(super) fn of(&self, result: RecheckResult) -> u64 {
+        self.counter(result).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    fn add(&self, upshot: RecheckResult) {
-        if let Some(counter) = self.counter(upshot) {
+    fn add(&self, result: RecheckResult) {
+        if let Some(counter) = self.counter(result) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn counter(&self, upshot: RecheckResult) -> Option<&AtomicU64> {
-        self.0.get(RecheckResult::ALL.iter().position(|known| *known == upshot)?)
+    fn counter(&self, result: RecheckResult) -> Option<&AtomicU64> {
+        self.0.get(RecheckResult::ALL.iter().position(|known| *known == result)?)
     }
 }
 
@@ -231,7 +232,7 @@ mod tests {
     const OTHER: &str = "/apis/kubevirt.io/v1/namespaces/demo/virtualmachines/other";
     const MAC: &str = "02:00:00:00:00:01";
 
-    /// An answer of the cluster: `None` never comes.
+    /// A response of the API server; `None` never arrives.
     type Reply = Option<(u16, Value)>;
 
     fn guest(nics: &[&str]) -> Value {
@@ -270,7 +271,7 @@ mod tests {
         kubevirt
     }
 
-    /// What memory holds: some objects, and that there are no others.
+    /// A reviewer whose memory has these objects and knows that there are no others.
     fn reviewer(objects: &[Value]) -> Reviewer {
         let mut store = Store::complete();
         for object in objects {
@@ -280,7 +281,7 @@ mod tests {
         Reviewer::new(Arc::new(store), settings)
     }
 
-    /// The update of a VM from one NIC to these.
+    /// The update of a VM from the NIC `old` to these.
     fn body(nics: &[&str], annotations: &Value) -> Vec<u8> {
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "name": "vm",
             "namespace": "demo", "operation": "UPDATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"},
@@ -289,33 +290,33 @@ mod tests {
         .into_bytes()
     }
 
-    /// A cluster that has all of [`reviewer`]'s kinds and these objects by their paths, and what was asked of it.
+    /// A rechecker with a fake API server, and the paths that it requested.
     fn cluster(reply: impl Fn(&str) -> Reply + Send + 'static) -> (Rechecker, Arc<Mutex<Vec<String>>>) {
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+        let requested = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&requested);
         let service = service_fn(move |request: hyper::Request<kube::client::Body>| {
             let path = request.uri().path();
             log.lock().unwrap().push(path.to_owned());
             answer(reply(path), path)
         });
-        (Rechecker::new(Client::new(service, "default")), asked)
+        (Rechecker::new(Client::new(service, "default")), requested)
     }
 
     fn answer(reply: Reply, path: &str) -> BoxFuture<'static, io::Result<Response<Body>>> {
         let Some((code, body)) = reply else { return pending().boxed() };
-        let body = if code == 404 { absence(path) } else { body };
+        let body = if code == 404 { not_found(path) } else { body };
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = StatusCode::from_u16(code).unwrap();
         ready(Ok(response)).boxed()
     }
 
-    fn absence(path: &str) -> Value {
+    fn not_found(path: &str) -> Value {
         let name = path.rsplit('/').next().unwrap();
         json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found",
             "details": {"name": name}})
     }
 
-    /// A cluster in which the VM runs on a known KubeVirt.
+    /// Responses of a cluster in which the VM runs, with a known version of KubeVirt.
     fn running(path: &str) -> (u16, Value) {
         match path {
             VMI => (200, vmi()),
@@ -326,12 +327,12 @@ mod tests {
     }
 
     /// The answers without and with a recheck.
-    async fn confirm(second: &Rechecker, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
+    async fn confirm(rechecker: &Rechecker, reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> (Answer, Answer) {
         let first = reviewer.review(endpoint, body);
         let deadline = Instant::now() + Duration::from_secs(4);
         let (settings, body) = (reviewer.settings(), parse(body));
         let evaluator = reviewer.evaluator(&settings);
-        let last = second.confirm(evaluator, &body, evaluator.evaluate(endpoint, &body), deadline).await;
+        let last = rechecker.confirm(evaluator, &body, evaluator.evaluate(endpoint, &body), deadline).await;
         (first, Answer { status: last.http_status(), body: last.render(), decision: last.decision() })
     }
 
@@ -339,96 +340,96 @@ mod tests {
         std::str::from_utf8(&answer.body).unwrap()
     }
 
-    fn upshots(second: &Rechecker) -> [u64; 3] {
-        RecheckResult::ALL.map(|upshot| second.counts().of(upshot))
+    fn results(rechecker: &Rechecker) -> [u64; 3] {
+        RecheckResult::ALL.map(|result| rechecker.counts().of(result))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_that_was_made_a_moment_ago_denies_nothing() {
+    async fn a_network_that_was_just_created_denies_nothing() {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
-        let (second, _) = cluster(|path| match path {
+        let (rechecker, _) = cluster(|path| match path {
             NAD => Some((200, object("NetworkAttachmentDefinition", "net"))),
             path => Some(running(path)),
         });
         let body = body(&["old", "new"], &json!({}));
-        let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
+        let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
         assert!(first.decision == Decision::Denied && text(&first).contains("NP105"), "{}", text(&first));
         assert_eq!(last.decision, Decision::Warned, "{}", text(&last));
-        assert_eq!(upshots(&second), [0, 1, 0]);
+        assert_eq!(results(&rechecker), [0, 1, 0]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_that_is_not_there_is_denied_after_one_question() {
+    async fn a_missing_network_is_denied_after_one_read() {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
-        let (second, asked) = cluster(|path| Some(running(path)));
+        let (rechecker, requested) = cluster(|path| Some(running(path)));
         let body = body(&["old", "new"], &json!({}));
-        let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-        assert_eq!((text(&first), upshots(&second)), (text(&last), [1, 0, 0]));
-        let asked = asked.lock().unwrap();
-        assert_eq!(asked.iter().filter(|path| path.as_str() == NAD).count(), 1, "{asked:?}");
-        // Nothing of it depends on what takes a list of the whole cluster.
-        assert!(!asked.iter().any(|path| path.contains("nodes") || path.contains("daemonsets")), "{asked:?}");
+        let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
+        assert_eq!((text(&first), results(&rechecker)), (text(&last), [1, 0, 0]));
+        let requested = requested.lock().unwrap();
+        assert_eq!(requested.iter().filter(|path| path.as_str() == NAD).count(), 1, "{requested:?}");
+        // The denial does not depend on a fact that needs a list of the whole cluster.
+        assert!(!requested.iter().any(|path| path.contains("nodes") || path.contains("daemonsets")), "{requested:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_the_cluster_away_or_slow_or_asked_too_much_it_is_a_warning() {
+    async fn without_an_answer_of_the_cluster_the_denial_becomes_a_warning() {
         let body = body(&["old", "new"], &json!({}));
         for (code, reply) in [(None, Value::Null), (Some(500), json!("broken"))] {
             let reviewer = reviewer(&[kubevirt(), vmi()]);
-            let (second, _) = cluster(move |_| code.map(|code| (code, reply.clone())));
+            let (rechecker, _) = cluster(move |_| code.map(|code| (code, reply.clone())));
             let start = Instant::now();
-            let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-            assert_eq!((last.decision, upshots(&second)), (Decision::Warned, [0, 0, 1]), "{}", text(&last));
+            let (_, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
+            assert_eq!((last.decision, results(&rechecker)), (Decision::Warned, [0, 0, 1]), "{}", text(&last));
             assert!(text(&last).contains("was not checked"), "{}", text(&last));
-            assert!(start.elapsed() <= LONGEST + Duration::from_millis(10));
+            assert!(start.elapsed() <= TIMEOUT + Duration::from_millis(10));
         }
-        // All places are taken by looks that never end.
+        // Other rechecks, which never end, hold all permits.
         let reviewer = reviewer(&[kubevirt(), vmi()]);
-        let (second, asked) = cluster(|_| None);
-        let _all = second.permits.acquire_many(u32::try_from(LOOKS_AT_ONCE).unwrap()).await.unwrap();
-        let (_, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
-        assert_eq!((last.decision, asked.lock().unwrap().len()), (Decision::Warned, 0));
+        let (rechecker, requested) = cluster(|_| None);
+        let _all = rechecker.permits.acquire_many(u32::try_from(MAX_RECHECKS).unwrap()).await.unwrap();
+        let (_, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
+        assert_eq!((last.decision, requested.lock().unwrap().len()), (Decision::Warned, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_no_fact_could_change_is_not_asked_about() {
-        let (second, asked) = cluster(|path| Some(running(path)));
+    async fn a_decision_that_facts_cannot_change_reads_nothing() {
+        let (rechecker, requested) = cluster(|path| Some(running(path)));
         let twice = body(&["old", "new", "new"], &json!({}));
         let reviewer = reviewer(&[kubevirt(), vmi(), object("NetworkAttachmentDefinition", "net")]);
         for (endpoint, body) in [(Endpoint::Validate, twice), (Endpoint::Mutate, body(&["old"], &json!({})))] {
-            let (first, last) = confirm(&second, &reviewer, endpoint, &body).await;
+            let (first, last) = confirm(&rechecker, &reviewer, endpoint, &body).await;
             assert_eq!(first, last);
         }
-        assert_eq!(*asked.lock().unwrap(), [""; 0]);
+        assert_eq!(*requested.lock().unwrap(), [""; 0]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_guest_that_has_just_been_started_loses_a_nic_by_unplugging() {
-        let (second, _) = cluster(|path| Some(running(path)));
+    async fn a_nic_of_a_guest_that_was_just_started_is_unplugged() {
+        let (rechecker, _) = cluster(|path| Some(running(path)));
         let reviewer = reviewer(&[kubevirt()]);
         let body = body(&["old"], &json!({"nicplug.io/remove-interfaces": "old"}));
-        let (first, last) = confirm(&second, &reviewer, Endpoint::Mutate, &body).await;
+        let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Mutate, &body).await;
         assert_eq!(
-            (first.decision, last.decision, upshots(&second)),
+            (first.decision, last.decision, results(&rechecker)),
             (Decision::Patched, Decision::Patched, [0, 1, 0])
         );
         assert_ne!(text(&first), text(&last));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_an_address_is_asked_whether_it_still_has() {
+    async fn the_known_user_of_an_address_is_read_again() {
         let nad = object("NetworkAttachmentDefinition", "net");
         let other = || vm("other", &["with-mac"], &json!({}));
         let reviewer = reviewer(&[kubevirt(), vmi(), nad.clone(), other()]);
         let body = body(&["old", "with-mac"], &json!({}));
         for (is_there, decision) in [(true, Decision::Denied), (false, Decision::Warned)] {
             let nad = nad.clone();
-            let (second, _) = cluster(move |path| match path {
+            let (rechecker, _) = cluster(move |path| match path {
                 NAD => Some((200, nad.clone())),
                 OTHER if is_there => Some((200, vm("other", &["with-mac"], &json!({})))),
                 path => Some(running(path)),
             });
-            let (first, last) = confirm(&second, &reviewer, Endpoint::Validate, &body).await;
+            let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
             assert!(first.decision == Decision::Denied && text(&first).contains("NP113"), "{}", text(&first));
             assert_eq!(last.decision, decision, "{}", text(&last));
         }
@@ -449,8 +450,8 @@ mod tests {
             counts: counts.clone(),
             in_flight: Arc::new(InFlight::new(1)),
             spans: None,
-            largest_body: 1 << 20,
-            longest: Duration::from_secs(4),
+            max_body: 1 << 20,
+            timeout: Duration::from_secs(4),
         });
         let mut body: Value = serde_json::from_slice(&body(&["old", "new"], &json!({}))).unwrap();
         body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-controller");

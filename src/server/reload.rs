@@ -1,8 +1,8 @@
-//! Files that somebody else renews, by way of a volume.
+//! Reloads files that another program renews, usually in a volume of the pod.
 //!
-//! They are read again and again, and never watched: the kubelet swaps a link to their folder, and whoever watches a
-//! file in it hears that the file is gone and of none that came instead. What is read is compared byte by byte with what
-//! was taken up before, so that a look at files that stay as they are costs their reading and nothing else.
+//! The files are read periodically and not watched: the kubelet replaces a link to their folder, so a watch of a file
+//! reports its deletion and no new file. The contents are compared byte by byte with those that were loaded before, so
+//! that unchanged files cost a read and nothing else.
 
 pub mod settings;
 
@@ -11,56 +11,57 @@ use std::{pin::pin, time::Duration};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often to look by default: much more often than the kubelet renews a volume (once in 60 to 90 seconds), and a
-/// small file costs nothing.
+/// The default time between two reads: much shorter than the time in which the kubelet renews a volume (60 to 90
+/// seconds), and the read of a small file is cheap.
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the files held when they were last taken up.
-pub(super) struct Taken<C>(pub(super) C);
+/// The contents of the files that are in use.
+pub(super) struct Loaded<C>(pub(super) C);
 
-impl<C: PartialEq> Taken<C> {
-    /// What the files hold, and what that makes, if it is not what was taken up.
-    pub(super) fn news<T, E>(
+impl<C: PartialEq> Loaded<C> {
+    /// Returns the new contents and the value that `parse` makes of them; `None` if the contents are the same.
+    pub(super) fn changed<T, E>(
         &self,
         read: impl Fn() -> Result<C, E>,
-        make: impl Fn(&C) -> Result<T, E>,
+        parse: impl Fn(&C) -> Result<T, E>,
     ) -> Result<Option<(C, T)>, E> {
         let contents = read()?;
         if contents == self.0 {
             return Ok(None);
         }
-        match make(&contents) {
+        match parse(&contents) {
             Ok(value) => Ok(Some((contents, value))),
             Err(error) => {
-                // They may have been written just now, or swapped between two of them: that is no fault, and over by now.
+                // Another program may be writing the files, or have replaced only one of them so far, so they are read
+                // once more before this is an error.
                 let again = read()?;
                 if again == contents {
                     return Err(error);
                 }
-                make(&again).map(|value| Some((again, value)))
+                parse(&again).map(|value| Some((again, value)))
             }
         }
     }
 }
 
-/// RecheckCounts at once and with every tick, until there are none any more.
-pub(super) async fn keep_looking(ticks: impl Stream<Item = ()>, mut look: impl FnMut()) {
+/// Calls `check` at once and with every tick, until the ticks end.
+pub(super) async fn poll(ticks: impl Stream<Item = ()>, mut check: impl FnMut()) {
     let mut ticks = pin!(ticks);
     loop {
-        // Not worth a thread of its own: a volume with a Secret or a ConfigMap is memory.
-        look();
+        // It blocks the thread only shortly: a volume with a Secret or a ConfigMap is in memory.
+        check();
         if ticks.next().await.is_none() {
             return;
         }
     }
 }
 
-/// Ticks, the first one after a period. Those that nobody waited for are left out.
+/// Returns ticks with this period, the first one after one period. Missed ticks are skipped.
 pub fn every(period: Duration) -> impl Stream<Item = ()> {
-    // An interval of no length is none.
+    // tokio panics for a period of zero.
     let mut interval = interval(period.max(Duration::from_millis(1)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick of an interval would come at once.
+    // Without this the first tick comes at once.
     interval.reset();
     stream::unfold(interval, async |mut interval| {
         interval.tick().await;
@@ -74,34 +75,34 @@ mod tests {
 
     use super::*;
 
-    /// What is made of these contents, one read after the other.
-    fn news(taken: &str, reads: &[&str]) -> Result<Option<(String, u32)>, String> {
+    /// The result for these loaded contents and these reads, one after the other.
+    fn changed(loaded: &str, reads: &[&str]) -> Result<Option<(String, u32)>, String> {
         let reads = RefCell::new(reads.iter());
-        Taken(taken.to_owned()).news(
+        Loaded(loaded.to_owned()).changed(
             || Ok(reads.borrow_mut().next().unwrap().to_string()),
-            |text| text.parse().map_err(|_| format!("{text:?} is no number")),
+            |text| text.parse().map_err(|_| format!("{text:?} is not a number")),
         )
     }
 
     #[test]
-    fn only_what_is_new_is_made_anew() {
-        assert_eq!(news("1", &["1"]), Ok(None));
-        assert_eq!(news("1", &["2"]), Ok(Some(("2".to_owned(), 2))));
-        // It is not read as what it would make.
-        assert_eq!(news("one", &["one"]), Ok(None));
+    fn only_changed_contents_are_parsed() {
+        assert_eq!(changed("1", &["1"]), Ok(None));
+        assert_eq!(changed("1", &["2"]), Ok(Some(("2".to_owned(), 2))));
+        // Unchanged contents are not parsed.
+        assert_eq!(changed("one", &["one"]), Ok(None));
     }
 
     #[test]
-    fn what_is_written_while_it_is_read_is_no_fault() {
-        assert_eq!(news("1", &["2x", "22"]), Ok(Some(("22".to_owned(), 22))));
-        assert_eq!(news("1", &["x", "x"]), Err("\"x\" is no number".to_owned()));
-        assert_eq!(news("1", &["x", "y"]), Err("\"y\" is no number".to_owned()));
+    fn contents_that_change_between_two_reads_are_not_an_error() {
+        assert_eq!(changed("1", &["2x", "22"]), Ok(Some(("22".to_owned(), 22))));
+        assert_eq!(changed("1", &["x", "x"]), Err("\"x\" is not a number".to_owned()));
+        assert_eq!(changed("1", &["x", "y"]), Err("\"y\" is not a number".to_owned()));
     }
 
     #[tokio::test]
-    async fn it_looks_at_once_and_once_a_tick() {
-        let mut looks = 0;
-        keep_looking(stream::iter([(), (), ()]), || looks += 1).await;
-        assert_eq!(looks, 4);
+    async fn it_checks_at_once_and_with_every_tick() {
+        let mut checks = 0;
+        poll(stream::iter([(), (), ()]), || checks += 1).await;
+        assert_eq!(checks, 4);
     }
 }

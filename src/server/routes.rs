@@ -1,7 +1,7 @@
-//! `POST /validate` and `POST /mutate`: bytes in, bytes out.
+//! `POST /validate` and `POST /mutate`: from the HTTP request to the HTTP response.
 //!
-//! Whatever is no review gets a status of its own and `{"error": "…"}`. An answer that leaves a part of the body unread
-//! says `Connection: close`: what follows on that connection could not be told from the rest of the body.
+//! A request that is not a review gets an HTTP error and `{"error": "…"}`. A response that leaves a part of the body
+//! unread has `Connection: close`, because the next request could not be told from the rest of the body.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,8 +19,8 @@ use hyper::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    body::{self, Unreadable},
-    counts::{Counts, Refusal},
+    body::{self, ReadError},
+    counts::{Counts, RefusalReason},
     deadline::answer_within,
     decision_log::{self, Trace},
     denial_events::DenialEvents,
@@ -28,14 +28,14 @@ use super::{
     recheck::Rechecker,
 };
 use crate::{
-    admission::{self, Decision, Endpoint, Evaluation, ParsedBody, Reviewer},
+    admission::{self, Decision, Endpoint, Evaluation, Reviewer},
     telemetry::spans::Spans,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-/// The routes of the webhook.
+/// Returns the routes of the webhook.
 pub(super) fn router(state: AppState) -> Router {
     Router::new()
         .route("/validate", post(validate))
@@ -46,59 +46,67 @@ pub(super) fn router(state: AppState) -> Router {
 }
 
 async fn validate(State(state): State<Arc<AppState>>, request: Request) -> Response {
-    state.answer(Endpoint::Validate, request).await
+    state.respond(Endpoint::Validate, request).await
 }
 
 async fn mutate(State(state): State<Arc<AppState>>, request: Request) -> Response {
-    state.answer(Endpoint::Mutate, request).await
+    state.respond(Endpoint::Mutate, request).await
 }
 
 async fn method_not_allowed(State(state): State<Arc<AppState>>, request: Request) -> Response {
-    state.counts.refuse(Refusal::Method);
+    state.counts.add_refused(RefusalReason::Method);
     // axum adds the Allow header.
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "send the AdmissionReview by POST").closing_if_unread(&request)
+    error(StatusCode::METHOD_NOT_ALLOWED, "send the AdmissionReview with POST").closing_if_unread(&request)
 }
 
 async fn not_found(State(state): State<Arc<AppState>>, request: Request) -> Response {
-    state.counts.refuse(Refusal::Path);
-    refuse(StatusCode::NOT_FOUND, "no such path: send the AdmissionReview to /validate or /mutate")
+    state.counts.add_refused(RefusalReason::Path);
+    error(StatusCode::NOT_FOUND, "unknown path: send the AdmissionReview to /validate or /mutate")
         .closing_if_unread(&request)
 }
 
-/// Where reviews are handed in.
+/// The state of the routes.
 pub(super) struct AppState {
     pub(super) reviewer: Reviewer,
-    /// In a cluster.
+    /// `None` without a cluster.
     pub(super) rechecker: Option<Rechecker>,
-    /// The same.
+    /// `None` without a cluster.
     pub(super) denial_events: Option<DenialEvents>,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
-    /// Where a collector takes them.
+    /// `None` without a collector.
     pub(super) spans: Option<Spans>,
-    /// In bytes.
-    pub(super) largest_body: usize,
-    pub(super) longest: Duration,
+    /// The limit of a body, in bytes.
+    pub(super) max_body: usize,
+    /// The limit of the time to answer.
+    pub(super) timeout: Duration,
 }
 
 impl AppState {
-    async fn answer(&self, endpoint: Endpoint, request: Request) -> Response {
+    async fn respond(&self, endpoint: Endpoint, request: Request) -> Response {
         if !is_json(request.headers()) {
-            self.counts.refuse(Refusal::MediaType);
-            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type has to be application/json")
+            self.counts.add_refused(RefusalReason::MediaType);
+            return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json")
                 .closing_if_unread(&request);
         }
         let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
         let start = Instant::now();
-        let deadline = start + answer_within(request.uri().query(), self.longest);
-        let Some(_place) = self.in_flight.enter() else {
-            return self.answer_overload(request.into_body(), deadline).await;
+        let deadline = start + answer_within(request.uri().query(), self.timeout);
+        let Some(_permit) = self.in_flight.enter() else {
+            return self.respond_overload(request.into_body(), deadline).await;
         };
-        match timeout_at(deadline, body::read(request.into_body(), self.largest_body)).await {
+        match timeout_at(deadline, body::read(request.into_body(), self.max_body)).await {
             Ok(Ok(body)) => {
-                // The body is parsed once; all that follows borrows from it.
+                // The body is parsed once; everything below borrows from it.
                 let parsed = admission::parse(&body);
-                let evaluation = self.evaluate(endpoint, &parsed, deadline).await;
+                // Held for the whole request: settings that are replaced meanwhile apply to the next one.
+                let settings = self.reviewer.settings();
+                let evaluator = self.reviewer.evaluator(&settings);
+                let mut evaluation = evaluator.evaluate(endpoint, &parsed);
+                if let Some(rechecker) = self.rechecker_for(&evaluation) {
+                    // Boxed, so that the other requests do not allocate the state of a recheck.
+                    evaluation = Box::pin(rechecker.confirm(evaluator, &parsed, evaluation, deadline)).await;
+                }
                 let answer = evaluation.render();
                 let took = start.elapsed();
                 self.counts.add(evaluation.labels(), took);
@@ -109,60 +117,51 @@ impl AppState {
                 let status = StatusCode::from_u16(evaluation.http_status());
                 json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
             }
-            Ok(Err(Unreadable::TooLarge)) => self.refuse_large_body().closing(),
-            Ok(Err(Unreadable::Broken)) => {
-                self.counts.refuse(Refusal::BodyBroken);
-                refuse(StatusCode::BAD_REQUEST, "the body ended before its end, or its chunks are malformed").closing()
+            Ok(Err(ReadError::TooLarge)) => self.respond_too_large().closing(),
+            Ok(Err(ReadError::Broken)) => {
+                self.counts.add_refused(RefusalReason::BodyBroken);
+                error(StatusCode::BAD_REQUEST, "the body is incomplete, or its chunks are malformed").closing()
             }
             Err(_) => {
-                self.counts.refuse(Refusal::BodyLate);
-                refuse(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing()
+                self.counts.add_refused(RefusalReason::BodyLate);
+                error(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing()
             }
         }
     }
 
-    async fn evaluate<'r>(&self, endpoint: Endpoint, body: &'r ParsedBody<'r>, deadline: Instant) -> Evaluation<'r> {
-        // The guard lives as long as the request: settings that are replaced meanwhile apply to the next request.
-        let settings = self.reviewer.settings();
-        let evaluator = self.reviewer.evaluator(&settings);
-        let evaluation = evaluator.evaluate(endpoint, body);
-        match &self.rechecker {
-            Some(rechecker) if matches!(evaluation.decision(), Decision::Denied | Decision::Patched) => {
-                // Boxed, so that the other requests do not allocate its state.
-                Box::pin(rechecker.confirm(evaluator, body, evaluation, deadline)).await
-            }
-            _ => evaluation,
-        }
+    /// Returns the rechecker if newer facts could change the evaluation.
+    fn rechecker_for(&self, evaluation: &Evaluation) -> Option<&Rechecker> {
+        self.rechecker.as_ref().filter(|_| matches!(evaluation.decision(), Decision::Denied | Decision::Patched))
     }
 
-    /// The body is read all the same, into nothing: under load a new TLS handshake for the client's next try would
-    /// cost a hundred times as much.
-    async fn answer_overload(&self, body: Body, deadline: Instant) -> Response {
-        self.counts.refuse(Refusal::Overload);
-        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");
+    /// Discards the body and responds. Closing the connection instead would cost more: a new TLS handshake for the client's
+    /// next try takes a hundred times as long.
+    async fn respond_overload(&self, body: Body, deadline: Instant) -> Response {
+        self.counts.add_refused(RefusalReason::Overload);
+        let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        match timeout_at(deadline, body::discard(body, self.largest_body)).await {
+        match timeout_at(deadline, body::discard(body, self.max_body)).await {
             Ok(Ok(())) => response,
             _ => response.closing(),
         }
     }
 
-    fn refuse_large_body(&self) -> Response {
-        self.counts.refuse(Refusal::BodyTooLarge);
-        let limit = self.largest_body;
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {limit} bytes (--max-body)"))
+    fn respond_too_large(&self) -> Response {
+        self.counts.add_refused(RefusalReason::BodyTooLarge);
+        let limit = self.max_body;
+        error(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body has more than {limit} bytes (--max-body)"))
     }
 }
 
-/// `application/json`, with parameters or without (RFC 9110, section 8.3.1).
+/// Whether the content type is `application/json`, with or without parameters (RFC 9110, section 8.3.1).
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(JSON.as_bytes())
 }
 
-/// An error for whoever sent no review. `message` has nothing that JSON would have to escape.
-fn refuse(status: StatusCode, message: &str) -> Response {
+/// Returns the response to a request that is not a review. `message` must not have characters that JSON escapes.
+fn error(status: StatusCode, message: &str) -> Response {
     json(status, Body::from(format!(r#"{{"error":"{message}"}}"#)))
 }
 
@@ -194,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_told_by_its_media_type_alone() {
+    fn only_the_media_type_says_that_a_body_is_json() {
         for (value, expected) in [
             ("application/json", true),
             ("Application/JSON; charset=utf-8", true),

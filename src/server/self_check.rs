@@ -1,4 +1,4 @@
-//! The server asks itself, over its own listener and TLS, before it says that it is ready.
+//! The server sends itself a request, over its own listener and TLS, before it reports that it is ready.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,66 +18,69 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::tls::{CertResolver, provider};
 
-/// More than it can take on a machine that is of any use.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The limit of a self-check: more than it needs even on a slow machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks a server that shows a certificate which is known.
+/// Checks a server with a known certificate.
 #[derive(Clone)]
 pub(super) struct SelfCheck {
-    shown: CertResolver,
-    /// Whether the server wants a certificate of its clients, which there is none of here.
-    has_client_authorities: bool,
+    certificates: CertResolver,
+    /// Whether the server requires a client certificate, which the self-check does not have.
+    needs_client_certificate: bool,
 }
 
-/// How far the server was tried.
+/// The part of the server that a successful self-check used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SelfCheckResult {
-    /// It has answered a request.
+    /// The server answered a request.
     Answered,
-    /// It has shown its certificate and signed with its key.
+    /// The server completed a TLS handshake with its certificate and key.
     Handshake,
 }
 
 impl SelfCheck {
-    pub(super) fn new(shown: CertResolver, has_client_authorities: bool) -> Self {
-        Self { shown, has_client_authorities }
+    pub(super) fn new(certificates: CertResolver, needs_client_certificate: bool) -> Self {
+        Self { certificates, needs_client_certificate }
     }
 
-    /// Asks the server that listens on an address.
+    /// Checks the server that listens on an address.
     ///
     /// # Errors
-    /// It does not answer, or shows another certificate.
-    pub(super) async fn ask(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
-        match timeout(PATIENCE, self.try_at(reachable(address))).await {
-            Ok(proof) => proof,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {PATIENCE:?}"))),
+    /// The server does not answer, or has another certificate.
+    pub(super) async fn run(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
+        match timeout(TIMEOUT, self.connect(loopback(address))).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {TIMEOUT:?}"))),
         }
     }
 
-    async fn try_at(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
+    async fn connect(&self, address: SocketAddr) -> io::Result<SelfCheckResult> {
         let connector = TlsConnector::from(Arc::new(self.config()?));
         let stream = TcpStream::connect(address).await?;
         let mut stream = connector.connect(ServerName::from(address.ip()), stream).await?;
-        if self.has_client_authorities {
-            // In TLS 1.3 the client is done before the server has looked for its certificate. What comes now is the
-            // alert that there was none.
+        if self.needs_client_certificate {
+            // In TLS 1.3 the client completes the handshake before the server checks its certificate. The next message is
+            // the alert that there is none.
             return Ok(SelfCheckResult::Handshake);
         }
-        converse(&mut stream).await?;
+        send_request(&mut stream).await?;
         Ok(SelfCheckResult::Answered)
     }
 
     fn config(&self) -> io::Result<ClientConfig> {
-        let certificate = self.shown.certificate().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
+        let certificate =
+            self.certificates.certificate().ok_or_else(|| io::Error::other("there is no certificate yet"))?;
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13]);
         let builder = builder.map_err(io::Error::other)?.dangerous();
-        Ok(builder.with_custom_certificate_verifier(Arc::new(Known { certificate, provider })).with_no_client_auth())
+        Ok(builder
+            .with_custom_certificate_verifier(Arc::new(PinnedCertificate { certificate, provider }))
+            .with_no_client_auth())
     }
 }
 
-/// A listener on all addresses is reached on the one of the machine itself.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// Returns the address to connect to: loopback for a listener on all addresses.
+fn loopback(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
         std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
@@ -86,55 +89,55 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Sends a request that is no review, which leaves no trace, and reads its answer.
-async fn converse(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+/// Sends a request that is not a review, so that it is not logged as a decision, and reads the response.
+async fn send_request(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
     stream.write_all(b"HEAD /validate HTTP/1.1\r\nhost: nicplug\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = Vec::new();
-    stream.take(1 << 10).read_to_end(&mut answer).await?;
-    if answer.starts_with(b"HTTP/1.1 405 ") {
+    let mut response = Vec::new();
+    stream.take(1 << 10).read_to_end(&mut response).await?;
+    if response.starts_with(b"HTTP/1.1 405 ") {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "another answer than expected"))
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the response is not the expected one"))
 }
 
-/// Trusts one certificate, for any name and at any time: whether others trust it is theirs to judge.
+/// Trusts one certificate, for any name and at any time: clients check names and dates themselves.
 #[derive(Debug)]
-struct Known {
+struct PinnedCertificate {
     certificate: CertificateDer<'static>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Known {
+impl ServerCertVerifier for PinnedCertificate {
     fn verify_server_cert(
         &self,
-        shown: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if *shown == self.certificate {
+        if *certificate == self.certificate {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::Error::General("it shows another certificate".to_owned()))
+        Err(rustls::Error::General("the server has another certificate".to_owned()))
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        shown: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, shown, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        shown: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, shown, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -148,13 +151,13 @@ mod tests {
 
     #[test]
     fn a_listener_on_all_addresses_is_reached_on_loopback() {
-        for (listens, reached) in [
+        for (listener, expected) in [
             ("0.0.0.0:8443", "127.0.0.1:8443"),
             ("[::]:8443", "[::1]:8443"),
             ("192.0.2.1:8443", "192.0.2.1:8443"),
             ("127.0.0.1:8443", "127.0.0.1:8443"),
         ] {
-            assert_eq!(reachable(listens.parse().unwrap()), reached.parse().unwrap());
+            assert_eq!(loopback(listener.parse().unwrap()), expected.parse().unwrap());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates: read, checked against each other, and shown to clients; replaced while the server runs.
+//! The serving certificate: reads it, checks it, and replaces it while the server runs. Also the CAs of clients.
 
 mod expiry;
 pub mod files;
@@ -28,28 +28,28 @@ use crate::certificates::{
     validity::{Validity, ValidityPhase},
 };
 
-/// A certificate chain and the key that belongs to it.
+/// A certificate chain and its private key.
 #[derive(Debug)]
-pub struct Pair {
+pub struct CertKeyPair {
     key: Arc<CertifiedKey>,
     validity: Validity,
     origin: Origin,
 }
 
-impl Pair {
+impl CertKeyPair {
     /// Reads a PEM chain, the server's own certificate first, and its PEM key.
     ///
     /// # Errors
-    /// A file cannot be read, has no certificate or no key in it, or the two do not belong together.
+    /// A file cannot be read, has no certificate or no key, or the key does not match the certificate.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let (chain, secret) = (read(certificate)?, read(key)?);
         Self::new(&chain, &secret, &Origin::File(certificate.into()), &Origin::File(key.into()))
     }
 
-    /// The same from memory.
+    /// Reads a PEM chain and a PEM key from memory.
     ///
     /// # Errors
-    /// As [`from_files`](Pair::from_files).
+    /// As [`from_files`](Self::from_files).
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, TlsError> {
         Self::new(certificate, key, &Origin::Memory("certificate"), &Origin::Memory("key"))
     }
@@ -70,16 +70,16 @@ impl Pair {
         Ok(Self { key: Arc::new(key), validity, origin: chain_origin.clone() })
     }
 
-    /// From when until when the server's own certificate is valid.
+    /// Returns the validity of the server's own certificate.
     #[must_use]
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// Checks that clients may call the server by each of `hosts`.
+    /// Checks that the certificate is valid for all of `hosts`.
     ///
     /// # Errors
-    /// The certificate is not for one of them.
+    /// The certificate is not valid for one of them.
     pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
         match hosts
             .iter()
@@ -103,110 +103,111 @@ impl Pair {
     }
 }
 
-/// The pair that handshakes get. It may be replaced at any time; connections that are open keep theirs. Clones share it.
+/// The serving certificate of TLS handshakes. It can be replaced at any time; open connections keep theirs. Clones share
+/// it.
 #[derive(Clone, Debug, Default)]
-pub struct CertResolver(Arc<Served>);
+pub struct CertResolver(Arc<ResolverState>);
 
 #[derive(Debug, Default)]
-struct Served {
-    pair: RwLock<Option<Arc<Pair>>>,
-    /// The end of the authority that signs now, where it is known by something else than the pair.
-    authority: RwLock<Option<SystemTime>>,
-    /// How often something newer was refused.
-    faults: AtomicU64,
+struct ResolverState {
+    pair: RwLock<Option<Arc<CertKeyPair>>>,
+    /// When the CA expires, if this is known from another source than the chain.
+    ca_expiry: RwLock<Option<SystemTime>>,
+    /// The number of newer pairs that were rejected.
+    load_failures: AtomicU64,
 }
 
 impl CertResolver {
-    /// From now on handshakes get this pair.
-    pub fn show(&self, pair: Pair) {
+    /// Replaces the pair.
+    pub fn set(&self, pair: CertKeyPair) {
         *self.0.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
     }
 
-    /// Tells until when the authority that signs now is valid.
-    pub(super) fn tell_authority(&self, end: Option<SystemTime>) {
-        *self.0.authority.write().unwrap_or_else(PoisonError::into_inner) = end;
+    /// Sets when the CA expires.
+    pub(super) fn set_ca_expiry(&self, expiry: Option<SystemTime>) {
+        *self.0.ca_expiry.write().unwrap_or_else(PoisonError::into_inner) = expiry;
     }
 
-    /// Until when the authority of the pair is valid, where that is known: one that nicplug made, or the soonest to
-    /// expire of those that the chain holds.
+    /// Returns when the CA expires: the CA that nicplug created, else the CA of the chain that expires first; `None` if it
+    /// is unknown.
     #[must_use]
-    pub fn authority_end(&self) -> Option<SystemTime> {
-        let told = *self.0.authority.read().unwrap_or_else(PoisonError::into_inner);
-        told.or_else(|| {
-            let authorities = self.pair()?.key.cert.clone().into_iter().skip(1);
-            authorities.filter_map(|authority| Some(Validity::of(&authority)?.not_after)).min()
+    pub fn ca_expiry(&self) -> Option<SystemTime> {
+        let expiry = *self.0.ca_expiry.read().unwrap_or_else(PoisonError::into_inner);
+        expiry.or_else(|| {
+            let pair = self.pair()?;
+            pair.key.cert.iter().skip(1).filter_map(|ca| Some(Validity::of(ca)?.not_after)).min()
         })
     }
 
-    /// How often a pair was refused while an older one stayed.
+    /// Returns the number of pairs that were rejected while the previous one stayed in use.
     #[must_use]
-    pub fn faults(&self) -> u64 {
-        self.0.faults.load(Ordering::Relaxed)
+    pub fn load_failures(&self) -> u64 {
+        self.0.load_failures.load(Ordering::Relaxed)
     }
 
-    fn add_fault(&self) {
-        self.0.faults.fetch_add(1, Ordering::Relaxed);
+    fn add_load_failure(&self) {
+        self.0.load_failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From when until when the certificate that is shown is valid; `None` when there is none yet.
+    /// Returns the validity of the serving certificate; `None` if there is none yet.
     #[must_use]
     pub fn validity(&self) -> Option<Validity> {
         self.pair().map(|pair| pair.validity)
     }
 
-    /// The server's own certificate; `None` when there is none yet.
+    /// Returns the server's own certificate; `None` if there is none yet.
     pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
         self.pair()?.key.cert.first().cloned()
     }
 
-    fn pair(&self) -> Option<Arc<Pair>> {
+    fn pair(&self) -> Option<Arc<CertKeyPair>> {
         self.0.pair.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl TryFrom<&GeneratedCertificates> for Pair {
+impl TryFrom<&GeneratedCertificates> for CertKeyPair {
     type Error = TlsError;
 
-    /// The server's pair of what was made in memory.
-    fn try_from(made: &GeneratedCertificates) -> Result<Self, TlsError> {
-        Self::from_pem(made.server.as_bytes(), made.server_key.as_bytes())
+    /// Reads the server's pair of a bundle.
+    fn try_from(bundle: &GeneratedCertificates) -> Result<Self, TlsError> {
+        Self::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())
     }
 }
 
-impl From<Pair> for CertResolver {
-    fn from(pair: Pair) -> Self {
-        let shown = Self::default();
-        shown.show(pair);
-        shown
+impl From<CertKeyPair> for CertResolver {
+    fn from(pair: CertKeyPair) -> Self {
+        let resolver = Self::default();
+        resolver.set(pair);
+        resolver
     }
 }
 
 impl ResolvesServerCert for CertResolver {
-    /// Asked once for each handshake, and for nothing else: the lock is far from the way of a request.
+    /// rustls calls this once per handshake, so requests do not take the lock.
     fn resolve(&self, _: ClientHello) -> Option<Arc<CertifiedKey>> {
         self.pair().map(|pair| Arc::clone(&pair.key))
     }
 }
 
-/// Authorities that sign the certificates of clients.
+/// The CAs of client certificates.
 #[derive(Debug)]
-pub struct ClientAuthorities(RootCertStore);
+pub struct ClientCas(RootCertStore);
 
-impl ClientAuthorities {
+impl ClientCas {
     /// Reads PEM certificates.
     ///
     /// # Errors
-    /// The file cannot be read, or has no usable certificate in it.
+    /// The file cannot be read, or has no usable certificate.
     pub fn from_file(path: &Path) -> Result<Self, TlsError> {
         Self::new(&read(path)?, &Origin::File(path.into()))
     }
 
-    /// The same from memory.
+    /// Reads PEM certificates from memory.
     ///
     /// # Errors
     /// There is no usable certificate.
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
-        Self::new(pem, &Origin::Memory("client authority"))
+        Self::new(pem, &Origin::Memory("client CA"))
     }
 
     fn new(pem: &[u8], origin: &Origin) -> Result<Self, TlsError> {
@@ -218,14 +219,17 @@ impl ClientAuthorities {
     }
 }
 
-/// TLS 1.2 and 1.3, HTTP/1.1 alone.
-pub(super) fn server_config(shown: CertResolver, clients: Option<ClientAuthorities>) -> Result<ServerConfig, TlsError> {
+/// Returns a configuration for TLS 1.2 and 1.3 and for HTTP/1.1.
+pub(super) fn server_config(
+    certificates: CertResolver,
+    client_cas: Option<ClientCas>,
+) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?;
-    let builder = match clients {
-        Some(ClientAuthorities(roots)) => {
+    let builder = match client_cas {
+        Some(ClientCas(roots)) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
                 .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
@@ -233,9 +237,9 @@ pub(super) fn server_config(shown: CertResolver, clients: Option<ClientAuthoriti
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(shown));
+    let mut config = builder.with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // The API server resumes no sessions (client-go keeps no session cache): tickets would be made for nobody.
+    // The API server does not resume sessions (client-go has no session cache), so tickets would be useless.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
@@ -256,12 +260,12 @@ fn certificates(pem: &[u8], origin: &Origin) -> Result<Vec<CertificateDer<'stati
     }
 }
 
-/// Where PEM text came from.
+/// The origin of PEM text, for messages.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
     /// A file.
     File(PathBuf),
-    /// Memory; what it should be.
+    /// Memory, with the purpose of the text.
     Memory(&'static str),
 }
 
@@ -277,51 +281,49 @@ impl fmt::Display for Origin {
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// PEM text, but no X.509 certificate that can be used.
-    #[error("{0} holds a certificate that cannot be used: make a new one, for example with `nicplug certs`")]
+    /// The PEM text is not a usable X.509 certificate.
+    #[error("{0} has an unusable certificate: create a new one, for example with `nicplug certs`")]
     BadCertificate(Origin, #[source] rustls::Error),
-    /// PEM text, but of a kind of key that cannot be used.
-    #[error("{0} holds a key that cannot be used: give an ECDSA (P-256, P-384), Ed25519 or RSA key")]
+    /// The PEM text is not a key of a supported kind.
+    #[error("{0} has an unusable key: use an ECDSA (P-256, P-384), Ed25519 or RSA key")]
     BadKey(Origin, #[source] rustls::Error),
-    /// Not valid yet.
-    #[error("{0} is not valid yet ({1}): wait, or set the clock of this machine or of whoever made it")]
+    /// The certificate is not valid yet.
+    #[error("{0} is not valid yet ({1}): wait, or correct the clock of this machine or of the issuer")]
     Early(Origin, Validity),
-    /// Not valid any more.
+    /// The certificate has expired.
     #[error("{0} has expired ({1}): renew it")]
     Expired(Origin, Validity),
-    /// Not for a host that clients call.
-    #[error("{certificate} is not for the host {host:?} (--cert-dns-name): make one that names it")]
+    /// The certificate is not valid for a required host.
+    #[error("{certificate} is not valid for the host {host:?} (--cert-dns-name): create one with this host")]
     Host {
-        /// Where the certificate came from.
+        /// The origin of the certificate.
         certificate: Origin,
-        /// What clients call the server.
+        /// The host.
         host: String,
     },
-    /// Both are fine, but not a pair.
-    #[error(
-        "the key in {key} does not belong to the certificate in {certificate}: give the two that were made together"
-    )]
+    /// The key does not match the certificate.
+    #[error("the key in {key} does not match the certificate in {certificate}: use both files of one pair")]
     Mismatch {
-        /// Where the certificate came from.
+        /// The origin of the certificate.
         certificate: Origin,
-        /// Where the key came from.
+        /// The origin of the key.
         key: Origin,
     },
-    /// Something else than PEM certificates.
-    #[error("{0} holds no certificate: it has to be PEM text with \"BEGIN CERTIFICATE\"")]
+    /// The text has no PEM certificate.
+    #[error("{0} has no certificate: it must be PEM text with \"BEGIN CERTIFICATE\"")]
     NoCertificate(Origin),
-    /// Something else than a PEM key.
-    #[error("{0} holds no private key: it has to be PEM text with \"BEGIN PRIVATE KEY\", not encrypted")]
+    /// The text has no PEM key.
+    #[error("{0} has no private key: it must be PEM text with \"BEGIN PRIVATE KEY\", not encrypted")]
     NoKey(Origin),
-    /// A file that cannot be read.
-    #[error("cannot read {}: give a file that exists and that this user may read (`nicplug certs` makes a set)", path.display())]
+    /// A file cannot be read.
+    #[error("cannot read {}: name an existing file that this user may read (`nicplug certs` creates one)", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// rustls refuses the configuration as a whole.
+    /// rustls rejects the configuration.
     #[error("cannot set up TLS")]
     Setup(#[source] rustls::Error),
 }
@@ -338,39 +340,39 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_was_made_together_is_taken() {
-        let made = bundle();
-        assert!(Pair::try_from(&made).is_ok());
-        assert!(ClientAuthorities::from_pem(made.ca.as_bytes()).is_ok());
+    fn a_matching_pair_is_accepted() {
+        let bundle = bundle();
+        assert!(CertKeyPair::try_from(&bundle).is_ok());
+        assert!(ClientCas::from_pem(bundle.ca.as_bytes()).is_ok());
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_told() {
+    fn a_key_of_another_certificate_is_an_error() {
         let (one, other) = (bundle(), bundle());
-        let error = Pair::from_pem(one.server.as_bytes(), other.server_key.as_bytes()).unwrap_err();
+        let error = CertKeyPair::from_pem(one.server.as_bytes(), other.server_key.as_bytes()).unwrap_err();
         assert!(matches!(error, TlsError::Mismatch { .. }), "{error}");
     }
 
     #[test]
-    fn a_certificate_is_held_against_the_names_that_clients_call() {
+    fn a_certificate_is_checked_for_its_hosts() {
         let hosts: Vec<Host> =
             ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
-        let made = certificates::generate(&hosts, SystemTime::now()).unwrap();
-        let pair = Pair::try_from(&made).unwrap();
-        let verdict = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
+        let bundle = certificates::generate(&hosts, SystemTime::now()).unwrap();
+        let pair = CertKeyPair::try_from(&bundle).unwrap();
+        let check = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
         for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {
-            assert!(verdict(host).is_ok(), "{host}");
+            assert!(check(host).is_ok(), "{host}");
         }
         for host in ["nicplug.nicplug.svc.cluster.local", "example.org", "10.0.0.8", "*.example.com"] {
-            let error = verdict(host).unwrap_err().to_string();
+            let error = check(host).unwrap_err().to_string();
             assert!(error.contains(host), "{error}");
         }
     }
 
     #[test]
-    fn a_certificate_is_held_against_the_clock() {
-        let made = bundle();
-        let pair = Pair::try_from(&made).unwrap();
+    fn a_certificate_is_checked_for_its_dates() {
+        let bundle = bundle();
+        let pair = CertKeyPair::try_from(&bundle).unwrap();
         let Validity { not_before, not_after } = pair.validity();
         let second = Duration::from_secs(1);
         assert!(pair.check_dates(not_before).is_ok() && pair.check_dates(not_after).is_ok());
@@ -381,26 +383,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_is_named() {
-        let error = Pair::from_files(Path::new("/missing/tls.crt"), Path::new("/missing/tls.key")).unwrap_err();
+    fn a_missing_file_is_named() {
+        let error = CertKeyPair::from_files(Path::new("/missing/tls.crt"), Path::new("/missing/tls.key")).unwrap_err();
         assert!(error.to_string().contains("/missing/tls.crt"), "{error}");
     }
 
     #[test]
-    fn files_given_in_the_wrong_order_are_told() {
-        let made = bundle();
-        let error = Pair::from_pem(made.server_key.as_bytes(), made.server.as_bytes()).unwrap_err();
+    fn swapped_files_are_an_error() {
+        let bundle = bundle();
+        let error = CertKeyPair::from_pem(bundle.server_key.as_bytes(), bundle.server.as_bytes()).unwrap_err();
         assert!(matches!(error, TlsError::NoCertificate(_)), "{error}");
-        let error = Pair::from_pem(made.server.as_bytes(), made.server.as_bytes()).unwrap_err();
+        let error = CertKeyPair::from_pem(bundle.server.as_bytes(), bundle.server.as_bytes()).unwrap_err();
         assert!(matches!(error, TlsError::NoKey(_)), "{error}");
-        assert!(matches!(ClientAuthorities::from_pem(b"").unwrap_err(), TlsError::NoCertificate(_)));
+        assert!(matches!(ClientCas::from_pem(b"").unwrap_err(), TlsError::NoCertificate(_)));
     }
 
     #[test]
     fn a_certificate_of_garbage_is_told() {
-        let made = bundle();
+        let bundle = bundle();
         let garbage = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        let error = Pair::from_pem(garbage, made.server_key.as_bytes()).unwrap_err();
+        let error = CertKeyPair::from_pem(garbage, bundle.server_key.as_bytes()).unwrap_err();
         assert!(matches!(error, TlsError::BadCertificate(..)), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the program tells about itself while it runs: log lines on standard error, and spans for a collector.
+//! The telemetry of the program: log lines on standard error, and spans for an OpenTelemetry collector.
 
 pub mod spans;
 
@@ -13,12 +13,12 @@ use tracing_subscriber::{
     reload,
 };
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LogFormat {
-    /// One JSON object a line, for machines.
+    /// One JSON object per line.
     Json,
-    /// Words, coloured on a terminal.
+    /// Text, with colours on a terminal.
     #[default]
     Text,
 }
@@ -44,40 +44,40 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Decides which log lines are written; another one can be set while the program runs.
+/// The filter of log lines. It can be replaced while the program runs.
 #[derive(Debug)]
 pub struct LogFilter(reload::Handle<Targets, Registry>);
 
 impl LogFilter {
-    /// Takes this filter from now on; see [`init`].
+    /// Replaces the filter; see [`init`] for its syntax.
     ///
     /// # Errors
-    /// It cannot be read: the one before stays.
-    pub fn set(&self, wanted: &str) -> Result<(), TelemetryError> {
-        self.0.reload(parse(wanted)?).map_err(|_| TelemetryError::Gone)
+    /// The filter is invalid; the previous one stays in force.
+    pub fn set(&self, directives: &str) -> Result<(), TelemetryError> {
+        self.0.reload(parse(directives)?).map_err(|_| TelemetryError::Gone)
     }
 }
 
-/// Sends log lines that pass a filter to standard error, from now on.
+/// Starts to write log lines that pass a filter to standard error.
 ///
-/// `wanted` is a level (`info`), or directives (`info,nicplug::server=debug`). The client of the cluster says nothing
-/// unless a directive is about it: what it tells at each try, the watches tell once.
+/// `directives` is a level (`info`), or directives (`info,nicplug::server=debug`). The Kubernetes client logs nothing
+/// unless a directive names it: it logs an error with each attempt, and the watches log the same error once.
 ///
 /// # Errors
-/// The filter cannot be read, or something else receives the log lines already.
-pub fn init(format: LogFormat, wanted: &str) -> Result<LogFilter, TelemetryError> {
-    let (filter, handle) = reload::Layer::new(parse(wanted)?);
+/// The filter is invalid, or the program has another subscriber already.
+pub fn init(format: LogFormat, directives: &str) -> Result<LogFilter, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(parse(directives)?);
     let is_terminal = std::io::stderr().is_terminal();
     let lines = dispatch(format, filter, std::io::stderr, is_terminal);
     dispatcher::set_global_default(lines).map_err(|_| TelemetryError::Taken)?;
     Ok(LogFilter(handle))
 }
 
-fn parse(wanted: &str) -> Result<Targets, TelemetryError> {
-    let names_client = wanted.split(',').any(|directive| directive.trim().starts_with("kube_client"));
-    // A directive about a module counts more than one about all, whichever comes first.
-    let filter = if names_client { wanted.to_owned() } else { format!("{wanted},kube_client=off") };
-    filter.parse().map_err(|source| TelemetryError::Filter(wanted.to_owned(), source))
+fn parse(directives: &str) -> Result<Targets, TelemetryError> {
+    let names_client = directives.split(',').any(|directive| directive.trim().starts_with("kube_client"));
+    // A directive for a module takes precedence over one for all modules, in any order.
+    let filter = if names_client { directives.to_owned() } else { format!("{directives},kube_client=off") };
+    filter.parse().map_err(|source| TelemetryError::Filter(directives.to_owned(), source))
 }
 
 fn dispatch(
@@ -87,33 +87,33 @@ fn dispatch(
     has_colours: bool,
 ) -> Dispatch {
     let lines = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_writer(writer);
-    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !may_quote(metadata)));
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(|metadata| !can_have_secrets(metadata)));
     match format {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).into(),
         LogFormat::Text => registry.with(lines.with_ansi(has_colours)).into(),
     }
 }
 
-/// Of an answer that it cannot read kube's client logs the whole text, and that may be a Secret. No filter of a user
-/// lets such lines pass; those of its other modules, and its errors, have no such text.
-fn may_quote(metadata: &Metadata) -> bool {
+/// Whether a log line can contain a Secret: kube's client logs the whole text of a response that it cannot parse. No
+/// filter of a user enables these lines. Errors, and the lines of its other modules, have no such text.
+fn can_have_secrets(metadata: &Metadata) -> bool {
     metadata.target() == "kube_client::client" && *metadata.level() > Level::ERROR
 }
 
-/// Why there are no log lines.
+/// Why log lines cannot be written as requested.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter cannot be read.
-    #[error("{0:?} is no log filter: write a level such as \"info\", or \"info,nicplug::server=debug\"")]
+    /// The filter is invalid.
+    #[error("{0:?} is not a log filter: write a level such as \"info\", or \"info,nicplug::server=debug\"")]
     Filter(String, #[source] ParseError),
-    /// A format that does not exist.
-    #[error("{0:?} is no log format: write \"text\" or \"json\"")]
+    /// The format is unknown.
+    #[error("{0:?} is not a log format: write \"text\" or \"json\"")]
     Format(String),
-    /// The program ends.
-    #[error("there are no log lines any more: the program is about to end")]
+    /// The program is about to exit.
+    #[error("log lines are not written any more: the program is about to exit")]
     Gone,
-    /// The program has a subscriber already.
-    #[error("log lines go elsewhere already: call telemetry::init once")]
+    /// The program has another subscriber.
+    #[error("the program has another tracing subscriber: call telemetry::init once")]
     Taken,
 }
 
@@ -145,16 +145,16 @@ mod tests {
         }
     }
 
-    /// Lines that pass a filter, and that filter.
-    fn lines(wanted: &str) -> (Dispatch, LogFilter, Buffer) {
-        let (filter, handle) = reload::Layer::new(parse(wanted).unwrap());
+    /// Returns a subscriber with a filter, the filter, and the lines that it writes.
+    fn lines(directives: &str) -> (Dispatch, LogFilter, Buffer) {
+        let (filter, handle) = reload::Layer::new(parse(directives).unwrap());
         let buffer = Buffer::default();
         let writer = buffer.clone();
         (dispatch(LogFormat::Text, filter, move || writer.clone(), false), LogFilter(handle), buffer)
     }
 
     #[test]
-    fn a_format_is_read_as_it_is_written() {
+    fn a_format_is_parsed_as_it_is_displayed() {
         for format in [LogFormat::Json, LogFormat::Text] {
             assert_eq!(format.to_string().parse::<LogFormat>().unwrap(), format);
         }
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_quoted() {
+    fn an_invalid_filter_is_quoted() {
         let error = init(LogFormat::Text, "nicplug=loud").unwrap_err().to_string();
         assert!(error.contains("\"nicplug=loud\""), "{error}");
     }
 
     #[test]
-    fn the_client_of_the_cluster_speaks_when_it_is_asked_to_and_never_of_what_it_could_not_read() {
-        for (wanted, hears_error, hears_builder) in [
+    fn the_kubernetes_client_logs_only_if_a_directive_names_it_and_never_a_secret() {
+        for (directives, logs_error, logs_builder) in [
             ("trace", false, false),
             ("info,kube_client=off", false, false),
             ("off,kube_client=error", true, false),
@@ -177,7 +177,7 @@ mod tests {
             ("info,kube_client::client=trace", true, true),
             ("trace,kube_client::client=off", false, false),
         ] {
-            let (dispatch, _filter, buffer) = lines(wanted);
+            let (dispatch, _filter, buffer) = lines(directives);
             dispatcher::with_default(&dispatch, || {
                 tracing::error!(target: "kube_client::client", "an error");
                 tracing::debug!(target: "kube_client::client::builder", "a request");
@@ -186,25 +186,25 @@ mod tests {
                 tracing::trace!(target: "kube_client::client", "a secret");
             });
             let text = buffer.take();
-            assert_eq!(text.contains("an error"), hears_error, "{wanted}: {text}");
-            assert_eq!(text.contains("a request"), hears_builder, "{wanted}: {text}");
-            assert!(!text.contains("secret"), "{wanted}: {text}");
+            assert_eq!(text.contains("an error"), logs_error, "{directives}: {text}");
+            assert_eq!(text.contains("a request"), logs_builder, "{directives}: {text}");
+            assert!(!text.contains("secret"), "{directives}: {text}");
         }
     }
 
     #[test]
-    fn a_filter_is_replaced_and_stays_when_the_next_one_cannot_be_read() {
+    fn a_filter_is_replaced_and_stays_if_the_next_one_is_invalid() {
         let (dispatch, filter, buffer) = lines("info");
-        let heard = || {
+        let is_logged = || {
             dispatcher::with_default(&dispatch, || tracing::debug!("hello"));
             !buffer.take().is_empty()
         };
-        assert!(!heard());
+        assert!(!is_logged());
         filter.set("info,nicplug::telemetry=debug").unwrap();
-        assert!(heard());
+        assert!(is_logged());
         assert!(filter.set("nicplug=loud").is_err());
-        assert!(heard());
+        assert!(is_logged());
         filter.set("info").unwrap();
-        assert!(!heard());
+        assert!(!is_logged());
     }
 }

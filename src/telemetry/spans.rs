@@ -1,12 +1,13 @@
-//! Spans for OpenTelemetry: one a request, sent to a collector by OTLP over HTTP in JSON (opentelemetry.io/docs/specs/otlp).
+//! Exports one span per request to an OpenTelemetry collector, with OTLP over HTTP in JSON
+//! (opentelemetry.io/docs/specs/otlp).
 //!
-//! Our own, and not the crates of OpenTelemetry, after weighing them: `opentelemetry`, `_sdk` and `-otlp` 0.32 (JSON, no
-//! HTTP client) add 16 crates to the 176 that we have on Linux, Protobuf and a random number generator among them, and 19
-//! with the HTTP client that they have for hyper. What we need is one kind of span without children, in a format that is
-//! stable since 2023; and what we must have, the number of spans that were lost, their SDK keeps to itself.
+//! This module replaces the crates of OpenTelemetry. `opentelemetry`, `_sdk` and `-otlp` 0.32 (JSON, no HTTP client) would
+//! add 16 crates to the 176 that nicplug has on Linux, Protobuf and a random number generator among them, and 19 crates
+//! with their HTTP client for hyper. nicplug needs one kind of span without children, in a format that is stable since
+//! 2023, and it needs the number of dropped spans, which their SDK does not expose.
 //!
-//! Nobody waits for a collector: a span is put into a queue of a fixed length, and is lost and counted where that is
-//! full. A task takes them from there in batches.
+//! No request waits for the collector: a span goes to a queue of fixed length, and is dropped and counted if the queue is
+//! full. A task exports the spans in batches.
 
 pub mod context;
 mod otlp;
@@ -30,50 +31,50 @@ use tokio::{
 pub use self::otlp::{Collector, CollectorError};
 use self::{
     context::TraceContext,
-    otlp::{Resource, Trouble},
+    otlp::{ExportError, Resource},
 };
 
-/// How many spans may wait; one is some 500 bytes.
-const QUEUE: usize = 2048;
-/// How many go in one message.
-const BATCH: usize = 512;
-/// How long the first of a batch waits for others.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a batch is sent before it is lost. Meanwhile the queue fills, and no batch may wait for ever.
+/// The capacity of the queue; a span has about 500 bytes.
+const QUEUE_CAPACITY: usize = 2048;
+/// The maximum number of spans in one message.
+const BATCH_SIZE: usize = 512;
+/// The time that the first span of a batch waits for others.
+const BATCH_WAIT: Duration = Duration::from_secs(1);
+/// The number of attempts to send a batch before it is dropped. It is limited because the queue fills meanwhile.
 const ATTEMPTS: u32 = 3;
-/// The pause after the first failure; the second is twice as long.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How long the last batches may take when the program ends.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// The pause after the first failed attempt; the second pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The time to export the last batches when the program exits.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One request.
+/// The span of one request.
 #[derive(Clone, Debug)]
 pub struct Span {
-    /// What was done.
+    /// The name of the operation.
     pub name: &'static str,
-    /// Whose part it is; `None` for a trace of its own.
+    /// The parent span; `None` for a new trace.
     pub parent: Option<TraceContext>,
-    /// When it began.
+    /// The start of the request.
     pub start: SystemTime,
-    /// When it was over.
+    /// The end of the request.
     pub end: SystemTime,
-    /// What it was about, in words.
+    /// The attributes.
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// Takes spans for a collector. Clones share the queue.
+/// The queue of spans for a collector. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Spans {
     queue: mpsc::Sender<Span>,
-    numbers: Arc<Numbers>,
+    counters: Arc<SpanCounters>,
 }
 
-/// Why a span was lost.
+/// Why a span was dropped.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DropReason {
-    /// The collector could not be reached, or did not take it.
+    /// The collector could not be reached, or rejected the span.
     Collector,
-    /// Too many were waiting.
+    /// The queue was full.
     Queue,
 }
 
@@ -81,7 +82,7 @@ impl DropReason {
     /// Every reason.
     pub const ALL: [Self; 2] = [Self::Collector, Self::Queue];
 
-    /// As metrics write it.
+    /// Returns the name for metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -92,71 +93,70 @@ impl DropReason {
 }
 
 #[derive(Debug, Default)]
-struct Numbers {
+struct SpanCounters {
     exported: AtomicU64,
-    lost: [AtomicU64; DropReason::ALL.len()],
+    dropped: [AtomicU64; DropReason::ALL.len()],
 }
 
-impl Numbers {
-    fn lose(&self, loss: DropReason, count: u64) {
-        if let Some(number) = self.lost.get(loss as usize) {
-            number.fetch_add(count, Ordering::Relaxed);
+impl SpanCounters {
+    fn add_dropped(&self, reason: DropReason, count: u64) {
+        if let Some(counter) = self.dropped.get(reason as usize) {
+            counter.fetch_add(count, Ordering::Relaxed);
         }
     }
 }
 
 impl Spans {
-    /// Puts a span into the queue, or counts it as lost. Never waits.
+    /// Puts a span into the queue without waiting. If the queue is full, the span is dropped and counted.
     pub fn send(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
-            self.numbers.lose(DropReason::Queue, 1);
+            self.counters.add_dropped(DropReason::Queue, 1);
         }
     }
 
-    /// How many spans a collector has taken.
+    /// Returns the number of spans that the collector accepted.
     #[must_use]
     pub fn exported(&self) -> u64 {
-        self.numbers.exported.load(Ordering::Relaxed)
+        self.counters.exported.load(Ordering::Relaxed)
     }
 
-    /// How many spans were lost.
+    /// Returns the number of dropped spans.
     #[must_use]
-    pub fn lost(&self, loss: DropReason) -> u64 {
-        self.numbers.lost.get(loss as usize).map_or(0, |number| number.load(Ordering::Relaxed))
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters.dropped.get(reason as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }
 
-/// A queue, and who brings what is in it to the collector. `about` says whose spans they are: attributes of the
-/// resource, by OpenTelemetry's names.
+/// Returns a queue and its exporter. `resource` has the attributes of the resource, with OpenTelemetry's names.
 #[must_use]
-pub fn queue(collector: Collector, about: Vec<(&'static str, String)>) -> (Spans, Exporter) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    let numbers = Arc::new(Numbers::default());
+pub fn queue(collector: Collector, resource: Vec<(&'static str, String)>) -> (Spans, Exporter) {
+    let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
+    let counters = Arc::new(SpanCounters::default());
     let exporter = Exporter {
         collector,
-        resource: Resource::new(about),
+        resource: Resource::new(resource),
         queue,
         batch: Vec::new(),
-        numbers: Arc::clone(&numbers),
-        is_well: true,
+        counters: Arc::clone(&counters),
+        has_failed: false,
     };
-    (Spans { queue: sender, numbers }, exporter)
+    (Spans { queue: sender, counters }, exporter)
 }
 
-/// Brings spans to the collector.
+/// Sends spans to the collector.
 #[derive(Debug)]
 pub struct Exporter {
     collector: Collector,
     resource: Resource,
     queue: mpsc::Receiver<Span>,
     batch: Vec<Span>,
-    numbers: Arc<Numbers>,
-    /// Whether the last message was taken, so that trouble is logged once.
-    is_well: bool,
+    counters: Arc<SpanCounters>,
+    /// Whether the last message failed, so that a lasting error is logged once.
+    has_failed: bool,
 }
 
 impl Exporter {
-    /// Works until `end`, and then brings away what is left, if that is quickly done.
+    /// Exports spans until `end`, and then the remaining ones if that is quick.
     pub async fn run(mut self, end: impl Future<Output = ()>) {
         tracing::info!(collector = %self.collector, "exporting a span for each request");
         let end = pin!(end);
@@ -166,31 +166,31 @@ impl Exporter {
                 () = end.clone() => break,
                 () = self.collect() => {}
             }
-            let too_late = async {
+            let shutdown_timeout = async {
                 end.clone().await;
-                sleep(FAREWELL).await;
+                sleep(SHUTDOWN_TIMEOUT).await;
             };
             tokio::select! {
-                () = too_late => break self.lose_batch(),
+                () = shutdown_timeout => break self.drop_batch(),
                 () = self.send() => {}
             }
         }
         self.queue.close();
-        if timeout(FAREWELL, self.finish()).await.is_err() {
-            self.lose_batch();
+        if timeout(SHUTDOWN_TIMEOUT, self.finish()).await.is_err() {
+            self.drop_batch();
         }
-        self.numbers.lose(DropReason::Collector, self.queue.len() as u64);
+        self.counters.add_dropped(DropReason::Collector, self.queue.len() as u64);
     }
 
-    /// Collects one batch. Dropped at any point it leaves what it has where it is.
+    /// Collects one batch. If the future is dropped, the collected spans stay in `self.batch`.
     async fn collect(&mut self) {
-        if self.batch.is_empty() && self.queue.recv_many(&mut self.batch, BATCH).await == 0 {
-            // Nobody can send any more.
+        if self.batch.is_empty() && self.queue.recv_many(&mut self.batch, BATCH_SIZE).await == 0 {
+            // Every sender was dropped, so no span can arrive.
             return future::pending().await;
         }
-        let due = Instant::now() + PATIENCE;
-        while self.batch.len() < BATCH {
-            let room = BATCH - self.batch.len();
+        let due = Instant::now() + BATCH_WAIT;
+        while self.batch.len() < BATCH_SIZE {
+            let room = BATCH_SIZE - self.batch.len();
             if !matches!(timeout_at(due, self.queue.recv_many(&mut self.batch, room)).await, Ok(1..)) {
                 return;
             }
@@ -199,7 +199,7 @@ impl Exporter {
 
     async fn finish(&mut self) {
         loop {
-            let room = BATCH.saturating_sub(self.batch.len());
+            let room = BATCH_SIZE.saturating_sub(self.batch.len());
             if room > 0 {
                 self.queue.recv_many(&mut self.batch, room).await;
             }
@@ -210,41 +210,41 @@ impl Exporter {
         }
     }
 
-    /// Sends the batch, again if that may help.
+    /// Sends the batch, several times if the error can be temporary.
     async fn send(&mut self) {
         let body = self.resource.message(&self.batch);
-        let mut pause = PAUSE;
+        let mut pause = FIRST_PAUSE;
         for attempt in 1..=ATTEMPTS {
             match self.collector.post(body.clone()).await {
-                Ok(rejected) => return self.taken(rejected),
-                Err(trouble) if attempt == ATTEMPTS || !trouble.may_pass() => return self.not_taken(&trouble),
-                Err(trouble) => tracing::debug!(%trouble, "spans were not taken yet"),
+                Ok(rejected) => return self.note_exported(rejected),
+                Err(error) if attempt == ATTEMPTS || !error.is_retryable() => return self.note_failed(&error),
+                Err(error) => tracing::debug!(%error, "an attempt to export spans failed"),
             }
             sleep(pause).await;
             pause *= 2;
         }
     }
 
-    fn taken(&mut self, rejected: u64) {
+    fn note_exported(&mut self, rejected: u64) {
         let all = self.batch.len() as u64;
         let rejected = rejected.min(all);
-        self.numbers.exported.fetch_add(all - rejected, Ordering::Relaxed);
-        self.numbers.lose(DropReason::Collector, rejected);
+        self.counters.exported.fetch_add(all - rejected, Ordering::Relaxed);
+        self.counters.add_dropped(DropReason::Collector, rejected);
         self.batch.clear();
-        if !std::mem::replace(&mut self.is_well, true) {
-            tracing::info!(collector = %self.collector, "spans are taken again");
+        if std::mem::take(&mut self.has_failed) {
+            tracing::info!(collector = %self.collector, "spans are exported again");
         }
     }
 
-    fn not_taken(&mut self, trouble: &Trouble) {
-        self.lose_batch();
-        if std::mem::replace(&mut self.is_well, false) {
-            tracing::warn!(collector = %self.collector, %trouble, "spans are lost until the collector takes them");
+    fn note_failed(&mut self, error: &ExportError) {
+        self.drop_batch();
+        if !std::mem::replace(&mut self.has_failed, true) {
+            tracing::warn!(collector = %self.collector, %error, "spans are dropped until the collector accepts them");
         }
     }
 
-    fn lose_batch(&mut self) {
-        self.numbers.lose(DropReason::Collector, self.batch.len() as u64);
+    fn drop_batch(&mut self) {
+        self.counters.add_dropped(DropReason::Collector, self.batch.len() as u64);
         self.batch.clear();
     }
 }
@@ -259,25 +259,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_loses_and_counts_and_nobody_waits() {
+    async fn a_span_for_a_full_queue_is_dropped_and_counted() {
         let collector = "http://127.0.0.1:1".parse().unwrap();
         let (spans, _exporter) = queue(collector, Vec::new());
-        for _ in 0..QUEUE + 3 {
+        for _ in 0..QUEUE_CAPACITY + 3 {
             spans.send(span());
         }
-        assert_eq!(DropReason::ALL.map(|loss| spans.lost(loss)), [0, 3]);
+        assert_eq!(DropReason::ALL.map(|reason| spans.dropped(reason)), [0, 3]);
     }
 
     #[tokio::test]
-    async fn what_no_collector_takes_is_counted_as_lost_at_the_end_too() {
-        // Port 1 is nobody's.
+    async fn spans_that_no_collector_accepts_are_counted_as_dropped_at_the_end() {
+        // No program listens on port 1.
         let (spans, exporter) = queue("http://127.0.0.1:1".parse().unwrap(), Vec::new());
         for _ in 0..5 {
             spans.send(span());
         }
         exporter.run(future::ready(())).await;
-        assert_eq!((spans.exported(), DropReason::ALL.map(|loss| spans.lost(loss))), (0, [5, 0]));
+        assert_eq!((spans.exported(), DropReason::ALL.map(|reason| spans.dropped(reason))), (0, [5, 0]));
         spans.send(span());
-        assert_eq!(spans.lost(DropReason::Queue), 1, "nobody brings it away any more");
+        assert_eq!(spans.dropped(DropReason::Queue), 1, "the exporter has ended");
     }
 }

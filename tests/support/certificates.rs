@@ -26,7 +26,7 @@ use nicplug::{
     },
     server::{
         Config, Counts, Server,
-        health::Readiness,
+        readiness::Readiness,
         tls::{CertResolver, self_signed},
     },
 };
@@ -288,7 +288,7 @@ impl SelfSigningReplica {
         let check = readiness.add("certificate", "not looked at yet");
         let mut tasks = JoinSet::new();
         let clock = fixture.clock.clone();
-        tasks.spawn(self_signed::show(
+        tasks.spawn(self_signed::run(
             shown.clone(),
             keeper.serving_cert(),
             check,

@@ -14,7 +14,7 @@ use nicplug::{
     admission::Reviewer,
     certificates::{self, GeneratedCertificates, Host},
     facts::NoFacts,
-    server::{Config, Counts, Drain, Limits, Server, health::Readiness, tls::Pair},
+    server::{Config, Counts, Drain, Limits, Server, readiness::Readiness, tls::CertKeyPair},
     settings::Settings,
 };
 use rustls::{
@@ -263,7 +263,7 @@ impl TestServer {
             health_listen: Some(any_port),
             limits: Limits { request: HOUR, handshake: HOUR, header: HOUR, idle: HOUR, ..Limits::default() },
             drain: Drain { grace: HOUR, deadline: HOUR },
-            ..Config::new(Pair::try_from(&*BUNDLE).unwrap().into())
+            ..Config::new(CertKeyPair::try_from(&*BUNDLE).unwrap().into())
         };
         change(&mut config);
         let server = Server::bind(config, reviewer_without_facts()).await.unwrap();

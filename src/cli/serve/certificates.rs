@@ -24,11 +24,11 @@ use crate::{
         leader_election::{LeaderElector, Timings},
     },
     server::{
-        health::Check,
+        readiness::Check,
         reload::{self, every},
         tls::{
             CertResolver,
-            files::{self, Files},
+            files::{CertFiles, CertReloader},
             self_signed,
         },
     },
@@ -115,7 +115,7 @@ impl fmt::Display for CertSource {
 /// A certificate whose flags are checked, and that nothing keeps up to date yet.
 pub(super) enum Certificate {
     /// In files, whose first pair is read.
-    Files { keeper: files::Keeper, poll: Duration },
+    Files { reloader: CertReloader, poll: Duration },
     /// In a Secret of the cluster.
     SelfSigned { names: ObjectNames, plan: CertificatePlan, resolver: CertResolver },
 }
@@ -127,9 +127,9 @@ impl CertificateArgs {
             CertSource::Files => {
                 let certificate = self.tls_cert.clone().context("--cert-source files needs --tls-cert")?;
                 let key = self.tls_key.clone().context("--cert-source files needs --tls-key")?;
-                let keeper = files::Keeper::open(Files { certificate, key, hosts: self.cert_dns_name.clone() });
-                let keeper = keeper.context("--tls-cert and --tls-key")?;
-                Ok(Certificate::Files { keeper, poll: self.tls_poll.0 })
+                let reloader = CertReloader::open(CertFiles { certificate, key, hosts: self.cert_dns_name.clone() });
+                let reloader = reloader.context("--tls-cert and --tls-key")?;
+                Ok(Certificate::Files { reloader, poll: self.tls_poll.0 })
             }
             CertSource::SelfSigned => {
                 ensure!(!self.cert_dns_name.is_empty(), "--cert-source self-signed needs --cert-dns-name");
@@ -158,7 +158,7 @@ impl Certificate {
     /// Returns the resolver by which a server gets the current certificate.
     pub(super) fn resolver(&self) -> CertResolver {
         match self {
-            Self::Files { keeper, .. } => keeper.shown(),
+            Self::Files { reloader, .. } => reloader.certificates(),
             Self::SelfSigned { resolver, .. } => resolver.clone(),
         }
     }
@@ -167,8 +167,8 @@ impl Certificate {
     /// leader, if the certificate needs one.
     pub(super) async fn start(self, check: Check, cluster: &SourceArgs) -> anyhow::Result<Option<LeaderTask>> {
         match self {
-            Self::Files { keeper, poll } => {
-                tokio::spawn(keeper.keep(check, SystemTime::now, every(poll)));
+            Self::Files { reloader, poll } => {
+                tokio::spawn(reloader.run(check, SystemTime::now, every(poll)));
                 Ok(None)
             }
             Self::SelfSigned { names, plan, resolver } => {
@@ -181,12 +181,12 @@ impl Certificate {
                     Timings::default(),
                 );
                 let controller = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
-                tokio::spawn(self_signed::show(
+                tokio::spawn(self_signed::run(
                     resolver,
                     controller.serving_cert(),
                     check,
                     SystemTime::now,
-                    every(self_signed::INTERVAL),
+                    every(self_signed::CHECK_INTERVAL),
                 ));
                 let watching = Arc::clone(&controller);
                 tokio::spawn(async move { watching.watch().await });

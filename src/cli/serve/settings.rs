@@ -11,7 +11,7 @@ use crate::{
         Server,
         reload::{
             self, every,
-            settings::{Keeper, News},
+            settings::{ReloadOutcome, SettingsReloader},
         },
     },
     settings::CurrentSettings,
@@ -32,42 +32,44 @@ pub(super) struct LiveSettingsArgs {
 /// Settings that are read, and that nothing reloads yet.
 pub(super) struct LiveSettings {
     /// `None` without a file: then nothing can change.
-    keeper: Option<Keeper>,
+    reloader: Option<SettingsReloader>,
     poll: HumanDuration,
 }
 
 impl LiveSettingsArgs {
     /// Reads the settings.
     pub(super) fn open(&self) -> anyhow::Result<LiveSettings> {
-        Ok(LiveSettings { keeper: self.settings.keeper()?, poll: self.settings_poll })
+        Ok(LiveSettings { reloader: self.settings.reloader()?, poll: self.settings_poll })
     }
 }
 
 impl LiveSettings {
     /// Returns the settings for a reviewer, which stay up to date.
     pub(super) fn current(&self) -> CurrentSettings {
-        self.keeper.as_ref().map(Keeper::current).unwrap_or_default()
+        self.reloader.as_ref().map(SettingsReloader::current).unwrap_or_default()
     }
 
     /// Reloads the settings in the background; a change is reported by the server's metrics and readiness, and in a
     /// cluster by an Event on the own pod.
     pub(super) fn start(self, server: &mut Server, queue: Option<EventQueue>) {
-        let Some(keeper) = self.keeper else { return };
-        server.count_settings(keeper.tally());
+        let Some(reloader) = self.reloader else { return };
+        server.add_settings_counts(reloader.counts());
         let check = server.readiness().add("settings", "not read yet");
         let target = queue.zip(own_pod());
-        tokio::spawn(keeper.keep(check, every(self.poll.0), move |news| {
+        tokio::spawn(reloader.run(check, every(self.poll.0), move |outcome| {
             if let Some((queue, pod)) = &target {
-                queue.emit(event(news, pod.clone()));
+                queue.emit(event(outcome, pod.clone()));
             }
         }));
     }
 }
 
-fn event(news: News, object: ObjectReference) -> PendingEvent {
-    let (reason, note) = match news {
-        News::Refused(why) => (EventReason::SettingsRefused, format!("the settings of before stay in force: {why}")),
-        News::Taken => (EventReason::SettingsReloaded, "the settings of the file are in force".to_owned()),
+fn event(outcome: ReloadOutcome, object: ObjectReference) -> PendingEvent {
+    let (reason, note) = match outcome {
+        ReloadOutcome::Refused(why) => {
+            (EventReason::SettingsRefused, format!("the previous settings stay in force: {why}"))
+        }
+        ReloadOutcome::Taken => (EventReason::SettingsReloaded, "the settings of the file are in force".to_owned()),
     };
     PendingEvent { reason, object, related: None, note }
 }

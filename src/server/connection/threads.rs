@@ -1,8 +1,7 @@
-//! The open connections, and the threads that they live on: one for each processor, and a connection stays on its own.
+//! The open connections and their threads: one thread per processor, and a connection stays on one thread.
 //!
-//! A runtime of many threads wakes a second one whenever the first finds something to do after a pause, in case there is
-//! more. An answer is made in less time than that takes, so a request would mostly pay for a thread that comes, finds
-//! nothing and lies down again.
+//! A runtime with several threads wakes a second thread whenever an idle one finds work, in case there is more work. An
+//! answer takes less time than that, so most requests would wake a thread that finds nothing to do.
 
 use std::{collections::HashMap, convert::Infallible, future, io, net::SocketAddr, num::NonZero, sync::Arc, thread};
 
@@ -13,28 +12,28 @@ use tokio::{
     task::{Id, JoinSet},
 };
 
-use super::Common;
+use super::ConnectionContext;
 use crate::server::connection;
 
-/// The connections that are open.
+/// The open connections.
 pub(crate) struct Connections {
     threads: Vec<Arc<Thread>>,
     tasks: JoinSet<()>,
-    open: HashMap<Id, Open>,
+    open: HashMap<Id, OpenConnection>,
 }
 
-/// A connection.
-struct Open {
+/// An open connection.
+struct OpenConnection {
     _thread: Arc<Thread>,
-    /// Dropped, it asks the connection to close when it has no request under way.
+    /// When it is dropped, the connection closes as soon as it has no request.
     _closer: oneshot::Sender<Infallible>,
 }
 
 impl Connections {
-    /// None yet, and the threads for them.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The system has no more threads, or no more file descriptors.
+    /// The process has reached a limit of threads or of file descriptors.
     pub(crate) fn new() -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
         let threads = (0..count).map(|_| Thread::start().map(Arc::new)).collect::<io::Result<_>>()?;
@@ -45,24 +44,29 @@ impl Connections {
         self.tasks.len()
     }
 
-    /// Serves a connection, on the thread that has the fewest.
+    /// Serves a connection on the thread with the fewest connections.
     ///
     /// # Errors
-    /// The connection cannot be handed over: it is lost.
-    pub(crate) fn open(&mut self, stream: TcpStream, peer: SocketAddr, common: &Arc<Common>) -> io::Result<()> {
-        // Each open connection holds its thread once.
+    /// The connection cannot be moved to the thread, and is closed.
+    pub(crate) fn open(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        context: &Arc<ConnectionContext>,
+    ) -> io::Result<()> {
+        // Each open connection holds one reference to its thread.
         let fewest = self.threads.iter().min_by_key(|thread| Arc::strong_count(thread));
-        let thread = fewest.ok_or_else(|| io::Error::other("there are no threads for connections"))?;
-        let _inside = thread.runtime.enter();
-        // Whoever waits for its events is the thread that it lives on.
+        let thread = fewest.ok_or_else(|| io::Error::other("no threads for connections"))?;
+        // Registers the socket with the runtime of that thread.
+        let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
         let (closer, closing) = oneshot::channel();
-        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(common), closing));
-        self.open.insert(task.id(), Open { _thread: Arc::clone(thread), _closer: closer });
+        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(context), closing));
+        self.open.insert(task.id(), OpenConnection { _thread: Arc::clone(thread), _closer: closer });
         Ok(())
     }
 
-    /// Waits for the end of a connection; for ever when there is none.
+    /// Waits until a connection has ended; forever if there is none.
     pub(crate) async fn one_ended(&mut self) {
         match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => self.open.remove(&id),
@@ -80,10 +84,10 @@ impl Connections {
     }
 }
 
-/// A thread for connections. It ends with this value, and what still runs on it is dropped.
+/// A thread for connections. When it is dropped, the thread ends and drops its tasks.
 struct Thread {
     runtime: Handle,
-    /// Dropped, it ends the thread.
+    /// Ends the thread when it is dropped.
     _end: oneshot::Sender<Infallible>,
 }
 
@@ -93,7 +97,7 @@ impl Thread {
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("connections".to_owned()).spawn(move || {
-            // An error is the end: the sender was dropped.
+            // The error says that the sender was dropped, which ends the thread.
             let _ = runtime.block_on(ended);
         })?;
         Ok(Self { runtime: handle, _end: end })
@@ -116,9 +120,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_are_spread_over_the_threads_and_leave_them_when_they_end() {
+    async fn connections_are_distributed_over_the_threads_until_they_end() {
         let tls = tls::server_config(CertResolver::default(), None).unwrap();
-        let common = Arc::new(Common::new(tls, Router::new(), Limits::default(), Counts::default()));
+        let context = Arc::new(ConnectionContext::new(tls, Router::new(), Limits::default(), Counts::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Connections::new().unwrap();
         let threads = connections.threads.len();
@@ -126,7 +130,7 @@ mod tests {
         for _ in 0..2 * threads {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
             let (stream, peer) = listener.accept().await.unwrap();
-            connections.open(stream, peer, &common).unwrap();
+            connections.open(stream, peer, &context).unwrap();
         }
         assert_eq!(loads(&connections), vec![2; threads]);
         drop(clients);

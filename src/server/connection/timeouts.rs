@@ -1,8 +1,8 @@
-//! Where a connection is in the life of a request, and until when it may stay there.
+//! The phase of a connection and its deadline.
 //!
-//! hyper has one timer for the header and counts it from the end of the last request: it would close an idle
-//! connection after the header timeout. Here idle connections and slow headers are told apart by the bytes that pass,
-//! and a request costs two looks at the clock and no timer.
+//! hyper has one timer for the header, which starts at the end of the previous request: it would close an idle
+//! connection after the header timeout. Here the bytes on the stream distinguish idle connections from slow headers, and
+//! a request reads the clock twice and needs no timer of its own.
 
 use std::{
     io,
@@ -22,10 +22,10 @@ use tokio::{
 
 use crate::server::limits::Limits;
 
-/// How long a closed connection may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// The time in which the client must close after the server has closed.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a connection is waiting for.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Phase {
@@ -33,9 +33,9 @@ pub(crate) enum Phase {
     Idle,
     /// The rest of the header.
     Header,
-    /// The rest of the body, and our answer.
+    /// The rest of the body, and the answer of the webhook.
     Request,
-    /// The client, to take the answer.
+    /// The client, to read the answer.
     Response,
     /// The client, to close.
     Closing,
@@ -45,43 +45,43 @@ impl Phase {
     const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
 }
 
-/// The phase of one connection. Only the task of that connection touches it: the atomics cost nothing, and are there
-/// because the task may move from thread to thread.
+/// The phase of one connection and its deadline. Only the task of the connection uses it. The fields are atomics because
+/// a task must be `Send`; they cost nothing more.
 pub(crate) struct ConnectionTimeouts {
     phase: AtomicU8,
     origin: Instant,
-    /// Nanoseconds since `origin`.
-    due: AtomicU64,
-    /// A part of a request's body was left unread.
+    /// The end of the phase, in nanoseconds since `origin`.
+    deadline: AtomicU64,
+    /// Whether a part of a request's body is unread.
     unread: AtomicBool,
-    /// How many requests may still come.
-    left: AtomicU64,
-    /// Nanoseconds since `origin` from which on a request is the last one.
-    retirement: u64,
+    /// The number of requests that the connection may still have.
+    remaining: AtomicU64,
+    /// The age at which a request is the last one, in nanoseconds.
+    max_age: u64,
     idle: Duration,
     header: Duration,
     request: Duration,
 }
 
 impl ConnectionTimeouts {
-    /// `share` says which part of the longest life this connection may have: from a half to the whole, as it goes from
-    /// 0 to the largest number.
+    /// Returns the timeouts of a connection that begins now. `share` reduces the limits of its age and of its requests:
+    /// 0 leaves them whole, the largest value halves them.
     pub(crate) fn new(limits: &Limits, share: u32) -> Self {
-        // Half of the whole times the share, and never more than half of it.
-        let less = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
-        let part = |whole: u64| whole - less(whole);
+        // At most half of the whole: the 32 bits of the share, and one more for the half.
+        let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
+        let reduced = |whole: u64| whole - reduction(whole);
         let timeouts = Self {
             phase: AtomicU8::new(Phase::Idle as u8),
             origin: Instant::now(),
-            due: AtomicU64::new(0),
+            deadline: AtomicU64::new(0),
             unread: AtomicBool::new(false),
-            left: AtomicU64::new(part(limits.connection_requests as u64)),
-            retirement: part(nanos(limits.connection_age)),
+            remaining: AtomicU64::new(reduced(limits.connection_requests as u64)),
+            max_age: reduced(nanos(limits.connection_age)),
             idle: limits.idle,
             header: limits.header,
             request: limits.request,
         };
-        timeouts.due.store(nanos(limits.idle), Ordering::Relaxed);
+        timeouts.deadline.store(nanos(limits.idle), Ordering::Relaxed);
         timeouts
     }
 
@@ -90,27 +90,27 @@ impl ConnectionTimeouts {
         Phase::ALL.get(phase).copied().unwrap_or(Phase::Closing)
     }
 
-    /// When the phase has lasted too long.
-    pub(crate) fn due(&self) -> Instant {
-        self.origin + Duration::from_nanos(self.due.load(Ordering::Relaxed))
+    /// Returns the end of the phase.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.origin + Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
-    /// The header of a request is complete. Tells whether this is to be the last one of the connection.
+    /// Begins the request phase, when the header is complete. Returns whether the request is the last of the connection.
     pub(crate) fn begin_request(&self) -> bool {
         if self.phase() == Phase::Idle {
-            // The request was in the buffer already, behind the last one.
+            // The request was in the buffer already, after the previous one.
             self.enter(Phase::Header, self.header);
         }
-        // No further look at the clock: a request may take both times together, and its first byte came just now.
-        let due = self.due.fetch_add(nanos(self.request), Ordering::Relaxed);
-        let age = due.saturating_sub(nanos(self.header));
+        // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times together.
+        let deadline = self.deadline.fetch_add(nanos(self.request), Ordering::Relaxed);
+        let age = deadline.saturating_sub(nanos(self.header));
         self.phase.store(Phase::Request as u8, Ordering::Relaxed);
-        let left = self.left.load(Ordering::Relaxed).saturating_sub(1);
-        self.left.store(left, Ordering::Relaxed);
-        left == 0 || age >= self.retirement
+        let remaining = self.remaining.load(Ordering::Relaxed).saturating_sub(1);
+        self.remaining.store(remaining, Ordering::Relaxed);
+        remaining == 0 || age >= self.max_age
     }
 
-    /// The answer is about to be written.
+    /// Begins the response phase, before the answer is written.
     pub(crate) fn begin_response(&self, unread: bool) {
         self.phase.store(Phase::Response as u8, Ordering::Relaxed);
         if unread {
@@ -118,16 +118,16 @@ impl ConnectionTimeouts {
         }
     }
 
-    /// The connection is about to be closed.
-    pub(crate) fn leave(&self) {
+    /// Begins the closing phase, before the connection is closed.
+    pub(crate) fn begin_closing(&self) {
         if self.phase() != Phase::Closing {
-            self.enter(Phase::Closing, FAREWELL);
+            self.enter(Phase::Closing, CLOSING_TIMEOUT);
         }
     }
 
     fn enter(&self, phase: Phase, at_most: Duration) {
         self.phase.store(phase as u8, Ordering::Relaxed);
-        self.due.store(nanos(self.origin.elapsed() + at_most), Ordering::Relaxed);
+        self.deadline.store(nanos(self.origin.elapsed() + at_most), Ordering::Relaxed);
     }
 }
 
@@ -135,7 +135,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 
-/// A stream that tells the pulse what passes through it.
+/// A stream that updates the phase of its connection.
 pub(crate) struct TimedStream<S> {
     stream: S,
     timeouts: Arc<ConnectionTimeouts>,
@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when an answer is complete: then the connection is idle again.
+    /// hyper flushes after a complete answer: the connection is idle again.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if self.timeouts.phase() == Phase::Response && flushed.is_ready() {
@@ -184,14 +184,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         flushed
     }
 
-    /// Says goodbye, and where a request's body was left unread, waits for the client to close: a socket that is closed
-    /// over unread bytes is reset, and the reset can overtake the answer.
+    /// Closes the connection. If a part of a request's body is unread, it waits for the client to close first: the kernel
+    /// resets a socket that is closed with unread bytes, and the reset can reach the client before the answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        self.timeouts.leave();
+        self.timeouts.begin_closing();
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        let mut scrap = [0; 4096];
+        let mut discarded = [0; 4096];
         while self.timeouts.unread.load(Ordering::Relaxed) {
-            let mut buffer = ReadBuf::new(&mut scrap);
+            let mut buffer = ReadBuf::new(&mut discarded);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             if buffer.filled().is_empty() {
                 break;
@@ -209,23 +209,23 @@ mod tests {
         Limits { connection_age: age, connection_requests: requests, ..Limits::default() }
     }
 
-    /// How many requests a connection is given.
-    fn requests(share: u32, most: usize) -> usize {
-        let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), most), share);
+    /// Returns the number of requests that a connection may have.
+    fn requests(share: u32, limit: usize) -> usize {
+        let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), limit), share);
         1 + std::iter::repeat_with(|| timeouts.begin_request()).take_while(|is_last| !is_last).count()
     }
 
     #[test]
-    fn a_connection_is_given_from_a_half_to_the_whole_of_the_requests() {
-        for (share, most, given) in
+    fn a_connection_may_have_at_least_half_of_the_requests() {
+        for (share, limit, expected) in
             [(0, 100, 100), (1 << 31, 100, 75), (u32::MAX, 100, 51), (u32::MAX, 1, 1), (0, 1, 1), (u32::MAX, 2, 2)]
         {
-            assert_eq!(requests(share, most), given, "{share} of {most}");
+            assert_eq!(requests(share, limit), expected, "{share} of {limit}");
         }
     }
 
     #[test]
-    fn a_request_is_the_last_one_when_the_connection_is_old() {
+    fn a_request_of_an_old_connection_is_the_last_one() {
         let young = ConnectionTimeouts::new(&limits(Duration::from_hours(1), 1000), 0);
         assert!(!young.begin_request());
         let old = ConnectionTimeouts::new(&limits(Duration::from_nanos(1), 1000), 0);

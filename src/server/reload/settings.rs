@@ -1,11 +1,11 @@
-//! The settings of a file that somebody may change while the server runs: an administrator, by way of a ConfigMap.
+//! Reloads the settings file, which an administrator can change while the server runs, usually in a ConfigMap.
 //!
-//! Settings are taken up only as a whole, and only if every word of them is understood. On any fault those of before
-//! stay in force, and that is told: by one line in the log, by `/readyz?verbose`, by two metrics, and by whatever the
-//! caller does with the [`News`]. The server stays ready: it judges as it did before.
+//! A file is loaded as a whole, and only if it is valid in every part. Otherwise the previous settings stay in force, and
+//! the error appears in one log line, in `/readyz?verbose`, in two metrics, and in the [`ReloadOutcome`] for the caller.
+//! The server stays ready, with the previous settings.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,49 +14,41 @@ use std::{
 };
 
 use futures_util::Stream;
-use prometheus_client::{
-    collector::Collector,
-    encoding::DescriptorEncoder,
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-};
 
-use super::{Taken, keep_looking};
+use super::{Loaded, poll};
 use crate::{
-    server::{
-        health::Check,
-        metrics::{family, single},
-    },
+    server::readiness::Check,
     settings::{CurrentSettings, Settings, SettingsError},
 };
 
-/// A settings file that cannot be used. It is told in one line.
+/// Why a settings file cannot be used. The message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is there, and is not what it should be.
+    /// The settings are invalid.
     #[error("{}: {why}", path.display())]
-    Faulty {
+    Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         why: SettingsError,
     },
-    /// It holds something else than text.
-    #[error("{}: is no UTF-8 text: write the settings as YAML", path.display())]
-    NoText {
+    /// The file is not text.
+    #[error("{}: is not UTF-8 text: write the settings as YAML", path.display())]
+    NotText {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be read.
-    #[error("{}: cannot be read ({why}): give a file that exists and that this user may read", path.display())]
+    /// The file cannot be read.
+    #[error("{}: cannot be read ({why}): name an existing file that this user may read", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         why: io::Error,
     },
 }
 
-/// Reads the settings of a file. `known` are the ids of all rules.
+/// Reads the settings of a file. `known` has the ids of all rules.
 ///
 /// # Errors
 /// The file cannot be read, or the settings cannot be used.
@@ -69,140 +61,134 @@ fn contents(path: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 fn parse(path: &Path, known: &[&str], contents: &[u8]) -> Result<Settings, FileError> {
-    let text = str::from_utf8(contents).map_err(|_| FileError::NoText { path: path.to_owned() })?;
-    Settings::parse(text, known).map_err(|why| FileError::Faulty { path: path.to_owned(), why })
+    let text = str::from_utf8(contents).map_err(|_| FileError::NotText { path: path.to_owned() })?;
+    Settings::parse(text, known).map_err(|why| FileError::Invalid { path: path.to_owned(), why })
 }
 
-/// What came of a change of the file.
+/// The result of a change of the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum News<'n> {
-    /// It was refused, for this reason; the settings of before stay.
-    Refused(&'n str),
-    /// What it holds is in force, or in force again.
+pub enum ReloadOutcome<'o> {
+    /// The file was refused for this reason, and the previous settings stay in force.
+    Refused(&'o str),
+    /// The settings of the file are in force, or in force again.
     Taken,
 }
 
-/// Keeps the settings of a file in force.
-pub struct Keeper {
+/// Reloads a settings file.
+pub struct SettingsReloader {
     path: PathBuf,
     /// The ids of all rules.
     known: Vec<&'static str>,
     current: CurrentSettings,
-    taken: Taken<Vec<u8>>,
-    /// Why what the file holds is not in force.
-    fault: Option<String>,
-    tally: Tally,
+    loaded: Loaded<Vec<u8>>,
+    /// Why the present contents of the file are not in force.
+    error: Option<String>,
+    counts: ReloadCounts,
 }
 
-impl Keeper {
-    /// Reads the first settings. `known` are the ids of all rules.
+impl SettingsReloader {
+    /// Reads the file for the first time. `known` has the ids of all rules.
     ///
     /// # Errors
-    /// As for [`read`]: nothing better is in force yet.
+    /// As for [`read`]: there are no previous settings that could stay in force.
     pub fn open(path: &Path, known: &[&'static str]) -> Result<Self, FileError> {
         let contents = contents(path)?;
         let current = parse(path, known, &contents)?.into();
         let (path, known) = (path.to_owned(), known.to_vec());
-        Ok(Self { path, known, current, taken: Taken(contents), fault: None, tally: Tally::default() })
+        Ok(Self { path, known, current, loaded: Loaded(contents), error: None, counts: ReloadCounts::default() })
     }
 
-    /// The settings in force, for a reviewer.
+    /// Returns the settings in force, for a reviewer.
     #[must_use]
     pub fn current(&self) -> CurrentSettings {
         self.current.clone()
     }
 
-    /// What came of changes so far, for the metrics of a server.
+    /// Returns the counters for the metrics of a server.
     #[must_use]
-    pub fn tally(&self) -> Tally {
-        self.tally.clone()
+    pub fn counts(&self) -> ReloadCounts {
+        self.counts.clone()
     }
 
-    /// RecheckCounts at once and with every tick, until there are none any more; `check` and `tell` hear how things stand.
-    pub async fn keep(mut self, check: Check, ticks: impl Stream<Item = ()>, mut tell: impl FnMut(News)) {
-        keep_looking(ticks, || self.look(&check, &mut tell)).await;
+    /// Reads the file at once and with every tick, until the ticks end. It sets `check`, and calls `report` for each
+    /// change.
+    pub async fn run(mut self, check: Check, ticks: impl Stream<Item = ()>, mut report: impl FnMut(ReloadOutcome)) {
+        poll(ticks, || self.reload(&check, &mut report)).await;
     }
 
-    fn look(&mut self, check: &Check, tell: &mut impl FnMut(News)) {
+    fn reload(&mut self, check: &Check, report: &mut impl FnMut(ReloadOutcome)) {
         let Self { path, known, .. } = &*self;
-        match self.taken.news(|| contents(path), |contents| parse(path, known, contents)) {
+        match self.loaded.changed(|| contents(path), |contents| parse(path, known, contents)) {
             Ok(Some((contents, settings))) => {
                 self.current.replace(settings);
-                self.taken = Taken(contents);
-                self.fault = None;
-                self.tally.note(Upshot::Taken);
-                tracing::info!(file = %self.path.display(), "the settings are replaced");
-                tell(News::Taken);
+                self.loaded = Loaded(contents);
+                self.error = None;
+                self.counts.add_taken();
+                tracing::info!(file = %self.path.display(), "the settings were replaced");
+                report(ReloadOutcome::Taken);
             }
-            Ok(None) if self.fault.take().is_some() => {
-                self.tally.set_valid(true);
-                tracing::info!(file = %self.path.display(), "the file holds the settings in force again");
-                tell(News::Taken);
+            Ok(None) if self.error.take().is_some() => {
+                self.counts.set_valid(true);
+                tracing::info!(file = %self.path.display(), "the file has the settings in force again");
+                report(ReloadOutcome::Taken);
             }
             Ok(None) => {}
-            Err(error) => self.refuse(error.to_string(), tell),
+            Err(error) => self.refuse(error.to_string(), report),
         }
-        match &self.fault {
-            Some(fault) => check.pass_with(format!("the settings of before stay in force: {fault}")),
+        match &self.error {
+            Some(error) => check.pass_with(format!("the previous settings stay in force: {error}")),
             None => check.pass(),
         }
     }
 
-    /// Tells a fault once, and not with every look.
-    fn refuse(&mut self, fault: String, tell: &mut impl FnMut(News)) {
-        if self.fault.as_ref() == Some(&fault) {
+    /// Reports an error once, and not with every read.
+    fn refuse(&mut self, error: String, report: &mut impl FnMut(ReloadOutcome)) {
+        if self.error.as_ref() == Some(&error) {
             return;
         }
-        self.tally.note(Upshot::Refused);
-        tracing::warn!("the settings of before stay in force: {fault}");
-        tell(News::Refused(&fault));
-        self.fault = Some(fault);
+        self.counts.add_refused();
+        tracing::warn!("the previous settings stay in force: {error}");
+        report(ReloadOutcome::Refused(&error));
+        self.error = Some(error);
     }
 }
 
-/// What a change of the file comes to.
-#[derive(Clone, Copy, Debug)]
-enum Upshot {
-    Refused,
-    Taken,
-}
-
-/// What came of changes so far. Clones share the numbers.
+/// The numbers of changes by result, and whether the present file is in force. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Tally(Arc<Numbers>);
+pub struct ReloadCounts(Arc<ReloadCounters>);
 
 #[derive(Debug, Default)]
-struct Numbers {
+struct ReloadCounters {
     refused: AtomicU64,
     taken: AtomicU64,
-    is_refused: AtomicBool,
+    is_invalid: AtomicBool,
 }
 
-impl Tally {
-    fn note(&self, upshot: Upshot) {
-        let (counter, is_valid) = match upshot {
-            Upshot::Refused => (&self.0.refused, false),
-            Upshot::Taken => (&self.0.taken, true),
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.set_valid(is_valid);
+impl ReloadCounts {
+    pub(in crate::server) fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::server) fn taken(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::server) fn is_valid(&self) -> bool {
+        !self.0.is_invalid.load(Ordering::Relaxed)
+    }
+
+    fn add_refused(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        self.set_valid(false);
+    }
+
+    fn add_taken(&self) {
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
+        self.set_valid(true);
     }
 
     fn set_valid(&self, is_valid: bool) {
-        self.0.is_refused.store(!is_valid, Ordering::Relaxed);
-    }
-}
-
-impl Collector for Tally {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let Numbers { refused, taken, is_refused } = &*self.0;
-        let reloads = [("taken", taken), ("refused", refused)]
-            .map(|(result, count)| ([("result", result)], ConstCounter::new(count.load(Ordering::Relaxed))));
-        let about = ("settings_reloads", "Changes of the settings file, by what came of them");
-        family(&mut encoder, about, MetricType::Counter, reloads)?;
-        let is_valid = ConstGauge::new(i64::from(!is_refused.load(Ordering::Relaxed)));
-        let about = ("settings_valid", "Whether the settings file, as it is now, is in force: 1 or 0");
-        single(&mut encoder, about, MetricType::Gauge, &is_valid)
+        self.0.is_invalid.store(!is_valid, Ordering::Relaxed);
     }
 }
 
@@ -210,56 +196,56 @@ impl Collector for Tally {
 mod tests {
     use super::*;
     use crate::{
-        server::{health::Readiness, metrics::Metrics},
+        server::{metrics::Metrics, readiness::Readiness},
         settings::Enforcement,
     };
 
     const KNOWN: &[&str] = &["NP103"];
 
-    /// A settings file, gone after the test, and who keeps it.
-    struct Scene {
+    /// A settings file with its reloader. The file is deleted after the test.
+    struct SettingsFile {
         path: PathBuf,
-        keeper: Keeper,
+        reloader: SettingsReloader,
         readiness: Readiness,
         check: Check,
     }
 
-    impl Scene {
+    impl SettingsFile {
         fn open(name: &str, text: &str) -> Result<Self, FileError> {
             let path = std::env::temp_dir().join(format!("nicplug-settings-{name}-{}.yaml", std::process::id()));
             fs::write(&path, text).unwrap();
             let readiness = Readiness::default();
-            let check = readiness.add("settings", "not looked at");
-            let keeper = Keeper::open(&path, KNOWN).inspect_err(|_| fs::remove_file(&path).unwrap())?;
-            Ok(Self { path, keeper, readiness, check })
+            let check = readiness.add("settings", "not read yet");
+            let reloader = SettingsReloader::open(&path, KNOWN).inspect_err(|_| fs::remove_file(&path).unwrap())?;
+            Ok(Self { path, reloader, readiness, check })
         }
 
-        /// What is told when the file has come to hold this.
-        fn holds(&mut self, contents: &[u8]) -> Vec<String> {
+        /// Writes the file, and returns the reports of the next read.
+        fn write(&mut self, contents: &[u8]) -> Vec<String> {
             fs::write(&self.path, contents).unwrap();
-            self.look()
+            self.reload()
         }
 
-        fn look(&mut self) -> Vec<String> {
-            let mut told = Vec::new();
-            self.keeper.look(&self.check, &mut |news| {
-                told.push(match news {
-                    News::Refused(why) => why.to_owned(),
-                    News::Taken => "taken".to_owned(),
+        fn reload(&mut self) -> Vec<String> {
+            let mut reports = Vec::new();
+            self.reloader.reload(&self.check, &mut |outcome| {
+                reports.push(match outcome {
+                    ReloadOutcome::Refused(why) => why.to_owned(),
+                    ReloadOutcome::Taken => "taken".to_owned(),
                 });
             });
             assert!(self.readiness.is_ready());
-            told
+            reports
         }
 
         fn enforcement(&self) -> Option<Enforcement> {
-            self.keeper.current.load().enforcement("NP103")
+            self.reloader.current.load().enforcement("NP103")
         }
 
-        /// What the metrics say: taken, refused, valid.
-        fn numbers(&self) -> [u32; 3] {
+        /// The metrics: taken, refused, valid.
+        fn metrics(&self) -> [u32; 3] {
             let mut metrics = Metrics::default();
-            metrics.add_settings(self.keeper.tally());
+            metrics.add_settings(self.reloader.counts());
             let text = metrics.text();
             let value = |series: &str| {
                 let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -273,63 +259,63 @@ mod tests {
         }
     }
 
-    impl Drop for Scene {
+    impl Drop for SettingsFile {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.path);
         }
     }
 
     #[test]
-    fn a_change_is_in_force_at_the_next_look_and_a_file_that_stays_is_left_alone() {
-        let mut scene = Scene::open("change", "rules: {NP103: deny}").unwrap();
-        assert_eq!((scene.look(), scene.numbers()), (vec![], [0, 0, 1]));
-        assert_eq!(scene.holds(b"rules: {NP103: warn}"), ["taken"]);
-        assert_eq!(scene.enforcement(), Some(Enforcement::Warn));
-        assert_eq!((scene.look(), scene.numbers()), (vec![], [1, 0, 1]));
-        assert_eq!(scene.readiness.report(), "[+]settings ok\nready\n");
+    fn a_change_is_in_force_after_the_next_read_and_an_unchanged_file_is_not_reported() {
+        let mut file = SettingsFile::open("change", "rules: {NP103: deny}").unwrap();
+        assert_eq!((file.reload(), file.metrics()), (vec![], [0, 0, 1]));
+        assert_eq!(file.write(b"rules: {NP103: warn}"), ["taken"]);
+        assert_eq!(file.enforcement(), Some(Enforcement::Warn));
+        assert_eq!((file.reload(), file.metrics()), (vec![], [1, 0, 1]));
+        assert_eq!(file.readiness.report(), "[+]settings ok\nready\n");
     }
 
     #[test]
-    fn on_every_fault_the_settings_of_before_stay_and_the_fault_is_told_once_with_its_line() {
-        let mut scene = Scene::open("faults", "rules: {NP103: warn}").unwrap();
-        let path = scene.path.display().to_string();
-        let faults: [(&[u8], &str); 5] = [
+    fn on_an_error_the_previous_settings_stay_and_the_error_is_reported_once_with_its_line() {
+        let mut file = SettingsFile::open("errors", "rules: {NP103: warn}").unwrap();
+        let path = file.path.display().to_string();
+        let errors: [(&[u8], &str); 5] = [
             (b"rules:\n  NP103: loud\n", "line 2 column 10: unknown variant `loud`"),
             (b"rules:\n  NP104: warn\n", "line 2: there is no rule \"NP104\""),
             (b"rules: {NP103: deny", "line 1"),
             (b"rule: {}", "line 1"),
-            (b"rules: {} # \xff", "is no UTF-8 text"),
+            (b"rules: {} # \xff", "is not UTF-8 text"),
         ];
-        for (count, (contents, fault)) in (1..).zip(faults) {
-            let told = scene.holds(contents);
-            assert!(told.len() == 1 && told[0].starts_with(&format!("{path}: {fault}")), "{told:?}");
-            assert_eq!((scene.look(), scene.numbers()), (vec![], [0, count, 0]));
-            assert_eq!(scene.enforcement(), Some(Enforcement::Warn));
-            let report = scene.readiness.report();
-            assert!(report.contains("[+]settings ok: the settings of before stay in force: "), "{report}");
-            assert!(report.contains(fault) && report.lines().count() == 2, "{report}");
+        for (count, (contents, error)) in (1..).zip(errors) {
+            let reports = file.write(contents);
+            assert!(reports.len() == 1 && reports[0].starts_with(&format!("{path}: {error}")), "{reports:?}");
+            assert_eq!((file.reload(), file.metrics()), (vec![], [0, count, 0]));
+            assert_eq!(file.enforcement(), Some(Enforcement::Warn));
+            let report = file.readiness.report();
+            assert!(report.contains("[+]settings ok: the previous settings stay in force: "), "{report}");
+            assert!(report.contains(error) && report.lines().count() == 2, "{report}");
         }
-        assert_eq!(scene.holds(b"rules: {NP103: warn}"), ["taken"], "it is in force again");
-        assert_eq!(scene.numbers(), [0, 5, 1]);
-        assert_eq!(scene.readiness.report(), "[+]settings ok\nready\n");
-        assert_eq!(scene.holds(b"rules: {NP103: off}"), ["taken"]);
-        assert_eq!((scene.enforcement(), scene.numbers()), (Some(Enforcement::Off), [1, 5, 1]));
+        assert_eq!(file.write(b"rules: {NP103: warn}"), ["taken"], "it is in force again");
+        assert_eq!(file.metrics(), [0, 5, 1]);
+        assert_eq!(file.readiness.report(), "[+]settings ok\nready\n");
+        assert_eq!(file.write(b"rules: {NP103: off}"), ["taken"]);
+        assert_eq!((file.enforcement(), file.metrics()), (Some(Enforcement::Off), [1, 5, 1]));
     }
 
     #[test]
-    fn a_file_that_is_gone_changes_nothing() {
-        let mut scene = Scene::open("gone", "rules: {NP103: warn}").unwrap();
-        fs::remove_file(&scene.path).unwrap();
-        let told = scene.look();
-        assert!(told.len() == 1 && told[0].contains("cannot be read"), "{told:?}");
-        assert_eq!((scene.enforcement(), scene.numbers()), (Some(Enforcement::Warn), [0, 1, 0]));
+    fn a_deleted_file_changes_nothing() {
+        let mut file = SettingsFile::open("gone", "rules: {NP103: warn}").unwrap();
+        fs::remove_file(&file.path).unwrap();
+        let reports = file.reload();
+        assert!(reports.len() == 1 && reports[0].contains("cannot be read"), "{reports:?}");
+        assert_eq!((file.enforcement(), file.metrics()), (Some(Enforcement::Warn), [0, 1, 0]));
     }
 
     #[test]
-    fn at_the_start_a_bad_file_is_an_error() {
-        let error = Scene::open("start", "rules:\n  NP103: loud\n").err().unwrap().to_string();
+    fn an_invalid_file_at_the_start_is_an_error() {
+        let error = SettingsFile::open("start", "rules:\n  NP103: loud\n").err().unwrap().to_string();
         assert!(error.contains("line 2 column 10"), "{error}");
-        let error = Keeper::open(Path::new("/missing/settings.yaml"), KNOWN).err().unwrap().to_string();
+        let error = SettingsReloader::open(Path::new("/missing/settings.yaml"), KNOWN).err().unwrap().to_string();
         assert!(error.starts_with("/missing/settings.yaml: cannot be read"), "{error}");
     }
 }

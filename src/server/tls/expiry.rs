@@ -1,65 +1,65 @@
-//! How things stand with the certificate that is shown: `/readyz` tells it, and the log tells when it changes.
+//! Reports the state of the serving certificate: in `/readyz`, and in the log when it changes.
 
 use std::time::SystemTime;
 
 use super::CertResolver;
 use crate::{
     certificates::validity::{ValidityPhase, date},
-    server::health::Check,
+    server::readiness::Check,
 };
 
-/// What was told last, and to whom.
+/// The last reported state of the serving certificate.
 pub(super) struct ExpiryMonitor {
-    shown: CertResolver,
+    certificates: CertResolver,
     check: Check,
-    /// Why something newer than what is shown is not.
-    fault: Option<String>,
+    /// Why a newer certificate was rejected.
+    error: Option<String>,
     stage: ValidityPhase,
 }
 
 impl ExpiryMonitor {
-    pub(super) fn new(shown: CertResolver, check: Check) -> Self {
-        Self { shown, check, fault: None, stage: ValidityPhase::Fresh }
+    pub(super) fn new(certificates: CertResolver, check: Check) -> Self {
+        Self { certificates, check, error: None, stage: ValidityPhase::Fresh }
     }
 
-    /// Another pair is shown.
-    pub(super) fn replaced(&mut self) {
-        self.fault = None;
-        if let Some(validity) = self.shown.validity() {
-            tracing::info!(until = date(validity.not_after), "the certificate is replaced");
+    /// Notes that the certificate was replaced.
+    pub(super) fn note_replaced(&mut self) {
+        self.error = None;
+        if let Some(validity) = self.certificates.validity() {
+            tracing::info!(until = date(validity.not_after), "the certificate was replaced");
         }
     }
 
-    /// What is shown is what should be.
-    pub(super) fn clear(&mut self) {
-        if self.fault.take().is_some() {
-            tracing::info!("the certificate that is shown is what should be shown again");
+    /// Notes that no newer certificate is rejected (any more).
+    pub(super) fn clear_error(&mut self) {
+        if self.error.take().is_some() {
+            tracing::info!("the serving certificate is the current one again");
         }
     }
 
-    /// Something else should be shown, and cannot be.
-    pub(super) fn refuse(&mut self, fault: String) {
-        if self.fault.as_ref() != Some(&fault) {
-            if self.shown.validity().is_some() {
-                self.shown.add_fault();
-                tracing::warn!("the last good certificate stays: {fault}");
+    /// Notes that a newer certificate is rejected. An error that lasts is logged and counted once.
+    pub(super) fn note_rejected(&mut self, error: String) {
+        if self.error.as_ref() != Some(&error) {
+            if self.certificates.validity().is_some() {
+                self.certificates.add_load_failure();
+                tracing::warn!("the last good certificate stays: {error}");
             } else {
-                tracing::info!("no certificate yet: {fault}");
+                tracing::info!("no certificate yet: {error}");
             }
-            self.fault = Some(fault);
+            self.error = Some(error);
         }
     }
 
-    /// Tells how things stand now.
-    pub(super) fn tell(&mut self, now: SystemTime) {
-        let Some(validity) = self.shown.validity() else {
-            self.check.fail(self.fault.clone().unwrap_or_else(|| "there is none yet".to_owned()));
+    /// Sets the check, and logs a change since the last call.
+    pub(super) fn report(&mut self, now: SystemTime) {
+        let Some(validity) = self.certificates.validity() else {
+            self.check.fail(self.error.clone().unwrap_or_else(|| "no certificate yet".to_owned()));
             return;
         };
         let stage = validity.phase(now);
         let advice = match stage {
-            ValidityPhase::NotYetValid => ", which is still to come: wait, or set the clock of this machine",
-            ValidityPhase::Expired => ", which is over: renew it",
+            ValidityPhase::NotYetValid => ", so it is not valid yet: wait, or correct the clock of this machine",
+            ValidityPhase::Expired => ", so it has expired: renew it",
             ValidityPhase::RenewalOverdue => ", and should have been renewed by now",
             ValidityPhase::Fresh | ValidityPhase::RenewalDue => "",
         };
@@ -73,8 +73,8 @@ impl ExpiryMonitor {
             }
             self.stage = stage;
         }
-        let fault = self.fault.as_ref().map(|fault| format!("; what came after it is refused: {fault}"));
-        let report = format!("{validity}{advice}{}", fault.unwrap_or_default());
+        let error = self.error.as_ref().map(|error| format!("; a newer certificate was rejected: {error}"));
+        let report = format!("{validity}{advice}{}", error.unwrap_or_default());
         match stage {
             ValidityPhase::NotYetValid | ValidityPhase::Expired => self.check.fail(report),
             ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => {

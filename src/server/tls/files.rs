@@ -1,101 +1,102 @@
-//! A pair of files that somebody else renews: cert-manager or an administrator, by way of a volume.
+//! Reloads the certificate files, which cert-manager or an administrator renews, usually in a volume of the pod.
 //!
-//! A pair is shown only after it was held against itself, the names and the clock. On any fault the last good pair stays,
-//! and one line in the log says so: one a change, not one a look.
+//! A pair is used only if the key matches the certificate and the certificate is valid for all hosts and at this time.
+//! Otherwise the last good pair stays in use, and the log has one line per change of the files.
 
 use std::{path::PathBuf, time::SystemTime};
 
 use futures_util::Stream;
 
-use super::{CertResolver, Origin, Pair, TlsError, expiry::ExpiryMonitor, read};
+use super::{CertKeyPair, CertResolver, Origin, TlsError, expiry::ExpiryMonitor, read};
 use crate::{
     certificates::Host,
     server::{
-        health::Check,
-        reload::{Taken, keep_looking},
+        readiness::Check,
+        reload::{Loaded, poll},
     },
 };
 
-/// Where the pair is, and what it has to be good for.
+/// The paths of the certificate files, and the hosts of the certificate.
 #[derive(Clone, Debug)]
-pub struct Files {
-    /// The chain, PEM; the server's own certificate first.
+pub struct CertFiles {
+    /// The PEM chain, the server's own certificate first.
     pub certificate: PathBuf,
-    /// Its key, PEM.
+    /// The PEM key.
     pub key: PathBuf,
-    /// What clients call the server; a certificate that is not for all of them is refused.
+    /// The hosts for which the certificate must be valid.
     pub hosts: Vec<Host>,
 }
 
-/// What stands in the files. Not to be printed: it holds the key.
+/// The contents of the files. It has no `Debug`, because it contains the key.
 #[derive(PartialEq)]
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
-impl Files {
+impl CertFiles {
     fn read(&self) -> Result<Contents, TlsError> {
         Ok(Contents { certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
-    /// The pair, whatever the clock says.
-    fn pair(&self, contents: &Contents) -> Result<Pair, TlsError> {
+    /// Returns the pair without a check of its dates.
+    fn pair(&self, contents: &Contents) -> Result<CertKeyPair, TlsError> {
         let (certificate, key) = (Origin::File(self.certificate.clone()), Origin::File(self.key.clone()));
-        let pair = Pair::new(&contents.certificate, &contents.key, &certificate, &key)?;
+        let pair = CertKeyPair::new(&contents.certificate, &contents.key, &certificate, &key)?;
         pair.check_hosts(&self.hosts)?;
         Ok(pair)
     }
 
-    fn pair_at(&self, contents: &Contents, now: SystemTime) -> Result<Pair, TlsError> {
+    fn pair_at(&self, contents: &Contents, now: SystemTime) -> Result<CertKeyPair, TlsError> {
         let pair = self.pair(contents)?;
         pair.check_dates(now)?;
         Ok(pair)
     }
 }
 
-/// Shows the pair of the files, and takes up what comes after it.
-pub struct Keeper {
-    files: Files,
-    shown: CertResolver,
-    taken: Taken<Contents>,
+/// Reloads the certificate files.
+pub struct CertReloader {
+    files: CertFiles,
+    certificates: CertResolver,
+    loaded: Loaded<Contents>,
 }
 
-impl Keeper {
-    /// Reads the first pair. Its dates do not matter: there is nothing better to show, and time or a renewal cures them.
+impl CertReloader {
+    /// Reads the first pair. Its dates are not checked: there is no better pair, and a later time or a renewal can make the
+    /// dates valid.
     ///
     /// # Errors
-    /// There is no pair in the files, or it is not for all hosts.
-    pub fn open(files: Files) -> Result<Self, TlsError> {
+    /// The files have no matching pair, or it is not valid for all hosts.
+    pub fn open(files: CertFiles) -> Result<Self, TlsError> {
         let contents = files.read()?;
-        let shown = files.pair(&contents)?.into();
-        Ok(Self { files, shown, taken: Taken(contents) })
+        let certificates = files.pair(&contents)?.into();
+        Ok(Self { files, certificates, loaded: Loaded(contents) })
     }
 
-    /// What a server is to be given.
+    /// Returns the serving certificate, for a server.
     #[must_use]
-    pub fn shown(&self) -> CertResolver {
-        self.shown.clone()
+    pub fn certificates(&self) -> CertResolver {
+        self.certificates.clone()
     }
 
-    /// RecheckCounts at once and with every tick, until there are none any more; tells `check` how things stand.
-    pub async fn keep(mut self, check: Check, clock: impl Fn() -> SystemTime, ticks: impl Stream<Item = ()>) {
-        let mut expiry = ExpiryMonitor::new(self.shown.clone(), check);
-        keep_looking(ticks, || self.look(&mut expiry, clock())).await;
+    /// Reads the files at once and with every tick, until the ticks end, and sets `check`.
+    pub async fn run(mut self, check: Check, clock: impl Fn() -> SystemTime, ticks: impl Stream<Item = ()>) {
+        let mut expiry = ExpiryMonitor::new(self.certificates.clone(), check);
+        poll(ticks, || self.reload(&mut expiry, clock())).await;
     }
 
-    fn look(&mut self, expiry: &mut ExpiryMonitor, now: SystemTime) {
+    fn reload(&mut self, expiry: &mut ExpiryMonitor, now: SystemTime) {
         let files = &self.files;
-        match self.taken.news(|| files.read(), |contents| files.pair_at(contents, now)) {
+        match self.loaded.changed(|| files.read(), |contents| files.pair_at(contents, now)) {
             Ok(Some((contents, pair))) => {
-                self.shown.show(pair);
-                self.taken = Taken(contents);
-                expiry.replaced();
+                self.certificates.set(pair);
+                self.loaded = Loaded(contents);
+                expiry.note_replaced();
             }
-            Ok(None) => expiry.clear(),
-            Err(error) => expiry.refuse(error.to_string()),
+            Ok(None) => expiry.clear_error(),
+            Err(error) => expiry.note_rejected(error.to_string()),
         }
-        expiry.tell(now);
+        expiry.report(now);
     }
 }
 
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
     use crate::{
         certificates::{self, GeneratedCertificates, validity::date},
-        server::health::Readiness,
+        server::readiness::Readiness,
     };
 
     const NOW: Duration = Duration::from_hours(24 * 365 * 56);
@@ -115,7 +116,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + NOW
     }
 
-    /// A folder with a pair in it, gone after the test.
+    /// A folder with the files of a pair. It is deleted after the test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -126,18 +127,18 @@ mod tests {
             folder
         }
 
-        fn holding(name: &str, bundle: &GeneratedCertificates) -> (Self, Keeping) {
+        fn with_pair(name: &str, bundle: &GeneratedCertificates) -> (Self, Reload) {
             let folder = Self::new(name);
             folder.put(bundle);
-            let keeper = Keeper::open(folder.files(&["localhost"])).unwrap();
+            let reloader = CertReloader::open(folder.files(&["localhost"])).unwrap();
             let readiness = Readiness::default();
-            let expiry = ExpiryMonitor::new(keeper.shown(), readiness.add("certificate", "not looked at"));
-            (folder, Keeping { keeper, expiry, readiness })
+            let expiry = ExpiryMonitor::new(reloader.certificates(), readiness.add("certificate", "not read yet"));
+            (folder, Reload { reloader, expiry, readiness })
         }
 
-        fn files(&self, hosts: &[&str]) -> Files {
+        fn files(&self, hosts: &[&str]) -> CertFiles {
             let hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
-            Files { certificate: self.0.join("tls.crt"), key: self.0.join("tls.key"), hosts }
+            CertFiles { certificate: self.0.join("tls.crt"), key: self.0.join("tls.key"), hosts }
         }
 
         fn put(&self, bundle: &GeneratedCertificates) {
@@ -156,22 +157,23 @@ mod tests {
         }
     }
 
-    struct Keeping {
-        keeper: Keeper,
+    /// A reloader with its reports.
+    struct Reload {
+        reloader: CertReloader,
         expiry: ExpiryMonitor,
         readiness: Readiness,
     }
 
-    impl Keeping {
-        /// What is told after a look.
-        fn look(&mut self, now: SystemTime) -> String {
-            self.keeper.look(&mut self.expiry, now);
+    impl Reload {
+        /// Reads the files, and returns the report of the checks.
+        fn run(&mut self, now: SystemTime) -> String {
+            self.reloader.reload(&mut self.expiry, now);
             self.readiness.report()
         }
     }
 
-    fn bundle(made: SystemTime) -> GeneratedCertificates {
-        certificates::generate(&Host::local().unwrap(), made).unwrap()
+    fn bundle(created: SystemTime) -> GeneratedCertificates {
+        certificates::generate(&Host::local().unwrap(), created).unwrap()
     }
 
     fn until(moment: SystemTime) -> String {
@@ -179,91 +181,90 @@ mod tests {
     }
 
     #[test]
-    fn a_new_pair_is_taken_up_and_a_pair_that_stays_is_not() {
-        let (folder, mut keeping) = Folder::holding("new", &bundle(now()));
-        let first = keeping.keeper.shown.pair().unwrap();
-        let report = keeping.look(now());
+    fn a_new_pair_is_loaded_and_an_unchanged_pair_is_not() {
+        let (folder, mut reload) = Folder::with_pair("new", &bundle(now()));
+        let first = reload.reloader.certificates.pair().unwrap();
+        let report = reload.run(now());
         assert!(report.contains(&until(now())), "{report}");
-        assert!(Arc::ptr_eq(&first, &keeping.keeper.shown.pair().unwrap()));
+        assert!(Arc::ptr_eq(&first, &reload.reloader.certificates.pair().unwrap()));
         let day = Duration::from_hours(24);
         folder.put(&bundle(now() + day));
-        let report = keeping.look(now() + day);
-        assert!(report.contains(&until(now() + day)) && !report.contains("refused"), "{report}");
+        let report = reload.run(now() + day);
+        assert!(report.contains(&until(now() + day)) && !report.contains("rejected"), "{report}");
     }
 
     #[test]
-    fn on_every_fault_the_last_good_pair_stays_and_the_fault_is_told() {
+    fn on_an_error_the_last_good_pair_stays_and_the_error_is_reported() {
         let day = Duration::from_hours(24);
         let (good, other) = (bundle(now()), bundle(now()));
-        let (folder, mut keeping) = Folder::holding("faults", &good);
-        let stranger = certificates::generate(&["elsewhere".parse().unwrap()], now()).unwrap();
+        let (folder, mut reload) = Folder::with_pair("errors", &good);
+        let other_host = certificates::generate(&["elsewhere".parse().unwrap()], now()).unwrap();
         let (early, late) = (bundle(now() + day), bundle(now() - 2 * certificates::SERVER_LIFETIME));
-        for (certificate, key, fault) in [
-            (other.server.as_str(), good.server_key.as_str(), "does not belong"),
+        for (certificate, key, error) in [
+            (other.server.as_str(), good.server_key.as_str(), "does not match"),
             (&other.server[..300], &other.server_key, "no certificate"),
             ("", &other.server_key, "no certificate"),
             (&other.server, "", "no private key"),
             (&other.server, &other.server_key[..100], "no private key"),
-            (&stranger.server, &stranger.server_key, "\"localhost\""),
+            (&other_host.server, &other_host.server_key, "\"localhost\""),
             (&early.server, &early.server_key, "not valid yet"),
             (&late.server, &late.server_key, "has expired"),
         ] {
             folder.write("tls.crt", certificate);
             folder.write("tls.key", key);
-            let report = keeping.look(now());
-            assert!(report.contains("refused") && report.contains(fault), "{fault}: {report}");
-            assert!(report.contains(&until(now())) && keeping.readiness.is_ready(), "{report}");
+            let report = reload.run(now());
+            assert!(report.contains("rejected") && report.contains(error), "{error}: {report}");
+            assert!(report.contains(&until(now())) && reload.readiness.is_ready(), "{report}");
             assert!(key.lines().skip(1).all(|line| !report.contains(line)), "{report}");
         }
-        // Two of them have the same words as the one before, and so are no news.
-        assert_eq!(keeping.keeper.shown.faults(), 6);
-        keeping.look(now());
-        assert_eq!(keeping.keeper.shown.faults(), 6, "one that lasts is counted once");
+        // Two of the errors have the same text as the error before, and are not counted again.
+        assert_eq!(reload.reloader.certificates.load_failures(), 6);
+        reload.run(now());
+        assert_eq!(reload.reloader.certificates.load_failures(), 6, "an error that lasts is counted once");
         fs::remove_file(folder.0.join("tls.key")).unwrap();
-        let report = keeping.look(now());
+        let report = reload.run(now());
         assert!(report.contains("cannot read"), "{report}");
 
         folder.put(&good);
-        let report = keeping.look(now());
-        assert!(!report.contains("refused"), "{report}");
+        let report = reload.run(now());
+        assert!(!report.contains("rejected"), "{report}");
     }
 
-    /// Time cures what was early.
     #[test]
-    fn a_pair_that_is_not_valid_yet_is_taken_up_when_it_is() {
+    fn a_pair_that_is_not_valid_yet_is_loaded_when_it_becomes_valid() {
         let day = Duration::from_hours(24);
-        let (folder, mut keeping) = Folder::holding("early", &bundle(now()));
+        let (folder, mut reload) = Folder::with_pair("early", &bundle(now()));
         folder.put(&bundle(now() + day));
-        let report = keeping.look(now());
+        let report = reload.run(now());
         assert!(report.contains("not valid yet"), "{report}");
-        let report = keeping.look(now() + day);
-        assert!(report.contains(&until(now() + day)) && !report.contains("refused"), "{report}");
+        let report = reload.run(now() + day);
+        assert!(report.contains(&until(now() + day)) && !report.contains("rejected"), "{report}");
     }
 
     #[test]
-    fn age_is_told_by_the_share_of_a_life_that_is_over() {
-        let (_folder, mut keeping) = Folder::holding("age", &bundle(now()));
+    fn the_report_depends_on_the_share_of_the_lifetime_that_is_over() {
+        let (_folder, mut reload) = Folder::with_pair("age", &bundle(now()));
         let life = certificates::SERVER_LIFETIME;
         for (moment, word, is_ready) in [
             (now() + life / 2, "Z\n", true),
             (now() + life / 10 * 7, "Z\n", true),
             (now() + life / 10 * 9, "should have been renewed", true),
-            (now() + life + life / 10, "is over", false),
-            (now() - life, "still to come", false),
+            (now() + life + life / 10, "has expired", false),
+            (now() - life, "not valid yet", false),
             (now(), "Z\n", true),
         ] {
-            let report = keeping.look(moment);
+            let report = reload.run(moment);
             assert!(report.contains(word), "{word}: {report}");
-            assert_eq!(keeping.readiness.is_ready(), is_ready, "{report}");
+            assert_eq!(reload.readiness.is_ready(), is_ready, "{report}");
         }
     }
 
     #[test]
-    fn a_first_pair_that_is_not_for_the_names_is_refused_at_once() {
+    fn a_first_pair_for_other_hosts_is_an_error() {
         let folder = Folder::new("names");
         folder.put(&bundle(now()));
-        assert!(Keeper::open(folder.files(&["localhost", "127.0.0.1"])).is_ok());
-        let error = Keeper::open(folder.files(&["localhost", "nicplug.nicplug.svc"])).err().unwrap();
+        assert!(CertReloader::open(folder.files(&["localhost", "127.0.0.1"])).is_ok());
+        let error = CertReloader::open(folder.files(&["localhost", "nicplug.nicplug.svc"])).err().unwrap();
         assert!(error.to_string().contains("--cert-dns-name"), "{error}");
     }
 }

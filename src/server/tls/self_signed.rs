@@ -1,4 +1,4 @@
-//! The pair that nicplug makes itself: shown as soon as the cluster's keeper offers it.
+//! Uses the certificate that nicplug itself creates and keeps in a Secret.
 
 use std::{
     pin::pin,
@@ -8,48 +8,47 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 
-use super::{CertResolver, Pair, expiry::ExpiryMonitor};
-use crate::{controllers::certificates::ServingCert, server::health::Check};
+use super::{CertKeyPair, CertResolver, expiry::ExpiryMonitor};
+use crate::{controllers::certificates::ServingCert, server::readiness::Check};
 
-/// How often to look at the clock: whether a certificate is late is no matter of seconds.
-pub const INTERVAL: Duration = Duration::from_secs(30);
+/// The time between two checks of the certificate's dates. Its renewal is not a matter of seconds.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Shows what is offered, now and later, and tells `check` how things stand then and with every tick; until there are no
-/// offers or no ticks any more.
-pub async fn show(
-    shown: CertResolver,
+/// Uses each certificate of `offers`, and sets `check` with every offer and every tick, until the offers or the ticks end.
+pub async fn run(
+    certificates: CertResolver,
     mut offers: watch::Receiver<ServingCert>,
     check: Check,
     clock: impl Fn() -> SystemTime,
     ticks: impl Stream<Item = ()>,
 ) {
     let mut ticks = pin!(ticks);
-    let mut expiry = ExpiryMonitor::new(shown.clone(), check);
+    let mut expiry = ExpiryMonitor::new(certificates.clone(), check);
     let mut last = None;
     loop {
-        let ServingCert { pair, error: fault, ca_not_after: authority_end } = offers.borrow_and_update().clone();
-        shown.tell_authority(authority_end);
+        let ServingCert { pair, error, ca_not_after } = offers.borrow_and_update().clone();
+        certificates.set_ca_expiry(ca_not_after);
         if let Some(pair) = pair.filter(|pair| last.as_ref() != Some(&pair.certificate)) {
-            match Pair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
+            match CertKeyPair::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes()) {
                 Ok(new) => {
-                    shown.show(new);
-                    expiry.replaced();
+                    certificates.set(new);
+                    expiry.note_replaced();
                     last = Some(pair.certificate.clone());
                 }
-                // The keeper has looked at it: never in practice.
-                Err(error) => expiry.refuse(error.to_string()),
+                // The controller has checked the pair, so this does not happen in practice.
+                Err(error) => expiry.note_rejected(error.to_string()),
             }
         }
-        match fault {
-            Some(fault) => expiry.refuse(fault),
-            None => expiry.clear(),
+        match error {
+            Some(error) => expiry.note_rejected(error),
+            None => expiry.clear_error(),
         }
-        expiry.tell(clock());
-        let is_going_on = tokio::select! {
+        expiry.report(clock());
+        let has_more = tokio::select! {
             changed = offers.changed() => changed.is_ok(),
             tick = ticks.next() => tick.is_some(),
         };
-        if !is_going_on {
+        if !has_more {
             return;
         }
     }

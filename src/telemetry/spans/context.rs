@@ -1,13 +1,13 @@
-//! Whose part a request is: `traceparent` of W3C Trace Context (w3.org/TR/trace-context, section 3.2).
+//! The header `traceparent` of W3C Trace Context (w3.org/TR/trace-context, section 3.2).
 
-/// A span of another program.
+/// The span of another program, which is the parent of a request's span.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TraceContext {
-    /// The trace that it belongs to.
+    /// The id of the trace.
     pub trace: u128,
-    /// Its own id.
+    /// The id of the span.
     pub span: u64,
-    /// Whether its program exports it. One that does not wants no children of it either.
+    /// Whether the other program exports the span. If not, its children must not be exported either.
     pub is_sampled: bool,
 }
 
@@ -15,7 +15,7 @@ impl TraceContext {
     /// The name of the header.
     pub const HEADER: &'static str = "traceparent";
 
-    /// Reads the value of the header; `None` where it is malformed, and then it counts as if it were not there.
+    /// Reads the value of the header; `None` if it is malformed, which the standard treats as missing.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value = str::from_utf8(value).ok()?;
@@ -24,13 +24,13 @@ impl TraceContext {
         let trace = hex(parts.next()?, 32)?;
         let span = u64::try_from(hex(parts.next()?, 16)?).ok()?;
         let flags = hex(parts.next()?, 2)?;
-        // Later versions may have more parts; this one has not.
+        // Later versions may have more parts, version 0 has none.
         let is_known = version != 0xff && (version != 0 || parts.next().is_none());
         (is_known && trace != 0 && span != 0).then_some(Self { trace, span, is_sampled: flags & 1 == 1 })
     }
 }
 
-/// A number of exactly so many lower-case digits.
+/// Reads a number of exactly `digits` lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let is_lower = |digit: u8| digit.is_ascii_digit() || matches!(digit, b'a'..=b'f');
     let is_whole = text.len() == digits && text.bytes().all(is_lower);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_parent_is_read_as_the_standard_writes_it() {
+    fn a_header_is_read_as_the_standard_defines_it() {
         let read = |text: &str| TraceContext::parse(text.as_bytes());
         let sampled = TraceContext {
             trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,

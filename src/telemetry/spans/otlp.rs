@@ -1,5 +1,5 @@
-//! OTLP over HTTP, with JSON (the Protobuf messages of opentelemetry-proto 1, by the JSON rules of the OTLP
-//! specification: ids in hex, 64-bit numbers as text).
+//! OTLP over HTTP with JSON: the Protobuf messages of opentelemetry-proto 1, encoded by the JSON rules of the OTLP
+//! specification (ids in hex, 64-bit numbers as text).
 
 use std::{
     fmt, io,
@@ -22,16 +22,16 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::Span;
 
-/// What is added to the address of a collector: where it takes spans.
+/// The path of the collector's endpoint for spans, which is appended to its address.
 const PATH: &str = "/v1/traces";
-/// How long a message may take.
+/// The time for one message.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest answer that is read, in bytes.
-const LONGEST_ANSWER: usize = 64 << 10;
-/// `SPAN_KIND_SERVER`.
-const SERVER: u8 = 2;
+/// The maximum length of a response, in bytes.
+const MAX_RESPONSE: usize = 64 << 10;
+/// The kind of every span.
+const SPAN_KIND_SERVER: u8 = 2;
 
-/// Who takes spans.
+/// The address of a collector.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Collector {
     host: String,
@@ -65,52 +65,54 @@ impl fmt::Display for Collector {
     }
 }
 
-/// An address that is no collector's.
+/// Why an address is not one of a collector.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
-    /// It is no URL, or has parts that mean nothing here.
-    #[error("{0:?} is no address of a collector: write it as http://HOST:4318")]
+    /// It is not a URL, or has parts that are not supported.
+    #[error("{0:?} is not the address of a collector: write it as http://HOST:4318")]
     Malformed(String),
-    /// It asks for TLS.
-    #[error("{0:?} asks for TLS, which is not spoken to a collector: name one in this cluster, as http://HOST:4318")]
+    /// It needs TLS.
+    #[error(
+        "{0:?} needs TLS, which nicplug does not use for spans: use a collector in the cluster, as http://HOST:4318"
+    )]
     Tls(String),
 }
 
-/// Why a message was not taken.
+/// Why a message was not exported.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
+pub(super) enum ExportError {
     /// There is no connection, or it was lost.
     #[error("no connection: {0}")]
-    Away(#[from] io::Error),
-    /// What answers is no HTTP server.
-    #[error("no answer in HTTP: {0}")]
+    Unavailable(#[from] io::Error),
+    /// The server does not answer with HTTP.
+    #[error("the answer is not HTTP: {0}")]
     Http(#[from] hyper::Error),
-    /// It does not take the message.
+    /// The server rejected the message.
     #[error("the answer is {0}")]
     Refused(StatusCode),
-    /// It took too long.
+    /// The server did not answer in time.
     #[error("no answer within {TIMEOUT:?}")]
-    Slow,
+    TimedOut,
 }
 
-impl Trouble {
-    /// Whether it may be over soon (the specification's retryable codes).
-    pub(super) fn may_pass(&self) -> bool {
+impl ExportError {
+    /// Whether another attempt can succeed (the retryable codes of the specification).
+    pub(super) fn is_retryable(&self) -> bool {
         match self {
-            Self::Away(_) | Self::Http(_) | Self::Slow => true,
+            Self::Unavailable(_) | Self::Http(_) | Self::TimedOut => true,
             Self::Refused(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
         }
     }
 }
 
 impl Collector {
-    /// Sends a message, on a connection of its own; tells how many spans the collector rejects all the same.
-    pub(super) async fn post(&self, body: Bytes) -> Result<u64, Trouble> {
-        timeout(TIMEOUT, self.exchange(body)).await.unwrap_or(Err(Trouble::Slow))
+    /// Sends a message on a new connection. Returns the number of spans that the collector rejected.
+    pub(super) async fn post(&self, body: Bytes) -> Result<u64, ExportError> {
+        timeout(TIMEOUT, self.exchange(body)).await.unwrap_or(Err(ExportError::TimedOut))
     }
 
-    async fn exchange(&self, body: Bytes) -> Result<u64, Trouble> {
-        // An IPv6 address stands in brackets in a URL, and nowhere else.
+    async fn exchange(&self, body: Bytes) -> Result<u64, ExportError> {
+        // Only a URL has brackets around an IPv6 address.
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, self.port)).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -120,29 +122,29 @@ impl Collector {
             .header(USER_AGENT, concat!("nicplug/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
             .map_err(io::Error::other)?;
-        // Owns the sender: the connection ends with it.
+        // The block owns the sender, so the connection ends with it.
         let answer = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            // What cannot be read is not needed.
-            let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
-            Ok::<_, Trouble>((status, body.map(Collected::to_bytes).unwrap_or_default()))
+            // The body is optional, so an error is ignored.
+            let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+            Ok::<_, ExportError>((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
-        // What breaks the connection breaks the answer too.
+        // An error of the connection is also an error of the answer.
         let (_, answer) = tokio::join!(connection, answer);
         let (status, body) = answer?;
-        if status.is_success() { Ok(rejected(&body)) } else { Err(Trouble::Refused(status)) }
+        if status.is_success() { Ok(rejected(&body)) } else { Err(ExportError::Refused(status)) }
     }
 }
 
-/// `partialSuccess.rejectedSpans`: a number, as text by the rules and without quotes by habit.
+/// Reads `partialSuccess.rejectedSpans`: text by the specification, but some collectors write a number.
 fn rejected(body: &[u8]) -> u64 {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let Some(rejected) = answer.pointer("/partialSuccess/rejectedSpans") else { return 0 };
     rejected.as_u64().or_else(|| rejected.as_str()?.parse().ok()).unwrap_or(0)
 }
 
-/// Whose spans they are.
+/// The attributes of the program whose spans are exported.
 #[derive(Debug)]
 pub(super) struct Resource(Vec<(&'static str, String)>);
 
@@ -151,15 +153,15 @@ impl Resource {
         Self(attributes)
     }
 
-    /// The message with these spans.
+    /// Returns the message with these spans.
     pub(super) fn message(&self, spans: &[Span]) -> Bytes {
-        let scope = Scoped {
-            scope: Library { name: "nicplug", version: env!("CARGO_PKG_VERSION") },
-            spans: spans.iter().map(Record::of).collect(),
+        let scope = ScopeSpans {
+            scope: Scope { name: "nicplug", version: env!("CARGO_PKG_VERSION") },
+            spans: spans.iter().map(SpanRecord::of).collect(),
         };
-        let resource = Attributed { attributes: attributes(&self.0) };
+        let resource = ResourceAttributes { attributes: attributes(&self.0) };
         let message = Message { resource_spans: [ResourceSpans { resource, scope_spans: [scope] }] };
-        // Texts, numbers and lists of them always have a JSON form.
+        // This cannot fail: text, numbers and lists of them have a JSON form.
         serde_json::to_vec(&message).unwrap_or_default().into()
     }
 }
@@ -173,30 +175,30 @@ struct Message<'s> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResourceSpans<'s> {
-    resource: Attributed<'s>,
-    scope_spans: [Scoped<'s>; 1],
+    resource: ResourceAttributes<'s>,
+    scope_spans: [ScopeSpans<'s>; 1],
 }
 
 #[derive(Serialize)]
-struct Attributed<'s> {
+struct ResourceAttributes<'s> {
     attributes: Vec<Attribute<'s>>,
 }
 
 #[derive(Serialize)]
-struct Scoped<'s> {
-    scope: Library,
-    spans: Vec<Record<'s>>,
+struct ScopeSpans<'s> {
+    scope: Scope,
+    spans: Vec<SpanRecord<'s>>,
 }
 
 #[derive(Serialize)]
-struct Library {
+struct Scope {
     name: &'static str,
     version: &'static str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Record<'s> {
+struct SpanRecord<'s> {
     trace_id: String,
     span_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,15 +210,15 @@ struct Record<'s> {
     attributes: Vec<Attribute<'s>>,
 }
 
-impl<'s> Record<'s> {
+impl<'s> SpanRecord<'s> {
     fn of(span: &'s Span) -> Self {
-        let own_trace = || (u128::from(id()) << 64) | u128::from(id());
+        let new_trace = || (u128::from(id()) << 64) | u128::from(id());
         Self {
-            trace_id: format!("{:032x}", span.parent.map_or_else(own_trace, |parent| parent.trace)),
+            trace_id: format!("{:032x}", span.parent.map_or_else(new_trace, |parent| parent.trace)),
             span_id: format!("{:016x}", id()),
             parent_span_id: span.parent.map(|parent| format!("{:016x}", parent.span)),
             name: span.name,
-            kind: SERVER,
+            kind: SPAN_KIND_SERVER,
             start_time_unix_nano: nanos(span.start),
             end_time_unix_nano: nanos(span.end),
             attributes: attributes(&span.attributes),
@@ -240,12 +242,12 @@ fn attributes<'s>(pairs: &'s [(&'static str, String)]) -> Vec<Attribute<'s>> {
     pairs.iter().map(|(key, value)| Attribute { key, value: Text { string_value: value } }).collect()
 }
 
-/// Since 1970.
+/// Returns the nanoseconds since 1970, as text.
 fn nanos(moment: SystemTime) -> String {
     moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string()
 }
 
-/// Never zero, which is no id.
+/// Returns a random id. Zero is not a valid id.
 fn id() -> u64 {
     fastrand::u64(1..)
 }
@@ -258,7 +260,7 @@ mod tests {
     use crate::telemetry::spans::context::TraceContext;
 
     #[test]
-    fn an_address_is_that_of_the_specification_or_refused_with_advice() {
+    fn an_address_is_completed_or_rejected_with_advice() {
         for (text, expected) in [
             ("http://collector:4318", "http://collector:4318/v1/traces"),
             ("http://collector:4318/", "http://collector:4318/v1/traces"),
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_what_the_specification_says() {
+    fn a_message_has_the_format_of_the_specification() {
         let parent = TraceContext { trace: 0xabc, span: 0xdef, is_sampled: true };
         let start = UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001);
         let span = |parent| Span {
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_collector_rejects_is_read_from_its_answer() {
+    fn the_number_of_rejected_spans_is_read_from_the_answer() {
         for (answer, count) in [
             ("", 0),
             ("{}", 0),

@@ -1,0 +1,29 @@
+//! The metrics of connections.
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::single;
+use crate::server::counts::Counts;
+
+#[derive(Debug)]
+pub(super) struct ConnectionCollector(pub(super) Counts);
+
+impl Collector for ConnectionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let (opened, closed) = self.0.connections();
+        let open = ConstGauge::new(i64::try_from(opened.saturating_sub(closed)).unwrap_or(i64::MAX));
+        single(&mut encoder, ("connections", "Open connections"), MetricType::Gauge, &open)?;
+        let about = ("connections_opened", "Connections that were opened");
+        single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(opened))?;
+
+        let failed = ConstCounter::new(self.0.failed_handshakes());
+        let about = ("handshake_failures", "Connections without a completed TLS handshake; port checks are included");
+        single(&mut encoder, about, MetricType::Counter, &failed)
+    }
+}
