@@ -208,7 +208,7 @@ async fn the_metrics_count_reviews_refusals_and_connections() {
         let refused = |reason: &str| format!("nicplug_requests_refused_total{{reason=\"{reason}\"}}");
         let text = server.metrics().await;
         let before = |series: &str| value::<u64>(&text, series);
-        let (connections, failures) = (before("nicplug_connections_total"), before("nicplug_handshake_failures_total"));
+        let (connections, failures) = (before("nicplug_connections_opened_total"), before("nicplug_handshake_failures_total"));
         assert_eq!(before(&refused("method")), 1);
         let mut connection = RawConnection::open(server.address).await;
         for review in REVIEWS.iter() {
@@ -243,7 +243,7 @@ async fn the_metrics_count_reviews_refusals_and_connections() {
             ("nicplug_request_duration_seconds_count{endpoint=\"validate\"}".to_owned(), 9),
             ("nicplug_request_duration_seconds_count{endpoint=\"mutate\"}".to_owned(), 8),
             ("nicplug_requests_in_flight".to_owned(), 0),
-            ("nicplug_connections_total".to_owned(), connections + 3),
+            ("nicplug_connections_opened_total".to_owned(), connections + 3),
             ("nicplug_handshake_failures_total".to_owned(), failures + 1),
         ];
         let text = server.metrics().await;

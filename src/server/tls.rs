@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_of_garbage_is_told() {
+    fn a_certificate_of_garbage_is_an_error() {
         let bundle = bundle();
         let garbage = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let error = CertKeyPair::from_pem(garbage, bundle.server_key.as_bytes()).unwrap_err();
