@@ -1,5 +1,5 @@
-//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden by
-//! the annotation of the request's namespace as far as the settings allow it.
+//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden
+//! by the annotation of the request's namespace as far as the settings allow it.
 
 use std::fmt;
 
@@ -93,7 +93,7 @@ impl fmt::Display for RejectedOverrides<'_> {
         match self {
             Self::Forbidden => formatter.write_str("the settings forbid it"),
             Self::Malformed(error) => error.fmt(formatter),
-            Self::UnknownRule(id) => write!(formatter, "rule {id:?} does not exist"),
+            Self::UnknownRule(id) => write!(formatter, "there is no rule {id:?}"),
         }
     }
 }
@@ -170,8 +170,8 @@ mod tests {
     fn an_annotation_with_a_mistake_has_no_effect_and_causes_a_warning() {
         let malformed = |annotation: &str| Overrides::parse(annotation).unwrap_err().to_string();
         for (override_policy, annotation, reason) in [
-            (OverridePolicy::Allow, "NP103=off,NP999=warn", "rule \"NP999\" does not exist".to_owned()),
-            (OverridePolicy::Allow, "np103=off", "rule \"np103\" does not exist".to_owned()),
+            (OverridePolicy::Allow, "NP103=off,NP999=warn", "there is no rule \"NP999\"".to_owned()),
+            (OverridePolicy::Allow, "np103=off", "there is no rule \"np103\"".to_owned()),
             (OverridePolicy::Allow, "NP103=off,NP104", malformed("NP103=off,NP104")),
             (OverridePolicy::Tighten, "NP103=off,NP104=no", malformed("NP103=off,NP104=no")),
             (OverridePolicy::Forbid, "NP103=off", "the settings forbid it".to_owned()),

@@ -26,8 +26,8 @@ pub enum ReservePorts<'r> {
     Ports(u64),
 }
 
-/// Returns the reservation of an object: from the guest's own annotation (which a VMI gets from its VM's template), else
-/// from the VM's annotation, else from the settings.
+/// Returns the reservation of an object: from the guest's own annotation (which a VMI gets from its VM's template),
+/// else from the VM's annotation, else from the settings.
 #[must_use]
 pub fn requested<'r>(view: &ObjectView<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
     let of_vm = |vm: &'r Vm| vm.reserve_ports.as_deref();

@@ -284,7 +284,7 @@ impl Command<'_> {
         let nic = self.request.nic();
         match self.request {
             _ if edit.is_needed() => {}
-            EditRequest::Add(_) => self.console.info(&format!("{nic:?} exists already"))?,
+            EditRequest::Add(_) => self.console.info(&format!("{nic:?} already exists"))?,
             EditRequest::Remove(_) => self.console.info(&format!("{nic:?} does not exist"))?,
         }
         Ok(())

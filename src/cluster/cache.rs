@@ -1,7 +1,7 @@
 //! The store that watches write and requests read.
 //!
-//! A request holds the lock for some microseconds, to copy the facts that it needs. A watch parses before it locks, and an
-//! object whose facts are unchanged, as after nearly every heartbeat, takes only the read lock.
+//! A request holds the lock for some microseconds, to copy the facts that it needs. A watch parses before it locks, and
+//! an object whose facts are unchanged, as after nearly every heartbeat, takes only the read lock.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -170,7 +170,7 @@ impl Fetched {
 /// A read in progress.
 type Read<'c> = BoxFuture<'c, Vec<Fetched>>;
 
-/// Returns the reads of a plan. The KubeVirt resource is first, since it tells which devices a guest has.
+/// Returns the reads of a plan. The KubeVirt resource is first, since it defines the types of devices of a guest.
 fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     let FetchPlan { namespace, guest, networks, .. } = plan;
     let all = |path, params| list(client, path, params).map(|fetched| vec![fetched]).boxed();

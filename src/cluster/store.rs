@@ -47,7 +47,7 @@ pub struct Store {
     migrations: Listing<Arc<str>>,
     /// The devices of the templates from which guests were started.
     revisions: Listing<Arc<Devices>>,
-    /// The JSON text of objects with devices whose type only the KubeVirt resource tells: read again when that changes.
+    /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.
     persist_queue: PersistQueue,
@@ -70,8 +70,8 @@ impl Store {
         store
     }
 
-    /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object of
-    /// the kind that is not in the store does not exist.
+    /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
+    /// of the kind that is not in the store does not exist.
     pub fn finish_sync(&mut self, kind: Kind) {
         for (namespace, name) in self.not_seen(kind) {
             self.remove(kind, &namespace, &name);
@@ -217,7 +217,7 @@ impl Store {
         }
     }
 
-    /// Returns the KubeVirt resource that tells the types of devices; an empty one if it is unknown.
+    /// Returns the KubeVirt resource, which defines the types of devices; an empty one if it is unknown.
     pub(super) fn device_kinds(&self) -> Arc<KubeVirt> {
         self.kubevirt.known().map(Arc::clone).unwrap_or_default()
     }
@@ -293,7 +293,7 @@ impl Store {
             // It exists, and does not show the devices.
             Projected::Revision(None) => self.mark_absent(kind, namespace, name),
             Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
-                self.remove(kind, namespace, name)
+                self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
         }
@@ -425,7 +425,10 @@ mod tests {
     #[test]
     fn only_namespaces_that_change_the_enforcement_are_kept() {
         let mut store = Store::complete();
-        let namespace = |annotations: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "annotations": annotations}});
+        let namespace = |annotations: Value| {
+            json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "demo", "annotations": annotations}})
+        };
         let asked = |text: &str| Fact::Known(Arc::new(Overrides::parse(text)));
         for (annotations, expected) in [
             (Value::Null, Fact::Absent),

@@ -1,9 +1,10 @@
 //! Self-signed certificates in the cluster: one Secret, and the `caBundle`s of nicplug's webhooks.
 //!
-//! Every replica watches the Secret and both webhook configurations through the API, since a volume with the Secret would
-//! be a minute behind, and serves the certificate of the Secret as soon as all webhooks trust it. Only the leader writes.
-//! [`crate::certificates::renewal`] decides the next step; this module performs it, one write at a time. Each write names
-//! the resource version on which the step was decided, so of two leaders one gets a conflict and decides again.
+//! Every replica watches the Secret and both webhook configurations through the API, since a volume with the Secret
+//! would be a minute behind, and serves the certificate of the Secret as soon as all webhooks trust it. Only the leader
+//! writes. [`crate::certificates::renewal`] decides the next step; this module performs it, one write at a time. Each
+//! write names the resource version on which the step was decided, so of two leaders one gets a conflict and decides
+//! again.
 
 mod objects;
 
@@ -138,7 +139,9 @@ impl CertificateController {
                 Some(change) = validating.next() => {
                     self.observe(change, |observed, found| observed.validating = fact(found))
                 }
-                Some(change) = mutating.next() => self.observe(change, |observed, found| observed.mutating = fact(found)),
+                Some(change) = mutating.next() => {
+                    self.observe(change, |observed, found| observed.mutating = fact(found))
+                }
                 else => future::pending().await,
             };
             self.update_serving_cert(error.as_deref());
@@ -198,11 +201,11 @@ impl CertificateController {
     /// Performs the steps of the renewal, after each change of an object and at each tick. Only the leader runs this.
     pub async fn lead(&self, ticks: impl Stream<Item = ()>) -> Infallible {
         let mut ticks = pin!(ticks);
-        let mut changes = self.observed.subscribe();
+        let mut objects = self.observed.subscribe();
         let mut settling = CaPropagation::default();
         let mut log_once = LogOnce::default();
         loop {
-            let observed = changes.borrow_and_update().clone();
+            let observed = objects.borrow_and_update().clone();
             if observed.is_complete() {
                 let error = match self.step(&observed, &mut settling).await {
                     // After a conflict the watch brings the new state.
@@ -214,7 +217,7 @@ impl CertificateController {
                 }
             }
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { future::pending().await },
+                changed = objects.changed() => if changed.is_err() { future::pending().await },
                 tick = ticks.next() => if tick.is_none() { future::pending().await },
             }
         }

@@ -312,13 +312,12 @@ impl<'s> Observer<'s> {
         if self.has_migrated() {
             return MigrationNeed::None;
         }
+        let needs_other_pod =
+            || matches!(attach_method(self.is_sriov(vmi), self.cluster_info), AttachMethod::Migration(_));
         let is_required = match condition(vmi, "MigrationRequired") {
             Some((status, _)) => status == "True",
             // KubeVirt before 1.6 has no such condition: a NIC that cannot be attached in place needs a migration.
-            None => {
-                let method = attach_method(self.is_sriov(vmi), self.cluster_info);
-                is_out_of_domain && matches!(method, AttachMethod::Migration(_))
-            }
+            None => is_out_of_domain && needs_other_pod(),
         };
         match self.cluster_info.auto_migration() {
             _ if !is_required => MigrationNeed::None,

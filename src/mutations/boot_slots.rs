@@ -1,6 +1,6 @@
-//! The annotation `nicplug.io/boot-slots` of every VMI: its PCI ports at boot. Only nicplug may set it: nicplug writes it
-//! when the VMI is created, over any value of a user, and restores it when an update changes it. The reservation of ports
-//! is written together with it, because it must be on the VMI before the guest boots.
+//! The annotation `nicplug.io/boot-slots` of every VMI: its PCI ports at boot. Only nicplug may set it: nicplug writes
+//! it when the VMI is created, over any value of a user, and restores it when an update changes it. The reservation of
+//! ports is written together with it, because it must be on the VMI before the guest boots.
 
 use json_patch::PatchOperation;
 use serde_json::json;

@@ -54,11 +54,11 @@ fn remove(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperati
     operations
 }
 
-/// Returns whether a NIC is removed by `state: absent` instead of being dropped from the lists. A running guest unplugs a
-/// NIC only this way.
+/// Returns whether a NIC is removed by `state: absent` instead of being dropped from the lists. A running guest unplugs
+/// a NIC only this way.
 ///
-/// If it is unknown whether the guest runs, `absent` is safe, because a guest also boots without an absent NIC. A NIC that
-/// cannot be unplugged at all is dropped in this input.
+/// If it is unknown whether the guest runs, `absent` is safe, because a guest also boots without an absent NIC. A NIC
+/// that cannot be unplugged at all is dropped in this input.
 fn is_unplugged(input: &MutationInput, nic: &Nic) -> bool {
     let (Some(interface), network) = (nic.interface, nic.network) else { return false };
     let can_be_absent =

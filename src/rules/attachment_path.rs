@@ -17,15 +17,16 @@ rule! {
     /// A NIC is plugged into a running VM, but the cluster cannot attach it, or only by a live migration.
     ///
     /// ## Why
-    /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks controller
-    /// attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always uses this way.
-    /// If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the migration starts
-    /// automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in the
-    /// `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
+    /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks
+    /// controller attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always
+    /// uses this way. If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the
+    /// migration starts automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in
+    /// the `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a
+    /// VirtualMachineInstanceMigration.
     ///
     /// ## Example
-    /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that only
-    /// its own node can access:
+    /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that
+    /// only its own node can access:
     /// ```yaml
     /// kind: VirtualMachineInstance
     /// status:

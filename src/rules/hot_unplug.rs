@@ -11,8 +11,8 @@ rule! {
     /// A NIC is unplugged from a running VM that cannot hot-unplug it.
     ///
     /// ## Why
-    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named by
-    /// order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
+    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named
+    /// by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
     ///
     /// ## Example
     /// ```yaml

@@ -11,9 +11,9 @@ rule! {
     /// A NIC is plugged into a running VM with a binding that cannot be hotplugged.
     ///
     /// ## Why
-    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running guest. A
-    /// NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV is attached
-    /// by live migration, and only since KubeVirt 1.1.
+    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running
+    /// guest. A NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV
+    /// is attached by live migration, and only since KubeVirt 1.1.
     ///
     /// ## Example
     /// ```yaml

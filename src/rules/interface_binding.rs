@@ -11,9 +11,10 @@ rule! {
     /// An interface has no binding, more than one, or one that its network or the cluster does not support.
     ///
     /// ## Why
-    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one. masquerade
-    /// and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on the pod
-    /// network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for new objects.
+    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one.
+    /// masquerade and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on
+    /// the pod network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for
+    /// new objects.
     ///
     /// ## Example
     /// ```yaml

@@ -337,9 +337,9 @@ impl<'c> Case<'c> {
 
     /// Returns the NICs that the change plugs into a running guest.
     ///
-    /// They do not include a NIC that is added as `absent` or that the guest has already: KubeVirt copies neither. They do
-    /// include a changed NIC that the old template had but the guest does not have: KubeVirt compares the template with
-    /// the guest, not with the old template.
+    /// They do not include a NIC that is added as `absent` or that the guest has already: KubeVirt copies neither. They
+    /// do include a changed NIC that the old template had but the guest does not have: KubeVirt compares the template
+    /// with the guest, not with the old template.
     pub(crate) fn plugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
         let NicDiff { added, modified, .. } = &self.change.nics;
         let is_vm = self.change.subject.kind == ObjectKind::Vm;

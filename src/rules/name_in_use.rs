@@ -11,9 +11,9 @@ rule! {
     /// A NIC is plugged with a name that the running guest still uses, or in the same update as an unplug.
     ///
     /// ## Why
-    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC with the same name then
-    /// collides with it (kubevirt issues 14074 and 13721). The dynamic-networks controller of Multus loses the state of a
-    /// pod when one update adds and removes networks (its issue 157).
+    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC with the same name
+    /// then collides with it (kubevirt issues 14074 and 13721). The dynamic-networks controller of Multus loses the
+    /// state of a pod when one update adds and removes networks (its issue 157).
     ///
     /// ## Example
     /// `dyniface1` was unplugged a moment ago, is still in `status.interfaces` of the VMI, and is added again:

@@ -16,10 +16,10 @@ rule! {
     ///
     /// ## Why
     /// KubeVirt accepts any `networkName`, and from 1.9 on it no longer reads NetworkAttachmentDefinitions itself: a
-    /// mistake shows only on a pod, long after the change was stored. The rule checks that the definition exists, that its
-    /// config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace isolation
-    /// allows the VM's namespace to use it. For a VM that is being created the rule only warns: the definition may be
-    /// created later.
+    /// mistake shows only on a pod, long after the change was stored. The rule checks that the definition exists, that
+    /// its config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace
+    /// isolation allows the VM's namespace to use it. For a VM that is being created the rule only warns: the
+    /// definition may be created later.
     ///
     /// ## Example
     /// ```yaml

@@ -18,10 +18,10 @@ rule! {
     /// A NIC is plugged into a running VM that has no free PCI port for it.
     ///
     /// ## Why
-    /// A hotplugged NIC needs a free PCI port, and their number is fixed when the guest boots: it depends on the machine,
-    /// the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later use one
-    /// each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the ports of a
-    /// guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
+    /// A hotplugged NIC needs a free PCI port, and their number is fixed when the guest boots: it depends on the
+    /// machine, the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later
+    /// use one each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the
+    /// ports of a guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
     ///
     /// ## Example
     /// On KubeVirt 1.9 a guest of 1Gi with four NICs at boot has no free port:
@@ -125,7 +125,8 @@ impl Ports {
         let Self { boot, at_boot, nics, disks, machine, .. } = self;
         let (machine, port) = (machine.as_str(), boot.capacity.name());
         format!(
-            "it booted with {at_boot} free {port}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
+            "it booted with {at_boot} free {port}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, \
+             disks: {disks}",
             boot.nics, boot.disks
         )
     }
@@ -175,8 +176,8 @@ fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
 }
 
-/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device, and
-/// without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
+/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
+/// and without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
 fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
     let place = PciNic::hotplugged(&now.port_usage);
     let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();

@@ -14,10 +14,10 @@ rule! {
     /// A VMI asks to persist NICs (`nicplug.io/persist`) that cannot be added to its VM's template.
     ///
     /// ## Why
-    /// nicplug persists the NICs of a running guest that `nicplug.io/persist` names: it writes them into the template of the
-    /// VM, so that the VM has them after a restart. That needs a VM, and a name that the template does not use for another
-    /// network, because nicplug never overwrites a NIC. Without this rule the request would fail later, and only an Event
-    /// would report that.
+    /// nicplug persists the NICs of a running guest that `nicplug.io/persist` names: it writes them into the template
+    /// of the VM, so that the VM has them after a restart. That needs a VM, and a name that the template does not use
+    /// for another network, because nicplug never overwrites a NIC. Without this rule the request would fail later, and
+    /// only an Event would report that.
     ///
     /// ## Example
     /// The VM's template has `dyniface1` on `net-b`, and its VMI gets another NIC of that name:

@@ -7,9 +7,9 @@ rule! {
     /// A VM with multiqueue has so many vCPUs and NICs that their queues exhaust guest memory.
     ///
     /// ## Why
-    /// With `networkInterfaceMultiqueue` every virtio NIC has one queue per vCPU, and the guest allocates buffers for each
-    /// queue. In a Windows guest with 8 vCPUs and 10 NICs, 80 queues used most of the 8 GiB of memory (kubevirt issue
-    /// 18012). The limit is `queueMemory.maxQueues` in the settings, 64 by default.
+    /// With `networkInterfaceMultiqueue` every virtio NIC has one queue per vCPU, and the guest allocates buffers for
+    /// each queue. In a Windows guest with 8 vCPUs and 10 NICs, 80 queues used most of the 8 GiB of memory (kubevirt
+    /// issue 18012). The limit is `queueMemory.maxQueues` in the settings, 64 by default.
     ///
     /// ## Example
     /// ```yaml

@@ -14,9 +14,9 @@ rule! {
     ///
     /// ## Why
     /// A network with `resourceClaim` gets its device from a claim of the pod (KubeVirt 1.9, feature gate
-    /// NetworkDevicesWithDRA). The claim must be listed in `resourceClaims` of the same spec, each request of it serves one
-    /// network, the interface must pass the device through with sriov or a binding plugin, and the VM must not have multus
-    /// networks as well.
+    /// NetworkDevicesWithDRA). The claim must be listed in `resourceClaims` of the same spec, each request of it serves
+    /// one network, the interface must pass the device through with sriov or a binding plugin, and the VM must not have
+    /// multus networks as well.
     ///
     /// ## Example
     /// ```yaml

@@ -11,8 +11,8 @@ rule! {
     /// NICs of a running VM change at once although the cluster's rollout strategy is Stage.
     ///
     /// ## Why
-    /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt does
-    /// this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
+    /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt
+    /// does this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
     ///
     /// ## Example
     /// ```yaml

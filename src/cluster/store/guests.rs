@@ -215,7 +215,10 @@ mod tests {
     proptest! {
         #[test]
         fn removed_and_replaced_guests_leave_nothing_behind(
-            steps in prop::collection::vec((0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))), 0..24)
+            steps in prop::collection::vec(
+                (0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))),
+                0..24,
+            )
         ) {
             let mut guests = Guests::default();
             let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();

@@ -1,7 +1,7 @@
 //! The projection of an object to the few fields that the store keeps.
 //!
-//! A watch projects an object before it locks the store, and then compares: of a thousand updates of a guest in a day only
-//! a handful change its facts.
+//! A watch projects an object before it locks the store, and then compares: of a thousand updates of a guest in a day
+//! only a handful change its facts.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ pub(crate) struct ProjectedRevision {
 }
 
 impl Projection {
-    /// Reads an object; `kinds` tells the types of its devices.
+    /// Reads an object; `kinds` defines the types of its devices.
     ///
     /// # Errors
     /// A field has a wrong type.

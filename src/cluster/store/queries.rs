@@ -29,8 +29,8 @@ impl Store {
         self.kubevirts.iter().map(|(namespace, name, _)| (namespace, name)).min().map(|(namespace, _)| namespace)
     }
 
-    /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed, or
-    /// in `kubevirt` if that is unknown.
+    /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed,
+    /// or in `kubevirt` if that is unknown.
     pub(in crate::cluster) fn is_of_kubevirt(&self, user: &str) -> bool {
         let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
         account.is_some_and(|(namespace, name)| {
@@ -134,8 +134,8 @@ impl Store {
         closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not all
-    /// guests are known.
+    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not
+    /// all guests are known.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.

@@ -21,8 +21,8 @@ use crate::{
 /// An interface and its network, in JSON.
 type Pair<'t> = (&'t str, &'t str);
 
-/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster without problems: the
-/// networks exist, the dynamic-networks controller is ready, and the VM can migrate.
+/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster without problems:
+/// the networks exist, the dynamic-networks controller is ready, and the VM can migrate.
 pub(crate) struct Hotplug {
     old: Vec<(String, String)>,
     new: Vec<(String, String)>,
