@@ -77,15 +77,15 @@ impl SlotsArgs {
 }
 
 fn show(guest: &Manifest, kinds: &KubeVirt, version: Version, format: Format) -> anyhow::Result<String> {
-    let (picture, mut notes) = draw(guest, kinds, version)?;
-    notes.extend(picture.notes.iter().map(ToString::to_string));
+    let (layout, mut notes) = draw(guest, kinds, version)?;
+    notes.extend(layout.notes.iter().map(ToString::to_string));
     if version.is_newer_than_known() {
         notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
     }
-    let view = BusView::new(&title(guest), &picture, version, notes);
+    let view = BusView::new(&title(guest), &layout, version, notes);
     match format {
         Format::Text => Ok(text::render(&view)),
-        Format::Json => json::render(&picture, version, &view.notes),
+        Format::Json => json::render(&layout, version, &view.notes),
         Format::Svg => Ok(svg::render(&view)),
     }
 }

@@ -176,8 +176,8 @@ fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
 }
 
-/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device, and
-/// without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
+/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
+/// and without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
 fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
     let place = PciNic::hotplugged(&now.port_usage);
     let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();

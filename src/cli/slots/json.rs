@@ -40,8 +40,8 @@ struct Device<'p> {
 }
 
 /// Renders the bus, indented, with a line feed at the end.
-pub(super) fn render(picture: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
-    let budget = &picture.budget;
+pub(super) fn render(layout: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
+    let budget = &layout.budget;
     let output = Output {
         supports_pcie_hotplug: budget.supports_pcie_hotplug,
         ports_in_use: budget.ports_in_use,
@@ -52,23 +52,23 @@ pub(super) fn render(picture: &BusLayout, version: Version, notes: &[String]) ->
         flat_free_slots: budget.flat_free_slots,
         refused: budget.boot_error.as_ref().map(ToString::to_string),
         kubevirt_version: version.to_string(),
-        devices: devices(picture),
+        devices: devices(layout),
         notes,
     };
     Ok(serde_json::to_string_pretty(&output)? + "\n")
 }
 
-fn devices(picture: &BusLayout) -> Vec<Device<'_>> {
-    picture.slots.iter().map(device).collect()
+fn devices(layout: &BusLayout) -> Vec<Device<'_>> {
+    layout.slots.iter().map(device).collect()
 }
 
-fn device(seat: &Slot) -> Device<'_> {
-    let (port, on) = match seat.position {
+fn device(slot: &Slot) -> Device<'_> {
+    let (port, on) = match slot.position {
         SlotPosition::Port(port) => (Some(port), "root port"),
         SlotPosition::Bridge => (None, "bridge"),
         SlotPosition::RootBus => (None, "root bus"),
         SlotPosition::Flat => (None, "flat bus"),
         SlotPosition::None => (None, "none"),
     };
-    Device { port, on, name: &seat.name, kind: seat.kind, counted: seat.is_counted, why: &seat.why }
+    Device { port, on, name: &slot.name, kind: slot.kind, counted: slot.is_counted, why: &slot.why }
 }

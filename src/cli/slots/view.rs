@@ -56,14 +56,14 @@ pub(super) struct Row {
 
 impl BusView {
     /// Describes a bus in words.
-    pub(super) fn new(title: &str, picture: &BusLayout, version: Version, notes: Vec<String>) -> Self {
-        let budget = &picture.budget;
+    pub(super) fn new(title: &str, layout: &BusLayout, version: Version, notes: Vec<String>) -> Self {
+        let budget = &layout.budget;
         Self {
             title: title.to_owned(),
             subtitle: subtitle(budget, version),
             headline: headline(budget),
             availability: availability(budget),
-            groups: groups(picture),
+            groups: groups(layout),
             calculation: calculation(budget),
             notes,
         }
@@ -116,15 +116,15 @@ fn headline(budget: &PortBudget) -> String {
     }
 }
 
-fn groups(picture: &BusLayout) -> Vec<Group> {
-    let bridge = match picture.budget.bridge_free_slots {
+fn groups(layout: &BusLayout) -> Vec<Group> {
+    let bridge = match layout.budget.bridge_free_slots {
         Some(free) => format!("on the conventional bridge, {free} slots free"),
         None => "on the conventional bridge".to_owned(),
     };
-    let is_flat = picture.budget.details.case == PortCase::Flat;
+    let is_flat = layout.budget.details.case == PortCase::Flat;
     let root_bus = if is_flat { "on the flat bus" } else { "on the root bus, no port needed" };
     let rows =
-        |belongs: fn(SlotPosition) -> bool| picture.slots.iter().filter(move |seat| belongs(seat.position)).map(row);
+        |belongs: fn(SlotPosition) -> bool| layout.slots.iter().filter(move |slot| belongs(slot.position)).map(row);
     [
         ("root ports".to_owned(), rows(|spot| matches!(spot, SlotPosition::Port(_))).collect()),
         (bridge, rows(|spot| spot == SlotPosition::Bridge).collect()),
@@ -137,15 +137,15 @@ fn groups(picture: &BusLayout) -> Vec<Group> {
     .collect()
 }
 
-fn row(seat: &Slot) -> Row {
-    let port = match seat.position {
+fn row(slot: &Slot) -> Row {
+    let port = match slot.position {
         SlotPosition::Port(port) => Some(port),
         SlotPosition::Bridge | SlotPosition::RootBus | SlotPosition::Flat | SlotPosition::None => None,
     };
-    let is_free = seat.is_free();
-    let name = if is_free { "free".to_owned() } else { printable(&seat.name) };
-    let kind = if is_free || seat.name == seat.kind { "" } else { seat.kind };
-    Row { port, name, kind, why: seat.why.clone(), is_free }
+    let is_free = slot.is_free();
+    let name = if is_free { "free".to_owned() } else { printable(&slot.name) };
+    let kind = if is_free || slot.name == slot.kind { "" } else { slot.kind };
+    Row { port, name, kind, why: slot.why.clone(), is_free }
 }
 
 /// Replaces control characters, which could change the state of a terminal.

@@ -67,7 +67,7 @@ impl ExpiryMonitor {
             match stage {
                 ValidityPhase::Fresh | ValidityPhase::RenewalDue => {}
                 ValidityPhase::NotYetValid | ValidityPhase::RenewalOverdue => {
-                    tracing::warn!("the certificate is {validity}{advice}")
+                    tracing::warn!("the certificate is {validity}{advice}");
                 }
                 ValidityPhase::Expired => tracing::error!("the certificate is {validity}{advice}"),
             }
@@ -78,7 +78,7 @@ impl ExpiryMonitor {
         match stage {
             ValidityPhase::NotYetValid | ValidityPhase::Expired => self.check.fail(report),
             ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => {
-                self.check.pass_with(report)
+                self.check.pass_with(report);
             }
         }
     }
