@@ -6,11 +6,11 @@ use anyhow::Context;
 use criterion::{Criterion, Throughput};
 use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
-    api::vm::Phase,
+    api::vmi::Phase,
     change::Change,
     facts::{
         Fact, FactSource, Facts, KubeVirt, Vmi,
-        nic::{GuestNic, Plug},
+        nic::{GuestNic, HotplugMethod},
     },
     settings::Settings,
 };
@@ -21,7 +21,8 @@ struct Cluster(Facts);
 impl Cluster {
     fn of_version(version: &str) -> Self {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
-        let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
+        let nic =
+            GuestNic { name: "defaultnetwork".into(), network: None, hotplug: HotplugMethod::None, is_absent: false };
         let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
         Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() })
     }

@@ -321,7 +321,7 @@ async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_
 
     let again = [&ADD[..], &["--persist"]].concat();
     let unchanged = "virtualmachine.kubevirt.io/vm-fedora unchanged";
-    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "exists already"], &[]);
+    run(fixture.command(IN_PLACE, &again)).await.check(0, &[unchanged, "already exists"], &[]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
 
     let other = ["addinterface", VM, "--network-attachment-definition-name", "other", "--name", NIC];

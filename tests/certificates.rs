@@ -20,7 +20,7 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 use nicplug::{
-    certificates::{self as new_certificates, Bundle, Host, Pem, validity::Stage},
+    certificates::{self as new_certificates, CertificateAndKey, GeneratedCertificates, Host, validity::ValidityPhase},
     server::{
         Config, Server,
         readiness::Readiness,
@@ -41,12 +41,12 @@ use tokio::sync::mpsc;
 
 // === Files ===
 
-fn bundle() -> Bundle {
-    new_certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+fn bundle() -> GeneratedCertificates {
+    new_certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
 }
 
-async fn trusts(address: SocketAddr, bundle: &Bundle) -> bool {
-    handshake(address, LOCALHOST, &bundle.authority, &Clock::default()).await.is_ok()
+async fn trusts(address: SocketAddr, bundle: &GeneratedCertificates) -> bool {
+    handshake(address, LOCALHOST, &bundle.ca, &Clock::default()).await.is_ok()
 }
 
 /// Returns the files of a Secret of type `kubernetes.io/tls`.
@@ -88,7 +88,7 @@ impl FileReplica {
     }
 
     /// Sends ticks until the server serves a certificate of this CA.
-    async fn wait_for_certificate(&self, bundle: &Bundle) {
+    async fn wait_for_certificate(&self, bundle: &GeneratedCertificates) {
         while !trusts(self.address, bundle).await {
             self.ticks.send(()).unwrap();
         }
@@ -127,7 +127,7 @@ async fn new_files_are_served_without_a_restart_and_broken_ones_never() {
 async fn a_ca_is_renewed_by_its_own_age_while_the_serving_certificate_is_young() {
     guarded(async {
         let Some(mut fixture) = CertificateFixture::start("ca-age").await else { return };
-        fixture.plan = fixture.plan.clone().with_lives(30 * DAY, 27 * DAY);
+        fixture.plan = fixture.plan.clone().with_lifetimes(30 * DAY, 27 * DAY);
         let replica = fixture.leader().await;
         let first = fixture.until_trusted(&replica, None).await;
         let ca = certificates(&fixture.bundles().await[0]);
@@ -210,7 +210,7 @@ async fn a_foreign_ca_stays_in_the_bundle_until_it_expires() {
     guarded(async {
         let Some(fixture) = CertificateFixture::start("merged").await else { return };
         let now = fixture.clock.now();
-        let foreign = Pem::authority(now, now + 5 * DAY).unwrap().certificate;
+        let foreign = CertificateAndKey::ca(now, now + 5 * DAY).unwrap().certificate;
         fixture.set_bundles(Some(&foreign)).await;
         let replica = fixture.leader().await;
         fixture.until_trusted(&replica, None).await;
@@ -440,7 +440,7 @@ async fn the_check_warns_after_a_share_of_the_validity_and_fails_after_the_expir
     guarded(async {
         let Some(mut fixture) = CertificateFixture::start("check").await else { return };
         // A validity that is shorter than a fixed warning period of some days.
-        fixture.plan = fixture.plan.clone().with_lives(365 * DAY, DAY);
+        fixture.plan = fixture.plan.clone().with_lifetimes(365 * DAY, DAY);
         let (leader, replica) = (fixture.leader().await, fixture.follower().await);
         fixture.until_trusted(&replica, None).await;
         let reports = async |expected: &[&str]| {
@@ -478,7 +478,7 @@ async fn a_very_short_validity_does_not_cause_endless_renewals() {
     guarded(async {
         let Some(mut fixture) = CertificateFixture::start("short").await else { return };
         // A validity begins five minutes early, so two thirds of a minute would be over at once. It is an hour instead.
-        fixture.plan = fixture.plan.clone().with_lives(Duration::from_mins(1), Duration::from_mins(1));
+        fixture.plan = fixture.plan.clone().with_lifetimes(Duration::from_mins(1), Duration::from_mins(1));
         let replica = fixture.leader().await;
         let mut served = vec![fixture.until_trusted(&replica, None).await];
         for _ in 0..24 {
@@ -486,7 +486,7 @@ async fn a_very_short_validity_does_not_cause_endless_renewals() {
             let now = fixture.clock.now();
             let renewed = fixture.until("the CA is renewed and the certificate is trusted", async || {
                 let cas = certificates(&fixture.secret().await["ca.crt"]);
-                let is_fresh = cas.first()?.validity().stage(now) == Stage::Fresh;
+                let is_fresh = cas.first()?.validity().phase(now) == ValidityPhase::Fresh;
                 if is_fresh { fixture.trusted_certificate(&replica).await } else { None }
             });
             let renewed = renewed.await;

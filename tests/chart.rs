@@ -24,7 +24,7 @@ use nicplug::{
     cluster::manifests,
     facts::NoFacts,
     rules::RULES,
-    settings::{Overriding, Settings},
+    settings::{OverridePolicy, Settings},
 };
 use serde_json::{Value, json};
 use support::{
@@ -609,7 +609,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
         let chosen: Vec<_> = settings.rules.iter().map(|(id, how)| format!("{id} {}", how.as_str())).collect();
         if set == "every-value" {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
-            assert_eq!(settings.namespaces.overriding, Overriding::Allow);
+            assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
         } else {
             assert_eq!(settings, Settings::default(), "{set}");

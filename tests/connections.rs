@@ -42,7 +42,7 @@ async fn shares(limits: &Limits) -> [u64; 3] {
     let mut clients = Vec::new();
     for _ in 0..25 {
         let mut client = client(proxy.address);
-        client.send_review(&BUNDLE.authority).await.unwrap();
+        client.send_review(&BUNDLE.ca).await.unwrap();
         clients.push(client);
     }
     proxy.set_endpoints(&replicas.each_ref().map(|(address, _)| *address));
@@ -52,7 +52,7 @@ async fn shares(limits: &Limits) -> [u64; 3] {
     for mut client in clients {
         load.spawn(async move {
             for _ in 0..80 {
-                client.send_review(&BUNDLE.authority).await.unwrap();
+                client.send_review(&BUNDLE.ca).await.unwrap();
             }
         });
     }
@@ -85,7 +85,7 @@ async fn a_response_closes_an_old_connection_and_no_request_is_lost() {
         let mut client = client(address);
         let mut sent = 0;
         while client.opened < 4 {
-            client.send_review(&BUNDLE.authority).await.unwrap();
+            client.send_review(&BUNDLE.ca).await.unwrap();
             sent += 1;
         }
         assert_eq!(answered(&counts), sent);
@@ -99,7 +99,7 @@ async fn the_last_response_of_a_connection_closes_it_before_its_limit_of_request
         let (address, _) = replica(&Limits { connection_requests: 10, ..Limits::default() }).await;
         let mut client = client(address);
         for _ in 0..100 {
-            client.send_review(&BUNDLE.authority).await.unwrap();
+            client.send_review(&BUNDLE.ca).await.unwrap();
         }
         // Each connection gets a limit of five to ten.
         assert!((10..=20).contains(&client.opened), "{} connections for 100 requests", client.opened);

@@ -56,6 +56,26 @@ fn every_link_leads_to_a_file_and_every_anchor_to_a_heading() {
     assert!(links > 50, "{links} links: are they still found?");
 }
 
+/// A link such as [`Cache::apply`](../src/cluster/cache.rs) names an item that the file defines.
+#[test]
+fn every_item_that_a_link_to_the_code_names_is_in_that_file() {
+    let mut faults = Vec::new();
+    let mut links = 0;
+    for (path, text) in documents() {
+        for (item, file) in code_links_of(&prose(&text)) {
+            links += 1;
+            let target = path.parent().unwrap().join(&file);
+            let item = item.rsplit("::").next().unwrap();
+            let source = fs::read_to_string(&target).unwrap_or_default();
+            if !defines(&source, item) && target.file_stem().is_none_or(|module| module != item) {
+                faults.push(format!("{}: {file} does not define `{item}`", name(&path)));
+            }
+        }
+    }
+    assert_eq!(faults, Vec::<String>::new());
+    assert!(links > 20, "{links} links to code: are they still found?");
+}
+
 #[test]
 fn the_program_has_every_command_and_flag_of_a_command_line() {
     let help = Help::read();
@@ -357,6 +377,24 @@ fn links_of(prose: &str) -> Vec<String> {
     let without_code = without_code(prose);
     let ends = without_code.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     ends.map(|link| link.split_whitespace().next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Returns the links to Rust files whose text is code: the text and the file.
+fn code_links_of(prose: &str) -> Vec<(String, String)> {
+    let links = prose.split("[`").skip(1).filter_map(|rest| rest.split_once("`]("));
+    let links = links.filter_map(|(item, rest)| Some((item, rest.split_once(')')?.0)));
+    links.filter(|(_, file)| file.ends_with(".rs")).map(|(item, file)| (item.to_owned(), file.to_owned())).collect()
+}
+
+/// Whether Rust source defines an item of this name.
+fn defines(source: &str, item: &str) -> bool {
+    ["fn", "struct", "enum", "trait", "mod", "const", "type"].iter().any(|keyword| {
+        let start = format!("{keyword} {item}");
+        source.match_indices(&start).any(|(at, _)| {
+            let next = source[at + start.len()..].chars().next();
+            next.is_none_or(|letter| !letter.is_alphanumeric() && letter != '_')
+        })
+    })
 }
 
 /// Returns the anchors of the headings, as GitHub creates them.

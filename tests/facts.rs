@@ -21,7 +21,7 @@ use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
     api::{
         network::NadRef,
-        review::{self, Reading},
+        review::{self, ParsedRequest},
     },
     change::Change,
     cluster::{
@@ -88,7 +88,9 @@ fn facts(watches: &Watches, namespace: &str) -> Facts {
 
 fn facts_with(watches: &Watches, namespace: &str, network: &str) -> Facts {
     let body = review_of(namespace, network);
-    let Reading::Whole(request) = review::read(&body).unwrap() else { panic!("{}", String::from_utf8_lossy(&body)) };
+    let ParsedRequest::Valid(request) = review::read(&body).unwrap() else {
+        panic!("{}", String::from_utf8_lossy(&body))
+    };
     watches.cache().facts_for(&Change::of(&request).unwrap())
 }
 

@@ -15,7 +15,7 @@ use std::{
 use nicplug::{
     admission::Reviewer,
     cluster::manifests,
-    facts::attachment::{Attachment, Daemon, InPlace},
+    facts::attachment::{Attachment, AttachmentDaemon, InPlace},
     settings::Settings,
 };
 use serde::Deserialize;
@@ -190,12 +190,13 @@ fn assert_cluster(path: &Path) {
     let expected = text.lines().next().unwrap().strip_prefix("# expected: ").unwrap().to_owned();
     let manifests = manifests::read(&text).unwrap();
     let daemon_sets = manifests.into_iter().map(|manifest| serde_json::from_value(manifest.object).unwrap());
-    let daemons: Vec<Daemon> = daemon_sets.filter_map(|daemon_set| Daemon::of(&daemon_set)).collect();
+    let daemons: Vec<AttachmentDaemon> =
+        daemon_sets.filter_map(|daemon_set| AttachmentDaemon::of(&daemon_set)).collect();
     let attachment = Attachment::of(daemons.iter());
     let thick = if attachment.has_thick_multus { "yes" } else { "no" };
     let in_place = match attachment.in_place {
         InPlace::Yes => "yes",
-        InPlace::Perhaps { .. } => "perhaps",
+        InPlace::SomeNodes { .. } => "perhaps",
         InPlace::No => "no",
     };
     assert_eq!(format!("thick={thick} in-place={in_place}"), expected, "{}", path.display());

@@ -208,7 +208,8 @@ async fn the_metrics_count_reviews_refusals_and_connections() {
         let refused = |reason: &str| format!("nicplug_requests_refused_total{{reason=\"{reason}\"}}");
         let text = server.metrics().await;
         let before = |series: &str| value::<u64>(&text, series);
-        let (connections, failures) = (before("nicplug_connections_opened_total"), before("nicplug_handshake_failures_total"));
+        let (connections, failures) =
+            (before("nicplug_connections_opened_total"), before("nicplug_handshake_failures_total"));
         assert_eq!(before(&refused("method")), 1);
         let mut connection = RawConnection::open(server.address).await;
         for review in REVIEWS.iter() {

@@ -7,7 +7,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -111,6 +111,71 @@ impl Module {
 fn each_module_uses_only_what_its_edges_allow() {
     let faults: Vec<String> = sources().iter().flat_map(|source| faults(&source.module, &source.text)).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// A parent uses its children and a child the items of its parent; every other circle is a fault.
+#[test]
+fn no_two_files_use_each_other() {
+    let sources = sources();
+    let modules: BTreeSet<&[String]> = sources.iter().map(|source| source.module.as_slice()).collect();
+    let mut edges: BTreeMap<&[String], BTreeSet<&[String]>> = BTreeMap::new();
+    for source in &sources {
+        for path in Paths::of(&source.module, &source.text).crate_paths {
+            let used = (1..=path.len()).rev().find_map(|length| modules.get(path.get(..length)?).copied());
+            if let Some(used) =
+                used.filter(|used| !used.starts_with(&source.module) && !source.module.starts_with(used))
+            {
+                edges.entry(&source.module).or_default().insert(used);
+            }
+        }
+    }
+    let circles: Vec<String> = modules.iter().filter_map(|module| circle(module, &edges)).collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+/// The shortest way from a module back to itself, if its modules are on a circle; told once, by the first of them.
+fn circle(start: &[String], edges: &BTreeMap<&[String], BTreeSet<&[String]>>) -> Option<String> {
+    let mut ways: Vec<Vec<&[String]>> = vec![vec![start]];
+    let mut seen: BTreeSet<&[String]> = BTreeSet::new();
+    while !ways.is_empty() {
+        let mut longer = Vec::new();
+        for way in ways {
+            for next in edges.get(way.last()?).into_iter().flatten() {
+                if *next == start {
+                    let is_first = way.iter().all(|module| start <= *module);
+                    let names: Vec<String> = way.iter().chain([next]).map(|module| module.join("::")).collect();
+                    return is_first.then(|| names.join(" → "));
+                }
+                if seen.insert(next) {
+                    longer.push(way.iter().copied().chain([*next]).collect());
+                }
+            }
+        }
+        ways = longer;
+    }
+    None
+}
+
+/// The items at the top of `src` are few enough to be read at once, and each of them is a module with edges.
+#[test]
+fn the_top_of_src_is_short() {
+    let entries = fs::read_dir(root()).unwrap().count();
+    assert!(entries < 21, "src has {entries} entries");
+}
+
+/// A file has at most 500 lines without its tests, or its head says why it is longer.
+#[test]
+fn no_file_is_too_long() {
+    const LONGEST: usize = 500;
+    let too_long: Vec<String> = sources()
+        .iter()
+        .filter(|source| !source.text.contains("//! This file is long because"))
+        .filter_map(|source| {
+            let code = source.text.split("#[cfg(test)]\nmod tests {").next().unwrap().lines().count();
+            (code > LONGEST).then(|| format!("{}: {code} lines of code", source.module.join("::")))
+        })
+        .collect();
+    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
 }
 
 /// A file of `src`, with the path of its module: `["cluster", "store"]`.
@@ -474,4 +539,16 @@ fn a_pure_module_does_not_use_what_is_forbidden() {
 fn a_module_without_edges_is_a_fault() {
     let found = faults_in("helpers::strings", "");
     assert_eq!(found, ["helpers::strings: the module `helpers` is missing from MODULES in tests/layers.rs"]);
+}
+
+#[test]
+fn the_way_around_a_circle_is_named_once() {
+    let [one, other, third] = ["a", "b", "c"].map(|name| vec![name.to_owned()]);
+    let edges = BTreeMap::from([
+        (one.as_slice(), BTreeSet::from([other.as_slice(), third.as_slice()])),
+        (other.as_slice(), BTreeSet::from([one.as_slice()])),
+    ]);
+    assert_eq!(circle(&one, &edges).as_deref(), Some("a → b → a"));
+    assert_eq!(circle(&other, &edges), None);
+    assert_eq!(circle(&third, &edges), None);
 }

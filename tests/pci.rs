@@ -8,8 +8,8 @@ use nicplug::{
     api::guest::GuestSpec,
     kubevirt::Version,
     pci::{
-        Attachment, DeviceKinds, Devices, HostKind, NoKinds, Picture, Placement, Reservation, SlotCount, Spot, budget,
-        count_devices, picture, reserve,
+        BusLayout, DeviceRegistry, Devices, DomainAttachment, HostDeviceKind, NoRegistry, PciOptions, PortBudget,
+        Reservation, SlotCount, SlotPosition, count_devices, reserve,
     },
 };
 use proptest::prelude::*;
@@ -45,35 +45,35 @@ struct Metadata {
 }
 
 /// The names of the devices in the cases say what they are.
-impl DeviceKinds for Case<'_> {
-    fn binding(&self, name: &str) -> Attachment {
+impl DeviceRegistry for Case<'_> {
+    fn binding(&self, name: &str) -> DomainAttachment {
         match self.bindings.get(name) {
-            Some(&("tap" | "managedTap")) => Attachment::Tap,
-            Some(_) => Attachment::Unseen,
-            None => Attachment::Unknown,
+            Some(&("tap" | "managedTap")) => DomainAttachment::Tap,
+            Some(_) => DomainAttachment::NoNic,
+            None => DomainAttachment::Unknown,
         }
     }
 
-    fn host_device(&self, device_name: &str) -> HostKind {
+    fn host_device(&self, device_name: &str) -> HostDeviceKind {
         match device_name {
-            name if name.contains("vgpu") || name.contains("mdev") => HostKind::Mediated,
-            name if name.contains("usb") => HostKind::Usb,
-            _ => HostKind::Pci,
+            name if name.contains("vgpu") || name.contains("mdev") => HostDeviceKind::Mediated,
+            name if name.contains("usb") => HostDeviceKind::Usb,
+            _ => HostDeviceKind::Pci,
         }
     }
 }
 
 impl Case<'_> {
-    fn draw(&self) -> Picture {
+    fn draw(&self) -> BusLayout {
         let vmi: Vmi = serde_json::from_str(self.vmi.get()).unwrap();
-        let placement = Placement::of(|key| vmi.metadata.annotations.get(key).map(String::as_str));
+        let placement = PciOptions::of(|key| vmi.metadata.annotations.get(key).map(String::as_str));
         let version: Version = self.kubevirt_version.parse().unwrap();
-        picture(&vmi.spec, &placement, self, version).unwrap()
+        BusLayout::of(&vmi.spec, &placement, self, version).unwrap()
     }
 
     /// Returns the differences between the model and a case.
     fn differences(&self) -> Vec<String> {
-        let Picture { budget, seats, .. } = self.draw();
+        let BusLayout { budget, slots, .. } = self.draw();
         let count = |count: Option<u64>| count.map_or(Value::Null, Value::from);
         let mut differences = Vec::new();
         let mut compare = |what: &str, expected: &Value, found: Value| {
@@ -88,18 +88,18 @@ impl Case<'_> {
         compare("extraControllers", &expect["extraControllers"], count(budget.extra_controllers));
         compare("freePorts", &expect["freePorts"], count(budget.free_ports));
         let is_refused = !expect["kubevirtError"].is_null() || !expect["libvirtError"].is_null();
-        compare("refused", &is_refused.into(), budget.refused.is_some().into());
+        compare("refused", &is_refused.into(), budget.boot_error.is_some().into());
         if is_refused || budget.free_ports.is_none() {
             compare("no freePorts", &true.into(), expect["freePorts"].is_null().into());
         }
         compare("flat free slots", &self.libvirt["flat"]["freeSlots"], count(budget.flat_free_slots));
         compare("bridge free slots", &self.libvirt["pcieToPciBridge"]["freeSlots"], count(budget.bridge_free_slots));
-        compare("rootPorts", &self.libvirt["rootPorts"], budget.sum.root_ports.into());
-        compare("highestPciIndex", &self.libvirt["highestPciIndex"], budget.sum.highest_index.into());
+        compare("rootPorts", &self.libvirt["rootPorts"], budget.details.root_ports.into());
+        compare("highestPciIndex", &self.libvirt["highestPciIndex"], budget.details.highest_index.into());
         if let Some(free) = budget.free_ports {
-            let ports = seats.iter().filter(|seat| matches!(seat.spot, Spot::Port(_)));
-            compare("ports drawn", &budget.sum.root_ports.into(), ports.count().into());
-            let drawn = seats.iter().filter(|seat| seat.is_free()).count();
+            let ports = slots.iter().filter(|seat| matches!(seat.position, SlotPosition::Port(_)));
+            compare("ports drawn", &budget.details.root_ports.into(), ports.count().into());
+            let drawn = slots.iter().filter(|seat| seat.is_free()).count();
             compare("free ports drawn", &free.into(), drawn.into());
         }
         if self.libvirt["pcieToPciBridge"]["freeSlots"].is_null() && !self.libvirt.is_null() {
@@ -142,20 +142,20 @@ struct Guest {
 }
 
 impl Guest {
-    fn draw(&self) -> Picture {
+    fn draw(&self) -> BusLayout {
         let text = self.spec.to_string();
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        picture(&spec, &self.placement(), &NoKinds, self.version).unwrap()
+        BusLayout::of(&spec, &self.placement(), &NoRegistry, self.version).unwrap()
     }
 
     fn count_devices(&self) -> Devices {
         let text = self.spec.to_string();
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        count_devices(&spec, &self.placement(), &NoKinds).unwrap()
+        count_devices(&spec, &self.placement(), &NoRegistry).unwrap()
     }
 
-    fn placement(&self) -> Placement<'_> {
-        Placement { slot_count: self.slot_count.as_deref(), root_complex: self.root_complex, is_template: false }
+    fn placement(&self) -> PciOptions<'_> {
+        PciOptions { slot_count: self.slot_count.as_deref(), root_complex: self.root_complex, is_template: false }
     }
 }
 
@@ -218,18 +218,18 @@ proptest! {
 
     #[test]
     fn the_picture_has_as_many_ports_as_the_budget(guest in guests()) {
-        let Picture { budget, seats, .. } = guest.draw();
+        let BusLayout { budget, slots, .. } = guest.draw();
         if let Some(free) = budget.free_ports {
-            let ports = seats.iter().filter(|seat| matches!(seat.spot, Spot::Port(_))).count() as u64;
-            prop_assert_eq!(ports, budget.sum.root_ports);
-            prop_assert_eq!(seats.iter().filter(|seat| seat.is_free()).count() as u64, free);
+            let ports = slots.iter().filter(|seat| matches!(seat.position, SlotPosition::Port(_))).count() as u64;
+            prop_assert_eq!(ports, budget.details.root_ports);
+            prop_assert_eq!(slots.iter().filter(|seat| seat.is_free()).count() as u64, free);
         }
     }
 
     #[test]
     fn only_a_guest_that_boots_with_ports_has_a_count_of_free_ports(guest in guests()) {
         let budget = guest.draw().budget;
-        let has_ports = budget.sum.machine.is_pcie() && budget.refused.is_none();
+        let has_ports = budget.details.machine.is_pcie() && budget.boot_error.is_none();
         prop_assert_eq!(budget.free_ports.is_some(), has_ports);
     }
 
@@ -238,11 +238,11 @@ proptest! {
         let Devices { port_usage, nics, .. } = guest.count_devices();
         let room = |value: u64| {
             let slot_count = SlotCount::Number(i64::try_from(value).unwrap());
-            budget(&port_usage.with_slot_count(slot_count), &nics, guest.version).room()
+            PortBudget::of(&port_usage.with_slot_count(slot_count), &nics, guest.version).hotplug_capacity()
         };
         match reserve(&port_usage, &nics, guest.version, wanted) {
             Reservation::Enough { free } => {
-                prop_assert_eq!(budget(&port_usage, &nics, guest.version).room(), free);
+                prop_assert_eq!(PortBudget::of(&port_usage, &nics, guest.version).hotplug_capacity(), free);
                 prop_assert!(free.is_none_or(|free| free >= wanted));
             }
             Reservation::SlotCount { value, free } => {
@@ -253,7 +253,7 @@ proptest! {
                 }
             }
             Reservation::Impossible { most, .. } => {
-                prop_assert!(most < wanted || guest.draw().budget.refused.is_some());
+                prop_assert!(most < wanted || guest.draw().budget.boot_error.is_some());
             }
         }
     }
@@ -261,7 +261,7 @@ proptest! {
     #[test]
     fn attaching_a_nic_to_a_running_guest_never_raises_the_free_count(guest in guests(), attached in 0u64..60) {
         let budget = guest.draw().budget;
-        prop_assert!(budget.room_left(attached + 1) <= budget.room_left(attached));
-        prop_assert!(budget.room_left(attached) <= budget.room());
+        prop_assert!(budget.remaining_capacity(attached + 1) <= budget.remaining_capacity(attached));
+        prop_assert!(budget.remaining_capacity(attached) <= budget.hotplug_capacity());
     }
 }

@@ -13,7 +13,7 @@ use nicplug::{
     cluster::store::Store,
     facts::{Fact, FactSource, Facts},
     rules,
-    settings::{Enforcement, NamespaceSettings, Overriding, Settings},
+    settings::{Enforcement, NamespaceSettings, OverridePolicy, Settings},
 };
 use proptest::{prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -461,7 +461,7 @@ proptest! {
         request in any_request(),
         overrides in any_overrides(),
     ) {
-        let namespaces = NamespaceSettings { overriding: Overriding::Allow };
+        let namespaces = NamespaceSettings { override_policy: OverridePolicy::Allow };
         let settings = Settings { namespaces, ..Settings::default() };
         let mut expected = settings.clone();
         for (id, enforcement) in &overrides {

@@ -113,7 +113,7 @@ impl TracedServer {
 
     /// Sends a review of a VM with two networks of the same name, on a new connection.
     async fn send_review(&self, uid: &str, traceparent: &str) {
-        let stream = handshake(self.address, LOCALHOST, &BUNDLE.authority, &Clock::default()).await.unwrap();
+        let stream = handshake(self.address, LOCALHOST, &BUNDLE.ca, &Clock::default()).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let network = json!({"name": "a", "pod": {}});

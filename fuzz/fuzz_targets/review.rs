@@ -9,11 +9,11 @@ use json_patch::Patch;
 use libfuzzer_sys::fuzz_target;
 use nicplug::{
     admission::{Endpoint, Reviewer},
-    api::vm::Phase,
+    api::vmi::Phase,
     change::Change,
     facts::{
         Fact, FactSource, Facts, Vmi, KubeVirt,
-        nic::{GuestNic, Plug},
+        nic::{GuestNic, HotplugMethod},
     },
     settings::Settings,
 };
@@ -25,7 +25,7 @@ struct Running;
 impl FactSource for Running {
     fn facts_for(&self, _change: &Change) -> Facts {
         let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
-        let nic = GuestNic { name: "defaultnetwork".into(), network: None, plug: Plug::AtBoot, is_absent: false };
+        let nic = GuestNic { name: "defaultnetwork".into(), network: None, hotplug: HotplugMethod::None, is_absent: false };
         let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
         Facts {
             kubevirt: Fact::Known(Arc::new(kubevirt)),

@@ -1,5 +1,5 @@
-//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden by
-//! the annotation of the request's namespace as far as the settings allow it.
+//! How strictly each rule is enforced for one request: the rule's own default, overridden by the settings, overridden
+//! by the annotation of the request's namespace as far as the settings allow it.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use crate::{
     facts::Facts,
     rules::{Finding, FindingKind, Rule, find},
     settings::{
-        Enforcement, Overriding, Settings,
-        overrides::{ANNOTATION, Annotated, Overrides, OverridesError},
+        Enforcement, OverridePolicy, Settings,
+        overrides::{ANNOTATION, Overrides, OverridesError, ParsedOverrides},
     },
 };
 
@@ -72,10 +72,10 @@ impl<'e> EnforcementPolicy<'e> {
         let configured = self.settings.enforcement(rule.id).unwrap_or(default);
         let Some(Ok(overrides)) = self.overrides else { return configured };
         let Some(wanted) = overrides.enforcement(rule.id) else { return configured };
-        match self.settings.namespaces.overriding {
-            Overriding::Allow => wanted,
-            Overriding::Tighten if wanted.is_stricter_than(configured) => wanted,
-            Overriding::Forbid | Overriding::Tighten => configured,
+        match self.settings.namespaces.override_policy {
+            OverridePolicy::Allow => wanted,
+            OverridePolicy::Tighten if wanted.is_stricter_than(configured) => wanted,
+            OverridePolicy::Forbid | OverridePolicy::Tighten => configured,
         }
     }
 }
@@ -93,13 +93,13 @@ impl fmt::Display for RejectedOverrides<'_> {
         match self {
             Self::Forbidden => formatter.write_str("the settings forbid it"),
             Self::Malformed(error) => error.fmt(formatter),
-            Self::UnknownRule(id) => write!(formatter, "rule {id:?} does not exist"),
+            Self::UnknownRule(id) => write!(formatter, "there is no rule {id:?}"),
         }
     }
 }
 
-fn accept<'a>(annotation: &'a Annotated, settings: &Settings) -> Result<&'a Overrides, RejectedOverrides<'a>> {
-    if settings.namespaces.overriding == Overriding::Forbid {
+fn accept<'a>(annotation: &'a ParsedOverrides, settings: &Settings) -> Result<&'a Overrides, RejectedOverrides<'a>> {
+    if settings.namespaces.override_policy == OverridePolicy::Forbid {
         return Err(RejectedOverrides::Forbidden);
     }
     let overrides = annotation.as_ref().map_err(RejectedOverrides::Malformed)?;
@@ -127,8 +127,8 @@ mod tests {
         Facts { overrides: Fact::Known(Arc::new(Overrides::parse(annotation))), ..Facts::default() }
     }
 
-    fn settings(overriding: Overriding) -> Settings {
-        Settings { namespaces: NamespaceSettings { overriding }, ..Settings::default() }
+    fn settings(override_policy: OverridePolicy) -> Settings {
+        Settings { namespaces: NamespaceSettings { override_policy }, ..Settings::default() }
     }
 
     /// Returns how NP103 is enforced, and the warning.
@@ -143,10 +143,11 @@ mod tests {
         for configured in ENFORCEMENTS {
             for wanted in ENFORCEMENTS {
                 let annotation = format!("NP103={}", wanted.as_str());
-                let np103 = |overriding| np103(&settings(overriding).with_rule("NP103", configured), &annotation);
-                assert_eq!(np103(Overriding::Allow), (wanted, None));
-                assert_eq!(np103(Overriding::Forbid).0, configured);
-                let (enforcement, warning) = np103(Overriding::Tighten);
+                let np103 =
+                    |override_policy| np103(&settings(override_policy).with_rule("NP103", configured), &annotation);
+                assert_eq!(np103(OverridePolicy::Allow), (wanted, None));
+                assert_eq!(np103(OverridePolicy::Forbid).0, configured);
+                let (enforcement, warning) = np103(OverridePolicy::Tighten);
                 let expected = if wanted.is_stricter_than(configured) { wanted } else { configured };
                 assert_eq!(
                     (enforcement, warning.is_some()),
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_not_named_keeps_its_default() {
-        let (enforcement, warning) = np103(&settings(Overriding::Allow), "NP104=off");
+        let (enforcement, warning) = np103(&settings(OverridePolicy::Allow), "NP104=off");
         assert_eq!((enforcement, warning), (find("NP103").unwrap().enforcement, None));
         let unknown = Facts::default();
         assert_eq!(EnforcementPolicy::new(&Settings::default(), &unknown).warning(), None);
@@ -168,14 +169,14 @@ mod tests {
     #[test]
     fn an_annotation_with_a_mistake_has_no_effect_and_causes_a_warning() {
         let malformed = |annotation: &str| Overrides::parse(annotation).unwrap_err().to_string();
-        for (overriding, annotation, reason) in [
-            (Overriding::Allow, "NP103=off,NP999=warn", "rule \"NP999\" does not exist".to_owned()),
-            (Overriding::Allow, "np103=off", "rule \"np103\" does not exist".to_owned()),
-            (Overriding::Allow, "NP103=off,NP104", malformed("NP103=off,NP104")),
-            (Overriding::Tighten, "NP103=off,NP104=no", malformed("NP103=off,NP104=no")),
-            (Overriding::Forbid, "NP103=off", "the settings forbid it".to_owned()),
+        for (override_policy, annotation, reason) in [
+            (OverridePolicy::Allow, "NP103=off,NP999=warn", "there is no rule \"NP999\"".to_owned()),
+            (OverridePolicy::Allow, "np103=off", "there is no rule \"np103\"".to_owned()),
+            (OverridePolicy::Allow, "NP103=off,NP104", malformed("NP103=off,NP104")),
+            (OverridePolicy::Tighten, "NP103=off,NP104=no", malformed("NP103=off,NP104=no")),
+            (OverridePolicy::Forbid, "NP103=off", "the settings forbid it".to_owned()),
         ] {
-            let (enforcement, warning) = np103(&settings(overriding), annotation);
+            let (enforcement, warning) = np103(&settings(override_policy), annotation);
             assert_eq!(enforcement, Enforcement::Deny, "{annotation}");
             assert_eq!(warning.unwrap(), format!("namespace annotation nicplug.io/rules has no effect: {reason}"));
         }
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn only_the_entries_that_would_loosen_a_rule_have_no_effect() {
-        let settings = settings(Overriding::Tighten).with_rule("NP113", Enforcement::Warn);
+        let settings = settings(OverridePolicy::Tighten).with_rule("NP113", Enforcement::Warn);
         let facts = facts("NP113=deny, NP103=off, NP104=warn, NP105=deny");
         let policy = EnforcementPolicy::new(&settings, &facts);
         assert_eq!(policy.for_rule(find("NP113").unwrap()), Enforcement::Deny);
@@ -198,9 +199,10 @@ mod tests {
         let rule = find("NP107").unwrap();
         assert_eq!(rule.enforcement, Enforcement::Warn);
         let finding = rule.certain(CauseType::Invalid, String::new(), String::new());
-        for (overriding, expected) in [(Overriding::Tighten, Enforcement::Deny), (Overriding::Allow, Enforcement::Warn)]
+        for (override_policy, expected) in
+            [(OverridePolicy::Tighten, Enforcement::Deny), (OverridePolicy::Allow, Enforcement::Warn)]
         {
-            let (settings, facts) = (settings(overriding), facts("NP107=warn"));
+            let (settings, facts) = (settings(override_policy), facts("NP107=warn"));
             assert_eq!(EnforcementPolicy::new(&settings, &facts).for_finding(&finding), expected);
         }
     }

@@ -13,8 +13,8 @@ use super::{
     },
 };
 use crate::{
-    api::review::{BodyError, Fault, ObjectKind, Operation, Reading, Request},
-    change::{Change, MigrationStart, NICS_AT_MOST},
+    api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
+    change::{Change, MAX_NICS, MigrationStart},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
     rules::{self, Case, CauseType, Rule},
@@ -226,8 +226,8 @@ impl<'e> Evaluator<'e> {
     #[must_use]
     pub fn evaluate<'r>(&self, endpoint: Endpoint, body: &'r ParsedBody<'r>) -> Evaluation<'r> {
         match body {
-            Ok(Reading::Whole(request)) => self.evaluate_request(endpoint, request),
-            Ok(Reading::Faulty(request, fault)) => evaluate_fault(endpoint, request, fault),
+            Ok(ParsedRequest::Valid(request)) => self.evaluate_request(endpoint, request),
+            Ok(ParsedRequest::Invalid(request, fault)) => evaluate_fault(endpoint, request, fault),
             Err(error) => Evaluation::malformed(endpoint, error),
         }
     }
@@ -242,10 +242,10 @@ impl<'e> Evaluator<'e> {
         let Some(change) = Change::of(request) else {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         };
-        if change.is_quiet() {
+        if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        if let Some((field, count)) = change.oversize() {
+        if let Some((field, count)) = change.oversized_list() {
             return evaluate_oversize(endpoint, request, change, field, count);
         }
         match endpoint {
@@ -318,7 +318,7 @@ pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: 
     verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
 }
 
-fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &Fault) -> Evaluation<'r> {
+fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {
     // The API server calls mutating webhooks before it checks the schema, and the schema or /validate gives the better
     // message. A user cannot fix the stored object with this request.
     if endpoint == Endpoint::Mutate || fault.in_old_object {
@@ -338,7 +338,7 @@ fn evaluate_oversize<'r>(
     if endpoint == Endpoint::Mutate {
         return Evaluation::new(endpoint, request, Decision::Allowed);
     }
-    let message = format!("{count} entries, but a guest can have at most {NICS_AT_MOST}; remove some");
+    let message = format!("{count} entries, but a guest can have at most {MAX_NICS}; remove some");
     Evaluation {
         basis: Some(Box::new(Basis::Oversize(change))),
         ..Evaluation::denied(endpoint, request, field, message)
@@ -371,7 +371,7 @@ mod tests {
     fn the_vm_of_a_request_replaces_the_one_of_the_cluster() {
         for (kind, is_of_cluster) in [("VirtualMachine", false), ("VirtualMachineInstance", true)] {
             let review = review_of(kind, "{}");
-            let Ok(Reading::Whole(request)) = parse(review.as_bytes()) else { panic!("{review}") };
+            let Ok(ParsedRequest::Valid(request)) = parse(review.as_bytes()) else { panic!("{review}") };
             let settings = Settings::default();
             let facts = Evaluator::new(&OldCluster, &settings).facts_for(&Change::of(&request).unwrap());
             assert_eq!(facts.vm.known().is_some(), is_of_cluster, "{kind}");

@@ -20,9 +20,9 @@ pub use self::{
     recheck::{FactDependencies, Recheck},
 };
 use crate::{
-    api::review::{self, BodyError, Reading},
+    api::review::{self, BodyError, ParsedRequest},
     facts::FactSource,
-    settings::{Current, Settings},
+    settings::{CurrentSettings, Settings},
 };
 
 /// One of the two webhooks.
@@ -49,7 +49,7 @@ impl Endpoint {
 }
 
 /// The body of an HTTP request after [`parse`]: a request, or the reason why the body has none.
-pub type ParsedBody<'b> = Result<Reading<'b>, BodyError>;
+pub type ParsedBody<'b> = Result<ParsedRequest<'b>, BodyError>;
 
 /// Reads the body of an HTTP request.
 ///
@@ -74,13 +74,13 @@ pub struct Answer {
 #[derive(Clone)]
 pub struct Reviewer {
     facts: Arc<dyn FactSource>,
-    settings: Current,
+    settings: CurrentSettings,
 }
 
 impl Reviewer {
     /// Returns a reviewer with a source of facts.
     #[must_use]
-    pub fn new(facts: Arc<dyn FactSource>, settings: impl Into<Current>) -> Self {
+    pub fn new(facts: Arc<dyn FactSource>, settings: impl Into<CurrentSettings>) -> Self {
         Self { facts, settings: settings.into() }
     }
 
@@ -127,7 +127,7 @@ mod tests {
             "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachineInstance"},
             "object": {"spec": {"networks": [{"name": "a", "pod": {}}]}}}}"#,
         );
-        let current = Current::default();
+        let current = CurrentSettings::default();
         let reviewer = Reviewer::new(Arc::new(Unknown), current.clone());
         let settings = reviewer.settings();
         let evaluator = reviewer.evaluator(&settings);

@@ -25,7 +25,7 @@ impl Evaluation<'_> {
             Err(error) => return render_error(error),
         };
         if self.verdict.is_allowed() && self.patch.is_none() && self.verdict.warnings.is_empty() {
-            return review::allowing(&request.uid);
+            return review::allowed_response(&request.uid);
         }
         let response = Response {
             uid: &request.uid,

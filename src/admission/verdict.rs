@@ -76,8 +76,8 @@ pub struct Cause {
 #[must_use]
 pub fn decide(findings: &[Finding], change: &Change, policy: EnforcementPolicy) -> Verdict {
     let restart = match change.subject.kind {
-        ObjectKind::VirtualMachine if waits_for_restart(change) => Restart::Awaited,
-        ObjectKind::VirtualMachine => Restart::Possible,
+        ObjectKind::Vm if waits_for_restart(change) => Restart::Awaited,
+        ObjectKind::Vm => Restart::Possible,
         _ => Restart::NotApplicable,
     };
     combine(findings, restart, policy)
@@ -248,7 +248,7 @@ fn segments(path: &str) -> impl Iterator<Item = PathSegment<'_>> {
 mod tests {
     use super::*;
     use crate::{
-        api::review::{self, Reading},
+        api::review::{self, ParsedRequest},
         facts::FactKind,
         rules,
         settings::Settings,
@@ -268,7 +268,7 @@ mod tests {
             vm("new"),
             vm("old")
         );
-        let Reading::Whole(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
         use_it(&Change::of(&request).unwrap())
     }
 

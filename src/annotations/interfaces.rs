@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 pub use self::parse::{Addition, Additions, Removals, RequestSyntaxError, check_addition, check_removal, parse_names};
 use crate::{
-    api::{network::NadRef, vm::Annotations},
-    change::{Change, Nic, View},
+    api::{metadata::Annotations, network::NadRef},
+    change::{Change, Nic, ObjectView},
 };
 
 /// The name of the NIC that KubeVirt gives to a guest without any.
@@ -119,13 +119,13 @@ pub fn stale_requests(change: &Change) -> impl Iterator<Item = RequestKind> {
 /// All requests that cannot be applied; then none of them is.
 pub fn requested_changes<'r>(change: &Change<'r>) -> Result<InterfaceChanges<'r>, Vec<RejectedRequest>> {
     let mut changes = InterfaceChanges::default();
-    if !change.has_request() {
+    if !change.requests_nics() {
         return Ok(changes);
     }
     let mut rejected = Vec::new();
     let additions: Option<Additions> = parse(change, RequestKind::Add, &mut changes, &mut rejected);
     let removals: Option<Removals> = parse(change, RequestKind::Remove, &mut changes, &mut rejected);
-    if !changes.requests.is_empty() && !change.after.guest.domain.is_written {
+    if !changes.requests.is_empty() && !change.after.guest.domain.is_present {
         let no_domain = |&kind: &RequestKind| RejectedRequest { kind, error: RequestError::NoDomain };
         rejected.extend(changes.requests.iter().map(no_domain));
         return Err(rejected);
@@ -177,7 +177,7 @@ fn new_text<'r>(change: &Change<'r>, kind: RequestKind) -> Option<&'r str> {
     text_of(&change.after, kind).filter(|text| before != Some(text))
 }
 
-fn text_of<'r>(view: &View<'r>, kind: RequestKind) -> Option<&'r str> {
+fn text_of<'r>(view: &ObjectView<'r>, kind: RequestKind) -> Option<&'r str> {
     view.annotation(|annotations| kind.text(annotations))
 }
 

@@ -1,5 +1,5 @@
-//! Persisting NICs: a NIC that a running guest has, but not the template of its VM, is written into the template, so that
-//! the VM has it after a restart.
+//! Persisting NICs: a NIC that a running guest has, but not the template of its VM, is written into the template, so
+//! that the VM has it after a restart.
 //!
 //! A VMI asks for this with the annotation `nicplug.io/persist`, which can be set before the NIC is added, with it, or
 //! after it. This module decides the next step from the stored objects; the reconciler in `controllers` applies it:
@@ -9,11 +9,12 @@
 //! 2. append the NICs to the template, with all fields that the VMI has, under a `test` of both lists;
 //! 3. remove the persisted names from the annotation, and the annotation itself with the last name.
 //!
-//! Each step is one JSON patch, which fails if the object has changed since it was read, and a completed step results in
-//! an empty patch. So the steps can be repeated and run concurrently: no NIC is persisted twice, none is overwritten.
+//! Each step is one JSON patch, which fails if the object has changed since it was read, and a completed step results
+//! in an empty patch. So the steps can be repeated and run concurrently: no NIC is persisted twice, none is
+//! overwritten.
 //!
-//! Objects are plain JSON values here instead of typed views, because fields of a newer KubeVirt must reach the template
-//! too. Admission requests do not use this code, so it need not be fast.
+//! Objects are plain JSON values here instead of typed views, because fields of a newer KubeVirt must reach the
+//! template too. Admission requests do not use this code, so it need not be fast.
 
 mod guest_spec;
 mod parse;
@@ -197,7 +198,8 @@ fn resolve(vmi: &Value, text: &str, guest: &GuestSpec, template: &GuestSpec) -> 
     Step::Resolve { names, operations }
 }
 
-/// Returns the patch that replaces the text of the annotation with these names. It fails for another VMI of the same name.
+/// Returns the patch that replaces the text of the annotation with these names. It fails for another VMI of the same
+/// name.
 fn rewrite(vmi: &Value, text: &str, names: &[String]) -> Vec<PatchOperation> {
     let path = || pointer("metadata", &["annotations", KEY]);
     let change = if names.is_empty() { remove_op(path()) } else { add_op(path(), json!(names.join(","))) };

@@ -1,8 +1,8 @@
 //! `nicplug.io/reserve-ports`: how many hotplug ports a guest must have free at every boot.
 
 use crate::{
-    api::vm::Metadata,
-    change::View,
+    api::metadata::Metadata,
+    change::ObjectView,
     facts::{Facts, Vm},
     settings::Settings,
 };
@@ -26,10 +26,10 @@ pub enum ReservePorts<'r> {
     Ports(u64),
 }
 
-/// Returns the reservation of an object: from the guest's own annotation (which a VMI gets from its VM's template), else
-/// from the VM's annotation, else from the settings.
+/// Returns the reservation of an object: from the guest's own annotation (which a VMI gets from its VM's template),
+/// else from the VM's annotation, else from the settings.
 #[must_use]
-pub fn requested<'r>(view: &View<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
+pub fn requested<'r>(view: &ObjectView<'r>, facts: &'r Facts, settings: &Settings) -> ReservePorts<'r> {
     let of_vm = |vm: &'r Vm| vm.reserve_ports.as_deref();
     let annotations = [
         (annotation(view.guest_metadata), field_of_guest(view)),
@@ -53,7 +53,7 @@ fn annotation<'r>(metadata: &'r Metadata<'r>) -> Option<&'r str> {
     metadata.annotations.as_ref()?.reserve_ports.as_deref()
 }
 
-fn field_of_guest(view: &View) -> &'static str {
+fn field_of_guest(view: &ObjectView) -> &'static str {
     match (view.vmi, view.path) {
         (Some(_), _) => "metadata.annotations",
         (None, "spec.template.spec") => "spec.template.metadata.annotations",

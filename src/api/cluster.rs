@@ -1,5 +1,5 @@
-//! Objects of the cluster that facts are made from. They are read when they change and not on the way of a request,
-//! so they own their strings.
+//! Objects of the cluster from which facts are built. They are read when they change and not during a request, so they
+//! own their strings.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{nullable, object, objects};
 
-/// `KubeVirt`: the one resource that configures KubeVirt (`kubevirt.io/v1`).
+/// `KubeVirt`: the resource that configures KubeVirt (`kubevirt.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct KubeVirt {
@@ -53,7 +53,7 @@ pub struct Configuration {
     /// `permittedHostDevices`.
     #[serde(deserialize_with = "object")]
     pub permitted_host_devices: PermittedHostDevices,
-    /// `vmRolloutStrategy`: `LiveUpdate` or `Stage`; empty when it is left to the version's default.
+    /// `vmRolloutStrategy`: `LiveUpdate` or `Stage`; empty means the default of the version.
     #[serde(deserialize_with = "nullable")]
     pub vm_rollout_strategy: String,
 }
@@ -83,26 +83,26 @@ pub struct KubeVirtStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NetworkConfiguration {
-    /// `defaultNetworkInterface`: the binding of the NIC that a guest without any gets; empty means bridge.
+    /// `defaultNetworkInterface`: the binding of the default NIC of a guest without NICs; empty means bridge.
     #[serde(deserialize_with = "nullable")]
     pub default_network_interface: String,
     /// `permitBridgeInterfaceOnPodNetwork`: unset means true.
     pub permit_bridge_interface_on_pod_network: Option<bool>,
-    /// `binding`: the binding plugins that are registered, by name.
+    /// `binding`: the registered binding plugins, by name.
     #[serde(deserialize_with = "nullable")]
     pub binding: BTreeMap<String, BindingPlugin>,
 }
 
-/// `spec.configuration.network.binding.NAME`: a binding plugin that is registered.
+/// `spec.configuration.network.binding.NAME`: a registered binding plugin.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BindingPlugin {
-    /// `domainAttachmentType`: `tap`, `managedTap`, or empty when the plugin itself adds the device.
+    /// `domainAttachmentType`: `tap`, `managedTap`, or empty if the plugin itself adds the device.
     #[serde(deserialize_with = "nullable")]
     pub domain_attachment_type: String,
 }
 
-/// `spec.configuration.permittedHostDevices`: what the names of host devices stand for.
+/// `spec.configuration.permittedHostDevices`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PermittedHostDevices {
@@ -121,19 +121,19 @@ pub struct PermittedHostDevices {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PermittedDevice {
-    /// `resourceName`: what a VM's `deviceName` refers to.
+    /// `resourceName`: the name in a VM's `deviceName`.
     #[serde(deserialize_with = "nullable")]
     pub resource_name: String,
 }
 
-/// `metadata` of an object that facts are made from.
+/// `metadata` of an object from which facts are built.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Metadata {
     /// `name`.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// `namespace`; empty for an object of the whole cluster.
+    /// `namespace`; empty for a cluster-scoped object.
     #[serde(deserialize_with = "nullable")]
     pub namespace: String,
     /// `labels`.
@@ -160,7 +160,7 @@ pub struct NetworkAttachmentDefinition {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NetworkAttachmentSpec {
-    /// `config`: the CNI configuration as JSON in a string; empty when it is a file on each node.
+    /// `config`: the CNI configuration as JSON in a string; empty if it is a file on each node.
     #[serde(deserialize_with = "nullable")]
     pub config: String,
 }
@@ -217,7 +217,7 @@ pub struct Container {
     /// `image`.
     #[serde(deserialize_with = "nullable")]
     pub image: String,
-    /// `command[]`: empty when it is the image's own.
+    /// `command[]`: empty if it is that of the image.
     #[serde(deserialize_with = "nullable")]
     pub command: Vec<String>,
     /// `args[]`.
@@ -229,10 +229,10 @@ pub struct Container {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DaemonSetStatus {
-    /// `numberReady`: nodes whose pod is ready.
+    /// `numberReady`: the number of nodes whose pod is ready.
     #[serde(deserialize_with = "nullable")]
     pub number_ready: u32,
-    /// `desiredNumberScheduled`: nodes that should run the pod.
+    /// `desiredNumberScheduled`: the number of nodes that should run the pod.
     #[serde(deserialize_with = "nullable")]
     pub desired_number_scheduled: u32,
 }

@@ -1,8 +1,8 @@
-//! Views that are filled where they stand.
+//! Deserializes views in place.
 //!
-//! What serde derives makes each part of a view by itself and hands it up through every level of the object. Views are
-//! large and their levels many, so much of the reading would be moving. Here a view is made once, empty, and what is
-//! read goes to its place.
+//! A derived `Deserialize` builds each nested view separately and moves it up through every level of the object. Views
+//! are large and deeply nested, so moving would be much of the work. Here an empty view is created once, and each value
+//! is read directly into its field.
 
 use std::{fmt, sync::Arc};
 
@@ -11,18 +11,18 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{JsonText, Part, Shared, json};
+use super::{JsonText, Shared, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
-    /// What an error says that was expected.
-    const WHAT: &'static str = "an object";
+    /// The expected type in an error message.
+    const EXPECTED: &'static str = "an object";
 
     /// Reads all fields of an object into an empty view.
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
 }
 
-/// Declares the fields of a view: the key in JSON, the field, and the function of this module that reads it. Other keys
+/// Declares the fields of a view: the JSON key, the field, and the function of this module that reads it. Other keys
 /// are skipped.
 macro_rules! fields {
     ($view:ident { $($key:literal => $field:ident: $read:ident,)+ }) => {
@@ -37,7 +37,7 @@ macro_rules! fields {
                 while let Some(key) = map.next_key::<$crate::api::Text>()? {
                     match key.as_str() {
                         $($key => {
-                            $crate::api::fields::once(&mut seen, Field::$field as u32, $key)?;
+                            $crate::api::fields::mark_seen(&mut seen, Field::$field as u32, $key)?;
                             $crate::api::fields::$read(&mut map, &mut self.$field)?;
                         })+
                         _ => $crate::api::fields::skip(&mut map)?,
@@ -56,8 +56,8 @@ macro_rules! fields {
 }
 pub(crate) use fields;
 
-/// Notes that a field was read; an error if it was before. A view has fewer than 32 fields.
-pub(crate) fn once<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {
+/// Marks a field as read; an error if it was read before. A view has fewer than 32 fields.
+pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {
     let bit = 1 << field;
     if *seen & bit != 0 {
         return Err(E::duplicate_field(key));
@@ -66,20 +66,20 @@ pub(crate) fn once<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> R
     Ok(())
 }
 
-/// Reads a view by itself.
+/// Reads a view.
 pub(crate) fn view<'de, D: Deserializer<'de>, T: Fields<'de>>(deserializer: D) -> Result<T, D::Error> {
     let mut view = T::default();
-    deserializer.deserialize_map(Filling(&mut view))?;
+    deserializer.deserialize_map(ViewVisitor(&mut view))?;
     Ok(view)
 }
 
-/// A value that knows how to read itself.
+/// Reads a value with its own `Deserialize`.
 pub(crate) fn value<'de, A: MapAccess<'de>, T: Deserialize<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     *place = map.next_value()?;
     Ok(())
 }
 
-/// A value for which `null` is the same as none at all.
+/// Reads a value; `null` is the default.
 pub(crate) fn nullable<'de, A, T>(map: &mut A, place: &mut T) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -89,12 +89,12 @@ where
     Ok(())
 }
 
-/// An object.
+/// Reads an object.
 pub(crate) fn object<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     map.next_value_seed(ObjectOrNull(place)).map(drop)
 }
 
-/// An object whose absence matters.
+/// Reads an optional object.
 pub(crate) fn optional<'de, A, T>(map: &mut A, place: &mut Option<T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -107,18 +107,21 @@ where
     Ok(())
 }
 
-/// An object of which a patch has to know whether it is written.
-pub(crate) fn part<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut Part<T>) -> Result<(), A::Error> {
-    place.is_written = map.next_value_seed(ObjectOrNull(&mut place.part))?;
+/// Reads an object and records whether it is present.
+pub(crate) fn with_presence<'de, A: MapAccess<'de>, T: Fields<'de>>(
+    map: &mut A,
+    place: &mut WithPresence<T>,
+) -> Result<(), A::Error> {
+    place.is_present = map.next_value_seed(ObjectOrNull(&mut place.value))?;
     Ok(())
 }
 
-/// A list of objects.
+/// Reads a list of objects.
 pub(crate) fn objects<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut Vec<T>) -> Result<(), A::Error> {
     map.next_value_seed(ListOrNull(place)).map(drop)
 }
 
-/// A list of objects of which an empty one is not the same as none.
+/// Reads an optional list of objects; an empty list differs from a missing one.
 pub(crate) fn optional_objects<'de, A, T>(map: &mut A, place: &mut Option<Vec<T>>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
@@ -131,37 +134,37 @@ where
     Ok(())
 }
 
-/// An object that the old object may repeat.
+/// Reads an object that the old object may repeat.
 pub(crate) fn shared<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
     T: Fields<'de>,
 {
-    map.next_value_seed(ObjectInCommon { place, name: json::REPEATABLE })
+    map.next_value_seed(SharedObject { place, name: json::REPEATABLE })
 }
 
-/// As [`shared`], of an object that is mostly repeated: it is read when that is known.
-pub(crate) fn put_off<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
+/// As [`shared`], but reading is deferred, because the object is usually repeated.
+pub(crate) fn deferred<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,
     T: Fields<'de>,
 {
-    map.next_value_seed(ObjectInCommon { place, name: json::PUT_OFF })
+    map.next_value_seed(SharedObject { place, name: json::DEFERRED })
 }
 
-/// A value that nobody reads.
+/// Skips a value.
 pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(drop)
 }
 
-/// Fills a view from an object and from nothing else.
-struct Filling<'v, T>(&'v mut T);
+/// Fills a view from a JSON object; any other type is an error.
+struct ViewVisitor<'v, T>(&'v mut T);
 
-impl<'de, T: Fields<'de>> Visitor<'de> for Filling<'_, T> {
+impl<'de, T: Fields<'de>> Visitor<'de> for ViewVisitor<'_, T> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -169,7 +172,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for Filling<'_, T> {
     }
 }
 
-/// Fills a view; false where there is `null`.
+/// Fills a view; returns false for `null`.
 struct ObjectOrNull<'v, T>(&'v mut T);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectOrNull<'_, T> {
@@ -184,7 +187,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     type Value = bool;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
     fn visit_none<E: Error>(self) -> Result<bool, E> {
@@ -196,19 +199,19 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ObjectOrNull<'_, T> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_map(Filling(self.0))?;
+        deserializer.deserialize_map(ViewVisitor(self.0))?;
         Ok(true)
     }
 }
 
-/// Fills a part that both objects of a request may have in common.
-struct ObjectInCommon<'v, 'de, T> {
+/// Fills a field that both objects of a request may share.
+struct SharedObject<'v, 'de, T> {
     place: &'v mut Shared<'de, T>,
-    /// What our own reader is asked for.
+    /// The name of the newtype: see [`json::REPEATABLE`].
     name: &'static str,
 }
 
-impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectInCommon<'_, 'de, T> {
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for SharedObject<'_, 'de, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -216,34 +219,34 @@ impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectInCommon<'_, 'de, T> {
     }
 }
 
-impl<'de, T: Fields<'de>> Visitor<'de> for ObjectInCommon<'_, 'de, T> {
+impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(T::WHAT)
+        formatter.write_str(T::EXPECTED)
     }
 
-    /// From our own reader: the text of an object that was put off.
+    /// Called by [`json`]'s reader with the text of a deferred object.
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
-        self.place.put_off = Some(JsonText(text));
+        self.place.deferred = Some(JsonText(text));
         Ok(())
     }
 
-    /// From our own reader: the object was repeated.
+    /// Called by [`json`]'s reader for a repeated object.
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         self.place.is_repeated = true;
         Ok(())
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match Arc::get_mut(&mut self.place.part) {
+        match Arc::get_mut(&mut self.place.value) {
             Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
             None => Ok(()),
         }
     }
 }
 
-/// Fills an empty list with views; false where there is `null`.
+/// Fills an empty list with views; returns false for `null`.
 struct ListOrNull<'v, T>(&'v mut Vec<T>);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ListOrNull<'_, T> {
@@ -274,21 +277,21 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ListOrNull<'_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
-        while list.next_element_seed(Entry(&mut *self.0))?.is_some() {}
+        while list.next_element_seed(NewElement(&mut *self.0))?.is_some() {}
         Ok(true)
     }
 }
 
 /// Appends a view to a list and fills it there.
-struct Entry<'v, T>(&'v mut Vec<T>);
+struct NewElement<'v, T>(&'v mut Vec<T>);
 
-impl<'de, T: Fields<'de>> DeserializeSeed<'de> for Entry<'_, T> {
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for NewElement<'_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.0.push(T::default());
         match self.0.last_mut() {
-            Some(view) => deserializer.deserialize_map(Filling(view)),
+            Some(view) => deserializer.deserialize_map(ViewVisitor(view)),
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! The guest: `spec` of a VirtualMachineInstance, `spec.template.spec` of a VirtualMachine (KubeVirt v1.9).
 //!
-//! Every heartbeat of a running guest is read through these views, so what only the PCI model needs (disks, volumes,
-//! host devices, …) is [`Lazy`]: skipped as text, read when somebody asks.
+//! Every heartbeat of a running guest is read through these views. So the fields that only the PCI model needs (disks,
+//! volumes, host devices, …) are [`Lazy`]: skipped as text, and read on demand.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, ptr};
 
@@ -11,7 +11,7 @@ use serde::{
 };
 
 use super::{
-    Lazy, Part, Present, Text,
+    Lazy, Present, Text, WithPresence,
     fields::fields,
     network::{Interface, Network},
     nullable,
@@ -22,20 +22,20 @@ use super::{
 pub struct GuestSpec<'a> {
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
-    /// `domain`: the virtual machine proper.
-    pub domain: Part<Domain<'a>>,
+    /// `domain`: CPU, memory and devices.
+    pub domain: WithPresence<Domain<'a>>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
-    pub volumes: Lazy<'a, Vec<Named<'a>>>,
+    pub volumes: Lazy<'a, Vec<Volume<'a>>>,
 }
 
 fields! {
     GuestSpec {
         "architecture" => architecture: value,
-        "domain" => domain: part,
+        "domain" => domain: with_presence,
         "networks" => networks: objects,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,
@@ -49,20 +49,20 @@ impl<'a> GuestSpec<'a> {
         &self.domain.devices.interfaces
     }
 
-    /// Whether its NICs are written as those of another guest.
+    /// Whether both specs have the same interfaces and networks, in the same order.
     #[must_use]
     pub fn has_same_nics(&self, other: &Self) -> bool {
         ptr::eq(self, other) || (self.networks == other.networks && self.interfaces() == other.interfaces())
     }
 
-    /// Whether KubeVirt gives the guest a NIC on the pod network when it is made, because none is written.
+    /// Whether KubeVirt adds a default NIC on the pod network because the spec has no NIC.
     #[must_use]
     pub fn gets_default_nic(&self) -> bool {
         let wants_pod_network = self.domain.devices.autoattach_pod_interface != Some(false);
         wants_pod_network && self.networks.is_empty() && self.interfaces().is_empty()
     }
 
-    /// `networks[]` by name; of two with one name the last one counts, as in KubeVirt.
+    /// Returns `networks[]` by name. The last one of a name counts, as in KubeVirt.
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
@@ -75,7 +75,7 @@ pub struct Domain<'a> {
     /// `domain.cpu`.
     pub cpu: Lazy<'a, Cpu>,
     /// `domain.devices`.
-    pub devices: Part<Devices<'a>>,
+    pub devices: WithPresence<Devices<'a>>,
     /// `domain.machine`.
     pub machine: Machine<'a>,
     /// `domain.memory`.
@@ -87,24 +87,24 @@ pub struct Domain<'a> {
 fields! {
     Domain {
         "cpu" => cpu: value,
-        "devices" => devices: part,
+        "devices" => devices: with_presence,
         "machine" => machine: object,
         "memory" => memory: object,
         "resources" => resources: value,
     }
 }
 
-/// `domain.cpu`: the vCPUs at boot are the product of the three, each of which is 1 unless set.
+/// `domain.cpu`. The number of vCPUs at boot is the product of the three; each is 1 unless set.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct Cpu {
-    /// `cores`; 0 when it is missing.
+    /// `cores`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub cores: u32,
-    /// `sockets`; 0 when it is missing.
+    /// `sockets`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub sockets: u32,
-    /// `threads`; 0 when it is missing.
+    /// `threads`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub threads: u32,
 }
@@ -125,8 +125,8 @@ fields! {
 /// `domain.memory`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory<'a> {
-    /// `memory.guest`: what the guest sees at boot.
-    pub guest: Option<Amount<'a>>,
+    /// `memory.guest`: the memory of the guest at boot.
+    pub guest: Option<Quantity<'a>>,
     /// `memory.hugepages`.
     pub hugepages: Option<Hugepages<'a>>,
 }
@@ -142,7 +142,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hugepages<'a> {
     /// `hugepages.pageSize`.
-    pub page_size: Option<Amount<'a>>,
+    pub page_size: Option<Quantity<'a>>,
 }
 
 fields! {
@@ -171,7 +171,7 @@ fields! {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceList<'a> {
     /// `memory`.
-    pub memory: Option<Amount<'a>>,
+    pub memory: Option<Quantity<'a>>,
 }
 
 fields! {
@@ -384,15 +384,15 @@ fields! {
     }
 }
 
-/// An entry of a list of which only the name matters, such as `volumes[]`.
+/// An entry of `volumes[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Named<'a> {
+pub struct Volume<'a> {
     /// `name`.
     pub name: Text<'a>,
 }
 
 fields! {
-    Named {
+    Volume {
         "name" => name: nullable,
     }
 }
@@ -410,51 +410,51 @@ fields! {
     }
 }
 
-/// A Kubernetes quantity as it is written: a string such as `"2Gi"`, or a JSON number, which the API takes too.
+/// A Kubernetes quantity as written: a string such as `"2Gi"`, or a JSON number, which the API accepts too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Amount<'a>(Cow<'a, str>);
+pub struct Quantity<'a>(Cow<'a, str>);
 
-impl Amount<'_> {
-    /// The quantity's text.
+impl Quantity<'_> {
+    /// Returns the text of the quantity.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Amount<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Quantity<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct AmountVisitor;
+        struct QuantityVisitor;
 
-        impl<'de> Visitor<'de> for AmountVisitor {
-            type Value = Amount<'de>;
+        impl<'de> Visitor<'de> for QuantityVisitor {
+            type Value = Quantity<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a quantity such as \"2Gi\"")
             }
 
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Borrowed(text)))
+                Ok(Quantity(Cow::Borrowed(text)))
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(text.to_owned())))
+                Ok(Quantity(Cow::Owned(text.to_owned())))
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-                Ok(Amount(Cow::Owned(number.to_string())))
+                Ok(Quantity(Cow::Owned(number.to_string())))
             }
         }
 
-        deserializer.deserialize_any(AmountVisitor)
+        deserializer.deserialize_any(QuantityVisitor)
     }
 }
 
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_a_newer_kubevirt_is_no_error() {
+    fn a_field_of_a_newer_kubevirt_is_ignored() {
         let text = r#"{"new": {"a": [1]}, "domain": {"new": 1, "devices": {"new": [], "disks": [{"name": "a",
             "disk": {"bus": "virtio", "new": {}}, "new": 2}]}}}"#;
         let spec: GuestSpec = serde_json::from_str(text).unwrap();
@@ -489,13 +489,13 @@ mod tests {
     #[test]
     fn a_quantity_may_be_a_string_or_a_number() {
         for (text, amount) in [("\"2Gi\"", "2Gi"), ("2147483648", "2147483648"), ("1.5", "1.5"), ("-1", "-1")] {
-            assert_eq!(serde_json::from_str::<Amount>(text).unwrap().as_str(), amount);
+            assert_eq!(serde_json::from_str::<Quantity>(text).unwrap().as_str(), amount);
         }
-        assert!(serde_json::from_str::<Amount>("{}").is_err());
+        assert!(serde_json::from_str::<Quantity>("{}").is_err());
     }
 
     #[test]
-    fn a_list_that_is_none_is_an_error_only_for_whoever_reads_it() {
+    fn a_lazy_field_of_a_wrong_type_is_an_error_only_when_it_is_read() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"disks": "x"}}}"#).unwrap();
         assert!(spec.domain.devices.disks.read().is_err());
     }

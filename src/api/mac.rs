@@ -1,4 +1,4 @@
-//! MAC addresses: one value for every way to write them.
+//! MAC addresses: one value for all notations.
 
 use std::{fmt, str::FromStr};
 
@@ -6,9 +6,9 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Mac([u8; 6]);
 
-/// The text is no MAC address such as `02:00:00:aa:bb:cc`.
+/// The text is not a MAC address such as `02:00:00:aa:bb:cc`.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is no MAC address: write it as 02:00:00:aa:bb:cc")]
+#[error("{text:?} is not a MAC address; write it as 02:00:00:aa:bb:cc")]
 pub struct MacError {
     text: String,
 }
@@ -23,8 +23,8 @@ impl FromStr for Mac {
     }
 }
 
-/// Reads groups of digits with one kind of separator between them, digit by digit: each NIC of a cluster's guests comes
-/// by here with every heartbeat.
+/// Reads groups of digits with one kind of separator between them. Written for speed: it reads the address of every NIC
+/// in every heartbeat.
 fn read_groups(text: &str, digits_in_a_group: usize) -> Option<[u8; 6]> {
     let separator = *text.as_bytes().get(digits_in_a_group).filter(|separator| b":-.".contains(separator))?;
     let mut digits = 0;
@@ -41,8 +41,8 @@ fn read_groups(text: &str, digits_in_a_group: usize) -> Option<[u8; 6]> {
         *octet = *octet << 4 | u8::try_from(digit).ok()?;
         digits += 1;
     }
-    let is_whole = digits == 12 && text.len() == 11 + 12 / digits_in_a_group;
-    is_whole.then_some(mac)
+    let is_complete = digits == 12 && text.len() == 11 + 12 / digits_in_a_group;
+    is_complete.then_some(mac)
 }
 
 impl fmt::Display for Mac {
@@ -60,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_has_many_writings() {
+    fn all_notations_of_an_address_are_read() {
         for text in ["02:00:00:aa:bb:cc", "02:00:00:AA:BB:CC", "02-00-00-aa-BB-cc", "0200.00aa.bbcc"] {
             assert_eq!(text.parse::<Mac>().unwrap().to_string(), "02:00:00:aa:bb:cc", "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_address_is_refused_by_name() {
+    fn the_error_of_an_invalid_address_quotes_it() {
         for text in [
             "",
             "02",

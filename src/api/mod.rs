@@ -1,11 +1,12 @@
-//! Words: the Kubernetes and KubeVirt objects as the rules need to read them.
+//! The Kubernetes and KubeVirt objects, with the fields that the rules read.
 //!
-//! Every type here is a *view*. It borrows from the bytes of the request, holds only the fields that some rule
-//! reads, and skips the rest (`managedFields`, status details, …) without allocating. A view is never written back:
-//! an object is changed by patch operations on known paths, so a field of a newer KubeVirt is never lost.
+//! Every type here is a *view*: it borrows from the bytes of the request, holds only the fields that some rule reads,
+//! and skips the rest (`managedFields`, status details, …) without allocating. A view is never written back: patch
+//! operations on known paths change the object, so a field of a newer KubeVirt is never lost.
 //!
-//! `null` means the same as a missing field, as it does to Go's JSON decoder. A mutating webhook sees objects before
-//! the schema is checked, so a field may have any type: that is an error of the view, with a path.
+//! `null` means the same as a missing field, as in Go's JSON decoder. A mutating webhook receives objects before the
+//! API server checks them against the schema, so a field may have any type. A view reports a wrong type with the
+//! field's path.
 
 pub mod cluster;
 mod fields;
@@ -13,9 +14,11 @@ pub mod guest;
 mod json;
 pub mod json_patch;
 pub mod mac;
+pub mod metadata;
 pub mod network;
 pub mod review;
 pub mod vm;
+pub mod vmi;
 
 use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, sync::Arc};
 
@@ -25,20 +28,20 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// A string of the request: borrowed where the JSON text holds it without escapes, owned otherwise.
+/// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
 /// `Cow<str>` alone would be owned inside an `Option` or a `Vec`: serde's `borrow` does not reach through them.
 #[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Text<'a>(Cow<'a, str>);
 
 impl Text<'_> {
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The same text, free of what it borrowed from.
+    /// Returns a copy that borrows nothing.
     #[must_use]
     pub fn to_owned_text(&self) -> Text<'static> {
         Text(Cow::Owned(self.0.clone().into_owned()))
@@ -93,7 +96,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The JSON text of a value, as it stands in the request.
+/// The JSON text of a value, exactly as in the request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct JsonText<'a>(&'a str);
 
@@ -102,9 +105,9 @@ impl<'a> JsonText<'a> {
         self.0
     }
 
-    /// Reads the value, with serde_json where it cannot be read, to say why.
+    /// Reads the value. If that fails, serde_json reads it again to report the reason.
     fn read<T: Deserialize<'a>>(self) -> Result<T, serde_json::Error> {
-        json::read(self.0).or_else(|json::Unreadable| serde_json::from_str(self.0))
+        json::read(self.0).or_else(|json::JsonError| serde_json::from_str(self.0))
     }
 }
 
@@ -119,12 +122,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
                 formatter.write_str("any value")
             }
 
-            /// From our own reader.
+            /// Called by [`json`]'s reader.
             fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
                 Ok(JsonText(text))
             }
 
-            /// From serde_json.
+            /// Called by serde_json.
             fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
                 Ok(JsonText(<&RawValue>::deserialize(deserializer)?.get()))
             }
@@ -134,10 +137,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonText<'a> {
     }
 }
 
-/// Reads a view of an object from its JSON text, with serde_json where it cannot be read, to say why.
+/// Reads a view of an object from its JSON text. If that fails, serde_json reads it again to report the reason.
 ///
 /// # Errors
-/// The field that has another type than the view.
+/// A field has another type than in the view.
 pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, FieldError> {
     if let Ok(JsonObject(object)) = json::read(text) {
         return Ok(object);
@@ -148,16 +151,16 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fi
         .map_err(|error| FieldError { field: error.path().to_string(), message: error.inner().to_string() })
 }
 
-/// A field that has another type than its view.
+/// A field that has another type than in its view.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct FieldError {
-    /// Its path from the object's root.
+    /// The path from the root of the object.
     pub(crate) field: String,
-    /// What was found and what was expected.
+    /// The type that was found, and the expected one.
     pub(crate) message: String,
 }
 
-/// A part of the object that few requests need: skipped when the body is parsed, read on demand.
+/// A field that few requests need: skipped when the body is parsed, read on demand.
 #[derive(Debug)]
 pub struct Lazy<'a, T> {
     text: Option<JsonText<'a>>,
@@ -165,10 +168,10 @@ pub struct Lazy<'a, T> {
 }
 
 impl<'a, T: Deserialize<'a> + Default> Lazy<'a, T> {
-    /// Reads the part; a missing one is `T::default()`.
+    /// Reads the field; a missing one is `T::default()`.
     ///
     /// # Errors
-    /// The JSON text has another shape than `T`.
+    /// The JSON value has another type than `T`.
     pub fn read(&self) -> Result<T, serde_json::Error> {
         match self.text {
             Some(text) => text.read::<Option<T>>().map(Option::unwrap_or_default),
@@ -191,7 +194,8 @@ impl<T> Default for Lazy<'_, T> {
     }
 }
 
-/// Same JSON text. The API server writes object and oldObject with one encoder, so equal values have equal text.
+/// Compares the JSON text. The API server writes object and oldObject with one encoder, so equal values have equal
+/// text.
 impl<T> PartialEq for Lazy<'_, T> {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -204,61 +208,61 @@ impl<'de: 'a, 'a, T> Deserialize<'de> for Lazy<'a, T> {
     }
 }
 
-/// A part of the object of which a patch has to know whether it is written: `null` is not.
+/// A field that also records whether the object has it, which a patch has to know. `null` counts as missing.
 #[derive(Clone, Debug, Default)]
-pub struct Part<T> {
-    part: T,
-    /// Whether the object has it.
-    pub is_written: bool,
+pub struct WithPresence<T> {
+    value: T,
+    /// Whether the object has the field.
+    pub is_present: bool,
 }
 
-/// A part that is not written is worth as much as an empty one.
-impl<T: PartialEq> PartialEq for Part<T> {
+/// A missing field equals an empty one.
+impl<T: PartialEq> PartialEq for WithPresence<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.part == other.part
+        self.value == other.value
     }
 }
 
-impl<T> Deref for Part<T> {
+impl<T> Deref for WithPresence<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.part
+        &self.value
     }
 }
 
-/// A part of the object that the old object may repeat byte for byte, as a heartbeat repeats the spec: then it is not
-/// read twice, and where it is put off for the comparison, not even once.
+/// A field that the old object may repeat byte for byte, as a heartbeat repeats the spec. A repeated field is read once
+/// only, and a deferred one that is repeated is not read at all.
 ///
-/// Until a part that was put off is read, or one that was repeated is taken from the other object, it is empty. The
-/// reader of a request does both, but for a request that changes nothing.
+/// The value is empty until a deferred field is read, or a repeated one is shared from the other object. Reading a
+/// request does both, except if the request changes nothing.
 #[derive(Debug, Default)]
 pub struct Shared<'a, T> {
-    part: Arc<T>,
-    put_off: Option<JsonText<'a>>,
+    value: Arc<T>,
+    deferred: Option<JsonText<'a>>,
     is_repeated: bool,
 }
 
 impl<'a, T: Deserialize<'a>> Shared<'a, T> {
-    /// Reads what was put off.
-    fn read(&mut self) -> Result<(), json::Unreadable> {
-        if let Some(text) = self.put_off.take() {
-            self.part = Arc::new(json::read(text.0)?);
+    /// Reads the value, if it was deferred.
+    fn read(&mut self) -> Result<(), json::JsonError> {
+        if let Some(text) = self.deferred.take() {
+            self.value = Arc::new(json::read(text.0)?);
         }
         Ok(())
     }
 }
 
 impl<T> Shared<'_, T> {
-    /// Whether the other object has the part.
+    /// Whether this object repeats the value of the other one.
     fn is_repeated(&self) -> bool {
         self.is_repeated
     }
 
-    /// Has the part in common with the other object, if it was repeated.
-    fn take_from(&mut self, other: &Self) {
+    /// Takes the value of the other object, if this one repeats it.
+    fn share_from(&mut self, other: &Self) {
         if self.is_repeated {
-            self.part = Arc::clone(&other.part);
+            self.value = Arc::clone(&other.value);
             self.is_repeated = other.is_repeated;
         }
     }
@@ -266,7 +270,7 @@ impl<T> Shared<'_, T> {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { part: Arc::clone(&self.part), ..*self }
+        Self { value: Arc::clone(&self.value), ..*self }
     }
 }
 
@@ -274,22 +278,23 @@ impl<T> Deref for Shared<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.part
+        &self.value
     }
 }
 
 impl<T: PartialEq> PartialEq for Shared<'_, T> {
     fn eq(&self, other: &Self) -> bool {
-        is_same(&*self.part, &*other.part)
+        is_same(&*self.value, &*other.value)
     }
 }
 
-/// Whether two are equal; of one that is shared there is nothing to compare.
+/// Whether two values are equal. A shared value is not compared with itself.
 pub(crate) fn is_same<T: PartialEq>(one: &T, other: &T) -> bool {
     ptr::eq(one, other) || one == other
 }
 
-/// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` is absent.
+/// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` counts as
+/// missing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Present;
 
@@ -299,12 +304,12 @@ impl<'de> Deserialize<'de> for Present {
     }
 }
 
-/// What kind of JSON value a field that nicplug does not know holds.
+/// The kind of JSON value in a field that nicplug does not know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Shape {
     /// `{…}`: may be a network source or an interface binding of a newer KubeVirt.
     Object,
-    /// `null`, a scalar or a list: no source and no binding has this form.
+    /// `null`, a scalar or a list: neither a source nor a binding.
     Other,
 }
 
@@ -357,7 +362,7 @@ where
 
 /// As [`nullable`], for a field that holds an object.
 ///
-/// A derived `Deserialize` would take a JSON list too, field by field in order; no Kubernetes API does.
+/// A derived `Deserialize` also accepts a JSON list, field by field in order. No Kubernetes API does.
 pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -376,7 +381,7 @@ where
     Ok(objects.into_iter().map(|object| object.0).collect())
 }
 
-/// A `T` that is written as a JSON object and as nothing else.
+/// A `T` that must be a JSON object.
 struct JsonObject<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
@@ -411,9 +416,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lazy_part_reads_null_and_missing_as_the_default() {
+    fn a_lazy_field_reads_null_and_missing_as_the_default() {
         #[derive(Deserialize)]
-        struct Parts<'a> {
+        struct Fields<'a> {
             #[serde(borrow, default)]
             first: Lazy<'a, Vec<u8>>,
             #[serde(borrow, default)]
@@ -421,25 +426,25 @@ mod tests {
             #[serde(borrow, default)]
             third: Lazy<'a, Vec<u8>>,
         }
-        let parts: Parts = serde_json::from_str(r#"{"first": [1, 2], "second": null}"#).unwrap();
-        assert_eq!(parts.first.read().unwrap(), [1, 2]);
-        assert!(parts.second.read().unwrap().is_empty());
-        assert!(parts.third.read().unwrap().is_empty());
+        let fields: Fields = serde_json::from_str(r#"{"first": [1, 2], "second": null}"#).unwrap();
+        assert_eq!(fields.first.read().unwrap(), [1, 2]);
+        assert!(fields.second.read().unwrap().is_empty());
+        assert!(fields.third.read().unwrap().is_empty());
     }
 
     #[test]
-    fn a_part_knows_whether_it_is_written() {
+    fn a_field_records_whether_it_is_present() {
         let domain = |text: &'static str| serde_json::from_str::<guest::Domain>(text).map(|domain| domain.devices);
         let [empty, null, missing] =
             [r#"{"devices": {}}"#, r#"{"devices": null}"#, "{}"].map(|text| domain(text).unwrap());
-        assert_eq!([empty.is_written, null.is_written, missing.is_written], [true, false, false]);
+        assert_eq!([empty.is_present, null.is_present, missing.is_present], [true, false, false]);
         assert_eq!(empty, missing);
         assert!(domain(r#"{"devices": []}"#).is_err());
     }
 
     #[test]
-    fn a_field_that_is_there_twice_is_an_error() {
-        let metadata = |text: &str| serde_json::from_str::<vm::Metadata>(text).map(drop);
+    fn a_duplicate_field_is_an_error() {
+        let metadata = |text: &str| serde_json::from_str::<metadata::Metadata>(text).map(drop);
         assert!(metadata(r#"{"name": "a", "uid": "a", "other": 1, "other": 2}"#).is_ok());
         let error = metadata(r#"{"name": "a", "uid": "a", "name": "a"}"#).unwrap_err().to_string();
         assert!(error.starts_with("duplicate field `name`"), "{error}");
@@ -448,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_has_the_shape_of_a_source() {
+    fn only_a_json_object_can_be_a_source() {
         for (text, shape) in
             [("{\"a\":1}", Shape::Object), ("[{}]", Shape::Other), ("null", Shape::Other), ("1.5", Shape::Other)]
         {

@@ -1,7 +1,7 @@
 //! A NIC: an entry of `domain.devices.interfaces[]` and the entry of `networks[]` with the same name.
 //!
-//! Both are read by hand-written visitors, because a field that nicplug does not know has to be seen: an object-valued
-//! one may be a source or a binding of a newer KubeVirt, and then nothing is missing.
+//! Both have hand-written deserializers that also count unknown fields: one with an object as value may be a source or
+//! a binding of a newer KubeVirt, and then neither is missing.
 
 use std::fmt;
 
@@ -15,20 +15,20 @@ use super::{
 /// An entry of `networks[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Network<'a> {
-    /// `name`: empty when it is missing.
+    /// `name`: empty if missing.
     pub name: Text<'a>,
     /// `pod`: the pod's own network.
     pub pod: Option<Present>,
     /// `multus`: a network of a NetworkAttachmentDefinition.
     pub multus: Option<Multus<'a>>,
     /// `resourceClaim`: a network of a DRA device (KubeVirt v1.9, alpha).
-    pub resource_claim: Option<ClaimSource<'a>>,
-    /// How many object-valued fields nicplug does not know: sources of a newer KubeVirt.
+    pub resource_claim: Option<ResourceClaimSource<'a>>,
+    /// The number of unknown fields with an object as value: sources of a newer KubeVirt.
     pub unknown_sources: u8,
 }
 
 impl Network<'_> {
-    /// The names of the sources that are set and that nicplug knows.
+    /// Returns the names of the known sources that are set.
     pub fn sources(&self) -> impl Iterator<Item = &'static str> {
         [
             self.pod.map(|_| "pod"),
@@ -39,13 +39,13 @@ impl Network<'_> {
         .flatten()
     }
 
-    /// Whether the only source it has is one of a newer KubeVirt: nothing can be said of what goes with it.
+    /// Whether its only source is unknown, so that no rule can tell what it allows.
     #[must_use]
-    pub fn is_of_unknown_source(&self) -> bool {
+    pub fn has_unknown_source(&self) -> bool {
         self.unknown_sources > 0 && self.sources().next().is_none()
     }
 
-    /// Whether this is the network that the pod has anyway: `pod`, or the multus network that replaces it.
+    /// Whether this is the default network of the pod: `pod`, or the multus network that replaces it.
     #[must_use]
     pub fn is_default(&self) -> bool {
         self.pod.is_some() || self.multus.as_ref().is_some_and(|multus| multus.default)
@@ -57,7 +57,7 @@ impl Network<'_> {
 pub struct Multus<'a> {
     /// `name` or `namespace/name` of a NetworkAttachmentDefinition.
     pub network_name: Text<'a>,
-    /// Whether the network takes the place of the pod's default network.
+    /// Whether the network replaces the pod's default network.
     pub default: bool,
 }
 
@@ -70,7 +70,7 @@ fields! {
 
 /// `networks[].resourceClaim`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct ClaimSource<'a> {
+pub struct ResourceClaimSource<'a> {
     /// An entry of `resourceClaims[]`.
     pub claim_name: Text<'a>,
     /// A request of that claim.
@@ -78,7 +78,7 @@ pub struct ClaimSource<'a> {
 }
 
 fields! {
-    ClaimSource {
+    ResourceClaimSource {
         "claimName" => claim_name: nullable,
         "requestName" => request_name: nullable,
     }
@@ -87,7 +87,7 @@ fields! {
 /// An entry of `domain.devices.interfaces[]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interface<'a> {
-    /// `name`: empty when it is missing.
+    /// `name`: empty if missing.
     pub name: Text<'a>,
     /// The bindings that are set.
     pub bindings: Bindings<'a>,
@@ -99,9 +99,9 @@ pub struct Interface<'a> {
     pub pci_address: Option<Text<'a>>,
     /// `state`: unset, `absent`, `up` or `down`.
     pub state: Option<Text<'a>>,
-    /// `ports[]`; an empty list is not the same as none, as in KubeVirt.
+    /// `ports[]`; an empty list differs from a missing one, as in KubeVirt.
     pub ports: Option<Vec<Port<'a>>>,
-    /// `portRanges[]` (KubeVirt v1.9, alpha); an empty list is not the same as none.
+    /// `portRanges[]` (KubeVirt v1.9, alpha); an empty list differs from a missing one.
     pub port_ranges: Option<Vec<PortRange<'a>>>,
     /// `dhcpOptions`.
     pub dhcp_options: Option<DhcpOptions<'a>>,
@@ -114,20 +114,20 @@ pub struct Interface<'a> {
 }
 
 impl Interface<'_> {
-    /// Whether `state: absent` asks for its removal from the running guest.
+    /// Whether `state: absent` requests its removal from the running guest.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.state.as_deref() == Some("absent")
     }
 
-    /// The model of the device, which is virtio unless set.
+    /// Returns the model of the device, which is virtio unless set.
     #[must_use]
     pub fn model_or_default(&self) -> &str {
         self.model.as_deref().filter(|model| !model.is_empty()).unwrap_or("virtio")
     }
 }
 
-/// Which bindings an interface has. KubeVirt wants exactly one.
+/// The bindings of an interface. KubeVirt requires exactly one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Bindings<'a> {
     /// `bridge`.
@@ -146,12 +146,12 @@ pub struct Bindings<'a> {
     pub macvtap: Option<Present>,
     /// `passt`, discontinued in KubeVirt v1.3.
     pub passt: Option<Present>,
-    /// How many object-valued fields nicplug does not know: bindings of a newer KubeVirt.
+    /// The number of unknown fields with an object as value: bindings of a newer KubeVirt.
     pub unknown: u8,
 }
 
 impl Bindings<'_> {
-    /// The names of all bindings that are set, in the order of KubeVirt's API; a plugin by its own name.
+    /// Returns the names of all bindings that are set, in the order of KubeVirt's API; a plugin has its own name.
     pub fn names(&self) -> impl Iterator<Item = BindingName<'_>> {
         let set = |present: Option<Present>, name| present.map(|_| BindingName::BuiltIn(name));
         [
@@ -168,34 +168,34 @@ impl Bindings<'_> {
         .flatten()
     }
 
-    /// The names of those bindings that KubeVirt still counts: all but the discontinued ones.
+    /// Returns the names of the bindings that are set and not discontinued.
     pub fn current(&self) -> impl Iterator<Item = BindingName<'_>> {
         self.names().filter(|name| !DISCONTINUED.contains(name))
     }
 
-    /// The names of the discontinued bindings that are set.
+    /// Returns the names of the discontinued bindings that are set.
     pub fn discontinued(&self) -> impl Iterator<Item = BindingName<'_>> {
         self.names().filter(|name| DISCONTINUED.contains(name))
     }
 
-    /// Whether the only binding it has is one of a newer KubeVirt: nothing can be said of what goes with it.
+    /// Whether the only binding is unknown, so that no rule can tell what it supports.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.unknown > 0 && self.names().next().is_none()
     }
 
-    /// Whether nothing at all is set that is, or may be, a binding.
+    /// Whether neither a known nor an unknown binding is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unknown == 0 && self.names().next().is_none()
     }
 }
 
-/// Bindings that KubeVirt refuses for new VMs since v1.3.
+/// Bindings that KubeVirt has refused for new VMs since v1.3.
 const DISCONTINUED: [BindingName; 3] =
     [BindingName::BuiltIn("slirp"), BindingName::BuiltIn("macvtap"), BindingName::BuiltIn("passt")];
 
-/// A binding as a message names it.
+/// The name of a binding in messages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BindingName<'v> {
     /// A field of the interface, such as `masquerade`.
@@ -233,7 +233,7 @@ pub struct Port<'a> {
     pub name: Text<'a>,
     /// TCP (the default) or UDP.
     pub protocol: Text<'a>,
-    /// 1 to 65535; 0 when it is missing.
+    /// 1 to 65535; 0 if missing.
     pub port: i64,
 }
 
@@ -303,7 +303,7 @@ fields! {
 }
 
 impl<'de> Fields<'de> for Network<'de> {
-    const WHAT: &'static str = "a network object";
+    const EXPECTED: &'static str = "a network object";
 
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Text>()? {
@@ -320,7 +320,7 @@ impl<'de> Fields<'de> for Network<'de> {
 }
 
 impl<'de> Fields<'de> for Interface<'de> {
-    const WHAT: &'static str = "an interface object";
+    const EXPECTED: &'static str = "an interface object";
 
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Text>()? {
@@ -379,10 +379,10 @@ fn count_object<'de, A: MapAccess<'de>>(map: &mut A, count: &mut u8) -> Result<(
     Ok(())
 }
 
-/// The identity of a NetworkAttachmentDefinition that a `networkName` means.
+/// The NetworkAttachmentDefinition that a `networkName` refers to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct NadRef<'a> {
-    /// The namespace, which is the VM's own unless `networkName` says another.
+    /// The namespace, which is that of the VM unless `networkName` has one.
     pub namespace: &'a str,
     /// The name.
     pub name: &'a str,

@@ -1,18 +1,17 @@
-//! The objects that a request carries: VirtualMachine, VirtualMachineInstance and the kinds that hold their templates
+//! VirtualMachine and the kinds that hold a template of a VM or VMI, or refer to one
 //! (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`, `pool.kubevirt.io`).
 
-use std::fmt;
-
-use serde::{Deserialize, Deserializer, de::MapAccess};
+use serde::de::MapAccess;
 
 use super::{
-    Part, Present, Shared, Text,
+    Present, Shared, Text,
     fields::{Fields, fields},
-    guest::{Amount, GuestSpec},
+    guest::GuestSpec,
+    metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
 };
 
-/// `VirtualMachine`: the guest's NICs are in its template.
+/// `VirtualMachine`. The guest's NICs are in its template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachine<'a> {
     /// `metadata`.
@@ -32,9 +31,9 @@ fields! {
 }
 
 impl VirtualMachine<'_> {
-    /// Whether an instancetype or a preference adds what the template does not show.
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
     #[must_use]
-    pub fn is_expanded(&self) -> bool {
+    pub fn needs_expansion(&self) -> bool {
         self.spec.instancetype.is_some() || self.spec.preference.is_some()
     }
 }
@@ -42,11 +41,11 @@ impl VirtualMachine<'_> {
 /// `spec` of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineSpec<'a> {
-    /// `template`: what the VirtualMachineInstance is made from.
+    /// `template`: KubeVirt creates the VirtualMachineInstance from it.
     pub template: GuestTemplate<'a>,
-    /// `instancetype`: memory and devices may come from there.
+    /// `instancetype`: may set memory and devices.
     pub instancetype: Option<Present>,
-    /// `preference`: machine type, NIC model and disk bus may come from there.
+    /// `preference`: may set machine type, NIC model and disk bus.
     pub preference: Option<Present>,
 }
 
@@ -61,8 +60,8 @@ fields! {
 /// `status` of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VirtualMachineStatus<'a> {
-    /// `interfaceRequests[]`: what KubeVirt up to 1.0 was asked to add or remove. The API of later versions has no such
-    /// field, and their schema prunes it.
+    /// `interfaceRequests[]`: requests to add or remove NICs, up to KubeVirt 1.0. Later versions have no such field,
+    /// and their schema prunes it.
     pub interface_requests: Vec<InterfaceRequest<'a>>,
 }
 
@@ -72,7 +71,7 @@ fields! {
     }
 }
 
-/// `status.interfaceRequests[]`: one of its two fields is set.
+/// `status.interfaceRequests[]`. One of the two fields is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InterfaceRequest<'a> {
     /// `addInterfaceOptions`.
@@ -88,20 +87,20 @@ fields! {
     }
 }
 
-/// `addInterfaceOptions`, as the NIC that KubeVirt makes of it: `bridge: {}` on a multus network.
+/// `addInterfaceOptions`, as the NIC that KubeVirt creates from it: `bridge: {}` on a multus network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AddInterface<'a> {
-    /// Its interface, of the name that is asked for.
+    /// The interface, with the requested name.
     pub interface: Interface<'a>,
-    /// Its network: `multus.networkName` is the `networkAttachmentDefinitionName`.
+    /// The network: `multus.networkName` is the `networkAttachmentDefinitionName`.
     pub network: Network<'a>,
 }
 
 impl<'de> Fields<'de> for AddInterface<'de> {
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error> {
-        let mut options = AddOptions::default();
+        let mut options = AddInterfaceOptions::default();
         options.fill(map)?;
-        let AddOptions { name, network_name } = options;
+        let AddInterfaceOptions { name, network_name } = options;
         self.interface.bindings = Bindings { bridge: Some(Present), ..Bindings::default() };
         self.interface.name = name.clone();
         self.network.name = name;
@@ -110,15 +109,15 @@ impl<'de> Fields<'de> for AddInterface<'de> {
     }
 }
 
-/// `addInterfaceOptions`, as it is written.
+/// `addInterfaceOptions`, as written.
 #[derive(Default)]
-struct AddOptions<'a> {
+struct AddInterfaceOptions<'a> {
     name: Text<'a>,
     network_name: Text<'a>,
 }
 
 fields! {
-    AddOptions {
+    AddInterfaceOptions {
         "name" => name: nullable,
         "networkAttachmentDefinitionName" => network_name: nullable,
     }
@@ -140,7 +139,7 @@ fields! {
 /// `spec.template`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestTemplate<'a> {
-    /// `metadata`: its annotations become the VirtualMachineInstance's.
+    /// `metadata`: KubeVirt copies its annotations to the VirtualMachineInstance.
     pub metadata: Metadata<'a>,
     /// `spec`.
     pub spec: GuestSpec<'a>,
@@ -153,17 +152,17 @@ fields! {
     }
 }
 
-/// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec that a run was started from.
+/// `ControllerRevision` (`apps/v1`) of a VirtualMachine: the spec from which a VirtualMachineInstance was created.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Revision<'a> {
+pub struct ControllerRevision<'a> {
     /// `metadata`.
     pub metadata: Metadata<'a>,
     /// `data`.
-    pub data: RevisionData<'a>,
+    pub data: ControllerRevisionData<'a>,
 }
 
 fields! {
-    Revision {
+    ControllerRevision {
         "metadata" => metadata: object,
         "data" => data: object,
     }
@@ -171,37 +170,18 @@ fields! {
 
 /// `data` of a ControllerRevision of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RevisionData<'a> {
+pub struct ControllerRevisionData<'a> {
     /// `spec`: of the VirtualMachine.
     pub spec: VirtualMachineSpec<'a>,
 }
 
 fields! {
-    RevisionData {
+    ControllerRevisionData {
         "spec" => spec: object,
     }
 }
 
-/// `VirtualMachineInstance`: one run of a guest.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct VirtualMachineInstance<'a> {
-    /// `metadata`.
-    pub metadata: Part<Metadata<'a>>,
-    /// `spec`.
-    pub spec: Shared<'a, GuestSpec<'a>>,
-    /// `status`.
-    pub status: InstanceStatus<'a>,
-}
-
-fields! {
-    VirtualMachineInstance {
-        "metadata" => metadata: part,
-        "spec" => spec: put_off,
-        "status" => status: object,
-    }
-}
-
-/// `VirtualMachineInstanceReplicaSet`: its template has the form of a VirtualMachine's.
+/// `VirtualMachineInstanceReplicaSet`. Its template has the same type as that of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSet<'a> {
     /// `metadata`.
@@ -230,7 +210,7 @@ fields! {
     }
 }
 
-/// `VirtualMachinePool`: it holds the template of a VirtualMachine.
+/// `VirtualMachinePool`. It holds the template of a VirtualMachine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool<'a> {
     /// `metadata`.
@@ -259,7 +239,7 @@ fields! {
     }
 }
 
-/// `VirtualMachineInstanceMigration`: the wish to move a running guest.
+/// `VirtualMachineInstanceMigration`: a request to migrate a VirtualMachineInstance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Migration<'a> {
     /// `metadata`.
@@ -279,7 +259,7 @@ fields! {
 }
 
 impl Migration<'_> {
-    /// Whether it has come to its end, good or bad.
+    /// Whether the migration has ended, successfully or not.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
@@ -302,273 +282,12 @@ fields! {
 /// `status` of a VirtualMachineInstanceMigration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MigrationStatus<'a> {
-    /// `phase`: `Pending`, …, `Running`, `Succeeded`, `Failed`; empty before the first.
+    /// `phase`: `Pending`, …, `Running`, `Succeeded`, `Failed`; empty at first.
     pub phase: Text<'a>,
 }
 
 fields! {
     MigrationStatus {
         "phase" => phase: nullable,
-    }
-}
-
-/// `metadata` of any object.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata<'a> {
-    /// `name`.
-    pub name: Text<'a>,
-    /// `namespace`.
-    pub namespace: Text<'a>,
-    /// `uid`.
-    pub uid: Text<'a>,
-    /// `annotations`: `None` where a patch has to create the map first.
-    pub annotations: Option<Annotations<'a>>,
-    /// `deletionTimestamp`: set while the object is being deleted.
-    pub deletion_timestamp: Option<Present>,
-    /// `ownerReferences[]`.
-    pub owner_references: Vec<OwnerReference<'a>>,
-}
-
-fields! {
-    Metadata {
-        "name" => name: nullable,
-        "namespace" => namespace: nullable,
-        "uid" => uid: nullable,
-        "annotations" => annotations: optional,
-        "deletionTimestamp" => deletion_timestamp: value,
-        "ownerReferences" => owner_references: objects,
-    }
-}
-
-/// The annotations that nicplug reads; all others are skipped.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Annotations<'a> {
-    /// `nicplug.io/add-interfaces`: NICs that a VM's template is to have.
-    pub add_interfaces: Option<Text<'a>>,
-    /// `nicplug.io/remove-interfaces`: names of NICs that a VM's template is to lose.
-    pub remove_interfaces: Option<Text<'a>>,
-    /// `nicplug.io/apply`: `on-restart` lets a change of a live VM wait for the next restart.
-    pub apply: Option<Text<'a>>,
-    /// `nicplug.io/persist`: names of NICs (or `*`) to mirror into the VM's template.
-    pub persist: Option<Text<'a>>,
-    /// `nicplug.io/reserve-ports`: how many free hotplug ports every boot is to have.
-    pub reserve_ports: Option<Text<'a>>,
-    /// `nicplug.io/boot-slots`: our stamp, what the PCI topology was at boot.
-    pub boot_slots: Option<Text<'a>>,
-    /// `kubevirt.io/pci-interface-slot-count`: how many NIC ports KubeVirt keeps.
-    pub slot_count: Option<Text<'a>>,
-    /// `kubevirt.io/placePCIDevicesOnRootComplex`: `true` leaves no hotplug ports.
-    pub root_complex: Option<Text<'a>>,
-}
-
-fields! {
-    Annotations {
-        "nicplug.io/add-interfaces" => add_interfaces: value,
-        "nicplug.io/remove-interfaces" => remove_interfaces: value,
-        "nicplug.io/apply" => apply: value,
-        "nicplug.io/persist" => persist: value,
-        "nicplug.io/reserve-ports" => reserve_ports: value,
-        "nicplug.io/boot-slots" => boot_slots: value,
-        "kubevirt.io/pci-interface-slot-count" => slot_count: value,
-        "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
-    }
-}
-
-/// `metadata.ownerReferences[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct OwnerReference<'a> {
-    /// `kind`.
-    pub kind: Text<'a>,
-    /// `name`.
-    pub name: Text<'a>,
-    /// `uid`.
-    pub uid: Text<'a>,
-}
-
-fields! {
-    OwnerReference {
-        "kind" => kind: nullable,
-        "name" => name: nullable,
-        "uid" => uid: nullable,
-    }
-}
-
-/// `status` of a VirtualMachineInstance.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct InstanceStatus<'a> {
-    /// `phase`.
-    pub phase: Phase,
-    /// `interfaces[]`: what the guest has in truth.
-    pub interfaces: Vec<InterfaceStatus<'a>>,
-    /// `conditions[]`.
-    pub conditions: Vec<Condition<'a>>,
-    /// `migrationState`: the last or the running live migration.
-    pub migration_state: Option<MigrationState<'a>>,
-    /// `memory`.
-    pub memory: MemoryStatus<'a>,
-    /// `virtualMachineRevisionName`: the ControllerRevision that holds the template of this run.
-    pub virtual_machine_revision_name: Option<Text<'a>>,
-}
-
-fields! {
-    InstanceStatus {
-        "phase" => phase: nullable,
-        "interfaces" => interfaces: objects,
-        "conditions" => conditions: objects,
-        "migrationState" => migration_state: optional,
-        "memory" => memory: object,
-        "virtualMachineRevisionName" => virtual_machine_revision_name: value,
-    }
-}
-
-/// `status.memory` of a VirtualMachineInstance (KubeVirt 1.1 and later).
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MemoryStatus<'a> {
-    /// `guestAtBoot`.
-    pub guest_at_boot: Option<Amount<'a>>,
-    /// `guestRequested`: differs once memory was hotplugged.
-    pub guest_requested: Option<Amount<'a>>,
-}
-
-fields! {
-    MemoryStatus {
-        "guestAtBoot" => guest_at_boot: value,
-        "guestRequested" => guest_requested: value,
-    }
-}
-
-impl MemoryStatus<'_> {
-    /// Whether memory was plugged since the guest booted.
-    #[must_use]
-    pub fn is_hotplugged(&self) -> bool {
-        self.guest_at_boot.is_some() && self.guest_requested.is_some() && self.guest_at_boot != self.guest_requested
-    }
-}
-
-/// `status.phase` of a VirtualMachineInstance.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Phase {
-    /// Set by nobody yet: the object was just made.
-    #[default]
-    Unset,
-    /// Hotplug works.
-    Running,
-    /// The guest has ended: nothing changes any more.
-    Succeeded,
-    /// The guest has ended, or could not go on: nothing changes any more.
-    Failed,
-    /// `Pending`, `Scheduling`, `Scheduled`, `Unknown`, or a phase of a newer KubeVirt.
-    Other(Box<str>),
-}
-
-impl Phase {
-    /// Whether nothing changes any more.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
-    }
-}
-
-impl<'de> Deserialize<'de> for Phase {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Text::deserialize(deserializer)?;
-        Ok(match text.as_str() {
-            "" => Self::Unset,
-            "Running" => Self::Running,
-            "Succeeded" => Self::Succeeded,
-            "Failed" => Self::Failed,
-            other => Self::Other(other.into()),
-        })
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Unset => "not set",
-            Self::Running => "Running",
-            Self::Succeeded => "Succeeded",
-            Self::Failed => "Failed",
-            Self::Other(text) => text,
-        })
-    }
-}
-
-/// `status.interfaces[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct InterfaceStatus<'a> {
-    /// `name`: of the NIC; empty for one that only the guest agent saw.
-    pub name: Text<'a>,
-    /// `infoSource`: comma list of `domain`, `guest-agent`, `multus-status`.
-    pub info_source: Text<'a>,
-    /// `podInterfaceName`.
-    pub pod_interface_name: Text<'a>,
-}
-
-fields! {
-    InterfaceStatus {
-        "name" => name: nullable,
-        "infoSource" => info_source: nullable,
-        "podInterfaceName" => pod_interface_name: nullable,
-    }
-}
-
-impl InterfaceStatus<'_> {
-    /// Whether `source` is among the places that reported this NIC.
-    #[must_use]
-    pub fn is_seen_by(&self, source: &str) -> bool {
-        self.info_source.split(',').any(|entry| entry.trim() == source)
-    }
-}
-
-/// `status.conditions[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Condition<'a> {
-    /// `type`, such as `LiveMigratable`.
-    pub kind: Text<'a>,
-    /// `status`: `True`, `False` or `Unknown`.
-    pub status: Text<'a>,
-    /// `reason`.
-    pub reason: Text<'a>,
-    /// `message`.
-    pub message: Text<'a>,
-}
-
-fields! {
-    Condition {
-        "type" => kind: nullable,
-        "status" => status: nullable,
-        "reason" => reason: nullable,
-        "message" => message: nullable,
-    }
-}
-
-/// `status.migrationState`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct MigrationState<'a> {
-    /// `completed`.
-    pub completed: bool,
-    /// `failed`.
-    pub failed: bool,
-    /// `startTimestamp`.
-    pub start_timestamp: Option<Text<'a>>,
-    /// `endTimestamp`.
-    pub end_timestamp: Option<Text<'a>>,
-}
-
-fields! {
-    MigrationState {
-        "completed" => completed: nullable,
-        "failed" => failed: nullable,
-        "startTimestamp" => start_timestamp: value,
-        "endTimestamp" => end_timestamp: value,
-    }
-}
-
-impl MigrationState<'_> {
-    /// Whether the migration it tells of has started and is not over.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        !self.completed && !self.failed && self.end_timestamp.is_none()
     }
 }

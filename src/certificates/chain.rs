@@ -1,4 +1,4 @@
-//! Certificates as they are stored, and what they say of each other: who signed whom, for whom, and with which key.
+//! Stored certificates and the relations between them: which CA signed which, for which hosts, and with which key.
 
 use std::{fmt::Write, time::Duration};
 
@@ -14,7 +14,7 @@ use rustls::{
 
 use super::{Host, validity::Validity};
 
-/// A certificate and its dates. Two are equal when their bytes are.
+/// A certificate and its dates. Two are equal if their bytes are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
     der: CertificateDer<'static>,
@@ -22,44 +22,44 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// A certificate in DER; `None` when it is none.
+    /// Reads a certificate in DER; `None` if it is not one.
     #[must_use]
     pub fn of(der: CertificateDer<'static>) -> Option<Self> {
         Validity::of(&der).map(|validity| Self { der, validity })
     }
 
-    /// All certificates of a PEM text. Whatever else stands in it is passed over, as the API server does it.
+    /// Reads all certificates of a PEM text. Skips everything else in it, as the API server does.
     #[must_use]
     pub fn all(pem: &[u8]) -> Vec<Self> {
         CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).filter_map(Self::of).collect()
     }
 
-    /// From when until when it is valid.
+    /// Returns its dates.
     #[must_use]
     pub fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// Whether clients may call a server that shows it by this name.
+    /// Whether the certificate is valid for the host.
     #[must_use]
-    pub fn is_for(&self, host: &Host) -> bool {
-        is_for(&self.der, host)
+    pub fn is_valid_for(&self, host: &Host) -> bool {
+        is_valid_for(&self.der, host)
     }
 
-    /// Whether it is a server's, with a signature of this authority. The dates do not matter.
+    /// Whether this is a server certificate with a signature of the CA. The dates are not checked.
     #[must_use]
-    pub fn is_signed_by(&self, authority: &Self) -> bool {
+    pub fn is_signed_by(&self, ca: &Self) -> bool {
         let mut roots = RootCertStore::empty();
         let Ok(certificate) = ParsedCertificate::try_from(&self.der) else { return false };
         let Ok(start) = self.validity.not_before.duration_since(std::time::UNIX_EPOCH) else { return false };
-        // A moment at which it is valid by itself.
+        // A time at which it is valid.
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(start.as_secs()));
         let algorithms = ring::default_provider().signature_verification_algorithms.all;
-        roots.add(authority.der.clone()).is_ok()
+        roots.add(ca.der.clone()).is_ok()
             && verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], moment, algorithms).is_ok()
     }
 
-    /// Whether this key, in PEM, is its own.
+    /// Whether the key, in PEM, belongs to this certificate.
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
         let Ok(key) = PrivateKeyDer::from_pem_slice(key.as_bytes()) else { return false };
@@ -67,8 +67,8 @@ impl Certificate {
     }
 }
 
-/// Whether clients may call a server that shows this certificate by this name.
-pub(crate) fn is_for(certificate: &CertificateDer, host: &Host) -> bool {
+/// Whether a certificate is valid for the host.
+pub(crate) fn is_valid_for(certificate: &CertificateDer, host: &Host) -> bool {
     let (Ok(certificate), Ok(name)) =
         (ParsedCertificate::try_from(certificate), ServerName::try_from(host.to_string()))
     else {
@@ -77,7 +77,7 @@ pub(crate) fn is_for(certificate: &CertificateDer, host: &Host) -> bool {
     verify_server_name(&certificate, &name).is_ok()
 }
 
-/// PEM text of certificates, one after the other.
+/// Returns the certificates as PEM text.
 #[must_use]
 pub fn pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     let mut text = String::new();
@@ -98,10 +98,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::certificates::{Bundle, make};
+    use crate::certificates::{GeneratedCertificates, generate};
 
-    fn bundle() -> Bundle {
-        make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+    fn bundle() -> GeneratedCertificates {
+        generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 
     fn one(pem: &str) -> Certificate {
@@ -109,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_certificates_is_read_as_it_was_written_and_the_rest_is_passed_over() {
+    fn certificates_are_read_as_written_and_other_text_is_skipped() {
         let (one, other) = (bundle(), bundle());
-        let text = format!("# two\n{}{}{}", one.authority, one.authority_key, other.authority);
+        let text = format!("# two\n{}{}{}", one.ca, one.ca_key, other.ca);
         let certificates = Certificate::all(text.as_bytes());
         assert_eq!(certificates.len(), 2);
         assert_eq!(Certificate::all(pem(&certificates).as_bytes()), certificates);
@@ -123,26 +123,26 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_signed_by_its_own_authority_alone_though_all_have_one_name() {
+    fn a_certificate_is_signed_by_its_own_ca_only_although_all_have_one_name() {
         let (ours, theirs) = (bundle(), bundle());
-        assert!(one(&ours.server).is_signed_by(&one(&ours.authority)));
-        assert!(!one(&ours.server).is_signed_by(&one(&theirs.authority)));
-        assert!(!one(&ours.authority).is_signed_by(&one(&ours.authority)), "an authority is no server");
+        assert!(one(&ours.server).is_signed_by(&one(&ours.ca)));
+        assert!(!one(&ours.server).is_signed_by(&one(&theirs.ca)));
+        assert!(!one(&ours.ca).is_signed_by(&one(&ours.ca)), "a CA is not a server certificate");
     }
 
     #[test]
-    fn a_certificate_knows_its_key_and_its_hosts() {
+    fn a_certificate_has_its_key_and_its_hosts() {
         let (ours, theirs) = (bundle(), bundle());
         for (certificate, key, fits) in [
             (&ours.server, ours.server_key.as_str(), true),
-            (&ours.authority, &ours.authority_key, true),
+            (&ours.ca, &ours.ca_key, true),
             (&ours.server, &theirs.server_key, false),
-            (&ours.authority, &ours.server_key, false),
+            (&ours.ca, &ours.server_key, false),
             (&ours.server, "", false),
         ] {
             assert_eq!(one(certificate).has_key(key), fits);
         }
-        assert!(one(&ours.server).is_for(&"localhost".parse().unwrap()));
-        assert!(!one(&ours.server).is_for(&"elsewhere".parse().unwrap()));
+        assert!(one(&ours.server).is_valid_for(&"localhost".parse().unwrap()));
+        assert!(!one(&ours.server).is_valid_for(&"elsewhere".parse().unwrap()));
     }
 }

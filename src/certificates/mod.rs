@@ -1,7 +1,6 @@
-//! A certificate authority and the server certificates that it signs, made in memory.
+//! Creates a CA and the server certificates that it signs, in memory.
 //!
-//! For development, for the demo, and for clusters without an issuer of their own. Nothing here knows what time it is:
-//! that is told.
+//! For development, for the demo, and for clusters without their own issuer. The caller passes the current time.
 
 pub mod chain;
 pub mod renewal;
@@ -18,20 +17,25 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
-/// Validity of the authority: ten years.
-pub const AUTHORITY_LIFETIME: Duration = days(3650);
-/// Validity of the server certificate: one year.
+/// The lifetime of the CA: ten years.
+pub const CA_LIFETIME: Duration = days(3650);
+/// The lifetime of the server certificate: one year.
 pub const SERVER_LIFETIME: Duration = days(365);
 
-/// How far dates begin in the past, since the clock of whoever checks them may be late.
-const BACK_DATED: Duration = Duration::from_mins(5);
+/// The subject of every CA, and so the issuer of every server certificate. It must never change: a new server
+/// certificate may be signed with the key of a CA that an older version created, and the names of the two have to
+/// match.
+const CA_NAME: &str = "nicplug authority";
 
-/// A name or an address that a client may call the server by.
+/// How far `notBefore` lies in the past, because the clock of a client may be slow.
+const BACKDATE: Duration = Duration::from_mins(5);
+
+/// A DNS name or an IP address by which clients call the server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Host(SanType);
 
 impl Host {
-    /// The hosts of a server on this machine: `localhost`, `127.0.0.1` and `::1`.
+    /// Returns the hosts of a server on this machine: `localhost`, `127.0.0.1` and `::1`.
     ///
     /// # Errors
     /// Never in practice: `localhost` is a valid name.
@@ -48,7 +52,7 @@ impl fmt::Display for Host {
         match &self.0 {
             SanType::IpAddress(address) => address.fmt(formatter),
             SanType::DnsName(name) => name.as_str().fmt(formatter),
-            // Nothing makes one of another kind.
+            // No constructor creates another kind.
             _ => Ok(()),
         }
     }
@@ -76,81 +80,71 @@ fn is_label(label: &str) -> bool {
     fits && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// An authority and a server pair, in PEM.
-pub struct Bundle {
-    /// The certificate of the authority.
-    pub authority: String,
-    /// The key of the authority.
-    pub authority_key: String,
+/// A CA and a server certificate with their keys, in PEM.
+pub struct GeneratedCertificates {
+    /// The certificate of the CA.
+    pub ca: String,
+    /// The key of the CA.
+    pub ca_key: String,
     /// The certificate of the server.
     pub server: String,
     /// The key of the server.
     pub server_key: String,
 }
 
-/// Makes a new authority and a server certificate for `hosts`, valid from (a little before) `now`.
+/// Creates a CA and a server certificate for `hosts`, valid from slightly before `now`.
 ///
 /// # Errors
-/// There is no randomness to be had, or `now` is beyond the dates that a certificate can hold.
-pub fn make(hosts: &[Host], now: SystemTime) -> Result<Bundle, CertificateError> {
-    let authority = Pem::authority(now, now + AUTHORITY_LIFETIME)?;
-    let server = Pem::server(hosts, now, now + SERVER_LIFETIME, &authority.key)?;
-    Ok(Bundle {
-        authority: authority.certificate,
-        authority_key: authority.key,
-        server: server.certificate,
-        server_key: server.key,
-    })
+/// There is no source of randomness, or `now` is beyond the dates that a certificate can hold.
+pub fn generate(hosts: &[Host], now: SystemTime) -> Result<GeneratedCertificates, CertificateError> {
+    let ca = CertificateAndKey::ca(now, now + CA_LIFETIME)?;
+    let server = CertificateAndKey::server(hosts, now, now + SERVER_LIFETIME, &ca.key)?;
+    Ok(GeneratedCertificates { ca: ca.certificate, ca_key: ca.key, server: server.certificate, server_key: server.key })
 }
 
-/// A certificate and its key, in PEM. Not to be printed.
-pub struct Pem {
+/// A certificate and its key, in PEM. Has no `Debug`, so that the key does not get into a log.
+pub struct CertificateAndKey {
     /// The certificate.
     pub certificate: String,
     /// Its key.
     pub key: String,
 }
 
-impl Pem {
-    /// Makes a new authority, valid from (a little before) `now` until `end`.
+impl CertificateAndKey {
+    /// Creates a CA, valid from slightly before `now` until `end`.
     ///
     /// # Errors
-    /// As [`make`].
-    pub fn authority(now: SystemTime, end: SystemTime) -> Result<Self, CertificateError> {
-        let authority = CertifiedIssuer::self_signed(valid(authority(), now, end), KeyPair::generate()?)?;
-        Ok(Self { certificate: authority.pem(), key: authority.key().serialize_pem() })
+    /// As [`generate`].
+    pub fn ca(now: SystemTime, end: SystemTime) -> Result<Self, CertificateError> {
+        let ca = CertifiedIssuer::self_signed(with_dates(ca_params(), now, end), KeyPair::generate()?)?;
+        Ok(Self { certificate: ca.pem(), key: ca.key().serialize_pem() })
     }
 
-    /// Makes a server certificate that is signed by the authority with this key.
+    /// Creates a server certificate that is signed by the CA with this key.
     ///
     /// # Errors
-    /// As [`make`], or `authority_key` is no key in PEM.
-    pub fn server(
-        hosts: &[Host],
-        now: SystemTime,
-        end: SystemTime,
-        authority_key: &str,
-    ) -> Result<Self, CertificateError> {
-        // All authorities have one name: the rest of what a signature takes from them is in their key.
-        let issuer = Issuer::new(authority(), KeyPair::from_pem(authority_key)?);
+    /// As [`generate`], or `ca_key` is not a key in PEM.
+    pub fn server(hosts: &[Host], now: SystemTime, end: SystemTime, ca_key: &str) -> Result<Self, CertificateError> {
+        // All CAs have the same name, so their key is all that signing needs.
+        let issuer = Issuer::new(ca_params(), KeyPair::from_pem(ca_key)?);
         let key = KeyPair::generate()?;
-        let certificate = valid(server(hosts), now, end).signed_by(&key, &issuer)?;
+        let certificate = with_dates(server_params(hosts), now, end).signed_by(&key, &issuer)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
-fn authority() -> CertificateParams {
+fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named("nicplug authority");
-    // It signs servers and nothing else, above all no further authorities.
+    params.distinguished_name = distinguished_name(CA_NAME);
+    // It may sign server certificates only, and no other CA.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
 
-fn server(hosts: &[Host]) -> CertificateParams {
+fn server_params(hosts: &[Host]) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named("nicplug");
+    params.distinguished_name = distinguished_name("nicplug");
     params.subject_alt_names = hosts.iter().map(|host| host.0.clone()).collect();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -159,14 +153,14 @@ fn server(hosts: &[Host]) -> CertificateParams {
     params
 }
 
-fn named(name: &str) -> DistinguishedName {
+fn distinguished_name(name: &str) -> DistinguishedName {
     let mut names = DistinguishedName::new();
     names.push(DnType::CommonName, name);
     names
 }
 
-fn valid(mut params: CertificateParams, now: SystemTime, end: SystemTime) -> CertificateParams {
-    params.not_before = (now - BACK_DATED).into();
+fn with_dates(mut params: CertificateParams, now: SystemTime, end: SystemTime) -> CertificateParams {
+    params.not_before = (now - BACKDATE).into();
     params.not_after = end.into();
     params
 }
@@ -175,15 +169,15 @@ const fn days(count: u64) -> Duration {
     Duration::from_hours(24 * count)
 }
 
-/// Why no certificate was made.
+/// The reason why a certificate was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A host that is neither an address nor a DNS name.
-    #[error("{0:?} is no host: write a DNS name such as nicplug.nicplug.svc, or an IP address")]
+    /// The host is neither an IP address nor a DNS name.
+    #[error("{0:?} is not a host; write a DNS name such as nicplug.nicplug.svc, or an IP address")]
     Host(String),
-    /// The certificate or its key could not be made.
-    #[error("cannot make a certificate")]
-    Make(#[from] rcgen::Error),
+    /// The certificate or its key could not be created.
+    #[error("cannot create a certificate")]
+    Create(#[from] rcgen::Error),
 }
 
 #[cfg(test)]
@@ -203,9 +197,9 @@ mod tests {
     #[test]
     fn every_bundle_has_keys_of_its_own() {
         let hosts = Host::local().unwrap();
-        let (one, other) = (make(&hosts, SystemTime::now()).unwrap(), make(&hosts, SystemTime::now()).unwrap());
+        let (one, other) = (generate(&hosts, SystemTime::now()).unwrap(), generate(&hosts, SystemTime::now()).unwrap());
         assert_ne!(one.server_key, other.server_key);
-        assert_ne!(one.authority_key, other.authority_key);
-        assert_ne!(one.authority_key, one.server_key);
+        assert_ne!(one.ca_key, other.ca_key);
+        assert_ne!(one.ca_key, one.server_key);
     }
 }

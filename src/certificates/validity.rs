@@ -1,6 +1,6 @@
-//! From when until when a certificate is valid, and how much of that life is over.
+//! The dates of a certificate, and the phase of its lifetime.
 //!
-//! The dates are read from the certificate itself (DER, RFC 5280 section 4.1): nothing else of it is looked at here.
+//! The dates are read from the certificate itself (DER, RFC 5280 section 4.1). Nothing else of it is read here.
 
 use std::{
     fmt,
@@ -12,23 +12,23 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 /// The dates of a certificate, both included.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Validity {
-    /// Before this it is not valid yet.
+    /// The certificate is not valid before.
     pub not_before: SystemTime,
-    /// After this it has expired.
+    /// The certificate is not valid after.
     pub not_after: SystemTime,
 }
 
 impl Validity {
-    /// Reads the dates of an X.509 certificate in DER; `None` when it is none.
+    /// Reads the dates of an X.509 certificate in DER; `None` if it is not one.
     #[must_use]
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let (_, certificate) = element(SEQUENCE, certificate)?;
         let (_, mut fields) = element(SEQUENCE, certificate)?;
-        // The version is left out where it is 1.
+        // The version is missing if it is 1.
         if let Some((rest, _)) = element(VERSION, fields) {
             fields = rest;
         }
-        // Serial number, algorithm, issuer: what they hold does not matter.
+        // Serial number, algorithm and issuer are skipped.
         for tag in [INTEGER, SEQUENCE, SEQUENCE] {
             (fields, _) = element(tag, fields)?;
         }
@@ -38,24 +38,24 @@ impl Validity {
         Some(Self { not_before, not_after })
     }
 
-    /// Where in its life a certificate is.
+    /// Returns the phase of the lifetime.
     #[must_use]
-    pub fn stage(&self, now: SystemTime) -> Stage {
+    pub fn phase(&self, now: SystemTime) -> ValidityPhase {
         if now < self.not_before {
-            Stage::Early
+            ValidityPhase::NotYetValid
         } else if now > self.not_after {
-            Stage::Expired
+            ValidityPhase::Expired
         } else if now >= self.after(5, 6) {
-            Stage::Late
+            ValidityPhase::RenewalOverdue
         } else if now >= self.after(2, 3) {
-            Stage::Due
+            ValidityPhase::RenewalDue
         } else {
-            Stage::Fresh
+            ValidityPhase::Fresh
         }
     }
 
-    /// When `part` of `whole` equal parts of its life are over. Shares and no days: a certificate of one day and one of
-    /// ten years are looked after in the same way.
+    /// Returns the time at which `part` of `whole` equal parts of the lifetime are over. Fractions instead of days, so
+    /// that a certificate of one day and one of ten years are treated alike.
     #[must_use]
     pub fn after(&self, part: u32, whole: u32) -> SystemTime {
         let life = self.not_after.duration_since(self.not_before).unwrap_or(Duration::ZERO);
@@ -69,28 +69,26 @@ impl fmt::Display for Validity {
     }
 }
 
-/// A stage in the life of a certificate.
+/// A phase in the lifetime of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Stage {
+pub enum ValidityPhase {
     /// It is not valid yet.
-    Early,
-    /// It is valid, and nothing has to be done.
+    NotYetValid,
+    /// It is valid, and needs no renewal.
     Fresh,
-    /// It is valid, and to be renewed: two thirds of its life are over.
-    Due,
-    /// It is valid, and should have been renewed: half of the time for it has passed in vain.
-    Late,
-    /// It is not valid any more.
+    /// It is valid and due for renewal: two thirds of its lifetime are over.
+    RenewalDue,
+    /// It is valid, but the renewal is overdue: half of the time for it has passed.
+    RenewalOverdue,
+    /// It is no longer valid.
     Expired,
 }
 
-/// A moment as it is written in messages, such as `2027-02-24T10:00:00Z`.
+/// Returns a time for messages, such as `2027-02-24T10:00:00Z`.
 #[must_use]
 pub fn date(moment: SystemTime) -> String {
-    Timestamp::try_from(moment).map_or_else(
-        |_| "a date that no calendar has".to_owned(),
-        |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    )
+    Timestamp::try_from(moment)
+        .map_or_else(|_| "an impossible date".to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 const INTEGER: u8 = 0x02;
@@ -100,7 +98,7 @@ const SEQUENCE: u8 = 0x30;
 /// `[0]`, explicit.
 const VERSION: u8 = 0xa0;
 
-/// Reads one element of DER: gives what follows it, and its content. `None` when `bytes` do not begin with a whole
+/// Reads one DER element. Returns the bytes after it and its content; `None` if `bytes` do not begin with a complete
 /// element of this tag.
 fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&[found, length], rest) = bytes.split_first_chunk::<2>()?;
@@ -109,7 +107,7 @@ fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let (length, rest) = match length {
         0..=0x7f => (usize::from(length), rest),
-        // So many bytes of length follow; a certificate has no part of 4 GiB and more.
+        // The length follows in so many bytes. No certificate has a part of 4 GiB or more.
         0x81..=0x84 => {
             let (length, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
             (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
@@ -120,7 +118,8 @@ fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((rest, content))
 }
 
-/// Reads a date (RFC 5280, section 4.1.2.5: always in UTC, always with seconds), and gives what follows it.
+/// Reads a date (RFC 5280, section 4.1.2.5: always in UTC, always with seconds). Returns the bytes after it and the
+/// date.
 fn time(bytes: &[u8]) -> Option<(&[u8], SystemTime)> {
     let (rest, year, digits) = if let Some((rest, text)) = element(UTC_TIME, bytes) {
         let (year, digits) = text.split_at_checked(2)?;
@@ -135,7 +134,8 @@ fn time(bytes: &[u8]) -> Option<(&[u8], SystemTime)> {
     let mut fields = digits.chunks(2).map(|field| number(field).and_then(|field| i8::try_from(field).ok()));
     let mut field = || fields.next().flatten();
     let civil = DateTime::new(year, field()?, field()?, field()?, field()?, field()?, 0).ok()?;
-    // The end of the year 9999 says "for ever" (RFC 5280, section 4.1.2.5), and is a few hours after the last timestamp.
+    // The end of the year 9999 means "no expiry" (RFC 5280, section 4.1.2.5). It is a few hours after the last
+    // timestamp.
     let moment = TimeZone::UTC.to_timestamp(civil).unwrap_or(Timestamp::MAX);
     Some((rest, moment.into()))
 }
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn the_dates_of_a_certificate_are_read_in_both_of_their_spellings() {
-        // Up to 2049 two digits of the year are written, from 2050 on four.
+    fn the_dates_of_a_certificate_are_read_in_both_formats() {
+        // Up to 2049 the year has two digits, from 2050 on four.
         for (from, until, text) in [
             ((2026, 11, 25), (2027, 2, 23), "valid from 2026-11-25T00:00:00Z until 2027-02-23T00:00:00Z"),
             ((1999, 12, 31), (2049, 12, 31), "valid from 1999-12-31T00:00:00Z until 2049-12-31T00:00:00Z"),
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_a_date_too() {
+    fn the_date_without_expiry_is_read() {
         let der = [&[GENERALIZED_TIME, 15][..], b"99991231235959Z"].concat();
         assert_eq!(time(&der).unwrap().1, SystemTime::from(Timestamp::MAX));
     }
 
     #[test]
-    fn what_is_no_date_is_refused() {
+    fn other_text_is_not_a_date() {
         for text in ["", "2612012500", "26130125000000Z", "261301000000Z", "26110100000aZ", "261101000000+0100"] {
             let der = [&[UTC_TIME, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
             assert!(time(&der).is_none(), "{text}");
@@ -188,34 +188,34 @@ mod tests {
     }
 
     #[test]
-    fn the_stages_of_a_life_are_shares_of_it_however_long_it_is() {
+    fn the_phases_are_fractions_of_any_lifetime() {
         let start = SystemTime::UNIX_EPOCH;
         for life in [Duration::from_mins(3), Duration::from_hours(24), Duration::from_hours(24 * 3650)] {
             let validity = Validity { not_before: start + life, not_after: start + 2 * life };
             let second = Duration::from_secs(1);
-            for (now, stage) in [
-                (start + life - second, Stage::Early),
-                (start + life, Stage::Fresh),
-                (validity.after(2, 3) - second, Stage::Fresh),
-                (validity.after(2, 3), Stage::Due),
-                (validity.after(5, 6) - second, Stage::Due),
-                (validity.after(5, 6), Stage::Late),
-                (start + 2 * life, Stage::Late),
-                (start + 2 * life + second, Stage::Expired),
+            for (now, phase) in [
+                (start + life - second, ValidityPhase::NotYetValid),
+                (start + life, ValidityPhase::Fresh),
+                (validity.after(2, 3) - second, ValidityPhase::Fresh),
+                (validity.after(2, 3), ValidityPhase::RenewalDue),
+                (validity.after(5, 6) - second, ValidityPhase::RenewalDue),
+                (validity.after(5, 6), ValidityPhase::RenewalOverdue),
+                (start + 2 * life, ValidityPhase::RenewalOverdue),
+                (start + 2 * life + second, ValidityPhase::Expired),
             ] {
-                assert_eq!(validity.stage(now), stage, "{life:?} {}", date(now));
+                assert_eq!(validity.phase(now), phase, "{life:?} {}", date(now));
             }
         }
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_read_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Validity::of(&bytes);
         }
 
         #[test]
-        fn a_certificate_that_is_cut_off_or_altered_is_read_or_refused(cut in 0_usize..400, at in 0_usize..60, to: u8) {
+        fn a_truncated_or_altered_certificate_is_read_or_rejected(cut in 0_usize..400, at in 0_usize..60, to: u8) {
             let mut der = certificate((2026, 1, 1), (2027, 1, 1));
             der[at] = to;
             der.truncate(cut);

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::certificates::{self, Bundle, Host};
+use crate::certificates::{self, GeneratedCertificates, Host};
 
 /// Create a CA and a server certificate.
 ///
@@ -38,7 +38,7 @@ impl CertsArgs {
     /// Unless `force` is set, nothing is written if one of the files exists.
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let hosts = if self.hosts.is_empty() { Host::local()? } else { self.hosts };
-        let bundle = certificates::make(&hosts, SystemTime::now())?;
+        let bundle = certificates::generate(&hosts, SystemTime::now())?;
         let files = files(&bundle);
         if !self.force {
             refuse_to_overwrite(&self.dir, &files)?;
@@ -64,16 +64,16 @@ struct File<'a> {
     purpose: &'static str,
 }
 
-fn files(bundle: &Bundle) -> [File<'_>; 4] {
+fn files(bundle: &GeneratedCertificates) -> [File<'_>; 4] {
     let file = |name, text, mode, purpose| File { name, text, mode, purpose };
     [
         file(
             "ca.crt",
-            &bundle.authority,
+            &bundle.ca,
             0o644,
             "CA certificate, for the caBundle of the webhook configurations (valid ten years)",
         ),
-        file("ca.key", &bundle.authority_key, 0o600, "key of the CA; do not copy it to the server"),
+        file("ca.key", &bundle.ca_key, 0o600, "key of the CA; do not copy it to the server"),
         file("tls.crt", &bundle.server, 0o644, "server certificate (valid one year)"),
         file("tls.key", &bundle.server_key, 0o600, "key of the server"),
     ]

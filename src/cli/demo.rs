@@ -53,20 +53,20 @@ impl DemoArgs {
 }
 
 async fn run(once: bool) -> anyhow::Result<()> {
-    let bundle = certificates::make(&Host::local()?, SystemTime::now())?;
+    let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
     let facts = CurrentFacts::default();
     let config = Config::new(CertKeyPair::try_from(&bundle)?.into());
     let server = Server::bind(config, Reviewer::new(Arc::new(facts.clone()), Settings::default())).await?;
     let address = server.local_addr();
     let (stop, stopped) = oneshot::channel::<()>();
-    let (hurry, hurried) = oneshot::channel::<()>();
+    let (force, forced) = oneshot::channel::<()>();
     let ended = |signal: oneshot::Receiver<()>| async {
         let _ = signal.await;
     };
-    let running = tokio::spawn(server.run_until(ended(stopped), ended(hurried)));
+    let running = tokio::spawn(server.run_until(ended(stopped), ended(forced)));
 
     let printer = Printer::for_stdout();
-    let client = Client::new(address, &bundle.authority)?;
+    let client = Client::new(address, &bundle.ca)?;
     print(&Printer::introduction(&address))?;
     let steps = steps::steps()?;
     for (number, step) in steps.iter().enumerate() {
@@ -80,7 +80,7 @@ async fn run(once: bool) -> anyhow::Result<()> {
         signal::ctrl_c().await.context("cannot receive signals")?;
     }
     // Only this program is connected, so the server can end at once.
-    drop((stop, hurry));
+    drop((stop, force));
     running.await.context("the server task failed")
 }
 

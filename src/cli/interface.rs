@@ -220,9 +220,9 @@ impl Command<'_> {
         }
     }
 
-    fn print_verdict(&self, edit: &Edit, gaps: &[FetchError]) -> anyhow::Result<()> {
+    fn print_verdict(&self, edit: &Edit, errors: &[FetchError]) -> anyhow::Result<()> {
         if edit.is_needed() {
-            self.print_skipped_checks(gaps)?;
+            self.print_skipped_checks(errors)?;
         }
         for warning in &edit.verdict.warnings {
             self.console.warn(warning)?;
@@ -238,15 +238,15 @@ impl Command<'_> {
 
     /// Prints which objects could not be read. Most users have permission for a part of the cluster only, so all
     /// objects without permission are on one line.
-    fn print_skipped_checks(&self, gaps: &[FetchError]) -> anyhow::Result<()> {
+    fn print_skipped_checks(&self, errors: &[FetchError]) -> anyhow::Result<()> {
         let (forbidden, others): (Vec<&FetchError>, Vec<&FetchError>) =
-            gaps.iter().partition(|gap| gap.reason.is_forbidden());
-        let forbidden: Vec<String> = forbidden.iter().map(|gap| gap.path.to_string()).collect();
+            errors.iter().partition(|error| error.reason.is_forbidden());
+        let forbidden: Vec<String> = forbidden.iter().map(|error| error.path.to_string()).collect();
         if !forbidden.is_empty() {
             self.console.note(&format!("Checks skipped, no permission to read: {}", forbidden.join(", ")))?;
         }
-        for gap in others {
-            self.console.note(&format!("Checks skipped, cannot read {gap}"))?;
+        for error in others {
+            self.console.note(&format!("Checks skipped, cannot read {error}"))?;
         }
         Ok(())
     }
@@ -284,7 +284,7 @@ impl Command<'_> {
         let nic = self.request.nic();
         match self.request {
             _ if edit.is_needed() => {}
-            EditRequest::Add(_) => self.console.info(&format!("{nic:?} exists already"))?,
+            EditRequest::Add(_) => self.console.info(&format!("{nic:?} already exists"))?,
             EditRequest::Remove(_) => self.console.info(&format!("{nic:?} does not exist"))?,
         }
         Ok(())

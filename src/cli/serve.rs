@@ -54,8 +54,8 @@ const ACTIVATION_INTERVAL: Duration = Duration::from_millis(500);
 /// unit (512KiB, 8MiB).
 ///
 /// SIGTERM or SIGINT starts the shutdown: /readyz fails at once; for the time of --drain-grace the server accepts new
-/// connections, and closes each connection after its response. Then it closes idle connections, and exits with status 0
-/// when all requests are answered.
+/// connections, and closes each connection after its response. Then it closes idle connections, waits for the others
+/// until --drain-deadline, and exits with status 0.
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -153,7 +153,7 @@ impl ServeArgs {
         let runtime = runtime.context("cannot start the runtime")?;
         runtime.block_on(async {
             tokio::spawn(log.follow().context("cannot receive signals")?);
-            let (shutdown, hurry) = signals().context("cannot receive signals")?;
+            let (shutdown, force_shutdown) = signals().context("cannot receive signals")?;
             let Source { facts, watches, persist } = self.source.open(&self.persist).await?;
             let queue = watches
                 .as_ref()
@@ -178,7 +178,7 @@ impl ServeArgs {
                 // Another replica can lead while this one still answers its last requests.
                 leader_tasks.iter_mut().for_each(LeaderTask::stop);
             };
-            server.run_until(shutdown, hurry).await;
+            server.run_until(shutdown, force_shutdown).await;
             for task in leader_tasks {
                 task.join().await;
             }
@@ -218,7 +218,7 @@ fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (first, shutdown) = oneshot::channel();
-    let (second, hurry) = oneshot::channel();
+    let (second, force_shutdown) = oneshot::channel();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
         // The receivers are gone if the server has ended.
@@ -226,7 +226,7 @@ fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = 
         either(&mut terminate, &mut interrupt).await;
         let _ = second.send(());
     });
-    Ok((received(shutdown), received(hurry)))
+    Ok((received(shutdown), received(force_shutdown)))
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

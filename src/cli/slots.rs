@@ -18,14 +18,14 @@ use serde_json::Value;
 
 use self::view::BusView;
 use crate::{
-    api::vm::{VirtualMachine, VirtualMachineInstance},
+    api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
         files,
         manifests::{self, Manifest},
     },
     facts::KubeVirt,
     kubevirt::{NEWEST_KNOWN, Version},
-    pci::{self, Picture, Placement},
+    pci::{BusLayout, PciOptions},
 };
 
 /// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
@@ -77,15 +77,15 @@ impl SlotsArgs {
 }
 
 fn show(guest: &Manifest, kinds: &KubeVirt, version: Version, format: Format) -> anyhow::Result<String> {
-    let (picture, mut notes) = draw(guest, kinds, version)?;
-    notes.extend(picture.notes.iter().map(ToString::to_string));
+    let (layout, mut notes) = draw(guest, kinds, version)?;
+    notes.extend(layout.notes.iter().map(ToString::to_string));
     if version.is_newer_than_known() {
         notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
     }
-    let view = BusView::new(&title(guest), &picture, version, notes);
+    let view = BusView::new(&title(guest), &layout, version, notes);
     match format {
         Format::Text => Ok(text::render(&view)),
-        Format::Json => json::render(&picture, version, &view.notes),
+        Format::Json => json::render(&layout, version, &view.notes),
         Format::Svg => Ok(svg::render(&view)),
     }
 }
@@ -120,14 +120,14 @@ fn read(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(Picture, Vec<String>)> {
+fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
     let text = guest.object.to_string();
     let pointer = if guest.kind() == "VirtualMachine" { "/spec/template/metadata" } else { "/metadata" };
     let annotations = guest.object.pointer(pointer).and_then(|metadata| metadata.get("annotations"));
-    let placement = Placement::of(|key| annotations?.get(key)?.as_str());
+    let placement = PciOptions::of(|key| annotations?.get(key)?.as_str());
     if guest.kind() == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
-        return Ok((pci::picture(&vmi.spec, &placement, kinds, version)?, Vec::new()));
+        return Ok((BusLayout::of(&vmi.spec, &placement, kinds, version)?, Vec::new()));
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
     let mut notes = Vec::new();
@@ -138,7 +138,7 @@ fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<
             notes.push(format!("spec.{field} is set: nicplug does not read it, and it may change memory and devices"));
         }
     }
-    Ok((pci::picture(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
+    Ok((BusLayout::of(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The store that watches write and requests read.
 //!
-//! A request holds the lock for some microseconds, to copy the facts that it needs. A watch parses before it locks, and an
-//! object whose facts are unchanged, as after nearly every heartbeat, takes only the read lock.
+//! A request holds the lock for some microseconds, to copy the facts that it needs. A watch parses before it locks, and
+//! an object whose facts are unchanged, as after nearly every heartbeat, takes only the read lock.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -135,7 +135,7 @@ impl Cache {
     /// Requests the ControllerRevision of a guest if its port budget depends on it, so that the next request has it.
     fn want_revision(&self, namespace: &str, facts: &Facts) {
         let Fact::Known(vmi) = &facts.vmi else { return };
-        let needs = vmi.is_live() && vmi.boot.stamp == Stamp::None && facts.revision == Fact::Unknown;
+        let needs = vmi.is_live() && vmi.boot.stamp == Stamp::Missing && facts.revision == Fact::Unknown;
         if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
             // If the queue is full, the next request tries again.
             let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));

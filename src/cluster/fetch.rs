@@ -13,7 +13,7 @@ use super::store::{
     projection::{KUBEVIRT_NODE, MULTUS_CONFIG},
 };
 use crate::{
-    api::{network::NadRef, vm::VirtualMachineInstance},
+    api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
     k8s::{
         api_error::ApiError,
@@ -170,7 +170,7 @@ impl Fetched {
 /// A read in progress.
 type Read<'c> = BoxFuture<'c, Vec<Fetched>>;
 
-/// Returns the reads of a plan. The KubeVirt resource is first, since it tells which devices a guest has.
+/// Returns the reads of a plan. The KubeVirt resource is first, since it defines the types of devices of a guest.
 fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     let FetchPlan { namespace, guest, networks, .. } = plan;
     let all = |path, params| list(client, path, params).map(|fetched| vec![fetched]).boxed();
@@ -294,7 +294,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::review::{self, Reading},
+        api::review::{self, ParsedRequest},
         facts::{Fact, FactSource, Facts, attachment::InPlace},
     };
 
@@ -382,7 +382,7 @@ mod tests {
         });
         let client = Client::new(service, "default");
         let text = change.to_string();
-        let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        let ParsedRequest::Valid(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
         let fetched = fetch_facts(&client, &FetchPlan::of(&change), TIMEOUT).await;
         let urls = requested.lock().unwrap().clone();
@@ -499,7 +499,7 @@ mod tests {
         })
         .await;
         assert_eq!((nad(&facts, "nett"), errors.len()), (Fact::Absent, 0));
-        assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).instead.as_deref(), Some("demo/net"));
+        assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).suggestion.as_deref(), Some("demo/net"));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Facts from manifests on disk, for commands without a cluster and for tests.
 //!
-//! The files describe a complete cluster: an object that they lack does not exist. Only a KubeVirt resource must exist, so
-//! without one it is unknown.
+//! The files describe a complete cluster: an object that they lack does not exist. Only a KubeVirt resource must exist,
+//! so without one it is unknown.
 
 use std::{
     fs, io,

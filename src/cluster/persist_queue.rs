@@ -1,7 +1,8 @@
-//! The objects that ask to persist NICs into a VM's template: the watches add and remove them, the reconciler takes them.
+//! The objects that ask to persist NICs into a VM's template: the watches add and remove them, the reconciler takes
+//! them.
 //!
-//! The queue holds only names. The reconciler reads the objects from the API server, so an entry too many costs two reads
-//! and does no harm.
+//! The queue holds only names. The reconciler reads the objects from the API server, so an entry too many costs two
+//! reads and does no harm.
 
 use std::{
     collections::BTreeSet,
@@ -74,8 +75,8 @@ struct Objects {
 }
 
 impl PersistQueue {
-    /// Notes whether an object asks: at each change, and `false` when it is deleted. An object that asks is due again after
-    /// each change: a NIC may have come after the annotation.
+    /// Notes whether an object asks: at each change, and `false` when it is deleted. An object that asks is due again
+    /// after each change: a NIC may have come after the annotation.
     pub fn set(&self, object: ObjectRef, asks: bool) {
         let mut objects = self.lock();
         if asks {
@@ -116,7 +117,8 @@ impl PersistQueue {
         self.shared.has_due.notify_one();
     }
 
-    /// Waits for the next object that is due and takes it. Dropping the future loses no object. Only one caller may wait.
+    /// Waits for the next object that is due and takes it. Dropping the future loses no object. Only one caller may
+    /// wait.
     pub async fn next(&self) -> ObjectRef {
         loop {
             if let Some(object) = self.lock().due.pop_first() {

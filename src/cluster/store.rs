@@ -19,10 +19,10 @@ use self::{
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
-    facts::{Fact, Isolation, KubeVirt, attachment::Daemon, nad::Nad},
+    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad},
     k8s::{Key, kind::Kind},
     pci::Devices,
-    settings::overrides::Annotated,
+    settings::overrides::ParsedOverrides,
 };
 
 /// All facts of one cluster. An object in the store is known. Any other object is absent if its kind is synced or if it
@@ -35,11 +35,11 @@ pub struct Store {
     guests: Guests,
     nads: Listing<Arc<Nad>>,
     /// The namespace isolation of each ConfigMap of Multus.
-    isolations: Listing<Fact<Arc<Isolation>>>,
+    isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
     /// The DaemonSets that attach NICs.
-    daemons: Listing<Daemon>,
+    daemons: Listing<AttachmentDaemon>,
     /// The annotations of namespaces that change the enforcement of rules.
-    overrides: Listing<Arc<Annotated>>,
+    overrides: Listing<Arc<ParsedOverrides>>,
     /// Whether KubeVirt has labelled the node.
     nodes: Listing<bool>,
     labelled_nodes: usize,
@@ -47,7 +47,7 @@ pub struct Store {
     migrations: Listing<Arc<str>>,
     /// The devices of the templates from which guests were started.
     revisions: Listing<Arc<Devices>>,
-    /// The JSON text of objects with devices whose type only the KubeVirt resource tells: read again when that changes.
+    /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.
     persist_queue: PersistQueue,
@@ -70,8 +70,8 @@ impl Store {
         store
     }
 
-    /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object of
-    /// the kind that is not in the store does not exist.
+    /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
+    /// of the kind that is not in the store does not exist.
     pub fn finish_sync(&mut self, kind: Kind) {
         for (namespace, name) in self.not_seen(kind) {
             self.remove(kind, &namespace, &name);
@@ -217,7 +217,7 @@ impl Store {
         }
     }
 
-    /// Returns the KubeVirt resource that tells the types of devices; an empty one if it is unknown.
+    /// Returns the KubeVirt resource, which defines the types of devices; an empty one if it is unknown.
     pub(super) fn device_kinds(&self) -> Arc<KubeVirt> {
         self.kubevirt.known().map(Arc::clone).unwrap_or_default()
     }
@@ -232,12 +232,12 @@ impl Store {
             Projected::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
             Projected::Vmi(new) => {
                 self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
-                    && self.asks_to_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
+                    && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
             }
             Projected::KubeVirt(kubevirt) => contains_arc(&self.kubevirts, key, kubevirt),
             Projected::Vm(new) => {
                 self.guests.contains_vm(namespace, name, &new.vm, &new.macs)
-                    && self.asks_to_persist(|| ObjectRef::vm(namespace, name)) == new.asks
+                    && self.requests_persist(|| ObjectRef::vm(namespace, name)) == new.asks
             }
             Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
             Projected::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
@@ -258,7 +258,7 @@ impl Store {
     pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
         let kind = projection.kind();
         if let Some(text) = projection.dependent_text()
-            && !self.device_kinds().names_the_same_devices(kinds)
+            && !self.device_kinds().registers_same_devices(kinds)
             && let Ok(current) = Projection::read(kind, text, &self.device_kinds())
         {
             return self.upsert_current(kind, current);
@@ -293,7 +293,7 @@ impl Store {
             // It exists, and does not show the devices.
             Projected::Revision(None) => self.mark_absent(kind, namespace, name),
             Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
-                self.remove(kind, namespace, name)
+                self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
         }
@@ -311,7 +311,7 @@ impl Store {
     }
 
     /// Whether an object asks to persist NICs.
-    fn asks_to_persist(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
+    fn requests_persist(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
         !self.persist_queue.is_empty() && self.persist_queue.contains(&object_ref())
     }
 
@@ -347,7 +347,7 @@ impl Store {
         let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
         self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
         let now = self.device_kinds();
-        if before.names_the_same_devices(&now) {
+        if before.registers_same_devices(&now) {
             return;
         }
         for ((kind, _), text) in self.dependent.clone() {
@@ -416,7 +416,7 @@ mod tests {
         ] {
             let found = store.find_nad(NadRef { namespace: "demo", name });
             assert_eq!(found.nad.known().is_some(), exists, "{name}");
-            assert_eq!(found.instead.as_deref(), instead, "{name}");
+            assert_eq!(found.suggestion.as_deref(), instead, "{name}");
         }
         let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
@@ -425,7 +425,10 @@ mod tests {
     #[test]
     fn only_namespaces_that_change_the_enforcement_are_kept() {
         let mut store = Store::complete();
-        let namespace = |annotations: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo", "annotations": annotations}});
+        let namespace = |annotations: Value| {
+            json!({"apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "demo", "annotations": annotations}})
+        };
         let asked = |text: &str| Fact::Known(Arc::new(Overrides::parse(text)));
         for (annotations, expected) in [
             (Value::Null, Fact::Absent),
@@ -630,7 +633,7 @@ mod tests {
         store.insert(&vmi).unwrap();
         let notes = |store: &Store| {
             let vmi = store.vmi("demo", "vm");
-            vmi.known().and_then(|vmi| vmi.boot.now.as_ref()).map(|devices| devices.notes.len())
+            vmi.known().and_then(|vmi| vmi.boot.current_devices.as_ref()).map(|devices| devices.notes.len())
         };
         assert_eq!(notes(&store), Some(1));
         let devices = json!({"pciHostDevices": [{"resourceName": "example.com/gpu"}]});

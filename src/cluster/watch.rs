@@ -57,11 +57,11 @@ pub const KINDS: [Kind; 9] = [
 /// The times and sizes of watches.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// Objects in one page of a list. A page is in memory twice while it is read: 250 objects of 8 KiB take 4 MiB, little
-    /// beside the facts of a large cluster, and 100,000 objects take 400 requests.
+    /// Objects in one page of a list. A page is in memory twice while it is read: 250 objects of 8 KiB take 4 MiB,
+    /// little beside the facts of a large cluster, and 100,000 objects take 400 requests.
     pub page: u32,
-    /// How long the API server is asked to keep a watch open; each watch asks for up to a fifth less, so that they do not
-    /// all restart together.
+    /// How long the API server is asked to keep a watch open; each watch asks for up to a fifth less, so that they do
+    /// not all restart together.
     pub watch: Duration,
     /// How long a watch may bring no event before it is restarted: bookmarks come about every minute.
     pub idle_timeout: Duration,
@@ -104,9 +104,9 @@ impl Watches {
         let statuses = WatchStatuses::default();
         let mut tasks = JoinSet::new();
         for status in statuses.iter() {
-            let list_watch = ListWatch::new(client.clone(), status.kind, tuning);
+            let source = ListWatch::new(client.clone(), status.kind, tuning);
             let (status, cache) = (Arc::clone(status), Arc::clone(&cache));
-            tasks.spawn(Watch { list_watch, status, cache, tuning: tuning.clone() }.run());
+            tasks.spawn(Watch { source, status, cache, tuning: tuning.clone() }.run());
         }
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
         Self { client: client.clone(), cache, statuses, _tasks: tasks }
@@ -139,7 +139,7 @@ impl fmt::Debug for Watches {
 
 /// The watch of one kind.
 struct Watch {
-    list_watch: ListWatch,
+    source: ListWatch,
     status: Arc<WatchStatus>,
     cache: Arc<Cache>,
     tuning: Tuning,
@@ -173,7 +173,7 @@ impl Watch {
                 // The time of the watch was over. A watch that ends at once each time must wait before a restart.
                 Ok(()) if is_alive && start.elapsed() > self.tuning.retry_delays.first => continue,
                 Ok(()) => {}
-                Err(error) => self.note_error(error, &mut cursor),
+                Err(error) => self.note_error(&error, &mut cursor),
             }
             sleep(backoff.next_delay()).await;
         }
@@ -185,7 +185,7 @@ impl Watch {
             self.list(cursor).await?;
         }
         let Some(resource_version) = &cursor.resource_version else { return Ok(()) };
-        let mut events = self.list_watch.watch(resource_version).await?;
+        let mut events = self.source.watch(resource_version).await?;
         // Not before the watch is open: facts that cannot be watched would become outdated unnoticed.
         if std::mem::take(&mut cursor.is_listed) {
             self.cache.finish_sync(self.kind());
@@ -210,7 +210,7 @@ impl Watch {
     async fn list(&self, cursor: &mut Cursor) -> Result<(), ApiError> {
         self.cache.begin_sync(self.kind());
         cursor.is_listed = false;
-        let mut pages = self.list_watch.list();
+        let mut pages = self.source.list();
         while let Some(page) = pages.next().await? {
             self.status.touch();
             page.for_each(|text| self.apply(text))?;
@@ -248,15 +248,16 @@ impl Watch {
         let version = self.cache.read().kubevirt().known().and_then(|kubevirt| kubevirt.version);
         match version {
             Some(version) if version.is_newer_than_known() => {
-                tracing::warn!(%version, newest_known = %NEWEST_KNOWN, "KubeVirt is newer than nicplug knows: the rules of the newest known version apply");
+                let newest_known = NEWEST_KNOWN;
+                tracing::warn!(%version, %newest_known, "KubeVirt is newer than nicplug knows: using the newest known");
             }
             Some(version) => tracing::info!(%version, "KubeVirt"),
             None => tracing::warn!("the version of KubeVirt is unknown: rules that depend on it deny nothing"),
         }
     }
 
-    fn note_error(&self, error: ApiError, cursor: &mut Cursor) {
-        let watch_error = WatchError::from(&error);
+    fn note_error(&self, error: &ApiError, cursor: &mut Cursor) {
+        let watch_error = WatchError::from(error);
         self.status.count_error(watch_error);
         let message = error.to_string();
         self.status.enter(match watch_error {
@@ -438,8 +439,8 @@ mod tests {
             let tuning = Tuning { page: 2, ..Tuning::default() };
             let cache = Arc::new(Cache::new(Store::default()).0);
             let status = Arc::clone(WatchStatuses::default().of(KIND).unwrap());
-            let list_watch = ListWatch::new(server.client(), KIND, &tuning);
-            let watch = Watch { list_watch, status: Arc::clone(&status), cache: Arc::clone(&cache), tuning };
+            let source = ListWatch::new(server.client(), KIND, &tuning);
+            let watch = Watch { source, status: Arc::clone(&status), cache: Arc::clone(&cache), tuning };
             Self { server, cache, status, watch: watch.run().boxed() }
         }
 

@@ -1,9 +1,10 @@
 //! Self-signed certificates in the cluster: one Secret, and the `caBundle`s of nicplug's webhooks.
 //!
-//! Every replica watches the Secret and both webhook configurations through the API, since a volume with the Secret would
-//! be a minute behind, and serves the certificate of the Secret as soon as all webhooks trust it. Only the leader writes.
-//! [`crate::certificates::renewal`] decides the next step; this module performs it, one write at a time. Each write names
-//! the resource version on which the step was decided, so of two leaders one gets a conflict and decides again.
+//! Every replica watches the Secret and both webhook configurations through the API, since a volume with the Secret
+//! would be a minute behind, and serves the certificate of the Secret as soon as all webhooks trust it. Only the leader
+//! writes. [`crate::certificates::renewal`] decides the next step; this module performs it, one write at a time. Each
+//! write names the resource version on which the step was decided, so of two leaders one gets a conflict and decides
+//! again.
 
 mod objects;
 
@@ -23,11 +24,11 @@ use tokio::sync::watch;
 use self::objects::{RenewalError, WebhookConfiguration};
 use crate::{
     certificates::{
-        Pem,
+        CertificateAndKey,
         chain::Certificate,
         renewal::{
-            self, Plan, Settling, Step, Stored, Trust, may_show, next_step, with_new_authority, with_new_server,
-            without_expired,
+            self, CaBundle, CaPropagation, CertificatePlan, Step, StoredCertificates, may_serve, next_step,
+            with_new_ca, with_new_server_certificate, without_expired_cas,
         },
         validity::date,
     },
@@ -50,7 +51,7 @@ pub struct ObjectNames {
 #[derive(Clone, Default)]
 pub struct ServingCert {
     /// The certificate and its key; `None` until the webhooks trust one.
-    pub pair: Option<Arc<Pem>>,
+    pub pair: Option<Arc<CertificateAndKey>>,
     /// Why the certificate of the Secret is not served.
     pub error: Option<String>,
     /// When the CA that signs now expires.
@@ -75,12 +76,12 @@ impl Observed {
         !is_unknown.contains(&true)
     }
 
-    fn stored(&self) -> Stored {
+    fn stored(&self) -> StoredCertificates {
         self.secret.known().map(objects::stored).unwrap_or_default()
     }
 
     /// Returns which CAs each webhook trusts. A configuration that does not exist has no webhooks.
-    fn trust(&self) -> Vec<Trust> {
+    fn trust(&self) -> Vec<CaBundle> {
         let configurations = [&self.validating, &self.mutating].into_iter().filter_map(Fact::known);
         configurations.flat_map(|configuration| configuration.trust.clone()).collect()
     }
@@ -90,7 +91,7 @@ impl Observed {
 pub struct CertificateController {
     client: Client,
     names: ObjectNames,
-    plan: Plan,
+    plan: CertificatePlan,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     observed: watch::Sender<Observed>,
     serving: watch::Sender<ServingCert>,
@@ -101,7 +102,7 @@ impl CertificateController {
     pub fn new(
         client: Client,
         names: ObjectNames,
-        plan: Plan,
+        plan: CertificatePlan,
         clock: impl Fn() -> SystemTime + Send + Sync + 'static,
     ) -> Self {
         let error = Some("the Secret has not been read yet".to_owned());
@@ -138,7 +139,9 @@ impl CertificateController {
                 Some(change) = validating.next() => {
                     self.observe(change, |observed, found| observed.validating = fact(found))
                 }
-                Some(change) = mutating.next() => self.observe(change, |observed, found| observed.mutating = fact(found)),
+                Some(change) = mutating.next() => {
+                    self.observe(change, |observed, found| observed.mutating = fact(found))
+                }
                 else => future::pending().await,
             };
             self.update_serving_cert(error.as_deref());
@@ -169,15 +172,16 @@ impl CertificateController {
         }
         let (stored, trust) = (observed.stored(), observed.trust());
         let now = (self.clock)();
-        let authority = Certificate::all(stored.authorities.as_bytes()).into_iter().next();
+        let authority = Certificate::all(stored.cas.as_bytes()).into_iter().next();
         let ca_not_after = authority.map(|authority| authority.validity().not_after);
-        let may_serve = may_show(&self.plan, &stored, &trust, self.serves(&trust, now), now);
+        let may_serve = may_serve(&self.plan, &stored, &trust, self.handshake_succeeds(&trust, now), now);
         self.serving.send_if_modified(|serving| {
             let before = (serving.pair.clone(), serving.error.take(), serving.ca_not_after);
             serving.ca_not_after = ca_not_after;
             match may_serve {
                 Ok(()) if serving.pair.as_ref().is_none_or(|pair| pair.certificate != stored.server) => {
-                    serving.pair = Some(Arc::new(Pem { certificate: stored.server, key: stored.server_key }));
+                    serving.pair =
+                        Some(Arc::new(CertificateAndKey { certificate: stored.server, key: stored.server_key }));
                 }
                 Ok(()) => {}
                 Err(reason) => serving.error = Some(reason.to_owned()),
@@ -188,20 +192,20 @@ impl CertificateController {
     }
 
     /// Whether the webhooks accept the certificate that is served now.
-    fn serves(&self, trust: &[Trust], now: SystemTime) -> bool {
+    fn handshake_succeeds(&self, trust: &[CaBundle], now: SystemTime) -> bool {
         let pair = self.serving.borrow().pair.clone();
         let shown = pair.and_then(|pair| Certificate::all(pair.certificate.as_bytes()).into_iter().next());
-        shown.is_some_and(|shown| renewal::serves(&shown, trust, now))
+        shown.is_some_and(|shown| renewal::handshake_succeeds(&shown, trust, now))
     }
 
     /// Performs the steps of the renewal, after each change of an object and at each tick. Only the leader runs this.
     pub async fn lead(&self, ticks: impl Stream<Item = ()>) -> Infallible {
         let mut ticks = pin!(ticks);
-        let mut changes = self.observed.subscribe();
-        let mut settling = Settling::default();
+        let mut objects = self.observed.subscribe();
+        let mut settling = CaPropagation::default();
         let mut log_once = LogOnce::default();
         loop {
-            let observed = changes.borrow_and_update().clone();
+            let observed = objects.borrow_and_update().clone();
             if observed.is_complete() {
                 let error = match self.step(&observed, &mut settling).await {
                     // After a conflict the watch brings the new state.
@@ -213,19 +217,19 @@ impl CertificateController {
                 }
             }
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { future::pending().await },
+                changed = objects.changed() => if changed.is_err() { future::pending().await },
                 tick = ticks.next() => if tick.is_none() { future::pending().await },
             }
         }
     }
 
-    async fn step(&self, observed: &Observed, settling: &mut Settling) -> Result<(), RenewalError> {
+    async fn step(&self, observed: &Observed, settling: &mut CaPropagation) -> Result<(), RenewalError> {
         let now = (self.clock)();
         let (stored, trust) = (observed.stored(), observed.trust());
-        match next_step(&self.plan, &stored, &trust, settling, self.serves(&trust, now), now) {
-            Step::Authority(reason) => {
+        match next_step(&self.plan, &stored, &trust, settling, self.handshake_succeeds(&trust, now), now) {
+            Step::CreateCa(reason) => {
                 tracing::info!(reason, "creating a CA");
-                self.store(observed, &with_new_authority(&self.plan, &stored, now)?).await
+                self.store(observed, &with_new_ca(&self.plan, &stored, now)?).await
             }
             Step::Publish => {
                 if let Fact::Known(found) = &observed.validating {
@@ -236,19 +240,19 @@ impl CertificateController {
                 }
                 Ok(())
             }
-            Step::Server(reason) => {
+            Step::CreateServerCertificate(reason) => {
                 tracing::info!(reason, "creating a serving certificate");
-                self.store(observed, &with_new_server(&self.plan, &stored, now)?).await
+                self.store(observed, &with_new_server_certificate(&self.plan, &stored, now)?).await
             }
-            Step::Prune => self.store(observed, &without_expired(&stored, now)).await,
-            Step::Rest(until) => {
+            Step::Prune => self.store(observed, &without_expired_cas(&stored, now)).await,
+            Step::Wait(until) => {
                 tracing::debug!(until = date(until), "the certificates are current");
                 Ok(())
             }
         }
     }
 
-    async fn store(&self, observed: &Observed, stored: &Stored) -> Result<(), RenewalError> {
+    async fn store(&self, observed: &Observed, stored: &StoredCertificates) -> Result<(), RenewalError> {
         let ObjectNames { namespace, secret, .. } = &self.names;
         objects::store(&self.client, namespace, secret, observed.secret.known(), stored).await
     }
@@ -258,7 +262,7 @@ fn fact<T: Into<U>, U>(object: Option<T>) -> Fact<U> {
     object.map_or(Fact::Absent, |object| Fact::Known(object.into()))
 }
 
-fn is_same_pair(one: Option<&Arc<Pem>>, other: Option<&Arc<Pem>>) -> bool {
+fn is_same_pair(one: Option<&Arc<CertificateAndKey>>, other: Option<&Arc<CertificateAndKey>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,

@@ -1,9 +1,9 @@
 //! Leader election among replicas with a Lease (`coordination.k8s.io/v1`), as in client-go.
 //!
-//! The leader's work is a future that is dropped as soon as another replica has taken the Lease, or could have taken it.
-//! The same task checks the time before each poll of the work, so the work stops even if the API server does not answer.
-//! A request that the work has sent may still arrive afterwards, and after a Lease is deleted by hand two replicas may
-//! lead for a short time; the work must do no harm in both cases.
+//! The leader's work is a future that is dropped as soon as another replica has taken the Lease, or could have taken
+//! it. The same task checks the time before each poll of the work, so the work stops even if the API server does not
+//! answer. A request that the work has sent may still arrive afterwards, and after a Lease is deleted by hand two
+//! replicas may lead for a short time; the work must do no harm in both cases.
 
 mod lease;
 
@@ -62,8 +62,8 @@ impl LeaderElector {
         }
     }
 
-    /// Returns whether this replica leads, as a value that changes. It is for display only: work that only one replica may
-    /// do belongs into [`run`](Self::run).
+    /// Returns whether this replica leads, as a value that changes. It is for display only: work that only one replica
+    /// may do belongs into [`run`](Self::run).
     #[must_use]
     pub fn is_leader(&self) -> watch::Receiver<bool> {
         self.is_leader.subscribe()
@@ -204,8 +204,8 @@ impl LeaderElector {
     }
 }
 
-/// Waits until a time. Polled after that time, it ends at once even if the timer has not fired: the leader's work is polled
-/// after this future.
+/// Waits until a time. Polled after that time, it ends at once even if the timer has not fired: the leader's work is
+/// polled after this future.
 async fn reached(end: Instant) {
     let mut sleep = pin!(time::sleep_until(end.into()));
     future::poll_fn(|context| if Instant::now() >= end { Poll::Ready(()) } else { sleep.as_mut().poll(context) }).await;

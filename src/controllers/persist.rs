@@ -1,9 +1,9 @@
 //! The reconciler that persists NICs of running guests into the templates of their VMs. The steps come from
 //! [`annotations::persist`](crate::annotations::persist); this module carries them out.
 //!
-//! Only the leader reconciles, and a second leader would do no harm: every write is a JSON patch that applies only to the
-//! object that was read. Every failure is retried: a conflict at once and then more slowly, a refusal rarely, and while
-//! the API server is unavailable without limit.
+//! Only the leader reconciles, and a second leader would do no harm: every write is a JSON patch that applies only to
+//! the object that was read. Every failure is retried: a conflict at once and then more slowly, a refusal rarely, and
+//! while the API server is unavailable without limit.
 
 mod client;
 mod reconcile;

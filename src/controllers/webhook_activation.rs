@@ -1,15 +1,15 @@
 //! Activates the webhooks: lets the API server call them once a replica can answer.
 //!
-//! The webhooks are registered before any replica runs, and with the failure policy `Fail` the API server would deny every
-//! change of a virtual machine until then. Therefore their match condition asks the API server's authorizer whether a
-//! service account may `call` the `webhooks` of `nicplug.io`. That account does not exist, and the permission allows
-//! nothing else. A RoleBinding grants it. The RoleBinding is installed without a subject; the first replica that is ready
-//! and an endpoint of the Service writes the account into it. The installed manifest has no such field, so tools that
-//! compare manifest and object find no difference. The subject stays: the API server then calls the webhooks even if no
-//! replica is left.
+//! The webhooks are registered before any replica runs, and with the failure policy `Fail` the API server would deny
+//! every change of a virtual machine until then. Therefore their match condition asks the API server's authorizer
+//! whether a service account may `call` the `webhooks` of `nicplug.io`. That account does not exist, and the permission
+//! allows nothing else. A RoleBinding grants it. The RoleBinding is installed without a subject; the first replica that
+//! is ready and an endpoint of the Service writes the account into it. The installed manifest has no such field, so
+//! tools that compare manifest and object find no difference. The subject stays: the API server then calls the webhooks
+//! even if no replica is left.
 //!
-//! Kubernetes lets a client grant only permissions that it has itself. Therefore nicplug has this permission too, and needs
-//! no permission for the verb `bind`.
+//! Kubernetes lets a client grant only permissions that it has itself. Therefore nicplug has this permission too, and
+//! needs no permission for the verb `bind`.
 
 use std::{convert::Infallible, future, pin::pin};
 
@@ -83,8 +83,8 @@ impl WebhookActivation {
         self.activation.subscribe()
     }
 
-    /// Watches the RoleBinding. If its subject is missing, writes it as soon as `is_ready` returns true at a tick and the
-    /// Service has a ready endpoint.
+    /// Watches the RoleBinding. If its subject is missing, writes it as soon as `is_ready` returns true at a tick and
+    /// the Service has a ready endpoint.
     pub async fn run(&self, is_ready: impl Fn() -> bool, ticks: impl Stream<Item = ()>) -> Infallible {
         let ObjectNames { namespace, binding, .. } = &self.names;
         let bindings = Api::namespaced(self.client.clone(), namespace);

@@ -1,54 +1,53 @@
-//! How a NIC can reach a pod that runs already: what the DaemonSets of Multus and of its dynamic-networks controller
-//! show.
+//! How a NIC can be attached to a running pod, read from the DaemonSets of Multus and its dynamic-networks controller.
 //!
-//! Neither name nor label nor image alone tells what a DaemonSet is: thick and thin Multus have one name and the same
-//! labels, and builders of their own use other images. So the command decides, then labels, then the image.
+//! Neither name nor labels nor image alone identify a DaemonSet: thick and thin Multus have the same name and labels,
+//! and custom builds have other images. So the command decides first, then the labels, then the image.
 
 use crate::api::cluster::{Container, DaemonSet};
 
-/// The two things that have to be there to attach a NIC in place.
+/// The two components that attaching a NIC in place requires.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Attachment {
     /// Whether a NIC can be attached to a running pod.
     pub in_place: InPlace,
-    /// Whether Multus runs as a daemon that others can ask, and not as a mere binary on the node.
+    /// Whether Multus runs as a daemon with an API, and not only as a binary on each node.
     pub has_thick_multus: bool,
 }
 
 /// Whether a NIC can be attached to a running pod.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum InPlace {
-    /// The dynamic-networks controller is ready on every node.
+    /// Yes: the dynamic-networks controller is ready on every node.
     Yes,
-    /// It is ready on some nodes.
-    Perhaps {
-        /// On how many.
+    /// Only on nodes where the controller is ready.
+    SomeNodes {
+        /// The number of nodes on which it is ready.
         ready: u32,
-        /// On how many it should be.
+        /// The number of nodes on which it should be ready.
         desired: u32,
     },
-    /// There is none, or it is ready nowhere.
+    /// No: there is no controller, or it is not ready on any node.
     No,
 }
 
-/// What a DaemonSet does for attachments, and on how many nodes.
+/// A DaemonSet that takes part in attaching NICs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Daemon {
+pub struct AttachmentDaemon {
     /// Whether it is the dynamic-networks controller.
     pub is_controller: bool,
-    /// Whether it is Multus as a daemon.
+    /// Whether it is thick Multus.
     pub is_thick_multus: bool,
-    /// Nodes on which it is ready.
+    /// The number of nodes on which it is ready.
     pub ready: u32,
-    /// Nodes on which it should be.
+    /// The number of nodes on which it should be ready.
     pub desired: u32,
 }
 
 impl Attachment {
-    /// What all DaemonSets of a cluster come to. The readiness probe of the controller asks Multus' socket, so a ready
-    /// controller means a thick Multus.
+    /// Combines all DaemonSets of a cluster. The readiness probe of the controller calls Multus' socket, so a ready
+    /// controller implies a thick Multus.
     #[must_use]
-    pub fn of<'d>(daemons: impl Iterator<Item = &'d Daemon>) -> Self {
+    pub fn of<'d>(daemons: impl Iterator<Item = &'d AttachmentDaemon>) -> Self {
         let (mut ready, mut desired, mut has_thick_multus) = (0_u32, 0_u32, false);
         for daemon in daemons {
             has_thick_multus |= daemon.is_thick_multus;
@@ -59,15 +58,15 @@ impl Attachment {
         }
         let in_place = match ready {
             0 => InPlace::No,
-            ready if ready < desired => InPlace::Perhaps { ready, desired },
+            ready if ready < desired => InPlace::SomeNodes { ready, desired },
             _ => InPlace::Yes,
         };
         Self { in_place, has_thick_multus: has_thick_multus || ready > 0 }
     }
 }
 
-impl Daemon {
-    /// What a DaemonSet does; `None` when it has no part in attachments.
+impl AttachmentDaemon {
+    /// Reads a DaemonSet; `None` if it takes no part in attaching NICs.
     #[must_use]
     pub fn of(daemon_set: &DaemonSet) -> Option<Self> {
         let roles: Vec<Role> = daemon_set
@@ -88,7 +87,7 @@ impl Daemon {
     }
 }
 
-/// What a container is.
+/// The role of a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Role {
     Controller,
@@ -96,9 +95,9 @@ enum Role {
     ThinMultus,
 }
 
-/// By the programs that command and arguments name, in a script too.
+/// Returns the role by the programs in command and arguments, also inside a script.
 fn by_command(container: &Container) -> Option<Role> {
-    let words = container.command.iter().chain(&container.args).flat_map(|text| text.split(is_no_part_of_a_path));
+    let words = container.command.iter().chain(&container.args).flat_map(|text| text.split(ends_a_path));
     words.map(last_element).find_map(|program| match program {
         "multus-daemon" => Some(Role::ThickMultus),
         "thin_entrypoint" => Some(Role::ThinMultus),
@@ -107,7 +106,7 @@ fn by_command(container: &Container) -> Option<Role> {
     })
 }
 
-fn is_no_part_of_a_path(letter: char) -> bool {
+fn ends_a_path(letter: char) -> bool {
     letter.is_whitespace() || ['"', '\'', ';', '&', '|', '(', ')', '`'].contains(&letter)
 }
 
@@ -115,7 +114,8 @@ fn last_element(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// By labels, which tell thick and thin not apart, else by the image of a container that runs the image's own program.
+/// Returns the role by labels, or else by the image of a container without a command. The tag of the image tells thick
+/// from thin Multus, because both have the same labels.
 fn by_labels(daemon_set: &DaemonSet, container: &Container) -> Option<Role> {
     const KEYS: [&str; 5] = ["app", "name", "app.kubernetes.io/name", "k8s-app", "app.kubernetes.io/component"];
     let (image, tag) = split_image(&container.image);
@@ -135,7 +135,7 @@ fn is_controller(name: &str) -> bool {
     name.ends_with("dynamic-networks-controller")
 }
 
-/// Whether a label or an image is Multus itself, and none of the many things that carry its name.
+/// Whether a label or an image name is Multus itself, and not another component with a similar name.
 fn is_multus(name: &str) -> bool {
     const NAMES: [&str; 5] = ["multus", "multus-cni", "multus-thick", "kube-multus", "kube-multus-ds"];
     NAMES.iter().any(|known| {
@@ -144,7 +144,7 @@ fn is_multus(name: &str) -> bool {
     })
 }
 
-/// The last path element of an image and its tag, without a digest.
+/// Returns the last path element of an image and its tag, without the digest.
 fn split_image(image: &str) -> (&str, &str) {
     let image = image.split_once('@').map_or(image, |(image, _)| image);
     last_element(image).split_once(':').unwrap_or((last_element(image), ""))
@@ -156,11 +156,11 @@ mod tests {
 
     use super::*;
 
-    fn daemon(labels: &Value, container: &Value) -> Option<Daemon> {
+    fn daemon(labels: &Value, container: &Value) -> Option<AttachmentDaemon> {
         let object = json!({"metadata": {"labels": labels},
             "spec": {"template": {"spec": {"containers": [container]}}},
             "status": {"numberReady": 1, "desiredNumberScheduled": 2}});
-        Daemon::of(&serde_json::from_value(object).unwrap())
+        AttachmentDaemon::of(&serde_json::from_value(object).unwrap())
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_then_the_image_decide_where_no_command_tells() {
+    fn labels_and_then_the_image_decide_without_a_known_command() {
         let image = |image: &str| json!({"image": image});
         for (labels, container, expected) in [
             (json!({"app": "multus"}), image("x/multus-cni:snapshot-thick"), Some((false, true))),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_carries_the_name_is_neither() {
+    fn components_with_a_similar_name_are_ignored() {
         for name in [
             "multus-additional-cni-plugins",
             "network-metrics-daemon",
@@ -211,11 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn readiness_makes_yes_perhaps_and_no() {
-        let controller = |ready, desired| Daemon { is_controller: true, is_thick_multus: false, ready, desired };
+    fn readiness_decides_about_attaching_in_place() {
+        let controller =
+            |ready, desired| AttachmentDaemon { is_controller: true, is_thick_multus: false, ready, desired };
         for (ready, desired, expected) in [
             (3, 3, InPlace::Yes),
-            (2, 3, InPlace::Perhaps { ready: 2, desired: 3 }),
+            (2, 3, InPlace::SomeNodes { ready: 2, desired: 3 }),
             (0, 3, InPlace::No),
             (0, 0, InPlace::No),
         ] {
@@ -225,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_controller_means_a_thick_multus() {
-        let controller = Daemon { is_controller: true, is_thick_multus: false, ready: 1, desired: 1 };
+    fn a_ready_controller_implies_a_thick_multus() {
+        let controller = AttachmentDaemon { is_controller: true, is_thick_multus: false, ready: 1, desired: 1 };
         assert!(Attachment::of([controller].iter()).has_thick_multus);
     }
 }

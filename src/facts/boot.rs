@@ -1,55 +1,56 @@
-//! What is known of the PCI bus that a guest booted with.
+//! Facts about the PCI bus with which a guest booted.
 
 use std::sync::Arc;
 
 use crate::{
-    api::vm::{Annotations, VirtualMachineInstance},
-    pci::{BootSlots, DeviceKinds, Devices, NoKinds, Placement, count_devices},
+    api::{metadata::Annotations, vmi::VirtualMachineInstance},
+    pci::{BootSlots, DeviceRegistry, Devices, NoRegistry, PciOptions, count_devices},
 };
 
-/// All that tells of a guest's PCI bus at boot, from the surest to the least sure.
+/// The sources of information about the PCI bus at boot, from the most to the least reliable.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Boot {
-    /// What our own mutation wrote when the guest was made.
+pub struct BootFacts {
+    /// The annotation that nicplug wrote when the VMI was created.
     pub stamp: Stamp,
-    /// The ControllerRevision that holds the template of this run.
+    /// The ControllerRevision with the VM spec from which the VMI was created.
     pub revision: Option<Box<str>>,
-    /// The devices of the guest as it is now, its NICs in the order of its spec; `None` when they cannot be read. One
-    /// survey for all guests that come to the same.
-    pub now: Option<Arc<Devices>>,
-    /// Whether memory was plugged since.
-    pub has_plugged_memory: bool,
-    /// Whether the KubeVirt resource has a say in what the devices are.
-    pub depends_on_kinds: bool,
+    /// The current devices of the guest, its NICs in the order of its spec; `None` if they cannot be read. Guests with
+    /// equal devices share one value.
+    pub current_devices: Option<Arc<Devices>>,
+    /// Whether memory was hotplugged since boot.
+    pub has_hotplugged_memory: bool,
+    /// Whether the devices depend on the KubeVirt resource.
+    pub depends_on_registry: bool,
 }
 
 /// The annotation `nicplug.io/boot-slots`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Stamp {
-    /// The guest was made when nicplug was not there.
+    /// The VMI was created without nicplug.
     #[default]
-    None,
-    /// As nicplug writes it.
-    Slots(BootSlots),
-    /// Somebody else wrote it, or a newer nicplug.
-    Unreadable,
+    Missing,
+    /// Written by nicplug.
+    Valid(BootSlots),
+    /// Written by another client or by a newer nicplug.
+    Invalid,
 }
 
-impl Boot {
-    /// Reads what a VMI tells; `spec` and `status` may be two states of it.
+impl BootFacts {
+    /// Reads a VMI; `spec` and `status` may be two states of it.
     #[must_use]
-    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
         let annotations = spec.metadata.annotations.as_ref();
-        let placement = placement(annotations);
-        let by_itself = count_devices(&spec.spec, &placement, &NoKinds);
-        let depends_on_kinds = by_itself.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
-        let now = if depends_on_kinds { count_devices(&spec.spec, &placement, kinds) } else { by_itself };
+        let options = pci_options(annotations);
+        let without_registry = count_devices(&spec.spec, &options, &NoRegistry);
+        let depends_on_registry = without_registry.as_ref().is_ok_and(|devices| !devices.notes.is_empty());
+        let current_devices =
+            if depends_on_registry { count_devices(&spec.spec, &options, registry) } else { without_registry };
         Self {
             stamp: Stamp::read(annotations),
             revision: status.status.virtual_machine_revision_name.as_deref().map(Into::into),
-            now: now.ok().map(Arc::new),
-            has_plugged_memory: status.status.memory.is_hotplugged(),
-            depends_on_kinds,
+            current_devices: current_devices.ok().map(Arc::new),
+            has_hotplugged_memory: status.status.memory.is_hotplugged(),
+            depends_on_registry,
         }
     }
 }
@@ -57,17 +58,17 @@ impl Boot {
 impl Stamp {
     fn read(annotations: Option<&Annotations>) -> Self {
         match annotations.and_then(|annotations| annotations.boot_slots.as_deref()).map(str::parse) {
-            None => Self::None,
-            Some(Ok(slots)) => Self::Slots(slots),
-            Some(Err(_)) => Self::Unreadable,
+            None => Self::Missing,
+            Some(Ok(slots)) => Self::Valid(slots),
+            Some(Err(_)) => Self::Invalid,
         }
     }
 }
 
-/// What a guest's annotations say about its PCI bus.
+/// Reads the annotations of a guest that concern its PCI bus.
 #[must_use]
-pub fn placement<'a>(annotations: Option<&'a Annotations<'_>>) -> Placement<'a> {
-    Placement {
+pub fn pci_options<'a>(annotations: Option<&'a Annotations<'_>>) -> PciOptions<'a> {
+    PciOptions {
         slot_count: annotations.and_then(|annotations| annotations.slot_count.as_deref()),
         root_complex: annotations.and_then(|annotations| annotations.root_complex.as_deref()) == Some("true"),
         is_template: false,
@@ -79,34 +80,37 @@ mod tests {
     use super::*;
     use crate::facts::KubeVirt;
 
-    fn boot(text: &str, kinds: &dyn DeviceKinds) -> Boot {
+    fn boot(text: &str, registry: &dyn DeviceRegistry) -> BootFacts {
         let vmi: VirtualMachineInstance = serde_json::from_str(text).unwrap();
-        Boot::of(&vmi, &vmi, kinds)
+        BootFacts::of(&vmi, &vmi, registry)
     }
 
     #[test]
-    fn a_stamp_is_ours_or_unreadable() {
+    fn a_stamp_is_valid_or_invalid() {
         let with = |stamp: &str| {
-            boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoKinds)
+            boot(&format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/boot-slots": "{stamp}"}}}}}}"#), &NoRegistry)
                 .stamp
         };
-        assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Slots(_)));
-        assert_eq!(with("lots"), Stamp::Unreadable);
-        assert_eq!(boot("{}", &NoKinds).stamp, Stamp::None);
+        assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Valid(_)));
+        assert_eq!(with("lots"), Stamp::Invalid);
+        assert_eq!(boot("{}", &NoRegistry).stamp, Stamp::Missing);
     }
 
     #[test]
-    fn a_name_that_only_kubevirt_knows_is_looked_up() {
+    fn a_device_name_is_resolved_by_the_kubevirt_resource() {
         let text = r#"{"spec": {"domain": {"devices": {"gpus": [{"name": "g", "deviceName": "example.com/x"}]}}}}"#;
-        let unknown = boot(text, &NoKinds);
-        assert!(unknown.depends_on_kinds);
+        let unknown = boot(text, &NoRegistry);
+        assert!(unknown.depends_on_registry);
         let kubevirt = KubeVirt::from(
             serde_json::from_str::<crate::api::cluster::KubeVirt>(
                 r#"{"spec": {"configuration": {"permittedHostDevices": {"mediatedDevices": [{"resourceName": "example.com/x"}]}}}}"#,
             )
             .unwrap(),
         );
-        assert_ne!(boot(text, &kubevirt).now.unwrap().port_usage, unknown.now.unwrap().port_usage);
-        assert!(!boot("{}", &kubevirt).depends_on_kinds);
+        assert_ne!(
+            boot(text, &kubevirt).current_devices.unwrap().port_usage,
+            unknown.current_devices.unwrap().port_usage
+        );
+        assert!(!boot("{}", &kubevirt).depends_on_registry);
     }
 }

@@ -1,4 +1,4 @@
-//! What the KubeVirt resource says.
+//! Facts from the KubeVirt resource.
 
 use std::collections::BTreeMap;
 
@@ -8,28 +8,28 @@ use crate::{
         Version,
         gates::{Gate, GateLists},
     },
-    pci::{self, DeviceKinds, HostKind},
+    pci::{self, DeviceRegistry, HostDeviceKind},
 };
 
-/// The first version that migrates a VM by itself to attach a NIC.
-const MIGRATES_SINCE: Version = Version::new(1, 6, 0);
+/// The first version that starts a migration itself to attach a NIC.
+const AUTO_MIGRATION_SINCE: Version = Version::new(1, 6, 0);
 
-/// The configuration of KubeVirt that rules ask for.
+/// The configuration of KubeVirt, reduced to the facts that rules use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KubeVirt {
-    /// `status.observedKubeVirtVersion`; `None` when it is not set or not readable.
+    /// `status.observedKubeVirtVersion`; `None` if missing or invalid.
     pub version: Option<Version>,
-    /// Which feature gates are listed.
+    /// The listed feature gates.
     pub gates: GateLists,
     /// Whether an interface on the pod network may have bridge binding.
     pub permits_bridge_on_pod_network: bool,
-    /// How the NIC is bound that KubeVirt gives to a guest without any.
-    pub default_binding: PodBinding,
-    /// The binding plugins that are registered, and whether KubeVirt gives the guest a NIC for them.
-    pub binding_plugins: BTreeMap<String, pci::Attachment>,
-    /// What the names of permitted host devices stand for.
-    pub host_devices: BTreeMap<String, HostKind>,
-    /// `spec.configuration.vmRolloutStrategy`; `None` when it is left to the version's default.
+    /// The binding of the default NIC, which KubeVirt adds to a guest without NICs.
+    pub default_binding: DefaultBinding,
+    /// The registered binding plugins, and whether KubeVirt defines a NIC for each.
+    pub binding_plugins: BTreeMap<String, pci::DomainAttachment>,
+    /// The permitted host devices by name.
+    pub host_devices: BTreeMap<String, HostDeviceKind>,
+    /// `spec.configuration.vmRolloutStrategy`; `None` means the default of the version.
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
     pub updates_by_migration: bool,
@@ -37,18 +37,18 @@ pub struct KubeVirt {
 
 /// `spec.configuration.network.defaultNetworkInterface`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum PodBinding {
-    /// What KubeVirt takes when nothing is set.
+pub enum DefaultBinding {
+    /// The default.
     #[default]
     Bridge,
     /// Network address translation.
     Masquerade,
-    /// Discontinued; KubeVirt up to 1.2 has it.
+    /// Discontinued: up to KubeVirt 1.2.
     Slirp,
 }
 
-impl PodBinding {
-    /// As an interface has it.
+impl DefaultBinding {
+    /// Returns the field name in an interface.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,29 +62,29 @@ impl PodBinding {
 /// `vmRolloutStrategy`: when a change of a VM reaches its running guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rollout {
-    /// As soon as it can.
+    /// As soon as possible.
     LiveUpdate,
     /// At the next restart.
     Stage,
 }
 
-/// Whether KubeVirt migrates a VM when a NIC waits for it.
+/// Whether KubeVirt starts a migration for a NIC that needs one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AutoMigration {
-    /// It does.
+    /// Yes.
     On,
-    /// It does not, for want of these settings of the KubeVirt resource.
+    /// No: the KubeVirt resource lacks these settings.
     Off(&'static str),
-    /// No version before 1.6 does.
+    /// No: the version is older than 1.6.
     TooOld(Version),
     /// The version is not known.
     Unknown,
 }
 
 impl KubeVirt {
-    /// Whether the names of devices stand for the same as in another resource.
+    /// Whether both resources register the same binding plugins and host devices.
     #[must_use]
-    pub fn names_the_same_devices(&self, other: &Self) -> bool {
+    pub fn registers_same_devices(&self, other: &Self) -> bool {
         self.binding_plugins == other.binding_plugins && self.host_devices == other.host_devices
     }
 
@@ -94,13 +94,13 @@ impl KubeVirt {
         self.gates.is_on(gate, self.version)
     }
 
-    /// Whether a NIC that waits for a migration gets one. The rollout strategy is LiveUpdate by default since 1.6
-    /// (kubevirt pull request 14068), the version that brought such migrations (14259).
+    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations (kubevirt pull request
+    /// 14259) and LiveUpdate as the default rollout strategy (14068) came with 1.6.
     #[must_use]
     pub fn auto_migration(&self) -> AutoMigration {
         match (self.version, self.rollout, self.updates_by_migration) {
             (None, ..) => AutoMigration::Unknown,
-            (Some(version), ..) if version < MIGRATES_SINCE => AutoMigration::TooOld(version),
+            (Some(version), ..) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
             (_, Some(Rollout::Stage), true) => AutoMigration::Off("vmRolloutStrategy LiveUpdate"),
             (_, Some(Rollout::Stage), false) => {
                 AutoMigration::Off("vmRolloutStrategy LiveUpdate, workloadUpdateMethods LiveMigrate")
@@ -112,7 +112,7 @@ impl KubeVirt {
 }
 
 impl Default for KubeVirt {
-    /// What a resource without any configuration says.
+    /// The facts of a resource without configuration.
     fn default() -> Self {
         Self::from(cluster::KubeVirt::default())
     }
@@ -129,9 +129,9 @@ impl From<cluster::KubeVirt> for KubeVirt {
             gates: GateLists { enabled: developer.feature_gates, disabled: developer.disabled_feature_gates },
             permits_bridge_on_pod_network: network.permit_bridge_interface_on_pod_network.unwrap_or(true),
             default_binding: match network.default_network_interface.as_str() {
-                "masquerade" => PodBinding::Masquerade,
-                "slirp" => PodBinding::Slirp,
-                _ => PodBinding::Bridge,
+                "masquerade" => DefaultBinding::Masquerade,
+                "slirp" => DefaultBinding::Slirp,
+                _ => DefaultBinding::Bridge,
             },
             binding_plugins: network.binding.into_iter().map(|(name, plugin)| (name, attachment_of(&plugin))).collect(),
             host_devices: host_devices(configuration.permitted_host_devices),
@@ -145,31 +145,31 @@ impl From<cluster::KubeVirt> for KubeVirt {
     }
 }
 
-impl DeviceKinds for KubeVirt {
-    fn binding(&self, name: &str) -> pci::Attachment {
-        self.binding_plugins.get(name).copied().unwrap_or(pci::Attachment::Unknown)
+impl DeviceRegistry for KubeVirt {
+    fn binding(&self, name: &str) -> pci::DomainAttachment {
+        self.binding_plugins.get(name).copied().unwrap_or(pci::DomainAttachment::Unknown)
     }
 
-    fn host_device(&self, device_name: &str) -> HostKind {
-        self.host_devices.get(device_name).copied().unwrap_or(HostKind::Unknown)
+    fn host_device(&self, device_name: &str) -> HostDeviceKind {
+        self.host_devices.get(device_name).copied().unwrap_or(HostDeviceKind::Unknown)
     }
 }
 
-/// KubeVirt defines an interface for these two types of attachment, and leaves the others to the plugin.
-fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::Attachment {
+/// KubeVirt defines an interface for these two attachment types, and leaves all others to the plugin.
+fn attachment_of(plugin: &cluster::BindingPlugin) -> pci::DomainAttachment {
     match plugin.domain_attachment_type.as_str() {
-        "tap" | "managedTap" => pci::Attachment::Tap,
-        _ => pci::Attachment::Unseen,
+        "tap" | "managedTap" => pci::DomainAttachment::Tap,
+        _ => pci::DomainAttachment::NoNic,
     }
 }
 
-fn host_devices(permitted: cluster::PermittedHostDevices) -> BTreeMap<String, HostKind> {
+fn host_devices(permitted: cluster::PermittedHostDevices) -> BTreeMap<String, HostDeviceKind> {
     let lists = [
-        (permitted.pci_host_devices, HostKind::Pci),
-        (permitted.mediated_devices, HostKind::Mediated),
-        (permitted.usb, HostKind::Usb),
+        (permitted.pci_host_devices, HostDeviceKind::Pci),
+        (permitted.mediated_devices, HostDeviceKind::Mediated),
+        (permitted.usb, HostDeviceKind::Usb),
     ];
-    let named = |(list, kind): (Vec<cluster::PermittedDevice>, HostKind)| {
+    let named = |(list, kind): (Vec<cluster::PermittedDevice>, HostDeviceKind)| {
         list.into_iter().map(move |device| (device.resource_name, kind))
     };
     lists.into_iter().flat_map(named).collect()
@@ -180,29 +180,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_for_what_the_resource_says() {
+    fn names_are_resolved_by_the_resource() {
         let text = r#"{"spec": {"configuration": {
             "network": {"binding": {"side": {"sidecarImage": "x"}, "plug": {"domainAttachmentType": "managedTap"}}},
             "permittedHostDevices": {"pciHostDevices": [{"resourceName": "a.com/pci"}],
                 "mediatedDevices": [{"resourceName": "a.com/vgpu"}], "usb": [{"resourceName": "a.com/usb"}]}}}}"#;
         let kubevirt = KubeVirt::from(serde_json::from_str::<cluster::KubeVirt>(text).unwrap());
-        for (name, attachment) in
-            [("side", pci::Attachment::Unseen), ("plug", pci::Attachment::Tap), ("other", pci::Attachment::Unknown)]
-        {
+        for (name, attachment) in [
+            ("side", pci::DomainAttachment::NoNic),
+            ("plug", pci::DomainAttachment::Tap),
+            ("other", pci::DomainAttachment::Unknown),
+        ] {
             assert_eq!(kubevirt.binding(name), attachment, "{name}");
         }
         for (name, kind) in [
-            ("a.com/pci", HostKind::Pci),
-            ("a.com/vgpu", HostKind::Mediated),
-            ("a.com/usb", HostKind::Usb),
-            ("a.com/other", HostKind::Unknown),
+            ("a.com/pci", HostDeviceKind::Pci),
+            ("a.com/vgpu", HostDeviceKind::Mediated),
+            ("a.com/usb", HostDeviceKind::Usb),
+            ("a.com/other", HostDeviceKind::Unknown),
         ] {
             assert_eq!(kubevirt.host_device(name), kind, "{name}");
         }
     }
 
     #[test]
-    fn a_migration_starts_by_itself_since_1_6_where_both_settings_allow_it() {
+    fn a_migration_starts_automatically_since_1_6_if_both_settings_allow_it() {
         for (version, strategy, methods, expected) in [
             ("v1.9.0", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::On),
             ("v1.6.0", "", "[\"Evict\", \"LiveMigrate\"]", AutoMigration::On),

@@ -1,7 +1,7 @@
-//! What is known of the cluster around a request, as plain data.
+//! Facts about the cluster that a request may need, as plain data.
 //!
-//! Each fact is known, absent or unknown by itself: a NetworkAttachmentDefinition that is not there is another thing
-//! than one that nobody may look for. A rule that needs an unknown fact does not deny; it says what it could not check.
+//! Each fact is known, absent or unknown: a missing NetworkAttachmentDefinition differs from one that nicplug may not
+//! read. A rule that needs an unknown fact does not deny; it warns about the check that it skipped.
 
 pub mod attachment;
 pub mod boot;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 pub use self::{
     attachment::Attachment,
-    boot::Boot,
+    boot::BootFacts,
     kubevirt::KubeVirt,
-    nad::{Isolation, Nads},
+    nad::{Nads, NamespaceIsolation},
     vm::Vm,
     vmi::Vmi,
 };
@@ -25,23 +25,23 @@ use crate::{
     api::mac::Mac,
     change::{Change, MigrationStart},
     pci::Devices,
-    settings::overrides::Annotated,
+    settings::overrides::ParsedOverrides,
 };
 
-/// Something that the cluster may tell.
+/// A piece of information about the cluster.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Fact<T> {
-    /// It is there.
+    /// The value exists and was read.
     Known(T),
-    /// It is known not to be there.
+    /// The value is known not to exist.
     Absent,
-    /// Nobody can tell: no cluster, no permission, or not read yet.
+    /// There is no cluster, no permission, or nothing was read yet.
     #[default]
     Unknown,
 }
 
 impl<T> Fact<T> {
-    /// The fact by reference.
+    /// Returns the fact by reference.
     #[must_use]
     pub fn as_ref(&self) -> Fact<&T> {
         match self {
@@ -51,7 +51,7 @@ impl<T> Fact<T> {
         }
     }
 
-    /// What is known, made into another.
+    /// Converts the value, if it is known.
     #[must_use]
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Fact<U> {
         match self {
@@ -61,7 +61,7 @@ impl<T> Fact<T> {
         }
     }
 
-    /// What is known.
+    /// Returns the value, if it is known.
     #[must_use]
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -71,12 +71,12 @@ impl<T> Fact<T> {
     }
 }
 
-/// The kinds of objects that a rule may want a fact about, and not get it.
+/// The kinds of objects from which rules need facts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FactKind {
-    /// `ConfigMap`: of Multus.
+    /// `ConfigMap` of Multus.
     ConfigMap,
-    /// `DaemonSet`: of Multus and of its dynamic-networks controller.
+    /// `DaemonSet` of Multus or its dynamic-networks controller.
     DaemonSet,
     /// `VirtualMachineInstance`.
     Vmi,
@@ -92,7 +92,7 @@ impl FactKind {
     /// Every kind.
     pub const ALL: [Self; 6] = [Self::ConfigMap, Self::DaemonSet, Self::Vmi, Self::KubeVirt, Self::Vm, Self::Nad];
 
-    /// `kind` of such an object.
+    /// Returns `kind` of such an object.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,34 +106,34 @@ impl FactKind {
     }
 }
 
-/// The facts that one request may need: one snapshot, taken before it is judged.
+/// The facts that one request may need: a snapshot taken before the evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The KubeVirt resource. A cluster without one is as good as unknown: something made the request.
+    /// The KubeVirt resource. Rules treat absent as unknown, because only a cluster with KubeVirt sends such requests.
     pub kubevirt: Fact<Arc<KubeVirt>>,
-    /// The VMI that a VM runs as, or the VMI that the request itself is about.
+    /// The VMI of the VM, or the VMI of the request itself.
     pub vmi: Fact<Arc<Vmi>>,
-    /// The VM that a VMI runs for; absent when the VMI stands alone.
+    /// The VM of the VMI; absent for a VMI without a VM.
     pub vm: Fact<Arc<Vm>>,
     /// The networks that the change names.
     pub nads: Nads,
-    /// Multus' isolation of namespaces; absent when it is off.
-    pub isolation: Fact<Arc<Isolation>>,
-    /// How a NIC can reach a pod that runs already.
+    /// The namespace isolation of Multus; absent if it is off.
+    pub isolation: Fact<Arc<NamespaceIsolation>>,
+    /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
-    /// How many nodes run guests.
+    /// The number of nodes that run guests.
     pub nodes: Fact<usize>,
-    /// The name of a VirtualMachineInstanceMigration that is about the guest and not over.
+    /// The name of a VirtualMachineInstanceMigration of the guest that has not ended.
     pub migration: Fact<Arc<str>>,
-    /// The devices that the guest was started with, from its ControllerRevision.
+    /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
-    /// Who else has a MAC address of the change on the same network.
+    /// Other guests with a MAC address of the change on the same network.
     pub mac_users: Fact<Vec<MacUser>>,
-    /// The enforcement that the namespace asks for; absent where it asks for none.
-    pub overrides: Fact<Arc<Annotated>>,
+    /// The enforcement that the namespace sets; absent if it sets none.
+    pub overrides: Fact<Arc<ParsedOverrides>>,
 }
 
-/// Another guest that has a MAC address on a network.
+/// Another guest with a MAC address on a network.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MacUser {
     /// The address.
@@ -145,7 +145,7 @@ pub struct MacUser {
 }
 
 impl Facts {
-    /// The running guest that a change of the object reaches; absent when there is none, or none that can change.
+    /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.
     #[must_use]
     pub fn live(&self) -> Fact<&Vmi> {
         match &self.vmi {
@@ -156,19 +156,18 @@ impl Facts {
     }
 }
 
-/// Where facts come from: watched objects, files, or nowhere.
+/// A source of facts, such as watched objects or files.
 pub trait FactSource: Send + Sync {
-    /// The facts for a change, from memory: it neither waits nor fails.
+    /// Returns the facts for a change. They come from memory: this neither waits nor fails.
     fn facts_for(&self, change: &Change) -> Facts;
 
-    /// The facts for the start of a migration: of the guest that is to move, and of its VM. A source that has none
-    /// need not say so.
+    /// Returns the facts for the start of a migration: about the guest to be migrated and its VM. The default has none.
     fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
         Facts::default()
     }
 }
 
-/// A source that knows nothing.
+/// A source without facts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoFacts;
 

@@ -1,4 +1,4 @@
-//! What is known of networks: NetworkAttachmentDefinitions and who may use them.
+//! Facts about networks: NetworkAttachmentDefinitions, and which namespaces may use them.
 
 use std::sync::Arc;
 
@@ -7,26 +7,27 @@ use serde_json::Value;
 use super::Fact;
 use crate::api::{cluster, network::NadRef};
 
-/// The annotation that names the device plugin's resource of an SR-IOV network.
+/// The annotation that names the device-plugin resource of an SR-IOV network.
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
-/// A NetworkAttachmentDefinition, reduced to what rules ask of it.
+/// A NetworkAttachmentDefinition, reduced to the facts that rules use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Nad {
-    /// What `spec.config` is worth.
-    pub config: Config,
+    /// Whether `spec.config` is valid.
+    pub config: CniConfig,
     /// Whether the annotation `k8s.v1.cni.cncf.io/resourceName` names a resource.
     pub has_resource: bool,
 }
 
 /// `spec.config` of a NetworkAttachmentDefinition.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Config {
+pub enum CniConfig {
     /// Empty: the configuration is a file on each node.
     OnNodes,
-    /// It names its plugins.
+    /// It names one plugin or more.
     Valid,
-    /// No JSON, or not what CNI reads; how, in words that follow "config".
+    /// It is not JSON, or not a CNI configuration. The text is the reason; it continues a sentence that begins with
+    /// "config".
     Broken(Box<str>),
 }
 
@@ -34,14 +35,14 @@ impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
         let resource = nad.metadata.annotations.get(RESOURCE_NAME);
         Self {
-            config: Config::read(&nad.spec.config),
+            config: CniConfig::read(&nad.spec.config),
             has_resource: resource.is_some_and(|name| !name.trim().is_empty()),
         }
     }
 }
 
-impl Config {
-    /// Judges a CNI configuration: one plugin (`type`) or a list of them (`plugins`).
+impl CniConfig {
+    /// Checks a CNI configuration: one plugin (`type`) or a list of plugins (`plugins`).
     #[must_use]
     pub fn read(text: &str) -> Self {
         if text.trim().is_empty() {
@@ -61,9 +62,9 @@ impl Config {
                     Some(index) => Self::Broken(format!("has no type in plugins[{index}]").into()),
                     None => Self::Valid,
                 },
-                Some(_) => Self::Broken("has plugins that are no list".into()),
+                Some(_) => Self::Broken("has plugins that are not a list".into()),
             },
-            Ok(_) => Self::Broken("is no JSON object".into()),
+            Ok(_) => Self::Broken("is not a JSON object".into()),
         }
     }
 }
@@ -72,7 +73,7 @@ fn has_type(kind: Option<&Value>) -> bool {
     kind.and_then(Value::as_str).is_some_and(|kind| !kind.is_empty())
 }
 
-/// The NetworkAttachmentDefinitions that a change names, and no others: a guest has few NICs.
+/// The NetworkAttachmentDefinitions that a change names. A list, because a guest has few NICs.
 #[derive(Clone, Debug, Default)]
 pub struct Nads(Vec<Found>);
 
@@ -80,28 +81,28 @@ pub struct Nads(Vec<Found>);
 struct Found {
     namespace: String,
     name: String,
-    lookup: Lookup,
+    lookup: NadLookup,
 }
 
-/// What was found under one name.
+/// The result of looking up one name.
 #[derive(Clone, Debug, Default)]
-pub struct Lookup {
+pub struct NadLookup {
     /// The NetworkAttachmentDefinition.
     pub nad: Fact<Arc<Nad>>,
-    /// Where there is none: one that may be meant, as a `networkName` would name it.
-    pub instead: Option<String>,
+    /// If it does not exist: a similar existing name, as in `networkName`.
+    pub suggestion: Option<String>,
 }
 
 impl Nads {
-    /// Notes what was found under a name.
-    pub fn insert(&mut self, name: NadRef, lookup: Lookup) {
+    /// Stores the result for a name.
+    pub fn insert(&mut self, name: NadRef, lookup: NadLookup) {
         self.0.retain(|found| !found.is_of(name));
         self.0.push(Found { namespace: name.namespace.to_owned(), name: name.name.to_owned(), lookup });
     }
 
-    /// What was found under a name: unknown where nobody looked.
+    /// Returns the result for a name; unknown if there is none.
     #[must_use]
-    pub fn lookup(&self, name: NadRef) -> Lookup {
+    pub fn lookup(&self, name: NadRef) -> NadLookup {
         let found = self.0.iter().find(|found| found.is_of(name));
         found.map(|found| found.lookup.clone()).unwrap_or_default()
     }
@@ -113,10 +114,10 @@ impl Found {
     }
 }
 
-/// Which of some names is most like another, if any is near enough to be a slip of the pen: two letters off at most,
-/// and less than half of the name.
+/// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer
+/// than half of the name (Levenshtein distance).
 #[must_use]
-pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).min(3);
     let distances = names.map(|other| (strsim::levenshtein(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)
@@ -124,13 +125,13 @@ pub fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&
 
 /// Multus' `namespaceIsolation`: a pod may use the networks of its own namespace and of a few others only.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Isolation {
+pub struct NamespaceIsolation {
     /// `globalNamespaces`, besides `default`.
     pub global_namespaces: Vec<String>,
 }
 
-impl Isolation {
-    /// Reads it from the ConfigMap `multus-daemon-config`: absent when it is off there, unknown when it cannot be read.
+impl NamespaceIsolation {
+    /// Reads the ConfigMap `multus-daemon-config`; absent if isolation is off, unknown if the configuration is invalid.
     #[must_use]
     pub fn read(config: &cluster::ConfigMap) -> Fact<Arc<Self>> {
         let Some(text) = config.data.get("daemon-config.json") else { return Fact::Absent };
@@ -143,7 +144,7 @@ impl Isolation {
         Fact::Known(Arc::new(Self { global_namespaces: namespaces.map(str::to_owned).collect() }))
     }
 
-    /// Whether every namespace may use the networks of this one.
+    /// Whether every namespace may use the networks of `namespace`.
     #[must_use]
     pub fn is_global(&self, namespace: &str) -> bool {
         namespace == "default" || self.global_namespaces.iter().any(|global| global == namespace)
@@ -155,31 +156,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_config_is_judged_as_cni_reads_it() {
+    fn a_config_is_checked_as_cni_reads_it() {
         for (text, broken) in [
             ("", None),
             (" \n", None),
             (r#"{"type": "bridge"}"#, None),
             (r#"{"cniVersion": "0.3.1", "plugins": [{"type": "bridge"}, {"type": "tuning"}]}"#, None),
             ("{not json", Some("is not JSON")),
-            ("[]", Some("is no JSON object")),
+            ("[]", Some("is not a JSON object")),
             (r#"{"cniVersion": "0.3.1"}"#, Some("has neither type nor plugins")),
             (r#"{"type": 5}"#, Some("has neither type nor plugins")),
             (r#"{"type": ""}"#, Some("has neither type nor plugins")),
             (r#"{"plugins": []}"#, Some("has an empty list of plugins")),
             (r#"{"plugins": [{"type": "bridge"}, {}]}"#, Some("has no type in plugins[1]")),
-            (r#"{"plugins": {}}"#, Some("has plugins that are no list")),
+            (r#"{"plugins": {}}"#, Some("has plugins that are not a list")),
         ] {
-            match (Config::read(text), broken) {
-                (Config::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
-                (Config::Valid | Config::OnNodes, None) => {}
+            match (CniConfig::read(text), broken) {
+                (CniConfig::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
+                (CniConfig::Valid | CniConfig::OnNodes, None) => {}
                 (config, _) => panic!("{text}: {config:?}"),
             }
         }
     }
 
     #[test]
-    fn a_slip_of_the_pen_finds_its_name() {
+    fn a_typing_error_finds_the_name() {
         let names = ["new-fancy-net", "net-b", "other"];
         for (name, expected) in [
             ("new-fency-net", Some("new-fancy-net")),
@@ -189,17 +190,17 @@ mod tests {
             ("x", None),
             ("", None),
         ] {
-            assert_eq!(nearest(name, names.into_iter()), expected, "{name}");
+            assert_eq!(closest_name(name, names.into_iter()), expected, "{name}");
         }
     }
 
     #[test]
-    fn isolation_is_off_unless_it_says_true() {
+    fn isolation_is_off_unless_set_to_true() {
         let read = |text: &str| {
             let data = [("daemon-config.json".to_owned(), text.to_owned())].into();
-            Isolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })
+            NamespaceIsolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })
         };
-        assert_eq!(Isolation::read(&cluster::ConfigMap::default()), Fact::Absent);
+        assert_eq!(NamespaceIsolation::read(&cluster::ConfigMap::default()), Fact::Absent);
         assert_eq!(read("{}"), Fact::Absent);
         assert_eq!(read(r#"{"namespaceIsolation": false}"#), Fact::Absent);
         assert_eq!(read("{"), Fact::Unknown);

@@ -1,51 +1,51 @@
-//! A NIC of a stored guest, as small as rules allow: there may be a million of them.
+//! A NIC of a stored guest, kept small because a cluster may have a million of them.
 
 use crate::api::{
     guest::GuestSpec,
     network::{Interface, Network},
 };
 
-/// An interface of a guest and the network of its name.
+/// An interface of a guest and the network of the same name.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct GuestNic {
     /// The name that both have.
     pub name: Box<str>,
-    /// `multus.networkName` as it is written, if it is a multus network.
+    /// `multus.networkName` as written, for a multus network.
     pub network: Option<Box<str>>,
-    /// How it can reach a guest that runs already.
-    pub plug: Plug,
-    /// Whether `state: absent` asks for its removal.
+    /// How it can be hotplugged.
+    pub hotplug: HotplugMethod,
+    /// Whether its state is `absent`.
     pub is_absent: bool,
 }
 
-/// How KubeVirt's controller brings a NIC to a guest that runs already.
+/// How KubeVirt hotplugs a NIC into a running guest.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Plug {
-    /// It does not: the NIC is attached at boot only.
-    AtBoot,
+pub enum HotplugMethod {
+    /// Not at all: the NIC is attached at boot only.
+    None,
     /// In place or by live migration.
     Bridge,
     /// By live migration only.
     Sriov,
 }
 
-impl Plug {
-    /// How a NIC of this interface and network is plugged.
+impl HotplugMethod {
+    /// Returns the method for a NIC of this interface and network.
     #[must_use]
     pub fn of(interface: &Interface, network: Option<&Network>) -> Self {
         if !network.is_some_and(|network| network.multus.is_some() && !network.is_default()) {
-            return Self::AtBoot;
+            return Self::None;
         }
         match &interface.bindings {
             bindings if bindings.bridge.is_some() => Self::Bridge,
             bindings if bindings.sriov.is_some() => Self::Sriov,
-            _ => Self::AtBoot,
+            _ => Self::None,
         }
     }
 }
 
 impl GuestNic {
-    /// The NICs of a guest, in the order of its interfaces.
+    /// Returns the NICs of a guest, in the order of its interfaces.
     #[must_use]
     pub fn all(guest: &GuestSpec) -> Vec<Self> {
         let networks = guest.networks_by_name();
@@ -58,7 +58,7 @@ impl GuestNic {
         Self {
             name: interface.name.as_str().into(),
             network: multus.map(|multus| multus.network_name.as_str().into()),
-            plug: Plug::of(interface, network),
+            hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
         }
     }
@@ -69,20 +69,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bridge_or_sriov_nic_on_a_further_multus_network_can_be_plugged() {
+    fn only_a_bridge_or_sriov_nic_on_a_secondary_multus_network_can_be_hotplugged() {
         for (binding, source, plug) in [
-            (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Bridge),
-            (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, Plug::Sriov),
-            (r#""masquerade": {}"#, r#""multus": {"networkName": "n"}"#, Plug::AtBoot),
-            (r#""bridge": {}"#, r#""multus": {"networkName": "n", "default": true}"#, Plug::AtBoot),
-            (r#""bridge": {}"#, r#""pod": {}"#, Plug::AtBoot),
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Bridge),
+            (r#""sriov": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::Sriov),
+            (r#""masquerade": {}"#, r#""multus": {"networkName": "n"}"#, HotplugMethod::None),
+            (r#""bridge": {}"#, r#""multus": {"networkName": "n", "default": true}"#, HotplugMethod::None),
+            (r#""bridge": {}"#, r#""pod": {}"#, HotplugMethod::None),
         ] {
             let text = format!(
                 r#"{{"domain": {{"devices": {{"interfaces": [{{"name": "a", {binding}}}]}}}},
                     "networks": [{{"name": "a", {source}}}]}}"#
             );
             let nics = GuestNic::all(&serde_json::from_str(&text).unwrap());
-            assert_eq!(nics.first().map(|nic| nic.plug), Some(plug), "{text}");
+            assert_eq!(nics.first().map(|nic| nic.hotplug), Some(plug), "{text}");
         }
     }
 }

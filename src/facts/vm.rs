@@ -1,14 +1,14 @@
-//! What is known of a VirtualMachine whose guest is asked about.
+//! Facts about the VirtualMachine of a guest.
 
 use std::sync::Arc;
 
 use super::nic::GuestNic;
 use crate::api::vm::VirtualMachine;
 
-/// A VirtualMachine, reduced to what rules ask of it.
+/// A VirtualMachine, reduced to the facts that rules use.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Vm {
-    /// The NICs of its template: one list for all guests that have the same.
+    /// The NICs of its template. Guests with equal lists share one.
     pub nics: Arc<Vec<GuestNic>>,
     /// `nicplug.io/reserve-ports` of the VM itself.
     pub reserve_ports: Option<Box<str>>,

@@ -1,54 +1,54 @@
-//! What is known of a running guest.
+//! Facts about a running guest.
 
 use std::sync::Arc;
 
-use super::{boot::Boot, nic::GuestNic};
+use super::{boot::BootFacts, nic::GuestNic};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
-        vm::{InstanceStatus, InterfaceStatus, MigrationState, Phase, VirtualMachineInstance},
+        vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
-    change::NICS_AT_MOST,
-    pci::{DeviceKinds, NoKinds},
+    change::MAX_NICS,
+    pci::{DeviceRegistry, NoRegistry},
 };
 
-/// A VirtualMachineInstance, reduced to what rules ask of it.
+/// A VirtualMachineInstance, reduced to the facts that rules use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vmi {
     /// `status.phase`.
     pub phase: Phase,
     /// Whether it is being deleted.
     pub is_deleting: bool,
-    /// The NICs of its spec: one list for all guests that have the same.
+    /// The NICs of its spec. Guests with equal lists share one.
     pub nics: Arc<Vec<GuestNic>>,
-    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it. One list for
-    /// all guests that have the same.
-    pub seen: Arc<Vec<SeenNic>>,
-    /// What its condition `LiveMigratable` says.
+    /// The named entries of `status.interfaces[]`: the NICs that the guest has, or that its pod has for it. Guests with
+    /// equal lists share one.
+    pub status_nics: Arc<Vec<StatusNic>>,
+    /// Its condition `LiveMigratable`.
     pub migratable: Migratable,
-    /// Whether `status.migrationState` tells of a migration that is not over.
+    /// Whether `status.migrationState` is a migration that has not ended.
     pub is_migrating: bool,
-    /// How many queues each virtio NIC has: as many as vCPUs with multiqueue, else 1; 0 when it is not known.
+    /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
-    /// The PCI bus that it booted with.
-    pub boot: Boot,
+    /// The PCI bus at boot.
+    pub boot: BootFacts,
 }
 
 /// An entry of `status.interfaces[]`.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub struct SeenNic {
+pub struct StatusNic {
     /// `name`.
     pub name: Box<str>,
-    /// `podInterfaceName`; empty when it is not told.
+    /// `podInterfaceName`; empty if missing.
     pub pod_interface: Box<str>,
-    /// Whether the hypervisor has the device; also where nobody tells who saw it, as old versions do not.
+    /// Whether the hypervisor has the device. Also true without `infoSource`, which old versions do not set.
     pub is_in_domain: bool,
 }
 
-/// Whether a guest can be moved to another node while it runs.
+/// Whether a guest can be live-migrated.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Migratable {
-    /// Nobody can tell yet.
+    /// The condition is missing or unknown.
     #[default]
     Unknown,
     /// It can.
@@ -63,23 +63,23 @@ pub enum Migratable {
 }
 
 impl Vmi {
-    /// A guest of which spec and status come from two objects, as in an update: what is stored is its spec, and the
-    /// newer object has the newer status. `kinds` tells what the names of its devices stand for.
+    /// Combines spec and status of two states of a VMI, as in an update: the stored object has the spec in effect, and
+    /// the new object has the newer status. `registry` resolves the names of its devices.
     #[must_use]
-    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, kinds: &dyn DeviceKinds) -> Self {
-        let interfaces = status.status.interfaces.iter().take(NICS_AT_MOST);
-        // Without a rest that is never filled: such a list stays.
-        let mut seen = Vec::with_capacity(interfaces.len());
-        seen.extend(interfaces.filter(|interface| !interface.name.is_empty()).map(SeenNic::from));
+    pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
+        let interfaces = status.status.interfaces.iter().take(MAX_NICS);
+        // The exact capacity, because the list stays in memory.
+        let mut status_nics = Vec::with_capacity(interfaces.len());
+        status_nics.extend(interfaces.filter(|interface| !interface.name.is_empty()).map(StatusNic::from));
         Self {
             phase: status.status.phase.clone(),
             is_deleting: status.metadata.deletion_timestamp.is_some(),
             nics: GuestNic::all(&spec.spec).into(),
-            seen: seen.into(),
+            status_nics: status_nics.into(),
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
-            boot: Boot::of(spec, status, kinds),
+            boot: BootFacts::of(spec, status, registry),
         }
     }
 
@@ -89,52 +89,52 @@ impl Vmi {
         !self.is_deleting && !self.phase.is_final()
     }
 
-    /// The NIC of a name in the guest's spec.
+    /// Returns the NIC of a name in the spec.
     #[must_use]
     pub fn nic(&self, name: &str) -> Option<&GuestNic> {
         self.nics.iter().find(|nic| &*nic.name == name)
     }
 
-    /// Whether the guest's spec has a NIC of the name.
+    /// Whether the spec has a NIC of the name.
     #[must_use]
     pub fn has_nic(&self, name: &str) -> bool {
         self.nic(name).is_some()
     }
 
-    /// The NIC of a name in the guest's status.
+    /// Returns the NIC of a name in the status.
     #[must_use]
-    pub fn seen(&self, name: &str) -> Option<&SeenNic> {
-        self.seen.iter().find(|nic| &*nic.name == name)
+    pub fn status_nic(&self, name: &str) -> Option<&StatusNic> {
+        self.status_nics.iter().find(|nic| &*nic.name == name)
     }
 }
 
 impl From<&VirtualMachineInstance<'_>> for Vmi {
     fn from(vmi: &VirtualMachineInstance) -> Self {
-        Self::of(vmi, vmi, &NoKinds)
+        Self::of(vmi, vmi, &NoRegistry)
     }
 }
 
-impl SeenNic {
-    /// Whether the pod's interface has a name by order, `net1`, `net2`, …, as KubeVirt up to 0.59 gave them.
+impl StatusNic {
+    /// Whether the pod interface has an ordinal name, `net1`, `net2`, …, as in KubeVirt up to 0.59.
     #[must_use]
-    pub fn is_ordinal(&self) -> bool {
+    pub fn has_ordinal_name(&self) -> bool {
         let number = self.pod_interface.strip_prefix("net").unwrap_or_default();
         !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
     }
 }
 
-impl From<&InterfaceStatus<'_>> for SeenNic {
+impl From<&InterfaceStatus<'_>> for StatusNic {
     fn from(status: &InterfaceStatus) -> Self {
         Self {
             name: status.name.as_str().into(),
             pod_interface: status.pod_interface_name.as_str().into(),
-            is_in_domain: status.info_source.is_empty() || status.is_seen_by("domain"),
+            is_in_domain: status.info_source.is_empty() || status.is_reported_by("domain"),
         }
     }
 }
 
-impl From<&InstanceStatus<'_>> for Migratable {
-    fn from(status: &InstanceStatus) -> Self {
+impl From<&VirtualMachineInstanceStatus<'_>> for Migratable {
+    fn from(status: &VirtualMachineInstanceStatus) -> Self {
         let condition = status.conditions.iter().find(|condition| condition.kind.as_str() == "LiveMigratable");
         match condition {
             Some(condition) if condition.status.as_str() == "True" => Self::Yes,
@@ -146,8 +146,8 @@ impl From<&InstanceStatus<'_>> for Migratable {
     }
 }
 
-/// How many queues each virtio NIC of a guest gets: one for each vCPU at boot, at most 256, with
-/// `networkInterfaceMultiqueue`, else one. `None` when `domain.cpu` cannot be read.
+/// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most
+/// 256, else one. `None` if `domain.cpu` cannot be read.
 #[must_use]
 pub fn queues_per_nic(guest: &GuestSpec) -> Option<u32> {
     if guest.domain.devices.network_interface_multiqueue != Some(true) {
@@ -174,13 +174,13 @@ mod tests {
             r#"{"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}, "status": {"phase": "Running"}}"#,
         )
         .unwrap();
-        let vmi = Vmi::of(&old, &new, &NoKinds);
+        let vmi = Vmi::of(&old, &new, &NoRegistry);
         assert!(vmi.has_nic("a") && vmi.is_deleting);
         assert_eq!(vmi.phase, Phase::Running);
     }
 
     #[test]
-    fn the_condition_tells_whether_it_can_migrate() {
+    fn the_condition_decides_whether_it_can_migrate() {
         let of = |condition: &str| {
             vmi(&format!(r#"{{"status": {{"conditions": [{{"type": "Ready", "status": "True"}}{condition}]}}}}"#))
                 .migratable
@@ -193,8 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_interface_by_order_is_net_and_a_number() {
-        for (name, is_ordinal) in [
+    fn an_ordinal_pod_interface_is_net_and_a_number() {
+        for (name, has_ordinal_name) in [
             ("net1", true),
             ("net12", true),
             ("eth0", false),
@@ -202,8 +202,8 @@ mod tests {
             ("net1a", false),
             ("pod9a6a0c3b4d8", false),
         ] {
-            let nic = SeenNic { pod_interface: name.into(), ..SeenNic::default() };
-            assert_eq!(nic.is_ordinal(), is_ordinal, "{name}");
+            let nic = StatusNic { pod_interface: name.into(), ..StatusNic::default() };
+            assert_eq!(nic.has_ordinal_name(), has_ordinal_name, "{name}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The change of a VM that plugs or unplugs one NIC, computed and reviewed before a client sends it to the API server.
 //!
-//! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is the
-//! one that the webhook would return: both come from the same [`Evaluator`], which evaluates reviews that are built here in
-//! memory.
+//! The change is the one that a [request by annotation](crate::annotations::interfaces) would cause, and the result is
+//! the one that the webhook would return: both come from the same [`Evaluator`], which evaluates requests that are
+//! built here in memory.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     api::{
         json_patch::pointer,
         mac::Mac,
-        review::{self, Reading},
+        review::{self, ParsedRequest},
     },
     change::{Change, Nic},
     facts::{Fact, FactSource},
@@ -149,7 +149,7 @@ pub fn edit(
     let (before, requested) = with_annotation(vm, request);
     let body = review_of(&before, &requested, dry_run);
     let body = admission::parse(&body);
-    let (cluster_info, running, is_sriov) = read(&body, |change| {
+    let (cluster_info, running, is_sriov) = with_change(&body, |change| {
         check_request(change, request)?;
         let facts = facts.facts_for(change);
         let cluster_info = ClusterInfo {
@@ -236,13 +236,13 @@ fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn read<T>(body: &ParsedBody, read_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
+fn with_change<T>(body: &ParsedBody, use_change: impl FnOnce(&Change) -> Result<T, EditError>) -> Result<T, EditError> {
     match body {
-        Ok(Reading::Whole(request)) => match Change::of(request) {
-            Some(change) => read_change(&change),
+        Ok(ParsedRequest::Valid(request)) => match Change::of(request) {
+            Some(change) => use_change(&change),
             None => Err(EditError::Unreadable("it is not a VirtualMachine".to_owned())),
         },
-        Ok(Reading::Faulty(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
+        Ok(ParsedRequest::Invalid(_, fault)) => Err(EditError::Unreadable(fault.message.clone())),
         Err(error) => Err(unreadable(error)),
     }
 }
@@ -319,7 +319,8 @@ fn operations_of(evaluation: Evaluation) -> Vec<PatchOperation> {
     operations
 }
 
-/// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion instead.
+/// Returns tests of both lists. If one is missing, which a JSON patch cannot test, it tests the resourceVersion
+/// instead.
 fn tests_of(vm: &Value) -> Vec<PatchOperation> {
     let tests = lists().map(|path| {
         let value = vm.pointer(path.as_str()).filter(|value| !value.is_null())?.clone();

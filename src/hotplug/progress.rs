@@ -179,7 +179,7 @@ pub fn attach_method(is_sriov: bool, cluster_info: &ClusterInfo) -> AttachMethod
     match cluster_info.in_place {
         _ if is_sriov => AttachMethod::Migration(cluster_info.auto_migration()),
         Fact::Known(InPlace::Yes) => AttachMethod::InPlace,
-        Fact::Known(InPlace::Perhaps { ready, desired }) => AttachMethod::InPlaceOnSomeNodes { ready, desired },
+        Fact::Known(InPlace::SomeNodes { ready, desired }) => AttachMethod::InPlaceOnSomeNodes { ready, desired },
         Fact::Known(InPlace::No) | Fact::Absent => AttachMethod::Migration(cluster_info.auto_migration()),
         Fact::Unknown => AttachMethod::Unknown,
     }
@@ -312,13 +312,12 @@ impl<'s> Observer<'s> {
         if self.has_migrated() {
             return MigrationNeed::None;
         }
+        let needs_other_pod =
+            || matches!(attach_method(self.is_sriov(vmi), self.cluster_info), AttachMethod::Migration(_));
         let is_required = match condition(vmi, "MigrationRequired") {
             Some((status, _)) => status == "True",
             // KubeVirt before 1.6 has no such condition: a NIC that cannot be attached in place needs a migration.
-            None => {
-                let method = attach_method(self.is_sriov(vmi), self.cluster_info);
-                is_out_of_domain && matches!(method, AttachMethod::Migration(_))
-            }
+            None => is_out_of_domain && needs_other_pod(),
         };
         match self.cluster_info.auto_migration() {
             _ if !is_required => MigrationNeed::None,
@@ -765,7 +764,7 @@ mod tests {
         assert_eq!(of(Fact::Known(InPlace::Yes), true), AttachMethod::Migration(AutoMigration::On));
         assert_eq!(of(Fact::Known(InPlace::No), false), AttachMethod::Migration(AutoMigration::On));
         assert_eq!(of(Fact::Unknown, false), AttachMethod::Unknown);
-        let perhaps = Fact::Known(InPlace::Perhaps { ready: 1, desired: 2 });
+        let perhaps = Fact::Known(InPlace::SomeNodes { ready: 1, desired: 2 });
         assert_eq!(of(perhaps, false), AttachMethod::InPlaceOnSomeNodes { ready: 1, desired: 2 });
     }
 

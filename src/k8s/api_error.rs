@@ -107,8 +107,8 @@ fn names_an_object(status: &Status) -> bool {
     status.reason == "NotFound" && status.details.as_ref().is_some_and(|details| !details.name.is_empty())
 }
 
-/// Whether a JSON patch did not apply, because a `test` failed or a path does not exist. The API server's answer then has
-/// neither an object nor a cause; its answer to a patch whose result is invalid has them (`applyJSPatch` in
+/// Whether a JSON patch did not apply, because a `test` failed or a path does not exist. The API server's answer then
+/// has neither an object nor a cause; its answer to a patch whose result is invalid has them (`applyJSPatch` in
 /// k8s.io/apiserver).
 fn is_failed_test(status: &Status) -> bool {
     status.details.as_ref().is_none_or(|details| details.name.is_empty() && details.causes.is_empty())

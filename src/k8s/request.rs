@@ -160,11 +160,11 @@ impl ApiClient {
         field_manager: &str,
         operations: Vec<PatchOperation>,
     ) -> Result<(), ApiError> {
-        let patch = patch::to_kube(operations).map_err(|error| ApiError::Refused(error.to_string()))?;
+        let body = patch::to_kube(operations).map_err(|error| ApiError::Refused(error.to_string()))?;
         let (collection, params) = (path.collection(), PatchParams::apply(field_manager));
         let request = match subresource {
-            Some(subresource) => collection.patch_subresource(subresource, path.name(), &params, &patch),
-            None => collection.patch(path.name(), &params, &patch),
+            Some(subresource) => collection.patch_subresource(subresource, path.name(), &params, &body),
+            None => collection.patch(path.name(), &params, &body),
         }?;
         self.text(request).await.map(drop)
     }

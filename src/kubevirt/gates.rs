@@ -1,8 +1,8 @@
-//! Feature gates: since when each is on, and which list of the KubeVirt resource wins.
+//! Feature gates: the version since which each is on, and the precedence of the lists of the KubeVirt resource.
 
 use super::Version;
 
-/// A feature gate that some rule asks for.
+/// A feature gate that a rule reads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Gate {
     /// NICs can be plugged into a running guest.
@@ -17,19 +17,19 @@ pub enum Gate {
     PortRangesSpec,
 }
 
-/// How far a gate had come in a version.
+/// The maturity of a gate in a version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
-    /// Off unless it is listed.
+enum Maturity {
+    /// Off unless listed.
     Alpha,
-    /// Since 1.8 on unless it is disabled; before, as alpha.
+    /// Since 1.8 on unless disabled; before 1.8 as alpha.
     Beta,
     /// Always on.
     GenerallyAvailable,
 }
 
 impl Gate {
-    /// The name in `featureGates[]`. Case matters.
+    /// Returns the name in `featureGates[]`, which is case-sensitive.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -41,14 +41,14 @@ impl Gate {
         }
     }
 
-    /// How far the gate had come in a version.
-    fn stage(self, version: Version) -> Stage {
+    /// Returns the maturity of the gate in a version.
+    fn maturity(self, version: Version) -> Maturity {
         let since = |major, minor| version.is_at_least(major, minor);
         match self {
-            Self::HotplugNics if since(1, 4) => Stage::GenerallyAvailable,
-            Self::LiveUpdateNadRef if since(1, 9) => Stage::GenerallyAvailable,
-            Self::LiveUpdateNadRef | Self::PasstBinding if since(1, 8) => Stage::Beta,
-            _ => Stage::Alpha,
+            Self::HotplugNics if since(1, 4) => Maturity::GenerallyAvailable,
+            Self::LiveUpdateNadRef if since(1, 9) => Maturity::GenerallyAvailable,
+            Self::LiveUpdateNadRef | Self::PasstBinding if since(1, 8) => Maturity::Beta,
+            _ => Maturity::Alpha,
         }
     }
 }
@@ -58,23 +58,24 @@ impl Gate {
 pub struct GateLists {
     /// `featureGates[]`.
     pub enabled: Vec<String>,
-    /// `disabledFeatureGates[]`, which KubeVirt reads since 1.8.
+    /// `disabledFeatureGates[]`, which KubeVirt has read since 1.8.
     pub disabled: Vec<String>,
 }
 
 impl GateLists {
-    /// Whether a gate is on in a cluster of this version. Without a version every gate has to be listed.
+    /// Whether a gate is on in a cluster of this version. If the version is unknown, every gate has to be listed.
     ///
-    /// Since 1.8: generally available, then listed, then disabled, then beta. Before, a beta gate has to be listed.
+    /// The precedence since 1.8 is: generally available, listed, disabled, beta. Before 1.8 a beta gate has to be
+    /// listed.
     #[must_use]
     pub fn is_on(&self, gate: Gate, version: Option<Version>) -> bool {
         let lists = |list: &[String]| list.iter().any(|name| name == gate.name());
-        let stage = version.map_or(Stage::Alpha, |version| gate.stage(version));
-        if stage == Stage::GenerallyAvailable || lists(&self.enabled) {
+        let maturity = version.map_or(Maturity::Alpha, |version| gate.maturity(version));
+        if maturity == Maturity::GenerallyAvailable || lists(&self.enabled) {
             return true;
         }
         let beta_is_on = version.is_some_and(|version| version.is_at_least(1, 8));
-        stage == Stage::Beta && beta_is_on && !lists(&self.disabled)
+        maturity == Maturity::Beta && beta_is_on && !lists(&self.disabled)
     }
 }
 
@@ -109,7 +110,7 @@ mod tests {
     ];
 
     #[test]
-    fn precedence_and_history_of_every_gate() {
+    fn every_gate_is_on_in_the_right_versions() {
         for &(gate, version, listed, disabled, on) in TABLE {
             let list = |set: bool| if set { vec![gate.name().to_owned()] } else { Vec::new() };
             let lists = GateLists { enabled: list(listed), disabled: list(disabled) };
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_case_of_a_gate_matters() {
+    fn gate_names_are_case_sensitive() {
         let lists = GateLists { enabled: vec!["hotplugnics".to_owned()], disabled: Vec::new() };
         assert!(!lists.is_on(Gate::HotplugNics, Some(Version::new(1, 3, 1))));
     }

@@ -1,10 +1,10 @@
-//! KubeVirt's versions, and what each of them can do.
+//! The versions of KubeVirt and their feature gates.
 
 pub mod gates;
 
 use std::{fmt, str::FromStr};
 
-/// The newest release that nicplug was checked against. A newer one is judged as the newest known.
+/// The newest release that nicplug was checked against. A newer one is treated like this one.
 pub const NEWEST_KNOWN: Version = Version::new(1, 9, 0);
 
 /// A release of KubeVirt. A pre-release counts as its release: it has the same gates and topology.
@@ -19,7 +19,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version of three numbers.
+    /// Returns a version of three numbers.
     #[must_use]
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
         Self { major, minor, patch }
@@ -31,16 +31,16 @@ impl Version {
         self >= Self::new(major, minor, 0)
     }
 
-    /// Whether this is of a minor line that nicplug has not seen; a patch of a known line is no news.
+    /// Whether the minor version is newer than the newest known one. Patch versions do not count.
     #[must_use]
     pub fn is_newer_than_known(self) -> bool {
         self.is_at_least(NEWEST_KNOWN.major, NEWEST_KNOWN.minor + 1)
     }
 }
 
-/// The text is no version such as `v1.9.0`.
+/// The text is not a version such as `v1.9.0`.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is no KubeVirt version: write it as v1.9.0 or 1.9")]
+#[error("{text:?} is not a KubeVirt version; write it as v1.9.0 or 1.9")]
 pub struct VersionError {
     text: String,
 }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_in_every_usual_writing() {
+    fn all_usual_notations_of_a_version_are_read() {
         for (text, version) in [
             ("v1.9.0", Version::new(1, 9, 0)),
             ("1.9", Version::new(1, 9, 0)),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_refused_by_name() {
+    fn the_error_of_an_invalid_version_quotes_it() {
         for text in ["", "v", "1", "devel", "1.x", "1.2.3.4", "v1.9.-1"] {
             let error = text.parse::<Version>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_newer_minor_line_is_unknown() {
+    fn only_a_newer_minor_version_is_newer_than_known() {
         assert!(Version::new(1, 10, 0).is_newer_than_known());
         assert!(Version::new(2, 0, 0).is_newer_than_known());
         assert!(!Version::new(1, 9, 7).is_newer_than_known());

@@ -1,6 +1,6 @@
-//! The annotation `nicplug.io/boot-slots` of every VMI: its PCI ports at boot. Only nicplug may set it: nicplug writes it
-//! when the VMI is created, over any value of a user, and restores it when an update changes it. The reservation of ports
-//! is written together with it, because it must be on the VMI before the guest boots.
+//! The annotation `nicplug.io/boot-slots` of every VMI: its PCI ports at boot. Only nicplug may set it: nicplug writes
+//! it when the VMI is created, over any value of a user, and restores it when an update changes it. The reservation of
+//! ports is written together with it, because it must be on the VMI before the guest boots.
 
 use json_patch::PatchOperation;
 use serde_json::json;
@@ -10,7 +10,8 @@ use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::{
         json_patch::{add_op, pointer, remove_op},
-        vm::{Annotations, VirtualMachineInstance},
+        metadata::Annotations,
+        vmi::VirtualMachineInstance,
     },
     facts::boot,
     pci::{self, BootSlots, Reservation, SLOT_COUNT, SlotCount},
@@ -43,7 +44,7 @@ fn annotate_new(input: &MutationInput, vmi: &VirtualMachineInstance) -> Vec<Patc
 fn boot_slots(input: &MutationInput, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
     let kubevirt = input.facts.kubevirt.known()?;
     let version = kubevirt.version?;
-    let placement = boot::placement(vmi.metadata.annotations.as_ref());
+    let placement = boot::pci_options(vmi.metadata.annotations.as_ref());
     let devices = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
     let reserved = match reserve_ports::requested(&input.change.after, input.facts, input.settings) {
         ReservePorts::Ports(wanted) => match pci::reserve(&devices.port_usage, &devices.nics, version, wanted) {
@@ -61,7 +62,7 @@ fn boot_slots(input: &MutationInput, vmi: &VirtualMachineInstance) -> Option<(Op
 
 /// Returns the operations that set or remove these annotations of a VMI, without those that are correct already.
 fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) -> Vec<PatchOperation> {
-    if !vmi.metadata.is_written {
+    if !vmi.metadata.is_present {
         // Every object from the API server has metadata; without it the patch has no parent for the annotations.
         return Vec::new();
     }
@@ -100,7 +101,7 @@ mod tests {
     use crate::{
         api::{
             cluster,
-            review::{self, Reading},
+            review::{self, ParsedRequest},
         },
         change::Change,
         facts::{Fact, Facts, KubeVirt, Vm},
@@ -132,7 +133,7 @@ mod tests {
                 "operation": "{operation}", "kind": {{"group": "kubevirt.io", "kind": "VirtualMachineInstance"}},
                 "object": {object}, "oldObject": {old_object}}}}}"#
         );
-        let Reading::Whole(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
+        let ParsedRequest::Valid(request) = review::read(text.as_bytes()).unwrap() else { panic!("{text}") };
         let change = Change::of(&request).unwrap();
         let operations = operations(&MutationInput { change: &change, facts, settings });
         // The patch applies, and the patched object needs no patch.

@@ -17,7 +17,7 @@ use crate::{
 /// On the pod network a bridge has another meaning than on an additional network, so the user has to set it explicitly.
 pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
     let change = input.change;
-    let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+    let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
     if !is_guest || change.before.is_none() {
         return Vec::new();
     }

@@ -54,11 +54,11 @@ fn remove(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperati
     operations
 }
 
-/// Returns whether a NIC is removed by `state: absent` instead of being dropped from the lists. A running guest unplugs a
-/// NIC only this way.
+/// Returns whether a NIC is removed by `state: absent` instead of being dropped from the lists. A running guest unplugs
+/// a NIC only this way.
 ///
-/// If it is unknown whether the guest runs, `absent` is safe, because a guest also boots without an absent NIC. A NIC that
-/// cannot be unplugged at all is dropped in this input.
+/// If it is unknown whether the guest runs, `absent` is safe, because a guest also boots without an absent NIC. A NIC
+/// that cannot be unplugged at all is dropped in this input.
 fn is_unplugged(input: &MutationInput, nic: &Nic) -> bool {
     let (Some(interface), network) = (nic.interface, nic.network) else { return false };
     let can_be_absent =
@@ -82,7 +82,7 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
-    if guest.domain.devices.is_written {
+    if guest.domain.devices.is_present {
         operations.extend(append(guest.interfaces().is_empty(), |below| interface(input, below), interfaces));
     } else {
         let devices = pointer(input.change.after.path, &["domain", "devices"]);
@@ -138,8 +138,8 @@ mod tests {
     use crate::{
         api::{
             cluster,
-            review::{self, Reading},
-            vm::VirtualMachineInstance,
+            review::{self, ParsedRequest},
+            vmi::VirtualMachineInstance,
         },
         change::Change,
         facts::{Facts, KubeVirt, Vmi},
@@ -180,7 +180,7 @@ mod tests {
             "namespace": "demo", "operation": operation, "kind": {"group": "kubevirt.io", "kind": kind},
             "object": object, "oldObject": old}})
         .to_string();
-        let Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
+        let ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else { panic!("{review}") };
         let change = Change::of(&request).unwrap();
         operations(&MutationInput { change: &change, facts, settings: &Settings::default() })
     }

@@ -1,4 +1,4 @@
-//! The address of a PCI device in the guest, as `pciAddress` says it.
+//! The address of a PCI device in the guest, as in `pciAddress`.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 pub struct PciAddress {
     /// 0 to 0xffff; guests have domain 0 only.
     pub domain: u16,
-    /// 0 is the root bus, others are behind the port of that index.
+    /// 0 is the root bus; any other is behind the port of that index.
     pub bus: u8,
     /// 0 to 0x1f.
     pub slot: u8,
@@ -15,25 +15,25 @@ pub struct PciAddress {
     pub function: u8,
 }
 
-/// The text is no PCI address: KubeVirt wants `dddd:bb:ss.f` in hexadecimal digits.
+/// The text is not a PCI address. KubeVirt requires `dddd:bb:ss.f` in hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not of the form 0000:01:00.0")]
-pub struct NotAnAddress;
+pub struct PciAddressError;
 
 impl FromStr for PciAddress {
-    type Err = NotAnAddress;
+    type Err = PciAddressError;
 
-    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
-        let (domain, rest) = text.split_once(':').ok_or(NotAnAddress)?;
-        let (bus, rest) = rest.split_once(':').ok_or(NotAnAddress)?;
-        let (slot, function) = rest.split_once('.').ok_or(NotAnAddress)?;
+    fn from_str(text: &str) -> Result<Self, PciAddressError> {
+        let (domain, rest) = text.split_once(':').ok_or(PciAddressError)?;
+        let (bus, rest) = rest.split_once(':').ok_or(PciAddressError)?;
+        let (slot, function) = rest.split_once('.').ok_or(PciAddressError)?;
         let address = Self {
             domain: hex(domain, 4)?,
             bus: narrow(hex(bus, 2)?)?,
             slot: narrow(hex(slot, 2)?)?,
             function: narrow(hex(function, 1)?)?,
         };
-        if address.slot <= 0x1f && address.function <= 7 { Ok(address) } else { Err(NotAnAddress) }
+        if address.slot <= 0x1f && address.function <= 7 { Ok(address) } else { Err(PciAddressError) }
     }
 }
 
@@ -43,15 +43,15 @@ impl fmt::Display for PciAddress {
     }
 }
 
-fn hex(digits: &str, length: usize) -> Result<u16, NotAnAddress> {
+fn hex(digits: &str, length: usize) -> Result<u16, PciAddressError> {
     if digits.len() != length || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(NotAnAddress);
+        return Err(PciAddressError);
     }
-    u16::from_str_radix(digits, 16).map_err(|_| NotAnAddress)
+    u16::from_str_radix(digits, 16).map_err(|_| PciAddressError)
 }
 
-fn narrow(number: u16) -> Result<u8, NotAnAddress> {
-    u8::try_from(number).map_err(|_| NotAnAddress)
+fn narrow(number: u16) -> Result<u8, PciAddressError> {
+    u8::try_from(number).map_err(|_| PciAddressError)
 }
 
 #[cfg(test)]
@@ -59,16 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_and_shown_alike() {
+    fn an_address_is_read_and_displayed() {
         let address = "0000:81:1F.7".parse::<PciAddress>().unwrap();
         assert_eq!(address, PciAddress { domain: 0, bus: 0x81, slot: 0x1f, function: 7 });
         assert_eq!(address.to_string(), "0000:81:1f.7");
     }
 
     #[test]
-    fn other_forms_are_refused() {
+    fn other_forms_are_errors() {
         for text in ["", "0000:01:00", "01:00.0", "0000:01:20.0", "0000:01:00.8", "0000:1:00.0", "+000:01:00.0", "x"] {
-            assert_eq!(text.parse::<PciAddress>(), Err(NotAnAddress), "{text}");
+            assert_eq!(text.parse::<PciAddress>(), Err(PciAddressError), "{text}");
         }
     }
 }

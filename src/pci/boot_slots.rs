@@ -1,42 +1,42 @@
-//! What is worth remembering of a guest's PCI bus at boot: how much room it had, and what was there already.
+//! The state of a guest's PCI bus at boot: the capacity for hotplug, and the devices at that time.
 
 use std::{fmt, str::FromStr};
 
 use super::{
-    port_budget::{Case, PortBudget, budget},
-    port_usage::{Nic, PortUsage},
+    port_budget::{PortBudget, PortCase},
+    port_usage::{PciNic, PortUsage},
 };
 use crate::kubevirt::Version;
 
-/// The room for hotplugged NICs when a guest booted, and the devices that had a place of that kind by then.
+/// The capacity for hotplugged NICs when a guest booted, and the number of devices at that time.
 ///
-/// Written as `v1:port=4,nics=1,disks=2`: a version of the form, the kind of place and how many were free, the NICs
-/// and virtio disks that the guest booted with. On a board without PCI it is `v1:any,…`: nothing limits it.
+/// Written as `v1:port=4,nics=1,disks=2`: a version of the format, the kind of slot with the number of free ones, and
+/// the NICs and virtio disks at boot. Without PCI it is `v1:any,…`, because nothing limits hotplug then.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BootSlots {
-    /// Where a hotplugged NIC goes.
-    pub room: Room,
-    /// NICs in the domain at boot.
+    /// The capacity for hotplugged NICs at boot.
+    pub capacity: HotplugCapacity,
+    /// The NICs in the domain at boot.
     pub nics: u64,
-    /// Virtio disks at boot.
+    /// The virtio disks at boot.
     pub disks: u64,
 }
 
-/// Free places for NICs.
+/// The number of free slots for hotplugged NICs, by the kind of slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Room {
-    /// Nothing limits them (CCW, s390x).
+pub enum HotplugCapacity {
+    /// No limit (CCW, s390x).
     Unlimited,
     /// Slots of the conventional bridges of a guest with `useVirtioTransitional`.
     Bridge(u64),
-    /// Slots of a flat bus, the bridges that libvirt adds included.
+    /// Slots of a flat bus, including the bridges that libvirt adds.
     Flat(u64),
     /// PCIe root ports.
     Port(u64),
 }
 
-impl Room {
-    /// How many places were free; `None` where nothing limits them.
+impl HotplugCapacity {
+    /// Returns the number of free slots; `None` if there is no limit.
     #[must_use]
     pub fn free(self) -> Option<u64> {
         match self {
@@ -45,7 +45,7 @@ impl Room {
         }
     }
 
-    /// What a place is called.
+    /// Returns the name of such a slot in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -56,12 +56,12 @@ impl Room {
     }
 
     fn of(budget: &PortBudget) -> Option<Self> {
-        if budget.refused.is_some() {
+        if budget.boot_error.is_some() {
             return None;
         }
-        Some(match (budget.room(), budget.sum.case) {
+        Some(match (budget.hotplug_capacity(), budget.details.case) {
             (None, _) => Self::Unlimited,
-            (Some(free), Case::Flat) => Self::Flat(free),
+            (Some(free), PortCase::Flat) => Self::Flat(free),
             (Some(free), _) if budget.is_transitional => Self::Bridge(free),
             (Some(free), _) => Self::Port(free),
         })
@@ -69,73 +69,75 @@ impl Room {
 }
 
 impl BootSlots {
-    /// Does the sum for a guest that boots with these NICs; `None` when it cannot boot.
+    /// Returns the state of a guest that boots with these NICs; `None` if it cannot boot.
     #[must_use]
-    pub fn of(port_usage: &PortUsage, nics: &[Nic], version: Version) -> Option<Self> {
+    pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Option<Self> {
         Some(Self {
-            room: Room::of(&budget(port_usage, nics, version))?,
-            nics: nics.iter().filter(|nic| nic.place.is_some()).count() as u64,
+            capacity: HotplugCapacity::of(&PortBudget::of(port_usage, nics, version))?,
+            nics: nics.iter().filter(|nic| nic.slot_kind.is_some()).count() as u64,
             disks: u64::from(port_usage.virtio_disks),
         })
     }
 
-    /// How many places are left once the guest has so many NICs and virtio disks; memory that was plugged takes one.
-    /// `None` where nothing limits them.
+    /// Returns the number of slots that are left when the guest has so many NICs and virtio disks. A memory hotplug
+    /// takes a port. `None` if there is no limit.
     #[must_use]
-    pub fn left(&self, nics: u64, disks: u64, has_plugged_memory: bool) -> Option<u64> {
-        let free = self.room.free()?;
-        // Disks and memory of a transitional guest go to root ports as ever, of which nobody keeps count here.
-        let others = match self.room {
-            Room::Bridge(_) => (0, 0),
+    pub fn left(&self, nics: u64, disks: u64, has_hotplugged_memory: bool) -> Option<u64> {
+        let free = self.capacity.free()?;
+        // Disks and memory of a transitional guest still go to root ports, which are not counted here.
+        let disks_now_and_at_boot = match self.capacity {
+            HotplugCapacity::Bridge(_) => (0, 0),
             _ => (disks, self.disks),
         };
-        let taken = nics + others.0 + u64::from(has_plugged_memory && matches!(self.room, Room::Port(_)));
-        Some((free + self.nics + others.1).saturating_sub(taken))
+        let taken = nics
+            + disks_now_and_at_boot.0
+            + u64::from(has_hotplugged_memory && matches!(self.capacity, HotplugCapacity::Port(_)));
+        Some((free + self.nics + disks_now_and_at_boot.1).saturating_sub(taken))
     }
 }
 
 impl fmt::Display for BootSlots {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("v1:")?;
-        match self.room {
-            Room::Unlimited => formatter.write_str("any")?,
-            Room::Bridge(free) => write!(formatter, "bridge={free}")?,
-            Room::Flat(free) => write!(formatter, "flat={free}")?,
-            Room::Port(free) => write!(formatter, "port={free}")?,
+        match self.capacity {
+            HotplugCapacity::Unlimited => formatter.write_str("any")?,
+            HotplugCapacity::Bridge(free) => write!(formatter, "bridge={free}")?,
+            HotplugCapacity::Flat(free) => write!(formatter, "flat={free}")?,
+            HotplugCapacity::Port(free) => write!(formatter, "port={free}")?,
         }
         write!(formatter, ",nics={},disks={}", self.nics, self.disks)
     }
 }
 
-/// The text is no stamp of a form that this nicplug knows.
+/// The text is not in a format that this version of nicplug knows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("not of the form v1:port=4,nics=1,disks=2")]
-pub struct NotBootSlots;
+pub struct BootSlotsError;
 
 impl FromStr for BootSlots {
-    type Err = NotBootSlots;
+    type Err = BootSlotsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut fields = text.strip_prefix("v1:").ok_or(NotBootSlots)?.split(',');
+        let mut fields = text.strip_prefix("v1:").ok_or(BootSlotsError)?.split(',');
         let mut field = || fields.next().map(|field| field.split_once('=').unwrap_or((field, "")));
-        let room = match field().ok_or(NotBootSlots)? {
-            ("any", "") => Room::Unlimited,
-            ("bridge", free) => Room::Bridge(number(free)?),
-            ("flat", free) => Room::Flat(number(free)?),
-            ("port", free) => Room::Port(number(free)?),
-            _ => return Err(NotBootSlots),
+        let capacity = match field().ok_or(BootSlotsError)? {
+            ("any", "") => HotplugCapacity::Unlimited,
+            ("bridge", free) => HotplugCapacity::Bridge(number(free)?),
+            ("flat", free) => HotplugCapacity::Flat(number(free)?),
+            ("port", free) => HotplugCapacity::Port(number(free)?),
+            _ => return Err(BootSlotsError),
         };
         let (Some(("nics", nics)), Some(("disks", disks)), None) = (field(), field(), field()) else {
-            return Err(NotBootSlots);
+            return Err(BootSlotsError);
         };
-        Ok(Self { room, nics: number(nics)?, disks: number(disks)? })
+        Ok(Self { capacity, nics: number(nics)?, disks: number(disks)? })
     }
 }
 
-/// Plain digits, and no more than any guest has: sums of them cannot overflow.
-fn number(text: &str) -> Result<u64, NotBootSlots> {
-    let number: u16 = text.parse().map_err(|_| NotBootSlots)?;
-    if text.starts_with('+') { Err(NotBootSlots) } else { Ok(number.into()) }
+/// Reads plain digits. The limit of 16 bits is above any real number and keeps sums from overflowing.
+fn number(text: &str) -> Result<u64, BootSlotsError> {
+    let number: u16 = text.parse().map_err(|_| BootSlotsError)?;
+    if text.starts_with('+') { Err(BootSlotsError) } else { Ok(number.into()) }
 }
 
 #[cfg(test)]
@@ -143,13 +145,13 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{NoKinds, Placement, count_devices},
+        pci::{NoRegistry, PciOptions, count_devices},
     };
 
     fn boot_slots(spec: &str, version: &str) -> Option<BootSlots> {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let count_devices = count_devices(&spec, &Placement::default(), &NoKinds).unwrap();
-        BootSlots::of(&count_devices.port_usage, &count_devices.nics, version.parse().unwrap())
+        let devices = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
+        BootSlots::of(&devices.port_usage, &devices.nics, version.parse().unwrap())
     }
 
     const FEDORA: &str = r#"{"architecture": "amd64", "domain": {"machine": {"type": "q35"}, "memory": {"guest": "1024M"},
@@ -162,33 +164,38 @@ mod tests {
         let slots = boot_slots(FEDORA, "v1.9.0").unwrap();
         assert_eq!(slots.to_string(), "v1:port=4,nics=1,disks=2");
         let old = boot_slots(FEDORA, "v0.59.0").unwrap();
-        assert_eq!(old.room, Room::Port(1));
+        assert_eq!(old.capacity, HotplugCapacity::Port(1));
     }
 
     #[test]
-    fn every_board_has_its_kind_of_room() {
-        let on = |from: &str, to: &str| boot_slots(&FEDORA.replace(from, to), "v1.9.0").unwrap().room;
-        assert!(matches!(on("q35", "pc-i440fx-9.0"), Room::Flat(_)));
-        assert!(matches!(on(r#""rng""#, r#""useVirtioTransitional": true, "rng""#), Room::Bridge(_)));
+    fn every_machine_type_has_its_kind_of_slot() {
+        let on = |from: &str, to: &str| boot_slots(&FEDORA.replace(from, to), "v1.9.0").unwrap().capacity;
+        assert!(matches!(on("q35", "pc-i440fx-9.0"), HotplugCapacity::Flat(_)));
+        assert!(matches!(on(r#""rng""#, r#""useVirtioTransitional": true, "rng""#), HotplugCapacity::Bridge(_)));
         assert_eq!(
             on(
                 r#""amd64", "domain": {"machine": {"type": "q35"}"#,
                 r#""s390x", "domain": {"machine": {"type": "s390-ccw-virtio"}"#
             ),
-            Room::Unlimited
+            HotplugCapacity::Unlimited
         );
     }
 
     #[test]
-    fn a_stamp_is_read_as_it_was_written() {
-        for room in [Room::Unlimited, Room::Bridge(31), Room::Flat(0), Room::Port(4)] {
-            let slots = BootSlots { room, nics: 3, disks: 12 };
+    fn a_written_stamp_reads_the_same() {
+        for capacity in [
+            HotplugCapacity::Unlimited,
+            HotplugCapacity::Bridge(31),
+            HotplugCapacity::Flat(0),
+            HotplugCapacity::Port(4),
+        ] {
+            let slots = BootSlots { capacity, nics: 3, disks: 12 };
             assert_eq!(slots.to_string().parse(), Ok(slots));
         }
     }
 
     #[test]
-    fn what_is_no_stamp_is_refused() {
+    fn other_text_is_not_a_stamp() {
         for text in [
             "",
             "4",
@@ -203,20 +210,20 @@ mod tests {
             " v1:port=4,nics=1,disks=2",
             "v1:disks=4,nics=1,port=2",
         ] {
-            assert_eq!(text.parse::<BootSlots>(), Err(NotBootSlots), "{text:?}");
+            assert_eq!(text.parse::<BootSlots>(), Err(BootSlotsError), "{text:?}");
         }
     }
 
     #[test]
-    fn what_came_since_boot_takes_room_and_what_went_gives_it_back() {
-        let ports = BootSlots { room: Room::Port(4), nics: 1, disks: 2 };
+    fn added_devices_take_capacity_and_removed_ones_free_it() {
+        let ports = BootSlots { capacity: HotplugCapacity::Port(4), nics: 1, disks: 2 };
         for (nics, disks, memory, left) in
             [(1, 2, false, 4), (3, 2, false, 2), (3, 3, true, 0), (0, 2, false, 5), (9, 9, true, 0)]
         {
             assert_eq!(ports.left(nics, disks, memory), Some(left), "{nics} {disks} {memory}");
         }
-        let bridge = BootSlots { room: Room::Bridge(4), ..ports };
+        let bridge = BootSlots { capacity: HotplugCapacity::Bridge(4), ..ports };
         assert_eq!(bridge.left(2, 9, true), Some(3));
-        assert_eq!(BootSlots { room: Room::Unlimited, ..ports }.left(99, 99, true), None);
+        assert_eq!(BootSlots { capacity: HotplugCapacity::Unlimited, ..ports }.left(99, 99, true), None);
     }
 }

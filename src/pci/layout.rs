@@ -1,31 +1,60 @@
-//! The bus as a picture: who sits where. It places the devices one by one as libvirt does, so its free ports are the
-//! ones that the sum promises; a test holds the two against each other.
+//! The bus layout: the device in every slot. It places the devices one by one as libvirt does, so it has as many free
+//! ports as the port budget; a test compares the two.
 
 use super::{
-    DeviceKinds, Note, Placement, Unreadable,
+    DeviceRegistry, Note, PciOptions, UnreadableField,
     address::PciAddress,
-    devices::{self, Device, Kind, Parts, Place, Sink},
-    port_budget::{Case, PortBudget, budget},
+    boot_error::BootError,
+    devices::{self, Device, DeviceKind, DeviceLists, DeviceVisitor, SlotKind},
+    port_budget::{PortBudget, PortCase},
     port_usage::{self, Devices},
-    refusal::Refusal,
 };
 use crate::{api::guest::GuestSpec, kubevirt::Version};
 
-/// A guest's bus.
+/// The PCI bus of a guest at boot.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Picture {
-    /// The sums.
+pub struct BusLayout {
+    /// The port budget.
     pub budget: PortBudget,
     /// Ports in order of their index, then slots of a bridge or flat bus, then the rest. Empty for a guest that cannot
-    /// boot and has no counts.
-    pub seats: Vec<Seat>,
-    /// What nobody could tell.
+    /// boot.
+    pub slots: Vec<Slot>,
+    /// Assumptions behind the layout.
     pub notes: Vec<Note>,
 }
 
-/// Where a device, or nobody, sits.
+impl BusLayout {
+    /// Places the devices of a guest.
+    ///
+    /// # Errors
+    /// A field has another type than in KubeVirt's API.
+    pub fn of(
+        spec: &GuestSpec<'_>,
+        options: &PciOptions<'_>,
+        registry: &dyn DeviceRegistry,
+        version: Version,
+    ) -> Result<Self, UnreadableField> {
+        let parts = DeviceLists::read(spec)?;
+        let Devices { port_usage, nics, notes } = port_usage::count(spec, &parts, options, registry);
+        let budget = PortBudget::of(&port_usage, &nics, version);
+        let mut all = Collector::default();
+        devices::walk(spec, &parts, &parts.defaulted_disks(port_usage.architecture), options, registry, &mut all);
+        all.0.sort_by_key(|device| device.kind.address_order());
+        let slots = match budget.details.case {
+            _ if budget.boot_error.is_some() => Vec::new(),
+            PortCase::NoPorts => all.0.iter().map(|device| slot(SlotPosition::None, device)).collect(),
+            PortCase::Flat => all.0.iter().map(|device| slot(flat_position(device), device)).collect(),
+            PortCase::Placed | PortCase::Discarded | PortCase::RootComplex => {
+                LayoutBuilder::new(&budget, port_usage.root_complex).fill(&all.0)
+            }
+        };
+        Ok(Self { budget, slots, notes })
+    }
+}
+
+/// The position of a slot.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Spot {
+pub enum SlotPosition {
     /// The root port of that PCI index.
     Port(u64),
     /// A slot of the conventional bridge.
@@ -35,26 +64,26 @@ pub enum Spot {
     /// A slot of a flat bus.
     Flat,
     /// No PCI slot.
-    Nowhere,
+    None,
 }
 
-/// One place and who has it.
+/// A slot and the device in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Seat {
-    /// Where.
-    pub spot: Spot,
-    /// Who: the name in the spec, or what it is. Empty for a free port.
+pub struct Slot {
+    /// The position.
+    pub position: SlotPosition,
+    /// The name of the device in the spec, or else its kind. Empty for a free port.
     pub name: String,
-    /// What it is; `free` for a free port.
+    /// The kind of device; `free` for a free port.
     pub kind: &'static str,
-    /// Why it is there.
+    /// The reason why the device or the port exists.
     pub why: String,
     /// Whether KubeVirt counts it as a port in use.
     pub is_counted: bool,
 }
 
-impl Seat {
-    /// Whether a NIC can be plugged in here.
+impl Slot {
+    /// Whether a NIC can be hotplugged here.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.kind == FREE
@@ -64,48 +93,23 @@ impl Seat {
 /// The `kind` of a free port.
 const FREE: &str = "free";
 
-/// Draws the bus of a guest at boot.
-///
-/// # Errors
-/// A list of devices has another shape than KubeVirt's API.
-pub fn picture(
-    spec: &GuestSpec<'_>,
-    placement: &Placement<'_>,
-    kinds: &dyn DeviceKinds,
-    version: Version,
-) -> Result<Picture, Unreadable> {
-    let parts = Parts::read(spec)?;
-    let Devices { port_usage, nics, notes } = port_usage::count(spec, &parts, placement, kinds);
-    let budget = budget(&port_usage, &nics, version);
-    let mut all = Collector::default();
-    devices::walk(spec, &parts, &parts.bus_disks(port_usage.architecture), placement, kinds, &mut all);
-    all.0.sort_by_key(|device| device.kind.turn());
-    let seats = match budget.sum.case {
-        _ if budget.refused.is_some() => Vec::new(),
-        Case::NoPorts => all.0.iter().map(|device| seat(Spot::Nowhere, device)).collect(),
-        Case::Flat => all.0.iter().map(|device| seat(flat_spot(device), device)).collect(),
-        Case::Placed | Case::Discarded | Case::RootComplex => Board::new(&budget, port_usage.root_complex).fill(&all.0),
-    };
-    Ok(Picture { budget, seats, notes })
-}
-
 #[derive(Debug, Default)]
 struct Collector<'v>(Vec<Device<'v>>);
 
-impl<'v> Sink<'v> for Collector<'v> {
+impl<'v> DeviceVisitor<'v> for Collector<'v> {
     fn device(&mut self, device: Device<'v>) {
         self.0.push(device);
     }
 
     fn note(&mut self, _note: Note) {}
 
-    fn refusal(&mut self, _refusal: Refusal) {}
+    fn boot_error(&mut self, _refusal: BootError) {}
 }
 
-fn seat(spot: Spot, device: &Device<'_>) -> Seat {
+fn slot(position: SlotPosition, device: &Device<'_>) -> Slot {
     let name = if device.name.is_empty() { device.kind.as_str() } else { device.name };
-    Seat {
-        spot,
+    Slot {
+        position,
         name: name.to_owned(),
         kind: device.kind.as_str(),
         why: device.why.to_owned(),
@@ -113,55 +117,55 @@ fn seat(spot: Spot, device: &Device<'_>) -> Seat {
     }
 }
 
-fn flat_spot(device: &Device<'_>) -> Spot {
-    if device.place == Place::Nowhere { Spot::Nowhere } else { Spot::Flat }
+fn flat_position(device: &Device<'_>) -> SlotPosition {
+    if device.slot_kind == SlotKind::None { SlotPosition::None } else { SlotPosition::Flat }
 }
 
-/// What a bus number stands for.
+/// The device that a bus number refers to.
 #[derive(Clone, Debug)]
 enum Bus {
     /// A root port.
-    Port(Option<Seat>),
+    Port(Option<Slot>),
     /// The root port of the first bridge.
     BridgePort,
     /// A conventional bridge.
     Bridge,
 }
 
-/// A PCIe board while devices are put on it. Bus numbers count from 1; the root bus is no entry.
-struct Board<'r> {
+/// Places devices on a PCIe machine. Bus numbers begin with 1; `buses` does not include the root bus.
+struct LayoutBuilder<'r> {
     budget: &'r PortBudget,
     root_complex: bool,
     buses: Vec<Bus>,
-    on_bridge: Vec<Seat>,
-    elsewhere: Vec<Seat>,
+    on_bridge: Vec<Slot>,
+    elsewhere: Vec<Slot>,
     bridged: u64,
 }
 
-impl<'r> Board<'r> {
+impl<'r> LayoutBuilder<'r> {
     fn new(budget: &'r PortBudget, root_complex: bool) -> Self {
         Self { budget, root_complex, buses: Vec::new(), on_bridge: Vec::new(), elsewhere: Vec::new(), bridged: 0 }
     }
 
-    fn fill(mut self, devices: &[Device<'_>]) -> Vec<Seat> {
-        if self.budget.sum.case == Case::Discarded {
-            self.grow_to(self.budget.sum.extra_in_place);
+    fn fill(mut self, devices: &[Device<'_>]) -> Vec<Slot> {
+        if self.budget.details.case == PortCase::Discarded {
+            self.grow_to(self.budget.details.extra_in_place);
         }
-        self.seat_addressed(devices);
+        self.place_addressed(devices);
         let (first, rest) = devices.split_at_checked(after_nics(devices)).unwrap_or((devices, &[]));
         for device in first {
-            self.seat_floating(device);
+            self.place_floating(device);
         }
-        // Placeholders are NICs of the emulator: they get their places after the guest's own and before all others.
+        // Placeholders are emulated NICs: they get their slots after the guest's own NICs and before all other devices.
         for _ in 0..self.budget.placeholders.unwrap_or(0) {
-            self.seat_placeholder();
+            self.place_placeholder();
         }
         for device in rest {
-            self.seat_floating(device);
+            self.place_floating(device);
         }
         self.add_spare();
         self.add_extra();
-        self.into_seats()
+        self.into_slots()
     }
 
     fn grow_to(&mut self, index: u64) {
@@ -170,54 +174,54 @@ impl<'r> Board<'r> {
         }
     }
 
-    fn seat_addressed(&mut self, devices: &[Device<'_>]) {
+    fn place_addressed(&mut self, devices: &[Device<'_>]) {
         for device in devices {
             let Some(address) = parse(device) else { continue };
-            if address.bus == 0 || device.place != Place::Port {
+            if address.bus == 0 || device.slot_kind != SlotKind::Port {
                 continue;
             }
             self.grow_to(u64::from(address.bus));
             if let Some(bus) = self.buses.get_mut(usize::from(address.bus) - 1) {
-                *bus = Bus::Port(Some(with_address(seat(Spot::Port(u64::from(address.bus)), device), address)));
+                *bus = Bus::Port(Some(with_address(slot(SlotPosition::Port(u64::from(address.bus)), device), address)));
             }
         }
     }
 
-    fn seat_floating(&mut self, device: &Device<'_>) {
+    fn place_floating(&mut self, device: &Device<'_>) {
         let address = parse(device);
-        match (device.place, address) {
-            (Place::Nowhere, _) => self.elsewhere.push(seat(Spot::Nowhere, device)),
-            (Place::RootBus, _) => self.elsewhere.push(seat(Spot::RootBus, device)),
-            (Place::Port | Place::Bridge, Some(address)) if address.bus == 0 => {
-                self.elsewhere.push(with_address(seat(Spot::RootBus, device), address));
+        match (device.slot_kind, address) {
+            (SlotKind::None, _) => self.elsewhere.push(slot(SlotPosition::None, device)),
+            (SlotKind::RootBus, _) => self.elsewhere.push(slot(SlotPosition::RootBus, device)),
+            (SlotKind::Port | SlotKind::Bridge, Some(address)) if address.bus == 0 => {
+                self.elsewhere.push(with_address(slot(SlotPosition::RootBus, device), address));
             }
-            (Place::Port, Some(_)) => {}
-            (Place::Port | Place::Bridge, None) if self.root_complex && device.is_counted => {
-                let mut seat = seat(Spot::RootBus, device);
-                seat.why.push_str("; the annotation puts it on the root bus");
-                self.elsewhere.push(seat);
+            (SlotKind::Port, Some(_)) => {}
+            (SlotKind::Port | SlotKind::Bridge, None) if self.root_complex && device.is_counted => {
+                let mut slot = slot(SlotPosition::RootBus, device);
+                slot.why.push_str("; the annotation puts it on the root bus");
+                self.elsewhere.push(slot);
             }
-            (Place::Port, None) => {
-                let spot = self.empty_port();
-                self.put(spot, seat(Spot::Port(spot as u64 + 1), device));
+            (SlotKind::Port, None) => {
+                let position = self.empty_port();
+                self.put(position, slot(SlotPosition::Port(position as u64 + 1), device));
             }
-            (Place::Bridge, _) => {
+            (SlotKind::Bridge, _) => {
                 self.take_bridge_slot();
-                self.on_bridge.push(seat(Spot::Bridge, device));
+                self.on_bridge.push(slot(SlotPosition::Bridge, device));
             }
         }
     }
 
-    fn seat_placeholder(&mut self) {
+    fn place_placeholder(&mut self) {
         if self.budget.is_transitional {
             self.take_bridge_slot();
             return;
         }
-        let spot = self.empty_port();
-        self.put(spot, free(spot, "reserved by a placeholder of KubeVirt"));
+        let position = self.empty_port();
+        self.put(position, free(position, "reserved by a placeholder of KubeVirt"));
     }
 
-    /// The first empty port, which is made where there is none.
+    /// Returns the index of the first empty port, and creates one if there is none.
     fn empty_port(&mut self) -> usize {
         let empty = self.buses.iter().position(|bus| matches!(bus, Bus::Port(None)));
         empty.unwrap_or_else(|| {
@@ -226,9 +230,9 @@ impl<'r> Board<'r> {
         })
     }
 
-    fn put(&mut self, spot: usize, seat: Seat) {
-        if let Some(bus) = self.buses.get_mut(spot) {
-            *bus = Bus::Port(Some(seat));
+    fn put(&mut self, position: usize, slot: Slot) {
+        if let Some(bus) = self.buses.get_mut(position) {
+            *bus = Bus::Port(Some(slot));
         }
     }
 
@@ -242,33 +246,34 @@ impl<'r> Board<'r> {
     }
 
     fn add_spare(&mut self) {
-        if self.budget.sum.case == Case::Discarded || self.buses.is_empty() {
+        if self.budget.details.case == PortCase::Discarded || self.buses.is_empty() {
             return;
         }
-        let spot = self.empty_port();
-        self.put(spot, free(spot, "libvirt's spare port"));
+        let position = self.empty_port();
+        self.put(position, free(position, "libvirt's spare port"));
     }
 
     fn add_extra(&mut self) {
-        if self.budget.sum.case == Case::Discarded {
+        if self.budget.details.case == PortCase::Discarded {
             return;
         }
-        for _ in 0..self.budget.sum.extra_in_place {
-            let spot = self.buses.len();
-            self.buses.push(Bus::Port(Some(free(spot, EXTRA))));
+        for _ in 0..self.budget.details.extra_in_place {
+            let position = self.buses.len();
+            self.buses.push(Bus::Port(Some(free(position, EXTRA))));
         }
     }
 
-    fn into_seats(self) -> Vec<Seat> {
-        let why_empty = if self.budget.sum.case == Case::Discarded { EXTRA } else { "made by an explicit address" };
-        let ports = self.buses.into_iter().enumerate().filter_map(|(spot, bus)| match bus {
-            Bus::Port(Some(seat)) => Some(seat),
-            Bus::Port(None) => Some(free(spot, why_empty)),
-            Bus::BridgePort => Some(Seat {
-                spot: Spot::Port(spot as u64 + 1),
+    fn into_slots(self) -> Vec<Slot> {
+        let why_empty =
+            if self.budget.details.case == PortCase::Discarded { EXTRA } else { "created by an explicit address" };
+        let ports = self.buses.into_iter().enumerate().filter_map(|(position, bus)| match bus {
+            Bus::Port(Some(slot)) => Some(slot),
+            Bus::Port(None) => Some(free(position, why_empty)),
+            Bus::BridgePort => Some(Slot {
+                position: SlotPosition::Port(position as u64 + 1),
                 name: "bridge".to_owned(),
                 kind: "bridge",
-                why: "of libvirt, for conventional cards".to_owned(),
+                why: "added by libvirt, for conventional cards".to_owned(),
                 is_counted: false,
             }),
             Bus::Bridge => None,
@@ -280,21 +285,27 @@ impl<'r> Board<'r> {
 /// The `why` of a port that KubeVirt adds as a controller.
 const EXTRA: &str = "reserved by KubeVirt as an extra port";
 
-fn free(spot: usize, why: &str) -> Seat {
-    Seat { spot: Spot::Port(spot as u64 + 1), name: String::new(), kind: FREE, why: why.to_owned(), is_counted: false }
+fn free(position: usize, why: &str) -> Slot {
+    Slot {
+        position: SlotPosition::Port(position as u64 + 1),
+        name: String::new(),
+        kind: FREE,
+        why: why.to_owned(),
+        is_counted: false,
+    }
 }
 
-fn with_address(seat: Seat, address: PciAddress) -> Seat {
-    let why = format!("{}, pciAddress {address}", seat.why);
-    Seat { why, ..seat }
+fn with_address(slot: Slot, address: PciAddress) -> Slot {
+    let why = format!("{}, pciAddress {address}", slot.why);
+    Slot { why, ..slot }
 }
 
 fn parse(device: &Device<'_>) -> Option<PciAddress> {
     device.address?.parse().ok()
 }
 
-/// The index behind the filesystems and the NICs of the emulator, where libvirt places KubeVirt's dummy NICs.
+/// Returns the index after the filesystems and the emulated NICs, where libvirt places KubeVirt's dummy NICs.
 fn after_nics(devices: &[Device<'_>]) -> usize {
-    let turn = Kind::Interface.turn();
-    devices.iter().position(|device| device.kind.turn() > turn).unwrap_or(devices.len())
+    let address_order = DeviceKind::Interface.address_order();
+    devices.iter().position(|device| device.kind.address_order() > address_order).unwrap_or(devices.len())
 }

@@ -1,58 +1,61 @@
-//! The PCI model: what sits where on a guest's PCI bus, and how many hotplug ports are free.
+//! The PCI model: which device has which slot on a guest's PCI bus, and how many hotplug ports are free.
 //!
-//! A guest's free ports are fixed when it boots. How many there are follows from its devices, its machine, its memory
-//! and the KubeVirt version that starts it, in two steps: KubeVirt asks libvirt for ports by a count of its own
-//! (`scheme`), and libvirt places the devices (`reckoning`). [`count_devices`] reads what counts out of an object,
-//! [`reckon`] does the sum, [`reserve`] turns the sum round, and [`picture`] shows the bus.
+//! The number of free ports is fixed when a guest boots. It follows from the devices, the machine type, the memory and
+//! the KubeVirt version that starts the guest, in two steps: KubeVirt requests ports from libvirt (`scheme`), and
+//! libvirt places the devices (`port_budget`). [`count_devices`] reads the devices of an object, [`PortBudget::of`]
+//! calculates the free ports, [`reserve`] finds the annotation for a number of free ports, and [`BusLayout::of`] lists
+//! every slot.
 //!
 //! The model is exact: it was checked against KubeVirt's own functions (v1.9.0), a real libvirt (11.3) and live
 //! emulators. PCI NUMA topologies (dedicated CPUs with PCINUMAAwareTopology) are not covered.
 
 mod address;
+mod boot_error;
 mod boot_slots;
 mod devices;
 mod layout;
-mod machine;
+mod machine_type;
 mod port_budget;
 mod port_usage;
 mod quantity;
-mod refusal;
 mod reservation;
 mod scheme;
 
 use std::fmt;
 
 pub use self::{
-    address::{NotAnAddress, PciAddress},
-    boot_slots::{BootSlots, NotBootSlots, Room},
-    devices::{Kind, Place},
-    layout::{Picture, Seat, Spot, picture},
-    machine::{Architecture, Machine},
-    port_budget::{Case, PortBudget, Sum, budget},
-    port_usage::{Devices, Nic, PortUsage, SlotCount, count_devices},
-    refusal::Refusal,
+    address::{PciAddress, PciAddressError},
+    boot_error::BootError,
+    boot_slots::{BootSlots, BootSlotsError, HotplugCapacity},
+    devices::{DeviceKind, SlotKind},
+    layout::{BusLayout, Slot, SlotPosition},
+    machine_type::{Architecture, MachineType},
+    port_budget::{BudgetDetails, PortBudget, PortCase},
+    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices},
     reservation::{Reservation, reserve},
     scheme::Scheme,
 };
 
-/// The annotation that says how many interfaces a guest shall have ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and later).
+/// The annotation with the number of interfaces that KubeVirt provides ports for (KubeVirt 1.6.4, 1.7.2, 1.8 and
+/// later).
 pub const SLOT_COUNT: &str = "kubevirt.io/pci-interface-slot-count";
 
 /// The annotation that puts devices on the root bus.
 pub const ROOT_COMPLEX: &str = "kubevirt.io/placePCIDevicesOnRootComplex";
 
-/// What the PCI bus depends on besides the spec.
+/// Options of the PCI bus that are not in the spec.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Placement<'a> {
+pub struct PciOptions<'a> {
     /// The value of [`SLOT_COUNT`] on the VMI.
     pub slot_count: Option<&'a str>,
     /// Whether [`ROOT_COMPLEX`] on the VMI is exactly `true`.
     pub root_complex: bool,
-    /// Whether the spec is the template of a VM: then the VM controller adds what `autoattachInputDevice` asks for.
+    /// Whether the spec is the template of a VM: then the VM controller adds the input device of
+    /// `autoattachInputDevice`.
     pub is_template: bool,
 }
 
-impl<'a> Placement<'a> {
+impl<'a> PciOptions<'a> {
     /// Reads the annotations of a VMI, or of the metadata of a VM's template.
     #[must_use]
     pub fn of(annotation: impl Fn(&str) -> Option<&'a str>) -> Self {
@@ -63,74 +66,74 @@ impl<'a> Placement<'a> {
         }
     }
 
-    /// The same, for the template of a VM.
+    /// Returns the options for the template of a VM.
     #[must_use]
     pub fn for_template(self) -> Self {
         Self { is_template: true, ..self }
     }
 }
 
-/// Whether a binding plugin gives the guest a NIC that KubeVirt defines.
+/// How a binding plugin attaches the guest: whether KubeVirt defines a NIC for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Attachment {
-    /// `domainAttachmentType` tap or managedTap: an interface like any other.
+pub enum DomainAttachment {
+    /// `domainAttachmentType` is tap or managedTap: KubeVirt defines a NIC.
     Tap,
-    /// Another type or none: no interface in the domain, though a sidecar may add one unseen.
-    Unseen,
-    /// The plugin's registration is not known; it counts as a tap.
+    /// Another type or none: KubeVirt defines no NIC, although a sidecar may add one.
+    NoNic,
+    /// The registration is unknown; treated as a tap.
     Unknown,
 }
 
-/// What a permitted host device is.
+/// The kind of a permitted host device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum HostKind {
-    /// `mediatedDevices`: a vGPU or its like, which KubeVirt does not count.
+pub enum HostDeviceKind {
+    /// `mediatedDevices`: for example a vGPU, which KubeVirt does not count.
     Mediated,
     /// `pciHostDevices`.
     Pci,
-    /// The device is not known; it counts as PCI.
+    /// The device is unknown; treated as PCI.
     Unknown,
-    /// `usb`: no PCI device.
+    /// `usb`: not a PCI device.
     Usb,
 }
 
-/// What only the KubeVirt resource can tell of a name.
-pub trait DeviceKinds {
-    /// `spec.configuration.network.binding[name].domainAttachmentType`.
-    fn binding(&self, name: &str) -> Attachment;
-    /// Which list of `spec.configuration.permittedHostDevices` has the device.
-    fn host_device(&self, device_name: &str) -> HostKind;
+/// The devices that the KubeVirt resource registers by name.
+pub trait DeviceRegistry {
+    /// Returns `spec.configuration.network.binding[name].domainAttachmentType`.
+    fn binding(&self, name: &str) -> DomainAttachment;
+    /// Returns the list of `spec.configuration.permittedHostDevices` that has the device.
+    fn host_device(&self, device_name: &str) -> HostDeviceKind;
 }
 
-/// Nothing is known of any name.
+/// A registry in which every name is unknown.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoKinds;
+pub struct NoRegistry;
 
-impl DeviceKinds for NoKinds {
-    fn binding(&self, _name: &str) -> Attachment {
-        Attachment::Unknown
+impl DeviceRegistry for NoRegistry {
+    fn binding(&self, _name: &str) -> DomainAttachment {
+        DomainAttachment::Unknown
     }
 
-    fn host_device(&self, _device_name: &str) -> HostKind {
-        HostKind::Unknown
+    fn host_device(&self, _device_name: &str) -> HostDeviceKind {
+        HostDeviceKind::Unknown
     }
 }
 
-/// Something that the figures rest on and nobody could tell.
+/// An assumption behind the figures, made because information is missing.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Note {
-    /// An interface has a binding of a newer KubeVirt.
+    /// An interface has an unknown binding.
     NewerBinding(String),
-    /// A binding plugin whose registration is not known.
+    /// The registration of a binding plugin is unknown.
     UnknownBinding(String),
-    /// A host device whose kind is not known.
+    /// The kind of a host device is unknown.
     UnknownHostDevice {
         /// Its name in the spec.
         name: String,
         /// `deviceName`.
         device_name: String,
     },
-    /// `memory` is no quantity.
+    /// `memory` is not a quantity.
     UnreadableMemory(String),
 }
 
@@ -146,17 +149,19 @@ impl fmt::Display for Note {
             Self::UnknownHostDevice { name, device_name } => {
                 write!(formatter, "device {name:?} ({device_name}): kind unknown; counted as a PCI device")
             }
-            Self::UnreadableMemory(text) => write!(formatter, "memory {text:?} is no quantity; taken as 2Gi or less"),
+            Self::UnreadableMemory(text) => {
+                write!(formatter, "memory {text:?} is not a quantity; taken as 2Gi or less")
+            }
         }
     }
 }
 
-/// A part of the spec has another shape than KubeVirt's API.
+/// A field of the spec has another type than in KubeVirt's API.
 #[derive(Debug, thiserror::Error)]
 #[error("{field} cannot be read")]
-pub struct Unreadable {
-    /// Relative to the VMI's spec.
+pub struct UnreadableField {
+    /// The field, relative to the spec of the VMI.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The error.
     pub source: serde_json::Error,
 }

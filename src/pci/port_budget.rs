@@ -1,32 +1,33 @@
-//! The sum: what KubeVirt asks for, what libvirt makes of it, and what is left.
+//! The port budget: the ports that KubeVirt requests, what libvirt creates from it, and the ports that are free.
 //!
-//! Words of the model: n interfaces (absent ones too), `inUse` KubeVirt's count, D devices on root ports, P
-//! placeholders (dummy NICs that are taken away again, their ports stay), E controllers in addition, b the bus numbers
-//! of bridges (one for the bridge's own port, one for the bridge, if anything is conventional).
+//! Terms: n interfaces (including absent ones), `inUse` KubeVirt's count of devices, D devices on root ports, P
+//! placeholders (dummy NICs that KubeVirt removes again, while their ports stay), E extra controllers, b the bus
+//! numbers of bridges (if any device is conventional: one for the port of the bridge and one for the bridge).
 //!
 //! | case            | when                              | free ports                                  |
 //! | --------------- | --------------------------------- | ------------------------------------------- |
-//! | [`Case::Placed`] without E | schemes none, v1, v2   | P + 1                                       |
-//! | [`Case::Placed`] | v3 with P > 0, read-back with any | P + 1 + min(E, 31 - (D + P + 1 + b))        |
-//! | [`Case::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
-//! | [`Case::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
+//! | [`PortCase::Placed`] without E | schemes none, v1, v2   | P + 1                                       |
+//! | [`PortCase::Placed`] | v3 with P > 0, read-back with any | P + 1 + min(E, 31 - (D + P + 1 + b))        |
+//! | [`PortCase::Discarded`] | v3 up to 1.9 with P = 0       | max(0, E - D)                               |
+//! | [`PortCase::RootComplex`] | the root-complex annotation | 0, or P + 1 if libvirt has to place anything |
 //!
-//! The 1 is libvirt's spare port. An explicit address on bus k makes libvirt have the ports 1 to k, so more may be
-//! free than the table says; on bus 0 it takes no port. On a transitional guest placeholders sit on the bridge.
+//! The 1 is libvirt's spare port. For an explicit address on bus k, libvirt creates the ports 1 to k, so more may be
+//! free than in the table. An address on bus 0 takes no port. On a transitional guest placeholders take slots of the
+//! bridge.
 
 use std::{collections::BTreeSet, fmt};
 
 use super::{
     address::PciAddress,
-    devices::Place,
-    machine::Machine,
-    port_usage::{Claim, Nic, PortUsage, SlotCount, Tally},
-    refusal::{ROOT_COMPLEX_SLOTS, Refusal},
-    scheme::{self, Scheme, Target, Targets},
+    boot_error::{BootError, ROOT_COMPLEX_SLOTS},
+    devices::SlotKind,
+    machine_type::MachineType,
+    port_usage::{AddressedDevice, PciNic, PortUsage, SlotCount, SlotTally},
+    scheme::{self, PortTarget, Scheme, TargetInputs},
 };
 use crate::kubevirt::Version;
 
-/// KubeVirt adds no controller above this index.
+/// The highest index at which KubeVirt adds a controller.
 const LAST_EXTRA_INDEX: u64 = 31;
 
 /// The highest PCI bus number.
@@ -38,136 +39,136 @@ const BRIDGE_SLOTS: u64 = 31;
 /// Slots of the i440fx root bus: 2 to 31.
 const FLAT_SLOTS: u64 = 30;
 
-/// Root ports share a slot of the root bus as its eight functions.
+/// Eight root ports share a slot of the root bus, one per function.
 const PORTS_PER_SLOT: u64 = 8;
 
-/// How the ports come about.
+/// How the ports are created.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Case {
-    /// libvirt places the devices and leaves a spare port; KubeVirt's controllers come after that (case A).
+pub enum PortCase {
+    /// libvirt places the devices and adds a spare port; KubeVirt adds its controllers after that (case A).
     Placed,
-    /// KubeVirt's controllers are there before the devices, which take them (case B).
+    /// KubeVirt's controllers exist before the devices, which take them (case B).
     Discarded,
-    /// Devices sit on the root bus.
+    /// Devices are on the root bus.
     RootComplex,
-    /// The board has one flat bus.
+    /// The machine has one flat bus.
     Flat,
-    /// The board has no PCI ports.
+    /// The machine has no PCI ports.
     NoPorts,
 }
 
-/// The parts of the sum, for messages and for pictures.
+/// The intermediate values of the calculation, for messages and for the bus layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Sum {
-    /// What the version does.
+pub struct BudgetDetails {
+    /// The scheme of the KubeVirt version.
     pub scheme: Scheme,
-    /// How the ports come about.
-    pub case: Case,
-    /// The board.
-    pub machine: Machine,
-    /// More than 2Gi of memory.
+    /// How the ports are created.
+    pub case: PortCase,
+    /// The machine type.
+    pub machine: MachineType,
+    /// Whether the guest has more than 2Gi of memory.
     pub has_large_memory: bool,
     /// n: interfaces, absent ones included.
     pub interfaces: u64,
-    /// The slot-count annotation, where the version reads it.
+    /// The slot-count annotation, if the version reads it.
     pub slot_count: Option<i64>,
-    /// T: the ports that KubeVirt aims at.
+    /// T: the total number of ports that KubeVirt targets.
     pub total: u64,
-    /// m: the free ports that it wants at least.
+    /// m: the minimum of free ports that KubeVirt targets.
     pub minimum: u64,
-    /// What follows from both.
+    /// The number of free ports that follows from both.
     pub desired: u64,
     /// D: devices on root ports.
     pub devices: u64,
     /// Devices that need a conventional slot.
     pub conventional: u64,
-    /// E after the cap at index 31.
+    /// E after the limit at index 31.
     pub extra_in_place: u64,
-    /// All root ports, a bridge's own included.
+    /// All root ports, including that of a bridge.
     pub root_ports: u64,
     /// The highest bus number; on a flat bus the number of bridges.
     pub highest_index: u64,
 }
 
-/// What comes out.
+/// The PCI ports of a guest at boot.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PortBudget {
-    /// KubeVirt's own view of whether the board has PCIe ports.
+    /// Whether the machine has PCIe ports in KubeVirt's view.
     pub supports_pcie_hotplug: bool,
     /// KubeVirt's count of devices.
     pub ports_in_use: u64,
-    /// P; `None` when KubeVirt cannot compute it.
+    /// P; `None` if KubeVirt cannot compute it.
     pub placeholders: Option<u64>,
-    /// E before the cap; `None` when KubeVirt cannot compute it.
+    /// E before the limit; `None` if KubeVirt cannot compute it.
     pub extra_controllers: Option<u64>,
-    /// Empty root ports when the guest boots; `None` where there are no such ports, or for a guest that cannot boot.
+    /// The free root ports at boot; `None` if the machine has no root ports, or if the guest cannot boot.
     pub free_ports: Option<u64>,
-    /// Free slots of the conventional bridges, where there are any: on a transitional guest hotplugged NICs go there.
+    /// The free slots of conventional bridges, if there are any. On a transitional guest hotplugged NICs go there.
     pub bridge_free_slots: Option<u64>,
-    /// Free slots of a flat bus, the bridges that libvirt adds by itself included.
+    /// The free slots of a flat bus, including the bridges that libvirt adds.
     pub flat_free_slots: Option<u64>,
-    /// Why the guest cannot boot.
-    pub refused: Option<Refusal>,
+    /// The reason why the guest cannot boot.
+    pub boot_error: Option<BootError>,
     /// Whether a hotplugged NIC goes to a conventional slot.
     pub is_transitional: bool,
-    /// How it came about.
-    pub sum: Sum,
+    /// The intermediate values.
+    pub details: BudgetDetails,
 }
 
 impl PortBudget {
-    /// Room for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` where nothing limits them.
-    ///
-    /// A flat bus grows: libvirt adds bridges by itself when the guest is defined, so its figure is no hard limit.
+    /// Calculates the ports of a guest with these NICs at boot.
     #[must_use]
-    pub fn room(&self) -> Option<u64> {
-        match self.sum.case {
-            Case::Flat => self.flat_free_slots,
-            Case::NoPorts => None,
+    pub fn of(port_usage: &PortUsage, nics: &[PciNic], version: Version) -> Self {
+        let scheme = Scheme::of(version);
+        let devices = PortCounts::of(port_usage, nics);
+        let asks = port_usage.supports_pcie_hotplug || !scheme::checks_machine(version);
+        let slot_count = match &port_usage.slot_count {
+            SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
+                return refused(port_usage, &devices, scheme, BootError::SlotCount { value: value.to_string() });
+            }
+            SlotCount::Number(count) => Some(*count),
+            SlotCount::NotANumber(_) | SlotCount::Unset => None,
+        };
+        let inputs = TargetInputs {
+            scheme,
+            is_large: port_usage.has_large_memory,
+            root_complex: port_usage.root_complex,
+            interfaces: devices.interfaces,
+            in_use: devices.in_use,
+            slot_count,
+        };
+        let mut target = PortTarget::of(inputs);
+        if !port_usage.supports_pcie_hotplug {
+            // Some versions calculate these nevertheless, but such a machine ignores them.
+            target.placeholders = 0;
+            target.extra_controllers = 0;
+        }
+        place(port_usage, &devices, scheme, target)
+    }
+
+    /// Returns the capacity for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` if there is no limit.
+    ///
+    /// On a flat bus this is not a hard limit, because libvirt adds bridges when it defines the guest.
+    #[must_use]
+    pub fn hotplug_capacity(&self) -> Option<u64> {
+        match self.details.case {
+            PortCase::Flat => self.flat_free_slots,
+            PortCase::NoPorts => None,
             // Without a bridge there is no slot for a conventional NIC.
             _ if self.is_transitional => self.bridge_free_slots.or(self.free_ports.map(|_| 0)),
             _ => self.free_ports,
         }
     }
 
-    /// Room that is left in the running guest after so many devices took a place since boot: NICs, and where NICs need
-    /// ports virtio disks and a memory hotplug. An unplugged one counts until the domain has dropped it.
+    /// Returns the capacity that is left after `attached` devices took a slot since boot: NICs and, if NICs need ports,
+    /// virtio disks and a memory hotplug. An unplugged device counts until the domain no longer has it.
     #[must_use]
-    pub fn room_left(&self, attached: u64) -> Option<u64> {
-        self.room().map(|room| room.saturating_sub(attached))
+    pub fn remaining_capacity(&self, attached: u64) -> Option<u64> {
+        self.hotplug_capacity().map(|capacity| capacity.saturating_sub(attached))
     }
 }
 
-/// Does the sum for a guest with these NICs at boot.
-#[must_use]
-pub fn budget(port_usage: &PortUsage, nics: &[Nic], version: Version) -> PortBudget {
-    let scheme = Scheme::of(version);
-    let devices = PortCounts::of(port_usage, nics);
-    let asks = port_usage.supports_pcie_hotplug || !scheme::asks_the_machine(version);
-    let slot_count = match &port_usage.slot_count {
-        SlotCount::NotANumber(value) if scheme.reads_slot_count() && asks => {
-            return refused(port_usage, &devices, scheme, Refusal::SlotCount { value: value.to_string() });
-        }
-        SlotCount::Number(count) => Some(*count),
-        SlotCount::NotANumber(_) | SlotCount::Unset => None,
-    };
-    let wishing = Targets {
-        scheme,
-        is_large: port_usage.has_large_memory,
-        root_complex: port_usage.root_complex,
-        interfaces: devices.interfaces,
-        in_use: devices.in_use,
-        slot_count,
-    };
-    let mut wish = scheme::wish(wishing);
-    if !port_usage.supports_pcie_hotplug {
-        // Versions that do the sum all the same ask for nothing that such a board could give.
-        wish.placeholders = 0;
-        wish.extra_controllers = 0;
-    }
-    place(port_usage, &devices, scheme, wish)
-}
-
-/// The devices of a guest, NICs included, as the formulas name them.
+/// The devices of a guest, including NICs, as the formulas name them.
 #[derive(Debug)]
 struct PortCounts {
     /// n.
@@ -176,40 +177,41 @@ struct PortCounts {
     /// D.
     on_ports: u64,
     conventional: u64,
-    /// Slots that they take on a flat bus.
+    /// The slots that the devices take on a flat bus.
     flat: u64,
-    /// Devices on ports that libvirt chooses.
+    /// Devices for which libvirt chooses the port.
     floating: u64,
     /// Conventional devices that libvirt places on a bridge.
     bridged: u64,
-    /// Ports that explicit addresses name, without repetition.
+    /// The ports in explicit addresses, without duplicates.
     fixed: BTreeSet<u8>,
-    claims: Vec<Claim>,
-    /// Slots that KubeVirt gives out on the root bus.
+    addressed: Vec<AddressedDevice>,
+    /// The slots that KubeVirt assigns on the root bus.
     on_root_bus: u64,
 }
 
 impl PortCounts {
-    fn of(port_usage: &PortUsage, nics: &[Nic]) -> Self {
-        let mut nic_tally = Tally::default();
-        let mut claims = port_usage.claims.to_vec();
+    fn of(port_usage: &PortUsage, nics: &[PciNic]) -> Self {
+        let mut nic_tally = SlotTally::default();
+        let mut addressed = port_usage.addressed.to_vec();
         for nic in nics {
-            let Some(place) = nic.place else { continue };
-            nic_tally.add(place);
-            claims.extend(nic.address.map(|address| Claim { address, place }));
+            let Some(slot_kind) = nic.slot_kind else { continue };
+            nic_tally.add(slot_kind);
+            addressed.extend(nic.address.map(|address| AddressedDevice { address, slot_kind }));
         }
         let counted = port_usage.counted.all() + nic_tally.all();
-        let ports = |tally: Tally| u64::from(tally.ports);
-        let conventional = |tally: Tally| u64::from(tally.conventional);
+        let ports = |tally: SlotTally| u64::from(tally.ports);
+        let conventional = |tally: SlotTally| u64::from(tally.conventional);
         let on_ports = ports(port_usage.counted) + ports(port_usage.uncounted) + ports(nic_tally);
         let in_bridges =
             conventional(port_usage.counted) + conventional(port_usage.uncounted) + conventional(nic_tally);
         let (floating, bridged) = if port_usage.root_complex {
             (ports(port_usage.uncounted), conventional(port_usage.uncounted))
         } else {
-            let has_port = claims.iter().filter(|claim| claim.place == Place::Port).count() as u64;
-            let is_off_the_bridge = |claim: &&Claim| claim.place == Place::Bridge && claim.address.bus == 0;
-            (on_ports - has_port, in_bridges - claims.iter().filter(is_off_the_bridge).count() as u64)
+            let has_port = addressed.iter().filter(|device| device.slot_kind == SlotKind::Port).count() as u64;
+            let is_off_the_bridge =
+                |device: &&AddressedDevice| device.slot_kind == SlotKind::Bridge && device.address.bus == 0;
+            (on_ports - has_port, in_bridges - addressed.iter().filter(is_off_the_bridge).count() as u64)
         };
         Self {
             interfaces: nics.len() as u64,
@@ -219,19 +221,19 @@ impl PortCounts {
             flat: port_usage.counted.slots() + port_usage.uncounted.slots() + nic_tally.slots(),
             floating,
             bridged,
-            fixed: claims
+            fixed: addressed
                 .iter()
-                .filter(|claim| claim.place == Place::Port && claim.address.bus > 0)
-                .map(|claim| claim.address.bus)
+                .filter(|device| device.slot_kind == SlotKind::Port && device.address.bus > 0)
+                .map(|device| device.address.bus)
                 .collect(),
-            on_root_bus: if port_usage.root_complex { counted - claims.len() as u64 } else { 0 },
-            claims,
+            on_root_bus: if port_usage.root_complex { counted - addressed.len() as u64 } else { 0 },
+            addressed,
         }
     }
 }
 
-fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, refusal: Refusal) -> PortBudget {
-    let nothing = Target { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
+fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, boot_error: BootError) -> PortBudget {
+    let nothing = PortTarget { total: 0, minimum: 0, desired: 0, placeholders: 0, extra_controllers: 0 };
     let placed = place(port_usage, devices, scheme, nothing);
     PortBudget {
         placeholders: None,
@@ -239,44 +241,44 @@ fn refused(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, refusal
         free_ports: None,
         bridge_free_slots: None,
         flat_free_slots: None,
-        // What was found on the way is one more reason, not the first.
-        refused: Some(refusal),
+        // This reason comes before any other one.
+        boot_error: Some(boot_error),
         ..placed
     }
 }
 
-fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, wish: Target) -> PortBudget {
+fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, target: PortTarget) -> PortBudget {
     let case = match port_usage.machine {
-        Machine::I440fx => Case::Flat,
-        Machine::Ccw | Machine::Refused | Machine::Unknown => Case::NoPorts,
-        Machine::Q35 | Machine::Virt if port_usage.root_complex => Case::RootComplex,
-        Machine::Q35 | Machine::Virt if scheme == Scheme::V3 && wish.placeholders == 0 => Case::Discarded,
-        Machine::Q35 | Machine::Virt => Case::Placed,
+        MachineType::I440fx => PortCase::Flat,
+        MachineType::Ccw | MachineType::Unsupported | MachineType::Unknown => PortCase::NoPorts,
+        MachineType::Q35 | MachineType::Virt if port_usage.root_complex => PortCase::RootComplex,
+        MachineType::Q35 | MachineType::Virt if scheme == Scheme::V3 && target.placeholders == 0 => PortCase::Discarded,
+        MachineType::Q35 | MachineType::Virt => PortCase::Placed,
     };
-    let ports = Ports::of(case, port_usage, devices, wish);
+    let ports = Ports::of(case, port_usage, devices, target);
     let bridges = flat_bridges(devices);
-    let refused = port_usage
-        .refusal
+    let boot_error = port_usage
+        .boot_error
         .as_deref()
         .cloned()
         .or_else(|| root_complex_overflow(devices))
         .or_else(|| bad_address(port_usage, devices))
         .or_else(|| ports.overflow(port_usage, devices));
     let is_pcie = port_usage.machine.is_pcie();
-    let when = |applies: bool, count: u64| (applies && refused.is_none()).then_some(count);
+    let when = |applies: bool, count: u64| (applies && boot_error.is_none()).then_some(count);
     PortBudget {
         supports_pcie_hotplug: port_usage.supports_pcie_hotplug,
         ports_in_use: devices.in_use,
-        placeholders: Some(wish.placeholders),
-        extra_controllers: Some(wish.extra_controllers),
+        placeholders: Some(target.placeholders),
+        extra_controllers: Some(target.extra_controllers),
         free_ports: when(is_pcie, ports.free),
         bridge_free_slots: when(is_pcie && ports.bridges > 0, ports.bridge_free_slots(devices)),
         flat_free_slots: when(
-            case == Case::Flat,
+            case == PortCase::Flat,
             FLAT_SLOTS * (1 + bridges) - devices.flat.min(FLAT_SLOTS * (1 + bridges)),
         ),
         is_transitional: port_usage.is_transitional,
-        sum: Sum {
+        details: BudgetDetails {
             scheme,
             case,
             machine: port_usage.machine,
@@ -286,103 +288,107 @@ fn place(port_usage: &PortUsage, devices: &PortCounts, scheme: Scheme, wish: Tar
                 SlotCount::Number(count) if scheme.reads_slot_count() => Some(count),
                 _ => None,
             },
-            total: wish.total,
-            minimum: wish.minimum,
-            desired: wish.desired,
+            total: target.total,
+            minimum: target.minimum,
+            desired: target.desired,
             devices: devices.on_ports,
             conventional: devices.conventional,
             extra_in_place: ports.extra,
             root_ports: if is_pcie { ports.all } else { 0 },
             highest_index: if is_pcie {
                 ports.highest_index
-            } else if case == Case::Flat {
+            } else if case == PortCase::Flat {
                 bridges
             } else {
                 0
             },
         },
-        refused,
+        boot_error,
     }
 }
 
-/// The bridges that libvirt adds to a full flat bus. It keeps one slot for a bridge to come, each bridge takes one, and
-/// each brings 31.
+/// Returns the number of bridges that libvirt adds to a full flat bus. It keeps one slot free for the next bridge; each
+/// bridge takes one slot and adds 31.
 fn flat_bridges(devices: &PortCounts) -> u64 {
-    let named = devices.claims.iter().map(|claim| u64::from(claim.address.bus)).max().unwrap_or(0);
+    let named = devices.addressed.iter().map(|device| u64::from(device.address.bus)).max().unwrap_or(0);
     (devices.flat / FLAT_SLOTS).max(named)
 }
 
-/// The root ports of a PCIe board.
+/// The root ports of a PCIe machine.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     free: u64,
-    /// Root ports, a bridge's own included.
+    /// Root ports, including that of a bridge.
     all: u64,
-    /// E after the cap.
+    /// E after the limit.
     extra: u64,
-    /// Conventional bridges; the first has a root port of its own, others sit on it.
+    /// Conventional bridges. The first has its own root port, and the others are behind it.
     bridges: u64,
     highest_index: u64,
 }
 
 impl Ports {
-    fn of(case: Case, port_usage: &PortUsage, devices: &PortCounts, wish: Target) -> Self {
+    fn of(case: PortCase, port_usage: &PortUsage, devices: &PortCounts, target: PortTarget) -> Self {
         let (on_ports, on_bridge) =
-            if port_usage.is_transitional { (0, wish.placeholders) } else { (wish.placeholders, 0) };
+            if port_usage.is_transitional { (0, target.placeholders) } else { (target.placeholders, 0) };
         let bridges = bridges_for(devices.bridged.saturating_add(on_bridge));
         let bridge_buses = if bridges > 0 { bridges + 1 } else { 0 };
         let fixed = devices.fixed.len() as u64;
         let named = devices.fixed.last().copied().map_or(0, u64::from);
         let taken = fixed + devices.floating;
         let before = match case {
-            // The controllers are there first; nothing is spare.
-            Case::Discarded => named.max(taken).max(wish.extra_controllers.min(LAST_EXTRA_INDEX)),
-            // Nothing left to place: no port comes about.
+            // The controllers exist first, and there is no spare port.
+            PortCase::Discarded => named.max(taken).max(target.extra_controllers.min(LAST_EXTRA_INDEX)),
+            // There is nothing to place, so libvirt creates no port.
             _ if taken.saturating_add(on_ports) == 0 && bridges == 0 => 0,
             _ => named.max(taken.saturating_add(on_ports).saturating_add(1)),
         };
         let index = before.saturating_add(bridge_buses);
         let extra = match case {
-            Case::Discarded => 0,
-            _ => wish.extra_controllers.min(LAST_EXTRA_INDEX.saturating_sub(index)),
+            PortCase::Discarded => 0,
+            _ => target.extra_controllers.min(LAST_EXTRA_INDEX.saturating_sub(index)),
         };
         let ports = before.saturating_add(extra);
         Self {
             free: ports - taken,
             all: ports.saturating_add(u64::from(bridges > 0)),
-            extra: if case == Case::Discarded { wish.extra_controllers } else { extra },
+            extra: if case == PortCase::Discarded { target.extra_controllers } else { extra },
             bridges,
             highest_index: index.saturating_add(extra),
         }
     }
 
-    /// Slots that no device has; placeholders are gone by then.
+    /// Returns the free slots of the bridges. KubeVirt has removed the placeholders by then.
     fn bridge_free_slots(self, devices: &PortCounts) -> u64 {
-        // Every bridge but the first takes a slot of another.
+        // Every bridge except for the first takes a slot of another one.
         (BRIDGE_SLOTS * self.bridges).saturating_sub(self.bridges.saturating_sub(1)).saturating_sub(devices.bridged)
     }
 
-    fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
+    fn overflow(self, port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
         let own = match port_usage.machine {
-            // Slot 0 is the host bridge and 0x1f the chipset's.
-            Machine::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
-            Machine::Virt => 1,
+            // Slot 0 is the host bridge, and 0x1f belongs to the chipset.
+            MachineType::Q35 => u64::from(port_usage.uncounted.root_bus) + 2,
+            MachineType::Virt => 1,
             _ => return None,
         };
-        let named: BTreeSet<u8> =
-            devices.claims.iter().filter(|claim| claim.address.bus == 0).map(|claim| claim.address.slot).collect();
+        let named: BTreeSet<u8> = devices
+            .addressed
+            .iter()
+            .filter(|device| device.address.bus == 0)
+            .map(|device| device.address.slot)
+            .collect();
         let slots = 32u64.saturating_sub(own + named.len() as u64 + devices.on_root_bus);
         let limit = slots * PORTS_PER_SLOT;
         if self.all > limit {
-            return Some(Refusal::OutOfPorts { needed: self.all, limit });
+            return Some(BootError::OutOfPorts { needed: self.all, limit });
         }
-        // Bridges on the bridge need no root port, yet a number each.
+        // Bridges behind a bridge need no root port, but each needs a bus number.
         let needed = self.highest_index;
-        (needed > LAST_BUS).then_some(Refusal::OutOfPorts { needed, limit: LAST_BUS })
+        (needed > LAST_BUS).then_some(BootError::OutOfPorts { needed, limit: LAST_BUS })
     }
 }
 
-/// Bridges for so many conventional devices: 31 on the first, 30 more for each further one.
+/// Returns the number of bridges for so many conventional devices: 31 on the first, 30 more for each further one.
 fn bridges_for(devices: u64) -> u64 {
     match devices {
         0 => 0,
@@ -391,62 +397,63 @@ fn bridges_for(devices: u64) -> u64 {
     }
 }
 
-fn root_complex_overflow(devices: &PortCounts) -> Option<Refusal> {
-    (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(Refusal::RootComplexFull { devices: devices.on_root_bus })
+fn root_complex_overflow(devices: &PortCounts) -> Option<BootError> {
+    (devices.on_root_bus > ROOT_COMPLEX_SLOTS).then_some(BootError::RootComplexFull { devices: devices.on_root_bus })
 }
 
-/// The first explicit address that libvirt refuses.
-fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<Refusal> {
-    if !matches!(port_usage.machine, Machine::Q35 | Machine::Virt | Machine::I440fx) {
+/// Returns the first explicit address that libvirt refuses.
+fn bad_address(port_usage: &PortUsage, devices: &PortCounts) -> Option<BootError> {
+    if !matches!(port_usage.machine, MachineType::Q35 | MachineType::Virt | MachineType::I440fx) {
         return None;
     }
     let mut seen = BTreeSet::new();
-    devices.claims.iter().find_map(|claim| {
-        let address = claim.address;
-        if let Some(why) = impossible(port_usage.machine, *claim, &devices.fixed) {
-            return Some(Refusal::AddressImpossible { address, why });
+    devices.addressed.iter().find_map(|device| {
+        let address = device.address;
+        if let Some(why) = impossible(port_usage.machine, *device, &devices.fixed) {
+            return Some(BootError::AddressImpossible { address, why });
         }
         let is_taken = !seen.insert(address)
-            || is_the_boards_own(port_usage, address)
-            || is_given_out(devices.on_root_bus, address);
-        is_taken.then_some(Refusal::AddressTaken { address })
+            || is_built_in(port_usage, address)
+            || is_assigned_by_kubevirt(devices.on_root_bus, address);
+        is_taken.then_some(BootError::AddressTaken { address })
     })
 }
 
-fn impossible(machine: Machine, claim: Claim, ports: &BTreeSet<u8>) -> Option<&'static str> {
-    let address = claim.address;
+fn impossible(machine: MachineType, device: AddressedDevice, ports: &BTreeSet<u8>) -> Option<&'static str> {
+    let address = device.address;
     if address.domain != 0 {
         return Some("a guest has PCI domain 0 only");
     }
     if address.bus == 0 {
         return (address.slot == 0).then_some("slot 0 of bus 0 is the host bridge");
     }
-    let is_port = claim.place == Place::Port || ports.last().is_some_and(|&last| address.bus <= last);
-    if machine == Machine::I440fx || !is_port {
+    let is_port = device.slot_kind == SlotKind::Port || ports.last().is_some_and(|&last| address.bus <= last);
+    if machine == MachineType::I440fx || !is_port {
         return (address.slot == 0).then_some("a conventional bridge has slots 1 to 1f");
     }
     (address.slot > 0).then_some("a root port has slot 0 only")
 }
 
-/// Addresses of devices that a board cannot do without.
-fn is_the_boards_own(port_usage: &PortUsage, address: PciAddress) -> bool {
+/// Whether a built-in device of the machine has the address.
+fn is_built_in(port_usage: &PortUsage, address: PciAddress) -> bool {
     if address.bus != 0 {
         return false;
     }
     match port_usage.machine {
-        // ISA bridge, SATA controller if it is used, SMBus.
-        Machine::Q35 => {
+        // ISA bridge, SATA controller if in use, SMBus.
+        MachineType::Q35 => {
             address.slot == 0x1f
                 && (matches!(address.function, 0 | 3) || (address.function == 2 && port_usage.has_sata))
         }
         // ISA bridge and power management.
-        Machine::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
+        MachineType::I440fx => address.slot == 1 && matches!(address.function, 0 | 3),
         _ => false,
     }
 }
 
-/// Whether KubeVirt gives the slot to a device of its own with the root-complex annotation; it does not look who has it.
-fn is_given_out(on_root_bus: u64, address: PciAddress) -> bool {
+/// Whether KubeVirt assigns the slot to a device with the root-complex annotation. It does not check whether it is in
+/// use.
+fn is_assigned_by_kubevirt(on_root_bus: u64, address: PciAddress) -> bool {
     if address.bus != 0 || address.function != 0 || matches!(address.slot, 0 | 1 | 0x1b | 0x1f) {
         return false;
     }
@@ -454,14 +461,14 @@ fn is_given_out(on_root_bus: u64, address: PciAddress) -> bool {
     number < on_root_bus
 }
 
-impl fmt::Display for Sum {
+impl fmt::Display for BudgetDetails {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = if self.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
         match self.case {
-            Case::Flat => formatter.write_str("one flat PCI bus"),
-            Case::NoPorts => formatter.write_str("no PCI ports"),
-            Case::RootComplex => formatter.write_str("devices on the root bus"),
-            Case::Placed | Case::Discarded => {
+            PortCase::Flat => formatter.write_str("one flat PCI bus"),
+            PortCase::NoPorts => formatter.write_str("no PCI ports"),
+            PortCase::RootComplex => formatter.write_str("devices on the root bus"),
+            PortCase::Placed | PortCase::Discarded => {
                 write!(formatter, "PCIe, {size}, topology {}: {} root ports", self.scheme.as_str(), self.root_ports)?;
                 write!(formatter, ", {} used by devices", self.devices)
             }
@@ -474,17 +481,17 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{Devices, NoKinds, Placement, count_devices},
+        pci::{Devices, NoRegistry, PciOptions, count_devices},
     };
 
     fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> PortBudget {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let placement = Placement { slot_count, root_complex, is_template: false };
-        let Devices { port_usage, nics, .. } = count_devices(&spec, &placement, &NoKinds).unwrap();
-        budget(&port_usage, &nics, version.parse().unwrap())
+        let options = PciOptions { slot_count, root_complex, is_template: false };
+        let Devices { port_usage, nics, .. } = count_devices(&spec, &options, &NoRegistry).unwrap();
+        PortBudget::of(&port_usage, &nics, version.parse().unwrap())
     }
 
-    /// A guest with virtio disks and NICs; `more` is put among its devices.
+    /// Returns a guest with virtio disks and NICs. `more` is added to its devices.
     fn guest(memory: &str, disks: usize, nics: usize, more: &str) -> String {
         let disks: Vec<String> =
             (0..disks).map(|disk| format!(r#"{{"name": "d{disk}", "disk": {{"bus": "virtio"}}}}"#)).collect();
@@ -518,14 +525,14 @@ mod tests {
             (guest("4Gi", 2, 4, ""), "1.5.0", 10, 0, 0, 9, 1),
         ] {
             let found = count(&spec, None, false, version);
-            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.sum.devices);
+            let figures = (found.ports_in_use, found.placeholders, found.extra_controllers, found.details.devices);
             assert_eq!(figures, (in_use, Some(placeholders), Some(extra), devices), "{version} {spec}");
             assert_eq!(found.free_ports, Some(free), "{version} {spec}");
         }
     }
 
     #[test]
-    fn annotations_change_the_sum() {
+    fn annotations_change_the_budget() {
         let spec = guest("1Gi", 2, 1, "");
         for (slot_count, root_complex, version, free) in [
             (Some("11"), false, "1.9.0", Some(11)),
@@ -541,14 +548,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_count_that_is_no_number_stops_a_flat_machine_only_where_the_version_does_not_ask() {
+    fn an_invalid_slot_count_stops_a_flat_machine_only_in_versions_that_do_not_check_the_machine() {
         let spec = r#"{"domain": {"machine": {"type": "pc"}}}"#;
-        assert!(count(spec, Some("junk"), false, "1.8.1").refused.is_some());
-        assert!(count(spec, Some("junk"), false, "1.8.2").refused.is_none());
+        assert!(count(spec, Some("junk"), false, "1.8.1").boot_error.is_some());
+        assert!(count(spec, Some("junk"), false, "1.8.2").boot_error.is_none());
     }
 
     #[test]
-    fn an_address_that_no_bus_has_or_that_is_taken_keeps_a_guest_from_booting() {
+    fn an_impossible_or_taken_address_prevents_booting() {
         let with = |machine: &str, addresses: &[&str]| {
             let nics = addresses.iter().map(|address| format!(r#"{{"bridge": {{}}, "pciAddress": "{address}"}}"#));
             let nics: Vec<String> = nics.collect();
@@ -571,12 +578,12 @@ mod tests {
             ("pc", &["0000:01:00.0"], false, false),
         ] {
             let found = count(&with(machine, addresses), None, root_complex, "1.9.0");
-            assert_eq!(found.refused.is_none(), boots, "{machine} {addresses:?} {:?}", found.refused);
+            assert_eq!(found.boot_error.is_none(), boots, "{machine} {addresses:?} {:?}", found.boot_error);
         }
     }
 
     #[test]
-    fn a_far_address_makes_libvirt_have_all_ports_before_it() {
+    fn libvirt_creates_all_ports_up_to_an_explicit_address() {
         let spec = r#"{"domain": {"memory": {"guest": "1Gi"}, "devices": {
             "interfaces": [{"name": "a", "bridge": {}, "pciAddress": "0000:14:00.0"}]}}}"#;
         // Ports 1 to 20; the NIC, scsi, virtio-serial and balloon take one each.
@@ -586,33 +593,33 @@ mod tests {
 
     #[test]
     fn a_root_bus_has_28_slots_for_devices_and_room_for_232_ports() {
-        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").refused;
+        let full = |disks| count(&guest("1Gi", disks, 1, ""), None, true, "1.9.0").boot_error;
         assert_eq!(full(23), None);
-        assert_eq!(full(24), Some(Refusal::RootComplexFull { devices: 29 }));
-        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").refused;
+        assert_eq!(full(24), Some(BootError::RootComplexFull { devices: 29 }));
+        let ports = |disks| count(&guest("1Gi", disks, 1, ""), None, false, "1.9.0").boot_error;
         assert_eq!(ports(224), None);
-        assert_eq!(ports(225), Some(Refusal::OutOfPorts { needed: 233, limit: 232 }));
+        assert_eq!(ports(225), Some(BootError::OutOfPorts { needed: 233, limit: 232 }));
     }
 
     #[test]
-    fn a_slot_count_beyond_all_measure_is_refused_and_not_carried_out() {
+    fn a_huge_slot_count_is_an_error_and_not_calculated_port_by_port() {
         for more in ["", r#""useVirtioTransitional": true,"#] {
             for slot_count in ["100000", "9223372036854775807"] {
                 let found = count(&guest("1Gi", 1, 1, more), Some(slot_count), false, "1.9.0");
-                assert!(matches!(found.refused, Some(Refusal::OutOfPorts { .. })), "{more} {slot_count}");
+                assert!(matches!(found.boot_error, Some(BootError::OutOfPorts { .. })), "{more} {slot_count}");
             }
         }
     }
 
     #[test]
-    fn bridges_come_one_by_one() {
+    fn the_number_of_bridges_follows_the_devices() {
         for (devices, bridges) in [(0, 0), (1, 1), (31, 1), (32, 2), (61, 2), (62, 3)] {
             assert_eq!(bridges_for(devices), bridges, "{devices}");
         }
     }
 
     #[test]
-    fn what_the_devices_themselves_forbid_is_told() {
+    fn an_impossible_device_is_named_with_the_reason() {
         for (device, word) in [
             (r#""disks": [{"name": "a", "lun": {"bus": "virtio"}}]"#, "lun"),
             (r#""disks": [{"name": "a", "lun": {}}]"#, "lun"),
@@ -623,7 +630,7 @@ mod tests {
             (r#""inputs": [{"name": "a", "type": "mouse"}]"#, "tablet"),
         ] {
             let found = count(&format!(r#"{{"domain": {{"devices": {{{device}}}}}}}"#), None, false, "1.9.0");
-            let reason = found.refused.map(|refusal| refusal.to_string()).unwrap_or_default();
+            let reason = found.boot_error.map(|boot_error| boot_error.to_string()).unwrap_or_default();
             assert!(reason.contains("\"a\"") && reason.contains(word), "{device}: {reason:?}");
         }
     }

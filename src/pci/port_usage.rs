@@ -1,50 +1,50 @@
-//! What counts of a guest, small enough to keep for a hundred thousand guests.
+//! The devices of a guest, counted by what they need. Small enough to keep for a hundred thousand guests.
 
 use super::{
-    DeviceKinds, Note, Placement, Unreadable,
+    DeviceRegistry, Note, PciOptions, UnreadableField,
     address::PciAddress,
-    devices::{self, Device, Kind, Parts, Place, Sink},
-    machine::{Architecture, Machine, supports_pcie_hotplug},
+    boot_error::BootError,
+    devices::{self, Device, DeviceKind, DeviceLists, DeviceVisitor, SlotKind},
+    machine_type::{Architecture, MachineType, supports_pcie_hotplug},
     quantity,
-    refusal::Refusal,
     scheme::LARGE_MEMORY,
 };
 use crate::api::guest::GuestSpec;
 
-/// All that the sums need of a guest besides its NICs.
+/// The inputs of the port budget of a guest, except for its NICs.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PortUsage {
     /// The architecture.
     pub architecture: Architecture,
-    /// The board.
-    pub machine: Machine,
-    /// KubeVirt's own view of whether the board has PCIe ports.
+    /// The machine type.
+    pub machine: MachineType,
+    /// Whether the machine has PCIe ports in KubeVirt's view.
     pub supports_pcie_hotplug: bool,
-    /// More than 2Gi of guest memory at boot.
+    /// Whether the guest has more than 2Gi of memory at boot.
     pub has_large_memory: bool,
-    /// `useVirtioTransitional`, where it means anything.
+    /// `useVirtioTransitional`, if the architecture supports it.
     pub is_transitional: bool,
-    /// The root-complex annotation.
+    /// Whether the root-complex annotation is set.
     pub root_complex: bool,
     /// The slot-count annotation.
     pub slot_count: SlotCount,
     /// Devices that KubeVirt counts.
-    pub(super) counted: Tally,
-    /// Devices that it does not.
-    pub(super) uncounted: Tally,
-    /// Explicit addresses.
-    pub(super) claims: Box<[Claim]>,
+    pub(super) counted: SlotTally,
+    /// Devices that KubeVirt does not count.
+    pub(super) uncounted: SlotTally,
+    /// Devices with an explicit address.
+    pub(super) addressed: Box<[AddressedDevice]>,
     /// Whether the chipset's SATA controller is in use.
     pub(super) has_sata: bool,
-    /// Virtio disks: each that is plugged later takes a port.
+    /// The number of virtio disks. Each one that is hotplugged later takes a port.
     pub virtio_disks: u16,
-    /// Why the guest cannot boot whatever its NICs are.
-    pub(super) refusal: Option<Box<Refusal>>,
+    /// The reason why the guest cannot boot, regardless of its NICs.
+    pub(super) boot_error: Option<Box<BootError>>,
 }
 
 impl PortUsage {
-    /// The same guest with another slot-count annotation.
+    /// Returns the usage with another slot-count annotation.
     #[must_use]
     pub fn with_slot_count(&self, slot_count: SlotCount) -> Self {
         Self { slot_count, ..self.clone() }
@@ -54,39 +54,39 @@ impl PortUsage {
 /// The annotation [`super::SLOT_COUNT`], as Go's `strconv.Atoi` reads it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum SlotCount {
-    /// It is not there.
+    /// Missing.
     Unset,
     /// A number.
     Number(i64),
-    /// Something else, which versions that read it cannot live with.
+    /// Other text, which is an error in versions that read the annotation.
     NotANumber(Box<str>),
 }
 
 impl SlotCount {
     fn read(text: Option<&str>) -> Self {
         let Some(text) = text else { return Self::Unset };
-        // Rust's integers have the form that Go's have: an optional sign and decimal digits.
+        // Rust reads the same form as Go: an optional sign and decimal digits.
         text.parse().map_or_else(|_| Self::NotANumber(text.into()), Self::Number)
     }
 }
 
-/// Devices by what they need.
+/// The number of devices by the kind of slot that they need.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(super) struct Tally {
+pub(super) struct SlotTally {
     pub(super) ports: u16,
     pub(super) conventional: u16,
     pub(super) root_bus: u16,
-    /// Counted though they are nowhere.
+    /// Devices that KubeVirt counts although they need no slot.
     pub(super) nowhere: u16,
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, place: Place) {
-        let count = match place {
-            Place::Port => &mut self.ports,
-            Place::Bridge => &mut self.conventional,
-            Place::RootBus => &mut self.root_bus,
-            Place::Nowhere => &mut self.nowhere,
+impl SlotTally {
+    pub(super) fn add(&mut self, slot_kind: SlotKind) {
+        let count = match slot_kind {
+            SlotKind::Port => &mut self.ports,
+            SlotKind::Bridge => &mut self.conventional,
+            SlotKind::RootBus => &mut self.root_bus,
+            SlotKind::None => &mut self.nowhere,
         };
         *count = count.saturating_add(1);
     }
@@ -95,7 +95,7 @@ impl Tally {
         self.slots() + u64::from(self.nowhere)
     }
 
-    /// Slots that the devices take on a flat bus.
+    /// Returns the slots that the devices take on a flat bus.
     pub(super) fn slots(self) -> u64 {
         u64::from(self.ports) + u64::from(self.conventional) + u64::from(self.root_bus)
     }
@@ -103,90 +103,90 @@ impl Tally {
 
 /// A device with an explicit address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Claim {
+pub(super) struct AddressedDevice {
     pub(super) address: PciAddress,
-    pub(super) place: Place,
+    pub(super) slot_kind: SlotKind,
 }
 
-/// A NIC as the sums see it.
+/// A NIC as the port budget needs it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Nic {
-    /// What it needs; `None` for one that is not in the domain: absent, or of a plugin without a tap.
-    pub place: Option<Place>,
+pub struct PciNic {
+    /// The slot that it needs; `None` if the domain does not have it: absent, or of a plugin without a tap.
+    pub slot_kind: Option<SlotKind>,
     /// `pciAddress`.
     pub address: Option<PciAddress>,
 }
 
-impl Nic {
-    /// A virtio NIC as hotplug adds it.
+impl PciNic {
+    /// Returns a virtio NIC as hotplug adds it.
     #[must_use]
     pub fn hotplugged(port_usage: &PortUsage) -> Self {
-        let place = if port_usage.is_transitional { Place::Bridge } else { Place::Port };
-        Self { place: Some(place), address: None }
+        let slot_kind = if port_usage.is_transitional { SlotKind::Bridge } else { SlotKind::Port };
+        Self { slot_kind: Some(slot_kind), address: None }
     }
 }
 
-/// A guest, counted.
+/// The devices of a guest.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Devices {
-    /// All but the NICs.
+    /// All devices except for the NICs.
     pub port_usage: PortUsage,
-    /// One for each interface, absent ones included, in order.
-    pub nics: Vec<Nic>,
-    /// What nobody could tell.
+    /// One per interface, including absent ones, in order.
+    pub nics: Vec<PciNic>,
+    /// Assumptions behind these numbers.
     pub notes: Vec<Note>,
 }
 
-/// Counts a guest from the spec of a VMI, defaulted or not.
+/// Counts the devices in the spec of a VMI, with or without KubeVirt's defaults.
 ///
 /// # Errors
-/// A list of devices has another shape than KubeVirt's API.
+/// A field has another type than in KubeVirt's API.
 pub fn count_devices(
     spec: &GuestSpec<'_>,
-    placement: &Placement<'_>,
-    kinds: &dyn DeviceKinds,
-) -> Result<Devices, Unreadable> {
-    let parts = Parts::read(spec)?;
-    Ok(count(spec, &parts, placement, kinds))
+    options: &PciOptions<'_>,
+    registry: &dyn DeviceRegistry,
+) -> Result<Devices, UnreadableField> {
+    let parts = DeviceLists::read(spec)?;
+    Ok(count(spec, &parts, options, registry))
 }
 
 pub(super) fn count<'v>(
     spec: &'v GuestSpec<'v>,
-    parts: &'v Parts<'v>,
-    placement: &Placement<'_>,
-    kinds: &dyn DeviceKinds,
+    parts: &'v DeviceLists<'v>,
+    options: &PciOptions<'_>,
+    registry: &dyn DeviceRegistry,
 ) -> Devices {
     let mut counter = Counter::default();
     let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
     let kind = devices::machine_kind(spec, architecture);
-    let machine = Machine::of(architecture, kind);
-    if machine == Machine::Refused {
-        counter.refusal(Refusal::MachineType { kind: kind.to_owned(), architecture });
+    let machine = MachineType::of(architecture, kind);
+    if machine == MachineType::Unsupported {
+        counter.boot_error(BootError::MachineType { kind: kind.to_owned(), architecture });
     }
     let has_large_memory = has_large_memory(spec, parts, &mut counter.notes);
-    let disks = parts.bus_disks(architecture);
-    devices::walk(spec, parts, &disks, placement, kinds, &mut counter);
+    let disks = parts.defaulted_disks(architecture);
+    devices::walk(spec, parts, &disks, options, registry, &mut counter);
     let port_usage = PortUsage {
         architecture,
         machine,
         supports_pcie_hotplug: supports_pcie_hotplug(architecture, kind),
         has_large_memory,
         is_transitional: devices::is_transitional(spec, architecture),
-        root_complex: placement.root_complex,
-        slot_count: SlotCount::read(placement.slot_count),
+        root_complex: options.root_complex,
+        slot_count: SlotCount::read(options.slot_count),
         counted: counter.counted,
         uncounted: counter.uncounted,
-        claims: counter.claims.into_boxed_slice(),
+        addressed: counter.addressed.into_boxed_slice(),
         has_sata: devices::sata_controllers(&disks) > 0,
         virtio_disks: counter.virtio_disks,
-        refusal: counter.refusal.map(Box::new),
+        boot_error: counter.boot_error.map(Box::new),
     };
     Devices { port_usage, nics: counter.nics, notes: counter.notes }
 }
 
-/// Whether the guest's memory at boot is above the threshold: `memory.guest`, else what KubeVirt makes of the
-/// resources, else one huge page.
-fn has_large_memory(spec: &GuestSpec<'_>, parts: &Parts<'_>, notes: &mut Vec<Note>) -> bool {
+/// Whether the memory of the guest at boot is above the threshold: `memory.guest`, else the memory that KubeVirt
+/// derives from the resources, else one huge page.
+fn has_large_memory(spec: &GuestSpec<'_>, parts: &DeviceLists<'_>, notes: &mut Vec<Note>) -> bool {
     let memory = &spec.domain.memory;
     let page = || memory.hugepages.as_ref().and_then(|pages| pages.page_size.as_ref());
     let amount = memory
@@ -203,16 +203,16 @@ fn has_large_memory(spec: &GuestSpec<'_>, parts: &Parts<'_>, notes: &mut Vec<Not
     bytes.is_some_and(|bytes| bytes > LARGE_MEMORY)
 }
 
-/// Counts what it is shown.
+/// Counts the devices of a guest.
 #[derive(Debug, Default)]
 struct Counter {
-    counted: Tally,
-    uncounted: Tally,
-    claims: Vec<Claim>,
-    nics: Vec<Nic>,
+    counted: SlotTally,
+    uncounted: SlotTally,
+    addressed: Vec<AddressedDevice>,
+    nics: Vec<PciNic>,
     notes: Vec<Note>,
     virtio_disks: u16,
-    refusal: Option<Refusal>,
+    boot_error: Option<BootError>,
 }
 
 impl Counter {
@@ -221,45 +221,48 @@ impl Counter {
         let address = text.parse().ok();
         if address.is_none() {
             let device = format!("{} {:?}", device.kind.as_str(), device.name);
-            self.refusal(Refusal::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
+            self.boot_error(BootError::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
         }
         address
     }
 }
 
-impl<'v> Sink<'v> for Counter {
+impl<'v> DeviceVisitor<'v> for Counter {
     fn device(&mut self, device: Device<'v>) {
         let address = self.address(&device);
-        if matches!(device.kind, Kind::Interface | Kind::SriovInterface) {
-            self.nics.push(Nic { place: Some(device.place).filter(|&place| place != Place::Nowhere), address });
+        if matches!(device.kind, DeviceKind::Interface | DeviceKind::SriovInterface) {
+            self.nics.push(PciNic {
+                slot_kind: Some(device.slot_kind).filter(|&slot_kind| slot_kind != SlotKind::None),
+                address,
+            });
             return;
         }
-        if device.kind == Kind::Disk {
+        if device.kind == DeviceKind::Disk {
             self.virtio_disks = self.virtio_disks.saturating_add(1);
         }
         if let Some(address) = address {
-            self.claims.push(Claim { address, place: device.place });
+            self.addressed.push(AddressedDevice { address, slot_kind: device.slot_kind });
         }
-        if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.place);
+        if device.is_counted { &mut self.counted } else { &mut self.uncounted }.add(device.slot_kind);
     }
 
     fn note(&mut self, note: Note) {
         self.notes.push(note);
     }
 
-    fn refusal(&mut self, refusal: Refusal) {
-        self.refusal.get_or_insert(refusal);
+    fn boot_error(&mut self, boot_error: BootError) {
+        self.boot_error.get_or_insert(boot_error);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pci::NoKinds;
+    use crate::pci::NoRegistry;
 
-    fn port_usage(spec: &str, placement: Placement<'_>) -> PortUsage {
+    fn port_usage(spec: &str, options: PciOptions<'_>) -> PortUsage {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        count_devices(&spec, &placement, &NoKinds).unwrap().port_usage
+        count_devices(&spec, &options, &NoRegistry).unwrap().port_usage
     }
 
     #[test]
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_the_guests_else_requested_else_limited_else_a_huge_page() {
+    fn memory_is_that_of_the_guest_else_the_request_else_the_limit_else_a_huge_page() {
         for (domain, is_large) in [
             (r#"{"memory": {"guest": "4Gi"}}"#, true),
             (
@@ -288,29 +291,29 @@ mod tests {
             (r#"{"memory": {"guest": "2Gi", "maxGuest": "8Gi"}}"#, false),
             ("{}", false),
         ] {
-            let port_usage = port_usage(&format!(r#"{{"domain": {domain}}}"#), Placement::default());
+            let port_usage = port_usage(&format!(r#"{{"domain": {domain}}}"#), PciOptions::default());
             assert_eq!(port_usage.has_large_memory, is_large, "{domain}");
         }
     }
 
     #[test]
-    fn a_census_stays_small() {
+    fn port_usage_stays_small() {
         assert!(size_of::<PortUsage>() <= 96, "{}", size_of::<PortUsage>());
-        assert!(size_of::<Nic>() <= 12, "{}", size_of::<Nic>());
+        assert!(size_of::<PciNic>() <= 12, "{}", size_of::<PciNic>());
     }
 
     #[test]
-    fn the_root_bus_is_wanted_only_by_the_exact_word() {
+    fn only_the_exact_value_true_selects_the_root_bus() {
         for (value, wanted) in [("true", true), ("True", false), ("1", false), ("", false)] {
-            let placement = Placement::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
-            assert_eq!(placement.root_complex, wanted, "{value:?}");
+            let options = PciOptions::of(|key| (key == crate::pci::ROOT_COMPLEX).then_some(value));
+            assert_eq!(options.root_complex, wanted, "{value:?}");
         }
     }
 
     #[test]
-    fn a_list_of_another_shape_is_an_error_with_its_field() {
+    fn the_error_of_a_wrong_type_names_the_field() {
         let spec: GuestSpec = serde_json::from_str(r#"{"domain": {"devices": {"gpus": {"name": "a"}}}}"#).unwrap();
-        let error = count_devices(&spec, &Placement::default(), &NoKinds).unwrap_err();
+        let error = count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap_err();
         assert_eq!(error.to_string(), "domain.devices.gpus cannot be read");
     }
 }

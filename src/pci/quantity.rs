@@ -1,7 +1,7 @@
 //! Kubernetes quantities, exactly: `2Gi`, `2G`, `1.5Gi`, `2e9`, `2147483649`, `500m`.
 
-/// The whole bytes of a quantity, rounded up as Kubernetes does; `None` when the text is none. More than 2⁶⁴ - 1 is
-/// 2⁶⁴ - 1, below zero is 0.
+/// Returns the bytes of a quantity, rounded up as in Kubernetes; `None` if the text is not a quantity. The result is
+/// limited to 0 … 2⁶⁴ - 1.
 #[must_use]
 pub(super) fn bytes(text: &str) -> Option<u64> {
     let (sign, rest) = match text.as_bytes().first()? {
@@ -22,7 +22,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     Some(scale.apply(whole, fraction))
 }
 
-/// What a suffix multiplies by: 2ⁿ or 10ⁿ.
+/// The factor of a suffix: 2ⁿ or 10ⁿ.
 #[derive(Clone, Copy, Debug)]
 enum Scale {
     Binary(u32),
@@ -52,7 +52,7 @@ impl Scale {
         })
     }
 
-    /// The digits of a number, multiplied and rounded up.
+    /// Multiplies a number and rounds it up.
     fn apply(self, whole: &str, fraction: &str) -> u64 {
         let whole = whole.trim_start_matches('0');
         if whole.len() > WHOLE_DIGITS {
@@ -61,24 +61,24 @@ impl Scale {
         let (kept, cut) = fraction.split_at_checked(FRACTION_DIGITS).unwrap_or((fraction, ""));
         let digits = whole.bytes().chain(kept.bytes()).map(|digit| u128::from(digit.saturating_sub(b'0')));
         let has_more = cut.bytes().any(|digit| digit != b'0');
-        // No overflow: 20 + 18 digits are below 2^128, which has 39.
+        // This cannot overflow: 2^128 has 39 digits, and these are at most 20 + 18.
         let digits = digits.fold(0, |sum: u128, digit| sum * 10 + digit) + u128::from(has_more);
         let (factor, power) = match self {
             Self::Binary(power) => (1u128 << power, 0),
             Self::Decimal(power) => (1, i64::from(power)),
         };
-        let behind_the_point = i64::try_from(kept.len()).unwrap_or(i64::MAX);
-        digits.checked_mul(factor).map_or(u64::MAX, |product| shift(product, power.saturating_sub(behind_the_point)))
+        let fraction_digits = i64::try_from(kept.len()).unwrap_or(i64::MAX);
+        digits.checked_mul(factor).map_or(u64::MAX, |product| shift(product, power.saturating_sub(fraction_digits)))
     }
 }
 
-/// Digits before the point; more are above any memory.
+/// The maximum of digits before the point. A number with more exceeds any memory size.
 const WHOLE_DIGITS: usize = 20;
 
-/// Digits behind the point that are read; what comes after them only rounds up.
+/// The maximum of digits after the point that are read. Further digits only round up.
 const FRACTION_DIGITS: usize = 18;
 
-/// `product` × 10^`power`, rounded up.
+/// Returns `product` × 10^`power`, rounded up.
 fn shift(product: u128, power: i64) -> u64 {
     let factor = u32::try_from(power.unsigned_abs()).ok().and_then(|power| 10u128.checked_pow(power));
     let shifted = match factor {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity_is_none() {
+    fn other_text_is_not_a_quantity() {
         for text in ["", "Gi", "2gi", "2 Gi", "1.2.3", "two", "2GiB", "e9", "-", "1e", "0x8"] {
             assert_eq!(bytes(text), None, "{text}");
         }

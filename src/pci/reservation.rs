@@ -1,76 +1,76 @@
-//! The sum turned round: what makes a guest boot with so many free ports.
+//! Finds the annotation with which a guest boots with a number of free ports.
 
 use super::{
-    port_budget::{Case, PortBudget, budget},
-    port_usage::{Nic, PortUsage, SlotCount},
+    port_budget::{PortBudget, PortCase},
+    port_usage::{PciNic, PortUsage, SlotCount},
     scheme::Scheme,
 };
 use crate::kubevirt::Version;
 
-/// Above this nobody has asked yet, and a root bus has room for fewer.
-const MOST_PLACEHOLDERS: u64 = 256;
+/// The most placeholders that are tried. A root bus has room for fewer.
+const MAX_PLACEHOLDERS: u64 = 256;
 
-/// What can be done for a wish of N free ports.
+/// How to get a number of free ports.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reservation {
-    /// The guest boots with as many anyway, or nothing limits it.
+    /// The guest boots with enough free ports anyway, or there is no limit.
     Enough {
-        /// How many; `None` where nothing limits them.
+        /// The number of free ports; `None` if there is no limit.
         free: Option<u64>,
     },
-    /// The slot-count annotation with this value gives at least as many.
+    /// The slot-count annotation with this value gives enough free ports.
     SlotCount {
-        /// The smallest value of [`super::SLOT_COUNT`] that does.
+        /// The smallest such value of [`super::SLOT_COUNT`].
         value: u64,
-        /// How many ports are free then.
+        /// The number of free ports with it.
         free: u64,
     },
-    /// It cannot be had.
+    /// The guest cannot have enough free ports.
     Impossible {
-        /// Why.
+        /// The reason.
         why: &'static str,
-        /// How many are free at most.
+        /// The highest possible number of free ports.
         most: u64,
     },
 }
 
 /// Finds the smallest slot-count annotation with which a guest boots with at least `wanted` free ports.
 #[must_use]
-pub fn reserve(port_usage: &PortUsage, nics: &[Nic], version: Version, wanted: u64) -> Reservation {
-    let now = budget(port_usage, nics, version);
-    if now.refused.is_some() {
+pub fn reserve(port_usage: &PortUsage, nics: &[PciNic], version: Version, wanted: u64) -> Reservation {
+    let without = PortBudget::of(port_usage, nics, version);
+    if without.boot_error.is_some() {
         return Reservation::Impossible { why: "the guest cannot boot", most: 0 };
     }
-    let Some(room) = now.room() else { return Reservation::Enough { free: None } };
-    if room >= wanted {
-        return Reservation::Enough { free: Some(room) };
+    let Some(capacity) = without.hotplug_capacity() else { return Reservation::Enough { free: None } };
+    if capacity >= wanted {
+        return Reservation::Enough { free: Some(capacity) };
     }
-    if let Some(why) = obstacle(port_usage, &now, version) {
-        return Reservation::Impossible { why, most: room };
+    if let Some(why) = obstacle(port_usage, &without, version) {
+        return Reservation::Impossible { why, most: capacity };
     }
-    let mut most = room;
-    for placeholders in 1..=wanted.min(MOST_PLACEHOLDERS) {
+    let mut most = capacity;
+    for placeholders in 1..=wanted.min(MAX_PLACEHOLDERS) {
         let value = nics.len() as u64 + placeholders;
         let count = SlotCount::Number(i64::try_from(value).unwrap_or(i64::MAX));
-        let then = budget(&port_usage.with_slot_count(count), nics, version);
-        let Some(free) = then.room() else { break };
+        let with = PortBudget::of(&port_usage.with_slot_count(count), nics, version);
+        let Some(free) = with.hotplug_capacity() else { break };
         if free >= wanted {
             return Reservation::SlotCount { value, free };
         }
         most = most.max(free);
     }
-    Reservation::Impossible { why: "the root bus has no room for more ports", most }
+    Reservation::Impossible { why: "the root bus has no capacity for more ports", most }
 }
 
-fn obstacle(port_usage: &PortUsage, now: &PortBudget, version: Version) -> Option<&'static str> {
-    if now.sum.case == Case::Flat {
+fn obstacle(port_usage: &PortUsage, budget: &PortBudget, version: Version) -> Option<&'static str> {
+    if budget.details.case == PortCase::Flat {
         return Some("a flat PCI bus has no ports to reserve");
     }
     if !Scheme::of(version).reads_slot_count() {
         return Some("this KubeVirt version does not read the slot-count annotation");
     }
     if port_usage.slot_count != SlotCount::Unset {
-        return Some("somebody has set the slot-count annotation already");
+        return Some("the slot-count annotation is already set");
     }
     None
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::{
         api::guest::GuestSpec,
-        pci::{Devices, NoKinds, Placement, count_devices},
+        pci::{Devices, NoRegistry, PciOptions, count_devices},
     };
 
     const V1_9: Version = Version::new(1, 9, 0);
@@ -93,11 +93,11 @@ mod tests {
             interfaces.join(",")
         );
         let spec: GuestSpec = serde_json::from_str(&text).unwrap();
-        count_devices(&spec, &Placement::default(), &NoKinds).unwrap()
+        count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap()
     }
 
     #[test]
-    fn enough_is_left_alone_and_less_gets_the_smallest_annotation() {
+    fn too_few_ports_get_the_smallest_annotation() {
         for (memory, nics, wanted, expected) in [
             ("1Gi", 1, 4, Reservation::Enough { free: Some(4) }),
             ("1Gi", 1, 5, Reservation::SlotCount { value: 5, free: 5 }),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_says_why_and_how_many_there_are() {
+    fn an_impossible_reservation_has_a_reason_and_the_maximum() {
         let Devices { port_usage, nics, .. } = guest("1Gi", 4);
         let old = reserve(&port_usage, &nics, Version::new(1, 5, 0), 2);
         assert!(matches!(old, Reservation::Impossible { most: 1, why } if why.contains("version")), "{old:?}");

@@ -1,40 +1,40 @@
-//! How many root ports KubeVirt asks for, by version.
+//! How many root ports KubeVirt requests, by version.
 //!
 //! | KubeVirt                       | scheme        | what it does                                                     |
 //! | ------------------------------ | ------------- | ---------------------------------------------------------------- |
-//! | before 1.0                     | `None`        | nothing: only libvirt's one spare port                           |
+//! | before 1.0                     | `None`        | nothing: there is only libvirt's spare port                      |
 //! | 1.0.0 – 1.5.x                  | `V1`          | dummy NICs ("placeholders") up to four interfaces                |
 //! | 1.6.0 – 1.6.3, 1.7.0 – 1.7.1   | `V2`          | placeholders up to 8 or 16 ports                                 |
-//! | 1.6.4+, 1.7.2+, 1.8.x, 1.9.x   | `V3`          | placeholders as V1 or as the annotation says, further ports      |
+//! | 1.6.4+, 1.7.2+, 1.8.x, 1.9.x   | `V3`          | placeholders as V1 or as in the annotation, and extra ports      |
 //! | after 1.9                      | `V3ReadBack`  | as V3, and reads libvirt's placement back before it adds ports   |
 //!
 //! Source: `pkg/virt-launcher/virtwrap/manager.go` of each tag.
 
 use crate::kubevirt::Version;
 
-/// Guest memory in bytes above which a guest gets ports for a large machine: strictly more than 2Gi.
+/// A guest with strictly more memory than this, in bytes, gets the ports of a large machine.
 pub(super) const LARGE_MEMORY: u64 = 2 << 30;
 
-/// The interfaces up to which V1 and V3 add placeholders.
+/// V1 and V3 add placeholders up to this number of interfaces.
 const V1_INTERFACES: u64 = 4;
 
-/// How a KubeVirt version makes ports for hotplug.
+/// How a KubeVirt version provides ports for hotplug.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
-    /// Before hotplug was there.
+    /// No support for hotplug.
     None,
     /// A few placeholders.
     V1,
-    /// Placeholders by the size of the guest.
+    /// Placeholders depending on the memory of the guest.
     V2,
-    /// Few placeholders, and controllers that KubeVirt adds itself.
+    /// A few placeholders, and controllers that KubeVirt adds itself.
     V3,
-    /// V3, where a guest without placeholders gets its controllers after its devices too.
+    /// V3, but a guest without placeholders also gets its controllers after its devices.
     V3ReadBack,
 }
 
 impl Scheme {
-    /// The scheme of a version; a version newer than known has that of the newest known code.
+    /// Returns the scheme of a version. A newer version than the known ones has the scheme of the newest known code.
     #[must_use]
     pub fn of(version: Version) -> Self {
         match (version.major, version.minor, version.patch) {
@@ -46,7 +46,7 @@ impl Scheme {
         }
     }
 
-    /// The name in messages.
+    /// Returns the name in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,16 +58,16 @@ impl Scheme {
         }
     }
 
-    /// Whether the slot-count annotation is read.
+    /// Whether KubeVirt reads the slot-count annotation.
     #[must_use]
     pub fn reads_slot_count(self) -> bool {
         matches!(self, Self::V3 | Self::V3ReadBack)
     }
 }
 
-/// Whether the version asks for ports only where the machine has PCIe; before, it did its sum for every machine, and
-/// so it stumbles over a slot-count annotation that is no number on any of them.
-pub(super) fn asks_the_machine(version: Version) -> bool {
+/// Whether the version calculates ports only for PCIe machines. Older versions do it for every machine, so a slot-count
+/// annotation that is not a number is an error on all of them.
+pub(super) fn checks_machine(version: Version) -> bool {
     match (version.major, version.minor) {
         (0, _) | (1, 0..=5) => false,
         (1, 6) => version.patch >= 5,
@@ -77,24 +77,51 @@ pub(super) fn asks_the_machine(version: Version) -> bool {
     }
 }
 
-/// What KubeVirt asks for.
+/// The ports that KubeVirt requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Target {
-    /// T: the ports in all that the guest should have.
+pub(super) struct PortTarget {
+    /// T: the total number of ports that the guest should have.
     pub(super) total: u64,
-    /// m: the free ones that it should have at least.
+    /// m: the minimum of free ports.
     pub(super) minimum: u64,
-    /// The free ones that follow from both.
+    /// The number of free ports that follows from both.
     pub(super) desired: u64,
-    /// P: dummy NICs.
+    /// P: placeholders, which are dummy NICs.
     pub(super) placeholders: u64,
-    /// E: controllers in addition, before the cap at index 31.
+    /// E: extra controllers, before the limit at index 31.
     pub(super) extra_controllers: u64,
 }
 
-/// The inputs of [`wish`].
+impl PortTarget {
+    /// Calculates `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
+    pub(super) fn of(inputs: TargetInputs) -> Self {
+        let (total, minimum) = if inputs.is_large { (16u64, 6) } else { (8, 3) };
+        let desired = if inputs.root_complex { 0 } else { total.saturating_sub(inputs.in_use).max(minimum) };
+        let few = if inputs.root_complex || inputs.interfaces == 0 {
+            0
+        } else {
+            V1_INTERFACES.saturating_sub(inputs.interfaces)
+        };
+        let (placeholders, extra_controllers) = match inputs.scheme {
+            Scheme::None => (0, 0),
+            Scheme::V1 => (few, 0),
+            Scheme::V2 => (desired, 0),
+            Scheme::V3 | Scheme::V3ReadBack => {
+                // KubeVirt reads this annotation before the root-complex one, so there can be placeholders with both.
+                let placeholders = match inputs.slot_count {
+                    Some(count) => u64::try_from(count).unwrap_or(0).saturating_sub(inputs.interfaces),
+                    None => few,
+                };
+                (placeholders, desired.saturating_sub(placeholders))
+            }
+        };
+        Self { total, minimum, desired, placeholders, extra_controllers }
+    }
+}
+
+/// The inputs of [`PortTarget::of`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Targets {
+pub(super) struct TargetInputs {
     pub(super) scheme: Scheme,
     pub(super) is_large: bool,
     pub(super) root_complex: bool,
@@ -104,27 +131,6 @@ pub(super) struct Targets {
     pub(super) in_use: u64,
     /// The slot-count annotation.
     pub(super) slot_count: Option<i64>,
-}
-
-/// `calculatePlaceholderCount` and `calculateExtraControllerCount` of every version.
-pub(super) fn wish(with: Targets) -> Target {
-    let (total, minimum) = if with.is_large { (16u64, 6) } else { (8, 3) };
-    let desired = if with.root_complex { 0 } else { total.saturating_sub(with.in_use).max(minimum) };
-    let few = if with.root_complex || with.interfaces == 0 { 0 } else { V1_INTERFACES.saturating_sub(with.interfaces) };
-    let (placeholders, extra_controllers) = match with.scheme {
-        Scheme::None => (0, 0),
-        Scheme::V1 => (few, 0),
-        Scheme::V2 => (desired, 0),
-        Scheme::V3 | Scheme::V3ReadBack => {
-            // The annotation is read before the root-complex one: placeholders can be there with both.
-            let placeholders = match with.slot_count {
-                Some(count) => u64::try_from(count).unwrap_or(0).saturating_sub(with.interfaces),
-                None => few,
-            };
-            (placeholders, desired.saturating_sub(placeholders))
-        }
-    };
-    Target { total, minimum, desired, placeholders, extra_controllers }
 }
 
 #[cfg(test)]
@@ -155,20 +161,20 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_on_the_machine_came_with_a_patch_of_each_line() {
+    fn the_check_of_the_machine_came_with_a_patch_of_each_minor_version() {
         for (version, asks) in [("1.5.9", false), ("1.6.4", false), ("1.6.5", true), ("1.7.2", false), ("1.7.3", true)]
         {
-            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+            assert_eq!(checks_machine(version.parse().unwrap()), asks, "{version}");
         }
         for (version, asks) in [("0.59.0", false), ("1.8.1", false), ("1.8.2", true), ("1.9.0", true), ("1.10.0", true)]
         {
-            assert_eq!(asks_the_machine(version.parse().unwrap()), asks, "{version}");
+            assert_eq!(checks_machine(version.parse().unwrap()), asks, "{version}");
         }
     }
 
     #[test]
-    fn the_wishes_of_the_worked_examples() {
-        let with = |in_use, interfaces, is_large| Targets {
+    fn the_targets_of_the_worked_examples() {
+        let with = |in_use, interfaces, is_large| TargetInputs {
             scheme: Scheme::V3,
             is_large,
             root_complex: false,
@@ -177,18 +183,18 @@ mod tests {
             slot_count: None,
         };
         let counts = |with| {
-            let wishes = wish(with);
-            (wishes.placeholders, wishes.extra_controllers)
+            let target = PortTarget::of(with);
+            (target.placeholders, target.extra_controllers)
         };
         assert_eq!(counts(with(8, 1, false)), (3, 0));
         assert_eq!(counts(with(8, 3, true)), (1, 7));
         assert_eq!(counts(with(9, 4, true)), (0, 7));
         assert_eq!(counts(with(5, 0, true)), (0, 11));
-        assert_eq!(counts(Targets { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
-        assert_eq!(counts(Targets { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
-        assert_eq!(counts(Targets { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
-        assert_eq!(counts(Targets { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
+        assert_eq!(counts(TargetInputs { slot_count: Some(11), ..with(7, 1, false) }), (10, 0));
+        assert_eq!(counts(TargetInputs { slot_count: Some(-1), ..with(7, 1, false) }), (0, 3));
+        assert_eq!(counts(TargetInputs { slot_count: Some(8), root_complex: true, ..with(7, 1, false) }), (7, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::V2, ..with(7, 1, true) }), (9, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::V1, ..with(10, 4, true) }), (0, 0));
+        assert_eq!(counts(TargetInputs { scheme: Scheme::None, ..with(7, 1, true) }), (0, 0));
     }
 }

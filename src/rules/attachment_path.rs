@@ -7,7 +7,7 @@ use crate::{
         Fact, FactKind, Vmi,
         attachment::InPlace,
         kubevirt::{AutoMigration, KubeVirt},
-        nic::Plug,
+        nic::HotplugMethod,
         vmi::Migratable,
     },
     kubevirt::Version,
@@ -17,15 +17,16 @@ rule! {
     /// A NIC is plugged into a running VM, but the cluster cannot attach it, or only by a live migration.
     ///
     /// ## Why
-    /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks controller
-    /// attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always uses this way.
-    /// If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the migration starts
-    /// automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in the
-    /// `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
+    /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks
+    /// controller attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always
+    /// uses this way. If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the
+    /// migration starts automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in
+    /// the `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a
+    /// VirtualMachineInstanceMigration.
     ///
     /// ## Example
-    /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that only
-    /// its own node can access:
+    /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that
+    /// only its own node can access:
     /// ```yaml
     /// kind: VirtualMachineInstance
     /// status:
@@ -48,10 +49,10 @@ const MESSAGE_AT_MOST: usize = 160;
 fn check(case: &Case) -> Vec<Finding> {
     case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
         // NP102 and NP104 report NICs that cannot be hotplugged at all.
-        Plug::AtBoot => None,
-        Plug::Sriov if is_too_old_for_sriov(case) => None,
-        Plug::Sriov => Some(evaluate_migration(case, nic, vmi, &Blocked::SRIOV)),
-        Plug::Bridge => evaluate_bridge(case, nic, vmi),
+        HotplugMethod::None => None,
+        HotplugMethod::Sriov if is_too_old_for_sriov(case) => None,
+        HotplugMethod::Sriov => Some(evaluate_migration(case, nic, vmi, &Blocked::SRIOV)),
+        HotplugMethod::Bridge => evaluate_bridge(case, nic, vmi),
     })
 }
 
@@ -64,7 +65,7 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
     match case.in_place() {
         Fact::Known(InPlace::Yes) => None,
-        Fact::Known(InPlace::Perhaps { ready, desired }) => {
+        Fact::Known(InPlace::SomeNodes { ready, desired }) => {
             let what = format!(
                 "{name:?} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes"
             );
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_controller_on_some_nodes_is_reported_with_its_counts() {
-        let findings = Hotplug::of(BRIDGE).in_place(InPlace::Perhaps { ready: 2, desired: 3 }).findings(&RULE);
+        let findings = Hotplug::of(BRIDGE).in_place(InPlace::SomeNodes { ready: 2, desired: 3 }).findings(&RULE);
         assert!(findings[0].what.contains("2 of 3 nodes"), "{findings:?}");
     }
 

@@ -4,10 +4,10 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::review::ObjectKind,
-    change::View,
+    change::ObjectView,
     facts::boot,
     kubevirt::Version,
-    pci::{self, DeviceKinds, Devices, Refusal, Reservation},
+    pci::{self, BootError, DeviceRegistry, Devices, PortBudget, Reservation},
 };
 
 rule! {
@@ -61,25 +61,25 @@ enum BootOutcome {
     /// Fewer than reserved.
     TooFew { wanted: u64, most: u64, why: &'static str },
     /// The guest does not boot.
-    NoBoot(Refusal),
+    NoBoot(BootError),
 }
 
-fn evaluate(case: &Case, view: &View) -> Result<BootOutcome, String> {
+fn evaluate(case: &Case, view: &ObjectView) -> Result<BootOutcome, String> {
     let kubevirt = case.facts.kubevirt.known().ok_or("the KubeVirt resource is not known")?;
     let version = kubevirt.version.ok_or("KubeVirt's version is not known")?;
     let devices = devices(view, &**kubevirt)?;
-    let budget = pci::budget(&devices.port_usage, &devices.nics, version);
-    if let Some(refusal) = budget.refused {
+    let budget = PortBudget::of(&devices.port_usage, &devices.nics, version);
+    if let Some(refusal) = budget.boot_error {
         return Ok(BootOutcome::NoBoot(refusal));
     }
-    if view.is_expanded {
+    if view.needs_expansion {
         return Err("instancetype or preference adds devices".to_owned());
     }
     let wanted = match reserve_ports::requested(view, case.facts, case.settings) {
         ReservePorts::Ports(wanted) => wanted,
         ReservePorts::None | ReservePorts::Malformed { .. } => 0,
     };
-    Ok(outcome(&devices, version, wanted, budget.room()))
+    Ok(outcome(&devices, version, wanted, budget.hotplug_capacity()))
 }
 
 fn outcome(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -> BootOutcome {
@@ -95,8 +95,8 @@ fn outcome(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) 
     }
 }
 
-fn devices(view: &View, kinds: &dyn DeviceKinds) -> Result<Devices, String> {
-    let placement = boot::placement(view.guest_metadata.annotations.as_ref());
+fn devices(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, String> {
+    let placement = boot::pci_options(view.guest_metadata.annotations.as_ref());
     let placement = if view.vmi.is_some() { placement } else { placement.for_template() };
     pci::count_devices(view.guest, &placement, kinds).map_err(|error| error.to_string())
 }
@@ -121,26 +121,26 @@ fn finding_of(case: &Case, outcome: &BootOutcome) -> Option<Finding> {
     })
 }
 
-fn no_boot(path: &str, kind: ObjectKind, refusal: &Refusal) -> Finding {
+fn no_boot(path: &str, kind: ObjectKind, refusal: &BootError) -> Finding {
     let field = match refusal {
-        Refusal::SlotCount { .. } | Refusal::RootComplexFull { .. } => annotations_of(path, kind),
+        BootError::SlotCount { .. } | BootError::RootComplexFull { .. } => annotations_of(path, kind),
         refusal => format!("{path}.{}", refusal.field()),
     };
     let what = format!("the guest cannot boot: {refusal}");
     let (finding, fix) = match refusal {
-        Refusal::SlotCount { .. } => {
+        BootError::SlotCount { .. } => {
             (RULE.certain(CauseType::Invalid, field, what), "write a whole number, or remove the annotation")
         }
-        Refusal::RootComplexFull { .. } => {
+        BootError::RootComplexFull { .. } => {
             (RULE.certain(CauseType::Invalid, field, what), "remove devices, or remove the annotation")
         }
-        Refusal::AddressTaken { .. } => {
+        BootError::AddressTaken { .. } => {
             (RULE.certain(CauseType::Duplicate, field, what), "give each device a different address, or none")
         }
-        Refusal::MachineType { .. }
-        | Refusal::AddressImpossible { .. }
-        | Refusal::Device { .. }
-        | Refusal::OutOfPorts { .. } => {
+        BootError::MachineType { .. }
+        | BootError::AddressImpossible { .. }
+        | BootError::Device { .. }
+        | BootError::OutOfPorts { .. } => {
             (RULE.fault(CauseType::Invalid, field, what), "fix it before the VM is started")
         }
     };

@@ -8,8 +8,8 @@ rule! {
     /// Two interfaces of one VM have the same name.
     ///
     /// ## Why
-    /// KubeVirt pairs interfaces and networks by name, and reports the state of a NIC by its name. It cannot distinguish
-    /// two interfaces with the same name.
+    /// KubeVirt pairs interfaces and networks by name, and reports the state of a NIC by its name. It cannot
+    /// distinguish two interfaces with the same name.
     ///
     /// ## Example
     /// ```yaml

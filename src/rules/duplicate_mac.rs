@@ -14,8 +14,8 @@ rule! {
     /// A NIC has the MAC address of another NIC of the VM, or of another VM on the same network.
     ///
     /// ## Why
-    /// Two NICs with the same address on one network receive each other's packets, and nothing reports it. The usual cause
-    /// is a copied manifest. Addresses are compared by value: two notations of one address are equal.
+    /// Two NICs with the same address on one network receive each other's packets, and nothing reports it. The usual
+    /// cause is a copied manifest. Addresses are compared by value: two notations of one address are equal.
     ///
     /// ## Example
     /// ```yaml

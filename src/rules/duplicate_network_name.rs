@@ -8,8 +8,8 @@ rule! {
     /// Two networks of one VM have the same name.
     ///
     /// ## Why
-    /// KubeVirt pairs networks and interfaces by name. Of two networks with the same name it finds only the last one, so
-    /// the other one would be attached to nothing.
+    /// KubeVirt pairs networks and interfaces by name. Of two networks with the same name it finds only the last one,
+    /// so the other one would be attached to nothing.
     ///
     /// ## Example
     /// ```yaml

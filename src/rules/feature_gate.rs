@@ -11,8 +11,8 @@ rule! {
     /// A NIC is plugged into or unplugged from a running VM while feature gate HotplugNICs is off.
     ///
     /// ## Why
-    /// Up to KubeVirt 1.3 the gate must be listed in the KubeVirt resource. Without it the change of the VM is stored but
-    /// never reaches the running guest. Since 1.4 hotplug is generally available and always on.
+    /// Up to KubeVirt 1.3 the gate must be listed in the KubeVirt resource. Without it the change of the VM is stored
+    /// but never reaches the running guest. Since 1.4 hotplug is generally available and always on.
     ///
     /// ## Example
     /// A NIC is added to a running VM on KubeVirt 1.3, with this configuration:

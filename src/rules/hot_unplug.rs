@@ -11,8 +11,8 @@ rule! {
     /// A NIC is unplugged from a running VM that cannot hot-unplug it.
     ///
     /// ## Why
-    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named by
-    /// order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
+    /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named
+    /// by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
     ///
     /// ## Example
     /// ```yaml
@@ -59,7 +59,7 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 
 /// Returns a pod interface that is named by order. With one such interface KubeVirt unplugs no NIC of the VM at all.
 fn ordinal_interface(vmi: &Vmi) -> Option<&str> {
-    let seen = vmi.seen.iter().filter(|seen| seen.is_ordinal());
+    let seen = vmi.status_nics.iter().filter(|seen| seen.has_ordinal_name());
     let mut further = seen.filter(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
     further.next().map(|seen| &*seen.pod_interface)
 }

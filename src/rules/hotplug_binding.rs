@@ -3,7 +3,7 @@
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
-    facts::{Fact, FactKind, nic::Plug},
+    facts::{Fact, FactKind, nic::HotplugMethod},
     kubevirt::Version,
 };
 
@@ -11,9 +11,9 @@ rule! {
     /// A NIC is plugged into a running VM with a binding that cannot be hotplugged.
     ///
     /// ## Why
-    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running guest. A
-    /// NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV is attached
-    /// by live migration, and only since KubeVirt 1.1.
+    /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running
+    /// guest. A NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV
+    /// is attached by live migration, and only since KubeVirt 1.1.
     ///
     /// ## Example
     /// ```yaml
@@ -40,7 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
         }
         if bindings.sriov.is_some() {
             // NP104 reports a network that cannot be hotplugged with any binding.
-            return (plug_of(nic) == Plug::Sriov).then(|| evaluate_sriov(case, nic));
+            return (plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
         }
         let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))

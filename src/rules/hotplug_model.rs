@@ -6,8 +6,8 @@ rule! {
     /// A bridge NIC is plugged into a running VM with a model other than virtio.
     ///
     /// ## Why
-    /// KubeVirt supports hotplug of virtio NICs only. It nevertheless copies a NIC of another model to the running guest,
-    /// and asks the hypervisor to hotplug a device that does not support it.
+    /// KubeVirt supports hotplug of virtio NICs only. It nevertheless copies a NIC of another model to the running
+    /// guest, and asks the hypervisor to hotplug a device that does not support it.
     ///
     /// ## Example
     /// ```yaml

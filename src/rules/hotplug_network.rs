@@ -6,8 +6,8 @@ rule! {
     /// A NIC is plugged into a running VM on a network that is attached at boot only.
     ///
     /// ## Why
-    /// The pod network, the multus network that replaces it, and the device of a resource claim are set up when the pod is
-    /// created. Only an additional multus network can be added while the pod runs.
+    /// The pod network, the multus network that replaces it, and the device of a resource claim are set up when the pod
+    /// is created. Only an additional multus network can be added while the pod runs.
     ///
     /// ## Example
     /// ```yaml

@@ -11,9 +11,10 @@ rule! {
     /// An interface has no binding, more than one, or one that its network or the cluster does not support.
     ///
     /// ## Why
-    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one. masquerade
-    /// and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on the pod
-    /// network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for new objects.
+    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one.
+    /// masquerade and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on
+    /// the pod network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for
+    /// new objects.
     ///
     /// ## Example
     /// ```yaml
@@ -60,7 +61,7 @@ impl BoundInterface<'_> {
 
     /// Returns whether the network is certainly not the pod network; an unknown source of a newer KubeVirt might be.
     fn is_off_pod_network(&self) -> bool {
-        !self.is_on_pod_network() && !self.network.is_some_and(Network::is_of_unknown_source)
+        !self.is_on_pod_network() && !self.network.is_some_and(Network::has_unknown_source)
     }
 }
 

@@ -14,8 +14,9 @@ rule! {
     /// A field of an interface has a value that KubeVirt rejects.
     ///
     /// ## Why
-    /// Name, model, addresses, ports and DHCP options are used in the guest's domain, in firewall rules and in the replies
-    /// of a DHCP server. A value that is malformed, out of range or duplicate would make the VM fail when it starts.
+    /// Name, model, addresses, ports and DHCP options are used in the guest's domain, in firewall rules and in the
+    /// replies of a DHCP server. A value that is malformed, out of range or duplicate would make the VM fail when it
+    /// starts.
     ///
     /// ## Example
     /// ```yaml

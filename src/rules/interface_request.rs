@@ -10,11 +10,12 @@ rule! {
     /// A request to add or remove NICs is malformed, conflicts with the VM, or was not applied.
     ///
     /// ## Why
-    /// nicplug's mutating webhook applies `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` and removes them
-    /// before the VM is validated. An annotation that is still there could not be applied: it is malformed, its name
-    /// belongs to another NIC, or the mutating webhook was not called. If it were stored, it would have no effect, and
-    /// nothing would report that. A name consists of letters, digits, `-` and `_`; a network is `NAD` or `NAMESPACE/NAD`.
-    /// The rule also checks `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to 1.0 writes.
+    /// nicplug's mutating webhook applies `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` and removes
+    /// them before the VM is validated. An annotation that is still there could not be applied: it is malformed, its
+    /// name belongs to another NIC, or the mutating webhook was not called. If it were stored, it would have no effect,
+    /// and nothing would report that. A name consists of letters, digits, `-` and `_`; a network is `NAD` or
+    /// `NAMESPACE/NAD`. The rule also checks `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to
+    /// 1.0 writes.
     ///
     /// ## Example
     /// ```yaml

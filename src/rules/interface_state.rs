@@ -7,8 +7,8 @@ rule! {
     /// An interface has an invalid `state`, or one that its binding or network does not support.
     ///
     /// ## Why
-    /// `down` and `up` set the link, which KubeVirt cannot do for SR-IOV. `absent` unplugs the NIC, which works only with
-    /// the bridge binding, and never for the default network of the pod.
+    /// `down` and `up` set the link, which KubeVirt cannot do for SR-IOV. `absent` unplugs the NIC, which works only
+    /// with the bridge binding, and never for the default network of the pod.
     ///
     /// ## Example
     /// ```yaml

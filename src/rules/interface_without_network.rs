@@ -6,8 +6,8 @@ rule! {
     /// An interface has no network with the same name.
     ///
     /// ## Why
-    /// An interface is one half of a NIC: the device in the guest. The network with the same name defines what the device
-    /// is attached to. Without it the VM cannot start.
+    /// An interface is one half of a NIC: the device in the guest. The network with the same name defines what the
+    /// device is attached to. Without it the VM cannot start.
     ///
     /// ## Example
     /// ```yaml

@@ -16,11 +16,12 @@ rule! {
     /// A NIC of a running VM is removed or changed in a way that needs a restart.
     ///
     /// ## Why
-    /// KubeVirt adds NICs to a running guest, unplugs those with `state: absent`, and sets links up and down. Every other
-    /// change waits for the next restart; until then the VM has the condition RestartRequired, which blocks further
-    /// changes. Such a change is often a mistake: `interfaces` and `networks` are atomic lists, so applying an outdated
-    /// manifest replaces both lists and removes a NIC that was plugged in the meantime. A changed `networkName` is applied
-    /// by live migration since KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can migrate.
+    /// KubeVirt adds NICs to a running guest, unplugs those with `state: absent`, and sets links up and down. Every
+    /// other change waits for the next restart; until then the VM has the condition RestartRequired, which blocks
+    /// further changes. Such a change is often a mistake: `interfaces` and `networks` are atomic lists, so applying an
+    /// outdated manifest replaces both lists and removes a NIC that was plugged in the meantime. A changed
+    /// `networkName` is applied by live migration since KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can
+    /// migrate.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
     /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot.

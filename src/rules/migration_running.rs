@@ -6,7 +6,7 @@ use crate::{
     facts::{
         Fact, FactKind, Facts, Vm, Vmi,
         attachment::InPlace,
-        nic::{GuestNic, Plug},
+        nic::{GuestNic, HotplugMethod},
     },
 };
 
@@ -80,7 +80,7 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
 
 /// Returns a NIC of the template that KubeVirt has yet to copy to the VMI, or to set absent there.
 fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
-    let mut pluggable = vm.nics.iter().filter(|nic| nic.plug != Plug::AtBoot);
+    let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None);
     pluggable.find(|nic| match vmi.nic(&nic.name) {
         Some(there) => nic.is_absent && !there.is_absent,
         None => !nic.is_absent,
@@ -91,9 +91,9 @@ fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
 /// count: it needs the migration.
 fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
     let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
-    let mut bridges = vmi.nics.iter().filter(|nic| nic.plug == Plug::Bridge);
+    let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug == HotplugMethod::Bridge);
     bridges.find(|nic| {
-        let is_in_domain = vmi.seen(&nic.name).is_some_and(|seen| seen.is_in_domain);
+        let is_in_domain = vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain);
         if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
     })
 }

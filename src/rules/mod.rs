@@ -42,7 +42,7 @@ use crate::{
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
-        nic::Plug,
+        nic::HotplugMethod,
     },
     kubevirt::gates::Gate,
     settings::{DynamicNetworks, Enforcement, Settings},
@@ -131,11 +131,11 @@ impl Scope {
     fn covers(self, change: &Change) -> bool {
         match self {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
-            Self::Shape => change.touches_nics(),
-            Self::Persist => change.asks_to_persist(),
-            Self::Request => change.has_request(),
+            Self::Shape => change.changes_nics(),
+            Self::Persist => change.requests_persist(),
+            Self::Request => change.requests_nics(),
             Self::Hotplug => {
-                let is_guest = matches!(change.subject.kind, ObjectKind::VirtualMachine | ObjectKind::Vmi);
+                let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
                 is_guest && !change.nics.is_empty()
             }
         }
@@ -337,12 +337,12 @@ impl<'c> Case<'c> {
 
     /// Returns the NICs that the change plugs into a running guest.
     ///
-    /// They do not include a NIC that is added as `absent` or that the guest has already: KubeVirt copies neither. They do
-    /// include a changed NIC that the old template had but the guest does not have: KubeVirt compares the template with
-    /// the guest, not with the old template.
+    /// They do not include a NIC that is added as `absent` or that the guest has already: KubeVirt copies neither. They
+    /// do include a changed NIC that the old template had but the guest does not have: KubeVirt compares the template
+    /// with the guest, not with the old template.
     pub(crate) fn plugged(&self, vmi: &'c Vmi) -> impl Iterator<Item = &'c Nic<'c>> {
         let NicDiff { added, modified, .. } = &self.change.nics;
-        let is_vm = self.change.subject.kind == ObjectKind::VirtualMachine;
+        let is_vm = self.change.subject.kind == ObjectKind::Vm;
         let copied = modified.iter().map(|(_, nic)| nic).filter(move |_| is_vm);
         let exists = move |nic: &Nic| is_vm && vmi.has_nic(nic.name);
         added.iter().chain(copied).filter(move |nic| !nic.is_absent() && !exists(nic))
@@ -397,13 +397,13 @@ impl<'c> Case<'c> {
 }
 
 /// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
-pub(crate) fn plug_of(nic: &Nic) -> Plug {
-    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return Plug::AtBoot };
+pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
+    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
     let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
     if is_additional_network && interface.value.bindings.is_empty() {
-        return Plug::Bridge;
+        return HotplugMethod::Bridge;
     }
-    Plug::of(interface.value, Some(network.value))
+    HotplugMethod::of(interface.value, Some(network.value))
 }
 
 /// Returns whether a NIC can be attached to a running pod; a setting overrides what the cluster shows.

@@ -11,9 +11,9 @@ rule! {
     /// A NIC is plugged with a name that the running guest still uses, or in the same update as an unplug.
     ///
     /// ## Why
-    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC with the same name then
-    /// collides with it (kubevirt issues 14074 and 13721). The dynamic-networks controller of Multus loses the state of a
-    /// pod when one update adds and removes networks (its issue 157).
+    /// After an unplug the link of the old NIC can stay in the pod and on the node, and a new NIC with the same name
+    /// then collides with it (kubevirt issues 14074 and 13721). The dynamic-networks controller of Multus loses the
+    /// state of a pod when one update adds and removes networks (its issue 157).
     ///
     /// ## Example
     /// `dyniface1` was unplugged a moment ago, is still in `status.interfaces` of the VMI, and is added again:
@@ -35,7 +35,7 @@ fn check(case: &Case) -> Vec<Finding> {
 }
 
 fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
-    vmi.seen(nic.name)?;
+    vmi.status_nic(nic.name)?;
     let what = format!("{:?} is still in the VMI's status: a stale link may collide; use another name", nic.name);
     Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
 }
@@ -44,7 +44,7 @@ fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 fn added_again(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
     let Fact::Known(vmi) = case.facts.live() else { return Vec::new() };
-    if case.is_new() || case.change.subject.kind != ObjectKind::VirtualMachine {
+    if case.is_new() || case.change.subject.kind != ObjectKind::Vm {
         return Vec::new();
     }
     let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
@@ -57,7 +57,7 @@ fn added_again(case: &Case) -> Vec<Finding> {
 }
 
 fn plug_and_unplug(case: &Case) -> Option<Finding> {
-    if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::Perhaps { .. })) {
+    if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::SomeNodes { .. })) {
         return None;
     }
     let Fact::Known(vmi) = case.facts.live() else { return None };

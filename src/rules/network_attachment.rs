@@ -6,7 +6,7 @@ use crate::{
     change::Nic,
     facts::{
         Fact, FactKind,
-        nad::{Config, Lookup},
+        nad::{CniConfig, NadLookup},
     },
     kubevirt::gates::Gate,
 };
@@ -16,10 +16,10 @@ rule! {
     ///
     /// ## Why
     /// KubeVirt accepts any `networkName`, and from 1.9 on it no longer reads NetworkAttachmentDefinitions itself: a
-    /// mistake shows only on a pod, long after the change was stored. The rule checks that the definition exists, that its
-    /// config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace isolation
-    /// allows the VM's namespace to use it. For a VM that is being created the rule only warns: the definition may be
-    /// created later.
+    /// mistake shows only on a pod, long after the change was stored. The rule checks that the definition exists, that
+    /// its config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace
+    /// isolation allows the VM's namespace to use it. For a VM that is being created the rule only warns: the
+    /// definition may be created later.
     ///
     /// ## Example
     /// ```yaml
@@ -65,10 +65,10 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
     }
     let name = NadRef::parse(written, case.change.subject.namespace);
-    let Lookup { nad, instead } = case.facts.nads.lookup(name);
+    let NadLookup { nad, suggestion } = case.facts.nads.lookup(name);
     let nad = match nad {
         Fact::Known(nad) => nad,
-        Fact::Absent => return Some(missing(field(), name, instead)),
+        Fact::Absent => return Some(missing(field(), name, suggestion)),
         Fact::Unknown => {
             return Some(RULE.unknown(
                 FactKind::Nad,
@@ -76,7 +76,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
             ));
         }
     };
-    if let Config::Broken(how) = &nad.config {
+    if let CniConfig::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
             RULE.fault(CauseType::Invalid, field(), what)
@@ -98,12 +98,12 @@ fn is_well_formed(written: &str) -> bool {
     written.split('/').count() <= 2 && written.split('/').all(|part| !part.is_empty())
 }
 
-fn missing(field: String, name: NadRef, instead: Option<String>) -> Finding {
+fn missing(field: String, name: NadRef, suggestion: Option<String>) -> Finding {
     let NadRef { namespace, name } = name;
     let what = format!("NetworkAttachmentDefinition {name:?} does not exist in namespace {namespace:?}");
     let finding = RULE.fault(CauseType::NotFound, field, what);
-    match instead {
-        Some(instead) => finding.with_fix(format!("create it, or use {instead:?}, which exists")),
+    match suggestion {
+        Some(suggestion) => finding.with_fix(format!("create it, or use {suggestion:?}, which exists")),
         None => finding,
     }
 }
@@ -136,7 +136,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, Isolation},
+        facts::{Fact, NamespaceIsolation},
         rules::testing::{Expect, Hotplug},
     };
 
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn isolation_denies_only_when_it_is_known() {
         let isolated = || {
-            let isolation = Isolation { global_namespaces: vec!["infra".to_owned()] };
+            let isolation = NamespaceIsolation { global_namespaces: vec!["infra".to_owned()] };
             Fact::Known(Arc::new(isolation))
         };
-        let case = |name: &str, isolation: Fact<Arc<Isolation>>| {
+        let case = |name: &str, isolation: Fact<Arc<NamespaceIsolation>>| {
             Hotplug::of(BRIDGE).nad(name, "").on(&on(name)).facts(|facts| facts.isolation = isolation)
         };
         case("other/red", isolated()).expect(&RULE, &FAULT);

@@ -7,8 +7,8 @@ rule! {
     /// A network has no source, more than one, or an invalid one.
     ///
     /// ## Why
-    /// The source defines what the NIC is attached to: the pod's network, a NetworkAttachmentDefinition, or a device. Each
-    /// network needs exactly one, and a pod has only one default network: `pod`, or the one multus network with
+    /// The source defines what the NIC is attached to: the pod's network, a NetworkAttachmentDefinition, or a device.
+    /// Each network needs exactly one, and a pod has only one default network: `pod`, or the one multus network with
     /// `default: true` that replaces it.
     ///
     /// ## Example

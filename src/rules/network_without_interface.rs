@@ -6,8 +6,8 @@ rule! {
     /// A network has no interface with the same name.
     ///
     /// ## Why
-    /// A network is one half of a NIC: what the NIC is attached to. The interface with the same name is the device in the
-    /// guest. Without it nothing in the guest would use the network.
+    /// A network is one half of a NIC: what the NIC is attached to. The interface with the same name is the device in
+    /// the guest. Without it nothing in the guest would use the network.
     ///
     /// ## Example
     /// ```yaml

@@ -7,21 +7,21 @@ use crate::{
     facts::{
         Fact, Vmi,
         boot::{self, Stamp},
-        nic::{GuestNic, Plug},
-        vmi::SeenNic,
+        nic::{GuestNic, HotplugMethod},
+        vmi::StatusNic,
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Devices, Machine, Nic, Room},
+    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic},
 };
 
 rule! {
     /// A NIC is plugged into a running VM that has no free PCI port for it.
     ///
     /// ## Why
-    /// A hotplugged NIC needs a free PCI port, and their number is fixed when the guest boots: it depends on the machine,
-    /// the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later use one
-    /// each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the ports of a
-    /// guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
+    /// A hotplugged NIC needs a free PCI port, and their number is fixed when the guest boots: it depends on the
+    /// machine, the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later
+    /// use one each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the
+    /// ports of a guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
     ///
     /// ## Example
     /// On KubeVirt 1.9 a guest of 1Gi with four NICs at boot has no free port:
@@ -43,7 +43,7 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     case.if_live(&RULE, |vmi| {
-        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != Plug::AtBoot).collect();
+        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != HotplugMethod::None).collect();
         if wanted.is_empty() {
             return Vec::new();
         }
@@ -58,7 +58,7 @@ fn check(case: &Case) -> Vec<Finding> {
             .iter()
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
             .map(|nic| {
-                let (left, boot, port) = (ports.left, ports.at_boot, ports.boot.room.name());
+                let (left, boot, port) = (ports.left, ports.at_boot, ports.boot.capacity.name());
                 let what =
                     format!("no free {port} for {:?}: {} requested, {left} of {boot} free", nic.name, wanted.len());
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
@@ -67,7 +67,7 @@ fn check(case: &Case) -> Vec<Finding> {
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
         let is_uncertain = ports.alternatives.iter().any(|&left| missing(left) != missing(ports.left));
         if ports.is_estimate && (is_uncertain || !findings.is_empty()) {
-            let (left, port) = (ports.left, ports.boot.room.name());
+            let (left, port) = (ports.left, ports.boot.capacity.name());
             let what = format!("{left} free {port}s are an estimate: the VM booted before nicplug was installed");
             findings.push(RULE.advice(String::new(), what));
         }
@@ -85,7 +85,7 @@ struct Ports {
     nics: u64,
     /// The number of virtio disks now.
     disks: u64,
-    machine: Machine,
+    machine: MachineType,
     /// The number of ports that are free now.
     left: u64,
     /// Whether the ports at boot were computed from the devices of now.
@@ -98,23 +98,23 @@ impl Ports {
     /// Computes the ports from the most reliable source: nicplug's annotation, else the ControllerRevision, else the
     /// guest as it is now. Returns `None` if nothing limits the NICs.
     fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
-        let now = vmi.boot.now.as_ref().ok_or("its devices cannot be read")?;
+        let now = vmi.boot.current_devices.as_ref().ok_or("its devices cannot be read")?;
         let waiting = waiting_in_template(case, vmi);
         let nics = nics_in_place(vmi, now) + waiting;
         let disks = u64::from(now.port_usage.virtio_disks);
-        let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_plugged_memory);
-        let is_estimate = vmi.boot.stamp == Stamp::None && case.facts.revision.known().is_none();
+        let left = |boot: &BootSlots| boot.left(nics, disks, vmi.boot.has_hotplugged_memory);
+        let is_estimate = vmi.boot.stamp == Stamp::Missing && case.facts.revision.known().is_none();
         let (boot, other_boots) = match (vmi.boot.stamp, &case.facts.revision) {
-            (Stamp::Unreadable, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
-            (Stamp::Slots(slots), _) => (slots, Vec::new()),
-            (Stamp::None, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
-            (Stamp::None, Fact::Absent | Fact::Unknown) => {
+            (Stamp::Invalid, _) => return Err("annotation nicplug.io/boot-slots cannot be read".to_owned()),
+            (Stamp::Valid(slots), _) => (slots, Vec::new()),
+            (Stamp::Missing, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
+            (Stamp::Missing, Fact::Absent | Fact::Unknown) => {
                 let version = version(case)?;
                 let boot = boot_slots(now, &nics_at_boot(vmi, now, 0), version)?;
                 (boot, estimates(vmi, now, version))
             }
         };
-        let (Some(at_boot), Some(free)) = (boot.room.free(), left(&boot)) else { return Ok(None) };
+        let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
         let alternatives = other_boots.iter().filter_map(left).collect();
         let machine = now.port_usage.machine;
         Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, alternatives }))
@@ -123,9 +123,10 @@ impl Ports {
     /// Describes how the number of free ports was computed.
     fn details(&self) -> String {
         let Self { boot, at_boot, nics, disks, machine, .. } = self;
-        let (machine, port) = (machine.as_str(), boot.room.name());
+        let (machine, port) = (machine.as_str(), boot.capacity.name());
         format!(
-            "it booted with {at_boot} free {port}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, disks: {disks}",
+            "it booted with {at_boot} free {port}s ({machine}, NICs: {}, virtio disks: {}), now NICs: {nics}, \
+             disks: {disks}",
             boot.nics, boot.disks
         )
     }
@@ -134,7 +135,7 @@ impl Ports {
 /// Describes the possible fixes: unplug, restart (with the free ports after it), reservation.
 fn fixes(case: &Case, wanted: usize) -> String {
     let restart = match room_after_restart(case) {
-        Some(Room::Unlimited) | None => RULE.fix.to_owned(),
+        Some(HotplugCapacity::Unlimited) | None => RULE.fix.to_owned(),
         Some(room) => format!("{} and then has {} free", RULE.fix, room.free().unwrap_or_default()),
     };
     format!("{restart}; annotation nicplug.io/reserve-ports: \"{wanted}\" reserves free ports at every boot")
@@ -145,19 +146,23 @@ fn version(case: &Case) -> Result<Version, String> {
     version.ok_or_else(|| "KubeVirt's version is not known".to_owned())
 }
 
-fn boot_slots(devices: &Devices, nics: &[Nic], version: Version) -> Result<BootSlots, String> {
+fn boot_slots(devices: &Devices, nics: &[PciNic], version: Version) -> Result<BootSlots, String> {
     BootSlots::of(&devices.port_usage, nics, version)
         .ok_or_else(|| "according to nicplug's model the guest cannot boot".to_owned())
 }
 
 /// Counts the NICs that have a port or wait for one: those of the spec, and absent ones that the domain still has.
 fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
-    let is_in_place = |(nic, counted): &(&GuestNic, &Nic)| {
-        if nic.is_absent { vmi.seen(&nic.name).is_some_and(|seen| seen.is_in_domain) } else { counted.place.is_some() }
+    let is_in_place = |(nic, counted): &(&GuestNic, &PciNic)| {
+        if nic.is_absent {
+            vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain)
+        } else {
+            counted.slot_kind.is_some()
+        }
     };
     if vmi.nics.is_empty() {
         // Only the default NIC, which KubeVirt gives to a guest without any.
-        return now.nics.iter().filter(|nic| nic.place.is_some()).count() as u64;
+        return now.nics.iter().filter(|nic| nic.slot_kind.is_some()).count() as u64;
     }
     vmi.nics.iter().zip(&now.nics).filter(is_in_place).count() as u64
 }
@@ -166,20 +171,20 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
 fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
-    let waits = |nic: &&GuestNic| nic.plug != Plug::AtBoot && !nic.is_absent && !vmi.has_nic(&nic.name);
+    let waits = |nic: &&GuestNic| nic.hotplug != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
     let added_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
     template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
 }
 
-/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device, and
-/// without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
-fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<Nic> {
-    let place = Nic::hotplugged(&now.port_usage);
+/// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
+/// and without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
+fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
+    let place = PciNic::hotplugged(&now.port_usage);
     let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();
     let mut to_skip = plugged;
-    let mut nics: Vec<Nic> = Vec::with_capacity(pairs.len());
+    let mut nics: Vec<PciNic> = Vec::with_capacity(pairs.len());
     for (nic, counted) in pairs.into_iter().rev() {
-        if to_skip > 0 && nic.plug != Plug::AtBoot {
+        if to_skip > 0 && nic.hotplug != HotplugMethod::None {
             to_skip -= 1;
         } else {
             nics.push(if nic.is_absent { place } else { *counted });
@@ -192,7 +197,7 @@ fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<Nic> {
 
 /// Returns what the guest may have booted with, if some of its NICs were plugged later.
 fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
-    let pluggable = vmi.nics.iter().filter(|nic| nic.plug != Plug::AtBoot && !is_waiting(vmi, nic)).count();
+    let pluggable = vmi.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None && !is_waiting(vmi, nic)).count();
     (1..=pluggable)
         .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(vmi, now, plugged), version))
         .collect()
@@ -200,21 +205,21 @@ fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
 
 /// Returns whether a NIC of a running guest has no device yet; then it was not there at boot.
 fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
-    let has_status = vmi.seen.iter().any(|seen| seen.is_in_domain);
-    let has_device = vmi.seen(&nic.name).is_some_and(|seen: &SeenNic| seen.is_in_domain);
-    has_status && nic.plug != Plug::AtBoot && !nic.is_absent && !has_device
+    let has_status = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
+    let has_device = vmi.status_nic(&nic.name).is_some_and(|seen: &StatusNic| seen.is_in_domain);
+    has_status && nic.hotplug != HotplugMethod::None && !nic.is_absent && !has_device
 }
 
 /// Returns the room that the VM would have after a restart with the new template.
-fn room_after_restart(case: &Case) -> Option<Room> {
+fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
-    if after.vmi.is_some() || after.is_expanded {
+    if after.vmi.is_some() || after.needs_expansion {
         return None;
     }
-    let placement = boot::placement(after.guest_metadata.annotations.as_ref()).for_template();
+    let placement = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
     let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
-    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.room)
+    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)
 }
 
 #[cfg(test)]
@@ -223,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pci::{NoKinds, Placement},
+        pci::{NoRegistry, PciOptions},
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},
@@ -256,11 +261,11 @@ mod tests {
 
     /// Returns the devices of a guest.
     fn devices(vmi: &mut Vmi) -> &mut Devices {
-        Arc::make_mut(vmi.boot.now.as_mut().unwrap())
+        Arc::make_mut(vmi.boot.current_devices.as_mut().unwrap())
     }
 
     fn with_boot_slots(hotplug: Hotplug, slots: &str) -> Hotplug {
-        hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Slots(slots.parse().unwrap()))
+        hotplug.vmi(|vmi| vmi.boot.stamp = Stamp::Valid(slots.parse().unwrap()))
     }
 
     #[test]
@@ -277,7 +282,7 @@ mod tests {
             .expect(&RULE, &Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]));
         with_boot_slots(plug(5), "v1:port=9,nics=1,disks=0").expect(&RULE, &Expect::Silent);
         with_boot_slots(plug(5), "v1:any,nics=1,disks=0").expect(&RULE, &Expect::Silent);
-        plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Unreadable).expect(&RULE, &Expect::Unchecked);
+        plug(1).vmi(|vmi| vmi.boot.stamp = Stamp::Invalid).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]
@@ -285,7 +290,7 @@ mod tests {
         let template = r#"{"domain": {"devices": {"interfaces": [
             {"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}, {"name": "c", "bridge": {}}, {"name": "d", "bridge": {}}]}}}"#;
         let spec = serde_json::from_str(template).unwrap();
-        let revision = pci::count_devices(&spec, &Placement::default(), &NoKinds).unwrap();
+        let revision = pci::count_devices(&spec, &PciOptions::default(), &NoRegistry).unwrap();
         // Four NICs at boot and no free port; three of them were unplugged, and their ports are free.
         plug(4)
             .facts(|facts| facts.revision = Fact::Known(Arc::new(revision)))
@@ -298,7 +303,7 @@ mod tests {
             with_boot_slots(plug(4), "v1:port=4,nics=1,disks=0").vmi(change).findings(&RULE).len()
         };
         assert_eq!(with(|_| {}), 0);
-        assert_eq!(with(|vmi| vmi.boot.has_plugged_memory = true), 1);
+        assert_eq!(with(|vmi| vmi.boot.has_hotplugged_memory = true), 1);
         assert_eq!(with(|vmi| devices(vmi).port_usage.virtio_disks = 2), 2);
     }
 
@@ -308,8 +313,8 @@ mod tests {
             with_boot_slots(plug(5).having(&["old"]), "v1:port=4,nics=2,disks=0")
                 .vmi(|vmi| {
                     Arc::make_mut(&mut vmi.nics)[1].is_absent = true;
-                    let seen = SeenNic { name: "old".into(), is_in_domain, ..SeenNic::default() };
-                    Arc::make_mut(&mut vmi.seen).push(seen);
+                    let seen = StatusNic { name: "old".into(), is_in_domain, ..StatusNic::default() };
+                    Arc::make_mut(&mut vmi.status_nics).push(seen);
                 })
                 .findings(&RULE)
                 .len()

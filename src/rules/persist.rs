@@ -6,7 +6,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::persist::{KEY, PersistRequest},
     api::{network::NadRef, review::ObjectKind},
-    change::{Nic, View},
+    change::{Nic, ObjectView},
     facts::{Fact, FactKind, Vm, nic::GuestNic},
 };
 
@@ -14,10 +14,10 @@ rule! {
     /// A VMI asks to persist NICs (`nicplug.io/persist`) that cannot be added to its VM's template.
     ///
     /// ## Why
-    /// nicplug persists the NICs of a running guest that `nicplug.io/persist` names: it writes them into the template of the
-    /// VM, so that the VM has them after a restart. That needs a VM, and a name that the template does not use for another
-    /// network, because nicplug never overwrites a NIC. Without this rule the request would fail later, and only an Event
-    /// would report that.
+    /// nicplug persists the NICs of a running guest that `nicplug.io/persist` names: it writes them into the template
+    /// of the VM, so that the VM has them after a restart. That needs a VM, and a name that the template does not use
+    /// for another network, because nicplug never overwrites a NIC. Without this rule the request would fail later, and
+    /// only an Event would report that.
     ///
     /// ## Example
     /// The VM's template has `dyniface1` on `net-b`, and its VMI gets another NIC of that name:
@@ -40,7 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
     let change = case.change;
     let Some(text) = annotation(&change.after) else { return Vec::new() };
     let before = change.before.as_ref().and_then(annotation);
-    if change.subject.kind == ObjectKind::VirtualMachine {
+    if change.subject.kind == ObjectKind::Vm {
         return if before == Some(text) { Vec::new() } else { vec![on_vm()] };
     }
     let findings = match text.parse::<PersistRequest>() {
@@ -121,7 +121,7 @@ fn is_same_network(nic: &Nic, existing: &GuestNic, namespace: &str) -> bool {
     nic.network_name().map(reference) == existing.network.as_deref().map(reference)
 }
 
-fn annotation<'r>(view: &View<'r>) -> Option<&'r str> {
+fn annotation<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
     view.annotation(|annotations| annotations.persist.as_deref())
 }
 

@@ -7,9 +7,9 @@ rule! {
     /// A VM with multiqueue has so many vCPUs and NICs that their queues exhaust guest memory.
     ///
     /// ## Why
-    /// With `networkInterfaceMultiqueue` every virtio NIC has one queue per vCPU, and the guest allocates buffers for each
-    /// queue. In a Windows guest with 8 vCPUs and 10 NICs, 80 queues used most of the 8 GiB of memory (kubevirt issue
-    /// 18012). The limit is `queueMemory.maxQueues` in the settings, 64 by default.
+    /// With `networkInterfaceMultiqueue` every virtio NIC has one queue per vCPU, and the guest allocates buffers for
+    /// each queue. In a Windows guest with 8 vCPUs and 10 NICs, 80 queues used most of the 8 GiB of memory (kubevirt
+    /// issue 18012). The limit is `queueMemory.maxQueues` in the settings, 64 by default.
     ///
     /// ## Example
     /// ```yaml
@@ -33,7 +33,7 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     // An instancetype may set vCPUs that the template does not show; the VMI shows them.
     let view = &case.change.after;
-    let queues = if view.is_expanded { None } else { queues_per_nic(view.guest) };
+    let queues = if view.needs_expansion { None } else { queues_per_nic(view.guest) };
     queues.and_then(|queues| evaluate(case, queues)).into_iter().collect()
 }
 

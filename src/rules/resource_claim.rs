@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::network::{ClaimSource, Interface},
+    api::network::{Interface, ResourceClaimSource},
     facts::FactKind,
     kubevirt::gates::Gate,
 };
@@ -14,9 +14,9 @@ rule! {
     ///
     /// ## Why
     /// A network with `resourceClaim` gets its device from a claim of the pod (KubeVirt 1.9, feature gate
-    /// NetworkDevicesWithDRA). The claim must be listed in `resourceClaims` of the same spec, each request of it serves one
-    /// network, the interface must pass the device through with sriov or a binding plugin, and the VM must not have multus
-    /// networks as well.
+    /// NetworkDevicesWithDRA). The claim must be listed in `resourceClaims` of the same spec, each request of it serves
+    /// one network, the interface must pass the device through with sriov or a binding plugin, and the VM must not have
+    /// multus networks as well.
     ///
     /// ## Example
     /// ```yaml
@@ -119,7 +119,7 @@ impl<'c> Claims<'c> {
         Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
     }
 
-    fn missing_names(&self, index: usize, network: &str, claim: &ClaimSource) -> impl Iterator<Item = Finding> {
+    fn missing_names(&self, index: usize, network: &str, claim: &ResourceClaimSource) -> impl Iterator<Item = Finding> {
         let fields = [("claimName", claim.claim_name.is_empty()), ("requestName", claim.request_name.is_empty())];
         fields.into_iter().filter(|(_, is_missing)| *is_missing).map(move |(key, _)| {
             let field = format!("{}.resourceClaim.{key}", self.case.change.network_field(index));
@@ -127,7 +127,7 @@ impl<'c> Claims<'c> {
         })
     }
 
-    fn not_listed(&self, index: usize, network: &str, claim: &ClaimSource) -> Option<Finding> {
+    fn not_listed(&self, index: usize, network: &str, claim: &ResourceClaimSource) -> Option<Finding> {
         let name = claim.claim_name.as_str();
         if self.listed.contains(name) {
             return None;
@@ -138,7 +138,7 @@ impl<'c> Claims<'c> {
         Some(RULE.fault(CauseType::NotFound, field, what).with_fix(fix))
     }
 
-    fn used_twice(&mut self, index: usize, network: &'c str, claim: &ClaimSource) -> Option<Finding> {
+    fn used_twice(&mut self, index: usize, network: &'c str, claim: &ResourceClaimSource) -> Option<Finding> {
         // KubeVirt, too, compares claim and request as one text.
         let pair = format!("{}/{}", claim.claim_name, claim.request_name);
         match self.used.entry(pair) {

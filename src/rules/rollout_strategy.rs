@@ -11,8 +11,8 @@ rule! {
     /// NICs of a running VM change at once although the cluster's rollout strategy is Stage.
     ///
     /// ## Why
-    /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt does
-    /// this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
+    /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt
+    /// does this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
     ///
     /// ## Example
     /// ```yaml
@@ -28,7 +28,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     // The strategy concerns changes of a VM; KubeVirt applies changes of a VMI at once in any case.
-    let is_vm = case.change.subject.kind == ObjectKind::VirtualMachine;
+    let is_vm = case.change.subject.kind == ObjectKind::Vm;
     let is_staged = match &case.facts.kubevirt {
         Fact::Known(kubevirt) => kubevirt.rollout == Some(Rollout::Stage),
         Fact::Absent | Fact::Unknown => false,

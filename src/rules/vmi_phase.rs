@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{review::ObjectKind, vm::Phase},
+    api::{review::ObjectKind, vmi::Phase},
     change::NicDiff,
     facts::{Fact, Vmi},
 };
@@ -11,9 +11,9 @@ rule! {
     /// NICs are plugged into or unplugged from a guest that is not running yet, or no longer.
     ///
     /// ## Why
-    /// A guest in phase Succeeded or Failed, or one that is being deleted, can no longer change: a NIC that is added to it
-    /// is lost. Before phase Running KubeVirt creates the pod from the old list of NICs, and a NIC that is added in the
-    /// meantime waits until the guest runs.
+    /// A guest in phase Succeeded or Failed, or one that is being deleted, can no longer change: a NIC that is added to
+    /// it is lost. Before phase Running KubeVirt creates the pod from the old list of NICs, and a NIC that is added in
+    /// the meantime waits until the guest runs.
     ///
     /// ## Example
     /// ```yaml
@@ -61,7 +61,7 @@ fn evaluate_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
 mod tests {
     use super::RULE;
     use crate::{
-        api::vm::Phase,
+        api::vmi::Phase,
         rules::testing::{Expect, Hotplug},
     };
 

@@ -75,7 +75,7 @@ fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectRefer
     let metadata = change.after.metadata;
     let itself = reference(&subject.gvk.kind, subject.name, &metadata.uid);
     match subject.kind {
-        ObjectKind::VirtualMachine => Some((itself, None)),
+        ObjectKind::Vm => Some((itself, None)),
         ObjectKind::Vmi => match metadata.owner_references.iter().find(|owner| &*owner.kind == "VirtualMachine") {
             Some(owner) => Some((reference(&owner.kind, &owner.name, &owner.uid), Some(itself))),
             // An object without a name yet cannot have an Event.
@@ -90,7 +90,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::review::{self, Reading};
+    use crate::api::review::{self, ParsedRequest};
 
     /// The objects of the Event if the creation of this object is denied: apiVersion, kind, name and uid of each.
     fn objects(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
@@ -98,7 +98,7 @@ mod tests {
             "operation": "CREATE", "namespace": "demo", "name": metadata["name"],
             "kind": {"group": "kubevirt.io", "version": "v1", "kind": kind}, "object": {"metadata": metadata}}})
         .to_string();
-        let Reading::Whole(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
         let (object, related) = event_objects(&Change::of(&request).unwrap())?;
         let parts = |object: ObjectReference| json!([object.api_version, object.kind, object.name, object.uid]);
         Some([parts(object), related.map_or(Value::Null, parts)])

@@ -206,8 +206,8 @@ mod tests {
     /// A server with every metric.
     fn all_metrics() -> AllMetrics {
         let (counts, in_flight, pending) = (Counts::default(), Arc::new(InFlight::new(2)), PersistQueue::default());
-        let made = certificates::make(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
-        let chain = format!("{}{}", made.server, made.authority);
+        let made = certificates::generate(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
+        let chain = format!("{}{}", made.server, made.ca);
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
         let status = WatchStatuses::default();
@@ -294,7 +294,7 @@ mod tests {
         let text = all_metrics().metrics.text();
         let end = |life: Duration| (Duration::from_hours(24) + life).as_secs_f64();
         for (certificate, end) in
-            [("server", end(certificates::SERVER_LIFETIME)), ("ca", end(certificates::AUTHORITY_LIFETIME))]
+            [("server", end(certificates::SERVER_LIFETIME)), ("ca", end(certificates::CA_LIFETIME))]
         {
             let name = format!("nicplug_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}} ");
             let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();

@@ -23,9 +23,9 @@ use rustls::{
 };
 
 use crate::certificates::{
-    Bundle, Host,
-    chain::is_for,
-    validity::{Stage, Validity},
+    GeneratedCertificates, Host,
+    chain::is_valid_for,
+    validity::{Validity, ValidityPhase},
 };
 
 /// A certificate chain and its private key.
@@ -81,7 +81,10 @@ impl CertKeyPair {
     /// # Errors
     /// The certificate is not valid for one of them.
     pub fn check_hosts(&self, hosts: &[Host]) -> Result<(), TlsError> {
-        match hosts.iter().find(|host| !self.key.cert.first().is_some_and(|certificate| is_for(certificate, host))) {
+        match hosts
+            .iter()
+            .find(|host| !self.key.cert.first().is_some_and(|certificate| is_valid_for(certificate, host)))
+        {
             Some(host) => Err(TlsError::Host { certificate: self.origin.clone(), host: host.to_string() }),
             None => Ok(()),
         }
@@ -92,10 +95,10 @@ impl CertKeyPair {
     /// # Errors
     /// It has expired, or is not valid yet.
     pub fn check_dates(&self, now: SystemTime) -> Result<(), TlsError> {
-        match self.validity.stage(now) {
-            Stage::Early => Err(TlsError::Early(self.origin.clone(), self.validity)),
-            Stage::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
-            Stage::Fresh | Stage::Due | Stage::Late => Ok(()),
+        match self.validity.phase(now) {
+            ValidityPhase::NotYetValid => Err(TlsError::Early(self.origin.clone(), self.validity)),
+            ValidityPhase::Expired => Err(TlsError::Expired(self.origin.clone(), self.validity)),
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => Ok(()),
         }
     }
 }
@@ -162,11 +165,11 @@ impl CertResolver {
     }
 }
 
-impl TryFrom<&Bundle> for CertKeyPair {
+impl TryFrom<&GeneratedCertificates> for CertKeyPair {
     type Error = TlsError;
 
     /// Reads the server's pair of a bundle.
-    fn try_from(bundle: &Bundle) -> Result<Self, TlsError> {
+    fn try_from(bundle: &GeneratedCertificates) -> Result<Self, TlsError> {
         Self::from_pem(bundle.server.as_bytes(), bundle.server_key.as_bytes())
     }
 }
@@ -330,17 +333,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::certificates::{self, Bundle, Host};
+    use crate::certificates::{self, GeneratedCertificates, Host};
 
-    fn bundle() -> Bundle {
-        certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap()
+    fn bundle() -> GeneratedCertificates {
+        certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]
     fn a_matching_pair_is_accepted() {
         let bundle = bundle();
         assert!(CertKeyPair::try_from(&bundle).is_ok());
-        assert!(ClientCas::from_pem(bundle.authority.as_bytes()).is_ok());
+        assert!(ClientCas::from_pem(bundle.ca.as_bytes()).is_ok());
     }
 
     #[test]
@@ -354,7 +357,7 @@ mod tests {
     fn a_certificate_is_checked_for_its_hosts() {
         let hosts: Vec<Host> =
             ["nicplug.nicplug.svc", "*.example.org", "10.0.0.7"].map(|host| host.parse().unwrap()).into();
-        let bundle = certificates::make(&hosts, SystemTime::now()).unwrap();
+        let bundle = certificates::generate(&hosts, SystemTime::now()).unwrap();
         let pair = CertKeyPair::try_from(&bundle).unwrap();
         let check = |host: &str| pair.check_hosts(&[hosts[0].clone(), host.parse().unwrap()]);
         for host in ["nicplug.nicplug.svc", "a.example.org", "10.0.0.7"] {

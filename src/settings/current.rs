@@ -1,4 +1,4 @@
-//! The settings in force.
+//! The current settings.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::Settings;
 
-/// The settings in force, which may be replaced at any time. Clones share them.
+/// The current settings, which may be replaced at any time. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Current(Arc<ArcSwap<Settings>>);
+pub struct CurrentSettings(Arc<ArcSwap<Settings>>);
 
-impl Current {
-    /// The settings of now. Whoever holds them keeps them, whatever comes after. It takes no lock and no memory: every
-    /// request does it.
+impl CurrentSettings {
+    /// Returns the current settings. A later [`Self::replace`] does not change them. Every request calls this, so it
+    /// takes no lock and allocates nothing.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Settings>> {
         self.0.load()
     }
 
-    /// From now on whoever loads gets these.
+    /// Replaces the settings for every later [`Self::load`].
     pub fn replace(&self, settings: Settings) {
         self.0.store(Arc::new(settings));
     }
 }
 
-impl From<Settings> for Current {
+impl From<Settings> for CurrentSettings {
     fn from(settings: Settings) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(settings)))
     }
@@ -36,8 +36,8 @@ mod tests {
     use crate::settings::Enforcement;
 
     #[test]
-    fn what_was_loaded_stays_and_every_clone_sees_what_comes_after() {
-        let current = Current::from(Settings::default());
+    fn loaded_settings_stay_and_every_clone_loads_the_replaced_ones() {
+        let current = CurrentSettings::from(Settings::default());
         let (clone, before) = (current.clone(), current.load());
         current.replace(Settings::default().with_rule("NP103", Enforcement::Warn));
         assert_eq!(before.enforcement("NP103"), None);

@@ -1,4 +1,4 @@
-//! What an administrator may choose: how strictly each rule is enforced, and what the cluster does not tell.
+//! The settings of an administrator: the enforcement of each rule, and facts that nicplug cannot read from the cluster.
 
 mod current;
 pub mod overrides;
@@ -8,30 +8,30 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-pub use self::current::Current;
+pub use self::current::CurrentSettings;
 
-/// What happens with what a rule finds.
+/// The consequence of a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Enforcement {
-    /// The request is refused.
+    /// The request is denied.
     Deny,
-    /// The request goes on with a warning.
+    /// The request is allowed with a warning.
     Warn,
-    /// The rule is not asked.
+    /// The rule is not evaluated.
     Off,
 }
 
 impl Enforcement {
     const ALL: [Self; 3] = [Self::Deny, Self::Warn, Self::Off];
 
-    /// The enforcement of a word.
+    /// Reads the name of an enforcement.
     #[must_use]
-    pub fn of(word: &str) -> Option<Self> {
+    pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|enforcement| enforcement.as_str() == word)
     }
 
-    /// Whether less passes than with another.
+    /// Whether this allows fewer requests than the other.
     #[must_use]
     pub fn is_stricter_than(self, other: Self) -> bool {
         let rank = |enforcement| match enforcement {
@@ -42,7 +42,7 @@ impl Enforcement {
         rank(self) > rank(other)
     }
 
-    /// As settings and tables write it.
+    /// Returns the name in settings and tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Enforcement {
 /// The settings of a server or a command.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
-    /// `rules`: the enforcement of those that settings name.
+    /// `rules`: the enforcement of each rule that the settings name.
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
@@ -64,60 +64,60 @@ pub struct Settings {
     pub namespaces: NamespaceSettings,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
-    /// `reservePorts`: free hotplug ports at every boot of a guest whose VM does not ask for another number.
+    /// `reservePorts`: the number of free hotplug ports at every boot, for a guest whose VM does not set its own.
     pub reserve_ports: Option<u64>,
 }
 
-/// `attachment`: how NICs reach a pod that runs already.
+/// `attachment`: how a NIC is attached to a running pod.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AttachmentSettings {
-    /// `attachment.dynamicNetworks`: whether Multus' dynamic-networks controller is there.
+    /// `attachment.dynamicNetworks`: whether Multus' dynamic-networks controller is installed.
     pub dynamic_networks: DynamicNetworks,
 }
 
-/// Whether Multus' dynamic-networks controller is there.
+/// Whether Multus' dynamic-networks controller is installed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum DynamicNetworks {
-    /// As the cluster's DaemonSets show.
+    /// The DaemonSets of the cluster decide.
     #[default]
     Auto,
-    /// It is, whatever they show.
+    /// It is installed, regardless of the DaemonSets.
     Yes,
-    /// It is not, whatever they show.
+    /// It is not installed, regardless of the DaemonSets.
     No,
 }
 
-/// `namespaces`: what a namespace may decide for itself.
+/// `namespaces`: the settings that a namespace may override.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamespaceSettings {
-    /// `namespaces.override`: which enforcement the annotation of a namespace may ask for.
+    /// `namespaces.override`: which enforcement the annotation of a namespace may set.
     #[serde(rename = "override")]
-    pub overriding: Overriding,
+    pub override_policy: OverridePolicy,
 }
 
-/// Which enforcement the annotation of a namespace may ask for.
+/// Which enforcement the annotation of a namespace may set.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
-pub enum Overriding {
+pub enum OverridePolicy {
     /// Any.
     Allow,
     /// None.
     Forbid,
-    /// A stricter one than it would have. What the administrator of the cluster denies stays denied, whoever may edit
-    /// a Namespace.
+    /// Only a stricter one. A request that the cluster administrator denies stays denied, even if other users can edit
+    /// the Namespace.
     #[default]
     Tighten,
 }
 
-/// `queueMemory`: how many queues of virtio NICs are too many.
+/// `queueMemory`: the limit for queues of virtio NICs.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct QueueMemorySettings {
-    /// `queueMemory.maxQueues`: of all NICs of a guest together; 64 unless set. The one report of a guest whose
-    /// memory was eaten up had 80 (kubevirt issue 18012: 8 vCPUs, 10 NICs, 8 GiB).
+    /// `queueMemory.maxQueues`: the sum over all NICs of a guest; 64 unless set. The only report of a guest whose
+    /// memory was exhausted had 80 queues (kubevirt issue 18012: 8 vCPUs, 10 NICs, 8 GiB).
     pub max_queues: u32,
 }
 
@@ -127,36 +127,36 @@ impl Default for QueueMemorySettings {
     }
 }
 
-/// Settings that cannot be used. It is told in one line, which begins with the line of the text.
+/// Settings that cannot be used. The message is one line that begins with the position in the text.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SettingsError {
-    /// The text is no YAML, or has an unknown key or value.
+    /// The text is not YAML, or has an unknown key or value.
     #[error("{0}")]
     Syntax(String),
-    /// A rule id that does not exist.
+    /// The rule id does not exist.
     #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
     UnknownRule {
-        /// As written.
+        /// The id as written.
         id: String,
-        /// Where, from 1 on.
+        /// The line, counted from 1.
         line: u64,
     },
 }
 
 impl From<serde_saphyr::Error> for SettingsError {
-    /// The parser draws the place in further lines, which a log has no room for.
+    /// Keeps the first line only. The parser prints an excerpt of the text in further lines, which do not fit a log.
     fn from(error: serde_saphyr::Error) -> Self {
-        let drawn = error.to_string();
-        let first = drawn.lines().next().unwrap_or_default();
+        let message = error.to_string();
+        let first = message.lines().next().unwrap_or_default();
         Self::Syntax(first.strip_prefix("error: ").unwrap_or(first).to_owned())
     }
 }
 
 impl Settings {
-    /// Reads settings from YAML. `known` are the ids of all rules.
+    /// Reads settings from YAML. `known` holds the ids of all rules.
     ///
     /// # Errors
-    /// An unknown key, rule id or value, or no YAML at all.
+    /// An unknown key, rule id or value, or text that is not YAML.
     pub fn parse(text: &str, known: &[&str]) -> Result<Self, SettingsError> {
         #[derive(Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
@@ -181,13 +181,13 @@ impl Settings {
         Ok(Self { rules, attachment, namespaces, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
     }
 
-    /// How a rule is enforced, if the settings say so.
+    /// Returns the enforcement of a rule, if the settings name it.
     #[must_use]
     pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
         self.rules.get(rule).copied()
     }
 
-    /// The same settings with one rule enforced in another way.
+    /// Returns the settings with another enforcement of a rule.
     #[must_use]
     pub fn with_rule(mut self, id: &str, enforcement: Enforcement) -> Self {
         self.rules.insert(id.to_owned(), enforcement);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_does_not_tell_can_be_set() {
+    fn facts_that_the_cluster_does_not_show_can_be_set() {
         let settings =
             Settings::parse("attachment: {dynamicNetworks: yes}\nqueueMemory: {maxQueues: 16}", KNOWN).unwrap();
         assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::Yes);
@@ -231,20 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_may_only_be_stricter_unless_settings_say_otherwise() {
-        for (text, overriding) in [
-            ("", Overriding::Tighten),
-            ("namespaces: {}", Overriding::Tighten),
-            ("namespaces: {override: allow}", Overriding::Allow),
-            ("namespaces: {override: forbid}", Overriding::Forbid),
-            ("namespaces: {override: tighten}", Overriding::Tighten),
+    fn a_namespace_may_only_be_stricter_unless_the_settings_allow_more() {
+        for (text, override_policy) in [
+            ("", OverridePolicy::Tighten),
+            ("namespaces: {}", OverridePolicy::Tighten),
+            ("namespaces: {override: allow}", OverridePolicy::Allow),
+            ("namespaces: {override: forbid}", OverridePolicy::Forbid),
+            ("namespaces: {override: tighten}", OverridePolicy::Tighten),
         ] {
-            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.overriding, overriding, "{text:?}");
+            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.override_policy, override_policy, "{text:?}");
         }
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn an_error_names_the_mistake() {
         for (text, part) in [
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),

@@ -19,7 +19,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use nicplug::{
-    certificates::{chain::Certificate, renewal::Plan},
+    certificates::{chain::Certificate, renewal::CertificatePlan},
     controllers::{
         certificates::{CertificateController, ObjectNames},
         leader_election::{LeaderElector, Timings},
@@ -63,7 +63,7 @@ pub(crate) struct CertificateFixture {
     /// The mutating webhook has a Service of its own here, so that a test sees which webhook has opened a connection.
     pub(crate) mutate: WebhookService,
     pub(crate) clock: Clock,
-    pub(crate) plan: Plan,
+    pub(crate) plan: CertificatePlan,
     ticks: watch::Sender<()>,
 }
 
@@ -96,7 +96,7 @@ impl CertificateFixture {
         let mutate = WebhookService::start(api, &namespace, "nicplug-mutate").await;
         // Tests connect to a single replica by its address.
         let hosts = [validate.service.host(), mutate.service.host(), LOCALHOST.to_owned()];
-        let plan = Plan::new(hosts.map(|host| host.parse().unwrap()).to_vec());
+        let plan = CertificatePlan::new(hosts.map(|host| host.parse().unwrap()).to_vec());
         webhooks::activate(&api.admin(), &namespace).await;
         Some(Self { api, namespace, validate, mutate, clock: Clock::default(), plan, ticks: watch::Sender::default() })
     }

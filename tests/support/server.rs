@@ -12,7 +12,7 @@ use std::{
 
 use nicplug::{
     admission::Reviewer,
-    certificates::{self, Bundle, Host},
+    certificates::{self, GeneratedCertificates, Host},
     facts::NoFacts,
     server::{Config, Counts, Drain, Limits, Server, readiness::Readiness, tls::CertKeyPair},
     settings::Settings,
@@ -77,8 +77,8 @@ pub(crate) fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 // === The client ===
 
 /// The CA and the serving certificate of the test servers.
-pub(crate) static BUNDLE: LazyLock<Bundle> =
-    LazyLock::new(|| certificates::make(&Host::local().unwrap(), SystemTime::now()).unwrap());
+pub(crate) static BUNDLE: LazyLock<GeneratedCertificates> =
+    LazyLock::new(|| certificates::generate(&Host::local().unwrap(), SystemTime::now()).unwrap());
 
 /// A client certificate and its key.
 pub(crate) type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -90,7 +90,7 @@ pub(crate) fn connector(
     identity: Option<ClientIdentity>,
 ) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(BUNDLE.authority.as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(BUNDLE.ca.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()

@@ -1,4 +1,5 @@
-//! Parses the texts of the annotations: `name=nad[,name=namespace/nad]` (or a JSON list) to add, `name[,name]` to remove.
+//! Parses the texts of the annotations: `name=nad[,name=namespace/nad]` (or a JSON list) to add, `name[,name]` to
+//! remove.
 
 use std::{
     borrow::Cow,

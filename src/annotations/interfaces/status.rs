@@ -46,7 +46,7 @@ pub fn rejected_requests(change: &Change) -> Vec<RejectedStatusRequest> {
         };
         error.map(|error| RejectedStatusRequest { field: change.interface_field(index), error })
     };
-    requests.new_ones().filter_map(check).collect()
+    requests.added().filter_map(check).collect()
 }
 
 fn addition_error<'r>(

@@ -21,8 +21,8 @@ pub(crate) struct GuestSpec<'v> {
     pub(crate) namespace: &'v str,
 }
 
-/// The interface and the network with a name, as far as they exist. Of two with the same name the last one counts, as in
-/// KubeVirt.
+/// The interface and the network with a name, as far as they exist. Of two with the same name the last one counts, as
+/// in KubeVirt.
 #[derive(Clone, Copy)]
 pub(crate) struct NicEntries<'v> {
     interface: Option<&'v Value>,
@@ -86,8 +86,8 @@ impl<'v> GuestSpec<'v> {
         self.nic(DEFAULT_NIC).pair().is_some_and(|(_, network)| network.get("pod").is_some())
     }
 
-    /// Returns the patch of the VM that appends these NICs. It fails for another VM of the same name, and if one of the two
-    /// lists has changed.
+    /// Returns the patch of the VM that appends these NICs. It fails for another VM of the same name, and if one of the
+    /// two lists has changed.
     pub(crate) fn append(&self, nics: &[(&Value, &Value)]) -> Vec<PatchOperation> {
         if nics.is_empty() {
             return Vec::new();

@@ -1,8 +1,8 @@
 //! Requests in the status of a VM (`status.interfaceRequests[]`) that KubeVirt does not apply itself.
 //!
-//! Up to 1.0 KubeVirt's controller applies them, and nicplug does nothing. Later versions do not have the field, and their
-//! schema prunes it, so a request can exist only where an old schema remained after an update. Then only nicplug applies
-//! it.
+//! Up to 1.0 KubeVirt's controller applies them, and nicplug does nothing. Later versions do not have the field, and
+//! their schema prunes it, so a request can exist only where an old schema remained after an update. Then only nicplug
+//! applies it.
 
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
@@ -182,7 +182,8 @@ mod tests {
         json!({"removeInterfaceOptions": {"name": name}})
     }
 
-    /// Applies the plan; returns the NICs of the VM and the number of remaining requests. A second plan changes nothing.
+    /// Applies the plan; returns the NICs of the VM and the number of remaining requests. A second plan changes
+    /// nothing.
     fn apply_plan(vm: &Value, is_live: bool) -> (String, usize) {
         let (vmi, mut vm) = (json!({}), vm.clone());
         let vmi = is_live.then_some(&vmi);

@@ -196,17 +196,16 @@ impl Follower<'_> {
 
     /// Watches the VM, its VMI, its pods and the migrations.
     async fn watch(&self) -> impl futures_util::Stream<Item = WatchEvent> + Unpin {
-        let vm = &self.target.vm;
-        let vms = api(self.cluster, Kind::Vm);
+        let name = &self.target.vm;
         let vmis = api(self.cluster, Kind::Vmi);
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
         // Without the VMI's uid the label matches no pod; then the pods are of no use either.
-        let vmi = vmis.get_opt(vm).await.ok().flatten();
+        let vmi = vmis.get_opt(name).await.ok().flatten();
         let uid = vmi.and_then(|vmi| vmi.uid()).unwrap_or_default();
         let by_label = watcher::Config::default().labels(&format!("{CREATED_BY}={uid}"));
         select_all([
-            one(vms, vm, Watched::Vm, WatchEvent::Vm),
-            one(vmis, vm, Watched::Vmi, WatchEvent::Vmi),
+            one(api(self.cluster, Kind::Vm), name, Watched::Vm, WatchEvent::Vm),
+            one(vmis, name, Watched::Vmi, WatchEvent::Vmi),
             all(pods, by_label, Watched::Pods, WatchEvent::Pods),
             all(
                 api(self.cluster, Kind::Migration),

@@ -10,7 +10,7 @@ use super::{FACTS_TIMEOUT, api, explain};
 use crate::{
     cli::kubeconfig::Cluster,
     cluster::fetch::{FetchPlan, fetch_facts},
-    facts::nad::nearest,
+    facts::nad::closest_name,
     hotplug::edit::EditRequest,
     k8s::kind::Kind,
     kubevirt::Version,
@@ -80,7 +80,7 @@ async fn vm_not_found(cluster: &Cluster, name: &str) -> anyhow::Error {
     let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
     let all = vms.list_metadata(&ListParams::default().limit(MAX_NAMES)).await;
     let names: Vec<String> = all.into_iter().flatten().filter_map(|vm| vm.metadata.name).collect();
-    let hint = match nearest(name, names.iter().map(String::as_str)) {
+    let hint = match closest_name(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; the namespace has none, pass -n for another one".to_owned(),
         None => String::new(),

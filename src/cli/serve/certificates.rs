@@ -17,7 +17,7 @@ use super::{
     source::SourceArgs,
 };
 use crate::{
-    certificates::{Host, renewal::Plan},
+    certificates::{Host, renewal::CertificatePlan},
     cli::values::HumanDuration,
     controllers::{
         certificates::{CertificateController, ObjectNames},
@@ -117,7 +117,7 @@ pub(super) enum Certificate {
     /// In files, whose first pair is read.
     Files { reloader: CertReloader, poll: Duration },
     /// In a Secret of the cluster.
-    SelfSigned { names: ObjectNames, plan: Plan, resolver: CertResolver },
+    SelfSigned { names: ObjectNames, plan: CertificatePlan, resolver: CertResolver },
 }
 
 impl CertificateArgs {
@@ -141,7 +141,7 @@ impl CertificateArgs {
                         .clone()
                         .context("--cert-source self-signed needs --webhook-config")?,
                 };
-                let plan = Plan::new(self.cert_dns_name.clone());
+                let plan = CertificatePlan::new(self.cert_dns_name.clone());
                 Ok(Certificate::SelfSigned { names, plan, resolver: CertResolver::default() })
             }
         }
@@ -180,19 +180,19 @@ impl Certificate {
                     &identity(),
                     Timings::default(),
                 );
-                let keeper = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
+                let controller = Arc::new(CertificateController::new(client, names, plan, SystemTime::now));
                 tokio::spawn(self_signed::run(
                     resolver,
-                    keeper.serving_cert(),
+                    controller.serving_cert(),
                     check,
                     SystemTime::now,
                     every(self_signed::CHECK_INTERVAL),
                 ));
-                let watching = Arc::clone(&keeper);
+                let watching = Arc::clone(&controller);
                 tokio::spawn(async move { watching.watch().await });
                 let work = move || {
-                    let keeper = Arc::clone(&keeper);
-                    async move { keeper.lead(every(LEADER_INTERVAL)).await }
+                    let controller = Arc::clone(&controller);
+                    async move { controller.lead(every(LEADER_INTERVAL)).await }
                 };
                 Ok(Some(LeaderTask::start(elector, work, || ())))
             }

@@ -73,16 +73,16 @@ impl PersistArgs {
         let namespace = given.unwrap_or_else(|| own_namespace(client));
         let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
         let reconciler = Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity));
-        let stats = reconciler.stats().clone();
-        let status = PersistStatus { queue, stats: stats.clone(), is_leader: elector.is_leader() };
+        let status = PersistStatus { queue, stats: reconciler.stats().clone(), is_leader: elector.is_leader() };
         tracing::info!(namespace, lease = self.lease_name, identity, "joined the leader election for persist");
         let work = move || {
             let reconciler = Arc::clone(&reconciler);
             async move { reconciler.run().await }
         };
+        let totals = status.stats.clone();
         let log_totals = move || {
-            let (persisted, failed, retried) = (stats.persisted(), stats.reported_failures(), stats.retried());
-            tracing::info!(persisted, failed, retried, "stopped to persist NICs");
+            let (persisted, failed, retried) = (totals.persisted(), totals.reported_failures(), totals.retried());
+            tracing::info!(persisted, failed, retried, "stopped persisting NICs");
         };
         Ok(Some(Persist { status, task: LeaderTask::start(elector, work, log_totals) }))
     }

@@ -14,7 +14,7 @@ use crate::{
             settings::{ReloadOutcome, SettingsReloader},
         },
     },
-    settings::Current,
+    settings::CurrentSettings,
 };
 
 /// The flags of settings that may change while the server runs.
@@ -45,7 +45,7 @@ impl LiveSettingsArgs {
 
 impl LiveSettings {
     /// Returns the settings for a reviewer, which stay up to date.
-    pub(super) fn current(&self) -> Current {
+    pub(super) fn current(&self) -> CurrentSettings {
         self.reloader.as_ref().map(SettingsReloader::current).unwrap_or_default()
     }
 

@@ -70,10 +70,10 @@ impl SourceArgs {
                     }
                     _ => error,
                 })?;
-                let pending = PersistQueue::default();
-                let watches = Watches::start(&client, pending.clone(), &Tuning::default());
+                let queue = PersistQueue::default();
+                let watches = Watches::start(&client, queue.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
-                let persist = persist.start(&client, pending)?;
+                let persist = persist.start(&client, queue)?;
                 Ok(Source { facts, watches: Some(watches), persist })
             }
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     kubevirt::Version,
-    pci::{Picture, Seat, Spot},
+    pci::{BusLayout, Slot, SlotPosition},
 };
 
 /// The output. A count is `null` without PCIe ports, and for a guest that cannot boot.
@@ -40,8 +40,8 @@ struct Device<'p> {
 }
 
 /// Renders the bus, indented, with a line feed at the end.
-pub(super) fn render(picture: &Picture, version: Version, notes: &[String]) -> anyhow::Result<String> {
-    let budget = &picture.budget;
+pub(super) fn render(layout: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
+    let budget = &layout.budget;
     let output = Output {
         supports_pcie_hotplug: budget.supports_pcie_hotplug,
         ports_in_use: budget.ports_in_use,
@@ -50,25 +50,25 @@ pub(super) fn render(picture: &Picture, version: Version, notes: &[String]) -> a
         free_ports: budget.free_ports,
         bridge_free_slots: budget.bridge_free_slots,
         flat_free_slots: budget.flat_free_slots,
-        refused: budget.refused.as_ref().map(ToString::to_string),
+        refused: budget.boot_error.as_ref().map(ToString::to_string),
         kubevirt_version: version.to_string(),
-        devices: devices(picture),
+        devices: devices(layout),
         notes,
     };
     Ok(serde_json::to_string_pretty(&output)? + "\n")
 }
 
-fn devices(picture: &Picture) -> Vec<Device<'_>> {
-    picture.seats.iter().map(device).collect()
+fn devices(layout: &BusLayout) -> Vec<Device<'_>> {
+    layout.slots.iter().map(device).collect()
 }
 
-fn device(seat: &Seat) -> Device<'_> {
-    let (port, on) = match seat.spot {
-        Spot::Port(port) => (Some(port), "root port"),
-        Spot::Bridge => (None, "bridge"),
-        Spot::RootBus => (None, "root bus"),
-        Spot::Flat => (None, "flat bus"),
-        Spot::Nowhere => (None, "none"),
+fn device(slot: &Slot) -> Device<'_> {
+    let (port, on) = match slot.position {
+        SlotPosition::Port(port) => (Some(port), "root port"),
+        SlotPosition::Bridge => (None, "bridge"),
+        SlotPosition::RootBus => (None, "root bus"),
+        SlotPosition::Flat => (None, "flat bus"),
+        SlotPosition::None => (None, "none"),
     };
-    Device { port, on, name: &seat.name, kind: seat.kind, counted: seat.is_counted, why: &seat.why }
+    Device { port, on, name: &slot.name, kind: slot.kind, counted: slot.is_counted, why: &slot.why }
 }

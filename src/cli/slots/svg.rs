@@ -36,8 +36,7 @@ pub(super) fn render(view: &BusView) -> String {
     let _ = write!(
         svg,
         r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"
-  role="img"
-  font-family="system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="13" fill="#1f2937">
+  role="img" font-family="system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif" font-size="13" fill="#1f2937">
 <title>{}</title>
 <rect width="{width}" height="{height}" rx="10" fill="#ffffff" stroke="#e5e7eb"/>
 "##,

@@ -2,7 +2,7 @@
 
 use crate::{
     kubevirt::Version,
-    pci::{Case, Machine, Picture, PortBudget, Scheme, Seat, Spot},
+    pci::{BusLayout, MachineType, PortBudget, PortCase, Scheme, Slot, SlotPosition},
 };
 
 /// The PCI bus of a guest, as texts.
@@ -56,14 +56,14 @@ pub(super) struct Row {
 
 impl BusView {
     /// Describes a bus in words.
-    pub(super) fn new(title: &str, picture: &Picture, version: Version, notes: Vec<String>) -> Self {
-        let budget = &picture.budget;
+    pub(super) fn new(title: &str, layout: &BusLayout, version: Version, notes: Vec<String>) -> Self {
+        let budget = &layout.budget;
         Self {
             title: title.to_owned(),
             subtitle: subtitle(budget, version),
             headline: headline(budget),
             availability: availability(budget),
-            groups: groups(picture),
+            groups: groups(layout),
             calculation: calculation(budget),
             notes,
         }
@@ -71,17 +71,17 @@ impl BusView {
 }
 
 fn subtitle(budget: &PortBudget, version: Version) -> String {
-    let machine = match budget.sum.machine {
-        Machine::Q35 => "q35, amd64",
-        Machine::Virt => "virt, arm64",
-        Machine::I440fx => "pc (i440fx), amd64",
-        Machine::Ccw => "s390-ccw-virtio, s390x",
-        Machine::Refused => "unknown machine",
-        Machine::Unknown => "unknown architecture",
+    let machine = match budget.details.machine {
+        MachineType::Q35 => "q35, amd64",
+        MachineType::Virt => "virt, arm64",
+        MachineType::I440fx => "pc (i440fx), amd64",
+        MachineType::Ccw => "s390-ccw-virtio, s390x",
+        MachineType::Unsupported => "unknown machine",
+        MachineType::Unknown => "unknown architecture",
     };
-    let memory = if budget.sum.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
-    let topology = match budget.sum.scheme {
-        _ if !budget.sum.machine.is_pcie() => String::new(),
+    let memory = if budget.details.has_large_memory { "more than 2Gi" } else { "2Gi or less" };
+    let topology = match budget.details.scheme {
+        _ if !budget.details.machine.is_pcie() => String::new(),
         Scheme::None => ", no PCI topology of its own".to_owned(),
         scheme => format!(", PCI topology {}", scheme.as_str()),
     };
@@ -89,7 +89,7 @@ fn subtitle(budget: &PortBudget, version: Version) -> String {
 }
 
 fn availability(budget: &PortBudget) -> Availability {
-    match (&budget.refused, budget.room()) {
+    match (&budget.boot_error, budget.hotplug_capacity()) {
         (Some(_), _) => Availability::CannotBoot,
         (None, Some(0)) => Availability::Full,
         (None, _) => Availability::Free,
@@ -97,38 +97,39 @@ fn availability(budget: &PortBudget) -> Availability {
 }
 
 fn headline(budget: &PortBudget) -> String {
-    if let Some(refusal) = &budget.refused {
+    if let Some(refusal) = &budget.boot_error {
         return format!("This guest cannot boot: {refusal}");
     }
-    match (budget.sum.case, budget.room()) {
-        (Case::Flat, Some(room)) => format!("{room} {} free for hotplug on the flat PCI bus", plural(room, "slot")),
+    match (budget.details.case, budget.hotplug_capacity()) {
+        (PortCase::Flat, Some(room)) => format!("{room} {} free for hotplug on the flat PCI bus", plural(room, "slot")),
         (_, Some(room)) if budget.is_transitional => {
             format!("{room} bridge {} free for hotplugged NICs", plural(room, "slot"))
         }
         (_, Some(room)) => {
             format!(
                 "{room} of {} root {} free for hotplug",
-                budget.sum.root_ports,
-                plural(budget.sum.root_ports, "port")
+                budget.details.root_ports,
+                plural(budget.details.root_ports, "port")
             )
         }
         (_, None) => "no PCI ports: they do not limit the number of NICs".to_owned(),
     }
 }
 
-fn groups(picture: &Picture) -> Vec<Group> {
-    let bridge = match picture.budget.bridge_free_slots {
+fn groups(layout: &BusLayout) -> Vec<Group> {
+    let bridge = match layout.budget.bridge_free_slots {
         Some(free) => format!("on the conventional bridge, {free} slots free"),
         None => "on the conventional bridge".to_owned(),
     };
-    let is_flat = picture.budget.sum.case == Case::Flat;
+    let is_flat = layout.budget.details.case == PortCase::Flat;
     let root_bus = if is_flat { "on the flat bus" } else { "on the root bus, no port needed" };
-    let rows = |belongs: fn(Spot) -> bool| picture.seats.iter().filter(move |seat| belongs(seat.spot)).map(row);
+    let rows =
+        |belongs: fn(SlotPosition) -> bool| layout.slots.iter().filter(move |slot| belongs(slot.position)).map(row);
     [
-        ("root ports".to_owned(), rows(|spot| matches!(spot, Spot::Port(_))).collect()),
-        (bridge, rows(|spot| spot == Spot::Bridge).collect()),
-        (root_bus.to_owned(), rows(|spot| matches!(spot, Spot::RootBus | Spot::Flat)).collect()),
-        ("in no PCI slot".to_owned(), rows(|spot| spot == Spot::Nowhere).collect::<Vec<Row>>()),
+        ("root ports".to_owned(), rows(|spot| matches!(spot, SlotPosition::Port(_))).collect()),
+        (bridge, rows(|spot| spot == SlotPosition::Bridge).collect()),
+        (root_bus.to_owned(), rows(|spot| matches!(spot, SlotPosition::RootBus | SlotPosition::Flat)).collect()),
+        ("in no PCI slot".to_owned(), rows(|spot| spot == SlotPosition::None).collect::<Vec<Row>>()),
     ]
     .into_iter()
     .filter(|(_, rows)| !rows.is_empty())
@@ -136,15 +137,15 @@ fn groups(picture: &Picture) -> Vec<Group> {
     .collect()
 }
 
-fn row(seat: &Seat) -> Row {
-    let port = match seat.spot {
-        Spot::Port(port) => Some(port),
-        Spot::Bridge | Spot::RootBus | Spot::Flat | Spot::Nowhere => None,
+fn row(slot: &Slot) -> Row {
+    let port = match slot.position {
+        SlotPosition::Port(port) => Some(port),
+        SlotPosition::Bridge | SlotPosition::RootBus | SlotPosition::Flat | SlotPosition::None => None,
     };
-    let is_free = seat.is_free();
-    let name = if is_free { "free".to_owned() } else { printable(&seat.name) };
-    let kind = if is_free || seat.name == seat.kind { "" } else { seat.kind };
-    Row { port, name, kind, why: seat.why.clone(), is_free }
+    let is_free = slot.is_free();
+    let name = if is_free { "free".to_owned() } else { printable(&slot.name) };
+    let kind = if is_free || slot.name == slot.kind { "" } else { slot.kind };
+    Row { port, name, kind, why: slot.why.clone(), is_free }
 }
 
 /// Replaces control characters, which could change the state of a terminal.
@@ -153,24 +154,24 @@ fn printable(name: &str) -> String {
 }
 
 fn calculation(budget: &PortBudget) -> Vec<String> {
-    let sum = &budget.sum;
+    let sum = &budget.details;
     let mut lines = Vec::new();
-    if budget.refused.is_some() {
+    if budget.boot_error.is_some() {
         return lines;
     }
     match sum.case {
-        Case::NoPorts if sum.machine == Machine::Ccw => {
+        PortCase::NoPorts if sum.machine == MachineType::Ccw => {
             lines.push("Virtio devices are CCW devices here, not PCI.".to_owned());
         }
-        Case::NoPorts => {}
-        Case::Flat => lines.push(flat(budget)),
-        Case::RootComplex => {
+        PortCase::NoPorts => {}
+        PortCase::Flat => lines.push(flat(budget)),
+        PortCase::RootComplex => {
             let annotation = crate::pci::ROOT_COMPLEX;
             lines.push(format!(
                 "{annotation} puts the devices that KubeVirt counts on the root bus, which has no hotplug."
             ));
         }
-        Case::Placed | Case::Discarded => lines.extend(ports(budget)),
+        PortCase::Placed | PortCase::Discarded => lines.extend(ports(budget)),
     }
     if budget.is_transitional {
         lines.push("useVirtioTransitional: virtio devices and hotplugged NICs are on the bridge.".to_owned());
@@ -179,7 +180,7 @@ fn calculation(budget: &PortBudget) -> Vec<String> {
 }
 
 fn flat(budget: &PortBudget) -> String {
-    let bridges = match budget.sum.highest_index {
+    let bridges = match budget.details.highest_index {
         0 => "none".to_owned(),
         bridges => format!("{bridges}, counted in"),
     };
@@ -189,7 +190,7 @@ fn flat(budget: &PortBudget) -> String {
 }
 
 fn ports(budget: &PortBudget) -> Vec<String> {
-    let sum = &budget.sum;
+    let sum = &budget.details;
     let (Some(placeholders), Some(extra)) = (budget.placeholders, budget.extra_controllers) else {
         return Vec::new();
     };
@@ -210,7 +211,7 @@ fn ports(budget: &PortBudget) -> Vec<String> {
                  = {desired} free."
             ));
             lines.push(match sum.case {
-                Case::Discarded => format!(
+                PortCase::Discarded => format!(
                     "With {} {} KubeVirt places no placeholder, so its {extra} extra {} come before the devices, \
                      and {} {} use them; no spare port is left.",
                     sum.interfaces,
@@ -237,7 +238,7 @@ fn ports(budget: &PortBudget) -> Vec<String> {
             });
         }
     }
-    if sum.case == Case::Placed && sum.extra_in_place < extra {
+    if sum.case == PortCase::Placed && sum.extra_in_place < extra {
         lines.push(format!("KubeVirt adds no port above index 31: {} of {extra} extra ports fit.", sum.extra_in_place));
     }
     lines

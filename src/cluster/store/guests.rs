@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::mac::Mac,
-    facts::{Fact, Vm, Vmi, nic::GuestNic, vmi::SeenNic},
+    facts::{Fact, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
     pci::Devices,
 };
 
@@ -21,7 +21,7 @@ pub(crate) struct Guests {
     macs: MacIndex,
     /// Lists of NICs: a VM and its VMI nearly always have the same.
     nics: Interner<Vec<GuestNic>>,
-    seen: Interner<Vec<SeenNic>>,
+    seen: Interner<Vec<StatusNic>>,
     devices: Interner<Devices>,
 }
 
@@ -72,8 +72,8 @@ impl Guests {
     /// Inserts or replaces a VMI.
     pub(crate) fn upsert_vmi(&mut self, namespace: &str, name: &str, mut vmi: Vmi, macs: Macs) {
         self.nics.intern(&mut vmi.nics);
-        self.seen.intern(&mut vmi.seen);
-        if let Some(devices) = &mut vmi.boot.now {
+        self.seen.intern(&mut vmi.status_nics);
+        if let Some(devices) = &mut vmi.boot.current_devices {
             self.devices.intern(devices);
         }
         self.remove_vmi(namespace, name);
@@ -95,8 +95,8 @@ impl Guests {
         let Some(stored) = self.vmis.take(namespace, name) else { return };
         self.macs.remove(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
         self.nics.release(&stored.facts.nics);
-        self.seen.release(&stored.facts.seen);
-        if let Some(devices) = &stored.facts.boot.now {
+        self.seen.release(&stored.facts.status_nics);
+        if let Some(devices) = &stored.facts.boot.current_devices {
             self.devices.release(devices);
         }
     }
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::vm::{VirtualMachine, VirtualMachineInstance},
+        api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
         cluster::store::mac_index::macs_of,
     };
 
@@ -202,8 +202,12 @@ mod tests {
         }
         let [a, b] = ["a", "b"].map(|name| Arc::clone(guests.vmi("demo", name).known().unwrap()));
         let vm = Arc::clone(guests.vm("demo", "a").known().unwrap());
-        assert!(Arc::ptr_eq(&a.nics, &b.nics) && Arc::ptr_eq(&a.nics, &vm.nics) && Arc::ptr_eq(&a.seen, &b.seen));
-        assert!(Arc::ptr_eq(a.boot.now.as_ref().unwrap(), b.boot.now.as_ref().unwrap()));
+        assert!(
+            Arc::ptr_eq(&a.nics, &b.nics)
+                && Arc::ptr_eq(&a.nics, &vm.nics)
+                && Arc::ptr_eq(&a.status_nics, &b.status_nics)
+        );
+        assert!(Arc::ptr_eq(a.boot.current_devices.as_ref().unwrap(), b.boot.current_devices.as_ref().unwrap()));
         let mac = "02:00:00:00:00:01".parse().unwrap();
         assert_eq!(guests.other_user(mac, "demo/net1", "demo/a"), Some("demo/b"));
     }
@@ -211,7 +215,10 @@ mod tests {
     proptest! {
         #[test]
         fn removed_and_replaced_guests_leave_nothing_behind(
-            steps in prop::collection::vec((0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))), 0..24)
+            steps in prop::collection::vec(
+                (0_u8..3, any::<bool>(), prop::option::of(prop::collection::vec(0_u8..3, 0..3))),
+                0..24,
+            )
         ) {
             let mut guests = Guests::default();
             let mut model = BTreeMap::<(u8, bool), Vec<u8>>::new();

@@ -1,7 +1,7 @@
 //! Equal values of many objects, stored once.
 //!
-//! Most guests of a cluster have the same NICs, networks and devices as hundreds of others. An interner counts the uses of
-//! each value and removes it with the last one, so it holds only values of present objects.
+//! Most guests of a cluster have the same NICs, networks and devices as hundreds of others. An interner counts the uses
+//! of each value and removes it with the last one, so it holds only values of present objects.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

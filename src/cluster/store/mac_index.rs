@@ -145,9 +145,11 @@ mod tests {
                 {"name": "c", "bridge": {}, "macAddress": "none"}, {"name": "d", "macAddress": "02:00:00:00:00:dd"},
                 {"name": "e", "bridge": {}, "macAddress": "02:00:00:00:00:ee", "state": "absent"},
                 {"name": "f", "bridge": {}, "macAddress": "02:00:00:00:00:ff"}]}},
-            "networks": [{"name": "a", "multus": {"networkName": "net"}}, {"name": "b", "multus": {"networkName": "net"}},
+            "networks": [{"name": "a", "multus": {"networkName": "net"}},
+                {"name": "b", "multus": {"networkName": "net"}},
                 {"name": "c", "multus": {"networkName": "net"}}, {"name": "d", "pod": {}},
-                {"name": "e", "multus": {"networkName": "net"}}, {"name": "f", "multus": {"networkName": "other/net"}}]}"#;
+                {"name": "e", "multus": {"networkName": "net"}},
+                {"name": "f", "multus": {"networkName": "other/net"}}]}"#;
         let guest: GuestSpec = serde_json::from_str(text).unwrap();
         let (nics, macs) = (GuestNic::all(&guest), macs_of(&guest));
         let macs: Vec<_> = macs_on_networks(&nics, &macs, "demo").collect();
@@ -172,12 +174,17 @@ mod tests {
     proptest! {
         #[test]
         fn the_index_has_exactly_the_present_objects(
-            steps in prop::collection::vec((0_u8..3, any::<bool>(), any::<bool>(), prop::collection::vec((0_u8..3, 0_usize..2), 0..4)), 0..24)
+            steps in prop::collection::vec(
+                (0_u8..3, any::<bool>(), any::<bool>(), prop::collection::vec((0_u8..3, 0_usize..2), 0..4)),
+                0..24,
+            )
         ) {
             let mut index = MacIndex::default();
             let mut model = BTreeMap::<(String, bool), Vec<(u8, usize)>>::new();
             let holder = |is_vm| if is_vm { Holder::Vm } else { Holder::Vmi };
-            let of = |macs: &[(u8, usize)]| macs.iter().map(|&(last, network)| (mac(last), NETWORKS[network])).collect::<Vec<_>>();
+            let of = |macs: &[(u8, usize)]| -> Vec<_> {
+                macs.iter().map(|&(last, network)| (mac(last), NETWORKS[network])).collect()
+            };
             for (guest, is_vm, exists, macs) in steps {
                 let object = (format!("demo/{guest}"), is_vm);
                 if let Some(before) = model.remove(&object) {
@@ -191,7 +198,8 @@ mod tests {
             for own in 0_u8..4 {
                 let own = format!("demo/{own}");
                 for (last, network) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] {
-                    let others = model.iter().filter(|((guest, _), macs)| *guest != own && macs.contains(&(last, network)));
+                    let has_it = |macs: &Vec<(u8, usize)>| macs.contains(&(last, network));
+                    let others = model.iter().filter(|((guest, _), macs)| *guest != own && has_it(macs));
                     let first = others.map(|((guest, _), _)| guest.as_str()).min();
                     prop_assert_eq!(index.other_user(mac(last), &NETWORKS[network].to_string(), &own), first);
                 }

@@ -1,7 +1,7 @@
 //! The projection of an object to the few fields that the store keeps.
 //!
-//! A watch projects an object before it locks the store, and then compares: of a thousand updates of a guest in a day only
-//! a handful change its facts.
+//! A watch projects an object before it locks the store, and then compares: of a thousand updates of a guest in a day
+//! only a handful change its facts.
 
 use std::sync::Arc;
 
@@ -12,13 +12,15 @@ use crate::{
     api::{
         FieldError,
         cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
+        metadata::Metadata,
         read_object,
-        vm::{Metadata, Migration, Revision, VirtualMachine, VirtualMachineInstance},
+        vm::{ControllerRevision, Migration, VirtualMachine},
+        vmi::VirtualMachineInstance,
     },
-    facts::{Fact, Isolation, KubeVirt, Vm, Vmi, attachment::Daemon, boot, nad::Nad},
+    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad},
     k8s::{Key, kind::Kind},
-    pci::{self, Devices, NoKinds},
-    settings::overrides::{Annotated, Overrides},
+    pci::{self, Devices, NoRegistry},
+    settings::overrides::{Overrides, ParsedOverrides},
 };
 
 /// The ConfigMap that holds the configuration of a thick Multus.
@@ -49,9 +51,9 @@ pub(crate) struct Projection {
 #[derive(Debug)]
 pub(crate) enum Projected {
     /// The namespace isolation of a thick Multus.
-    ConfigMap(Fact<Arc<Isolation>>),
+    ConfigMap(Fact<Arc<NamespaceIsolation>>),
     /// `None` if it does not attach NICs.
-    DaemonSet(Option<Daemon>),
+    DaemonSet(Option<AttachmentDaemon>),
     Vmi(Box<ProjectedVmi>),
     KubeVirt(Box<KubeVirt>),
     Vm(Box<ProjectedVm>),
@@ -59,7 +61,7 @@ pub(crate) enum Projected {
     Migration(Option<Arc<str>>),
     Nad(Nad),
     /// `None` if it does not change the enforcement of rules.
-    Namespace(Option<Arc<Annotated>>),
+    Namespace(Option<Arc<ParsedOverrides>>),
     /// Whether KubeVirt has labelled the node.
     Node(bool),
     Revision(Option<ProjectedRevision>),
@@ -94,7 +96,7 @@ pub(crate) struct ProjectedRevision {
 }
 
 impl Projection {
-    /// Reads an object; `kinds` tells the types of its devices.
+    /// Reads an object; `kinds` defines the types of its devices.
     ///
     /// # Errors
     /// A field has a wrong type.
@@ -137,7 +139,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let config: cluster::ConfigMap = read_object(text)?;
             let is_of_multus = config.metadata.name == MULTUS_CONFIG;
             let object = if is_of_multus {
-                Projected::ConfigMap(Isolation::read(&config))
+                Projected::ConfigMap(NamespaceIsolation::read(&config))
             } else {
                 Projected::Ignored(Kind::ConfigMap)
             };
@@ -145,7 +147,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         }
         Kind::DaemonSet => {
             let set: cluster::DaemonSet = read_object(text)?;
-            let object = Projected::DaemonSet(Daemon::of(&set));
+            let object = Projected::DaemonSet(AttachmentDaemon::of(&set));
             Projection { key: (set.metadata.namespace, set.metadata.name), object }
         }
         Kind::Vmi => {
@@ -185,14 +187,14 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             Projection { key: (node.metadata.namespace, node.metadata.name), object: Projected::Node(is_labelled) }
         }
         Kind::Revision => {
-            let read: Revision = read_object(text)?;
+            let read: ControllerRevision = read_object(text)?;
             Projection { key: own_key(&read.metadata), object: Projected::Revision(revision(&read, text, kinds)) }
         }
     })
 }
 
 /// Returns the enforcement that an annotation asks for, if any.
-fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
+fn overrides(annotation: &str) -> Option<Arc<ParsedOverrides>> {
     let annotated = Overrides::parse(annotation);
     let asks = annotated.as_ref().map_or(true, |overrides| !overrides.is_empty());
     asks.then(|| Arc::new(annotated))
@@ -200,7 +202,7 @@ fn overrides(annotation: &str) -> Option<Arc<Annotated>> {
 
 fn project_vmi(object: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) -> ProjectedVmi {
     let vmi = Vmi::of(object, object, kinds);
-    let text = vmi.boot.depends_on_kinds.then(|| text.into());
+    let text = vmi.boot.depends_on_registry.then(|| text.into());
     let annotations = object.metadata.annotations.as_ref();
     ProjectedVmi {
         vmi,
@@ -217,16 +219,16 @@ fn project_vm(vm: &VirtualMachine) -> ProjectedVm {
 
 /// A ControllerRevision of a VM holds its spec. With an instancetype or a preference, the template does not show all
 /// devices of the guest.
-fn revision(revision: &Revision, text: &str, kinds: &KubeVirt) -> Option<ProjectedRevision> {
+fn revision(revision: &ControllerRevision, text: &str, kinds: &KubeVirt) -> Option<ProjectedRevision> {
     let spec = &revision.data.spec;
     if spec.instancetype.is_some() || spec.preference.is_some() {
         return None;
     }
-    let placement = boot::placement(spec.template.metadata.annotations.as_ref()).for_template();
+    let placement = boot::pci_options(spec.template.metadata.annotations.as_ref()).for_template();
     let devices = pci::count_devices(&spec.template.spec, &placement, kinds).ok()?;
-    let without_kinds = pci::count_devices(&spec.template.spec, &placement, &NoKinds);
-    let depends_on_kinds = without_kinds.is_ok_and(|devices| !devices.notes.is_empty());
-    Some(ProjectedRevision { devices, text: depends_on_kinds.then(|| text.into()) })
+    let without_kinds = pci::count_devices(&spec.template.spec, &placement, &NoRegistry);
+    let depends_on_registry = without_kinds.is_ok_and(|devices| !devices.notes.is_empty());
+    Some(ProjectedRevision { devices, text: depends_on_registry.then(|| text.into()) })
 }
 
 fn own_key(metadata: &Metadata) -> Key {

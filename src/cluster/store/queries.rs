@@ -7,11 +7,11 @@ use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, Isolation, KubeVirt, MacUser, Nads, Vm, Vmi,
-        nad::{Lookup, nearest},
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
+        nad::{NadLookup, closest_name},
     },
     pci::Devices,
-    settings::overrides::Annotated,
+    settings::overrides::ParsedOverrides,
 };
 
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
@@ -29,8 +29,8 @@ impl Store {
         self.kubevirts.iter().map(|(namespace, name, _)| (namespace, name)).min().map(|(namespace, _)| namespace)
     }
 
-    /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed, or
-    /// in `kubevirt` if that is unknown.
+    /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed,
+    /// or in `kubevirt` if that is unknown.
     pub(in crate::cluster) fn is_of_kubevirt(&self, user: &str) -> bool {
         let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
         account.is_some_and(|(namespace, name)| {
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// Absent if no ConfigMap configures Multus; unknown if several ConfigMaps differ.
-    pub(super) fn isolation(&self) -> Fact<Arc<Isolation>> {
+    pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
         if !self.isolations.is_readable() {
             return Fact::Unknown;
         }
@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Returns the enforcement that the annotations of a namespace ask for.
-    pub(super) fn overrides(&self, namespace: &str) -> Fact<Arc<Annotated>> {
+    pub(super) fn overrides(&self, namespace: &str) -> Fact<Arc<ParsedOverrides>> {
         self.overrides.get("", namespace).map(Arc::clone)
     }
 
@@ -119,10 +119,10 @@ impl Store {
         nads
     }
 
-    pub(in crate::cluster) fn find_nad(&self, name: NadRef) -> Lookup {
+    pub(in crate::cluster) fn find_nad(&self, name: NadRef) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
         let instead = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
-        Lookup { nad, instead }
+        NadLookup { nad, suggestion: instead }
     }
 
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
@@ -131,11 +131,11 @@ impl Store {
             return Some(NadRef { namespace, name: name.name }.to_string());
         }
         let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
-        nearest(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
+        closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not all
-    /// guests are known.
+    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not
+    /// all guests are known.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
@@ -158,7 +158,7 @@ impl FactSource for Store {
     fn facts_for(&self, change: &Change) -> Facts {
         let subject = change.subject;
         let guest = match subject.kind {
-            ObjectKind::VirtualMachine | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
+            ObjectKind::Vm | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
             ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
                 let overrides = self.overrides(subject.namespace);
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }

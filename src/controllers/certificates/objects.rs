@@ -25,7 +25,7 @@ use crate::{
     api::json_patch::{add_op, pointer, test_op},
     certificates::{
         CertificateError,
-        renewal::{Stored, Trust},
+        renewal::{CaBundle, StoredCertificates},
     },
     k8s::{api_error::ApiError, patch, request::ApiClient},
 };
@@ -78,14 +78,14 @@ impl RenewalError {
 }
 
 /// Returns the certificates of a Secret.
-pub(crate) fn stored(secret: &Secret) -> Stored {
+pub(crate) fn stored(secret: &Secret) -> StoredCertificates {
     let text = |key: &str| {
         let bytes = secret.data.as_ref().and_then(|data| data.get(key));
         bytes.map(|ByteString(bytes)| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     };
-    Stored {
-        authorities: text(AUTHORITIES),
-        authority_key: text(AUTHORITY_KEY),
+    StoredCertificates {
+        cas: text(AUTHORITIES),
+        ca_key: text(AUTHORITY_KEY),
         server: text(SERVER),
         server_key: text(SERVER_KEY),
     }
@@ -97,7 +97,7 @@ pub(crate) async fn store(
     namespace: &str,
     name: &str,
     observed: Option<&Secret>,
-    stored: &Stored,
+    stored: &StoredCertificates,
 ) -> Result<(), RenewalError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
@@ -107,8 +107,8 @@ pub(crate) async fn store(
     });
     let data = secret.data.get_or_insert_default();
     for (key, text) in [
-        (AUTHORITIES, &stored.authorities),
-        (AUTHORITY_KEY, &stored.authority_key),
+        (AUTHORITIES, &stored.cas),
+        (AUTHORITY_KEY, &stored.ca_key),
         (SERVER, &stored.server),
         (SERVER_KEY, &stored.server_key),
     ] {
@@ -129,12 +129,12 @@ pub(crate) struct WebhookConfiguration {
     name: String,
     version: String,
     /// The trust of each webhook, in their order.
-    pub(crate) trust: Vec<Trust>,
+    pub(crate) trust: Vec<CaBundle>,
 }
 
 impl WebhookConfiguration {
     fn new<'a>(metadata: ObjectMeta, clients: impl Iterator<Item = &'a WebhookClientConfig>) -> Self {
-        let bundle = |client: &WebhookClientConfig| client.ca_bundle.as_ref().map(|bundle| Trust::of(&bundle.0));
+        let bundle = |client: &WebhookClientConfig| client.ca_bundle.as_ref().map(|bundle| CaBundle::of(&bundle.0));
         Self {
             name: metadata.name.unwrap_or_default(),
             version: metadata.resource_version.unwrap_or_default(),
@@ -159,7 +159,7 @@ impl From<MutatingWebhookConfiguration> for WebhookConfiguration {
 pub(crate) async fn publish<K>(
     client: &Client,
     observed: &WebhookConfiguration,
-    stored: &Stored,
+    stored: &StoredCertificates,
     now: SystemTime,
 ) -> Result<(), RenewalError>
 where

@@ -1,8 +1,9 @@
 //! The rules of the election, without the network: what a replica may write into the Lease, and how long it then leads.
 //!
 //! The clocks of two replicas are never compared. A replica that wants to lead measures with its own clock how long the
-//! record stays the same. The leader counts from the time when it *sent* its last renewal, the others from the later time
-//! when they *saw* it, and the leader's limit is the shorter one. So the leader has stopped before another can begin.
+//! record stays the same. The leader counts from the time when it *sent* its last renewal, the others from the later
+//! time when they *saw* it, and the leader's limit is the shorter one. So the leader has stopped before another can
+//! begin.
 
 use std::time::{Duration, Instant};
 
@@ -111,8 +112,8 @@ impl Election {
         self.seen.as_ref().map(|(record, _)| record.holder.as_str()).filter(|holder| !holder.is_empty())
     }
 
-    /// Returns the Lease to write with this replica as holder. All other fields stay, `resourceVersion` above all: with it
-    /// the API server rejects the write if another write came first.
+    /// Returns the Lease to write with this replica as holder. All other fields stay, `resourceVersion` above all: with
+    /// it the API server rejects the write if another write came first.
     pub(crate) fn record(&self, lease: Option<&Lease>, wall: Timestamp) -> Lease {
         let mut lease = lease.cloned().unwrap_or_default();
         let spec = lease.spec.get_or_insert_default();
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn a_lease_is_taken_when_its_record_has_not_changed_for_its_duration() {
         // Seconds since the start, the record (the holder and its clock), and the allowed action.
-        let (a, b, nobody) = (Some(("a", 100)), Some(("b", 7)), Some(("", 7)));
+        let (a, b, free) = (Some(("a", 100)), Some(("b", 7)), Some(("", 7)));
         for (duration, steps) in [
             (Some(15), &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)][..]),
             (Some(15), &[(0, b, Action::Wait), (14, Some(("b", 8)), Action::Wait), (28, Some(("b", 8)), Action::Wait)]),
@@ -212,7 +213,7 @@ mod tests {
                 Some(15),
                 &[(0, None, Action::Create), (1, b, Action::Wait), (15, b, Action::Wait), (16, b, Action::Take)],
             ),
-            (Some(15), &[(0, b, Action::Wait), (1, nobody, Action::Take)]),
+            (Some(15), &[(0, b, Action::Wait), (1, free, Action::Take)]),
             (Some(15), &[(0, a, Action::Renew)]),
             (Some(60), &[(0, b, Action::Wait), (59, b, Action::Wait), (60, b, Action::Take)]),
             (None, &[(0, b, Action::Wait), (14, b, Action::Wait), (15, b, Action::Take)]),

@@ -81,7 +81,8 @@ impl<'v> Reconcile<'v> {
                     return if has_failed { Err(ReconcileError::Impossible) } else { Ok(()) };
                 }
                 Err(error) if is_refusal(&error) => {
-                    // A refused write is a failure, reported on the object. A refused read leaves no object for an Event.
+                    // A refused write is a failure, reported on the object. A refused read leaves no object for an
+                    // Event.
                     if self.failures.is_empty() && self.reported.insert(error.to_string()) {
                         tracing::warn!(%object, %error, "NICs not persisted: cannot read the object");
                     }

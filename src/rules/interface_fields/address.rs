@@ -23,8 +23,8 @@ fn mac(interface: &CheckedInterface) -> Option<Finding> {
     Some(interface.fault(CauseType::Invalid, "macAddress", what, "write six bytes, as in 02:00:00:00:00:01"))
 }
 
-/// Returns the number of bytes of a hardware address in the notations that Go's `net.ParseMAC` accepts (Go 1.26): groups
-/// of two digits with `:` or `-`, of four with `.`, or no separator at all; 6, 8 or 20 bytes.
+/// Returns the number of bytes of a hardware address in the notations that Go's `net.ParseMAC` accepts (Go 1.26):
+/// groups of two digits with `:` or `-`, of four with `.`, or no separator at all; 6, 8 or 20 bytes.
 fn bytes_of_mac(address: &str) -> Option<usize> {
     let text = address.as_bytes();
     let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);

@@ -12,8 +12,8 @@ const RANGES_AT_MOST: usize = 10;
 pub(super) fn without_gate(interface: &CheckedInterface) -> Option<Finding> {
     interface.fields.port_ranges.as_ref()?;
     let what = format!("interface {} has portRanges, but feature gate PortRangesSpec is off", interface.name());
-    let fix = "use ports instead, or add PortRangesSpec to spec.configuration.developerConfiguration.featureGates of the \
-               KubeVirt resource";
+    let fix = "use ports instead, or add PortRangesSpec to spec.configuration.developerConfiguration.featureGates of \
+               the KubeVirt resource";
     Some(interface.fault(CauseType::Invalid, "name", what, fix))
 }
 

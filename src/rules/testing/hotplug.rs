@@ -11,8 +11,8 @@ use crate::{
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::InPlace,
-        nad::{Config, Lookup, Nad},
-        vmi::SeenNic,
+        nad::{CniConfig, Nad, NadLookup},
+        vmi::StatusNic,
     },
     rules::{Finding, Rule},
     settings::Settings,
@@ -21,8 +21,8 @@ use crate::{
 /// An interface and its network, in JSON.
 type Pair<'t> = (&'t str, &'t str);
 
-/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster without problems: the
-/// networks exist, the dynamic-networks controller is ready, and the VM can migrate.
+/// A change of the VM `vm-fedora`, which runs with one masquerade NIC on KubeVirt 1.9 in a cluster without problems:
+/// the networks exist, the dynamic-networks controller is ready, and the VM can migrate.
 pub(crate) struct Hotplug {
     old: Vec<(String, String)>,
     new: Vec<(String, String)>,
@@ -139,16 +139,16 @@ impl Hotplug {
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: Config::read(config), has_resource: false })
+        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: Config::OnNodes, has_resource: true })
+        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
     }
 
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {
-        let nad = Lookup { nad: Fact::Known(Arc::new(nad)), instead: None };
+        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), suggestion: None };
         self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
         self.with_absent_networks()
     }
@@ -162,8 +162,8 @@ impl Hotplug {
             if self.facts.nads.lookup(name).nad == Fact::Unknown {
                 let elsewhere = NadRef { namespace: "other", ..name };
                 let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
-                let instead = is_elsewhere.then(|| elsewhere.to_string());
-                self.facts.nads.insert(name, Lookup { nad: Fact::Absent, instead });
+                let suggestion = is_elsewhere.then(|| elsewhere.to_string());
+                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion });
             }
         }
         self
@@ -171,8 +171,8 @@ impl Hotplug {
 
     /// Adds a NIC to the VMI's status, with the name of its interface in the pod.
     pub(crate) fn seen(self, name: &str, pod_interface: &str) -> Self {
-        let seen = SeenNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
-        self.vmi(|vmi| Arc::make_mut(&mut vmi.seen).push(seen))
+        let seen = StatusNic { name: name.into(), pod_interface: pod_interface.into(), is_in_domain: true };
+        self.vmi(|vmi| Arc::make_mut(&mut vmi.status_nics).push(seen))
     }
 
     /// Changes the facts about the VMI.

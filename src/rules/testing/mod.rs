@@ -79,7 +79,9 @@ pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) 
 pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
     let review =
         review_of("UPDATE", new, old).replacen("\"operation\"", "\"subResource\": \"status\", \"operation\"", 1);
-    let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
+    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
+        panic!("faulty: {review}")
+    };
     let Some(change) = Change::of(&request) else { return Vec::new() };
     let case = Case { change: &change, facts, settings: &Settings::default() };
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
@@ -104,7 +106,9 @@ pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<
 }
 
 fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let review::Reading::Whole(request) = review::read(review.as_bytes()).unwrap() else { panic!("faulty: {review}") };
+    let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
+        panic!("faulty: {review}")
+    };
     let change = Change::of(&request).unwrap();
     let case = Case { change: &change, facts, settings };
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }

@@ -18,7 +18,7 @@ use futures_util::Stream;
 use super::{Loaded, poll};
 use crate::{
     server::readiness::Check,
-    settings::{Current, Settings, SettingsError},
+    settings::{CurrentSettings, Settings, SettingsError},
 };
 
 /// Why a settings file cannot be used. The message is one line.
@@ -79,7 +79,7 @@ pub struct SettingsReloader {
     path: PathBuf,
     /// The ids of all rules.
     known: Vec<&'static str>,
-    current: Current,
+    current: CurrentSettings,
     loaded: Loaded<Vec<u8>>,
     /// Why the present contents of the file are not in force.
     error: Option<String>,
@@ -100,7 +100,7 @@ impl SettingsReloader {
 
     /// Returns the settings in force, for a reviewer.
     #[must_use]
-    pub fn current(&self) -> Current {
+    pub fn current(&self) -> CurrentSettings {
         self.current.clone()
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::CertResolver;
 use crate::{
-    certificates::validity::{Stage, date},
+    certificates::validity::{ValidityPhase, date},
     server::readiness::Check,
 };
 
@@ -14,12 +14,12 @@ pub(super) struct ExpiryMonitor {
     check: Check,
     /// Why a newer certificate was rejected.
     error: Option<String>,
-    stage: Stage,
+    stage: ValidityPhase,
 }
 
 impl ExpiryMonitor {
     pub(super) fn new(certificates: CertResolver, check: Check) -> Self {
-        Self { certificates, check, error: None, stage: Stage::Fresh }
+        Self { certificates, check, error: None, stage: ValidityPhase::Fresh }
     }
 
     /// Notes that the certificate was replaced.
@@ -56,26 +56,30 @@ impl ExpiryMonitor {
             self.check.fail(self.error.clone().unwrap_or_else(|| "no certificate yet".to_owned()));
             return;
         };
-        let stage = validity.stage(now);
+        let stage = validity.phase(now);
         let advice = match stage {
-            Stage::Early => ", so it is not valid yet: wait, or correct the clock of this machine",
-            Stage::Expired => ", so it has expired: renew it",
-            Stage::Late => ", and should have been renewed by now",
-            Stage::Fresh | Stage::Due => "",
+            ValidityPhase::NotYetValid => ", so it is not valid yet: wait, or correct the clock of this machine",
+            ValidityPhase::Expired => ", so it has expired: renew it",
+            ValidityPhase::RenewalOverdue => ", and should have been renewed by now",
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue => "",
         };
         if stage != self.stage {
             match stage {
-                Stage::Fresh | Stage::Due => {}
-                Stage::Early | Stage::Late => tracing::warn!("the certificate is {validity}{advice}"),
-                Stage::Expired => tracing::error!("the certificate is {validity}{advice}"),
+                ValidityPhase::Fresh | ValidityPhase::RenewalDue => {}
+                ValidityPhase::NotYetValid | ValidityPhase::RenewalOverdue => {
+                    tracing::warn!("the certificate is {validity}{advice}");
+                }
+                ValidityPhase::Expired => tracing::error!("the certificate is {validity}{advice}"),
             }
             self.stage = stage;
         }
         let error = self.error.as_ref().map(|error| format!("; a newer certificate was rejected: {error}"));
         let report = format!("{validity}{advice}{}", error.unwrap_or_default());
         match stage {
-            Stage::Early | Stage::Expired => self.check.fail(report),
-            Stage::Fresh | Stage::Due | Stage::Late => self.check.pass_with(report),
+            ValidityPhase::NotYetValid | ValidityPhase::Expired => self.check.fail(report),
+            ValidityPhase::Fresh | ValidityPhase::RenewalDue | ValidityPhase::RenewalOverdue => {
+                self.check.pass_with(report);
+            }
         }
     }
 }

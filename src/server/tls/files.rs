@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        certificates::{self, Bundle, validity::date},
+        certificates::{self, GeneratedCertificates, validity::date},
         server::readiness::Readiness,
     };
 
@@ -127,7 +127,7 @@ mod tests {
             folder
         }
 
-        fn with_pair(name: &str, bundle: &Bundle) -> (Self, Reload) {
+        fn with_pair(name: &str, bundle: &GeneratedCertificates) -> (Self, Reload) {
             let folder = Self::new(name);
             folder.put(bundle);
             let reloader = CertReloader::open(folder.files(&["localhost"])).unwrap();
@@ -141,7 +141,7 @@ mod tests {
             CertFiles { certificate: self.0.join("tls.crt"), key: self.0.join("tls.key"), hosts }
         }
 
-        fn put(&self, bundle: &Bundle) {
+        fn put(&self, bundle: &GeneratedCertificates) {
             self.write("tls.crt", &bundle.server);
             self.write("tls.key", &bundle.server_key);
         }
@@ -172,8 +172,8 @@ mod tests {
         }
     }
 
-    fn bundle(created: SystemTime) -> Bundle {
-        certificates::make(&Host::local().unwrap(), created).unwrap()
+    fn bundle(created: SystemTime) -> GeneratedCertificates {
+        certificates::generate(&Host::local().unwrap(), created).unwrap()
     }
 
     fn until(moment: SystemTime) -> String {
@@ -198,7 +198,7 @@ mod tests {
         let day = Duration::from_hours(24);
         let (good, other) = (bundle(now()), bundle(now()));
         let (folder, mut reload) = Folder::with_pair("errors", &good);
-        let other_host = certificates::make(&["elsewhere".parse().unwrap()], now()).unwrap();
+        let other_host = certificates::generate(&["elsewhere".parse().unwrap()], now()).unwrap();
         let (early, late) = (bundle(now() + day), bundle(now() - 2 * certificates::SERVER_LIFETIME));
         for (certificate, key, error) in [
             (other.server.as_str(), good.server_key.as_str(), "does not match"),

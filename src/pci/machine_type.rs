@@ -1,13 +1,13 @@
-//! What kind of board a guest has: it decides where a PCI device can sit.
+//! The machine type of a guest, which decides the slots that a PCI device can have.
 //!
-//! | architecture | machine type                        | board                | hotplug goes to         |
+//! | architecture | `machine.type`                      | variant              | hotplug goes to         |
 //! | ------------ | ----------------------------------- | -------------------- | ----------------------- |
-//! | amd64        | q35 (the default), pc-q35-VERSION   | [`Machine::Q35`]     | root ports              |
-//! | amd64        | pc, pc-i440fx-VERSION               | [`Machine::I440fx`]  | slots of one flat bus   |
-//! | arm64        | virt (the default), virt-VERSION    | [`Machine::Virt`]    | root ports              |
-//! | s390x        | s390-ccw-virtio (the default), …    | [`Machine::Ccw`]     | no PCI                  |
-//! | these three  | anything else                       | [`Machine::Refused`] | libvirt refuses it      |
-//! | others       |                                     | [`Machine::Unknown`] |                         |
+//! | amd64        | q35 (the default), pc-q35-VERSION   | [`MachineType::Q35`]     | root ports              |
+//! | amd64        | pc, pc-i440fx-VERSION               | [`MachineType::I440fx`]  | slots of one flat bus   |
+//! | arm64        | virt (the default), virt-VERSION    | [`MachineType::Virt`]    | root ports              |
+//! | s390x        | s390-ccw-virtio (the default), …    | [`MachineType::Ccw`]     | no PCI                  |
+//! | these three  | anything else                       | [`MachineType::Unsupported`] | libvirt refuses it      |
+//! | others       |                                     | [`MachineType::Unknown`] |                         |
 
 use std::fmt;
 
@@ -20,12 +20,13 @@ pub enum Architecture {
     Arm64,
     /// `s390x`: virtio devices are CCW devices.
     S390x,
-    /// One that KubeVirt 1.9 does not know.
+    /// Unknown to KubeVirt 1.9.
     Other,
 }
 
 impl Architecture {
-    /// Reads the field; an unset one is the cluster's default, which is amd64 unless somebody changed it.
+    /// Reads the field. An unset one means the default of the cluster, which is amd64 unless an administrator changed
+    /// it.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text {
@@ -36,7 +37,7 @@ impl Architecture {
         }
     }
 
-    /// The machine type that KubeVirt stores where none is set.
+    /// Returns the machine type that KubeVirt stores if none is set.
     pub(super) fn default_machine(self) -> &'static str {
         match self {
             Self::Amd64 | Self::Other => "q35",
@@ -45,7 +46,7 @@ impl Architecture {
         }
     }
 
-    /// The bus that KubeVirt stores for a disk without one.
+    /// Returns the bus that KubeVirt stores for a disk without one.
     pub(super) fn default_disk_bus(self) -> &'static str {
         match self {
             Self::Amd64 | Self::Other => "sata",
@@ -65,9 +66,9 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// The board.
+/// The machine type, without its version.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Machine {
+pub enum MachineType {
     /// `q35`, `pc-q35-*` on amd64: PCIe, devices on root ports.
     Q35,
     /// `virt`, `virt-*` on arm64: PCIe, devices on root ports.
@@ -77,15 +78,15 @@ pub enum Machine {
     /// `s390-ccw-virtio*` on s390x: no PCI for virtio devices.
     Ccw,
     /// A type that libvirt refuses on this architecture.
-    Refused,
-    /// An architecture of which nothing is known.
+    Unsupported,
+    /// The machine type of an unknown architecture.
     Unknown,
 }
 
-impl Machine {
-    /// The board that libvirt makes of a machine type.
+impl MachineType {
+    /// Reads `machine.type`.
     ///
-    /// Versioned types are accepted by their form: which versions an emulator has is not in the object.
+    /// Any version of a versioned type is accepted, because the object does not tell which versions the emulator has.
     #[must_use]
     pub fn of(architecture: Architecture, kind: &str) -> Self {
         let versioned = |prefix: &str| {
@@ -99,11 +100,11 @@ impl Machine {
             Architecture::Arm64 if kind == "virt" || versioned("virt-") => Self::Virt,
             Architecture::S390x if kind == "s390-ccw-virtio" || versioned("s390-ccw-virtio-") => Self::Ccw,
             Architecture::Other => Self::Unknown,
-            Architecture::Amd64 | Architecture::Arm64 | Architecture::S390x => Self::Refused,
+            Architecture::Amd64 | Architecture::Arm64 | Architecture::S390x => Self::Unsupported,
         }
     }
 
-    /// The name in messages.
+    /// Returns the name in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -111,19 +112,19 @@ impl Machine {
             Self::Virt => "virt",
             Self::I440fx => "i440fx",
             Self::Ccw => "s390-ccw-virtio",
-            Self::Refused | Self::Unknown => "unknown machine",
+            Self::Unsupported | Self::Unknown => "unknown machine",
         }
     }
 
-    /// Whether devices sit on PCIe root ports.
+    /// Whether devices have PCIe root ports.
     #[must_use]
     pub fn is_pcie(self) -> bool {
         matches!(self, Self::Q35 | Self::Virt)
     }
 }
 
-/// KubeVirt's own view (`SupportsPCIeHotplug` in `pkg/defaults/defaults.go`): upper and lower case matter, and some
-/// types that can never boot are among them.
+/// KubeVirt's `SupportsPCIeHotplug` (`pkg/defaults/defaults.go`). It is case-sensitive, and also true for some types
+/// that cannot boot.
 pub(super) fn supports_pcie_hotplug(architecture: Architecture, kind: &str) -> bool {
     matches!(architecture, Architecture::Amd64 | Architecture::Arm64)
         && (kind.contains("q35") || kind.starts_with("virt"))
@@ -134,31 +135,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boards_and_kubevirts_view_of_them() {
+    fn machine_types_and_kubevirts_view_of_them() {
         use Architecture::{Amd64, Arm64, Other, S390x};
         for (architecture, kind, machine, supports) in [
-            (Amd64, "q35", Machine::Q35, true),
-            (Amd64, "pc-q35-10.0", Machine::Q35, true),
-            (Amd64, "pc-q35-rhel9.4.0", Machine::Q35, true),
-            (Amd64, "pc", Machine::I440fx, false),
-            (Amd64, "pc-i440fx-7.2", Machine::I440fx, false),
-            (Amd64, "custom-q35-foo", Machine::Refused, true),
-            (Amd64, "pc-q35-foo", Machine::Refused, true),
-            (Amd64, "virt", Machine::Refused, true),
-            (Amd64, "virtual", Machine::Refused, true),
-            (Amd64, "Q35", Machine::Refused, false),
-            (Amd64, "isapc", Machine::Refused, false),
-            (Amd64, "microvm", Machine::Refused, false),
-            (Arm64, "virt", Machine::Virt, true),
-            (Arm64, "virt-9.2", Machine::Virt, true),
-            (Arm64, "virt-custom", Machine::Refused, true),
-            (Arm64, "q35", Machine::Refused, true),
-            (S390x, "s390-ccw-virtio", Machine::Ccw, false),
-            (S390x, "s390-ccw-virtio-rhel9.4.0", Machine::Ccw, false),
-            (S390x, "q35", Machine::Refused, false),
-            (Other, "q35", Machine::Unknown, false),
+            (Amd64, "q35", MachineType::Q35, true),
+            (Amd64, "pc-q35-10.0", MachineType::Q35, true),
+            (Amd64, "pc-q35-rhel9.4.0", MachineType::Q35, true),
+            (Amd64, "pc", MachineType::I440fx, false),
+            (Amd64, "pc-i440fx-7.2", MachineType::I440fx, false),
+            (Amd64, "custom-q35-foo", MachineType::Unsupported, true),
+            (Amd64, "pc-q35-foo", MachineType::Unsupported, true),
+            (Amd64, "virt", MachineType::Unsupported, true),
+            (Amd64, "virtual", MachineType::Unsupported, true),
+            (Amd64, "Q35", MachineType::Unsupported, false),
+            (Amd64, "isapc", MachineType::Unsupported, false),
+            (Amd64, "microvm", MachineType::Unsupported, false),
+            (Arm64, "virt", MachineType::Virt, true),
+            (Arm64, "virt-9.2", MachineType::Virt, true),
+            (Arm64, "virt-custom", MachineType::Unsupported, true),
+            (Arm64, "q35", MachineType::Unsupported, true),
+            (S390x, "s390-ccw-virtio", MachineType::Ccw, false),
+            (S390x, "s390-ccw-virtio-rhel9.4.0", MachineType::Ccw, false),
+            (S390x, "q35", MachineType::Unsupported, false),
+            (Other, "q35", MachineType::Unknown, false),
         ] {
-            assert_eq!(Machine::of(architecture, kind), machine, "{architecture} {kind}");
+            assert_eq!(MachineType::of(architecture, kind), machine, "{architecture} {kind}");
             assert_eq!(supports_pcie_hotplug(architecture, kind), supports, "{architecture} {kind}");
         }
     }

@@ -1,23 +1,23 @@
-//! Why a guest can never boot, as far as its object tells.
+//! The reason why a guest cannot boot, as far as its object shows.
 
 use std::fmt;
 
-use super::{address::PciAddress, machine::Architecture};
+use super::{address::PciAddress, machine_type::Architecture};
 
-/// Slots of the root bus that KubeVirt gives out with the root-complex annotation: 2 to 0x1e without 0x1b.
+/// The number of root-bus slots that KubeVirt assigns with the root-complex annotation: 2 to 0x1e without 0x1b.
 pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
 
-/// One reason.
+/// The reason why a guest cannot boot.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum Refusal {
-    /// libvirt knows no such machine on the architecture.
+pub enum BootError {
+    /// libvirt does not support the machine type on the architecture.
     MachineType {
         /// `domain.machine.type`.
         kind: String,
         /// `architecture`.
         architecture: Architecture,
     },
-    /// The slot-count annotation is no number: virt-launcher cannot define the domain.
+    /// The slot-count annotation is not a number, so virt-launcher cannot define the domain.
     SlotCount {
         /// The annotation's value.
         value: String,
@@ -27,36 +27,36 @@ pub enum Refusal {
         /// Devices that KubeVirt would place there.
         devices: u64,
     },
-    /// Two devices on one address, or a device on one that the board itself uses.
+    /// Two devices have one address, or a device has an address that the machine itself uses.
     AddressTaken {
         /// The address.
         address: PciAddress,
     },
-    /// An address that no bus of the guest has.
+    /// No bus of the guest has the address.
     AddressImpossible {
         /// The address.
         address: PciAddress,
-        /// What the bus would take.
+        /// The reason.
         why: &'static str,
     },
-    /// A device that KubeVirt or libvirt refuses as it is.
+    /// KubeVirt or libvirt refuses the device.
     Device {
-        /// Which, such as `disk "data"`.
+        /// The device, such as `disk "data"`.
         device: String,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// More root ports than the root bus has room for.
+    /// The guest needs more root ports than fit on the root bus.
     OutOfPorts {
-        /// Ports that the guest would need.
+        /// The ports that the guest needs.
         needed: u64,
-        /// Ports that fit.
+        /// The ports that fit.
         limit: u64,
     },
 }
 
-impl Refusal {
-    /// The field that a finding about it points at, relative to the VMI's spec where it is in there.
+impl BootError {
+    /// Returns the field for a finding, relative to the spec of the VMI unless it is an annotation.
     #[must_use]
     pub fn field(&self) -> &'static str {
         match self {
@@ -70,15 +70,15 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for BootError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MachineType { kind, architecture } => {
-                write!(formatter, "libvirt knows no machine type {kind:?} on {architecture}")
+                write!(formatter, "libvirt has no machine type {kind:?} on {architecture}")
             }
             Self::SlotCount { value } => write!(
                 formatter,
-                "annotation {} is {value:?}, which is no whole number: virt-launcher cannot define the guest",
+                "annotation {} is {value:?}, not a whole number, so virt-launcher cannot define the guest",
                 super::SLOT_COUNT
             ),
             Self::RootComplexFull { devices } => write!(
@@ -93,7 +93,7 @@ impl fmt::Display for Refusal {
             }
             Self::Device { device, why } => write!(formatter, "{device}: {why}"),
             Self::OutOfPorts { needed, limit } => {
-                write!(formatter, "the guest needs {needed} root ports, and its root bus has room for {limit}")
+                write!(formatter, "the guest needs {needed} root ports, but its root bus has room for {limit}")
             }
         }
     }

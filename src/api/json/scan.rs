@@ -1,0 +1,95 @@
+//! Finds the ends of strings, whitespace and numbers.
+
+use wide::u8x16;
+
+/// Splits a string without escapes from the text after it; `None` if the text does not begin with such a string.
+#[inline]
+pub(super) fn split_plain_string(text: &str) -> Option<(&str, &str)> {
+    let inside = text.strip_prefix('"')?;
+    let tail = from_special(inside.as_bytes())?;
+    let (text, tail) = inside.split_at_checked(inside.len() - tail.len())?;
+    Some((text, tail.strip_prefix('"')?))
+}
+
+/// Returns the text after leading whitespace. The API server writes none, so the common case is one comparison.
+#[inline]
+pub(super) fn after_whitespace(text: &[u8]) -> &[u8] {
+    match text {
+        [(..=b' '), ..] => after_first_whitespace(text),
+        _ => text,
+    }
+}
+
+#[cold]
+fn after_first_whitespace(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\n' | b'\r' | b'\t', tail @ ..] = text {
+        text = tail;
+    }
+    text
+}
+
+/// As [`after_whitespace`], for a `str`.
+#[inline]
+pub(super) fn trim_start(text: &str) -> &str {
+    match text.as_bytes() {
+        [(..=b' '), ..] => text.trim_start_matches([' ', '\n', '\r', '\t']),
+        _ => text,
+    }
+}
+
+/// Returns the text from the first quote, backslash or control character on.
+#[inline]
+pub(super) fn from_special(mut text: &[u8]) -> Option<&[u8]> {
+    while let Some((chunk, tail)) = text.split_first_chunk() {
+        let specials = specials(*chunk);
+        if specials != 0 {
+            return text.get(specials.trailing_zeros() as usize..);
+        }
+        text = tail;
+    }
+    from_special_near_the_end(text)
+}
+
+#[cold]
+fn from_special_near_the_end(text: &[u8]) -> Option<&[u8]> {
+    let is_special = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
+    text.get(text.iter().position(is_special)?..)
+}
+
+/// Returns which of sixteen bytes are quotes, backslashes or control characters: one bit each, the first byte lowest.
+#[inline]
+fn specials(bytes: [u8; 16]) -> u32 {
+    let bytes = u8x16::new(bytes);
+    let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    let is_delimiter = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
+    (is_control | is_delimiter).to_bitmask()
+}
+
+/// Returns the text after a number.
+pub(super) fn after_number(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = match text.strip_prefix(b"-").unwrap_or(text) {
+        [b'0', tail @ ..] => tail,
+        digits => after_digits(digits)?,
+    };
+    if let [b'.', tail @ ..] = rest {
+        rest = after_digits(tail)?;
+    }
+    if let [b'e' | b'E', tail @ ..] = rest {
+        rest = after_digits(tail.strip_prefix(b"+").or(tail.strip_prefix(b"-")).unwrap_or(tail))?;
+    }
+    Some(rest)
+}
+
+/// Returns the text after one digit or more.
+fn after_digits(text: &[u8]) -> Option<&[u8]> {
+    let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if count == 0 { None } else { text.get(count..) }
+}
+
+/// Returns the number if it has only digits, and too few to overflow.
+pub(super) fn short_whole_number(text: &str) -> Option<u64> {
+    if text.len() > 18 {
+        return None;
+    }
+    text.bytes().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
+}

@@ -1,0 +1,84 @@
+//! `metadata` of the objects that a request carries.
+
+use super::{Present, Text, fields::fields};
+
+/// `metadata` of any object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata<'a> {
+    /// `name`.
+    pub name: Text<'a>,
+    /// `namespace`.
+    pub namespace: Text<'a>,
+    /// `uid`.
+    pub uid: Text<'a>,
+    /// `annotations`: `None` if a patch has to create the map first.
+    pub annotations: Option<Annotations<'a>>,
+    /// `deletionTimestamp`: set while the object is being deleted.
+    pub deletion_timestamp: Option<Present>,
+    /// `ownerReferences[]`.
+    pub owner_references: Vec<OwnerReference<'a>>,
+}
+
+fields! {
+    Metadata {
+        "name" => name: nullable,
+        "namespace" => namespace: nullable,
+        "uid" => uid: nullable,
+        "annotations" => annotations: optional,
+        "deletionTimestamp" => deletion_timestamp: value,
+        "ownerReferences" => owner_references: objects,
+    }
+}
+
+/// The annotations that nicplug reads; all others are skipped.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Annotations<'a> {
+    /// `nicplug.io/add-interfaces`: NICs to add to a VM's template.
+    pub add_interfaces: Option<Text<'a>>,
+    /// `nicplug.io/remove-interfaces`: names of NICs to remove from a VM's template.
+    pub remove_interfaces: Option<Text<'a>>,
+    /// `nicplug.io/apply`: with `on-restart`, a change of a live VM waits for the next restart.
+    pub apply: Option<Text<'a>>,
+    /// `nicplug.io/persist`: names of NICs (or `*`) to persist in the VM's template.
+    pub persist: Option<Text<'a>>,
+    /// `nicplug.io/reserve-ports`: how many hotplug ports have to be free after every boot.
+    pub reserve_ports: Option<Text<'a>>,
+    /// `nicplug.io/boot-slots`: nicplug's record of the PCI topology at boot.
+    pub boot_slots: Option<Text<'a>>,
+    /// `kubevirt.io/pci-interface-slot-count`: the number of interfaces that KubeVirt provides ports for.
+    pub slot_count: Option<Text<'a>>,
+    /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
+    pub root_complex: Option<Text<'a>>,
+}
+
+fields! {
+    Annotations {
+        "nicplug.io/add-interfaces" => add_interfaces: value,
+        "nicplug.io/remove-interfaces" => remove_interfaces: value,
+        "nicplug.io/apply" => apply: value,
+        "nicplug.io/persist" => persist: value,
+        "nicplug.io/reserve-ports" => reserve_ports: value,
+        "nicplug.io/boot-slots" => boot_slots: value,
+        "kubevirt.io/pci-interface-slot-count" => slot_count: value,
+        "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
+    }
+}
+
+/// `metadata.ownerReferences[]`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OwnerReference<'a> {
+    /// `kind`.
+    pub kind: Text<'a>,
+    /// `name`.
+    pub name: Text<'a>,
+    /// `uid`.
+    pub uid: Text<'a>,
+}
+
+fields! {
+    OwnerReference {
+        "kind" => kind: nullable,
+        "name" => name: nullable,
+        "uid" => uid: nullable,
+    }
+}

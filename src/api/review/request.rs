@@ -1,0 +1,268 @@
+//! `request` of an AdmissionReview.
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny},
+};
+
+use crate::api::{
+    JsonObject, Text,
+    json::JsonError,
+    metadata::Annotations,
+    nullable,
+    vm::{Migration, Pool, ReplicaSet, VirtualMachine},
+    vmi::VirtualMachineInstance,
+};
+
+/// `request` of an AdmissionReview.
+#[derive(Debug, Default)]
+pub struct Request<'a> {
+    /// `uid`: the response has to repeat it.
+    pub uid: Text<'a>,
+    /// `kind`: of the objects, after any conversion to the version that the webhook registered.
+    pub kind: GroupVersionKind<'a>,
+    /// `subResource`, such as `status`; empty for the resource itself.
+    pub sub_resource: Text<'a>,
+    /// `namespace`.
+    pub namespace: Text<'a>,
+    /// `name`: empty if the API server generates it (`generateName`).
+    pub name: Text<'a>,
+    /// `operation`.
+    pub operation: Operation,
+    /// `userInfo`.
+    pub user_info: UserInfo<'a>,
+    /// `dryRun`.
+    pub dry_run: bool,
+    /// `object`: the new state.
+    pub object: Option<Object<'a>>,
+    /// `oldObject`: the stored state.
+    pub old_object: Option<Object<'a>>,
+    /// Whether this is an update that changes neither spec nor annotations, as heartbeats do. The specs were compared
+    /// as text then, and are empty in the objects.
+    pub is_unchanged: bool,
+}
+
+/// A group, version and kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GroupVersionKind<'a> {
+    /// `group`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub group: Text<'a>,
+    /// `version`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub version: Text<'a>,
+    /// `kind`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub kind: Text<'a>,
+}
+
+/// `userInfo` of a request.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UserInfo<'a> {
+    /// `username`.
+    #[serde(borrow, deserialize_with = "nullable")]
+    pub username: Text<'a>,
+}
+
+/// `operation` of a request.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Operation {
+    /// `CONNECT`: has no object that nicplug reads.
+    Connect,
+    /// `CREATE`.
+    Create,
+    /// `DELETE`: has no object, or none that matters.
+    Delete,
+    /// `UPDATE`.
+    Update,
+    /// Missing, or unknown to nicplug.
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Create, Self::Delete, Self::Update, Self::Other];
+
+    /// Returns the name in requests; `other` for an unknown operation.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Create => "CREATE",
+            Self::Delete => "DELETE",
+            Self::Update => "UPDATE",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The kinds whose objects nicplug reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ObjectKind {
+    /// `VirtualMachineInstance`.
+    Vmi,
+    /// `VirtualMachineInstanceMigration`.
+    Migration,
+    /// Any other kind, whose objects are skipped.
+    Other,
+    /// `VirtualMachinePool`.
+    Pool,
+    /// `VirtualMachineInstanceReplicaSet`.
+    ReplicaSet,
+    /// `VirtualMachine`.
+    Vm,
+}
+
+impl ObjectKind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
+
+    /// Returns `kind` of such an object; `other` if its objects are skipped.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vmi => "VirtualMachineInstance",
+            Self::Migration => "VirtualMachineInstanceMigration",
+            Self::Other => "other",
+            Self::Pool => "VirtualMachinePool",
+            Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
+            Self::Vm => "VirtualMachine",
+        }
+    }
+
+    /// Returns the kind for a group and kind of any version.
+    #[must_use]
+    pub fn of(kind: &GroupVersionKind) -> Self {
+        match (kind.group.as_str(), kind.kind.as_str()) {
+            ("kubevirt.io", "VirtualMachine") => Self::Vm,
+            ("kubevirt.io", "VirtualMachineInstance") => Self::Vmi,
+            ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
+            ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
+            ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// An object of a request.
+#[derive(Debug)]
+pub enum Object<'a> {
+    /// A VirtualMachineInstance.
+    Vmi(Box<VirtualMachineInstance<'a>>),
+    /// A VirtualMachineInstanceMigration.
+    Migration(Box<Migration<'a>>),
+    /// An object of a kind that nicplug does not read.
+    Other,
+    /// A VirtualMachinePool.
+    Pool(Box<Pool<'a>>),
+    /// A VirtualMachineInstanceReplicaSet.
+    ReplicaSet(Box<ReplicaSet<'a>>),
+    /// A VirtualMachine.
+    Vm(Box<VirtualMachine<'a>>),
+}
+
+impl Request<'_> {
+    /// Reads the deferred specs, except if the request changes nothing.
+    pub(super) fn resolve_specs(&mut self) -> Result<(), JsonError> {
+        self.is_unchanged = self.changes_nothing();
+        if self.is_unchanged { Ok(()) } else { self.read_specs() }
+    }
+
+    pub(super) fn read_specs(&mut self) -> Result<(), JsonError> {
+        for object in self.object.iter_mut().chain(&mut self.old_object) {
+            object.read_spec()?;
+        }
+        if let (Some(new), Some(old)) = (&mut self.object, &mut self.old_object) {
+            old.share_from(new);
+            new.share_from(old);
+        }
+        let is_complete = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
+        is_complete.then_some(()).ok_or(JsonError)
+    }
+
+    fn changes_nothing(&self) -> bool {
+        let (Some(new), Some(old)) = (&self.object, &self.old_object) else { return false };
+        let is_update = self.operation == Operation::Update && self.sub_resource.is_empty();
+        is_update && old.repeats_spec() && !new.repeats_spec() && new.has_same_annotations(old)
+    }
+}
+
+impl<'a> Object<'a> {
+    fn read_spec(&mut self) -> Result<(), JsonError> {
+        match self {
+            Self::Vmi(vmi) => vmi.spec.read(),
+            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
+            Self::Vm(vm) => vm.spec.read(),
+            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
+        }
+    }
+
+    fn repeats_spec(&self) -> bool {
+        match self {
+            Self::Vmi(vmi) => vmi.spec.is_repeated(),
+            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
+            Self::Vm(vm) => vm.spec.is_repeated(),
+            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
+        }
+    }
+
+    fn share_from(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Vmi(own), Self::Vmi(other)) => own.spec.share_from(&other.spec),
+            (Self::Pool(own), Self::Pool(other)) => {
+                let other = &other.spec.virtual_machine_template.spec;
+                own.spec.virtual_machine_template.spec.share_from(other);
+            }
+            (Self::Vm(own), Self::Vm(other)) => own.spec.share_from(&other.spec),
+            _ => {}
+        }
+    }
+
+    /// Whether both have the same annotations, and none whose mere presence requests a change.
+    fn has_same_annotations(&self, other: &Self) -> bool {
+        let (own, other) = (self.annotations(), other.annotations());
+        own == other && own.is_none_or(|own| own.add_interfaces.is_none() && own.remove_interfaces.is_none())
+    }
+
+    fn annotations(&self) -> Option<&Annotations<'a>> {
+        let metadata = match self {
+            Self::Vmi(vmi) => &vmi.metadata,
+            Self::Migration(migration) => &migration.metadata,
+            Self::Other => return None,
+            Self::Pool(pool) => &pool.metadata,
+            Self::ReplicaSet(set) => &set.metadata,
+            Self::Vm(vm) => &vm.metadata,
+        };
+        metadata.annotations.as_ref()
+    }
+}
+
+/// Reads an object of the kind; `None` for `null`.
+impl<'de> DeserializeSeed<'de> for ObjectKind {
+    type Value = Option<Object<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        fn boxed<'de, D, T>(deserializer: D, wrap: fn(Box<T>) -> Object<'de>) -> Result<Option<Object<'de>>, D::Error>
+        where
+            D: Deserializer<'de>,
+            T: Deserialize<'de>,
+        {
+            let object = Option::<JsonObject<Box<T>>>::deserialize(deserializer)?;
+            Ok(object.map(|object| wrap(object.0)))
+        }
+
+        match self {
+            Self::Vmi => boxed(deserializer, Object::Vmi),
+            Self::Migration => boxed(deserializer, Object::Migration),
+            Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
+            Self::Pool => boxed(deserializer, Object::Pool),
+            Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),
+            Self::Vm => boxed(deserializer, Object::Vm),
+        }
+    }
+}

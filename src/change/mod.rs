@@ -1,0 +1,323 @@
+//! The change that a request makes: the object, and the NICs that differ.
+
+mod nics;
+
+use std::collections::BTreeMap;
+
+use self::nics::nics_of;
+pub use self::nics::{Indexed, Nic, NicDiff};
+use crate::api::{
+    guest::GuestSpec,
+    is_same,
+    metadata::{Annotations, Metadata},
+    review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
+    vm::InterfaceRequest,
+    vmi::VirtualMachineInstance,
+};
+
+/// The most NICs that nicplug evaluates. A q35 machine has slots for some 230 devices, so no guest can have more; but a
+/// longer list could slow down rules that compare each NIC with each.
+pub const MAX_NICS: usize = 255;
+
+/// A request that may change the NICs of a guest, or of a template for guests.
+#[derive(Debug)]
+pub struct Change<'r> {
+    /// The object that the request names.
+    pub subject: Subject<'r>,
+    /// The name of the user.
+    pub user: &'r str,
+    /// Whether this is a dry run, which stores nothing.
+    pub dry_run: bool,
+    /// The stored state; `None` if the request creates the object.
+    pub before: Option<ObjectView<'r>>,
+    /// The new state.
+    pub after: ObjectView<'r>,
+    /// The NICs that differ.
+    pub nics: NicDiff<'r>,
+    /// All NICs of the new object by name; `None` if the lists of NICs are unchanged, because no rule needs them then.
+    by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
+    /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
+    /// holds the requested NICs, and their indices are those of the entries.
+    pub requests: Option<StatusRequests<'r>>,
+}
+
+impl<'r> Change<'r> {
+    /// Returns the change of a request; `None` if there is nothing to evaluate: another kind, a subresource, a
+    /// deletion, a connection, or a missing object. Of all subresources only the status of a VM can request NICs.
+    #[must_use]
+    pub fn of(request: &'r Request<'r>) -> Option<Self> {
+        let requests = match request.sub_resource.as_str() {
+            "" => None,
+            "status" => Some(status_requests(request)?),
+            _ => return None,
+        };
+        let after = ObjectView::of(request.object.as_ref()?)?;
+        let before = match request.operation {
+            Operation::Create => None,
+            Operation::Update => Some(ObjectView::of(request.old_object.as_ref()?)?),
+            Operation::Connect | Operation::Delete | Operation::Other => return None,
+        };
+        let name = if request.name.is_empty() { &after.metadata.name } else { &request.name };
+        let kind = ObjectKind::of(&request.kind);
+        let subject = Subject { kind, gvk: &request.kind, namespace: &request.namespace, name };
+        let before_guest = before.map(|view| view.guest);
+        let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
+        let by_name = (!is_as_before).then(|| nics_of(after.guest));
+        let nics = match (requests, &by_name) {
+            (Some(requests), _) => NicDiff::requested(requests, &after),
+            (None, Some(new)) => NicDiff::of(before_guest, new),
+            (None, None) => NicDiff::default(),
+        };
+        let user = &request.user_info.username;
+        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
+    }
+
+    /// Whether the request changes nothing that a rule or mutation reads, as the heartbeat of a VMI.
+    #[must_use]
+    pub fn is_irrelevant(&self) -> bool {
+        let Some(before) = &self.before else { return false };
+        self.nics.is_empty()
+            && is_same(before.guest, self.after.guest)
+            && before.metadata.annotations == self.after.metadata.annotations
+            && before.guest_metadata.annotations == self.after.guest_metadata.annotations
+            && before.needs_expansion == self.after.needs_expansion
+            && !self.requests_nics()
+    }
+
+    /// Whether an annotation of the VM requests to add or remove NICs, even if it is unchanged, or a new entry of its
+    /// status does.
+    #[must_use]
+    pub fn requests_nics(&self) -> bool {
+        if self.requests.is_some() {
+            return true;
+        }
+        let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
+        let is_vm = self.subject.kind == ObjectKind::Vm;
+        is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
+    }
+
+    /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
+    #[must_use]
+    pub fn requests_persist(&self) -> bool {
+        let written = |view: &ObjectView<'r>| view.annotation(|annotations| annotations.persist.as_deref());
+        let is_guest = matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
+        let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
+        is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
+    }
+
+    /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
+    /// their number.
+    #[must_use]
+    pub fn oversized_list(&self) -> Option<(String, usize)> {
+        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > MAX_NICS) {
+            return Some(("status.interfaceRequests".to_owned(), requests.all.len()));
+        }
+        let views = [Some(self.after), self.before];
+        let lists = views.into_iter().flatten().flat_map(|view| {
+            let guest = view.guest;
+            [("domain.devices.interfaces", guest.interfaces().len()), ("networks", guest.networks.len())]
+        });
+        let (field, count) = lists.into_iter().find(|(_, count)| *count > MAX_NICS)?;
+        Some((format!("{}.{field}", self.after.path), count))
+    }
+
+    /// Returns all NICs of the new object by name; none unless the request [changes NICs](Self::changes_nics).
+    pub fn nics_by_name(&self) -> impl Iterator<Item = &Nic<'r>> {
+        self.by_name.iter().flat_map(BTreeMap::values)
+    }
+
+    /// Returns a NIC of the new object; `None` unless the request [changes NICs](Self::changes_nics).
+    #[must_use]
+    pub fn nic(&self, name: &str) -> Option<&Nic<'r>> {
+        self.by_name.as_ref()?.get(name)
+    }
+
+    /// Whether the lists of NICs are new or changed, so that rules have to check them.
+    #[must_use]
+    pub fn changes_nics(&self) -> bool {
+        self.by_name.is_some()
+    }
+
+    /// Returns the field of an interface: `….domain.devices.interfaces[index]`, or that of its status request.
+    #[must_use]
+    pub fn interface_field(&self, index: usize) -> String {
+        if let Some(requests) = self.requests {
+            return requests.field(index);
+        }
+        format!("{}.domain.devices.interfaces[{index}]", self.after.path)
+    }
+
+    /// Returns the field of a network: `….networks[index]`, or that of its status request.
+    #[must_use]
+    pub fn network_field(&self, index: usize) -> String {
+        match self.requests {
+            Some(requests) => requests.field(index),
+            None => format!("{}.networks[{index}]", self.after.path),
+        }
+    }
+
+    /// Returns the field that names the NetworkAttachmentDefinition of a network.
+    #[must_use]
+    pub fn network_name_field(&self, index: usize) -> String {
+        let key = if self.requests.is_some() { "networkAttachmentDefinitionName" } else { "multus.networkName" };
+        format!("{}.{key}", self.network_field(index))
+    }
+
+    /// Returns the field that removes a NIC: its state, or the name in the status request.
+    #[must_use]
+    pub fn absent_field(&self, nic: &Nic) -> String {
+        format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
+    }
+
+    /// Returns the field of a NIC: that of its interface, else that of its network.
+    #[must_use]
+    pub fn nic_field(&self, nic: &Nic) -> String {
+        match (nic.interface, nic.network) {
+            (Some(entry), _) => self.interface_field(entry.index),
+            (None, Some(entry)) => self.network_field(entry.index),
+            (None, None) => format!("{}.domain.devices.interfaces", self.after.path),
+        }
+    }
+}
+
+/// The object that a request names.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'r> {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its group, version and kind in the request.
+    pub gvk: &'r GroupVersionKind<'r>,
+    /// Its namespace.
+    pub namespace: &'r str,
+    /// Its name; empty if the API server generates it.
+    pub name: &'r str,
+}
+
+/// The parts of an object that rules read, for any kind: the guest, and where the object holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectView<'r> {
+    /// `metadata` of the object.
+    pub metadata: &'r Metadata<'r>,
+    /// `metadata` of the guest: for a VM that of the template, for a VMI its own.
+    pub guest_metadata: &'r Metadata<'r>,
+    /// The specification of the guest.
+    pub guest: &'r GuestSpec<'r>,
+    /// The path of the guest in the object, such as `spec.template.spec`.
+    pub path: &'static str,
+    /// The VMI, if the object is one.
+    pub vmi: Option<&'r VirtualMachineInstance<'r>>,
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
+    pub needs_expansion: bool,
+}
+
+impl<'r> ObjectView<'r> {
+    fn of(object: &'r Object<'r>) -> Option<Self> {
+        Some(match object {
+            Object::Vmi(vmi) => Self {
+                metadata: &vmi.metadata,
+                guest_metadata: &vmi.metadata,
+                guest: &vmi.spec,
+                path: "spec",
+                vmi: Some(vmi),
+                needs_expansion: false,
+            },
+            Object::Vm(vm) => Self {
+                metadata: &vm.metadata,
+                guest_metadata: &vm.spec.template.metadata,
+                guest: &vm.spec.template.spec,
+                path: "spec.template.spec",
+                vmi: None,
+                needs_expansion: vm.needs_expansion(),
+            },
+            Object::ReplicaSet(set) => Self {
+                metadata: &set.metadata,
+                guest_metadata: &set.spec.template.metadata,
+                guest: &set.spec.template.spec,
+                path: "spec.template.spec",
+                vmi: None,
+                needs_expansion: false,
+            },
+            Object::Pool(pool) => {
+                let vm = &pool.spec.virtual_machine_template;
+                Self {
+                    metadata: &pool.metadata,
+                    guest_metadata: &vm.spec.template.metadata,
+                    guest: &vm.spec.template.spec,
+                    path: "spec.virtualMachineTemplate.spec.template.spec",
+                    vmi: None,
+                    needs_expansion: vm.needs_expansion(),
+                }
+            }
+            Object::Migration(_) | Object::Other => return None,
+        })
+    }
+
+    /// Returns an annotation of the object.
+    #[must_use]
+    pub fn annotation(&self, read: impl Fn(&'r Annotations<'r>) -> Option<&'r str>) -> Option<&'r str> {
+        self.metadata.annotations.as_ref().and_then(read)
+    }
+
+    /// Returns all NICs of the guest by name.
+    #[must_use]
+    pub fn nics(&self) -> BTreeMap<&'r str, Nic<'r>> {
+        nics_of(self.guest)
+    }
+}
+
+/// The `status.interfaceRequests[]` of a VM.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusRequests<'r> {
+    all: &'r [InterfaceRequest<'r>],
+    before: &'r [InterfaceRequest<'r>],
+}
+
+impl<'r> StatusRequests<'r> {
+    /// Returns the entries that the stored object does not have, and their indices.
+    pub fn added(self) -> impl Iterator<Item = (usize, &'r InterfaceRequest<'r>)> {
+        self.all.iter().enumerate().filter(move |(_, request)| !self.before.contains(request))
+    }
+
+    fn field(self, index: usize) -> String {
+        let field = format!("status.interfaceRequests[{index}]");
+        match self.all.get(index) {
+            Some(InterfaceRequest { add_interface_options: Some(_), .. }) => format!("{field}.addInterfaceOptions"),
+            Some(InterfaceRequest { remove_interface_options: Some(_), .. }) => {
+                format!("{field}.removeInterfaceOptions")
+            }
+            _ => field,
+        }
+    }
+}
+
+/// Returns the requests in the status of a VM, if an update adds any.
+fn status_requests<'r>(request: &'r Request<'r>) -> Option<StatusRequests<'r>> {
+    let (Some(Object::Vm(vm)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
+        return None;
+    };
+    let requests = StatusRequests { all: &vm.status.interface_requests, before: &old.status.interface_requests };
+    (request.operation == Operation::Update && requests.added().next().is_some()).then_some(requests)
+}
+
+/// A request to migrate a running guest to another node.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationStart<'r> {
+    /// The namespace of the migration and of the guest.
+    pub namespace: &'r str,
+    /// The name of the VMI.
+    pub vmi_name: &'r str,
+}
+
+impl<'r> MigrationStart<'r> {
+    /// Returns the migration that a request starts; `None` for any other request.
+    #[must_use]
+    pub fn of(request: &'r Request<'r>) -> Option<Self> {
+        let is_start = request.operation == Operation::Create && request.sub_resource.is_empty();
+        match &request.object {
+            Some(Object::Migration(migration)) if is_start => {
+                Some(Self { namespace: &request.namespace, vmi_name: &migration.spec.vmi_name })
+            }
+            _ => None,
+        }
+    }
+}
