@@ -383,7 +383,10 @@ fn links_of(prose: &str) -> Vec<String> {
 fn code_links_of(prose: &str) -> Vec<(String, String)> {
     let links = prose.split("[`").skip(1).filter_map(|rest| rest.split_once("`]("));
     let links = links.filter_map(|(item, rest)| Some((item, rest.split_once(')')?.0)));
-    links.filter(|(_, file)| file.ends_with(".rs")).map(|(item, file)| (item.to_owned(), file.to_owned())).collect()
+    links
+        .filter(|(_, file)| Path::new(file).extension().is_some_and(|extension| extension == "rs"))
+        .map(|(item, file)| (item.to_owned(), file.to_owned()))
+        .collect()
 }
 
 /// Whether Rust source defines an item of this name.

@@ -120,7 +120,7 @@ fn no_two_files_use_each_other() {
     let modules: BTreeSet<&[String]> = sources.iter().map(|source| source.module.as_slice()).collect();
     let mut edges: BTreeMap<&[String], BTreeSet<&[String]>> = BTreeMap::new();
     for source in &sources {
-        for path in Paths::of(&source.module, &source.text).crate_paths {
+        for path in Paths::of(&source.module, &source.text).in_crate {
             let used = (1..=path.len()).rev().find_map(|length| modules.get(path.get(..length)?).copied());
             if let Some(used) =
                 used.filter(|used| !used.starts_with(&source.module) && !source.module.starts_with(used))
@@ -235,10 +235,10 @@ fn faults(module: &[String], source: &str) -> Vec<String> {
     };
     let paths = Paths::of(module, source);
     let mut faults: BTreeSet<String> = BTreeSet::new();
-    for path in paths.crate_paths.iter().filter(|path| !rules.may_use(path)) {
+    for path in paths.in_crate.iter().filter(|path| !rules.may_use(path)) {
         faults.insert(format!("{file}: `{name}` may not use `crate::{}`", path.join("::")));
     }
-    for path in paths.other_paths.iter().filter(|path| rules.is_pure && is_forbidden(path)) {
+    for path in paths.elsewhere.iter().filter(|path| rules.is_pure && is_forbidden(path)) {
         faults.insert(format!("{file}: `{name}` is pure and may not use `{}`", path.join("::")));
     }
     if rules.is_pure && paths.is_async {
@@ -259,9 +259,9 @@ struct Paths {
     /// The module that is being read, inline modules included.
     here: Vec<String>,
     /// From the root of the crate; empty for the root itself.
-    crate_paths: BTreeSet<Vec<String>>,
+    in_crate: BTreeSet<Vec<String>>,
     /// Of other crates, imported or written with two and more segments.
-    other_paths: BTreeSet<Vec<String>>,
+    elsewhere: BTreeSet<Vec<String>>,
     is_async: bool,
 }
 
@@ -287,11 +287,11 @@ impl Paths {
                 [base, path.get(supers..).unwrap_or_default()].concat()
             }
             _ => {
-                self.other_paths.insert(path.to_vec());
+                self.elsewhere.insert(path.to_vec());
                 return;
             }
         };
-        self.crate_paths.insert(target);
+        self.in_crate.insert(target);
     }
 
     fn add_tree(&mut self, prefix: &[String], tree: &UseTree) {
