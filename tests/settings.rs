@@ -238,7 +238,7 @@ async fn an_annotation_of_a_namespace_changes_the_enforcement_as_far_as_the_sett
     let warning = |text: &str| format!("namespace annotation nicplug.io/rules {text}");
     for (rules, expected_denial, expected) in [
         (json!("NP004=warn"), false, None),
-        (json!("NP004=warn, NP999=off"), true, Some(warning("has no effect: rule \"NP999\" does not exist"))),
+        (json!("NP004=warn, NP999=off"), true, Some(warning("has no effect: there is no rule \"NP999\""))),
         (json!("NP004=off"), false, None),
         (json!("NP004"), true, Some(warning("has no effect: \"NP004\" is not RULE=ENFORCEMENT, such as NP103=warn"))),
         (json!("NP004=warn"), false, None),
