@@ -47,6 +47,8 @@ pub struct Annotations<'a> {
     pub boot_slots: Option<Text<'a>>,
     /// `kubevirt.io/pci-interface-slot-count`: the number of interfaces that KubeVirt provides ports for.
     pub slot_count: Option<Text<'a>>,
+    /// `kubevirt.io/pci-topology-version`: the PCI topology that KubeVirt keeps for the guest.
+    pub topology_version: Option<Text<'a>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
     pub root_complex: Option<Text<'a>>,
 }
@@ -60,6 +62,7 @@ fields! {
         "nicplug.io/reserve-ports" => reserve_ports: value,
         "nicplug.io/boot-slots" => boot_slots: value,
         "kubevirt.io/pci-interface-slot-count" => slot_count: value,
+        "kubevirt.io/pci-topology-version" => topology_version: value,
         "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
     }
 }

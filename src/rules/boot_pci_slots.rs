@@ -1,5 +1,7 @@
 //! NP107.
 
+mod frozen_slots;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
@@ -20,6 +22,10 @@ rule! {
     /// KubeVirt certainly rejects is denied: a slot count that is not a number, a full root complex, an address that is
     /// used twice.
     ///
+    /// KubeVirt freezes the PCI topology of a guest in two annotations of the template: `kubevirt.io/pci-topology-version`
+    /// and `kubevirt.io/pci-interface-slot-count`. If a tool applies its own manifest and prunes them, every device of
+    /// the guest gets another address at the next boot.
+    ///
     /// ## Example
     /// ```yaml
     /// apiVersion: kubevirt.io/v1
@@ -34,7 +40,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().collect();
+    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
     match evaluate(case, &case.change.after) {
         Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
         Err(why) if case.is_new() => {

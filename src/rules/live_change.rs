@@ -1,5 +1,7 @@
 //! NP108.
 
+mod next_boot;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::Network,
@@ -39,13 +41,22 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let nics = &case.change.nics;
     // Only KubeVirt changes a VMI, and it changes only what it can apply.
     let is_virtual_machine = case.change.after.vmi.is_none();
     if !is_virtual_machine {
         return Vec::new();
     }
+    let mut findings = changes_of_running_guest(case);
+    findings.extend(next_boot::check(case));
+    findings
+}
+
+fn changes_of_running_guest(case: &Case) -> Vec<Finding> {
+    let nics = &case.change.nics;
     if nics.removed.is_empty() && nics.modified.is_empty() {
+        if matches!(case.live(), Fact::Absent) {
+            return Vec::new();
+        }
         return evaluate_first(case.change).into_iter().collect();
     }
     case.if_live(&RULE, |vmi| {
