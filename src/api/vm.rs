@@ -200,12 +200,15 @@ fields! {
 /// `spec` of a VirtualMachineInstanceReplicaSet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSetSpec<'a> {
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
     /// `template`.
     pub template: GuestTemplate<'a>,
 }
 
 fields! {
     ReplicaSetSpec {
+        "replicas" => replicas: value,
         "template" => template: object,
     }
 }
@@ -229,12 +232,15 @@ fields! {
 /// `spec` of a VirtualMachinePool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolSpec<'a> {
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
     /// `virtualMachineTemplate`: the VirtualMachine's metadata and spec.
     pub virtual_machine_template: VirtualMachine<'a>,
 }
 
 fields! {
     PoolSpec {
+        "replicas" => replicas: value,
         "virtualMachineTemplate" => virtual_machine_template: object,
     }
 }

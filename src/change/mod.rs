@@ -208,6 +208,8 @@ pub struct ObjectView<'r> {
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// Whether KubeVirt expands the template with an instancetype or a preference.
     pub needs_expansion: bool,
+    /// `spec.replicas` of a pool or replica set; `None` if it is not set.
+    pub replicas: Option<i64>,
 }
 
 impl<'r> ObjectView<'r> {
@@ -220,6 +222,7 @@ impl<'r> ObjectView<'r> {
                 path: "spec",
                 vmi: Some(vmi),
                 needs_expansion: false,
+                replicas: None,
             },
             Object::Vm(vm) => Self {
                 metadata: &vm.metadata,
@@ -228,6 +231,7 @@ impl<'r> ObjectView<'r> {
                 path: "spec.template.spec",
                 vmi: None,
                 needs_expansion: vm.needs_expansion(),
+                replicas: None,
             },
             Object::ReplicaSet(set) => Self {
                 metadata: &set.metadata,
@@ -236,6 +240,7 @@ impl<'r> ObjectView<'r> {
                 path: "spec.template.spec",
                 vmi: None,
                 needs_expansion: false,
+                replicas: set.spec.replicas,
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
@@ -246,6 +251,7 @@ impl<'r> ObjectView<'r> {
                     path: "spec.virtualMachineTemplate.spec.template.spec",
                     vmi: None,
                     needs_expansion: vm.needs_expansion(),
+                    replicas: pool.spec.replicas,
                 }
             }
             Object::Migration(_) | Object::Other => return None,

@@ -7,7 +7,10 @@ pub(super) mod mac_index;
 pub(super) mod projection;
 mod queries;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -19,7 +22,7 @@ use self::{
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
-    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad},
+    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad, wire::Wire},
     k8s::{Key, kind::Kind},
     pci::Devices,
     settings::overrides::ParsedOverrides,
@@ -34,6 +37,8 @@ pub struct Store {
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
+    /// The NetworkAttachmentDefinitions of each wire.
+    wires: HashMap<Wire, BTreeSet<Key>>,
     /// The namespace isolation of each ConfigMap of Multus.
     isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
     /// The DaemonSets that attach NICs.
@@ -132,6 +137,7 @@ impl Store {
                 self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
             }
             Kind::Node => self.count_label(namespace, name, false),
+            Kind::Nad => self.remove_from_wire(&key),
             _ => {}
         }
         self.listing_mut(kind).remove(namespace, name);
@@ -283,7 +289,7 @@ impl Store {
                 self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
             }
             Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
-            Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
+            Projected::Nad(nad) => self.upsert_nad(&key, nad),
             Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
             Projected::Node(is_labelled) => {
                 self.count_label(namespace, name, is_labelled);
@@ -296,6 +302,25 @@ impl Store {
                 self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
+        }
+    }
+
+    fn upsert_nad(&mut self, key: &Key, nad: Nad) {
+        self.remove_from_wire(key);
+        if let Some(wire) = &nad.wire {
+            self.wires.entry(wire.clone()).or_default().insert(key.clone());
+        }
+        self.nads.insert(&key.0, &key.1, Arc::new(nad));
+    }
+
+    fn remove_from_wire(&mut self, key: &Key) {
+        let Fact::Known(nad) = self.nads.get(&key.0, &key.1) else { return };
+        let Some(wire) = &nad.wire else { return };
+        if let Some(nads) = self.wires.get_mut(wire) {
+            nads.remove(key);
+            if nads.is_empty() {
+                self.wires.remove(wire);
+            }
         }
     }
 
@@ -518,6 +543,28 @@ mod tests {
     }
 
     #[test]
+    fn networks_of_one_wire_are_found_until_they_change() {
+        let mut store = Store::complete();
+        let nad = |name: &str, bridge: &str| {
+            let config = format!(r#"{{"type": "bridge", "bridge": "{bridge}"}}"#);
+            object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({"spec": {"config": config}}))
+        };
+        let others = |store: &Store, name| {
+            store.others_on_wire(NadRef { namespace: "demo", name }).map(|(_, name)| name.clone()).collect::<Vec<_>>()
+        };
+        for (name, bridge) in [("a", "blue"), ("b", "blue"), ("c", "red")] {
+            store.insert(&nad(name, bridge)).unwrap();
+        }
+        assert_eq!(others(&store, "a"), ["b"]);
+        assert!(others(&store, "c").is_empty());
+        store.insert(&nad("b", "red")).unwrap();
+        assert!(others(&store, "a").is_empty());
+        assert_eq!(others(&store, "c"), ["b"]);
+        store.remove(Kind::Nad, "demo", "b");
+        assert!(others(&store, "c").is_empty());
+    }
+
+    #[test]
     fn one_object_makes_no_other_object_absent() {
         let mut store = Store::default();
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &json!({}))).unwrap();
@@ -544,7 +591,7 @@ mod tests {
             ("kubevirt.io/v1", Kind::Vm, "vm", &json!({"spec": template})),
             ("kubevirt.io/v1", Kind::Migration, "m", &migration),
             ("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({})),
-            ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({})),
+            ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({"spec": {"config": "{\"type\": \"bridge\"}"}})),
             ("apps/v1", Kind::Revision, "r", &json!({"data": {"spec": template}})),
             (
                 "apps/v1",
@@ -584,7 +631,7 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }
-        assert!(store.guests.is_empty() && store.dependent.is_empty());
+        assert!(store.guests.is_empty() && store.dependent.is_empty() && store.wires.is_empty());
         assert_eq!((store.labelled_nodes, store.kubevirt()), (0, &Fact::Unknown));
         assert_eq!((store.migration("demo", "vm"), store.isolation()), (Fact::Absent, Fact::Absent));
     }

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn each_state_has_one_fix_and_only_a_running_vm_restarts() {
         const POD: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
-        let of = |interface: &str| Hotplug::modify((r#"{"name": "dyniface1", "masquerade": {}}"#, POD), (interface, POD));
+        let of =
+            |interface: &str| Hotplug::modify((r#"{"name": "dyniface1", "masquerade": {}}"#, POD), (interface, POD));
         let fix = |case: &Hotplug| case.findings(&RULE).remove(0).fix.into_owned();
         let absent = || of(r#"{"name": "dyniface1", "masquerade": {}, "state": "absent"}"#);
         assert_eq!(fix(&absent()), "to remove the NIC, delete its interface and network and restart the VM");

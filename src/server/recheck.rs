@@ -111,6 +111,9 @@ impl RecheckQuery {
             if let Some((namespace, name)) = user.guest.split_once('/') {
                 plan = plan.with_guest(namespace, name);
             }
+            if let Some(network) = &user.via {
+                plan = plan.with_network(network);
+            }
         }
         Self { plan, known: facts.clone(), kinds }
     }

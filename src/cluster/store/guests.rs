@@ -123,7 +123,13 @@ impl Guests {
         &mut self.vms
     }
 
-    /// Returns a guest other than `own` that has the address on the network; names are `namespace/name`.
+    /// Returns the guests other than `own` that have the address on the network, and whether each has a VMI. Names are
+    /// `namespace/name`.
+    pub(crate) fn other_users(&self, mac: Mac, network: &str, own: &str) -> impl Iterator<Item = (&str, bool)> {
+        self.macs.other_users(mac, network, own)
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
         self.macs.other_user(mac, network, own)
     }

@@ -91,13 +91,18 @@ impl MacIndex {
         }
     }
 
-    /// Returns a guest other than `own` that has the address on the network; of several the first by name.
+    /// Returns the guests other than `own` that have the address on the network, by name, and whether each has a VMI.
+    pub(crate) fn other_users(&self, mac: Mac, network: &str, own: &str) -> impl Iterator<Item = (&str, bool)> {
+        let users = self.names.find(network).into_iter().flat_map(move |network| {
+            let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
+            self.users.range(first..).take_while(move |(user, _)| user.mac == mac && user.network == network)
+        });
+        users.map(|(user, holders)| (&*user.guest, holders.vmi)).filter(move |(guest, _)| *guest != own)
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
-        let network = self.names.find(network)?;
-        let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
-        let users = self.users.range(first..).map(|(user, _)| user);
-        let mut guests = users.take_while(|user| user.mac == mac && user.network == network).map(|user| &*user.guest);
-        guests.find(|guest| *guest != own)
+        self.other_users(mac, network, own).map(|(guest, _)| guest).next()
     }
 
     #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::{
         Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
         nad::{NadLookup, closest_name},
     },
+    k8s::Key,
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -134,17 +135,37 @@ impl Store {
         closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not
-    /// all guests are known.
+    /// Returns the other NetworkAttachmentDefinitions that connect NICs to the same wire.
+    pub(super) fn others_on_wire<'s>(&'s self, name: NadRef<'s>) -> impl Iterator<Item = &'s Key> {
+        let wire = self.nads.get(name.namespace, name.name).known().and_then(|nad| nad.wire.as_ref());
+        let nads = wire.and_then(|wire| self.wires.get(wire)).into_iter().flatten();
+        nads.filter(move |(namespace, other)| (namespace.as_str(), other.as_str()) != (name.namespace, name.name))
+    }
+
+    /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
+    /// and not all guests are known.
+    ///
+    /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
+    /// import or a restored backup: it is no conflict.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
-            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
-            Some(MacUser { mac, network, guest })
+            let nad = NadRef::parse(nic.network_name()?, own_namespace);
+            let is_source = |guest: &str| guest.rsplit('/').next() == Some(change.subject.name);
+            let other = |network: &str| {
+                let mut users = self.guests.other_users(mac, network, &own);
+                users.find(|(guest, is_running)| *is_running || !is_source(guest)).map(|(guest, _)| guest.to_owned())
+            };
+            let network = nad.to_string();
+            if let Some(guest) = other(&network) {
+                return Some(MacUser { mac, network, via: None, guest });
+            }
+            let mut others = self.others_on_wire(nad).map(|(namespace, name)| NadRef { namespace, name }.to_string());
+            let (via, guest) = others.find_map(|via| other(&via).map(|guest| (via, guest)))?;
+            Some(MacUser { mac, network, via: Some(via), guest })
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
