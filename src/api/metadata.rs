@@ -11,6 +11,8 @@ pub struct Metadata<'a> {
     pub namespace: Text<'a>,
     /// `uid`.
     pub uid: Text<'a>,
+    /// `generation`: 0 if missing.
+    pub generation: i64,
     /// `annotations`: `None` if a patch has to create the map first.
     pub annotations: Option<Annotations<'a>>,
     /// `deletionTimestamp`: set while the object is being deleted.
@@ -24,6 +26,7 @@ fields! {
         "name" => name: nullable,
         "namespace" => namespace: nullable,
         "uid" => uid: nullable,
+        "generation" => generation: nullable,
         "annotations" => annotations: optional,
         "deletionTimestamp" => deletion_timestamp: value,
         "ownerReferences" => owner_references: objects,

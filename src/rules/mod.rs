@@ -10,6 +10,7 @@ mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
 mod feature_gate;
+mod foretell;
 mod hot_unplug;
 mod hotplug_binding;
 mod hotplug_model;
@@ -44,7 +45,7 @@ use crate::{
         attachment::{Attachment, InPlace},
         nic::HotplugMethod,
     },
-    kubevirt::gates::Gate,
+    kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
@@ -136,7 +137,7 @@ impl Scope {
             Self::Request => change.requests_nics(),
             Self::Hotplug => {
                 let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
-                is_guest && !change.nics.is_empty()
+                is_guest && (!change.nics.is_empty() || change.changes_all_nics())
             }
         }
     }
@@ -379,6 +380,11 @@ impl<'c> Case<'c> {
     /// Returns whether a feature gate is on; `None` if the KubeVirt resource is unknown.
     pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
+    }
+
+    /// Returns the version of KubeVirt; `None` if it is unknown.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version)
     }
 
     /// Returns whether the object is being created, so that nothing runs yet.

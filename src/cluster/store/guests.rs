@@ -55,6 +55,11 @@ impl Guests {
         self.vmis.get(namespace, name).map(|stored| &stored.facts)
     }
 
+    /// Returns the MAC addresses of a VMI in the order of its NICs; none if no NIC has one.
+    pub(crate) fn macs_of_vmi(&self, namespace: &str, name: &str) -> Macs {
+        self.vmis.get(namespace, name).known().map(|stored| Arc::clone(&stored.macs)).unwrap_or_default()
+    }
+
     pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
         self.vms.get(namespace, name).map(|stored| &stored.facts)
     }

@@ -60,6 +60,7 @@ impl Store {
         Facts {
             kubevirt: self.kubevirt.clone(),
             revision: self.revision(namespace, &vmi),
+            guest_macs: self.guests.macs_of_vmi(namespace, name),
             vmi,
             vm: self.vm(namespace, name),
             attachment: self.attachment(),

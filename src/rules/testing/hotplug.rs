@@ -6,7 +6,8 @@ use super::{Expect, assert_as_expected, findings_under, review_of_kind};
 use crate::{
     api::{
         cluster,
-        network::{NadRef, Network},
+        network::{Interface, NadRef, Network},
+        vmi::VirtualMachineInstance,
     },
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
@@ -86,7 +87,10 @@ impl Hotplug {
             r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
-        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
+        let vmi: VirtualMachineInstance = serde_json::from_str(&vmi).unwrap();
+        let mac = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
+        self.facts.guest_macs = vmi.spec.interfaces().iter().map(mac).collect();
+        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&vmi)));
         self
     }
 
