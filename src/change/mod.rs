@@ -11,7 +11,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::InterfaceRequest,
+    vm::{InterfaceRequest, PoolSpec},
     vmi::VirtualMachineInstance,
 };
 
@@ -208,6 +208,10 @@ pub struct ObjectView<'r> {
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// Whether KubeVirt expands the template with an instancetype or a preference.
     pub needs_expansion: bool,
+    /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
+    pub stops: bool,
+    /// The pool, if the object is one.
+    pub pool: Option<&'r PoolSpec<'r>>,
 }
 
 impl<'r> ObjectView<'r> {
@@ -220,6 +224,8 @@ impl<'r> ObjectView<'r> {
                 path: "spec",
                 vmi: Some(vmi),
                 needs_expansion: false,
+                stops: false,
+                pool: None,
             },
             Object::Vm(vm) => Self {
                 metadata: &vm.metadata,
@@ -228,6 +234,8 @@ impl<'r> ObjectView<'r> {
                 path: "spec.template.spec",
                 vmi: None,
                 needs_expansion: vm.needs_expansion(),
+                stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
+                pool: None,
             },
             Object::ReplicaSet(set) => Self {
                 metadata: &set.metadata,
@@ -236,6 +244,8 @@ impl<'r> ObjectView<'r> {
                 path: "spec.template.spec",
                 vmi: None,
                 needs_expansion: false,
+                stops: false,
+                pool: None,
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
@@ -246,6 +256,8 @@ impl<'r> ObjectView<'r> {
                     path: "spec.virtualMachineTemplate.spec.template.spec",
                     vmi: None,
                     needs_expansion: vm.needs_expansion(),
+                    stops: false,
+                    pool: Some(&pool.spec),
                 }
             }
             Object::Migration(_) | Object::Other => return None,
