@@ -1,7 +1,7 @@
 //! VirtualMachine and the kinds that hold a template of a VM or VMI, or refer to one
 //! (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`, `pool.kubevirt.io`).
 
-use serde::de::MapAccess;
+use serde::{Deserialize, de::MapAccess};
 
 use super::{
     Lazy, Present, Shared, Text,
@@ -55,6 +55,10 @@ pub struct VirtualMachineSpec<'a> {
     pub instancetype: Option<Present>,
     /// `preference`: may set machine type, NIC model and disk bus.
     pub preference: Option<Present>,
+    /// `runStrategy`: `Always`, `Halted`, `Manual`, …
+    pub run_strategy: Option<Text<'a>>,
+    /// `running`: the older field for `runStrategy` Always or Halted.
+    pub running: Option<bool>,
 }
 
 fields! {
@@ -62,6 +66,16 @@ fields! {
         "template" => template: object,
         "instancetype" => instancetype: value,
         "preference" => preference: value,
+        "runStrategy" => run_strategy: value,
+        "running" => running: value,
+    }
+}
+
+impl VirtualMachineSpec<'_> {
+    /// Whether KubeVirt stops a running guest. The other strategies leave it running.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.run_strategy.as_deref() == Some("Halted") || self.running == Some(false)
     }
 }
 
@@ -243,17 +257,43 @@ fields! {
 /// `spec` of a VirtualMachinePool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolSpec<'a> {
-    /// `replicas`: 1 if it is not set.
-    pub replicas: Option<i64>,
     /// `virtualMachineTemplate`: the VirtualMachine's metadata and spec.
     pub virtual_machine_template: VirtualMachine<'a>,
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
+    /// `maxUnavailable`: the number of guests that may be restarted together, or a percentage; 100 % if it is not set.
+    pub max_unavailable: Option<IntOrString<'a>>,
+    /// `updateStrategy`: proactive if it is not set.
+    pub update_strategy: UpdateStrategy,
 }
 
 fields! {
     PoolSpec {
-        "replicas" => replicas: value,
         "virtualMachineTemplate" => virtual_machine_template: object,
+        "replicas" => replicas: value,
+        "maxUnavailable" => max_unavailable: value,
+        "updateStrategy" => update_strategy: nullable,
     }
+}
+
+/// `updateStrategy` of a VirtualMachinePool. At most one field is set.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct UpdateStrategy {
+    /// `unmanaged`: the pool does not change its VMs.
+    pub unmanaged: Option<Present>,
+    /// `opportunistic`: the pool changes its VMs, but restarts no guest.
+    pub opportunistic: Option<Present>,
+}
+
+/// A whole number or a text, such as a percentage.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum IntOrString<'a> {
+    /// A number.
+    Int(i64),
+    /// A text.
+    String(#[serde(borrow)] Text<'a>),
 }
 
 /// `VirtualMachineInstanceMigration`: a request to migrate a VirtualMachineInstance.

@@ -11,7 +11,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::{InterfaceRequest, VirtualMachine},
+    vm::{InterfaceRequest, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -222,6 +222,10 @@ pub struct ObjectView<'r> {
     pub needs_expansion: bool,
     /// `spec.replicas` of a pool or replica set; `None` if it is not set.
     pub replicas: Option<i64>,
+    /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
+    pub stops: bool,
+    /// The pool, if the object is one.
+    pub pool: Option<&'r PoolSpec<'r>>,
 }
 
 impl<'r> ObjectView<'r> {
@@ -236,6 +240,8 @@ impl<'r> ObjectView<'r> {
                 vm: None,
                 needs_expansion: false,
                 replicas: None,
+                stops: false,
+                pool: None,
             },
             Object::Vm(vm) => Self {
                 metadata: &vm.metadata,
@@ -246,6 +252,8 @@ impl<'r> ObjectView<'r> {
                 vm: Some(vm),
                 needs_expansion: vm.needs_expansion(),
                 replicas: None,
+                stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
+                pool: None,
             },
             Object::ReplicaSet(set) => Self {
                 metadata: &set.metadata,
@@ -256,6 +264,8 @@ impl<'r> ObjectView<'r> {
                 vm: None,
                 needs_expansion: false,
                 replicas: set.spec.replicas,
+                stops: false,
+                pool: None,
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
@@ -268,6 +278,8 @@ impl<'r> ObjectView<'r> {
                     vm: None,
                     needs_expansion: vm.needs_expansion(),
                     replicas: pool.spec.replicas,
+                    stops: false,
+                    pool: Some(&pool.spec),
                 }
             }
             Object::Migration(_) | Object::Other => return None,

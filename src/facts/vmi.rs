@@ -89,6 +89,17 @@ impl Vmi {
         }
     }
 
+    /// Whether KubeVirt has not created the guest's pod yet. A change of the NICs is no hotplug then: KubeVirt copies it
+    /// to the VMI, and creates the pod with it.
+    #[must_use]
+    pub fn has_no_pod_yet(&self) -> bool {
+        match &self.phase {
+            Phase::Unset => true,
+            Phase::Other(phase) => &**phase == "Pending",
+            Phase::Running | Phase::Succeeded | Phase::Failed => false,
+        }
+    }
+
     /// Whether the guest can still change: it is neither being deleted nor in a final phase.
     #[must_use]
     pub fn is_live(&self) -> bool {

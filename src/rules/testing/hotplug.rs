@@ -29,6 +29,7 @@ pub(crate) struct Hotplug {
     new: Vec<(String, String)>,
     domain: String,
     annotations: String,
+    spec: String,
     is_new: bool,
     is_vmi: bool,
     owners: String,
@@ -61,6 +62,7 @@ impl Hotplug {
             new: owned(new).into_iter().collect(),
             domain: r#""devices": {"#.to_owned(),
             annotations: String::new(),
+            spec: String::new(),
             is_new: false,
             is_vmi: false,
             owners: String::new(),
@@ -251,6 +253,12 @@ impl Hotplug {
         self
     }
 
+    /// Adds fields to the spec of the new VM, as the fields of a JSON object.
+    pub(crate) fn spec(mut self, fields: &str) -> Self {
+        self.spec = format!("{fields}, ");
+        self
+    }
+
     /// Gives the guest and its VM bridge NICs with these names, before and after the change.
     pub(crate) fn having(mut self, names: &[&str]) -> Self {
         for (place, name) in names.iter().enumerate() {
@@ -276,9 +284,9 @@ impl Hotplug {
 
     /// Returns the AdmissionReview as the API server would send it.
     pub(crate) fn review(&self) -> String {
-        let object = |nics: &[(String, String)], annotations: &str| {
+        let object = |nics: &[(String, String)], annotations: &str, fields: &str| {
             let guest = self.guest(nics);
-            let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
+            let spec = if self.is_vmi { guest } else { format!(r#"{{{fields}"template": {{"spec": {guest}}}}}"#) };
             format!(
                 r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}},
                     "ownerReferences": [{}]}}, "spec": {spec}}}"#,
@@ -287,8 +295,8 @@ impl Hotplug {
         };
         let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
         let (operation, old) =
-            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "")) };
-        review_of_kind(kind, operation, &object(&self.new, &self.annotations), &old)
+            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "", "")) };
+        review_of_kind(kind, operation, &object(&self.new, &self.annotations, &self.spec), &old)
     }
 
     fn guest(&self, nics: &[(String, String)]) -> String {
