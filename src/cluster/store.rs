@@ -7,10 +7,7 @@ pub(super) mod mac_index;
 pub(super) mod projection;
 mod queries;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -22,7 +19,7 @@ use self::{
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
-    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad, wire::Wire},
+    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad},
     k8s::{Key, kind::Kind},
     pci::Devices,
     settings::overrides::ParsedOverrides,
@@ -37,8 +34,6 @@ pub struct Store {
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
-    /// The NetworkAttachmentDefinitions of each wire.
-    wires: HashMap<Wire, BTreeSet<Key>>,
     /// The namespace isolation of each ConfigMap of Multus.
     isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
     /// The DaemonSets that attach NICs.
@@ -137,7 +132,6 @@ impl Store {
                 self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
             }
             Kind::Node => self.count_label(namespace, name, false),
-            Kind::Nad => self.remove_from_wire(&key),
             _ => {}
         }
         self.listing_mut(kind).remove(namespace, name);
@@ -289,7 +283,7 @@ impl Store {
                 self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
             }
             Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
-            Projected::Nad(nad) => self.upsert_nad(&key, nad),
+            Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
             Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
             Projected::Node(is_labelled) => {
                 self.count_label(namespace, name, is_labelled);
@@ -302,25 +296,6 @@ impl Store {
                 self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
-        }
-    }
-
-    fn upsert_nad(&mut self, key: &Key, nad: Nad) {
-        self.remove_from_wire(key);
-        if let Some(wire) = &nad.wire {
-            self.wires.entry(wire.clone()).or_default().insert(key.clone());
-        }
-        self.nads.insert(&key.0, &key.1, Arc::new(nad));
-    }
-
-    fn remove_from_wire(&mut self, key: &Key) {
-        let Fact::Known(nad) = self.nads.get(&key.0, &key.1) else { return };
-        let Some(wire) = &nad.wire else { return };
-        if let Some(nads) = self.wires.get_mut(wire) {
-            nads.remove(key);
-            if nads.is_empty() {
-                self.wires.remove(wire);
-            }
         }
     }
 
@@ -543,25 +518,34 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_one_wire_are_found_until_they_change() {
+    fn a_guest_on_another_network_of_the_wire_is_found() {
         let mut store = Store::complete();
         let nad = |name: &str, bridge: &str| {
             let config = format!(r#"{{"type": "bridge", "bridge": "{bridge}"}}"#);
             object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({"spec": {"config": config}}))
         };
-        let others = |store: &Store, name| {
-            store.others_on_wire(NadRef { namespace: "demo", name }).map(|(_, name)| name.clone()).collect::<Vec<_>>()
-        };
-        for (name, bridge) in [("a", "blue"), ("b", "blue"), ("c", "red")] {
+        for (name, bridge) in [("net", "blue"), ("other", "blue"), ("elsewhere", "red")] {
             store.insert(&nad(name, bridge)).unwrap();
         }
-        assert_eq!(others(&store, "a"), ["b"]);
-        assert!(others(&store, "c").is_empty());
-        store.insert(&nad("b", "red")).unwrap();
-        assert!(others(&store, "a").is_empty());
-        assert_eq!(others(&store, "c"), ["b"]);
-        store.remove(Kind::Nad, "demo", "b");
-        assert!(others(&store, "c").is_empty());
+        let mac = "02:00:00:00:00:01";
+        let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let find = |store: &Store, network, own: &str| {
+            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            user.map(|user| (user.guest, user.via))
+        };
+        let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
+        assert_eq!(find(&store, "net", "demo/b"), Some(("demo/a".to_owned(), None)));
+        assert_eq!(find(&store, "other", "demo/b"), on_wire);
+        assert_eq!(find(&store, "elsewhere", "demo/b"), None);
+        assert_eq!(find(&store, "missing", "demo/b"), None);
+        assert_eq!(find(&store, "other", "demo/a"), None, "its own address");
+        assert_eq!(find(&store, "other", "restored/a"), None, "a stopped source of the same name");
+        let running = json!({"spec": guest(mac, false), "status": {"phase": "Running"}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vmi, "a", &running)).unwrap();
+        assert_eq!(find(&store, "other", "restored/a"), on_wire);
+        store.insert(&nad("other", "red")).unwrap();
+        assert_eq!(find(&store, "other", "demo/b"), None);
     }
 
     #[test]
@@ -591,7 +575,7 @@ mod tests {
             ("kubevirt.io/v1", Kind::Vm, "vm", &json!({"spec": template})),
             ("kubevirt.io/v1", Kind::Migration, "m", &migration),
             ("kubevirt.io/v1", Kind::KubeVirt, "kubevirt", &json!({})),
-            ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({"spec": {"config": "{\"type\": \"bridge\"}"}})),
+            ("k8s.cni.cncf.io/v1", Kind::Nad, "net", &json!({})),
             ("apps/v1", Kind::Revision, "r", &json!({"data": {"spec": template}})),
             (
                 "apps/v1",
@@ -631,7 +615,7 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }
-        assert!(store.guests.is_empty() && store.dependent.is_empty() && store.wires.is_empty());
+        assert!(store.guests.is_empty() && store.dependent.is_empty());
         assert_eq!((store.labelled_nodes, store.kubevirt()), (0, &Fact::Unknown));
         assert_eq!((store.migration("demo", "vm"), store.isolation()), (Fact::Absent, Fact::Absent));
     }

@@ -14,7 +14,6 @@ rule! {
     /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named
     /// by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect. A live
     /// migration renames the pod interfaces since KubeVirt 1.9 (feature gate PodSecondaryInterfaceNamingUpgrade).
-    /// While KubeVirt does not know the pod interface of any NIC, it unplugs none either.
     ///
     /// ## Example
     /// ```yaml
@@ -30,10 +29,6 @@ rule! {
 
 /// The first version with hot-unplug.
 const SINCE: Version = Version::new(1, 0, 0);
-
-/// The first version of which it was read that the names come from the status of the VMI alone
-/// (`pkg/network/namescheme`).
-const SINCE_NAMES_IN_STATUS: Version = Version::new(1, 6, 0);
 
 fn check(case: &Case) -> Vec<Finding> {
     case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi))
@@ -60,10 +55,6 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         let fix = "migrate the VM once, which renames its pod interfaces, or stop it and remove the NIC then";
         return Some(if is_renamed { fault.with_fix(fix.to_owned()) } else { fault });
     }
-    if version.is_some_and(|version| version >= SINCE_NAMES_IN_STATUS) && !knows_a_pod_interface(vmi) {
-        let what = format!("{name:?} is not unplugged while KubeVirt does not know its pod interface");
-        return Some(RULE.advice(field, what));
-    }
     let is_unknown = version.is_none();
     is_unknown.then(|| {
         RULE.unknown(FactKind::KubeVirt, format!("unplug of {name:?} was not checked: KubeVirt's version is not known"))
@@ -75,12 +66,6 @@ fn ordinal_interface(vmi: &Vmi) -> Option<&str> {
     let seen = vmi.status_nics.iter().filter(|seen| seen.has_ordinal_name());
     let mut further = seen.filter(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()));
     further.next().map(|seen| &*seen.pod_interface)
-}
-
-/// Whether the status names the pod interface of a further NIC.
-fn knows_a_pod_interface(vmi: &Vmi) -> bool {
-    let mut known = vmi.status_nics.iter().filter(|seen| !seen.pod_interface.is_empty());
-    known.any(|seen| vmi.nic(&seen.name).is_some_and(|nic| nic.network.is_some()))
 }
 
 #[cfg(test)]
@@ -99,10 +84,9 @@ mod tests {
 
     #[test]
     fn a_pod_of_an_old_kubevirt_does_not_support_unplug() {
-        for (pod_interface, expect) in [("pod9a6a0c3b4d8", Expect::Silent), ("", Expect::Advice), ("net1", FAULT)] {
+        for (pod_interface, expect) in [("pod9a6a0c3b4d8", Expect::Silent), ("", Expect::Silent), ("net1", FAULT)] {
             unplug().seen("dyniface1", pod_interface).expect(&RULE, &expect);
         }
-        unplug().kubevirt("v1.5.0", &[]).seen("dyniface1", "").expect(&RULE, &Expect::Silent);
         let fix = |version: &str| {
             unplug().kubevirt(version, &[]).seen("dyniface1", "net1").findings(&RULE).remove(0).fix.into_owned()
         };

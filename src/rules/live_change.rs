@@ -38,7 +38,12 @@ rule! {
     /// MigrationRequired.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
-    /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot.
+    /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot, and a
+    /// template that loses its last NIC gets it.
+    ///
+    /// KubeVirt removes an entry with `state: absent` if the guest does not have the NIC, so a tool that applies the same
+    /// manifest again and KubeVirt undo each other's change. A link that is set down under a liveness or readiness probe
+    /// by TCP or HTTP makes the probe fail: after a failed liveness probe KubeVirt kills the guest.
     ///
     /// ## Example
     /// A manifest without `dyniface1` is applied to a VM that runs with this NIC:

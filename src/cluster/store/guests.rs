@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, macs_on_networks},
+    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, UserOfMac, macs_on_networks},
 };
 use crate::{
     api::mac::Mac,
@@ -128,10 +128,9 @@ impl Guests {
         &mut self.vms
     }
 
-    /// Returns the guests other than `own` that have the address on the network, and whether each has a VMI. Names are
-    /// `namespace/name`.
-    pub(crate) fn other_users(&self, mac: Mac, network: &str, own: &str) -> impl Iterator<Item = (&str, bool)> {
-        self.macs.other_users(mac, network, own)
+    /// Returns the guests that have the address, on each network.
+    pub(crate) fn mac_users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        self.macs.users(mac)
     }
 
     #[cfg(test)]

@@ -46,6 +46,15 @@ impl User {
     }
 }
 
+/// A guest that has an address on a network. Both names are `namespace/name`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserOfMac<'i> {
+    pub(crate) network: &'i str,
+    pub(crate) guest: &'i str,
+    /// Whether its VMI has the address.
+    pub(crate) is_running: bool,
+}
+
 /// Which objects of the guest have the address.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Holders {
@@ -91,18 +100,17 @@ impl MacIndex {
         }
     }
 
-    /// Returns the guests other than `own` that have the address on the network, by name, and whether each has a VMI.
-    pub(crate) fn other_users(&self, mac: Mac, network: &str, own: &str) -> impl Iterator<Item = (&str, bool)> {
-        let users = self.names.find(network).into_iter().flat_map(move |network| {
-            let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
-            self.users.range(first..).take_while(move |(user, _)| user.mac == mac && user.network == network)
-        });
-        users.map(|(user, holders)| (&*user.guest, holders.vmi)).filter(move |(guest, _)| *guest != own)
+    /// Returns the guests that have the address, by network and name.
+    pub(crate) fn users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        let first = User { mac, network: Arc::default(), guest: Arc::default() };
+        let users = self.users.range(first..).take_while(move |(user, _)| user.mac == mac);
+        users.map(|(user, holders)| UserOfMac { network: &user.network, guest: &user.guest, is_running: holders.vmi })
     }
 
     #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
-        self.other_users(mac, network, own).map(|(guest, _)| guest).next()
+        let mut users = self.users(mac).filter(|user| user.network == network && user.guest != own);
+        users.next().map(|user| user.guest)
     }
 
     #[cfg(test)]

@@ -4,13 +4,13 @@ use std::{cell::LazyCell, sync::Arc};
 
 use super::{Store, listing::AnyListing};
 use crate::{
-    api::{network::NadRef, review::ObjectKind},
+    api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
         Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
         nad::{NadLookup, closest_name},
+        wire::Wire,
     },
-    k8s::Key,
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -136,43 +136,50 @@ impl Store {
         closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns the other NetworkAttachmentDefinitions that connect NICs to the same wire.
-    pub(super) fn others_on_wire<'s>(&'s self, name: NadRef<'s>) -> impl Iterator<Item = &'s Key> {
-        let wire = self.nads.get(name.namespace, name.name).known().and_then(|nad| nad.wire.as_ref());
-        let nads = wire.and_then(|wire| self.wires.get(wire)).into_iter().flatten();
-        nads.filter(move |(namespace, other)| (namespace.as_str(), other.as_str()) != (name.namespace, name.name))
-    }
-
     /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
     /// and not all guests are known.
-    ///
-    /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
-    /// import or a restored backup: it is no conflict.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let nad = NadRef::parse(nic.network_name()?, own_namespace);
-            let is_source = |guest: &str| guest.rsplit('/').next() == Some(change.subject.name);
-            let other = |network: &str| {
-                let mut users = self.guests.other_users(mac, network, &own);
-                users.find(|(guest, is_running)| *is_running || !is_source(guest)).map(|(guest, _)| guest.to_owned())
-            };
-            let network = nad.to_string();
-            if let Some(guest) = other(&network) {
-                return Some(MacUser { mac, network, via: None, guest });
-            }
-            let mut others = self.others_on_wire(nad).map(|(namespace, name)| NadRef { namespace, name }.to_string());
-            let (via, guest) = others.find_map(|via| other(&via).map(|guest| (via, guest)))?;
-            Some(MacUser { mac, network, via: Some(via), guest })
+            self.mac_user(mac, NadRef::parse(nic.network_name()?, own_namespace), &own)
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
         }
         Fact::Known(users)
+    }
+
+    /// Returns a guest other than `own` that has the address on the network, or on another network of the same wire.
+    ///
+    /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
+    /// import or a restored backup: it is no conflict.
+    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
+        let network = nad.to_string();
+        let own_name = name_of(own);
+        let wire = self.wire(nad);
+        let mut via = None;
+        for user in self.guests.mac_users(mac) {
+            let is_source = !user.is_running && name_of(user.guest) == own_name;
+            if user.guest == own || is_source {
+                continue;
+            }
+            if user.network == network {
+                return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
+            }
+            if via.is_none() && wire.is_some() && wire == self.wire(NadRef::parse(user.network, "")) {
+                via = Some(user);
+            }
+        }
+        let user = via?;
+        Some(MacUser { mac, network, via: Some(user.network.to_owned()), guest: user.guest.to_owned() })
+    }
+
+    fn wire(&self, nad: NadRef) -> Option<&Wire> {
+        self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.wire.as_ref())
     }
 }
 
@@ -197,4 +204,9 @@ impl FactSource for Store {
 /// Returns the NICs whose networks are facts of a change.
 fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
+}
+
+/// Returns the name in `namespace/name`.
+fn name_of(guest: &str) -> &str {
+    guest.split_once('/').map_or(guest, |(_, name)| name)
 }
