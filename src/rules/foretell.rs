@@ -276,8 +276,10 @@ fn different_field(
     }
     // KubeVirt compares the text. The text of the guest's address is not in memory, but that of the old template is.
     let address = written(interface.mac_address.as_ref());
-    let is_rewritten = was.is_some_and(|was| written(was.mac_address.as_ref()) != address);
-    if address.and_then(|address| address.parse().ok()) != mac || is_rewritten && mac.is_some() {
+    let old_address = was.map(|was| written(was.mac_address.as_ref()));
+    let read = |address: Option<&str>| address.and_then(|address| address.parse::<Mac>().ok());
+    let is_rewritten = old_address.is_some_and(|old| old != address && read(old) == read(address));
+    if read(address) != mac || is_rewritten {
         return Some("macAddress");
     }
     let source = nic.network.map(|entry| entry.value);

@@ -266,8 +266,9 @@ fn fault(case: &Case, difference: &Difference, what: String) -> Finding {
 fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Option<Finding> {
     let Swap { nic, guest, network } = swap;
     let name = nic.name;
-    let is_of_request = case.change.nics.modified.iter().any(|(_, changed)| changed.name == name);
-    let kubevirt = case.facts.kubevirt.known().filter(|_| is_of_request && !nic.is_absent() && !guest.is_absent)?;
+    let nics = &case.change.nics;
+    let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
+    let kubevirt = case.facts.kubevirt.known().filter(|_| changed.any(|changed| changed.name == name))?;
     let field = case.change.nic_field(nic);
     if guest.is_default_network {
         // Only where RestartRequired is newly set does a text of this rule have the word in small letters.
@@ -275,6 +276,11 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
     let reason = match &vmi.migratable {
+        Migratable::Yes if nic.is_absent() => {
+            let what =
+                format!("{name:?} is being unplugged, and asks for a live migration to {network:?} all the same");
+            return Some(RULE.advice(field, what));
+        }
         Migratable::Yes if case.facts.nodes == Fact::Known(1) => {
             let what = format!("{name:?} needs a live migration to {network:?}, and no other node can take the guest");
             return Some(
@@ -295,7 +301,7 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
         // KubeVirt treats a VM without the condition as one that cannot migrate.
         Migratable::Unknown => "not LiveMigratable yet",
     };
-    let what = format!("{name:?} moves to {network:?} by a live migration only, which the guest cannot do ({reason})");
+    let what = format!("{name:?} needs a live migration to {network:?}, which the guest cannot do ({reason})");
     Some(RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned()))
 }
 
@@ -314,9 +320,11 @@ fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
-        facts::vmi::Migratable,
+        facts::{Fact, vmi::Migratable},
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -372,6 +380,67 @@ mod tests {
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let without_method = changed().rollout("Stage", &[]).findings(&RULE);
         assert!(without_method[0].what.contains("lacks workloadUpdateMethods"), "{without_method:?}");
+    }
+
+    #[test]
+    fn the_same_network_by_another_name_changes_nothing() {
+        let qualified = r#"{"name": "dyniface1", "multus": {"networkName": "demo/new-fancy-net"}}"#;
+        let renamed = || Hotplug::modify((NIC, NET), (NIC, qualified));
+        renamed().expect(&RULE, &Expect::Silent);
+        renamed().kubevirt("v1.8.4", &[]).expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn a_network_is_copied_at_once_even_if_another_field_waits() {
+        let new = r#"{"name": "dyniface1", "bridge": {}, "macAddress": "02:00:00:00:00:01"}"#;
+        let both = || Hotplug::modify((NIC, NET), (new, OTHER_NET));
+        both().expect(&RULE, &FAULT);
+        let findings = both().findings(&RULE);
+        let what = "\"dyniface1\" moves to \"net-b\" now by a live migration, while macAddress waits for the restart";
+        assert_eq!(findings[0].what, what);
+        let one_node = Hotplug::modify((NIC, NET), (NIC, OTHER_NET)).facts(|facts| facts.nodes = Fact::Known(1));
+        assert!(one_node.findings(&RULE)[0].what.ends_with("(one node)"));
+    }
+
+    #[test]
+    fn the_network_of_the_default_nic_waits_for_the_next_boot() {
+        let [old, new] = ["new-fancy-net", "net-b"].map(|network| {
+            format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{network}", "default": true}}}}"#)
+        });
+        let changed = Hotplug::modify((NIC, &old), (NIC, &new));
+        changed.expect(&RULE, &FAULT);
+        assert!(changed.findings(&RULE)[0].what.contains("next boot"));
+    }
+
+    #[test]
+    fn the_text_of_a_mac_address_counts_and_a_return_to_the_guest_does_not() {
+        let [lower, upper, other] = ["02:00:00:00:00:0a", "02-00-00-00-00-0A", "02:00:00:00:00:0b"]
+            .map(|mac| format!(r#"{{"name": "dyniface1", "bridge": {{}}, "macAddress": "{mac}"}}"#));
+        Hotplug::modify((&lower, NET), (&upper, NET)).expect(&RULE, &FAULT);
+        let mac = "02:00:00:00:00:0a".parse().ok();
+        let guest_has = |hotplug: Hotplug| hotplug.facts(|facts| facts.guest_macs = [None, mac].into());
+        guest_has(Hotplug::modify((&other, NET), (&lower, NET))).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_nic_without_an_entry_in_the_guests_spec_is_compared_with_nothing() {
+        let new = r#"{"name": "dyniface1", "bridge": {}, "model": "virtio"}"#;
+        let not_copied = Hotplug::modify((NIC, NET), (new, NET));
+        not_copied.vmi(|vmi| Arc::make_mut(&mut vmi.nics).truncate(1)).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn fields_of_all_nics_are_compared_with_the_guest() {
+        let field = "spec.template.spec.domain.devices.networkInterfaceMultiqueue";
+        let multiqueue = || {
+            let same = Hotplug::modify((NIC, NET), (NIC, NET));
+            same.vmi(|vmi| vmi.multiqueue = Some(true))
+        };
+        // The builder writes the same devices before and after, so another NIC has to change.
+        let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
+        let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
+        with_link.expect(&RULE, &Expect::Faults(&[field]));
+        multiqueue().expect(&RULE, &Expect::Silent);
     }
 
     #[test]
