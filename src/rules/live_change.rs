@@ -1,5 +1,7 @@
 //! NP108.
 
+mod pool;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::Network,
@@ -26,6 +28,10 @@ rule! {
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
     /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot.
     ///
+    /// An update of a VirtualMachinePool restarts its guests: KubeVirt deletes each guest whose VM differs from the template
+    /// of the pool, at most `maxUnavailable` together (by default all), and its VM starts it anew. With `updateStrategy`
+    /// `opportunistic` the pool changes its VMs only, and with `unmanaged` nothing.
+    ///
     /// ## Example
     /// A manifest without `dyniface1` is applied to a VM that runs with this NIC:
     /// ```yaml
@@ -39,6 +45,9 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    if let Some(pool) = case.change.after.pool {
+        return pool::check(case, pool).into_iter().collect();
+    }
     let nics = &case.change.nics;
     // Only KubeVirt changes a VMI, and it changes only what it can apply.
     let is_virtual_machine = case.change.after.vmi.is_none();
