@@ -284,6 +284,33 @@ pub struct UpdateStrategy {
     pub unmanaged: Option<Present>,
     /// `opportunistic`: the pool changes its VMs, but restarts no guest.
     pub opportunistic: Option<Present>,
+    /// `proactive`: the pool restarts its guests.
+    pub proactive: Option<Proactive>,
+}
+
+impl UpdateStrategy {
+    /// Whether selectors choose the guests that the pool restarts.
+    #[must_use]
+    pub fn selects_guests(&self) -> bool {
+        let policy = self.proactive.as_ref().and_then(|proactive| proactive.selection_policy.as_ref());
+        policy.is_some_and(|policy| policy.selectors.is_some())
+    }
+}
+
+/// `updateStrategy.proactive` of a VirtualMachinePool.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Proactive {
+    /// `selectionPolicy`.
+    pub selection_policy: Option<SelectionPolicy>,
+}
+
+/// `updateStrategy.proactive.selectionPolicy` of a VirtualMachinePool.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct SelectionPolicy {
+    /// `selectors`.
+    pub selectors: Option<Present>,
 }
 
 /// A whole number or a text, such as a percentage.

@@ -134,6 +134,8 @@ pub struct Facts {
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
+    /// Whether the user of the request is virt-controller.
+    pub by_controller: bool,
 }
 
 /// Another guest with a MAC address on a network.

@@ -1,6 +1,7 @@
 //! NP108.
 
 mod next_boot;
+mod pool;
 
 use super::{
     Case, CauseType, Finding,
@@ -45,6 +46,10 @@ rule! {
     /// manifest again and KubeVirt undo each other's change. A link that is set down under a liveness or readiness probe
     /// by TCP or HTTP makes the probe fail: after a failed liveness probe KubeVirt kills the guest.
     ///
+    /// An update of a VirtualMachinePool restarts its guests: KubeVirt deletes each guest whose VM differs from the template
+    /// of the pool, at most `maxUnavailable` together (by default all), and its VM starts it anew. With `updateStrategy`
+    /// `opportunistic` the pool changes its VMs only, and with `unmanaged` nothing.
+    ///
     /// ## Example
     /// A manifest without `dyniface1` is applied to a VM that runs with this NIC:
     /// ```yaml
@@ -58,6 +63,9 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
+    if let Some(pool) = case.change.after.pool {
+        return pool::check(case, pool).into_iter().collect();
+    }
     // Only KubeVirt changes a VMI, and it changes only what it can apply.
     if case.change.after.vm.is_none() {
         return Vec::new();
@@ -431,7 +439,7 @@ mod tests {
 
     #[test]
     fn fields_of_all_nics_are_compared_with_the_guest() {
-        let field = "spec.template.spec.domain.devices.networkInterfaceMultiqueue";
+        const FIELD: &str = "spec.template.spec.domain.devices.networkInterfaceMultiqueue";
         let multiqueue = || {
             let same = Hotplug::modify((NIC, NET), (NIC, NET));
             same.vmi(|vmi| vmi.multiqueue = Some(true))
@@ -439,7 +447,7 @@ mod tests {
         // The builder writes the same devices before and after, so another NIC has to change.
         let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
         let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
-        with_link.expect(&RULE, &Expect::Faults(&[field]));
+        with_link.expect(&RULE, &Expect::Faults(&[FIELD]));
         multiqueue().expect(&RULE, &Expect::Silent);
     }
 

@@ -15,8 +15,11 @@ use crate::{
     settings::overrides::ParsedOverrides,
 };
 
+/// The service account of virt-controller.
+const CONTROLLER: &str = "kubevirt-controller";
+
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
-pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", "kubevirt-controller", "kubevirt-handler"];
+pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", CONTROLLER, "kubevirt-handler"];
 
 impl Store {
     /// Returns the KubeVirt resource. One must exist, so without one it is unknown.
@@ -33,10 +36,14 @@ impl Store {
     /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed,
     /// or in `kubevirt` if that is unknown.
     pub(in crate::cluster) fn is_of_kubevirt(&self, user: &str) -> bool {
-        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
-        account.is_some_and(|(namespace, name)| {
-            COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt")
-        })
+        self.component(user).is_some()
+    }
+
+    /// Returns the name of the service account, if the user is a component of KubeVirt.
+    fn component<'u>(&self, user: &'u str) -> Option<&'u str> {
+        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let is_component = COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt");
+        is_component.then_some(name)
     }
 
     pub(super) fn vmi(&self, namespace: &str, name: &str) -> Fact<Arc<Vmi>> {
@@ -193,7 +200,13 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
-        Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
+        Facts {
+            nads: self.nads_of(change),
+            isolation: self.isolation(),
+            mac_users: self.mac_users(change),
+            by_controller: self.component(change.user) == Some(CONTROLLER),
+            ..guest
+        }
     }
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {

@@ -96,10 +96,11 @@ fn review_of(operation: &str, object: &str, old_object: &str) -> String {
     review_of_kind("VirtualMachine", operation, object, old_object)
 }
 
-fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
+pub(crate) fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
+    let group = if kind == "VirtualMachinePool" { "pool.kubevirt.io" } else { "kubevirt.io" };
     format!(
         r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{
-            "uid": "u", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "{kind}"}},
+            "uid": "u", "kind": {{"group": "{group}", "version": "v1", "kind": "{kind}"}},
             "namespace": "demo", "name": "vm-fedora", "operation": "{operation}", "userInfo": {{"username": "alice"}},
             "object": {object}, "oldObject": {old_object}}}}}"#
     )
@@ -110,7 +111,7 @@ pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<
     findings_under(rule, review, facts, &Settings::default())
 }
 
-fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
+pub(crate) fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
         panic!("faulty: {review}")
     };
