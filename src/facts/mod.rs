@@ -10,6 +10,7 @@ pub mod nad;
 pub mod nic;
 pub mod vm;
 pub mod vmi;
+pub mod wire;
 
 use std::sync::Arc;
 
@@ -113,6 +114,8 @@ pub struct Facts {
     pub kubevirt: Fact<Arc<KubeVirt>>,
     /// The VMI of the VM, or the VMI of the request itself.
     pub vmi: Fact<Arc<Vmi>>,
+    /// The MAC addresses of the VMI in the order of its NICs; none if no NIC has one.
+    pub guest_macs: Arc<[Option<Mac>]>,
     /// The VM of the VMI; absent for a VMI without a VM.
     pub vm: Fact<Arc<Vm>>,
     /// The networks that the change names.
@@ -127,10 +130,12 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
-    /// Other guests with a MAC address of the change on the same network.
+    /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
+    /// Whether the user of the request is virt-controller.
+    pub by_controller: bool,
 }
 
 /// Another guest with a MAC address on a network.
@@ -138,8 +143,10 @@ pub struct Facts {
 pub struct MacUser {
     /// The address.
     pub mac: Mac,
-    /// The network, as `namespace/name` of its NetworkAttachmentDefinition.
+    /// The network of the NIC in the change, as `namespace/name` of its NetworkAttachmentDefinition.
     pub network: String,
+    /// The network of the other guest, if it is another one on the same wire.
+    pub via: Option<String>,
     /// The VM or VMI, as `namespace/name`.
     pub guest: String,
 }

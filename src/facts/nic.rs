@@ -1,6 +1,9 @@
 //! A NIC of a stored guest, kept small because a cluster may have a million of them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::api::{
+    Text,
     guest::GuestSpec,
     network::{Interface, Network},
 };
@@ -16,6 +19,18 @@ pub struct GuestNic {
     pub hotplug: HotplugMethod,
     /// Whether its state is `absent`.
     pub is_absent: bool,
+    /// Whether its state is `down`.
+    pub is_down: bool,
+    /// Whether its network is the default network of the pod, by `pod` or by `multus.default`.
+    pub is_default_network: bool,
+    /// Whether its network is `pod`.
+    pub is_on_pod_network: bool,
+    /// `model` as written; `None` if unset or empty.
+    pub model: Option<Box<str>>,
+    /// The [`hash_of_interface`].
+    pub interface_hash: u64,
+    /// The [`hash_of_source`]; 0 without a network.
+    pub source_hash: u64,
 }
 
 /// How KubeVirt hotplugs a NIC into a running guest.
@@ -60,8 +75,47 @@ impl GuestNic {
             network: multus.map(|multus| multus.network_name.as_str().into()),
             hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
+            is_down: interface.state.as_deref() == Some("down"),
+            is_default_network: network.is_some_and(Network::is_default),
+            is_on_pod_network: network.is_some_and(|network| network.pod.is_some()),
+            model: written(interface.model.as_ref()).map(Into::into),
+            interface_hash: hash_of_interface(interface),
+            source_hash: network.map_or(0, hash_of_source),
         }
     }
+}
+
+/// Returns a text; KubeVirt takes an empty one for none.
+#[must_use]
+pub fn written<'t>(text: Option<&'t Text<'_>>) -> Option<&'t str> {
+    text.map(Text::as_str).filter(|text| !text.is_empty())
+}
+
+/// Returns a hash of the fields of an interface that change only at the next boot, except for its name, `model` and
+/// `macAddress`. KubeVirt takes an empty list for none, but `dhcpOptions: {}` differs from none.
+#[must_use]
+pub fn hash_of_interface(interface: &Interface) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    interface.bindings.hash(&mut hasher);
+    written(interface.pci_address.as_ref()).hash(&mut hasher);
+    interface.ports.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.port_ranges.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.dhcp_options.hash(&mut hasher);
+    interface.boot_order.hash(&mut hasher);
+    interface.acpi_index.filter(|&index| index != 0).hash(&mut hasher);
+    written(interface.tag.as_ref()).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Returns a hash of the source of a network, without the name of the NetworkAttachmentDefinition.
+#[must_use]
+pub fn hash_of_source(network: &Network) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    network.pod.hash(&mut hasher);
+    network.multus.as_ref().map(|multus| multus.default).hash(&mut hasher);
+    network.resource_claim.hash(&mut hasher);
+    network.unknown_sources.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

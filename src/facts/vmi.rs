@@ -30,6 +30,10 @@ pub struct Vmi {
     pub is_migrating: bool,
     /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
+    /// `domain.devices.networkInterfaceMultiqueue`.
+    pub multiqueue: Option<bool>,
+    /// `domain.devices.autoattachPodInterface`.
+    pub autoattach_pod: Option<bool>,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -79,7 +83,20 @@ impl Vmi {
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+            multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
+            autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
             boot: BootFacts::of(spec, status, registry),
+        }
+    }
+
+    /// Whether KubeVirt has not created the guest's pod yet. A change of the NICs is no hotplug then: KubeVirt copies it
+    /// to the VMI, and creates the pod with it.
+    #[must_use]
+    pub fn has_no_pod_yet(&self) -> bool {
+        match &self.phase {
+            Phase::Unset => true,
+            Phase::Other(phase) => &**phase == "Pending",
+            Phase::Running | Phase::Succeeded | Phase::Failed => false,
         }
     }
 
@@ -87,6 +104,23 @@ impl Vmi {
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.is_deleting && !self.phase.is_final()
+    }
+
+    /// Returns the generation of the VM from which it was created: the end of its revision's name,
+    /// `revision-start-vm-UID-GENERATION`.
+    #[must_use]
+    pub fn start_generation(&self) -> Option<i64> {
+        self.boot.revision.as_deref()?.rsplit('-').next()?.parse().ok()
+    }
+
+    /// Whether KubeVirt takes the pod interfaces of its further NICs for ordinal ones (`net1`), whose NICs it does not
+    /// unplug: the first known name decides, and without any known name they count as ordinal.
+    #[must_use]
+    pub fn has_ordinal_names(&self) -> bool {
+        let further = |nic: &&GuestNic| nic.network.is_some() && !nic.is_default_network;
+        let seen = |nic: &GuestNic| self.status_nic(&nic.name).filter(|seen| !seen.pod_interface.is_empty());
+        let mut further = self.nics.iter().filter(further).peekable();
+        further.peek().is_some() && further.find_map(seen).is_none_or(StatusNic::has_ordinal_name)
     }
 
     /// Returns the NIC of a name in the spec.

@@ -46,7 +46,7 @@ fn check(case: &Case) -> Vec<Finding> {
 
 /// Returns the NICs of a running guest whose network is changed by migration.
 fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
-    let vmi = case.facts.live();
+    let vmi = case.live();
     let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
     let modified = case.change.nics.modified.iter().filter(move |_| moves);
     modified.filter_map(move |(old, new)| {

@@ -1,5 +1,5 @@
-//! Emits an Event on a guest if a request of KubeVirt is denied: a user reads the answer to their own request, but not
-//! the answer to a controller's request.
+//! Emits an Event on a guest if a request of KubeVirt is denied, or would be denied to another user: a user reads the
+//! answer to their own request, but not the answer to a controller's request.
 //!
 //! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together;
 //! Events above the limit are dropped and counted.
@@ -30,30 +30,41 @@ impl DenialEvents {
         Self { cache, queue, rate_limiter: Mutex::default() }
     }
 
-    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components.
+    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others.
     pub(super) fn emit(&self, evaluation: &Evaluation) {
-        let Some(change) = evaluation.denied_change() else { return };
-        if !change.dry_run && self.cache.is_of_kubevirt(change.user) {
-            self.emit_denial(change, &evaluation.verdict().message());
+        let verdict = evaluation.verdict();
+        if let Some(change) = evaluation.denied_change() {
+            let is_reported = !change.dry_run && self.cache.is_of_kubevirt(change.user);
+            if is_reported {
+                self.emit_on_guest(change, EventReason::InterfaceRefused, denial_note(change, &verdict.message()));
+            }
+        } else if let Some(change) = evaluation.change_not_denied()
+            && !change.dry_run
+        {
+            let note = warning_note(change, &verdict.message_of_not_denied());
+            self.emit_on_guest(change, EventReason::InterfaceNotAttached, note);
         }
     }
 
-    fn emit_denial(&self, change: &Change, message: &str) {
+    fn emit_on_guest(&self, change: &Change, reason: EventReason, note: String) {
         let Some((object, related)) = event_objects(change) else { return };
-        let note = note(change, message);
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
         let is_admitted =
             self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
-            self.queue.emit(PendingEvent { reason: EventReason::InterfaceRefused, object, related, note });
+            self.queue.emit(PendingEvent { reason, object, related, note });
         } else {
             self.queue.count_dropped(DropReason::Rate);
         }
     }
 }
 
-fn note(change: &Change, message: &str) -> String {
+fn warning_note(change: &Change, message: &str) -> String {
+    format!("KubeVirt updated {} {:?}: {message}", change.subject.gvk.kind, change.subject.name)
+}
+
+fn denial_note(change: &Change, message: &str) -> String {
     let Change { subject, before, .. } = change;
     let verb = if before.is_some() { "update" } else { "create" };
     format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, message)

@@ -111,6 +111,9 @@ impl RecheckQuery {
             if let Some((namespace, name)) = user.guest.split_once('/') {
                 plan = plan.with_guest(namespace, name);
             }
+            if let Some(network) = &user.via {
+                plan = plan.with_network(network);
+            }
         }
         Self { plan, known: facts.clone(), kinds }
     }
@@ -134,6 +137,7 @@ impl OverlayFacts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
+            by_controller: known.by_controller,
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes },
             // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {
@@ -454,7 +458,7 @@ mod tests {
             timeout: Duration::from_secs(4),
         });
         let mut body: Value = serde_json::from_slice(&body(&["old", "new"], &json!({}))).unwrap();
-        body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-controller");
+        body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-apiserver");
         let request = hyper::Request::post("/validate").header("Content-Type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
         let (mut log, writer) = io::pipe().unwrap();
@@ -471,7 +475,7 @@ mod tests {
         drop(logging);
         let mut line = String::new();
         log.read_to_string(&mut line).unwrap();
-        assert!(line.contains("kubevirt-controller") && line.contains("NP105"), "{line}");
+        assert!(line.contains("kubevirt-apiserver") && line.contains("NP105"), "{line}");
         // The queue has no sender, so it drops the Event.
         assert_eq!(events.dropped(DropReason::Full), 1);
     }

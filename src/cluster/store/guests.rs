@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, macs_on_networks},
+    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, UserOfMac, macs_on_networks},
 };
 use crate::{
     api::mac::Mac,
@@ -53,6 +53,11 @@ impl Stored<Vm> {
 impl Guests {
     pub(crate) fn vmi(&self, namespace: &str, name: &str) -> Fact<&Arc<Vmi>> {
         self.vmis.get(namespace, name).map(|stored| &stored.facts)
+    }
+
+    /// Returns the MAC addresses of a VMI in the order of its NICs; none if no NIC has one.
+    pub(crate) fn macs_of_vmi(&self, namespace: &str, name: &str) -> Macs {
+        self.vmis.get(namespace, name).known().map(|stored| Arc::clone(&stored.macs)).unwrap_or_default()
     }
 
     pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
@@ -123,7 +128,12 @@ impl Guests {
         &mut self.vms
     }
 
-    /// Returns a guest other than `own` that has the address on the network; names are `namespace/name`.
+    /// Returns the guests that have the address, on each network.
+    pub(crate) fn mac_users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        self.macs.users(mac)
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
         self.macs.other_user(mac, network, own)
     }

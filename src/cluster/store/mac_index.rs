@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The MAC address of each NIC of a guest, in the order of its NICs; `None` if it is missing or invalid.
-pub(crate) type Macs = Box<[Option<Mac>]>;
+pub(crate) type Macs = Arc<[Option<Mac>]>;
 
 /// A MAC address on a NetworkAttachmentDefinition.
 pub(crate) type MacOnNetwork<'n> = (Mac, NadRef<'n>);
@@ -44,6 +44,15 @@ impl User {
     fn new((mac, network): MacOnNetwork, guest: &Arc<str>) -> Self {
         Self { mac, network: network.to_string().into(), guest: Arc::clone(guest) }
     }
+}
+
+/// A guest that has an address on a network. Both names are `namespace/name`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserOfMac<'i> {
+    pub(crate) network: &'i str,
+    pub(crate) guest: &'i str,
+    /// Whether its VMI has the address.
+    pub(crate) is_running: bool,
 }
 
 /// Which objects of the guest have the address.
@@ -91,13 +100,17 @@ impl MacIndex {
         }
     }
 
-    /// Returns a guest other than `own` that has the address on the network; of several the first by name.
+    /// Returns the guests that have the address, by network and name.
+    pub(crate) fn users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        let first = User { mac, network: Arc::default(), guest: Arc::default() };
+        let users = self.users.range(first..).take_while(move |(user, _)| user.mac == mac);
+        users.map(|(user, holders)| UserOfMac { network: &user.network, guest: &user.guest, is_running: holders.vmi })
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
-        let network = self.names.find(network)?;
-        let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
-        let users = self.users.range(first..).map(|(user, _)| user);
-        let mut guests = users.take_while(|user| user.mac == mac && user.network == network).map(|user| &*user.guest);
-        guests.find(|guest| *guest != own)
+        let mut users = self.users(mac).filter(|user| user.network == network && user.guest != own);
+        users.next().map(|user| user.guest)
     }
 
     #[cfg(test)]

@@ -6,7 +6,8 @@ use super::{Expect, assert_as_expected, findings_under, review_of_kind};
 use crate::{
     api::{
         cluster,
-        network::{NadRef, Network},
+        network::{Interface, NadRef, Network},
+        vmi::VirtualMachineInstance,
     },
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
@@ -28,6 +29,7 @@ pub(crate) struct Hotplug {
     new: Vec<(String, String)>,
     domain: String,
     annotations: String,
+    spec: String,
     is_new: bool,
     is_vmi: bool,
     owners: String,
@@ -60,6 +62,7 @@ impl Hotplug {
             new: owned(new).into_iter().collect(),
             domain: r#""devices": {"#.to_owned(),
             annotations: String::new(),
+            spec: String::new(),
             is_new: false,
             is_vmi: false,
             owners: String::new(),
@@ -86,7 +89,10 @@ impl Hotplug {
             r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
-        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
+        let vmi: VirtualMachineInstance = serde_json::from_str(&vmi).unwrap();
+        let mac = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
+        self.facts.guest_macs = vmi.spec.interfaces().iter().map(mac).collect();
+        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&vmi)));
         self
     }
 
@@ -139,12 +145,12 @@ impl Hotplug {
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
+        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false, wire: None })
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
+        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true, wire: None })
     }
 
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {
@@ -247,6 +253,12 @@ impl Hotplug {
         self
     }
 
+    /// Adds fields to the spec of the new VM, as the fields of a JSON object.
+    pub(crate) fn spec(mut self, fields: &str) -> Self {
+        self.spec = format!("{fields}, ");
+        self
+    }
+
     /// Gives the guest and its VM bridge NICs with these names, before and after the change.
     pub(crate) fn having(mut self, names: &[&str]) -> Self {
         for (place, name) in names.iter().enumerate() {
@@ -272,9 +284,9 @@ impl Hotplug {
 
     /// Returns the AdmissionReview as the API server would send it.
     pub(crate) fn review(&self) -> String {
-        let object = |nics: &[(String, String)], annotations: &str| {
+        let object = |nics: &[(String, String)], annotations: &str, fields: &str| {
             let guest = self.guest(nics);
-            let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
+            let spec = if self.is_vmi { guest } else { format!(r#"{{{fields}"template": {{"spec": {guest}}}}}"#) };
             format!(
                 r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}},
                     "ownerReferences": [{}]}}, "spec": {spec}}}"#,
@@ -283,8 +295,8 @@ impl Hotplug {
         };
         let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
         let (operation, old) =
-            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "")) };
-        review_of_kind(kind, operation, &object(&self.new, &self.annotations), &old)
+            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "", "")) };
+        review_of_kind(kind, operation, &object(&self.new, &self.annotations, &self.spec), &old)
     }
 
     fn guest(&self, nics: &[(String, String)]) -> String {
