@@ -114,8 +114,6 @@ pub struct Facts {
     pub kubevirt: Fact<Arc<KubeVirt>>,
     /// The VMI of the VM, or the VMI of the request itself.
     pub vmi: Fact<Arc<Vmi>>,
-    /// The MAC addresses of the VMI in the order of its NICs; none if no NIC has one.
-    pub guest_macs: Arc<[Option<Mac>]>,
     /// The VM of the VMI; absent for a VMI without a VM.
     pub vm: Fact<Arc<Vm>>,
     /// The networks that the change names.

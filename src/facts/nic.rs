@@ -1,10 +1,14 @@
 //! A NIC of a stored guest, kept small because a cluster may have a million of them.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::api::{
     Text,
     guest::GuestSpec,
+    mac::Mac,
     network::{Interface, Network},
 };
 
@@ -21,16 +25,25 @@ pub struct GuestNic {
     pub is_absent: bool,
     /// Whether its state is `down`.
     pub is_down: bool,
-    /// Whether its network is the default network of the pod, by `pod` or by `multus.default`.
-    pub is_default_network: bool,
-    /// Whether its network is `pod`.
-    pub is_on_pod_network: bool,
+    /// The role of its network.
+    pub role: NetworkRole,
     /// `model` as written; `None` if unset or empty.
     pub model: Option<Box<str>>,
     /// The [`hash_of_interface`].
     pub interface_hash: u64,
     /// The [`hash_of_source`]; 0 without a network.
     pub source_hash: u64,
+}
+
+/// The role of a network in the pod.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum NetworkRole {
+    /// The pod network.
+    Pod,
+    /// The multus network that replaces the pod network.
+    Default,
+    /// Another network, or none.
+    Additional,
 }
 
 /// How KubeVirt hotplugs a NIC into a running guest.
@@ -76,13 +89,28 @@ impl GuestNic {
             hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
             is_down: interface.state.as_deref() == Some("down"),
-            is_default_network: network.is_some_and(Network::is_default),
-            is_on_pod_network: network.is_some_and(|network| network.pod.is_some()),
+            role: match network {
+                Some(network) if network.pod.is_some() => NetworkRole::Pod,
+                Some(network) if network.is_default() => NetworkRole::Default,
+                _ => NetworkRole::Additional,
+            },
             model: written(interface.model.as_ref()).map(Into::into),
             interface_hash: hash_of_interface(interface),
             source_hash: network.map_or(0, hash_of_source),
         }
     }
+}
+
+/// Returns the MAC address of each NIC of a guest, in the order of its interfaces; `None` if it is missing or invalid.
+/// The list is empty if no NIC has one.
+#[must_use]
+pub fn macs_of(guest: &GuestSpec) -> Arc<[Option<Mac>]> {
+    let mac_of = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
+    let interfaces = guest.interfaces();
+    if interfaces.iter().all(|interface| mac_of(interface).is_none()) {
+        return Arc::default();
+    }
+    interfaces.iter().map(mac_of).collect()
 }
 
 /// Returns a text; KubeVirt takes an empty one for none.

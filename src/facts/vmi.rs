@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{boot::BootFacts, nic::GuestNic};
+use super::{
+    boot::BootFacts,
+    nic::{GuestNic, NetworkRole, macs_of},
+};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
+        mac::Mac,
         vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
     change::MAX_NICS,
@@ -34,6 +38,8 @@ pub struct Vmi {
     pub multiqueue: Option<bool>,
     /// `domain.devices.autoattachPodInterface`.
     pub autoattach_pod: Option<bool>,
+    /// The MAC addresses in the order of its NICs, as by [`macs_of`].
+    pub macs: Arc<[Option<Mac>]>,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -85,6 +91,7 @@ impl Vmi {
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
             multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
             autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
+            macs: macs_of(&spec.spec),
             boot: BootFacts::of(spec, status, registry),
         }
     }
@@ -117,7 +124,7 @@ impl Vmi {
     /// unplug: the first known name decides, and without any known name they count as ordinal.
     #[must_use]
     pub fn has_ordinal_names(&self) -> bool {
-        let further = |nic: &&GuestNic| nic.network.is_some() && !nic.is_default_network;
+        let further = |nic: &&GuestNic| nic.network.is_some() && nic.role == NetworkRole::Additional;
         let seen = |nic: &GuestNic| self.status_nic(&nic.name).filter(|seen| !seen.pod_interface.is_empty());
         let mut further = self.nics.iter().filter(further).peekable();
         further.peek().is_some() && further.find_map(seen).is_none_or(StatusNic::has_ordinal_name)

@@ -1,20 +1,18 @@
 //! NP108.
 
+pub(super) mod forecast;
 mod next_boot;
 mod pool;
 
-use super::{
-    Case, CauseType, Finding,
-    foretell::{DEFAULT_NIC, Difference, Forecast, NETWORK_NAME, Restart, Swap},
-    rule,
-};
+use self::forecast::{DEFAULT_NIC, Difference, Forecast, NETWORK_NAME, Restart, Swap};
+use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::Network,
     change::{Change, Nic},
     facts::{
         Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
-        nic::HotplugMethod,
+        nic::{HotplugMethod, NetworkRole},
         vmi::Migratable,
     },
 };
@@ -133,7 +131,7 @@ fn is_of_request(change: &Change, difference: &Difference) -> bool {
 
 /// Returns whether the finding about the new network of a NIC names its waiting field too.
 fn is_reported_with_swap(vmi: &Vmi, nic: &Nic, forecast: &Forecast) -> bool {
-    let is_swapped = |swap: &Swap| swap.nic.name == nic.name && !swap.guest.is_default_network;
+    let is_swapped = |swap: &Swap| swap.nic.name == nic.name && swap.guest.role == NetworkRole::Additional;
     vmi.migratable == Migratable::Yes && forecast.swapped.iter().any(is_swapped)
 }
 
@@ -278,7 +276,7 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
     let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
     let kubevirt = case.facts.kubevirt.known().filter(|_| changed.any(|changed| changed.name == name))?;
     let field = case.change.nic_field(nic);
-    if guest.is_default_network {
+    if guest.role != NetworkRole::Additional {
         // Only where RestartRequired is newly set does a text of this rule have the word in small letters.
         let what = format!("{network:?} for default network {name:?} is stored and sets no RestartRequired: next boot");
         return Some(RULE.fault(CauseType::Invalid, field, what));
@@ -426,7 +424,7 @@ mod tests {
             .map(|mac| format!(r#"{{"name": "dyniface1", "bridge": {{}}, "macAddress": "{mac}"}}"#));
         Hotplug::modify((&lower, NET), (&upper, NET)).expect(&RULE, &FAULT);
         let mac = "02:00:00:00:00:0a".parse().ok();
-        let guest_has = |hotplug: Hotplug| hotplug.facts(|facts| facts.guest_macs = [None, mac].into());
+        let guest_has = |hotplug: Hotplug| hotplug.vmi(|vmi| vmi.macs = [None, mac].into());
         guest_has(Hotplug::modify((&other, NET), (&lower, NET))).expect(&RULE, &Expect::Silent);
     }
 

@@ -10,7 +10,6 @@ mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
 mod feature_gate;
-mod foretell;
 mod hot_unplug;
 mod hotplug_binding;
 mod hotplug_model;

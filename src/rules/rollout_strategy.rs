@@ -2,13 +2,13 @@
 
 use super::{
     Case, CauseType, Finding,
-    foretell::{Forecast, is_down},
+    live_change::forecast::{Forecast, is_down},
     rule,
 };
 use crate::{
     api::review::ObjectKind,
     change::Nic,
-    facts::{Fact, kubevirt::Rollout},
+    facts::{Fact, kubevirt::Rollout, nic::NetworkRole},
 };
 
 rule! {
@@ -53,7 +53,7 @@ fn check(case: &Case) -> Vec<Finding> {
         let changed = |vmi| {
             let Forecast { links, swapped, .. } = Forecast::of(case, vmi);
             let link = links.first().map(|nic| fault(nic, if is_down(nic) { " (link down)" } else { " (link up)" }));
-            let applied = swapped.iter().find(|swap| !swap.guest.is_default_network);
+            let applied = swapped.iter().find(|swap| swap.guest.role == NetworkRole::Additional);
             link.or_else(|| applied.map(|swap| fault(&swap.nic, " (network)"))).into_iter().collect()
         };
         findings = case.if_live(&RULE, changed);

@@ -55,11 +55,6 @@ impl Guests {
         self.vmis.get(namespace, name).map(|stored| &stored.facts)
     }
 
-    /// Returns the MAC addresses of a VMI in the order of its NICs; none if no NIC has one.
-    pub(crate) fn macs_of_vmi(&self, namespace: &str, name: &str) -> Macs {
-        self.vmis.get(namespace, name).known().map(|stored| Arc::clone(&stored.macs)).unwrap_or_default()
-    }
-
     pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
         self.vms.get(namespace, name).map(|stored| &stored.facts)
     }
@@ -164,7 +159,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
-        cluster::store::mac_index::macs_of,
+        facts::nic::macs_of,
     };
 
     /// Returns the spec of a guest with NICs of these names; each has a different MAC address.

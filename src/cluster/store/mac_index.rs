@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::interner::Interner;
 use crate::{
-    api::{guest::GuestSpec, mac::Mac, network::NadRef},
+    api::{mac::Mac, network::NadRef},
     facts::nic::GuestNic,
 };
 
@@ -119,13 +119,6 @@ impl MacIndex {
     }
 }
 
-/// Returns the MAC addresses of the NICs of a guest.
-pub(crate) fn macs_of(guest: &GuestSpec) -> Macs {
-    let interfaces = guest.interfaces().iter();
-    let macs: Macs = interfaces.map(|interface| interface.mac_address.as_deref()?.parse().ok()).collect();
-    if macs.iter().any(Option::is_some) { macs } else { Macs::default() }
-}
-
 /// Returns the MAC addresses of a guest on NetworkAttachmentDefinitions, without NICs that are being removed.
 pub(crate) fn macs_on_networks<'n>(
     nics: &'n [GuestNic],
@@ -143,6 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{api::guest::GuestSpec, facts::nic::macs_of};
 
     const NETWORKS: [NadRef; 2] =
         [NadRef { namespace: "demo", name: "net" }, NadRef { namespace: "other", name: "net" }];

@@ -67,7 +67,6 @@ impl Store {
         Facts {
             kubevirt: self.kubevirt.clone(),
             revision: self.revision(namespace, &vmi),
-            guest_macs: self.guests.macs_of_vmi(namespace, name),
             vmi,
             vm: self.vm(namespace, name),
             attachment: self.attachment(),

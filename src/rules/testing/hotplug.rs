@@ -6,8 +6,7 @@ use super::{Expect, assert_as_expected, findings_under, review_of_kind};
 use crate::{
     api::{
         cluster,
-        network::{Interface, NadRef, Network},
-        vmi::VirtualMachineInstance,
+        network::{NadRef, Network},
     },
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
@@ -89,10 +88,7 @@ impl Hotplug {
             r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
-        let vmi: VirtualMachineInstance = serde_json::from_str(&vmi).unwrap();
-        let mac = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
-        self.facts.guest_macs = vmi.spec.interfaces().iter().map(mac).collect();
-        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&vmi)));
+        self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
         self
     }
 

@@ -6,51 +6,52 @@
 
 use std::collections::BTreeMap;
 
-use super::Case;
 use crate::{
     api::{
         guest::{Devices, GuestSpec},
         mac::Mac,
         network::{Interface, NadRef, Network},
+        vm::VirtualMachine,
     },
     change::{Nic, ObjectView},
     facts::{
         Vmi,
-        nic::{GuestNic, hash_of_interface, hash_of_source, written},
+        nic::{GuestNic, NetworkRole, hash_of_interface, hash_of_source, written},
     },
     kubevirt::gates::Gate,
+    rules::Case,
 };
 
 /// The name of the NIC that KubeVirt gives to a guest without any.
-pub(super) const DEFAULT_NIC: &str = "default";
+pub(in crate::rules) const DEFAULT_NIC: &str = "default";
 
 /// What KubeVirt does with an update of a running VM.
 #[derive(Debug)]
-pub(super) struct Forecast<'c> {
+pub(in crate::rules) struct Forecast<'c> {
     /// NICs whose link goes up or down now.
-    pub(super) links: Vec<Nic<'c>>,
+    pub(in crate::rules) links: Vec<Nic<'c>>,
     /// NICs whose network name KubeVirt copies to the guest now.
-    pub(super) swapped: Vec<Swap<'c>>,
+    pub(in crate::rules) swapped: Vec<Swap<'c>>,
     /// What differs between the new template and the guest after KubeVirt has copied what it can.
-    pub(super) differences: Vec<Difference<'c>>,
+    pub(in crate::rules) differences: Vec<Difference<'c>>,
     /// What happens to the condition `RestartRequired`.
-    pub(super) restart: Restart,
+    pub(in crate::rules) restart: Restart,
 }
 
 /// A changed network name of a NIC, which then means another NetworkAttachmentDefinition.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Swap<'c> {
+pub(in crate::rules) struct Swap<'c> {
     /// The NIC of the new template.
-    pub(super) nic: Nic<'c>,
+    pub(in crate::rules) nic: Nic<'c>,
     /// The NIC of the guest.
-    pub(super) guest: &'c GuestNic,
+    pub(in crate::rules) guest: &'c GuestNic,
     /// The new network, as written.
-    pub(super) network: &'c str,
+    pub(in crate::rules) network: &'c str,
 }
 
 /// A difference between the new template and the guest that only a boot removes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Difference<'c> {
+pub(in crate::rules) enum Difference<'c> {
     /// The template has no such NIC.
     Dropped(&'c GuestNic),
     /// A field of a NIC differs.
@@ -65,7 +66,7 @@ pub(super) enum Difference<'c> {
 
 /// What happens to the condition `RestartRequired` of the VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Restart {
+pub(in crate::rules) enum Restart {
     /// It stays unset.
     None,
     /// It is set.
@@ -86,7 +87,7 @@ struct Preference<'c> {
 
 impl<'c> Preference<'c> {
     fn infer(before: &ObjectView<'c>, old: &BTreeMap<&str, Nic<'c>>, vmi: &'c Vmi) -> Self {
-        if !before.vm.is_some_and(|vm| vm.spec.preference.is_some()) {
+        if before.vm.is_none_or(|vm| vm.spec.preference.is_none()) {
             return Self::default();
         }
         let leaves_out = |nic: &&GuestNic| {
@@ -112,7 +113,7 @@ impl<'c> Preference<'c> {
 
 impl<'c> Forecast<'c> {
     /// Returns the forecast for the update of a VM that runs as this guest.
-    pub(super) fn of(case: &Case<'c>, vmi: &'c Vmi) -> Self {
+    pub(in crate::rules) fn of(case: &Case<'c>, vmi: &'c Vmi) -> Self {
         let after = &case.change.after;
         let mut forecast =
             Self { links: Vec::new(), swapped: Vec::new(), differences: Vec::new(), restart: Restart::None };
@@ -120,7 +121,7 @@ impl<'c> Forecast<'c> {
         let (old, new) = (before.nics(), after.nics());
         let preference = Preference::infer(before, &old, vmi);
         forecast.compare_nics(case, vmi, &old, &new, &preference);
-        let is_standing = before.vm.is_some_and(|vm| vm.requires_restart());
+        let is_standing = before.vm.is_some_and(VirtualMachine::requires_restart);
         if is_withdrawn(case, vmi, before, &preference, is_standing) {
             forecast.restart = if is_standing { Restart::Withdrawn } else { Restart::None };
         } else if !forecast.differences.is_empty() {
@@ -157,12 +158,12 @@ impl<'c> Forecast<'c> {
                 // KubeVirt removes it from the guest.
                 continue;
             }
-            has_pod_network |= guest.is_on_pod_network;
+            has_pod_network |= guest.role == NetworkRole::Pod;
             let Some(nic) = nic else {
                 self.differences.push(Difference::Dropped(guest));
                 continue;
             };
-            let mac = case.facts.guest_macs.get(index).copied().flatten();
+            let mac = vmi.macs.get(index).copied().flatten();
             let field = different_field(old.get(nic.name), &nic, guest, mac, preference);
             let name_differs = nic.network_name() != guest.network.as_deref();
             if let Some(field) = field.or_else(|| (!copies_networks && name_differs).then_some(NETWORK_NAME)) {
@@ -190,7 +191,7 @@ impl<'c> Forecast<'c> {
     }
 
     /// Returns the field of a NIC that waits for a boot.
-    pub(super) fn waiting_field(&self, name: &str) -> Option<&'static str> {
+    pub(in crate::rules) fn waiting_field(&self, name: &str) -> Option<&'static str> {
         self.differences.iter().find_map(|difference| match difference {
             Difference::Field(nic, field) if nic.name == name => Some(*field),
             _ => None,
@@ -199,7 +200,7 @@ impl<'c> Forecast<'c> {
 }
 
 /// The field whose change waits for a boot where KubeVirt does not copy it.
-pub(super) const NETWORK_NAME: &str = "networkName";
+pub(in crate::rules) const NETWORK_NAME: &str = "networkName";
 
 impl<'c> Swap<'c> {
     fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
@@ -285,7 +286,7 @@ fn different_field(
     let source = nic.network.map(|entry| entry.value);
     if source.map_or(0, hash_of_source) != guest.source_hash {
         let pod = |network: Option<&'_ Network>| network.is_some_and(|network| network.pod.is_some());
-        let is_range = guest.is_on_pod_network && pod(source);
+        let is_range = guest.role == NetworkRole::Pod && pod(source);
         return Some(if is_range { "vmNetworkCIDR" } else { "the network source" });
     }
     None
@@ -317,6 +318,6 @@ fn is_on_pod_network(nic: &Nic) -> bool {
 }
 
 /// Returns whether the state of a NIC is `down`.
-pub(super) fn is_down(nic: &Nic) -> bool {
+pub(in crate::rules) fn is_down(nic: &Nic) -> bool {
     nic.interface.is_some_and(|entry| entry.value.state.as_deref() == Some("down"))
 }
