@@ -19,7 +19,11 @@ use self::{
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
-    facts::{Fact, KubeVirt, NamespaceIsolation, attachment::AttachmentDaemon, nad::Nad},
+    facts::{
+        Fact, KubeVirt,
+        attachment::AttachmentDaemon,
+        nad::{MultusConfig, Nad},
+    },
     k8s::{Key, kind::Kind},
     pci::Devices,
     settings::overrides::ParsedOverrides,
@@ -34,10 +38,12 @@ pub struct Store {
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
-    /// The namespace isolation of each ConfigMap of Multus.
-    isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
+    /// The ConfigMaps of Multus.
+    multus_configs: Listing<MultusConfig>,
     /// The DaemonSets that attach NICs.
     daemons: Listing<AttachmentDaemon>,
+    /// Whether a DaemonSet of any kind was seen: without one, a missing Multus proves nothing.
+    sees_daemon_sets: bool,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     /// Whether KubeVirt has labelled the node.
@@ -90,6 +96,7 @@ impl Store {
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
+        self.sees_daemon_sets &= kind != Kind::DaemonSet;
     }
 
     /// Inserts or replaces an object. Skips objects of other kinds.
@@ -189,7 +196,7 @@ impl Store {
 
     fn listing(&self, kind: Kind) -> &dyn AnyListing {
         match kind {
-            Kind::ConfigMap => &self.isolations,
+            Kind::ConfigMap => &self.multus_configs,
             Kind::DaemonSet => &self.daemons,
             Kind::Vmi => self.guests.vmis(),
             Kind::KubeVirt => &self.kubevirts,
@@ -204,7 +211,7 @@ impl Store {
 
     fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
         match kind {
-            Kind::ConfigMap => &mut self.isolations,
+            Kind::ConfigMap => &mut self.multus_configs,
             Kind::DaemonSet => &mut self.daemons,
             Kind::Vmi => self.guests.vmis_mut(),
             Kind::KubeVirt => &mut self.kubevirts,
@@ -227,9 +234,11 @@ impl Store {
         let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
         let is_known = match object {
-            Projected::ConfigMap(isolation) => contains(&self.isolations, key, isolation),
+            Projected::ConfigMap(config) => contains(&self.multus_configs, key, config),
             Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
-            Projected::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
+            Projected::DaemonSet(None) => {
+                return self.sees_daemon_sets && self.daemons.get(namespace, name).known().is_none();
+            }
             Projected::Vmi(new) => {
                 self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
                     && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
@@ -269,8 +278,9 @@ impl Store {
     fn upsert_current(&mut self, kind: Kind, projection: Projection) {
         let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
+        self.sees_daemon_sets |= kind == Kind::DaemonSet;
         match object {
-            Projected::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
+            Projected::ConfigMap(config) => drop(self.multus_configs.insert(namespace, name, config)),
             Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
             Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
             Projected::KubeVirt(kubevirt) => {
