@@ -668,4 +668,64 @@ mod tests {
         store.remove(Kind::ConfigMap, "two", "multus-daemon-config");
         assert!(store.isolation().known().is_some());
     }
+
+    fn daemon_set(name: &str, command: &str, args: &[&str]) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"namespace": "kube-system", "name": name},
+            "spec": {"template": {"spec": {"containers": [{"command": [command], "args": args}]}}},
+            "status": {"numberReady": 1, "desiredNumberScheduled": 1}})
+    }
+
+    #[test]
+    fn flags_of_a_thin_multus_isolate_namespaces() {
+        let mut store = Store::complete();
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &["--namespace-isolation=true"])).unwrap();
+        assert!(store.isolation().known().is_some());
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert_eq!(store.isolation(), Fact::Absent);
+        let data = json!({"daemon-config.json": "{\"namespaceIsolation\": true}"});
+        store
+            .insert(&json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                "metadata": {"namespace": "kube-system", "name": "multus-daemon-config"}}))
+            .unwrap();
+        assert_eq!(store.isolation(), Fact::Unknown);
+        store.insert(&daemon_set("multus", "/multus-daemon", &[])).unwrap();
+        assert!(store.isolation().known().is_some());
+        let mut unreadable = Store::default();
+        assert_eq!(unreadable.isolation(), Fact::Unknown);
+        unreadable.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert_eq!(unreadable.isolation(), Fact::Absent);
+    }
+
+    #[test]
+    fn a_missing_multus_is_known_only_after_some_daemon_set_was_seen() {
+        let multus = |store: &Store| store.attachment().known().unwrap().multus;
+        let mut store = Store::complete();
+        assert_eq!(multus(&store), Fact::Unknown);
+        store.insert(&daemon_set("kube-proxy", "/usr/local/bin/kube-proxy", &[])).unwrap();
+        assert_eq!((multus(&store), store.count(Kind::DaemonSet)), (Fact::Absent, 0));
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert!(multus(&store).known().is_some_and(|nodes| nodes.ready == 1));
+        store.clear(Kind::DaemonSet);
+        store.finish_sync(Kind::DaemonSet);
+        assert_eq!(multus(&store), Fact::Unknown);
+    }
+
+    #[test]
+    fn definitions_of_one_ovn_network_are_compared() {
+        let mut store = Store::complete();
+        for (namespace, network, mtu) in
+            [("a", "blue", 1400), ("b", "blue", 1400), ("c", "red", 1400), ("d", "blue", 1500)]
+        {
+            let config = json!({"type": "ovn-k8s-cni-overlay", "name": network, "topology": "layer2", "mtu": mtu,
+                "netAttachDefName": format!("{namespace}/net")});
+            store
+                .insert(&json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                    "metadata": {"namespace": namespace, "name": "net"}, "spec": {"config": config.to_string()}}))
+                .unwrap();
+        }
+        let conflict = |namespace| store.find_nad(NadRef { namespace, name: "net" }).conflict;
+        assert_eq!(conflict("a").as_deref(), Some("d/net"));
+        assert_eq!(conflict("d").as_deref(), Some("a/net"));
+        assert_eq!(conflict("c"), None);
+    }
 }

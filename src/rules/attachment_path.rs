@@ -25,6 +25,11 @@ rule! {
     /// the `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a
     /// VirtualMachineInstanceMigration.
     ///
+    /// Without Multus not even a new guest gets the NIC, so the rule also warns about the creation of a VM with a
+    /// multus network if none of the cluster's DaemonSets is Multus, or none of its pods is ready. If Multus runs in no
+    /// DaemonSet, set `attachment.dynamicNetworks: yes`. A migration may change the address of a NIC that IPAM of type
+    /// host-local, whereabouts or dhcp assigns, or OVN-Kubernetes without `allowPersistentIPs`; the rule names one.
+    ///
     /// ## Example
     /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that
     /// only its own node can access:

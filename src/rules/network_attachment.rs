@@ -23,6 +23,24 @@ rule! {
     /// isolation allows the VM's namespace to use it. For a VM that is being created the rule only warns: the
     /// definition may be created later.
     ///
+    /// It also checks whether the plugin of the config can serve the NIC:
+    ///
+    /// | network and NIC | consequence |
+    /// | --- | --- |
+    /// | OVN-Kubernetes, two NICs of the VM on one definition | denied |
+    /// | OVN-Kubernetes, `netAttachDefName` is not the definition itself | denied |
+    /// | OVN-Kubernetes, `topology: layer3` or `role: primary`, as a further network | denied |
+    /// | OVN-Kubernetes in a chain of plugins | denied |
+    /// | OVN-Kubernetes, another definition gives the same network other settings | warned |
+    /// | macvlan (except `mode: passthru`) or ipvlan, bridge binding | warned |
+    /// | sriov or ib-sriov, bridge binding | warned |
+    /// | a plugin without a device, such as bridge or macvlan, sriov binding | warned |
+    /// | default network without a namespace that is not in the namespace of Multus | warned |
+    ///
+    /// For a VM that is created or stopped all of them are warnings. OVN-Kubernetes allows two NICs on one definition
+    /// from v1.3.0 on, but its version cannot be read from the cluster: with v1.3.0 or later, set `NP105: warn`.
+    /// OVN-Kubernetes accepts a layer3 network, but the address belongs to the node and is lost by a migration.
+    ///
     /// ## Example
     /// ```yaml
     /// networks:
@@ -188,8 +206,12 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, NamespaceIsolation},
-        rules::testing::{Expect, Hotplug},
+        api::network::NadRef,
+        facts::{Fact, NamespaceIsolation, nad::NadLookup},
+        rules::{
+            FindingKind,
+            testing::{Expect, Hotplug},
+        },
     };
 
     const BRIDGE: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
@@ -274,6 +296,36 @@ mod tests {
         };
         moved("v1.9.0").expect(&RULE, &FAULT);
         moved("v1.5.0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn multus_looks_for_a_default_network_in_its_own_namespace() {
+        let network =
+            |name: &str| format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}", "default": true}}}}"#);
+        let case = |namespace: Option<&str>, suggestion: Option<&str>| {
+            let suggestion = suggestion.map(str::to_owned);
+            let lookup = NadLookup { nad: Fact::Absent, suggestion, conflict: None };
+            let searched = NadRef { namespace: namespace.unwrap_or("kube-system"), name: "tenant" };
+            Hotplug::of(BRIDGE).on(&network("tenant")).facts(|facts| {
+                facts.multus_namespace = namespace.map(Arc::from);
+                facts.nads.insert(searched, lookup);
+            })
+        };
+        for (namespace, suggestion, end) in [
+            (None, Some("demo/tenant"), "in kube-system; it exists in \"demo\": write demo/tenant"),
+            (Some("multus"), Some("demo/tenant"), "in multus; it exists in \"demo\": write demo/tenant"),
+            (None, Some("kube-system/tenants"), "in kube-system; none exists there"),
+            (None, None, "in kube-system; none exists there"),
+        ] {
+            for case in [case(namespace, suggestion).created(), case(namespace, suggestion).stopped()] {
+                let findings = case.findings(&RULE);
+                assert_eq!((findings.len(), findings[0].kind), (1, FindingKind::Advice), "{findings:?}");
+                assert!(findings[0].what.ends_with(end), "{findings:?}");
+            }
+        }
+        let isolated = Fact::Known(Arc::new(NamespaceIsolation::default()));
+        let elsewhere = Hotplug::of(BRIDGE).nad("other/red", "").on(&network("other/red"));
+        elsewhere.facts(|facts| facts.isolation = isolated).created().expect(&RULE, &Expect::Silent);
     }
 
     #[test]

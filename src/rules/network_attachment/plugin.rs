@@ -26,7 +26,7 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
     if let Some((what, fix)) = fault {
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
     }
-    let what = unsuitable_binding(nic, name, nad).or_else(|| {
+    let what = unsuitable_binding(nic, nad).or_else(|| {
         let (ovn, other) = (ovn?, lookup.conflict.as_deref()?);
         let network = &ovn.name;
         Some(format!(
@@ -80,29 +80,28 @@ fn other_nic<'c>(case: &'c Case, nic: &Nic, name: NadRef) -> Option<&'c str> {
 }
 
 /// Returns why the binding of a NIC does not fit the plugin.
-fn unsuitable_binding(nic: &Nic, name: NadRef, nad: &Nad) -> Option<String> {
+fn unsuitable_binding(nic: &Nic, nad: &Nad) -> Option<String> {
+    let name = nic.network_name()?;
     let bindings = &nic.interface?.value.bindings;
     let network = &nad.network;
     let kind = network.kind();
     let is_bridge = bindings.bridge.is_some() || bindings.is_empty();
     if is_bridge && network.plugins.iter().any(|kind| &**kind == "ipvlan") {
-        return Some(format!(
-            "bridge binding on ipvlan network \"{name}\" cannot work: all its interfaces have one MAC"
-        ));
+        return Some(format!("bridge binding on ipvlan network {name:?} cannot work: all its interfaces have one MAC"));
     }
     if is_bridge && !network.is_passthru && network.plugins.iter().any(|kind| &**kind == "macvlan") {
         return Some(format!(
-            "bridge binding on macvlan network \"{name}\" mostly passes no traffic: the guest's MAC differs"
+            "bridge binding on macvlan network {name:?} mostly passes no traffic: the guest's MAC differs"
         ));
     }
     if is_bridge && OF_SRIOV.contains(&kind) {
         return Some(format!(
-            "bridge binding on SR-IOV network \"{name}\": its VF reaches the pod only; use sriov: {{}}"
+            "bridge binding on SR-IOV network {name:?}: its VF reaches the pod only; use sriov: {{}}"
         ));
     }
     let is_sriov = bindings.sriov.is_some() && bindings.bridge.is_none();
     (is_sriov && WITHOUT_DEVICE.contains(&kind))
-        .then(|| format!("sriov binding on network \"{name}\" of type {kind}, which gives no VF"))
+        .then(|| format!("sriov binding on network {name:?} of type {kind}, which gives no VF"))
 }
 
 #[cfg(test)]
