@@ -93,7 +93,8 @@ fn evaluate_address(case: &Case) -> Option<Finding> {
         HotplugMethod::None => false,
         HotplugMethod::Sriov => !is_too_old_for_sriov(case),
         HotplugMethod::Bridge => {
-            matches!(case.in_place(), Fact::Known(InPlace::No) | Fact::Absent) && missing_multus(case).is_none()
+            let is_in_place = !matches!(case.in_place(), Fact::Known(InPlace::No) | Fact::Absent);
+            missing_multus(case).is_none() && (!is_in_place || plugin_without_hotplug(case, nic).is_some())
         }
     };
     let plugged = case.plugged(vmi).find(migrates)?;
@@ -118,6 +119,10 @@ fn is_too_old_for_sriov(case: &Case) -> bool {
 
 fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
+    if let Some(plugin) = plugin_without_hotplug(case, nic) {
+        let because = format!("{plugin} attaches no NIC in place");
+        return Some(evaluate_migration(case, nic, vmi, &Blocked { because: &because, ..Blocked::SRIOV }));
+    }
     match case.in_place() {
         Fact::Known(InPlace::Yes) => None,
         Fact::Known(InPlace::SomeNodes { ready, desired }) => {
@@ -135,6 +140,18 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
             format!("how {name:?} reaches the guest was not checked: DaemonSets are not known"),
         )),
     }
+}
+
+/// Returns the plugin of a network that, by the settings, attaches a NIC only while the pod is created.
+fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
+    let never = &case.settings.attachment.never_in_place;
+    if never.is_empty() {
+        return None;
+    }
+    let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
+    let found = case.facts.nads.lookup(name).nad;
+    let plugins = &found.known()?.network.plugins;
+    never.iter().map(String::as_str).find(|never| plugins.iter().any(|plugin| &**plugin == *never))
 }
 
 /// Evaluates a NIC that not even a migration attaches, since the target pod needs Multus too.
@@ -302,6 +319,18 @@ mod tests {
             let settings = Settings::parse(&format!("attachment: {{dynamicNetworks: {word}}}"), &[]).unwrap();
             Hotplug::of(BRIDGE).in_place(shown).settings(settings).expect(&RULE, &expect);
         }
+    }
+
+    #[test]
+    fn a_setting_names_plugins_that_attach_nothing_in_place() {
+        let settings = || Settings::parse("attachment: {neverInPlace: [kube-ovn]}", &[]).unwrap();
+        let on = |kind: &str| {
+            let config = format!(r#"{{"type": "{kind}"}}"#);
+            Hotplug::of(BRIDGE).nad("demo/new-fancy-net", &config).settings(settings())
+        };
+        on("kube-ovn").expect(&RULE, &Expect::Advice);
+        on("kube-ovn").vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &FAULT);
+        on("bridge").expect(&RULE, &Expect::Silent);
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Store {
         }
     }
 
-    fn attachment(&self) -> Fact<Attachment> {
+    pub(super) fn attachment(&self) -> Fact<Attachment> {
         if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
