@@ -23,22 +23,17 @@ rule! {
     /// isolation allows the VM's namespace to use it. For a VM that is being created the rule only warns: the
     /// definition may be created later.
     ///
-    /// It also checks whether the plugin of the config can serve the NIC:
+    /// It also checks whether the plugin of the config can serve the NIC. With OVN-Kubernetes it denies a second NIC of
+    /// the VM on one definition, a `netAttachDefName` other than the definition itself, `topology: layer3` or
+    /// `role: primary` for a further network, and a chain of plugins. For a VM that is created or stopped these are
+    /// warnings. In every case it only warns about
+    /// - bridge binding on macvlan (except `mode: passthru`), ipvlan, sriov or ib-sriov;
+    /// - sriov binding on a plugin without a device, such as bridge or macvlan;
+    /// - two definitions that give one network of OVN-Kubernetes different settings;
+    /// - a default network without a namespace that does not exist in the namespace of Multus.
     ///
-    /// | network and NIC | consequence |
-    /// | --- | --- |
-    /// | OVN-Kubernetes, two NICs of the VM on one definition | denied |
-    /// | OVN-Kubernetes, `netAttachDefName` is not the definition itself | denied |
-    /// | OVN-Kubernetes, `topology: layer3` or `role: primary`, as a further network | denied |
-    /// | OVN-Kubernetes in a chain of plugins | denied |
-    /// | OVN-Kubernetes, another definition gives the same network other settings | warned |
-    /// | macvlan (except `mode: passthru`) or ipvlan, bridge binding | warned |
-    /// | sriov or ib-sriov, bridge binding | warned |
-    /// | a plugin without a device, such as bridge or macvlan, sriov binding | warned |
-    /// | default network without a namespace that is not in the namespace of Multus | warned |
-    ///
-    /// For a VM that is created or stopped all of them are warnings. OVN-Kubernetes allows two NICs on one definition
-    /// from v1.3.0 on, but its version cannot be read from the cluster: with v1.3.0 or later, set `NP105: warn`.
+    /// OVN-Kubernetes allows two NICs on one definition from v1.3.0 on, but its version cannot be read from the cluster:
+    /// with v1.3.0 or later, set `NP105: warn`.
     /// OVN-Kubernetes accepts a layer3 network, but the address belongs to the node and is lost by a migration.
     ///
     /// ## Example
