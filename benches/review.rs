@@ -6,12 +6,9 @@ use anyhow::Context;
 use criterion::{Criterion, Throughput};
 use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
-    api::vmi::Phase,
+    api::{guest::GuestSpec, network::Interface, vmi::Phase},
     change::Change,
-    facts::{
-        Fact, FactSource, Facts, KubeVirt, Vmi,
-        nic::{GuestNic, HotplugMethod},
-    },
+    facts::{Fact, FactSource, Facts, KubeVirt, Vmi, nic::GuestNic},
     settings::Settings,
 };
 
@@ -21,9 +18,9 @@ struct Cluster(Facts);
 impl Cluster {
     fn of_version(version: &str) -> Self {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
-        let nic =
-            GuestNic { name: "defaultnetwork".into(), network: None, hotplug: HotplugMethod::None, is_absent: false };
-        let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
+        let mut guest = GuestSpec::default();
+        guest.domain.devices.interfaces.push(Interface { name: "defaultnetwork".into(), ..Interface::default() });
+        let vmi = Vmi { phase: Phase::Running, nics: GuestNic::all(&guest).into(), ..Vmi::default() };
         Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() })
     }
 }
