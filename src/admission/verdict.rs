@@ -261,9 +261,9 @@ fn limit(verdict: &mut Verdict) {
     }
 }
 
-/// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list entries
-/// by their index. Findings of one field stay in the order of the rules. A hostile object has a million findings, so each
-/// field is split once and not for each comparison.
+/// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list
+/// entries by their index. Findings of one field stay in the order of the rules. A hostile object has a million
+/// findings, so each field is split once and not for each comparison.
 fn in_order(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     let mut sorted: Vec<(Vec<PathSegment>, &Finding)> =
         findings.iter().map(|finding| (segments(&finding.field).collect(), finding)).collect();

@@ -24,8 +24,12 @@ pub struct GuestSpec<'a> {
     pub architecture: Option<Text<'a>>,
     /// `domain`: CPU, memory and devices.
     pub domain: WithPresence<Domain<'a>>,
+    /// `livenessProbe`.
+    pub liveness_probe: Lazy<'a, Option<Probe>>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
+    /// `readinessProbe`.
+    pub readiness_probe: Lazy<'a, Option<Probe>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
@@ -36,7 +40,9 @@ fields! {
     GuestSpec {
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
+        "livenessProbe" => liveness_probe: value,
         "networks" => networks: objects,
+        "readinessProbe" => readiness_probe: value,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,
     }
@@ -66,6 +72,24 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
+    }
+}
+
+/// `livenessProbe` or `readinessProbe`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Probe {
+    /// `tcpSocket`.
+    pub tcp_socket: Option<Present>,
+    /// `httpGet`.
+    pub http_get: Option<Present>,
+}
+
+impl Probe {
+    /// Whether the kubelet probes the guest over the pod's network.
+    #[must_use]
+    pub fn is_by_network(self) -> bool {
+        self.tcp_socket.is_some() || self.http_get.is_some()
     }
 }
 

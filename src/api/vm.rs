@@ -4,11 +4,12 @@
 use serde::{Deserialize, de::MapAccess};
 
 use super::{
-    Present, Shared, Text,
+    Lazy, Present, Shared, Text,
     fields::{Fields, fields},
     guest::GuestSpec,
     metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
+    vmi::Condition,
 };
 
 /// `VirtualMachine`. The guest's NICs are in its template.
@@ -31,6 +32,13 @@ fields! {
 }
 
 impl VirtualMachine<'_> {
+    /// Whether its condition `RestartRequired` is true.
+    #[must_use]
+    pub fn requires_restart(&self) -> bool {
+        let conditions = self.status.conditions.read().unwrap_or_default();
+        conditions.iter().any(|condition| condition.kind.as_str() == "RestartRequired" && condition.is_true())
+    }
+
     /// Whether KubeVirt expands the template with an instancetype or a preference.
     #[must_use]
     pub fn needs_expansion(&self) -> bool {
@@ -77,11 +85,14 @@ pub struct VirtualMachineStatus<'a> {
     /// `interfaceRequests[]`: requests to add or remove NICs, up to KubeVirt 1.0. Later versions have no such field,
     /// and their schema prunes it.
     pub interface_requests: Vec<InterfaceRequest<'a>>,
+    /// `conditions[]`.
+    pub conditions: Lazy<'a, Vec<Condition<'a>>>,
 }
 
 fields! {
     VirtualMachineStatus {
         "interfaceRequests" => interface_requests: objects,
+        "conditions" => conditions: value,
     }
 }
 
@@ -214,12 +225,15 @@ fields! {
 /// `spec` of a VirtualMachineInstanceReplicaSet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSetSpec<'a> {
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
     /// `template`.
     pub template: GuestTemplate<'a>,
 }
 
 fields! {
     ReplicaSetSpec {
+        "replicas" => replicas: value,
         "template" => template: object,
     }
 }

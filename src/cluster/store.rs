@@ -518,6 +518,37 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_on_another_network_of_the_wire_is_found() {
+        let mut store = Store::complete();
+        let nad = |name: &str, bridge: &str| {
+            let config = format!(r#"{{"type": "bridge", "bridge": "{bridge}"}}"#);
+            object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({"spec": {"config": config}}))
+        };
+        for (name, bridge) in [("net", "blue"), ("other", "blue"), ("elsewhere", "red")] {
+            store.insert(&nad(name, bridge)).unwrap();
+        }
+        let mac = "02:00:00:00:00:01";
+        let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let find = |store: &Store, network, own: &str| {
+            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            user.map(|user| (user.guest, user.via))
+        };
+        let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
+        assert_eq!(find(&store, "net", "demo/b"), Some(("demo/a".to_owned(), None)));
+        assert_eq!(find(&store, "other", "demo/b"), on_wire);
+        assert_eq!(find(&store, "elsewhere", "demo/b"), None);
+        assert_eq!(find(&store, "missing", "demo/b"), None);
+        assert_eq!(find(&store, "other", "demo/a"), None, "its own address");
+        assert_eq!(find(&store, "other", "restored/a"), None, "a stopped source of the same name");
+        let running = json!({"spec": guest(mac, false), "status": {"phase": "Running"}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vmi, "a", &running)).unwrap();
+        assert_eq!(find(&store, "other", "restored/a"), on_wire);
+        store.insert(&nad("other", "red")).unwrap();
+        assert_eq!(find(&store, "other", "demo/b"), None);
+    }
+
+    #[test]
     fn one_object_makes_no_other_object_absent() {
         let mut store = Store::default();
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &json!({}))).unwrap();

@@ -10,6 +10,7 @@ pub mod nad;
 pub mod nic;
 pub mod vm;
 pub mod vmi;
+pub mod wire;
 
 use std::sync::Arc;
 
@@ -127,7 +128,7 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
-    /// Other guests with a MAC address of the change on the same network.
+    /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
@@ -140,8 +141,10 @@ pub struct Facts {
 pub struct MacUser {
     /// The address.
     pub mac: Mac,
-    /// The network, as `namespace/name` of its NetworkAttachmentDefinition.
+    /// The network of the NIC in the change, as `namespace/name` of its NetworkAttachmentDefinition.
     pub network: String,
+    /// The network of the other guest, if it is another one on the same wire.
+    pub via: Option<String>,
     /// The VM or VMI, as `namespace/name`.
     pub guest: String,
 }

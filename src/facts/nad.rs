@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Fact;
+use super::{Fact, wire::Wire};
 use crate::api::{cluster, network::NadRef};
 
 /// The annotation that names the device-plugin resource of an SR-IOV network.
@@ -17,6 +17,8 @@ pub struct Nad {
     pub config: CniConfig,
     /// Whether the annotation `k8s.v1.cni.cncf.io/resourceName` names a resource.
     pub has_resource: bool,
+    /// What the network connects NICs to; `None` if the configuration does not show it.
+    pub wire: Option<Wire>,
 }
 
 /// `spec.config` of a NetworkAttachmentDefinition.
@@ -33,11 +35,10 @@ pub enum CniConfig {
 
 impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
-        let resource = nad.metadata.annotations.get(RESOURCE_NAME);
-        Self {
-            config: CniConfig::read(&nad.spec.config),
-            has_resource: resource.is_some_and(|name| !name.trim().is_empty()),
-        }
+        let resource = nad.metadata.annotations.get(RESOURCE_NAME).map(|name| name.trim());
+        let resource = resource.filter(|name| !name.is_empty());
+        let wire = serde_json::from_str(&nad.spec.config).ok().and_then(|config| Wire::of(&config, resource));
+        Self { config: CniConfig::read(&nad.spec.config), has_resource: resource.is_some(), wire }
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{boot::BootFacts, nic::GuestNic};
+use super::{
+    boot::BootFacts,
+    nic::{GuestNic, NetworkRole, macs_of},
+};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
+        mac::Mac,
         vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
     change::MAX_NICS,
@@ -30,6 +34,12 @@ pub struct Vmi {
     pub is_migrating: bool,
     /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
+    /// `domain.devices.networkInterfaceMultiqueue`.
+    pub multiqueue: Option<bool>,
+    /// `domain.devices.autoattachPodInterface`.
+    pub autoattach_pod: Option<bool>,
+    /// The MAC addresses in the order of its NICs, as by [`macs_of`].
+    pub macs: Arc<[Option<Mac>]>,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -79,6 +89,9 @@ impl Vmi {
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+            multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
+            autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
+            macs: macs_of(&spec.spec),
             boot: BootFacts::of(spec, status, registry),
         }
     }
@@ -98,6 +111,23 @@ impl Vmi {
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.is_deleting && !self.phase.is_final()
+    }
+
+    /// Returns the generation of the VM from which it was created: the end of its revision's name,
+    /// `revision-start-vm-UID-GENERATION`.
+    #[must_use]
+    pub fn start_generation(&self) -> Option<i64> {
+        self.boot.revision.as_deref()?.rsplit('-').next()?.parse().ok()
+    }
+
+    /// Whether KubeVirt takes the pod interfaces of its further NICs for ordinal ones (`net1`), whose NICs it does not
+    /// unplug: the first known name decides, and without any known name they count as ordinal.
+    #[must_use]
+    pub fn has_ordinal_names(&self) -> bool {
+        let further = |nic: &&GuestNic| nic.network.is_some() && nic.role == NetworkRole::Additional;
+        let seen = |nic: &GuestNic| self.status_nic(&nic.name).filter(|seen| !seen.pod_interface.is_empty());
+        let mut further = self.nics.iter().filter(further).peekable();
+        further.peek().is_some() && further.find_map(seen).is_none_or(StatusNic::has_ordinal_name)
     }
 
     /// Returns the NIC of a name in the spec.

@@ -20,9 +20,8 @@ rule! {
     /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks
     /// controller attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always
     /// uses this way. If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the
-    /// migration starts automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in
-    /// the `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a
-    /// VirtualMachineInstanceMigration.
+    /// migration starts automatically, but only with `LiveMigrate` in the `workloadUpdateMethods` of the KubeVirt
+    /// resource; `vmRolloutStrategy` does not matter. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
     ///
     /// ## Example
     /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that
@@ -132,9 +131,6 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
 fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
         AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
-        AutoMigration::Off(settings) if settings.contains(',') => {
-            format!("{name:?} waits: no migration starts without LiveUpdate and LiveMigrate in KubeVirt")
-        }
         AutoMigration::Off(setting) => {
             format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
         }
@@ -208,8 +204,8 @@ mod tests {
         for (version, strategy, methods, part) in [
             ("v1.9.0", "", &["LiveMigrate"][..], "starts automatically"),
             ("v1.9.0", "LiveUpdate", &[], "workloadUpdateMethods LiveMigrate"),
-            ("v1.9.0", "Stage", &["LiveMigrate"], "vmRolloutStrategy LiveUpdate"),
-            ("v1.9.0", "Stage", &["Evict"], "LiveUpdate and LiveMigrate"),
+            ("v1.9.0", "Stage", &["LiveMigrate"], "starts automatically"),
+            ("v1.9.0", "Stage", &["Evict"], "workloadUpdateMethods LiveMigrate"),
             ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "create a VirtualMachineInstanceMigration"),
             ("", "LiveUpdate", &["LiveMigrate"], "before KubeVirt 1.6"),
         ] {

@@ -1,5 +1,7 @@
 //! NP107.
 
+mod frozen_slots;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
@@ -21,6 +23,10 @@ rule! {
     /// used twice. Some versions of KubeVirt 1.6 to 1.8 add PCIe root ports to guests of s390x and i440fx, which have no
     /// PCIe: with two NICs or more, or with more than 2Gi of memory and one NIC, such a guest does not boot.
     ///
+    /// KubeVirt freezes the PCI topology of a guest in two annotations of the template: `kubevirt.io/pci-topology-version`
+    /// and `kubevirt.io/pci-interface-slot-count`. If a tool applies its own manifest and prunes them, every device of
+    /// the guest gets another address at the next boot.
+    ///
     /// ## Example
     /// ```yaml
     /// apiVersion: kubevirt.io/v1
@@ -35,7 +41,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().collect();
+    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
     match evaluate(case, &case.change.after) {
         Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
         Err(why) if case.is_new() => {

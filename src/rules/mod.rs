@@ -44,7 +44,7 @@ use crate::{
         attachment::{Attachment, InPlace},
         nic::HotplugMethod,
     },
-    kubevirt::gates::Gate,
+    kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
@@ -135,7 +135,7 @@ impl Scope {
             Self::Persist => change.requests_persist(),
             Self::Request => change.requests_nics(),
             Self::Hotplug => match change.subject.kind {
-                ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty(),
+                ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
                 // NP108 tells what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
                 ObjectKind::Migration | ObjectKind::Other | ObjectKind::ReplicaSet => false,
@@ -381,6 +381,11 @@ impl<'c> Case<'c> {
     /// Returns whether a feature gate is on; `None` if the KubeVirt resource is unknown.
     pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
+    }
+
+    /// Returns the version of KubeVirt; `None` if it is unknown.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version)
     }
 
     /// Returns whether the object is being created, so that nothing runs yet.

@@ -1,8 +1,8 @@
 //! Emits an Event on a guest if a request of KubeVirt is denied, or would be denied to another user: a user reads the
 //! answer to their own request, but not the answer to a controller's request.
 //!
-//! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together; Events
-//! above the limit are dropped and counted.
+//! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together;
+//! Events above the limit are dropped and counted.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -74,8 +74,8 @@ fn denial_note(change: &Change, message: &str) -> String {
     format!("KubeVirt may not {verb} {} {:?}: {}", subject.gvk.kind, subject.name, message)
 }
 
-/// Returns the object that the Event is about, and the denied object if that is another one: a user looks at the VM of a
-/// VMI.
+/// Returns the object that the Event is about, and the denied object if that is another one: a user looks at the VM of
+/// a VMI.
 fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
     let subject = change.subject;
     let api_version = format!("{}/{}", subject.gvk.group, subject.gvk.version);

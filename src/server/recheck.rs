@@ -1,9 +1,9 @@
 //! Reads the cluster again before a denial that depends on facts.
 //!
-//! A watch is behind the cluster by a moment: a network that was created just before the VM that uses it can be missing in
-//! memory. Therefore a denial that depends on facts is evaluated again with facts that are read now. A fact that cannot
-//! be read in time is unknown, and an unknown fact denies nothing. Denials are rare, and a limit of simultaneous rechecks
-//! protects the API server from a client that provokes denials.
+//! A watch is behind the cluster by a moment: a network that was created just before the VM that uses it can be missing
+//! in memory. Therefore a denial that depends on facts is evaluated again with facts that are read now. A fact that
+//! cannot be read in time is unknown, and an unknown fact denies nothing. Denials are rare, and a limit of simultaneous
+//! rechecks protects the API server from a client that provokes denials.
 
 use std::{
     sync::{
@@ -110,6 +110,9 @@ impl RecheckQuery {
         for user in facts.mac_users.known().into_iter().flatten() {
             if let Some((namespace, name)) = user.guest.split_once('/') {
                 plan = plan.with_guest(namespace, name);
+            }
+            if let Some(network) = &user.via {
+                plan = plan.with_network(network);
             }
         }
         Self { plan, known: facts.clone(), kinds }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::mac_index::{Macs, macs_of};
+use super::mac_index::Macs;
 use crate::{
     api::{
         FieldError,
@@ -17,7 +17,7 @@ use crate::{
         vm::{ControllerRevision, Migration, VirtualMachine},
         vmi::VirtualMachineInstance,
     },
-    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad},
+    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nic::macs_of},
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
     settings::overrides::{Overrides, ParsedOverrides},
@@ -205,8 +205,8 @@ fn project_vmi(object: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) ->
     let text = vmi.boot.depends_on_registry.then(|| text.into());
     let annotations = object.metadata.annotations.as_ref();
     ProjectedVmi {
+        macs: Arc::clone(&vmi.macs),
         vmi,
-        macs: macs_of(&object.spec),
         asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
         text,
     }

@@ -4,11 +4,12 @@ use std::{cell::LazyCell, sync::Arc};
 
 use super::{Store, listing::AnyListing};
 use crate::{
-    api::{network::NadRef, review::ObjectKind},
+    api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
         Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
         nad::{NadLookup, closest_name},
+        wire::Wire,
     },
     pci::Devices,
     settings::overrides::ParsedOverrides,
@@ -141,23 +142,50 @@ impl Store {
         closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not
-    /// all guests are known.
+    /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
+    /// and not all guests are known.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
-            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
-            Some(MacUser { mac, network, guest })
+            self.mac_user(mac, NadRef::parse(nic.network_name()?, own_namespace), &own)
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
         }
         Fact::Known(users)
+    }
+
+    /// Returns a guest other than `own` that has the address on the network, or on another network of the same wire.
+    ///
+    /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
+    /// import or a restored backup: it is no conflict.
+    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
+        let network = nad.to_string();
+        let own_name = name_of(own);
+        let wire = self.wire(nad);
+        let mut via = None;
+        for user in self.guests.mac_users(mac) {
+            let is_source = !user.is_running && name_of(user.guest) == own_name;
+            if user.guest == own || is_source {
+                continue;
+            }
+            if user.network == network {
+                return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
+            }
+            if via.is_none() && wire.is_some() && wire == self.wire(NadRef::parse(user.network, "")) {
+                via = Some(user);
+            }
+        }
+        let user = via?;
+        Some(MacUser { mac, network, via: Some(user.network.to_owned()), guest: user.guest.to_owned() })
+    }
+
+    fn wire(&self, nad: NadRef) -> Option<&Wire> {
+        self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.wire.as_ref())
     }
 }
 
@@ -188,4 +216,9 @@ impl FactSource for Store {
 /// Returns the NICs whose networks are facts of a change.
 fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
+}
+
+/// Returns the name in `namespace/name`.
+fn name_of(guest: &str) -> &str {
+    guest.split_once('/').map_or(guest, |(_, name)| name)
 }

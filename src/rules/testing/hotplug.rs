@@ -141,12 +141,12 @@ impl Hotplug {
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
+        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false, wire: None })
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
+        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true, wire: None })
     }
 
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {

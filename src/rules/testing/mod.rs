@@ -70,6 +70,11 @@ pub(crate) fn findings_of_update(rule: &'static Rule, old: &str, new: &str) -> V
     findings(rule, &review_of("UPDATE", new, old), &Facts::default())
 }
 
+/// Does the same as [`findings_of_update`], with these facts.
+pub(crate) fn findings_of_update_with(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
+    findings(rule, &review_of("UPDATE", new, old), facts)
+}
+
 /// Returns the findings for an update of a VMI, with all facts unknown.
 pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
     findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), &Facts::default())
