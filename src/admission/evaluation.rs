@@ -99,6 +99,7 @@ pub struct Evaluation<'r> {
 /// The input of a decision. Only denials, patches and warnings instead of denials keep it, because it is large and no
 /// other decision needs it again.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "every basis is in a box")]
 pub(super) enum Basis<'r> {
     /// A change, and the facts that were known.
     Change(Change<'r>, Facts),

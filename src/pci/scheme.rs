@@ -83,14 +83,16 @@ pub(super) fn checks_machine(version: Version) -> bool {
 /// The versions with scheme V3 add them to every machine at first, then to every machine of amd64 and arm64, and at last
 /// by the machine type only.
 pub(super) fn fix_for_machine_without_pcie(machine: MachineType, version: Version) -> Option<Version> {
-    let first = match (version.major, version.minor, machine) {
-        (1, 6, MachineType::Ccw) => 5,
-        (1, 6, MachineType::I440fx) => 6,
-        (1, 7, MachineType::Ccw) => 3,
-        (1, 7, MachineType::I440fx) => 4,
-        (1, 8, MachineType::Ccw) => 2,
-        (1, 8, MachineType::I440fx) => 3,
+    let (by_architecture, by_machine) = match (version.major, version.minor) {
+        (1, 6) => (5, 6),
+        (1, 7) => (3, 4),
+        (1, 8) => (2, 3),
         _ => return None,
+    };
+    let first = match machine {
+        MachineType::Ccw => by_architecture,
+        MachineType::I440fx => by_machine,
+        MachineType::Q35 | MachineType::Virt | MachineType::Unsupported | MachineType::Unknown => return None,
     };
     (version.patch < first).then_some(Version { patch: first, ..version })
 }

@@ -32,18 +32,22 @@ impl DenialEvents {
 
     /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others.
     pub(super) fn emit(&self, evaluation: &Evaluation) {
+        if let Some((change, reason, note)) = self.event_of(evaluation) {
+            self.emit_on_guest(change, reason, note);
+        }
+    }
+
+    fn event_of<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, EventReason, String)> {
         let verdict = evaluation.verdict();
         if let Some(change) = evaluation.denied_change() {
             let is_reported = !change.dry_run && self.cache.is_of_kubevirt(change.user);
-            if is_reported {
-                self.emit_on_guest(change, EventReason::InterfaceRefused, denial_note(change, &verdict.message()));
-            }
-        } else if let Some(change) = evaluation.change_not_denied()
-            && !change.dry_run
-        {
-            let note = warning_note(change, &verdict.message_of_not_denied());
-            self.emit_on_guest(change, EventReason::InterfaceNotAttached, note);
+            return is_reported
+                .then(|| (change, EventReason::InterfaceRefused, denial_note(change, &verdict.message())));
         }
+        // Only virt-controller has such a change.
+        let change = evaluation.change_not_denied().filter(|change| !change.dry_run)?;
+        let note = warning_note(change, &verdict.message_of_not_denied());
+        Some((change, EventReason::InterfaceNotAttached, note))
     }
 
     fn emit_on_guest(&self, change: &Change, reason: EventReason, note: String) {
@@ -101,7 +105,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::review::{self, ParsedRequest};
+    use crate::{
+        admission::{Endpoint, Evaluator, parse},
+        api::review::{self, ParsedRequest},
+        cluster::store::Store,
+        settings::Settings,
+    };
 
     /// The objects of the Event if the creation of this object is denied: apiVersion, kind, name and uid of each.
     fn objects(kind: &str, metadata: &Value) -> Option<[Value; 2]> {
@@ -129,5 +138,64 @@ mod tests {
         assert_eq!(objects(kind, &json!({"name": "vm"})), Some([without_uid, Value::Null]));
         assert_eq!(objects(kind, &json!({"name": ""})), None);
         assert_eq!(objects("VirtualMachineInstanceReplicaSet", &json!({"name": "set"})), None);
+    }
+
+    #[test]
+    fn a_change_of_virt_controller_that_is_only_warned_about_has_an_event_of_its_own() {
+        let guest = |interfaces: &Value| {
+            json!({"domain": {"devices": {"interfaces": interfaces}},
+                "networks": [{"name": "blue", "multus": {"networkName": "blue"}}]})
+        };
+        let vm = |interfaces: &Value| {
+            json!({"metadata": {"name": "web-0", "namespace": "demo", "uid": "1",
+                "ownerReferences": [{"kind": "VirtualMachinePool", "name": "web", "uid": "2"}]},
+                "spec": {"template": {"spec": guest(interfaces)}}})
+        };
+        let body = |user: &str, dry_run: bool| {
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+                "operation": "UPDATE", "namespace": "demo", "name": "web-0", "dryRun": dry_run,
+                "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"},
+                "userInfo": {"username": user}, "oldObject": vm(&json!([])),
+                "object": vm(&json!([{"name": "blue", "bridge": {}, "model": "e1000e"}]))}})
+            .to_string()
+        };
+        let store = || {
+            let mut store = Store::default();
+            for object in [
+                json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt",
+                    "metadata": {"namespace": "kubevirt", "name": "kubevirt"}}),
+                json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+                    "metadata": {"namespace": "demo", "name": "web-0"}, "status": {"phase": "Running"}}),
+            ] {
+                store.insert(&object).unwrap();
+            }
+            store
+        };
+        let events = DenialEvents::new(Arc::new(Cache::new(store()).0), EventQueue::without_sender());
+        let (store, settings) = (store(), Settings::default());
+        for (account, dry_run, expected) in [
+            (
+                "kubevirt-controller",
+                false,
+                Some((EventReason::InterfaceNotAttached, "KubeVirt updated VirtualMachine \"web-0\": ")),
+            ),
+            ("kubevirt-controller", true, None),
+            (
+                "kubevirt-apiserver",
+                false,
+                Some((EventReason::InterfaceRefused, "KubeVirt may not update VirtualMachine \"web-0\": ")),
+            ),
+            ("default", false, None),
+        ] {
+            let body = body(&format!("system:serviceaccount:kubevirt:{account}"), dry_run);
+            let body = parse(body.as_bytes());
+            let evaluation = Evaluator::new(&store, &settings).evaluate(Endpoint::Validate, &body);
+            let event = events.event_of(&evaluation).map(|(_, reason, note)| (reason, note));
+            assert_eq!(event.as_ref().map(|(reason, _)| *reason), expected.map(|(reason, _)| reason), "{account}");
+            let starts = event.zip(expected).is_none_or(|((_, note), (_, start))| {
+                note.starts_with(start) && note.contains("e1000e") && note.contains("[NP103]")
+            });
+            assert!(starts, "{account}");
+        }
     }
 }
