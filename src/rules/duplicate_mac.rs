@@ -46,12 +46,13 @@ fn check(case: &Case) -> Vec<Finding> {
     if change.after.vm.is_some_and(|vm| vm.spec.run_strategy.as_deref() == Some("WaitAsReceiver")) {
         return Vec::new();
     }
-    let nics = change.nics.added.iter().chain(change.nics.modified.iter().filter(moves).map(|(_, nic)| nic));
+    let nics =
+        change.nics.added.iter().chain(change.nics.modified.iter().filter(|pair| moves(pair)).map(|(_, nic)| nic));
     nics.filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect()
 }
 
 /// Whether a changed NIC gets another address or another network.
-fn moves((old, new): &&(Nic, Nic)) -> bool {
+fn moves((old, new): &(Nic, Nic)) -> bool {
     mac_of(old) != mac_of(new) || old.network_name() != new.network_name()
 }
 
@@ -112,7 +113,7 @@ fn mac_of_interface(interface: &Interface) -> Option<Mac> {
 fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
     let index = nic.interface?.index;
     let NicDiff { added, modified, .. } = &case.change.nics;
-    let judged = || added.iter().chain(modified.iter().filter(moves).map(|(_, nic)| nic));
+    let judged = || added.iter().chain(modified.iter().filter(|pair| moves(pair)).map(|(_, nic)| nic));
     let is_judged = |name: &str| judged().any(|nic| nic.name == name);
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     let mut twins = interfaces.filter(|(other, interface)| {

@@ -81,7 +81,7 @@ fn link_under_probe(case: &Case) -> Option<Finding> {
     let is_on_default = |nic: &&Nic| nic.network.is_some_and(|network| network.value.is_default());
     let nic = changed.chain(added).find(is_on_default)?;
     let name = nic.name;
-    let is_by_network = |probe: Option<Probe>| probe.is_some_and(|probe| probe.is_by_network());
+    let is_by_network = |probe: Option<Probe>| probe.is_some_and(Probe::is_by_network);
     let what = if is_by_network(guest.liveness_probe.read().ok().flatten()) {
         format!("the link of {name:?} goes down: its liveness probe fails and KubeVirt kills the guest")
     } else if is_by_network(guest.readiness_probe.read().ok().flatten()) {
@@ -100,7 +100,10 @@ fn is_down(nic: &Nic) -> bool {
 #[cfg(test)]
 mod tests {
     use super::RULE;
-    use crate::rules::testing::{Expect, Hotplug, findings_of_update, table_of_updates};
+    use crate::{
+        facts::{Fact, Facts},
+        rules::testing::{Expect, Hotplug, findings_of_update, findings_of_update_with, table_of_updates},
+    };
 
     const NET: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
@@ -143,8 +146,8 @@ mod tests {
     fn the_first_nic_of_a_stopped_vm_replaces_the_default_one() {
         let first = r#"{"networks": [{"name": "lan", "multus": {"networkName": "n"}}],
             "domain": {"devices": {"interfaces": [{"name": "lan", "bridge": {}}]}}}"#;
-        let facts = crate::facts::Facts { vmi: crate::facts::Fact::Absent, ..Default::default() };
-        let found = crate::rules::testing::findings_of_update_with(&RULE, &vm("{}"), &vm(first), &facts);
+        let facts = Facts { vmi: Fact::Absent, ..Facts::default() };
+        let found = findings_of_update_with(&RULE, &vm("{}"), &vm(first), &facts);
         assert_eq!(found[0].what, "with \"lan\" the guest loses KubeVirt's automatic pod NIC at its next boot");
         assert_eq!(found.len(), 1, "{found:?}");
     }
