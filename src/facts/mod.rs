@@ -5,6 +5,7 @@
 
 pub mod attachment;
 pub mod boot;
+pub mod cni;
 pub mod kubevirt;
 pub mod nad;
 pub mod nic;
@@ -18,13 +19,13 @@ pub use self::{
     attachment::Attachment,
     boot::BootFacts,
     kubevirt::KubeVirt,
-    nad::{Nads, NamespaceIsolation},
+    nad::{MULTUS_NAMESPACE, Nads, NamespaceIsolation},
     vm::Vm,
     vmi::Vmi,
 };
 use crate::{
-    api::mac::Mac,
-    change::{Change, MigrationStart},
+    api::{mac::Mac, network::NadRef},
+    change::{Change, MigrationStart, Nic},
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -120,6 +121,10 @@ pub struct Facts {
     pub nads: Nads,
     /// The namespace isolation of Multus; absent if it is off.
     pub isolation: Fact<Arc<NamespaceIsolation>>,
+    /// The namespace where Multus looks for a default network without a namespace, if its configuration names one.
+    pub multus_namespace: Option<Arc<str>>,
+    /// A NIC of the guest whose address may change with a migration.
+    pub unstable_address: Option<UnstableAddress>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
     /// The number of nodes that run guests.
@@ -136,6 +141,15 @@ pub struct Facts {
     pub by_controller: bool,
 }
 
+/// A NIC whose address may change with a migration, because its network assigns a new one to each pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnstableAddress {
+    /// The name of the NIC.
+    pub nic: Box<str>,
+    /// What assigns the address, as in `whereabouts`.
+    pub assigned_by: Box<str>,
+}
+
 /// Another guest with a MAC address on a network.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MacUser {
@@ -150,6 +164,12 @@ pub struct MacUser {
 }
 
 impl Facts {
+    /// Returns the NetworkAttachmentDefinition of a NIC of a VM in this namespace.
+    #[must_use]
+    pub fn nad_of<'n>(&'n self, nic: &Nic<'n>, own_namespace: &'n str) -> Option<NadRef<'n>> {
+        nad::nad_of(nic, own_namespace, self.multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE))
+    }
+
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.
     #[must_use]
     pub fn live(&self) -> Fact<&Vmi> {

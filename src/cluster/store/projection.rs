@@ -17,7 +17,13 @@ use crate::{
         vm::{ControllerRevision, Migration, VirtualMachine},
         vmi::VirtualMachineInstance,
     },
-    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nic::macs_of},
+    facts::{
+        KubeVirt, Vm, Vmi,
+        attachment::AttachmentDaemon,
+        boot,
+        nad::{MultusConfig, Nad},
+        nic::macs_of,
+    },
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
     settings::overrides::{Overrides, ParsedOverrides},
@@ -50,8 +56,8 @@ pub(crate) struct Projection {
 /// The kept fields of an object, by its kind.
 #[derive(Debug)]
 pub(crate) enum Projected {
-    /// The namespace isolation of a thick Multus.
-    ConfigMap(Fact<Arc<NamespaceIsolation>>),
+    /// The configuration of a thick Multus.
+    ConfigMap(MultusConfig),
     /// `None` if it does not attach NICs.
     DaemonSet(Option<AttachmentDaemon>),
     Vmi(Box<ProjectedVmi>),
@@ -139,7 +145,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let config: cluster::ConfigMap = read_object(text)?;
             let is_of_multus = config.metadata.name == MULTUS_CONFIG;
             let object = if is_of_multus {
-                Projected::ConfigMap(NamespaceIsolation::read(&config))
+                Projected::ConfigMap(MultusConfig::read(&config))
             } else {
                 Projected::Ignored(Kind::ConfigMap)
             };

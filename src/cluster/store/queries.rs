@@ -7,8 +7,8 @@ use crate::{
     api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
-        nad::{NadLookup, closest_name},
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, UnstableAddress, Vm, Vmi,
+        nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         wire::Wire,
     },
     pci::Devices,
@@ -77,21 +77,39 @@ impl Store {
         }
     }
 
-    fn attachment(&self) -> Fact<Attachment> {
+    pub(super) fn attachment(&self) -> Fact<Attachment> {
         if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
-        Fact::Known(Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon)))
+        let mut attachment = Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon));
+        if !self.sees_daemon_sets {
+            attachment.multus = Fact::Unknown;
+        }
+        Fact::Known(attachment)
     }
 
-    /// Absent if no ConfigMap configures Multus; unknown if several ConfigMaps differ.
+    /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
+    /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
-        if !self.isolations.is_readable() {
+        let daemons = || self.daemons.iter().map(|(_, _, daemon)| daemon);
+        let of_flags = daemons()
+            .filter(|daemon| daemon.is_thin_multus || daemon.isolation.is_some())
+            .map(|daemon| daemon.isolation.clone().map_or(Fact::Absent, |isolation| Fact::Known(Arc::new(isolation))));
+        let are_all_thin = daemons().any(|daemon| daemon.is_thin_multus)
+            && !daemons().any(|daemon| daemon.is_thick_multus || daemon.is_controller);
+        if !self.multus_configs.is_readable() && !are_all_thin {
             return Fact::Unknown;
         }
-        let mut all = self.isolations.iter().map(|(_, _, isolation)| isolation);
+        let of_configs = self.multus_configs.iter().map(|(_, _, config)| config.isolation.clone());
+        let mut all = of_configs.chain(of_flags);
         let Some(first) = all.next() else { return Fact::Absent };
-        if all.all(|other| other == first) { first.clone() } else { Fact::Unknown }
+        if all.all(|other| other == first) { first } else { Fact::Unknown }
+    }
+
+    /// Returns `multusNamespace` of Multus' configuration, if it is set.
+    fn multus_namespace(&self) -> Option<Arc<str>> {
+        let configs = self.multus_configs.iter().filter_map(|(_, _, config)| config.namespace.as_ref());
+        configs.min().map(Arc::clone)
     }
 
     /// Counts the nodes that KubeVirt has labelled, or all nodes if it has labelled none. A cluster has a node, so none
@@ -120,17 +138,44 @@ impl Store {
 
     fn nads_of(&self, change: &Change) -> Nads {
         let mut nads = Nads::default();
-        for name in networks_of(change).filter_map(Nic::network_name) {
-            let name = NadRef::parse(name, change.subject.namespace);
-            nads.insert(name, self.find_nad(name));
+        let own = change.subject.namespace;
+        let multus_namespace = self.multus_namespace();
+        let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        for nic in networks_of(change) {
+            let Some(name) = nad_of(nic, own, multus_namespace) else { continue };
+            let mut lookup = self.find_nad(name);
+            // A default network that Multus does not find is often one of the VM's own namespace.
+            if lookup.suggestion.is_some() && self.nads.get(own, name.name).known().is_some() {
+                lookup.suggestion = Some(NadRef { namespace: own, ..name }.to_string());
+            }
+            nads.insert(name, lookup);
         }
         nads
     }
 
     pub(in crate::cluster) fn find_nad(&self, name: NadRef) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let instead = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
-        NadLookup { nad, suggestion: instead }
+        let suggestion = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
+        let conflict = nad.known().and_then(|nad| self.conflicting_nad(nad));
+        NadLookup { nad, suggestion, conflict }
+    }
+
+    /// Returns another definition of the same OVN network with other settings.
+    fn conflicting_nad(&self, nad: &Nad) -> Option<String> {
+        let own = nad.network.ovn.as_ref()?;
+        let conflicts = self.nads.iter().filter(|(_, _, other)| {
+            other.network.ovn.as_ref().is_some_and(|other| own.name == other.name && own.settings != other.settings)
+        });
+        conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
+    }
+
+    /// Returns the first NIC of a running guest whose network assigns a new address to each pod.
+    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<UnstableAddress> {
+        vmi.known()?.nics.iter().find_map(|nic| {
+            let NadRef { namespace, name } = NadRef::parse(nic.network.as_deref()?, namespace);
+            let assigned_by = self.nads.get(namespace, name).known()?.network.assigns_anew()?.into();
+            Some(UnstableAddress { nic: nic.name.clone(), assigned_by })
+        })
     }
 
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
@@ -185,7 +230,7 @@ impl Store {
     }
 
     fn wire(&self, nad: NadRef) -> Option<&Wire> {
-        self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.wire.as_ref())
+        self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.network.wire.as_ref())
     }
 }
 
@@ -199,9 +244,13 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
+        let adds_nics = !change.nics.added.is_empty();
+        let unstable_address = adds_nics.then(|| self.unstable_address(subject.namespace, &guest.vmi)).flatten();
         Facts {
             nads: self.nads_of(change),
             isolation: self.isolation(),
+            multus_namespace: self.multus_namespace(),
+            unstable_address,
             mac_users: self.mac_users(change),
             by_controller: self.component(change.user) == Some(CONTROLLER),
             ..guest

@@ -10,8 +10,8 @@ use crate::{
     },
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
-        attachment::InPlace,
-        nad::{CniConfig, Nad, NadLookup},
+        attachment::{InPlace, ReadyNodes},
+        nad::{Nad, NadLookup},
         vmi::StatusNic,
     },
     rules::{Finding, Rule},
@@ -135,22 +135,24 @@ impl Hotplug {
 
     /// Sets whether NICs can be attached to a running pod.
     pub(crate) fn in_place(self, in_place: InPlace) -> Self {
-        let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No };
+        let multus = Fact::Known(ReadyNodes { ready: 3, desired: 3 });
+        let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No, multus };
         self.facts(|facts| facts.attachment = Fact::Known(attachment))
     }
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false, wire: None })
+        self.with_nad(name, Nad::read(config, ""))
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true, wire: None })
+        self.with_nad(name, Nad::read("", "example.com/vf"))
     }
 
-    fn with_nad(mut self, name: &str, nad: Nad) -> Self {
-        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), suggestion: None };
+    /// Adds a NetworkAttachmentDefinition, named as `namespace/name`.
+    pub(crate) fn with_nad(mut self, name: &str, nad: Nad) -> Self {
+        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), ..NadLookup::default() };
         self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
         self.with_absent_networks()
     }
@@ -165,7 +167,7 @@ impl Hotplug {
                 let elsewhere = NadRef { namespace: "other", ..name };
                 let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
                 let suggestion = is_elsewhere.then(|| elsewhere.to_string());
-                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion });
+                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion, conflict: None });
             }
         }
         self
