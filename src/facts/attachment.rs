@@ -100,12 +100,12 @@ impl AttachmentDaemon {
         let roles: Vec<(&Container, Role)> =
             containers.filter_map(|container| Some((container, role_of(container)?))).collect();
         let has = |role| roles.iter().any(|(_, other)| *other == role);
-        let multus = roles.iter().filter(|(_, role)| *role != Role::Controller);
+        let mut multus = roles.iter().filter(|(_, role)| *role != Role::Controller);
         let daemon = Self {
             is_controller: has(Role::Controller),
             is_thick_multus: has(Role::ThickMultus),
             is_thin_multus: has(Role::ThinMultus),
-            isolation: multus.filter_map(|(container, _)| isolation_by_flags(container)).next(),
+            isolation: multus.find_map(|(container, _)| isolation_by_flags(container)),
             ready: daemon_set.status.number_ready,
             desired: daemon_set.status.desired_number_scheduled,
         };

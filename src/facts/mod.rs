@@ -124,7 +124,7 @@ pub struct Facts {
     /// The namespace where Multus looks for a default network without a namespace, if its configuration names one.
     pub multus_namespace: Option<Arc<str>>,
     /// A NIC of the guest whose address may change with a migration.
-    pub unstable_address: Option<UnstableAddress>,
+    pub unstable_address: Option<Box<UnstableAddress>>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
     /// The number of nodes that run guests.

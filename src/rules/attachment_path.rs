@@ -86,7 +86,7 @@ fn missing_multus(case: &Case) -> Option<String> {
 
 /// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
 fn evaluate_address(case: &Case) -> Option<Finding> {
-    let UnstableAddress { nic, assigned_by } = case.facts.unstable_address.as_ref()?;
+    let UnstableAddress { nic, assigned_by } = case.facts.unstable_address.as_deref()?;
     let vmi = *case.facts.live().known()?;
     let migrates = |nic: &&Nic| match plug_of(nic) {
         HotplugMethod::None => false,
@@ -367,7 +367,7 @@ mod tests {
     fn a_migration_may_change_an_address_that_is_assigned_anew() {
         let unstable = |case: Hotplug| {
             let address = UnstableAddress { nic: "dyniface2".into(), assigned_by: "whereabouts".into() };
-            case.facts(|facts| facts.unstable_address = Some(address))
+            case.facts(|facts| facts.unstable_address = Some(Box::new(address)))
         };
         for (case, count) in [
             (Hotplug::of(BRIDGE), 0),

@@ -170,11 +170,11 @@ impl Store {
     }
 
     /// Returns the first NIC of a running guest whose network assigns a new address to each pod.
-    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<UnstableAddress> {
+    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<Box<UnstableAddress>> {
         vmi.known()?.nics.iter().find_map(|nic| {
             let NadRef { namespace, name } = NadRef::parse(nic.network.as_deref()?, namespace);
             let assigned_by = self.nads.get(namespace, name).known()?.network.assigns_anew()?.into();
-            Some(UnstableAddress { nic: nic.name.clone(), assigned_by })
+            Some(Box::new(UnstableAddress { nic: nic.name.clone(), assigned_by }))
         })
     }
 
