@@ -180,6 +180,8 @@ mod tests {
 
     #[test]
     fn the_address_of_a_template_goes_to_every_replica() {
+        const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
+
         let review = |replicas: &str, network: &str| {
             format!(
                 r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
@@ -189,7 +191,6 @@ mod tests {
                     "macAddress": "02:00:00:00:00:aa"}}]}}}}, "networks": [{{"name": "lan", {network}}}]}}}}}}}}}}}}"#
             )
         };
-        const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
         for (replicas, network, count) in [
             ("", MULTUS, 1),
             (r#""replicas": 3,"#, MULTUS, 1),

@@ -154,14 +154,15 @@ mod tests {
 
     #[test]
     fn a_link_under_a_probe_by_network_is_reported() {
+        const DOWN: &str = r#", "state": "down""#;
+        const POD: &str = r#""pod": {}"#;
+
         let guest = |probes: &str, state: &str, network: &str| {
             format!(
                 r#"{{{probes} "networks": [{{"name": "default", {network}}}],
                 "domain": {{"devices": {{"interfaces": [{{"name": "default", "masquerade": {{}}{state}}}]}}}}}}"#
             )
         };
-        const DOWN: &str = r#", "state": "down""#;
-        const POD: &str = r#""pod": {}"#;
         for (probes, state, network, expected) in [
             (r#""livenessProbe": {"tcpSocket": {"port": 22}},"#, DOWN, POD, Some("kills the guest")),
             (r#""livenessProbe": {"httpGet": {"port": 80}},"#, DOWN, POD, Some("kills the guest")),
