@@ -286,4 +286,55 @@ pub struct Node {
     /// `metadata`.
     #[serde(deserialize_with = "object")]
     pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: NodeSpec,
+    /// `status`.
+    #[serde(deserialize_with = "object")]
+    pub status: NodeStatus,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// `unschedulable`: the node is cordoned.
+    #[serde(deserialize_with = "nullable")]
+    pub unschedulable: bool,
+}
+
+/// `status` of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// `allocatable`: how much of each resource pods may use.
+    #[serde(deserialize_with = "nullable")]
+    pub allocatable: BTreeMap<String, Amount>,
+}
+
+/// A quantity of a resource, as text or as a number.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    /// As in `"4"` or `"1k"`.
+    Text(String),
+    /// As in `4`.
+    Number(serde_json::Number),
+}
+
+impl Amount {
+    /// Returns the quantity as text.
+    #[must_use]
+    pub fn as_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+        }
+    }
+
+    /// Whether it is more than zero.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.as_text().bytes().any(|byte| (b'1'..=b'9').contains(&byte))
+    }
 }

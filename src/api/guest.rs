@@ -15,15 +15,20 @@ use super::{
     fields::fields,
     network::{Interface, Network},
     nullable,
+    placement::{Affinity, NodeSelector},
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestSpec<'a> {
+    /// `affinity`.
+    pub affinity: Lazy<'a, Affinity>,
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
     /// `domain`: CPU, memory and devices.
     pub domain: WithPresence<Domain<'a>>,
+    /// `nodeSelector`.
+    pub node_selector: Lazy<'a, NodeSelector>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
@@ -34,9 +39,11 @@ pub struct GuestSpec<'a> {
 
 fields! {
     GuestSpec {
+        "affinity" => affinity: value,
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
         "networks" => networks: objects,
+        "nodeSelector" => node_selector: value,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,
     }

@@ -8,13 +8,11 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{
-    Store,
-    projection::{KUBEVIRT_NODE, MULTUS_CONFIG},
-};
+use super::store::{Store, projection::MULTUS_CONFIG};
 use crate::{
     api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
+    facts::nodes::KUBEVIRT_NODE,
     k8s::{
         api_error::ApiError,
         kind::Kind,
@@ -256,13 +254,13 @@ async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     fetched
 }
 
-/// Lists the metadata of the nodes that KubeVirt has labelled; of all nodes if it has labelled none.
+/// Lists the nodes that KubeVirt has labelled; all nodes if it has labelled none.
 async fn nodes(client: &ApiClient) -> Vec<Fetched> {
     let path = ObjectPath::all(Kind::Node, "");
     let labelled = ListParams::default().labels(KUBEVIRT_NODE);
-    let mut nodes = client.list(&path, labelled, Fields::Metadata).objects().await;
+    let mut nodes = client.list(&path, labelled, Fields::All).objects().await;
     if nodes.as_ref().is_ok_and(Vec::is_empty) {
-        nodes = client.list(&path, ListParams::default(), Fields::Metadata).objects().await;
+        nodes = client.list(&path, ListParams::default(), Fields::All).objects().await;
     }
     vec![match nodes {
         Ok(objects) => Fetched::Objects { path, objects, are_all: true },
@@ -345,8 +343,7 @@ mod tests {
             DAEMON_SETS => list(json!([{"metadata": metadata("dnc"),
                 "spec": {"template": {"spec": {"containers": [{"command": ["/dynamic-networks-controller"]}]}}},
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
-            NODES => list(json!([{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-                "metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
+            NODES => list(json!([{"metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
             "/api/v1/configmaps" => list(Value::Null),
             MIGRATIONS | NADS => list(json!([])),
             _ => return absent(path),
@@ -421,7 +418,8 @@ mod tests {
         assert!(facts.vmi.known().unwrap().is_live());
         assert!(facts.vm.known().is_some() && facts.revision.known().is_some());
         assert_eq!(facts.attachment.known().unwrap().in_place, InPlace::Yes);
-        assert_eq!((facts.nodes, facts.migration, facts.isolation), (Fact::Known(1), Fact::Absent, Fact::Absent));
+        assert_eq!(facts.nodes.map(|nodes| nodes.count()), Fact::Known(1));
+        assert_eq!((facts.migration, facts.isolation), (Fact::Absent, Fact::Absent));
         assert_eq!(nad(&Facts { nads: facts.nads, ..Facts::default() }, "net"), Fact::Known(()));
         let count = |path: &str| urls.iter().filter(|url| url.as_str() == path).count();
         assert_eq!([VM, VMI, REVISION, NAD].map(count), [1; 4], "{urls:?}");
@@ -464,7 +462,7 @@ mod tests {
         })
         .await;
         assert_eq!(facts.attachment, Fact::Unknown);
-        assert_eq!((facts.nodes.known(), nad(&facts, "net")), (Some(&1), Fact::Known(())));
+        assert_eq!((facts.nodes.known().is_some(), nad(&facts, "net")), (true, Fact::Known(())));
         assert_eq!(errors, [format!("DaemonSets: {message}")]);
     }
 

@@ -8,6 +8,8 @@ pub mod boot;
 pub mod kubevirt;
 pub mod nad;
 pub mod nic;
+pub mod nodes;
+pub mod placement;
 pub mod vm;
 pub mod vmi;
 
@@ -18,6 +20,8 @@ pub use self::{
     boot::BootFacts,
     kubevirt::KubeVirt,
     nad::{Nads, NamespaceIsolation},
+    nodes::Nodes,
+    placement::Placement,
     vm::Vm,
     vmi::Vmi,
 };
@@ -121,8 +125,8 @@ pub struct Facts {
     pub isolation: Fact<Arc<NamespaceIsolation>>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
-    /// The number of nodes that run guests.
-    pub nodes: Fact<usize>,
+    /// The nodes that run guests: at least one.
+    pub nodes: Fact<Arc<Nodes>>,
     /// The name of a VirtualMachineInstanceMigration of the guest that has not ended.
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.

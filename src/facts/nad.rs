@@ -15,8 +15,8 @@ const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 pub struct Nad {
     /// Whether `spec.config` is valid.
     pub config: CniConfig,
-    /// Whether the annotation `k8s.v1.cni.cncf.io/resourceName` names a resource.
-    pub has_resource: bool,
+    /// The annotation `k8s.v1.cni.cncf.io/resourceName`: a resource of a device plugin that the network needs.
+    pub resource: Option<Box<str>>,
 }
 
 /// `spec.config` of a NetworkAttachmentDefinition.
@@ -33,10 +33,10 @@ pub enum CniConfig {
 
 impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
-        let resource = nad.metadata.annotations.get(RESOURCE_NAME);
+        let resource = nad.metadata.annotations.get(RESOURCE_NAME).map(|name| name.trim());
         Self {
             config: CniConfig::read(&nad.spec.config),
-            has_resource: resource.is_some_and(|name| !name.trim().is_empty()),
+            resource: resource.filter(|name| !name.is_empty()).map(Into::into),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{boot::BootFacts, nic::GuestNic};
+use super::{boot::BootFacts, nic::GuestNic, placement::Placement};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
@@ -30,6 +30,11 @@ pub struct Vmi {
     pub is_migrating: bool,
     /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
+    /// `status.nodeName`: the node where it runs; empty if unknown.
+    pub node: Box<str>,
+    /// What it requires of its node; `None` if nothing, or if that cannot be read. Guests with equal requirements share
+    /// one.
+    pub placement: Option<Arc<Placement>>,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -79,6 +84,8 @@ impl Vmi {
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+            node: status.status.node_name.as_str().into(),
+            placement: placement_of(&spec.spec).map(Arc::new),
             boot: BootFacts::of(spec, status, registry),
         }
     }
@@ -144,6 +151,11 @@ impl From<&VirtualMachineInstanceStatus<'_>> for Migratable {
             _ => Self::Unknown,
         }
     }
+}
+
+/// Returns what a guest requires of its node. A field that cannot be read requires nothing.
+fn placement_of(guest: &GuestSpec) -> Option<Placement> {
+    Placement::of(guest.node_selector.read().unwrap_or_default(), guest.affinity.read().unwrap_or_default())
 }
 
 /// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most

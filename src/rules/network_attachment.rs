@@ -85,7 +85,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     }
     // NP006 reports an interface with both bindings; which of the two is intended is not known.
     let is_sriov = |bindings: &Bindings| bindings.sriov.is_some() && bindings.bridge.is_none();
-    if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && !nad.has_resource {
+    if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && nad.resource.is_none() {
         let what = format!("network \"{name}\" has no SR-IOV resource");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));

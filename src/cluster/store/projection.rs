@@ -17,7 +17,7 @@ use crate::{
         vm::{ControllerRevision, Migration, VirtualMachine},
         vmi::VirtualMachineInstance,
     },
-    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad},
+    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nodes::Node},
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
     settings::overrides::{Overrides, ParsedOverrides},
@@ -25,9 +25,6 @@ use crate::{
 
 /// The ConfigMap that holds the configuration of a thick Multus.
 pub(crate) const MULTUS_CONFIG: &str = "multus-daemon-config";
-
-/// The label of nodes that KubeVirt runs on.
-pub(crate) const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
 
 /// A field of an object has a wrong type.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +59,7 @@ pub(crate) enum Projected {
     Nad(Nad),
     /// `None` if it does not change the enforcement of rules.
     Namespace(Option<Arc<ParsedOverrides>>),
-    /// Whether KubeVirt has labelled the node.
-    Node(bool),
+    Node(Node),
     Revision(Option<ProjectedRevision>),
     /// An object of the kind that no rule needs.
     Ignored(Kind),
@@ -183,8 +179,8 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         }
         Kind::Node => {
             let node: cluster::Node = read_object(text)?;
-            let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
-            Projection { key: (node.metadata.namespace, node.metadata.name), object: Projected::Node(is_labelled) }
+            let object = Projected::Node(Node::from(&node));
+            Projection { key: (node.metadata.namespace, node.metadata.name), object }
         }
         Kind::Revision => {
             let read: ControllerRevision = read_object(text)?;

@@ -9,6 +9,7 @@ use crate::{
     facts::{
         Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
         nad::{NadLookup, closest_name},
+        nodes::Nodes,
     },
     pci::Devices,
     settings::overrides::ParsedOverrides,
@@ -62,7 +63,7 @@ impl Store {
             vmi,
             vm: self.vm(namespace, name),
             attachment: self.attachment(),
-            nodes: self.count_nodes(),
+            nodes: self.nodes(),
             migration: self.migration(namespace, name),
             overrides: self.overrides(namespace),
             ..Facts::default()
@@ -86,14 +87,13 @@ impl Store {
         if all.all(|other| other == first) { first.clone() } else { Fact::Unknown }
     }
 
-    /// Counts the nodes that KubeVirt has labelled, or all nodes if it has labelled none. A cluster has a node, so none
-    /// means that the count is unknown.
-    pub(super) fn count_nodes(&self) -> Fact<usize> {
-        match (self.nodes.is_synced(), self.labelled_nodes, self.nodes.count()) {
-            (false, ..) | (true, 0, 0) => Fact::Unknown,
-            (true, 0, all) => Fact::Known(all),
-            (true, labelled, _) => Fact::Known(labelled),
+    /// Returns the nodes that run guests. A cluster has a node, so none means that they are unknown.
+    pub(super) fn nodes(&self) -> Fact<Arc<Nodes>> {
+        if !self.nodes.is_readable() || self.nodes.count() == 0 {
+            return Fact::Unknown;
         }
+        let all = || Nodes::of(self.nodes.iter().map(|(_, name, node)| (name, node)));
+        Fact::Known(Arc::clone(self.guest_nodes.get_or_init(|| Arc::new(all()))))
     }
 
     pub(super) fn migration(&self, namespace: &str, name: &str) -> Fact<Arc<str>> {

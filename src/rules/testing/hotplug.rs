@@ -12,6 +12,7 @@ use crate::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::InPlace,
         nad::{CniConfig, Nad, NadLookup},
+        nodes::{Node, Nodes},
         vmi::StatusNic,
     },
     rules::{Finding, Rule},
@@ -70,7 +71,7 @@ impl Hotplug {
         hotplug.resource.spec.workload_update_strategy.workload_update_methods = vec!["LiveMigrate".to_owned()];
         hotplug.facts.vm = Fact::Absent;
         hotplug.facts.isolation = Fact::Absent;
-        hotplug.facts.nodes = Fact::Known(3);
+        hotplug = hotplug.nodes(&["{}"; 3]);
         hotplug.facts.migration = Fact::Absent;
         hotplug.facts.mac_users = Fact::Known(Vec::new());
         hotplug
@@ -83,7 +84,7 @@ impl Hotplug {
     /// Sets the running guest to the guest of the old object.
     fn running(mut self) -> Self {
         let vmi = format!(
-            r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
+            r#"{{"spec": {}, "status": {{"phase": "Running", "nodeName": "node-0", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
         self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
@@ -137,14 +138,22 @@ impl Hotplug {
         self.facts(|facts| facts.attachment = Fact::Known(attachment))
     }
 
+    /// Sets the nodes that run guests, each as JSON: `node-0`, on which the guest runs, `node-1`, and so on.
+    pub(crate) fn nodes(self, nodes: &[&str]) -> Self {
+        let read = |node: &&str| Arc::new(Node::from(&serde_json::from_str::<cluster::Node>(node).unwrap()));
+        let nodes: Vec<_> = nodes.iter().map(read).enumerate().map(|(i, node)| (format!("node-{i}"), node)).collect();
+        let nodes = Nodes::of(nodes.iter().map(|(name, node)| (name.as_str(), node)));
+        self.facts(|facts| facts.nodes = Fact::Known(Arc::new(nodes)))
+    }
+
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::read(config), has_resource: false })
+        self.with_nad(name, Nad { config: CniConfig::read(config), resource: None })
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::OnNodes, has_resource: true })
+        self.with_nad(name, Nad { config: CniConfig::OnNodes, resource: Some("example.com/vf".into()) })
     }
 
     fn with_nad(mut self, name: &str, nad: Nad) -> Self {
