@@ -6,6 +6,7 @@
 pub mod attachment;
 pub mod boot;
 pub mod kubevirt;
+pub mod migration;
 pub mod nad;
 pub mod nic;
 pub mod nodes;

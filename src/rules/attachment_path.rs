@@ -1,16 +1,13 @@
 //! NP112.
 
-use super::{
-    Case, CauseType, Finding,
-    migration_targets::{Obstacle, missing_on_own_node},
-    plug_of, rule,
-};
+use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     change::Nic,
     facts::{
         Fact, FactKind, Vmi,
         attachment::InPlace,
         kubevirt::{AutoMigration, KubeVirt},
+        migration::{Obstacle, missing_on_own_node},
         nic::HotplugMethod,
         vmi::Migratable,
     },
@@ -77,10 +74,12 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
     match case.in_place() {
         // The pod runs already, so nothing looks for a node that has the bridge.
-        Fact::Known(InPlace::Yes) => missing_on_own_node(case, vmi, nic).map(|resource| {
-            let what = format!("{name:?} cannot be attached on {}: it does not offer {resource}", vmi.node);
-            RULE.advice(case.change.nic_field(nic), what)
-        }),
+        Fact::Known(InPlace::Yes) => {
+            missing_on_own_node(case.facts, vmi, nic, case.change.subject.namespace).map(|resource| {
+                let what = format!("{name:?} cannot be attached on {}: it does not offer {resource}", vmi.node);
+                RULE.advice(case.change.nic_field(nic), what)
+            })
+        }
         Fact::Known(InPlace::SomeNodes { ready, desired }) => {
             let what = format!(
                 "{name:?} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes"
@@ -130,7 +129,7 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
         let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
         return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
     }
-    match Obstacle::of(case, vmi, nic) {
+    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
         Some(Obstacle::OneNode) => {
             let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
             return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned());

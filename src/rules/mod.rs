@@ -21,7 +21,6 @@ mod interface_state;
 mod interface_without_network;
 mod live_change;
 mod migration_running;
-mod migration_targets;
 mod name_in_use;
 mod network_attachment;
 mod network_source;

@@ -5,26 +5,29 @@
 
 use std::fmt;
 
-use super::Case;
-use crate::{
-    api::network::NadRef,
-    change::Nic,
-    facts::{
-        Vmi,
-        nodes::{Node, Nodes},
-    },
+use super::{
+    Facts, Vmi,
+    nodes::{Node, Nodes},
 };
+use crate::{api::network::NadRef, change::Nic};
 
 /// Why a migration of a guest cannot succeed, or not now. As text it continues a sentence such as "it needs a live
 /// migration, and".
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Obstacle {
+pub enum Obstacle {
     /// The cluster has no other node that runs guests.
     OneNode,
     /// The guest requires what no other node has: in this field.
     Pinned(&'static str),
     /// The nodes that the guest may run on accept no pods now.
-    Unavailable { are_cordoned: bool, first: String, more: usize },
+    Unavailable {
+        /// Whether one of them is cordoned.
+        are_cordoned: bool,
+        /// The name of the first.
+        first: String,
+        /// The number of the others.
+        more: usize,
+    },
     /// None of the nodes that the guest may run on offers the resource of the network.
     NoResource(String),
 }
@@ -32,8 +35,9 @@ pub(super) enum Obstacle {
 impl Obstacle {
     /// Returns what hinders a migration that attaches or moves a NIC of a guest; `None` if nothing does, as far as is
     /// known.
-    pub(super) fn of(case: &Case, vmi: &Vmi, nic: &Nic) -> Option<Self> {
-        let nodes = case.facts.nodes.known()?;
+    #[must_use]
+    pub fn of(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+        let nodes = facts.nodes.known()?;
         if nodes.count() == 1 {
             return Some(Self::OneNode);
         }
@@ -47,13 +51,14 @@ impl Obstacle {
             let are_cordoned = targets.iter().any(|(_, node)| node.is_cordoned);
             return Some(Self::Unavailable { are_cordoned, first: (*first).to_owned(), more: more.len() });
         }
-        let resource = resource_of(case, nic)?;
+        let resource = resource_of(facts, nic, namespace)?;
         let offers = available.iter().any(|(_, node)| node.may_offer(&resource));
         (!offers).then_some(Self::NoResource(resource))
     }
 
     /// Whether it stays until a user changes the cluster or the guest.
-    pub(super) fn is_lasting(&self) -> bool {
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
         matches!(self, Self::OneNode | Self::Pinned(_))
     }
 }
@@ -89,14 +94,15 @@ fn targets<'n>(nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> 
 }
 
 /// Returns the resource that the network of a NIC needs.
-pub(super) fn resource_of(case: &Case, nic: &Nic) -> Option<String> {
-    let name = NadRef::parse(nic.network_name()?, case.change.subject.namespace);
-    let nad = case.facts.nads.lookup(name).nad;
+fn resource_of(facts: &Facts, nic: &Nic, namespace: &str) -> Option<String> {
+    let name = NadRef::parse(nic.network_name()?, namespace);
+    let nad = facts.nads.lookup(name).nad;
     nad.known()?.resource.as_deref().map(str::to_owned)
 }
 
 /// Returns the resource of a NIC's network that the guest's own node does not offer.
-pub(super) fn missing_on_own_node(case: &Case, vmi: &Vmi, nic: &Nic) -> Option<String> {
-    let node = case.facts.nodes.known()?.get(&vmi.node)?;
-    resource_of(case, nic).filter(|resource| !node.may_offer(resource))
+#[must_use]
+pub fn missing_on_own_node(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<String> {
+    let node = facts.nodes.known()?.get(&vmi.node)?;
+    resource_of(facts, nic, namespace).filter(|resource| !node.may_offer(resource))
 }
