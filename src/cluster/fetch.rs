@@ -186,6 +186,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     if !guest.is_empty() {
         reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
+        reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
     }
     for (namespace, name) in &plan.guests {
@@ -266,6 +267,12 @@ async fn nodes(client: &ApiClient) -> Vec<Fetched> {
         Ok(objects) => Fetched::Objects { path, objects, are_all: true },
         Err(reason) => Fetched::Failed(FetchError { path, reason }),
     }]
+}
+
+/// Lists the quotas of a namespace. Many users may not, and without them a migration is only not known to be refused.
+async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
+    let quotas = list(client, ObjectPath::all(Kind::ResourceQuota, namespace), ListParams::default()).await;
+    if matches!(quotas, Fetched::Failed(_)) { Vec::new() } else { vec![quotas] }
 }
 
 fn named(name: &str) -> ListParams {

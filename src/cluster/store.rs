@@ -24,7 +24,7 @@ use self::{
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
     facts::{
-        Fact, KubeVirt, NamespaceIsolation,
+        Fact, KubeVirt, NamespaceIsolation, Quota,
         attachment::AttachmentDaemon,
         nad::Nad,
         nodes::{Node, Nodes},
@@ -50,6 +50,8 @@ pub struct Store {
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
+    /// The quotas that limit the pods of every guest in their namespace.
+    quotas: Listing<Arc<Quota>>,
     /// The labels and resources of nodes: most nodes have the same.
     node_texts: Interner<str>,
     /// The nodes that run guests, made when a request needs them; empty after a node has changed.
@@ -209,6 +211,7 @@ impl Store {
             Kind::Nad => &self.nads,
             Kind::Namespace => &self.overrides,
             Kind::Node => &self.nodes,
+            Kind::ResourceQuota => &self.quotas,
             Kind::Revision => &self.revisions,
         }
     }
@@ -224,6 +227,7 @@ impl Store {
             Kind::Nad => &mut self.nads,
             Kind::Namespace => &mut self.overrides,
             Kind::Node => &mut self.nodes,
+            Kind::ResourceQuota => &mut self.quotas,
             Kind::Revision => &mut self.revisions,
         }
     }
@@ -256,6 +260,8 @@ impl Store {
             Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
             Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
             Projected::Node(node) => contains_arc(&self.nodes, key, node),
+            Projected::ResourceQuota(Some(quota)) => contains_arc(&self.quotas, key, quota),
+            Projected::ResourceQuota(None) => return self.quotas.get(namespace, name).known().is_none(),
             Projected::Revision(_) => false,
             Projected::Ignored(_) => return true,
         };
@@ -297,10 +303,14 @@ impl Store {
             Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
             Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
             Projected::Node(node) => self.upsert_node(name, node),
+            Projected::ResourceQuota(Some(quota)) => drop(self.quotas.insert(namespace, name, Arc::new(quota))),
             Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
             // It exists, and does not show the devices.
             Projected::Revision(None) => self.mark_absent(kind, namespace, name),
-            Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
+            Projected::DaemonSet(None)
+            | Projected::Migration(None)
+            | Projected::Namespace(None)
+            | Projected::ResourceQuota(None) => {
                 self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
@@ -598,6 +608,7 @@ mod tests {
                 "demo",
                 &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
             ),
+            ("v1", Kind::ResourceQuota, "team", &json!({"status": {"hard": {"pods": "1"}}})),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -614,6 +625,7 @@ mod tests {
             (Kind::Nad, "net"),
             (Kind::DaemonSet, "multus"),
             (Kind::ConfigMap, "multus-daemon-config"),
+            (Kind::ResourceQuota, "team"),
         ] {
             store.remove(kind, "demo", name);
         }

@@ -30,6 +30,13 @@ pub enum Obstacle {
     },
     /// None of the nodes that the guest may run on offers the resource of the network.
     NoResource(String),
+    /// A ResourceQuota has no room for a second pod of the guest.
+    Quota {
+        /// Its name.
+        name: String,
+        /// What is left of what is needed.
+        shortage: String,
+    },
 }
 
 impl Obstacle {
@@ -37,6 +44,13 @@ impl Obstacle {
     /// known.
     #[must_use]
     pub fn of(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+        Self::of_nodes(facts, vmi, nic, namespace).or_else(|| {
+            let mut quotas = facts.quotas.known()?.iter();
+            quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
+        })
+    }
+
+    fn of_nodes(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
         let nodes = facts.nodes.known()?;
         if nodes.count() == 1 {
             return Some(Self::OneNode);
@@ -73,6 +87,7 @@ impl fmt::Display for Obstacle {
                 let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
                 write!(formatter, "the other nodes are {state} ({first}{more})")
             }
+            Self::Quota { name, shortage } => write!(formatter, "quota {name:?} has {shortage}"),
             Self::NoResource(resource) => write!(formatter, "no other node offers {resource}"),
         }
     }

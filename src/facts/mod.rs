@@ -11,6 +11,7 @@ pub mod nad;
 pub mod nic;
 pub mod nodes;
 pub mod placement;
+pub mod quota;
 pub mod vm;
 pub mod vmi;
 
@@ -23,6 +24,7 @@ pub use self::{
     nad::{Nads, NamespaceIsolation},
     nodes::Nodes,
     placement::Placement,
+    quota::Quota,
     vm::Vm,
     vmi::Vmi,
 };
@@ -128,6 +130,8 @@ pub struct Facts {
     pub attachment: Fact<Attachment>,
     /// The nodes that run guests: at least one.
     pub nodes: Fact<Arc<Nodes>>,
+    /// The ResourceQuotas of the namespace that limit pods of guests.
+    pub quotas: Fact<Vec<Arc<Quota>>>,
     /// The name of a VirtualMachineInstanceMigration of the guest that has not ended.
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.

@@ -9,7 +9,7 @@ use crate::{
         vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
     change::MAX_NICS,
-    pci::{DeviceRegistry, NoRegistry},
+    pci::{DeviceRegistry, NoRegistry, bytes_of_quantity},
 };
 
 /// A VirtualMachineInstance, reduced to the facts that rules use.
@@ -35,6 +35,8 @@ pub struct Vmi {
     /// What it requires of its node; `None` if nothing, or if that cannot be read. Guests with equal requirements share
     /// one.
     pub placement: Option<Arc<Placement>>,
+    /// The memory that its pod requests at least, in bytes; 0 if unknown.
+    pub memory: u64,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -86,6 +88,7 @@ impl Vmi {
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
             node: status.status.node_name.as_str().into(),
             placement: placement_of(&spec.spec).map(Arc::new),
+            memory: requested_memory(&spec.spec).unwrap_or(0),
             boot: BootFacts::of(spec, status, registry),
         }
     }
@@ -158,6 +161,17 @@ fn placement_of(guest: &GuestSpec) -> Option<Placement> {
     Placement::of(guest.node_selector.read().unwrap_or_default(), guest.affinity.read().unwrap_or_default())
 }
 
+/// Returns the memory that the pod of a guest requests at least; `None` if it cannot be read, or if the guest has huge
+/// pages, which quotas count separately.
+fn requested_memory(guest: &GuestSpec) -> Option<u64> {
+    let memory = &guest.domain.memory;
+    if memory.hugepages.is_some() {
+        return None;
+    }
+    let requested = guest.domain.resources.read().ok()?.requests.memory;
+    bytes_of_quantity(requested.as_ref().or(memory.guest.as_ref())?.as_str())
+}
+
 /// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most
 /// 256, else one. `None` if `domain.cpu` cannot be read.
 #[must_use]
@@ -216,6 +230,18 @@ mod tests {
         ] {
             let nic = StatusNic { pod_interface: name.into(), ..StatusNic::default() };
             assert_eq!(nic.has_ordinal_name(), has_ordinal_name, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_requested_memory_is_that_of_the_resources_or_of_the_guest() {
+        for (domain, memory) in [
+            (r#"{}"#, 0),
+            (r#"{"memory": {"guest": "8Gi"}}"#, 8 << 30),
+            (r#"{"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}"#, 4 << 30),
+            (r#"{"memory": {"guest": "8Gi", "hugepages": {"pageSize": "2Mi"}}}"#, 0),
+        ] {
+            assert_eq!(vmi(&format!(r#"{{"spec": {{"domain": {domain}}}}}"#)).memory, memory, "{domain}");
         }
     }
 

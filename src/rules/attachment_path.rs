@@ -28,7 +28,9 @@ rule! {
     /// A migration also needs another node. KubeVirt keeps the target pod off the guest's own node, with the
     /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
     /// only its own node fits can never migrate. If the nodes that fit are cordoned, or offer none of the device-plugin
-    /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged.
+    /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged. During
+    /// a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one, the NIC
+    /// waits too.
     ///
     /// In place nothing looks for a node: bridge-marker and ovs-cni offer a resource on each node that has the bridge.
     /// If the guest's own node does not offer it, the NIC cannot be attached there.
@@ -194,7 +196,7 @@ mod tests {
     use super::RULE;
     use crate::{
         api::placement::Affinity,
-        facts::{Fact, Placement, attachment::InPlace, vmi::Migratable},
+        facts::{Fact, Placement, Quota, attachment::InPlace, vmi::Migratable},
         rules::testing::{Expect, Hotplug},
         settings::Settings,
     };
@@ -276,6 +278,23 @@ mod tests {
         };
         in_zone("a").expect(&RULE, &Expect::Advice);
         in_zone("b").expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn a_quota_without_room_for_a_second_pod_is_reported() {
+        const QUOTA: &str = r#"{"metadata": {"name": "team"},
+            "status": {"hard": {"requests.memory": "10Gi"}, "used": {"requests.memory": "9Gi"}}}"#;
+        let quota = || Arc::new(Quota::of(&serde_json::from_str(QUOTA).unwrap()).unwrap());
+        for (memory, part) in [
+            (8 << 30, "it needs a live migration, and quota \"team\" has 1Gi of the 8Gi requests.memory"),
+            (1 << 30, "starts automatically"),
+        ] {
+            let case = Hotplug::of(SRIOV).vmi(|vmi| vmi.memory = memory);
+            let case = case.facts(|facts| facts.quotas = Fact::Known(vec![quota()]));
+            case.expect(&RULE, &Expect::Advice);
+            let findings = case.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
     }
 
     #[test]

@@ -134,6 +134,8 @@ impl OverlayFacts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
+            // They never deny.
+            quotas: known.quotas.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },
             // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {

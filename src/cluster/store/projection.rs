@@ -17,7 +17,9 @@ use crate::{
         vm::{ControllerRevision, Migration, VirtualMachine},
         vmi::VirtualMachineInstance,
     },
-    facts::{Fact, KubeVirt, NamespaceIsolation, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nodes::Node},
+    facts::{
+        Fact, KubeVirt, NamespaceIsolation, Quota, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nodes::Node,
+    },
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
     settings::overrides::{Overrides, ParsedOverrides},
@@ -60,6 +62,8 @@ pub(crate) enum Projected {
     /// `None` if it does not change the enforcement of rules.
     Namespace(Option<Arc<ParsedOverrides>>),
     Node(Node),
+    /// `None` if it does not limit the pods of every guest.
+    ResourceQuota(Option<Quota>),
     Revision(Option<ProjectedRevision>),
     /// An object of the kind that no rule needs.
     Ignored(Kind),
@@ -123,6 +127,7 @@ impl Projection {
             Projected::Nad(_) => Kind::Nad,
             Projected::Namespace(_) => Kind::Namespace,
             Projected::Node(_) => Kind::Node,
+            Projected::ResourceQuota(_) => Kind::ResourceQuota,
             Projected::Revision(_) => Kind::Revision,
             Projected::Ignored(kind) => kind,
         }
@@ -181,6 +186,11 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let node: cluster::Node = read_object(text)?;
             let object = Projected::Node(Node::from(&node));
             Projection { key: (node.metadata.namespace, node.metadata.name), object }
+        }
+        Kind::ResourceQuota => {
+            let quota: cluster::ResourceQuota = read_object(text)?;
+            let object = Projected::ResourceQuota(Quota::of(&quota));
+            Projection { key: (quota.metadata.namespace, quota.metadata.name), object }
         }
         Kind::Revision => {
             let read: ControllerRevision = read_object(text)?;

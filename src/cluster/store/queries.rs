@@ -7,7 +7,7 @@ use crate::{
     api::{network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Vm, Vmi,
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, Vm, Vmi,
         nad::{NadLookup, closest_name},
         nodes::Nodes,
     },
@@ -64,6 +64,7 @@ impl Store {
             vm: self.vm(namespace, name),
             attachment: self.attachment(),
             nodes: self.nodes(),
+            quotas: self.quotas_of(namespace),
             migration: self.migration(namespace, name),
             overrides: self.overrides(namespace),
             ..Facts::default()
@@ -94,6 +95,16 @@ impl Store {
         }
         let all = || Nodes::of(self.nodes.iter().map(|(_, name, node)| (name, node)));
         Fact::Known(Arc::clone(self.guest_nodes.get_or_init(|| Arc::new(all()))))
+    }
+
+    /// Returns the quotas of a namespace that limit the pods of guests.
+    fn quotas_of(&self, namespace: &str) -> Fact<Vec<Arc<Quota>>> {
+        if !self.quotas.is_readable_in(namespace) {
+            return Fact::Unknown;
+        }
+        let mut quotas: Vec<_> = self.quotas.iter_in(namespace).map(|(_, quota)| Arc::clone(quota)).collect();
+        quotas.sort_by(|one, other| one.name.cmp(&other.name));
+        Fact::Known(quotas)
     }
 
     pub(super) fn migration(&self, namespace: &str, name: &str) -> Fact<Arc<str>> {
