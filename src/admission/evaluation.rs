@@ -98,6 +98,7 @@ pub struct Evaluation<'r> {
 
 /// The input of a decision. Only denials and patches keep it, because it is large and no other decision needs it again.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is always in a box, and nearly always the large variant")]
 pub(super) enum Basis<'r> {
     /// A change, and the facts that were known.
     Change(Change<'r>, Facts),

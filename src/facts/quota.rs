@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    fn quota(spec: Value, hard: Value, used: Value) -> Option<Quota> {
+    fn quota(spec: &Value, hard: &Value, used: &Value) -> Option<Quota> {
         let object = json!({"metadata": {"name": "team"}, "spec": spec, "status": {"hard": hard, "used": used}});
         Quota::of(&serde_json::from_value(object).unwrap())
     }
@@ -106,17 +106,17 @@ mod tests {
             (json!({"count/pods": "4"}), json!({"count/pods": "3"}), None),
             (json!({"memory": "4Gi"}), Value::Null, Some("4Gi of the 8Gi memory")),
         ] {
-            let quota = quota(json!({}), hard.clone(), used).unwrap();
+            let quota = quota(&json!({}), &hard, &used).unwrap();
             assert_eq!(quota.shortage(&vmi).as_deref(), shortage, "{hard}");
         }
     }
 
     #[test]
     fn a_quota_of_some_pods_or_of_other_resources_is_not_judged() {
-        let none = || json!({"pods": "0"});
-        assert!(quota(json!({}), none(), json!({})).is_some());
-        assert_eq!(quota(json!({"scopes": ["BestEffort"]}), none(), json!({})), None);
-        assert_eq!(quota(json!({"scopeSelector": {"matchExpressions": []}}), none(), json!({})), None);
-        assert_eq!(quota(json!({}), json!({"services": "0"}), json!({})), None);
+        let (none, unused) = (json!({"pods": "0"}), json!({}));
+        assert!(quota(&json!({}), &none, &unused).is_some());
+        assert_eq!(quota(&json!({"scopes": ["BestEffort"]}), &none, &unused), None);
+        assert_eq!(quota(&json!({"scopeSelector": {"matchExpressions": []}}), &none, &unused), None);
+        assert_eq!(quota(&json!({}), &json!({"services": "0"}), &unused), None);
     }
 }

@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn the_requested_memory_is_that_of_the_resources_or_of_the_guest() {
         for (domain, memory) in [
-            (r#"{}"#, 0),
+            ("{}", 0),
             (r#"{"memory": {"guest": "8Gi"}}"#, 8 << 30),
             (r#"{"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}"#, 4 << 30),
             (r#"{"memory": {"guest": "8Gi", "hugepages": {"pageSize": "2Mi"}}}"#, 0),

@@ -28,9 +28,10 @@ rule! {
     /// A migration also needs another node. KubeVirt keeps the target pod off the guest's own node, with the
     /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
     /// only its own node fits can never migrate. If the nodes that fit are cordoned, or offer none of the device-plugin
-    /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged. During
-    /// a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one, the NIC
-    /// waits too.
+    /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged.
+    ///
+    /// During a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one,
+    /// the NIC waits too.
     ///
     /// In place nothing looks for a node: bridge-marker and ovs-cni offer a resource on each node that has the bridge.
     /// If the guest's own node does not offer it, the NIC cannot be attached there.
@@ -111,7 +112,8 @@ impl Blocked {
         because: "no dynamic-networks controller is ready",
         fix: RULE.fix,
         fix_on_one_node: "deploy the dynamic-networks controller of Multus, add a node, or stop the VM first",
-        fix_if_pinned: "deploy the dynamic-networks controller of Multus, let the VM run on other nodes, or stop it first",
+        fix_if_pinned: "deploy the dynamic-networks controller of Multus, let the VM run on other nodes, or stop it \
+                        first",
     };
     const SRIOV: Self = Self {
         because: "an SR-IOV NIC needs a live migration",
