@@ -6,25 +6,26 @@ use anyhow::Context;
 use criterion::{Criterion, Throughput};
 use nicplug::{
     admission::{Decision, Endpoint, Reviewer},
-    api::vmi::Phase,
+    api::vmi::VirtualMachineInstance,
     change::Change,
-    facts::{
-        Fact, FactSource, Facts, KubeVirt, Vmi,
-        nic::{GuestNic, HotplugMethod},
-    },
+    facts::{Fact, FactSource, Facts, KubeVirt, Vmi},
     settings::Settings,
 };
+
+/// The guest that runs.
+const VMI: &str = r#"{"spec": {"networks": [{"name": "defaultnetwork", "pod": {}}], "domain": {"devices": {
+    "interfaces": [{"name": "defaultnetwork", "masquerade": {}}]}}}, "status": {"phase": "Running"}}"#;
 
 /// A cluster that runs the VM, with a KubeVirt version with or without NIC hotplug.
 struct Cluster(Facts);
 
 impl Cluster {
-    fn of_version(version: &str) -> Self {
+    fn of_version(version: &str) -> anyhow::Result<Self> {
         let kubevirt = KubeVirt { version: version.parse().ok(), ..KubeVirt::default() };
-        let nic =
-            GuestNic { name: "defaultnetwork".into(), network: None, hotplug: HotplugMethod::None, is_absent: false };
-        let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
-        Self(Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() })
+        let vmi: VirtualMachineInstance = serde_json::from_str(VMI)?;
+        let vmi = Vmi::of(&vmi, &vmi, &kubevirt);
+        let (kubevirt, vmi) = (Fact::Known(Arc::new(kubevirt)), Fact::Known(Arc::new(vmi)));
+        Ok(Self(Facts { kubevirt, vmi, ..Facts::default() }))
     }
 }
 
@@ -46,7 +47,7 @@ fn main() -> anyhow::Result<()> {
 /// Benchmarks one review, after a check that its outcome is the expected one.
 fn bench(criterion: &mut Criterion, name: &str, review: &str, version: &str, expected: Decision) -> anyhow::Result<()> {
     let body = body(review)?;
-    let reviewer = Reviewer::new(Arc::new(Cluster::of_version(version)), Settings::default());
+    let reviewer = Reviewer::new(Arc::new(Cluster::of_version(version)?), Settings::default());
     let decision = reviewer.review(Endpoint::Validate, &body).decision;
     anyhow::ensure!(decision == expected, "{name}: the answer is {decision:?}, not {expected:?}");
 

@@ -462,7 +462,7 @@ async fn the_check_warns_after_a_share_of_the_validity_and_fails_after_the_expir
         fixture.clock.advance(Duration::from_hours(3));
         reports(&["[+]certificate ok", "should have been renewed by now", "ready\n"]).await;
         fixture.clock.advance(Duration::from_hours(4));
-        reports(&["[-]certificate failed", "is over", "not ready"]).await;
+        reports(&["[-]certificate failed", "has expired", "not ready"]).await;
         assert!(fixture.trusted_certificate(&replica).await.is_none());
 
         let _leader = fixture.leader().await;

@@ -9,15 +9,16 @@ use json_patch::Patch;
 use libfuzzer_sys::fuzz_target;
 use nicplug::{
     admission::{Endpoint, Reviewer},
-    api::vmi::Phase,
+    api::vmi::VirtualMachineInstance,
     change::Change,
-    facts::{
-        Fact, FactSource, Facts, Vmi, KubeVirt,
-        nic::{GuestNic, HotplugMethod},
-    },
+    facts::{Fact, FactSource, Facts, KubeVirt, Vmi},
     settings::Settings,
 };
 use serde_json::Value;
+
+/// The guest that runs.
+const VMI: &str = r#"{"spec": {"networks": [{"name": "defaultnetwork", "pod": {}}], "domain": {"devices": {
+    "interfaces": [{"name": "defaultnetwork", "masquerade": {}}]}}}, "status": {"phase": "Running"}}"#;
 
 /// A running VM on a KubeVirt without feature gates, so that most rules have findings.
 struct Running;
@@ -25,13 +26,9 @@ struct Running;
 impl FactSource for Running {
     fn facts_for(&self, _change: &Change) -> Facts {
         let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
-        let nic = GuestNic { name: "defaultnetwork".into(), network: None, hotplug: HotplugMethod::None, is_absent: false };
-        let vmi = Vmi { phase: Phase::Running, nics: vec![nic].into(), ..Vmi::default() };
-        Facts {
-            kubevirt: Fact::Known(Arc::new(kubevirt)),
-            vmi: Fact::Known(Arc::new(vmi)),
-            ..Facts::default()
-        }
+        let vmi: VirtualMachineInstance = serde_json::from_str(VMI).expect("the VMI is valid");
+        let vmi = Vmi::of(&vmi, &vmi, &kubevirt);
+        Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() }
     }
 }
 

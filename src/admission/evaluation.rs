@@ -92,13 +92,14 @@ pub struct Evaluation<'r> {
     pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
     pub(super) verdict: Verdict,
     pub(super) patch: Option<Patch>,
-    /// `None` for a decision other than a denial or a patch.
+    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`].
     pub(super) basis: Option<Box<Basis<'r>>>,
 }
 
-/// The input of a decision. Only denials and patches keep it, because it is large and no other decision needs it again.
+/// The input of a decision. Only denials, patches and warnings instead of denials keep it, because it is large and no
+/// other decision needs it again.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is always in a box, and nearly always the large variant")]
+#[allow(clippy::large_enum_variant, reason = "every basis is in a box")]
 pub(super) enum Basis<'r> {
     /// A change, and the facts that were known.
     Change(Change<'r>, Facts),
@@ -174,6 +175,17 @@ impl<'r> Evaluation<'r> {
         }
     }
 
+    /// Returns the change of virt-controller that was allowed although a rule would deny it to another user.
+    #[must_use]
+    pub fn change_not_denied(&self) -> Option<&Change<'r>> {
+        match self.basis.as_deref()? {
+            Basis::Change(change, _) if self.decision != Decision::Denied && !self.verdict.not_denied.is_empty() => {
+                Some(change)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether both have the same answer.
     #[must_use]
     pub fn has_same_answer(&self, other: &Self) -> bool {
@@ -192,7 +204,8 @@ impl<'r> Evaluation<'r> {
         basis: impl FnOnce() -> Basis<'r>,
     ) -> Self {
         let decision = Decision::of(&verdict);
-        let basis = (decision == Decision::Denied).then(|| Box::new(basis()));
+        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty();
+        let basis = is_kept.then(|| Box::new(basis()));
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
     }
 
@@ -309,7 +322,7 @@ impl<'e> Evaluator<'e> {
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
     let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, policy)
+    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, facts, policy)
 }
 
 /// Applies the rules to the start of a migration.

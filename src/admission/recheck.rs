@@ -93,8 +93,9 @@ fn drops_nic_of_stopped_vm(change: &Change, facts: &Facts) -> bool {
 /// Returns the facts on which the causes of a denial depend; `None` if the causes are the same without any facts.
 fn dependencies(denial: &Verdict, facts: &Facts, decide: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
     let matters = |facts: &Facts| decide(facts).causes != denial.causes;
-    // The enforcement that the namespace asks for is not read again.
-    if !matters(&Facts { overrides: facts.overrides.clone(), ..Facts::default() }) {
+    // The enforcement that the namespace asks for, and who the user is, are not read again.
+    let (overrides, by_controller) = (facts.overrides.clone(), facts.by_controller);
+    if !matters(&Facts { overrides, by_controller, ..Facts::default() }) {
         return None;
     }
     // A fact that is unknown already cannot be a reason, so the rules are not applied for it.

@@ -9,6 +9,7 @@ use super::enforcement::EnforcementPolicy;
 use crate::{
     api::review::ObjectKind,
     change::Change,
+    facts::{Fact, Facts},
     rules::{CauseType, Finding, FindingKind, Rule, Scope},
     settings::Enforcement,
 };
@@ -27,6 +28,8 @@ const MAX_WARNINGS: usize = 30;
 pub struct Verdict {
     /// The causes of the denial, in the order of the document; none if the request is allowed.
     pub causes: Vec<Cause>,
+    /// The causes for which another user would be denied: virt-controller retries a denied request without limit.
+    pub not_denied: Vec<Cause>,
     /// The warnings for the user.
     pub warnings: Vec<String>,
     /// The rules that deny the request.
@@ -47,16 +50,26 @@ impl Verdict {
     /// Returns all causes in one text, for clients that show only `status.message`.
     #[must_use]
     pub fn message(&self) -> String {
-        match self.causes.as_slice() {
-            [cause] => format!("{}: {}", cause.field, cause.message),
-            causes => {
-                let mut text = format!("{} faults", causes.len());
-                for (number, cause) in causes.iter().enumerate() {
-                    // Writing to a string cannot fail.
-                    let _ = write!(text, "; ({}) {}: {}", number + 1, cause.field, cause.message);
-                }
-                text
+        message(&self.causes)
+    }
+
+    /// Returns all causes for which another user would be denied, in one text.
+    #[must_use]
+    pub fn message_of_not_denied(&self) -> String {
+        message(&self.not_denied)
+    }
+}
+
+fn message(causes: &[Cause]) -> String {
+    match causes {
+        [cause] => format!("{}: {}", cause.field, cause.message),
+        causes => {
+            let mut text = format!("{} faults", causes.len());
+            for (number, cause) in causes.iter().enumerate() {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "; ({}) {}: {}", number + 1, cause.field, cause.message);
             }
+            text
         }
     }
 }
@@ -74,8 +87,9 @@ pub struct Cause {
 
 /// Returns the verdict on a change.
 #[must_use]
-pub fn decide(findings: &[Finding], change: &Change, policy: EnforcementPolicy) -> Verdict {
+pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: EnforcementPolicy) -> Verdict {
     let restart = match change.subject.kind {
+        _ if acts_for_an_owner(change, facts) => Restart::Controller,
         ObjectKind::Vm if waits_for_restart(change) => Restart::Awaited,
         ObjectKind::Vm => Restart::Possible,
         _ => Restart::NotApplicable,
@@ -94,6 +108,8 @@ pub fn decide_migration(findings: &[Finding], policy: EnforcementPolicy) -> Verd
 enum Restart {
     /// The user requested it.
     Awaited,
+    /// virt-controller makes the change for the owner of the guest, and retries it without limit.
+    Controller,
     /// There is no VM to restart.
     NotApplicable,
     /// The user can request it.
@@ -112,6 +128,13 @@ fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) ->
             {
                 verdict.warned_by.insert(finding.rule);
                 postponed.push(finding.rule);
+            }
+            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny)
+                if restart == Restart::Controller && finding.rule.scope == Scope::Hotplug =>
+            {
+                verdict.warned_by.insert(finding.rule);
+                warnings.add(&finding.what, finding.rule);
+                verdict.not_denied.push(cause(reason, finding, restart));
             }
             (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => {
                 verdict.denied_by.insert(finding.rule);
@@ -137,6 +160,23 @@ fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) ->
 /// Whether the user requested that impossible changes wait for the next restart.
 fn waits_for_restart(change: &Change) -> bool {
     change.after.annotation(|annotations| annotations.apply.as_deref()) == Some("on-restart")
+}
+
+/// Whether virt-controller makes the change because of another object, which it does until the change is allowed: it
+/// updates the VMs of pools, restores and clones and the VMIs of replica sets, and the VMI of a VM that it stops.
+///
+/// A VMI whose VM a user manages is not included: there a denial holds back the copy of a NIC that waits for the restart.
+fn acts_for_an_owner(change: &Change, facts: &Facts) -> bool {
+    if !facts.by_controller || change.before.is_none() {
+        return false;
+    }
+    if change.subject.kind != ObjectKind::Vmi {
+        return true;
+    }
+    let mut owners = change.after.metadata.owner_references.iter();
+    let is_of_set = owners.any(|owner| &*owner.kind == "VirtualMachineInstanceReplicaSet");
+    let follows_owner = facts.vm.known().is_some_and(|vm| vm.stops || vm.is_managed);
+    is_of_set || follows_owner || matches!(facts.live(), Fact::Absent)
 }
 
 fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
@@ -213,6 +253,7 @@ fn limit(verdict: &mut Verdict) {
             .warnings
             .insert(0, format!("{left_out} further faults are not listed: fix the first {MAX_CAUSES} and apply again"));
     }
+    verdict.not_denied.truncate(MAX_CAUSES);
     let left_out = verdict.warnings.len().saturating_sub(MAX_WARNINGS);
     if left_out > 0 {
         verdict.warnings.truncate(MAX_WARNINGS);
@@ -220,9 +261,9 @@ fn limit(verdict: &mut Verdict) {
     }
 }
 
-/// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list entries
-/// by their index. Findings of one field stay in the order of the rules. A hostile object has a million findings, so each
-/// field is split once and not for each comparison.
+/// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list
+/// entries by their index. Findings of one field stay in the order of the rules. A hostile object has a million
+/// findings, so each field is split once and not for each comparison.
 fn in_order(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     let mut sorted: Vec<(Vec<PathSegment>, &Finding)> =
         findings.iter().map(|finding| (segments(&finding.field).collect(), finding)).collect();
@@ -246,10 +287,12 @@ fn segments(path: &str) -> impl Iterator<Item = PathSegment<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         api::review::{self, ParsedRequest},
-        facts::FactKind,
+        facts::{FactKind, Vm, Vmi},
         rules,
         settings::Settings,
     };
@@ -284,8 +327,9 @@ mod tests {
             fault("NP003", "spec.networks"),
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
-        let verdict =
-            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
+        let verdict = with_change("", |change| {
+            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+        });
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -301,7 +345,7 @@ mod tests {
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
             let verdict = with_change("", |change| {
-                decide(&[fault("NP001", "spec.x")], change, EnforcementPolicy::from(&settings))
+                decide(&[fault("NP001", "spec.x")], change, &Facts::default(), EnforcementPolicy::from(&settings))
             });
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
@@ -311,7 +355,7 @@ mod tests {
     fn on_restart_changes_only_the_hotplug_denials_and_into_one_warning() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
         let verdict = with_change(r#""nicplug.io/apply": "on-restart""#, |change| {
-            decide(&findings, change, EnforcementPolicy::from(&Settings::default()))
+            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
@@ -322,20 +366,77 @@ mod tests {
         let unknown = rules::find("NP105").unwrap().unknown(FactKind::Nad, "not known");
         let findings = [fault("NP103", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c"), unknown];
         let settings = Settings::default().with_rule("NP001", Enforcement::Warn);
-        let verdict = with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
+        let verdict =
+            with_change("", |change| decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&settings)));
         assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP103"]);
         assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP001", "NP105"]);
         assert_eq!(verdict.unknown.kinds().collect::<Vec<_>>(), [FactKind::Nad]);
         // A rule that is off is not included.
         let settings = settings.with_rule("NP103", Enforcement::Off).with_rule("NP105", Enforcement::Off);
-        let verdict = with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&settings)));
+        let verdict =
+            with_change("", |change| decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&settings)));
         assert!(verdict.denied_by.is_empty() && verdict.unknown == FactSet::default());
+    }
+
+    /// The verdict on an update by virt-controller with NP103 and NP001.
+    fn verdict_for_controller(kind: &str, owner: &str, vm: Fact<Vm>, vmi: Fact<Vmi>) -> Verdict {
+        let object = |name: &str| {
+            format!(
+                r#"{{"metadata": {{"name": "web-0", "ownerReferences": [{{"kind": "{owner}", "name": "web", "uid": "1"}}]}},
+                "spec": {{"networks": [{{"name": "{name}"}}], "template": {{}}}}}}"#
+            )
+        };
+        let body = format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+            "kind": {{"group": "kubevirt.io", "kind": "{kind}"}}, "operation": "UPDATE",
+            "object": {}, "oldObject": {}}}}}"#,
+            object("new"),
+            object("old")
+        );
+        let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let facts = Facts { by_controller: true, vm: vm.map(Arc::new), vmi: vmi.map(Arc::new), ..Facts::default() };
+        let findings = [fault("NP103", "spec.a"), fault("NP001", "spec.b")];
+        let policy = Settings::default();
+        decide(&findings, &Change::of(&request).unwrap(), &facts, EnforcementPolicy::from(&policy))
+    }
+
+    #[test]
+    fn virt_controller_is_denied_no_hotplug_of_a_managed_guest() {
+        let (vm, vmi) = ("VirtualMachine", "VirtualMachineInstance");
+        let running = || Fact::Known(Vmi::default());
+        let deleting = || Fact::Known(Vmi { is_deleting: true, ..Vmi::default() });
+        let plain = || Fact::Known(Vm::default());
+        for (kind, owner, its_vm, its_vmi, is_denied) in [
+            (vm, "VirtualMachinePool", Fact::Unknown, running(), false),
+            (vmi, "VirtualMachineInstanceReplicaSet", Fact::Absent, running(), false),
+            (vmi, vm, plain(), running(), true),
+            (vmi, vm, plain(), deleting(), false),
+            (vmi, vm, Fact::Known(Vm { stops: true, ..Vm::default() }), running(), false),
+            (vmi, vm, Fact::Known(Vm { is_managed: true, ..Vm::default() }), running(), false),
+            (vmi, vm, Fact::Unknown, running(), true),
+        ] {
+            let verdict = verdict_for_controller(kind, owner, its_vm, its_vmi);
+            let denied: Vec<_> = verdict.denied_by.ids().collect();
+            assert_eq!(denied, if is_denied { vec!["NP001", "NP103"] } else { vec!["NP001"] }, "{kind} {owner}");
+            assert_eq!(verdict.not_denied.len(), usize::from(!is_denied), "{kind} {owner}");
+            if !is_denied {
+                assert_eq!(verdict.warnings, ["spec.a is wrong [NP103]"]);
+                let message = verdict.message_of_not_denied();
+                assert!(message.starts_with("spec.a: ") && message.ends_with("[NP103]"), "{message}");
+                assert!(!message.contains("on-restart"), "{message}");
+            }
+        }
     }
 
     #[test]
     fn a_hotplug_denial_names_the_annotation() {
         let verdict = with_change("", |change| {
-            decide(&[fault("NP103", "spec.a")], change, EnforcementPolicy::from(&Settings::default()))
+            decide(
+                &[fault("NP103", "spec.a")],
+                change,
+                &Facts::default(),
+                EnforcementPolicy::from(&Settings::default()),
+            )
         });
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
         assert!(verdict.causes[0].message.ends_with(" [NP103]"));
@@ -355,8 +456,9 @@ mod tests {
     fn an_answer_is_limited_for_any_object() {
         let findings: Vec<Finding> =
             (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
-        let verdict =
-            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default())));
+        let verdict = with_change("", |change| {
+            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+        });
         assert_eq!(verdict.causes.len(), MAX_CAUSES);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
     }
@@ -365,7 +467,7 @@ mod tests {
     fn equal_warnings_appear_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
         let verdict = with_change("", |change| {
-            decide(&[finding(), finding()], change, EnforcementPolicy::from(&Settings::default()))
+            decide(&[finding(), finding()], change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
@@ -375,7 +477,10 @@ mod tests {
         let finding = |id, what: &str| rules::find(id).unwrap().unchecked(what);
         let warnings = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
-            with_change("", |change| decide(&findings, change, EnforcementPolicy::from(&Settings::default()))).warnings
+            with_change("", |change| {
+                decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+            })
+            .warnings
         };
         assert_eq!(warnings("not known"), ["not known [NP101, NP102, NP103]"]);
         assert_eq!(warnings(&"x".repeat(100)), [format!("{} [NP101 and 2 more]", "x".repeat(100))]);

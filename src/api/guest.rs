@@ -29,8 +29,12 @@ pub struct GuestSpec<'a> {
     pub domain: WithPresence<Domain<'a>>,
     /// `nodeSelector`.
     pub node_selector: Lazy<'a, NodeSelector>,
+    /// `livenessProbe`.
+    pub liveness_probe: Lazy<'a, Option<Probe>>,
     /// `networks[]`.
     pub networks: Vec<Network<'a>>,
+    /// `readinessProbe`.
+    pub readiness_probe: Lazy<'a, Option<Probe>>,
     /// `resourceClaims[]`: claims that DRA networks refer to.
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
@@ -42,8 +46,10 @@ fields! {
         "affinity" => affinity: value,
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
+        "livenessProbe" => liveness_probe: value,
         "networks" => networks: objects,
         "nodeSelector" => node_selector: value,
+        "readinessProbe" => readiness_probe: value,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,
     }
@@ -73,6 +79,24 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
+    }
+}
+
+/// `livenessProbe` or `readinessProbe`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Probe {
+    /// `tcpSocket`.
+    pub tcp_socket: Option<Present>,
+    /// `httpGet`.
+    pub http_get: Option<Present>,
+}
+
+impl Probe {
+    /// Whether the kubelet probes the guest over the pod's network.
+    #[must_use]
+    pub fn is_by_network(self) -> bool {
+        self.tcp_socket.is_some() || self.http_get.is_some()
     }
 }
 

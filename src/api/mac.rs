@@ -13,6 +13,20 @@ pub struct MacError {
     text: String,
 }
 
+impl Mac {
+    /// Whether every octet is zero.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.0 == [0; 6]
+    }
+
+    /// Whether it addresses a group of stations, as the broadcast address does.
+    #[must_use]
+    pub fn is_multicast(self) -> bool {
+        self.0.first().is_some_and(|octet| octet & 1 == 1)
+    }
+}
+
 impl FromStr for Mac {
     type Err = MacError;
 

@@ -11,6 +11,8 @@ pub struct Metadata<'a> {
     pub namespace: Text<'a>,
     /// `uid`.
     pub uid: Text<'a>,
+    /// `generation`: 0 if missing.
+    pub generation: i64,
     /// `annotations`: `None` if a patch has to create the map first.
     pub annotations: Option<Annotations<'a>>,
     /// `deletionTimestamp`: set while the object is being deleted.
@@ -24,6 +26,7 @@ fields! {
         "name" => name: nullable,
         "namespace" => namespace: nullable,
         "uid" => uid: nullable,
+        "generation" => generation: nullable,
         "annotations" => annotations: optional,
         "deletionTimestamp" => deletion_timestamp: value,
         "ownerReferences" => owner_references: objects,
@@ -47,6 +50,8 @@ pub struct Annotations<'a> {
     pub boot_slots: Option<Text<'a>>,
     /// `kubevirt.io/pci-interface-slot-count`: the number of interfaces that KubeVirt provides ports for.
     pub slot_count: Option<Text<'a>>,
+    /// `kubevirt.io/pci-topology-version`: the PCI topology that KubeVirt keeps for the guest.
+    pub topology_version: Option<Text<'a>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
     pub root_complex: Option<Text<'a>>,
 }
@@ -60,6 +65,7 @@ fields! {
         "nicplug.io/reserve-ports" => reserve_ports: value,
         "nicplug.io/boot-slots" => boot_slots: value,
         "kubevirt.io/pci-interface-slot-count" => slot_count: value,
+        "kubevirt.io/pci-topology-version" => topology_version: value,
         "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
     }
 }

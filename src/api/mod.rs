@@ -32,7 +32,7 @@ use serde_json::value::RawValue;
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
 /// `Cow<str>` alone would be owned inside an `Option` or a `Vec`: serde's `borrow` does not reach through them.
-#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Text<'a>(Cow<'a, str>);
 
 impl Text<'_> {
@@ -296,7 +296,7 @@ pub(crate) fn is_same<T: PartialEq>(one: &T, other: &T) -> bool {
 
 /// A field of which only the presence matters, such as `rng: {}`. Use it as `Option<Present>`: `null` counts as
 /// missing.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Present;
 
 impl<'de> Deserialize<'de> for Present {

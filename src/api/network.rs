@@ -18,7 +18,7 @@ pub struct Network<'a> {
     /// `name`: empty if missing.
     pub name: Text<'a>,
     /// `pod`: the pod's own network.
-    pub pod: Option<Present>,
+    pub pod: Option<PodNetwork<'a>>,
     /// `multus`: a network of a NetworkAttachmentDefinition.
     pub multus: Option<Multus<'a>>,
     /// `resourceClaim`: a network of a DRA device (KubeVirt v1.9, alpha).
@@ -31,7 +31,7 @@ impl Network<'_> {
     /// Returns the names of the known sources that are set.
     pub fn sources(&self) -> impl Iterator<Item = &'static str> {
         [
-            self.pod.map(|_| "pod"),
+            self.pod.as_ref().map(|_| "pod"),
             self.multus.as_ref().map(|_| "multus"),
             self.resource_claim.as_ref().map(|_| "resourceClaim"),
         ]
@@ -52,6 +52,22 @@ impl Network<'_> {
     }
 }
 
+/// `networks[].pod`.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct PodNetwork<'a> {
+    /// `vmNetworkCIDR`.
+    pub cidr: Text<'a>,
+    /// `vmIPv6NetworkCIDR`.
+    pub ipv6_cidr: Text<'a>,
+}
+
+fields! {
+    PodNetwork {
+        "vmNetworkCIDR" => cidr: nullable,
+        "vmIPv6NetworkCIDR" => ipv6_cidr: nullable,
+    }
+}
+
 /// `networks[].multus`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Multus<'a> {
@@ -69,7 +85,7 @@ fields! {
 }
 
 /// `networks[].resourceClaim`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ResourceClaimSource<'a> {
     /// An entry of `resourceClaims[]`.
     pub claim_name: Text<'a>,
@@ -128,7 +144,7 @@ impl Interface<'_> {
 }
 
 /// The bindings of an interface. KubeVirt requires exactly one.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Bindings<'a> {
     /// `bridge`.
     pub bridge: Option<Present>,
@@ -214,7 +230,7 @@ impl fmt::Display for BindingName<'_> {
 }
 
 /// `interfaces[].binding`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Plugin<'a> {
     /// A key of the KubeVirt resource's `spec.configuration.network.binding`.
     pub name: Text<'a>,
@@ -227,7 +243,7 @@ fields! {
 }
 
 /// `interfaces[].ports[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Port<'a> {
     /// An IANA service name.
     pub name: Text<'a>,
@@ -246,7 +262,7 @@ fields! {
 }
 
 /// `interfaces[].portRanges[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct PortRange<'a> {
     /// TCP or UDP.
     pub protocol: Text<'a>,
@@ -265,7 +281,7 @@ fields! {
 }
 
 /// `interfaces[].dhcpOptions`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct DhcpOptions<'a> {
     /// `bootFileName`.
     pub boot_file_name: Text<'a>,
@@ -287,7 +303,7 @@ fields! {
 }
 
 /// `interfaces[].dhcpOptions.privateOptions[]`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct PrivateOption<'a> {
     /// 224 to 254.
     pub option: i64,
@@ -309,7 +325,7 @@ impl<'de> Fields<'de> for Network<'de> {
         while let Some(key) = map.next_key::<Text>()? {
             match key.as_str() {
                 "name" => fields::nullable(&mut map, &mut self.name)?,
-                "pod" => fields::value(&mut map, &mut self.pod)?,
+                "pod" => fields::optional(&mut map, &mut self.pod)?,
                 "multus" => fields::optional(&mut map, &mut self.multus)?,
                 "resourceClaim" => fields::optional(&mut map, &mut self.resource_claim)?,
                 _ => count_object(&mut map, &mut self.unknown_sources)?,

@@ -1,14 +1,15 @@
 //! VirtualMachine and the kinds that hold a template of a VM or VMI, or refer to one
 //! (`kubevirt.io/v1`, `kubevirt.io/v1alpha3`, `pool.kubevirt.io`).
 
-use serde::de::MapAccess;
+use serde::{Deserialize, de::MapAccess};
 
 use super::{
-    Present, Shared, Text,
+    Lazy, Present, Shared, Text,
     fields::{Fields, fields},
     guest::GuestSpec,
     metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
+    vmi::Condition,
 };
 
 /// `VirtualMachine`. The guest's NICs are in its template.
@@ -31,6 +32,13 @@ fields! {
 }
 
 impl VirtualMachine<'_> {
+    /// Whether its condition `RestartRequired` is true.
+    #[must_use]
+    pub fn requires_restart(&self) -> bool {
+        let conditions = self.status.conditions.read().unwrap_or_default();
+        conditions.iter().any(|condition| condition.kind.as_str() == "RestartRequired" && condition.is_true())
+    }
+
     /// Whether KubeVirt expands the template with an instancetype or a preference.
     #[must_use]
     pub fn needs_expansion(&self) -> bool {
@@ -47,6 +55,10 @@ pub struct VirtualMachineSpec<'a> {
     pub instancetype: Option<Present>,
     /// `preference`: may set machine type, NIC model and disk bus.
     pub preference: Option<Present>,
+    /// `runStrategy`: `Always`, `Halted`, `Manual`, …
+    pub run_strategy: Option<Text<'a>>,
+    /// `running`: the older field for `runStrategy` Always or Halted.
+    pub running: Option<bool>,
 }
 
 fields! {
@@ -54,6 +66,16 @@ fields! {
         "template" => template: object,
         "instancetype" => instancetype: value,
         "preference" => preference: value,
+        "runStrategy" => run_strategy: value,
+        "running" => running: value,
+    }
+}
+
+impl VirtualMachineSpec<'_> {
+    /// Whether KubeVirt stops a running guest. The other strategies leave it running.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.run_strategy.as_deref() == Some("Halted") || self.running == Some(false)
     }
 }
 
@@ -63,11 +85,14 @@ pub struct VirtualMachineStatus<'a> {
     /// `interfaceRequests[]`: requests to add or remove NICs, up to KubeVirt 1.0. Later versions have no such field,
     /// and their schema prunes it.
     pub interface_requests: Vec<InterfaceRequest<'a>>,
+    /// `conditions[]`.
+    pub conditions: Lazy<'a, Vec<Condition<'a>>>,
 }
 
 fields! {
     VirtualMachineStatus {
         "interfaceRequests" => interface_requests: objects,
+        "conditions" => conditions: value,
     }
 }
 
@@ -200,12 +225,15 @@ fields! {
 /// `spec` of a VirtualMachineInstanceReplicaSet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplicaSetSpec<'a> {
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
     /// `template`.
     pub template: GuestTemplate<'a>,
 }
 
 fields! {
     ReplicaSetSpec {
+        "replicas" => replicas: value,
         "template" => template: object,
     }
 }
@@ -231,12 +259,68 @@ fields! {
 pub struct PoolSpec<'a> {
     /// `virtualMachineTemplate`: the VirtualMachine's metadata and spec.
     pub virtual_machine_template: VirtualMachine<'a>,
+    /// `replicas`: 1 if it is not set.
+    pub replicas: Option<i64>,
+    /// `maxUnavailable`: the number of guests that may be restarted together, or a percentage; 100 % if it is not set.
+    pub max_unavailable: Option<IntOrString<'a>>,
+    /// `updateStrategy`: proactive if it is not set.
+    pub update_strategy: UpdateStrategy,
 }
 
 fields! {
     PoolSpec {
         "virtualMachineTemplate" => virtual_machine_template: object,
+        "replicas" => replicas: value,
+        "maxUnavailable" => max_unavailable: value,
+        "updateStrategy" => update_strategy: nullable,
     }
+}
+
+/// `updateStrategy` of a VirtualMachinePool. At most one field is set.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct UpdateStrategy {
+    /// `unmanaged`: the pool does not change its VMs.
+    pub unmanaged: Option<Present>,
+    /// `opportunistic`: the pool changes its VMs, but restarts no guest.
+    pub opportunistic: Option<Present>,
+    /// `proactive`: the pool restarts its guests.
+    pub proactive: Option<Proactive>,
+}
+
+impl UpdateStrategy {
+    /// Whether selectors choose the guests that the pool restarts.
+    #[must_use]
+    pub fn selects_guests(&self) -> bool {
+        let policy = self.proactive.as_ref().and_then(|proactive| proactive.selection_policy.as_ref());
+        policy.is_some_and(|policy| policy.selectors.is_some())
+    }
+}
+
+/// `updateStrategy.proactive` of a VirtualMachinePool.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Proactive {
+    /// `selectionPolicy`.
+    pub selection_policy: Option<SelectionPolicy>,
+}
+
+/// `updateStrategy.proactive.selectionPolicy` of a VirtualMachinePool.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct SelectionPolicy {
+    /// `selectors`.
+    pub selectors: Option<Present>,
+}
+
+/// A whole number or a text, such as a percentage.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+pub enum IntOrString<'a> {
+    /// A number.
+    Int(i64),
+    /// A text.
+    String(#[serde(borrow)] Text<'a>),
 }
 
 /// `VirtualMachineInstanceMigration`: a request to migrate a VirtualMachineInstance.

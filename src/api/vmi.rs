@@ -174,6 +174,14 @@ pub struct Condition<'a> {
     pub message: Text<'a>,
 }
 
+impl Condition<'_> {
+    /// Whether its status is `True`.
+    #[must_use]
+    pub fn is_true(&self) -> bool {
+        self.status.as_str() == "True"
+    }
+}
+
 fields! {
     Condition {
         "type" => kind: nullable,

@@ -11,7 +11,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::InterfaceRequest,
+    vm::{InterfaceRequest, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -103,6 +103,16 @@ impl<'r> Change<'r> {
         let is_guest = matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
         let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
+    }
+
+    /// Whether the template of a VM changes in a field that changes NICs of the guest without being part of one.
+    #[must_use]
+    pub fn changes_all_nics(&self) -> bool {
+        let fields = |view: &ObjectView<'r>| {
+            let devices = &view.guest.domain.devices;
+            (devices.network_interface_multiqueue, devices.autoattach_pod_interface)
+        };
+        self.after.vm.is_some() && self.before.as_ref().is_some_and(|before| fields(before) != fields(&self.after))
     }
 
     /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
@@ -206,8 +216,16 @@ pub struct ObjectView<'r> {
     pub path: &'static str,
     /// The VMI, if the object is one.
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
+    /// The VM, if the object is one.
+    pub vm: Option<&'r VirtualMachine<'r>>,
     /// Whether KubeVirt expands the template with an instancetype or a preference.
     pub needs_expansion: bool,
+    /// `spec.replicas` of a pool or replica set; `None` if it is not set.
+    pub replicas: Option<i64>,
+    /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
+    pub stops: bool,
+    /// The pool, if the object is one.
+    pub pool: Option<&'r PoolSpec<'r>>,
 }
 
 impl<'r> ObjectView<'r> {
@@ -219,7 +237,11 @@ impl<'r> ObjectView<'r> {
                 guest: &vmi.spec,
                 path: "spec",
                 vmi: Some(vmi),
+                vm: None,
                 needs_expansion: false,
+                replicas: None,
+                stops: false,
+                pool: None,
             },
             Object::Vm(vm) => Self {
                 metadata: &vm.metadata,
@@ -227,7 +249,11 @@ impl<'r> ObjectView<'r> {
                 guest: &vm.spec.template.spec,
                 path: "spec.template.spec",
                 vmi: None,
+                vm: Some(vm),
                 needs_expansion: vm.needs_expansion(),
+                replicas: None,
+                stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
+                pool: None,
             },
             Object::ReplicaSet(set) => Self {
                 metadata: &set.metadata,
@@ -235,7 +261,11 @@ impl<'r> ObjectView<'r> {
                 guest: &set.spec.template.spec,
                 path: "spec.template.spec",
                 vmi: None,
+                vm: None,
                 needs_expansion: false,
+                replicas: set.spec.replicas,
+                stops: false,
+                pool: None,
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
@@ -245,7 +275,11 @@ impl<'r> ObjectView<'r> {
                     guest: &vm.spec.template.spec,
                     path: "spec.virtualMachineTemplate.spec.template.spec",
                     vmi: None,
+                    vm: None,
                     needs_expansion: vm.needs_expansion(),
+                    replicas: pool.spec.replicas,
+                    stops: false,
+                    pool: Some(&pool.spec),
                 }
             }
             Object::Migration(_) | Object::Other => return None,

@@ -11,8 +11,11 @@ use kube::{Client, core::params::ListParams};
 use super::store::{Store, projection::MULTUS_CONFIG};
 use crate::{
     api::{network::NadRef, vmi::VirtualMachineInstance},
-    change::{Change, MigrationStart, Nic},
-    facts::nodes::KUBEVIRT_NODE,
+    change::{Change, MigrationStart},
+    facts::{
+        nad::{MULTUS_NAMESPACE, nad_of},
+        nodes::KUBEVIRT_NODE,
+    },
     k8s::{
         api_error::ApiError,
         kind::Kind,
@@ -43,10 +46,12 @@ impl FetchPlan {
     pub fn of(change: &Change) -> Self {
         let subject = change.subject;
         let nics = change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic));
-        let networks = nics.filter_map(Nic::network_name).map(|name| {
-            let NadRef { namespace, name } = NadRef::parse(name, subject.namespace);
-            (namespace.to_owned(), name.to_owned())
+        // A default network without a namespace is in that of Multus, and often meant to be in that of the VM.
+        let names = nics.flat_map(|nic| {
+            let own = nic.network_name().map(|name| NadRef::parse(name, subject.namespace));
+            [own, nad_of(nic, subject.namespace, MULTUS_NAMESPACE)].into_iter().flatten()
         });
+        let networks = names.map(|NadRef { namespace, name }| (namespace.to_owned(), name.to_owned()));
         Self {
             namespace: subject.namespace.to_owned(),
             guest: subject.name.to_owned(),

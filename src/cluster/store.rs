@@ -24,9 +24,9 @@ use self::{
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
     facts::{
-        Fact, KubeVirt, NamespaceIsolation, Quota,
+        Fact, KubeVirt, Quota,
         attachment::AttachmentDaemon,
-        nad::Nad,
+        nad::{MultusConfig, Nad},
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
@@ -43,10 +43,12 @@ pub struct Store {
     kubevirt: Fact<Arc<KubeVirt>>,
     guests: Guests,
     nads: Listing<Arc<Nad>>,
-    /// The namespace isolation of each ConfigMap of Multus.
-    isolations: Listing<Fact<Arc<NamespaceIsolation>>>,
+    /// The ConfigMaps of Multus.
+    multus_configs: Listing<MultusConfig>,
     /// The DaemonSets that attach NICs.
     daemons: Listing<AttachmentDaemon>,
+    /// Whether a DaemonSet of any kind was seen: without one, a missing Multus proves nothing.
+    sees_daemon_sets: bool,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
@@ -103,6 +105,7 @@ impl Store {
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
+        self.sees_daemon_sets &= kind != Kind::DaemonSet;
     }
 
     /// Inserts or replaces an object. Skips objects of other kinds.
@@ -202,7 +205,7 @@ impl Store {
 
     fn listing(&self, kind: Kind) -> &dyn AnyListing {
         match kind {
-            Kind::ConfigMap => &self.isolations,
+            Kind::ConfigMap => &self.multus_configs,
             Kind::DaemonSet => &self.daemons,
             Kind::Vmi => self.guests.vmis(),
             Kind::KubeVirt => &self.kubevirts,
@@ -218,7 +221,7 @@ impl Store {
 
     fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
         match kind {
-            Kind::ConfigMap => &mut self.isolations,
+            Kind::ConfigMap => &mut self.multus_configs,
             Kind::DaemonSet => &mut self.daemons,
             Kind::Vmi => self.guests.vmis_mut(),
             Kind::KubeVirt => &mut self.kubevirts,
@@ -242,9 +245,11 @@ impl Store {
         let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
         let is_known = match object {
-            Projected::ConfigMap(isolation) => contains(&self.isolations, key, isolation),
+            Projected::ConfigMap(config) => contains(&self.multus_configs, key, config),
             Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
-            Projected::DaemonSet(None) => return self.daemons.get(namespace, name).known().is_none(),
+            Projected::DaemonSet(None) => {
+                return self.sees_daemon_sets && self.daemons.get(namespace, name).known().is_none();
+            }
             Projected::Vmi(new) => {
                 self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
                     && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
@@ -286,8 +291,9 @@ impl Store {
     fn upsert_current(&mut self, kind: Kind, projection: Projection) {
         let Projection { key, object } = projection;
         let (namespace, name) = (key.0.as_str(), key.1.as_str());
+        self.sees_daemon_sets |= kind == Kind::DaemonSet;
         match object {
-            Projected::ConfigMap(isolation) => drop(self.isolations.insert(namespace, name, isolation)),
+            Projected::ConfigMap(config) => drop(self.multus_configs.insert(namespace, name, config)),
             Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
             Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
             Projected::KubeVirt(kubevirt) => {
@@ -566,6 +572,37 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_on_another_network_of_the_wire_is_found() {
+        let mut store = Store::complete();
+        let nad = |name: &str, bridge: &str| {
+            let config = format!(r#"{{"type": "bridge", "bridge": "{bridge}"}}"#);
+            object("k8s.cni.cncf.io/v1", Kind::Nad, name, &json!({"spec": {"config": config}}))
+        };
+        for (name, bridge) in [("net", "blue"), ("other", "blue"), ("elsewhere", "red")] {
+            store.insert(&nad(name, bridge)).unwrap();
+        }
+        let mac = "02:00:00:00:00:01";
+        let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let find = |store: &Store, network, own: &str| {
+            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            user.map(|user| (user.guest, user.via))
+        };
+        let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
+        assert_eq!(find(&store, "net", "demo/b"), Some(("demo/a".to_owned(), None)));
+        assert_eq!(find(&store, "other", "demo/b"), on_wire);
+        assert_eq!(find(&store, "elsewhere", "demo/b"), None);
+        assert_eq!(find(&store, "missing", "demo/b"), None);
+        assert_eq!(find(&store, "other", "demo/a"), None, "its own address");
+        assert_eq!(find(&store, "other", "restored/a"), None, "a stopped source of the same name");
+        let running = json!({"spec": guest(mac, false), "status": {"phase": "Running"}});
+        store.insert(&object("kubevirt.io/v1", Kind::Vmi, "a", &running)).unwrap();
+        assert_eq!(find(&store, "other", "restored/a"), on_wire);
+        store.insert(&nad("other", "red")).unwrap();
+        assert_eq!(find(&store, "other", "demo/b"), None);
+    }
+
+    #[test]
     fn one_object_makes_no_other_object_absent() {
         let mut store = Store::default();
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &json!({}))).unwrap();
@@ -707,5 +744,65 @@ mod tests {
         assert_eq!(store.isolation(), Fact::Unknown);
         store.remove(Kind::ConfigMap, "two", "multus-daemon-config");
         assert!(store.isolation().known().is_some());
+    }
+
+    fn daemon_set(name: &str, command: &str, args: &[&str]) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"namespace": "kube-system", "name": name},
+            "spec": {"template": {"spec": {"containers": [{"command": [command], "args": args}]}}},
+            "status": {"numberReady": 1, "desiredNumberScheduled": 1}})
+    }
+
+    #[test]
+    fn flags_of_a_thin_multus_isolate_namespaces() {
+        let mut store = Store::complete();
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &["--namespace-isolation=true"])).unwrap();
+        assert!(store.isolation().known().is_some());
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert_eq!(store.isolation(), Fact::Absent);
+        let data = json!({"daemon-config.json": "{\"namespaceIsolation\": true}"});
+        store
+            .insert(&json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                "metadata": {"namespace": "kube-system", "name": "multus-daemon-config"}}))
+            .unwrap();
+        assert_eq!(store.isolation(), Fact::Unknown);
+        store.insert(&daemon_set("multus", "/multus-daemon", &[])).unwrap();
+        assert!(store.isolation().known().is_some());
+        let mut unreadable = Store::default();
+        assert_eq!(unreadable.isolation(), Fact::Unknown);
+        unreadable.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert_eq!(unreadable.isolation(), Fact::Absent);
+    }
+
+    #[test]
+    fn a_missing_multus_is_known_only_after_some_daemon_set_was_seen() {
+        let multus = |store: &Store| store.attachment().known().unwrap().multus;
+        let mut store = Store::complete();
+        assert_eq!(multus(&store), Fact::Unknown);
+        store.insert(&daemon_set("kube-proxy", "/usr/local/bin/kube-proxy", &[])).unwrap();
+        assert_eq!((multus(&store), store.count(Kind::DaemonSet)), (Fact::Absent, 0));
+        store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
+        assert!(multus(&store).known().is_some_and(|nodes| nodes.ready == 1));
+        store.clear(Kind::DaemonSet);
+        store.finish_sync(Kind::DaemonSet);
+        assert_eq!(multus(&store), Fact::Unknown);
+    }
+
+    #[test]
+    fn definitions_of_one_ovn_network_are_compared() {
+        let mut store = Store::complete();
+        for (namespace, network, mtu) in
+            [("a", "blue", 1400), ("b", "blue", 1400), ("c", "red", 1400), ("d", "blue", 1500)]
+        {
+            let config = json!({"type": "ovn-k8s-cni-overlay", "name": network, "topology": "layer2", "mtu": mtu,
+                "netAttachDefName": format!("{namespace}/net")});
+            store
+                .insert(&json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                    "metadata": {"namespace": namespace, "name": "net"}, "spec": {"config": config.to_string()}}))
+                .unwrap();
+        }
+        let conflict = |namespace| store.find_nad(NadRef { namespace, name: "net" }).conflict;
+        assert_eq!(conflict("a").as_deref(), Some("d/net"));
+        assert_eq!(conflict("d").as_deref(), Some("a/net"));
+        assert_eq!(conflict("c"), None);
     }
 }

@@ -73,7 +73,7 @@ pub enum Rollout {
 pub enum AutoMigration {
     /// Yes.
     On,
-    /// No: the KubeVirt resource lacks these settings.
+    /// No: the KubeVirt resource lacks this setting.
     Off(&'static str),
     /// No: the version is older than 1.6.
     TooOld(Version),
@@ -94,19 +94,15 @@ impl KubeVirt {
         self.gates.is_on(gate, self.version)
     }
 
-    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations (kubevirt pull request
-    /// 14259) and LiveUpdate as the default rollout strategy (14068) came with 1.6.
+    /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations came with 1.6 (kubevirt pull
+    /// request 14259). The workload updater starts them whatever `vmRolloutStrategy` is.
     #[must_use]
     pub fn auto_migration(&self) -> AutoMigration {
-        match (self.version, self.rollout, self.updates_by_migration) {
-            (None, ..) => AutoMigration::Unknown,
-            (Some(version), ..) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
-            (_, Some(Rollout::Stage), true) => AutoMigration::Off("vmRolloutStrategy LiveUpdate"),
-            (_, Some(Rollout::Stage), false) => {
-                AutoMigration::Off("vmRolloutStrategy LiveUpdate, workloadUpdateMethods LiveMigrate")
-            }
-            (_, _, false) => AutoMigration::Off("workloadUpdateMethods LiveMigrate"),
-            (_, _, true) => AutoMigration::On,
+        match (self.version, self.updates_by_migration) {
+            (None, _) => AutoMigration::Unknown,
+            (Some(version), _) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
+            (_, false) => AutoMigration::Off("workloadUpdateMethods LiveMigrate"),
+            (_, true) => AutoMigration::On,
         }
     }
 }
@@ -204,18 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_starts_automatically_since_1_6_if_both_settings_allow_it() {
+    fn a_migration_starts_automatically_since_1_6_if_live_migrate_is_listed_whatever_the_rollout_strategy() {
         for (version, strategy, methods, expected) in [
             ("v1.9.0", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::On),
             ("v1.6.0", "", "[\"Evict\", \"LiveMigrate\"]", AutoMigration::On),
-            ("v1.9.0", "Stage", "[\"LiveMigrate\"]", AutoMigration::Off("vmRolloutStrategy LiveUpdate")),
+            ("v1.9.0", "Stage", "[\"LiveMigrate\"]", AutoMigration::On),
             ("v1.9.0", "", "null", AutoMigration::Off("workloadUpdateMethods LiveMigrate")),
-            (
-                "v1.9.0",
-                "Stage",
-                "[\"Evict\"]",
-                AutoMigration::Off("vmRolloutStrategy LiveUpdate, workloadUpdateMethods LiveMigrate"),
-            ),
+            ("v1.9.0", "Stage", "[\"Evict\"]", AutoMigration::Off("workloadUpdateMethods LiveMigrate")),
             ("v1.5.2", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::TooOld(Version::new(1, 5, 2))),
             ("", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::Unknown),
         ] {

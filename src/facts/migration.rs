@@ -9,7 +9,7 @@ use super::{
     Facts, Vmi,
     nodes::{Node, Nodes},
 };
-use crate::{api::network::NadRef, change::Nic};
+use crate::change::Nic;
 
 /// Why a migration of a guest cannot succeed, or not now. As text it continues a sentence such as "it needs a live
 /// migration, and".
@@ -110,8 +110,7 @@ fn targets<'n>(nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> 
 
 /// Returns the resource that the network of a NIC needs.
 fn resource_of(facts: &Facts, nic: &Nic, namespace: &str) -> Option<String> {
-    let name = NadRef::parse(nic.network_name()?, namespace);
-    let nad = facts.nads.lookup(name).nad;
+    let nad = facts.nads.lookup(facts.nad_of(nic, namespace)?).nad;
     nad.known()?.resource.as_deref().map(str::to_owned)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod attachment;
 pub mod boot;
+pub mod cni;
 pub mod kubevirt;
 pub mod migration;
 pub mod nad;
@@ -14,6 +15,7 @@ pub mod placement;
 pub mod quota;
 pub mod vm;
 pub mod vmi;
+pub mod wire;
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ pub use self::{
     attachment::Attachment,
     boot::BootFacts,
     kubevirt::KubeVirt,
-    nad::{Nads, NamespaceIsolation},
+    nad::{MULTUS_NAMESPACE, Nads, NamespaceIsolation},
     nodes::Nodes,
     placement::Placement,
     quota::Quota,
@@ -29,8 +31,8 @@ pub use self::{
     vmi::Vmi,
 };
 use crate::{
-    api::mac::Mac,
-    change::{Change, MigrationStart},
+    api::{mac::Mac, network::NadRef},
+    change::{Change, MigrationStart, Nic},
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -126,6 +128,10 @@ pub struct Facts {
     pub nads: Nads,
     /// The namespace isolation of Multus; absent if it is off.
     pub isolation: Fact<Arc<NamespaceIsolation>>,
+    /// The namespace where Multus looks for a default network without a namespace, if its configuration names one.
+    pub multus_namespace: Option<Arc<str>>,
+    /// A NIC of the guest whose address may change with a migration.
+    pub unstable_address: Option<UnstableAddress>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
     /// The nodes that run guests: at least one.
@@ -136,10 +142,21 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
-    /// Other guests with a MAC address of the change on the same network.
+    /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
+    /// Whether the user of the request is virt-controller.
+    pub by_controller: bool,
+}
+
+/// A NIC whose address may change with a migration, because its network assigns a new one to each pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnstableAddress {
+    /// The name of the NIC.
+    pub nic: Box<str>,
+    /// What assigns the address, as in `whereabouts`.
+    pub assigned_by: Box<str>,
 }
 
 /// Another guest with a MAC address on a network.
@@ -147,13 +164,21 @@ pub struct Facts {
 pub struct MacUser {
     /// The address.
     pub mac: Mac,
-    /// The network, as `namespace/name` of its NetworkAttachmentDefinition.
+    /// The network of the NIC in the change, as `namespace/name` of its NetworkAttachmentDefinition.
     pub network: String,
+    /// The network of the other guest, if it is another one on the same wire.
+    pub via: Option<String>,
     /// The VM or VMI, as `namespace/name`.
     pub guest: String,
 }
 
 impl Facts {
+    /// Returns the NetworkAttachmentDefinition of a NIC of a VM in this namespace.
+    #[must_use]
+    pub fn nad_of<'n>(&'n self, nic: &Nic<'n>, own_namespace: &'n str) -> Option<NadRef<'n>> {
+        nad::nad_of(nic, own_namespace, self.multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE))
+    }
+
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.
     #[must_use]
     pub fn live(&self) -> Fact<&Vmi> {

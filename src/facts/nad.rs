@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Fact;
-use crate::api::{cluster, network::NadRef};
+use super::{Fact, cni::CniNetwork};
+use crate::{
+    api::{cluster, network::NadRef},
+    change::Nic,
+};
 
 /// The annotation that names the device-plugin resource of an SR-IOV network.
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
@@ -15,8 +18,10 @@ const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 pub struct Nad {
     /// Whether `spec.config` is valid.
     pub config: CniConfig,
-    /// The annotation `k8s.v1.cni.cncf.io/resourceName`: a resource of a device plugin that the network needs.
+    /// The annotation `k8s.v1.cni.cncf.io/resourceName`: the device-plugin resource that a pod on the network gets.
     pub resource: Option<Box<str>>,
+    /// The network that a valid config describes; empty for any other config.
+    pub network: CniNetwork,
 }
 
 /// `spec.config` of a NetworkAttachmentDefinition.
@@ -33,22 +38,31 @@ pub enum CniConfig {
 
 impl From<cluster::NetworkAttachmentDefinition> for Nad {
     fn from(nad: cluster::NetworkAttachmentDefinition) -> Self {
-        let resource = nad.metadata.annotations.get(RESOURCE_NAME).map(|name| name.trim());
-        Self {
-            config: CniConfig::read(&nad.spec.config),
-            resource: resource.filter(|name| !name.is_empty()).map(Into::into),
-        }
+        let resource = nad.metadata.annotations.get(RESOURCE_NAME).map_or("", String::as_str);
+        Self::read(&nad.spec.config, resource)
+    }
+}
+
+impl Nad {
+    /// Reads `spec.config` of a NetworkAttachmentDefinition with this resource, which is empty if there is none.
+    #[must_use]
+    pub fn read(config: &str, resource: &str) -> Self {
+        let resource = Some(resource.trim()).filter(|name| !name.is_empty());
+        let parsed = serde_json::from_str::<Value>(config);
+        let network = parsed.as_ref().map(|config| CniNetwork::of(config, resource)).unwrap_or_default();
+        let config = CniConfig::of(config, parsed);
+        let network = if config == CniConfig::Valid { network } else { CniNetwork::default() };
+        Self { config, resource: resource.map(Box::from), network }
     }
 }
 
 impl CniConfig {
     /// Checks a CNI configuration: one plugin (`type`) or a list of plugins (`plugins`).
-    #[must_use]
-    pub fn read(text: &str) -> Self {
+    fn of(text: &str, parsed: serde_json::Result<Value>) -> Self {
         if text.trim().is_empty() {
             return Self::OnNodes;
         }
-        match serde_json::from_str::<Value>(text) {
+        match parsed {
             Err(error) => {
                 Self::Broken(format!("is not JSON (line {}, column {})", error.line(), error.column()).into())
             }
@@ -91,6 +105,22 @@ pub struct NadLookup {
     pub nad: Fact<Arc<Nad>>,
     /// If it does not exist: a similar existing name, as in `networkName`.
     pub suggestion: Option<String>,
+    /// Another NetworkAttachmentDefinition, as `namespace/name`, that gives the same OVN network other settings.
+    pub conflict: Option<String>,
+}
+
+/// The namespace where Multus looks for a default network without a namespace, unless its configuration names another.
+pub const MULTUS_NAMESPACE: &str = "kube-system";
+
+/// Returns the NetworkAttachmentDefinition of a NIC.
+///
+/// KubeVirt adds the namespace of the VM to the name of a further network. It writes the name of a default network into
+/// the pod's annotation `v1.multus-cni.io/default-network` as it is, and Multus looks for a name without a namespace in
+/// its own namespace (`pkg/network/pod/annotations/generator.go`; Multus' `tryLoadK8sPodDefaultNetwork`).
+#[must_use]
+pub fn nad_of<'n>(nic: &Nic<'n>, own_namespace: &'n str, multus_namespace: &'n str) -> Option<NadRef<'n>> {
+    let is_default = nic.network?.value.is_default();
+    Some(NadRef::parse(nic.network_name()?, if is_default { multus_namespace } else { own_namespace }))
 }
 
 impl Nads {
@@ -130,18 +160,39 @@ pub struct NamespaceIsolation {
     pub global_namespaces: Vec<String>,
 }
 
-impl NamespaceIsolation {
-    /// Reads the ConfigMap `multus-daemon-config`; absent if isolation is off, unknown if the configuration is invalid.
+/// The configuration of a thick Multus, reduced to the facts that rules use.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MultusConfig {
+    /// The namespace isolation; absent if it is off, unknown if the configuration is invalid.
+    pub isolation: Fact<Arc<NamespaceIsolation>>,
+    /// `multusNamespace`, if it is set.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl MultusConfig {
+    /// Reads the ConfigMap `multus-daemon-config`.
     #[must_use]
-    pub fn read(config: &cluster::ConfigMap) -> Fact<Arc<Self>> {
-        let Some(text) = config.data.get("daemon-config.json") else { return Fact::Absent };
-        let Ok(config) = serde_json::from_str::<Value>(text) else { return Fact::Unknown };
-        if config.get("namespaceIsolation").and_then(Value::as_bool) != Some(true) {
-            return Fact::Absent;
-        }
-        let namespaces = config.get("globalNamespaces").and_then(Value::as_str).unwrap_or_default();
-        let namespaces = namespaces.split(',').map(str::trim).filter(|namespace| !namespace.is_empty());
-        Fact::Known(Arc::new(Self { global_namespaces: namespaces.map(str::to_owned).collect() }))
+    pub fn read(config: &cluster::ConfigMap) -> Self {
+        let Some(text) = config.data.get("daemon-config.json") else {
+            return Self { isolation: Fact::Absent, namespace: None };
+        };
+        let Ok(config) = serde_json::from_str::<Value>(text) else { return Self::default() };
+        let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+        let isolation = match config.get("namespaceIsolation").and_then(Value::as_bool) {
+            Some(true) => Fact::Known(Arc::new(NamespaceIsolation::new(text("globalNamespaces")))),
+            _ => Fact::Absent,
+        };
+        let namespace = Some(text("multusNamespace")).filter(|namespace| !namespace.is_empty());
+        Self { isolation, namespace: namespace.map(Arc::from) }
+    }
+}
+
+impl NamespaceIsolation {
+    /// Reads a list of global namespaces, separated by commas.
+    #[must_use]
+    pub fn new(global_namespaces: &str) -> Self {
+        let namespaces = global_namespaces.split(',').map(str::trim).filter(|namespace| !namespace.is_empty());
+        Self { global_namespaces: namespaces.map(str::to_owned).collect() }
     }
 
     /// Whether every namespace may use the networks of `namespace`.
@@ -171,7 +222,7 @@ mod tests {
             (r#"{"plugins": [{"type": "bridge"}, {}]}"#, Some("has no type in plugins[1]")),
             (r#"{"plugins": {}}"#, Some("has plugins that are not a list")),
         ] {
-            match (CniConfig::read(text), broken) {
+            match (Nad::read(text, "").config, broken) {
                 (CniConfig::Broken(how), Some(broken)) => assert!(how.starts_with(broken), "{text}: {how}"),
                 (CniConfig::Valid | CniConfig::OnNodes, None) => {}
                 (config, _) => panic!("{text}: {config:?}"),
@@ -198,9 +249,9 @@ mod tests {
     fn isolation_is_off_unless_set_to_true() {
         let read = |text: &str| {
             let data = [("daemon-config.json".to_owned(), text.to_owned())].into();
-            NamespaceIsolation::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() })
+            MultusConfig::read(&cluster::ConfigMap { data, ..cluster::ConfigMap::default() }).isolation
         };
-        assert_eq!(NamespaceIsolation::read(&cluster::ConfigMap::default()), Fact::Absent);
+        assert_eq!(MultusConfig::read(&cluster::ConfigMap::default()).isolation, Fact::Absent);
         assert_eq!(read("{}"), Fact::Absent);
         assert_eq!(read(r#"{"namespaceIsolation": false}"#), Fact::Absent);
         assert_eq!(read("{"), Fact::Unknown);

@@ -1,7 +1,14 @@
 //! A NIC of a stored guest, kept small because a cluster may have a million of them.
 
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
 use crate::api::{
+    Text,
     guest::GuestSpec,
+    mac::Mac,
     network::{Interface, Network},
 };
 
@@ -16,6 +23,27 @@ pub struct GuestNic {
     pub hotplug: HotplugMethod,
     /// Whether its state is `absent`.
     pub is_absent: bool,
+    /// Whether its state is `down`.
+    pub is_down: bool,
+    /// The role of its network.
+    pub role: NetworkRole,
+    /// `model` as written; `None` if unset or empty.
+    pub model: Option<Box<str>>,
+    /// The [`hash_of_interface`].
+    pub interface_hash: u64,
+    /// The [`hash_of_source`]; 0 without a network.
+    pub source_hash: u64,
+}
+
+/// The role of a network in the pod.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum NetworkRole {
+    /// The pod network.
+    Pod,
+    /// The multus network that replaces the pod network.
+    Default,
+    /// Another network, or none.
+    Additional,
 }
 
 /// How KubeVirt hotplugs a NIC into a running guest.
@@ -60,8 +88,62 @@ impl GuestNic {
             network: multus.map(|multus| multus.network_name.as_str().into()),
             hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
+            is_down: interface.state.as_deref() == Some("down"),
+            role: match network {
+                Some(network) if network.pod.is_some() => NetworkRole::Pod,
+                Some(network) if network.is_default() => NetworkRole::Default,
+                _ => NetworkRole::Additional,
+            },
+            model: written(interface.model.as_ref()).map(Into::into),
+            interface_hash: hash_of_interface(interface),
+            source_hash: network.map_or(0, hash_of_source),
         }
     }
+}
+
+/// Returns the MAC address of each NIC of a guest, in the order of its interfaces; `None` if it is missing or invalid.
+/// The list is empty if no NIC has one.
+#[must_use]
+pub fn macs_of(guest: &GuestSpec) -> Arc<[Option<Mac>]> {
+    let mac_of = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
+    let interfaces = guest.interfaces();
+    if interfaces.iter().all(|interface| mac_of(interface).is_none()) {
+        return Arc::default();
+    }
+    interfaces.iter().map(mac_of).collect()
+}
+
+/// Returns a text; KubeVirt takes an empty one for none.
+#[must_use]
+pub fn written<'t>(text: Option<&'t Text<'_>>) -> Option<&'t str> {
+    text.map(Text::as_str).filter(|text| !text.is_empty())
+}
+
+/// Returns a hash of the fields of an interface that change only at the next boot, except for its name, `model` and
+/// `macAddress`. KubeVirt takes an empty list for none, but `dhcpOptions: {}` differs from none.
+#[must_use]
+pub fn hash_of_interface(interface: &Interface) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    interface.bindings.hash(&mut hasher);
+    written(interface.pci_address.as_ref()).hash(&mut hasher);
+    interface.ports.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.port_ranges.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.dhcp_options.hash(&mut hasher);
+    interface.boot_order.hash(&mut hasher);
+    interface.acpi_index.filter(|&index| index != 0).hash(&mut hasher);
+    written(interface.tag.as_ref()).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Returns a hash of the source of a network, without the name of the NetworkAttachmentDefinition.
+#[must_use]
+pub fn hash_of_source(network: &Network) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    network.pod.hash(&mut hasher);
+    network.multus.as_ref().map(|multus| multus.default).hash(&mut hasher);
+    network.resource_claim.hash(&mut hasher);
+    network.unknown_sources.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use super::nic::GuestNic;
 use crate::api::vm::VirtualMachine;
 
+/// The kinds of KubeVirt that own VMs.
+const OWNERS: [&str; 3] = ["VirtualMachinePool", "VirtualMachineRestore", "VirtualMachineClone"];
+
 /// A VirtualMachine, reduced to the facts that rules use.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Vm {
@@ -12,12 +15,21 @@ pub struct Vm {
     pub nics: Arc<Vec<GuestNic>>,
     /// `nicplug.io/reserve-ports` of the VM itself.
     pub reserve_ports: Option<Box<str>>,
+    /// Whether KubeVirt stops its guest: it is halted or being deleted.
+    pub stops: bool,
+    /// Whether an object owns it for which virt-controller updates the VM: a pool, a restore or a clone.
+    pub is_managed: bool,
 }
 
 impl From<&VirtualMachine<'_>> for Vm {
     fn from(vm: &VirtualMachine) -> Self {
         let annotations = vm.metadata.annotations.as_ref();
         let reserve_ports = annotations.and_then(|annotations| annotations.reserve_ports.as_deref());
-        Self { nics: GuestNic::all(&vm.spec.template.spec).into(), reserve_ports: reserve_ports.map(Into::into) }
+        Self {
+            nics: GuestNic::all(&vm.spec.template.spec).into(),
+            reserve_ports: reserve_ports.map(Into::into),
+            stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
+            is_managed: vm.metadata.owner_references.iter().any(|owner| OWNERS.contains(&&*owner.kind)),
+        }
     }
 }

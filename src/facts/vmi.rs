@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{boot::BootFacts, nic::GuestNic, placement::Placement};
+use super::{
+    boot::BootFacts,
+    nic::{GuestNic, NetworkRole, macs_of},
+    placement::Placement,
+};
 use crate::{
     api::{
         guest::{Cpu, GuestSpec},
+        mac::Mac,
         vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
     change::MAX_NICS,
@@ -37,6 +42,12 @@ pub struct Vmi {
     pub placement: Option<Arc<Placement>>,
     /// The memory that its pod requests at least, in bytes; 0 if unknown.
     pub memory: u64,
+    /// `domain.devices.networkInterfaceMultiqueue`.
+    pub multiqueue: Option<bool>,
+    /// `domain.devices.autoattachPodInterface`.
+    pub autoattach_pod: Option<bool>,
+    /// The MAC addresses in the order of its NICs, as by [`macs_of`].
+    pub macs: Arc<[Option<Mac>]>,
     /// The PCI bus at boot.
     pub boot: BootFacts,
 }
@@ -89,7 +100,21 @@ impl Vmi {
             node: status.status.node_name.as_str().into(),
             placement: placement_of(&spec.spec).map(Arc::new),
             memory: requested_memory(&spec.spec).unwrap_or(0),
+            multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
+            autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
+            macs: macs_of(&spec.spec),
             boot: BootFacts::of(spec, status, registry),
+        }
+    }
+
+    /// Whether KubeVirt has not created the guest's pod yet. A change of the NICs is no hotplug then: KubeVirt copies it
+    /// to the VMI, and creates the pod with it.
+    #[must_use]
+    pub fn has_no_pod_yet(&self) -> bool {
+        match &self.phase {
+            Phase::Unset => true,
+            Phase::Other(phase) => &**phase == "Pending",
+            Phase::Running | Phase::Succeeded | Phase::Failed => false,
         }
     }
 
@@ -97,6 +122,23 @@ impl Vmi {
     #[must_use]
     pub fn is_live(&self) -> bool {
         !self.is_deleting && !self.phase.is_final()
+    }
+
+    /// Returns the generation of the VM from which it was created: the end of its revision's name,
+    /// `revision-start-vm-UID-GENERATION`.
+    #[must_use]
+    pub fn start_generation(&self) -> Option<i64> {
+        self.boot.revision.as_deref()?.rsplit('-').next()?.parse().ok()
+    }
+
+    /// Whether KubeVirt takes the pod interfaces of its further NICs for ordinal ones (`net1`), whose NICs it does not
+    /// unplug: the first known name decides, and without any known name they count as ordinal.
+    #[must_use]
+    pub fn has_ordinal_names(&self) -> bool {
+        let further = |nic: &&GuestNic| nic.network.is_some() && nic.role == NetworkRole::Additional;
+        let seen = |nic: &GuestNic| self.status_nic(&nic.name).filter(|seen| !seen.pod_interface.is_empty());
+        let mut further = self.nics.iter().filter(further).peekable();
+        further.peek().is_some() && further.find_map(seen).is_none_or(StatusNic::has_ordinal_name)
     }
 
     /// Returns the NIC of a name in the spec.

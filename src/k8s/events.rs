@@ -28,6 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What an Event reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EventReason {
+    /// A change that KubeVirt itself made was allowed, although its NICs cannot be attached to the running guest.
+    InterfaceNotAttached,
     /// NICs of a running guest are now in the template of its VM.
     InterfacePersisted,
     /// A change that KubeVirt itself made was denied.
@@ -42,7 +44,8 @@ pub enum EventReason {
 
 impl EventReason {
     /// Every reason.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::InterfaceNotAttached,
         Self::InterfacePersisted,
         Self::InterfaceRefused,
         Self::PersistFailed,
@@ -54,6 +57,7 @@ impl EventReason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::InterfaceNotAttached => "InterfaceNotAttached",
             Self::InterfacePersisted => "InterfacePersisted",
             Self::InterfaceRefused => "InterfaceRefused",
             Self::PersistFailed => "PersistFailed",
@@ -66,7 +70,7 @@ impl EventReason {
     fn action(self) -> &'static str {
         match self {
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
-            Self::InterfaceRefused => "Review",
+            Self::InterfaceNotAttached | Self::InterfaceRefused => "Review",
             Self::SettingsRefused | Self::SettingsReloaded => "Reload",
         }
     }
@@ -76,7 +80,9 @@ impl EventReason {
     pub fn event_type(self) -> EventType {
         match self {
             Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
-            Self::InterfaceRefused | Self::PersistFailed | Self::SettingsRefused => EventType::Warning,
+            Self::InterfaceNotAttached | Self::InterfaceRefused | Self::PersistFailed | Self::SettingsRefused => {
+                EventType::Warning
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{address::PciAddress, machine_type::Architecture};
+use crate::kubevirt::Version;
 
 /// The number of root-bus slots that KubeVirt assigns with the root-complex annotation: 2 to 0x1e without 0x1b.
 pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
@@ -46,6 +47,15 @@ pub enum BootError {
         /// The reason.
         why: &'static str,
     },
+    /// The KubeVirt version adds PCIe root ports to a machine that has no PCIe, so libvirt refuses the domain.
+    NoPcie {
+        /// The version that starts the guest.
+        version: Version,
+        /// The machine, as in messages.
+        machine: &'static str,
+        /// The patch version of the same minor version that no longer adds them.
+        fixed_in: Version,
+    },
     /// The guest needs more root ports than fit on the root bus.
     OutOfPorts {
         /// The ports that the guest needs.
@@ -65,6 +75,7 @@ impl BootError {
             Self::AddressTaken { .. }
             | Self::AddressImpossible { .. }
             | Self::Device { .. }
+            | Self::NoPcie { .. }
             | Self::OutOfPorts { .. } => "domain.devices",
         }
     }
@@ -92,6 +103,9 @@ impl fmt::Display for BootError {
                 write!(formatter, "PCI address {address} is not possible: {why}")
             }
             Self::Device { device, why } => write!(formatter, "{device}: {why}"),
+            Self::NoPcie { version, machine, fixed_in } => {
+                write!(formatter, "KubeVirt {version} adds PCIe ports that {machine} lacks (fixed in {fixed_in})")
+            }
             Self::OutOfPorts { needed, limit } => {
                 write!(formatter, "the guest needs {needed} root ports, but its root bus has room for {limit}")
             }

@@ -116,6 +116,11 @@ impl MachineType {
         }
     }
 
+    /// Returns the name of a machine without PCIe in errors: that of the architecture if it has only this machine.
+    pub(super) fn name_in_errors(self) -> &'static str {
+        if self == Self::Ccw { "s390x" } else { self.as_str() }
+    }
+
     /// Whether devices have PCIe root ports.
     #[must_use]
     pub fn is_pcie(self) -> bool {

@@ -138,6 +138,13 @@ impl PortBudget {
             slot_count,
         };
         let mut target = PortTarget::of(inputs);
+        if scheme == Scheme::V3
+            && target.extra_controllers > 0
+            && let Some(fixed_in) = scheme::fix_for_machine_without_pcie(port_usage.machine, version)
+        {
+            let machine = port_usage.machine.name_in_errors();
+            return refused(port_usage, &devices, scheme, BootError::NoPcie { version, machine, fixed_in });
+        }
         if !port_usage.supports_pcie_hotplug {
             // Some versions calculate these nevertheless, but such a machine ignores them.
             target.placeholders = 0;

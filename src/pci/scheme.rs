@@ -10,6 +10,7 @@
 //!
 //! Source: `pkg/virt-launcher/virtwrap/manager.go` of each tag.
 
+use super::machine_type::MachineType;
 use crate::kubevirt::Version;
 
 /// A guest with strictly more memory than this, in bytes, gets the ports of a large machine.
@@ -75,6 +76,25 @@ pub(super) fn checks_machine(version: Version) -> bool {
         (1, 8) => version.patch >= 2,
         _ => true,
     }
+}
+
+/// Returns the patch version that no longer adds PCIe root ports to a machine without PCIe, if the version adds them.
+///
+/// The versions with scheme V3 add them to every machine at first, then to every machine of amd64 and arm64, and at last
+/// by the machine type only.
+pub(super) fn fix_for_machine_without_pcie(machine: MachineType, version: Version) -> Option<Version> {
+    let (by_architecture, by_machine) = match (version.major, version.minor) {
+        (1, 6) => (5, 6),
+        (1, 7) => (3, 4),
+        (1, 8) => (2, 3),
+        _ => return None,
+    };
+    let first = match machine {
+        MachineType::Ccw => by_architecture,
+        MachineType::I440fx => by_machine,
+        MachineType::Q35 | MachineType::Virt | MachineType::Unsupported | MachineType::Unknown => return None,
+    };
+    (version.patch < first).then_some(Version { patch: first, ..version })
 }
 
 /// The ports that KubeVirt requests.
@@ -169,6 +189,30 @@ mod tests {
         for (version, asks) in [("0.59.0", false), ("1.8.1", false), ("1.8.2", true), ("1.9.0", true), ("1.10.0", true)]
         {
             assert_eq!(checks_machine(version.parse().unwrap()), asks, "{version}");
+        }
+    }
+
+    #[test]
+    fn each_minor_version_has_a_patch_that_knows_machines_without_pcie() {
+        for (machine, version, fix) in [
+            (MachineType::Ccw, "1.6.4", Some("1.6.5")),
+            (MachineType::Ccw, "1.6.5", None),
+            (MachineType::Ccw, "1.7.2", Some("1.7.3")),
+            (MachineType::Ccw, "1.8.0", Some("1.8.2")),
+            (MachineType::Ccw, "1.8.1", Some("1.8.2")),
+            (MachineType::Ccw, "1.8.2", None),
+            (MachineType::Ccw, "1.9.0", None),
+            (MachineType::I440fx, "1.6.5", Some("1.6.6")),
+            (MachineType::I440fx, "1.6.6", None),
+            (MachineType::I440fx, "1.7.3", Some("1.7.4")),
+            (MachineType::I440fx, "1.8.2", Some("1.8.3")),
+            (MachineType::I440fx, "1.8.3", None),
+            (MachineType::I440fx, "1.9.0", None),
+            (MachineType::Q35, "1.8.0", None),
+            (MachineType::Virt, "1.8.0", None),
+        ] {
+            let found = fix_for_machine_without_pcie(machine, version.parse().unwrap());
+            assert_eq!(found, fix.map(|fix| fix.parse().unwrap()), "{machine:?} {version}");
         }
     }
 

@@ -1,17 +1,18 @@
 //! NP112.
 
-use super::{Case, CauseType, Finding, plug_of, rule};
+use super::{Case, CauseType, Finding, FindingKind, plug_of, rule};
 use crate::{
     change::Nic,
     facts::{
-        Fact, FactKind, Vmi,
-        attachment::InPlace,
+        Fact, FactKind, UnstableAddress, Vmi,
+        attachment::{InPlace, ReadyNodes},
         kubevirt::{AutoMigration, KubeVirt},
         migration::{Obstacle, missing_on_own_node},
         nic::HotplugMethod,
         vmi::Migratable,
     },
     kubevirt::Version,
+    settings::DynamicNetworks,
 };
 
 rule! {
@@ -21,9 +22,13 @@ rule! {
     /// A NIC reaches a running guest in one of two ways. In place: Multus as a daemon and its dynamic-networks
     /// controller attach the NIC to the pod. By live migration: the target pod is created with the NIC; SR-IOV always
     /// uses this way. If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the
-    /// migration starts automatically, but only with `vmRolloutStrategy: LiveUpdate` (the default) and `LiveMigrate` in
-    /// the `workloadUpdateMethods` of the KubeVirt resource. Before 1.6 a user has to create a
-    /// VirtualMachineInstanceMigration.
+    /// migration starts automatically, but only with `LiveMigrate` in the `workloadUpdateMethods` of the KubeVirt
+    /// resource; `vmRolloutStrategy` does not matter. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
+    ///
+    /// Without Multus not even a new guest gets the NIC, so the rule also warns about the creation of a VM with a
+    /// multus network if none of the cluster's DaemonSets is Multus, or none of its pods is ready. If Multus runs in no
+    /// DaemonSet, set `attachment.dynamicNetworks: yes`. A migration may change the address of a NIC that IPAM of type
+    /// host-local, whereabouts or dhcp assigns, or OVN-Kubernetes without `allowPersistentIPs`; the rule names one.
     ///
     /// A migration also needs another node. KubeVirt keeps the target pod off the guest's own node, with the
     /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
@@ -59,6 +64,56 @@ const SRIOV_SINCE: Version = Version::new(1, 1, 0);
 const MESSAGE_AT_MOST: usize = 160;
 
 fn check(case: &Case) -> Vec<Finding> {
+    if case.is_new() {
+        return evaluate_new(case).into_iter().collect();
+    }
+    let mut findings = evaluate_hotplug(case);
+    if findings.iter().all(|finding| finding.kind == FindingKind::Advice) {
+        findings.extend(evaluate_address(case));
+    }
+    findings
+}
+
+/// Evaluates the creation of a guest with a multus network. One finding is enough: it is the same for all its NICs.
+fn evaluate_new(case: &Case) -> Option<Finding> {
+    let reason = missing_multus(case)?;
+    let is_multus = |nic: &&Nic| nic.network_name().is_some() && !nic.is_absent();
+    let nic = case.change.nics.added.iter().find(is_multus)?;
+    let what = format!("{:?} cannot be attached and the guest cannot start: {reason}", nic.name);
+    Some(RULE.advice(case.change.nic_field(nic), what).with_fix("deploy Multus".to_owned()))
+}
+
+/// Returns why Multus can attach no NIC at all. `dynamicNetworks: yes` in the settings vouches for a Multus that runs
+/// in no DaemonSet.
+fn missing_multus(case: &Case) -> Option<String> {
+    if case.settings.attachment.dynamic_networks == DynamicNetworks::Yes {
+        return None;
+    }
+    match case.facts.attachment.known()?.multus {
+        Fact::Absent => Some("the cluster runs no Multus DaemonSet".to_owned()),
+        Fact::Known(ReadyNodes { ready: 0, desired }) => Some(format!("Multus is ready on 0 of {desired} nodes")),
+        Fact::Known(_) | Fact::Unknown => None,
+    }
+}
+
+/// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
+fn evaluate_address(case: &Case) -> Option<Finding> {
+    let UnstableAddress { nic, assigned_by } = case.facts.unstable_address.as_ref()?;
+    let vmi = *case.facts.live().known()?;
+    let migrates = |nic: &&Nic| match plug_of(nic) {
+        HotplugMethod::None => false,
+        HotplugMethod::Sriov => !is_too_old_for_sriov(case),
+        HotplugMethod::Bridge => {
+            let is_in_place = !matches!(case.in_place(), Fact::Known(InPlace::No) | Fact::Absent);
+            missing_multus(case).is_none() && (!is_in_place || plugin_without_hotplug(case, nic).is_some())
+        }
+    };
+    let plugged = case.plugged(vmi).find(migrates)?;
+    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    Some(RULE.advice(case.change.nic_field(plugged), what))
+}
+
+fn evaluate_hotplug(case: &Case) -> Vec<Finding> {
     case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
         // NP102 and NP104 report NICs that cannot be hotplugged at all.
         HotplugMethod::None => None,
@@ -75,6 +130,10 @@ fn is_too_old_for_sriov(case: &Case) -> bool {
 
 fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let name = nic.name;
+    if let Some(plugin) = plugin_without_hotplug(case, nic) {
+        let because = format!("{plugin} attaches no NIC in place");
+        return Some(evaluate_migration(case, nic, vmi, &Blocked { because: &because, ..Blocked::SRIOV }));
+    }
     match case.in_place() {
         // The pod runs already, so nothing looks for a node that has the bridge.
         Fact::Known(InPlace::Yes) => {
@@ -89,7 +148,10 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
             );
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
-        Fact::Known(InPlace::No) | Fact::Absent => Some(evaluate_migration(case, nic, vmi, &Blocked::NO_CONTROLLER)),
+        Fact::Known(InPlace::No) | Fact::Absent => Some(match missing_multus(case) {
+            Some(reason) => evaluate_without_multus(case, nic, vmi, &reason),
+            None => evaluate_migration(case, nic, vmi, &Blocked::NO_CONTROLLER),
+        }),
         Fact::Unknown => Some(RULE.unknown(
             FactKind::DaemonSet,
             format!("how {name:?} reaches the guest was not checked: DaemonSets are not known"),
@@ -97,9 +159,32 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     }
 }
 
+/// Returns the plugin of a network that, by the settings, attaches a NIC only while the pod is created.
+fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
+    let never = &case.settings.attachment.never_in_place;
+    if never.is_empty() {
+        return None;
+    }
+    let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
+    let found = case.facts.nads.lookup(name).nad;
+    let plugins = &found.known()?.network.plugins;
+    never.iter().map(String::as_str).find(|never| plugins.iter().any(|plugin| &**plugin == *never))
+}
+
+/// Evaluates a NIC that not even a migration attaches, since the target pod needs Multus too.
+fn evaluate_without_multus(case: &Case, nic: &Nic, vmi: &Vmi, reason: &str) -> Finding {
+    let fix = "deploy Multus and its dynamic-networks controller";
+    let finding =
+        evaluate_migration(case, nic, vmi, &Blocked { because: reason, fix, fix_on_one_node: fix, fix_if_pinned: fix });
+    if matches!(finding.kind, FindingKind::Fault(_)) {
+        return finding;
+    }
+    RULE.advice(case.change.nic_field(nic), format!("{:?} cannot be attached: {reason}", nic.name))
+}
+
 /// Why a NIC cannot be attached in place, and how to fix that.
-struct Blocked {
-    because: &'static str,
+struct Blocked<'s> {
+    because: &'s str,
     fix: &'static str,
     /// The fix in a cluster with a single node.
     fix_on_one_node: &'static str,
@@ -107,7 +192,7 @@ struct Blocked {
     fix_if_pinned: &'static str,
 }
 
-impl Blocked {
+impl Blocked<'static> {
     const NO_CONTROLLER: Self = Self {
         because: "no dynamic-networks controller is ready",
         fix: RULE.fix,
@@ -165,9 +250,6 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
 fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
         AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
-        AutoMigration::Off(settings) if settings.contains(',') => {
-            format!("{name:?} waits: no migration starts without LiveUpdate and LiveMigrate in KubeVirt")
-        }
         AutoMigration::Off(setting) => {
             format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
         }
@@ -198,7 +280,11 @@ mod tests {
     use super::RULE;
     use crate::{
         api::placement::Affinity,
-        facts::{Fact, Placement, Quota, attachment::InPlace, vmi::Migratable},
+        facts::{
+            Fact, Placement, Quota, UnstableAddress,
+            attachment::{Attachment, InPlace, ReadyNodes},
+            vmi::Migratable,
+        },
         rules::testing::{Expect, Hotplug},
         settings::Settings,
     };
@@ -322,8 +408,8 @@ mod tests {
         for (version, strategy, methods, part) in [
             ("v1.9.0", "", &["LiveMigrate"][..], "starts automatically"),
             ("v1.9.0", "LiveUpdate", &[], "workloadUpdateMethods LiveMigrate"),
-            ("v1.9.0", "Stage", &["LiveMigrate"], "vmRolloutStrategy LiveUpdate"),
-            ("v1.9.0", "Stage", &["Evict"], "LiveUpdate and LiveMigrate"),
+            ("v1.9.0", "Stage", &["LiveMigrate"], "starts automatically"),
+            ("v1.9.0", "Stage", &["Evict"], "workloadUpdateMethods LiveMigrate"),
             ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "create a VirtualMachineInstanceMigration"),
             ("", "LiveUpdate", &["LiveMigrate"], "before KubeVirt 1.6"),
         ] {
@@ -347,12 +433,68 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_names_plugins_that_attach_nothing_in_place() {
+        let settings = || Settings::parse("attachment: {neverInPlace: [kube-ovn]}", &[]).unwrap();
+        let on = |kind: &str| {
+            let config = format!(r#"{{"type": "{kind}"}}"#);
+            Hotplug::of(BRIDGE).nad("demo/new-fancy-net", &config).settings(settings())
+        };
+        on("kube-ovn").expect(&RULE, &Expect::Advice);
+        on("kube-ovn").vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &FAULT);
+        on("bridge").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
     fn unknown_facts_are_reported_and_deny_nothing() {
         Hotplug::of(BRIDGE).facts(|facts| facts.attachment = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
         Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let without_condition = Hotplug::of(BRIDGE).in_place(InPlace::No);
         without_condition.vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &Expect::Advice);
         Hotplug::of(BRIDGE).vmi_unknown().expect(&RULE, &Expect::Unchecked);
+    }
+
+    #[test]
+    fn a_cluster_without_multus_attaches_nothing() {
+        let with = |multus: Fact<ReadyNodes>| {
+            let attachment = Attachment { in_place: InPlace::No, has_thick_multus: false, multus };
+            Hotplug::of(BRIDGE).facts(|facts| facts.attachment = Fact::Known(attachment))
+        };
+        let none_ready = Fact::Known(ReadyNodes { ready: 0, desired: 3 });
+        for (multus, part) in [
+            (Fact::Absent, Some("the guest cannot start: the cluster runs no Multus DaemonSet")),
+            (none_ready, Some("the guest cannot start: Multus is ready on 0 of 3 nodes")),
+            (Fact::Known(ReadyNodes { ready: 1, desired: 3 }), None),
+            (Fact::Unknown, None),
+        ] {
+            let created = with(multus).created();
+            created.expect(&RULE, if part.is_some() { &Expect::Advice } else { &Expect::Silent });
+            let findings = created.findings(&RULE);
+            assert!(part.is_none_or(|part| findings[0].what.contains(part)), "{findings:?}");
+        }
+        let settings = Settings::parse("attachment: {dynamicNetworks: yes}", &[]).unwrap();
+        with(Fact::Absent).settings(settings).created().expect(&RULE, &Expect::Silent);
+        let findings = with(Fact::Absent).findings(&RULE);
+        assert_eq!(findings[0].what, "\"dyniface1\" cannot be attached: the cluster runs no Multus DaemonSet");
+        with(Fact::Absent).vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn a_migration_may_change_an_address_that_is_assigned_anew() {
+        let unstable = |case: Hotplug| {
+            let address = UnstableAddress { nic: "dyniface2".into(), assigned_by: "whereabouts".into() };
+            case.facts(|facts| facts.unstable_address = Some(address))
+        };
+        for (case, count) in [
+            (Hotplug::of(BRIDGE), 0),
+            (Hotplug::of(BRIDGE).in_place(InPlace::No), 2),
+            (Hotplug::of(SRIOV), 2),
+            (Hotplug::of(SRIOV).vmi(|vmi| vmi.migratable = not_migratable()), 1),
+            (Hotplug::of(SRIOV).stopped(), 0),
+        ] {
+            let findings = unstable(case).findings(&RULE);
+            assert_eq!(findings.len(), count, "{findings:?}");
+            assert!(count < 2 || findings[1].what.contains("the address of \"dyniface2\""), "{findings:?}");
+        }
     }
 
     #[test]

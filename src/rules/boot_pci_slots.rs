@@ -1,5 +1,7 @@
 //! NP107.
 
+mod frozen_slots;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
@@ -18,7 +20,12 @@ rule! {
     /// guest with no NIC, or with four or more, usually has no free port at all, and nothing reports it. The annotation
     /// `nicplug.io/reserve-ports: "N"` on the VM reserves N free ports at every boot. A template that libvirt or
     /// KubeVirt certainly rejects is denied: a slot count that is not a number, a full root complex, an address that is
-    /// used twice.
+    /// used twice. Some versions of KubeVirt 1.6 to 1.8 add PCIe root ports to guests of s390x and i440fx, which have no
+    /// PCIe: with two NICs or more, or with more than 2Gi of memory and one NIC, such a guest does not boot.
+    ///
+    /// KubeVirt freezes the PCI topology of a guest in two annotations of the template: `kubevirt.io/pci-topology-version`
+    /// and `kubevirt.io/pci-interface-slot-count`. If a tool applies its own manifest and prunes them, every device of
+    /// the guest gets another address at the next boot.
     ///
     /// ## Example
     /// ```yaml
@@ -34,7 +41,7 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().collect();
+    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
     match evaluate(case, &case.change.after) {
         Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
         Err(why) if case.is_new() => {
@@ -136,6 +143,9 @@ fn no_boot(path: &str, kind: ObjectKind, refusal: &BootError) -> Finding {
         }
         BootError::AddressTaken { .. } => {
             (RULE.certain(CauseType::Duplicate, field, what), "give each device a different address, or none")
+        }
+        BootError::NoPcie { .. } => {
+            (RULE.fault(CauseType::Invalid, field, what), "update KubeVirt before the VM is started")
         }
         BootError::MachineType { .. }
         | BootError::AddressImpossible { .. }
@@ -246,6 +256,20 @@ mod tests {
             vm(0).on_vmi().annotated(r#""kubevirt.io/pci-interface-slot-count": "0x8""#).findings(&RULE).remove(0);
         assert!(matches!(malformed.kind, FindingKind::Certain(_)), "{malformed:?}");
         assert_eq!(malformed.field, "metadata.annotations");
+    }
+
+    #[test]
+    fn a_machine_without_pcie_does_not_boot_on_some_versions() {
+        let i440fx = |version| vm(1).domain(r#""machine": {"type": "pc"}, "devices": {"#).kubevirt(version, &[]);
+        for version in ["v1.6.5", "v1.8.2"] {
+            let findings = i440fx(version).findings(&RULE);
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert!(matches!(findings[0].kind, FindingKind::Fault(_)), "{findings:?}");
+        }
+        let what = &i440fx("v1.8.2").findings(&RULE)[0].what;
+        assert_eq!(what, "the guest cannot boot: KubeVirt v1.8.2 adds PCIe ports that i440fx lacks (fixed in v1.8.3)");
+        i440fx("v1.8.3").expect(&RULE, &Expect::Silent);
+        i440fx("v1.9.0").expect(&RULE, &Expect::Silent);
     }
 
     #[test]

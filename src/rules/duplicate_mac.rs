@@ -5,17 +5,25 @@ use crate::{
     api::{
         mac::Mac,
         network::{Interface, NadRef},
+        review::ObjectKind,
     },
-    change::Nic,
+    change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
 
 rule! {
-    /// A NIC has the MAC address of another NIC of the VM, or of another VM on the same network.
+    /// A NIC has the MAC address of another NIC of the VM, of another VM on the same wire, or of each replica.
     ///
     /// ## Why
-    /// Two NICs with the same address on one network receive each other's packets, and nothing reports it. The usual
-    /// cause is a copied manifest. Addresses are compared by value: two notations of one address are equal.
+    /// Two NICs with the same address on one wire receive each other's packets, and nothing reports it. The usual causes
+    /// are a copied manifest and a backup that is restored beside the original. Addresses are compared by value: two
+    /// notations of one address are equal. They are compared in the whole cluster: NetworkAttachmentDefinitions of
+    /// different names are one wire if they name the same bridge and VLAN, the same interface, the same OVN network or
+    /// the same SR-IOV resource. A VM of the same name in another namespace that does not run is not reported: it is the
+    /// source of a migration, an import or a restore. NICs on the pod network are not compared.
+    ///
+    /// In the template of a pool or a replica set, an address goes to every replica. KubeVirt accepts multicast
+    /// addresses and the address of zeros, with which a NIC does not work.
     ///
     /// ## Example
     /// ```yaml
@@ -27,34 +35,61 @@ rule! {
     ///   bridge: {}
     ///   macAddress: 02-00-00-00-00-01
     /// ```
-    NP113, "duplicate-mac", Hotplug, Warn,
+    NP113, "duplicate-mac", Shape, Warn,
     field: "domain.devices.interfaces[].macAddress",
     fix: "omit macAddress, or choose an address that is not in use",
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let added = &case.change.nics.added;
-    if added.iter().all(|nic| mac_of(nic).is_none()) {
+    let change = case.change;
+    // A VM that receives a migration from another cluster or namespace has the addresses of its source.
+    if change.after.vm.is_some_and(|vm| vm.spec.run_strategy.as_deref() == Some("WaitAsReceiver")) {
         return Vec::new();
     }
-    if case.is_new() {
-        return added.iter().filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect();
-    }
-    case.each_plugged(&RULE, |nic, _| evaluate(case, nic))
+    let nics = change.nics.added.iter().chain(change.nics.modified.iter().filter(moves).map(|(_, nic)| nic));
+    nics.filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect()
+}
+
+/// Whether a changed NIC gets another address or another network.
+fn moves((old, new): &&(Nic, Nic)) -> bool {
+    mac_of(old) != mac_of(new) || old.network_name() != new.network_name()
 }
 
 fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let mac = mac_of(nic)?;
     let field = format!("{}.macAddress", case.change.nic_field(nic));
+    if mac.is_zero() {
+        let what = format!("MAC address {mac} of {:?} is all zero: leave macAddress out", nic.name);
+        return Some(RULE.advice(field, what));
+    }
+    if mac.is_multicast() {
+        let what = format!("MAC address {mac} of {:?} is multicast: libvirt does not start such a guest", nic.name);
+        return Some(RULE.advice(field, what));
+    }
     if let Some(twin) = twin_of(case, nic, mac) {
         let what = format!("{:?} shares MAC address {mac} with {twin:?} of the same VM", nic.name);
         return Some(RULE.fault(CauseType::Duplicate, field, what));
     }
-    let network = NadRef::parse(nic.network_name()?, case.change.subject.namespace).to_string();
+    let network_name = nic.network_name()?;
+    match case.change.subject.kind {
+        ObjectKind::Vm | ObjectKind::Vmi => evaluate_users(case, nic, mac, network_name, field),
+        ObjectKind::Pool | ObjectKind::ReplicaSet => {
+            let has_one = case.change.after.replicas.is_some_and(|replicas| replicas <= 1);
+            let what = format!("every replica gets MAC address {mac} of {:?}", nic.name);
+            let finding = RULE.fault(CauseType::Duplicate, field, what).with_fix("leave macAddress out".to_owned());
+            (!has_one).then_some(finding)
+        }
+        ObjectKind::Migration | ObjectKind::Other => None,
+    }
+}
+
+fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network_name: &str, field: String) -> Option<Finding> {
+    let network = NadRef::parse(network_name, case.change.subject.namespace).to_string();
     match &case.facts.mac_users {
         Fact::Known(users) => {
             let user = users.iter().find(|user| user.mac == mac && user.network == network)?;
-            let what = format!("{:?} shares MAC address {mac} with {:?}", nic.name, user.guest);
+            let via = user.via.as_ref().map(|via| format!(", on the same wire as {via}")).unwrap_or_default();
+            let what = format!("{:?} shares MAC address {mac} with {:?}{via}", nic.name, user.guest);
             Some(RULE.fault(CauseType::Duplicate, field, what))
         }
         Fact::Absent => None,
@@ -73,14 +108,16 @@ fn mac_of_interface(interface: &Interface) -> Option<Mac> {
     interface.mac_address.as_deref()?.parse().ok()
 }
 
-/// Returns another NIC of the guest with the address. Of two new NICs only the later one is reported.
+/// Returns another NIC of the guest with the address. Of two NICs that get it, only the later one is reported.
 fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
     let index = nic.interface?.index;
-    let is_added = |name: &str| case.change.nics.added.iter().any(|nic| nic.name == name);
+    let NicDiff { added, modified, .. } = &case.change.nics;
+    let judged = || added.iter().chain(modified.iter().filter(moves).map(|(_, nic)| nic));
+    let is_judged = |name: &str| judged().any(|nic| nic.name == name);
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     let mut twins = interfaces.filter(|(other, interface)| {
         let is_twin = *other != index && mac_of_interface(interface) == Some(mac) && !interface.is_absent();
-        let is_reported_there = || *other > index && is_added(&interface.name);
+        let is_reported_there = || *other > index && is_judged(&interface.name);
         is_twin && !is_reported_there()
     });
     twins.next().map(|(_, interface)| interface.name.as_str())
@@ -90,8 +127,8 @@ fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
 mod tests {
     use super::RULE;
     use crate::{
-        facts::{Fact, MacUser},
-        rules::testing::{Expect, Hotplug},
+        facts::{Fact, Facts, MacUser},
+        rules::testing::{Expect, Hotplug, findings},
     };
 
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[2].macAddress"]);
@@ -114,28 +151,82 @@ mod tests {
         ] {
             Hotplug::of(NIC).with(&twin(mac), TWIN_NET).expect(&RULE, &expect);
             Hotplug::of(NIC).with(&twin(mac), TWIN_NET).created().expect(&RULE, &expect);
-            Hotplug::of(NIC).with(&twin(mac), TWIN_NET).stopped().expect(&RULE, &Expect::Silent);
+            Hotplug::of(NIC).with(&twin(mac), TWIN_NET).stopped().expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_changed_address_is_compared_and_an_unchanged_one_is_not() {
+        let other = Fact::Known(vec![user("demo/new-fancy-net", None)]);
+        let modify =
+            |old: &str, new: &str| Hotplug::modify((old, NET), (new, NET)).facts(|it| it.mac_users = other.clone());
+        let without = r#"{"name": "dyniface1", "bridge": {}}"#;
+        let down = r#"{"name": "dyniface1", "bridge": {}, "macAddress": "02-00-00-00-00-AA", "state": "down"}"#;
+        modify(without, NIC).expect(&RULE, &ALONE);
+        modify(without, NIC).stopped().expect(&RULE, &ALONE);
+        modify(NIC, down).expect(&RULE, &Expect::Silent);
+        modify(NIC, without).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn an_address_that_no_nic_can_have_is_reported() {
+        for (mac, part) in [("00:00:00:00:00:00", "all zero"), ("01:00:5e:00:00:01", "multicast")] {
+            let case = Hotplug::of(&format!(r#"{{"name": "dyniface1", "bridge": {{}}, "macAddress": "{mac}"}}"#));
+            case.expect(&RULE, &Expect::Advice);
+            assert!(case.findings(&RULE)[0].what.contains(part));
+        }
+    }
+
+    #[test]
+    fn the_address_of_a_template_goes_to_every_replica() {
+        let review = |replicas: &str, network: &str| {
+            format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                    "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachineInstanceReplicaSet"}},
+                    "namespace": "demo", "name": "web", "operation": "CREATE", "object": {{"spec": {{{replicas}
+                    "template": {{"spec": {{"domain": {{"devices": {{"interfaces": [{{"name": "lan", "bridge": {{}},
+                    "macAddress": "02:00:00:00:00:aa"}}]}}}}, "networks": [{{"name": "lan", {network}}}]}}}}}}}}}}}}"#
+            )
+        };
+        const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
+        for (replicas, network, count) in [
+            ("", MULTUS, 1),
+            (r#""replicas": 3,"#, MULTUS, 1),
+            (r#""replicas": 1,"#, MULTUS, 0),
+            ("", r#""pod": {}"#, 0),
+        ] {
+            let found = findings(&RULE, &review(replicas, network), &Facts::default());
+            assert_eq!(found.len(), count, "{replicas} {network}: {found:?}");
+            assert!(found.iter().all(|it| it.what == "every replica gets MAC address 02:00:00:00:00:aa of \"lan\""));
+        }
+    }
+
+    fn user(network: &str, via: Option<&str>) -> MacUser {
+        MacUser {
+            mac: "02:00:00:00:00:aa".parse().unwrap(),
+            network: network.to_owned(),
+            via: via.map(str::to_owned),
+            guest: "demo/vm-other".to_owned(),
         }
     }
 
     #[test]
     fn another_vm_on_the_network_is_named() {
-        let user = |network: &str| MacUser {
-            mac: "02:00:00:00:00:aa".parse().unwrap(),
-            network: network.to_owned(),
-            guest: "demo/vm-other".to_owned(),
-        };
-        let case = Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Known(vec![user("demo/new-fancy-net")]));
+        let case =
+            Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Known(vec![user("demo/new-fancy-net", None)]));
         case.expect(&RULE, &ALONE);
         assert!(case.findings(&RULE)[0].what.contains("\"demo/vm-other\""));
-        let elsewhere = Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Known(vec![user("demo/net-b")]));
+        let elsewhere = Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Known(vec![user("demo/net-b", None)]));
         elsewhere.expect(&RULE, &Expect::Silent);
+        let on_wire = vec![user("demo/new-fancy-net", Some("prod/n"))];
+        let on_wire = Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Known(on_wire));
+        assert!(on_wire.findings(&RULE)[0].what.ends_with("with \"demo/vm-other\", on the same wire as prod/n"));
     }
 
     #[test]
     fn unknown_facts_are_reported() {
         Hotplug::of(NIC).facts(|facts| facts.mac_users = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
-        let without_mac = Hotplug::modify((r#"{"name": "dyniface1", "bridge": {}}"#, NET), (NIC, NET));
-        without_mac.facts(|facts| facts.mac_users = Fact::Unknown).expect(&RULE, &Expect::Silent);
+        let added = Hotplug::modify((r#"{"name": "dyniface1", "bridge": {}}"#, NET), (NIC, NET));
+        added.facts(|facts| facts.mac_users = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
     }
 }

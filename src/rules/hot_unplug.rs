@@ -4,7 +4,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::Nic,
     facts::{Fact, FactKind, Vmi},
-    kubevirt::Version,
+    kubevirt::{Version, gates::Gate},
 };
 
 rule! {
@@ -12,7 +12,8 @@ rule! {
     ///
     /// ## Why
     /// Hot-unplug exists since KubeVirt 1.0. In a VM that KubeVirt 0.59 or older started, the pod interfaces are named
-    /// by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect.
+    /// by order, `net1`, `net2`, …, and KubeVirt unplugs none of them: the change is stored and has no effect. A live
+    /// migration renames the pod interfaces since KubeVirt 1.9 (feature gate PodSecondaryInterfaceNamingUpgrade).
     ///
     /// ## Example
     /// ```yaml
@@ -49,7 +50,10 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         let what = format!(
             "{name:?} cannot be unplugged: pod interface {ordinal:?} shows that KubeVirt 0.59 or older started the VM"
         );
-        return Some(RULE.fault(CauseType::Invalid, field, what));
+        let fault = RULE.fault(CauseType::Invalid, field, what);
+        let is_renamed = case.has(Gate::PodSecondaryInterfaceNamingUpgrade) == Some(true);
+        let fix = "migrate the VM once, which renames its pod interfaces, or stop it and remove the NIC then";
+        return Some(if is_renamed { fault.with_fix(fix.to_owned()) } else { fault });
     }
     let is_unknown = version.is_none();
     is_unknown.then(|| {
@@ -83,6 +87,11 @@ mod tests {
         for (pod_interface, expect) in [("pod9a6a0c3b4d8", Expect::Silent), ("", Expect::Silent), ("net1", FAULT)] {
             unplug().seen("dyniface1", pod_interface).expect(&RULE, &expect);
         }
+        let fix = |version: &str| {
+            unplug().kubevirt(version, &[]).seen("dyniface1", "net1").findings(&RULE).remove(0).fix.into_owned()
+        };
+        assert!(fix("v1.9.0").starts_with("migrate the VM once"));
+        assert!(fix("v1.8.4").starts_with("stop the VM"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ rule! {
     /// ```
     NP007, "interface-state", Shape, Deny,
     field: "domain.devices.interfaces[].state",
-    fix: "set state to absent, down or up, or omit it",
+    fix: "state may be absent, down or up; leave it out for a link that is up",
 }
 
 const STATES: [&str; 3] = ["absent", "down", "up"];
@@ -34,14 +34,13 @@ fn check(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let Some(state) = interface.state.as_deref().filter(|state| !state.is_empty()) else { continue };
-        let problems = [
-            unknown_state(interface, state),
-            link_of_sriov(interface, state),
-            unplug_without_bridge(interface),
-            unplug_of_default(interface, default),
-        ];
+        // The default network cannot be unplugged with any binding, so that finding is enough.
+        let problem = unknown_state(interface, state)
+            .or_else(|| link_of_sriov(interface, state))
+            .or_else(|| unplug_of_default(interface, default))
+            .or_else(|| unplug_without_bridge(case, interface));
         let field = || format!("{}.state", case.change.interface_field(index));
-        findings.extend(problems.into_iter().flatten().map(|(what, fix)| {
+        findings.extend(problem.map(|(what, fix)| {
             let fault = RULE.fault(CauseType::Invalid, field(), what);
             if fix.is_empty() { fault } else { fault.with_fix(fix) }
         }));
@@ -57,7 +56,7 @@ fn unknown_state(interface: &Interface, state: &str) -> Problem {
         return None;
     }
     let meant = STATES.iter().find(|known| known.eq_ignore_ascii_case(state.trim()));
-    let fix = meant.map(|meant| format!("write it as {meant}")).unwrap_or_default();
+    let fix = meant.map(|meant| format!("write it as {meant:?}")).unwrap_or_default();
     Some((format!("interface {:?} has the invalid state {state:?}", interface.name.as_str()), fix))
 }
 
@@ -67,17 +66,18 @@ fn link_of_sriov(interface: &Interface, state: &str) -> Problem {
     }
     let what =
         format!("SR-IOV interface {:?} has state {state:?}, but its link cannot be set", interface.name.as_str());
-    Some((what, "remove the state and set the link inside the guest".to_owned()))
+    Some((what, "leave state out and set the link inside the guest".to_owned()))
 }
 
-fn unplug_without_bridge(interface: &Interface) -> Problem {
+fn unplug_without_bridge(case: &Case, interface: &Interface) -> Problem {
     let bindings = &interface.bindings;
     if !interface.is_absent() || bindings.bridge.is_some() || bindings.is_unknown() {
         return None;
     }
     let what =
         format!("interface {:?} cannot be unplugged: state absent needs the bridge binding", interface.name.as_str());
-    Some((what, "remove the state; to remove the NIC, delete its interface and network and restart the VM".to_owned()))
+    let restart = if case.live().known().is_some() { " and restart the VM" } else { "" };
+    Some((what, format!("to remove the NIC, delete its interface and network{restart}")))
 }
 
 fn unplug_of_default(interface: &Interface, default: Option<&str>) -> Problem {
@@ -86,19 +86,15 @@ fn unplug_of_default(interface: &Interface, default: Option<&str>) -> Problem {
     }
     let what =
         format!("interface {:?} cannot be unplugged: it is on the pod's default network", interface.name.as_str());
-    Some((what, "remove the state, or set it to down to turn off only the link".to_owned()))
+    Some((what, "write it as \"down\" to turn off only the link".to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::RULE;
-    use crate::rules::testing::{Expect, nic, table};
+    use crate::rules::testing::{Expect, Hotplug, nic, table};
 
     const STATE: &[&str] = &["spec.template.spec.domain.devices.interfaces[0].state"];
-    const TWICE: &[&str] = &[
-        "spec.template.spec.domain.devices.interfaces[0].state",
-        "spec.template.spec.domain.devices.interfaces[0].state",
-    ];
     const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
     const DEFAULT: &str = r#""multus": {"networkName": "n", "default": true}"#;
 
@@ -117,7 +113,7 @@ mod tests {
             (r#""binding": {"name": "x"}, "state": "absent""#, MULTUS, Expect::Faults(STATE)),
             (r#""bridge": {}, "state": "absent""#, DEFAULT, Expect::Faults(STATE)),
             (r#""bridge": {}, "state": "absent""#, r#""pod": {}"#, Expect::Faults(STATE)),
-            (r#""masquerade": {}, "state": "absent""#, r#""pod": {}"#, Expect::Faults(TWICE)),
+            (r#""masquerade": {}, "state": "absent""#, r#""pod": {}"#, Expect::Faults(STATE)),
         ] {
             table(&RULE, &[(&nic(interface, network), expect)]);
         }
@@ -126,5 +122,23 @@ mod tests {
     #[test]
     fn a_binding_of_a_newer_kubevirt_may_be_unplugged() {
         table(&RULE, &[(&nic(r#""teleport": {}, "state": "absent""#, MULTUS), Expect::Silent)]);
+    }
+
+    #[test]
+    fn each_state_has_one_fix_and_only_a_running_vm_restarts() {
+        const POD: &str = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+        let of =
+            |interface: &str| Hotplug::modify((r#"{"name": "dyniface1", "masquerade": {}}"#, POD), (interface, POD));
+        let fix = |case: &Hotplug| case.findings(&RULE).remove(0).fix.into_owned();
+        let absent = || of(r#"{"name": "dyniface1", "masquerade": {}, "state": "absent"}"#);
+        assert_eq!(fix(&absent()), "to remove the NIC, delete its interface and network and restart the VM");
+        assert_eq!(fix(&absent().stopped()), "to remove the NIC, delete its interface and network");
+        for (state, expected) in [
+            ("Down", "write it as \"down\""),
+            ("gone", "state may be absent, down or up; leave it out for a link that is up"),
+        ] {
+            let interface = format!(r#"{{"name": "dyniface1", "masquerade": {{}}, "state": "{state}"}}"#);
+            assert_eq!(fix(&of(&interface)), expected, "{state}");
+        }
     }
 }

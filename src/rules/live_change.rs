@@ -1,5 +1,10 @@
 //! NP108.
 
+pub(super) mod forecast;
+mod next_boot;
+mod pool;
+
+use self::forecast::{DEFAULT_NIC, Difference, Forecast, NETWORK_NAME, Restart, Swap};
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::Network,
@@ -7,9 +12,10 @@ use crate::{
     facts::{
         Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
+        migration::Obstacle,
+        nic::{HotplugMethod, NetworkRole},
         vmi::Migratable,
     },
-    kubevirt::gates::Gate,
 };
 
 rule! {
@@ -17,14 +23,32 @@ rule! {
     ///
     /// ## Why
     /// KubeVirt adds NICs to a running guest, unplugs those with `state: absent`, and sets links up and down. Every
-    /// other change waits for the next restart; until then the VM has the condition RestartRequired, which blocks
-    /// further changes. Such a change is often a mistake: `interfaces` and `networks` are atomic lists, so applying an
-    /// outdated manifest replaces both lists and removes a NIC that was plugged in the meantime. A changed
-    /// `networkName` is applied by live migration since KubeVirt 1.8 (feature gate LiveUpdateNADRef), if the VM can
-    /// migrate.
+    /// other change waits for the next restart; until then the VM has the condition RestartRequired, which keeps back
+    /// changes of CPUs and memory, but not of NICs. Such a change is often a mistake: `interfaces` and `networks` are
+    /// atomic lists, so applying an outdated manifest replaces both lists and removes a NIC that was plugged in the
+    /// meantime.
+    ///
+    /// KubeVirt compares the template with the running guest, not with the template before, and letter by letter:
+    /// writing `model: virtio` where none stood asks for a restart, and writing back what the guest has removes the
+    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too.
+    ///
+    /// A changed `networkName` is applied by live migration, with the feature gate LiveUpdateNADRef of KubeVirt 1.8 or
+    /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
+    /// network is copied and takes effect at the next boot. If the guest cannot migrate, also for want of another node
+    /// that it may run on, it keeps the condition MigrationRequired. If those nodes are cordoned or do not offer the
+    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
-    /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot.
+    /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot, and a
+    /// template that loses its last NIC gets it.
+    ///
+    /// KubeVirt removes an entry with `state: absent` if the guest does not have the NIC, so a tool that applies the same
+    /// manifest again and KubeVirt undo each other's change. A link that is set down under a liveness or readiness probe
+    /// by TCP or HTTP makes the probe fail: after a failed liveness probe KubeVirt kills the guest.
+    ///
+    /// An update of a VirtualMachinePool restarts its guests: KubeVirt deletes each guest whose VM differs from the template
+    /// of the pool, at most `maxUnavailable` together (by default all), and its VM starts it anew. With `updateStrategy`
+    /// `opportunistic` the pool changes its VMs only, and with `unmanaged` nothing.
     ///
     /// ## Example
     /// A manifest without `dyniface1` is applied to a VM that runs with this NIC:
@@ -39,21 +63,78 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let nics = &case.change.nics;
+    if let Some(pool) = case.change.after.pool {
+        return pool::check(case, pool).into_iter().collect();
+    }
     // Only KubeVirt changes a VMI, and it changes only what it can apply.
-    let is_virtual_machine = case.change.after.vmi.is_none();
-    if !is_virtual_machine {
+    if case.change.after.vm.is_none() {
         return Vec::new();
     }
-    if nics.removed.is_empty() && nics.modified.is_empty() {
-        return evaluate_first(case.change).into_iter().collect();
+    let mut findings = if case.is_new() { Vec::new() } else { evaluate_update(case) };
+    findings.extend(next_boot::check(case));
+    findings
+}
+
+fn evaluate_update(case: &Case) -> Vec<Finding> {
+    let nics = &case.change.nics;
+    let needs_guest = !nics.removed.is_empty() || !nics.modified.is_empty();
+    match case.live() {
+        // An entry of status.interfaceRequests changes no template yet.
+        Fact::Known(vmi) if case.change.requests.is_none() => evaluate_live(case, vmi),
+        Fact::Unknown if needs_guest => case.if_live(&RULE, |_| Vec::new()),
+        Fact::Known(_) | Fact::Unknown => evaluate_first(case.change).into_iter().collect(),
+        Fact::Absent => Vec::new(),
     }
-    case.if_live(&RULE, |vmi| {
-        let is_plugged = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| !nic.is_absent);
-        let removed = nics.removed.iter().filter(is_plugged).map(|nic| evaluate_removed(case.change, nic));
-        let modified = nics.modified.iter().filter(|(_, nic)| vmi.has_nic(nic.name));
-        removed.chain(modified.filter_map(|(old, new)| evaluate_modified(case, old, new, vmi))).collect()
-    })
+}
+
+/// Evaluates the update of a VM that runs: at most one finding per NIC and reason.
+fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
+    let forecast = Forecast::of(case, vmi);
+    let is_in_request = |difference: &&Difference| is_of_request(case.change, difference);
+    let differences = &forecast.differences;
+    let of_request: Vec<&Difference> = differences.iter().filter(is_in_request).collect();
+    let mut findings: Vec<Finding> =
+        forecast.swapped.iter().filter_map(|swap| evaluate_swap(case, vmi, swap, &forecast)).collect();
+    let is_reported = |difference: &&&Difference| match difference {
+        Difference::Field(nic, _) => !is_reported_with_swap(vmi, nic, &forecast),
+        _ => true,
+    };
+    match forecast.restart {
+        Restart::New if of_request.is_empty() => {
+            // The start of the guest is unknown here, or an earlier difference counts only now.
+            findings.extend(differences.iter().map(|difference| evaluate_earlier(case, difference)));
+        }
+        Restart::New => {
+            let evaluate = |difference: &&Difference| evaluate_difference(case, vmi, difference);
+            findings.extend(of_request.iter().filter(is_reported).map(evaluate));
+        }
+        Restart::Standing => findings.extend(of_request.iter().map(|difference| evaluate_standing(case, difference))),
+        Restart::None | Restart::Withdrawn => {
+            findings.extend(of_request.iter().filter_map(|difference| evaluate_dropped(case, difference)));
+        }
+    }
+    findings
+}
+
+/// Returns whether the request itself makes a difference to the guest, rather than an earlier one.
+fn is_of_request(change: &Change, difference: &Difference) -> bool {
+    let nics = &change.nics;
+    let mut new = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent).chain(&nics.added);
+    match difference {
+        Difference::Dropped(guest) => {
+            let is_automatic = change.before.is_some_and(|before| before.guest.gets_default_nic());
+            is_automatic || nics.removed.iter().any(|nic| *nic.name == *guest.name)
+        }
+        Difference::Field(nic, _) | Difference::NoModel(nic, _) => new.any(|changed| changed.name == nic.name),
+        Difference::PodNetwork(_) => !nics.is_empty(),
+        Difference::Devices(_) => change.changes_all_nics(),
+    }
+}
+
+/// Returns whether the finding about the new network of a NIC names its waiting field too.
+fn is_reported_with_swap(vmi: &Vmi, nic: &Nic, forecast: &Forecast) -> bool {
+    let is_swapped = |swap: &Swap| swap.nic.name == nic.name && swap.guest.role == NetworkRole::Additional;
+    vmi.migratable == Migratable::Yes && forecast.swapped.iter().any(is_swapped)
 }
 
 /// Evaluates the first NIC of a template, which replaces the default NIC that KubeVirt gives to a guest without any.
@@ -70,61 +151,181 @@ fn evaluate_first(change: &Change) -> Option<Finding> {
     Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(fix.to_owned()))
 }
 
-fn evaluate_removed(change: &Change, nic: &Nic) -> Finding {
-    let field = format!("{}.domain.devices.interfaces", change.after.path);
-    let what =
-        format!("{:?} was removed without state: absent (outdated manifest?) and stays until a restart", nic.name);
+/// Evaluates a difference that the request makes and for which KubeVirt asks for a restart.
+fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Finding {
+    let change = case.change;
+    let is_automatic =
+        |name: &str| name == DEFAULT_NIC && change.before.is_some_and(|before| before.guest.gets_default_nic());
+    let what = match difference {
+        Difference::Dropped(guest) if is_automatic(&guest.name) => {
+            let first = change.nics.added.first().map_or("", |nic| nic.name);
+            format!("with {first:?} the guest loses its automatic pod NIC {:?} at the next restart", guest.name)
+        }
+        Difference::Dropped(guest) if guest.is_absent => {
+            format!("{:?} was dropped before it is unplugged: KubeVirt asks for a restart", guest.name)
+        }
+        Difference::Dropped(guest) => {
+            format!("{:?} was dropped without state: absent: the guest keeps it until a restart", guest.name)
+        }
+        Difference::Field(nic, _) if is_automatic(nic.name) => {
+            format!("the automatic pod NIC {:?} changes at the next restart: the VM is running", nic.name)
+        }
+        Difference::Field(nic, NETWORK_NAME) => {
+            let name = nic.name;
+            if case.facts.kubevirt.known().is_none() {
+                let what =
+                    format!("how the network of {name:?} changes was not checked: no KubeVirt resource is known");
+                return RULE.unknown(FactKind::KubeVirt, what);
+            }
+            format!("the network of {name:?} changes at the next restart: LiveUpdateNADRef is off")
+        }
+        Difference::Field(nic, field) => {
+            format!("{field} of {:?} changes at the next restart: the VM is running", nic.name)
+        }
+        Difference::PodNetwork(Some(nic)) => {
+            format!("{:?} comes at the next restart: the running guest has no pod network", nic.name)
+        }
+        Difference::PodNetwork(None) => {
+            "the pod network comes at the next restart: the running guest has none".to_owned()
+        }
+        Difference::NoModel(nic, model) => {
+            let what = format!(
+                "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a restart",
+                nic.name
+            );
+            return fault(case, difference, what).with_fix("write model: virtio".to_owned());
+        }
+        Difference::Devices(field) => format!("{field} changes at the next restart: the VM is running"),
+    };
+    let finding = fault(case, difference, what);
+    match difference {
+        Difference::Dropped(guest) if is_automatic(&guest.name) => {
+            let fix = "add that NIC too (a network with pod: {}), or set autoattachPodInterface: false to remove it";
+            finding.with_fix(fix.to_owned())
+        }
+        Difference::Dropped(_) => finding,
+        Difference::Field(nic, _) if vmi.nic(nic.name).is_some_and(|nic| nic.hotplug != HotplugMethod::None) => finding,
+        _ => finding.with_fix("undo the change, or restart the VM".to_owned()),
+    }
+}
+
+/// Evaluates a difference of an earlier request, for which KubeVirt asks for a restart now.
+fn evaluate_earlier(case: &Case, difference: &Difference) -> Finding {
+    let what = match difference {
+        Difference::Dropped(guest) => {
+            format!("the guest has {:?}, the template does not: it takes a restart", guest.name)
+        }
+        Difference::Field(nic, field) => {
+            format!("{field} of {:?} differs from the guest's: it takes effect at the next restart", nic.name)
+        }
+        Difference::NoModel(nic, _) => format!("model of {:?} differs from its device's until a restart", nic.name),
+        Difference::PodNetwork(_) => "the guest gets the pod network of the template at the next restart".to_owned(),
+        Difference::Devices(field) => format!("{field} differs from the guest's: it takes effect at the next restart"),
+    };
+    fault(case, difference, what)
+}
+
+/// Evaluates a difference to a guest whose VM requires a restart already: the request does not change that.
+fn evaluate_standing(case: &Case, difference: &Difference) -> Finding {
+    let what = match difference {
+        Difference::Dropped(guest) => {
+            format!("the removal of {:?} waits for the next boot as the earlier changes do", guest.name)
+        }
+        Difference::Field(nic, field) => {
+            format!("{field} of {:?} waits for the next boot as the earlier changes do", nic.name)
+        }
+        Difference::NoModel(nic, _) => {
+            format!("model of {:?} waits for the next boot as the earlier changes do", nic.name)
+        }
+        Difference::PodNetwork(_) => "the pod network waits for the next boot as the earlier changes do".to_owned(),
+        Difference::Devices(field) => format!("{field} waits for the next boot as the earlier changes do"),
+    };
+    fault(case, difference, what)
+}
+
+/// Evaluates a NIC that a request drops although KubeVirt asks for no restart: the template is as at the start again.
+fn evaluate_dropped(case: &Case, difference: &Difference) -> Option<Finding> {
+    match difference {
+        Difference::Dropped(guest) if !guest.is_absent => {
+            let what = format!(
+                "{:?} was dropped and stays in the guest until it powers off; KubeVirt reports nothing",
+                guest.name
+            );
+            Some(fault(case, difference, what))
+        }
+        _ => None,
+    }
+}
+
+fn fault(case: &Case, difference: &Difference, what: String) -> Finding {
+    let path = case.change.after.path;
+    let field = match difference {
+        Difference::Field(nic, _) | Difference::NoModel(nic, _) | Difference::PodNetwork(Some(nic)) => {
+            case.change.nic_field(nic)
+        }
+        Difference::Devices(field) => format!("{path}.domain.devices.{field}"),
+        Difference::Dropped(_) => format!("{path}.domain.devices.interfaces"),
+        Difference::PodNetwork(None) => format!("{path}.networks"),
+    };
     RULE.fault(CauseType::Invalid, field, what)
 }
 
-fn evaluate_modified(case: &Case, old: &Nic, new: &Nic, vmi: &Vmi) -> Option<Finding> {
-    let name = new.name;
-    let field = case.change.nic_field(new);
-    if let Some(changed) = changed_field(old, new) {
-        let what = format!("{changed} of {name:?} changes at the next restart: the VM is running");
+/// Evaluates a changed network, whose name KubeVirt copies to the guest at once.
+fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Option<Finding> {
+    let Swap { nic, guest, network } = swap;
+    let name = nic.name;
+    let nics = &case.change.nics;
+    let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
+    let kubevirt = case.facts.kubevirt.known().filter(|_| changed.any(|changed| changed.name == name))?;
+    let field = case.change.nic_field(nic);
+    if guest.role != NetworkRole::Additional {
+        // Only where RestartRequired is newly set does a text of this rule have the word in small letters.
+        let what = format!("{network:?} for default network {name:?} is stored and sets no RestartRequired: next boot");
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
-    let network = new.network_name()?;
-    let is_current = vmi.nic(name).and_then(|nic| nic.network.as_deref()) == Some(network);
-    if old.network_name() == Some(network) || is_current {
-        return None;
-    }
-    Some(evaluate_network(case, field, name, vmi))
+    let reason = match &vmi.migratable {
+        Migratable::Yes if nic.is_absent() => {
+            let what =
+                format!("{name:?} is being unplugged, and asks for a live migration to {network:?} all the same");
+            return Some(RULE.advice(field, what));
+        }
+        Migratable::Yes => return Some(evaluate_migration(case, vmi, swap, forecast, kubevirt)),
+        Migratable::No { reason, .. } => &**reason,
+        // KubeVirt treats a VM without the condition as one that cannot migrate.
+        Migratable::Unknown => "not LiveMigratable yet",
+    };
+    let what = format!("{name:?} needs a live migration to {network:?}, which the guest cannot do ({reason})");
+    Some(RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned()))
 }
 
-fn evaluate_network(case: &Case, field: String, name: &str, vmi: &Vmi) -> Finding {
-    let kubevirt = match &case.facts.kubevirt {
-        Fact::Known(kubevirt) => kubevirt,
-        Fact::Absent | Fact::Unknown => {
-            return RULE.unknown(
-                FactKind::KubeVirt,
-                format!("how the network of {name:?} changes was not checked: the KubeVirt resource is not known"),
-            );
+/// Evaluates a changed network of a guest that can migrate, as far as its condition says.
+fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, kubevirt: &KubeVirt) -> Finding {
+    let Swap { nic, network, .. } = swap;
+    let name = nic.name;
+    let field = case.change.nic_field(nic);
+    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+        Some(obstacle) if obstacle.is_lasting() => {
+            let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
+            return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());
         }
-    };
-    if !kubevirt.has(Gate::LiveUpdateNadRef) {
-        let what = format!("the network of {name:?} changes at the next restart: LiveUpdateNADRef is off");
-        return RULE.fault(CauseType::Invalid, field, what);
+        Some(obstacle) => {
+            return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
+        }
+        None => {}
     }
-    match &vmi.migratable {
-        Migratable::Yes => RULE.advice(field, by_migration(name, kubevirt)),
-        Migratable::No { reason, .. } => {
-            let what = format!("the network of {name:?} changes at the next restart: no live migration ({reason})");
-            RULE.fault(CauseType::Invalid, field, what)
-        }
-        // KubeVirt treats a VM without the condition as one that cannot migrate.
-        Migratable::Unknown => {
-            let what = format!("the network of {name:?} changes at the next restart: not LiveMigratable yet");
-            RULE.fault(CauseType::Invalid, field, what)
+    match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
+        None => RULE.advice(field, by_migration(name, kubevirt)),
+        Some(waits) => {
+            let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
+            RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
         }
     }
 }
+
+const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
 
 fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
-        AutoMigration::Off(setting) if setting.contains(',') => {
-            format!("the network of {name:?} waits for a migration: KubeVirt lacks LiveUpdate and LiveMigrate")
-        }
         AutoMigration::Off(setting) => {
             format!("the network of {name:?} waits for a migration: KubeVirt lacks {setting}")
         }
@@ -134,38 +335,10 @@ fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
     }
 }
 
-/// Returns the first changed field that needs a restart. The state of a NIC and the name of its network do not.
-fn changed_field(old: &Nic, new: &Nic) -> Option<&'static str> {
-    let (one, other) = (old.interface?.value, new.interface?.value);
-    let differs = [
-        (one.bindings != other.bindings, "the binding"),
-        (one.model_or_default() != other.model_or_default(), "model"),
-        (one.mac_address != other.mac_address, "macAddress"),
-        (one.pci_address != other.pci_address, "pciAddress"),
-        (one.ports != other.ports, "ports"),
-        (one.port_ranges != other.port_ranges, "portRanges"),
-        (one.dhcp_options != other.dhcp_options, "dhcpOptions"),
-        (one.boot_order != other.boot_order, "bootOrder"),
-        (one.acpi_index != other.acpi_index, "acpiIndex"),
-        (one.tag != other.tag, "tag"),
-        (source_differs(old, new), "the network source"),
-    ];
-    differs.into_iter().find_map(|(differs, field)| differs.then_some(field))
-}
-
-/// Returns whether the networks differ in more than the name of the NetworkAttachmentDefinition.
-fn source_differs(old: &Nic, new: &Nic) -> bool {
-    let (Some(old), Some(new)) = (old.network, new.network) else { return false };
-    let (old, new) = (old.value, new.value);
-    let default = |network: &Network| network.multus.as_ref().map(|multus| multus.default);
-    default(old) != default(new)
-        || old.pod != new.pod
-        || old.resource_claim != new.resource_claim
-        || old.unknown_sources != new.unknown_sources
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
         facts::vmi::Migratable,
@@ -197,7 +370,10 @@ mod tests {
             (r#""bridge": {}, "state": "down""#, Expect::Silent),
             (r#""bridge": {}, "state": "up""#, Expect::Silent),
             (r#""bridge": {}, "state": "absent""#, Expect::Silent),
-            (r#""bridge": {}, "model": "virtio""#, Expect::Silent),
+            (r#""bridge": {}, "model": "virtio""#, FAULT),
+            (r#""bridge": {}, "model": """#, Expect::Silent),
+            (r#""bridge": {}, "ports": []"#, Expect::Silent),
+            (r#""bridge": {}, "dhcpOptions": {}"#, FAULT),
             (r#""bridge": {}, "model": "e1000e""#, FAULT),
             (r#""bridge": {}, "macAddress": "02:00:00:00:00:01""#, FAULT),
             (r#""sriov": {}"#, FAULT),
@@ -213,13 +389,83 @@ mod tests {
         let changed = || Hotplug::modify((NIC, NET), (NIC, OTHER_NET));
         changed().expect(&RULE, &Expect::Advice);
         changed().kubevirt("v1.5.0", &[]).expect(&RULE, &FAULT);
-        changed().kubevirt("v1.7.0", &["LiveUpdateNADRef"]).expect(&RULE, &Expect::Advice);
+        changed().kubevirt("v1.8.4", &[]).expect(&RULE, &FAULT);
+        changed().kubevirt("v1.8.4", &["LiveUpdateNADRef"]).expect(&RULE, &Expect::Advice);
         let no = Migratable::No { reason: "DisksNotLiveMigratable".into(), message: "".into() };
         changed().vmi(|vmi| vmi.migratable = no).expect(&RULE, &FAULT);
         changed().vmi(|vmi| vmi.migratable = Migratable::Unknown).expect(&RULE, &FAULT);
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
-        let stage = changed().rollout("Stage", &[]).findings(&RULE);
-        assert!(stage[0].what.contains("LiveMigrate"), "{stage:?}");
+        let without_method = changed().rollout("Stage", &[]).findings(&RULE);
+        assert!(without_method[0].what.contains("lacks workloadUpdateMethods"), "{without_method:?}");
+    }
+
+    #[test]
+    fn the_same_network_by_another_name_changes_nothing() {
+        let qualified = r#"{"name": "dyniface1", "multus": {"networkName": "demo/new-fancy-net"}}"#;
+        let renamed = || Hotplug::modify((NIC, NET), (NIC, qualified));
+        renamed().expect(&RULE, &Expect::Silent);
+        renamed().kubevirt("v1.8.4", &[]).expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn a_network_is_copied_at_once_even_if_another_field_waits() {
+        let new = r#"{"name": "dyniface1", "bridge": {}, "macAddress": "02:00:00:00:00:01"}"#;
+        let both = || Hotplug::modify((NIC, NET), (new, OTHER_NET));
+        both().expect(&RULE, &FAULT);
+        let findings = both().findings(&RULE);
+        let what = "\"dyniface1\" moves to \"net-b\" now by a live migration, while macAddress waits for the restart";
+        assert_eq!(findings[0].what, what);
+    }
+
+    #[test]
+    fn a_network_that_no_other_node_can_take_is_reported() {
+        const CORDONED: &str = r#"{"spec": {"unschedulable": true}}"#;
+        for (nodes, expect, part) in [
+            (&["{}"][..], FAULT, "(one node)"),
+            (&["{}", CORDONED], Expect::Advice, "migration, and the other nodes are cordoned (node-1)"),
+            (&["{}", "{}"], Expect::Advice, "is changed by a live migration"),
+        ] {
+            let swapped = Hotplug::modify((NIC, NET), (NIC, OTHER_NET)).nodes(nodes);
+            swapped.expect(&RULE, &expect);
+            let findings = swapped.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn the_network_of_the_default_nic_waits_for_the_next_boot() {
+        let [old, new] = ["new-fancy-net", "net-b"].map(|network| {
+            format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{network}", "default": true}}}}"#)
+        });
+        let changed = Hotplug::modify((NIC, &old), (NIC, &new));
+        changed.expect(&RULE, &FAULT);
+        assert!(changed.findings(&RULE)[0].what.contains("next boot"));
+    }
+
+    #[test]
+    fn the_text_of_a_mac_address_counts_and_a_return_to_the_guest_does_not() {
+        let [lower, upper, other] = ["02:00:00:00:00:0a", "02-00-00-00-00-0A", "02:00:00:00:00:0b"]
+            .map(|mac| format!(r#"{{"name": "dyniface1", "bridge": {{}}, "macAddress": "{mac}"}}"#));
+        Hotplug::modify((&lower, NET), (&upper, NET)).expect(&RULE, &FAULT);
+        let mac = "02:00:00:00:00:0a".parse().ok();
+        let guest_has = |hotplug: Hotplug| hotplug.vmi(|vmi| vmi.macs = [None, mac].into());
+        guest_has(Hotplug::modify((&other, NET), (&lower, NET))).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_nic_without_an_entry_in_the_guests_spec_is_compared_with_nothing() {
+        let new = r#"{"name": "dyniface1", "bridge": {}, "model": "virtio"}"#;
+        let not_copied = Hotplug::modify((NIC, NET), (new, NET));
+        not_copied.vmi(|vmi| Arc::make_mut(&mut vmi.nics).truncate(1)).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn fields_of_all_nics_are_compared_with_the_guest() {
+        const FIELD: &str = "spec.template.spec.domain.devices.networkInterfaceMultiqueue";
+        // The builder writes the same devices before and after, so another NIC has to change.
+        let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
+        let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
+        with_link.expect(&RULE, &Expect::Faults(&[FIELD]));
     }
 
     #[test]

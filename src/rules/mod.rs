@@ -44,7 +44,7 @@ use crate::{
         attachment::{Attachment, InPlace},
         nic::HotplugMethod,
     },
-    kubevirt::gates::Gate,
+    kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
@@ -134,10 +134,12 @@ impl Scope {
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
             Self::Request => change.requests_nics(),
-            Self::Hotplug => {
-                let is_guest = matches!(change.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
-                is_guest && !change.nics.is_empty()
-            }
+            Self::Hotplug => match change.subject.kind {
+                ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
+                // NP108 tells what a changed template does to the guests of a pool.
+                ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
+                ObjectKind::Migration | ObjectKind::Other | ObjectKind::ReplicaSet => false,
+            },
         }
     }
 }
@@ -381,6 +383,11 @@ impl<'c> Case<'c> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
     }
 
+    /// Returns the version of KubeVirt; `None` if it is unknown.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version)
+    }
+
     /// Returns whether the object is being created, so that nothing runs yet.
     pub(crate) fn is_new(&self) -> bool {
         self.change.before.is_none()
@@ -391,8 +398,16 @@ impl<'c> Case<'c> {
         in_place(&self.facts.attachment, self.settings)
     }
 
-    fn live(&self) -> Fact<&'c Vmi> {
-        self.facts.live()
+    /// Returns the running guest that the change affects; absent if there is none. There is none either if KubeVirt stops
+    /// the guest with this change, or if the guest has no pod yet: then the change is no hotplug.
+    pub(crate) fn live(&self) -> Fact<&'c Vmi> {
+        if self.change.after.stops || self.change.subject.kind == ObjectKind::Pool {
+            return Fact::Absent;
+        }
+        match self.facts.live() {
+            Fact::Known(vmi) if vmi.has_no_pod_yet() => Fact::Absent,
+            live => live,
+        }
     }
 }
 
@@ -455,7 +470,8 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{testing::Hotplug, *};
+    use crate::api::vmi::Phase;
 
     #[test]
     fn ids_are_unique_and_in_order() {
@@ -478,6 +494,32 @@ mod tests {
             assert!(!rule.fix.ends_with('.') && rule.fix.starts_with(char::is_lowercase), "{}: {}", rule.id, rule.fix);
             assert!(rule.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", rule.name);
         }
+    }
+
+    /// The faults of all rules of scope hotplug.
+    fn hotplug_faults(hotplug: &Hotplug) -> Vec<Finding> {
+        let rules = RULES.iter().filter(|rule| rule.scope == Scope::Hotplug);
+        let findings = rules.flat_map(|rule| hotplug.findings(rule));
+        findings.filter(|finding| matches!(finding.kind, FindingKind::Fault(_) | FindingKind::Certain(_))).collect()
+    }
+
+    #[test]
+    fn no_hotplug_rule_has_a_fault_if_the_guest_stops_or_has_no_pod_yet() {
+        let plug = || Hotplug::of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#);
+        assert!(!hotplug_faults(&plug()).is_empty());
+        for spec in [r#""runStrategy": "Halted""#, r#""running": false"#] {
+            assert!(hotplug_faults(&plug().spec(spec)).is_empty(), "{spec}");
+            assert!(hotplug_faults(&plug().spec(spec).vmi_unknown()).is_empty(), "{spec}");
+        }
+        for spec in ["Always", "Manual", "Once", "RerunOnFailure", "WaitAsReceiver"] {
+            let spec = format!(r#""runStrategy": "{spec}""#);
+            assert!(!hotplug_faults(&plug().spec(&spec)).is_empty(), "{spec}");
+        }
+        for phase in [Phase::Unset, Phase::Other("Pending".into())] {
+            assert!(hotplug_faults(&plug().vmi(|vmi| vmi.phase = phase.clone())).is_empty(), "{phase}");
+        }
+        let phase = Phase::Other("Scheduling".into());
+        assert!(!hotplug_faults(&plug().vmi(|vmi| vmi.phase = phase)).is_empty());
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 /// Returns a finding for each NIC of a VM that is added again while the guest is still unplugging it.
 fn added_again(case: &Case) -> Vec<Finding> {
     let nics = &case.change.nics;
-    let Fact::Known(vmi) = case.facts.live() else { return Vec::new() };
+    let Fact::Known(vmi) = case.live() else { return Vec::new() };
     if case.is_new() || case.change.subject.kind != ObjectKind::Vm {
         return Vec::new();
     }
@@ -60,7 +60,7 @@ fn plug_and_unplug(case: &Case) -> Option<Finding> {
     if !matches!(case.in_place(), Fact::Known(InPlace::Yes | InPlace::SomeNodes { .. })) {
         return None;
     }
-    let Fact::Known(vmi) = case.facts.live() else { return None };
+    let Fact::Known(vmi) = case.live() else { return None };
     let (added, removed) = (case.plugged(vmi).next()?, case.unplugged(vmi).next()?.name);
     let what =
         format!("one update adds {:?} and removes {removed:?}: Multus may lose one; use two updates", added.name);

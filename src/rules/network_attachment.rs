@@ -1,13 +1,15 @@
 //! NP105.
 
-use super::{Case, CauseType, Finding, rule};
+mod plugin;
+
+use super::{Case, CauseType, Finding, FindingKind, rule};
 use crate::{
-    api::network::{Bindings, NadRef},
-    change::Nic,
-    facts::{
-        Fact, FactKind,
-        nad::{CniConfig, NadLookup},
+    api::{
+        network::{Bindings, NadRef},
+        review::ObjectKind,
     },
+    change::{Nic, NicDiff},
+    facts::{Fact, FactKind, nad::CniConfig},
     kubevirt::gates::Gate,
 };
 
@@ -20,6 +22,19 @@ rule! {
     /// its config is JSON and names a plugin, that an SR-IOV network names its resource, and that Multus' namespace
     /// isolation allows the VM's namespace to use it. For a VM that is being created the rule only warns: the
     /// definition may be created later.
+    ///
+    /// It also checks whether the plugin of the config can serve the NIC. With OVN-Kubernetes it denies a second NIC of
+    /// the VM on one definition, a `netAttachDefName` other than the definition itself, `topology: layer3` or
+    /// `role: primary` for a further network, and a chain of plugins. For a VM that is created or stopped these are
+    /// warnings. In every case it only warns about
+    /// - bridge binding on macvlan (except `mode: passthru`), ipvlan, sriov or ib-sriov;
+    /// - sriov binding on a plugin without a device, such as bridge or macvlan;
+    /// - two definitions that give one network of OVN-Kubernetes different settings;
+    /// - a default network without a namespace that does not exist in the namespace of Multus.
+    ///
+    /// OVN-Kubernetes allows two NICs on one definition from v1.3.0 on, but its version cannot be read from the cluster:
+    /// with v1.3.0 or later, set `NP105: warn`.
+    /// OVN-Kubernetes accepts a layer3 network, but the address belongs to the node and is lost by a migration.
     ///
     /// ## Example
     /// ```yaml
@@ -41,12 +56,38 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     let mut findings = case.each_plugged(&RULE, |nic, _| evaluate(case, nic));
     findings.extend(moved_nics(case).filter_map(|nic| evaluate(case, nic)));
+    findings.extend(nics_of_stopped(case).filter_map(|nic| evaluate_stopped(case, nic)));
     findings
+}
+
+/// Returns the NICs of a stopped VM that are new, or that get another binding or network.
+fn nics_of_stopped<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
+    let is_stopped = case.change.subject.kind == ObjectKind::Vm && case.facts.live() == Fact::Absent;
+    let NicDiff { added, modified, .. } = &case.change.nics;
+    let bindings = |nic: &Nic<'c>| nic.interface.map(|entry| &entry.value.bindings);
+    let changed = modified
+        .iter()
+        .filter(move |(old, new)| old.network_name() != new.network_name() || bindings(old) != bindings(new));
+    let nics = added.iter().chain(changed.map(|(_, new)| new));
+    nics.filter(move |nic| is_stopped && !nic.is_absent())
+}
+
+/// Evaluates a NIC of a stopped VM: everything may still change before its start, so only a network that exists is
+/// worth a warning.
+fn evaluate_stopped(case: &Case, nic: &Nic) -> Option<Finding> {
+    let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
+    let lookup = case.facts.nads.lookup(name);
+    let finding = match &lookup.nad {
+        Fact::Known(_) => plugin::evaluate(case, nic, name, &lookup),
+        Fact::Absent => missing_default(case, nic, name, lookup.suggestion.as_deref()),
+        Fact::Unknown => None,
+    };
+    finding.map(Finding::into_advice)
 }
 
 /// Returns the NICs of a running guest whose network is changed by migration.
 fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
-    let vmi = case.facts.live();
+    let vmi = case.live();
     let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
     let modified = case.change.nics.modified.iter().filter(move |_| moves);
     modified.filter_map(move |(old, new)| {
@@ -64,11 +105,14 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         let fix = "set networkName to the name of a NetworkAttachmentDefinition, or to NAMESPACE/NAME".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
     }
-    let name = NadRef::parse(written, case.change.subject.namespace);
-    let NadLookup { nad, suggestion } = case.facts.nads.lookup(name);
-    let nad = match nad {
+    let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
+    let lookup = case.facts.nads.lookup(name);
+    let nad = match &lookup.nad {
         Fact::Known(nad) => nad,
-        Fact::Absent => return Some(missing(field(), name, suggestion)),
+        Fact::Absent => {
+            let suggestion = lookup.suggestion.as_deref();
+            return missing_default(case, nic, name, suggestion).or_else(|| Some(missing(field(), name, suggestion)));
+        }
         Fact::Unknown => {
             return Some(RULE.unknown(
                 FactKind::Nad,
@@ -90,7 +134,12 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
-    evaluate_isolation(case, field, name)
+    let is_default = nic.network?.value.is_default();
+    let isolated = if is_default { None } else { evaluate_isolation(case, field, name) };
+    match isolated {
+        Some(finding) if finding.kind != FindingKind::Unchecked => Some(finding),
+        unchecked => plugin::evaluate(case, nic, name, &lookup).or(unchecked),
+    }
 }
 
 /// Returns whether the name is `NAD` or `NAMESPACE/NAD`, split as Multus does it.
@@ -98,7 +147,23 @@ fn is_well_formed(written: &str) -> bool {
     written.split('/').count() <= 2 && written.split('/').all(|part| !part.is_empty())
 }
 
-fn missing(field: String, name: NadRef, suggestion: Option<String>) -> Finding {
+/// Advises about a default network without a namespace that Multus does not find in its own namespace.
+fn missing_default(case: &Case, nic: &Nic, name: NadRef, suggestion: Option<&str>) -> Option<Finding> {
+    let network = nic.network.filter(|network| network.value.is_default())?;
+    if nic.network_name()?.contains('/') {
+        return None;
+    }
+    let NadRef { namespace, name } = name;
+    let elsewhere = suggestion.map(|found| NadRef::parse(found, namespace)).filter(|found| found.name == name);
+    let where_it_is = match elsewhere {
+        Some(found) => format!("it exists in {:?}: write {found}", found.namespace),
+        None => "none exists there".to_owned(),
+    };
+    let what = format!("Multus looks for default network {name:?} in {namespace}; {where_it_is}");
+    Some(RULE.advice(case.change.network_name_field(network.index), what))
+}
+
+fn missing(field: String, name: NadRef, suggestion: Option<&str>) -> Finding {
     let NadRef { namespace, name } = name;
     let what = format!("NetworkAttachmentDefinition {name:?} does not exist in namespace {namespace:?}");
     let finding = RULE.fault(CauseType::NotFound, field, what);
@@ -136,8 +201,12 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, NamespaceIsolation},
-        rules::testing::{Expect, Hotplug},
+        api::network::NadRef,
+        facts::{Fact, NamespaceIsolation, nad::NadLookup},
+        rules::{
+            FindingKind,
+            testing::{Expect, Hotplug},
+        },
     };
 
     const BRIDGE: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
@@ -222,6 +291,36 @@ mod tests {
         };
         moved("v1.9.0").expect(&RULE, &FAULT);
         moved("v1.5.0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn multus_looks_for_a_default_network_in_its_own_namespace() {
+        let network =
+            |name: &str| format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}", "default": true}}}}"#);
+        let case = |namespace: Option<&str>, suggestion: Option<&str>| {
+            let suggestion = suggestion.map(str::to_owned);
+            let lookup = NadLookup { nad: Fact::Absent, suggestion, conflict: None };
+            let searched = NadRef { namespace: namespace.unwrap_or("kube-system"), name: "tenant" };
+            Hotplug::of(BRIDGE).on(&network("tenant")).facts(|facts| {
+                facts.multus_namespace = namespace.map(Arc::from);
+                facts.nads.insert(searched, lookup);
+            })
+        };
+        for (namespace, suggestion, end) in [
+            (None, Some("demo/tenant"), "in kube-system; it exists in \"demo\": write demo/tenant"),
+            (Some("multus"), Some("demo/tenant"), "in multus; it exists in \"demo\": write demo/tenant"),
+            (None, Some("kube-system/tenants"), "in kube-system; none exists there"),
+            (None, None, "in kube-system; none exists there"),
+        ] {
+            for case in [case(namespace, suggestion).created(), case(namespace, suggestion).stopped()] {
+                let findings = case.findings(&RULE);
+                assert_eq!((findings.len(), findings[0].kind), (1, FindingKind::Advice), "{findings:?}");
+                assert!(findings[0].what.ends_with(end), "{findings:?}");
+            }
+        }
+        let isolated = Fact::Known(Arc::new(NamespaceIsolation::default()));
+        let elsewhere = Hotplug::of(BRIDGE).nad("other/red", "").on(&network("other/red"));
+        elsewhere.facts(|facts| facts.isolation = isolated).created().expect(&RULE, &Expect::Silent);
     }
 
     #[test]

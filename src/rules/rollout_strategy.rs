@@ -1,10 +1,14 @@
 //! NP116.
 
-use super::{Case, CauseType, Finding, rule};
+use super::{
+    Case, CauseType, Finding,
+    live_change::forecast::{Forecast, is_down},
+    rule,
+};
 use crate::{
     api::review::ObjectKind,
     change::Nic,
-    facts::{Fact, Vmi, kubevirt::Rollout},
+    facts::{Fact, kubevirt::Rollout, nic::NetworkRole},
 };
 
 rule! {
@@ -12,7 +16,8 @@ rule! {
     ///
     /// ## Why
     /// With `vmRolloutStrategy: Stage` an administrator wants changes of a VM to wait for its next restart. KubeVirt
-    /// does this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them at once.
+    /// does this for CPUs and memory, but not for NICs (kubevirt issue 17328): it plugs and unplugs them, sets their links
+    /// up and down, and changes their networks at once. It starts the migrations for that too.
     ///
     /// ## Example
     /// ```yaml
@@ -36,14 +41,24 @@ fn check(case: &Case) -> Vec<Finding> {
     if !is_vm || !is_staged {
         return Vec::new();
     }
-    let evaluate = |nic: &Nic, _: &Vmi| {
+    let fault = |nic: &Nic, part: &str| {
         let what =
-            format!("the rollout strategy is Stage, but KubeVirt changes {:?} of a running VM at once", nic.name);
-        Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+            format!("vmRolloutStrategy is Stage, yet KubeVirt changes {:?}{part} of the running VM at once", nic.name);
+        RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
-    let plugged = case.each_plugged(&RULE, evaluate);
-    let unplugged = case.each_unplugged(&RULE, evaluate);
-    plugged.into_iter().chain(unplugged).take(1).collect()
+    let plugged = case.each_plugged(&RULE, |nic, _| Some(fault(nic, "")));
+    let unplugged = case.each_unplugged(&RULE, |nic, _| Some(fault(nic, "")));
+    let mut findings: Vec<Finding> = plugged.into_iter().chain(unplugged).take(1).collect();
+    if findings.is_empty() && !case.change.nics.modified.is_empty() {
+        let changed = |vmi| {
+            let Forecast { links, swapped, .. } = Forecast::of(case, vmi);
+            let link = links.first().map(|nic| fault(nic, if is_down(nic) { " (link down)" } else { " (link up)" }));
+            let applied = swapped.iter().find(|swap| swap.guest.role == NetworkRole::Additional);
+            link.or_else(|| applied.map(|swap| fault(&swap.nic, " (network)"))).into_iter().collect()
+        };
+        findings = case.if_live(&RULE, changed);
+    }
+    findings
 }
 
 #[cfg(test)]
@@ -62,6 +77,21 @@ mod tests {
             let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
             Hotplug::modify((NIC, NET), (absent, NET)).rollout(strategy, &[]).expect(&RULE, &expect);
         }
+    }
+
+    #[test]
+    fn links_and_networks_change_at_once_too() {
+        let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
+        let other = r#"{"name": "dyniface1", "multus": {"networkName": "net-b"}}"#;
+        let qualified = r#"{"name": "dyniface1", "multus": {"networkName": "demo/new-fancy-net"}}"#;
+        for (new, text) in [((down, NET), "(link down)"), ((NIC, other), "(network)")] {
+            let changed = Hotplug::modify((NIC, NET), new).rollout("Stage", &["LiveMigrate"]);
+            changed.expect(&RULE, &FAULT);
+            assert!(changed.findings(&RULE)[0].what.contains(text), "{text}");
+        }
+        Hotplug::modify((NIC, NET), (NIC, qualified)).rollout("Stage", &[]).expect(&RULE, &Expect::Silent);
+        let old = Hotplug::modify((NIC, NET), (NIC, other)).kubevirt("v1.8.4", &[]).rollout("Stage", &[]);
+        old.expect(&RULE, &Expect::Silent);
     }
 
     #[test]

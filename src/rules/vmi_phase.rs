@@ -1,10 +1,10 @@
 //! NP110.
 
-use super::{Case, CauseType, Finding, rule};
+use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
     api::{review::ObjectKind, vmi::Phase},
-    change::NicDiff,
-    facts::{Fact, Vmi},
+    change::{Nic, NicDiff},
+    facts::{Fact, Vmi, nic::HotplugMethod},
 };
 
 rule! {
@@ -12,8 +12,10 @@ rule! {
     ///
     /// ## Why
     /// A guest in phase Succeeded or Failed, or one that is being deleted, can no longer change: a NIC that is added to
-    /// it is lost. Before phase Running KubeVirt creates the pod from the old list of NICs, and a NIC that is added in
-    /// the meantime waits until the guest runs.
+    /// it is lost. In the phases Scheduling and Scheduled the pod exists with the old list of NICs, and a NIC that is
+    /// added in the meantime waits until the guest runs. In phase Pending there is no pod yet: KubeVirt copies bridge and
+    /// sriov NICs to the VMI and creates the pod with them. A VM that the same update stops, or that is being deleted, is
+    /// not checked: KubeVirt uses its template at the next start.
     ///
     /// ## Example
     /// ```yaml
@@ -28,11 +30,14 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let NicDiff { added, set_absent, .. } = &case.change.nics;
-    if case.is_new() || (added.is_empty() && set_absent.is_empty()) {
+    if case.is_new() || case.change.after.stops || (added.is_empty() && set_absent.is_empty()) {
         return Vec::new();
     }
     // If the VMI is not known, other rules report that already.
     let Fact::Known(vmi) = &case.facts.vmi else { return Vec::new() };
+    if vmi.is_live() && vmi.has_no_pod_yet() {
+        return added.iter().chain(set_absent).map(|nic| evaluate_pending(case, nic)).collect();
+    }
     if vmi.is_live() {
         return evaluate_start(case, vmi);
     }
@@ -46,6 +51,18 @@ fn check(case: &Case) -> Vec<Finding> {
         RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
     added.iter().chain(set_absent).map(evaluate).collect()
+}
+
+fn evaluate_pending(case: &Case, nic: &Nic) -> Finding {
+    let (guest, name) = (case.change.subject.name, nic.name);
+    let what = if nic.is_absent() {
+        format!("{guest:?} has no pod yet: it starts without {name:?}")
+    } else if plug_of(nic) == HotplugMethod::None {
+        format!("{name:?} comes with the next boot only: KubeVirt copies bridge and sriov NICs")
+    } else {
+        format!("{guest:?} has no pod yet: it starts with {name:?}")
+    };
+    RULE.advice(case.change.nic_field(nic), what)
 }
 
 fn evaluate_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
@@ -90,6 +107,34 @@ mod tests {
     fn before_phase_running_there_is_a_warning() {
         in_phase(Phase::Other("Scheduling".into())).expect(&RULE, &Expect::Advice);
         in_phase(Phase::Unset).on_vmi().expect(&RULE, &Expect::Advice);
+    }
+
+    #[test]
+    fn a_guest_without_a_pod_starts_with_the_copied_nics() {
+        let absent = r#"{"name": "dyniface1", "bridge": {}, "state": "absent"}"#;
+        let net = r#"{"name": "dyniface1", "multus": {"networkName": "new-fancy-net"}}"#;
+        for (hotplug, what) in [
+            (Hotplug::of(NIC), r#""vm-fedora" has no pod yet: it starts with "dyniface1""#),
+            (
+                Hotplug::modify((NIC, net), (absent, net)),
+                r#""vm-fedora" has no pod yet: it starts without "dyniface1""#,
+            ),
+            (
+                Hotplug::of(r#"{"name": "dyniface1", "macvtap": {}}"#),
+                r#""dyniface1" comes with the next boot only: KubeVirt copies bridge and sriov NICs"#,
+            ),
+        ] {
+            let hotplug = hotplug.vmi(|vmi| vmi.phase = Phase::Other("Pending".into()));
+            hotplug.expect(&RULE, &Expect::Advice);
+            assert_eq!(hotplug.findings(&RULE)[0].what, what);
+        }
+    }
+
+    #[test]
+    fn a_vm_that_stops_is_not_checked() {
+        let scheduling = || in_phase(Phase::Other("Scheduling".into()));
+        scheduling().spec(r#""runStrategy": "Halted""#).expect(&RULE, &Expect::Silent);
+        scheduling().spec(r#""runStrategy": "Manual""#).expect(&RULE, &Expect::Advice);
     }
 
     #[test]

@@ -112,8 +112,8 @@ async fn handshake(stream: TcpStream, peer: SocketAddr, context: &ConnectionCont
 }
 
 /// Counts a failed handshake, and logs a warning if it ended with a TLS error. A client that only closes the connection
-/// is a port check. An alert usually comes from an API server with a wrong `caBundle`, and then every change of a virtual
-/// machine is delayed or fails.
+/// is a port check. An alert usually comes from an API server with a wrong `caBundle`, and then every change of a
+/// virtual machine is delayed or fails.
 fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &ConnectionContext) {
     context.counts.add_failed_handshake();
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -212,9 +212,9 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    /// The upper bound of each bucket but the last, in nanoseconds: 25 µs to 10 s. An answer from memory is in the first
-    /// buckets; an answer with a recheck or with a slow body is in those of milliseconds; the API server does not wait
-    /// longer than ten seconds by default.
+    /// The upper bound of each bucket but the last, in nanoseconds: 25 µs to 10 s. An answer from memory is in the
+    /// first buckets; an answer with a recheck or with a slow body is in those of milliseconds; the API server does not
+    /// wait longer than ten seconds by default.
     const BOUNDS: [u64; 18] = [
         25_000,
         50_000,

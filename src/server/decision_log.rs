@@ -1,7 +1,8 @@
 //! The log line and the span of each decision.
 //!
-//! Both have the user, the object's name, the decision and the rules, and nothing else of the object. Names are untrusted
-//! here, because the API server calls webhooks before it validates names: they are quoted, and cut if they are too long.
+//! Both have the user, the object's name, the decision and the rules, and nothing else of the object. Names are
+//! untrusted here, because the API server calls webhooks before it validates names: they are quoted, and cut if they
+//! are too long.
 
 use std::{
     cell::LazyCell,

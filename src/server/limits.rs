@@ -5,8 +5,8 @@ use std::time::Duration;
 /// Limits of connections and requests.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The size of a body, in bytes. The API server stores objects of up to about 1.5 MiB by default and 3 MiB at most, and
-    /// a review holds the old and the new object.
+    /// The size of a body, in bytes. The API server stores objects of up to about 1.5 MiB by default and 3 MiB at most,
+    /// and a review holds the old and the new object.
     pub body: usize,
     /// Requests whose body is being read or evaluated; a further one gets 503.
     pub in_flight: usize,
@@ -23,8 +23,8 @@ pub struct Limits {
     /// Age at which a connection is closed with its next answer. Each connection gets a random part of it, at least a
     /// half, so that connections that were opened together are not closed together.
     ///
-    /// The API server keeps its connections for as long as it needs as many, and all of them can lead to the replica that
-    /// started first (kubernetes issue 127335). New connections are distributed over all replicas.
+    /// The API server keeps its connections for as long as it needs as many, and all of them can lead to the replica
+    /// that started first (kubernetes issue 127335). New connections are distributed over all replicas.
     pub connection_age: Duration,
     /// Requests after which a connection is closed; each connection gets a random part of it, as with the age.
     pub connection_requests: usize,
@@ -40,8 +40,8 @@ impl Default for Limits {
             request: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
-            // The API server (client-go) closes an idle connection after ninety seconds. If the webhook closed it first, a
-            // request that the API server is just sending could be lost.
+            // The API server (client-go) closes an idle connection after ninety seconds. If the webhook closed it
+            // first, a request that the API server is just sending could be lost.
             idle: Duration::from_mins(2),
             // A handshake costs as much as a few dozen requests: both limits keep that below 1 % of the load.
             connection_age: Duration::from_mins(5),

@@ -233,7 +233,8 @@ mod tests {
         let text = all_metrics().metrics.text();
         for line in [
             "# TYPE nicplug_requests counter",
-            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",decision=\"denied\"} 0",
+            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",\
+             decision=\"denied\"} 0",
             "nicplug_requests_total{endpoint=\"mutate\",kind=\"other\",operation=\"DELETE\",decision=\"unhandled\"} 0",
             "nicplug_requests_total{endpoint=\"mutate\",kind=\"other\",operation=\"other\",decision=\"malformed\"} 0",
             "# TYPE nicplug_request_duration_seconds histogram",
@@ -271,7 +272,8 @@ mod tests {
         pending.set(ObjectRef::vm("demo", "vm"), true);
         let text = metrics.text();
         for line in [
-            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",decision=\"denied\"} 1",
+            "nicplug_requests_total{endpoint=\"validate\",kind=\"VirtualMachine\",operation=\"UPDATE\",\
+             decision=\"denied\"} 1",
             "nicplug_request_duration_seconds_bucket{le=\"0.000025\",endpoint=\"validate\"} 0",
             "nicplug_request_duration_seconds_bucket{le=\"0.00005\",endpoint=\"validate\"} 1",
             "nicplug_request_duration_seconds_bucket{le=\"+Inf\",endpoint=\"validate\"} 1",

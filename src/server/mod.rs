@@ -4,8 +4,8 @@
 //! not use HTTP/2 for that). Each connection is one task with one timer (`connection.rs`), which stays on one thread
 //! (`connection/threads.rs`).
 //!
-//! The shutdown has three steps, because a request that a client sends while its connection is being closed is lost, and
-//! the API server does not repeat it:
+//! The shutdown has three steps, because a request that a client sends while its connection is being closed is lost,
+//! and the API server does not repeat it:
 //!
 //! 1. `/readyz` fails at once. For the *grace* period new connections are still accepted, because endpoints are updated
 //!    slowly, and every answer has `Connection: close`, so that clients close their connections;
@@ -89,8 +89,8 @@ pub struct Config {
     pub limits: Limits,
     /// The times of the shutdown.
     pub drain: Drain,
-    /// The watches of the cluster from which the reviewer's facts come, if any. The server is ready when all watches are,
-    /// and reads the cluster again before a denial that depends on facts.
+    /// The watches of the cluster from which the reviewer's facts come, if any. The server is ready when all watches
+    /// are, and reads the cluster again before a denial that depends on facts.
     pub watches: Option<Watches>,
     /// The queue for Events about denied requests of KubeVirt; needs `watches`.
     pub events: Option<EventQueue>,
@@ -103,7 +103,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns a minimal configuration: a free port of loopback, no health listener, no cluster, and the default limits.
+    /// Returns a minimal configuration: a free port of loopback, no health listener, no cluster, and the default
+    /// limits.
     #[must_use]
     pub fn new(certificate: CertResolver) -> Self {
         Self {
@@ -332,8 +333,8 @@ impl Server {
     }
 }
 
-/// Sets the check to passing after a successful self-check: a replica that is ready before it has a certificate would get
-/// requests that fail.
+/// Sets the check to passing after a successful self-check: a replica that is ready before it has a certificate would
+/// get requests that fail.
 async fn run_self_check(self_check: SelfCheck, address: SocketAddr, context: Arc<ConnectionContext>, serving: Check) {
     let mut backoff = Backoff::new(RETRY_DELAYS);
     loop {
@@ -370,8 +371,8 @@ async fn accept(listener: &TcpListener, pause: Option<Instant>) -> io::Result<(T
     listener.accept().await
 }
 
-/// Whether the client closed the connection before it was accepted. Any other error concerns the process or the machine,
-/// and lasts.
+/// Whether the client closed the connection before it was accepted. Any other error concerns the process or the
+/// machine, and lasts.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

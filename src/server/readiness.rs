@@ -51,7 +51,8 @@ impl Readiness {
         Check { index: checks.len() - 1, readiness: self.clone() }
     }
 
-    /// Adds a check that is computed for each report. `compute` must not use this `Readiness`, which is locked meanwhile.
+    /// Adds a check that is computed for each report. `compute` must not use this `Readiness`, which is locked
+    /// meanwhile.
     pub fn add_computed(&self, name: impl Into<Cow<'static, str>>, compute: impl Fn() -> Health + Send + 'static) {
         self.lock().push(NamedCheck { name: name.into(), result: CheckResult::Computed(Box::new(compute)) });
     }

@@ -1,9 +1,9 @@
 //! Reads the cluster again before a denial that depends on facts.
 //!
-//! A watch is behind the cluster by a moment: a network that was created just before the VM that uses it can be missing in
-//! memory. Therefore a denial that depends on facts is evaluated again with facts that are read now. A fact that cannot
-//! be read in time is unknown, and an unknown fact denies nothing. Denials are rare, and a limit of simultaneous rechecks
-//! protects the API server from a client that provokes denials.
+//! A watch is behind the cluster by a moment: a network that was created just before the VM that uses it can be missing
+//! in memory. Therefore a denial that depends on facts is evaluated again with facts that are read now. A fact that
+//! cannot be read in time is unknown, and an unknown fact denies nothing. Denials are rare, and a limit of simultaneous
+//! rechecks protects the API server from a client that provokes denials.
 
 use std::{
     sync::{
@@ -111,6 +111,9 @@ impl RecheckQuery {
             if let Some((namespace, name)) = user.guest.split_once('/') {
                 plan = plan.with_guest(namespace, name);
             }
+            if let Some(network) = &user.via {
+                plan = plan.with_network(network);
+            }
         }
         Self { plan, known: facts.clone(), kinds }
     }
@@ -134,6 +137,7 @@ impl OverlayFacts {
             attachment: if is_fresh(Kind::DaemonSet) { fresh.attachment } else { known.attachment },
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
+            by_controller: known.by_controller,
             // They never deny.
             quotas: known.quotas.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },
@@ -456,7 +460,7 @@ mod tests {
             timeout: Duration::from_secs(4),
         });
         let mut body: Value = serde_json::from_slice(&body(&["old", "new"], &json!({}))).unwrap();
-        body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-controller");
+        body["request"]["userInfo"]["username"] = json!("system:serviceaccount:demo:kubevirt-apiserver");
         let request = hyper::Request::post("/validate").header("Content-Type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
         let (mut log, writer) = io::pipe().unwrap();
@@ -473,7 +477,7 @@ mod tests {
         drop(logging);
         let mut line = String::new();
         log.read_to_string(&mut line).unwrap();
-        assert!(line.contains("kubevirt-controller") && line.contains("NP105"), "{line}");
+        assert!(line.contains("kubevirt-apiserver") && line.contains("NP105"), "{line}");
         // The queue has no sender, so it drops the Event.
         assert_eq!(events.dropped(DropReason::Full), 1);
     }

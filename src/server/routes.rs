@@ -134,8 +134,8 @@ impl AppState {
         self.rechecker.as_ref().filter(|_| matches!(evaluation.decision(), Decision::Denied | Decision::Patched))
     }
 
-    /// Discards the body and responds. Closing the connection instead would cost more: a new TLS handshake for the client's
-    /// next try takes a hundred times as long.
+    /// Discards the body and responds. Closing the connection instead would cost more: a new TLS handshake for the
+    /// client's next try takes a hundred times as long.
     async fn respond_overload(&self, body: Body, deadline: Instant) -> Response {
         self.counts.add_refused(RefusalReason::Overload);
         let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");

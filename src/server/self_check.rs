@@ -59,8 +59,8 @@ impl SelfCheck {
         let stream = TcpStream::connect(address).await?;
         let mut stream = connector.connect(ServerName::from(address.ip()), stream).await?;
         if self.needs_client_certificate {
-            // In TLS 1.3 the client completes the handshake before the server checks its certificate. The next message is
-            // the alert that there is none.
+            // In TLS 1.3 the client completes the handshake before the server checks its certificate. The next message
+            // is the alert that there is none.
             return Ok(SelfCheckResult::Handshake);
         }
         send_request(&mut stream).await?;

@@ -103,8 +103,8 @@ impl CertKeyPair {
     }
 }
 
-/// The serving certificate of TLS handshakes. It can be replaced at any time; open connections keep theirs. Clones share
-/// it.
+/// The serving certificate of TLS handshakes. It can be replaced at any time; open connections keep theirs. Clones
+/// share it.
 #[derive(Clone, Debug, Default)]
 pub struct CertResolver(Arc<ResolverState>);
 
@@ -128,8 +128,8 @@ impl CertResolver {
         *self.0.ca_expiry.write().unwrap_or_else(PoisonError::into_inner) = expiry;
     }
 
-    /// Returns when the CA expires: the CA that nicplug created, else the CA of the chain that expires first; `None` if it
-    /// is unknown.
+    /// Returns when the CA expires: the CA that nicplug created, else the CA of the chain that expires first; `None` if
+    /// it is unknown.
     #[must_use]
     pub fn ca_expiry(&self) -> Option<SystemTime> {
         let expiry = *self.0.ca_expiry.read().unwrap_or_else(PoisonError::into_inner);
@@ -316,7 +316,10 @@ pub enum TlsError {
     #[error("{0} has no private key: it must be PEM text with \"BEGIN PRIVATE KEY\", not encrypted")]
     NoKey(Origin),
     /// A file cannot be read.
-    #[error("cannot read {}: name an existing file that this user may read (`nicplug certs` creates one)", path.display())]
+    #[error(
+        "cannot read {}: name an existing file that this user may read (`nicplug certs` creates one)",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,

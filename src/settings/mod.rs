@@ -69,11 +69,13 @@ pub struct Settings {
 }
 
 /// `attachment`: how a NIC is attached to a running pod.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AttachmentSettings {
     /// `attachment.dynamicNetworks`: whether Multus' dynamic-networks controller is installed.
     pub dynamic_networks: DynamicNetworks,
+    /// `attachment.neverInPlace`: the CNI plugins, by `type`, that attach a NIC only while the pod is created.
+    pub never_in_place: Vec<String>,
 }
 
 /// Whether Multus' dynamic-networks controller is installed.
@@ -225,6 +227,8 @@ mod tests {
             Settings::parse("attachment: {dynamicNetworks: yes}\nqueueMemory: {maxQueues: 16}", KNOWN).unwrap();
         assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::Yes);
         assert_eq!(settings.queue_memory.max_queues, 16);
+        let settings = Settings::parse("attachment: {neverInPlace: [kube-ovn]}", KNOWN).unwrap();
+        assert_eq!(settings.attachment.never_in_place, ["kube-ovn"]);
         let settings = Settings::parse("attachment: {dynamicNetworks: \"no\"}", KNOWN).unwrap();
         assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::No);
         assert_eq!(settings.queue_memory.max_queues, 64);

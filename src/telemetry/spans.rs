@@ -1,13 +1,13 @@
 //! Exports one span per request to an OpenTelemetry collector, with OTLP over HTTP in JSON
 //! (opentelemetry.io/docs/specs/otlp).
 //!
-//! This module replaces the crates of OpenTelemetry. `opentelemetry`, `_sdk` and `-otlp` 0.32 (JSON, no HTTP client) would
-//! add 16 crates to the 176 that nicplug has on Linux, Protobuf and a random number generator among them, and 19 crates
-//! with their HTTP client for hyper. nicplug needs one kind of span without children, in a format that is stable since
-//! 2023, and it needs the number of dropped spans, which their SDK does not expose.
+//! This module replaces the crates of OpenTelemetry. `opentelemetry`, `_sdk` and `-otlp` 0.32 (JSON, no HTTP client)
+//! would add 16 crates to the 176 that nicplug has on Linux, Protobuf and a random number generator among them, and 19
+//! crates with their HTTP client for hyper. nicplug needs one kind of span without children, in a format that is stable
+//! since 2023, and it needs the number of dropped spans, which their SDK does not expose.
 //!
-//! No request waits for the collector: a span goes to a queue of fixed length, and is dropped and counted if the queue is
-//! full. A task exports the spans in batches.
+//! No request waits for the collector: a span goes to a queue of fixed length, and is dropped and counted if the queue
+//! is full. A task exports the spans in batches.
 
 pub mod context;
 mod otlp;

@@ -203,6 +203,10 @@ class Templates(unittest.TestCase):
             values = chart.read_yaml(f"settings: {{attachment: {{dynamicNetworks: {text}}}}}")
             self.assertEqual(settings(values)["attachment"]["dynamicNetworks"], text.strip('"'))
 
+    def test_plugins_that_attach_nothing_in_place_are_a_setting(self) -> None:
+        values = chart.read_yaml("settings: {attachment: {neverInPlace: [kube-ovn]}}")
+        self.assertEqual(settings(values)["attachment"]["neverInPlace"], ["kube-ovn"])
+
     def test_match_conditions_are_rendered_if_kubernetes_supports_them(self) -> None:
         for version, choice, expected in [
             ("v1.26.15", "auto", False),
@@ -308,6 +312,7 @@ class Schema(unittest.TestCase):
             ("settings: {rules: {NP103: on}}", "NP103"),
             ("settings: {rules: {NP103: loud}}", "NP103"),
             ("settings: {attachment: {dynamicNetworks: maybe}}", "dynamicNetworks"),
+            ("settings: {attachment: {neverInPlace: kube-ovn}}", "neverInPlace"),
             ("settings: {namespaces: {override: loosen}}", "override"),
             ("settings: {reservePorts: 256}", "reservePorts"),
             ("webhooks: {timeoutSeconds: 31}", "timeoutSeconds"),

@@ -10,7 +10,7 @@ pub(crate) const LONG: Duration = Duration::from_mins(1);
 /// How long a whole test may take before [`guarded`] ends it.
 const GUARD: Duration = Duration::from_mins(15);
 
-/// WebhookActivation `check` until it returns a value; panics with `what` if it returns none within [`LONG`].
+/// Calls `check` until it returns a value; panics with `what` if it returns none within [`LONG`].
 ///
 /// It is for state that cannot be watched. Changes of objects can: see `kube::runtime::wait`.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {

@@ -78,7 +78,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if kindIs "bool" $networks }}
 {{- $networks = ternary "yes" "no" $networks }}
 {{- end }}
-{{- $settings := dict "rules" $rules "attachment" (dict "dynamicNetworks" $networks) }}
+{{- $attachment := dict "dynamicNetworks" $networks }}
+{{- with .Values.settings.attachment.neverInPlace }}
+{{- $_ := set $attachment "neverInPlace" . }}
+{{- end }}
+{{- $settings := dict "rules" $rules "attachment" $attachment }}
 {{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
 {{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
 {{- with .Values.settings.reservePorts }}

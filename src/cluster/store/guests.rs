@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, macs_on_networks},
+    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, UserOfMac, macs_on_networks},
 };
 use crate::{
     api::mac::Mac,
@@ -130,7 +130,12 @@ impl Guests {
         &mut self.vms
     }
 
-    /// Returns a guest other than `own` that has the address on the network; names are `namespace/name`.
+    /// Returns the guests that have the address, on each network.
+    pub(crate) fn mac_users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        self.macs.users(mac)
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
         self.macs.other_user(mac, network, own)
     }
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
-        cluster::store::mac_index::macs_of,
+        facts::nic::macs_of,
     };
 
     /// Returns the spec of a guest with NICs of these names; each has a different MAC address.

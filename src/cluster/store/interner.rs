@@ -32,6 +32,7 @@ impl<T: Eq + Hash + ?Sized> Interner<T> {
     }
 
     /// Returns the stored value that is equal to this one.
+    #[cfg(test)]
     pub(crate) fn find(&self, value: &T) -> Option<Arc<T>> {
         self.0.get_key_value(value).map(|(shared, _)| Arc::clone(shared))
     }

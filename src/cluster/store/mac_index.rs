@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::interner::Interner;
 use crate::{
-    api::{guest::GuestSpec, mac::Mac, network::NadRef},
+    api::{mac::Mac, network::NadRef},
     facts::nic::GuestNic,
 };
 
 /// The MAC address of each NIC of a guest, in the order of its NICs; `None` if it is missing or invalid.
-pub(crate) type Macs = Box<[Option<Mac>]>;
+pub(crate) type Macs = Arc<[Option<Mac>]>;
 
 /// A MAC address on a NetworkAttachmentDefinition.
 pub(crate) type MacOnNetwork<'n> = (Mac, NadRef<'n>);
@@ -44,6 +44,15 @@ impl User {
     fn new((mac, network): MacOnNetwork, guest: &Arc<str>) -> Self {
         Self { mac, network: network.to_string().into(), guest: Arc::clone(guest) }
     }
+}
+
+/// A guest that has an address on a network. Both names are `namespace/name`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserOfMac<'i> {
+    pub(crate) network: &'i str,
+    pub(crate) guest: &'i str,
+    /// Whether its VMI has the address.
+    pub(crate) is_running: bool,
 }
 
 /// Which objects of the guest have the address.
@@ -91,26 +100,23 @@ impl MacIndex {
         }
     }
 
-    /// Returns a guest other than `own` that has the address on the network; of several the first by name.
+    /// Returns the guests that have the address, by network and name.
+    pub(crate) fn users(&self, mac: Mac) -> impl Iterator<Item = UserOfMac<'_>> {
+        let first = User { mac, network: Arc::default(), guest: Arc::default() };
+        let users = self.users.range(first..).take_while(move |(user, _)| user.mac == mac);
+        users.map(|(user, holders)| UserOfMac { network: &user.network, guest: &user.guest, is_running: holders.vmi })
+    }
+
+    #[cfg(test)]
     pub(crate) fn other_user(&self, mac: Mac, network: &str, own: &str) -> Option<&str> {
-        let network = self.names.find(network)?;
-        let first = User { mac, network: Arc::clone(&network), guest: Arc::default() };
-        let users = self.users.range(first..).map(|(user, _)| user);
-        let mut guests = users.take_while(|user| user.mac == mac && user.network == network).map(|user| &*user.guest);
-        guests.find(|guest| *guest != own)
+        let mut users = self.users(mac).filter(|user| user.network == network && user.guest != own);
+        users.next().map(|user| user.guest)
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.names.len() == 0
     }
-}
-
-/// Returns the MAC addresses of the NICs of a guest.
-pub(crate) fn macs_of(guest: &GuestSpec) -> Macs {
-    let interfaces = guest.interfaces().iter();
-    let macs: Macs = interfaces.map(|interface| interface.mac_address.as_deref()?.parse().ok()).collect();
-    if macs.iter().any(Option::is_some) { macs } else { Macs::default() }
 }
 
 /// Returns the MAC addresses of a guest on NetworkAttachmentDefinitions, without NICs that are being removed.
@@ -130,6 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{api::guest::GuestSpec, facts::nic::macs_of};
 
     const NETWORKS: [NadRef; 2] =
         [NadRef { namespace: "demo", name: "net" }, NadRef { namespace: "other", name: "net" }];

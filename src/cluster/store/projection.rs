@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::mac_index::{Macs, macs_of};
+use super::mac_index::Macs;
 use crate::{
     api::{
         FieldError,
@@ -18,7 +18,12 @@ use crate::{
         vmi::VirtualMachineInstance,
     },
     facts::{
-        Fact, KubeVirt, NamespaceIsolation, Quota, Vm, Vmi, attachment::AttachmentDaemon, boot, nad::Nad, nodes::Node,
+        KubeVirt, Quota, Vm, Vmi,
+        attachment::AttachmentDaemon,
+        boot,
+        nad::{MultusConfig, Nad},
+        nic::macs_of,
+        nodes::Node,
     },
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
@@ -49,8 +54,8 @@ pub(crate) struct Projection {
 /// The kept fields of an object, by its kind.
 #[derive(Debug)]
 pub(crate) enum Projected {
-    /// The namespace isolation of a thick Multus.
-    ConfigMap(Fact<Arc<NamespaceIsolation>>),
+    /// The configuration of a thick Multus.
+    ConfigMap(MultusConfig),
     /// `None` if it does not attach NICs.
     DaemonSet(Option<AttachmentDaemon>),
     Vmi(Box<ProjectedVmi>),
@@ -140,7 +145,7 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let config: cluster::ConfigMap = read_object(text)?;
             let is_of_multus = config.metadata.name == MULTUS_CONFIG;
             let object = if is_of_multus {
-                Projected::ConfigMap(NamespaceIsolation::read(&config))
+                Projected::ConfigMap(MultusConfig::read(&config))
             } else {
                 Projected::Ignored(Kind::ConfigMap)
             };
@@ -211,8 +216,8 @@ fn project_vmi(object: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) ->
     let text = vmi.boot.depends_on_registry.then(|| text.into());
     let annotations = object.metadata.annotations.as_ref();
     ProjectedVmi {
+        macs: Arc::clone(&vmi.macs),
         vmi,
-        macs: macs_of(&object.spec),
         asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
         text,
     }

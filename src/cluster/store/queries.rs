@@ -4,19 +4,24 @@ use std::{cell::LazyCell, sync::Arc};
 
 use super::{Store, listing::AnyListing};
 use crate::{
-    api::{network::NadRef, review::ObjectKind},
+    api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, Vm, Vmi,
-        nad::{NadLookup, closest_name},
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
+        Vmi,
+        nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
+        wire::Wire,
     },
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
 
+/// The service account of virt-controller.
+const CONTROLLER: &str = "kubevirt-controller";
+
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
-pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", "kubevirt-controller", "kubevirt-handler"];
+pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", CONTROLLER, "kubevirt-handler"];
 
 impl Store {
     /// Returns the KubeVirt resource. One must exist, so without one it is unknown.
@@ -33,10 +38,14 @@ impl Store {
     /// Whether a user is the service account of a component of KubeVirt: in the namespace where KubeVirt is installed,
     /// or in `kubevirt` if that is unknown.
     pub(in crate::cluster) fn is_of_kubevirt(&self, user: &str) -> bool {
-        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
-        account.is_some_and(|(namespace, name)| {
-            COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt")
-        })
+        self.component(user).is_some()
+    }
+
+    /// Returns the name of the service account, if the user is a component of KubeVirt.
+    fn component<'u>(&self, user: &'u str) -> Option<&'u str> {
+        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let is_component = COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt");
+        is_component.then_some(name)
     }
 
     pub(super) fn vmi(&self, namespace: &str, name: &str) -> Fact<Arc<Vmi>> {
@@ -71,21 +80,39 @@ impl Store {
         }
     }
 
-    fn attachment(&self) -> Fact<Attachment> {
+    pub(super) fn attachment(&self) -> Fact<Attachment> {
         if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
-        Fact::Known(Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon)))
+        let mut attachment = Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon));
+        if !self.sees_daemon_sets {
+            attachment.multus = Fact::Unknown;
+        }
+        Fact::Known(attachment)
     }
 
-    /// Absent if no ConfigMap configures Multus; unknown if several ConfigMaps differ.
+    /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
+    /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
-        if !self.isolations.is_readable() {
+        let daemons = || self.daemons.iter().map(|(_, _, daemon)| daemon);
+        let of_flags = daemons()
+            .filter(|daemon| daemon.is_thin_multus || daemon.isolation.is_some())
+            .map(|daemon| daemon.isolation.clone().map_or(Fact::Absent, |isolation| Fact::Known(Arc::new(isolation))));
+        let are_all_thin = daemons().any(|daemon| daemon.is_thin_multus)
+            && !daemons().any(|daemon| daemon.is_thick_multus || daemon.is_controller);
+        if !self.multus_configs.is_readable() && !are_all_thin {
             return Fact::Unknown;
         }
-        let mut all = self.isolations.iter().map(|(_, _, isolation)| isolation);
+        let of_configs = self.multus_configs.iter().map(|(_, _, config)| config.isolation.clone());
+        let mut all = of_configs.chain(of_flags);
         let Some(first) = all.next() else { return Fact::Absent };
-        if all.all(|other| other == first) { first.clone() } else { Fact::Unknown }
+        if all.all(|other| other == first) { first } else { Fact::Unknown }
+    }
+
+    /// Returns `multusNamespace` of Multus' configuration, if it is set.
+    fn multus_namespace(&self) -> Option<Arc<str>> {
+        let configs = self.multus_configs.iter().filter_map(|(_, _, config)| config.namespace.as_ref());
+        configs.min().map(Arc::clone)
     }
 
     /// Returns the nodes that run guests. A cluster has a node, so none means that they are unknown.
@@ -123,17 +150,44 @@ impl Store {
 
     fn nads_of(&self, change: &Change) -> Nads {
         let mut nads = Nads::default();
-        for name in networks_of(change).filter_map(Nic::network_name) {
-            let name = NadRef::parse(name, change.subject.namespace);
-            nads.insert(name, self.find_nad(name));
+        let own = change.subject.namespace;
+        let multus_namespace = self.multus_namespace();
+        let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        for nic in networks_of(change) {
+            let Some(name) = nad_of(nic, own, multus_namespace) else { continue };
+            let mut lookup = self.find_nad(name);
+            // A default network that Multus does not find is often one of the VM's own namespace.
+            if lookup.suggestion.is_some() && self.nads.get(own, name.name).known().is_some() {
+                lookup.suggestion = Some(NadRef { namespace: own, ..name }.to_string());
+            }
+            nads.insert(name, lookup);
         }
         nads
     }
 
     pub(in crate::cluster) fn find_nad(&self, name: NadRef) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let instead = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
-        NadLookup { nad, suggestion: instead }
+        let suggestion = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
+        let conflict = nad.known().and_then(|nad| self.conflicting_nad(nad));
+        NadLookup { nad, suggestion, conflict }
+    }
+
+    /// Returns another definition of the same OVN network with other settings.
+    fn conflicting_nad(&self, nad: &Nad) -> Option<String> {
+        let own = nad.network.ovn.as_ref()?;
+        let conflicts = self.nads.iter().filter(|(_, _, other)| {
+            other.network.ovn.as_ref().is_some_and(|other| own.name == other.name && own.settings != other.settings)
+        });
+        conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
+    }
+
+    /// Returns the first NIC of a running guest whose network assigns a new address to each pod.
+    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<UnstableAddress> {
+        vmi.known()?.nics.iter().find_map(|nic| {
+            let NadRef { namespace, name } = NadRef::parse(nic.network.as_deref()?, namespace);
+            let assigned_by = self.nads.get(namespace, name).known()?.network.assigns_anew()?.into();
+            Some(UnstableAddress { nic: nic.name.clone(), assigned_by })
+        })
     }
 
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
@@ -145,23 +199,50 @@ impl Store {
         closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
     }
 
-    /// Returns other guests that have a MAC address of the change on the same network; unknown if none is found and not
-    /// all guests are known.
+    /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
+    /// and not all guests are known.
     fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
         let user = |nic: &Nic| {
             let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            let network = NadRef::parse(nic.network_name()?, own_namespace).to_string();
-            let guest = self.guests.other_user(mac, &network, &own)?.to_owned();
-            Some(MacUser { mac, network, guest })
+            self.mac_user(mac, NadRef::parse(nic.network_name()?, own_namespace), &own)
         };
         let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
         }
         Fact::Known(users)
+    }
+
+    /// Returns a guest other than `own` that has the address on the network, or on another network of the same wire.
+    ///
+    /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
+    /// import or a restored backup: it is no conflict.
+    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
+        let network = nad.to_string();
+        let own_name = name_of(own);
+        let wire = self.wire(nad);
+        let mut via = None;
+        for user in self.guests.mac_users(mac) {
+            let is_source = !user.is_running && name_of(user.guest) == own_name;
+            if user.guest == own || is_source {
+                continue;
+            }
+            if user.network == network {
+                return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
+            }
+            if via.is_none() && wire.is_some() && wire == self.wire(NadRef::parse(user.network, "")) {
+                via = Some(user);
+            }
+        }
+        let user = via?;
+        Some(MacUser { mac, network, via: Some(user.network.to_owned()), guest: user.guest.to_owned() })
+    }
+
+    fn wire(&self, nad: NadRef) -> Option<&Wire> {
+        self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.network.wire.as_ref())
     }
 }
 
@@ -175,7 +256,17 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
-        Facts { nads: self.nads_of(change), isolation: self.isolation(), mac_users: self.mac_users(change), ..guest }
+        let adds_nics = !change.nics.added.is_empty();
+        let unstable_address = adds_nics.then(|| self.unstable_address(subject.namespace, &guest.vmi)).flatten();
+        Facts {
+            nads: self.nads_of(change),
+            isolation: self.isolation(),
+            multus_namespace: self.multus_namespace(),
+            unstable_address,
+            mac_users: self.mac_users(change),
+            by_controller: self.component(change.user) == Some(CONTROLLER),
+            ..guest
+        }
     }
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
@@ -186,4 +277,9 @@ impl FactSource for Store {
 /// Returns the NICs whose networks are facts of a change.
 fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
     change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
+}
+
+/// Returns the name in `namespace/name`.
+fn name_of(guest: &str) -> &str {
+    guest.split_once('/').map_or(guest, |(_, name)| name)
 }

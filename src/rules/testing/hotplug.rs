@@ -10,8 +10,8 @@ use crate::{
     },
     facts::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
-        attachment::InPlace,
-        nad::{CniConfig, Nad, NadLookup},
+        attachment::{InPlace, ReadyNodes},
+        nad::{Nad, NadLookup},
         nodes::{Node, Nodes},
         vmi::StatusNic,
     },
@@ -29,6 +29,7 @@ pub(crate) struct Hotplug {
     new: Vec<(String, String)>,
     domain: String,
     annotations: String,
+    spec: String,
     is_new: bool,
     is_vmi: bool,
     owners: String,
@@ -61,6 +62,7 @@ impl Hotplug {
             new: owned(new).into_iter().collect(),
             domain: r#""devices": {"#.to_owned(),
             annotations: String::new(),
+            spec: String::new(),
             is_new: false,
             is_vmi: false,
             owners: String::new(),
@@ -134,7 +136,8 @@ impl Hotplug {
 
     /// Sets whether NICs can be attached to a running pod.
     pub(crate) fn in_place(self, in_place: InPlace) -> Self {
-        let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No };
+        let multus = Fact::Known(ReadyNodes { ready: 3, desired: 3 });
+        let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No, multus };
         self.facts(|facts| facts.attachment = Fact::Known(attachment))
     }
 
@@ -148,16 +151,17 @@ impl Hotplug {
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.
     pub(crate) fn nad(self, name: &str, config: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::read(config), resource: None })
+        self.with_nad(name, Nad::read(config, ""))
     }
 
     /// Adds a NetworkAttachmentDefinition of SR-IOV devices.
     pub(crate) fn sriov_nad(self, name: &str) -> Self {
-        self.with_nad(name, Nad { config: CniConfig::OnNodes, resource: Some("example.com/vf".into()) })
+        self.with_nad(name, Nad::read("", "example.com/vf"))
     }
 
-    fn with_nad(mut self, name: &str, nad: Nad) -> Self {
-        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), suggestion: None };
+    /// Adds a NetworkAttachmentDefinition, named as `namespace/name`.
+    pub(crate) fn with_nad(mut self, name: &str, nad: Nad) -> Self {
+        let nad = NadLookup { nad: Fact::Known(Arc::new(nad)), ..NadLookup::default() };
         self.facts.nads.insert(NadRef::parse(name, "demo"), nad);
         self.with_absent_networks()
     }
@@ -172,7 +176,7 @@ impl Hotplug {
                 let elsewhere = NadRef { namespace: "other", ..name };
                 let is_elsewhere = self.facts.nads.lookup(elsewhere).nad.known().is_some();
                 let suggestion = is_elsewhere.then(|| elsewhere.to_string());
-                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion });
+                self.facts.nads.insert(name, NadLookup { nad: Fact::Absent, suggestion, conflict: None });
             }
         }
         self
@@ -256,6 +260,12 @@ impl Hotplug {
         self
     }
 
+    /// Adds fields to the spec of the new VM, as the fields of a JSON object.
+    pub(crate) fn spec(mut self, fields: &str) -> Self {
+        self.spec = format!("{fields}, ");
+        self
+    }
+
     /// Gives the guest and its VM bridge NICs with these names, before and after the change.
     pub(crate) fn having(mut self, names: &[&str]) -> Self {
         for (place, name) in names.iter().enumerate() {
@@ -281,9 +291,9 @@ impl Hotplug {
 
     /// Returns the AdmissionReview as the API server would send it.
     pub(crate) fn review(&self) -> String {
-        let object = |nics: &[(String, String)], annotations: &str| {
+        let object = |nics: &[(String, String)], annotations: &str, fields: &str| {
             let guest = self.guest(nics);
-            let spec = if self.is_vmi { guest } else { format!(r#"{{"template": {{"spec": {guest}}}}}"#) };
+            let spec = if self.is_vmi { guest } else { format!(r#"{{{fields}"template": {{"spec": {guest}}}}}"#) };
             format!(
                 r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}},
                     "ownerReferences": [{}]}}, "spec": {spec}}}"#,
@@ -292,8 +302,8 @@ impl Hotplug {
         };
         let kind = if self.is_vmi { "VirtualMachineInstance" } else { "VirtualMachine" };
         let (operation, old) =
-            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "")) };
-        review_of_kind(kind, operation, &object(&self.new, &self.annotations), &old)
+            if self.is_new { ("CREATE", "null".to_owned()) } else { ("UPDATE", object(&self.old, "", "")) };
+        review_of_kind(kind, operation, &object(&self.new, &self.annotations, &self.spec), &old)
     }
 
     fn guest(&self, nics: &[(String, String)]) -> String {

@@ -70,6 +70,11 @@ pub(crate) fn findings_of_update(rule: &'static Rule, old: &str, new: &str) -> V
     findings(rule, &review_of("UPDATE", new, old), &Facts::default())
 }
 
+/// Does the same as [`findings_of_update`], with these facts.
+pub(crate) fn findings_of_update_with(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
+    findings(rule, &review_of("UPDATE", new, old), facts)
+}
+
 /// Returns the findings for an update of a VMI, with all facts unknown.
 pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) -> Vec<Finding> {
     findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), &Facts::default())
@@ -91,10 +96,11 @@ fn review_of(operation: &str, object: &str, old_object: &str) -> String {
     review_of_kind("VirtualMachine", operation, object, old_object)
 }
 
-fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
+pub(crate) fn review_of_kind(kind: &str, operation: &str, object: &str, old_object: &str) -> String {
+    let group = if kind == "VirtualMachinePool" { "pool.kubevirt.io" } else { "kubevirt.io" };
     format!(
         r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{
-            "uid": "u", "kind": {{"group": "kubevirt.io", "version": "v1", "kind": "{kind}"}},
+            "uid": "u", "kind": {{"group": "{group}", "version": "v1", "kind": "{kind}"}},
             "namespace": "demo", "name": "vm-fedora", "operation": "{operation}", "userInfo": {{"username": "alice"}},
             "object": {object}, "oldObject": {old_object}}}}}"#
     )
@@ -105,7 +111,7 @@ pub(crate) fn findings(rule: &'static Rule, review: &str, facts: &Facts) -> Vec<
     findings_under(rule, review, facts, &Settings::default())
 }
 
-fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
+pub(crate) fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let review::ParsedRequest::Valid(request) = review::read(review.as_bytes()).unwrap() else {
         panic!("faulty: {review}")
     };

@@ -1,8 +1,8 @@
 //! The phase of a connection and its deadline.
 //!
 //! hyper has one timer for the header, which starts at the end of the previous request: it would close an idle
-//! connection after the header timeout. Here the bytes on the stream distinguish idle connections from slow headers, and
-//! a request reads the clock twice and needs no timer of its own.
+//! connection after the header timeout. Here the bytes on the stream distinguish idle connections from slow headers,
+//! and a request reads the clock twice and needs no timer of its own.
 
 use std::{
     io,
@@ -45,8 +45,8 @@ impl Phase {
     const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
 }
 
-/// The phase of one connection and its deadline. Only the task of the connection uses it. The fields are atomics because
-/// a task must be `Send`; they cost nothing more.
+/// The phase of one connection and its deadline. Only the task of the connection uses it. The fields are atomics
+/// because a task must be `Send`; they cost nothing more.
 pub(crate) struct ConnectionTimeouts {
     phase: AtomicU8,
     origin: Instant,
@@ -95,13 +95,15 @@ impl ConnectionTimeouts {
         self.origin + Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
-    /// Begins the request phase, when the header is complete. Returns whether the request is the last of the connection.
+    /// Begins the request phase, when the header is complete. Returns whether the request is the last of the
+    /// connection.
     pub(crate) fn begin_request(&self) -> bool {
         if self.phase() == Phase::Idle {
             // The request was in the buffer already, after the previous one.
             self.enter(Phase::Header, self.header);
         }
-        // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times together.
+        // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times
+        // together.
         let deadline = self.deadline.fetch_add(nanos(self.request), Ordering::Relaxed);
         let age = deadline.saturating_sub(nanos(self.header));
         self.phase.store(Phase::Request as u8, Ordering::Relaxed);
@@ -184,8 +186,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         flushed
     }
 
-    /// Closes the connection. If a part of a request's body is unread, it waits for the client to close first: the kernel
-    /// resets a socket that is closed with unread bytes, and the reset can reach the client before the answer.
+    /// Closes the connection. If a part of a request's body is unread, it waits for the client to close first: the
+    /// kernel resets a socket that is closed with unread bytes, and the reset can reach the client before the answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
         self.timeouts.begin_closing();
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

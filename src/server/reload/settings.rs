@@ -1,8 +1,8 @@
 //! Reloads the settings file, which an administrator can change while the server runs, usually in a ConfigMap.
 //!
-//! A file is loaded as a whole, and only if it is valid in every part. Otherwise the previous settings stay in force, and
-//! the error appears in one log line, in `/readyz?verbose`, in two metrics, and in the [`ReloadOutcome`] for the caller.
-//! The server stays ready, with the previous settings.
+//! A file is loaded as a whole, and only if it is valid in every part. Otherwise the previous settings stay in force,
+//! and the error appears in one log line, in `/readyz?verbose`, in two metrics, and in the [`ReloadOutcome`] for the
+//! caller. The server stays ready, with the previous settings.
 
 use std::{
     fs, io,

@@ -62,8 +62,8 @@ pub struct CertReloader {
 }
 
 impl CertReloader {
-    /// Reads the first pair. Its dates are not checked: there is no better pair, and a later time or a renewal can make the
-    /// dates valid.
+    /// Reads the first pair. Its dates are not checked: there is no better pair, and a later time or a renewal can make
+    /// the dates valid.
     ///
     /// # Errors
     /// The files have no matching pair, or it is not valid for all hosts.

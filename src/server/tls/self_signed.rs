@@ -14,7 +14,8 @@ use crate::{controllers::certificates::ServingCert, server::readiness::Check};
 /// The time between two checks of the certificate's dates. Its renewal is not a matter of seconds.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Uses each certificate of `offers`, and sets `check` with every offer and every tick, until the offers or the ticks end.
+/// Uses each certificate of `offers`, and sets `check` with every offer and every tick, until the offers or the ticks
+/// end.
 pub async fn run(
     certificates: CertResolver,
     mut offers: watch::Receiver<ServingCert>,

@@ -1,0 +1,323 @@
+//! What KubeVirt does with an update of a running VM: which NICs change now, and what waits for a restart.
+//!
+//! KubeVirt compares the new template with the guest, and never with the old template: `syncRestartRequired` in
+//! `pkg/virt-controller/watch/vm/vm.go`, `IsRestartRequired` in `pkg/network/vmliveupdate/restart.go`, and `Sync` in
+//! `pkg/network/controllers/vm.go` (v1.6.6, v1.8.4, v1.9.0).
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::{
+        guest::{Devices, GuestSpec},
+        mac::Mac,
+        network::{Interface, NadRef, Network},
+        vm::VirtualMachine,
+    },
+    change::{Nic, ObjectView},
+    facts::{
+        Vmi,
+        nic::{GuestNic, NetworkRole, hash_of_interface, hash_of_source, written},
+    },
+    kubevirt::gates::Gate,
+    rules::Case,
+};
+
+/// The name of the NIC that KubeVirt gives to a guest without any.
+pub(in crate::rules) const DEFAULT_NIC: &str = "default";
+
+/// What KubeVirt does with an update of a running VM.
+#[derive(Debug)]
+pub(in crate::rules) struct Forecast<'c> {
+    /// NICs whose link goes up or down now.
+    pub(in crate::rules) links: Vec<Nic<'c>>,
+    /// NICs whose network name KubeVirt copies to the guest now.
+    pub(in crate::rules) swapped: Vec<Swap<'c>>,
+    /// What differs between the new template and the guest after KubeVirt has copied what it can.
+    pub(in crate::rules) differences: Vec<Difference<'c>>,
+    /// What happens to the condition `RestartRequired`.
+    pub(in crate::rules) restart: Restart,
+}
+
+/// A changed network name of a NIC, which then means another NetworkAttachmentDefinition.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::rules) struct Swap<'c> {
+    /// The NIC of the new template.
+    pub(in crate::rules) nic: Nic<'c>,
+    /// The NIC of the guest.
+    pub(in crate::rules) guest: &'c GuestNic,
+    /// The new network, as written.
+    pub(in crate::rules) network: &'c str,
+}
+
+/// A difference between the new template and the guest that only a boot removes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::rules) enum Difference<'c> {
+    /// The template has no such NIC.
+    Dropped(&'c GuestNic),
+    /// A field of a NIC differs.
+    Field(Nic<'c>, &'static str),
+    /// The template has a pod network, the guest has none.
+    PodNetwork(Option<Nic<'c>>),
+    /// A plugged NIC has no model, and the preference gives it this one, which the running device does not get.
+    NoModel(Nic<'c>, &'c str),
+    /// A field of `domain.devices` differs.
+    Devices(&'static str),
+}
+
+/// What happens to the condition `RestartRequired` of the VM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::rules) enum Restart {
+    /// It stays unset.
+    None,
+    /// It is set.
+    New,
+    /// It stays set.
+    Standing,
+    /// It is removed.
+    Withdrawn,
+}
+
+/// What the preference of a VM sets, as the guest shows it: fields that the old template leaves out and the guest has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Preference<'c> {
+    model: Option<&'c str>,
+    multiqueue: Option<bool>,
+    autoattach_pod: Option<bool>,
+}
+
+impl<'c> Preference<'c> {
+    fn infer(before: &ObjectView<'c>, old: &BTreeMap<&str, Nic<'c>>, vmi: &'c Vmi) -> Self {
+        if before.vm.is_none_or(|vm| vm.spec.preference.is_none()) {
+            return Self::default();
+        }
+        let leaves_out = |nic: &&GuestNic| {
+            let interface = old.get(&*nic.name).and_then(|nic| nic.interface);
+            interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_none())
+        };
+        let devices = &before.guest.domain.devices;
+        let unless_set = |set: Option<bool>, of_guest: Option<bool>| if set.is_none() { of_guest } else { None };
+        Self {
+            model: vmi.nics.iter().filter(leaves_out).find_map(|nic| nic.model.as_deref()),
+            multiqueue: unless_set(devices.network_interface_multiqueue, vmi.multiqueue),
+            autoattach_pod: unless_set(devices.autoattach_pod_interface, vmi.autoattach_pod),
+        }
+    }
+
+    fn model_of<'i>(&self, interface: &'i Interface) -> Option<&'i str>
+    where
+        'c: 'i,
+    {
+        written(interface.model.as_ref()).or(self.model)
+    }
+}
+
+impl<'c> Forecast<'c> {
+    /// Returns the forecast for the update of a VM that runs as this guest.
+    pub(in crate::rules) fn of(case: &Case<'c>, vmi: &'c Vmi) -> Self {
+        let after = &case.change.after;
+        let mut forecast =
+            Self { links: Vec::new(), swapped: Vec::new(), differences: Vec::new(), restart: Restart::None };
+        let Some(before) = &case.change.before else { return forecast };
+        let (old, new) = (before.nics(), after.nics());
+        let preference = Preference::infer(before, &old, vmi);
+        forecast.compare_nics(case, vmi, &old, &new, &preference);
+        let is_standing = before.vm.is_some_and(VirtualMachine::requires_restart);
+        if is_withdrawn(case, vmi, before, &preference, is_standing) {
+            forecast.restart = if is_standing { Restart::Withdrawn } else { Restart::None };
+        } else if !forecast.differences.is_empty() {
+            forecast.restart = if is_standing { Restart::Standing } else { Restart::New };
+        } else if is_standing {
+            forecast.restart = Restart::Withdrawn;
+        }
+        let devices: Vec<_> = differences_of_devices(&after.guest.domain.devices, vmi, &preference).collect();
+        if !devices.is_empty() {
+            if matches!(forecast.restart, Restart::None | Restart::Withdrawn) {
+                forecast.differences.clear();
+            }
+            forecast.restart = if is_standing { Restart::Standing } else { Restart::New };
+            forecast.differences.extend(devices);
+        }
+        forecast
+    }
+
+    fn compare_nics(
+        &mut self,
+        case: &Case<'c>,
+        vmi: &'c Vmi,
+        old: &BTreeMap<&'c str, Nic<'c>>,
+        new: &BTreeMap<&'c str, Nic<'c>>,
+        preference: &Preference<'c>,
+    ) {
+        let copies_networks = case.has(Gate::LiveUpdateNadRef) == Some(true);
+        let has_ordinal_names = vmi.has_ordinal_names();
+        let mut has_pod_network = false;
+        for (index, guest) in vmi.nics.iter().enumerate() {
+            let nic = new.get(&*guest.name).filter(|nic| nic.interface.is_some()).copied();
+            let is_unplugged = guest.is_absent || (!has_ordinal_names && nic.is_some_and(|nic| nic.is_absent()));
+            if is_unplugged && vmi.status_nic(&guest.name).is_none() {
+                // KubeVirt removes it from the guest.
+                continue;
+            }
+            has_pod_network |= guest.role == NetworkRole::Pod;
+            let Some(nic) = nic else {
+                self.differences.push(Difference::Dropped(guest));
+                continue;
+            };
+            let mac = vmi.macs.get(index).copied().flatten();
+            let field = different_field(old.get(nic.name), &nic, guest, mac, preference);
+            let name_differs = nic.network_name() != guest.network.as_deref();
+            if let Some(field) = field.or_else(|| (!copies_networks && name_differs).then_some(NETWORK_NAME)) {
+                self.differences.push(Difference::Field(nic, field));
+            }
+            if !guest.is_absent && !nic.is_absent() && is_down(&nic) != guest.is_down {
+                self.links.push(nic);
+            }
+            if copies_networks {
+                self.swapped.extend(Swap::of(case, nic, guest));
+            }
+        }
+        for nic in new.values().filter(|nic| is_copied(nic) && !vmi.has_nic(nic.name)) {
+            has_pod_network |= is_on_pod_network(nic);
+            let has_model = nic.interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_some());
+            if let Some(model) = preference.model.filter(|_| !has_model) {
+                self.differences.push(Difference::NoModel(*nic, model));
+            }
+        }
+        let checks_pod_network = case.version().is_some_and(|version| version.is_at_least(1, 8));
+        let mut networks = case.change.after.guest.networks.iter();
+        if checks_pod_network && !has_pod_network && networks.any(|network| network.pod.is_some()) {
+            self.differences.push(Difference::PodNetwork(new.values().find(|nic| is_on_pod_network(nic)).copied()));
+        }
+    }
+
+    /// Returns the field of a NIC that waits for a boot.
+    pub(in crate::rules) fn waiting_field(&self, name: &str) -> Option<&'static str> {
+        self.differences.iter().find_map(|difference| match difference {
+            Difference::Field(nic, field) if nic.name == name => Some(*field),
+            _ => None,
+        })
+    }
+}
+
+/// The field whose change waits for a boot where KubeVirt does not copy it.
+pub(in crate::rules) const NETWORK_NAME: &str = "networkName";
+
+impl<'c> Swap<'c> {
+    fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
+        let (network, running) = (nic.network_name()?, guest.network.as_deref()?);
+        let namespace = case.change.subject.namespace;
+        let differs = NadRef::parse(network, namespace) != NadRef::parse(running, namespace);
+        differs.then_some(Self { nic, guest, network })
+    }
+}
+
+/// Returns whether KubeVirt sets no `RestartRequired` for the NICs although the guest differs, because the template is
+/// as at the start of the guest. If the old template is not the one of the start, that one is unknown here: then the
+/// condition of the VM shows whether the old template equals it.
+fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, preference: &Preference, is_standing: bool) -> bool {
+    let after = case.change.after.guest;
+    let is_unchanged = has_same_nics(before.guest, after, preference);
+    if vmi.start_generation() == Some(before.metadata.generation) {
+        return is_unchanged;
+    }
+    let runs_on_default_nic = after.gets_default_nic() && vmi.has_nic(DEFAULT_NIC);
+    (is_unchanged && !is_standing) || runs_on_default_nic
+}
+
+/// Returns whether two templates have the same NICs in the same order, as KubeVirt compares them.
+fn has_same_nics(one: &GuestSpec, other: &GuestSpec, preference: &Preference) -> bool {
+    let is_same = |(one, other): (&Interface, &Interface)| {
+        one.name == other.name
+            && written(one.state.as_ref()) == written(other.state.as_ref())
+            && written(one.mac_address.as_ref()) == written(other.mac_address.as_ref())
+            && preference.model_of(one) == preference.model_of(other)
+            && hash_of_interface(one) == hash_of_interface(other)
+    };
+    let is_same_network = |(one, other): (&Network, &Network)| {
+        let names = (one.multus.as_ref(), other.multus.as_ref());
+        let has_same_name = names.0.map(|multus| &*multus.network_name) == names.1.map(|multus| &*multus.network_name);
+        one.name == other.name && has_same_name && hash_of_source(one) == hash_of_source(other)
+    };
+    let (interfaces, others) = (one.interfaces(), other.interfaces());
+    interfaces.len() == others.len()
+        && one.networks.len() == other.networks.len()
+        && interfaces.iter().zip(others).all(is_same)
+        && one.networks.iter().zip(&other.networks).all(is_same_network)
+}
+
+fn differences_of_devices<'c>(
+    devices: &Devices,
+    vmi: &Vmi,
+    preference: &Preference,
+) -> impl Iterator<Item = Difference<'c>> {
+    let multiqueue = devices.network_interface_multiqueue.or(preference.multiqueue);
+    let autoattach_pod = devices.autoattach_pod_interface.or(preference.autoattach_pod);
+    let fields = [
+        (multiqueue != vmi.multiqueue, "networkInterfaceMultiqueue"),
+        (autoattach_pod != vmi.autoattach_pod, "autoattachPodInterface"),
+    ];
+    fields.into_iter().filter_map(|(differs, field)| differs.then_some(Difference::Devices(field)))
+}
+
+/// Returns the first field in which a NIC differs from the guest's, apart from its state and the name of its network.
+fn different_field(
+    old: Option<&Nic>,
+    nic: &Nic,
+    guest: &GuestNic,
+    mac: Option<Mac>,
+    preference: &Preference,
+) -> Option<&'static str> {
+    let interface = nic.interface?.value;
+    let was = old.and_then(|old| old.interface).map(|entry| entry.value);
+    if hash_of_interface(interface) != guest.interface_hash {
+        return Some(was.and_then(|was| changed_field(was, interface)).unwrap_or("a field"));
+    }
+    if preference.model_of(interface) != guest.model.as_deref() {
+        return Some("model");
+    }
+    // KubeVirt compares the text. The text of the guest's address is not in memory, but that of the old template is.
+    let address = written(interface.mac_address.as_ref());
+    let old_address = was.map(|was| written(was.mac_address.as_ref()));
+    let read = |address: Option<&str>| address.and_then(|address| address.parse::<Mac>().ok());
+    let is_rewritten = old_address.is_some_and(|old| old != address && read(old) == read(address));
+    if read(address) != mac || is_rewritten {
+        return Some("macAddress");
+    }
+    let source = nic.network.map(|entry| entry.value);
+    if source.map_or(0, hash_of_source) != guest.source_hash {
+        let pod = |network: Option<&'_ Network>| network.is_some_and(|network| network.pod.is_some());
+        let is_range = guest.role == NetworkRole::Pod && pod(source);
+        return Some(if is_range { "vmNetworkCIDR" } else { "the network source" });
+    }
+    None
+}
+
+/// Returns the first changed field of an interface, apart from its state, model and MAC address.
+fn changed_field(one: &Interface, other: &Interface) -> Option<&'static str> {
+    let differs = [
+        (one.bindings != other.bindings, "the binding"),
+        (one.pci_address != other.pci_address, "pciAddress"),
+        (one.ports != other.ports, "ports"),
+        (one.port_ranges != other.port_ranges, "portRanges"),
+        (one.dhcp_options != other.dhcp_options, "dhcpOptions"),
+        (one.boot_order != other.boot_order, "bootOrder"),
+        (one.acpi_index != other.acpi_index, "acpiIndex"),
+        (one.tag != other.tag, "tag"),
+    ];
+    differs.into_iter().find_map(|(differs, field)| differs.then_some(field))
+}
+
+/// Returns whether KubeVirt copies a NIC of the template that the guest does not have.
+fn is_copied(nic: &Nic) -> bool {
+    let bindings = nic.interface.map(|entry| &entry.value.bindings);
+    !nic.is_absent() && bindings.is_some_and(|bindings| bindings.bridge.is_some() || bindings.sriov.is_some())
+}
+
+fn is_on_pod_network(nic: &Nic) -> bool {
+    nic.network.is_some_and(|entry| entry.value.pod.is_some())
+}
+
+/// Returns whether the state of a NIC is `down`.
+pub(in crate::rules) fn is_down(nic: &Nic) -> bool {
+    nic.interface.is_some_and(|entry| entry.value.state.as_deref() == Some("down"))
+}
