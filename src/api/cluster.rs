@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{nullable, object, objects};
+use super::{Present, nullable, object, objects};
 
 /// `KubeVirt`: the resource that configures KubeVirt (`kubevirt.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -286,4 +286,93 @@ pub struct Node {
     /// `metadata`.
     #[serde(deserialize_with = "object")]
     pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: NodeSpec,
+    /// `status`.
+    #[serde(deserialize_with = "object")]
+    pub status: NodeStatus,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// `unschedulable`: the node is cordoned.
+    #[serde(deserialize_with = "nullable")]
+    pub unschedulable: bool,
+}
+
+/// `status` of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// `allocatable`: how much of each resource pods may use.
+    #[serde(deserialize_with = "nullable")]
+    pub allocatable: BTreeMap<String, Amount>,
+}
+
+/// `ResourceQuota` (`v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuota {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `spec`.
+    #[serde(deserialize_with = "object")]
+    pub spec: ResourceQuotaSpec,
+    /// `status`.
+    #[serde(deserialize_with = "object")]
+    pub status: ResourceQuotaStatus,
+}
+
+/// `spec` of a ResourceQuota.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ResourceQuotaSpec {
+    /// `scopes[]`: the pods that it counts; empty for all.
+    #[serde(deserialize_with = "nullable")]
+    pub scopes: Vec<String>,
+    /// `scopeSelector`: the same.
+    pub scope_selector: Option<Present>,
+}
+
+/// `status` of a ResourceQuota.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuotaStatus {
+    /// `hard`: the limit of each resource.
+    #[serde(deserialize_with = "nullable")]
+    pub hard: BTreeMap<String, Amount>,
+    /// `used`: how much of each is in use.
+    #[serde(deserialize_with = "nullable")]
+    pub used: BTreeMap<String, Amount>,
+}
+
+/// A quantity of a resource, as text or as a number.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    /// As in `"4"` or `"1k"`.
+    Text(String),
+    /// As in `4`.
+    Number(serde_json::Number),
+}
+
+impl Amount {
+    /// Returns the quantity as text.
+    #[must_use]
+    pub fn as_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+        }
+    }
+
+    /// Whether it is more than zero.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.as_text().bytes().any(|byte| (b'1'..=b'9').contains(&byte))
+    }
 }

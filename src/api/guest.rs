@@ -15,15 +15,20 @@ use super::{
     fields::fields,
     network::{Interface, Network},
     nullable,
+    placement::{Affinity, NodeSelector},
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuestSpec<'a> {
+    /// `affinity`.
+    pub affinity: Lazy<'a, Affinity>,
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
     /// `domain`: CPU, memory and devices.
     pub domain: WithPresence<Domain<'a>>,
+    /// `nodeSelector`.
+    pub node_selector: Lazy<'a, NodeSelector>,
     /// `livenessProbe`.
     pub liveness_probe: Lazy<'a, Option<Probe>>,
     /// `networks[]`.
@@ -38,10 +43,12 @@ pub struct GuestSpec<'a> {
 
 fields! {
     GuestSpec {
+        "affinity" => affinity: value,
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
         "livenessProbe" => liveness_probe: value,
         "networks" => networks: objects,
+        "nodeSelector" => node_selector: value,
         "readinessProbe" => readiness_probe: value,
         "resourceClaims" => resource_claims: objects,
         "volumes" => volumes: value,

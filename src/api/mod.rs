@@ -16,6 +16,7 @@ pub mod json_patch;
 pub mod mac;
 pub mod metadata;
 pub mod network;
+pub mod placement;
 pub mod review;
 pub mod vm;
 pub mod vmi;

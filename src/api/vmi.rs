@@ -41,6 +41,8 @@ pub struct VirtualMachineInstanceStatus<'a> {
     pub conditions: Vec<Condition<'a>>,
     /// `migrationState`: the running live migration, or the last one.
     pub migration_state: Option<MigrationState<'a>>,
+    /// `nodeName`: the node where the guest runs.
+    pub node_name: Text<'a>,
     /// `memory`.
     pub memory: MemoryStatus<'a>,
     /// `virtualMachineRevisionName`: the ControllerRevision with the VM spec from which this object was created.
@@ -53,6 +55,7 @@ fields! {
         "interfaces" => interfaces: objects,
         "conditions" => conditions: objects,
         "migrationState" => migration_state: optional,
+        "nodeName" => node_name: nullable,
         "memory" => memory: object,
         "virtualMachineRevisionName" => virtual_machine_revision_name: value,
     }

@@ -8,14 +8,14 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{
-    Store,
-    projection::{KUBEVIRT_NODE, MULTUS_CONFIG},
-};
+use super::store::{Store, projection::MULTUS_CONFIG};
 use crate::{
     api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart},
-    facts::nad::{MULTUS_NAMESPACE, nad_of},
+    facts::{
+        nad::{MULTUS_NAMESPACE, nad_of},
+        nodes::KUBEVIRT_NODE,
+    },
     k8s::{
         api_error::ApiError,
         kind::Kind,
@@ -191,6 +191,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     if !guest.is_empty() {
         reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
+        reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
     }
     for (namespace, name) in &plan.guests {
@@ -259,18 +260,24 @@ async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     fetched
 }
 
-/// Lists the metadata of the nodes that KubeVirt has labelled; of all nodes if it has labelled none.
+/// Lists the nodes that KubeVirt has labelled; all nodes if it has labelled none.
 async fn nodes(client: &ApiClient) -> Vec<Fetched> {
     let path = ObjectPath::all(Kind::Node, "");
     let labelled = ListParams::default().labels(KUBEVIRT_NODE);
-    let mut nodes = client.list(&path, labelled, Fields::Metadata).objects().await;
+    let mut nodes = client.list(&path, labelled, Fields::All).objects().await;
     if nodes.as_ref().is_ok_and(Vec::is_empty) {
-        nodes = client.list(&path, ListParams::default(), Fields::Metadata).objects().await;
+        nodes = client.list(&path, ListParams::default(), Fields::All).objects().await;
     }
     vec![match nodes {
         Ok(objects) => Fetched::Objects { path, objects, are_all: true },
         Err(reason) => Fetched::Failed(FetchError { path, reason }),
     }]
+}
+
+/// Lists the quotas of a namespace. Many users may not, and without them a migration is only not known to be refused.
+async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
+    let quotas = list(client, ObjectPath::all(Kind::ResourceQuota, namespace), ListParams::default()).await;
+    if matches!(quotas, Fetched::Failed(_)) { Vec::new() } else { vec![quotas] }
 }
 
 fn named(name: &str) -> ListParams {
@@ -348,8 +355,7 @@ mod tests {
             DAEMON_SETS => list(json!([{"metadata": metadata("dnc"),
                 "spec": {"template": {"spec": {"containers": [{"command": ["/dynamic-networks-controller"]}]}}},
                 "status": {"numberReady": 3, "desiredNumberScheduled": 3}}])),
-            NODES => list(json!([{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-                "metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
+            NODES => list(json!([{"metadata": {"name": "node-a", "labels": {"kubevirt.io/schedulable": "true"}}}])),
             "/api/v1/configmaps" => list(Value::Null),
             MIGRATIONS | NADS => list(json!([])),
             _ => return absent(path),
@@ -424,7 +430,8 @@ mod tests {
         assert!(facts.vmi.known().unwrap().is_live());
         assert!(facts.vm.known().is_some() && facts.revision.known().is_some());
         assert_eq!(facts.attachment.known().unwrap().in_place, InPlace::Yes);
-        assert_eq!((facts.nodes, facts.migration, facts.isolation), (Fact::Known(1), Fact::Absent, Fact::Absent));
+        assert_eq!(facts.nodes.map(|nodes| nodes.count()), Fact::Known(1));
+        assert_eq!((facts.migration, facts.isolation), (Fact::Absent, Fact::Absent));
         assert_eq!(nad(&Facts { nads: facts.nads, ..Facts::default() }, "net"), Fact::Known(()));
         let count = |path: &str| urls.iter().filter(|url| url.as_str() == path).count();
         assert_eq!([VM, VMI, REVISION, NAD].map(count), [1; 4], "{urls:?}");
@@ -467,7 +474,7 @@ mod tests {
         })
         .await;
         assert_eq!(facts.attachment, Fact::Unknown);
-        assert_eq!((facts.nodes.known(), nad(&facts, "net")), (Some(&1), Fact::Known(())));
+        assert_eq!((facts.nodes.known().is_some(), nad(&facts, "net")), (true, Fact::Known(())));
         assert_eq!(errors, [format!("DaemonSets: {message}")]);
     }
 

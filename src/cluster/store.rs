@@ -7,22 +7,27 @@ pub(super) mod mac_index;
 pub(super) mod projection;
 mod queries;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use serde_json::Value;
 
 pub use self::projection::ObjectError;
 use self::{
     guests::Guests,
+    interner::Interner,
     listing::{AnyListing, Listing},
     projection::{Projected, ProjectedRevision, ProjectedVm, ProjectedVmi, Projection},
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
     facts::{
-        Fact, KubeVirt,
+        Fact, KubeVirt, Quota,
         attachment::AttachmentDaemon,
         nad::{MultusConfig, Nad},
+        nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
     pci::Devices,
@@ -46,9 +51,13 @@ pub struct Store {
     sees_daemon_sets: bool,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
-    /// Whether KubeVirt has labelled the node.
-    nodes: Listing<bool>,
-    labelled_nodes: usize,
+    nodes: Listing<Arc<Node>>,
+    /// The quotas that limit the pods of every guest in their namespace.
+    quotas: Listing<Arc<Quota>>,
+    /// The labels and resources of nodes: most nodes have the same.
+    node_texts: Interner<str>,
+    /// The nodes that run guests, made when a request needs them; empty after a node has changed.
+    guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
     /// The devices of the templates from which guests were started.
@@ -138,7 +147,7 @@ impl Store {
                 self.guests.remove_vmi(namespace, name);
                 self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
             }
-            Kind::Node => self.count_label(namespace, name, false),
+            Kind::Node => self.remove_node(name),
             _ => {}
         }
         self.listing_mut(kind).remove(namespace, name);
@@ -205,6 +214,7 @@ impl Store {
             Kind::Nad => &self.nads,
             Kind::Namespace => &self.overrides,
             Kind::Node => &self.nodes,
+            Kind::ResourceQuota => &self.quotas,
             Kind::Revision => &self.revisions,
         }
     }
@@ -220,6 +230,7 @@ impl Store {
             Kind::Nad => &mut self.nads,
             Kind::Namespace => &mut self.overrides,
             Kind::Node => &mut self.nodes,
+            Kind::ResourceQuota => &mut self.quotas,
             Kind::Revision => &mut self.revisions,
         }
     }
@@ -253,7 +264,9 @@ impl Store {
             Projected::Nad(nad) => contains_arc(&self.nads, key, nad),
             Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
             Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
-            Projected::Node(is_labelled) => contains(&self.nodes, key, is_labelled),
+            Projected::Node(node) => contains_arc(&self.nodes, key, node),
+            Projected::ResourceQuota(Some(quota)) => contains_arc(&self.quotas, key, quota),
+            Projected::ResourceQuota(None) => return self.quotas.get(namespace, name).known().is_none(),
             Projected::Revision(_) => false,
             Projected::Ignored(_) => return true,
         };
@@ -295,14 +308,15 @@ impl Store {
             Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
             Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
             Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
-            Projected::Node(is_labelled) => {
-                self.count_label(namespace, name, is_labelled);
-                self.nodes.insert(namespace, name, is_labelled);
-            }
+            Projected::Node(node) => self.upsert_node(name, node),
+            Projected::ResourceQuota(Some(quota)) => drop(self.quotas.insert(namespace, name, Arc::new(quota))),
             Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
             // It exists, and does not show the devices.
             Projected::Revision(None) => self.mark_absent(kind, namespace, name),
-            Projected::DaemonSet(None) | Projected::Migration(None) | Projected::Namespace(None) => {
+            Projected::DaemonSet(None)
+            | Projected::Migration(None)
+            | Projected::Namespace(None)
+            | Projected::ResourceQuota(None) => {
                 self.remove(kind, namespace, name);
             }
             Projected::Ignored(_) => {}
@@ -346,9 +360,17 @@ impl Store {
         }
     }
 
-    fn count_label(&mut self, namespace: &str, name: &str, is_labelled: bool) {
-        let was_labelled = self.nodes.get(namespace, name) == Fact::Known(&true);
-        self.labelled_nodes = self.labelled_nodes + usize::from(is_labelled) - usize::from(was_labelled);
+    fn upsert_node(&mut self, name: &str, mut node: Node) {
+        node.texts_mut().for_each(|text| self.node_texts.intern(text));
+        self.remove_node(name);
+        self.nodes.insert("", name, Arc::new(node));
+    }
+
+    fn remove_node(&mut self, name: &str) {
+        self.guest_nodes = OnceLock::new();
+        if let Some(node) = self.nodes.take("", name) {
+            node.texts().for_each(|text| self.node_texts.release(text));
+        }
     }
 
     /// Selects the KubeVirt resource that applies: a cluster has one, and of several the first by name is used.
@@ -476,17 +498,39 @@ mod tests {
 
     #[test]
     fn only_nodes_that_kubevirt_has_labelled_count() {
+        let count = |store: &Store| store.nodes().map(|nodes| nodes.count());
         let mut store = Store::complete();
-        assert_eq!(store.count_nodes(), Fact::Unknown);
+        assert_eq!(count(&store), Fact::Unknown);
         for name in ["a", "b"] {
             store.insert(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).unwrap();
         }
-        assert_eq!(store.count_nodes(), Fact::Known(2));
+        assert_eq!(count(&store), Fact::Known(2));
         store
             .insert(&json!({"apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": "b", "labels": {"kubevirt.io/schedulable": "false"}}}))
             .unwrap();
-        assert_eq!(store.count_nodes(), Fact::Known(1));
+        assert_eq!(count(&store), Fact::Known(1));
+    }
+
+    #[test]
+    fn nodes_share_equal_labels_and_a_heartbeat_changes_nothing() {
+        let mut store = Store::complete();
+        let node = |name: &str, heartbeat: &str| {
+            json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": name, "labels": {"zone": "a"}},
+                "status": {"allocatable": {"cpu": heartbeat, "example.com/vf": heartbeat}}})
+        };
+        for name in ["a", "b"] {
+            store.insert(&node(name, "4")).unwrap();
+        }
+        let before = store.nodes();
+        assert_eq!(store.node_texts.len(), 2);
+        let projection = Projection::read(Kind::Node, &node("a", "3").to_string(), &store.device_kinds()).unwrap();
+        assert!(store.contains(&projection));
+        assert!(Arc::ptr_eq(before.known().unwrap(), store.nodes().known().unwrap()));
+        store.insert(&node("a", "0")).unwrap();
+        let offers = |name| store.nodes().known().and_then(|nodes| Some(nodes.get(name)?.may_offer("example.com/vf")));
+        assert_eq!((offers("a"), offers("b")), (Some(false), Some(true)));
     }
 
     #[test]
@@ -601,6 +645,7 @@ mod tests {
                 "demo",
                 &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
             ),
+            ("v1", Kind::ResourceQuota, "team", &json!({"status": {"hard": {"pods": "1"}}})),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -617,6 +662,7 @@ mod tests {
             (Kind::Nad, "net"),
             (Kind::DaemonSet, "multus"),
             (Kind::ConfigMap, "multus-daemon-config"),
+            (Kind::ResourceQuota, "team"),
         ] {
             store.remove(kind, "demo", name);
         }
@@ -626,7 +672,7 @@ mod tests {
             assert_eq!(store.count(kind), 0, "{kind}");
         }
         assert!(store.guests.is_empty() && store.dependent.is_empty());
-        assert_eq!((store.labelled_nodes, store.kubevirt()), (0, &Fact::Unknown));
+        assert_eq!((store.node_texts.len(), store.kubevirt()), (0, &Fact::Unknown));
         assert_eq!((store.migration("demo", "vm"), store.isolation()), (Fact::Absent, Fact::Absent));
     }
 

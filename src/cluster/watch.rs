@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The watched kinds. ControllerRevisions are fetched one by one, when a request needs them.
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 10] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
     Kind::Vmi,
@@ -52,6 +52,7 @@ pub const KINDS: [Kind; 9] = [
     Kind::Nad,
     Kind::Namespace,
     Kind::Node,
+    Kind::ResourceQuota,
 ];
 
 /// The times and sizes of watches.

@@ -7,8 +7,12 @@ pub mod attachment;
 pub mod boot;
 pub mod cni;
 pub mod kubevirt;
+pub mod migration;
 pub mod nad;
 pub mod nic;
+pub mod nodes;
+pub mod placement;
+pub mod quota;
 pub mod vm;
 pub mod vmi;
 pub mod wire;
@@ -20,6 +24,9 @@ pub use self::{
     boot::BootFacts,
     kubevirt::KubeVirt,
     nad::{MULTUS_NAMESPACE, Nads, NamespaceIsolation},
+    nodes::Nodes,
+    placement::Placement,
+    quota::Quota,
     vm::Vm,
     vmi::Vmi,
 };
@@ -127,8 +134,10 @@ pub struct Facts {
     pub unstable_address: Option<Box<UnstableAddress>>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
-    /// The number of nodes that run guests.
-    pub nodes: Fact<usize>,
+    /// The nodes that run guests: at least one.
+    pub nodes: Fact<Arc<Nodes>>,
+    /// The ResourceQuotas of the namespace that limit pods of guests.
+    pub quotas: Fact<Vec<Arc<Quota>>>,
     /// The name of a VirtualMachineInstanceMigration of the guest that has not ended.
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     boot::BootFacts,
     nic::{GuestNic, NetworkRole, macs_of},
+    placement::Placement,
 };
 use crate::{
     api::{
@@ -13,7 +14,7 @@ use crate::{
         vmi::{InterfaceStatus, MigrationState, Phase, VirtualMachineInstance, VirtualMachineInstanceStatus},
     },
     change::MAX_NICS,
-    pci::{DeviceRegistry, NoRegistry},
+    pci::{DeviceRegistry, NoRegistry, bytes_of_quantity},
 };
 
 /// A VirtualMachineInstance, reduced to the facts that rules use.
@@ -34,6 +35,13 @@ pub struct Vmi {
     pub is_migrating: bool,
     /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
+    /// `status.nodeName`: the node where it runs; empty if unknown.
+    pub node: Box<str>,
+    /// What it requires of its node; `None` if nothing, or if that cannot be read. Guests with equal requirements share
+    /// one.
+    pub placement: Option<Arc<Placement>>,
+    /// The memory that its pod requests at least, in bytes; 0 if unknown.
+    pub memory: u64,
     /// `domain.devices.networkInterfaceMultiqueue`.
     pub multiqueue: Option<bool>,
     /// `domain.devices.autoattachPodInterface`.
@@ -89,6 +97,9 @@ impl Vmi {
             migratable: Migratable::from(&status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
+            node: status.status.node_name.as_str().into(),
+            placement: placement_of(&spec.spec).map(Arc::new),
+            memory: requested_memory(&spec.spec).unwrap_or(0),
             multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
             autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
             macs: macs_of(&spec.spec),
@@ -187,6 +198,22 @@ impl From<&VirtualMachineInstanceStatus<'_>> for Migratable {
     }
 }
 
+/// Returns what a guest requires of its node. A field that cannot be read requires nothing.
+fn placement_of(guest: &GuestSpec) -> Option<Placement> {
+    Placement::of(guest.node_selector.read().unwrap_or_default(), guest.affinity.read().unwrap_or_default())
+}
+
+/// Returns the memory that the pod of a guest requests at least; `None` if it cannot be read, or if the guest has huge
+/// pages, which quotas count separately.
+fn requested_memory(guest: &GuestSpec) -> Option<u64> {
+    let memory = &guest.domain.memory;
+    if memory.hugepages.is_some() {
+        return None;
+    }
+    let requested = guest.domain.resources.read().ok()?.requests.memory;
+    bytes_of_quantity(requested.as_ref().or(memory.guest.as_ref())?.as_str())
+}
+
 /// Returns the number of queues of each virtio NIC: with `networkInterfaceMultiqueue` one per vCPU at boot, at most
 /// 256, else one. `None` if `domain.cpu` cannot be read.
 #[must_use]
@@ -245,6 +272,18 @@ mod tests {
         ] {
             let nic = StatusNic { pod_interface: name.into(), ..StatusNic::default() };
             assert_eq!(nic.has_ordinal_name(), has_ordinal_name, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_requested_memory_is_that_of_the_resources_or_of_the_guest() {
+        for (domain, memory) in [
+            ("{}", 0),
+            (r#"{"memory": {"guest": "8Gi"}}"#, 8 << 30),
+            (r#"{"memory": {"guest": "8Gi"}, "resources": {"requests": {"memory": "4Gi"}}}"#, 4 << 30),
+            (r#"{"memory": {"guest": "8Gi", "hugepages": {"pageSize": "2Mi"}}}"#, 0),
+        ] {
+            assert_eq!(vmi(&format!(r#"{{"spec": {{"domain": {domain}}}}}"#)).memory, memory, "{domain}");
         }
     }
 

@@ -23,13 +23,15 @@ pub enum Kind {
     Namespace,
     /// `Node`.
     Node,
+    /// `ResourceQuota`.
+    ResourceQuota,
     /// `ControllerRevision`: of a VirtualMachine.
     Revision,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ConfigMap,
         Self::DaemonSet,
         Self::Vmi,
@@ -39,6 +41,7 @@ impl Kind {
         Self::Nad,
         Self::Namespace,
         Self::Node,
+        Self::ResourceQuota,
         Self::Revision,
     ];
 
@@ -52,7 +55,7 @@ impl Kind {
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
-            Self::ConfigMap | Self::Namespace | Self::Node => "",
+            Self::ConfigMap | Self::Namespace | Self::Node | Self::ResourceQuota => "",
             Self::DaemonSet | Self::Revision => "apps",
             Self::Vmi | Self::KubeVirt | Self::Vm | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
@@ -78,6 +81,7 @@ impl Kind {
             Self::Nad => "NetworkAttachmentDefinition",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
+            Self::ResourceQuota => "ResourceQuota",
             Self::Revision => "ControllerRevision",
         }
     }
@@ -95,6 +99,7 @@ impl Kind {
             Self::Nad => "network-attachment-definitions",
             Self::Namespace => "namespaces",
             Self::Node => "nodes",
+            Self::ResourceQuota => "resourcequotas",
             Self::Revision => "controllerrevisions",
         }
     }

@@ -3,7 +3,7 @@
 /// Returns the bytes of a quantity, rounded up as in Kubernetes; `None` if the text is not a quantity. The result is
 /// limited to 0 … 2⁶⁴ - 1.
 #[must_use]
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let (sign, rest) = match text.as_bytes().first()? {
         b'-' => (-1, text.get(1..)?),
         b'+' => (1, text.get(1..)?),

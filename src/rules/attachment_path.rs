@@ -7,6 +7,7 @@ use crate::{
         Fact, FactKind, UnstableAddress, Vmi,
         attachment::{InPlace, ReadyNodes},
         kubevirt::{AutoMigration, KubeVirt},
+        migration::{Obstacle, missing_on_own_node},
         nic::HotplugMethod,
         vmi::Migratable,
     },
@@ -28,6 +29,17 @@ rule! {
     /// multus network if none of the cluster's DaemonSets is Multus, or none of its pods is ready. If Multus runs in no
     /// DaemonSet, set `attachment.dynamicNetworks: yes`. A migration may change the address of a NIC that IPAM of type
     /// host-local, whereabouts or dhcp assigns, or OVN-Kubernetes without `allowPersistentIPs`; the rule names one.
+    ///
+    /// A migration also needs another node. KubeVirt keeps the target pod off the guest's own node, with the
+    /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
+    /// only its own node fits can never migrate. If the nodes that fit are cordoned, or offer none of the device-plugin
+    /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged.
+    ///
+    /// During a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one,
+    /// the NIC waits too.
+    ///
+    /// In place nothing looks for a node: bridge-marker and ovs-cni offer a resource on each node that has the bridge.
+    /// If the guest's own node does not offer it, the NIC cannot be attached there.
     ///
     /// ## Example
     /// A NIC is added to a running VM in a cluster without a dynamic-networks controller, and the VM has a disk that
@@ -123,7 +135,13 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         return Some(evaluate_migration(case, nic, vmi, &Blocked { because: &because, ..Blocked::SRIOV }));
     }
     match case.in_place() {
-        Fact::Known(InPlace::Yes) => None,
+        // The pod runs already, so nothing looks for a node that has the bridge.
+        Fact::Known(InPlace::Yes) => {
+            missing_on_own_node(case.facts, vmi, nic, case.change.subject.namespace).map(|resource| {
+                let what = format!("{name:?} cannot be attached on {}: it does not offer {resource}", vmi.node);
+                RULE.advice(case.change.nic_field(nic), what)
+            })
+        }
         Fact::Known(InPlace::SomeNodes { ready, desired }) => {
             let what = format!(
                 "{name:?} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes"
@@ -156,7 +174,8 @@ fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
 /// Evaluates a NIC that not even a migration attaches, since the target pod needs Multus too.
 fn evaluate_without_multus(case: &Case, nic: &Nic, vmi: &Vmi, reason: &str) -> Finding {
     let fix = "deploy Multus and its dynamic-networks controller";
-    let finding = evaluate_migration(case, nic, vmi, &Blocked { because: reason, fix, fix_on_one_node: fix });
+    let finding =
+        evaluate_migration(case, nic, vmi, &Blocked { because: reason, fix, fix_on_one_node: fix, fix_if_pinned: fix });
     if matches!(finding.kind, FindingKind::Fault(_)) {
         return finding;
     }
@@ -169,6 +188,8 @@ struct Blocked<'s> {
     fix: &'static str,
     /// The fix in a cluster with a single node.
     fix_on_one_node: &'static str,
+    /// The fix for a guest that may run on its own node only.
+    fix_if_pinned: &'static str,
 }
 
 impl Blocked<'static> {
@@ -176,30 +197,43 @@ impl Blocked<'static> {
         because: "no dynamic-networks controller is ready",
         fix: RULE.fix,
         fix_on_one_node: "deploy the dynamic-networks controller of Multus, add a node, or stop the VM first",
+        fix_if_pinned: "deploy the dynamic-networks controller of Multus, let the VM run on other nodes, or stop it \
+                        first",
     };
     const SRIOV: Self = Self {
         because: "an SR-IOV NIC needs a live migration",
         fix: "make the VM live-migratable, or stop it first",
         fix_on_one_node: "add a node, or stop the VM first",
+        fix_if_pinned: "let the VM run on other nodes, or stop it first",
     };
 }
 
 /// Evaluates a NIC that only a migration can attach.
 fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> Finding {
-    let Blocked { because, fix, fix_on_one_node } = blocked;
+    let Blocked { because, fix, fix_on_one_node, fix_if_pinned } = blocked;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match &vmi.migratable {
-        Migratable::No { reason, message } => {
-            let quoted = quote(reason, message);
-            let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
-            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned())
-        }
-        _ if case.facts.nodes == Fact::Known(1) => {
+    if let Migratable::No { reason, message } = &vmi.migratable {
+        let quoted = quote(reason, message);
+        let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
+        return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
+    }
+    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+        Some(Obstacle::OneNode) => {
             let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
-            RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned())
+            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned());
         }
-        Migratable::Unknown => {
+        Some(obstacle) if obstacle.is_lasting() => {
+            let what = format!("{name:?} cannot be attached: {because}, and {obstacle}");
+            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_if_pinned).to_owned());
+        }
+        Some(obstacle) => {
+            return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
+        }
+        None => {}
+    }
+    match &vmi.migratable {
+        Migratable::No { .. } | Migratable::Unknown => {
             let what = format!("{name:?} needs a live migration, and the VM has no LiveMigratable condition yet");
             RULE.advice(field, what)
         }
@@ -241,10 +275,13 @@ fn quote(reason: &str, message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
+        api::placement::Affinity,
         facts::{
-            Fact, UnstableAddress,
+            Fact, Placement, Quota, UnstableAddress,
             attachment::{Attachment, InPlace, ReadyNodes},
             vmi::Migratable,
         },
@@ -283,9 +320,87 @@ mod tests {
         case.expect(&RULE, &FAULT);
         let what = &case.findings(&RULE)[0].what;
         assert!(what.contains("DisksNotLiveMigratable") && what.contains("PVC data"), "{what}");
-        let one_node = Hotplug::of(BRIDGE).in_place(InPlace::No).facts(|facts| facts.nodes = Fact::Known(1));
-        one_node.expect(&RULE, &FAULT);
-        Hotplug::of(BRIDGE).facts(|facts| facts.nodes = Fact::Known(1)).expect(&RULE, &Expect::Silent);
+        Hotplug::of(BRIDGE).in_place(InPlace::No).nodes(&["{}"]).expect(&RULE, &FAULT);
+        Hotplug::of(BRIDGE).nodes(&["{}"]).expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_guest_that_no_other_node_can_take_is_reported() {
+        const IN_A: &str = r#"{"metadata": {"labels": {"zone": "a"}}}"#;
+        const IN_B: &str = r#"{"metadata": {"labels": {"zone": "b"}}}"#;
+        const CORDONED: &str = r#"{"metadata": {"labels": {"zone": "a"}}, "spec": {"unschedulable": true}}"#;
+        const LOST: &str = r#"{"metadata": {"labels": {"zone": "a", "kubevirt.io/schedulable": "false"}}}"#;
+        const READY: &str = r#"{"metadata": {"labels": {"zone": "a", "kubevirt.io/schedulable": "true"}}}"#;
+        for (nodes, expect, part) in [
+            (&[IN_A, IN_B][..], FAULT, "no other node fits its nodeSelector"),
+            (&[IN_A, IN_A], Expect::Advice, "starts automatically"),
+            (&[IN_B, IN_A], Expect::Advice, "starts automatically"),
+            (
+                &[IN_A, CORDONED, CORDONED, IN_B],
+                Expect::Advice,
+                "migration, and the other nodes are cordoned (node-1 and 1 more)",
+            ),
+            (&[READY, LOST], Expect::Advice, "the other nodes are not schedulable (node-1)"),
+            (&[IN_A], FAULT, "only one node"),
+        ] {
+            let selector = [("zone".to_owned(), "a".to_owned())].into();
+            let placement = Placement::of(selector, Affinity::default()).map(Arc::new);
+            let case = Hotplug::of(BRIDGE).in_place(InPlace::No).nodes(nodes).vmi(|vmi| vmi.placement = placement);
+            case.expect(&RULE, &expect);
+            let findings = case.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_on_an_unknown_node_is_denied_only_if_one_node_fits() {
+        let in_zone = |zone: &str| {
+            let selector = [("zone".to_owned(), zone.to_owned())].into();
+            let placement = Placement::of(selector, Affinity::default()).map(Arc::new);
+            let nodes = [r#"{"metadata": {"labels": {"zone": "a"}}}"#; 2];
+            let nodes = [nodes[0], nodes[1], r#"{"metadata": {"labels": {"zone": "b"}}}"#];
+            Hotplug::of(SRIOV).nodes(&nodes).vmi(|vmi| {
+                vmi.node = "".into();
+                vmi.placement = placement;
+            })
+        };
+        in_zone("a").expect(&RULE, &Expect::Advice);
+        in_zone("b").expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn a_quota_without_room_for_a_second_pod_is_reported() {
+        const QUOTA: &str = r#"{"metadata": {"name": "team"},
+            "status": {"hard": {"requests.memory": "10Gi"}, "used": {"requests.memory": "9Gi"}}}"#;
+        let quota = || Arc::new(Quota::of(&serde_json::from_str(QUOTA).unwrap()).unwrap());
+        for (memory, part) in [
+            (8 << 30, "it needs a live migration, and quota \"team\" has 1Gi of the 8Gi requests.memory"),
+            (1 << 30, "starts automatically"),
+        ] {
+            let case = Hotplug::of(SRIOV).vmi(|vmi| vmi.memory = memory);
+            let case = case.facts(|facts| facts.quotas = Fact::Known(vec![quota()]));
+            case.expect(&RULE, &Expect::Advice);
+            let findings = case.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_whose_resource_no_node_offers_is_reported() {
+        const WITHOUT: &str = r#"{"status": {"allocatable": {"cpu": "16", "example.com/vf": "0"}}}"#;
+        const WITH: &str = r#"{"status": {"allocatable": {"cpu": "16", "example.com/vf": "8"}}}"#;
+        for (interface, nodes, part) in [
+            (SRIOV, &[WITHOUT, WITH][..], "starts automatically"),
+            (SRIOV, &[WITH, WITHOUT], "a live migration, and no other node offers example.com/vf"),
+            (SRIOV, &["{}", "{}"], "starts automatically"),
+            (BRIDGE, &[WITHOUT, WITH], "cannot be attached on node-0: it does not offer example.com/vf"),
+        ] {
+            let case = Hotplug::of(interface).sriov_nad("demo/new-fancy-net").nodes(nodes);
+            case.expect(&RULE, &Expect::Advice);
+            let findings = case.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
+        Hotplug::of(BRIDGE).sriov_nad("demo/new-fancy-net").nodes(&[WITH]).expect(&RULE, &Expect::Silent);
     }
 
     #[test]

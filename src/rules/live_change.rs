@@ -12,6 +12,7 @@ use crate::{
     facts::{
         Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
+        migration::Obstacle,
         nic::{HotplugMethod, NetworkRole},
         vmi::Migratable,
     },
@@ -33,8 +34,9 @@ rule! {
     ///
     /// A changed `networkName` is applied by live migration, with the feature gate LiveUpdateNADRef of KubeVirt 1.8 or
     /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
-    /// network is copied and takes effect at the next boot. If the guest cannot migrate, it keeps the condition
-    /// MigrationRequired.
+    /// network is copied and takes effect at the next boot. If the guest cannot migrate, also for want of another node
+    /// that it may run on, it keeps the condition MigrationRequired. If those nodes are cordoned or do not offer the
+    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
     /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot, and a
@@ -287,28 +289,37 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
                 format!("{name:?} is being unplugged, and asks for a live migration to {network:?} all the same");
             return Some(RULE.advice(field, what));
         }
-        Migratable::Yes if case.facts.nodes == Fact::Known(1) => {
-            let what = format!("{name:?} needs a live migration to {network:?}, and no other node can take the guest");
-            return Some(
-                RULE.fault(CauseType::Invalid, field, format!("{what} (one node)")).with_fix(NO_TARGET.into()),
-            );
-        }
-        Migratable::Yes => {
-            let waits = forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New);
-            return Some(match waits {
-                None => RULE.advice(field, by_migration(name, kubevirt)),
-                Some(waits) => {
-                    let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
-                    RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
-                }
-            });
-        }
+        Migratable::Yes => return Some(evaluate_migration(case, vmi, swap, forecast, kubevirt)),
         Migratable::No { reason, .. } => &**reason,
         // KubeVirt treats a VM without the condition as one that cannot migrate.
         Migratable::Unknown => "not LiveMigratable yet",
     };
     let what = format!("{name:?} needs a live migration to {network:?}, which the guest cannot do ({reason})");
     Some(RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned()))
+}
+
+/// Evaluates a changed network of a guest that can migrate, as far as its condition says.
+fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, kubevirt: &KubeVirt) -> Finding {
+    let Swap { nic, network, .. } = swap;
+    let name = nic.name;
+    let field = case.change.nic_field(nic);
+    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+        Some(obstacle) if obstacle.is_lasting() => {
+            let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
+            return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());
+        }
+        Some(obstacle) => {
+            return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
+        }
+        None => {}
+    }
+    match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
+        None => RULE.advice(field, by_migration(name, kubevirt)),
+        Some(waits) => {
+            let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
+            RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
+        }
+    }
 }
 
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
@@ -330,7 +341,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, vmi::Migratable},
+        facts::vmi::Migratable,
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -404,8 +415,21 @@ mod tests {
         let findings = both().findings(&RULE);
         let what = "\"dyniface1\" moves to \"net-b\" now by a live migration, while macAddress waits for the restart";
         assert_eq!(findings[0].what, what);
-        let one_node = Hotplug::modify((NIC, NET), (NIC, OTHER_NET)).facts(|facts| facts.nodes = Fact::Known(1));
-        assert!(one_node.findings(&RULE)[0].what.ends_with("(one node)"));
+    }
+
+    #[test]
+    fn a_network_that_no_other_node_can_take_is_reported() {
+        const CORDONED: &str = r#"{"spec": {"unschedulable": true}}"#;
+        for (nodes, expect, part) in [
+            (&["{}"][..], FAULT, "(one node)"),
+            (&["{}", CORDONED], Expect::Advice, "migration, and the other nodes are cordoned (node-1)"),
+            (&["{}", "{}"], Expect::Advice, "is changed by a live migration"),
+        ] {
+            let swapped = Hotplug::modify((NIC, NET), (NIC, OTHER_NET)).nodes(nodes);
+            swapped.expect(&RULE, &expect);
+            let findings = swapped.findings(&RULE);
+            assert!(findings[0].what.contains(part), "{findings:?}");
+        }
     }
 
     #[test]

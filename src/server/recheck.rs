@@ -138,7 +138,9 @@ impl OverlayFacts {
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
             by_controller: known.by_controller,
-            nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes },
+            // They never deny.
+            quotas: known.quotas.clone(),
+            nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },
             // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {
                 Fact::Known(users) if !users.is_empty() => fresh.mac_users,

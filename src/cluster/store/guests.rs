@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::mac::Mac,
-    facts::{Fact, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
+    facts::{Fact, Placement, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
     pci::Devices,
 };
 
@@ -23,6 +23,7 @@ pub(crate) struct Guests {
     nics: Interner<Vec<GuestNic>>,
     seen: Interner<Vec<StatusNic>>,
     devices: Interner<Devices>,
+    placements: Interner<Placement>,
 }
 
 /// A VM or VMI. The MAC addresses are not part of the NICs: they differ between guests that are equal otherwise.
@@ -76,6 +77,9 @@ impl Guests {
         if let Some(devices) = &mut vmi.boot.current_devices {
             self.devices.intern(devices);
         }
+        if let Some(placement) = &mut vmi.placement {
+            self.placements.intern(placement);
+        }
         self.remove_vmi(namespace, name);
         let stored = Stored { facts: Arc::new(vmi), macs };
         self.macs.add(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
@@ -98,6 +102,9 @@ impl Guests {
         self.seen.release(&stored.facts.status_nics);
         if let Some(devices) = &stored.facts.boot.current_devices {
             self.devices.release(devices);
+        }
+        if let Some(placement) = &stored.facts.placement {
+            self.placements.release(placement);
         }
     }
 
@@ -141,7 +148,7 @@ impl Guests {
     /// Whether the store of guests, with its interners, is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        let interned = self.nics.len() + self.seen.len() + self.devices.len();
+        let interned = self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len();
         interned + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty()
     }
 }

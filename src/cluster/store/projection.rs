@@ -18,11 +18,12 @@ use crate::{
         vmi::VirtualMachineInstance,
     },
     facts::{
-        KubeVirt, Vm, Vmi,
+        KubeVirt, Quota, Vm, Vmi,
         attachment::AttachmentDaemon,
         boot,
         nad::{MultusConfig, Nad},
         nic::macs_of,
+        nodes::Node,
     },
     k8s::{Key, kind::Kind},
     pci::{self, Devices, NoRegistry},
@@ -31,9 +32,6 @@ use crate::{
 
 /// The ConfigMap that holds the configuration of a thick Multus.
 pub(crate) const MULTUS_CONFIG: &str = "multus-daemon-config";
-
-/// The label of nodes that KubeVirt runs on.
-pub(crate) const KUBEVIRT_NODE: &str = "kubevirt.io/schedulable";
 
 /// A field of an object has a wrong type.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +66,9 @@ pub(crate) enum Projected {
     Nad(Nad),
     /// `None` if it does not change the enforcement of rules.
     Namespace(Option<Arc<ParsedOverrides>>),
-    /// Whether KubeVirt has labelled the node.
-    Node(bool),
+    Node(Node),
+    /// `None` if it does not limit the pods of every guest.
+    ResourceQuota(Option<Quota>),
     Revision(Option<ProjectedRevision>),
     /// An object of the kind that no rule needs.
     Ignored(Kind),
@@ -133,6 +132,7 @@ impl Projection {
             Projected::Nad(_) => Kind::Nad,
             Projected::Namespace(_) => Kind::Namespace,
             Projected::Node(_) => Kind::Node,
+            Projected::ResourceQuota(_) => Kind::ResourceQuota,
             Projected::Revision(_) => Kind::Revision,
             Projected::Ignored(kind) => kind,
         }
@@ -189,8 +189,13 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
         }
         Kind::Node => {
             let node: cluster::Node = read_object(text)?;
-            let is_labelled = node.metadata.labels.contains_key(KUBEVIRT_NODE);
-            Projection { key: (node.metadata.namespace, node.metadata.name), object: Projected::Node(is_labelled) }
+            let object = Projected::Node(Node::from(&node));
+            Projection { key: (node.metadata.namespace, node.metadata.name), object }
+        }
+        Kind::ResourceQuota => {
+            let quota: cluster::ResourceQuota = read_object(text)?;
+            let object = Projected::ResourceQuota(Quota::of(&quota));
+            Projection { key: (quota.metadata.namespace, quota.metadata.name), object }
         }
         Kind::Revision => {
             let read: ControllerRevision = read_object(text)?;

@@ -7,8 +7,10 @@ use crate::{
     api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, UnstableAddress, Vm, Vmi,
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
+        Vmi,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
+        nodes::Nodes,
         wire::Wire,
     },
     pci::Devices,
@@ -70,7 +72,8 @@ impl Store {
             vmi,
             vm: self.vm(namespace, name),
             attachment: self.attachment(),
-            nodes: self.count_nodes(),
+            nodes: self.nodes(),
+            quotas: self.quotas_of(namespace),
             migration: self.migration(namespace, name),
             overrides: self.overrides(namespace),
             ..Facts::default()
@@ -112,14 +115,23 @@ impl Store {
         configs.min().map(Arc::clone)
     }
 
-    /// Counts the nodes that KubeVirt has labelled, or all nodes if it has labelled none. A cluster has a node, so none
-    /// means that the count is unknown.
-    pub(super) fn count_nodes(&self) -> Fact<usize> {
-        match (self.nodes.is_synced(), self.labelled_nodes, self.nodes.count()) {
-            (false, ..) | (true, 0, 0) => Fact::Unknown,
-            (true, 0, all) => Fact::Known(all),
-            (true, labelled, _) => Fact::Known(labelled),
+    /// Returns the nodes that run guests. A cluster has a node, so none means that they are unknown.
+    pub(super) fn nodes(&self) -> Fact<Arc<Nodes>> {
+        if !self.nodes.is_readable() || self.nodes.count() == 0 {
+            return Fact::Unknown;
         }
+        let all = || Nodes::of(self.nodes.iter().map(|(_, name, node)| (name, node)));
+        Fact::Known(Arc::clone(self.guest_nodes.get_or_init(|| Arc::new(all()))))
+    }
+
+    /// Returns the quotas of a namespace that limit the pods of guests.
+    fn quotas_of(&self, namespace: &str) -> Fact<Vec<Arc<Quota>>> {
+        if !self.quotas.is_readable_in(namespace) {
+            return Fact::Unknown;
+        }
+        let mut quotas: Vec<_> = self.quotas.iter_in(namespace).map(|(_, quota)| Arc::clone(quota)).collect();
+        quotas.sort_by(|one, other| one.name.cmp(&other.name));
+        Fact::Known(quotas)
     }
 
     pub(super) fn migration(&self, namespace: &str, name: &str) -> Fact<Arc<str>> {

@@ -67,10 +67,10 @@ impl ListWatch {
         (self.path.kind == Kind::ConfigMap).then(|| format!("metadata.name={MULTUS_CONFIG}"))
     }
 
-    /// Only the labels of a node are read, and its status is many times larger; of a namespace only the annotations.
+    /// Only the annotations of a namespace are read.
     fn fields(&self) -> Fields {
         match self.path.kind {
-            Kind::Namespace | Kind::Node => Fields::Metadata,
+            Kind::Namespace => Fields::Metadata,
             _ => Fields::All,
         }
     }

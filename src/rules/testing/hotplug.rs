@@ -12,6 +12,7 @@ use crate::{
         Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
         attachment::{InPlace, ReadyNodes},
         nad::{Nad, NadLookup},
+        nodes::{Node, Nodes},
         vmi::StatusNic,
     },
     rules::{Finding, Rule},
@@ -72,7 +73,7 @@ impl Hotplug {
         hotplug.resource.spec.workload_update_strategy.workload_update_methods = vec!["LiveMigrate".to_owned()];
         hotplug.facts.vm = Fact::Absent;
         hotplug.facts.isolation = Fact::Absent;
-        hotplug.facts.nodes = Fact::Known(3);
+        hotplug = hotplug.nodes(&["{}"; 3]);
         hotplug.facts.migration = Fact::Absent;
         hotplug.facts.mac_users = Fact::Known(Vec::new());
         hotplug
@@ -85,7 +86,7 @@ impl Hotplug {
     /// Sets the running guest to the guest of the old object.
     fn running(mut self) -> Self {
         let vmi = format!(
-            r#"{{"spec": {}, "status": {{"phase": "Running", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
+            r#"{{"spec": {}, "status": {{"phase": "Running", "nodeName": "node-0", "conditions": [{{"type": "LiveMigratable", "status": "True"}}]}}}}"#,
             self.guest(&self.old)
         );
         self.facts.vmi = Fact::Known(Arc::new(Vmi::from(&serde_json::from_str(&vmi).unwrap())));
@@ -138,6 +139,14 @@ impl Hotplug {
         let multus = Fact::Known(ReadyNodes { ready: 3, desired: 3 });
         let attachment = Attachment { in_place, has_thick_multus: in_place != InPlace::No, multus };
         self.facts(|facts| facts.attachment = Fact::Known(attachment))
+    }
+
+    /// Sets the nodes that run guests, each as JSON: `node-0`, on which the guest runs, `node-1`, and so on.
+    pub(crate) fn nodes(self, nodes: &[&str]) -> Self {
+        let read = |node: &&str| Arc::new(Node::from(&serde_json::from_str::<cluster::Node>(node).unwrap()));
+        let nodes: Vec<_> = nodes.iter().map(read).enumerate().map(|(i, node)| (format!("node-{i}"), node)).collect();
+        let nodes = Nodes::of(nodes.iter().map(|(name, node)| (name.as_str(), node)));
+        self.facts(|facts| facts.nodes = Fact::Known(Arc::new(nodes)))
     }
 
     /// Adds a NetworkAttachmentDefinition, named as `namespace/name`, with this config.

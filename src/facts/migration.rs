@@ -1,0 +1,122 @@
+//! Where a live migration can move a guest: the nodes other than its own that it may run on. NP108 and NP112 use this.
+//!
+//! KubeVirt renders the guest's `nodeSelector` and affinity again for the target pod, and keeps it off the guest's own
+//! node. The condition LiveMigratable says nothing about nodes. Taints are not judged.
+
+use std::fmt;
+
+use super::{
+    Facts, Vmi,
+    nodes::{Node, Nodes},
+};
+use crate::change::Nic;
+
+/// Why a migration of a guest cannot succeed, or not now. As text it continues a sentence such as "it needs a live
+/// migration, and".
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Obstacle {
+    /// The cluster has no other node that runs guests.
+    OneNode,
+    /// The guest requires what no other node has: in this field.
+    Pinned(&'static str),
+    /// The nodes that the guest may run on accept no pods now.
+    Unavailable {
+        /// Whether one of them is cordoned.
+        are_cordoned: bool,
+        /// The name of the first.
+        first: String,
+        /// The number of the others.
+        more: usize,
+    },
+    /// None of the nodes that the guest may run on offers the resource of the network.
+    NoResource(String),
+    /// A ResourceQuota has no room for a second pod of the guest.
+    Quota {
+        /// Its name.
+        name: String,
+        /// What is left of what is needed.
+        shortage: String,
+    },
+}
+
+impl Obstacle {
+    /// Returns what hinders a migration that attaches or moves a NIC of a guest; `None` if nothing does, as far as is
+    /// known.
+    #[must_use]
+    pub fn of(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+        Self::of_nodes(facts, vmi, nic, namespace).or_else(|| {
+            let mut quotas = facts.quotas.known()?.iter();
+            quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
+        })
+    }
+
+    fn of_nodes(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+        let nodes = facts.nodes.known()?;
+        if nodes.count() == 1 {
+            return Some(Self::OneNode);
+        }
+        let targets = targets(nodes, vmi)?;
+        if targets.is_empty() {
+            let field = vmi.placement.as_ref().map_or("nodeSelector", |placement| placement.field());
+            return Some(Self::Pinned(field));
+        }
+        let available: Vec<_> = targets.iter().filter(|(_, node)| node.is_available()).collect();
+        if let (true, [(first, _), more @ ..]) = (available.is_empty(), &*targets) {
+            let are_cordoned = targets.iter().any(|(_, node)| node.is_cordoned);
+            return Some(Self::Unavailable { are_cordoned, first: (*first).to_owned(), more: more.len() });
+        }
+        let resource = resource_of(facts, nic, namespace)?;
+        let offers = available.iter().any(|(_, node)| node.may_offer(&resource));
+        (!offers).then_some(Self::NoResource(resource))
+    }
+
+    /// Whether it stays until a user changes the cluster or the guest.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::OneNode | Self::Pinned(_))
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneNode => write!(formatter, "no other node can take the guest (one node)"),
+            Self::Pinned(field) => write!(formatter, "no other node fits its {field}"),
+            Self::Unavailable { are_cordoned, first, more } => {
+                let state = if *are_cordoned { "cordoned" } else { "not schedulable" };
+                let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+                write!(formatter, "the other nodes are {state} ({first}{more})")
+            }
+            Self::Quota { name, shortage } => write!(formatter, "quota {name:?} has {shortage}"),
+            Self::NoResource(resource) => write!(formatter, "no other node offers {resource}"),
+        }
+    }
+}
+
+/// Returns the nodes other than its own that a guest may run on; `None` if its own node is unknown and may be any of
+/// several.
+fn targets<'n>(nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> {
+    let is_allowed =
+        |name: &str, node: &Node| vmi.placement.as_ref().is_none_or(|placement| placement.allows(name, node));
+    let allowed = nodes.iter().filter(|(name, node)| **name != *vmi.node && is_allowed(name, node));
+    let allowed: Vec<_> = allowed.collect();
+    match (vmi.node.is_empty(), allowed.len()) {
+        (false, _) => Some(allowed),
+        // The guest runs on one of them.
+        (true, 0 | 1) => Some(Vec::new()),
+        (true, _) => None,
+    }
+}
+
+/// Returns the resource that the network of a NIC needs.
+fn resource_of(facts: &Facts, nic: &Nic, namespace: &str) -> Option<String> {
+    let nad = facts.nads.lookup(facts.nad_of(nic, namespace)?).nad;
+    nad.known()?.resource.as_deref().map(str::to_owned)
+}
+
+/// Returns the resource of a NIC's network that the guest's own node does not offer.
+#[must_use]
+pub fn missing_on_own_node(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<String> {
+    let node = facts.nodes.known()?.get(&vmi.node)?;
+    resource_of(facts, nic, namespace).filter(|resource| !node.may_offer(resource))
+}
