@@ -76,6 +76,7 @@ single condition with && therefore spares the authorizer, which searches all bin
           has(object.metadata.annotations) && key in object.metadata.annotations) ||
         [
           'kubevirt.io/pci-interface-slot-count',
+          'kubevirt.io/pci-topology-version',
           'kubevirt.io/placePCIDevicesOnRootComplex',
           'nicplug.io/add-interfaces',
           'nicplug.io/apply',
