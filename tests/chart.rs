@@ -485,6 +485,7 @@ async fn updates_that_change_nothing_under_review_are_not_sent() {
             ];
             let keys = [
                 "kubevirt.io/pci-interface-slot-count",
+                "kubevirt.io/pci-topology-version",
                 "kubevirt.io/placePCIDevicesOnRootComplex",
                 "nicplug.io/add-interfaces",
                 "nicplug.io/apply",
