@@ -2,10 +2,10 @@
 
 use super::RULE;
 use crate::{
-    api::{guest::Probe, network::Network},
+    api::guest::Probe,
     change::Nic,
     facts::Fact,
-    rules::{Case, CauseType, Finding},
+    rules::{Case, Finding},
 };
 
 /// Evaluates a change of a VM, running or stopped.
@@ -20,17 +20,7 @@ fn first_nic_of_stopped_vm(case: &Case) -> Option<Finding> {
     if !matches!(case.live(), Fact::Absent) {
         return None;
     }
-    let change = case.change;
-    let after = change.after.guest;
-    let had_default = change.before.is_some_and(|before| before.guest.gets_default_nic());
-    let is_intended = after.domain.devices.autoattach_pod_interface == Some(false);
-    if !had_default || is_intended || after.networks.iter().any(Network::is_default) {
-        return None;
-    }
-    let nic = change.nics.added.iter().find(|nic| !nic.is_absent())?;
-    let what = format!("with {:?} the guest loses KubeVirt's automatic pod NIC at its next boot", nic.name);
-    let fix = "add a NIC with pod: {} too, or set autoattachPodInterface: false to remove it";
-    Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(fix.to_owned()))
+    super::evaluate_first(case.change)
 }
 
 /// Returns a finding about a template that loses its last NIC.
@@ -148,7 +138,7 @@ mod tests {
             "domain": {"devices": {"interfaces": [{"name": "lan", "bridge": {}}]}}}"#;
         let facts = Facts { vmi: Fact::Absent, ..Facts::default() };
         let found = findings_of_update_with(&RULE, &vm("{}"), &vm(first), &facts);
-        assert_eq!(found[0].what, "with \"lan\" the guest loses KubeVirt's automatic pod NIC at its next boot");
+        assert_eq!(found[0].what, "adding \"lan\" removes the default pod-network NIC at the next boot");
         assert_eq!(found.len(), 1, "{found:?}");
     }
 
