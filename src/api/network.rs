@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de::MapAccess};
 use super::{
     Present, Shape, Text,
     fields::{self, Fields, fields},
+    mac::Mac,
 };
 
 /// An entry of `networks[]`.
@@ -134,6 +135,18 @@ impl Interface<'_> {
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.state.as_deref() == Some("absent")
+    }
+
+    /// Whether `state: down` takes its link down.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.state.as_deref() == Some("down")
+    }
+
+    /// Returns the MAC address; `None` if it is missing or invalid.
+    #[must_use]
+    pub fn mac(&self) -> Option<Mac> {
+        self.mac_address.as_deref()?.parse().ok()
     }
 
     /// Returns the model of the device, which is virtio unless set.

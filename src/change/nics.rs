@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{ObjectView, StatusRequests};
 use crate::api::{
     guest::GuestSpec,
+    mac::Mac,
     network::{Interface, Network},
     vm::AddInterface,
 };
@@ -22,7 +23,12 @@ pub struct NicDiff<'r> {
     pub modified: Vec<(Nic<'r>, Nic<'r>)>,
 }
 
-impl NicDiff<'_> {
+impl<'r> NicDiff<'r> {
+    /// Returns the NICs that are added or modified, as in the new object; not those that are only set absent.
+    pub fn added_or_modified(&self) -> impl Iterator<Item = &Nic<'r>> {
+        self.added.iter().chain(self.modified.iter().map(|(_, nic)| nic))
+    }
+
     /// Whether no NIC differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -56,6 +62,18 @@ impl<'r> Nic<'r> {
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.interface.is_some_and(|entry| entry.value.is_absent())
+    }
+
+    /// Whether its state is `down`.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.interface.is_some_and(|entry| entry.value.is_down())
+    }
+
+    /// Returns its MAC address; `None` if it is missing or invalid.
+    #[must_use]
+    pub fn mac(&self) -> Option<Mac> {
+        self.interface?.value.mac()
     }
 
     /// Whether both are equal, except for the indices in their lists.

@@ -45,9 +45,8 @@ impl FetchPlan {
     #[must_use]
     pub fn of(change: &Change) -> Self {
         let subject = change.subject;
-        let nics = change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic));
         // A default network without a namespace is in that of Multus, and often meant to be in that of the VM.
-        let names = nics.flat_map(|nic| {
+        let names = change.nics.added_or_modified().flat_map(|nic| {
             let own = nic.network_name().map(|name| NadRef::parse(name, subject.namespace));
             [own, nad_of(nic, subject.namespace, MULTUS_NAMESPACE)].into_iter().flatten()
         });

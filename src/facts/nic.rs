@@ -88,7 +88,7 @@ impl GuestNic {
             network: multus.map(|multus| multus.network_name.as_str().into()),
             hotplug: HotplugMethod::of(interface, network),
             is_absent: interface.is_absent(),
-            is_down: interface.state.as_deref() == Some("down"),
+            is_down: interface.is_down(),
             role: match network {
                 Some(network) if network.pod.is_some() => NetworkRole::Pod,
                 Some(network) if network.is_default() => NetworkRole::Default,
@@ -105,12 +105,11 @@ impl GuestNic {
 /// The list is empty if no NIC has one.
 #[must_use]
 pub fn macs_of(guest: &GuestSpec) -> Arc<[Option<Mac>]> {
-    let mac_of = |interface: &Interface| interface.mac_address.as_deref()?.parse().ok();
     let interfaces = guest.interfaces();
-    if interfaces.iter().all(|interface| mac_of(interface).is_none()) {
+    if interfaces.iter().all(|interface| interface.mac().is_none()) {
         return Arc::default();
     }
-    interfaces.iter().map(mac_of).collect()
+    interfaces.iter().map(Interface::mac).collect()
 }
 
 /// Returns a text; KubeVirt takes an empty one for none.

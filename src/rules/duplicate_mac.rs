@@ -2,11 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{
-        mac::Mac,
-        network::{Interface, NadRef},
-        review::ObjectKind,
-    },
+    api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
@@ -46,18 +42,21 @@ fn check(case: &Case) -> Vec<Finding> {
     if change.after.vm.is_some_and(|vm| vm.spec.run_strategy.as_deref() == Some("WaitAsReceiver")) {
         return Vec::new();
     }
-    let nics =
-        change.nics.added.iter().chain(change.nics.modified.iter().filter(|pair| moves(pair)).map(|(_, nic)| nic));
-    nics.filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect()
+    judged_nics(&change.nics).filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect()
+}
+
+/// Returns the NICs that are new, or that get another address or another network.
+fn judged_nics<'c, 'r>(nics: &'c NicDiff<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
+    nics.added.iter().chain(nics.modified.iter().filter(|pair| moves(pair)).map(|(_, nic)| nic))
 }
 
 /// Whether a changed NIC gets another address or another network.
 fn moves((old, new): &(Nic, Nic)) -> bool {
-    mac_of(old) != mac_of(new) || old.network_name() != new.network_name()
+    old.mac() != new.mac() || old.network_name() != new.network_name()
 }
 
 fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
-    let mac = mac_of(nic)?;
+    let mac = nic.mac()?;
     let field = format!("{}.macAddress", case.change.nic_field(nic));
     if mac.is_zero() {
         let what = format!("MAC address {mac} of {:?} is all zero: leave macAddress out", nic.name);
@@ -101,23 +100,13 @@ fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network_name: &str, field: S
     }
 }
 
-fn mac_of(nic: &Nic) -> Option<Mac> {
-    mac_of_interface(nic.interface?.value)
-}
-
-fn mac_of_interface(interface: &Interface) -> Option<Mac> {
-    interface.mac_address.as_deref()?.parse().ok()
-}
-
 /// Returns another NIC of the guest with the address. Of two NICs that get it, only the later one is reported.
 fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
     let index = nic.interface?.index;
-    let NicDiff { added, modified, .. } = &case.change.nics;
-    let judged = || added.iter().chain(modified.iter().filter(|pair| moves(pair)).map(|(_, nic)| nic));
-    let is_judged = |name: &str| judged().any(|nic| nic.name == name);
+    let is_judged = |name: &str| judged_nics(&case.change.nics).any(|nic| nic.name == name);
     let interfaces = case.change.after.guest.interfaces().iter().enumerate();
     let mut twins = interfaces.filter(|(other, interface)| {
-        let is_twin = *other != index && mac_of_interface(interface) == Some(mac) && !interface.is_absent();
+        let is_twin = *other != index && interface.mac() == Some(mac) && !interface.is_absent();
         let is_reported_there = || *other > index && is_judged(&interface.name);
         is_twin && !is_reported_there()
     });

@@ -47,13 +47,12 @@ fn added_again(case: &Case) -> Vec<Finding> {
     if case.is_new() || case.change.subject.kind != ObjectKind::Vm {
         return Vec::new();
     }
-    let candidates = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
     let is_being_unplugged = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| nic.is_absent);
     let evaluate = |nic: &Nic| {
         let what = format!("{:?} is still being unplugged and may come back late or never; use another name", nic.name);
         RULE.fault(CauseType::Duplicate, name_field(case, nic), what)
     };
-    candidates.filter(is_being_unplugged).map(evaluate).collect()
+    nics.added_or_modified().filter(is_being_unplugged).map(evaluate).collect()
 }
 
 fn plug_and_unplug(case: &Case) -> Option<Finding> {

@@ -1,10 +1,6 @@
 //! NP116.
 
-use super::{
-    Case, CauseType, Finding,
-    live_change::forecast::{Forecast, is_down},
-    rule,
-};
+use super::{Case, CauseType, Finding, live_change::forecast::Forecast, rule};
 use crate::{
     api::review::ObjectKind,
     change::Nic,
@@ -52,7 +48,7 @@ fn check(case: &Case) -> Vec<Finding> {
     if findings.is_empty() && !case.change.nics.modified.is_empty() {
         let changed = |vmi| {
             let Forecast { links, swapped, .. } = Forecast::of(case, vmi);
-            let link = links.first().map(|nic| fault(nic, if is_down(nic) { " (link down)" } else { " (link up)" }));
+            let link = links.first().map(|nic| fault(nic, if nic.is_down() { " (link down)" } else { " (link up)" }));
             let applied = swapped.iter().find(|swap| swap.guest.role == NetworkRole::Additional);
             link.or_else(|| applied.map(|swap| fault(&swap.nic, " (network)"))).into_iter().collect()
         };

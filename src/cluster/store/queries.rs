@@ -153,7 +153,7 @@ impl Store {
         let own = change.subject.namespace;
         let multus_namespace = self.multus_namespace();
         let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
-        for nic in networks_of(change) {
+        for nic in change.nics.added_or_modified() {
             let Some(name) = nad_of(nic, own, multus_namespace) else { continue };
             let mut lookup = self.find_nad(name);
             // A default network that Multus does not find is often one of the VM's own namespace.
@@ -205,11 +205,8 @@ impl Store {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
-        let user = |nic: &Nic| {
-            let mac = nic.interface?.value.mac_address.as_deref()?.parse().ok()?;
-            self.mac_user(mac, NadRef::parse(nic.network_name()?, own_namespace), &own)
-        };
-        let users: Vec<MacUser> = networks_of(change).filter_map(user).collect();
+        let user = |nic: &Nic| self.mac_user(nic.mac()?, NadRef::parse(nic.network_name()?, own_namespace), &own);
+        let users: Vec<MacUser> = change.nics.added_or_modified().filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
         }
@@ -272,11 +269,6 @@ impl FactSource for Store {
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.facts_of_guest(start.namespace, start.vmi_name)
     }
-}
-
-/// Returns the NICs whose networks are facts of a change.
-fn networks_of<'c, 'r>(change: &'c Change<'r>) -> impl Iterator<Item = &'c Nic<'r>> {
-    change.nics.added.iter().chain(change.nics.modified.iter().map(|(_, nic)| nic))
 }
 
 /// Returns the name in `namespace/name`.

@@ -169,7 +169,7 @@ impl<'c> Forecast<'c> {
             if let Some(field) = field.or_else(|| (!copies_networks && name_differs).then_some(NETWORK_NAME)) {
                 self.differences.push(Difference::Field(nic, field));
             }
-            if !guest.is_absent && !nic.is_absent() && is_down(&nic) != guest.is_down {
+            if !guest.is_absent && !nic.is_absent() && nic.is_down() != guest.is_down {
                 self.links.push(nic);
             }
             if copies_networks {
@@ -315,9 +315,4 @@ fn is_copied(nic: &Nic) -> bool {
 
 fn is_on_pod_network(nic: &Nic) -> bool {
     nic.network.is_some_and(|entry| entry.value.pod.is_some())
-}
-
-/// Returns whether the state of a NIC is `down`.
-pub(in crate::rules) fn is_down(nic: &Nic) -> bool {
-    nic.interface.is_some_and(|entry| entry.value.state.as_deref() == Some("down"))
 }

@@ -50,8 +50,7 @@ fn absent_entries(case: &Case) -> Vec<Finding> {
         Fact::Absent => true,
         Fact::Unknown => false,
     };
-    let written = nics.added.iter().chain(nics.modified.iter().map(|(_, nic)| nic));
-    let absent = written.filter(|nic| nic.is_absent() && is_missing(nic));
+    let absent = nics.added_or_modified().filter(|nic| nic.is_absent() && is_missing(nic));
     let found = absent.map(|nic| {
         let what = format!(
             "KubeVirt removes the absent entry {:?}, which the guest lacks; each apply brings it back",
@@ -66,8 +65,8 @@ fn absent_entries(case: &Case) -> Vec<Finding> {
 fn link_under_probe(case: &Case) -> Option<Finding> {
     let change = case.change;
     let guest = change.after.guest;
-    let changed = change.nics.modified.iter().filter(|(old, new)| !is_down(old) && is_down(new)).map(|(_, new)| new);
-    let added = change.nics.added.iter().filter(|nic| is_down(nic));
+    let changed = change.nics.modified.iter().filter(|(old, new)| !old.is_down() && new.is_down()).map(|(_, new)| new);
+    let added = change.nics.added.iter().filter(|nic| nic.is_down());
     let is_on_default = |nic: &&Nic| nic.network.is_some_and(|network| network.value.is_default());
     let nic = changed.chain(added).find(is_on_default)?;
     let name = nic.name;
@@ -81,10 +80,6 @@ fn link_under_probe(case: &Case) -> Option<Finding> {
     };
     let field = format!("{}.state", change.nic_field(nic));
     Some(RULE.advice(field, what))
-}
-
-fn is_down(nic: &Nic) -> bool {
-    nic.interface.is_some_and(|entry| entry.value.state.as_deref() == Some("down"))
 }
 
 #[cfg(test)]
