@@ -4,9 +4,10 @@ pub(super) mod forecast;
 mod next_boot;
 mod pool;
 
-use self::forecast::{DEFAULT_NIC, Difference, Forecast, NETWORK_NAME, Restart, Swap};
+use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
     change::{Change, Nic},
     facts::{
@@ -82,8 +83,7 @@ fn evaluate_update(case: &Case) -> Vec<Finding> {
         // An entry of status.interfaceRequests changes no template yet.
         Fact::Known(vmi) if case.change.requests.is_none() => evaluate_live(case, vmi),
         Fact::Unknown if needs_guest => case.if_live(&RULE, |_| Vec::new()),
-        Fact::Known(_) | Fact::Unknown => evaluate_first(case.change).into_iter().collect(),
-        Fact::Absent => Vec::new(),
+        _ => evaluate_first(case.change).into_iter().collect(),
     }
 }
 
@@ -137,7 +137,12 @@ fn is_reported_with_swap(vmi: &Vmi, nic: &Nic, forecast: &Forecast) -> bool {
     vmi.migratable == Migratable::Yes && forecast.swapped.iter().any(is_swapped)
 }
 
-/// Evaluates the first NIC of a template, which replaces the default NIC that KubeVirt gives to a guest without any.
+/// How to keep the default NIC beside the first one of a template.
+const KEEP_DEFAULT_NIC: &str =
+    "add that NIC too (a network with pod: {}), or set autoattachPodInterface: false to remove it";
+
+/// Evaluates the first NIC of a template, which replaces the default NIC that KubeVirt gives to a guest without any
+/// (`pkg/network/vmispec/defaults.go`).
 fn evaluate_first(change: &Change) -> Option<Finding> {
     let after = change.after.guest;
     let had_default = change.before.is_some_and(|before| before.guest.gets_default_nic());
@@ -147,8 +152,7 @@ fn evaluate_first(change: &Change) -> Option<Finding> {
     }
     let nic = change.nics.added.iter().find(|nic| !nic.is_absent())?;
     let what = format!("adding {:?} removes the default pod-network NIC at the next boot", nic.name);
-    let fix = "add that NIC too (a network with pod: {}), or set autoattachPodInterface: false to remove it";
-    Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(fix.to_owned()))
+    Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(KEEP_DEFAULT_NIC.to_owned()))
 }
 
 /// Evaluates a difference that the request makes and for which KubeVirt asks for a restart.
@@ -199,10 +203,7 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
     };
     let finding = fault(case, difference, what);
     match difference {
-        Difference::Dropped(guest) if is_automatic(&guest.name) => {
-            let fix = "add that NIC too (a network with pod: {}), or set autoattachPodInterface: false to remove it";
-            finding.with_fix(fix.to_owned())
-        }
+        Difference::Dropped(guest) if is_automatic(&guest.name) => finding.with_fix(KEEP_DEFAULT_NIC.to_owned()),
         Difference::Dropped(_) => finding,
         Difference::Field(nic, _) if vmi.nic(nic.name).is_some_and(|nic| nic.hotplug != HotplugMethod::None) => finding,
         _ => finding.with_fix("undo the change, or restart the VM".to_owned()),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    annotations::interfaces::DEFAULT_NIC,
     api::{
         guest::{Devices, GuestSpec},
         mac::Mac,
@@ -21,9 +22,6 @@ use crate::{
     kubevirt::gates::Gate,
     rules::Case,
 };
-
-/// The name of the NIC that KubeVirt gives to a guest without any.
-pub(in crate::rules) const DEFAULT_NIC: &str = "default";
 
 /// What KubeVirt does with an update of a running VM.
 #[derive(Debug)]

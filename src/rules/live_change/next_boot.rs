@@ -1,4 +1,4 @@
-//! NICs that the guest gets or loses at its next boot, entries that KubeVirt removes, and links under a probe.
+//! The default NIC that the guest gets at its next boot, entries that KubeVirt removes, and links under a probe.
 
 use super::RULE;
 use crate::{
@@ -10,17 +10,8 @@ use crate::{
 
 /// Evaluates a change of a VM, running or stopped.
 pub(super) fn check(case: &Case) -> Vec<Finding> {
-    let findings = [first_nic_of_stopped_vm(case), last_nic(case), link_under_probe(case)];
+    let findings = [last_nic(case), link_under_probe(case)];
     findings.into_iter().flatten().chain(absent_entries(case)).collect()
-}
-
-/// Returns a finding about the first NIC in the template of a stopped VM: KubeVirt adds its default NIC only to a guest
-/// without networks (`pkg/network/vmispec/defaults.go`).
-fn first_nic_of_stopped_vm(case: &Case) -> Option<Finding> {
-    if !matches!(case.live(), Fact::Absent) {
-        return None;
-    }
-    super::evaluate_first(case.change)
 }
 
 /// Returns a finding about a template that loses its last NIC.
