@@ -32,6 +32,12 @@ fields! {
 }
 
 impl VirtualMachine<'_> {
+    /// Whether KubeVirt stops its guest: the VM is halted or being deleted.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.spec.is_halted() || self.metadata.deletion_timestamp.is_some()
+    }
+
     /// Whether its condition `RestartRequired` is true.
     #[must_use]
     pub fn requires_restart(&self) -> bool {

@@ -11,7 +11,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::{InterfaceRequest, PoolSpec, VirtualMachine},
+    vm::{GuestTemplate, InterfaceRequest, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -222,8 +222,6 @@ pub struct ObjectView<'r> {
     pub needs_expansion: bool,
     /// `spec.replicas` of a pool or replica set; `None` if it is not set.
     pub replicas: Option<i64>,
-    /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
-    pub stops: bool,
     /// The pool, if the object is one.
     pub pool: Option<&'r PoolSpec<'r>>,
 }
@@ -231,59 +229,59 @@ pub struct ObjectView<'r> {
 impl<'r> ObjectView<'r> {
     fn of(object: &'r Object<'r>) -> Option<Self> {
         Some(match object {
-            Object::Vmi(vmi) => Self {
-                metadata: &vmi.metadata,
-                guest_metadata: &vmi.metadata,
-                guest: &vmi.spec,
-                path: "spec",
-                vmi: Some(vmi),
-                vm: None,
-                needs_expansion: false,
-                replicas: None,
-                stops: false,
-                pool: None,
-            },
+            Object::Vmi(vmi) => {
+                Self { vmi: Some(vmi), ..Self::with_guest(&vmi.metadata, &vmi.metadata, &vmi.spec, "spec") }
+            }
             Object::Vm(vm) => Self {
-                metadata: &vm.metadata,
-                guest_metadata: &vm.spec.template.metadata,
-                guest: &vm.spec.template.spec,
-                path: "spec.template.spec",
-                vmi: None,
                 vm: Some(vm),
                 needs_expansion: vm.needs_expansion(),
-                replicas: None,
-                stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
-                pool: None,
+                ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec")
             },
             Object::ReplicaSet(set) => Self {
-                metadata: &set.metadata,
-                guest_metadata: &set.spec.template.metadata,
-                guest: &set.spec.template.spec,
-                path: "spec.template.spec",
-                vmi: None,
-                vm: None,
-                needs_expansion: false,
                 replicas: set.spec.replicas,
-                stops: false,
-                pool: None,
+                ..Self::with_template(&set.metadata, &set.spec.template, "spec.template.spec")
             },
             Object::Pool(pool) => {
                 let vm = &pool.spec.virtual_machine_template;
+                let path = "spec.virtualMachineTemplate.spec.template.spec";
                 Self {
-                    metadata: &pool.metadata,
-                    guest_metadata: &vm.spec.template.metadata,
-                    guest: &vm.spec.template.spec,
-                    path: "spec.virtualMachineTemplate.spec.template.spec",
-                    vmi: None,
-                    vm: None,
                     needs_expansion: vm.needs_expansion(),
                     replicas: pool.spec.replicas,
-                    stops: false,
                     pool: Some(&pool.spec),
+                    ..Self::with_template(&pool.metadata, &vm.spec.template, path)
                 }
             }
             Object::Migration(_) | Object::Other => return None,
         })
+    }
+
+    fn with_template(metadata: &'r Metadata<'r>, template: &'r GuestTemplate<'r>, path: &'static str) -> Self {
+        Self::with_guest(metadata, &template.metadata, &template.spec, path)
+    }
+
+    fn with_guest(
+        metadata: &'r Metadata<'r>,
+        guest_metadata: &'r Metadata<'r>,
+        guest: &'r GuestSpec<'r>,
+        path: &'static str,
+    ) -> Self {
+        Self {
+            metadata,
+            guest_metadata,
+            guest,
+            path,
+            vmi: None,
+            vm: None,
+            needs_expansion: false,
+            replicas: None,
+            pool: None,
+        }
+    }
+
+    /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.vm.is_some_and(VirtualMachine::stops)
     }
 
     /// Returns an annotation of the object.

@@ -28,7 +28,7 @@ impl From<&VirtualMachine<'_>> for Vm {
         Self {
             nics: GuestNic::all(&vm.spec.template.spec).into(),
             reserve_ports: reserve_ports.map(Into::into),
-            stops: vm.spec.is_halted() || vm.metadata.deletion_timestamp.is_some(),
+            stops: vm.stops(),
             is_managed: vm.metadata.owner_references.iter().any(|owner| OWNERS.contains(&&*owner.kind)),
         }
     }

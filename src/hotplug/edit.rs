@@ -157,7 +157,7 @@ pub fn edit(
             kubevirt: facts.kubevirt.known().map(Arc::clone),
         };
         let running = match facts.live() {
-            _ if change.after.stops => Fact::Absent,
+            _ if change.after.stops() => Fact::Absent,
             Fact::Known(_) => Fact::Known(()),
             Fact::Absent => Fact::Absent,
             Fact::Unknown => Fact::Unknown,

@@ -64,7 +64,7 @@ fn is_unplugged(input: &MutationInput, nic: &Nic) -> bool {
     let can_be_absent =
         interface.value.bindings.bridge.is_some() && network.is_none_or(|network| !network.value.is_default());
     match input.facts.live() {
-        _ if input.change.before.is_none() || input.change.after.stops => false,
+        _ if input.change.before.is_none() || input.change.after.stops() => false,
         Fact::Known(_) => true,
         Fact::Absent => false,
         Fact::Unknown => can_be_absent,

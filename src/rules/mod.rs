@@ -401,7 +401,7 @@ impl<'c> Case<'c> {
     /// Returns the running guest that the change affects; absent if there is none. There is none either if KubeVirt stops
     /// the guest with this change, or if the guest has no pod yet: then the change is no hotplug.
     pub(crate) fn live(&self) -> Fact<&'c Vmi> {
-        if self.change.after.stops || self.change.subject.kind == ObjectKind::Pool {
+        if self.change.after.stops() || self.change.subject.kind == ObjectKind::Pool {
             return Fact::Absent;
         }
         match self.facts.live() {

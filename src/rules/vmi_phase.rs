@@ -30,7 +30,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let NicDiff { added, set_absent, .. } = &case.change.nics;
-    if case.is_new() || case.change.after.stops || (added.is_empty() && set_absent.is_empty()) {
+    if case.is_new() || case.change.after.stops() || (added.is_empty() && set_absent.is_empty()) {
         return Vec::new();
     }
     // If the VMI is not known, other rules report that already.
