@@ -41,12 +41,6 @@ impl Text<'_> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Returns a copy that borrows nothing.
-    #[must_use]
-    pub fn to_owned_text(&self) -> Text<'static> {
-        Text(Cow::Owned(self.0.clone().into_owned()))
-    }
 }
 
 impl<'a> From<&'a str> for Text<'a> {

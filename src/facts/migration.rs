@@ -110,8 +110,7 @@ fn targets<'n>(nodes: &'n Nodes, vmi: &Vmi) -> Option<Vec<(&'n str, &'n Node)>> 
 
 /// Returns the resource that the network of a NIC needs.
 fn resource_of(facts: &Facts, nic: &Nic, namespace: &str) -> Option<String> {
-    let nad = facts.nads.lookup(facts.nad_of(nic, namespace)?).nad;
-    nad.known()?.resource.as_deref().map(str::to_owned)
+    facts.known_nad(nic, namespace)?.resource.as_deref().map(str::to_owned)
 }
 
 /// Returns the resource of a NIC's network that the guest's own node does not offer.

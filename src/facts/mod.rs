@@ -23,7 +23,7 @@ pub use self::{
     attachment::Attachment,
     boot::BootFacts,
     kubevirt::KubeVirt,
-    nad::{MULTUS_NAMESPACE, Nads, NamespaceIsolation},
+    nad::{MULTUS_NAMESPACE, Nad, Nads, NamespaceIsolation},
     nodes::Nodes,
     placement::Placement,
     quota::Quota,
@@ -177,6 +177,12 @@ impl Facts {
     #[must_use]
     pub fn nad_of<'n>(&'n self, nic: &Nic<'n>, own_namespace: &'n str) -> Option<NadRef<'n>> {
         nad::nad_of(nic, own_namespace, self.multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE))
+    }
+
+    /// Returns the facts about that NetworkAttachmentDefinition; `None` unless it is known to exist.
+    #[must_use]
+    pub fn known_nad(&self, nic: &Nic, own_namespace: &str) -> Option<Arc<Nad>> {
+        self.nads.lookup(self.nad_of(nic, own_namespace)?).nad.known().map(Arc::clone)
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.

@@ -103,12 +103,6 @@ impl Kind {
             Self::Revision => "controllerrevisions",
         }
     }
-
-    /// Whether objects of the kind are in namespaces.
-    #[must_use]
-    pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
-    }
 }
 
 impl fmt::Display for Kind {

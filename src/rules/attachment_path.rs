@@ -124,8 +124,7 @@ fn evaluate_hotplug(case: &Case) -> Vec<Finding> {
 }
 
 fn is_too_old_for_sriov(case: &Case) -> bool {
-    let version = case.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version);
-    version.is_some_and(|version| version < SRIOV_SINCE)
+    case.version().is_some_and(|version| version < SRIOV_SINCE)
 }
 
 fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
@@ -165,9 +164,8 @@ fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
     if never.is_empty() {
         return None;
     }
-    let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
-    let found = case.facts.nads.lookup(name).nad;
-    let plugins = &found.known()?.network.plugins;
+    let nad = case.facts.known_nad(nic, case.change.subject.namespace)?;
+    let plugins = &nad.network.plugins;
     never.iter().map(String::as_str).find(|never| plugins.iter().any(|plugin| &**plugin == *never))
 }
 

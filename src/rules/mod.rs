@@ -372,7 +372,7 @@ impl<'c> Case<'c> {
 
     /// Returns a finding that PCI ports were not counted, usually because the KubeVirt version is unknown.
     pub(crate) fn uncounted(&self, rule: &'static Rule, what: String) -> Finding {
-        match self.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version) {
+        match self.version() {
             Some(_) => rule.unchecked(what),
             None => rule.unknown(FactKind::KubeVirt, what),
         }

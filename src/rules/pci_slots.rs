@@ -142,7 +142,7 @@ fn fixes(case: &Case, wanted: usize) -> String {
 }
 
 fn version(case: &Case) -> Result<Version, String> {
-    let version = case.facts.kubevirt.known().and_then(|kubevirt| kubevirt.version);
+    let version = case.version();
     version.ok_or_else(|| "KubeVirt's version is not known".to_owned())
 }
 

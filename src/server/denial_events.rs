@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use k8s_openapi::api::core::v1::ObjectReference;
+
 use crate::{
     admission::Evaluation,
     api::review::ObjectKind,
@@ -16,7 +18,6 @@ use crate::{
     cluster::cache::Cache,
     k8s::events::{DropReason, EventQueue, EventReason, PendingEvent, RateLimiter},
 };
-use k8s_openapi::api::core::v1::ObjectReference;
 
 /// Emits Events for denied requests of KubeVirt's components.
 pub(super) struct DenialEvents {

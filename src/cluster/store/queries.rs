@@ -148,11 +148,9 @@ impl Store {
         self.overrides.get("", namespace).map(Arc::clone)
     }
 
-    fn nads_of(&self, change: &Change) -> Nads {
+    fn nads_of(&self, change: &Change, multus_namespace: &str) -> Nads {
         let mut nads = Nads::default();
         let own = change.subject.namespace;
-        let multus_namespace = self.multus_namespace();
-        let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
         for nic in change.nics.added_or_modified() {
             let Some(name) = nad_of(nic, own, multus_namespace) else { continue };
             let mut lookup = self.find_nad(name);
@@ -253,12 +251,13 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
+        let multus_namespace = self.multus_namespace();
         let adds_nics = !change.nics.added.is_empty();
         let unstable_address = adds_nics.then(|| self.unstable_address(subject.namespace, &guest.vmi)).flatten();
         Facts {
-            nads: self.nads_of(change),
+            nads: self.nads_of(change, multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE)),
             isolation: self.isolation(),
-            multus_namespace: self.multus_namespace(),
+            multus_namespace,
             unstable_address,
             mac_users: self.mac_users(change),
             by_controller: self.component(change.user) == Some(CONTROLLER),
