@@ -107,8 +107,8 @@ impl Vmi {
         }
     }
 
-    /// Whether KubeVirt has not created the guest's pod yet. A change of the NICs is no hotplug then: KubeVirt copies it
-    /// to the VMI, and creates the pod with it.
+    /// Whether KubeVirt has not created the guest's pod yet. KubeVirt then does not hotplug a changed NIC: it copies
+    /// the change to the VMI, and creates the pod with it.
     #[must_use]
     pub fn has_no_pod_yet(&self) -> bool {
         match &self.phase {

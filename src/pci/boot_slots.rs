@@ -36,7 +36,7 @@ pub enum HotplugCapacity {
 }
 
 impl HotplugCapacity {
-    /// Returns the number of free slots; `None` if there is no limit.
+    /// Returns the number of free slots; `None` if they are unlimited.
     #[must_use]
     pub fn free(self) -> Option<u64> {
         match self {
@@ -80,7 +80,7 @@ impl BootSlots {
     }
 
     /// Returns the number of slots that are left when the guest has so many NICs and virtio disks. A memory hotplug
-    /// takes a port. `None` if there is no limit.
+    /// takes a port. `None` if they are unlimited.
     #[must_use]
     pub fn left(&self, nics: u64, disks: u64, has_hotplugged_memory: bool) -> Option<u64> {
         let free = self.capacity.free()?;

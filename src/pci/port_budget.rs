@@ -153,7 +153,7 @@ impl PortBudget {
         place(port_usage, &devices, scheme, target)
     }
 
-    /// Returns the capacity for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` if there is no limit.
+    /// Returns the capacity for hotplugged NICs: ports, or slots of a bridge or flat bus; `None` if they are unlimited.
     ///
     /// On a flat bus this is not a hard limit, because libvirt adds bridges when it defines the guest.
     #[must_use]

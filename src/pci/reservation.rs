@@ -13,9 +13,9 @@ const MAX_PLACEHOLDERS: u64 = 256;
 /// How to get a number of free ports.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Reservation {
-    /// The guest boots with enough free ports anyway, or there is no limit.
+    /// The guest boots with enough free ports anyway, or its ports are unlimited.
     Enough {
-        /// The number of free ports; `None` if there is no limit.
+        /// The number of free ports; `None` if they are unlimited.
         free: Option<u64>,
     },
     /// The slot-count annotation with this value gives enough free ports.

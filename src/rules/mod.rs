@@ -398,8 +398,8 @@ impl<'c> Case<'c> {
         in_place(&self.facts.attachment, self.settings)
     }
 
-    /// Returns the running guest that the change affects; absent if there is none. There is none either if KubeVirt stops
-    /// the guest with this change, or if the guest has no pod yet: then the change is no hotplug.
+    /// Returns the running guest that the change affects; absent if there is none. It is absent too if KubeVirt stops
+    /// the guest with this change, or if the guest has no pod yet: KubeVirt then does not hotplug the change.
     pub(crate) fn live(&self) -> Fact<&'c Vmi> {
         if self.change.after.stops() || self.change.subject.kind == ObjectKind::Pool {
             return Fact::Absent;

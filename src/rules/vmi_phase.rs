@@ -13,9 +13,9 @@ rule! {
     /// ## Why
     /// A guest in phase Succeeded or Failed, or one that is being deleted, can no longer change: a NIC that is added to
     /// it is lost. In the phases Scheduling and Scheduled the pod exists with the old list of NICs, and a NIC that is
-    /// added in the meantime waits until the guest runs. In phase Pending there is no pod yet: KubeVirt copies bridge and
-    /// sriov NICs to the VMI and creates the pod with them. A VM that the same update stops, or that is being deleted, is
-    /// not checked: KubeVirt uses its template at the next start.
+    /// added in the meantime waits until the guest runs. In phase Pending the guest has no pod: KubeVirt copies bridge
+    /// and sriov NICs to the VMI and creates the pod with them. A VM that the same update stops, or that is being
+    /// deleted, is not checked: KubeVirt uses its template at the next start.
     ///
     /// ## Example
     /// ```yaml

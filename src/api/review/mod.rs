@@ -23,7 +23,7 @@ use super::{JsonObject, JsonText, Text, json, nullable};
 /// The only version of AdmissionReview that nicplug supports.
 pub const API_VERSION: &str = "admission.k8s.io/v1";
 
-/// A body that is not an AdmissionReview request, so there is no uid to put into a response.
+/// A body that is not an AdmissionReview request, so the response cannot have a uid.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The bytes are not JSON.

@@ -214,7 +214,7 @@ impl Store {
     /// Returns a guest other than `own` that has the address on the network, or on another network of the same wire.
     ///
     /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
-    /// import or a restored backup: it is no conflict.
+    /// import or a restored backup: the addresses do not conflict.
     pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
         let network = nad.to_string();
         let own_name = name_of(own);
