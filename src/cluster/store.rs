@@ -251,12 +251,12 @@ impl Store {
                 return self.sees_daemon_sets && self.daemons.get(namespace, name).known().is_none();
             }
             Projected::Vmi(new) => {
-                self.guests.contains_vmi(namespace, name, &new.vmi, &new.macs)
+                self.guests.contains_vmi(namespace, name, &new.vmi)
                     && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
             }
             Projected::KubeVirt(kubevirt) => contains_arc(&self.kubevirts, key, kubevirt),
             Projected::Vm(new) => {
-                self.guests.contains_vm(namespace, name, &new.vm, &new.macs)
+                self.guests.contains_vm(namespace, name, &new.vm)
                     && self.requests_persist(|| ObjectRef::vm(namespace, name)) == new.asks
             }
             Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
@@ -301,8 +301,8 @@ impl Store {
                 self.choose_kubevirt();
             }
             Projected::Vm(new) => {
-                let ProjectedVm { vm, macs, asks } = *new;
-                self.guests.upsert_vm(namespace, name, vm, macs);
+                let ProjectedVm { vm, asks } = *new;
+                self.guests.upsert_vm(namespace, name, vm);
                 self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
             }
             Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
@@ -324,12 +324,12 @@ impl Store {
     }
 
     fn upsert_vmi(&mut self, key: &Key, new: ProjectedVmi) {
-        let ProjectedVmi { vmi, macs, asks, text } = new;
+        let ProjectedVmi { vmi, asks, text } = new;
         let before = self.guests.vmi(&key.0, &key.1);
         if before.known().is_some_and(|before| before.boot.revision != vmi.boot.revision) {
             self.remove_revision_of(&key.0, &key.1);
         }
-        self.guests.upsert_vmi(&key.0, &key.1, vmi, macs);
+        self.guests.upsert_vmi(&key.0, &key.1, vmi);
         self.set_dependent(Kind::Vmi, key, text);
         self.persist_queue.set(ObjectRef::vmi(&key.0, &key.1), asks);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
-    mac_index::{Holder, MacIndex, MacOnNetwork, Macs, UserOfMac, macs_on_networks},
+    mac_index::{Holder, MacIndex, UserOfMac, macs_on_networks},
 };
 use crate::{
     api::mac::Mac,
@@ -16,8 +16,8 @@ use crate::{
 /// The VMs and VMIs.
 #[derive(Debug, Default)]
 pub(crate) struct Guests {
-    vmis: Listing<Stored<Vmi>>,
-    vms: Listing<Stored<Vm>>,
+    vmis: Listing<Arc<Vmi>>,
+    vms: Listing<Arc<Vm>>,
     macs: MacIndex,
     /// Lists of NICs: a VM and its VMI nearly always have the same.
     nics: Interner<Vec<GuestNic>>,
@@ -26,52 +26,27 @@ pub(crate) struct Guests {
     placements: Interner<Placement>,
 }
 
-/// A VM or VMI. The MAC addresses are not part of the NICs: they differ between guests that are equal otherwise.
-#[derive(Debug)]
-struct Stored<T> {
-    facts: Arc<T>,
-    macs: Macs,
-}
-
-impl<T: PartialEq> Stored<T> {
-    fn equals(&self, facts: &T, macs: &Macs) -> bool {
-        *self.facts == *facts && self.macs == *macs
-    }
-}
-
-impl Stored<Vmi> {
-    fn macs_on_networks<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = MacOnNetwork<'a>> {
-        macs_on_networks(&self.facts.nics, &self.macs, namespace)
-    }
-}
-
-impl Stored<Vm> {
-    fn macs_on_networks<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = MacOnNetwork<'a>> {
-        macs_on_networks(&self.facts.nics, &self.macs, namespace)
-    }
-}
-
 impl Guests {
     pub(crate) fn vmi(&self, namespace: &str, name: &str) -> Fact<&Arc<Vmi>> {
-        self.vmis.get(namespace, name).map(|stored| &stored.facts)
+        self.vmis.get(namespace, name)
     }
 
     pub(crate) fn vm(&self, namespace: &str, name: &str) -> Fact<&Arc<Vm>> {
-        self.vms.get(namespace, name).map(|stored| &stored.facts)
+        self.vms.get(namespace, name)
     }
 
     /// Whether a VMI is stored with the same facts.
-    pub(crate) fn contains_vmi(&self, namespace: &str, name: &str, vmi: &Vmi, macs: &Macs) -> bool {
-        self.vmis.get(namespace, name).known().is_some_and(|stored| stored.equals(vmi, macs))
+    pub(crate) fn contains_vmi(&self, namespace: &str, name: &str, vmi: &Vmi) -> bool {
+        self.vmi(namespace, name).known().is_some_and(|stored| ***stored == *vmi)
     }
 
     /// Whether a VM is stored with the same facts.
-    pub(crate) fn contains_vm(&self, namespace: &str, name: &str, vm: &Vm, macs: &Macs) -> bool {
-        self.vms.get(namespace, name).known().is_some_and(|stored| stored.equals(vm, macs))
+    pub(crate) fn contains_vm(&self, namespace: &str, name: &str, vm: &Vm) -> bool {
+        self.vm(namespace, name).known().is_some_and(|stored| ***stored == *vm)
     }
 
     /// Inserts or replaces a VMI.
-    pub(crate) fn upsert_vmi(&mut self, namespace: &str, name: &str, mut vmi: Vmi, macs: Macs) {
+    pub(crate) fn upsert_vmi(&mut self, namespace: &str, name: &str, mut vmi: Vmi) {
         self.nics.intern(&mut vmi.nics);
         self.seen.intern(&mut vmi.status_nics);
         if let Some(devices) = &mut vmi.boot.current_devices {
@@ -81,37 +56,39 @@ impl Guests {
             self.placements.intern(placement);
         }
         self.remove_vmi(namespace, name);
-        let stored = Stored { facts: Arc::new(vmi), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
-        self.vmis.insert(namespace, name, stored);
+        let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
+        self.macs.add(&full_name(namespace, name), Holder::Vmi, macs);
+        self.vmis.insert(namespace, name, Arc::new(vmi));
     }
 
     /// Inserts or replaces a VM.
-    pub(crate) fn upsert_vm(&mut self, namespace: &str, name: &str, mut vm: Vm, macs: Macs) {
+    pub(crate) fn upsert_vm(&mut self, namespace: &str, name: &str, mut vm: Vm) {
         self.nics.intern(&mut vm.nics);
         self.remove_vm(namespace, name);
-        let stored = Stored { facts: Arc::new(vm), macs };
-        self.macs.add(&full_name(namespace, name), Holder::Vm, stored.macs_on_networks(namespace));
-        self.vms.insert(namespace, name, stored);
+        let macs = macs_on_networks(&vm.nics, &vm.macs, namespace);
+        self.macs.add(&full_name(namespace, name), Holder::Vm, macs);
+        self.vms.insert(namespace, name, Arc::new(vm));
     }
 
     pub(crate) fn remove_vmi(&mut self, namespace: &str, name: &str) {
-        let Some(stored) = self.vmis.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Vmi, stored.macs_on_networks(namespace));
-        self.nics.release(&stored.facts.nics);
-        self.seen.release(&stored.facts.status_nics);
-        if let Some(devices) = &stored.facts.boot.current_devices {
+        let Some(vmi) = self.vmis.take(namespace, name) else { return };
+        let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
+        self.macs.remove(&full_name(namespace, name), Holder::Vmi, macs);
+        self.nics.release(&vmi.nics);
+        self.seen.release(&vmi.status_nics);
+        if let Some(devices) = &vmi.boot.current_devices {
             self.devices.release(devices);
         }
-        if let Some(placement) = &stored.facts.placement {
+        if let Some(placement) = &vmi.placement {
             self.placements.release(placement);
         }
     }
 
     pub(crate) fn remove_vm(&mut self, namespace: &str, name: &str) {
-        let Some(stored) = self.vms.take(namespace, name) else { return };
-        self.macs.remove(&full_name(namespace, name), Holder::Vm, stored.macs_on_networks(namespace));
-        self.nics.release(&stored.facts.nics);
+        let Some(vm) = self.vms.take(namespace, name) else { return };
+        let macs = macs_on_networks(&vm.nics, &vm.macs, namespace);
+        self.macs.remove(&full_name(namespace, name), Holder::Vm, macs);
+        self.nics.release(&vm.nics);
     }
 
     pub(crate) fn vmis(&self) -> &dyn AnyListing {
@@ -164,10 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
-        facts::nic::macs_of,
-    };
+    use crate::api::{vm::VirtualMachine, vmi::VirtualMachineInstance};
 
     /// Returns the spec of a guest with NICs of these names; each has a different MAC address.
     fn spec(nics: &[u8]) -> String {
@@ -188,12 +162,12 @@ mod tests {
                 let seen = nics.iter().map(|nic| format!(r#"{{"name": "n{nic}"}}"#)).collect::<Vec<_>>().join(",");
                 let text = format!(r#"{{"spec": {spec}, "status": {{"interfaces": [{seen}]}}}}"#);
                 let vmi: VirtualMachineInstance = serde_json::from_str(&text).unwrap();
-                guests.upsert_vmi("demo", name, Vmi::from(&vmi), macs_of(&vmi.spec));
+                guests.upsert_vmi("demo", name, Vmi::from(&vmi));
             }
             Holder::Vm => {
                 let text = format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}}}"#);
                 let vm: VirtualMachine = serde_json::from_str(&text).unwrap();
-                guests.upsert_vm("demo", name, Vm::from(&vm), macs_of(&vm.spec.template.spec));
+                guests.upsert_vm("demo", name, Vm::from(&vm));
             }
         }
     }

@@ -8,9 +8,6 @@ use crate::{
     facts::nic::GuestNic,
 };
 
-/// The MAC address of each NIC of a guest, in the order of its NICs; `None` if it is missing or invalid.
-pub(crate) type Macs = Arc<[Option<Mac>]>;
-
 /// A MAC address on a NetworkAttachmentDefinition.
 pub(crate) type MacOnNetwork<'n> = (Mac, NadRef<'n>);
 

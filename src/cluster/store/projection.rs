@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::mac_index::Macs;
 use crate::{
     api::{
         FieldError,
@@ -22,7 +21,6 @@ use crate::{
         attachment::AttachmentDaemon,
         boot,
         nad::{MultusConfig, Nad},
-        nic::macs_of,
         nodes::Node,
     },
     k8s::{Key, kind::Kind},
@@ -77,7 +75,6 @@ pub(crate) enum Projected {
 #[derive(Debug)]
 pub(crate) struct ProjectedVmi {
     pub(crate) vmi: Vmi,
-    pub(crate) macs: Macs,
     /// Whether an annotation asks to persist NICs into its VM.
     pub(crate) asks: bool,
     /// The JSON text, if the types of its devices depend on the KubeVirt resource.
@@ -87,7 +84,6 @@ pub(crate) struct ProjectedVmi {
 #[derive(Debug)]
 pub(crate) struct ProjectedVm {
     pub(crate) vm: Vm,
-    pub(crate) macs: Macs,
     /// Whether its status asks to persist NICs into its template.
     pub(crate) asks: bool,
 }
@@ -215,17 +211,12 @@ fn project_vmi(object: &VirtualMachineInstance, text: &str, kinds: &KubeVirt) ->
     let vmi = Vmi::of(object, object, kinds);
     let text = vmi.boot.depends_on_registry.then(|| text.into());
     let annotations = object.metadata.annotations.as_ref();
-    ProjectedVmi {
-        macs: Arc::clone(&vmi.macs),
-        vmi,
-        asks: annotations.is_some_and(|annotations| annotations.persist.is_some()),
-        text,
-    }
+    ProjectedVmi { vmi, asks: annotations.is_some_and(|annotations| annotations.persist.is_some()), text }
 }
 
 fn project_vm(vm: &VirtualMachine) -> ProjectedVm {
     let asks = !vm.status.interface_requests.is_empty();
-    ProjectedVm { vm: Vm::from(vm), macs: macs_of(&vm.spec.template.spec), asks }
+    ProjectedVm { vm: Vm::from(vm), asks }
 }
 
 /// A ControllerRevision of a VM holds its spec. With an instancetype or a preference, the template does not show all
