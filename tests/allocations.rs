@@ -60,3 +60,177 @@ fn a_hundred_times_as_many_unread_entries_cost_no_further_allocation() {
         }
     }
 }
+
+// === Bodies of an attacker ===
+
+/// The memory that a review may take besides four times its body.
+const FIXED: u64 = 2 << 20;
+
+/// The longest answer, in bytes.
+const ANSWER: usize = 64 << 10;
+
+/// Returns the body of a review that creates or updates an object.
+fn body_of(kind: &str, object: &str, old: Option<&str>) -> String {
+    let group = if kind == "VirtualMachinePool" { "pool.kubevirt.io" } else { "kubevirt.io" };
+    let operation = if old.is_some() { "UPDATE" } else { "CREATE" };
+    let old = old.unwrap_or("null");
+    format!(
+        r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+        "kind": {{"group": "{group}", "version": "v1", "kind": "{kind}"}}, "operation": "{operation}",
+        "namespace": "demo", "name": "vm", "userInfo": {{"username": "alice"}},
+        "object": {object}, "oldObject": {old}}}}}"#
+    )
+}
+
+/// Reviews a body at both endpoints, and checks the memory that it takes and the length of the answer.
+#[track_caller]
+fn assert_bounded(tag: &str, body: &str) {
+    let reviewer = Reviewer::new(Arc::new(NoFacts), Settings::default());
+    for endpoint in Endpoint::ALL {
+        let mut answer = None;
+        let counted = measure(|| answer = Some(reviewer.review(endpoint, body.as_bytes())));
+        let (answer, limit) = (answer.unwrap(), 4 * body.len() as u64 + FIXED);
+        assert!(
+            counted.bytes_max <= limit,
+            "{tag} {endpoint:?}: {} bytes for a body of {}",
+            counted.bytes_max,
+            body.len()
+        );
+        let length = answer.body.len();
+        assert!(length <= ANSWER, "{tag} {endpoint:?}: an answer of {length} bytes");
+    }
+}
+
+/// Every list of a guest's view, as the text before its entries. The brackets are closed after them.
+const GUEST_LISTS: &[&str] = &[
+    r#"{"networks": ["#,
+    r#"{"volumes": ["#,
+    r#"{"resourceClaims": ["#,
+    r#"{"domain": {"devices": {"interfaces": ["#,
+    r#"{"domain": {"devices": {"disks": ["#,
+    r#"{"domain": {"devices": {"filesystems": ["#,
+    r#"{"domain": {"devices": {"gpus": ["#,
+    r#"{"domain": {"devices": {"hostDevices": ["#,
+    r#"{"domain": {"devices": {"inputs": ["#,
+    r#"{"domain": {"devices": {"interfaces": [{"name": "a", "ports": ["#,
+    r#"{"domain": {"devices": {"interfaces": [{"name": "a", "portRanges": ["#,
+    r#"{"domain": {"devices": {"interfaces": [{"dhcpOptions": {"privateOptions": ["#,
+];
+
+/// Every list of an object's view outside its guest.
+const OBJECT_LISTS: &[&str] = &[
+    r#"{"metadata": {"ownerReferences": ["#,
+    r#"{"status": {"interfaceRequests": ["#,
+    r#"{"status": {"interfaces": ["#,
+    r#"{"status": {"conditions": ["#,
+];
+
+/// Returns the brackets that close those of a text.
+fn closing(text: &str) -> String {
+    let open = text.chars().filter_map(|letter| match letter {
+        '{' => Some('}'),
+        '[' => Some(']'),
+        _ => None,
+    });
+    open.rev().collect()
+}
+
+#[test]
+fn a_list_of_a_million_empty_objects_takes_at_most_four_times_its_text() {
+    let entries = vec!["{}"; 300_000].join(",");
+    for (kind, guest) in [
+        ("VirtualMachine", r#"{"spec": {"template": {"spec": "#),
+        ("VirtualMachineInstance", r#"{"spec": "#),
+        ("VirtualMachinePool", r#"{"spec": {"virtualMachineTemplate": {"spec": {"template": {"spec": "#),
+    ] {
+        let lists = GUEST_LISTS.iter().map(|list| format!("{guest}{list}"));
+        for start in lists.chain(OBJECT_LISTS.iter().map(|list| (*list).to_owned())) {
+            let end = closing(&start);
+            let object = format!("{start}{entries}{end}");
+            assert_bounded(&format!("{kind} {start}"), &body_of(kind, &object, None));
+            let old = format!("{start}{entries},{{}}{end}");
+            assert_bounded(&format!("{kind} update {start}"), &body_of(kind, &object, Some(&old)));
+        }
+    }
+}
+
+#[test]
+fn the_lists_of_many_interfaces_take_at_most_four_times_their_text() {
+    let lists = [
+        format!(r#""ports": [{}]"#, vec!["{}"; 1000].join(",")),
+        format!(r#""portRanges": [{}]"#, vec!["{}"; 1000].join(",")),
+        format!(r#""dhcpOptions": {{"ntpServers": [{}]}}"#, vec![r#""""#; 1000].join(",")),
+        format!(r#""dhcpOptions": {{"privateOptions": [{}]}}"#, vec!["{}"; 1000].join(",")),
+    ];
+    for list in lists {
+        let interfaces = vec![format!(r#"{{"name": "a", {list}}}"#); 255].join(",");
+        let object = format!(r#"{{"spec": {{"domain": {{"devices": {{"interfaces": [{interfaces}]}}}}}}}}"#);
+        assert_bounded(&list[..20], &body_of("VirtualMachineInstance", &object, None));
+    }
+}
+
+#[test]
+fn a_long_text_is_not_multiplied() {
+    let name = "n".repeat(100_000);
+    let ports = vec![r#"{"name": "http", "port": 80}"#; 10_000].join(",");
+    let duplicates = format!(
+        r#"{{"spec": {{"domain": {{"devices": {{"interfaces": [{{"name": "{name}", "masquerade": {{}}, "ports": [{ports}]}}]}}}},
+        "networks": [{{"name": "{name}", "pod": {{}}}}]}}}}"#
+    );
+    assert_bounded("duplicate ports", &body_of("VirtualMachineInstance", &duplicates, None));
+
+    // Each NIC has a long text in each field that a message may quote.
+    let text = "é\\\"x".repeat(2_500);
+    let interface = format!(
+        r#"{{"name": "{text}", "model": "{text}", "macAddress": "{text}", "pciAddress": "{text}", "state": "{text}",
+        "binding": {{"name": "{text}"}}, "slirp": {{}}, "tag": "{text}", "ports": [{{"name": "{text}", "protocol": "{text}"}}],
+        "dhcpOptions": {{"bootFileName": "{text}", "ntpServers": ["{text}"]}}}}"#
+    );
+    let network = format!(r#"{{"name": "{text}", "multus": {{"networkName": "{text}/{text}"}}, "pod": {{}}}}"#);
+    let guest = format!(
+        r#"{{"domain": {{"devices": {{"interfaces": [{}], "disks": [{{"name": "{text}", "disk": {{"bus": "{text}"}}}}]}},
+        "machine": {{"type": "{text}"}}, "memory": {{"guest": "{text}"}}}}, "architecture": "{text}",
+        "networks": [{}]}}"#,
+        vec![interface; 100].join(","),
+        vec![network; 100].join(",")
+    );
+    assert_bounded("guest", &body_of("VirtualMachineInstance", &format!(r#"{{"spec": {guest}}}"#), None));
+    let vm = format!(
+        r#"{{"metadata": {{"annotations": {{"nicplug.io/add-interfaces": "{text}", "nicplug.io/persist": "{text}",
+        "nicplug.io/reserve-ports": "{text}"}}}}, "spec": {{"runStrategy": "Always", "template": {{"spec": {guest}}}}}}}"#
+    );
+    for old in [None, Some("{}")] {
+        assert_bounded("vm", &body_of("VirtualMachine", &vm, old));
+    }
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_not_repeated_whole() {
+    let text = "x".repeat(3 << 20);
+    let object = format!(r#"{{"spec": {{"networks": "{text}"}}}}"#);
+    assert_bounded("field", &body_of("VirtualMachineInstance", &object, None));
+    let object = format!(r#"{{"spec": {{"domain": {{"devices": {{"disks": "{text}"}}}}}}}}"#);
+    assert_bounded("deferred field", &body_of("VirtualMachineInstance", &object, None));
+    let review = body_of("VirtualMachine", "{}", None);
+    assert_bounded("uid", &review.replace(r#""uid": "u""#, &format!(r#""uid": "{text}""#)));
+    assert_bounded("kind", &review.replace("AdmissionReview", &text));
+    assert_bounded("user", &review.replace(r#"{"username": "alice"}"#, &format!(r#""{text}""#)));
+    assert_bounded(
+        "name",
+        &body_of("VirtualMachine", r#"{"spec": 5}"#, None).replace(r#""vm""#, &format!(r#""{text}""#)),
+    );
+    assert_bounded("not JSON", &text);
+}
+
+#[test]
+fn a_json_list_of_requests_takes_at_most_four_times_its_text() {
+    let list = vec!["{}"; 300_000].join(",");
+    let object = format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/add-interfaces": "[{list}]"}}}}}}"#);
+    assert_bounded("JSON", &body_of("VirtualMachine", &object, Some("{}")));
+    for list in [vec!["a=b"; 300_000].join(","), ",".repeat(1_000_000)] {
+        for annotation in ["add-interfaces", "remove-interfaces", "persist"] {
+            let object = format!(r#"{{"metadata": {{"annotations": {{"nicplug.io/{annotation}": "{list}"}}}}}}"#);
+            assert_bounded(annotation, &body_of("VirtualMachine", &object, Some("{}")));
+        }
+    }
+}

@@ -203,3 +203,33 @@ fn nicplug(arguments: &[&str]) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// The folders whose messages may quote a text of a request.
+const QUOTING: [&str; 7] = ["admission", "annotations", "api", "facts", "mutations", "pci", "rules"];
+
+/// What is quoted as it is: it has a bound, or is not a text of a request.
+const BOUNDED: [&str; 5] = ["{letter:?}", "({message:?})", ": {message:?})", "{suggestion:?}", "{RESERVED_MAC:?}"];
+
+/// A text of a request can be as long as the body, and a message must not repeat it whole: `api::quote` cuts it.
+#[test]
+fn a_message_quotes_a_text_of_a_request_by_the_function_that_cuts_it() {
+    for folder in QUOTING {
+        for file in rust_files(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder)) {
+            let source = std::fs::read_to_string(&file).unwrap();
+            let code = source.split("#[cfg(test)]").next().unwrap();
+            let is_code = |line: &&str| !line.trim_start().starts_with("//") && line.contains(":?}");
+            for line in code.lines().filter(is_code) {
+                let is_bounded = BOUNDED.iter().any(|bounded| line.contains(bounded));
+                let is_exempt = file.ends_with("api/quote.rs") || file.ends_with("rules/testing/mod.rs");
+                assert!(is_bounded || is_exempt, "{}: use quote: {}", file.display(), line.trim());
+            }
+        }
+    }
+}
+
+/// Returns the source files of a folder and of its subfolders.
+fn rust_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let (folders, files): (Vec<_>, Vec<_>) = entries(folder).into_iter().partition(|path| path.is_dir());
+    let sources = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    sources.chain(folders.iter().flat_map(|folder| rust_files(folder))).collect()
+}

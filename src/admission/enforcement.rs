@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::{
+    api::quote::quote,
     facts::Facts,
     rules::{Finding, FindingKind, Rule, find},
     settings::{
@@ -93,7 +94,7 @@ impl fmt::Display for RejectedOverrides<'_> {
         match self {
             Self::Forbidden => formatter.write_str("the settings forbid it"),
             Self::Malformed(error) => error.fmt(formatter),
-            Self::UnknownRule(id) => write!(formatter, "there is no rule {id:?}"),
+            Self::UnknownRule(id) => write!(formatter, "there is no rule {id}", id = quote(id)),
         }
     }
 }

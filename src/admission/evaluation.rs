@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
-    change::{Change, MAX_NICS, MigrationStart},
+    change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, OversizedList},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
     rules::{self, Case, CauseType, Rule},
@@ -259,8 +259,8 @@ impl<'e> Evaluator<'e> {
         if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        if let Some((field, count)) = change.oversized_list() {
-            return evaluate_oversize(endpoint, request, change, field, count);
+        if let Some(list) = change.oversized_list() {
+            return evaluate_oversize(endpoint, request, change, list);
         }
         match endpoint {
             Endpoint::Validate => {
@@ -346,13 +346,19 @@ fn evaluate_oversize<'r>(
     endpoint: Endpoint,
     request: &'r Request<'r>,
     change: Change<'r>,
-    field: String,
-    count: usize,
+    list: OversizedList,
 ) -> Evaluation<'r> {
     if endpoint == Endpoint::Mutate {
         return Evaluation::new(endpoint, request, Decision::Allowed);
     }
-    let message = format!("{count} entries, but a guest can have at most {MAX_NICS}; remove some");
+    let (field, message) = match list {
+        OversizedList::Nics(field) => {
+            (field, format!("more than {MAX_NICS} entries, but a guest can have at most {MAX_NICS}; remove some"))
+        }
+        OversizedList::Options(field) => {
+            (field, format!("the interfaces have more than {MAX_OPTIONS} ports and DHCP options; remove some"))
+        }
+    };
     Evaluation {
         basis: Some(Box::new(Basis::Oversize(change))),
         ..Evaluation::denied(endpoint, request, field, message)
@@ -406,7 +412,7 @@ mod tests {
         assert_eq!(user, "alice");
         assert!(message.starts_with("spec.networks[0]") && message.ends_with("[NP004]"), "{message}");
         let (_, message) = denied_change(&format!("[{}]", vec![r#"{"name": "a"}"#; 300].join(","))).unwrap();
-        assert!(message.starts_with("spec.networks: 300 entries"), "{message}");
+        assert!(message.starts_with("spec.networks: more than 255 entries"), "{message}");
         assert_eq!(denied_change("[]"), None, "allowed");
         assert_eq!(denied_change("5"), None, "cannot be read");
     }

@@ -10,6 +10,9 @@ use crate::api::review::{
 /// The capacity that is enough for most answers, in bytes.
 const ANSWER_LENGTH: usize = 192;
 
+/// The longest name of an object, in bytes.
+const NAME_LENGTH: usize = 253;
+
 impl Evaluation<'_> {
     /// Returns the status of the HTTP response.
     #[must_use]
@@ -47,14 +50,19 @@ impl Evaluation<'_> {
             field: &cause.field,
         });
         let details = StatusDetails {
-            group: &request.kind.group,
-            kind: &request.kind.kind,
-            name: &request.name,
+            group: shorten(&request.kind.group),
+            kind: shorten(&request.kind.kind),
+            name: shorten(&request.name),
             causes: causes.collect(),
         };
         let failure = Failure { reason: "Invalid", message: self.verdict.message(), details };
         Status { code: 422, failure: Some(failure) }
     }
+}
+
+/// Cuts a name that no object can have, so that the answer stays short.
+fn shorten(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(NAME_LENGTH)).unwrap_or(name)
 }
 
 fn render_error(error: &BodyError) -> Vec<u8> {

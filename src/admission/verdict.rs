@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 use self::sets::{FactSet, RuleSet};
 use super::enforcement::EnforcementPolicy;
 use crate::{
-    api::review::ObjectKind,
+    api::{quote::cut, review::ObjectKind},
     change::Change,
     facts::{Fact, Facts},
     rules::{CauseType, Finding, FindingKind, Rule, Scope},
@@ -19,6 +19,12 @@ pub const WARNING_LENGTH: usize = 120;
 
 /// The maximum number of causes in one answer. A user fixes ten at a time; a hostile object has a million.
 const MAX_CAUSES: usize = 100;
+
+/// The maximum length of all causes in one answer, in bytes of JSON: with the rest of the answer they stay below 64 KiB.
+const CAUSES_LENGTH: usize = 44 << 10;
+
+/// The maximum length of the message of one cause in characters: longer than any text of a rule.
+const MESSAGE_LENGTH: usize = 1000;
 
 /// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total.
 const MAX_WARNINGS: usize = 30;
@@ -186,7 +192,11 @@ fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
         ""
     };
     let message = format!("{}; {}{advice} [{}]", finding.what, finding.fix, finding.rule.id);
-    Cause { reason, field: finding.field.clone(), message: without_control_characters(&message).into_owned() }
+    Cause {
+        reason,
+        field: finding.field.clone(),
+        message: cut(&without_control_characters(&message), MESSAGE_LENGTH).into_owned(),
+    }
 }
 
 /// The texts of warnings in the order in which they were found first, each with all rules that have this text.
@@ -246,12 +256,13 @@ fn without_control_characters(text: &str) -> Cow<'_, str> {
 }
 
 fn limit(verdict: &mut Verdict) {
-    let left_out = verdict.causes.len().saturating_sub(MAX_CAUSES);
+    let kept = count_that_fits(&verdict.causes);
+    let left_out = verdict.causes.len() - kept;
     if left_out > 0 {
-        verdict.causes.truncate(MAX_CAUSES);
+        verdict.causes.truncate(kept);
         verdict
             .warnings
-            .insert(0, format!("{left_out} further faults are not listed: fix the first {MAX_CAUSES} and apply again"));
+            .insert(0, format!("{left_out} further faults are not listed: fix the first {kept} and apply again"));
     }
     verdict.not_denied.truncate(MAX_CAUSES);
     let left_out = verdict.warnings.len().saturating_sub(MAX_WARNINGS);
@@ -259,6 +270,22 @@ fn limit(verdict: &mut Verdict) {
         verdict.warnings.truncate(MAX_WARNINGS);
         verdict.warnings.push(format!("{left_out} further warnings are not listed"));
     }
+}
+
+/// Returns the number of causes that fit into one answer, at least one if there is any.
+fn count_that_fits(causes: &[Cause]) -> usize {
+    /// The JSON around the texts of a cause.
+    const FRAME: usize = 96;
+    let escapes = |text: &str| text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+    let mut left = CAUSES_LENGTH;
+    let mut fits = |cause: &Cause| {
+        // The message of the answer repeats each cause.
+        let length = FRAME + 2 * (cause.field.len() + cause.message.len() + escapes(&cause.message));
+        let rest = left.checked_sub(length);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    causes.iter().take(MAX_CAUSES).take_while(|cause| fits(cause)).count().max(usize::from(!causes.is_empty()))
 }
 
 /// Returns the findings in the order of the document: keys alphabetically, as the API server writes them, and list

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 pub use self::parse::{Addition, Additions, Removals, RequestSyntaxError, check_addition, check_removal, parse_names};
 use crate::{
-    api::{metadata::Annotations, network::NadRef},
+    api::{metadata::Annotations, network::NadRef, quote::quote},
     change::{Change, Nic, ObjectView},
 };
 
@@ -84,7 +84,7 @@ pub enum RequestError {
     #[error(transparent)]
     Malformed(RequestSyntaxError),
     /// Another NIC has the name.
-    #[error("{name:?} already exists, {existing}")]
+    #[error("{name} already exists, {existing}", name = quote(.name))]
     NameInUse {
         /// The name.
         name: String,
@@ -92,7 +92,7 @@ pub enum RequestError {
         existing: String,
     },
     /// The same update adds and removes the name.
-    #[error("{0:?} is also in nicplug.io/remove-interfaces")]
+    #[error("{} is also in nicplug.io/remove-interfaces", quote(.0))]
     AddedAndRemoved(String),
     /// The VM has no domain that NICs could be added to.
     #[error("spec.template.spec.domain is missing")]
@@ -191,7 +191,7 @@ fn conflict(nic: &Nic, addition: &Addition, namespace: &str) -> Option<RequestEr
             Some(network) if NadRef::parse(network, namespace) == NadRef::parse(&addition.network_name, namespace) => {
                 return None;
             }
-            Some(network) => format!("on network {network:?}"),
+            Some(network) => format!("on network {network}", network = quote(network)),
         },
     };
     Some(RequestError::NameInUse { name: addition.name.clone(), existing })

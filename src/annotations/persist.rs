@@ -28,6 +28,7 @@ use self::guest_spec::GuestSpec;
 pub use self::parse::{KEY, PersistRequest};
 use crate::{
     annotations::interfaces::{DEFAULT_NIC, RequestSyntaxError},
+    api::quote::quote,
     api::{
         json_patch::{add_op, pointer, remove_op, test_op},
         network::{Bindings, Interface, NadRef},
@@ -89,7 +90,10 @@ pub enum PersistError {
     )]
     OtherVm,
     /// The template has a NIC with this name on another network.
-    #[error("the template already has {name:?}, {existing}, which nicplug does not overwrite; choose another name")]
+    #[error(
+        "the template already has {}, {existing}, which nicplug does not overwrite; choose another name",
+        quote(.name)
+    )]
     OtherNetwork {
         /// The name.
         name: String,
@@ -98,7 +102,8 @@ pub enum PersistError {
     },
     /// The template has the NIC with another binding.
     #[error(
-        "the template already has {name:?} with another binding, which nicplug does not overwrite; edit the template"
+        "the template already has {} with another binding, which nicplug does not overwrite; edit the template",
+        quote(.name)
     )]
     OtherBinding {
         /// The name.
@@ -111,13 +116,16 @@ pub enum PersistError {
         what: String,
     },
     /// The template has the NIC with `state: absent`.
-    #[error("the template has {name:?} with state \"absent\"; remove the state there, or choose another name")]
+    #[error("the template has {} with state \"absent\"; remove the state there, or choose another name", quote(.name))]
     AbsentInTemplate {
         /// The name.
         name: String,
     },
     /// The VMI has the NIC with `state: absent`.
-    #[error("{name:?} is being unplugged (state \"absent\") and is not persisted; remove it from the annotation")]
+    #[error(
+        "{} is being unplugged (state \"absent\") and is not persisted; remove it from the annotation",
+        quote(.name)
+    )]
     BeingUnplugged {
         /// The name.
         name: String,
@@ -269,7 +277,7 @@ fn is_same_network(one: &Value, other: &Value, namespace: &str) -> bool {
 
 fn describe_network(network_name: Option<&str>) -> String {
     match network_name {
-        Some(network) => format!("on network {network:?}"),
+        Some(network) => format!("on network {network}", network = quote(network)),
         None => "without a NetworkAttachmentDefinition".to_owned(),
     }
 }

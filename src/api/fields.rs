@@ -3,30 +3,53 @@
 //! A derived `Deserialize` builds each nested view separately and moves it up through every level of the object. Views
 //! are large and deeply nested, so moving would be much of the work. Here an empty view is created once, and each value
 //! is read directly into its field.
+//!
+//! Lists are bounded. An empty object has three bytes of text, and its view may have five hundred: a list of a million
+//! of them would take a hundred times the memory of its text. So a list keeps a number of entries that no valid object
+//! reaches, and skips the others.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{JsonText, Shared, WithPresence, json};
+use super::{JsonText, Shared, Text, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
     /// The expected type in an error message.
     const EXPECTED: &'static str = "an object";
 
+    /// The number of entries that a list of such objects keeps.
+    const ENTRIES_AT_MOST: usize = ENTRIES_AT_MOST;
+
     /// Reads all fields of an object into an empty view.
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
+
+    /// Returns the number of entries of its own lists.
+    fn nested_entries(&self) -> usize {
+        0
+    }
+
+    /// Removes its own lists, because the lists of all entries together have more than [`NESTED_AT_MOST`] entries.
+    fn remove_nested_lists(&mut self) {}
 }
 
+/// The number of entries that a list keeps. KubeVirt's schema permits 256 interfaces, networks, disks or volumes.
+pub(crate) const ENTRIES_AT_MOST: usize = 256;
+
+/// The number of entries that the lists of all entries of a list keep together, such as the ports of all interfaces.
+pub(crate) const NESTED_AT_MOST: usize = 1024;
+
 /// Declares the fields of a view: the JSON key, the field, and the function of this module that reads it. Other keys
-/// are skipped.
+/// are skipped. A number in brackets is [`Fields::ENTRIES_AT_MOST`].
 macro_rules! fields {
-    ($view:ident { $($key:literal => $field:ident: $read:ident,)+ }) => {
+    ($view:ident $([$at_most:expr])? { $($key:literal => $field:ident: $read:ident,)+ }) => {
         impl<'de> $crate::api::fields::Fields<'de> for $view<'de> {
+            $(const ENTRIES_AT_MOST: usize = $at_most;)?
+
             fn fill<A: ::serde::de::MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
                 #[allow(non_camel_case_types, reason = "these are the names of the fields")]
                 enum Field {
@@ -132,6 +155,11 @@ where
         *place = None;
     }
     Ok(())
+}
+
+/// Reads a list of texts that keeps one more than [`NESTED_AT_MOST`] entries.
+pub(crate) fn texts<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Vec<Text<'de>>) -> Result<(), A::Error> {
+    map.next_value_seed(TextsOrNull(place))
 }
 
 /// Reads an object that the old object may repeat.
@@ -277,9 +305,120 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ListOrNull<'_, T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
-        while list.next_element_seed(NewElement(&mut *self.0))?.is_some() {}
+        let mut nested = 0;
+        while self.0.len() < T::ENTRIES_AT_MOST {
+            if list.next_element_seed(NewElement(&mut *self.0))?.is_none() {
+                return Ok(true);
+            }
+            if let Some(view) = self.0.last_mut() {
+                nested += view.nested_entries();
+                if nested > NESTED_AT_MOST {
+                    view.remove_nested_lists();
+                }
+            }
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(true)
     }
+}
+
+/// Fills an empty list with texts.
+struct TextsOrNull<'v, 'de>(&'v mut Vec<Text<'de>>);
+
+impl<'de> DeserializeSeed<'de> for TextsOrNull<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextsOrNull<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a sequence")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while self.0.len() <= NESTED_AT_MOST {
+            match list.next_element()? {
+                Some(text) => self.0.push(text),
+                None => return Ok(()),
+            }
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A list of objects. More than [`ENTRIES_AT_MOST`] entries are an error.
+#[derive(Debug)]
+pub struct List<T>(Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bounded(deserializer, ENTRIES_AT_MOST).map(Self)
+    }
+}
+
+/// Reads a list; more entries than the bound are an error.
+pub(crate) fn bounded<'de, D, T>(deserializer: D, at_most: usize) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct BoundedVisitor<T> {
+        at_most: usize,
+        entries: PhantomData<T>,
+    }
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for BoundedVisitor<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a sequence")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if entries.len() == self.at_most {
+                    return Err(Error::custom(format_args!("the list has more than {} entries", self.at_most)));
+                }
+                entries.push(entry);
+            }
+            Ok(entries)
+        }
+    }
+
+    deserializer.deserialize_seq(BoundedVisitor { at_most, entries: PhantomData })
 }
 
 /// Appends a view to a list and fills it there.

@@ -12,7 +12,7 @@ use serde::{
 
 use super::{
     Lazy, Present, Text, WithPresence,
-    fields::fields,
+    fields::{List, fields},
     network::{Interface, Network},
     nullable,
     placement::{Affinity, NodeSelector},
@@ -38,7 +38,7 @@ pub struct GuestSpec<'a> {
     /// `resourceClaims[]`: claims that DRA networks refer to.
     pub resource_claims: Vec<ResourceClaim<'a>>,
     /// `volumes[]`.
-    pub volumes: Lazy<'a, Vec<Volume<'a>>>,
+    pub volumes: Lazy<'a, List<Volume<'a>>>,
 }
 
 fields! {
@@ -233,15 +233,15 @@ pub struct Devices<'a> {
     /// `disableHotplug`: of volumes; unset means false.
     pub disable_hotplug: Option<bool>,
     /// `disks[]`.
-    pub disks: Lazy<'a, Vec<Disk<'a>>>,
+    pub disks: Lazy<'a, List<Disk<'a>>>,
     /// `filesystems[]`.
-    pub filesystems: Lazy<'a, Vec<Filesystem<'a>>>,
+    pub filesystems: Lazy<'a, List<Filesystem<'a>>>,
     /// `gpus[]`.
-    pub gpus: Lazy<'a, Vec<HostDevice<'a>>>,
+    pub gpus: Lazy<'a, List<HostDevice<'a>>>,
     /// `hostDevices[]`.
-    pub host_devices: Lazy<'a, Vec<HostDevice<'a>>>,
+    pub host_devices: Lazy<'a, List<HostDevice<'a>>>,
     /// `inputs[]`.
-    pub inputs: Lazy<'a, Vec<Input<'a>>>,
+    pub inputs: Lazy<'a, List<Input<'a>>>,
     /// `networkInterfaceMultiqueue`: unset means false.
     pub network_interface_multiqueue: Option<bool>,
     /// `rng`.

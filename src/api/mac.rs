@@ -1,5 +1,6 @@
 //! MAC addresses: one value for all notations.
 
+use super::quote::quote;
 use std::{fmt, str::FromStr};
 
 /// A MAC address (EUI-48).
@@ -8,7 +9,7 @@ pub struct Mac([u8; 6]);
 
 /// The text is not a MAC address such as `02:00:00:aa:bb:cc`.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is not a MAC address; write it as 02:00:00:aa:bb:cc")]
+#[error("{text} is not a MAC address; write it as 02:00:00:aa:bb:cc", text = quote(.text))]
 pub struct MacError {
     text: String,
 }

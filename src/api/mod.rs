@@ -17,6 +17,7 @@ pub mod mac;
 pub mod metadata;
 pub mod network;
 pub mod placement;
+pub(crate) mod quote;
 pub mod review;
 pub mod vm;
 pub mod vmi;
@@ -28,6 +29,9 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::value::RawValue;
+
+pub use self::fields::List;
+pub(crate) use self::fields::NESTED_AT_MOST;
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
@@ -141,9 +145,10 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fi
         return Ok(object);
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut deserializer)
-        .map(|JsonObject(object)| object)
-        .map_err(|error| FieldError { field: error.path().to_string(), message: error.inner().to_string() })
+    serde_path_to_error::deserialize(&mut deserializer).map(|JsonObject(object)| object).map_err(|error| {
+        let message = quote::cut_middle(error.inner().to_string());
+        FieldError { field: error.path().to_string(), message }
+    })
 }
 
 /// A field that has another type than in its view.
@@ -372,8 +377,20 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    let objects = Option::<Vec<JsonObject<T>>>::deserialize(deserializer)?.unwrap_or_default();
+    let Objects(objects) = Option::<Objects<T>>::deserialize(deserializer)?.unwrap_or(Objects(Vec::new()));
     Ok(objects.into_iter().map(|object| object.0).collect())
+}
+
+/// A list of objects, of at most [`OBJECTS_AT_MOST`] entries.
+struct Objects<T>(Vec<JsonObject<T>>);
+
+/// More entries than in any list that nicplug reads.
+const OBJECTS_AT_MOST: usize = 4096;
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Objects<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fields::bounded(deserializer, OBJECTS_AT_MOST).map(Self)
+    }
 }
 
 /// A `T` that must be a JSON object.

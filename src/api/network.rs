@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, de::MapAccess};
 
 use super::{
     Present, Shape, Text,
-    fields::{self, Fields, fields},
+    fields::{self, Fields, NESTED_AT_MOST, fields},
     mac::Mac,
+    quote::{QUOTED_AT_MOST, cut, quote},
 };
 
 /// An entry of `networks[]`.
@@ -128,6 +129,8 @@ pub struct Interface<'a> {
     pub acpi_index: Option<i64>,
     /// `tag`.
     pub tag: Option<Text<'a>>,
+    /// Whether its lists were not kept, because the lists of all interfaces have too many entries.
+    pub has_too_many_entries: bool,
 }
 
 impl Interface<'_> {
@@ -237,7 +240,7 @@ impl fmt::Display for BindingName<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn(name) => formatter.write_str(name),
-            Self::Plugin(name) => write!(formatter, "binding plugin {name:?}"),
+            Self::Plugin(name) => write!(formatter, "binding plugin {name}", name = quote(name)),
         }
     }
 }
@@ -267,7 +270,7 @@ pub struct Port<'a> {
 }
 
 fields! {
-    Port {
+    Port [NESTED_AT_MOST + 1] {
         "name" => name: nullable,
         "protocol" => protocol: nullable,
         "port" => port: nullable,
@@ -286,7 +289,7 @@ pub struct PortRange<'a> {
 }
 
 fields! {
-    PortRange {
+    PortRange [NESTED_AT_MOST + 1] {
         "protocol" => protocol: nullable,
         "start" => start: nullable,
         "end" => end: nullable,
@@ -310,7 +313,7 @@ fields! {
     DhcpOptions {
         "bootFileName" => boot_file_name: nullable,
         "tftpServerName" => tftp_server_name: nullable,
-        "ntpServers" => ntp_servers: nullable,
+        "ntpServers" => ntp_servers: texts,
         "privateOptions" => private_options: objects,
     }
 }
@@ -325,7 +328,7 @@ pub struct PrivateOption<'a> {
 }
 
 fields! {
-    PrivateOption {
+    PrivateOption [NESTED_AT_MOST + 1] {
         "option" => option: nullable,
         "value" => value: nullable,
     }
@@ -356,6 +359,17 @@ impl<'de> Fields<'de> for Interface<'de> {
             read_interface_field(self, &key, &mut map)?;
         }
         Ok(())
+    }
+
+    fn nested_entries(&self) -> usize {
+        let options =
+            self.dhcp_options.as_ref().map_or(0, |options| options.ntp_servers.len() + options.private_options.len());
+        self.ports.as_ref().map_or(0, Vec::len) + self.port_ranges.as_ref().map_or(0, Vec::len) + options
+    }
+
+    fn remove_nested_lists(&mut self) {
+        (self.ports, self.port_ranges, self.dhcp_options) = (None, None, None);
+        self.has_too_many_entries = true;
     }
 }
 
@@ -430,7 +444,7 @@ impl<'a> NadRef<'a> {
 
 impl fmt::Display for NadRef<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.namespace, self.name)
+        write!(formatter, "{}/{}", cut(self.namespace, QUOTED_AT_MOST), cut(self.name, QUOTED_AT_MOST))
     }
 }
 

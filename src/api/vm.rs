@@ -5,7 +5,7 @@ use serde::{Deserialize, de::MapAccess};
 
 use super::{
     Lazy, Present, Shared, Text,
-    fields::{Fields, fields},
+    fields::{Fields, List, fields},
     guest::GuestSpec,
     metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
@@ -92,7 +92,7 @@ pub struct VirtualMachineStatus<'a> {
     /// and their schema prunes it.
     pub interface_requests: Vec<InterfaceRequest<'a>>,
     /// `conditions[]`.
-    pub conditions: Lazy<'a, Vec<Condition<'a>>>,
+    pub conditions: Lazy<'a, List<Condition<'a>>>,
 }
 
 fields! {

@@ -9,6 +9,7 @@ use super::{
     fields::fields,
     guest::{GuestSpec, Quantity},
     metadata::Metadata,
+    quote::{QUOTED_AT_MOST, cut},
 };
 
 /// `VirtualMachineInstance`: one run of a guest.
@@ -129,7 +130,7 @@ impl fmt::Display for Phase {
             Self::Running => "Running",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
-            Self::Other(text) => text,
+            Self::Other(text) => return formatter.write_str(&cut(text, QUOTED_AT_MOST)),
         })
     }
 }

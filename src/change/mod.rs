@@ -2,11 +2,12 @@
 
 mod nics;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ptr};
 
 use self::nics::nics_of;
 pub use self::nics::{Indexed, Nic, NicDiff};
 use crate::api::{
+    self,
     guest::GuestSpec,
     is_same,
     metadata::{Annotations, Metadata},
@@ -18,6 +19,9 @@ use crate::api::{
 /// The most NICs that nicplug evaluates. A q35 machine has slots for some 230 devices, so no guest can have more; but a
 /// longer list could slow down rules that compare each NIC with each.
 pub const MAX_NICS: usize = 255;
+
+/// The most ports, port ranges, NTP servers and private DHCP options that all interfaces of a guest have together.
+pub const MAX_OPTIONS: usize = api::NESTED_AT_MOST;
 
 /// A request that may change the NICs of a guest, or of a template for guests.
 #[derive(Debug)]
@@ -82,6 +86,8 @@ impl<'r> Change<'r> {
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
             && before.needs_expansion == self.after.needs_expansion
             && !self.requests_nics()
+            // Entries beyond the bound are not compared, unless the guests are one text.
+            && (ptr::eq(before.guest, self.after.guest) || self.oversized_list().is_none())
     }
 
     /// Whether an annotation of the VM requests to add or remove NICs, even if it is unchanged, or a new entry of its
@@ -115,20 +121,23 @@ impl<'r> Change<'r> {
         self.after.vm.is_some() && self.before.as_ref().is_some_and(|before| fields(before) != fields(&self.after))
     }
 
-    /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
-    /// their number.
+    /// Returns the list, in the new or the stored object, that has more entries than nicplug reads.
     #[must_use]
-    pub fn oversized_list(&self) -> Option<(String, usize)> {
-        if let Some(requests) = self.requests.filter(|requests| requests.all.len() > MAX_NICS) {
-            return Some(("status.interfaceRequests".to_owned(), requests.all.len()));
+    pub fn oversized_list(&self) -> Option<OversizedList> {
+        if self.requests.is_some_and(|requests| requests.all.len() > MAX_NICS) {
+            return Some(OversizedList::Nics("status.interfaceRequests".to_owned()));
         }
-        let views = [Some(self.after), self.before];
-        let lists = views.into_iter().flatten().flat_map(|view| {
-            let guest = view.guest;
-            [("domain.devices.interfaces", guest.interfaces().len()), ("networks", guest.networks.len())]
-        });
-        let (field, count) = lists.into_iter().find(|(_, count)| *count > MAX_NICS)?;
-        Some((format!("{}.{field}", self.after.path), count))
+        [Some(self.after), self.before].into_iter().flatten().find_map(|view| {
+            let (guest, path) = (view.guest, view.path);
+            if guest.interfaces().len() > MAX_NICS {
+                Some(OversizedList::Nics(format!("{path}.domain.devices.interfaces")))
+            } else if guest.networks.len() > MAX_NICS {
+                Some(OversizedList::Nics(format!("{path}.networks")))
+            } else {
+                let index = guest.interfaces().iter().position(|interface| interface.has_too_many_entries)?;
+                Some(OversizedList::Options(format!("{path}.domain.devices.interfaces[{index}]")))
+            }
+        })
     }
 
     /// Returns all NICs of the new object by name; none unless the request [changes NICs](Self::changes_nics).
@@ -188,6 +197,15 @@ impl<'r> Change<'r> {
             (None, None) => format!("{}.domain.devices.interfaces", self.after.path),
         }
     }
+}
+
+/// A list with more entries than nicplug reads, and its field.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OversizedList {
+    /// A list of NICs with more than [`MAX_NICS`] entries.
+    Nics(String),
+    /// The interface from which on ports and DHCP options are too many.
+    Options(String),
 }
 
 /// The object that a request names.

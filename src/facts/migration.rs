@@ -9,7 +9,7 @@ use super::{
     Facts, Vmi,
     nodes::{Node, Nodes},
 };
-use crate::change::Nic;
+use crate::{api::quote::quote, change::Nic};
 
 /// Why a migration of a guest cannot succeed, or not now. As text it continues a sentence such as "it needs a live
 /// migration, and".
@@ -87,7 +87,7 @@ impl fmt::Display for Obstacle {
                 let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
                 write!(formatter, "the other nodes are {state} ({first}{more})")
             }
-            Self::Quota { name, shortage } => write!(formatter, "quota {name:?} has {shortage}"),
+            Self::Quota { name, shortage } => write!(formatter, "quota {name} has {shortage}", name = quote(name)),
             Self::NoResource(resource) => write!(formatter, "no other node offers {resource}"),
         }
     }

@@ -144,10 +144,16 @@ impl Found {
     }
 }
 
+/// The longest name of a NetworkAttachmentDefinition, in bytes. The distance of a longer text would take long.
+const NAME_AT_MOST: usize = 253;
+
 /// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer
 /// than half of the name (Levenshtein distance).
 #[must_use]
 pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if name.len() > NAME_AT_MOST {
+        return None;
+    }
     let limit = (name.chars().count() / 2).min(3);
     let distances = names.map(|other| (strsim::levenshtein(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)

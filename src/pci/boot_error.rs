@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{address::PciAddress, machine_type::Architecture};
-use crate::kubevirt::Version;
+use crate::{api::quote::quote, kubevirt::Version};
 
 /// The number of root-bus slots that KubeVirt assigns with the root-complex annotation: 2 to 0x1e without 0x1b.
 pub(super) const ROOT_COMPLEX_SLOTS: u64 = 28;
@@ -85,12 +85,13 @@ impl fmt::Display for BootError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MachineType { kind, architecture } => {
-                write!(formatter, "libvirt has no machine type {kind:?} on {architecture}")
+                write!(formatter, "libvirt has no machine type {kind} on {architecture}", kind = quote(kind))
             }
             Self::SlotCount { value } => write!(
                 formatter,
-                "annotation {} is {value:?}, not a whole number, so virt-launcher cannot define the guest",
-                super::SLOT_COUNT
+                "annotation {} is {value}, not a whole number, so virt-launcher cannot define the guest",
+                super::SLOT_COUNT,
+                value = quote(value)
             ),
             Self::RootComplexFull { devices } => write!(
                 formatter,

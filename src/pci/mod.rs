@@ -23,6 +23,8 @@ mod scheme;
 
 use std::fmt;
 
+use crate::api::quote::{QUOTED_AT_MOST, cut, quote};
+
 pub use self::{
     address::{PciAddress, PciAddressError},
     boot_error::BootError,
@@ -142,16 +144,29 @@ impl fmt::Display for Note {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NewerBinding(name) => {
-                write!(formatter, "interface {name:?} has a binding that nicplug does not know; counted as one port")
+                write!(
+                    formatter,
+                    "interface {name} has a binding that nicplug does not know; counted as one port",
+                    name = quote(name)
+                )
             }
             Self::UnknownBinding(name) => {
-                write!(formatter, "binding plugin {name:?}: registration unknown; counted as one port")
+                write!(
+                    formatter,
+                    "binding plugin {name}: registration unknown; counted as one port",
+                    name = quote(name)
+                )
             }
             Self::UnknownHostDevice { name, device_name } => {
-                write!(formatter, "device {name:?} ({device_name}): kind unknown; counted as a PCI device")
+                write!(
+                    formatter,
+                    "device {} ({}): kind unknown; counted as a PCI device",
+                    quote(name),
+                    cut(device_name, QUOTED_AT_MOST)
+                )
             }
             Self::UnreadableMemory(text) => {
-                write!(formatter, "memory {text:?} is not a quantity; taken as 2Gi or less")
+                write!(formatter, "memory {text} is not a quantity; taken as 2Gi or less", text = quote(text))
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     quantity,
     scheme::LARGE_MEMORY,
 };
-use crate::api::guest::GuestSpec;
+use crate::api::{guest::GuestSpec, quote::quote};
 
 /// The inputs of the port budget of a guest, except for its NICs.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one guest")]
@@ -220,7 +220,7 @@ impl Counter {
         let text = device.address?;
         let address = text.parse().ok();
         if address.is_none() {
-            let device = format!("{} {:?}", device.kind.as_str(), device.name);
+            let device = format!("{} {}", device.kind.as_str(), quote(device.name));
             self.boot_error(BootError::Device { device, why: "its pciAddress is not of the form 0000:01:00.0" });
         }
         address

@@ -2,6 +2,7 @@
 
 use super::{Case, CauseType, Finding, FindingKind, plug_of, rule};
 use crate::{
+    api::quote::{QUOTED_AT_MOST, cut, quote},
     change::Nic,
     facts::{
         Fact, FactKind, UnstableAddress, Vmi,
@@ -79,7 +80,7 @@ fn evaluate_new(case: &Case) -> Option<Finding> {
     let reason = missing_multus(case)?;
     let is_multus = |nic: &&Nic| nic.network_name().is_some() && !nic.is_absent();
     let nic = case.change.nics.added.iter().find(is_multus)?;
-    let what = format!("{:?} cannot be attached and the guest cannot start: {reason}", nic.name);
+    let what = format!("{} cannot be attached and the guest cannot start: {reason}", quote(nic.name));
     Some(RULE.advice(case.change.nic_field(nic), what).with_fix("deploy Multus".to_owned()))
 }
 
@@ -109,7 +110,10 @@ fn evaluate_address(case: &Case) -> Option<Finding> {
         }
     };
     let plugged = case.plugged(vmi).find(migrates)?;
-    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    let what = format!(
+        "a migration may change the address of {nic}: {assigned_by} keeps none (no persistent IPs)",
+        nic = quote(nic)
+    );
     Some(RULE.advice(case.change.nic_field(plugged), what))
 }
 
@@ -137,13 +141,18 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         // The pod runs already, so nothing looks for a node that has the bridge.
         Fact::Known(InPlace::Yes) => {
             missing_on_own_node(case.facts, vmi, nic, case.change.subject.namespace).map(|resource| {
-                let what = format!("{name:?} cannot be attached on {}: it does not offer {resource}", vmi.node);
+                let what = format!(
+                    "{name} cannot be attached on {}: it does not offer {resource}",
+                    vmi.node,
+                    name = quote(name)
+                );
                 RULE.advice(case.change.nic_field(nic), what)
             })
         }
         Fact::Known(InPlace::SomeNodes { ready, desired }) => {
             let what = format!(
-                "{name:?} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes"
+                "{name} may have to wait: the dynamic-networks controller is ready on {ready} of {desired} nodes",
+                name = quote(name)
             );
             Some(RULE.advice(case.change.nic_field(nic), what))
         }
@@ -153,7 +162,7 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         }),
         Fact::Unknown => Some(RULE.unknown(
             FactKind::DaemonSet,
-            format!("how {name:?} reaches the guest was not checked: DaemonSets are not known"),
+            format!("how {name} reaches the guest was not checked: DaemonSets are not known", name = quote(name)),
         )),
     }
 }
@@ -177,7 +186,7 @@ fn evaluate_without_multus(case: &Case, nic: &Nic, vmi: &Vmi, reason: &str) -> F
     if matches!(finding.kind, FindingKind::Fault(_)) {
         return finding;
     }
-    RULE.advice(case.change.nic_field(nic), format!("{:?} cannot be attached: {reason}", nic.name))
+    RULE.advice(case.change.nic_field(nic), format!("{} cannot be attached: {reason}", quote(nic.name)))
 }
 
 /// Why a NIC cannot be attached in place, and how to fix that.
@@ -212,34 +221,40 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
     let name = nic.name;
     let field = case.change.nic_field(nic);
     if let Migratable::No { reason, message } = &vmi.migratable {
-        let quoted = quote(reason, message);
-        let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
+        let quoted = in_parentheses(reason, message);
+        let what =
+            format!("{name} cannot be attached: {because}, and the VM cannot migrate{quoted}", name = quote(name));
         return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
     }
     match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
         Some(Obstacle::OneNode) => {
-            let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
+            let what =
+                format!("{name} cannot be attached: {because}, and the cluster has only one node", name = quote(name));
             return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned());
         }
         Some(obstacle) if obstacle.is_lasting() => {
-            let what = format!("{name:?} cannot be attached: {because}, and {obstacle}");
+            let what = format!("{name} cannot be attached: {because}, and {obstacle}", name = quote(name));
             return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_if_pinned).to_owned());
         }
         Some(obstacle) => {
-            return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
+            return RULE
+                .advice(field, format!("{name} waits: it needs a live migration, and {obstacle}", name = quote(name)));
         }
         None => {}
     }
     match &vmi.migratable {
         Migratable::No { .. } | Migratable::Unknown => {
-            let what = format!("{name:?} needs a live migration, and the VM has no LiveMigratable condition yet");
+            let what = format!(
+                "{name} needs a live migration, and the VM has no LiveMigratable condition yet",
+                name = quote(name)
+            );
             RULE.advice(field, what)
         }
         Migratable::Yes => match &case.facts.kubevirt {
             Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt)),
             Fact::Absent | Fact::Unknown => RULE.unknown(
                 FactKind::KubeVirt,
-                format!("{name:?} waits for a migration; whether one starts was not checked"),
+                format!("{name} waits for a migration; whether one starts was not checked", name = quote(name)),
             ),
         },
     }
@@ -247,21 +262,24 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
 
 fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
-        AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
+        AutoMigration::On => {
+            format!("{name} is attached by a live migration, which KubeVirt starts automatically", name = quote(name))
+        }
         AutoMigration::Off(setting) => {
-            format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
+            format!("{name} waits: no migration starts, as KubeVirt lacks {setting}", name = quote(name))
         }
         AutoMigration::TooOld(_) => {
-            format!("{name:?} waits until you create a VirtualMachineInstanceMigration")
+            format!("{name} waits until you create a VirtualMachineInstanceMigration", name = quote(name))
         }
         AutoMigration::Unknown => {
-            format!("{name:?} waits for a migration: before KubeVirt 1.6 you have to create it")
+            format!("{name} waits for a migration: before KubeVirt 1.6 you have to create it", name = quote(name))
         }
     }
 }
 
 /// Returns reason and message of a condition, in parentheses.
-fn quote(reason: &str, message: &str) -> String {
+fn in_parentheses(reason: &str, message: &str) -> String {
+    let reason = &*cut(reason, QUOTED_AT_MOST);
     match (reason, message) {
         ("", "") => String::new(),
         (reason, "") => format!(" ({reason})"),

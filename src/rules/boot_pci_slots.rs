@@ -5,6 +5,7 @@ mod frozen_slots;
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
+    api::quote::quote,
     api::review::ObjectKind,
     change::ObjectView,
     facts::boot,
@@ -173,7 +174,7 @@ fn malformed_reservation(case: &Case) -> Option<Finding> {
     if before == Some(after) {
         return None;
     }
-    let what = format!("nicplug.io/reserve-ports is {text:?}, not a number of ports");
+    let what = format!("nicplug.io/reserve-ports is {text}, not a number of ports", text = quote(text));
     let fix = format!("write a whole number from 0 to {}, in quotes", reserve_ports::MOST);
     Some(RULE.certain(CauseType::Invalid, field.to_owned(), what).with_fix(fix))
 }

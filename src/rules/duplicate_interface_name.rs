@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// Two interfaces of one VM have the same name.
@@ -37,7 +38,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, interface)| !seen.insert(interface.name.as_str()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));
-            let what = format!("interface name {:?} is already in use", interface.name.as_str());
+            let what = format!("interface name {} is already in use", quote(&interface.name));
             RULE.fault(CauseType::Duplicate, field, what)
         })
         .collect()

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{mac::Mac, network::NadRef, review::ObjectKind},
+    api::{mac::Mac, network::NadRef, quote::quote, review::ObjectKind},
     change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
@@ -59,15 +59,17 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let mac = nic.mac()?;
     let field = format!("{}.macAddress", case.change.nic_field(nic));
     if mac.is_zero() {
-        let what = format!("MAC address {mac} of {:?} is all zero: leave macAddress out", nic.name);
+        let what = format!("MAC address {mac} of {} is all zero: leave macAddress out", quote(nic.name));
         return Some(RULE.advice(field, what));
     }
     if mac.is_multicast() {
-        let what = format!("MAC address {mac} of {:?} is multicast: libvirt does not start such a guest", nic.name);
+        let what =
+            format!("MAC address {mac} of {} is multicast: libvirt does not start such a guest", quote(nic.name));
         return Some(RULE.advice(field, what));
     }
     if let Some(twin) = twin_of(case, nic, mac) {
-        let what = format!("{:?} shares MAC address {mac} with {twin:?} of the same VM", nic.name);
+        let what =
+            format!("{} shares MAC address {mac} with {twin} of the same VM", quote(nic.name), twin = quote(twin));
         return Some(RULE.fault(CauseType::Duplicate, field, what));
     }
     let network_name = nic.network_name()?;
@@ -75,7 +77,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         ObjectKind::Vm | ObjectKind::Vmi => evaluate_users(case, nic, mac, network_name, field),
         ObjectKind::Pool | ObjectKind::ReplicaSet => {
             let has_one = case.change.after.replicas.is_some_and(|replicas| replicas <= 1);
-            let what = format!("every replica gets MAC address {mac} of {:?}", nic.name);
+            let what = format!("every replica gets MAC address {mac} of {}", quote(nic.name));
             let finding = RULE.fault(CauseType::Duplicate, field, what).with_fix("leave macAddress out".to_owned());
             (!has_one).then_some(finding)
         }
@@ -89,13 +91,13 @@ fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network_name: &str, field: S
         Fact::Known(users) => {
             let user = users.iter().find(|user| user.mac == mac && user.network == network)?;
             let via = user.via.as_ref().map(|via| format!(", on the same wire as {via}")).unwrap_or_default();
-            let what = format!("{:?} shares MAC address {mac} with {:?}{via}", nic.name, user.guest);
+            let what = format!("{} shares MAC address {mac} with {}{via}", quote(nic.name), quote(&user.guest));
             Some(RULE.fault(CauseType::Duplicate, field, what))
         }
         Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(
             FactKind::Vm,
-            format!("whether another VM has MAC address {mac} of {:?} was not checked", nic.name),
+            format!("whether another VM has MAC address {mac} of {} was not checked", quote(nic.name)),
         )),
     }
 }

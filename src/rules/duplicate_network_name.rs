@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// Two networks of one VM have the same name.
@@ -37,7 +38,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, network)| !seen.insert(network.name.as_str()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));
-            let what = format!("network name {:?} is already in use", network.name.as_str());
+            let what = format!("network name {} is already in use", quote(&network.name));
             RULE.fault(CauseType::Duplicate, field, what)
         })
         .collect()

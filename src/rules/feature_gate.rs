@@ -2,6 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    api::quote::quote,
     change::Nic,
     facts::{Fact, FactKind, KubeVirt},
     kubevirt::{Version, gates::Gate},
@@ -53,7 +54,7 @@ fn evaluate(case: &Case, nic: &Nic, kubevirt: &KubeVirt, action: &str) -> Option
         return None;
     }
     let version = kubevirt.version.map_or("of unknown version".to_owned(), |version| version.to_string());
-    let what = format!("{:?} cannot be {action}: feature gate HotplugNICs is off in KubeVirt {version}", nic.name);
+    let what = format!("{} cannot be {action}: feature gate HotplugNICs is off in KubeVirt {version}", quote(nic.name));
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    api::quote::quote,
     change::Nic,
     facts::{Fact, FactKind, Vmi},
     kubevirt::{Version, gates::Gate},
@@ -42,13 +43,18 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
         Fact::Absent | Fact::Unknown => None,
     };
     if let Some(version) = version.filter(|&version| version < SINCE) {
-        let what = format!("{name:?} cannot be unplugged: hot-unplug needs KubeVirt {SINCE}, this is {version}");
+        let what = format!(
+            "{name} cannot be unplugged: hot-unplug needs KubeVirt {SINCE}, this is {version}",
+            name = quote(name)
+        );
         let fix = "stop the VM, then remove the NIC; or update KubeVirt".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
     }
     if let Some(ordinal) = ordinal_interface(vmi) {
         let what = format!(
-            "{name:?} cannot be unplugged: pod interface {ordinal:?} shows that KubeVirt 0.59 or older started the VM"
+            "{name} cannot be unplugged: pod interface {ordinal} shows that KubeVirt 0.59 or older started the VM",
+            name = quote(name),
+            ordinal = quote(ordinal)
         );
         let fault = RULE.fault(CauseType::Invalid, field, what);
         let is_renamed = case.has(Gate::PodSecondaryInterfaceNamingUpgrade) == Some(true);
@@ -57,7 +63,10 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     }
     let is_unknown = version.is_none();
     is_unknown.then(|| {
-        RULE.unknown(FactKind::KubeVirt, format!("unplug of {name:?} was not checked: KubeVirt's version is not known"))
+        RULE.unknown(
+            FactKind::KubeVirt,
+            format!("unplug of {name} was not checked: KubeVirt's version is not known", name = quote(name)),
+        )
     })
 }
 

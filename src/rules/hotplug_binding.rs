@@ -2,6 +2,7 @@
 
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
+    api::quote::quote,
     change::Nic,
     facts::{Fact, FactKind, nic::HotplugMethod},
     kubevirt::Version,
@@ -42,7 +43,7 @@ fn check(case: &Case) -> Vec<Finding> {
             // NP104 reports a network that cannot be hotplugged with any binding.
             return (plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
         }
-        let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
+        let what = format!("{} cannot be hotplugged: {binding} is attached at boot only", quote(nic.name));
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
     })
 }
@@ -55,15 +56,19 @@ fn evaluate_sriov(case: &Case, nic: &Nic) -> Finding {
     };
     match version {
         Some(version) if version < SRIOV_SINCE => {
-            let what =
-                format!("{:?} cannot be hotplugged: sriov needs KubeVirt {SRIOV_SINCE}, this is {version}", nic.name);
+            let what = format!(
+                "{} cannot be hotplugged: sriov needs KubeVirt {SRIOV_SINCE}, this is {version}",
+                quote(nic.name)
+            );
             RULE.fault(CauseType::Invalid, field, what).with_fix("use bridge: {}, or update KubeVirt".to_owned())
         }
-        Some(_) => RULE
-            .advice(field, format!("SR-IOV NIC {:?} cannot be attached in place: it needs a live migration", nic.name)),
+        Some(_) => RULE.advice(
+            field,
+            format!("SR-IOV NIC {} cannot be attached in place: it needs a live migration", quote(nic.name)),
+        ),
         None => RULE.unknown(
             FactKind::KubeVirt,
-            format!("SR-IOV hotplug of {:?} was not checked: KubeVirt's version is not known", nic.name),
+            format!("SR-IOV hotplug of {} was not checked: KubeVirt's version is not known", quote(nic.name)),
         ),
     }
 }

@@ -1,6 +1,7 @@
 //! NP103.
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// A bridge NIC is plugged into a running VM with a model other than virtio.
@@ -29,7 +30,11 @@ fn check(case: &Case) -> Vec<Finding> {
             return None;
         }
         let field = format!("{}.model", case.change.interface_field(entry.index));
-        let what = format!("{:?} cannot be hotplugged with model {model:?}: only virtio can", nic.name);
+        let what = format!(
+            "{} cannot be hotplugged with model {model}: only virtio can",
+            quote(nic.name),
+            model = quote(model)
+        );
         Some(RULE.fault(CauseType::Invalid, field, what))
     })
 }

@@ -1,6 +1,7 @@
 //! NP104.
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// A NIC is plugged into a running VM on a network that is attached at boot only.
@@ -29,7 +30,7 @@ fn check(case: &Case) -> Vec<Finding> {
             network if network.resource_claim.is_some() && network.multus.is_none() => "a resource claim",
             _ => return None,
         };
-        let what = format!("{:?} cannot be hotplugged: {source} is attached at boot only", nic.name);
+        let what = format!("{} cannot be hotplugged: {source} is attached at boot only", quote(nic.name));
         Some(RULE.fault(CauseType::Invalid, case.change.network_field(entry.index), what))
     })
 }

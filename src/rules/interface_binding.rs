@@ -3,6 +3,7 @@
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::{BindingName, Interface, Network},
+    api::quote::quote,
     facts::FactKind,
     kubevirt::gates::Gate,
 };
@@ -89,12 +90,12 @@ impl Checker<'_> {
             0 if bindings.unknown > 0 => return,
             1 => return,
             0 => match bindings.discontinued().next() {
-                Some(old) => format!("interface {name:?} has only the discontinued binding {old}"),
-                None => format!("interface {name:?} has no binding"),
+                Some(old) => format!("interface {name} has only the discontinued binding {old}", name = quote(name)),
+                None => format!("interface {name} has no binding", name = quote(name)),
             },
             count => {
                 let names: Vec<String> = bindings.current().map(|name| name.to_string()).collect();
-                format!("interface {name:?} has {count} bindings: {}", names.join(", "))
+                format!("interface {name} has {count} bindings: {}", names.join(", "), name = quote(name))
             }
         };
         let field = self.case.change.interface_field(nic.index);
@@ -107,11 +108,15 @@ impl Checker<'_> {
         }
         let name = nic.interface.name.as_str();
         if nic.is_off_pod_network() {
-            let what = format!("interface {name:?} has masquerade, which works on the pod network only");
+            let what =
+                format!("interface {name} has masquerade, which works on the pod network only", name = quote(name));
             self.fault(nic, "name", what, "use bridge instead, or attach the NIC to the pod network");
         }
         if nic.interface.mac_address.as_deref() == Some(RESERVED_MAC) {
-            let what = format!("interface {name:?} has MAC address {RESERVED_MAC:?}, which KubeVirt's own bridge uses");
+            let what = format!(
+                "interface {name} has MAC address {RESERVED_MAC:?}, which KubeVirt's own bridge uses",
+                name = quote(name)
+            );
             self.fault(nic, "macAddress", what, "choose another address");
         }
     }
@@ -125,8 +130,8 @@ impl Checker<'_> {
             Some(kubevirt) if kubevirt.permits_bridge_on_pod_network => {}
             Some(_) => {
                 let what = format!(
-                    "interface {:?} has bridge on the pod network, which the cluster does not permit",
-                    nic.interface.name.as_str()
+                    "interface {} has bridge on the pod network, which the cluster does not permit",
+                    quote(&nic.interface.name)
                 );
                 let fix = "use masquerade instead, or set permitBridgeInterfaceOnPodNetwork: true in \
                            spec.configuration.network of the KubeVirt resource";
@@ -144,14 +149,18 @@ impl Checker<'_> {
             None => self.needs_kubevirt = true,
             Some(true) => {}
             Some(false) => {
-                let what = format!("interface {name:?} has passtBinding, but feature gate PasstBinding is off");
+                let what = format!(
+                    "interface {name} has passtBinding, but feature gate PasstBinding is off",
+                    name = quote(name)
+                );
                 let fix = "use masquerade instead, or add PasstBinding to \
                            spec.configuration.developerConfiguration.featureGates of the KubeVirt resource";
                 self.fault(nic, "name", what, fix);
             }
         }
         if nic.is_off_pod_network() {
-            let what = format!("interface {name:?} has passtBinding, which works on the pod network only");
+            let what =
+                format!("interface {name} has passtBinding, which works on the pod network only", name = quote(name));
             self.fault(nic, "name", what, "use bridge instead, or attach the NIC to the pod network");
         }
     }
@@ -164,8 +173,8 @@ impl Checker<'_> {
             return;
         }
         let what = format!(
-            "interface {:?} has {}, which is not registered in KubeVirt",
-            nic.interface.name.as_str(),
+            "interface {} has {}, which is not registered in KubeVirt",
+            quote(&nic.interface.name),
             BindingName::Plugin(plugin.name.as_str())
         );
         let field = format!("{}.binding.name", self.case.change.interface_field(nic.index));
@@ -185,7 +194,7 @@ impl Checker<'_> {
                 _ => "use passtBinding or masquerade instead",
             };
             let what =
-                format!("interface {:?} has {binding}, discontinued since KubeVirt 1.3", nic.interface.name.as_str());
+                format!("interface {} has {binding}, discontinued since KubeVirt 1.3", quote(&nic.interface.name));
             self.fault(nic, &binding.to_string(), what, fix);
         }
     }

@@ -8,7 +8,11 @@ mod ports;
 use std::fmt::Display;
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{api::network::Interface, facts::FactKind, kubevirt::gates::Gate};
+use crate::{
+    api::{network::Interface, quote::quote},
+    facts::FactKind,
+    kubevirt::gates::Gate,
+};
 
 rule! {
     /// A field of an interface has a value that KubeVirt rejects.
@@ -71,7 +75,7 @@ struct CheckedInterface<'c> {
 impl CheckedInterface<'_> {
     /// Returns the name in quotes, for messages.
     fn name(&self) -> String {
-        format!("{:?}", self.fields.name.as_str())
+        format!("{}", quote(&self.fields.name))
     }
 
     /// Returns the path of the interface.
@@ -89,7 +93,7 @@ fn name(interface: &CheckedInterface) -> Option<Finding> {
     let name = interface.fields.name.as_str();
     let is_valid = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
     let what = match name.chars().find(|letter| !is_valid(*letter)) {
-        Some(letter) => format!("interface name {name:?} contains the invalid character {letter:?}"),
+        Some(letter) => format!("interface name {name} contains the invalid character {letter:?}", name = quote(name)),
         None if name.is_empty() => "the interface has no name".to_owned(),
         None => return None,
     };
@@ -102,7 +106,11 @@ fn model(interface: &CheckedInterface) -> Option<Finding> {
     if MODELS.contains(&model) {
         return None;
     }
-    let what = format!("interface {} has model {model:?}, which KubeVirt does not support", interface.name());
+    let what = format!(
+        "interface {} has model {model}, which KubeVirt does not support",
+        interface.name(),
+        model = quote(model)
+    );
     let fix = match MODELS.iter().find(|known| known.eq_ignore_ascii_case(model)) {
         Some(meant) => format!("write it as {meant}"),
         None => format!("use one of {}", MODELS.join(", ")),

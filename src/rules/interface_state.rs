@@ -1,7 +1,7 @@
 //! NP007.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::api::network::Interface;
+use crate::api::{network::Interface, quote::quote};
 
 rule! {
     /// An interface has an invalid `state`, or one that its binding or network does not support.
@@ -56,16 +56,19 @@ fn unknown_state(interface: &Interface, state: &str) -> Problem {
         return None;
     }
     let meant = STATES.iter().find(|known| known.eq_ignore_ascii_case(state.trim()));
-    let fix = meant.map(|meant| format!("write it as {meant:?}")).unwrap_or_default();
-    Some((format!("interface {:?} has the invalid state {state:?}", interface.name.as_str()), fix))
+    let fix = meant.map(|meant| format!("write it as {meant}", meant = quote(meant))).unwrap_or_default();
+    Some((format!("interface {} has the invalid state {state}", quote(&interface.name), state = quote(state)), fix))
 }
 
 fn link_of_sriov(interface: &Interface, state: &str) -> Problem {
     if interface.bindings.sriov.is_none() || !matches!(state, "down" | "up") {
         return None;
     }
-    let what =
-        format!("SR-IOV interface {:?} has state {state:?}, but its link cannot be set", interface.name.as_str());
+    let what = format!(
+        "SR-IOV interface {} has state {state}, but its link cannot be set",
+        quote(&interface.name),
+        state = quote(state)
+    );
     Some((what, "leave state out and set the link inside the guest".to_owned()))
 }
 
@@ -75,7 +78,7 @@ fn unplug_without_bridge(case: &Case, interface: &Interface) -> Problem {
         return None;
     }
     let what =
-        format!("interface {:?} cannot be unplugged: state absent needs the bridge binding", interface.name.as_str());
+        format!("interface {} cannot be unplugged: state absent needs the bridge binding", quote(&interface.name));
     let restart = if case.live().known().is_some() { " and restart the VM" } else { "" };
     Some((what, format!("to remove the NIC, delete its interface and network{restart}")))
 }
@@ -84,8 +87,7 @@ fn unplug_of_default(interface: &Interface, default: Option<&str>) -> Problem {
     if !interface.is_absent() || default != Some(interface.name.as_str()) {
         return None;
     }
-    let what =
-        format!("interface {:?} cannot be unplugged: it is on the pod's default network", interface.name.as_str());
+    let what = format!("interface {} cannot be unplugged: it is on the pod's default network", quote(&interface.name));
     Some((what, "write it as \"down\" to turn off only the link".to_owned()))
 }
 

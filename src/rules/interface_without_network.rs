@@ -1,6 +1,7 @@
 //! NP003.
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// An interface has no network with the same name.
@@ -28,7 +29,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, interface)| case.change.nic(&interface.name).is_none_or(|nic| nic.network.is_none()))
         .map(|(index, interface)| {
             let field = format!("{}.name", case.change.interface_field(index));
-            let what = format!("interface {:?} has no network with the same name", interface.name.as_str());
+            let what = format!("interface {} has no network with the same name", quote(&interface.name));
             RULE.fault(CauseType::Invalid, field, what)
         })
         .collect()

@@ -9,6 +9,7 @@ use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
+    api::quote::quote,
     change::{Change, Nic},
     facts::{
         Fact, FactKind, Vmi,
@@ -151,7 +152,7 @@ fn evaluate_first(change: &Change) -> Option<Finding> {
         return None;
     }
     let nic = change.nics.added.iter().find(|nic| !nic.is_absent())?;
-    let what = format!("adding {:?} removes the default pod-network NIC at the next boot", nic.name);
+    let what = format!("adding {} removes the default pod-network NIC at the next boot", quote(nic.name));
     Some(RULE.fault(CauseType::Invalid, change.nic_field(nic), what).with_fix(KEEP_DEFAULT_NIC.to_owned()))
 }
 
@@ -163,39 +164,46 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
     let what = match difference {
         Difference::Dropped(guest) if is_automatic(&guest.name) => {
             let first = change.nics.added.first().map_or("", |nic| nic.name);
-            format!("with {first:?} the guest loses its automatic pod NIC {:?} at the next restart", guest.name)
+            format!(
+                "with {first} the guest loses its automatic pod NIC {} at the next restart",
+                quote(&guest.name),
+                first = quote(first)
+            )
         }
         Difference::Dropped(guest) if guest.is_absent => {
-            format!("{:?} was dropped before it is unplugged: KubeVirt asks for a restart", guest.name)
+            format!("{} was dropped before it is unplugged: KubeVirt asks for a restart", quote(&guest.name))
         }
         Difference::Dropped(guest) => {
-            format!("{:?} was dropped without state: absent: the guest keeps it until a restart", guest.name)
+            format!("{} was dropped without state: absent: the guest keeps it until a restart", quote(&guest.name))
         }
         Difference::Field(nic, _) if is_automatic(nic.name) => {
-            format!("the automatic pod NIC {:?} changes at the next restart: the VM is running", nic.name)
+            format!("the automatic pod NIC {} changes at the next restart: the VM is running", quote(nic.name))
         }
         Difference::Field(nic, NETWORK_NAME) => {
             let name = nic.name;
             if case.facts.kubevirt.known().is_none() {
-                let what =
-                    format!("how the network of {name:?} changes was not checked: no KubeVirt resource is known");
+                let what = format!(
+                    "how the network of {name} changes was not checked: no KubeVirt resource is known",
+                    name = quote(name)
+                );
                 return RULE.unknown(FactKind::KubeVirt, what);
             }
-            format!("the network of {name:?} changes at the next restart: LiveUpdateNADRef is off")
+            format!("the network of {name} changes at the next restart: LiveUpdateNADRef is off", name = quote(name))
         }
         Difference::Field(nic, field) => {
-            format!("{field} of {:?} changes at the next restart: the VM is running", nic.name)
+            format!("{field} of {} changes at the next restart: the VM is running", quote(nic.name))
         }
         Difference::PodNetwork(Some(nic)) => {
-            format!("{:?} comes at the next restart: the running guest has no pod network", nic.name)
+            format!("{} comes at the next restart: the running guest has no pod network", quote(nic.name))
         }
         Difference::PodNetwork(None) => {
             "the pod network comes at the next restart: the running guest has none".to_owned()
         }
         Difference::NoModel(nic, model) => {
             let what = format!(
-                "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a restart",
-                nic.name
+                "{} has no model: the preference's {model} differs from its virtio device and asks for a restart",
+                quote(nic.name),
+                model = quote(model)
             );
             return fault(case, difference, what).with_fix("write model: virtio".to_owned());
         }
@@ -214,12 +222,14 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
 fn evaluate_earlier(case: &Case, difference: &Difference) -> Finding {
     let what = match difference {
         Difference::Dropped(guest) => {
-            format!("the guest has {:?}, the template does not: it takes a restart", guest.name)
+            format!("the guest has {}, the template does not: it takes a restart", quote(&guest.name))
         }
         Difference::Field(nic, field) => {
-            format!("{field} of {:?} differs from the guest's: it takes effect at the next restart", nic.name)
+            format!("{field} of {} differs from the guest's: it takes effect at the next restart", quote(nic.name))
         }
-        Difference::NoModel(nic, _) => format!("model of {:?} differs from its device's until a restart", nic.name),
+        Difference::NoModel(nic, _) => {
+            format!("model of {} differs from its device's until a restart", quote(nic.name))
+        }
         Difference::PodNetwork(_) => "the guest gets the pod network of the template at the next restart".to_owned(),
         Difference::Devices(field) => format!("{field} differs from the guest's: it takes effect at the next restart"),
     };
@@ -230,13 +240,13 @@ fn evaluate_earlier(case: &Case, difference: &Difference) -> Finding {
 fn evaluate_standing(case: &Case, difference: &Difference) -> Finding {
     let what = match difference {
         Difference::Dropped(guest) => {
-            format!("the removal of {:?} waits for the next boot as the earlier changes do", guest.name)
+            format!("the removal of {} waits for the next boot as the earlier changes do", quote(&guest.name))
         }
         Difference::Field(nic, field) => {
-            format!("{field} of {:?} waits for the next boot as the earlier changes do", nic.name)
+            format!("{field} of {} waits for the next boot as the earlier changes do", quote(nic.name))
         }
         Difference::NoModel(nic, _) => {
-            format!("model of {:?} waits for the next boot as the earlier changes do", nic.name)
+            format!("model of {} waits for the next boot as the earlier changes do", quote(nic.name))
         }
         Difference::PodNetwork(_) => "the pod network waits for the next boot as the earlier changes do".to_owned(),
         Difference::Devices(field) => format!("{field} waits for the next boot as the earlier changes do"),
@@ -249,8 +259,8 @@ fn evaluate_dropped(case: &Case, difference: &Difference) -> Option<Finding> {
     match difference {
         Difference::Dropped(guest) if !guest.is_absent => {
             let what = format!(
-                "{:?} was dropped and stays in the guest until it powers off; KubeVirt reports nothing",
-                guest.name
+                "{} was dropped and stays in the guest until it powers off; KubeVirt reports nothing",
+                quote(&guest.name)
             );
             Some(fault(case, difference, what))
         }
@@ -281,13 +291,20 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
     let field = case.change.nic_field(nic);
     if guest.role != NetworkRole::Additional {
         // Only where RestartRequired is newly set does a text of this rule have the word in small letters.
-        let what = format!("{network:?} for default network {name:?} is stored and sets no RestartRequired: next boot");
+        let what = format!(
+            "{network} for default network {name} is stored and sets no RestartRequired: next boot",
+            network = quote(network),
+            name = quote(name)
+        );
         return Some(RULE.fault(CauseType::Invalid, field, what));
     }
     let reason = match &vmi.migratable {
         Migratable::Yes if nic.is_absent() => {
-            let what =
-                format!("{name:?} is being unplugged, and asks for a live migration to {network:?} all the same");
+            let what = format!(
+                "{name} is being unplugged, and asks for a live migration to {network} all the same",
+                name = quote(name),
+                network = quote(network)
+            );
             return Some(RULE.advice(field, what));
         }
         Migratable::Yes => return Some(evaluate_migration(case, vmi, swap, forecast, kubevirt)),
@@ -295,7 +312,11 @@ fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Op
         // KubeVirt treats a VM without the condition as one that cannot migrate.
         Migratable::Unknown => "not LiveMigratable yet",
     };
-    let what = format!("{name:?} needs a live migration to {network:?}, which the guest cannot do ({reason})");
+    let what = format!(
+        "{name} needs a live migration to {network}, which the guest cannot do ({reason})",
+        name = quote(name),
+        network = quote(network)
+    );
     Some(RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned()))
 }
 
@@ -306,18 +327,27 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     let field = case.change.nic_field(nic);
     match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
         Some(obstacle) if obstacle.is_lasting() => {
-            let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
+            let what = format!(
+                "{name} needs a live migration to {network}, and {obstacle}",
+                name = quote(name),
+                network = quote(network)
+            );
             return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());
         }
         Some(obstacle) => {
-            return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
+            return RULE
+                .advice(field, format!("{name} waits: it needs a live migration, and {obstacle}", name = quote(name)));
         }
         None => {}
     }
     match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
         None => RULE.advice(field, by_migration(name, kubevirt)),
         Some(waits) => {
-            let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
+            let what = format!(
+                "{name} moves to {network} now by a live migration, while {waits} waits",
+                name = quote(name),
+                network = quote(network)
+            );
             RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
         }
     }
@@ -328,10 +358,10 @@ const NO_TARGET: &str = "put the old network back, or change it while the VM is 
 fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
     match kubevirt.auto_migration() {
         AutoMigration::Off(setting) => {
-            format!("the network of {name:?} waits for a migration: KubeVirt lacks {setting}")
+            format!("the network of {name} waits for a migration: KubeVirt lacks {setting}", name = quote(name))
         }
         AutoMigration::On | AutoMigration::TooOld(_) | AutoMigration::Unknown => {
-            format!("the network of {name:?} is changed by a live migration of the VM")
+            format!("the network of {name} is changed by a live migration of the VM", name = quote(name))
         }
     }
 }

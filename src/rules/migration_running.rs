@@ -2,6 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    api::quote::quote,
     change::{MigrationStart, Nic},
     facts::{
         Fact, FactKind, Facts, Vm, Vmi,
@@ -38,12 +39,12 @@ fn check(case: &Case) -> Vec<Finding> {
 
 fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     let migration = match &case.facts.migration {
-        Fact::Known(name) => format!("migration {name:?}"),
+        Fact::Known(name) => format!("migration {name}", name = quote(name)),
         Fact::Absent | Fact::Unknown if vmi.is_migrating => "a migration".to_owned(),
         Fact::Absent | Fact::Unknown => return None,
     };
     let effect = if nic.is_absent() { "stay" } else { "be missing" };
-    let what = format!("{migration} has not finished: {:?} may {effect} in the new pod", nic.name);
+    let what = format!("{migration} has not finished: {} may {effect} in the new pod", quote(nic.name));
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
@@ -56,23 +57,38 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
             let vm = facts.vm.known();
             if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi)) {
                 let what = if nic.is_absent {
-                    format!("{:?} was unplugged from VM {guest:?}, but its VMI still has it", nic.name)
+                    format!(
+                        "{} was unplugged from VM {guest}, but its VMI still has it",
+                        quote(&nic.name),
+                        guest = quote(guest)
+                    )
                 } else {
-                    format!("{:?} was added to VM {guest:?}, but its VMI does not have it yet", nic.name)
+                    format!(
+                        "{} was added to VM {guest}, but its VMI does not have it yet",
+                        quote(&nic.name),
+                        guest = quote(guest)
+                    )
                 };
                 return fault(what);
             }
             match not_settled(vmi, in_place) {
                 Some(nic) => {
                     let action = if nic.is_absent { "unplugged" } else { "attached" };
-                    fault(format!("{:?} of {guest:?} is still being {action}: migrate afterwards", nic.name))
+                    fault(format!(
+                        "{} of {guest} is still being {action}: migrate afterwards",
+                        quote(&nic.name),
+                        guest = quote(guest)
+                    ))
                 }
                 None => Vec::new(),
             }
         }
         Fact::Absent => Vec::new(),
         Fact::Unknown => {
-            let what = format!("whether a NIC of {guest:?} is being attached was not checked: its VMI is not known");
+            let what = format!(
+                "whether a NIC of {guest} is being attached was not checked: its VMI is not known",
+                guest = quote(guest)
+            );
             vec![RULE.unknown(FactKind::Vmi, what)]
         }
     }

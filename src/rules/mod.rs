@@ -37,7 +37,7 @@ mod vmi_phase;
 use std::borrow::Cow;
 
 use crate::{
-    api::review::ObjectKind,
+    api::{quote::quote, review::ObjectKind},
     change::{Change, MigrationStart, Nic, NicDiff},
     facts::{
         Fact, FactKind, Facts, Vmi,
@@ -364,7 +364,8 @@ impl<'c> Case<'c> {
             Fact::Absent => Vec::new(),
             Fact::Unknown => {
                 let name = &self.change.subject.name;
-                let what = format!("hotplug was not checked: whether {name:?} is running is not known");
+                let what =
+                    format!("hotplug was not checked: whether {name} is running is not known", name = quote(name));
                 vec![rule.unknown(FactKind::Vmi, what)]
             }
         }

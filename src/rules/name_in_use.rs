@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::review::ObjectKind,
+    api::{quote::quote, review::ObjectKind},
     change::Nic,
     facts::{Fact, Vmi, attachment::InPlace},
 };
@@ -36,7 +36,7 @@ fn check(case: &Case) -> Vec<Finding> {
 
 fn evaluate_name(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
     vmi.status_nic(nic.name)?;
-    let what = format!("{:?} is still in the VMI's status: a stale link may collide; use another name", nic.name);
+    let what = format!("{} is still in the VMI's status: a stale link may collide; use another name", quote(nic.name));
     Some(RULE.fault(CauseType::Duplicate, name_field(case, nic), what))
 }
 
@@ -49,7 +49,8 @@ fn added_again(case: &Case) -> Vec<Finding> {
     }
     let is_being_unplugged = |nic: &&Nic| !nic.is_absent() && vmi.nic(nic.name).is_some_and(|nic| nic.is_absent);
     let evaluate = |nic: &Nic| {
-        let what = format!("{:?} is still being unplugged and may come back late or never; use another name", nic.name);
+        let what =
+            format!("{} is still being unplugged and may come back late or never; use another name", quote(nic.name));
         RULE.fault(CauseType::Duplicate, name_field(case, nic), what)
     };
     nics.added_or_modified().filter(is_being_unplugged).map(evaluate).collect()
@@ -61,8 +62,11 @@ fn plug_and_unplug(case: &Case) -> Option<Finding> {
     }
     let Fact::Known(vmi) = case.live() else { return None };
     let (added, removed) = (case.plugged(vmi).next()?, case.unplugged(vmi).next()?.name);
-    let what =
-        format!("one update adds {:?} and removes {removed:?}: Multus may lose one; use two updates", added.name);
+    let what = format!(
+        "one update adds {} and removes {removed}: Multus may lose one; use two updates",
+        quote(added.name),
+        removed = quote(removed)
+    );
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(added), what))
 }
 

@@ -6,6 +6,7 @@ use super::{Case, CauseType, Finding, FindingKind, rule};
 use crate::{
     api::{
         network::{Bindings, NadRef},
+        quote::quote,
         review::ObjectKind,
     },
     change::{Nic, NicDiff},
@@ -101,7 +102,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let index = nic.network?.index;
     let field = || case.change.network_name_field(index);
     if !is_well_formed(written) {
-        let what = format!("networkName {written:?} is neither NAME nor NAMESPACE/NAME");
+        let what = format!("networkName {written} is neither NAME nor NAMESPACE/NAME", written = quote(written));
         let fix = "set networkName to the name of a NetworkAttachmentDefinition, or to NAMESPACE/NAME".to_owned();
         return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
     }
@@ -156,16 +157,22 @@ fn missing_default(case: &Case, nic: &Nic, name: NadRef, suggestion: Option<&str
     let NadRef { namespace, name } = name;
     let elsewhere = suggestion.map(|found| NadRef::parse(found, namespace)).filter(|found| found.name == name);
     let where_it_is = match elsewhere {
-        Some(found) => format!("it exists in {:?}: write {found}", found.namespace),
+        Some(NadRef { namespace, name }) => {
+            format!("it exists in {}: write {namespace}/{name}", quote(namespace))
+        }
         None => "none exists there".to_owned(),
     };
-    let what = format!("Multus looks for default network {name:?} in {namespace}; {where_it_is}");
+    let what = format!("Multus looks for default network {name} in {namespace}; {where_it_is}", name = quote(name));
     Some(RULE.advice(case.change.network_name_field(network.index), what))
 }
 
 fn missing(field: String, name: NadRef, suggestion: Option<&str>) -> Finding {
     let NadRef { namespace, name } = name;
-    let what = format!("NetworkAttachmentDefinition {name:?} does not exist in namespace {namespace:?}");
+    let what = format!(
+        "NetworkAttachmentDefinition {name} does not exist in namespace {namespace}",
+        name = quote(name),
+        namespace = quote(namespace)
+    );
     let finding = RULE.fault(CauseType::NotFound, field, what);
     match suggestion {
         Some(suggestion) => finding.with_fix(format!("create it, or use {suggestion:?}, which exists")),
@@ -180,10 +187,11 @@ fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef)
     }
     match &case.facts.isolation {
         Fact::Known(isolation) if !isolation.is_global(name.namespace) => {
-            let what = format!("Multus isolates namespaces: a VM in {own:?} may not use \"{name}\"");
+            let what = format!("Multus isolates namespaces: a VM in {own} may not use \"{name}\"", own = quote(own));
             let fix = format!(
-                "use a network of namespace {own:?} or \"default\", or add {:?} to globalNamespaces of Multus",
-                name.namespace
+                "use a network of namespace {own} or \"default\", or add {} to globalNamespaces of Multus",
+                quote(name.namespace),
+                own = quote(own)
             );
             Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix))
         }

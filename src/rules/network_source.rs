@@ -1,7 +1,7 @@
 //! NP005.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::api::network::Network;
+use crate::api::{network::Network, quote::quote};
 
 rule! {
     /// A network has no source, more than one, or an invalid one.
@@ -58,8 +58,16 @@ fn pod_and_multus_default(case: &Case, networks: &[Network]) -> Option<Finding> 
     let pod = networks.iter().find(|network| is_pod(network))?;
     let default = networks.iter().find(|network| is_multus_default(network))?;
     let (pod, default) = (pod.name.as_str(), default.name.as_str());
-    let what = format!("network {default:?} has multus.default, which replaces the pod network {pod:?}");
-    let fix = format!("remove network {pod:?} and its interface, or remove multus.default from {default:?}");
+    let what = format!(
+        "network {default} has multus.default, which replaces the pod network {pod}",
+        default = quote(default),
+        pod = quote(pod)
+    );
+    let fix = format!(
+        "remove network {pod} and its interface, or remove multus.default from {default}",
+        pod = quote(pod),
+        default = quote(default)
+    );
     Some(RULE.fault(CauseType::Invalid, networks_field(case), what).with_fix(fix))
 }
 
@@ -67,11 +75,11 @@ fn pod_and_multus_default(case: &Case, networks: &[Network]) -> Option<Finding> 
 fn not_one_source(case: &Case, index: usize, network: &Network) -> Option<Finding> {
     let name = network.name.as_str();
     let what = match network.sources().count() {
-        0 if network.unknown_sources == 0 => format!("network {name:?} has no source"),
+        0 if network.unknown_sources == 0 => format!("network {name} has no source", name = quote(name)),
         0 | 1 => return None,
         count => {
             let sources: Vec<&str> = network.sources().collect();
-            format!("network {name:?} has {count} sources: {}", sources.join(", "))
+            format!("network {name} has {count} sources: {}", sources.join(", "), name = quote(name))
         }
     };
     Some(RULE.fault(CauseType::Required, case.change.network_field(index), what))
@@ -120,7 +128,7 @@ impl NamedNetworks {
         let matching = || networks.iter().filter(|network| matches(network));
         let count = matching().count();
         let mut names: Vec<String> =
-            matching().take(NAMES_AT_MOST).map(|network| format!("{:?}", network.name.as_str())).collect();
+            matching().take(NAMES_AT_MOST).map(|network| format!("{}", quote(&network.name))).collect();
         if count > NAMES_AT_MOST {
             names.push("…".to_owned());
         }

@@ -1,6 +1,7 @@
 //! NP004.
 
 use super::{Case, CauseType, Finding, rule};
+use crate::api::quote::quote;
 
 rule! {
     /// A network has no interface with the same name.
@@ -27,7 +28,7 @@ fn check(case: &Case) -> Vec<Finding> {
         .filter(|(_, network)| case.change.nic(&network.name).is_none_or(|nic| nic.interface.is_none()))
         .map(|(index, network)| {
             let field = format!("{}.name", case.change.network_field(index));
-            let what = format!("network {:?} has no interface with the same name", network.name.as_str());
+            let what = format!("network {} has no interface with the same name", quote(&network.name));
             RULE.fault(CauseType::Required, field, what)
         })
         .collect()

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
+    api::quote::quote,
     facts::{
         Fact, Vmi,
         boot::{self, Stamp},
@@ -59,8 +60,11 @@ fn check(case: &Case) -> Vec<Finding> {
             .skip(usize::try_from(ports.left).unwrap_or(usize::MAX))
             .map(|nic| {
                 let (left, boot, port) = (ports.left, ports.at_boot, ports.boot.capacity.name());
-                let what =
-                    format!("no free {port} for {:?}: {} requested, {left} of {boot} free", nic.name, wanted.len());
+                let what = format!(
+                    "no free {port} for {}: {} requested, {left} of {boot} free",
+                    quote(nic.name),
+                    wanted.len()
+                );
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
             })
             .collect();

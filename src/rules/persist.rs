@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     annotations::persist::{KEY, PersistRequest},
+    api::quote::quote,
     api::{network::NadRef, review::ObjectKind},
     change::{Nic, ObjectView},
     facts::{Fact, FactKind, Vm, nic::GuestNic},
@@ -82,7 +83,7 @@ fn evaluate(case: &Case, request: &PersistRequest, before: Option<&PersistReques
     let vm = match &case.facts.vm {
         Fact::Known(vm) => vm,
         Fact::Absent => {
-            let what = format!("VirtualMachine {:?} does not exist, so NICs cannot be persisted", &*owner.name);
+            let what = format!("VirtualMachine {} does not exist, so NICs cannot be persisted", quote(&owner.name));
             return vec![fault(CauseType::NotFound, what, "remove the annotation")];
         }
         Fact::Unknown => {
@@ -98,13 +99,13 @@ fn evaluate(case: &Case, request: &PersistRequest, before: Option<&PersistReques
 /// Evaluates a NIC that the guest has; one that is added later is evaluated then.
 fn evaluate_nic(nic: &Nic, vm: &Vm, namespace: &str) -> Option<Finding> {
     if nic.is_absent() {
-        let what = format!("{:?} is being unplugged, and is not persisted", nic.name);
+        let what = format!("{} is being unplugged, and is not persisted", quote(nic.name));
         return Some(RULE.advice(field(), what));
     }
     let existing = vm.nics.iter().find(|existing| &*existing.name == nic.name)?;
     let difference = if !is_same_network(nic, existing, namespace) {
         match &existing.network {
-            Some(network) => format!("on network {network:?}"),
+            Some(network) => format!("on network {network}", network = quote(network)),
             None => "without a NetworkAttachmentDefinition".to_owned(),
         }
     } else if existing.is_absent {
@@ -112,7 +113,7 @@ fn evaluate_nic(nic: &Nic, vm: &Vm, namespace: &str) -> Option<Finding> {
     } else {
         return None;
     };
-    let what = format!("the VM's template already has {:?}, {difference}", nic.name);
+    let what = format!("the VM's template already has {}, {difference}", quote(nic.name));
     Some(fault(CauseType::Duplicate, what, "choose another name, or remove that NIC from the template"))
 }
 

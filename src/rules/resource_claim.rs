@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::{Interface, ResourceClaimSource},
+    api::quote::quote,
     facts::FactKind,
     kubevirt::gates::Gate,
 };
@@ -47,8 +48,8 @@ fn check(case: &Case) -> Vec<Finding> {
         }
         Some(false) => {
             let what = format!(
-                "network {:?} has a resourceClaim, but feature gate NetworkDevicesWithDRA is off",
-                first.name.as_str()
+                "network {} has a resourceClaim, but feature gate NetworkDevicesWithDRA is off",
+                quote(&first.name)
             );
             let fix = "add NetworkDevicesWithDRA to spec.configuration.developerConfiguration.featureGates of the \
                        KubeVirt resource, or use another source";
@@ -58,9 +59,9 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     if let Some(multus) = guest.networks.iter().find(|network| network.multus.is_some()) {
         let what = format!(
-            "one VM cannot have both network {:?} (resourceClaim) and network {:?} (multus)",
-            first.name.as_str(),
-            multus.name.as_str()
+            "one VM cannot have both network {} (resourceClaim) and network {} (multus)",
+            quote(&first.name),
+            quote(&multus.name)
         );
         return whole(what, "use resourceClaim for all of them, or multus for all");
     }
@@ -113,8 +114,10 @@ impl<'c> Claims<'c> {
             return None;
         }
         let field = format!("{}.domain.devices.interfaces", self.case.change.after.path);
-        let what =
-            format!("the resourceClaim of network {network:?} needs an interface with sriov or a binding plugin");
+        let what = format!(
+            "the resourceClaim of network {network} needs an interface with sriov or a binding plugin",
+            network = quote(network)
+        );
         let fix = format!("set sriov or binding in {}", self.case.change.interface_field(*index));
         Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix))
     }
@@ -123,7 +126,11 @@ impl<'c> Claims<'c> {
         let fields = [("claimName", claim.claim_name.is_empty()), ("requestName", claim.request_name.is_empty())];
         fields.into_iter().filter(|(_, is_missing)| *is_missing).map(move |(key, _)| {
             let field = format!("{}.resourceClaim.{key}", self.case.change.network_field(index));
-            RULE.fault(CauseType::Required, field, format!("the resourceClaim of network {network:?} has no {key}"))
+            RULE.fault(
+                CauseType::Required,
+                field,
+                format!("the resourceClaim of network {network} has no {key}", network = quote(network)),
+            )
         })
     }
 
@@ -133,7 +140,11 @@ impl<'c> Claims<'c> {
             return None;
         }
         let field = format!("{}.resourceClaim.claimName", self.case.change.network_field(index));
-        let what = format!("claim {name:?} of network {network:?} is not listed in resourceClaims");
+        let what = format!(
+            "claim {name} of network {network} is not listed in resourceClaims",
+            name = quote(name),
+            network = quote(network)
+        );
         let fix = format!("add an entry with that name to {}.resourceClaims", self.case.change.after.path);
         Some(RULE.fault(CauseType::NotFound, field, what).with_fix(fix))
     }
@@ -147,8 +158,12 @@ impl<'c> Claims<'c> {
                 None
             }
             hash_map::Entry::Occupied(entry) => {
-                let what =
-                    format!("network {network:?} uses request {:?}, as does network {:?}", entry.key(), entry.get());
+                let what = format!(
+                    "network {network} uses request {}, as does network {}",
+                    quote(entry.key()),
+                    quote(entry.get()),
+                    network = quote(network)
+                );
                 let fault = RULE.fault(CauseType::Duplicate, self.case.change.network_field(index), what);
                 Some(fault.with_fix("use a different request for each network".to_owned()))
             }

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, live_change::forecast::Forecast, rule};
 use crate::{
-    api::review::ObjectKind,
+    api::{quote::quote, review::ObjectKind},
     change::Nic,
     facts::{Fact, kubevirt::Rollout, nic::NetworkRole},
 };
@@ -38,8 +38,10 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     let fault = |nic: &Nic, part: &str| {
-        let what =
-            format!("vmRolloutStrategy is Stage, yet KubeVirt changes {:?}{part} of the running VM at once", nic.name);
+        let what = format!(
+            "vmRolloutStrategy is Stage, yet KubeVirt changes {}{part} of the running VM at once",
+            quote(nic.name)
+        );
         RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
     let plugged = case.each_plugged(&RULE, |nic, _| Some(fault(nic, "")));

@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, plug_of, rule};
 use crate::{
-    api::{review::ObjectKind, vmi::Phase},
+    api::{quote::quote, review::ObjectKind, vmi::Phase},
     change::{Nic, NicDiff},
     facts::{Fact, Vmi, nic::HotplugMethod},
 };
@@ -47,7 +47,7 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     let state = if vmi.is_deleting { "is being deleted".to_owned() } else { format!("is {}", vmi.phase) };
     let evaluate = |nic| {
-        let what = format!("{:?} {state}: its NICs can no longer change", case.change.subject.name);
+        let what = format!("{} {state}: its NICs can no longer change", quote(case.change.subject.name));
         RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
     };
     added.iter().chain(set_absent).map(evaluate).collect()
@@ -56,11 +56,11 @@ fn check(case: &Case) -> Vec<Finding> {
 fn evaluate_pending(case: &Case, nic: &Nic) -> Finding {
     let (guest, name) = (case.change.subject.name, nic.name);
     let what = if nic.is_absent() {
-        format!("{guest:?} has no pod yet: it starts without {name:?}")
+        format!("{guest} has no pod yet: it starts without {name}", guest = quote(guest), name = quote(name))
     } else if plug_of(nic) == HotplugMethod::None {
-        format!("{name:?} comes with the next boot only: KubeVirt copies bridge and sriov NICs")
+        format!("{name} comes with the next boot only: KubeVirt copies bridge and sriov NICs", name = quote(name))
     } else {
-        format!("{guest:?} has no pod yet: it starts with {name:?}")
+        format!("{guest} has no pod yet: it starts with {name}", guest = quote(guest), name = quote(name))
     };
     RULE.advice(case.change.nic_field(nic), what)
 }
@@ -70,7 +70,7 @@ fn evaluate_start(case: &Case, vmi: &Vmi) -> Vec<Finding> {
         return Vec::new();
     }
     let name = case.change.subject.name;
-    let what = format!("{name:?} is not running yet (phase {}): NICs change once it runs", vmi.phase);
+    let what = format!("{name} is not running yet (phase {}): NICs change once it runs", vmi.phase, name = quote(name));
     vec![RULE.advice(String::new(), what)]
 }
 

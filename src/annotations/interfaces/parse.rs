@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use super::RequestKind;
-use crate::api;
+use crate::{api, api::quote::quote};
 
 /// The longest list; no guest has room for that many NICs.
 const ENTRIES_AT_MOST: usize = 255;
@@ -68,7 +68,11 @@ impl FromStr for Additions {
                 Some(known) if known.network_name == addition.network_name => {}
                 Some(known) => {
                     let Addition { name, network_name } = known;
-                    return Err(location.error(format!("{name:?} is already listed, with network {network_name:?}")));
+                    return Err(location.error(format!(
+                        "{name} is already listed, with network {network_name}",
+                        name = quote(name),
+                        network_name = quote(network_name)
+                    )));
                 }
                 None => additions.push(addition),
             }
@@ -174,7 +178,11 @@ impl Display for Location {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if let Some((number, text)) = &self.entry {
-            parts.push(if text.is_empty() { format!("entry {number}") } else { format!("entry {number} ({text:?})") });
+            parts.push(if text.is_empty() {
+                format!("entry {number}")
+            } else {
+                format!("entry {number} ({text})", text = quote(text))
+            });
         }
         if self.line > 1 {
             parts.push(format!("line {}", self.line));

@@ -18,10 +18,16 @@ pub use self::{
     request::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
     response::{Failure, Response, ResponseReview, Status, StatusCause, StatusDetails, allowed_response},
 };
-use super::{JsonObject, JsonText, Text, json, nullable};
+use super::{
+    JsonObject, JsonText, Text, json, nullable,
+    quote::{cut_middle, quote},
+};
 
 /// The only version of AdmissionReview that nicplug supports.
 pub const API_VERSION: &str = "admission.k8s.io/v1";
+
+/// The longest uid of a request that a response repeats, in bytes. The API server sends 36.
+const UID_AT_MOST: usize = 256;
 
 /// A body that is not an AdmissionReview request, so the response cannot have a uid.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +36,11 @@ pub enum BodyError {
     #[error("the body is not JSON: {0}; send an AdmissionReview of admission.k8s.io/v1")]
     NotJson(String),
     /// The JSON is another kind or version.
-    #[error("the body is {kind:?} of {api_version:?}; nicplug reads AdmissionReview of \"admission.k8s.io/v1\" only")]
+    #[error(
+        "the body is {} of {}; nicplug reads AdmissionReview of \"admission.k8s.io/v1\" only",
+        quote(.kind),
+        quote(.api_version)
+    )]
     OtherType {
         /// `apiVersion` of the body.
         api_version: String,
@@ -77,7 +87,7 @@ pub fn read(body: &[u8]) -> Result<ParsedRequest<'_>, BodyError> {
     })?;
     match json::read_pair::<Body<Eager>>(text) {
         Ok(Body { api_version, kind, request: Some(Eager(request)) })
-            if is_review(&api_version, &kind) && !request.uid.is_empty() =>
+            if is_review(&api_version, &kind) && matches!(request.uid.len(), 1..=UID_AT_MOST) =>
         {
             Ok(ParsedRequest::Valid(request))
         }
@@ -116,8 +126,13 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
     let Some(Bare { request, object, old_object }) = body.request else {
         return Err(BodyError::InvalidRequest("request is missing".to_owned()));
     };
-    if request.uid.is_empty() {
-        return Err(BodyError::InvalidRequest("request.uid is missing".to_owned()));
+    match request.uid.len() {
+        0 => return Err(BodyError::InvalidRequest("request.uid is missing".to_owned())),
+        1..=UID_AT_MOST => {}
+        length => {
+            let message = format!("request.uid has {length} bytes, but a response repeats at most {UID_AT_MOST}");
+            return Err(BodyError::InvalidRequest(message));
+        }
     }
     let kind = ObjectKind::of(&request.kind);
     match find_invalid_field(kind, object, false).or_else(|| find_invalid_field(kind, old_object, true)) {
@@ -139,12 +154,14 @@ fn find_invalid_field(kind: ObjectKind, text: Option<JsonText>, in_old_object: b
 }
 
 /// Returns the message of an error without line and column, which are useless for a body that the user never sees.
+///
+/// serde quotes a value of a wrong type, which may be as long as the body.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.rsplit_once(" at line ") {
+    cut_middle(match text.rsplit_once(" at line ") {
         Some((message, _)) => message.to_owned(),
         None => text,
-    }
+    })
 }
 
 /// The outermost JSON object. `R` decides how the request is read.

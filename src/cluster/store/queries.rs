@@ -194,7 +194,7 @@ impl Store {
             return Some(NadRef { namespace, name: name.name }.to_string());
         }
         let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
-        closest_name(name.name, names).map(|near| NadRef { namespace: name.namespace, name: near }.to_string())
+        closest_name(name.name, names).map(|near| format!("{}/{near}", name.namespace))
     }
 
     /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     api::{
-        Lazy,
+        Lazy, List,
         guest::{Disk, Filesystem, GuestSpec, HostDevice, Input, Resources, Sound, Video, Volume, Watchdog},
     },
     pci::{UnreadableField, machine_type::Architecture},
@@ -18,15 +18,15 @@ const SATA_PORTS: u64 = 6;
 /// The fields of a spec that only the PCI model reads.
 #[derive(Debug)]
 pub(in crate::pci) struct DeviceLists<'a> {
-    pub(super) disks: Vec<Disk<'a>>,
-    pub(super) filesystems: Vec<Filesystem<'a>>,
-    pub(super) gpus: Vec<HostDevice<'a>>,
-    pub(super) host_devices: Vec<HostDevice<'a>>,
-    pub(super) inputs: Vec<Input<'a>>,
+    pub(super) disks: List<Disk<'a>>,
+    pub(super) filesystems: List<Filesystem<'a>>,
+    pub(super) gpus: List<HostDevice<'a>>,
+    pub(super) host_devices: List<HostDevice<'a>>,
+    pub(super) inputs: List<Input<'a>>,
     pub(in crate::pci) resources: Resources<'a>,
     pub(super) sound: Option<Sound<'a>>,
     pub(super) video: Option<Video<'a>>,
-    volumes: Vec<Volume<'a>>,
+    volumes: List<Volume<'a>>,
     pub(super) watchdog: Option<Watchdog<'a>>,
 }
 

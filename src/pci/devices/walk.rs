@@ -6,7 +6,7 @@ use super::{
     machine_kind,
 };
 use crate::{
-    api::{guest::GuestSpec, network::Interface},
+    api::{guest::GuestSpec, network::Interface, quote::quote},
     pci::{
         DeviceRegistry, DomainAttachment, HostDeviceKind, Note, PciOptions,
         boot_error::BootError,
@@ -194,7 +194,7 @@ impl<'v> DeviceWalk<'v, '_> {
         }
         if let Some(disk) = disks.iter().find(|disk| disk.bus == "usb") {
             let why = "bus usb, but KubeVirt creates no USB controller for a cdrom or lun alone";
-            visitor.boot_error(BootError::Device { device: format!("disk {:?}", disk.name), why });
+            visitor.boot_error(BootError::Device { device: format!("disk {}", quote(disk.name)), why });
         }
     }
 
@@ -212,7 +212,7 @@ impl<'v> DeviceWalk<'v, '_> {
                 _ => None,
             };
             if let Some(why) = why {
-                visitor.boot_error(BootError::Device { device: format!("disk {:?}", disk.name), why });
+                visitor.boot_error(BootError::Device { device: format!("disk {}", quote(disk.name)), why });
             }
             if disk.bus == "virtio" {
                 self.emit(
@@ -276,7 +276,7 @@ impl<'v> DeviceWalk<'v, '_> {
     fn watchdog(&self, visitor: &mut dyn DeviceVisitor<'v>) {
         let Some(watchdog) = &self.parts.watchdog else { return };
         if self.architecture == Architecture::Arm64 {
-            let device = format!("watchdog {:?}", watchdog.name.as_str());
+            let device = format!("watchdog {}", quote(&watchdog.name));
             visitor.boot_error(BootError::Device { device, why: "KubeVirt has no watchdog on arm64" });
         }
         let (slot_kind, why) = if self.architecture == Architecture::S390x || watchdog.diag288.is_some() {
@@ -300,14 +300,14 @@ impl<'v> DeviceWalk<'v, '_> {
     }
 
     fn inputs(&self, visitor: &mut dyn DeviceVisitor<'v>) {
-        for input in &self.parts.inputs {
+        for input in self.parts.inputs.iter() {
             let why = match (input.bus.as_str(), input.kind.as_str()) {
                 ("" | "usb" | "virtio", "tablet") => None,
                 ("" | "usb" | "virtio", _) => Some("KubeVirt supports inputs of type tablet only"),
                 _ => Some("KubeVirt supports inputs on bus usb and virtio only"),
             };
             if let Some(why) = why {
-                visitor.boot_error(BootError::Device { device: format!("input {:?}", input.name.as_str()), why });
+                visitor.boot_error(BootError::Device { device: format!("input {}", quote(&input.name)), why });
             }
             if input.bus.as_str() == "virtio" {
                 self.emit(visitor, Device::new(DeviceKind::Input, &input.name, SlotKind::Port, "bus virtio"));

@@ -2,7 +2,7 @@
 
 use super::{RULE, annotations_of, devices};
 use crate::{
-    api::review::ObjectKind,
+    api::{quote::quote, review::ObjectKind},
     change::ObjectView,
     facts::Fact,
     pci::{PortBudget, Scheme, SlotCount},
@@ -33,7 +33,8 @@ pub(super) fn check(case: &Case) -> Option<Finding> {
         return None;
     }
     let what = format!(
-        "without kubevirt.io/pci-interface-slot-count {count:?} every device of the guest moves at its next boot"
+        "without kubevirt.io/pci-interface-slot-count {count} every device of the guest moves at its next boot",
+        count = quote(count)
     );
     let field = annotations_of(after.path, change.subject.kind);
     Some(RULE.fault(CauseType::Invalid, field, what).with_fix("put the annotations of the template back".to_owned()))

@@ -1,7 +1,10 @@
 //! `macAddress` and `pciAddress`.
 
 use super::CheckedInterface;
-use crate::rules::{CauseType, Finding};
+use crate::{
+    api::quote::quote,
+    rules::{CauseType, Finding},
+};
 
 /// Bytes of an Ethernet address.
 const MAC_BYTES: usize = 6;
@@ -16,9 +19,15 @@ fn mac(interface: &CheckedInterface) -> Option<Finding> {
     let what = match bytes_of_mac(address) {
         Some(bytes) if bytes <= MAC_BYTES => return None,
         Some(bytes) => {
-            format!("interface {} has a MAC address of {bytes} bytes instead of 6: {address:?}", interface.name())
+            format!(
+                "interface {} has a MAC address of {bytes} bytes instead of 6: {address}",
+                interface.name(),
+                address = quote(address)
+            )
         }
-        None => format!("interface {} has a malformed MAC address: {address:?}", interface.name()),
+        None => {
+            format!("interface {} has a malformed MAC address: {address}", interface.name(), address = quote(address))
+        }
     };
     Some(interface.fault(CauseType::Invalid, "macAddress", what, "write six bytes, as in 02:00:00:00:00:01"))
 }
@@ -45,7 +54,8 @@ fn pci(interface: &CheckedInterface) -> Option<Finding> {
     if is_pci_address(address) {
         return None;
     }
-    let what = format!("interface {} has a malformed PCI address: {address:?}", interface.name());
+    let what =
+        format!("interface {} has a malformed PCI address: {address}", interface.name(), address = quote(address));
     let fix = "write domain:bus:slot.function in hexadecimal, as in 0000:81:01.0, with a function from 0 to 7";
     Some(interface.fault(CauseType::Invalid, "pciAddress", what, fix))
 }

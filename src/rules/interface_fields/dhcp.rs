@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::{CheckedInterface, RULE};
 use crate::{
-    api::network::PrivateOption,
+    api::{network::PrivateOption, quote::quote},
     rules::{CauseType, Finding},
 };
 
@@ -56,7 +56,11 @@ fn ntp_server(interface: &CheckedInterface, index: usize, server: &str) -> Optio
     if is_ipv4(server) {
         return None;
     }
-    let what = format!("interface {} has NTP server {server:?}, which is not an IPv4 address", interface.name());
+    let what = format!(
+        "interface {} has NTP server {server}, which is not an IPv4 address",
+        interface.name(),
+        server = quote(server)
+    );
     let fix = "write an address such as 192.0.2.1; this DHCP option cannot carry names or IPv6 addresses";
     Some(interface.fault(CauseType::Invalid, format_args!("dhcpOptions.ntpServers[{index}]"), what, fix))
 }

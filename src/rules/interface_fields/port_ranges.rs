@@ -2,7 +2,7 @@
 
 use super::{CheckedInterface, ports::LAST_PORT};
 use crate::{
-    api::network::PortRange,
+    api::{network::PortRange, quote::quote},
     rules::{CauseType, Finding},
 };
 
@@ -73,7 +73,7 @@ fn error_of(range: &PortRange) -> Option<RangeError> {
     let is_port = |port: i64| (1..=LAST_PORT).contains(&port);
     let (key, reason) = match range {
         PortRange { protocol, .. } if !matches!(protocol.as_str(), "TCP" | "UDP") => {
-            ("protocol", format!("has protocol {:?}, not TCP or UDP", protocol.as_str()))
+            ("protocol", format!("has protocol {}, not TCP or UDP", quote(protocol)))
         }
         PortRange { start, .. } if !is_port(*start) => ("start", format!("starts at {start}, outside 1 to 65535")),
         PortRange { end, .. } if !is_port(*end) => ("end", format!("ends at {end}, outside 1 to 65535")),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::CheckedInterface;
 use crate::{
-    api::network::Port,
+    api::{network::Port, quote::quote},
     rules::{CauseType, Finding},
 };
 
@@ -31,14 +31,14 @@ pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
 }
 
 fn duplicate(interface: &CheckedInterface, index: usize, port: &Port) -> Finding {
-    let what = format!("port name {:?} of interface {} is already in use", port.name.as_str(), interface.name());
+    let what = format!("port name {} of interface {} is already in use", quote(&port.name), interface.name());
     interface.fault(CauseType::Duplicate, format_args!("ports[{index}].name"), what, "choose another name, or omit it")
 }
 
 fn name(interface: &CheckedInterface, index: usize, port: &Port) -> Option<Finding> {
     let name = port.name.as_str();
     let reason = name_error(name)?;
-    let what = format!("port name {name:?} of interface {} {reason}", interface.name());
+    let what = format!("port name {name} of interface {} {reason}", interface.name(), name = quote(name));
     let fix = "use 1 to 15 of a-z, 0-9 and single inner hyphens, with at least one letter, as in http-2";
     Some(interface.fault(CauseType::Invalid, format_args!("ports[{index}].name"), what, fix))
 }
@@ -77,8 +77,12 @@ fn protocol(interface: &CheckedInterface, index: usize, port: &Port) -> Option<F
     if matches!(protocol, "" | "TCP" | "UDP") {
         return None;
     }
-    let what =
-        format!("port {} of interface {} has the unsupported protocol {protocol:?}", port.port, interface.name());
+    let what = format!(
+        "port {} of interface {} has the unsupported protocol {protocol}",
+        port.port,
+        interface.name(),
+        protocol = quote(protocol)
+    );
     let fix = "write TCP or UDP, or omit it for TCP";
     Some(interface.fault(CauseType::Invalid, format_args!("ports[{index}].protocol"), what, fix))
 }

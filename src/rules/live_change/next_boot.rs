@@ -2,7 +2,7 @@
 
 use super::RULE;
 use crate::{
-    api::guest::Probe,
+    api::{guest::Probe, quote::quote},
     change::Nic,
     facts::Fact,
     rules::{Case, Finding},
@@ -44,8 +44,8 @@ fn absent_entries(case: &Case) -> Vec<Finding> {
     let absent = nics.added_or_modified().filter(|nic| nic.is_absent() && is_missing(nic));
     let found = absent.map(|nic| {
         let what = format!(
-            "KubeVirt removes the absent entry {:?}, which the guest lacks; each apply brings it back",
-            nic.name
+            "KubeVirt removes the absent entry {}, which the guest lacks; each apply brings it back",
+            quote(nic.name)
         );
         RULE.advice(change.absent_field(nic), what)
     });
@@ -63,9 +63,15 @@ fn link_under_probe(case: &Case) -> Option<Finding> {
     let name = nic.name;
     let is_by_network = |probe: Option<Probe>| probe.is_some_and(Probe::is_by_network);
     let what = if is_by_network(guest.liveness_probe.read().ok().flatten()) {
-        format!("the link of {name:?} goes down: its liveness probe fails and KubeVirt kills the guest")
+        format!(
+            "the link of {name} goes down: its liveness probe fails and KubeVirt kills the guest",
+            name = quote(name)
+        )
     } else if is_by_network(guest.readiness_probe.read().ok().flatten()) {
-        format!("the link of {name:?} goes down: its readiness probe fails and the guest is not ready")
+        format!(
+            "the link of {name} goes down: its readiness probe fails and the guest is not ready",
+            name = quote(name)
+        )
     } else {
         return None;
     };

@@ -5,6 +5,7 @@
 
 use super::RULE;
 use crate::{
+    api::quote::quote,
     api::vm::{IntOrString, PoolSpec},
     rules::{Case, CauseType, Finding},
 };
@@ -28,14 +29,23 @@ fn effect(name: &str, pool: &PoolSpec) -> Option<String> {
         return None;
     }
     if strategy.opportunistic.is_some() {
-        return Some(format!("pool {name:?} writes the NICs into its VMs: running guests change as their VMs do"));
+        return Some(format!(
+            "pool {name} writes the NICs into its VMs: running guests change as their VMs do",
+            name = quote(name)
+        ));
     }
     if guests == 1 {
-        return Some(format!("the guest of pool {name:?} restarts: KubeVirt deletes it and starts it anew"));
+        return Some(format!(
+            "the guest of pool {name} restarts: KubeVirt deletes it and starts it anew",
+            name = quote(name)
+        ));
     }
     let together = max_unavailable(pool, guests);
     let which = if strategy.selects_guests() { "guests".to_owned() } else { format!("all {guests} guests") };
-    Some(format!("{which} of pool {name:?} restart: KubeVirt deletes them, {together} at a time, and starts them anew"))
+    Some(format!(
+        "{which} of pool {name} restart: KubeVirt deletes them, {together} at a time, and starts them anew",
+        name = quote(name)
+    ))
 }
 
 /// Returns how many guests KubeVirt deletes together: a percentage is rounded down, and at least one is deleted.

@@ -3,6 +3,7 @@
 use super::RULE;
 use crate::{
     api::network::{NadRef, Network},
+    api::quote::quote,
     change::Nic,
     facts::{
         cni::OvnNetwork,
@@ -30,7 +31,9 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
         let (ovn, other) = (ovn?, lookup.conflict.as_deref()?);
         let network = &ovn.name;
         Some(format!(
-            "\"{name}\" and {other:?} are one OVN network {network:?} with different settings: one of them is rejected"
+            "\"{name}\" and {other} are one OVN network {network} with different settings: one of them is rejected",
+            other = quote(other),
+            network = quote(network)
         ))
     });
     what.map(|what| RULE.advice(field, what))
@@ -45,8 +48,10 @@ fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwor
     }
     if !ovn.topology.is_empty() && *ovn.nad_name != *name.to_string() {
         let written = &ovn.nad_name;
-        let what =
-            format!("netAttachDefName {written:?} of \"{name}\" is not \"{name}\": OVN-Kubernetes ignores the network");
+        let what = format!(
+            "netAttachDefName {written} of \"{name}\" is not \"{name}\": OVN-Kubernetes ignores the network",
+            written = quote(written)
+        );
         return Some((what, format!("set netAttachDefName in its config to \"{name}\"")));
     }
     if !is_default && (ovn.is_primary || &*ovn.topology == "layer3") {
@@ -55,7 +60,11 @@ fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwor
         return Some((what, "use an OVN network of topology layer2 or localnet, of role secondary".to_owned()));
     }
     let other = other_nic(case, nic, name)?;
-    let what = format!("OVN-Kubernetes network \"{name}\" is used by two NICs of the VM ({other:?}, {:?})", nic.name);
+    let what = format!(
+        "OVN-Kubernetes network \"{name}\" is used by two NICs of the VM ({other}, {})",
+        quote(nic.name),
+        other = quote(other)
+    );
     let fix = "give the second NIC a NetworkAttachmentDefinition of its own with the same network name";
     Some((what, fix.to_owned()))
 }
@@ -87,21 +96,26 @@ fn unsuitable_binding(nic: &Nic, nad: &Nad) -> Option<String> {
     let kind = network.kind();
     let is_bridge = bindings.bridge.is_some() || bindings.is_empty();
     if is_bridge && network.plugins.iter().any(|kind| &**kind == "ipvlan") {
-        return Some(format!("bridge binding on ipvlan network {name:?} cannot work: all its interfaces have one MAC"));
+        return Some(format!(
+            "bridge binding on ipvlan network {name} cannot work: all its interfaces have one MAC",
+            name = quote(name)
+        ));
     }
     if is_bridge && !network.is_passthru && network.plugins.iter().any(|kind| &**kind == "macvlan") {
         return Some(format!(
-            "bridge binding on macvlan network {name:?} mostly passes no traffic: the guest's MAC differs"
+            "bridge binding on macvlan network {name} mostly passes no traffic: the guest's MAC differs",
+            name = quote(name)
         ));
     }
     if is_bridge && OF_SRIOV.contains(&kind) {
         return Some(format!(
-            "bridge binding on SR-IOV network {name:?}: its VF reaches the pod only; use sriov: {{}}"
+            "bridge binding on SR-IOV network {name}: its VF reaches the pod only; use sriov: {{}}",
+            name = quote(name)
         ));
     }
     let is_sriov = bindings.sriov.is_some() && bindings.bridge.is_none();
     (is_sriov && WITHOUT_DEVICE.contains(&kind))
-        .then(|| format!("sriov binding on network {name:?} of type {kind}, which gives no VF"))
+        .then(|| format!("sriov binding on network {name} of type {kind}, which gives no VF", name = quote(name)))
 }
 
 #[cfg(test)]
