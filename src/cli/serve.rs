@@ -143,7 +143,7 @@ pub(super) struct ServeArgs {
 impl ServeArgs {
     /// Serves until a signal; fails only if the server cannot start.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        let log = self.logs.start()?;
+        let (log, log_end) = self.logs.start()?;
         let settings = self.settings.open()?;
         let collector = self.traces.collector()?;
         let certificate = self.certificates.open()?;
@@ -165,6 +165,7 @@ impl ServeArgs {
             let export = collector.map(traces::start);
             config.spans = export.as_ref().map(|export| export.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
+            server.add_log(log_end.queue().clone());
             settings.start(&mut server, queue);
             let check = server.readiness().add("certificate", "not read yet");
             let certificate = certificate.start(check, &self.source).await?;

@@ -13,6 +13,7 @@ mod connections;
 mod events;
 mod facts;
 mod findings;
+mod log;
 mod persist;
 mod process;
 mod rechecks;
@@ -45,7 +46,7 @@ use crate::{
     cluster::{cache::Cache, watch::WatchStatuses},
     controllers::{persist::PersistStatus, webhook_activation::Activation},
     k8s::events::EventQueue,
-    telemetry::spans::Spans,
+    telemetry::{LogQueue, spans::Spans},
 };
 
 /// The content type of OpenMetrics, which Prometheus reads since version 2.5.
@@ -87,6 +88,11 @@ impl Metrics {
     /// Adds the metrics of rechecks.
     pub(super) fn add_rechecks(&mut self, counts: RecheckCounts) {
         self.own.register_collector(Box::new(counts));
+    }
+
+    /// Adds the metrics of the queue of log lines.
+    pub(super) fn add_log(&mut self, queue: LogQueue) {
+        self.own.register_collector(Box::new(queue));
     }
 
     /// Adds the metrics of the persist controller.
@@ -217,6 +223,7 @@ mod tests {
         let is_leader = watch::Sender::new(true).subscribe();
         metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default(), is_leader });
         metrics.add_events(EventQueue::without_sender());
+        metrics.add_log(LogQueue::without_writer());
         metrics.add_settings(ReloadCounts::default());
         metrics.add_activation(watch::Sender::new(Activation::Active).subscribe());
         metrics.add_spans(spans::queue("http://127.0.0.1:1".parse().unwrap(), Vec::new()).0);

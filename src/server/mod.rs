@@ -68,7 +68,7 @@ use crate::{
         backoff::{Backoff, Delays},
         events::EventQueue,
     },
-    telemetry::spans::Spans,
+    telemetry::{LogQueue, spans::Spans},
 };
 
 /// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
@@ -241,6 +241,11 @@ impl Server {
     /// Adds the metrics of a settings file.
     pub fn add_settings_counts(&mut self, counts: ReloadCounts) {
         self.metrics.add_settings(counts);
+    }
+
+    /// Adds the metrics of the queue of log lines.
+    pub fn add_log(&mut self, queue: LogQueue) {
+        self.metrics.add_log(queue);
     }
 
     /// Serves until `shutdown`, then shuts down as described at the top of this module.

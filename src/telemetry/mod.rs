@@ -1,5 +1,6 @@
 //! The telemetry of the program: log lines on standard error, and spans for an OpenTelemetry collector.
 
+mod queue;
 pub mod spans;
 
 use std::{fmt, io::IsTerminal, str::FromStr};
@@ -12,6 +13,8 @@ use tracing_subscriber::{
     layer::SubscriberExt,
     reload,
 };
+
+pub use self::queue::LogQueue;
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -58,19 +61,21 @@ impl LogFilter {
     }
 }
 
-/// Starts to write log lines that pass a filter to standard error.
+/// Starts to write log lines that pass a filter to standard error. They wait in the queue that is returned, so that no
+/// line delays an answer.
 ///
 /// `directives` is a level (`info`), or directives (`info,nicplug::server=debug`). The Kubernetes client logs nothing
 /// unless a directive names it: it logs an error with each attempt, and the watches log the same error once.
 ///
 /// # Errors
-/// The filter is invalid, or the program has another subscriber already.
-pub fn init(format: LogFormat, directives: &str) -> Result<LogFilter, TelemetryError> {
+/// The filter is invalid, the program has another subscriber already, or the thread that writes cannot start.
+pub fn init(format: LogFormat, directives: &str) -> Result<(LogFilter, LogQueue), TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(directives)?);
     let is_terminal = std::io::stderr().is_terminal();
-    let lines = dispatch(format, filter, std::io::stderr, is_terminal);
+    let queue = LogQueue::start(std::io::stderr()).map_err(TelemetryError::Thread)?;
+    let lines = dispatch(format, filter, queue.clone(), is_terminal);
     dispatcher::set_global_default(lines).map_err(|_| TelemetryError::Taken)?;
-    Ok(LogFilter(handle))
+    Ok((LogFilter(handle), queue))
 }
 
 fn parse(directives: &str) -> Result<Targets, TelemetryError> {
@@ -115,6 +120,9 @@ pub enum TelemetryError {
     /// The program has another subscriber.
     #[error("the program has another tracing subscriber: call telemetry::init once")]
     Taken,
+    /// The thread that writes log lines cannot start.
+    #[error("cannot start the thread that writes log lines: the process has reached a limit of the system")]
+    Thread(#[source] std::io::Error),
 }
 
 #[cfg(test)]

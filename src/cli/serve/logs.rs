@@ -3,8 +3,10 @@
 use std::{
     fs,
     io::{self, ErrorKind},
+    panic,
     path::{Path, PathBuf},
     pin::pin,
+    time::Duration,
 };
 
 use clap::Args;
@@ -13,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     server::reload::{self, every},
-    telemetry::{self, LogFilter, LogFormat, TelemetryError},
+    telemetry::{self, LogFilter, LogFormat, LogQueue, TelemetryError},
 };
 
 /// The flags of the log.
@@ -35,13 +37,42 @@ pub(super) struct LogArgs {
 
 impl LogArgs {
     /// Starts to log by the filter of the file, else of `--log`.
-    pub(super) fn start(&self) -> Result<Log, TelemetryError> {
-        let filter = telemetry::init(self.log_format, &self.log)?;
+    pub(super) fn start(&self) -> Result<(Log, LogEnd), TelemetryError> {
+        let (filter, queue) = telemetry::init(self.log_format, &self.log)?;
+        flush_before_panic_messages(queue.clone());
         let source = FilterSource { file: self.log_filter_file.clone(), flag: self.log.clone(), last: String::new() };
         let mut log = Log { filter, source };
         log.reload();
-        Ok(log)
+        Ok((log, LogEnd(queue)))
     }
+}
+
+/// How long the end of the process waits for its last log lines, if their reader is slow.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Waits for the last log lines when it is dropped.
+pub(super) struct LogEnd(LogQueue);
+
+impl LogEnd {
+    /// Returns the queue of log lines, for the metrics.
+    pub(super) fn queue(&self) -> &LogQueue {
+        &self.0
+    }
+}
+
+impl Drop for LogEnd {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
+/// Writes the log lines before the message of a panic, which ends the process.
+fn flush_before_panic_messages(queue: LogQueue) {
+    let write_message = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        queue.flush(LAST_LINES);
+        write_message(info);
+    }));
 }
 
 /// The running log.
