@@ -240,6 +240,7 @@ fn the_help_names_every_limit_with_its_environment_variable_and_default() {
     let help = String::from_utf8(run(&["serve", "--help"], "").stdout).unwrap();
     for (flag, variable, default) in [
         ("--max-body", "NICPLUG_MAX_BODY", "8MiB"),
+        ("--max-bodies", "NICPLUG_MAX_BODIES", "64MiB"),
         ("--max-in-flight", "NICPLUG_MAX_IN_FLIGHT", "default"),
         ("--handshake-timeout", "NICPLUG_HANDSHAKE_TIMEOUT", "default"),
         ("--header-timeout", "NICPLUG_HEADER_TIMEOUT", "default"),

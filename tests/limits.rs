@@ -4,13 +4,22 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex, mpsc};
+
+use nicplug::{
+    admission::Reviewer,
+    change::Change,
+    facts::{FactSource, Facts},
+    settings::Settings,
+};
 use support::{
     server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
-    wait::guarded,
+    wait::{eventually, guarded},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::spawn_blocking,
 };
 
 // === Sizes ===
@@ -63,28 +72,119 @@ async fn a_client_that_sends_the_whole_large_body_first_reads_the_413() {
 
 // === Counts ===
 
+/// Facts that let the test know when a request asks for them, and wait until the test ends.
+struct BlockedFacts {
+    asked: mpsc::Sender<()>,
+    end: Mutex<mpsc::Receiver<()>>,
+}
+
+impl FactSource for BlockedFacts {
+    fn facts_for(&self, _: &Change) -> Facts {
+        // Only the first request is awaited.
+        let _ = self.asked.send(());
+        // The sender is dropped to end the wait.
+        let _ = self.end.lock().unwrap().recv();
+        Facts::default()
+    }
+}
+
 #[tokio::test]
 async fn requests_beyond_the_limit_get_503_until_another_one_ends() {
     guarded(async {
-        let server = TestServer::start_with(|config| config.limits.in_flight = 2).await;
-        let review = &REVIEWS[0];
-        let mut pending = [
-            send_head_only(server.address, "/validate", review).await,
-            send_head_only(server.address, "/mutate", review).await,
-        ];
+        // The blocked request occupies one of the threads for connections.
+        if std::thread::available_parallelism().unwrap().get() < 2 {
+            return;
+        }
+        let (asked, questions) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let facts = Arc::new(BlockedFacts { asked, end: Mutex::new(ended) });
+        let reviewer = Reviewer::new(facts, Settings::default());
+        let server = TestServer::start_reviewing(reviewer, |config| config.limits.in_flight = 1).await;
+        let review = REVIEWS.iter().find(|review| review.uid == "3ae79a1a-f3d7-409c-82ac-948f2f6306e8").unwrap();
+        // The self-check has a connection of its own, and the two below must be on different threads.
+        eventually("the server is ready", async || server.readiness.is_ready().then_some(())).await;
+        let mut blocked = RawConnection::open(server.address).await;
+        let mut other = RawConnection::open(server.address).await;
+        blocked.send(&post("/validate", JSON, &review.body)).await;
+        spawn_blocking(move || questions.recv().unwrap()).await.unwrap();
 
-        let mut third = RawConnection::open(server.address).await;
         for _ in 0..3 {
-            let response = third.request(&post("/validate", JSON, &review.body)).await;
+            let response = other.request(&post("/validate", JSON, &REVIEWS[0].body)).await;
             response.assert_error(503);
             assert_eq!(response.header("retry-after"), Some("1"));
             assert!(!response.closes(), "another handshake would cost more than the refused request");
         }
 
-        for connection in &mut pending {
-            connection.request(&review.body).await.assert_answers(review);
+        drop(end);
+        blocked.response().await.assert_answers(review);
+        other.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_lack_one_byte_take_no_place() {
+    guarded(async {
+        let server = TestServer::start_with(|config| config.limits.in_flight = 1).await;
+        let review = &REVIEWS[0];
+        let request = post("/validate", JSON, &review.body);
+        let mut incomplete = Vec::new();
+        for _ in 0..10 {
+            let mut connection = RawConnection::open(server.address).await;
+            connection.send(&request[..request.len() - 1]).await;
+            incomplete.push(connection);
         }
-        third.request(&post("/validate", JSON, &review.body)).await.assert_answers(review);
+        let mut other = RawConnection::open(server.address).await;
+        other.request(&request).await.assert_answers(review);
+        for connection in &mut incomplete {
+            connection.request(&request[request.len() - 1..]).await.assert_answers(review);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_beyond_their_common_limit_get_503_until_another_one_ends() {
+    guarded(async {
+        let server = TestServer::start_with(|config| {
+            config.limits.body = 100 << 10;
+            config.limits.bodies = 150 << 10;
+        })
+        .await;
+        let padded = [REVIEWS[0].body.clone(), vec![b' '; 90 << 10]].concat();
+        let request = post("/validate", JSON, &padded);
+        let mut first = RawConnection::open(server.address).await;
+        first.send(&request[..request.len() - 1]).await;
+        eventually("the body is counted", async || {
+            let metrics = server.metrics().await;
+            let taken = metrics.lines().find_map(|line| line.strip_prefix("nicplug_request_body_bytes "));
+            (taken.unwrap().parse::<usize>().unwrap() >= 80 << 10).then_some(())
+        })
+        .await;
+
+        let mut second = RawConnection::open(server.address).await;
+        for _ in 0..3 {
+            let response = second.request(&request).await;
+            response.assert_error(503);
+            assert_eq!(response.header("retry-after"), Some("1"));
+            assert!(!response.closes());
+        }
+        first.request(&request[request.len() - 1..]).await.assert_answers(&REVIEWS[0]);
+        second.request(&request).await.assert_answers(&REVIEWS[0]);
+        assert!(server.metrics().await.contains("nicplug_request_body_bytes 0\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_is_cut() {
+    guarded(async {
+        let server = TestServer::start_with(|config| config.limits.body_window = SHORT).await;
+        let mut connection = send_head_only(server.address, "/validate", &REVIEWS[0]).await;
+        let response = connection.response().await;
+        response.assert_error(408);
+        assert!(response.closes());
+        connection.closed().await;
     })
     .await;
 }

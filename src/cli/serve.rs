@@ -86,7 +86,12 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODY", default_value_t = HumanSize(Limits::default().body))]
     #[arg(help_heading = "Limits")]
     max_body: HumanSize,
-    /// Maximum number of requests that are read and reviewed at once. One more gets 503 with Retry-After.
+    /// Maximum size of all request bodies together that are read or reviewed at once. One more gets 503 with
+    /// Retry-After.
+    #[arg(long, value_name = "SIZE", env = "NICPLUG_MAX_BODIES")]
+    #[arg(default_value_t = HumanSize(Limits::default().bodies), help_heading = "Limits")]
+    max_bodies: HumanSize,
+    /// Maximum number of requests that are reviewed at once. One more gets 503 with Retry-After.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_IN_FLIGHT", default_value_t = Limits::default().in_flight)]
     #[arg(help_heading = "Limits")]
     max_in_flight: usize,
@@ -199,6 +204,7 @@ impl ServeArgs {
             client_cas: client_cas.context("--client-ca")?,
             limits: Limits {
                 body: self.max_body.0,
+                bodies: self.max_bodies.0,
                 in_flight: self.max_in_flight,
                 connections: self.max_connections,
                 request: self.request_timeout.0,
@@ -207,6 +213,7 @@ impl ServeArgs {
                 idle: self.idle_timeout.0,
                 connection_age: self.max_connection_age.0,
                 connection_requests: self.max_connection_requests,
+                ..Limits::default()
             },
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             ..Config::new(certificate)

@@ -39,6 +39,9 @@ const READ_BUFFER: usize = 16 << 10;
 /// Longer than any header that the API server sends.
 const MAX_HEADER: usize = 16 << 10;
 
+/// The most bytes of a body that hyper reads ahead, beside those that [`super::body`] counts: a few TLS records.
+const MAX_BUFFER: usize = 64 << 10;
+
 /// The state that all connections share.
 pub(super) struct ConnectionContext {
     pub(super) limits: Limits,
@@ -55,7 +58,7 @@ pub(super) struct ConnectionContext {
 impl ConnectionContext {
     pub(super) fn new(tls: rustls::ServerConfig, router: Router, limits: Limits, counts: Counts) -> Self {
         let mut http = http1::Builder::new();
-        http.header_read_timeout(None).max_header_size(MAX_HEADER);
+        http.header_read_timeout(None).max_header_size(MAX_HEADER).max_buf_size(MAX_BUFFER);
         Self {
             tls: TlsAcceptor::from(Arc::new(tls)),
             http,

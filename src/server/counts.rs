@@ -165,8 +165,12 @@ impl Series {
 pub(super) enum RefusalReason {
     /// The client closed the connection within the body, or the chunks of the body are malformed.
     BodyBroken,
+    /// All bodies together are larger than the limit.
+    BodiesTooLarge,
     /// The body did not arrive in time.
     BodyLate,
+    /// The body arrived too slowly.
+    BodySlow,
     /// The body is longer than the limit.
     BodyTooLarge,
     /// The content type is not JSON.
@@ -180,9 +184,11 @@ pub(super) enum RefusalReason {
 }
 
 impl RefusalReason {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::BodyBroken,
+        Self::BodiesTooLarge,
         Self::BodyLate,
+        Self::BodySlow,
         Self::BodyTooLarge,
         Self::MediaType,
         Self::Method,
@@ -193,7 +199,9 @@ impl RefusalReason {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::BodyBroken => "body_broken",
+            Self::BodiesTooLarge => "bodies_too_large",
             Self::BodyLate => "body_late",
+            Self::BodySlow => "body_slow",
             Self::BodyTooLarge => "body_too_large",
             Self::MediaType => "media_type",
             Self::Method => "method",

@@ -8,7 +8,11 @@ pub struct Limits {
     /// The size of a body, in bytes. The API server stores objects of up to about 1.5 MiB by default and 3 MiB at most,
     /// and a review holds the old and the new object.
     pub body: usize,
-    /// Requests whose body is being read or evaluated; a further one gets 503.
+    /// The size of all bodies together that are read or evaluated at once, in bytes; a further one gets 503.
+    pub bodies: usize,
+    /// Time in which 256 KiB of a body must arrive, unless the body is complete before; a slower one is cut.
+    pub body_window: Duration,
+    /// Requests whose body is complete and that are evaluated; a further one gets 503.
     pub in_flight: usize,
     /// Open connections; a further one waits in the kernel's queue.
     pub connections: usize,
@@ -34,6 +38,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 8 << 20,
+            bodies: 64 << 20,
+            // The kernel of a client that loses a packet sends it again within three seconds, four times.
+            body_window: Duration::from_secs(5),
             in_flight: 256,
             connections: 1000,
             // The API server waits for at most thirty seconds (timeoutSeconds of a webhook configuration).
@@ -70,6 +77,7 @@ impl Default for Drain {
 pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
     let counts = [
         ("max-body", limits.body),
+        ("max-bodies", limits.bodies),
         ("max-in-flight", limits.in_flight),
         ("max-connections", limits.connections),
         ("max-connection-requests", limits.connection_requests),
@@ -91,6 +99,9 @@ pub(super) fn check(limits: &Limits, drain: &Drain) -> Result<(), LimitError> {
     if let Some((flag, duration)) = all.into_iter().find(|(_, duration)| *duration > LONGEST) {
         return Err(LimitError::Endless { flag, duration });
     }
+    if limits.bodies < limits.body {
+        return Err(LimitError::Bodies { body: limits.body, bodies: limits.bodies });
+    }
     if drain.deadline < drain.grace {
         return Err(LimitError::Deadline(drain.clone()));
     }
@@ -103,6 +114,14 @@ const LONGEST: Duration = Duration::from_hours(24);
 /// A limit with which a server cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
+    /// A single body may be larger than all bodies together.
+    #[error("--max-bodies {bodies} is smaller than --max-body {body}, both in bytes: set a larger value")]
+    Bodies {
+        /// The limit of one body.
+        body: usize,
+        /// The limit of all bodies together.
+        bodies: usize,
+    },
     /// The drain deadline is before the end of the grace period.
     #[error(
         "--drain-deadline {:?} is shorter than --drain-grace {:?}: both count from the signal; set a longer deadline",
@@ -138,6 +157,7 @@ mod tests {
         assert!(result(|limits, _| limits.in_flight = 0).contains("--max-in-flight is zero"));
         assert!(result(|limits, _| limits.idle = Duration::ZERO).contains("--idle-timeout is zero"));
         assert!(result(|limits, _| limits.request = Duration::MAX).contains("--request-timeout"));
+        assert!(result(|limits, _| limits.bodies = limits.body - 1).contains("--max-bodies"));
     }
 
     #[test]

@@ -40,7 +40,8 @@ use self::{
     process::ProcessCollector, requests::RequestCollector,
 };
 use super::{
-    counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts, tls::CertResolver,
+    body::BodyBudget, counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts,
+    tls::CertResolver,
 };
 use crate::{
     cluster::{cache::Cache, watch::WatchStatuses},
@@ -69,10 +70,14 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Returns the metrics that every server has.
-    pub(super) fn new(counts: Counts, in_flight: Arc<InFlight>, certificates: CertResolver) -> Self {
+    pub(super) fn new(
+        counts: Counts,
+        (in_flight, bodies): (Arc<InFlight>, Arc<BodyBudget>),
+        certificates: CertResolver,
+    ) -> Self {
         let Self { mut own, mut common } = Self::default();
         own.register_collector(Box::new(BuildCollector));
-        own.register_collector(Box::new(RequestCollector { counts: counts.clone(), in_flight }));
+        own.register_collector(Box::new(RequestCollector { counts: counts.clone(), in_flight, bodies }));
         own.register_collector(Box::new(FindingCollector(counts.clone())));
         own.register_collector(Box::new(ConnectionCollector(counts)));
         own.register_collector(Box::new(CertificateCollector(certificates)));
@@ -215,7 +220,8 @@ mod tests {
         let made = certificates::generate(&Host::local().unwrap(), UNIX_EPOCH + Duration::from_hours(24)).unwrap();
         let chain = format!("{}{}", made.server, made.ca);
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
-        let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), pair.into());
+        let mut metrics =
+            Metrics::new(counts.clone(), (Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000))), pair.into());
         let status = WatchStatuses::default();
         status.iter().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);

@@ -45,6 +45,7 @@ use tokio::{
 };
 
 use self::{
+    body::BodyBudget,
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
     in_flight::InFlight,
@@ -151,7 +152,9 @@ impl Server {
         let self_check = SelfCheck::new(certificate.clone(), client_cas.is_some());
         let counts = Counts::default();
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
-        let mut metrics = Metrics::new(counts.clone(), Arc::clone(&in_flight), certificate.clone());
+        let bodies = Arc::new(BodyBudget::new(limits.bodies));
+        let mut metrics =
+            Metrics::new(counts.clone(), (Arc::clone(&in_flight), Arc::clone(&bodies)), certificate.clone());
         let tls = tls::server_config(certificate, client_cas)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
@@ -194,6 +197,8 @@ impl Server {
             in_flight,
             spans,
             max_body: limits.body,
+            bodies,
+            body_window: limits.body_window,
             timeout: limits.request,
         });
         let context = Arc::new(ConnectionContext::new(tls, router, limits, counts.clone()));

@@ -225,6 +225,7 @@ mod tests {
         cluster::cache::Cache,
         k8s::events::{DropReason, EventQueue},
         server::{
+            body::BodyBudget,
             counts::Counts,
             denial_events::DenialEvents,
             in_flight::InFlight,
@@ -457,6 +458,8 @@ mod tests {
             in_flight: Arc::new(InFlight::new(1)),
             spans: None,
             max_body: 1 << 20,
+            bodies: Arc::new(BodyBudget::new(1 << 20)),
+            body_window: Duration::from_secs(5),
             timeout: Duration::from_secs(4),
         });
         let mut body: Value = serde_json::from_slice(&body(&["old", "new"], &json!({}))).unwrap();

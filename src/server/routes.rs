@@ -16,10 +16,10 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
-    body::{self, ReadError},
+    body::{self, BodyBudget, BodyLimits, ReadError},
     counts::{Counts, RefusalReason},
     deadline::answer_within,
     decision_log::{self, Trace},
@@ -78,6 +78,10 @@ pub(super) struct AppState {
     pub(super) spans: Option<Spans>,
     /// The limit of a body, in bytes.
     pub(super) max_body: usize,
+    /// The bytes that all bodies together may take.
+    pub(super) bodies: Arc<BodyBudget>,
+    /// The time in which a part of a body must arrive.
+    pub(super) body_window: Duration,
     /// The limit of the time to answer.
     pub(super) timeout: Duration,
 }
@@ -92,11 +96,13 @@ impl AppState {
         let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
         let start = Instant::now();
         let deadline = start + answer_within(request.uri().query(), self.timeout);
-        let Some(_permit) = self.in_flight.enter() else {
-            return self.respond_overload(request.into_body(), deadline).await;
-        };
-        match timeout_at(deadline, body::read(request.into_body(), self.max_body)).await {
-            Ok(Ok(body)) => {
+        let limits = BodyLimits { length: self.max_body, start, deadline, window: self.body_window };
+        let mut share = self.bodies.share();
+        let mut body = request.into_body();
+        match body::read(&mut body, limits, &mut share).await {
+            Ok(body) => {
+                // A place is taken only now, so that a client that sends slowly takes none.
+                let Some(_permit) = self.in_flight.enter() else { return self.respond_overload() };
                 // The body is parsed once; everything below borrows from it.
                 let parsed = admission::parse(&body);
                 // Held for the whole request: settings that are replaced meanwhile apply to the next one.
@@ -117,14 +123,22 @@ impl AppState {
                 let status = StatusCode::from_u16(evaluation.http_status());
                 json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
             }
-            Ok(Err(ReadError::TooLarge)) => self.respond_too_large().closing(),
-            Ok(Err(ReadError::Broken)) => {
+            Err(ReadError::TooLarge) => self.respond_too_large().closing(),
+            Err(ReadError::Full) => {
+                drop(share);
+                self.respond_full(body, limits).await
+            }
+            Err(ReadError::Broken) => {
                 self.counts.add_refused(RefusalReason::BodyBroken);
                 error(StatusCode::BAD_REQUEST, "the body is incomplete, or its chunks are malformed").closing()
             }
-            Err(_) => {
+            Err(ReadError::Late) => {
                 self.counts.add_refused(RefusalReason::BodyLate);
                 error(StatusCode::GATEWAY_TIMEOUT, "the body did not arrive in time").closing()
+            }
+            Err(ReadError::Slow) => {
+                self.counts.add_refused(RefusalReason::BodySlow);
+                error(StatusCode::REQUEST_TIMEOUT, "the body arrived too slowly").closing()
             }
         }
     }
@@ -134,15 +148,19 @@ impl AppState {
         self.rechecker.as_ref().filter(|_| matches!(evaluation.decision(), Decision::Denied | Decision::Patched))
     }
 
-    /// Discards the body and responds. Closing the connection instead would cost more: a new TLS handshake for the
-    /// client's next try takes a hundred times as long.
-    async fn respond_overload(&self, body: Body, deadline: Instant) -> Response {
+    /// Responds, and keeps the connection: a new TLS handshake for the client's next try takes a hundred times as long.
+    fn respond_overload(&self) -> Response {
         self.counts.add_refused(RefusalReason::Overload);
-        let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once: try again in a second");
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        match timeout_at(deadline, body::discard(body, self.max_body)).await {
-            Ok(Ok(())) => response,
-            _ => response.closing(),
+        try_again("too many requests at once: try again in a second")
+    }
+
+    /// Discards the rest of the body and responds; the connection is kept as for other overload.
+    async fn respond_full(&self, body: Body, limits: BodyLimits) -> Response {
+        self.counts.add_refused(RefusalReason::BodiesTooLarge);
+        let response = try_again("the bodies of all requests are too large together: try again in a second");
+        match body::discard(body, limits).await {
+            Ok(()) => response,
+            Err(_) => response.closing(),
         }
     }
 
@@ -163,6 +181,12 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Returns the response to a request that is not a review. `message` must not have characters that JSON escapes.
 fn error(status: StatusCode, message: &str) -> Response {
     json(status, Body::from(format!(r#"{{"error":"{message}"}}"#)))
+}
+
+fn try_again(message: &str) -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, message);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn json(status: StatusCode, body: Body) -> Response {

@@ -258,15 +258,27 @@ impl TestServer {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_reviewing(reviewer_without_facts(), change).await
+    }
+
+    /// Starts a server with its own reviewer.
+    pub(crate) async fn start_reviewing(reviewer: Reviewer, change: impl FnOnce(&mut Config)) -> Self {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = Config {
             health_listen: Some(any_port),
-            limits: Limits { request: HOUR, handshake: HOUR, header: HOUR, idle: HOUR, ..Limits::default() },
+            limits: Limits {
+                request: HOUR,
+                handshake: HOUR,
+                header: HOUR,
+                idle: HOUR,
+                body_window: HOUR,
+                ..Limits::default()
+            },
             drain: Drain { grace: HOUR, deadline: HOUR },
             ..Config::new(CertKeyPair::try_from(&*BUNDLE).unwrap().into())
         };
         change(&mut config);
-        let server = Server::bind(config, reviewer_without_facts()).await.unwrap();
+        let server = Server::bind(config, reviewer).await.unwrap();
         let (shutdown, shutdown_received) = oneshot::channel();
         let (skip_grace, skip_received) = oneshot::channel();
         Self {

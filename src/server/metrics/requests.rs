@@ -12,6 +12,7 @@ use super::{family, gauge, single};
 use crate::{
     admission::Endpoint,
     server::{
+        body::BodyBudget,
         counts::{Counts, Histogram, RefusalReason, Series},
         in_flight::InFlight,
     },
@@ -21,6 +22,7 @@ use crate::{
 pub(super) struct RequestCollector {
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) bodies: Arc<BodyBudget>,
 }
 
 impl Collector for RequestCollector {
@@ -50,8 +52,10 @@ impl Collector for RequestCollector {
         );
         family(&mut encoder, about, MetricType::Histogram, durations)?;
 
-        let about = ("requests_in_flight", "Reviews that nicplug is reading or answering");
+        let about = ("requests_in_flight", "Reviews that nicplug is answering");
         single(&mut encoder, about, MetricType::Gauge, &gauge(self.in_flight.count()))?;
+        let about = ("request_body_bytes", "Bytes of the bodies that nicplug is reading or answering");
+        single(&mut encoder, about, MetricType::Gauge, &gauge(self.bodies.taken()))?;
 
         let refused = RefusalReason::ALL
             .map(|reason| ([("reason", reason.as_str())], ConstCounter::new(self.counts.refused(reason))));
