@@ -13,6 +13,7 @@ use nicplug::{
     settings::Settings,
 };
 use support::{
+    client::get,
     server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
     wait::{eventually, guarded},
 };
@@ -284,6 +285,25 @@ async fn a_body_that_arrives_later_than_the_request_timeout_gets_504() {
         let server = TestServer::start_with(|config| config.limits.request = SHORT).await;
         let mut connection = send_head_only(server.address, "/validate?timeout=30s", &REVIEWS[0]).await;
         connection.response().await.assert_error(504);
+    })
+    .await;
+}
+
+// === The health listener ===
+
+#[tokio::test]
+async fn unfinished_requests_do_not_silence_the_health_listener() {
+    guarded(async {
+        let server = TestServer::start().await;
+        let mut unfinished = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(server.health).await.unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\nHost: ").await.unwrap();
+            unfinished.push(stream);
+        }
+        assert_eq!(get(server.health, "/livez").await.0, 200);
+        // The oldest one was ended for a newer one.
+        assert!(matches!(unfinished[0].read(&mut [0]).await, Ok(0) | Err(_)));
     })
     .await;
 }

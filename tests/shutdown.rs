@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, future::Future, net::SocketAddr};
 use nicplug::server::Drain;
 use support::{
     client::get,
-    server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
+    server::{CONNECTOR, JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
     wait::guarded,
 };
 use tokio::{
@@ -59,12 +59,19 @@ async fn after_the_grace_period_idle_connections_are_closed_and_pending_requests
         idle.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
         let fresh = RawConnection::open(server.address).await;
         let mut at_handshake = TcpStream::connect(server.address).await.unwrap();
+        let late = TcpStream::connect(server.address).await.unwrap();
         let mut busy = send_head_only(server.address, "/validate", &REVIEWS[0]).await;
 
         server.begin_shutdown().await;
         server.skip_grace();
         idle.closed().await;
         fresh.closed().await;
+        // A client that completes its handshake now still gets its answer.
+        let mut late = RawConnection::over(late, &CONNECTOR).await.unwrap();
+        let response = late.request(&post("/validate", JSON, &REVIEWS[0].body)).await;
+        response.assert_answers(&REVIEWS[0]);
+        assert!(response.closes());
+        late.closed().await;
         assert!(matches!(at_handshake.read(&mut [0]).await, Ok(0) | Err(_)));
 
         let response = busy.request(&REVIEWS[0].body).await;

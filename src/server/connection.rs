@@ -5,7 +5,7 @@ mod timeouts;
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{self, Future, poll_fn},
     io,
     net::SocketAddr,
     pin::pin,
@@ -14,9 +14,11 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use axum::{Router, response::Response};
+use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
@@ -41,6 +43,9 @@ const MAX_HEADER: usize = 16 << 10;
 
 /// The most bytes of a body that hyper reads ahead, beside those that [`super::body`] counts: a few TLS records.
 const MAX_BUFFER: usize = 64 << 10;
+
+/// The time for a handshake that is not complete when the server stops, and then for its first request.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// The state that all connections share.
 pub(super) struct ConnectionContext {
@@ -85,12 +90,21 @@ pub(super) async fn serve(
     mut closing: oneshot::Receiver<Infallible>,
 ) {
     let _guard = context.counts.add_connection();
+    let mut handshake = pin!(handshake(stream, peer, &context));
     let stream = tokio::select! {
-        stream = handshake(stream, peer, &context) => stream,
-        _ = &mut closing => return,
+        stream = &mut handshake => stream,
+        _ = &mut closing => {
+            // The client sends a request once the handshake is complete, and would lose it.
+            if let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
+                let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
+                serve_requests(stream, &context, timeouts, future::pending()).await;
+            }
+            return;
+        }
     };
     if let Some(stream) = stream {
-        serve_requests(stream, &context, closing).await;
+        let timeouts = ConnectionTimeouts::new(&context.limits, fastrand::u32(..));
+        serve_requests(stream, &context, timeouts, closing.map(drop)).await;
     }
 }
 
@@ -141,8 +155,13 @@ fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &Connectio
 }
 
 /// Answers the requests of a connection, one after the other.
-async fn serve_requests(stream: Stream, context: &Arc<ConnectionContext>, closing: oneshot::Receiver<Infallible>) {
-    let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
+async fn serve_requests(
+    stream: Stream,
+    context: &Arc<ConnectionContext>,
+    timeouts: ConnectionTimeouts,
+    closing: impl Future<Output = ()>,
+) {
+    let timeouts = Arc::new(timeouts);
     let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
     let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
     let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));

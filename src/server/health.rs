@@ -2,7 +2,7 @@
 //!
 //! They have their own listener: a probe needs no certificate, and gets an answer while the webhook is at its limits.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,7 +20,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -33,10 +33,12 @@ use crate::{
     controllers::webhook_activation::Activation,
 };
 
-/// The limit of open connections: enough for probes, for scrapes and for a few users.
+/// The limit of open connections: enough for probes, for scrapes and for a few users. A further one ends the oldest.
 const MAX_CONNECTIONS: usize = 64;
 /// The limit for one connection. A probe sends one short request, so a slow client is not a probe.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The limit for the header of a request. The kubelet waits one second for an answer by default.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a failed accept. Its length does not grow, because a probe comes only every few seconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -72,10 +74,18 @@ pub(super) fn activation_health(activation: &Activation) -> Health {
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     let router = TowerToHyperService::new(router(readiness, metrics));
     let mut connections = JoinSet::new();
+    // Those that were opened, the oldest first; some have ended.
+    let mut opened = VecDeque::<AbortHandle>::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, peer)) => { connections.spawn(serve_connection(stream, peer, router.clone())); }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    opened.retain(|connection| !connection.is_finished());
+                    if opened.len() >= MAX_CONNECTIONS && let Some(oldest) = opened.pop_front() {
+                        oldest.abort();
+                    }
+                    opened.push_back(connections.spawn(serve_connection(stream, peer, router.clone())));
+                }
                 Err(error) => {
                     tracing::error!(%error, "cannot accept a connection for health checks");
                     sleep(ACCEPT_PAUSE).await;
@@ -88,7 +98,7 @@ pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: 
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: TowerToHyperService<Router>) {
     let mut http = http1::Builder::new();
-    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     match timeout(TIMEOUT, http.serve_connection(TokioIo::new(stream), router)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%peer, %error, "a health check was aborted"),

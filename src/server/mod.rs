@@ -48,7 +48,7 @@ use self::{
     body::BodyBudget,
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
-    in_flight::InFlight,
+    in_flight::{InFlight, LogLimit},
     metrics::Metrics,
     readiness::{Check, Readiness},
     recheck::Rechecker,
@@ -315,6 +315,7 @@ impl Server {
         let mut backoff = Backoff::new(RETRY_DELAYS);
         let mut retry_at = None;
         let limit = self.context.limits.connections;
+        let (refused, full) = (LogLimit::new(), LogLimit::new());
         loop {
             let is_below_limit = self.connections.len() < limit;
             tokio::select! {
@@ -324,11 +325,15 @@ impl Server {
                     Ok((stream, peer)) => {
                         backoff.reset();
                         retry_at = None;
-                        if let Err(error) = self.connections.open(stream, peer, &self.context) {
-                            tracing::error!(%peer, %error, "cannot serve a connection");
+                        if let Err(error) = self.connections.open(stream, peer, &self.context)
+                            && let Some(suppressed) = refused.pass()
+                        {
+                            tracing::error!(%peer, %error, suppressed, "cannot serve a connection");
                         }
-                        if self.connections.len() == limit {
-                            tracing::warn!(limit, "the limit of connections is reached (--max-connections)");
+                        if self.connections.len() == limit
+                            && let Some(suppressed) = full.pass()
+                        {
+                            tracing::warn!(limit, suppressed, "the limit of connections is reached (--max-connections)");
                         }
                     }
                     Err(error) if is_of_one_connection(&error) => {}

@@ -126,7 +126,11 @@ impl RawConnection {
     }
 
     pub(crate) async fn open_with(address: SocketAddr, connector: &TlsConnector) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, connector).await
+    }
+
+    /// Completes the handshake over an open connection.
+    pub(crate) async fn over(stream: TcpStream, connector: &TlsConnector) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         Ok(Self { stream: connector.connect(name, stream).await?, unread: Vec::new() })
