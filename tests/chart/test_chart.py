@@ -46,6 +46,13 @@ def webhooks(values: dict[str, Any]) -> list[dict[str, Any]]:
     return [hook for item in chart.objects(render(values)) for hook in item.get("webhooks", [])]
 
 
+def match_condition(webhook: str) -> str:
+    """The expression of the only match condition of a webhook with the default values."""
+    (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith(f"{webhook}."))
+    (condition,) = hook["matchConditions"]
+    return condition["expression"]
+
+
 class Everywhere(unittest.TestCase):
     """Tests of each set of values in charts/nicplug/ci."""
 
@@ -410,10 +417,14 @@ class Code(unittest.TestCase):
         fields = re.search(r"fields! \{\n    Annotations \{(.*?)\n    \}", views, re.DOTALL)[1]
         read = set(re.findall(r'"([^"]+)" => ', fields))
         self.assertIn("nicplug.io/persist", read)
-        for hook in webhooks({}):
-            (condition,) = hook["matchConditions"]
-            compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", condition["expression"])[1]
-            self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
+        compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", match_condition("validate"))[1]
+        self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
+
+    def test_the_mutating_webhook_is_called_for_an_interface_without_any_known_binding(self) -> None:
+        views = source("src/api")
+        bindings = set(re.findall(r"/// `(\w+)`", re.search(r"pub struct Bindings.*?\n\}", views, re.DOTALL)[0]))
+        self.assertIn("passtBinding", bindings)
+        self.assertEqual(set(re.findall(r"!has\(interface\.(\w+)\)", match_condition("mutate"))), bindings)
 
     def test_a_kind_that_is_read_is_one_that_is_sent(self) -> None:
         review = source("src/api/review")
