@@ -128,7 +128,8 @@ mod tests {
     }
 
     fn settings(override_policy: OverridePolicy) -> Settings {
-        Settings { namespaces: NamespaceSettings { override_policy }, ..Settings::default() }
+        let namespaces = NamespaceSettings { override_policy, ..NamespaceSettings::default() };
+        Settings { namespaces, ..Settings::default() }
     }
 
     /// Returns how NP103 is enforced, and the warning.
