@@ -185,8 +185,8 @@ impl Rule {
 
     /// Returns a finding that something is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
-        let (kind, fix) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix));
-        Finding { rule: self, field, kind, what, fix, missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something certainly cannot work, in any cluster.
@@ -196,7 +196,8 @@ impl Rule {
 
     /// Returns a finding about something that is allowed, but that the user should know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
-        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed(""), missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Advice, Cow::Borrowed(""), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something could not be checked.
@@ -223,6 +224,8 @@ pub struct Finding {
     pub what: String,
     /// How to fix it.
     pub fix: Cow<'static, str>,
+    /// What the next restart of the VM does, if the finding is a fault of a rule of scope hotplug.
+    pub at_restart: AtRestart,
     /// The kind of the unknown fact, if that is why something was not checked.
     pub missing: Option<FactKind>,
 }
@@ -241,6 +244,22 @@ impl Finding {
     pub(crate) fn with_fix(self, fix: String) -> Self {
         Self { fix: Cow::Owned(fix), ..self }
     }
+
+    /// Returns the finding with another effect of the next restart.
+    pub(crate) fn at_restart(self, at_restart: AtRestart) -> Self {
+        Self { at_restart, ..self }
+    }
+}
+
+/// What the next restart of a VM does with a change that a rule of scope hotplug finds fault with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AtRestart {
+    /// It applies the change, which waits until then.
+    Applied,
+    /// Nothing: KubeVirt applies the change to the running guest at once.
+    AppliedAtOnce,
+    /// It fails: the pod cannot be created with the NIC, so the guest does not start.
+    Fails,
 }
 
 /// What a finding means for the request.
@@ -254,6 +273,17 @@ pub enum FindingKind {
     Advice,
     /// Not checked, with a warning.
     Unchecked,
+}
+
+impl FindingKind {
+    /// Returns the cause type of a fault; `None` for a finding that never denies.
+    #[must_use]
+    pub fn cause(self) -> Option<CauseType> {
+        match self {
+            Self::Fault(cause) | Self::Certain(cause) => Some(cause),
+            Self::Advice | Self::Unchecked => None,
+        }
+    }
 }
 
 /// Kubernetes' cause types (`k8s.io/apimachinery/pkg/apis/meta/v1`).

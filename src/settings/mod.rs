@@ -5,7 +5,7 @@ mod live_changes;
 pub mod overrides;
 mod pattern;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -230,7 +230,7 @@ impl Settings {
     /// Returns what becomes of a change that cannot be made to a running VM: the first that is set for the user, for
     /// one of the groups, for the namespace, or for all. `groups` is called only if the settings name groups.
     #[must_use]
-    pub fn live_changes<G: AsRef<str>>(
+    pub fn live_changes<G: Deref<Target = str>>(
         &self,
         user: &str,
         groups: impl FnOnce() -> Vec<G>,

@@ -1,6 +1,6 @@
 //! Values for names and patterns of names.
 
-use std::{cmp::Reverse, fmt, marker::PhantomData};
+use std::{cmp::Reverse, fmt, marker::PhantomData, ops::Deref};
 
 use serde::{
     Deserialize, Deserializer,
@@ -43,8 +43,8 @@ impl<T> ByPattern<T> {
 
     /// Returns the value of the most specific entry that matches one of the names.
     #[must_use]
-    pub fn find_any(&self, names: &[impl AsRef<str>]) -> Option<&T> {
-        let matches = |pattern: &Pattern| names.iter().any(|name| pattern.matches(name.as_ref()));
+    pub fn find_any(&self, names: &[impl Deref<Target = str>]) -> Option<&T> {
+        let matches = |pattern: &Pattern| names.iter().any(|name| pattern.matches(name));
         self.0.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| value)
     }
 
