@@ -500,8 +500,13 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{testing::Hotplug, *};
-    use crate::api::vmi::Phase;
+    use crate::{
+        api::vmi::Phase,
+        facts::{NamespaceIsolation, attachment::ReadyNodes, vmi::Migratable},
+    };
 
     #[test]
     fn ids_are_unique_and_in_order() {
@@ -550,6 +555,52 @@ mod tests {
         }
         let phase = Phase::Other("Scheduling".into());
         assert!(!hotplug_faults(&plug().vmi(|vmi| vmi.phase = phase)).is_empty());
+    }
+
+    #[test]
+    fn a_restart_cures_every_fault_except_those_of_an_unusable_network() {
+        use AtRestart::{Applied, AppliedAtOnce, Fails};
+
+        let bridge = || Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#);
+        let on =
+            |name: &str| bridge().on(&format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}"}}}}"#));
+        let with = |config: &str| bridge().nad("demo/new-fancy-net", config);
+        let ovn = |rest: &str| {
+            with(&format!(
+                r#"{{"type": "ovn-k8s-cni-overlay", "name": "n", "netAttachDefName": "demo/new-fancy-net", {rest}}}"#
+            ))
+        };
+        let cannot_migrate = |multus: Fact<ReadyNodes>| {
+            bridge().vmi(|vmi| vmi.migratable = Migratable::No { reason: "".into(), message: "".into() }).facts(
+                |facts| {
+                    let attachment = Attachment { in_place: InPlace::No, has_thick_multus: false, multus };
+                    facts.attachment = Fact::Known(attachment);
+                },
+            )
+        };
+        let of = |interface: &str| Hotplug::of(interface);
+        let isolated = Fact::Known(Arc::new(NamespaceIsolation::default()));
+        for (hotplug, expected) in [
+            (bridge().kubevirt("v1.3.1", &[]), ("NP101", Applied)),
+            (of(r#"{"name": "dyniface1", "masquerade": {}}"#), ("NP102", Applied)),
+            (of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#), ("NP103", Applied)),
+            (bridge().on(r#"{"name": "dyniface1", "pod": {}}"#), ("NP104", Applied)),
+            (on("no-such-net"), ("NP105", Fails)),
+            (on("a/b/c"), ("NP105", Fails)),
+            (with("{not json"), ("NP105", Fails)),
+            (of(r#"{"name": "dyniface1", "sriov": {}}"#), ("NP105", Fails)),
+            (on("other/red").nad("other/red", "").facts(|facts| facts.isolation = isolated), ("NP105", Fails)),
+            (ovn(r#""topology": "layer2", "role": "primary""#), ("NP105", Fails)),
+            (ovn(r#""topology": "layer3""#), ("NP105", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 3, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 0, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Absent), ("NP112", Fails)),
+            (bridge().rollout("Stage", &[]), ("NP116", AppliedAtOnce)),
+        ] {
+            let faults = hotplug_faults(&hotplug);
+            let found: Vec<_> = faults.iter().map(|fault| (fault.rule.id, fault.at_restart)).collect();
+            assert_eq!(found, [expected], "{faults:?}");
+        }
     }
 
     #[test]

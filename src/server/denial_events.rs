@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_virt_controller_that_is_only_warned_about_has_an_event_of_its_own() {
+    fn a_change_that_is_only_warned_about_has_an_event_of_its_own() {
         let guest = |interfaces: &Value| {
             json!({"domain": {"devices": {"interfaces": interfaces}},
                 "networks": [{"name": "blue", "multus": {"networkName": "blue"}}]})
@@ -185,7 +185,8 @@ mod tests {
             store
         };
         let events = DenialEvents::new(Arc::new(Cache::new(store()).0), EventQueue::without_sender());
-        let (store, settings) = (store(), Settings::default());
+        let settings = Settings::parse("liveChanges: {users: {\"*:console\": warn}}", &[]).unwrap();
+        let store = store();
         for (account, dry_run, expected) in [
             (
                 "kubevirt-controller",
@@ -199,16 +200,25 @@ mod tests {
                 Some((EventReason::InterfaceRefused, "KubeVirt may not update VirtualMachine \"web-0\": ")),
             ),
             ("default", false, None),
+            (
+                "console",
+                false,
+                Some((
+                    EventReason::InterfacePostponed,
+                    "change of the running VirtualMachine \"web-0\": waits for the next restart: 2 faults; (1) spec",
+                )),
+            ),
+            ("console", true, None),
         ] {
             let body = body(&format!("system:serviceaccount:kubevirt:{account}"), dry_run);
             let body = parse(body.as_bytes());
             let evaluation = Evaluator::new(&store, &settings).evaluate(Endpoint::Validate, &body);
             let event = events.event_of(&evaluation).map(|(_, reason, note)| (reason, note));
             assert_eq!(event.as_ref().map(|(reason, _)| *reason), expected.map(|(reason, _)| reason), "{account}");
-            let starts = event.zip(expected).is_none_or(|((_, note), (_, start))| {
+            let starts = event.as_ref().zip(expected).is_none_or(|((_, note), (_, start))| {
                 note.starts_with(start) && note.contains("e1000e") && note.contains("[NP103]")
             });
-            assert!(starts, "{account}");
+            assert!(starts, "{account}: {event:?}");
         }
     }
 }
