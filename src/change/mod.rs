@@ -380,3 +380,38 @@ impl<'r> MigrationStart<'r> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::review::{self, ParsedRequest};
+
+    #[test]
+    fn a_field_belongs_to_the_nic_of_its_entry() {
+        let vm =
+            |spec: &str, status: &str| format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}, "status": {status}}}"#);
+        let spec =
+            r#"{"networks": [{"name": "a"}, {"name": "b"}], "domain": {"devices": {"interfaces": [{"name": "c"}]}}}"#;
+        let requests = r#"{"interfaceRequests": [{"addInterfaceOptions": {"name": "d"}},
+            {"removeInterfaceOptions": {"name": "e"}}, {}]}"#;
+        let in_template = "spec.template.spec";
+        for (new, sub_resource, field, expected) in [
+            (vm(spec, "{}"), "", format!("{in_template}.networks[1].multus.networkName"), Some("b")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[0]"), Some("c")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[1]"), None),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces"), None),
+            (vm(spec, "{}"), "", "metadata.annotations[0]".to_owned(), None),
+            (vm("{}", requests), "status", "status.interfaceRequests[0].addInterfaceOptions".to_owned(), Some("d")),
+            (vm("{}", requests), "status", "status.interfaceRequests[1].removeInterfaceOptions".to_owned(), Some("e")),
+            (vm("{}", requests), "status", "status.interfaceRequests[2]".to_owned(), None),
+        ] {
+            let body = format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "kind": {{"group": "kubevirt.io", "kind": "VirtualMachine"}}, "operation": "UPDATE",
+                "subResource": "{sub_resource}", "object": {new}, "oldObject": {{}}}}}}"#
+            );
+            let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+            assert_eq!(Change::of(&request).unwrap().nic_name_at(&field), expected, "{field}");
+        }
+    }
+}
