@@ -197,13 +197,11 @@ impl<'r> Change<'r> {
         }
         let field = field.strip_prefix(self.after.path)?;
         let guest = self.after.guest;
-        match field.strip_prefix(".networks[") {
-            Some(index) => guest.networks.get(entry(index)?).map(|network| network.name.as_str()),
-            None => {
-                let index = entry(field.strip_prefix(".domain.devices.interfaces[")?)?;
-                guest.interfaces().get(index).map(|interface| interface.name.as_str())
-            }
+        if let Some(index) = field.strip_prefix(".networks[") {
+            return guest.networks.get(entry(index)?).map(|network| network.name.as_str());
         }
+        let index = entry(field.strip_prefix(".domain.devices.interfaces[")?)?;
+        guest.interfaces().get(index).map(|interface| interface.name.as_str())
     }
 
     /// Returns the field of a NIC: that of its interface, else that of its network.
