@@ -24,7 +24,7 @@ use nicplug::{
     cluster::manifests,
     facts::NoFacts,
     rules::RULES,
-    settings::{OverridePolicy, Settings},
+    settings::{LiveChanges, OverridePolicy, Settings},
 };
 use serde_json::{Value, json};
 use support::{
@@ -612,6 +612,14 @@ fn the_program_accepts_the_settings_of_the_chart() {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
             assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
+            for (user, groups, namespace, expected) in [
+                ("alice", &[][..], "demo", LiveChanges::Warn),
+                ("system:serviceaccount:harvester-system:harvester", &[], "demo", LiveChanges::Deny),
+                ("alice", &["ops"], "lab-1", LiveChanges::Deny),
+            ] {
+                assert_eq!(settings.live_changes(user, || groups.to_vec(), namespace), expected, "{user} {groups:?}");
+            }
+            assert!(!settings.namespaces.by_name.is_empty());
         } else {
             assert_eq!(settings, Settings::default(), "{set}");
         }

@@ -214,6 +214,14 @@ class Templates(unittest.TestCase):
         values = chart.read_yaml("settings: {attachment: {neverInPlace: [kube-ovn]}}")
         self.assertEqual(settings(values)["attachment"]["neverInPlace"], ["kube-ovn"])
 
+    def test_live_changes_are_a_word_or_a_map(self) -> None:
+        for text in ["deny", "warn", "{default: warn}", '{users: {"*:console": warn}, groups: {ops: deny}}']:
+            values = chart.read_yaml(f"settings: {{liveChanges: {text}}}")
+            expected = chart.read_yaml(text)
+            found = settings(values)["liveChanges"]
+            default = {"default": "deny", "users": {}, "groups": {}}
+            self.assertEqual(found, default | expected if isinstance(expected, dict) else expected)
+
     def test_match_conditions_are_rendered_if_kubernetes_supports_them(self) -> None:
         for version, choice, expected in [
             ("v1.26.15", "auto", False),
@@ -321,6 +329,10 @@ class Schema(unittest.TestCase):
             ("settings: {attachment: {dynamicNetworks: maybe}}", "dynamicNetworks"),
             ("settings: {attachment: {neverInPlace: kube-ovn}}", "neverInPlace"),
             ("settings: {namespaces: {override: loosen}}", "override"),
+            ("settings: {namespaces: {byName: {demo: {liveChanges: maybe}}}}", "liveChanges"),
+            ("settings: {liveChanges: maybe}", "liveChanges"),
+            ("settings: {liveChanges: {users: {alice: maybe}}}", "liveChanges"),
+            ("settings: {liveChanges: {user: {alice: warn}}}", "liveChanges"),
             ("settings: {reservePorts: 256}", "reservePorts"),
             ("webhooks: {timeoutSeconds: 31}", "timeoutSeconds"),
             ("webhooks: {matchConditions: true}", "matchConditions"),
