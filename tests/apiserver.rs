@@ -320,6 +320,59 @@ async fn a_nic_is_plugged_and_unplugged_and_the_writes_of_kubevirt_are_reviewed_
 }
 
 #[tokio::test]
+async fn a_network_in_use_is_deleted_or_changed_with_a_warning_or_not_at_all() {
+    let warning = |namespace: &str| format!("network \"{namespace}/blue\" is in use by 1 running guest: {VM} [NP119]");
+    for (name, deny) in [("network-warn", false), ("network-deny", true)] {
+        let network = json!({"multus": {"networkName": "blue"}});
+        let guest = vm().nic_with(json!({"name": "lan", "bridge": {}}), network).build();
+        let Some(fixture) = ReviewedNamespace::start_with_guest(name, FailurePolicy::Fail, &guest).await else {
+            return;
+        };
+        let ReviewedNamespace { api, namespace, user, nicplug, .. } = &fixture;
+        let calls = async || {
+            let hook = &nicplug.registration.networks;
+            [api.webhook_calls(hook, "UPDATE").await, api.webhook_calls(hook, "DELETE").await]
+        };
+        let annotation = json!({"metadata": {"annotations": {"nicplug.io/rules": "NP119=deny"}}});
+        if deny {
+            let path = format!("/api/v1/namespaces/{namespace}");
+            let content_type = "application/merge-patch+json";
+            requests::send(&api.admin(), Method::PATCH, &path, content_type, annotation.to_string()).await.granted();
+        }
+        for network in ["blue", "unused"] {
+            requests::create(user, Kind::Nad, namespace, &nad(network), Run::Real).await.granted();
+        }
+        let change = async |change: Value| {
+            requests::change(user, Kind::Nad, namespace, "blue", Change::Merge(change), Run::Real).await
+        };
+        let delete = async |network: &str| {
+            let path = format!("{}/{network}", Kind::Nad.path(namespace));
+            requests::send(user, Method::DELETE, &path, "application/json", "").await
+        };
+        // Neither a creation nor another label is sent.
+        change(json!({"metadata": {"labels": {"a": "b"}}})).await.granted();
+        assert_eq!(calls().await, [0, 0]);
+        let config = nad("blue")["spec"]["config"].as_str().unwrap().replace(',', ", \n");
+        let layout = change(json!({"spec": {"config": config}})).await;
+        let other = change(json!({"spec": {"config": r#"{"type": "ovs"}"#}})).await;
+        let (unused, blue) = (delete("unused").await, delete("blue").await);
+        assert_eq!(calls().await, [2, 2]);
+        for response in [layout, unused] {
+            assert!(response.is_ok() && response.warnings.is_empty(), "{response:?}");
+        }
+        for response in [other, blue] {
+            if deny {
+                assert_eq!((response.code, response.reason()), (422, "Invalid"), "{response:?}");
+                assert!(response.message().contains("[NP119]"), "{response:?}");
+            } else {
+                assert!(response.is_ok(), "{response:?}");
+                assert_eq!(response.warnings, [warning(namespace)]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_heartbeats_of_a_vmi_cause_no_call() {
     const HEARTBEATS: u32 = 1000;
     let Some(fixture) = ReviewedNamespace::start("heartbeats", FailurePolicy::Fail).await else { return };

@@ -1,11 +1,15 @@
 //! The change that a request makes: the object, and the NICs that differ.
 
+mod network;
 mod nics;
 
 use std::collections::BTreeMap;
 
 use self::nics::nics_of;
-pub use self::nics::{Indexed, Nic, NicDiff};
+pub use self::{
+    network::NetworkChange,
+    nics::{Indexed, Nic, NicDiff},
+};
 use crate::api::{
     guest::GuestSpec,
     is_same,
@@ -251,7 +255,7 @@ impl<'r> ObjectView<'r> {
                     ..Self::with_template(&pool.metadata, &vm.spec.template, path)
                 }
             }
-            Object::Migration(_) | Object::Other => return None,
+            Object::Migration(_) | Object::Nad(_) | Object::Other => return None,
         })
     }
 

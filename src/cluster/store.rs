@@ -4,6 +4,7 @@ pub(super) mod guests;
 pub(super) mod interner;
 pub(super) mod listing;
 pub(super) mod mac_index;
+pub(super) mod network_index;
 pub(super) mod projection;
 mod queries;
 
@@ -404,7 +405,7 @@ mod tests {
     use serde_json::json;
 
     use super::{queries::COMPONENTS, *};
-    use crate::{api::network::NadRef, settings::overrides::Overrides};
+    use crate::{api::network::NadRef, change::NetworkChange, facts::FactSource, settings::overrides::Overrides};
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_reported_with_its_path() {
@@ -452,6 +453,14 @@ mod tests {
         }
         let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
+    }
+
+    #[test]
+    fn who_uses_a_network_is_unknown_until_all_guests_are_known() {
+        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion: true };
+        assert_eq!(Store::default().facts_for_network(&change).network_users, Fact::Unknown);
+        let users = Store::complete().facts_for_network(&change).network_users;
+        assert_eq!(users.known().map(|users| users.count), Some(0));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use self::{
 };
 use crate::{
     api::{mac::Mac, network::NadRef},
-    change::{Change, MigrationStart, Nic},
+    change::{Change, MigrationStart, NetworkChange, Nic},
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -144,6 +144,8 @@ pub struct Facts {
     pub revision: Fact<Arc<Devices>>,
     /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
+    /// The running guests that use the network of the request.
+    pub network_users: Fact<NetworkUsers>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
     /// Whether the user of the request is virt-controller.
@@ -170,6 +172,15 @@ pub struct MacUser {
     pub via: Option<String>,
     /// The VM or VMI, as `namespace/name`.
     pub guest: String,
+}
+
+/// The running guests that use a network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NetworkUsers {
+    /// The first of them, as `namespace/name`: those in the namespace of the network, then the others, by name.
+    pub guests: Vec<String>,
+    /// How many there are.
+    pub count: usize,
 }
 
 impl Facts {
@@ -203,6 +214,11 @@ pub trait FactSource: Send + Sync {
 
     /// Returns the facts for the start of a migration: about the guest to be migrated and its VM. The default has none.
     fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
+        Facts::default()
+    }
+
+    /// Returns the facts for a change of a network: which guests use it. The default has none.
+    fn facts_for_network(&self, _change: &NetworkChange) -> Facts {
         Facts::default()
     }
 }

@@ -9,7 +9,7 @@ use crate::api::{
     Text,
     guest::GuestSpec,
     mac::Mac,
-    network::{Interface, Network},
+    network::{Interface, NadRef, Network},
 };
 
 /// An interface of a guest and the network of the same name.
@@ -81,7 +81,15 @@ impl GuestNic {
         guest.interfaces().iter().map(|interface| Self::of(interface, network_of(interface))).collect()
     }
 
-    fn of(interface: &Interface, network: Option<&Network>) -> Self {
+    /// Returns the NetworkAttachmentDefinition of a NIC of a guest in this namespace. A default network without a
+    /// namespace has an empty one: Multus looks for it in a namespace of its own.
+    #[must_use]
+    pub fn nad<'n>(&'n self, own_namespace: &'n str) -> Option<NadRef<'n>> {
+        let own_namespace = if self.role == NetworkRole::Default { "" } else { own_namespace };
+        Some(NadRef::parse(self.network.as_deref()?, own_namespace))
+    }
+
+    pub(crate) fn of(interface: &Interface, network: Option<&Network>) -> Self {
         let multus = network.and_then(|network| network.multus.as_ref());
         Self {
             name: interface.name.as_str().into(),

@@ -79,7 +79,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
             let finding = RULE.fault(CauseType::Duplicate, field, what).with_fix("leave macAddress out".to_owned());
             (!has_one).then_some(finding)
         }
-        ObjectKind::Migration | ObjectKind::Other => None,
+        ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other => None,
     }
 }
 

@@ -23,6 +23,7 @@ mod live_change;
 mod migration_running;
 mod name_in_use;
 mod network_attachment;
+mod network_in_use;
 mod network_source;
 mod network_without_interface;
 mod pci_slots;
@@ -38,7 +39,7 @@ use std::borrow::Cow;
 
 use crate::{
     api::review::ObjectKind,
-    change::{Change, MigrationStart, Nic, NicDiff},
+    change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
@@ -77,6 +78,7 @@ pub static RULES: &[&Rule] = &[
     &rollout_strategy::RULE,
     &name_in_use::RULE,
     &queue_memory::RULE,
+    &network_in_use::RULE,
 ];
 
 /// One check.
@@ -112,6 +114,8 @@ pub enum Scope {
     Persist,
     /// Requests that set the annotations of a VM to add or remove NICs.
     Request,
+    /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
+    Network,
 }
 
 impl Scope {
@@ -124,6 +128,7 @@ impl Scope {
             Self::Hotplug => "hotplug",
             Self::Persist => "persist",
             Self::Request => "request",
+            Self::Network => "network",
         }
     }
 
@@ -134,11 +139,12 @@ impl Scope {
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
             Self::Request => change.requests_nics(),
+            Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
                 // NP108 tells what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
-                ObjectKind::Migration | ObjectKind::Other | ObjectKind::ReplicaSet => false,
+                ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::ReplicaSet => false,
             },
         }
     }
@@ -443,6 +449,12 @@ pub fn evaluate_migration(
         return Vec::new();
     }
     migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
+}
+
+/// Evaluates a change of a network.
+#[must_use]
+pub fn evaluate_network(change: &NetworkChange, facts: &Facts, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
+    if is_off(&network_in_use::RULE) { Vec::new() } else { network_in_use::check_network(change, facts) }
 }
 
 /// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].

@@ -411,6 +411,8 @@ class Code(unittest.TestCase):
         read = set(re.findall(r'"([^"]+)" => ', fields))
         self.assertIn("nicplug.io/persist", read)
         for hook in webhooks({}):
+            if hook["name"].startswith("validate-networks."):
+                continue
             (condition,) = hook["matchConditions"]
             compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", condition["expression"])[1]
             self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
@@ -426,6 +428,20 @@ class Code(unittest.TestCase):
             if "/" not in resource
         }
         self.assertEqual({(group, f"{kind.lower()}s") for group, kind in read}, sent)
+
+    def test_networks_are_sent_only_when_they_are_changed_or_deleted_and_never_block(self) -> None:
+        review = source("src/api/review")
+        (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate-networks."))
+        (rule,) = hook["rules"]
+        self.assertIn(f'("{rule["apiGroups"][0]}", "NetworkAttachmentDefinition") =>', review)
+        self.assertEqual(rule["resources"], ["network-attachment-definitions"])
+        self.assertEqual(rule["operations"], ["UPDATE", "DELETE"])
+        self.assertEqual((hook["failurePolicy"], hook["clientConfig"]["service"]["path"]), ("Ignore", "/validate"))
+        validating = {"webhooks": {"validating": {"failurePolicy": "Fail"}}}
+        policies = {hook["name"]: hook["failurePolicy"] for hook in webhooks(validating)}
+        self.assertEqual(policies["validate-networks.nicplug.io"], "Ignore")
+        names = {hook["name"] for hook in webhooks({"webhooks": {"networks": False}})}
+        self.assertEqual(names, {"validate.nicplug.io", "mutate.nicplug.io"})
 
     def test_the_version_matches_the_program(self) -> None:
         version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "Cargo.toml").read_text())[1]

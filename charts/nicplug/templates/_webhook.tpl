@@ -91,6 +91,22 @@ single condition with && therefore spares the authorizer, which searches all bin
             ? [oldObject.metadata.annotations[key]] : []))
       ))
     )
+    {{- include "nicplug.whenActive" . }}
+{{- end }}
+
+{{/* The API server skips an update of a NetworkAttachmentDefinition that leaves its configuration as it is. */}}
+{{- define "nicplug.networkMatchConditions" -}}
+- name: review-required
+  expression: |-
+    (
+      request.operation != 'UPDATE' ||
+      (has(object.spec) && has(object.spec.config) ? object.spec.config : '') !=
+      (has(oldObject.spec) && has(oldObject.spec.config) ? oldObject.spec.config : '')
+    )
+    {{- include "nicplug.whenActive" . }}
+{{- end }}
+
+{{- define "nicplug.whenActive" -}}
     {{- if include "nicplug.activatesWhenReady" . }} && authorizer
       .serviceAccount({{ squote .Release.Namespace }}, {{ squote (include "nicplug.activationName" .) }})
       .group('nicplug.io').resource('webhooks').namespace({{ squote .Release.Namespace }}).check('call').allowed()

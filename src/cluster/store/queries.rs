@@ -5,14 +5,15 @@ use std::{cell::LazyCell, sync::Arc};
 use super::{Store, listing::AnyListing};
 use crate::{
     api::{mac::Mac, network::NadRef, review::ObjectKind},
-    change::{Change, MigrationStart, Nic},
+    change::{Change, MigrationStart, NetworkChange, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
-        Vmi,
+        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, NetworkUsers, Quota,
+        UnstableAddress, Vm, Vmi,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
     },
+    k8s::kind::Kind,
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -241,12 +242,37 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Returns the running guests that use a network; unknown if none is found and not all guests are known.
+    fn network_users(&self, change: &NetworkChange) -> Fact<NetworkUsers> {
+        let namespace = self.multus_namespace();
+        let namespace = namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let users = self.guests.users_of_network(change.network(), namespace);
+        if users.count == 0 && !self.guests.knows_all_vmis() { Fact::Unknown } else { Fact::Known(users) }
+    }
+
+    /// Returns who still uses a network, if this store has the guests of `known` that were read again and no others.
+    /// Unknown if none of them does and others may.
+    #[must_use]
+    pub fn users_left(&self, change: &NetworkChange, known: &NetworkUsers) -> Fact<NetworkUsers> {
+        let others = known.count - known.guests.len();
+        let was_read = |guest: &String| {
+            guest.split_once('/').is_some_and(|(namespace, name)| self.knows(Kind::Vmi, namespace, name))
+        };
+        match self.network_users(change) {
+            Fact::Known(users) if users.count > 0 => Fact::Known(NetworkUsers { count: users.count + others, ..users }),
+            _ if others == 0 && known.guests.iter().all(was_read) => Fact::Known(NetworkUsers::default()),
+            _ => Fact::Unknown,
+        }
+    }
+}
+
 impl FactSource for Store {
     fn facts_for(&self, change: &Change) -> Facts {
         let subject = change.subject;
         let guest = match subject.kind {
             ObjectKind::Vm | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
-            ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
+            ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
                 let overrides = self.overrides(subject.namespace);
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
@@ -267,6 +293,11 @@ impl FactSource for Store {
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.facts_of_guest(start.namespace, start.vmi_name)
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        let (network_users, overrides) = (self.network_users(change), self.overrides(change.namespace));
+        Facts { network_users, overrides, ..Facts::default() }
     }
 }
 
