@@ -55,13 +55,19 @@ impl ReviewedNamespace {
 
     /// By the facts of nicplug, the guest runs with the NICs of this VM.
     async fn start_with_guest(name: &str, policy: FailurePolicy, guest: &Value) -> Option<Self> {
+        Self::start_with(name, policy, guest, "").await
+    }
+
+    /// As [`start_with_guest`](Self::start_with_guest), with settings.
+    async fn start_with(name: &str, policy: FailurePolicy, guest: &Value, settings: &str) -> Option<Self> {
         let api = api_server::shared().await?;
         let namespace = api.namespace(name).await;
         api.let_edit("alice", &namespace).await;
         let user = api.user("alice");
         requests::create(&api.admin(), Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
         let facts = facts(&namespace, guest);
-        let flags = ["--facts", facts.path().to_str().unwrap()];
+        let settings_file = facts.write("settings", settings);
+        let flags = ["--facts", facts.path().to_str().unwrap(), "--settings", &settings_file];
         let nicplug = Deployment::start(api, &namespace, policy, &flags, &[]).await;
         let kubevirt = KubeVirtDouble::start(api, &namespace);
         Some(Self { api, namespace, user, kubevirt, nicplug, _facts: facts })
@@ -322,23 +328,16 @@ async fn a_nic_is_plugged_and_unplugged_and_the_writes_of_kubevirt_are_reviewed_
 #[tokio::test]
 async fn a_network_in_use_is_deleted_or_changed_with_a_warning_or_not_at_all() {
     let warning = |namespace: &str| format!("network \"{namespace}/blue\" is in use by 1 running guest: {VM} [NP119]");
-    for (name, deny) in [("network-warn", false), ("network-deny", true)] {
+    for (name, deny, settings) in [("network-warn", false, ""), ("network-deny", true, "rules: {NP119: deny}")] {
         let network = json!({"multus": {"networkName": "blue"}});
         let guest = vm().nic_with(json!({"name": "lan", "bridge": {}}), network).build();
-        let Some(fixture) = ReviewedNamespace::start_with_guest(name, FailurePolicy::Fail, &guest).await else {
-            return;
-        };
+        let fixture = ReviewedNamespace::start_with(name, FailurePolicy::Fail, &guest, settings).await;
+        let Some(fixture) = fixture else { return };
         let ReviewedNamespace { api, namespace, user, nicplug, .. } = &fixture;
         let calls = async || {
             let hook = &nicplug.registration.networks;
             [api.webhook_calls(hook, "UPDATE").await, api.webhook_calls(hook, "DELETE").await]
         };
-        let annotation = json!({"metadata": {"annotations": {"nicplug.io/rules": "NP119=deny"}}});
-        if deny {
-            let path = format!("/api/v1/namespaces/{namespace}");
-            let content_type = "application/merge-patch+json";
-            requests::send(&api.admin(), Method::PATCH, &path, content_type, annotation.to_string()).await.granted();
-        }
         for network in ["blue", "unused"] {
             requests::create(user, Kind::Nad, namespace, &nad(network), Run::Real).await.granted();
         }
@@ -356,7 +355,8 @@ async fn a_network_in_use_is_deleted_or_changed_with_a_warning_or_not_at_all() {
         let layout = change(json!({"spec": {"config": config}})).await;
         let other = change(json!({"spec": {"config": r#"{"type": "ovs"}"#}})).await;
         let (unused, blue) = (delete("unused").await, delete("blue").await);
-        assert_eq!(calls().await, [2, 2]);
+        // The API server repeats a call if its cache was behind.
+        assert!(calls().await.iter().all(|&count| count >= 2));
         for response in [layout, unused] {
             assert!(response.is_ok() && response.warnings.is_empty(), "{response:?}");
         }
