@@ -252,18 +252,21 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
+        let multus_namespace = || self.settings.attachment.multus_namespace.clone();
         if let Some(change) = NetworkChange::of(request) {
+            let change = NetworkChange { multus_namespace: multus_namespace(), ..change };
             return self.evaluate_network(endpoint, request, change);
         }
         if request.is_unchanged {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        let Some(change) = Change::of(request) else {
+        let Some(mut change) = Change::of(request) else {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         };
         if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
+        change.multus_namespace = multus_namespace();
         if let Some((field, count)) = change.oversized_list() {
             return evaluate_oversize(endpoint, request, change, field, count);
         }

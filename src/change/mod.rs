@@ -3,7 +3,7 @@
 mod network;
 mod nics;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::nics::nics_of;
 pub use self::{
@@ -43,6 +43,8 @@ pub struct Change<'r> {
     /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
     /// holds the requested NICs, and their indices are those of the entries.
     pub requests: Option<StatusRequests<'r>>,
+    /// The namespace where, by the settings, Multus looks for a default network without one.
+    pub multus_namespace: Option<Arc<str>>,
 }
 
 impl<'r> Change<'r> {
@@ -73,7 +75,8 @@ impl<'r> Change<'r> {
             (None, None) => NicDiff::default(),
         };
         let user = &request.user_info.username;
-        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
+        let (dry_run, multus_namespace) = (request.dry_run, None);
+        Some(Self { subject, user, dry_run, before, after, nics, by_name, requests, multus_namespace })
     }
 
     /// Whether the request changes nothing that a rule or mutation reads, as the heartbeat of a VMI.

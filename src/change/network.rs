@@ -1,5 +1,7 @@
 //! A request that takes a network from its guests, or changes it.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::api::{
@@ -9,7 +11,7 @@ use crate::api::{
 };
 
 /// A request that deletes a NetworkAttachmentDefinition or changes its `spec.config`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NetworkChange<'r> {
     /// The namespace.
     pub namespace: &'r str,
@@ -17,6 +19,8 @@ pub struct NetworkChange<'r> {
     pub name: &'r str,
     /// Whether the request deletes it.
     pub is_deletion: bool,
+    /// The namespace where, by the settings, Multus looks for a default network without one.
+    pub multus_namespace: Option<Arc<str>>,
 }
 
 impl<'r> NetworkChange<'r> {
@@ -31,7 +35,7 @@ impl<'r> NetworkChange<'r> {
             _ => return None,
         };
         let name = if request.name.is_empty() { &before.metadata.name } else { request.name.as_str() };
-        Some(Self { namespace: &request.namespace, name, is_deletion })
+        Some(Self { namespace: &request.namespace, name, is_deletion, multus_namespace: None })
     }
 
     /// Returns the name of the network.

@@ -46,6 +46,8 @@ pub struct Store {
     nads: Listing<Arc<Nad>>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
+    /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    assumed_multus_namespace: Option<Arc<str>>,
     /// The DaemonSets that attach NICs.
     daemons: Listing<AttachmentDaemon>,
     /// Whether a DaemonSet of any kind was seen: without one, a missing Multus proves nothing.
@@ -84,6 +86,11 @@ impl Store {
             store.finish_sync(kind);
         }
         store
+    }
+
+    /// Sets where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    pub fn assume_multus_namespace(&mut self, namespace: Option<Arc<str>>) {
+        self.assumed_multus_namespace = namespace;
     }
 
     /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
@@ -457,7 +464,7 @@ mod tests {
 
     #[test]
     fn who_uses_a_network_is_unknown_until_all_guests_are_known() {
-        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion: true };
+        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion: true, multus_namespace: None };
         assert_eq!(Store::default().facts_for_network(&change).network_users, Fact::Unknown);
         let users = Store::complete().facts_for_network(&change).network_users;
         assert_eq!(users.known().map(|users| users.count), Some(0));
@@ -594,7 +601,8 @@ mod tests {
         let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
         let find = |store: &Store, network, own: &str| {
-            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            let user =
+                store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own, "kube-system");
             user.map(|user| (user.guest, user.via))
         };
         let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
@@ -609,6 +617,33 @@ mod tests {
         assert_eq!(find(&store, "other", "restored/a"), on_wire);
         store.insert(&nad("other", "red")).unwrap();
         assert_eq!(find(&store, "other", "demo/b"), None);
+    }
+
+    #[test]
+    fn a_default_network_without_a_namespace_is_the_one_in_the_namespace_of_multus() {
+        let mac = "02:00:00:00:00:01";
+        let mut store = Store::complete();
+        let config = |namespace: &str| {
+            let text = json!({"multusNamespace": namespace}).to_string();
+            object("v1", Kind::ConfigMap, "multus-daemon-config", &json!({"data": {"daemon-config.json": text}}))
+        };
+        let mut vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        vm["spec"]["template"]["spec"]["networks"][0]["multus"]["default"] = json!(true);
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let setting = Arc::from("of-settings");
+        let find = |store: &Store, namespace, configured| {
+            let multus_namespace = store.multus_namespace(configured);
+            let multus_namespace = multus_namespace.as_deref().unwrap_or("kube-system");
+            let name = NadRef { namespace, name: "net" };
+            store.mac_user(mac.parse().unwrap(), name, "demo/b", multus_namespace).map(|user| user.network)
+        };
+        assert_eq!(find(&store, "kube-system", None).as_deref(), Some("kube-system/net"));
+        assert_eq!(find(&store, "demo", None), None, "not that of the VM");
+        store.insert(&config("of-multus")).unwrap();
+        assert_eq!(find(&store, "of-multus", None).as_deref(), Some("of-multus/net"));
+        assert_eq!(find(&store, "kube-system", None), None);
+        assert_eq!(find(&store, "of-settings", Some(&setting)).as_deref(), Some("of-settings/net"));
+        assert_eq!(find(&store, "of-multus", Some(&setting)), None);
     }
 
     #[test]

@@ -130,8 +130,8 @@ pub struct Facts {
     pub isolation: Fact<Arc<NamespaceIsolation>>,
     /// The namespace where Multus looks for a default network without a namespace, if its configuration names one.
     pub multus_namespace: Option<Arc<str>>,
-    /// A NIC of the guest whose address may change with a migration.
-    pub unstable_address: Option<Box<UnstableAddress>>,
+    /// The networks of the guest's NICs, as far as they are known. Only a change of NICs has them.
+    pub guest_networks: Vec<GuestNetwork>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
     /// The nodes that run guests: at least one.
@@ -152,13 +152,13 @@ pub struct Facts {
     pub by_controller: bool,
 }
 
-/// A NIC whose address may change with a migration, because its network assigns a new one to each pod.
+/// The network of a NIC that a running guest has.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct UnstableAddress {
+pub struct GuestNetwork {
     /// The name of the NIC.
     pub nic: Box<str>,
-    /// What assigns the address, as in `whereabouts`.
-    pub assigned_by: Box<str>,
+    /// The NetworkAttachmentDefinition.
+    pub nad: Arc<Nad>,
 }
 
 /// Another guest with a MAC address on a network.
@@ -194,6 +194,13 @@ impl Facts {
     #[must_use]
     pub fn known_nad(&self, nic: &Nic, own_namespace: &str) -> Option<Arc<Nad>> {
         self.nads.lookup(self.nad_of(nic, own_namespace)?).nad.known().map(Arc::clone)
+    }
+
+    /// Returns a NIC of the guest whose address may change with a migration, because its network assigns a new one to each
+    /// pod, and what assigns it, as in `whereabouts`.
+    #[must_use]
+    pub fn unstable_address(&self) -> Option<(&str, &str)> {
+        self.guest_networks.iter().find_map(|of| Some((&*of.nic, of.nad.network.assigns_anew()?)))
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.

@@ -1,10 +1,10 @@
 //! NP112.
 
-use super::{Case, CauseType, Finding, FindingKind, plug_of, rule};
+use super::{Case, CauseType, Finding, FindingKind, rule};
 use crate::{
     change::Nic,
     facts::{
-        Fact, FactKind, UnstableAddress, Vmi,
+        Fact, FactKind, Vmi,
         attachment::{InPlace, ReadyNodes},
         kubevirt::{AutoMigration, KubeVirt},
         migration::{Obstacle, missing_on_own_node},
@@ -34,6 +34,9 @@ rule! {
     /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
     /// only its own node fits can never migrate. If the nodes that fit are cordoned, or offer none of the device-plugin
     /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged.
+    ///
+    /// The setting `attachment.neverInPlace` names CNI plugins that attach a NIC only while a pod is created, and
+    /// `attachment.neverByMigration` those with which a guest does not migrate.
     ///
     /// During a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one,
     /// the NIC waits too.
@@ -98,9 +101,9 @@ fn missing_multus(case: &Case) -> Option<String> {
 
 /// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
 fn evaluate_address(case: &Case) -> Option<Finding> {
-    let UnstableAddress { nic, assigned_by } = case.facts.unstable_address.as_deref()?;
+    let (nic, assigned_by) = case.facts.unstable_address()?;
     let vmi = *case.facts.live().known()?;
-    let migrates = |nic: &&Nic| match plug_of(nic) {
+    let migrates = |nic: &&Nic| match case.plug_of(nic) {
         HotplugMethod::None => false,
         HotplugMethod::Sriov => !is_too_old_for_sriov(case),
         HotplugMethod::Bridge => {
@@ -114,7 +117,7 @@ fn evaluate_address(case: &Case) -> Option<Finding> {
 }
 
 fn evaluate_hotplug(case: &Case) -> Vec<Finding> {
-    case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
+    case.each_plugged(&RULE, |nic, vmi| match case.plug_of(nic) {
         // NP102 and NP104 report NICs that cannot be hotplugged at all.
         HotplugMethod::None => None,
         HotplugMethod::Sriov if is_too_old_for_sriov(case) => None,
@@ -216,14 +219,15 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
         let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
         return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
     }
-    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
         Some(Obstacle::OneNode) => {
             let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
             return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned());
         }
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!("{name:?} cannot be attached: {because}, and {obstacle}");
-            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_if_pinned).to_owned());
+            let fix = if matches!(obstacle, Obstacle::Plugin { .. }) { fix } else { fix_if_pinned };
+            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
         }
         Some(obstacle) => {
             return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
@@ -279,7 +283,7 @@ mod tests {
     use crate::{
         api::placement::Affinity,
         facts::{
-            Fact, Placement, Quota, UnstableAddress,
+            Fact, GuestNetwork, Nad, Placement, Quota,
             attachment::{Attachment, InPlace, ReadyNodes},
             vmi::Migratable,
         },
@@ -443,6 +447,26 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_names_plugins_with_which_no_guest_migrates() {
+        let settings = || Settings::parse("attachment: {neverByMigration: [host-device]}", &[]).unwrap();
+        let nad = |kind: &str| Nad::read(&format!(r#"{{"type": "{kind}"}}"#), "");
+        let guest_network = |kind: &str| vec![GuestNetwork { nic: "dyniface2".into(), nad: Arc::new(nad(kind)) }];
+        let case = |new: &str, other: &str, in_place| {
+            let networks = guest_network(other);
+            let case = Hotplug::of(BRIDGE).with_nad("demo/new-fancy-net", nad(new)).in_place(in_place);
+            case.facts(|facts| facts.guest_networks = networks).settings(settings())
+        };
+        for (new, other, nic) in [("host-device", "bridge", "dyniface1"), ("bridge", "host-device", "dyniface2")] {
+            case(new, other, InPlace::Yes).expect(&RULE, &Expect::Silent);
+            let case = case(new, other, InPlace::No);
+            case.expect(&RULE, &FAULT);
+            let what = &case.findings(&RULE)[0].what;
+            assert!(what.ends_with(&format!("and plugin host-device of {nic:?} does not migrate")), "{what}");
+        }
+        case("bridge", "bridge", InPlace::No).expect(&RULE, &Expect::Advice);
+    }
+
+    #[test]
     fn unknown_facts_are_reported_and_deny_nothing() {
         Hotplug::of(BRIDGE).facts(|facts| facts.attachment = Fact::Unknown).expect(&RULE, &Expect::Unchecked);
         Hotplug::of(BRIDGE).in_place(InPlace::No).kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
@@ -479,8 +503,9 @@ mod tests {
     #[test]
     fn a_migration_may_change_an_address_that_is_assigned_anew() {
         let unstable = |case: Hotplug| {
-            let address = UnstableAddress { nic: "dyniface2".into(), assigned_by: "whereabouts".into() };
-            case.facts(|facts| facts.unstable_address = Some(Box::new(address)))
+            let config = r#"{"type": "bridge", "ipam": {"type": "whereabouts"}}"#;
+            let nad = Arc::new(Nad::read(config, ""));
+            case.facts(|facts| facts.guest_networks = vec![GuestNetwork { nic: "dyniface2".into(), nad }])
         };
         for (case, count) in [
             (Hotplug::of(BRIDGE), 0),

@@ -205,7 +205,11 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
     match difference {
         Difference::Dropped(guest) if is_automatic(&guest.name) => finding.with_fix(KEEP_DEFAULT_NIC.to_owned()),
         Difference::Dropped(_) => finding,
-        Difference::Field(nic, _) if vmi.nic(nic.name).is_some_and(|nic| nic.hotplug != HotplugMethod::None) => finding,
+        Difference::Field(nic, _)
+            if vmi.nic(nic.name).is_some_and(|nic| case.plug_of_guest(nic) != HotplugMethod::None) =>
+        {
+            finding
+        }
         _ => finding.with_fix("undo the change, or restart the VM".to_owned()),
     }
 }
@@ -304,7 +308,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     let Swap { nic, network, .. } = swap;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
             return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());

@@ -38,12 +38,12 @@ mod vmi_phase;
 use std::borrow::Cow;
 
 use crate::{
-    api::review::ObjectKind,
+    api::{network::Bindings, review::ObjectKind},
     change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
-        nic::HotplugMethod,
+        nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
@@ -399,6 +399,28 @@ impl<'c> Case<'c> {
         self.change.before.is_none()
     }
 
+    /// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
+    pub(crate) fn plug_of(&self, nic: &Nic) -> HotplugMethod {
+        let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
+        let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
+        let bindings = &interface.value.bindings;
+        if is_additional_network && (bindings.is_empty() || self.hotplugs_plugin(bindings).is_some()) {
+            return HotplugMethod::Bridge;
+        }
+        HotplugMethod::of(interface.value, Some(network.value))
+    }
+
+    /// Returns the binding plugin with which, by the settings, this KubeVirt hotplugs NICs as with bridge binding.
+    pub(crate) fn hotplugs_plugin<'b>(&self, bindings: &'b Bindings) -> Option<&'b str> {
+        let plugin = bindings.plugin.as_ref()?.name.as_str();
+        self.settings.hotplug.bindings.iter().any(|name| name == plugin).then_some(plugin)
+    }
+
+    /// Returns how the KubeVirt of the settings hotplugs a NIC of a guest.
+    pub(crate) fn plug_of_guest(&self, nic: &GuestNic) -> HotplugMethod {
+        nic.hotplug_under(&self.settings.hotplug)
+    }
+
     /// Returns whether a NIC can be attached to a running pod; see [`in_place`].
     pub(crate) fn in_place(&self) -> Fact<InPlace> {
         in_place(&self.facts.attachment, self.settings)
@@ -415,16 +437,6 @@ impl<'c> Case<'c> {
             live => live,
         }
     }
-}
-
-/// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
-pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
-    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
-    let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
-    if is_additional_network && interface.value.bindings.is_empty() {
-        return HotplugMethod::Bridge;
-    }
-    HotplugMethod::of(interface.value, Some(network.value))
 }
 
 /// Returns whether a NIC can be attached to a running pod; a setting overrides what the cluster shows.
@@ -448,7 +460,7 @@ pub fn evaluate_migration(
     if is_off(&migration_running::RULE) {
         return Vec::new();
     }
-    migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
+    migration_running::check_start(start, facts, settings)
 }
 
 /// Evaluates a change of a network.

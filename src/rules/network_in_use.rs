@@ -75,7 +75,7 @@ mod tests {
     use crate::rules::FindingKind;
 
     fn finding(is_deletion: bool, network_users: Fact<NetworkUsers>) -> Option<Finding> {
-        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion };
+        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion, multus_namespace: None };
         let mut findings = check_network(&change, &Facts { network_users, ..Facts::default() });
         assert!(findings.len() < 2, "{findings:?}");
         findings.pop()

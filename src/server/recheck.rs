@@ -67,7 +67,9 @@ impl Rechecker {
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + TIMEOUT);
         let fetched = self.fetch(&query.plan, until).await;
         let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.errors.is_empty());
-        let fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
+        let mut fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
+        // The configuration of Multus is read again only if the decision depends on it.
+        fresh.assume_multus_namespace(query.known.multus_namespace.clone());
         let second = evaluator.with_facts(&OverlayFacts { fresh, query }).evaluate(first.endpoint(), body);
         self.counts.add(match (first.decision(), second.decision()) {
             (Decision::Denied, Decision::Denied) => RecheckResult::Confirmed,
@@ -99,7 +101,10 @@ impl RecheckQuery {
     fn of(recheck: &Recheck) -> Self {
         let (plan, facts, depends_on) = match recheck {
             Recheck::Network { facts, .. } => return Self::of_network(facts),
-            Recheck::Change { change, facts, depends_on } => (FetchPlan::of(change), *facts, *depends_on),
+            Recheck::Change { change, facts, depends_on } => {
+                let plan = FetchPlan::of(change).with_multus_namespace(facts.multus_namespace.clone());
+                (plan, *facts, *depends_on)
+            }
             Recheck::Migration { start, facts, depends_on } => (FetchPlan::of_migration(start), *facts, *depends_on),
         };
         let mut kinds = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
@@ -150,6 +155,8 @@ impl OverlayFacts {
             by_controller: known.by_controller,
             // They never deny.
             quotas: known.quotas.clone(),
+            // The networks of the NICs that the guest has change rarely.
+            guest_networks: known.guest_networks.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },
             // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {

@@ -203,9 +203,16 @@ class Templates(unittest.TestCase):
             values = chart.read_yaml(f"settings: {{attachment: {{dynamicNetworks: {text}}}}}")
             self.assertEqual(settings(values)["attachment"]["dynamicNetworks"], text.strip('"'))
 
-    def test_plugins_that_attach_nothing_in_place_are_a_setting(self) -> None:
-        values = chart.read_yaml("settings: {attachment: {neverInPlace: [kube-ovn]}}")
-        self.assertEqual(settings(values)["attachment"]["neverInPlace"], ["kube-ovn"])
+    def test_plugins_and_the_namespace_of_multus_are_settings(self) -> None:
+        self.assertEqual(settings({})["attachment"].keys(), {"dynamicNetworks"})
+        for key, value in [
+            ("neverInPlace", ["kube-ovn"]),
+            ("neverByMigration", ["host-device"]),
+            ("multusNamespace", "openshift-multus"),
+        ]:
+            self.assertEqual(settings({"settings": {"attachment": {key: value}}})["attachment"][key], value)
+        bindings = {"bindings": ["managedtap"]}
+        self.assertEqual(settings({"settings": {"hotplug": bindings}})["hotplug"], bindings)
 
     def test_match_conditions_are_rendered_if_kubernetes_supports_them(self) -> None:
         for version, choice, expected in [

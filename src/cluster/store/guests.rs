@@ -6,7 +6,7 @@ use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
     mac_index::{Holder, MacIndex, UserOfMac, macs_on_networks},
-    network_index::{NetworkIndex, networks},
+    network_index::{NetworkIndex, OF_MULTUS, networks},
 };
 use crate::{
     api::{mac::Mac, network::NadRef},
@@ -127,7 +127,7 @@ impl Guests {
 
     /// Returns the running guests that use a network, which default networks of this namespace of Multus name too.
     pub(crate) fn users_of_network(&self, network: NadRef, multus_namespace: &str) -> NetworkUsers {
-        let of_multus = NadRef { namespace: "", ..network };
+        let of_multus = NadRef { namespace: OF_MULTUS, ..network };
         let is_of_multus = network.namespace == multus_namespace;
         let is_it = |nad: NadRef| nad == network || is_of_multus && nad == of_multus;
         let mut namespaces: Vec<&str> = self.networks.namespaces(network).collect();

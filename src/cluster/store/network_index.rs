@@ -7,6 +7,9 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use crate::{api::network::NadRef, facts::nic::GuestNic};
 
+/// Stands for the namespace where Multus looks for default networks without one, which may change.
+pub(crate) const OF_MULTUS: &str = "";
+
 /// The number of NICs on each network (`namespace/name`), by the namespace of their guests.
 #[derive(Debug, Default)]
 pub(crate) struct NetworkIndex(HashMap<Box<str>, HashMap<Box<str>, usize>>);
@@ -51,7 +54,7 @@ impl NetworkIndex {
 
 /// Returns the network of each NIC that the guest keeps.
 pub(crate) fn networks<'n>(nics: &'n [GuestNic], namespace: &'n str) -> impl Iterator<Item = NadRef<'n>> {
-    nics.iter().filter(|nic| !nic.is_absent).filter_map(move |nic| nic.nad(namespace))
+    nics.iter().filter(|nic| !nic.is_absent).filter_map(move |nic| nic.nad(namespace, OF_MULTUS))
 }
 
 #[cfg(test)]
@@ -83,7 +86,7 @@ mod tests {
         };
         assert_eq!(namespaces(&index, "demo", "blue"), ["demo", "prod"]);
         assert_eq!(namespaces(&index, "prod", "red"), ["demo"]);
-        assert_eq!(namespaces(&index, "", "tenant"), ["prod"], "Multus looks for it in its own namespace");
+        assert_eq!(namespaces(&index, OF_MULTUS, "tenant"), ["prod"], "Multus looks for it in its own namespace");
         assert_eq!(namespaces(&index, "demo", "green"), Vec::<String>::new(), "it is being unplugged");
         index.remove(&guests[0].1, "demo");
         assert_eq!(namespaces(&index, "demo", "blue"), ["demo", "prod"], "another guest still has it");

@@ -7,8 +7,8 @@ use crate::{
     api::{mac::Mac, network::NadRef, review::ObjectKind},
     change::{Change, MigrationStart, NetworkChange, Nic},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, NetworkUsers, Quota,
-        UnstableAddress, Vm, Vmi,
+        Attachment, Fact, FactSource, Facts, GuestNetwork, KubeVirt, MacUser, Nads, NamespaceIsolation, NetworkUsers,
+        Quota, Vm, Vmi,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
@@ -110,10 +110,11 @@ impl Store {
         if all.all(|other| other == first) { first } else { Fact::Unknown }
     }
 
-    /// Returns `multusNamespace` of Multus' configuration, if it is set.
-    fn multus_namespace(&self) -> Option<Arc<str>> {
+    /// Returns the namespace where Multus looks for default networks: that of the settings, or `multusNamespace` of
+    /// Multus' configuration; `None` if neither is set.
+    pub(in crate::cluster) fn multus_namespace(&self, configured: Option<&Arc<str>>) -> Option<Arc<str>> {
         let configs = self.multus_configs.iter().filter_map(|(_, _, config)| config.namespace.as_ref());
-        configs.min().map(Arc::clone)
+        configured.or_else(|| configs.min()).or(self.assumed_multus_namespace.as_ref()).map(Arc::clone)
     }
 
     /// Returns the nodes that run guests. A cluster has a node, so none means that they are unknown.
@@ -180,13 +181,15 @@ impl Store {
         conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
     }
 
-    /// Returns the first NIC of a running guest whose network assigns a new address to each pod.
-    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<Box<UnstableAddress>> {
-        vmi.known()?.nics.iter().find_map(|nic| {
-            let NadRef { namespace, name } = NadRef::parse(nic.network.as_deref()?, namespace);
-            let assigned_by = self.nads.get(namespace, name).known()?.network.assigns_anew()?.into();
-            Some(Box::new(UnstableAddress { nic: nic.name.clone(), assigned_by }))
-        })
+    /// Returns the networks of a guest's NICs.
+    fn networks_of_guest(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>, multus_namespace: &str) -> Vec<GuestNetwork> {
+        let nics = vmi.known().into_iter().flat_map(|vmi| vmi.nics.iter()).filter(|nic| !nic.is_absent);
+        let networks = nics.filter_map(|nic| {
+            let NadRef { namespace, name } = nic.nad(namespace, multus_namespace)?;
+            let nad = Arc::clone(self.nads.get(namespace, name).known()?);
+            Some(GuestNetwork { nic: nic.name.clone(), nad })
+        });
+        networks.collect()
     }
 
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
@@ -200,11 +203,13 @@ impl Store {
 
     /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
     /// and not all guests are known.
-    fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
+    fn mac_users(&self, change: &Change, multus_namespace: &str) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
-        let user = |nic: &Nic| self.mac_user(nic.mac()?, NadRef::parse(nic.network_name()?, own_namespace), &own);
+        let user = |nic: &Nic| {
+            self.mac_user(nic.mac()?, nad_of(nic, own_namespace, multus_namespace)?, &own, multus_namespace)
+        };
         let users: Vec<MacUser> = change.nics.added_or_modified().filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
@@ -216,7 +221,7 @@ impl Store {
     ///
     /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
     /// import or a restored backup: the addresses do not conflict.
-    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
+    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str, multus_namespace: &str) -> Option<MacUser> {
         let network = nad.to_string();
         let own_name = name_of(own);
         let wire = self.wire(nad);
@@ -226,15 +231,16 @@ impl Store {
             if user.guest == own || is_source {
                 continue;
             }
-            if user.network == network {
+            let user_network = user.nad(multus_namespace);
+            if user_network == nad {
                 return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
             }
-            if via.is_none() && wire.is_some() && wire == self.wire(NadRef::parse(user.network, "")) {
-                via = Some(user);
+            if via.is_none() && wire.is_some() && wire == self.wire(user_network) {
+                via = Some((user_network, user.guest));
             }
         }
-        let user = via?;
-        Some(MacUser { mac, network, via: Some(user.network.to_owned()), guest: user.guest.to_owned() })
+        let (via, guest) = via?;
+        Some(MacUser { mac, network, via: Some(via.to_string()), guest: guest.to_owned() })
     }
 
     fn wire(&self, nad: NadRef) -> Option<&Wire> {
@@ -245,7 +251,7 @@ impl Store {
 impl Store {
     /// Returns the running guests that use a network; unknown if none is found and not all guests are known.
     fn network_users(&self, change: &NetworkChange) -> Fact<NetworkUsers> {
-        let namespace = self.multus_namespace();
+        let namespace = self.multus_namespace(change.multus_namespace.as_ref());
         let namespace = namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
         let users = self.guests.users_of_network(change.network(), namespace);
         if users.count == 0 && !self.guests.knows_all_vmis() { Fact::Unknown } else { Fact::Known(users) }
@@ -277,15 +283,16 @@ impl FactSource for Store {
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
-        let multus_namespace = self.multus_namespace();
-        let adds_nics = !change.nics.added.is_empty();
-        let unstable_address = adds_nics.then(|| self.unstable_address(subject.namespace, &guest.vmi)).flatten();
+        let multus_namespace = self.multus_namespace(change.multus_namespace.as_ref());
+        let of_multus = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let plugs_or_moves = change.nics.added_or_modified().next().is_some();
+        let networks = || self.networks_of_guest(subject.namespace, &guest.vmi, of_multus);
         Facts {
-            nads: self.nads_of(change, multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE)),
+            nads: self.nads_of(change, of_multus),
             isolation: self.isolation(),
+            guest_networks: if plugs_or_moves { networks() } else { Vec::new() },
+            mac_users: self.mac_users(change, of_multus),
             multus_namespace,
-            unstable_address,
-            mac_users: self.mac_users(change),
             by_controller: self.component(change.user) == Some(CONTROLLER),
             ..guest
         }
