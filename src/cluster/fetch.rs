@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{Store, network_index::OF_MULTUS, projection::MULTUS_CONFIG};
+use super::store::{Store, kinds::MULTUS_CONFIG, network_index::OF_MULTUS};
 use crate::{
     api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
