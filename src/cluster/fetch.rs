@@ -233,6 +233,9 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     for (namespace, name) in &plan.guests {
         reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(ObjectPath::one(kind, namespace, name)))));
     }
+    if !networks.is_empty() {
+        reads.push((Kind::MutatingWebhooks, mutating_webhooks(client).boxed()));
+    }
     for (namespace, name) in networks {
         reads.push((Kind::Nad, network(client, ObjectPath::one(Kind::Nad, namespace, name)).boxed()));
     }
@@ -314,6 +317,12 @@ async fn nodes(client: &ApiClient) -> Vec<Fetched> {
 async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
     let quotas = list(client, ObjectPath::all(Kind::ResourceQuota, namespace), ListParams::default()).await;
     if matches!(quotas, Fetched::Failed(_)) { Vec::new() } else { vec![quotas] }
+}
+
+/// Lists the mutating webhooks. Many users may not, and without them the injector is only not known to be missing.
+async fn mutating_webhooks(client: &ApiClient) -> Vec<Fetched> {
+    let webhooks = list(client, ObjectPath::all(Kind::MutatingWebhooks, ""), ListParams::default()).await;
+    if matches!(webhooks, Fetched::Failed(_)) { Vec::new() } else { vec![webhooks] }
 }
 
 fn named(name: &str) -> ListParams {

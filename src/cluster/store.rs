@@ -51,6 +51,8 @@ pub struct Store {
     assumed_multus_namespace: Option<Arc<str>>,
     /// All DaemonSets; `None` for one that attaches no NICs.
     daemons: Listing<Option<AttachmentDaemon>>,
+    /// All MutatingWebhookConfigurations: whether one is that of the network-resources-injector.
+    mutating_webhooks: Listing<bool>,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
@@ -305,6 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn the_injector_is_missing_only_where_other_webhooks_are_known() {
+        let mut store = Store::complete();
+        let webhooks = |name: &str| {
+            json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": name}})
+        };
+        assert_eq!(store.resource_injector(), Fact::Unknown);
+        store.insert(&webhooks("virt-api-mutator")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Absent);
+        store.insert(&webhooks("network-resources-injector-config")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Known(()));
+        store.clear(Kind::MutatingWebhooks);
+        assert_eq!(store.resource_injector(), Fact::Unknown);
+    }
+
+    #[test]
     fn only_namespaces_that_change_the_enforcement_are_kept() {
         let mut store = Store::complete();
         let namespace = |annotations: Value| {
@@ -537,6 +555,12 @@ mod tests {
                 &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
             ),
             ("v1", Kind::ResourceQuota, "team", &json!({"status": {"hard": {"pods": "1"}}})),
+            (
+                "admissionregistration.k8s.io/v1",
+                Kind::MutatingWebhooks,
+                "virt-api-mutator",
+                &json!({"metadata": {"name": "virt-api-mutator"}}),
+            ),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -559,6 +583,7 @@ mod tests {
         }
         store.remove(Kind::Namespace, "", "demo");
         store.remove(Kind::Node, "", "n");
+        store.remove(Kind::MutatingWebhooks, "", "virt-api-mutator");
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }

@@ -134,6 +134,8 @@ pub struct Facts {
     pub guest_networks: Vec<GuestNetwork>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
+    /// The network-resources-injector; absent if the cluster has other mutating webhooks only.
+    pub resource_injector: Fact<()>,
     /// The nodes that run guests: at least one.
     pub nodes: Fact<Arc<Nodes>>,
     /// The ResourceQuotas of the namespace that limit pods of guests.
@@ -197,10 +199,11 @@ impl Facts {
     }
 
     /// Returns a NIC of the guest whose address may change with a migration, because its network assigns a new one to each
-    /// pod, and what assigns it, as in `whereabouts`.
+    /// pod, and what assigns it, as in `whereabouts`. Only NICs with names that `is_kept` accepts are meant.
     #[must_use]
-    pub fn unstable_address(&self) -> Option<(&str, &str)> {
-        self.guest_networks.iter().find_map(|of| Some((&*of.nic, of.nad.network.assigns_anew()?)))
+    pub fn unstable_address(&self, is_kept: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
+        let mut kept = self.guest_networks.iter().filter(|of| is_kept(&of.nic));
+        kept.find_map(|of| Some((&*of.nic, of.nad.network.assigns_anew()?)))
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.

@@ -1,5 +1,7 @@
 //! NP112.
 
+mod injector;
+
 use super::{Case, CauseType, Finding, FindingKind, rule};
 use crate::{
     change::Nic,
@@ -24,6 +26,15 @@ rule! {
     /// uses this way. If neither is possible, the NIC waits forever, and nothing reports it. Since KubeVirt 1.6 the
     /// migration starts automatically, but only with `LiveMigrate` in the `workloadUpdateMethods` of the KubeVirt
     /// resource; `vmRolloutStrategy` does not matter. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
+    ///
+    /// With `Evict` among these methods KubeVirt evicts a guest that it does not migrate, because `LiveMigrate` is not listed
+    /// or the guest cannot migrate. Its eviction strategy decides what that does: `None` shuts it down.
+    ///
+    /// Since KubeVirt 1.9, or with the feature gate ExternalNetResourceInjection, KubeVirt does not read which device-plugin
+    /// resource a network names: the network-resources-injector, a mutating webhook for pods, adds it. Without that
+    /// webhook an SR-IOV NIC gets no device, and a guest on another network with a resource may start on a node that
+    /// does not have it. The rule warns if none of the MutatingWebhookConfigurations is the injector's, by its usual
+    /// names.
     ///
     /// Without Multus not even a new guest gets the NIC, so the rule also warns about the creation of a VM with a
     /// multus network if none of the cluster's DaemonSets is Multus, or none of its pods is ready. If Multus runs in no
@@ -68,12 +79,14 @@ const MESSAGE_AT_MOST: usize = 160;
 
 fn check(case: &Case) -> Vec<Finding> {
     if case.is_new() {
-        return evaluate_new(case).into_iter().collect();
+        return evaluate_new(case).into_iter().chain(injector::check(case)).collect();
     }
     let mut findings = evaluate_hotplug(case);
     if findings.iter().all(|finding| finding.kind == FindingKind::Advice) {
         findings.extend(evaluate_address(case));
     }
+    findings.extend(evaluate_eviction(case));
+    findings.extend(injector::check(case));
     findings
 }
 
@@ -101,19 +114,45 @@ fn missing_multus(case: &Case) -> Option<String> {
 
 /// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
 fn evaluate_address(case: &Case) -> Option<Finding> {
-    let (nic, assigned_by) = case.facts.unstable_address()?;
-    let vmi = *case.facts.live().known()?;
-    let migrates = |nic: &&Nic| match case.plug_of(nic) {
+    let (nic, assigned_by) = case.facts.unstable_address(|_| true)?;
+    let plugged = plugged_by_migration(case)?;
+    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    Some(RULE.advice(case.change.nic_field(plugged), what))
+}
+
+/// Evaluates whether KubeVirt evicts the guest instead of migrating it. A guest that can migrate has a finding already.
+fn evaluate_eviction(case: &Case) -> Option<Finding> {
+    let vmi = *case.live().known()?;
+    let kubevirt = case.facts.kubevirt.known().filter(|_| vmi.migratable != Migratable::Yes)?;
+    let nic = plugged_by_migration(case)?;
+    (kubevirt.auto_migration(vmi) == AutoMigration::ShutDown)
+        .then(|| RULE.advice(case.change.nic_field(nic), shut_down(nic.name, kubevirt)))
+}
+
+/// Returns what an eviction instead of a migration does. NP108 uses this too.
+pub(super) fn shut_down(name: &str, kubevirt: &KubeVirt) -> String {
+    if kubevirt.updates_by_migration {
+        format!("{name:?} needs a migration, which the guest cannot do: with Evict KubeVirt shuts it down")
+    } else {
+        format!("{name:?} needs a migration; with Evict and without LiveMigrate KubeVirt shuts the guest down")
+    }
+}
+
+/// Returns the first plugged NIC that only a migration attaches.
+fn plugged_by_migration<'c>(case: &Case<'c>) -> Option<&'c Nic<'c>> {
+    case.plugged(*case.live().known()?).find(|nic| is_by_migration(case, nic))
+}
+
+/// Whether only a migration attaches a plugged NIC.
+fn is_by_migration(case: &Case, nic: &Nic) -> bool {
+    match case.plug_of(nic) {
         HotplugMethod::None => false,
         HotplugMethod::Sriov => !is_too_old_for_sriov(case),
         HotplugMethod::Bridge => {
             let is_in_place = !matches!(case.in_place(), Fact::Known(InPlace::No) | Fact::Absent);
             missing_multus(case).is_none() && (!is_in_place || plugin_without_hotplug(case, nic).is_some())
         }
-    };
-    let plugged = case.plugged(vmi).find(migrates)?;
-    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
-    Some(RULE.advice(case.change.nic_field(plugged), what))
+    }
 }
 
 fn evaluate_hotplug(case: &Case) -> Vec<Finding> {
@@ -240,7 +279,7 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
             RULE.advice(field, what)
         }
         Migratable::Yes => match &case.facts.kubevirt {
-            Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt)),
+            Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt, vmi)),
             Fact::Absent | Fact::Unknown => RULE.unknown(
                 FactKind::KubeVirt,
                 format!("{name:?} waits for a migration; whether one starts was not checked"),
@@ -249,8 +288,9 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
     }
 }
 
-fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
-    match kubevirt.auto_migration() {
+fn wait_for_migration(name: &str, kubevirt: &KubeVirt, vmi: &Vmi) -> String {
+    match kubevirt.auto_migration(vmi) {
+        AutoMigration::ShutDown => shut_down(name, kubevirt),
         AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
         AutoMigration::Off(setting) => {
             format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
@@ -285,7 +325,7 @@ mod tests {
         facts::{
             Fact, GuestNetwork, Nad, Placement, Quota,
             attachment::{Attachment, InPlace, ReadyNodes},
-            vmi::Migratable,
+            vmi::{EvictionStrategy, Migratable},
         },
         rules::testing::{Expect, Hotplug},
         settings::Settings,
@@ -411,7 +451,7 @@ mod tests {
             ("v1.9.0", "", &["LiveMigrate"][..], "starts automatically"),
             ("v1.9.0", "LiveUpdate", &[], "workloadUpdateMethods LiveMigrate"),
             ("v1.9.0", "Stage", &["LiveMigrate"], "starts automatically"),
-            ("v1.9.0", "Stage", &["Evict"], "workloadUpdateMethods LiveMigrate"),
+            ("v1.9.0", "Stage", &["Evict"], "with Evict and without LiveMigrate"),
             ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "create a VirtualMachineInstanceMigration"),
             ("", "LiveUpdate", &["LiveMigrate"], "before KubeVirt 1.6"),
         ] {
@@ -444,6 +484,39 @@ mod tests {
         on("kube-ovn").expect(&RULE, &Expect::Advice);
         on("kube-ovn").vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &FAULT);
         on("bridge").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn an_eviction_instead_of_a_migration_shuts_the_guest_down() {
+        let bridge = || Hotplug::of(BRIDGE).in_place(InPlace::No);
+        let says = |case: &Hotplug| {
+            let findings = case.findings(&RULE);
+            findings
+                .iter()
+                .filter(|finding| finding.what.contains("Evict"))
+                .map(|it| it.what.clone())
+                .collect::<Vec<_>>()
+        };
+        let immobile = |case: Hotplug| case.vmi(|vmi| vmi.migratable = not_migratable());
+        let without =
+            ["\"dyniface1\" needs a migration; with Evict and without LiveMigrate KubeVirt shuts the guest down"];
+        let both = ["\"dyniface1\" needs a migration, which the guest cannot do: with Evict KubeVirt shuts it down"];
+        for (case, expected) in [
+            (bridge().rollout("", &["Evict"]), &without[..]),
+            (bridge().rollout("", &["Evict", "LiveMigrate"]), &[]),
+            (bridge().rollout("", &["LiveMigrate"]), &[]),
+            (immobile(bridge().rollout("", &["Evict", "LiveMigrate"])), &both),
+            (immobile(Hotplug::of(SRIOV).rollout("", &["Evict"])), &without),
+            (immobile(bridge().rollout("", &["LiveMigrate"])), &[]),
+            (Hotplug::of(BRIDGE).rollout("", &["Evict"]), &[]),
+            (bridge().rollout("", &["Evict"]).stopped(), &[]),
+        ] {
+            assert_eq!(says(&case), expected);
+        }
+        let of_guest = bridge().rollout("", &["Evict"]).vmi(|vmi| {
+            vmi.eviction_strategy = Some(EvictionStrategy::LiveMigrate);
+        });
+        assert_eq!(says(&of_guest), [""; 0]);
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl OverlayFacts {
             by_controller: known.by_controller,
             // They never deny.
             quotas: known.quotas.clone(),
+            resource_injector: known.resource_injector,
             // The networks of the NICs that the guest has change rarely.
             guest_networks: known.guest_networks.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },

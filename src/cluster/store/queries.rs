@@ -99,6 +99,17 @@ impl Store {
         self.daemons.iter().filter_map(|(_, _, daemon)| daemon.as_ref())
     }
 
+    /// Returns whether the network-resources-injector mutates pods. KubeVirt and nicplug have webhooks too, so none at all
+    /// means that they are unknown.
+    pub(super) fn resource_injector(&self) -> Fact<()> {
+        let mut all = self.mutating_webhooks.iter();
+        if all.any(|(_, _, is_injector)| *is_injector) {
+            return Fact::Known(());
+        }
+        let are_known = self.mutating_webhooks.is_readable() && self.mutating_webhooks.count() > 0;
+        if are_known { Fact::Absent } else { Fact::Unknown }
+    }
+
     /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
     /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
@@ -297,6 +308,7 @@ impl FactSource for Store {
         Facts {
             nads: self.nads_of(change, of_multus),
             isolation: self.isolation(),
+            resource_injector: self.resource_injector(),
             guest_networks: if plugs_or_moves { networks() } else { Vec::new() },
             mac_users: self.mac_users(change, of_multus),
             multus_namespace,
