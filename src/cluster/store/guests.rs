@@ -138,7 +138,7 @@ impl Guests {
         namespaces.dedup();
         let mut users = NetworkUsers::default();
         for namespace in namespaces {
-            let uses = |vmi: &Vmi| vmi.is_live() && networks(&vmi.nics, namespace).any(|nad| is_it(nad));
+            let uses = |vmi: &Vmi| vmi.is_live() && networks(&vmi.nics, namespace).any(&is_it);
             let mut names: Vec<&str> =
                 self.vmis.iter_in(namespace).filter(|(_, vmi)| uses(vmi)).map(|(name, _)| name).collect();
             names.sort_unstable();
