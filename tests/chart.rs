@@ -343,6 +343,7 @@ async fn the_service_account_has_the_permissions_that_it_needs_and_no_others() {
         lists("/apis/apps/v1/namespaces/default/controllerrevisions/of-a-vm"),
         lists("/api/v1/namespaces"),
         lists("/api/v1/nodes"),
+        lists("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"),
         named("/api/v1/configmaps", "multus-daemon-config"),
         named(&format!("{own}/secrets"), "nicplug-certificates"),
         named(configurations, "nicplug"),

@@ -105,7 +105,8 @@ fn the_parser_accepts_each_value_of_the_page_and_no_other_word() {
         for word in words {
             assert!(with(word).is_ok(), "{key}: {word}: {:?}", with(word));
         }
-        assert!(with("no-such-word").is_err(), "{key}");
+        // Any word may be a name.
+        assert_eq!(with("no-such-word").is_ok(), values.starts_with("name"), "{key}");
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
-    change::{Change, MAX_NICS, MigrationStart},
+    change::{Change, MAX_NICS, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
     rules::{self, Case, CauseType, Rule},
@@ -106,6 +106,8 @@ pub(super) enum Basis<'r> {
     Change(Change<'r>, Facts),
     /// The start of a migration, and the facts that were known.
     Migration(MigrationStart<'r>, Facts),
+    /// A change of a network, and the facts that were known.
+    Network(NetworkChange<'r>, Facts),
     /// A change with too many NICs: no facts were read.
     Oversize(Change<'r>),
 }
@@ -262,15 +264,21 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
+        let multus_namespace = || self.settings.attachment.multus_namespace.clone();
+        if let Some(change) = NetworkChange::of(request) {
+            let change = NetworkChange { multus_namespace: multus_namespace(), ..change };
+            return self.evaluate_network(endpoint, request, change);
+        }
         if request.is_unchanged {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        let Some(change) = Change::of(request) else {
+        let Some(mut change) = Change::of(request) else {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         };
         if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
+        change.multus_namespace = multus_namespace();
         if let Some((field, count)) = change.oversized_list() {
             return evaluate_oversize(endpoint, request, change, field, count);
         }
@@ -314,6 +322,20 @@ impl<'e> Evaluator<'e> {
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
     }
 
+    fn evaluate_network<'r>(
+        &self,
+        endpoint: Endpoint,
+        request: &'r Request<'r>,
+        change: NetworkChange<'r>,
+    ) -> Evaluation<'r> {
+        if endpoint == Endpoint::Mutate {
+            return Evaluation::new(endpoint, request, Decision::Unhandled);
+        }
+        let facts = self.facts.facts_for_network(&change);
+        let verdict = decide_network(&change, &facts, self.settings);
+        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+    }
+
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
     /// and its new status, and a request for a VM gives the whole VM.
     fn facts_for(&self, change: &Change) -> Facts {
@@ -341,13 +363,22 @@ pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Ver
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
     let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+    verdict::decide_without_restart(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+}
+
+/// Applies the rules to a change of a network.
+pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide_without_restart(&rules::evaluate_network(change, facts, is_off), policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {
     // The API server calls mutating webhooks before it checks the schema, and the schema or /validate gives the better
     // message. A user cannot fix the stored object with this request.
-    if endpoint == Endpoint::Mutate || fault.in_old_object {
+    // No rule judges the fields of a network.
+    let is_network = ObjectKind::of(&request.kind) == ObjectKind::Nad;
+    if endpoint == Endpoint::Mutate || fault.in_old_object || is_network {
         return Evaluation::new(endpoint, request, Decision::Unhandled);
     }
     let message = format!("{}; write the field as the KubeVirt API defines it", fault.message);

@@ -5,11 +5,11 @@
 
 use super::{
     Decision, Endpoint, Evaluation, Evaluator,
-    evaluation::{Basis, decide, decide_migration},
+    evaluation::{Basis, decide, decide_migration, decide_network},
     verdict::Verdict,
 };
 use crate::{
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts},
 };
 
@@ -33,6 +33,13 @@ pub enum Recheck<'d, 'r> {
         facts: &'d Facts,
         /// The facts about the whole cluster on which the decision depends.
         depends_on: FactDependencies,
+    },
+    /// The decision on a change of a network.
+    Network {
+        /// The change.
+        change: &'d NetworkChange<'r>,
+        /// The facts that were known.
+        facts: &'d Facts,
     },
 }
 
@@ -73,6 +80,10 @@ impl<'e> Evaluator<'e> {
             (Endpoint::Validate, Decision::Denied, Basis::Migration(start, facts)) => {
                 let depends_on = dependencies(verdict, facts, |facts| decide_migration(start, facts, self.settings))?;
                 Some(Recheck::Migration { start, facts, depends_on })
+            }
+            (Endpoint::Validate, Decision::Denied, Basis::Network(change, facts)) => {
+                dependencies(verdict, facts, |facts| decide_network(change, facts, self.settings))?;
+                Some(Recheck::Network { change, facts })
             }
             (Endpoint::Mutate, Decision::Patched, Basis::Change(change, facts)) => {
                 drops_nic_of_stopped_vm(change, facts).then(|| Recheck::Change {

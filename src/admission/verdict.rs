@@ -95,9 +95,9 @@ pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: Enfo
     combine(findings, Restart::of(findings, change, facts, policy), policy)
 }
 
-/// Returns the verdict on the start of a migration, which a restart cannot replace.
+/// Returns the verdict on the start of a migration or on a change of a network, which a restart cannot replace.
 #[must_use]
-pub fn decide_migration(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
+pub fn decide_without_restart(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
     combine(findings, Restart::NotApplicable, policy)
 }
 

@@ -23,6 +23,8 @@ use super::{
 pub struct GuestSpec<'a> {
     /// `affinity`.
     pub affinity: Lazy<'a, Affinity>,
+    /// `evictionStrategy`: empty means that of the cluster.
+    pub eviction_strategy: Text<'a>,
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
     /// `domain`: CPU, memory and devices.
@@ -46,6 +48,7 @@ fields! {
         "affinity" => affinity: value,
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
+        "evictionStrategy" => eviction_strategy: nullable,
         "livenessProbe" => liveness_probe: value,
         "networks" => networks: objects,
         "nodeSelector" => node_selector: value,
@@ -138,6 +141,9 @@ pub struct Cpu {
     /// `threads`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub threads: u32,
+    /// `dedicatedCpuPlacement`: each vCPU gets a CPU of its own.
+    #[serde(rename = "dedicatedCpuPlacement", deserialize_with = "nullable")]
+    pub has_dedicated_cpus: bool,
 }
 
 /// `domain.machine`.

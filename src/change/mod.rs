@@ -1,11 +1,15 @@
 //! The change that a request makes: the object, and the NICs that differ.
 
+mod network;
 mod nics;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::nics::nics_of;
-pub use self::nics::{Indexed, Nic, NicDiff};
+pub use self::{
+    network::NetworkChange,
+    nics::{Indexed, Nic, NicDiff},
+};
 use crate::api::{
     Text,
     guest::GuestSpec,
@@ -41,6 +45,8 @@ pub struct Change<'r> {
     /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
     /// holds the requested NICs, and their indices are those of the entries.
     pub requests: Option<StatusRequests<'r>>,
+    /// The namespace where, by the settings, Multus looks for a default network without one.
+    pub multus_namespace: Option<Arc<str>>,
 }
 
 impl<'r> Change<'r> {
@@ -71,8 +77,8 @@ impl<'r> Change<'r> {
             (None, None) => NicDiff::default(),
         };
         let user_info = &request.user_info;
-        let (user, dry_run) = (&*user_info.username, request.dry_run);
-        Some(Self { subject, user, user_info, dry_run, before, after, nics, by_name, requests })
+        let (user, dry_run, multus_namespace) = (&*user_info.username, request.dry_run, None);
+        Some(Self { subject, user, user_info, dry_run, before, after, nics, by_name, requests, multus_namespace })
     }
 
     /// Reads the groups of the user.
@@ -276,7 +282,7 @@ impl<'r> ObjectView<'r> {
                     ..Self::with_template(&pool.metadata, &vm.spec.template, path)
                 }
             }
-            Object::Migration(_) | Object::Other => return None,
+            Object::Migration(_) | Object::Nad(_) | Object::Other => return None,
         })
     }
 

@@ -369,7 +369,7 @@ fn attach_method_of(edit: &Edit) -> AttachMethod {
 
 /// Whether the NIC needs a migration that KubeVirt does not start, as far as is known.
 fn needs_manual_migration(method: &AttachMethod) -> bool {
-    matches!(method, AttachMethod::Migration(AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown))
+    matches!(method, AttachMethod::Migration(migration) if *migration != AutoMigration::On)
 }
 
 /// Returns the client for a kind in the namespace of the command.

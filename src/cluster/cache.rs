@@ -12,7 +12,7 @@ use super::store::{
     projection::{ObjectError, Projection},
 };
 use crate::{
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts, boot::Stamp},
     k8s::{Key, kind::Kind},
 };
@@ -152,5 +152,9 @@ impl FactSource for Cache {
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.read().facts_for_migration(start)
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        self.read().facts_for_network(change)
     }
 }

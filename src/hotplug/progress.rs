@@ -218,7 +218,7 @@ pub fn pod_interface(nic: &str) -> String {
 
 impl ClusterInfo {
     fn auto_migration(&self) -> AutoMigration {
-        self.kubevirt.as_ref().map_or(AutoMigration::Unknown, |kubevirt| kubevirt.auto_migration())
+        self.kubevirt.as_ref().map_or(AutoMigration::Unknown, |kubevirt| kubevirt.auto_migration_of(true, None))
     }
 }
 
@@ -282,6 +282,7 @@ impl<'s> Observer<'s> {
         match self.cluster_info.auto_migration() {
             AutoMigration::Off(settings) => format!(" (KubeVirt lacks {settings})"),
             AutoMigration::TooOld(version) => format!(" (KubeVirt {version} starts none)"),
+            AutoMigration::ShutDown => " (workloadUpdateMethods Evict shuts the guest down)".to_owned(),
             AutoMigration::On | AutoMigration::Unknown => String::new(),
         }
     }
@@ -322,7 +323,9 @@ impl<'s> Observer<'s> {
         match self.cluster_info.auto_migration() {
             _ if !is_required => MigrationNeed::None,
             AutoMigration::On => MigrationNeed::Automatic,
-            AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown => MigrationNeed::Manual,
+            AutoMigration::Off(_) | AutoMigration::ShutDown | AutoMigration::TooOld(_) | AutoMigration::Unknown => {
+                MigrationNeed::Manual
+            }
         }
     }
 

@@ -27,11 +27,13 @@ pub enum Kind {
     ResourceQuota,
     /// `ControllerRevision`: of a VirtualMachine.
     Revision,
+    /// `MutatingWebhookConfiguration`: that of the network-resources-injector.
+    MutatingWebhooks,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ConfigMap,
         Self::DaemonSet,
         Self::Vmi,
@@ -43,6 +45,7 @@ impl Kind {
         Self::Node,
         Self::ResourceQuota,
         Self::Revision,
+        Self::MutatingWebhooks,
     ];
 
     /// Returns the kind of a group and a name, in any version.
@@ -59,6 +62,7 @@ impl Kind {
             Self::DaemonSet | Self::Revision => "apps",
             Self::Vmi | Self::KubeVirt | Self::Vm | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
+            Self::MutatingWebhooks => "admissionregistration.k8s.io",
         }
     }
 
@@ -83,6 +87,7 @@ impl Kind {
             Self::Node => "Node",
             Self::ResourceQuota => "ResourceQuota",
             Self::Revision => "ControllerRevision",
+            Self::MutatingWebhooks => "MutatingWebhookConfiguration",
         }
     }
 
@@ -101,6 +106,7 @@ impl Kind {
             Self::Node => "nodes",
             Self::ResourceQuota => "resourcequotas",
             Self::Revision => "controllerrevisions",
+            Self::MutatingWebhooks => "mutatingwebhookconfigurations",
         }
     }
 }

@@ -5,7 +5,7 @@ mod next_boot;
 mod pool;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
-use super::{AtRestart, Case, CauseType, Finding, rule};
+use super::{AtRestart, Case, CauseType, Finding, attachment_path::shut_down, rule};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
@@ -37,7 +37,8 @@ rule! {
     /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
     /// network is copied and takes effect at the next boot. If the guest cannot migrate, also for want of another node
     /// that it may run on, it keeps the condition MigrationRequired. If those nodes are cordoned or do not offer the
-    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits.
+    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits. As for NP112,
+    /// KubeVirt may evict the guest instead, and the migration may change the address of another NIC.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
     /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot, and a
@@ -95,6 +96,7 @@ fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
     let of_request: Vec<&Difference> = differences.iter().filter(is_in_request).collect();
     let mut findings: Vec<Finding> =
         forecast.swapped.iter().filter_map(|swap| evaluate_swap(case, vmi, swap, &forecast)).collect();
+    findings.extend(evaluate_consequences(case, vmi, &forecast));
     let is_reported = |difference: &&&Difference| match difference {
         Difference::Field(nic, _) => !is_reported_with_swap(vmi, nic, &forecast),
         _ => true,
@@ -205,7 +207,11 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
     match difference {
         Difference::Dropped(guest) if is_automatic(&guest.name) => finding.with_fix(KEEP_DEFAULT_NIC.to_owned()),
         Difference::Dropped(_) => finding,
-        Difference::Field(nic, _) if vmi.nic(nic.name).is_some_and(|nic| nic.hotplug != HotplugMethod::None) => finding,
+        Difference::Field(nic, _)
+            if vmi.nic(nic.name).is_some_and(|nic| case.plug_of_guest(nic) != HotplugMethod::None) =>
+        {
+            finding
+        }
         _ => finding.with_fix("undo the change, or restart the VM".to_owned()),
     }
 }
@@ -302,7 +308,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     let Swap { nic, network, .. } = swap;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
             return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());
@@ -313,7 +319,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
         None => {}
     }
     match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
-        None => RULE.advice(field, by_migration(name, kubevirt)),
+        None => RULE.advice(field, by_migration(name, kubevirt, vmi)),
         Some(waits) if is_bridge_on_sriov(case, swap) => {
             let what = format!("{waits} of {name:?} waits for the restart, but a live migration puts its bridge NIC");
             RULE.fault(CauseType::Invalid, field, format!("{what} on SR-IOV {network:?} now"))
@@ -332,10 +338,32 @@ fn is_bridge_on_sriov(case: &Case, swap: &Swap) -> bool {
     swap.guest.hotplug == HotplugMethod::Bridge && nad.is_some_and(|nad| nad.network.is_sriov())
 }
 
+/// Evaluates what the migration that a changed network needs does beside it: it may change addresses of other NICs, and
+/// KubeVirt may evict the guest instead.
+fn evaluate_consequences(case: &Case, vmi: &Vmi, forecast: &Forecast) -> Option<Finding> {
+    let is_swapped = |name: &str| forecast.swapped.iter().any(|swap| swap.nic.name == name);
+    let swap = forecast.swapped.iter().find(|swap| swap.guest.role == NetworkRole::Additional)?;
+    let nic = case.change.nic(swap.nic.name)?;
+    let kubevirt = case.facts.kubevirt.known()?;
+    let field = case.change.nic_field(nic);
+    let shuts_down = kubevirt.auto_migration(vmi) == AutoMigration::ShutDown;
+    if vmi.migratable != Migratable::Yes {
+        return shuts_down.then(|| RULE.advice(field, shut_down(nic.name, kubevirt)));
+    }
+    let obstacle = Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace);
+    if shuts_down || obstacle.is_some_and(|obstacle| obstacle.is_lasting()) {
+        return None;
+    }
+    let (nic, assigned_by) = case.facts.unstable_address(|name| !is_swapped(name))?;
+    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    Some(RULE.advice(field, what))
+}
+
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
 
-fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
-    match kubevirt.auto_migration() {
+fn by_migration(name: &str, kubevirt: &KubeVirt, vmi: &Vmi) -> String {
+    match kubevirt.auto_migration(vmi) {
+        AutoMigration::ShutDown => shut_down(name, kubevirt),
         AutoMigration::Off(setting) => {
             format!("the network of {name:?} waits for a migration: KubeVirt lacks {setting}")
         }
@@ -351,7 +379,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, nad::Nad, vmi::Migratable},
+        facts::{Fact, GuestNetwork, nad::Nad, vmi::Migratable},
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -407,6 +435,29 @@ mod tests {
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let without_method = changed().rollout("Stage", &[]).findings(&RULE);
         assert!(without_method[0].what.contains("lacks workloadUpdateMethods"), "{without_method:?}");
+    }
+
+    #[test]
+    fn the_migration_of_a_changed_network_may_change_addresses_or_be_an_eviction() {
+        let swap = || Hotplug::modify((NIC, NET), (NIC, OTHER_NET));
+        let with_address = |case: Hotplug, nic: &str| {
+            let nad = Arc::new(Nad::read(r#"{"type": "bridge", "ipam": {"type": "dhcp"}}"#, ""));
+            case.facts(|facts| facts.guest_networks = vec![GuestNetwork { nic: nic.into(), nad }])
+        };
+        let no = || Migratable::No { reason: "DisksNotLiveMigratable".into(), message: "".into() };
+        for (case, count, part) in [
+            (swap(), 1, "by a live migration"),
+            (with_address(swap(), "lan"), 2, "a migration may change the address of \"lan\": dhcp keeps none"),
+            (with_address(swap(), "dyniface1"), 1, "by a live migration"),
+            (with_address(swap(), "lan").vmi(|vmi| vmi.migratable = no()), 1, "cannot do"),
+            (with_address(swap(), "lan").nodes(&["{}"]), 1, "one node"),
+            (swap().rollout("", &["Evict"]), 1, "without LiveMigrate KubeVirt shuts the guest down"),
+            (swap().rollout("", &["Evict"]).vmi(|vmi| vmi.migratable = no()), 2, "KubeVirt shuts the guest down"),
+        ] {
+            let findings = case.findings(&RULE);
+            assert_eq!(findings.len(), count, "{findings:?}");
+            assert!(findings[count - 1].what.contains(part), "{findings:?}");
+        }
     }
 
     #[test]

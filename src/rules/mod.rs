@@ -23,6 +23,7 @@ mod live_change;
 mod migration_running;
 mod name_in_use;
 mod network_attachment;
+mod network_in_use;
 mod network_source;
 mod network_without_interface;
 mod pci_slots;
@@ -37,12 +38,12 @@ mod vmi_phase;
 use std::borrow::Cow;
 
 use crate::{
-    api::review::ObjectKind,
-    change::{Change, MigrationStart, Nic, NicDiff},
+    api::{network::Bindings, review::ObjectKind},
+    change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
-        nic::HotplugMethod,
+        nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
@@ -77,6 +78,7 @@ pub static RULES: &[&Rule] = &[
     &rollout_strategy::RULE,
     &name_in_use::RULE,
     &queue_memory::RULE,
+    &network_in_use::RULE,
 ];
 
 /// One check.
@@ -112,6 +114,8 @@ pub enum Scope {
     Persist,
     /// Requests that set the annotations of a VM to add or remove NICs.
     Request,
+    /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
+    Network,
 }
 
 impl Scope {
@@ -124,6 +128,7 @@ impl Scope {
             Self::Hotplug => "hotplug",
             Self::Persist => "persist",
             Self::Request => "request",
+            Self::Network => "network",
         }
     }
 
@@ -134,11 +139,12 @@ impl Scope {
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
             Self::Request => change.requests_nics(),
+            Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
                 // NP108 tells what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
-                ObjectKind::Migration | ObjectKind::Other | ObjectKind::ReplicaSet => false,
+                ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::ReplicaSet => false,
             },
         }
     }
@@ -423,6 +429,28 @@ impl<'c> Case<'c> {
         self.change.before.is_none()
     }
 
+    /// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
+    pub(crate) fn plug_of(&self, nic: &Nic) -> HotplugMethod {
+        let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
+        let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
+        let bindings = &interface.value.bindings;
+        if is_additional_network && (bindings.is_empty() || self.hotplugs_plugin(bindings).is_some()) {
+            return HotplugMethod::Bridge;
+        }
+        HotplugMethod::of(interface.value, Some(network.value))
+    }
+
+    /// Returns the binding plugin with which, by the settings, this KubeVirt hotplugs NICs as with bridge binding.
+    pub(crate) fn hotplugs_plugin<'b>(&self, bindings: &'b Bindings) -> Option<&'b str> {
+        let plugin = bindings.plugin.as_ref()?.name.as_str();
+        self.settings.hotplug.bindings.iter().any(|name| name == plugin).then_some(plugin)
+    }
+
+    /// Returns how the KubeVirt of the settings hotplugs a NIC of a guest.
+    pub(crate) fn plug_of_guest(&self, nic: &GuestNic) -> HotplugMethod {
+        nic.hotplug_under(&self.settings.hotplug)
+    }
+
     /// Returns whether a NIC can be attached to a running pod; see [`in_place`].
     pub(crate) fn in_place(&self) -> Fact<InPlace> {
         in_place(&self.facts.attachment, self.settings)
@@ -439,16 +467,6 @@ impl<'c> Case<'c> {
             live => live,
         }
     }
-}
-
-/// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
-pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
-    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
-    let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
-    if is_additional_network && interface.value.bindings.is_empty() {
-        return HotplugMethod::Bridge;
-    }
-    HotplugMethod::of(interface.value, Some(network.value))
 }
 
 /// Returns whether a NIC can be attached to a running pod; a setting overrides what the cluster shows.
@@ -472,7 +490,13 @@ pub fn evaluate_migration(
     if is_off(&migration_running::RULE) {
         return Vec::new();
     }
-    migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
+    migration_running::check_start(start, facts, settings)
+}
+
+/// Evaluates a change of a network.
+#[must_use]
+pub fn evaluate_network(change: &NetworkChange, facts: &Facts, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
+    if is_off(&network_in_use::RULE) { Vec::new() } else { network_in_use::check_network(change, facts) }
 }
 
 /// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].

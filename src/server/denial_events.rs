@@ -109,7 +109,7 @@ fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectRefer
             // An object without a name yet cannot have an Event.
             None => (!subject.name.is_empty()).then_some((itself, None)),
         },
-        ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
+        ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
     }
 }
 

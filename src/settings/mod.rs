@@ -5,9 +5,9 @@ mod live_changes;
 pub mod overrides;
 mod pattern;
 
-use std::{collections::BTreeMap, ops::Deref};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use self::live_changes::WrittenLiveChanges;
@@ -69,6 +69,8 @@ pub struct Settings {
     pub attachment: AttachmentSettings,
     /// `liveChanges`.
     pub live_changes: LiveChangesSettings,
+    /// `hotplug`.
+    pub hotplug: HotplugSettings,
     /// `namespaces`.
     pub namespaces: NamespaceSettings,
     /// `queueMemory`.
@@ -85,6 +87,26 @@ pub struct AttachmentSettings {
     pub dynamic_networks: DynamicNetworks,
     /// `attachment.neverInPlace`: the CNI plugins, by `type`, that attach a NIC only while the pod is created.
     pub never_in_place: Vec<String>,
+    /// `attachment.neverByMigration`: the CNI plugins, by `type`, with whose NICs a guest cannot migrate.
+    pub never_by_migration: Vec<String>,
+    /// `attachment.multusNamespace`: where Multus looks for a default network without a namespace; `None` if its
+    /// configuration decides.
+    #[serde(deserialize_with = "non_empty")]
+    pub multus_namespace: Option<Arc<str>>,
+}
+
+/// Reads a text; an empty one is none.
+fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()).map(Arc::from))
+}
+
+/// `hotplug`: what this KubeVirt hotplugs beside bridge and SR-IOV.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct HotplugSettings {
+    /// `hotplug.bindings`: the binding plugins, by name, with which it hotplugs a NIC as with bridge binding.
+    pub bindings: Vec<String>,
 }
 
 /// Whether Multus' dynamic-networks controller is installed.
@@ -194,6 +216,7 @@ impl Settings {
             attachment: AttachmentSettings,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
+            hotplug: HotplugSettings,
             namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
@@ -204,8 +227,8 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let Document { rules, attachment, live_changes, namespaces, queue_memory, reserve_ports } =
-            serde_saphyr::from_str(text)?;
+        let document: Document = serde_saphyr::from_str(text)?;
+        let Document { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports } = document;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
@@ -218,7 +241,7 @@ impl Settings {
         };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
         let reserve_ports = reserve_ports.map(u64::from);
-        Ok(Self { rules, attachment, live_changes, namespaces, queue_memory, reserve_ports })
+        Ok(Self { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.
@@ -282,6 +305,14 @@ mod tests {
         assert_eq!(settings.queue_memory.max_queues, 16);
         let settings = Settings::parse("attachment: {neverInPlace: [kube-ovn]}", KNOWN).unwrap();
         assert_eq!(settings.attachment.never_in_place, ["kube-ovn"]);
+        let settings = Settings::parse("attachment: {neverByMigration: [host-device]}", KNOWN).unwrap();
+        assert_eq!(settings.attachment.never_by_migration, ["host-device"]);
+        for (text, namespace) in [("openshift-multus", Some("openshift-multus")), ("\"\"", None)] {
+            let settings = Settings::parse(&format!("attachment: {{multusNamespace: {text}}}"), KNOWN).unwrap();
+            assert_eq!(settings.attachment.multus_namespace.as_deref(), namespace);
+        }
+        let settings = Settings::parse("hotplug: {bindings: [managedtap]}", KNOWN).unwrap();
+        assert_eq!(settings.hotplug.bindings, ["managedtap"]);
         let settings = Settings::parse("attachment: {dynamicNetworks: \"no\"}", KNOWN).unwrap();
         assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::No);
         assert_eq!(settings.queue_memory.max_queues, 64);
@@ -305,6 +336,7 @@ mod tests {
         for (text, part) in [
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
+            ("hotplug: {binding: [managedtap]}", "binding"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
             ("namespaces: {override: loosen}", "unknown variant `loosen`"),
             ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),

@@ -210,9 +210,16 @@ class Templates(unittest.TestCase):
             values = chart.read_yaml(f"settings: {{attachment: {{dynamicNetworks: {text}}}}}")
             self.assertEqual(settings(values)["attachment"]["dynamicNetworks"], text.strip('"'))
 
-    def test_plugins_that_attach_nothing_in_place_are_a_setting(self) -> None:
-        values = chart.read_yaml("settings: {attachment: {neverInPlace: [kube-ovn]}}")
-        self.assertEqual(settings(values)["attachment"]["neverInPlace"], ["kube-ovn"])
+    def test_plugins_and_the_namespace_of_multus_are_settings(self) -> None:
+        self.assertEqual(settings({})["attachment"].keys(), {"dynamicNetworks"})
+        for key, value in [
+            ("neverInPlace", ["kube-ovn"]),
+            ("neverByMigration", ["host-device"]),
+            ("multusNamespace", "openshift-multus"),
+        ]:
+            self.assertEqual(settings({"settings": {"attachment": {key: value}}})["attachment"][key], value)
+        bindings = {"bindings": ["managedtap"]}
+        self.assertEqual(settings({"settings": {"hotplug": bindings}})["hotplug"], bindings)
 
     def test_live_changes_are_a_word_or_a_map(self) -> None:
         for text in ["deny", "warn", "{default: warn}", '{users: {"*:console": warn}, groups: {ops: deny}}']:
@@ -449,6 +456,20 @@ class Code(unittest.TestCase):
             if "/" not in resource
         }
         self.assertEqual({(group, f"{kind.lower()}s") for group, kind in read}, sent)
+
+    def test_networks_are_sent_only_when_they_are_changed_or_deleted_and_never_block(self) -> None:
+        review = source("src/api/review")
+        (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate-networks."))
+        (rule,) = hook["rules"]
+        self.assertIn(f'("{rule["apiGroups"][0]}", "NetworkAttachmentDefinition") =>', review)
+        self.assertEqual(rule["resources"], ["network-attachment-definitions"])
+        self.assertEqual(rule["operations"], ["UPDATE", "DELETE"])
+        self.assertEqual((hook["failurePolicy"], hook["clientConfig"]["service"]["path"]), ("Ignore", "/validate"))
+        validating = {"webhooks": {"validating": {"failurePolicy": "Fail"}}}
+        policies = {hook["name"]: hook["failurePolicy"] for hook in webhooks(validating)}
+        self.assertEqual(policies["validate-networks.nicplug.io"], "Ignore")
+        names = {hook["name"] for hook in webhooks({"webhooks": {"networks": False}})}
+        self.assertEqual(names, {"validate.nicplug.io", "mutate.nicplug.io"})
 
     def test_the_version_matches_the_program(self) -> None:
         version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "Cargo.toml").read_text())[1]

@@ -123,6 +123,18 @@ an update drops, and a changed annotation of nicplug itself. As above, the expre
     {{- include "nicplug.activeCondition" . }}
 {{- end }}
 
+{{/* The API server skips an update of a NetworkAttachmentDefinition that leaves its configuration as it is. */}}
+{{- define "nicplug.networkConditions" -}}
+- name: review-required
+  expression: |-
+    (
+      request.operation != 'UPDATE' ||
+      (has(object.spec) && has(object.spec.config) ? object.spec.config : '') !=
+      (has(oldObject.spec) && has(oldObject.spec.config) ? oldObject.spec.config : '')
+    )
+    {{- include "nicplug.activeCondition" . }}
+{{- end }}
+
 {{/* The list of interfaces of a VM or a VMI, in a list: empty if there is none. Called with the object's variable. */}}
 {{- define "nicplug.interfaces" -}}
 [{{ . }}]

@@ -7,6 +7,7 @@ use serde::{
 
 use crate::api::{
     JsonObject, JsonText, Text,
+    cluster::NetworkAttachmentDefinition,
     json::JsonError,
     metadata::Annotations,
     nullable,
@@ -119,6 +120,8 @@ pub enum ObjectKind {
     Vmi,
     /// `VirtualMachineInstanceMigration`.
     Migration,
+    /// `NetworkAttachmentDefinition`.
+    Nad,
     /// Any other kind, whose objects are skipped.
     Other,
     /// `VirtualMachinePool`.
@@ -131,7 +134,8 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
+    pub const ALL: [Self; 7] =
+        [Self::Vmi, Self::Migration, Self::Nad, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
 
     /// Returns `kind` of such an object; `other` if its objects are skipped.
     #[must_use]
@@ -139,6 +143,7 @@ impl ObjectKind {
         match self {
             Self::Vmi => "VirtualMachineInstance",
             Self::Migration => "VirtualMachineInstanceMigration",
+            Self::Nad => "NetworkAttachmentDefinition",
             Self::Other => "other",
             Self::Pool => "VirtualMachinePool",
             Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
@@ -155,6 +160,7 @@ impl ObjectKind {
             ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
             ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
             ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
+            ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => Self::Nad,
             _ => Self::Other,
         }
     }
@@ -167,6 +173,8 @@ pub enum Object<'a> {
     Vmi(Box<VirtualMachineInstance<'a>>),
     /// A VirtualMachineInstanceMigration.
     Migration(Box<Migration<'a>>),
+    /// A NetworkAttachmentDefinition. Requests for it are rare, so it is not borrowed.
+    Nad(Box<NetworkAttachmentDefinition>),
     /// An object of a kind that nicplug does not read.
     Other,
     /// A VirtualMachinePool.
@@ -209,7 +217,7 @@ impl<'a> Object<'a> {
             Self::Vmi(vmi) => vmi.spec.read(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
             Self::Vm(vm) => vm.spec.read(),
-            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
+            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
         }
     }
 
@@ -218,7 +226,7 @@ impl<'a> Object<'a> {
             Self::Vmi(vmi) => vmi.spec.is_repeated(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
             Self::Vm(vm) => vm.spec.is_repeated(),
-            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
+            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => false,
         }
     }
 
@@ -244,7 +252,7 @@ impl<'a> Object<'a> {
         let metadata = match self {
             Self::Vmi(vmi) => &vmi.metadata,
             Self::Migration(migration) => &migration.metadata,
-            Self::Other => return None,
+            Self::Nad(_) | Self::Other => return None,
             Self::Pool(pool) => &pool.metadata,
             Self::ReplicaSet(set) => &set.metadata,
             Self::Vm(vm) => &vm.metadata,
@@ -270,6 +278,7 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
         match self {
             Self::Vmi => boxed(deserializer, Object::Vmi),
             Self::Migration => boxed(deserializer, Object::Migration),
+            Self::Nad => boxed(deserializer, Object::Nad),
             Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
             Self::Pool => boxed(deserializer, Object::Pool),
             Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),

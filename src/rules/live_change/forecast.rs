@@ -11,7 +11,7 @@ use crate::{
     api::{
         guest::{Devices, GuestSpec},
         mac::Mac,
-        network::{Interface, NadRef, Network},
+        network::{Bindings, Interface, NadRef, Network},
         vm::VirtualMachine,
     },
     change::{Nic, ObjectView},
@@ -174,7 +174,7 @@ impl<'c> Forecast<'c> {
                 self.swapped.extend(Swap::of(case, nic, guest));
             }
         }
-        for nic in new.values().filter(|nic| is_copied(nic) && !vmi.has_nic(nic.name)) {
+        for nic in new.values().filter(|nic| is_copied(case, nic) && !vmi.has_nic(nic.name)) {
             has_pod_network |= is_on_pod_network(nic);
             let has_model = nic.interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_some());
             if let Some(model) = preference.model.filter(|_| !has_model) {
@@ -224,7 +224,9 @@ impl<'c> Swap<'c> {
 
     fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
         let (network, running) = (nic.network_name()?, guest.network.as_deref()?);
-        let namespace = case.change.subject.namespace;
+        // Multus looks for a default network without a namespace in one of its own, never in that of the VM.
+        let is_default = guest.role == NetworkRole::Default;
+        let namespace = if is_default { "" } else { case.change.subject.namespace };
         let differs = NadRef::parse(network, namespace) != NadRef::parse(running, namespace);
         differs.then_some(Self { nic, guest, network })
     }
@@ -327,9 +329,12 @@ fn changed_field(one: &Interface, other: &Interface) -> Option<&'static str> {
 }
 
 /// Returns whether KubeVirt copies a NIC of the template that the guest does not have.
-fn is_copied(nic: &Nic) -> bool {
+fn is_copied(case: &Case, nic: &Nic) -> bool {
     let bindings = nic.interface.map(|entry| &entry.value.bindings);
-    !nic.is_absent() && bindings.is_some_and(|bindings| bindings.bridge.is_some() || bindings.sriov.is_some())
+    let is_copied = |bindings: &Bindings| {
+        bindings.bridge.is_some() || bindings.sriov.is_some() || case.hotplugs_plugin(bindings).is_some()
+    };
+    !nic.is_absent() && bindings.is_some_and(is_copied)
 }
 
 fn is_on_pod_network(nic: &Nic) -> bool {

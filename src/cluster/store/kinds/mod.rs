@@ -5,6 +5,7 @@ mod config_map;
 mod daemon_set;
 mod kubevirt;
 mod migration;
+mod mutating_webhooks;
 mod nad;
 mod namespace;
 mod node;
@@ -38,6 +39,7 @@ pub(super) fn of(kind: Kind) -> &'static dyn StoredKind {
         Kind::Node => &node::NodeKind,
         Kind::ResourceQuota => &resource_quota::KIND,
         Kind::Revision => &revision::Revisions,
+        Kind::MutatingWebhooks => &mutating_webhooks::KIND,
     }
 }
 
