@@ -11,7 +11,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::{GuestTemplate, InterfaceRequest, PoolSpec, VirtualMachine},
+    vm::{GuestTemplate, InterfaceRequest, Matcher, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -80,7 +80,7 @@ impl<'r> Change<'r> {
             && is_same(before.guest, self.after.guest)
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
-            && before.needs_expansion == self.after.needs_expansion
+            && before.matchers() == self.after.matchers()
             && !self.requests_nics()
     }
 
@@ -218,8 +218,6 @@ pub struct ObjectView<'r> {
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// The VM, if the object is one.
     pub vm: Option<&'r VirtualMachine<'r>>,
-    /// Whether KubeVirt expands the template with an instancetype or a preference.
-    pub needs_expansion: bool,
     /// `spec.replicas` of a pool or replica set; `None` if it is not set.
     pub replicas: Option<i64>,
     /// The pool, if the object is one.
@@ -234,7 +232,6 @@ impl<'r> ObjectView<'r> {
             }
             Object::Vm(vm) => Self {
                 vm: Some(vm),
-                needs_expansion: vm.needs_expansion(),
                 ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec")
             },
             Object::ReplicaSet(set) => Self {
@@ -245,7 +242,6 @@ impl<'r> ObjectView<'r> {
                 let vm = &pool.spec.virtual_machine_template;
                 let path = "spec.virtualMachineTemplate.spec.template.spec";
                 Self {
-                    needs_expansion: vm.needs_expansion(),
                     replicas: pool.spec.replicas,
                     pool: Some(&pool.spec),
                     ..Self::with_template(&pool.metadata, &vm.spec.template, path)
@@ -272,10 +268,28 @@ impl<'r> ObjectView<'r> {
             path,
             vmi: None,
             vm: None,
-            needs_expansion: false,
             replicas: None,
             pool: None,
         }
+    }
+
+    /// Returns the VM that KubeVirt expands: the object, or the template of a pool.
+    #[must_use]
+    pub fn expanded_vm(&self) -> Option<&'r VirtualMachine<'r>> {
+        self.vm.or(self.pool.map(|pool| &pool.virtual_machine_template))
+    }
+
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
+    #[must_use]
+    pub fn needs_expansion(&self) -> bool {
+        self.expanded_vm().is_some_and(VirtualMachine::needs_expansion)
+    }
+
+    /// Returns what names the instancetype and the preference.
+    #[must_use]
+    pub fn matchers(&self) -> [Option<&'r Matcher<'r>>; 2] {
+        let spec = self.expanded_vm().map(|vm| &vm.spec);
+        [spec.and_then(|spec| spec.instancetype.as_ref()), spec.and_then(|spec| spec.preference.as_ref())]
     }
 
     /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.

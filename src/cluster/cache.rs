@@ -137,16 +137,28 @@ impl Cache {
         let Fact::Known(vmi) = &facts.vmi else { return };
         let needs = vmi.is_live() && vmi.boot.stamp == Stamp::Missing && facts.revision == Fact::Unknown;
         if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
-            // If the queue is full, the next request tries again.
-            let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));
+            self.want(namespace, name);
         }
+    }
+
+    /// Requests a ControllerRevision. If the queue is full, the next request tries again.
+    fn want(&self, namespace: &str, name: &str) {
+        let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));
     }
 }
 
 impl FactSource for Cache {
     fn facts_for(&self, change: &Change) -> Facts {
-        let facts = self.read().facts_for(change);
-        self.want_revision(change.subject.namespace, &facts);
+        let store = self.read();
+        let facts = store.facts_for(change);
+        let missing = match facts.expansions {
+            Some(_) => store.missing_revisions(change, &facts),
+            None => Vec::new(),
+        };
+        drop(store);
+        let namespace = change.subject.namespace;
+        self.want_revision(namespace, &facts);
+        missing.iter().for_each(|name| self.want(namespace, name));
         facts
     }
 

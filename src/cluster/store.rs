@@ -1,5 +1,6 @@
 //! Objects of the cluster, reduced to facts, by name.
 
+mod expanders;
 pub(super) mod guests;
 pub(super) mod interner;
 pub(super) mod listing;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub use self::projection::ObjectError;
 use self::{
+    expanders::{Expanders, Revision},
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
@@ -30,7 +32,6 @@ use crate::{
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
-    pci::Devices,
     settings::overrides::ParsedOverrides,
 };
 
@@ -60,8 +61,8 @@ pub struct Store {
     guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
-    /// The devices of the templates from which guests were started.
-    revisions: Listing<Arc<Devices>>,
+    /// The instancetypes and preferences, and all ControllerRevisions.
+    expanders: Expanders,
     /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.
@@ -140,6 +141,7 @@ impl Store {
         match kind {
             Kind::Vm => {
                 self.guests.remove_vm(namespace, name);
+                self.expanders.remove_owned_by(namespace, name);
                 self.persist_queue.set(ObjectRef::vm(namespace, name), false);
             }
             Kind::Vmi => {
@@ -215,7 +217,11 @@ impl Store {
             Kind::Namespace => &self.overrides,
             Kind::Node => &self.nodes,
             Kind::ResourceQuota => &self.quotas,
-            Kind::Revision => &self.revisions,
+            Kind::Instancetype
+            | Kind::ClusterInstancetype
+            | Kind::Preference
+            | Kind::ClusterPreference
+            | Kind::Revision => self.expanders.listing(kind),
         }
     }
 
@@ -231,7 +237,11 @@ impl Store {
             Kind::Namespace => &mut self.overrides,
             Kind::Node => &mut self.nodes,
             Kind::ResourceQuota => &mut self.quotas,
-            Kind::Revision => &mut self.revisions,
+            Kind::Instancetype
+            | Kind::ClusterInstancetype
+            | Kind::Preference
+            | Kind::ClusterPreference
+            | Kind::Revision => self.expanders.listing_mut(kind),
         }
     }
 
@@ -267,6 +277,8 @@ impl Store {
             Projected::Node(node) => contains_arc(&self.nodes, key, node),
             Projected::ResourceQuota(Some(quota)) => contains_arc(&self.quotas, key, quota),
             Projected::ResourceQuota(None) => return self.quotas.get(namespace, name).known().is_none(),
+            Projected::Instancetype(kind, object) => self.expanders.contains_instancetype(*kind, key, object),
+            Projected::Preference(kind, object) => self.expanders.contains_preference(*kind, key, object),
             Projected::Revision(_) => false,
             Projected::Ignored(_) => return true,
         };
@@ -310,8 +322,10 @@ impl Store {
             Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
             Projected::Node(node) => self.upsert_node(name, node),
             Projected::ResourceQuota(Some(quota)) => drop(self.quotas.insert(namespace, name, Arc::new(quota))),
+            Projected::Instancetype(kind, object) => self.expanders.insert_instancetype(kind, &key, *object),
+            Projected::Preference(kind, object) => self.expanders.insert_preference(kind, &key, *object),
             Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
-            // It exists, and does not show the devices.
+            // It exists, and shows nothing that a rule needs.
             Projected::Revision(None) => self.mark_absent(kind, namespace, name),
             Projected::DaemonSet(None)
             | Projected::Migration(None)
@@ -340,8 +354,18 @@ impl Store {
     }
 
     fn upsert_revision(&mut self, key: &Key, new: ProjectedRevision) {
-        self.revisions.insert(&key.0, &key.1, Arc::new(new.devices));
-        self.set_dependent(Kind::Revision, key, new.text);
+        let (revision, text, owner) = match new {
+            ProjectedRevision::Devices(devices, text) => (Revision::Devices(Arc::from(devices)), text, None),
+            ProjectedRevision::Template(template) => (Revision::Template(template), None, None),
+            ProjectedRevision::Instancetype { name, object, owner } => {
+                (Revision::Instancetype(name, Arc::from(object)), None, owner)
+            }
+            ProjectedRevision::Preference { name, object, owner } => {
+                (Revision::Preference(name, Arc::from(object)), None, owner)
+            }
+        };
+        self.expanders.insert_revision(key, revision, owner.as_deref());
+        self.set_dependent(Kind::Revision, key, text);
     }
 
     fn set_dependent(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The watched kinds. ControllerRevisions are fetched one by one, when a request needs them.
-pub const KINDS: [Kind; 10] = [
+pub const KINDS: [Kind; 14] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
     Kind::Vmi,
@@ -53,6 +53,10 @@ pub const KINDS: [Kind; 10] = [
     Kind::Namespace,
     Kind::Node,
     Kind::ResourceQuota,
+    Kind::Instancetype,
+    Kind::ClusterInstancetype,
+    Kind::Preference,
+    Kind::ClusterPreference,
 ];
 
 /// The times and sizes of watches.

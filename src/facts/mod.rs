@@ -6,6 +6,8 @@
 pub mod attachment;
 pub mod boot;
 pub mod cni;
+pub mod expand;
+pub mod instancetype;
 pub mod kubevirt;
 pub mod migration;
 pub mod nad;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 pub use self::{
     attachment::Attachment,
     boot::BootFacts,
+    expand::{Expansion, Expansions},
+    instancetype::{Instancetype, Preference},
     kubevirt::KubeVirt,
     nad::{MULTUS_NAMESPACE, Nad, Nads, NamespaceIsolation},
     nodes::Nodes,
@@ -142,6 +146,8 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
+    /// What KubeVirt expands the VM with; `None` if it names neither an instancetype nor a preference.
+    pub expansions: Option<Box<Expansions>>,
     /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The enforcement that the namespace sets; absent if it sets none.
@@ -183,6 +189,18 @@ impl Facts {
     #[must_use]
     pub fn known_nad(&self, nic: &Nic, own_namespace: &str) -> Option<Arc<Nad>> {
         self.nads.lookup(self.nad_of(nic, own_namespace)?).nad.known().map(Arc::clone)
+    }
+
+    /// Returns what KubeVirt expands the new state of the VM with.
+    #[must_use]
+    pub fn expansion(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.after)
+    }
+
+    /// Returns what KubeVirt expands the stored state of the VM with.
+    #[must_use]
+    pub fn expansion_before(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.before)
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.

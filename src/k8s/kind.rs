@@ -25,13 +25,21 @@ pub enum Kind {
     Node,
     /// `ResourceQuota`.
     ResourceQuota,
-    /// `ControllerRevision`: of a VirtualMachine.
+    /// `VirtualMachineInstancetype`.
+    Instancetype,
+    /// `VirtualMachineClusterInstancetype`.
+    ClusterInstancetype,
+    /// `VirtualMachinePreference`.
+    Preference,
+    /// `VirtualMachineClusterPreference`.
+    ClusterPreference,
+    /// `ControllerRevision`: of a VirtualMachine, or of an instancetype or a preference that it names.
     Revision,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::ConfigMap,
         Self::DaemonSet,
         Self::Vmi,
@@ -42,8 +50,16 @@ impl Kind {
         Self::Namespace,
         Self::Node,
         Self::ResourceQuota,
+        Self::Instancetype,
+        Self::ClusterInstancetype,
+        Self::Preference,
+        Self::ClusterPreference,
         Self::Revision,
     ];
+
+    /// The kinds of which KubeVirt expands VMs.
+    pub const EXPANDING: [Self; 4] =
+        [Self::Instancetype, Self::ClusterInstancetype, Self::Preference, Self::ClusterPreference];
 
     /// Returns the kind of a group and a name, in any version.
     #[must_use]
@@ -59,13 +75,16 @@ impl Kind {
             Self::DaemonSet | Self::Revision => "apps",
             Self::Vmi | Self::KubeVirt | Self::Vm | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
+            Self::Instancetype | Self::ClusterInstancetype | Self::Preference | Self::ClusterPreference => {
+                "instancetype.kubevirt.io"
+            }
         }
     }
 
     /// Returns the version that nicplug reads: in each group the one that every release in use serves.
     #[must_use]
     pub fn version(self) -> &'static str {
-        "v1"
+        if Self::EXPANDING.contains(&self) { "v1beta1" } else { "v1" }
     }
 
     /// Returns `kind` of an object.
@@ -82,6 +101,10 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::ResourceQuota => "ResourceQuota",
+            Self::Instancetype => "VirtualMachineInstancetype",
+            Self::ClusterInstancetype => "VirtualMachineClusterInstancetype",
+            Self::Preference => "VirtualMachinePreference",
+            Self::ClusterPreference => "VirtualMachineClusterPreference",
             Self::Revision => "ControllerRevision",
         }
     }
@@ -100,6 +123,10 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::Node => "nodes",
             Self::ResourceQuota => "resourcequotas",
+            Self::Instancetype => "virtualmachineinstancetypes",
+            Self::ClusterInstancetype => "virtualmachineclusterinstancetypes",
+            Self::Preference => "virtualmachinepreferences",
+            Self::ClusterPreference => "virtualmachineclusterpreferences",
             Self::Revision => "controllerrevisions",
         }
     }

@@ -79,7 +79,7 @@ fn evaluate(case: &Case, view: &ObjectView) -> Result<BootOutcome, String> {
     if let Some(refusal) = budget.boot_error {
         return Ok(BootOutcome::NoBoot(refusal));
     }
-    if view.needs_expansion {
+    if view.needs_expansion() {
         return Err("instancetype or preference adds devices".to_owned());
     }
     let wanted = match reserve_ports::requested(view, case.facts, case.settings) {

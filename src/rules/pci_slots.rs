@@ -213,7 +213,7 @@ fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
-    if after.vmi.is_some() || after.needs_expansion {
+    if after.vmi.is_some() || after.needs_expansion() {
         return None;
     }
     let placement = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();

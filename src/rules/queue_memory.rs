@@ -33,7 +33,7 @@ fn check(case: &Case) -> Vec<Finding> {
     }
     // An instancetype may set vCPUs that the template does not show; the VMI shows them.
     let view = &case.change.after;
-    let queues = if view.needs_expansion { None } else { queues_per_nic(view.guest) };
+    let queues = if view.needs_expansion() { None } else { queues_per_nic(view.guest) };
     queues.and_then(|queues| evaluate(case, queues)).into_iter().collect()
 }
 

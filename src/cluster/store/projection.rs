@@ -11,13 +11,14 @@ use crate::{
     api::{
         FieldError,
         cluster::{self, KubeVirt as KubeVirtResource, NetworkAttachmentDefinition},
+        instancetype::{self, StoredRevision},
         metadata::Metadata,
         read_object,
         vm::{ControllerRevision, Migration, VirtualMachine},
         vmi::VirtualMachineInstance,
     },
     facts::{
-        KubeVirt, Quota, Vm, Vmi,
+        Instancetype, KubeVirt, Preference, Quota, Vm, Vmi,
         attachment::AttachmentDaemon,
         boot,
         nad::{MultusConfig, Nad},
@@ -67,6 +68,11 @@ pub(crate) enum Projected {
     Node(Node),
     /// `None` if it does not limit the pods of every guest.
     ResourceQuota(Option<Quota>),
+    /// Of a namespace or of the cluster, by the kind.
+    Instancetype(Kind, Box<Instancetype>),
+    /// Of a namespace or of the cluster, by the kind.
+    Preference(Kind, Box<Preference>),
+    /// `None` if it shows neither the devices of a guest nor what KubeVirt expands a VM with.
     Revision(Option<ProjectedRevision>),
     /// An object of the kind that no rule needs.
     Ignored(Kind),
@@ -88,12 +94,17 @@ pub(crate) struct ProjectedVm {
     pub(crate) asks: bool,
 }
 
-/// The devices of the template from which a guest was started.
+/// A ControllerRevision.
 #[derive(Debug)]
-pub(crate) struct ProjectedRevision {
-    pub(crate) devices: Devices,
-    /// As for a VMI.
-    pub(crate) text: Option<Box<str>>,
+pub(crate) enum ProjectedRevision {
+    /// The devices of the template from which a guest was started, and the text as for a VMI.
+    Devices(Box<Devices>, Option<Box<str>>),
+    /// The revision of a VM that KubeVirt expands, as JSON text.
+    Template(Arc<str>),
+    /// A stored instancetype, its name, and the VM that owns the revision.
+    Instancetype { name: Box<str>, object: Box<Instancetype>, owner: Option<Box<str>> },
+    /// A stored preference, its name, and the VM that owns the revision.
+    Preference { name: Box<str>, object: Box<Preference>, owner: Option<Box<str>> },
 }
 
 impl Projection {
@@ -112,7 +123,7 @@ impl Projection {
     pub(crate) fn dependent_text(&self) -> Option<&str> {
         match &self.object {
             Projected::Vmi(vmi) => vmi.text.as_deref(),
-            Projected::Revision(revision) => revision.as_ref().and_then(|revision| revision.text.as_deref()),
+            Projected::Revision(Some(ProjectedRevision::Devices(_, text))) => text.as_deref(),
             _ => None,
         }
     }
@@ -130,7 +141,7 @@ impl Projection {
             Projected::Node(_) => Kind::Node,
             Projected::ResourceQuota(_) => Kind::ResourceQuota,
             Projected::Revision(_) => Kind::Revision,
-            Projected::Ignored(kind) => kind,
+            Projected::Instancetype(kind, _) | Projected::Preference(kind, _) | Projected::Ignored(kind) => kind,
         }
     }
 }
@@ -193,9 +204,24 @@ fn project(kind: Kind, text: &str, kinds: &KubeVirt) -> Result<Projection, Field
             let object = Projected::ResourceQuota(Quota::of(&quota));
             Projection { key: (quota.metadata.namespace, quota.metadata.name), object }
         }
+        Kind::Instancetype | Kind::ClusterInstancetype => {
+            let read: instancetype::Instancetype = read_object(text)?;
+            let object = Projected::Instancetype(kind, Box::new(Instancetype::from(&read)));
+            Projection { key: (read.metadata.namespace, read.metadata.name), object }
+        }
+        Kind::Preference | Kind::ClusterPreference => {
+            let read: instancetype::Preference = read_object(text)?;
+            let object = Projected::Preference(kind, Box::new(Preference::from(&read)));
+            Projection { key: (read.metadata.namespace, read.metadata.name), object }
+        }
         Kind::Revision => {
             let read: ControllerRevision = read_object(text)?;
-            Projection { key: own_key(&read.metadata), object: Projected::Revision(revision(&read, text, kinds)) }
+            let stored: StoredRevision = read_object(text)?;
+            let revision = match Kind::of(Kind::Instancetype.group(), &stored.data.kind) {
+                Some(kind) => stored_object(kind, &read, &stored, text)?,
+                None => revision(&read, text, kinds),
+            };
+            Projection { key: own_key(&read.metadata), object: Projected::Revision(revision) }
         }
     })
 }
@@ -219,18 +245,48 @@ fn project_vm(vm: &VirtualMachine) -> ProjectedVm {
     ProjectedVm { vm: Vm::from(vm), asks }
 }
 
-/// A ControllerRevision of a VM holds its spec. With an instancetype or a preference, the template does not show all
-/// devices of the guest.
+/// Reads the instancetype or the preference that a ControllerRevision stores.
+fn stored_object(
+    kind: Kind,
+    revision: &ControllerRevision,
+    stored: &StoredRevision,
+    text: &str,
+) -> Result<Option<ProjectedRevision>, FieldError> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Data<T: Default> {
+        #[serde(deserialize_with = "crate::api::object", bound(deserialize = "T: Deserialize<'de>"))]
+        data: T,
+    }
+
+    let name = stored.object_name().into();
+    let owner = revision.metadata.owner_references.iter().find(|owner| owner.kind.as_str() == Kind::Vm.kind());
+    let owner = owner.map(|owner| owner.name.as_str().into());
+    Ok(match kind {
+        Kind::Instancetype | Kind::ClusterInstancetype => {
+            let Data { data } = read_object::<Data<instancetype::Instancetype>>(text)?;
+            Some(ProjectedRevision::Instancetype { name, object: Box::new(Instancetype::from(&data)), owner })
+        }
+        Kind::Preference | Kind::ClusterPreference => {
+            let Data { data } = read_object::<Data<instancetype::Preference>>(text)?;
+            Some(ProjectedRevision::Preference { name, object: Box::new(Preference::from(&data)), owner })
+        }
+        _ => None,
+    })
+}
+
+/// A ControllerRevision of a VM holds its spec. With an instancetype or a preference, the template alone does not show
+/// the devices of the guest.
 fn revision(revision: &ControllerRevision, text: &str, kinds: &KubeVirt) -> Option<ProjectedRevision> {
     let spec = &revision.data.spec;
     if spec.instancetype.is_some() || spec.preference.is_some() {
-        return None;
+        return Some(ProjectedRevision::Template(text.into()));
     }
     let placement = boot::pci_options(spec.template.metadata.annotations.as_ref()).for_template();
     let devices = pci::count_devices(&spec.template.spec, &placement, kinds).ok()?;
     let without_kinds = pci::count_devices(&spec.template.spec, &placement, &NoRegistry);
     let depends_on_registry = without_kinds.is_ok_and(|devices| !devices.notes.is_empty());
-    Some(ProjectedRevision { devices, text: depends_on_registry.then(|| text.into()) })
+    Some(ProjectedRevision::Devices(Box::new(devices), depends_on_registry.then(|| text.into())))
 }
 
 fn own_key(metadata: &Metadata) -> Key {
