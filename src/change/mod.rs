@@ -105,14 +105,22 @@ impl<'r> Change<'r> {
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
-    /// Whether the template of a VM changes in a field that changes NICs of the guest without being part of one.
+    /// Whether a VM changes in a field that changes NICs of the guest without being part of one.
     #[must_use]
     pub fn changes_all_nics(&self) -> bool {
         let fields = |view: &ObjectView<'r>| {
             let devices = &view.guest.domain.devices;
             (devices.network_interface_multiqueue, devices.autoattach_pod_interface)
         };
-        self.after.vm.is_some() && self.before.as_ref().is_some_and(|before| fields(before) != fields(&self.after))
+        let differs = |before: &ObjectView<'r>| fields(before) != fields(&self.after);
+        self.after.vm.is_some() && (self.before.as_ref().is_some_and(differs) || self.changes_preference())
+    }
+
+    /// Whether the update of a VM names another preference, which may change every NIC.
+    #[must_use]
+    pub fn changes_preference(&self) -> bool {
+        let preference = |view: &ObjectView<'r>| view.matchers()[1].map(|matcher| (&matcher.name, &matcher.kind));
+        self.before.as_ref().is_some_and(|before| preference(before) != preference(&self.after))
     }
 
     /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and

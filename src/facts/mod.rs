@@ -12,6 +12,7 @@ pub mod kubevirt;
 pub mod migration;
 pub mod nad;
 pub mod nic;
+pub mod nic_preference;
 pub mod nodes;
 pub mod placement;
 pub mod quota;
@@ -28,6 +29,7 @@ pub use self::{
     instancetype::{Instancetype, Preference},
     kubevirt::KubeVirt,
     nad::{MULTUS_NAMESPACE, Nad, Nads, NamespaceIsolation},
+    nic_preference::NicPreference,
     nodes::Nodes,
     placement::Placement,
     quota::Quota,

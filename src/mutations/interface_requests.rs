@@ -14,7 +14,7 @@ use crate::{
         network::{Interface, Network},
     },
     change::Nic,
-    facts::Fact,
+    facts::{Fact, NicPreference},
 };
 
 pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
@@ -77,8 +77,13 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
     }
     let guest = input.change.after.guest;
     let (mut interfaces, mut networks) = default_nic(input);
+    let model = model(input);
     for addition in &changes.add {
-        interfaces.push(json!({"name": addition.name, "bridge": {}}));
+        let mut interface = json!({"name": addition.name, "bridge": {}});
+        if let Some(model) = model {
+            interface["model"] = model.into();
+        }
+        interfaces.push(interface);
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
@@ -90,6 +95,16 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
     }
     operations.extend(append(guest.networks.is_empty(), |below| network(input, below), networks));
     operations
+}
+
+/// Returns the model to write into a plugged NIC. It is virtio without one, but if the preference of the VM sets a
+/// model, KubeVirt takes the missing one for a change that needs a restart.
+fn model(input: &MutationInput) -> Option<&'static str> {
+    let Fact::Known(vmi) = input.facts.live() else { return None };
+    if input.change.before.is_none() || input.change.after.stops() {
+        return None;
+    }
+    NicPreference::of_new(input.change, input.facts, vmi).model.map(|_| "virtio")
 }
 
 /// Returns the default NIC, if KubeVirt gives it to the guest: the first NIC in the template would remove it.

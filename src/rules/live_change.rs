@@ -11,7 +11,7 @@ use crate::{
     api::network::Network,
     change::{Change, Nic},
     facts::{
-        Fact, FactKind, Vmi,
+        Expansion, Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
         migration::Obstacle,
         nic::{HotplugMethod, NetworkRole},
@@ -31,7 +31,9 @@ rule! {
     ///
     /// KubeVirt compares the template with the running guest, not with the template before, and letter by letter:
     /// writing `model: virtio` where none stood asks for a restart, and writing back what the guest has removes the
-    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too.
+    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too. It applies the preference of
+    /// the VM first, to the template and not to a plugged NIC: under a preferred model, a plugged NIC without `model`
+    /// asks for a restart, and one with `model: virtio` does not.
     ///
     /// A changed `networkName` is applied by live migration, with the feature gate LiveUpdateNADRef of KubeVirt 1.8 or
     /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
@@ -113,6 +115,10 @@ fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
             findings.extend(of_request.iter().filter_map(|difference| evaluate_dropped(case, difference)));
         }
     }
+    let is_unknown = |expansion: &Expansion| matches!(expansion.preference, Fact::Unknown);
+    if case.change.changes_preference() && case.facts.expansion().is_some_and(is_unknown) {
+        findings.push(RULE.unchecked("what the new preference changes was not checked: it cannot be read"));
+    }
     findings
 }
 
@@ -125,7 +131,9 @@ fn is_of_request(change: &Change, difference: &Difference) -> bool {
             let is_automatic = change.before.is_some_and(|before| before.guest.gets_default_nic());
             is_automatic || nics.removed.iter().any(|nic| *nic.name == *guest.name)
         }
-        Difference::Field(nic, _) | Difference::NoModel(nic, _) => new.any(|changed| changed.name == nic.name),
+        Difference::Field(nic, _) | Difference::NoModel(nic, _) => {
+            change.changes_preference() || new.any(|changed| changed.name == nic.name)
+        }
         Difference::PodNetwork(_) => !nics.is_empty(),
         Difference::Devices(_) => change.changes_all_nics(),
     }
@@ -193,10 +201,17 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
             "the pod network comes at the next restart: the running guest has none".to_owned()
         }
         Difference::NoModel(nic, model) => {
-            let what = format!(
-                "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a restart",
-                nic.name
-            );
+            let what = match *model {
+                "virtio" => format!(
+                    "{:?} has no model: KubeVirt compares none with the preference's \"virtio\" and asks for a restart",
+                    nic.name
+                ),
+                model => format!(
+                    "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a \
+                     restart",
+                    nic.name
+                ),
+            };
             return fault(case, difference, what).with_fix("write model: virtio".to_owned());
         }
         Difference::Devices(field) => format!("{field} changes at the next restart: the VM is running"),

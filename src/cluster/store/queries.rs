@@ -75,6 +75,12 @@ impl Store {
         }
     }
 
+    /// Returns what KubeVirt expands a VM with.
+    #[must_use]
+    pub fn expansion(&self, namespace: &str, vm: &VirtualMachine) -> Expansion {
+        self.expanders.expansion(namespace, vm)
+    }
+
     /// Counts the devices of a guest that KubeVirt expanded, from the JSON text of the revision of its VM.
     fn expanded_devices(&self, namespace: &str, revision: &str) -> Fact<Arc<Devices>> {
         let Ok(ControllerRevision { data, .. }) = serde_json::from_str(revision) else { return Fact::Absent };
