@@ -140,8 +140,7 @@ fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(Bu
         [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
     for (field, is_unknown) in ["instancetype", "preference"].into_iter().zip(is_unknown) {
         if is_unknown {
-            let note = "was not found in --facts, and it may change memory and devices";
-            notes.push(format!("the {field} of spec.{field} {note}"));
+            notes.push(format!("what spec.{field} names was not found in --facts: it may change memory and devices"));
         }
     }
     let options = boot::pci_options(annotations).for_template();

@@ -8,9 +8,12 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{Store, projection::MULTUS_CONFIG};
+use super::{
+    reference::Reference,
+    store::{Store, projection::MULTUS_CONFIG},
+};
 use crate::{
-    api::{network::NadRef, vmi::VirtualMachineInstance},
+    api::{network::NadRef, vm::VirtualMachine, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart},
     facts::{
         nad::{MULTUS_NAMESPACE, nad_of},
@@ -188,7 +191,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     }
     // An object that gets its name from the API server does not exist yet.
     if !guest.is_empty() {
-        reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
+        reads.push((Kind::Vm, vm(client, ObjectPath::one(Kind::Vm, namespace, guest)).boxed()));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
         reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
@@ -240,6 +243,16 @@ async fn vmi(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     }
 }
 
+/// Reads a VM and what KubeVirt expands it with. Many users may not read that, and without it less is known.
+async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
+    let vm = get(client, path).await;
+    let Fetched::Object(ObjectPath { namespace, .. }, object) = &vm else { return vec![vm] };
+    let expanding = expanding_objects(namespace, object);
+    let expanding = join_all(expanding.into_iter().map(|path| get(client, path))).await;
+    let expanding = expanding.into_iter().filter(|fetched| !matches!(fetched, Fetched::Failed(_)));
+    expanding.chain([vm]).collect()
+}
+
 /// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
 async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     let network = get(client, path).await;
@@ -281,6 +294,13 @@ async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
 
 fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
+}
+
+/// Returns the objects with which KubeVirt may expand a VM.
+fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
+    let Ok(vm) = serde_json::from_str::<VirtualMachine>(vm) else { return Vec::new() };
+    let references = Reference::both(&vm).into_iter().flatten();
+    references.flat_map(|reference| reference.paths(namespace)).collect()
 }
 
 /// Returns the name of the ControllerRevision that a VMI was started from.

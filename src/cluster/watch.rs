@@ -263,7 +263,9 @@ impl Watch {
 
     fn note_error(&self, error: &ApiError, cursor: &mut Cursor) {
         let watch_error = WatchError::from(error);
-        self.status.count_error(watch_error);
+        if watch_error != WatchError::NotInstalled || !self.kind().is_optional() {
+            self.status.count_error(watch_error);
+        }
         let message = error.to_string();
         self.status.enter(match watch_error {
             // The facts stay current until the next list, which comes now.

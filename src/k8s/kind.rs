@@ -57,9 +57,15 @@ impl Kind {
         Self::Revision,
     ];
 
-    /// The kinds of which KubeVirt expands VMs.
+    /// The kinds with which KubeVirt expands VMs.
     pub const EXPANDING: [Self; 4] =
         [Self::Instancetype, Self::ClusterInstancetype, Self::Preference, Self::ClusterPreference];
+
+    /// Whether a cluster without the kind lacks nothing: no VM can then name such an object.
+    #[must_use]
+    pub fn is_optional(self) -> bool {
+        Self::EXPANDING.contains(&self)
+    }
 
     /// Returns the kind of a group and a name, in any version.
     #[must_use]

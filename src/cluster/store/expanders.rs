@@ -7,7 +7,8 @@ use std::{
 
 use super::listing::{AnyListing, Listing};
 use crate::{
-    api::vm::{Matcher, VirtualMachine},
+    api::vm::VirtualMachine,
+    cluster::reference::Reference,
     change::ObjectView,
     facts::{Expansion, Fact, Instancetype, Preference},
     k8s::{Key, kind::Kind},
@@ -39,48 +40,6 @@ pub(super) enum Revision {
     Preference(Box<str>, Arc<Preference>),
 }
 
-/// What a VM names, an instancetype or a preference, and where it is stored.
-struct Reference<'r> {
-    matcher: &'r Matcher<'r>,
-    /// `controllerRevisionRef.name` of the status; empty if there is none.
-    stored: Box<str>,
-}
-
-impl<'r> Reference<'r> {
-    /// Returns the references of a VM to its instancetype and its preference.
-    fn both(vm: &'r VirtualMachine<'r>) -> [Option<Self>; 2] {
-        let (spec, status) = (&vm.spec, &vm.status);
-        let pairs = [(&spec.instancetype, &status.instancetype_ref), (&spec.preference, &status.preference_ref)];
-        pairs.map(|(matcher, stored)| {
-            let stored = stored.read().ok().flatten().unwrap_or_default();
-            matcher.as_ref().map(|matcher| Self { matcher, stored: stored.controller_revision_ref.name.as_str().into() })
-        })
-    }
-
-    /// Returns the name of the ControllerRevision that applies instead of the object; empty if there is none.
-    fn revision(&self) -> &str {
-        let of_spec = self.matcher.revision_name.as_str();
-        if of_spec.is_empty() { &self.stored } else { of_spec }
-    }
-
-    /// Whether a ControllerRevision of an object with this name applies. The one of the status does not if the VM names
-    /// another object meanwhile.
-    fn accepts(&self, object: &str) -> bool {
-        !self.matcher.revision_name.is_empty() || object == self.matcher.name.as_str()
-    }
-
-    /// Whether the kind is that of a namespace or of the cluster; `None` for any other kind.
-    fn is_namespaced(&self, singular: &str) -> Option<bool> {
-        let kind = self.matcher.kind.to_ascii_lowercase();
-        let Some(kind) = kind.strip_prefix("virtualmachine") else { return kind.is_empty().then_some(false) };
-        match kind.strip_suffix('s').unwrap_or(kind) {
-            kind if kind == singular => Some(true),
-            kind if kind.strip_prefix("cluster") == Some(singular) => Some(false),
-            _ => None,
-        }
-    }
-}
-
 impl Expanders {
     /// Returns what KubeVirt expands a VM with.
     pub(super) fn expansion(&self, namespace: &str, vm: &VirtualMachine) -> Expansion {
@@ -91,28 +50,33 @@ impl Expanders {
                     Revision::Instancetype(name, object) => Some((name.clone(), Arc::clone(object))),
                     _ => None,
                 };
-                let live = [&self.cluster_instancetypes, &self.instancetypes];
-                self.find(namespace, &reference, "instancetype", live, of_revision)
+                let live = |kind| match kind {
+                    Kind::Instancetype => self.instancetypes.get(namespace, &reference.matcher.name),
+                    _ => self.cluster_instancetypes.get("", &reference.matcher.name),
+                };
+                self.find(namespace, &reference, live, of_revision)
             }),
             preference: preference.map_or(Fact::Absent, |reference| {
                 let of_revision = |revision: &Revision| match revision {
                     Revision::Preference(name, object) => Some((name.clone(), Arc::clone(object))),
                     _ => None,
                 };
-                let live = [&self.cluster_preferences, &self.preferences];
-                self.find(namespace, &reference, "preference", live, of_revision)
+                let live = |kind| match kind {
+                    Kind::Preference => self.preferences.get(namespace, &reference.matcher.name),
+                    _ => self.cluster_preferences.get("", &reference.matcher.name),
+                };
+                self.find(namespace, &reference, live, of_revision)
             }),
         }
     }
 
     /// Finds what a VM names: its ControllerRevision, else the object. Unknown if it cannot be found, because KubeVirt
     /// starts no such VM.
-    fn find<T>(
-        &self,
+    fn find<'s, T: 's>(
+        &'s self,
         namespace: &str,
         reference: &Reference,
-        singular: &str,
-        [of_cluster, of_namespace]: [&Listing<Arc<T>>; 2],
+        live: impl Fn(Kind) -> Fact<&'s Arc<T>>,
         of_revision: impl Fn(&Revision) -> Option<(Box<str>, Arc<T>)>,
     ) -> Fact<Arc<T>> {
         if !reference.revision().is_empty() {
@@ -127,12 +91,7 @@ impl Expanders {
                 Fact::Unknown => return Fact::Unknown,
             }
         }
-        let name = reference.matcher.name.as_str();
-        let object = match reference.is_namespaced(singular) {
-            Some(true) => of_namespace.get(namespace, name),
-            Some(false) => of_cluster.get("", name),
-            None => Fact::Unknown,
-        };
+        let object = reference.kind().map_or(Fact::Unknown, live);
         object.known().map_or(Fact::Unknown, |object| Fact::Known(Arc::clone(object)))
     }
 
