@@ -238,10 +238,9 @@ impl<'r> ObjectView<'r> {
             Object::Vmi(vmi) => {
                 Self { vmi: Some(vmi), ..Self::with_guest(&vmi.metadata, &vmi.metadata, &vmi.spec, "spec") }
             }
-            Object::Vm(vm) => Self {
-                vm: Some(vm),
-                ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec")
-            },
+            Object::Vm(vm) => {
+                Self { vm: Some(vm), ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec") }
+            }
             Object::ReplicaSet(set) => Self {
                 replicas: set.spec.replicas,
                 ..Self::with_template(&set.metadata, &set.spec.template, "spec.template.spec")
@@ -269,16 +268,7 @@ impl<'r> ObjectView<'r> {
         guest: &'r GuestSpec<'r>,
         path: &'static str,
     ) -> Self {
-        Self {
-            metadata,
-            guest_metadata,
-            guest,
-            path,
-            vmi: None,
-            vm: None,
-            replicas: None,
-            pool: None,
-        }
+        Self { metadata, guest_metadata, guest, path, vmi: None, vm: None, replicas: None, pool: None }
     }
 
     /// Returns the VM that KubeVirt expands: the object, or the template of a pool.

@@ -136,8 +136,7 @@ fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(Bu
         return Ok((BusLayout::of(&guest, &options, kinds, version)?, Vec::new()));
     }
     let mut notes = Vec::new();
-    let is_unknown =
-        [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
+    let is_unknown = [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
     for (field, is_unknown) in ["instancetype", "preference"].into_iter().zip(is_unknown) {
         if is_unknown {
             notes.push(format!("what spec.{field} names was not found in --facts: it may change memory and devices"));
@@ -273,8 +272,7 @@ spec: {devices: {preferredDiskBus: virtio, preferredInterfaceModel: e1000}}
         assert_eq!(output["notes"], serde_json::json!([]));
         let devices = output["devices"].as_array().unwrap();
         let on = |name: &str| devices.iter().find(|device| device["name"] == name).map(|device| device["on"].clone());
-        for (name, place) in
-            [("gpu", "root port"), ("root", "root port"), ("seed", "root port"), ("default", "bridge")]
+        for (name, place) in [("gpu", "root port"), ("root", "root port"), ("seed", "root port"), ("default", "bridge")]
         {
             assert_eq!(on(name), Some(place.into()), "{name}");
         }

@@ -59,9 +59,9 @@ impl<'r> Reference<'r> {
     /// Returns the object, and the ControllerRevision that applies instead of it.
     pub(super) fn paths(&self, namespace: &str) -> Vec<ObjectPath> {
         let [_, of_cluster] = self.kinds;
-        let object = self.kind().map(|kind| {
-            ObjectPath::one(kind, if kind == of_cluster { "" } else { namespace }, &self.matcher.name)
-        });
+        let object = self
+            .kind()
+            .map(|kind| ObjectPath::one(kind, if kind == of_cluster { "" } else { namespace }, &self.matcher.name));
         let revision = Some(self.revision()).filter(|name| !name.is_empty());
         object.into_iter().chain(revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))).collect()
     }

@@ -306,3 +306,206 @@ fn set_if_empty(object: &mut Value, key: &str, text: &str) -> bool {
     fields.insert(key.to_owned(), text.into());
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::instancetype as api,
+        facts::vmi::queues_per_nic,
+        pci::{NoRegistry, count_devices},
+    };
+
+    fn expansion(instancetype: &str, preference: &str) -> Expansion {
+        let fact = |text: &str| if text.is_empty() { Fact::Absent } else { Fact::Known(text.to_owned()) };
+        let read_type = |text: String| Instancetype::from(&serde_json::from_str::<api::Instancetype>(&text).unwrap());
+        let read_preference = |text: String| Preference::from(&serde_json::from_str::<api::Preference>(&text).unwrap());
+        let spec = |text: String| format!(r#"{{"spec": {text}}}"#);
+        Expansion {
+            instancetype: fact(instancetype).map(|text| Arc::new(read_type(spec(text)))),
+            preference: fact(preference).map(|text| Arc::new(read_preference(spec(text)))),
+        }
+    }
+
+    /// What the rules read of a guest: its devices, the queues of a NIC, and model and bindings of each NIC.
+    fn summary(guest: &GuestSpec, options: &PciOptions) -> String {
+        let devices = count_devices(guest, options, &NoRegistry).unwrap();
+        let nics: Vec<_> = guest.interfaces().iter().map(|nic| (&nic.name, &nic.model, &nic.bindings)).collect();
+        format!("{devices:?} {:?} {nics:?}", queues_per_nic(guest))
+    }
+
+    /// A template expands to the same guest as another one that writes everything out.
+    #[test]
+    fn a_template_is_expanded_as_kubevirt_does() {
+        let guest = |domain: &str| {
+            format!(
+                r#"{{"domain": {{{domain}}}, "networks": [{{"name": "a", "pod": {{}}}},
+                    {{"name": "b", "multus": {{"networkName": "n"}}}}], "volumes": [{{"name": "v"}}, {{"name": "w"}}]}}"#
+            )
+        };
+        let devices = |text: &str| guest(&format!(r#""devices": {{{text}}}"#));
+        let prefers = |text: &str| format!(r#"{{"devices": {{{text}}}}}"#);
+        let nics = r#""interfaces": [{"name": "a", "masquerade": {}}, {"name": "b", "bridge": {}, "model": "virtio"}]"#;
+        for (template, instancetype, preference, written_out) in [
+            // An instancetype sets CPU and memory, and its devices replace none.
+            (
+                guest(r#""devices": {"networkInterfaceMultiqueue": true}"#),
+                r#"{"cpu": {"guest": 6}, "memory": {"guest": "8Gi"}}"#,
+                String::new(),
+                guest(
+                    r#""cpu": {"sockets": 6}, "memory": {"guest": "8Gi"}, "devices": {"networkInterfaceMultiqueue": true}"#,
+                ),
+            ),
+            (
+                devices(""),
+                r#"{"cpu": {"guest": 1}, "memory": {"guest": "1Gi"}, "gpus": [{"name": "g", "deviceName": "e.com/g"}],
+                    "hostDevices": [{"name": "h", "deviceName": "e.com/h"}]}"#,
+                String::new(),
+                guest(
+                    r#""memory": {"guest": "1Gi"}, "devices": {"gpus": [{"name": "g", "deviceName": "e.com/g"}],
+                        "hostDevices": [{"name": "h", "deviceName": "e.com/h"}]}"#,
+                ),
+            ),
+            (
+                guest(r#""devices": {"networkInterfaceMultiqueue": true}"#),
+                r#"{"cpu": {"guest": 7}, "memory": {"guest": "1Gi"}}"#,
+                r#"{"cpu": {"preferredCPUTopology": "preferSpread"}}"#.to_owned(),
+                guest(
+                    r#""cpu": {"cores": 2, "sockets": 3}, "memory": {"guest": "1Gi"},
+                        "devices": {"networkInterfaceMultiqueue": true}"#,
+                ),
+            ),
+            // A preference sets what is left out.
+            (
+                devices(nics),
+                "",
+                prefers(r#""preferredInterfaceModel": "e1000""#),
+                devices(
+                    r#""interfaces": [{"name": "a", "masquerade": {}, "model": "e1000"},
+                        {"name": "b", "bridge": {}, "model": "virtio"}]"#,
+                ),
+            ),
+            (
+                devices(r#""interfaces": [{"name": "a"}, {"name": "b"}]"#),
+                "",
+                prefers(r#""preferredInterfaceMasquerade": {}"#),
+                devices(r#""interfaces": [{"name": "a", "masquerade": {}}, {"name": "b"}]"#),
+            ),
+            (
+                devices(
+                    r#""disks": [{"name": "x", "disk": {}}, {"name": "y", "disk": {"bus": "sata"}}, {"name": "v"},
+                        {"name": "c", "cdrom": {}}, {"name": "l", "lun": {"bus": ""}}]"#,
+                ),
+                "",
+                prefers(r#""preferredDiskBus": "virtio", "preferredCdromBus": "sata", "preferredLunBus": "scsi""#),
+                devices(
+                    r#""disks": [{"name": "x", "disk": {"bus": "virtio"}}, {"name": "y", "disk": {"bus": "sata"}},
+                        {"name": "v", "disk": {"bus": "virtio"}}, {"name": "c", "cdrom": {"bus": "sata"}},
+                        {"name": "l", "lun": {"bus": "scsi"}}, {"name": "w", "disk": {"bus": "virtio"}}]"#,
+                ),
+            ),
+            (
+                devices(r#""autoattachMemBalloon": true"#),
+                "",
+                prefers(
+                    r#""preferredAutoattachGraphicsDevice": false, "preferredAutoattachMemBalloon": false,
+                        "preferredAutoattachSerialConsole": false, "preferredAutoattachInputDevice": true,
+                        "preferredRng": {}, "preferredUseVirtioTransitional": true, "preferredDisableHotplug": true,
+                        "preferredNetworkInterfaceMultiQueue": true"#,
+                ),
+                devices(
+                    r#""autoattachGraphicsDevice": false, "autoattachMemBalloon": true,
+                        "autoattachSerialConsole": false, "autoattachInputDevice": true, "rng": {},
+                        "useVirtioTransitional": true, "disableHotplug": true, "networkInterfaceMultiqueue": true"#,
+                ),
+            ),
+            (
+                devices(r#""autoattachInputDevice": true, "sound": {"name": "s"}"#),
+                "",
+                prefers(
+                    r#""preferredInputBus": "virtio", "preferredSoundModel": "ac97", "preferredVideoType": "ramfb""#,
+                ),
+                devices(
+                    r#""inputs": [{"name": "default-0", "bus": "virtio", "type": "tablet"}],
+                        "sound": {"name": "s", "model": "ac97"}, "video": {"type": "ramfb"}"#,
+                ),
+            ),
+            (
+                devices(r#""inputs": [{"name": "i", "bus": "usb", "type": "tablet"}]"#),
+                "",
+                prefers(r#""preferredInputBus": "virtio", "preferredSoundModel": "ac97""#),
+                devices(r#""inputs": [{"name": "i", "bus": "usb", "type": "tablet"}]"#),
+            ),
+            (
+                devices(nics),
+                "",
+                r#"{"preferredArchitecture": "arm64", "machine": {"preferredMachineType": "virt"}}"#.to_owned(),
+                devices(nics).replacen('{', r#"{"architecture": "arm64", "#, 1).replacen(
+                    r#""domain": {"#,
+                    r#""domain": {"machine": {"type": "virt"}, "#,
+                    1,
+                ),
+            ),
+            // The default NIC comes before the models, unless the preference has none.
+            (
+                r#"{"domain": {}}"#.to_owned(),
+                "",
+                prefers(r#""preferredInterfaceModel": "rtl8139""#),
+                r#"{"domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}, "model": "rtl8139"}]}},
+                    "networks": [{"name": "default", "pod": {}}]}"#
+                    .to_owned(),
+            ),
+            (
+                r#"{"domain": {}}"#.to_owned(),
+                "",
+                prefers(r#""preferredInterfaceModel": "rtl8139", "preferredAutoattachPodInterface": false"#),
+                r#"{"domain": {"devices": {"autoattachPodInterface": false}}}"#.to_owned(),
+            ),
+        ] {
+            let expansion = expansion(instancetype, &preference);
+            let parsed: GuestSpec = serde_json::from_str(&template).unwrap();
+            let texts = expansion.texts(&parsed).unwrap();
+            let written: GuestSpec = serde_json::from_str(&written_out).unwrap();
+            let options = PciOptions::default().for_template();
+            assert_eq!(
+                summary(&expansion.guest(&parsed, &texts), &options),
+                summary(&written, &options),
+                "{template} {instancetype} {preference}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_annotation_comes_from_the_template_first_and_from_the_preference_last() {
+        let annotations = |count: &str, root: &str| {
+            format!(
+                r#"{{"annotations": {{"kubevirt.io/pci-interface-slot-count": "{count}",
+                    "kubevirt.io/placePCIDevicesOnRootComplex": "{root}"}}}}"#
+            )
+        };
+        let both = expansion(&annotations("5", "true"), &annotations("6", "false"));
+        let template: Annotations = serde_json::from_str(r#"{"kubevirt.io/pci-interface-slot-count": "4"}"#).unwrap();
+        let options = |expansion: &Expansion, template: Option<&Annotations>| {
+            let options = expansion.options(template);
+            (options.slot_count.map(str::to_owned), options.root_complex)
+        };
+        assert_eq!(options(&both, Some(&template)), (Some("4".to_owned()), true));
+        assert_eq!(options(&both, None), (Some("5".to_owned()), true));
+        assert_eq!(options(&expansion("", &annotations("6", "false")), None), (Some("6".to_owned()), false));
+        assert_eq!(options(&expansion("", "{}"), None), (None, false));
+    }
+
+    #[test]
+    fn nothing_is_expanded_while_a_part_is_unknown() {
+        let guest = GuestSpec::default();
+        for (instancetype, preference, is_known) in [
+            (Fact::Absent, Fact::Absent, true),
+            (Fact::Known(Arc::default()), Fact::Known(Arc::default()), true),
+            (Fact::Unknown, Fact::Absent, false),
+            (Fact::Known(Arc::default()), Fact::Unknown, false),
+        ] {
+            let expansion = Expansion { instancetype, preference };
+            assert_eq!(expansion.texts(&guest).is_some(), is_known, "{expansion:?}");
+        }
+    }
+}

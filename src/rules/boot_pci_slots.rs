@@ -7,10 +7,7 @@ use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::review::ObjectKind,
     change::ObjectView,
-    facts::{
-        Expansion, boot,
-        expand::with_guest,
-    },
+    facts::{Expansion, boot, expand::with_guest},
     kubevirt::Version,
     pci::{self, BootError, DeviceRegistry, Devices, PortBudget, Reservation},
 };

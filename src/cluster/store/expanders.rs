@@ -8,8 +8,8 @@ use std::{
 use super::listing::{AnyListing, Listing};
 use crate::{
     api::vm::VirtualMachine,
-    cluster::reference::Reference,
     change::ObjectView,
+    cluster::reference::Reference,
     facts::{Expansion, Fact, Instancetype, Preference},
     k8s::{Key, kind::Kind},
     pci::Devices,
@@ -178,10 +178,152 @@ impl Expanders {
             _ => &mut self.revisions,
         }
     }
+}
 
-    /// Whether no ControllerRevision of a VM is left.
-    #[cfg(test)]
-    pub(super) fn has_no_owned(&self) -> bool {
-        self.owned.is_empty()
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{super::Store, *};
+
+    const UID: &str = "vm-a-pe-v1beta1-uid-1";
+
+    fn preference(kind: &str, metadata: &Value, model: &str) -> Value {
+        json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": kind, "metadata": metadata,
+            "spec": {"devices": {"preferredInterfaceModel": model}}})
+    }
+
+    fn revision(name: &str, object: &Value) -> Value {
+        let labels = json!({"instancetype.kubevirt.io/object-name": object["metadata"]["name"]});
+        let owners = json!([{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "vm-a", "uid": "u"}]);
+        json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "data": object,
+            "metadata": {"name": name, "namespace": "demo", "labels": labels, "ownerReferences": owners}})
+    }
+
+    /// A cluster with two preferences of the name `pe`, and without ControllerRevisions.
+    fn cluster() -> Store {
+        let mut store = Store::complete();
+        store.end_sync(Kind::Revision);
+        for object in [
+            preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "e1000e"),
+            preference("VirtualMachineClusterPreference", &json!({"name": "pe"}), "rtl8139"),
+        ] {
+            store.insert(&object).unwrap();
+        }
+        store
+    }
+
+    fn model(store: &Store, matcher: &Value, stored: &str) -> Option<String> {
+        let text = json!({"metadata": {"namespace": "demo", "name": "vm-a"}, "spec": {"preference": matcher},
+            "status": {"preferenceRef": {"controllerRevisionRef": {"name": stored}}}})
+        .to_string();
+        let expansion = store.expansion("demo", &serde_json::from_str(&text).unwrap());
+        assert_eq!(expansion.instancetype, Fact::Absent);
+        expansion.preference.known().map(|preference| preference.model.to_string())
+    }
+
+    #[test]
+    fn an_object_is_found_by_its_kind_in_any_case() {
+        let store = cluster();
+        for (matcher, expected) in [
+            (json!({"name": "pe", "kind": "VirtualMachinePreference"}), Some("e1000e")),
+            (json!({"name": "pe", "kind": "virtualmachinepreferences"}), Some("e1000e")),
+            (json!({"name": "pe", "kind": "VirtualMachineClusterPreference"}), Some("rtl8139")),
+            (json!({"name": "pe"}), Some("rtl8139")),
+            (json!({"name": "pe", "kind": "VirtualMachineInstancetype"}), None),
+            (json!({"name": "other"}), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(model(&store, &matcher, "").as_deref(), expected, "{matcher}");
+            assert_eq!(model(&Store::default(), &matcher, ""), None, "{matcher}");
+        }
+    }
+
+    #[test]
+    fn a_controller_revision_precedes_the_object() {
+        let mut store = cluster();
+        let named = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        let by_revision = json!({"name": "pe", "kind": "VirtualMachinePreference", "revisionName": UID});
+        // It is not read yet.
+        assert_eq!((model(&store, &named, UID), model(&store, &by_revision, "")), (None, None));
+        store.mark_absent(Kind::Revision, "demo", UID);
+        assert_eq!(model(&store, &named, UID).as_deref(), Some("e1000e"));
+        let pe = preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "pcnet");
+        store.insert(&revision(UID, &pe)).unwrap();
+        assert_eq!(model(&store, &named, UID).as_deref(), Some("pcnet"));
+        assert_eq!(model(&store, &by_revision, "other").as_deref(), Some("pcnet"));
+        // The revision of the status is that of the preference before.
+        let other = json!({"name": "pf", "kind": "VirtualMachinePreference"});
+        assert_eq!(model(&store, &other, UID), None);
+        let pf = preference("VirtualMachinePreference", &json!({"name": "pf", "namespace": "demo"}), "ne2k_pci");
+        store.insert(&pf).unwrap();
+        assert_eq!(model(&store, &other, UID).as_deref(), Some("ne2k_pci"));
+        // Such a revision stores something else.
+        let instancetype = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineInstancetype",
+            "metadata": {"name": "pe"}, "spec": {"cpu": {"guest": 1}, "memory": {"guest": "1Gi"}}});
+        store.insert(&revision(UID, &instancetype)).unwrap();
+        assert_eq!(model(&store, &named, UID), None);
+    }
+
+    #[test]
+    fn the_controller_revisions_of_a_deleted_vm_are_removed() {
+        let mut store = cluster();
+        let vm = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+            "metadata": {"name": "vm-a", "namespace": "demo"}});
+        let pe = preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "pcnet");
+        store.insert(&vm).unwrap();
+        store.insert(&revision(UID, &pe)).unwrap();
+        assert_eq!(store.count(Kind::Revision), 1);
+        store.insert(&vm).unwrap();
+        assert_eq!(store.count(Kind::Revision), 1);
+        store.remove(Kind::Vm, "demo", "vm-a");
+        assert_eq!(store.count(Kind::Revision), 0);
+        assert!(store.expanders.owned.is_empty());
+    }
+
+    #[test]
+    fn an_object_that_changes_nothing_a_rule_reads_is_known_already() {
+        let mut store = cluster();
+        let kinds = store.device_kinds();
+        let is_known = |store: &Store, object: &Value, kind| {
+            store.contains(&super::super::Projection::read(kind, &object.to_string(), &kinds).unwrap())
+        };
+        let mut object = preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "e1000e");
+        object["spec"]["features"] = json!({"preferredAcpi": {}});
+        assert!(is_known(&store, &object, Kind::Preference));
+        object["spec"]["devices"]["preferredInterfaceModel"] = json!("virtio");
+        assert!(!is_known(&store, &object, Kind::Preference));
+        let instancetype =
+            json!({"metadata": {"name": "u1"}, "spec": {"cpu": {"guest": 1}, "memory": {"guest": "1Gi"}}});
+        assert!(!is_known(&store, &instancetype, Kind::ClusterInstancetype));
+        store.apply(Kind::ClusterInstancetype, &instancetype.to_string()).unwrap();
+        assert!(is_known(&store, &instancetype, Kind::ClusterInstancetype));
+    }
+
+    #[test]
+    fn the_devices_at_boot_are_those_of_the_expanded_template() {
+        let mut store = Store::complete();
+        store.end_sync(Kind::Revision);
+        let boot = "revision-start-vm-uid-1";
+        let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "vm-a", "namespace": "demo"}, "spec": {"domain": {"devices": {}}},
+            "status": {"phase": "Running", "virtualMachineRevisionName": boot}});
+        let devices = |store: &Store| {
+            let vmi = store.vmi("demo", "vm-a");
+            store.revision("demo", &vmi).map(|devices| devices.port_usage.virtio_disks)
+        };
+        store.insert(&vmi).unwrap();
+        assert_eq!(devices(&store), Fact::Unknown);
+        let spec = json!({"preference": {"name": "pe", "kind": "VirtualMachinePreference", "revisionName": UID},
+            "template": {"spec": {"domain": {"devices": {"disks": [{"name": "d", "disk": {}}]}}}}});
+        store
+            .insert(&json!({"apiVersion": "apps/v1", "kind": "ControllerRevision",
+                "metadata": {"name": boot, "namespace": "demo"}, "data": {"spec": spec}}))
+            .unwrap();
+        assert_eq!(devices(&store), Fact::Unknown);
+        let mut pe = preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "");
+        pe["spec"]["devices"]["preferredDiskBus"] = json!("virtio");
+        store.insert(&revision(UID, &pe)).unwrap();
+        assert_eq!(devices(&store), Fact::Known(1));
     }
 }

@@ -12,8 +12,8 @@ use crate::{
     },
     change::{Change, MigrationStart, Nic, ObjectView},
     facts::{
-        Attachment, Expansion, Expansions, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
-        Vmi,
+        Attachment, Expansion, Expansions, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota,
+        UnstableAddress, Vm, Vmi,
         boot::Stamp,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
@@ -62,8 +62,9 @@ impl Store {
         self.guests.vm(namespace, name).map(Arc::clone)
     }
 
-    fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
-        let Some((name, stamp)) = vmi.known().and_then(|vmi| Some((vmi.boot.revision.as_deref()?, vmi.boot.stamp))) else {
+    pub(super) fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
+        let Some((name, stamp)) = vmi.known().and_then(|vmi| Some((vmi.boot.revision.as_deref()?, vmi.boot.stamp)))
+        else {
             return Fact::Absent;
         };
         match self.expanders.revision(namespace, name) {
