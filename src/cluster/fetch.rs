@@ -10,7 +10,7 @@ use kube::{Client, core::params::ListParams};
 
 use super::{
     reference::Reference,
-    store::{Store, projection::MULTUS_CONFIG},
+    store::{Store, kinds::MULTUS_CONFIG},
 };
 use crate::{
     api::{network::NadRef, vm::VirtualMachine, vmi::VirtualMachineInstance},

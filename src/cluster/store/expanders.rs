@@ -18,11 +18,11 @@ use crate::{
 /// The instancetypes and preferences of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Expanders {
-    instancetypes: Listing<Arc<Instancetype>>,
-    cluster_instancetypes: Listing<Arc<Instancetype>>,
-    preferences: Listing<Arc<Preference>>,
-    cluster_preferences: Listing<Arc<Preference>>,
-    revisions: Listing<Revision>,
+    pub(super) instancetypes: Listing<Arc<Instancetype>>,
+    pub(super) cluster_instancetypes: Listing<Arc<Instancetype>>,
+    pub(super) preferences: Listing<Arc<Preference>>,
+    pub(super) cluster_preferences: Listing<Arc<Preference>>,
+    pub(super) revisions: Listing<Revision>,
     /// The known ControllerRevisions of instancetypes and preferences by the VM that owns them: they are dropped with it.
     owned: HashMap<Key, BTreeSet<Box<str>>>,
 }
@@ -123,59 +123,6 @@ impl Expanders {
         }
         for name in self.owned.remove(&(namespace.to_owned(), vm.to_owned())).into_iter().flatten() {
             self.revisions.take(namespace, &name);
-        }
-    }
-
-    pub(super) fn insert_instancetype(&mut self, kind: Kind, (namespace, name): &Key, object: Instancetype) {
-        let listing = match kind {
-            Kind::Instancetype => &mut self.instancetypes,
-            _ => &mut self.cluster_instancetypes,
-        };
-        listing.insert(namespace, name, Arc::new(object));
-    }
-
-    pub(super) fn insert_preference(&mut self, kind: Kind, (namespace, name): &Key, object: Preference) {
-        let listing = match kind {
-            Kind::Preference => &mut self.preferences,
-            _ => &mut self.cluster_preferences,
-        };
-        listing.insert(namespace, name, Arc::new(object));
-    }
-
-    pub(super) fn contains_instancetype(&self, kind: Kind, (namespace, name): &Key, object: &Instancetype) -> bool {
-        let listing = match kind {
-            Kind::Instancetype => &self.instancetypes,
-            _ => &self.cluster_instancetypes,
-        };
-        listing.get(namespace, name).known().is_some_and(|known| ***known == *object)
-    }
-
-    pub(super) fn contains_preference(&self, kind: Kind, (namespace, name): &Key, object: &Preference) -> bool {
-        let listing = match kind {
-            Kind::Preference => &self.preferences,
-            _ => &self.cluster_preferences,
-        };
-        listing.get(namespace, name).known().is_some_and(|known| ***known == *object)
-    }
-
-    /// Returns the listing of instancetypes, preferences or ControllerRevisions.
-    pub(super) fn listing(&self, kind: Kind) -> &dyn AnyListing {
-        match kind {
-            Kind::Instancetype => &self.instancetypes,
-            Kind::ClusterInstancetype => &self.cluster_instancetypes,
-            Kind::Preference => &self.preferences,
-            Kind::ClusterPreference => &self.cluster_preferences,
-            _ => &self.revisions,
-        }
-    }
-
-    pub(super) fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
-        match kind {
-            Kind::Instancetype => &mut self.instancetypes,
-            Kind::ClusterInstancetype => &mut self.cluster_instancetypes,
-            Kind::Preference => &mut self.preferences,
-            Kind::ClusterPreference => &mut self.cluster_preferences,
-            _ => &mut self.revisions,
         }
     }
 }
@@ -284,9 +231,9 @@ mod tests {
     #[test]
     fn an_object_that_changes_nothing_a_rule_reads_is_known_already() {
         let mut store = cluster();
-        let kinds = store.device_kinds();
+        let registry = store.registry();
         let is_known = |store: &Store, object: &Value, kind| {
-            store.contains(&super::super::Projection::read(kind, &object.to_string(), &kinds).unwrap())
+            store.contains(&super::super::Projection::read(kind, &object.to_string(), &registry).unwrap())
         };
         let mut object = preference("VirtualMachinePreference", &json!({"name": "pe", "namespace": "demo"}), "e1000e");
         object["spec"]["features"] = json!({"preferredAcpi": {}});

@@ -14,6 +14,7 @@ use crate::{
     facts::{
         Attachment, Expansion, Expansions, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota,
         UnstableAddress, Vm, Vmi,
+        attachment::AttachmentDaemon,
         boot::Stamp,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
@@ -90,7 +91,7 @@ impl Store {
         let template = &vm.spec.template;
         let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
         let options = expansion.options(template.metadata.annotations.as_ref());
-        match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.device_kinds()) {
+        match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.registry()) {
             Ok(devices) => Fact::Known(Arc::new(devices)),
             Err(_) => Fact::Absent,
         }
@@ -149,17 +150,23 @@ impl Store {
         if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
-        let mut attachment = Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon));
-        if !self.sees_daemon_sets {
+        let mut attachment = Attachment::of(self.attachment_daemons());
+        // Without any DaemonSet, a missing Multus proves nothing.
+        if self.daemons.count() == 0 {
             attachment.multus = Fact::Unknown;
         }
         Fact::Known(attachment)
     }
 
+    /// Returns the DaemonSets that attach NICs.
+    fn attachment_daemons(&self) -> impl Iterator<Item = &AttachmentDaemon> {
+        self.daemons.iter().filter_map(|(_, _, daemon)| daemon.as_ref())
+    }
+
     /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
     /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
-        let daemons = || self.daemons.iter().map(|(_, _, daemon)| daemon);
+        let daemons = || self.attachment_daemons();
         let of_flags = daemons()
             .filter(|daemon| daemon.is_thin_multus || daemon.isolation.is_some())
             .map(|daemon| daemon.isolation.clone().map_or(Fact::Absent, |isolation| Fact::Known(Arc::new(isolation))));
