@@ -382,6 +382,50 @@ mod tests {
         (200, body)
     }
 
+    /// The same, where the VM has an instancetype and a preference.
+    fn expanding(path: &str) -> Reply {
+        let expanding = "/apis/instancetype.kubevirt.io/v1beta1";
+        let named = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        let stored = json!({"controllerRevisionRef": {"name": "vm-u1-1"}});
+        let spec = json!({"cpu": {"guest": 2}, "memory": {"guest": "4Gi"}});
+        match path {
+            VM => (
+                200,
+                json!({"metadata": metadata("vm"), "status": {"instancetypeRef": stored},
+                    "spec": {"instancetype": {"name": "u1"}, "preference": named, "template": {"spec": guest()}}}),
+            ),
+            path if path == format!("{expanding}/namespaces/demo/virtualmachinepreferences/pe") => {
+                (200, json!({"metadata": metadata("pe"), "spec": {"devices": {"preferredInterfaceModel": "e1000e"}}}))
+            }
+            path if path.ends_with("/controllerrevisions/vm-u1-1") => {
+                let labels = json!({"instancetype.kubevirt.io/object-name": "u1"});
+                let metadata = json!({"name": "vm-u1-1", "namespace": "demo", "labels": labels});
+                let data = json!({"kind": "VirtualMachineClusterInstancetype", "spec": spec});
+                (200, json!({"metadata": metadata, "data": data}))
+            }
+            path if path.starts_with(expanding) => (403, json!({"kind": "Status", "code": 403, "reason": "Forbidden"})),
+            _ => complete(path),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_kubevirt_expands_the_vm_with_is_read_as_far_as_permitted() {
+        let mut change = adds("net");
+        change["request"]["object"]["spec"]["preference"] = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        change["request"]["object"]["spec"]["instancetype"] = json!({"name": "u1"});
+        change["request"]["object"]["status"] =
+            json!({"instancetypeRef": {"controllerRevisionRef": {"name": "vm-u1-1"}}});
+        let (facts, errors, urls) = fetched(&change, expanding).await;
+        let after = facts.expansion().unwrap();
+        assert_eq!(after.preference.known().map(|preference| &*preference.model), Some("e1000e"));
+        assert_eq!(
+            after.instancetype.known().map(|instancetype| (instancetype.vcpus, &*instancetype.memory)),
+            Some((2, "4Gi"))
+        );
+        assert!(errors.is_empty(), "{errors:?}");
+        assert!(urls.iter().any(|url| url.ends_with("/v1beta1/virtualmachineclusterinstancetypes/u1")), "{urls:?}");
+    }
+
     fn absent(path: &str) -> Reply {
         let name = path.rsplit('/').next().unwrap();
         let message = format!("things {name:?} not found");

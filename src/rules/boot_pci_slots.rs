@@ -200,8 +200,11 @@ fn malformed_reservation(case: &Case) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
+        facts::{Fact, Instancetype},
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},
@@ -290,6 +293,39 @@ mod tests {
         assert_eq!(what, "the guest cannot boot: KubeVirt v1.8.2 adds PCIe ports that i440fx lacks (fixed in v1.8.3)");
         i440fx("v1.8.3").expect(&RULE, &Expect::Silent);
         i440fx("v1.9.0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_vm_is_judged_as_kubevirt_expands_it() {
+        vm(0).preferring("").expect(&RULE, &Expect::Silent);
+        // libvirt refuses a cdrom on bus virtio.
+        let cdrom = vm(0).domain(r#""devices": {"disks": [{"name": "d", "cdrom": {}}], "#);
+        let finding = cdrom.preferring(r#""preferredCdromBus": "virtio""#).findings(&RULE).remove(0);
+        assert!(finding.what.starts_with("the guest cannot boot: disk \"d\": libvirt refuses a cdrom"), "{finding:?}");
+        // With four NICs no port is free, unless the guest has more than 2Gi of memory.
+        for (memory, expect) in [("1Gi", DEVICES), ("4Gi", Expect::Silent)] {
+            let instancetype = Instancetype { memory: memory.into(), ..Instancetype::default() };
+            let expanded = vm(2).preferring("").facts(|facts| {
+                facts.expansions.as_mut().unwrap().after.instancetype = Fact::Known(Arc::new(instancetype));
+            });
+            expanded.expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_vm_that_cannot_be_expanded_is_reported_only_if_it_reserves_ports() {
+        vm(2).preferring("").unread().expect(&RULE, &Expect::Silent);
+        let reserving = vm(2).preferring("").unread().annotated(r#""nicplug.io/reserve-ports": "1""#);
+        reserving.expect(&RULE, &Expect::Unchecked);
+        let by_settings = Settings { reserve_ports: Some(1), ..Settings::default() };
+        vm(2).preferring("").unread().settings(by_settings).expect(&RULE, &Expect::Unchecked);
+        // What the template itself has is judged nevertheless.
+        let twice = vm(0).domain(
+            r#""devices": {"disks": [{"name": "a", "disk": {"bus": "virtio", "pciAddress": "0000:03:00.0"}},
+                {"name": "b", "disk": {"bus": "virtio", "pciAddress": "0000:03:00.0"}}],"#,
+        );
+        let finding = twice.preferring("").unread().findings(&RULE).remove(0);
+        assert!(matches!(finding.kind, FindingKind::Certain(_)), "{finding:?}");
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::RULE;
-    use crate::rules::testing::{Expect, nic, table, table_of_updates, table_on};
+    use crate::rules::testing::{Expect, Hotplug, nic, table, table_of_updates, table_on};
 
     const INTERFACE: &str = "spec.template.spec.domain.devices.interfaces[0]";
     const NAME: &str = "spec.template.spec.domain.devices.interfaces[0].name";
@@ -226,6 +226,20 @@ mod tests {
     const MAC: &str = "spec.template.spec.domain.devices.interfaces[0].macAddress";
     const POD: &str = r#""pod": {}"#;
     const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
+
+    #[test]
+    fn a_preference_can_bind_an_interface_on_the_pod_network() {
+        let unbound = |network: &str| {
+            Hotplug::of(r#"{"name": "dyniface1"}"#).on(&format!(r#"{{"name": "dyniface1", {network}}}"#)).created()
+        };
+        const SECOND: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
+        let masquerade = r#""preferredInterfaceMasquerade": {}"#;
+        unbound(POD).preferring(masquerade).expect(&RULE, &Expect::Silent);
+        unbound(POD).preferring("").expect(&RULE, &SECOND);
+        unbound(POD).expect(&RULE, &SECOND);
+        unbound(MULTUS).preferring(masquerade).expect(&RULE, &SECOND);
+        unbound(POD).preferring(masquerade).unread().expect(&RULE, &Expect::Unchecked);
+    }
 
     #[test]
     fn exactly_one_binding() {

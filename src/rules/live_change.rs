@@ -365,7 +365,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, nad::Nad, vmi::Migratable},
+        facts::{Expansion, Expansions, Fact, Preference, nad::Nad, nic::hash_of_interface, vmi::Migratable},
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -502,6 +502,74 @@ mod tests {
         let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
         let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
         with_link.expect(&RULE, &Expect::Faults(&[FIELD]));
+    }
+
+    #[test]
+    fn under_a_preferred_model_a_plugged_nic_must_name_virtio() {
+        let with = |fields: &str| format!(r#"{{"name": "dyniface1", "bridge": {{}}{fields}}}"#);
+        let modify = |fields: &str| Hotplug::modify((NIC, NET), (&with(fields), NET));
+        let model = |model: &str| format!(r#", "model": "{model}""#);
+        let said = |hotplug: &Hotplug| -> Vec<String> {
+            hotplug.findings(&RULE).into_iter().map(|finding| finding.what).collect()
+        };
+        for (change, preferred, expected) in [
+            (Hotplug::of(NIC), "e1000e", Some("\"dyniface1\" has no model: the preference's \"e1000e\" differs")),
+            (Hotplug::of(NIC), "virtio", Some("\"dyniface1\" has no model: KubeVirt compares none with")),
+            (Hotplug::of(&with(&model("virtio"))), "e1000e", None),
+            (Hotplug::of(NIC), "", None),
+            // What the preference has set is written out, and changed.
+            (modify(&model("e1000e")), "e1000e", None),
+            (modify(&model("virtio")), "e1000e", Some("model of \"dyniface1\" changes at the next restart")),
+            (modify(r#", "state": "down""#), "e1000e", None),
+        ] {
+            let read = change.preferring(&format!(r#""preferredInterfaceModel": "{preferred}""#));
+            let what = said(&read);
+            let is_expected = |what: &[String]| match expected {
+                Some(expected) => what.len() == 1 && what[0].starts_with(expected),
+                None => what.is_empty(),
+            };
+            assert!(is_expected(&what), "{preferred}: {what:?}");
+            // Where it cannot be read, it is inferred from the running guest.
+            let what = said(&read.unread());
+            assert!(is_expected(&what), "{preferred}, not read: {what:?}");
+        }
+        let finding = Hotplug::of(NIC).preferring(r#""preferredInterfaceModel": "e1000e""#).findings(&RULE).remove(0);
+        assert_eq!(finding.fix, "write model: virtio");
+    }
+
+    #[test]
+    fn a_preferred_binding_is_no_difference() {
+        let on_pod = r#"{"name": "dyniface1", "pod": {}}"#;
+        let change = || {
+            let unbound = r#"{"name": "dyniface1"}"#;
+            let down = r#"{"name": "dyniface1", "state": "down"}"#;
+            let bound = serde_json::from_str(r#"{"name": "dyniface1", "masquerade": {}}"#).unwrap();
+            Hotplug::modify((unbound, on_pod), (down, on_pod))
+                .vmi(|vmi| Arc::make_mut(&mut vmi.nics)[1].interface_hash = hash_of_interface(&bound))
+        };
+        let preferred = || change().preferring(r#""preferredInterfaceMasquerade": {}"#);
+        preferred().expect(&RULE, &Expect::Silent);
+        preferred().unread().expect(&RULE, &Expect::Silent);
+        change().expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn another_preference_changes_the_nics_that_leave_a_field_to_it() {
+        let none = || Expansion { instancetype: Fact::Absent, preference: Fact::Absent };
+        let preferring = |model: &str| {
+            let preference = Preference { model: model.into(), ..Preference::default() };
+            Expansion { preference: Fact::Known(Arc::new(preference)), ..none() }
+        };
+        let to = |after: Expansion| {
+            let change = Hotplug::modify((NIC, NET), (NIC, NET)).spec(r#""preference": {"name": "other"}"#);
+            change.facts(|facts| facts.expansions = Some(Box::new(Expansions { before: none(), after })))
+        };
+        let changed = to(preferring("e1000e")).findings(&RULE);
+        let what: Vec<&str> = changed.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(what.len(), 2, "{what:?}");
+        assert!(what.iter().all(|what| what.starts_with("model of ")), "{what:?}");
+        to(preferring("")).expect(&RULE, &Expect::Silent);
+        to(Expansion::default()).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]

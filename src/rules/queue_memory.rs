@@ -71,8 +71,11 @@ fn evaluate(case: &Case, nics: usize, queues_per_nic: u32) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
+        facts::{Fact, Instancetype},
         rules::testing::{Expect, Hotplug},
         settings::Settings,
     };
@@ -94,6 +97,27 @@ mod tests {
         let domain = r#""cpu": {"cores": 33}, "devices": {"networkInterfaceMultiqueue": true, "#;
         Hotplug::of(NIC).created().domain(domain).expect(&RULE, &FAULT);
         Hotplug::of(NIC).created().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn an_expanded_vm_is_checked_with_its_vcpus_and_models() {
+        let with = |devices: &str, vcpus: u32| {
+            Hotplug::of(NIC).created().preferring(devices).facts(|facts| {
+                let instancetype = Instancetype { vcpus, ..Instancetype::default() };
+                facts.expansions.as_mut().unwrap().after.instancetype = Fact::Known(Arc::new(instancetype));
+            })
+        };
+        let multiqueue = r#""preferredNetworkInterfaceMultiQueue": true"#;
+        with(multiqueue, 33).expect(&RULE, &FAULT);
+        with(multiqueue, 32).expect(&RULE, &Expect::Silent);
+        with("", 33).expect(&RULE, &Expect::Silent);
+        let e1000e = format!(r#"{multiqueue}, "preferredInterfaceModel": "e1000e""#);
+        with(&e1000e, 33).expect(&RULE, &Expect::Silent);
+        with(multiqueue, 33).unread().expect(&RULE, &Expect::Silent);
+        // The NIC of the guest has the preferred model, the plugged one is virtio.
+        let plug = |queues| Hotplug::of(NIC).preferring(&e1000e).vmi(|vmi| vmi.queues_per_nic = queues);
+        plug(64).expect(&RULE, &Expect::Silent);
+        plug(65).expect(&RULE, &FAULT);
     }
 
     #[test]
