@@ -334,20 +334,35 @@ mod tests {
         format!("{devices:?} {:?} {nics:?}", queues_per_nic(guest))
     }
 
-    /// A template expands to the same guest as another one that writes everything out.
+    /// Asserts that a template expands to the same guest as another one that writes everything out.
+    fn assert_expanded(template: &str, instancetype: &str, preference: &str, written_out: &str) {
+        let expansion = expansion(instancetype, preference);
+        let template: GuestSpec = serde_json::from_str(template).unwrap();
+        let texts = expansion.texts(&template).unwrap();
+        let written: GuestSpec = serde_json::from_str(written_out).unwrap();
+        let options = PciOptions::default().for_template();
+        let expanded = summary(&expansion.guest(&template, &texts), &options);
+        assert_eq!(expanded, summary(&written, &options), "{instancetype} {preference} {written_out}");
+    }
+
+    /// Returns a guest with this domain, a pod network, a further network and two volumes.
+    fn guest(domain: &str) -> String {
+        format!(
+            r#"{{"domain": {{{domain}}}, "networks": [{{"name": "a", "pod": {{}}}},
+                {{"name": "b", "multus": {{"networkName": "n"}}}}], "volumes": [{{"name": "v"}}, {{"name": "w"}}]}}"#
+        )
+    }
+
+    fn devices(text: &str) -> String {
+        guest(&format!(r#""devices": {{{text}}}"#))
+    }
+
+    const NICS: &str =
+        r#""interfaces": [{"name": "a", "masquerade": {}}, {"name": "b", "bridge": {}, "model": "virtio"}]"#;
+
     #[test]
-    fn a_template_is_expanded_as_kubevirt_does() {
-        let guest = |domain: &str| {
-            format!(
-                r#"{{"domain": {{{domain}}}, "networks": [{{"name": "a", "pod": {{}}}},
-                    {{"name": "b", "multus": {{"networkName": "n"}}}}], "volumes": [{{"name": "v"}}, {{"name": "w"}}]}}"#
-            )
-        };
-        let devices = |text: &str| guest(&format!(r#""devices": {{{text}}}"#));
-        let prefers = |text: &str| format!(r#"{{"devices": {{{text}}}}}"#);
-        let nics = r#""interfaces": [{"name": "a", "masquerade": {}}, {"name": "b", "bridge": {}, "model": "virtio"}]"#;
+    fn an_instancetype_sets_cpu_memory_and_devices() {
         for (template, instancetype, preference, written_out) in [
-            // An instancetype sets CPU and memory, and its devices replace none.
             (
                 guest(r#""devices": {"networkInterfaceMultiqueue": true}"#),
                 r#"{"cpu": {"guest": 6}, "memory": {"guest": "8Gi"}}"#,
@@ -375,9 +390,17 @@ mod tests {
                         "devices": {"networkInterfaceMultiqueue": true}"#,
                 ),
             ),
-            // A preference sets what is left out.
+        ] {
+            assert_expanded(&template, instancetype, &preference, &written_out);
+        }
+    }
+
+    #[test]
+    fn a_preference_sets_what_the_template_leaves_out() {
+        let prefers = |text: &str| format!(r#"{{"devices": {{{text}}}}}"#);
+        for (template, instancetype, preference, written_out) in [
             (
-                devices(nics),
+                devices(NICS),
                 "",
                 prefers(r#""preferredInterfaceModel": "e1000""#),
                 devices(
@@ -437,16 +460,25 @@ mod tests {
                 devices(r#""inputs": [{"name": "i", "bus": "usb", "type": "tablet"}]"#),
             ),
             (
-                devices(nics),
+                devices(NICS),
                 "",
                 r#"{"preferredArchitecture": "arm64", "machine": {"preferredMachineType": "virt"}}"#.to_owned(),
-                devices(nics).replacen('{', r#"{"architecture": "arm64", "#, 1).replacen(
+                devices(NICS).replacen('{', r#"{"architecture": "arm64", "#, 1).replacen(
                     r#""domain": {"#,
                     r#""domain": {"machine": {"type": "virt"}, "#,
                     1,
                 ),
             ),
-            // The default NIC comes before the models, unless the preference has none.
+        ] {
+            assert_expanded(&template, instancetype, &preference, &written_out);
+        }
+    }
+
+    /// KubeVirt adds the default NIC before it applies the preferred model.
+    #[test]
+    fn the_default_nic_gets_the_preferred_model() {
+        let prefers = |text: &str| format!(r#"{{"devices": {{{text}}}}}"#);
+        for (template, instancetype, preference, written_out) in [
             (
                 r#"{"domain": {}}"#.to_owned(),
                 "",
@@ -462,16 +494,7 @@ mod tests {
                 r#"{"domain": {"devices": {"autoattachPodInterface": false}}}"#.to_owned(),
             ),
         ] {
-            let expansion = expansion(instancetype, &preference);
-            let parsed: GuestSpec = serde_json::from_str(&template).unwrap();
-            let texts = expansion.texts(&parsed).unwrap();
-            let written: GuestSpec = serde_json::from_str(&written_out).unwrap();
-            let options = PciOptions::default().for_template();
-            assert_eq!(
-                summary(&expansion.guest(&parsed, &texts), &options),
-                summary(&written, &options),
-                "{template} {instancetype} {preference}"
-            );
+            assert_expanded(&template, instancetype, &preference, &written_out);
         }
     }
 

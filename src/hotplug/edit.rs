@@ -436,7 +436,7 @@ mod tests {
             [(true, false, json!("virtio")), (true, true, json!("virtio")), (false, false, Value::Null)]
         {
             let request = EditRequest::Add(NewNic { is_sriov, ..nic("b") });
-            let edit = edit_in(&vm, &request, &cluster_with(is_running, &[preference.clone()])).unwrap();
+            let edit = edit_in(&vm, &request, &cluster_with(is_running, std::slice::from_ref(&preference))).unwrap();
             let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
             assert_eq!(interfaces[2]["model"], model);
             assert!(

@@ -79,11 +79,10 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
     let (mut interfaces, mut networks) = default_nic(input);
     let model = model(input);
     for addition in &changes.add {
-        let mut interface = json!({"name": addition.name, "bridge": {}});
-        if let Some(model) = model {
-            interface["model"] = model.into();
-        }
-        interfaces.push(interface);
+        interfaces.push(match model {
+            Some(model) => json!({"name": addition.name, "bridge": {}, "model": model}),
+            None => json!({"name": addition.name, "bridge": {}}),
+        });
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();

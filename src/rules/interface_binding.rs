@@ -225,6 +225,7 @@ mod tests {
     const SLIRP: &str = "spec.template.spec.domain.devices.interfaces[0].slirp";
     const MAC: &str = "spec.template.spec.domain.devices.interfaces[0].macAddress";
     const POD: &str = r#""pod": {}"#;
+    const SECOND: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
     const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
 
     #[test]
@@ -232,7 +233,6 @@ mod tests {
         let unbound = |network: &str| {
             Hotplug::of(r#"{"name": "dyniface1"}"#).on(&format!(r#"{{"name": "dyniface1", {network}}}"#)).created()
         };
-        const SECOND: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
         let masquerade = r#""preferredInterfaceMasquerade": {}"#;
         unbound(POD).preferring(masquerade).expect(&RULE, &Expect::Silent);
         unbound(POD).preferring("").expect(&RULE, &SECOND);

@@ -101,8 +101,9 @@ impl Expanders {
     }
 
     pub(super) fn missing_of(&self, namespace: &str, vm: &VirtualMachine) -> Vec<Box<str>> {
-        let names = Reference::both(vm).into_iter().flatten().map(|reference| reference.revision().into());
-        names.filter(|name: &Box<str>| !name.is_empty() && !self.revisions.knows(namespace, name)).collect()
+        let is_missing = |name: &str| !name.is_empty() && !self.revisions.knows(namespace, name);
+        let references = Reference::both(vm).into_iter().flatten();
+        references.filter(|reference| is_missing(reference.revision())).map(|it| it.revision().into()).collect()
     }
 
     pub(super) fn revision(&self, namespace: &str, name: &str) -> Fact<&Revision> {

@@ -18,7 +18,7 @@ mod vmi;
 
 use std::fmt;
 
-pub(crate) use self::config_map::MULTUS_CONFIG;
+pub(crate) use self::{config_map::MULTUS_CONFIG, revision::stores_expander};
 use super::{Store, listing::AnyListing};
 use crate::{
     api::{FieldError, metadata::Metadata},

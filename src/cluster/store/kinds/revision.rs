@@ -40,6 +40,12 @@ impl StoredKind for Revisions {
     }
 }
 
+/// Whether a ControllerRevision stores an instancetype or a preference.
+pub(crate) fn stores_expander(text: &str) -> bool {
+    let stored = read_object::<StoredRevision>(text).unwrap_or_default();
+    Kind::of(Kind::Instancetype.group(), &stored.data.kind).is_some()
+}
+
 /// A ControllerRevision; without a revision if it shows nothing that a rule needs.
 #[derive(Debug, Default)]
 struct ProjectedRevision {
