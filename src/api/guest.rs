@@ -451,6 +451,12 @@ fields! {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Quantity<'a>(Cow<'a, str>);
 
+impl<'a> From<&'a str> for Quantity<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
 impl Quantity<'_> {
     /// Returns the text of the quantity.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::api::{
     is_same,
     metadata::{Annotations, Metadata},
     review::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
-    vm::{GuestTemplate, InterfaceRequest, PoolSpec, VirtualMachine},
+    vm::{GuestTemplate, InterfaceRequest, Matcher, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -95,7 +95,7 @@ impl<'r> Change<'r> {
             && is_same(before.guest, self.after.guest)
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
-            && before.needs_expansion == self.after.needs_expansion
+            && before.matchers() == self.after.matchers()
             && !self.requests_nics()
     }
 
@@ -120,14 +120,22 @@ impl<'r> Change<'r> {
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
-    /// Whether the template of a VM changes in a field that changes NICs of the guest without being part of one.
+    /// Whether a VM changes in a field that changes NICs of the guest without being part of one.
     #[must_use]
     pub fn changes_all_nics(&self) -> bool {
         let fields = |view: &ObjectView<'r>| {
             let devices = &view.guest.domain.devices;
             (devices.network_interface_multiqueue, devices.autoattach_pod_interface)
         };
-        self.after.vm.is_some() && self.before.as_ref().is_some_and(|before| fields(before) != fields(&self.after))
+        let differs = |before: &ObjectView<'r>| fields(before) != fields(&self.after);
+        self.after.vm.is_some() && (self.before.as_ref().is_some_and(differs) || self.changes_preference())
+    }
+
+    /// Whether the update of a VM names another preference, which may change every NIC.
+    #[must_use]
+    pub fn changes_preference(&self) -> bool {
+        let preference = |view: &ObjectView<'r>| view.matchers()[1].map(|matcher| (&matcher.name, &matcher.kind));
+        self.before.as_ref().is_some_and(|before| preference(before) != preference(&self.after))
     }
 
     /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
@@ -249,8 +257,6 @@ pub struct ObjectView<'r> {
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// The VM, if the object is one.
     pub vm: Option<&'r VirtualMachine<'r>>,
-    /// Whether KubeVirt expands the template with an instancetype or a preference.
-    pub needs_expansion: bool,
     /// `spec.replicas` of a pool or replica set; `None` if it is not set.
     pub replicas: Option<i64>,
     /// The pool, if the object is one.
@@ -263,11 +269,9 @@ impl<'r> ObjectView<'r> {
             Object::Vmi(vmi) => {
                 Self { vmi: Some(vmi), ..Self::with_guest(&vmi.metadata, &vmi.metadata, &vmi.spec, "spec") }
             }
-            Object::Vm(vm) => Self {
-                vm: Some(vm),
-                needs_expansion: vm.needs_expansion(),
-                ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec")
-            },
+            Object::Vm(vm) => {
+                Self { vm: Some(vm), ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec") }
+            }
             Object::ReplicaSet(set) => Self {
                 replicas: set.spec.replicas,
                 ..Self::with_template(&set.metadata, &set.spec.template, "spec.template.spec")
@@ -276,7 +280,6 @@ impl<'r> ObjectView<'r> {
                 let vm = &pool.spec.virtual_machine_template;
                 let path = "spec.virtualMachineTemplate.spec.template.spec";
                 Self {
-                    needs_expansion: vm.needs_expansion(),
                     replicas: pool.spec.replicas,
                     pool: Some(&pool.spec),
                     ..Self::with_template(&pool.metadata, &vm.spec.template, path)
@@ -296,17 +299,26 @@ impl<'r> ObjectView<'r> {
         guest: &'r GuestSpec<'r>,
         path: &'static str,
     ) -> Self {
-        Self {
-            metadata,
-            guest_metadata,
-            guest,
-            path,
-            vmi: None,
-            vm: None,
-            needs_expansion: false,
-            replicas: None,
-            pool: None,
-        }
+        Self { metadata, guest_metadata, guest, path, vmi: None, vm: None, replicas: None, pool: None }
+    }
+
+    /// Returns the VM that KubeVirt expands: the object, or the template of a pool.
+    #[must_use]
+    pub fn expanded_vm(&self) -> Option<&'r VirtualMachine<'r>> {
+        self.vm.or(self.pool.map(|pool| &pool.virtual_machine_template))
+    }
+
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
+    #[must_use]
+    pub fn needs_expansion(&self) -> bool {
+        self.expanded_vm().is_some_and(VirtualMachine::needs_expansion)
+    }
+
+    /// Returns what names the instancetype and the preference.
+    #[must_use]
+    pub fn matchers(&self) -> [Option<&'r Matcher<'r>>; 2] {
+        let spec = self.expanded_vm().map(|vm| &vm.spec);
+        [spec.and_then(|spec| spec.instancetype.as_ref()), spec.and_then(|spec| spec.preference.as_ref())]
     }
 
     /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.

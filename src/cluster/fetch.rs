@@ -8,9 +8,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{Store, kinds::MULTUS_CONFIG, network_index::OF_MULTUS};
+use super::{
+    reference::Reference,
+    store::{Store, kinds::MULTUS_CONFIG, network_index::OF_MULTUS},
+};
 use crate::{
-    api::{network::NadRef, vmi::VirtualMachineInstance},
+    api::{network::NadRef, vm::VirtualMachine, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
     facts::{
         nad::{MULTUS_NAMESPACE, nad_of},
@@ -225,7 +228,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     }
     // An object that gets its name from the API server does not exist yet.
     if !guest.is_empty() {
-        reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
+        reads.push((Kind::Vm, vm(client, ObjectPath::one(Kind::Vm, namespace, guest)).boxed()));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
         reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
@@ -280,6 +283,16 @@ async fn vmi(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     }
 }
 
+/// Reads a VM and what KubeVirt expands it with. Many users may not read that, and without it less is known.
+async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
+    let vm = get(client, path).await;
+    let Fetched::Object(ObjectPath { namespace, .. }, object) = &vm else { return vec![vm] };
+    let expanding = expanding_objects(namespace, object);
+    let expanding = join_all(expanding.into_iter().map(|path| get(client, path))).await;
+    let expanding = expanding.into_iter().filter(|fetched| !matches!(fetched, Fetched::Failed(_)));
+    expanding.chain([vm]).collect()
+}
+
 /// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
 async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     let network = get(client, path).await;
@@ -327,6 +340,13 @@ async fn mutating_webhooks(client: &ApiClient) -> Vec<Fetched> {
 
 fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
+}
+
+/// Returns the objects with which KubeVirt may expand a VM.
+fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
+    let Ok(vm) = serde_json::from_str::<VirtualMachine>(vm) else { return Vec::new() };
+    let references = Reference::both(&vm).into_iter().flatten();
+    references.flat_map(|reference| reference.paths(namespace)).collect()
 }
 
 /// Returns the name of the ControllerRevision that a VMI was started from.
@@ -406,6 +426,50 @@ mod tests {
             _ => return absent(path),
         };
         (200, body)
+    }
+
+    /// The same, where the VM has an instancetype and a preference.
+    fn expanding(path: &str) -> Reply {
+        let expanding = "/apis/instancetype.kubevirt.io/v1beta1";
+        let named = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        let stored = json!({"controllerRevisionRef": {"name": "vm-u1-1"}});
+        let spec = json!({"cpu": {"guest": 2}, "memory": {"guest": "4Gi"}});
+        match path {
+            VM => (
+                200,
+                json!({"metadata": metadata("vm"), "status": {"instancetypeRef": stored},
+                    "spec": {"instancetype": {"name": "u1"}, "preference": named, "template": {"spec": guest()}}}),
+            ),
+            path if path == format!("{expanding}/namespaces/demo/virtualmachinepreferences/pe") => {
+                (200, json!({"metadata": metadata("pe"), "spec": {"devices": {"preferredInterfaceModel": "e1000e"}}}))
+            }
+            path if path.ends_with("/controllerrevisions/vm-u1-1") => {
+                let labels = json!({"instancetype.kubevirt.io/object-name": "u1"});
+                let metadata = json!({"name": "vm-u1-1", "namespace": "demo", "labels": labels});
+                let data = json!({"kind": "VirtualMachineClusterInstancetype", "spec": spec});
+                (200, json!({"metadata": metadata, "data": data}))
+            }
+            path if path.starts_with(expanding) => (403, json!({"kind": "Status", "code": 403, "reason": "Forbidden"})),
+            _ => complete(path),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_kubevirt_expands_the_vm_with_is_read_as_far_as_permitted() {
+        let mut change = adds("net");
+        change["request"]["object"]["spec"]["preference"] = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        change["request"]["object"]["spec"]["instancetype"] = json!({"name": "u1"});
+        change["request"]["object"]["status"] =
+            json!({"instancetypeRef": {"controllerRevisionRef": {"name": "vm-u1-1"}}});
+        let (facts, errors, urls) = fetched(&change, expanding).await;
+        let after = facts.expansion().unwrap();
+        assert_eq!(after.preference.known().map(|preference| &*preference.model), Some("e1000e"));
+        assert_eq!(
+            after.instancetype.known().map(|instancetype| (instancetype.vcpus, &*instancetype.memory)),
+            Some((2, "4Gi"))
+        );
+        assert!(errors.is_empty(), "{errors:?}");
+        assert!(urls.iter().any(|url| url.ends_with("/v1beta1/virtualmachineclusterinstancetypes/u1")), "{urls:?}");
     }
 
     fn absent(path: &str) -> Reply {

@@ -1,5 +1,6 @@
 //! Objects of the cluster, reduced to facts, by name.
 
+pub(super) mod expanders;
 pub(super) mod guests;
 pub(super) mod interner;
 pub(super) mod kinds;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use self::projection::ObjectError;
 use self::{
+    expanders::Expanders,
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
@@ -32,7 +34,6 @@ use crate::{
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
-    pci::Devices,
     settings::overrides::ParsedOverrides,
 };
 
@@ -64,8 +65,8 @@ pub struct Store {
     guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
-    /// The devices of the templates from which guests were started.
-    revisions: Listing<Arc<Devices>>,
+    /// The instancetypes and preferences, and all ControllerRevisions.
+    expanders: Expanders,
     /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.

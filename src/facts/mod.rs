@@ -6,10 +6,13 @@
 pub mod attachment;
 pub mod boot;
 pub mod cni;
+pub mod expand;
+pub mod instancetype;
 pub mod kubevirt;
 pub mod migration;
 pub mod nad;
 pub mod nic;
+pub mod nic_preference;
 pub mod nodes;
 pub mod placement;
 pub mod quota;
@@ -22,8 +25,11 @@ use std::sync::Arc;
 pub use self::{
     attachment::Attachment,
     boot::BootFacts,
+    expand::{Expansion, Expansions},
+    instancetype::{Instancetype, Preference},
     kubevirt::KubeVirt,
     nad::{MULTUS_NAMESPACE, Nad, Nads, NamespaceIsolation},
+    nic_preference::NicPreference,
     nodes::Nodes,
     placement::Placement,
     quota::Quota,
@@ -144,6 +150,8 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
+    /// What KubeVirt expands the VM with; `None` if it names neither an instancetype nor a preference.
+    pub expansions: Option<Box<Expansions>>,
     /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
     /// The running guests that use the network of the request.
@@ -204,6 +212,18 @@ impl Facts {
     pub fn unstable_address(&self, is_kept: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
         let mut kept = self.guest_networks.iter().filter(|of| is_kept(&of.nic));
         kept.find_map(|of| Some((&*of.nic, of.nad.network.assigns_anew()?)))
+    }
+
+    /// Returns what KubeVirt expands the new state of the VM with.
+    #[must_use]
+    pub fn expansion(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.after)
+    }
+
+    /// Returns what KubeVirt expands the stored state of the VM with.
+    #[must_use]
+    pub fn expansion_before(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.before)
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.

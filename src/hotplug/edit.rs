@@ -359,6 +359,10 @@ mod tests {
 
     /// Returns a cluster with the network, where the VM runs or not.
     fn cluster(is_running: bool) -> Arc<dyn FactSource> {
+        cluster_with(is_running, &[])
+    }
+
+    fn cluster_with(is_running: bool, others: &[Value]) -> Arc<dyn FactSource> {
         let mut store = Store::complete();
         let mut objects = vec![
             json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
@@ -374,7 +378,7 @@ mod tests {
                 "metadata": {"name": "vm", "namespace": "demo"}, "spec": vm()["spec"]["template"]["spec"],
                 "status": {"phase": "Running"}}));
         }
-        for object in &objects {
+        for object in objects.iter().chain(others) {
             store.insert(object).unwrap();
         }
         Arc::new(store)
@@ -419,6 +423,27 @@ mod tests {
             let interface = interfaces.as_array().unwrap().last().unwrap();
             assert_eq!(*interface, json!({"name": "b", "sriov": {}, "macAddress": "02:00:00:00:00:aa"}));
             assert!(edit.is_sriov);
+        }
+    }
+
+    #[test]
+    fn under_a_preferred_model_the_nic_of_a_running_vm_names_its_own() {
+        let mut vm = vm();
+        vm["spec"]["preference"] = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        let preference = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachinePreference",
+            "metadata": {"name": "pe", "namespace": "demo"}, "spec": {"devices": {"preferredInterfaceModel": "e1000e"}}});
+        for (is_running, is_sriov, model) in
+            [(true, false, json!("virtio")), (true, true, json!("virtio")), (false, false, Value::Null)]
+        {
+            let request = EditRequest::Add(NewNic { is_sriov, ..nic("b") });
+            let edit = edit_in(&vm, &request, &cluster_with(is_running, std::slice::from_ref(&preference))).unwrap();
+            let interfaces = &edit.object["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"];
+            assert_eq!(interfaces[2]["model"], model);
+            assert!(
+                !edit.verdict.warnings.iter().any(|warning| warning.contains("has no model")),
+                "{:?}",
+                edit.verdict
+            );
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     api::network::Network,
     change::{Change, Nic},
     facts::{
-        Fact, FactKind, Vmi,
+        Expansion, Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
         migration::Obstacle,
         nic::{HotplugMethod, NetworkRole},
@@ -31,7 +31,9 @@ rule! {
     ///
     /// KubeVirt compares the template with the running guest, not with the template before, and letter by letter:
     /// writing `model: virtio` where none stood asks for a restart, and writing back what the guest has removes the
-    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too.
+    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too. It applies the preference of
+    /// the VM first, to the template and not to a plugged NIC: under a preferred model, a plugged NIC without `model`
+    /// asks for a restart, and one with `model: virtio` does not.
     ///
     /// A changed `networkName` is applied by live migration, with the feature gate LiveUpdateNADRef of KubeVirt 1.8 or
     /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
@@ -115,6 +117,10 @@ fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
             findings.extend(of_request.iter().filter_map(|difference| evaluate_dropped(case, difference)));
         }
     }
+    let is_unknown = |expansion: &Expansion| matches!(expansion.preference, Fact::Unknown);
+    if case.change.changes_preference() && case.facts.expansion().is_some_and(is_unknown) {
+        findings.push(RULE.unchecked("what the new preference changes was not checked: it cannot be read"));
+    }
     findings
 }
 
@@ -127,7 +133,9 @@ fn is_of_request(change: &Change, difference: &Difference) -> bool {
             let is_automatic = change.before.is_some_and(|before| before.guest.gets_default_nic());
             is_automatic || nics.removed.iter().any(|nic| *nic.name == *guest.name)
         }
-        Difference::Field(nic, _) | Difference::NoModel(nic, _) => new.any(|changed| changed.name == nic.name),
+        Difference::Field(nic, _) | Difference::NoModel(nic, _) => {
+            change.changes_preference() || new.any(|changed| changed.name == nic.name)
+        }
         Difference::PodNetwork(_) => !nics.is_empty(),
         Difference::Devices(_) => change.changes_all_nics(),
     }
@@ -195,10 +203,17 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
             "the pod network comes at the next restart: the running guest has none".to_owned()
         }
         Difference::NoModel(nic, model) => {
-            let what = format!(
-                "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a restart",
-                nic.name
-            );
+            let what = match *model {
+                "virtio" => format!(
+                    "{:?} has no model: KubeVirt compares none with the preference's \"virtio\" and asks for a restart",
+                    nic.name
+                ),
+                model => format!(
+                    "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a \
+                     restart",
+                    nic.name
+                ),
+            };
             return fault(case, difference, what).with_fix("write model: virtio".to_owned());
         }
         Difference::Devices(field) => format!("{field} changes at the next restart: the VM is running"),
@@ -379,7 +394,9 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, GuestNetwork, nad::Nad, vmi::Migratable},
+        facts::{
+            Expansion, Expansions, Fact, GuestNetwork, Preference, nad::Nad, nic::hash_of_interface, vmi::Migratable,
+        },
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -539,6 +556,74 @@ mod tests {
         let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
         let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
         with_link.expect(&RULE, &Expect::Faults(&[FIELD]));
+    }
+
+    #[test]
+    fn under_a_preferred_model_a_plugged_nic_must_name_virtio() {
+        let with = |fields: &str| format!(r#"{{"name": "dyniface1", "bridge": {{}}{fields}}}"#);
+        let modify = |fields: &str| Hotplug::modify((NIC, NET), (&with(fields), NET));
+        let model = |model: &str| format!(r#", "model": "{model}""#);
+        let said = |hotplug: &Hotplug| -> Vec<String> {
+            hotplug.findings(&RULE).into_iter().map(|finding| finding.what).collect()
+        };
+        for (change, preferred, expected) in [
+            (Hotplug::of(NIC), "e1000e", Some("\"dyniface1\" has no model: the preference's \"e1000e\" differs")),
+            (Hotplug::of(NIC), "virtio", Some("\"dyniface1\" has no model: KubeVirt compares none with")),
+            (Hotplug::of(&with(&model("virtio"))), "e1000e", None),
+            (Hotplug::of(NIC), "", None),
+            // What the preference has set is written out, and changed.
+            (modify(&model("e1000e")), "e1000e", None),
+            (modify(&model("virtio")), "e1000e", Some("model of \"dyniface1\" changes at the next restart")),
+            (modify(r#", "state": "down""#), "e1000e", None),
+        ] {
+            let read = change.preferring(&format!(r#""preferredInterfaceModel": "{preferred}""#));
+            let what = said(&read);
+            let is_expected = |what: &[String]| match expected {
+                Some(expected) => what.len() == 1 && what[0].starts_with(expected),
+                None => what.is_empty(),
+            };
+            assert!(is_expected(&what), "{preferred}: {what:?}");
+            // Where it cannot be read, it is inferred from the running guest.
+            let what = said(&read.unread());
+            assert!(is_expected(&what), "{preferred}, not read: {what:?}");
+        }
+        let finding = Hotplug::of(NIC).preferring(r#""preferredInterfaceModel": "e1000e""#).findings(&RULE).remove(0);
+        assert_eq!(finding.fix, "write model: virtio");
+    }
+
+    #[test]
+    fn a_preferred_binding_is_no_difference() {
+        let on_pod = r#"{"name": "dyniface1", "pod": {}}"#;
+        let change = || {
+            let unbound = r#"{"name": "dyniface1"}"#;
+            let down = r#"{"name": "dyniface1", "state": "down"}"#;
+            let bound = serde_json::from_str(r#"{"name": "dyniface1", "masquerade": {}}"#).unwrap();
+            Hotplug::modify((unbound, on_pod), (down, on_pod))
+                .vmi(|vmi| Arc::make_mut(&mut vmi.nics)[1].interface_hash = hash_of_interface(&bound))
+        };
+        let preferred = || change().preferring(r#""preferredInterfaceMasquerade": {}"#);
+        preferred().expect(&RULE, &Expect::Silent);
+        preferred().unread().expect(&RULE, &Expect::Silent);
+        change().expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn another_preference_changes_the_nics_that_leave_a_field_to_it() {
+        let none = || Expansion { instancetype: Fact::Absent, preference: Fact::Absent };
+        let preferring = |model: &str| {
+            let preference = Preference { model: model.into(), ..Preference::default() };
+            Expansion { preference: Fact::Known(Arc::new(preference)), ..none() }
+        };
+        let to = |after: Expansion| {
+            let change = Hotplug::modify((NIC, NET), (NIC, NET)).spec(r#""preference": {"name": "other"}"#);
+            change.facts(|facts| facts.expansions = Some(Box::new(Expansions { before: none(), after })))
+        };
+        let changed = to(preferring("e1000e")).findings(&RULE);
+        let what: Vec<&str> = changed.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(what.len(), 2, "{what:?}");
+        assert!(what.iter().all(|what| what.starts_with("model of ")), "{what:?}");
+        to(preferring("")).expect(&RULE, &Expect::Silent);
+        to(Expansion::default()).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
+    api::guest::GuestSpec,
     facts::{
         Fact, Vmi,
-        boot::{self, Stamp},
+        boot::Stamp,
+        expand::with_guest,
         nic::{GuestNic, HotplugMethod},
         vmi::StatusNic,
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic},
+    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic, PciOptions},
 };
 
 rule! {
@@ -218,12 +220,12 @@ fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
-    if after.vmi.is_some() || after.needs_expansion {
+    if after.vmi.is_some() {
         return None;
     }
-    let placement = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
-    let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
+    let count = |guest: &GuestSpec, options: &PciOptions| pci::count_devices(guest, options, &**kinds).ok();
+    let devices = with_guest(after, case.facts.expansion(), count)??;
     Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)
 }
 
@@ -233,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pci::{NoRegistry, PciOptions},
+        pci::NoRegistry,
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},

@@ -2,20 +2,26 @@
 
 use std::{cell::LazyCell, sync::Arc};
 
-use super::{Store, listing::AnyListing};
+use super::{Store, expanders::Revision, listing::AnyListing};
 use crate::{
-    api::{mac::Mac, network::NadRef, review::ObjectKind},
-    change::{Change, MigrationStart, NetworkChange, Nic},
+    api::{
+        mac::Mac,
+        network::NadRef,
+        review::ObjectKind,
+        vm::{ControllerRevision, VirtualMachine},
+    },
+    change::{Change, MigrationStart, NetworkChange, Nic, ObjectView},
     facts::{
-        Attachment, Fact, FactSource, Facts, GuestNetwork, KubeVirt, MacUser, Nads, NamespaceIsolation, NetworkUsers,
-        Quota, Vm, Vmi,
+        Attachment, Expansion, Expansions, Fact, FactSource, Facts, GuestNetwork, KubeVirt, MacUser, Nads,
+        NamespaceIsolation, NetworkUsers, Quota, Vm, Vmi,
         attachment::AttachmentDaemon,
+        boot::Stamp,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
     },
     k8s::kind::Kind,
-    pci::Devices,
+    pci::{self, Devices},
     settings::overrides::ParsedOverrides,
 };
 
@@ -58,11 +64,70 @@ impl Store {
         self.guests.vm(namespace, name).map(Arc::clone)
     }
 
-    fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
-        match vmi.known().and_then(|vmi| vmi.boot.revision.as_deref()) {
-            Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
-            None => Fact::Absent,
+    pub(super) fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
+        let Some((name, stamp)) = vmi.known().and_then(|vmi| Some((vmi.boot.revision.as_deref()?, vmi.boot.stamp)))
+        else {
+            return Fact::Absent;
+        };
+        match self.expanders.revision(namespace, name) {
+            Fact::Known(Revision::Devices(devices)) => Fact::Known(Arc::clone(devices)),
+            // Only a guest without the annotation needs them.
+            Fact::Known(Revision::Template(text)) if stamp == Stamp::Missing => self.expanded_devices(namespace, text),
+            Fact::Known(_) | Fact::Absent => Fact::Absent,
+            Fact::Unknown => Fact::Unknown,
         }
+    }
+
+    /// Returns what KubeVirt expands a VM with.
+    #[must_use]
+    pub fn expansion(&self, namespace: &str, vm: &VirtualMachine) -> Expansion {
+        self.expanders.expansion(namespace, vm)
+    }
+
+    /// Counts the devices of a guest that KubeVirt expanded, from the JSON text of the revision of its VM.
+    fn expanded_devices(&self, namespace: &str, revision: &str) -> Fact<Arc<Devices>> {
+        let Ok(ControllerRevision { data, .. }) = serde_json::from_str(revision) else { return Fact::Absent };
+        let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
+        let expansion = self.expanders.expansion(namespace, &vm);
+        let template = &vm.spec.template;
+        let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
+        let options = expansion.options(template.metadata.annotations.as_ref());
+        match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.registry()) {
+            Ok(devices) => Fact::Known(Arc::new(devices)),
+            Err(_) => Fact::Absent,
+        }
+    }
+
+    /// Returns what KubeVirt expands the VM of a change with; `None` if it names nothing.
+    fn expansions(&self, change: &Change) -> Option<Box<Expansions>> {
+        let expansion = |view: &ObjectView| match view.expanded_vm() {
+            Some(vm) if vm.needs_expansion() => self.expanders.expansion(change.subject.namespace, vm),
+            _ => Expansion { instancetype: Fact::Absent, preference: Fact::Absent },
+        };
+        let needs = |view: &ObjectView| view.needs_expansion();
+        if !needs(&change.after) && !change.before.as_ref().is_some_and(needs) {
+            return None;
+        }
+        let after = expansion(&change.after);
+        let before = change.before.as_ref().map_or_else(Expansion::default, expansion);
+        Some(Box::new(Expansions { before, after }))
+    }
+
+    /// Returns the names of the ControllerRevisions that the VM of a change names, or the revision of its guest does,
+    /// and that are unknown.
+    pub(in crate::cluster) fn missing_revisions(&self, change: &Change, facts: &Facts) -> Vec<Box<str>> {
+        let namespace = change.subject.namespace;
+        let views = change.before.iter().chain([&change.after]);
+        let mut names: Vec<Box<str>> = views.flat_map(|view| self.expanders.missing(namespace, view)).collect();
+        if facts.revision == Fact::Unknown
+            && let Some(name) = facts.vmi.known().and_then(|vmi| vmi.boot.revision.as_deref())
+            && let Fact::Known(Revision::Template(text)) = self.expanders.revision(namespace, name)
+            && let Ok(ControllerRevision { data, .. }) = serde_json::from_str(text)
+        {
+            let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
+            names.extend(self.expanders.missing_of(namespace, &vm));
+        }
+        names
     }
 
     /// Returns the facts of a guest that do not depend on a request.
@@ -312,6 +377,7 @@ impl FactSource for Store {
             guest_networks: if plugs_or_moves { networks() } else { Vec::new() },
             mac_users: self.mac_users(change, of_multus),
             multus_namespace,
+            expansions: self.expansions(change),
             by_controller: self.component(change.user) == Some(CONTROLLER),
             ..guest
         }
