@@ -9,6 +9,8 @@
 //! As `kubevirt-handler` it writes the VMI's status when a test calls it. It migrates and deletes nothing, and does not
 //! change the VM's template.
 
+pub(crate) mod model;
+
 use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt, stream};
