@@ -101,6 +101,14 @@ impl KubeVirtDouble {
         }
     }
 
+    /// Lets the grace period of the dynamic-networks controller pass for each NIC that the guests lack now.
+    pub(crate) async fn end_grace_period(&self) {
+        // The first step sets the condition where the controllers have not done so yet.
+        for _ in 0..2 {
+            self.advance(controller::GRACE_PERIOD + Duration::from_secs(1)).await;
+        }
+    }
+
     /// Writes fields of a VMI's status by merge patch, and returns the VMI.
     pub(crate) async fn report(&self, vmi: &str, status: Value) -> Value {
         let patch = Patch::Merge(json!({ "status": status }));

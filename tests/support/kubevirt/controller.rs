@@ -25,7 +25,7 @@ use super::{
 use crate::support::{api_server::crds::Kind, clock::Clock};
 
 /// How long the dynamic-networks controller has to attach a NIC before the guest has to migrate.
-const GRACE_PERIOD: Duration = Duration::from_secs(15);
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(15);
 /// Holds a VMI that is being deleted until KubeVirt has handled it.
 const FINALIZER: &str = "kubevirt.io/virtualMachineControllerFinalize";
 
