@@ -83,7 +83,8 @@ single condition with && therefore spares the authorizer, which searches all bin
           'nicplug.io/boot-slots',
           'nicplug.io/persist',
           'nicplug.io/remove-interfaces',
-          'nicplug.io/reserve-ports'
+          'nicplug.io/reserve-ports',
+          'nicplug.io/unplug'
         ].exists(key,
           (has(object.metadata.annotations) && key in object.metadata.annotations
             ? [object.metadata.annotations[key]] : []) !=
