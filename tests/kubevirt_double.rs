@@ -192,9 +192,13 @@ impl Cluster {
     }
 
     async fn start_with(name: &str, version: &str, vm: &Value) -> Option<Self> {
+        Self::start_model(name, Model::of_version(version), vm).await
+    }
+
+    async fn start_model(name: &str, model: Model, vm: &Value) -> Option<Self> {
         let api = api_server::shared().await?;
         let (admin, namespace) = (api.admin(), api.namespace(name).await);
-        let kubevirt = KubeVirtDouble::start_version(api, &namespace, version);
+        let kubevirt = KubeVirtDouble::start_model(api, &namespace, model);
         requests::create(&admin, Kind::Vm, &namespace, vm, Run::Real).await.granted();
         Some(Self { admin, namespace, kubevirt })
     }
@@ -300,7 +304,9 @@ async fn a_nic_is_hotplugged_migrated_and_unplugged_until_no_entry_is_left() {
 #[tokio::test]
 async fn the_template_is_compared_with_the_guest() {
     let Some(cluster) = Cluster::running("compare", "v1.9.0").await else { return };
-    let lan = |interface: Value| support::builders::vm().disk().nic_with(interface, json!({"multus": {"networkName": "net-a"}}));
+    let lan = |interface: Value| {
+        support::builders::vm().disk().nic_with(interface, json!({"multus": {"networkName": "net-a"}}))
+    };
     cluster.write(&lan(json!({"name": "lan", "bridge": {}, "model": "virtio"}))).await;
     cluster.when_restart_required(true).await;
     cluster.write(&vm()).await;
@@ -334,17 +340,25 @@ async fn a_network_name_is_copied_where_the_version_does() {
     cluster.when_restart_required(true).await;
     let vmi = cluster.when(Kind::Vmi, "the name is kept", |vmi| name(vmi) == "net-a").await;
     assert_eq!(condition(&vmi, "MigrationRequired"), None);
+
+    let gates = json!({"featureGates": ["LiveUpdateNADRef"]});
+    let model = Model::of(&json!({"spec": {"configuration": {"developerConfiguration": gates}},
+        "status": {"observedKubeVirtVersion": "v1.8.4"}}));
+    let Some(cluster) = Cluster::start_model("swap-gate", model, &vm().build()).await else { return };
+    cluster.kubevirt.start_vm(VM).await;
+    cluster.write(&moved()).await;
+    cluster.when_migration_required(Some("True")).await;
 }
 
 #[tokio::test]
 async fn a_guest_with_ordinal_names_keeps_its_nics() {
     let Some(cluster) = Cluster::running("ordinal", "v1.9.0").await else { return };
-    let seen = |name: &str, pod: &str| json!({"name": name, "infoSource": "domain, multus-status", "podInterfaceName": pod});
+    let seen =
+        |name: &str, pod: &str| json!({"name": name, "infoSource": "domain, multus-status", "podInterfaceName": pod});
     cluster.kubevirt.report(VM, json!({"interfaces": [seen("default", "eth0"), seen("lan", "net1")]})).await;
-    let both = support::builders::vm().disk().nic_with(
-        json!({"name": "lan", "bridge": {}, "state": "absent"}),
-        json!({"multus": {"networkName": "net-a"}}),
-    );
+    let both = support::builders::vm()
+        .disk()
+        .nic_with(json!({"name": "lan", "bridge": {}, "state": "absent"}), json!({"multus": {"networkName": "net-a"}}));
     cluster.write(&both.nic("dyn", "net-b")).await;
     // The new NIC is copied in the same step in which the state is not.
     cluster.when_guest_has(&["default", "lan", "dyn"]).await;

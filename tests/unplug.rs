@@ -185,7 +185,10 @@ async fn a_nic_that_is_removed_from_a_manifest_is_unplugged_and_the_manifest_can
     let response = cluster.apply(&without, Run::Real).await;
     assert!(response.warnings.is_empty(), "{:?}", response.warnings);
     let again = response.granted();
-    assert_eq!((&again["spec"], &again["metadata"]["generation"]), (&cleared["spec"], &cleared["metadata"]["generation"]));
+    assert_eq!(
+        (&again["spec"], &again["metadata"]["generation"]),
+        (&cleared["spec"], &cleared["metadata"]["generation"])
+    );
     assert_eq!(managers(&again), [["gitops", "virt-controller"], ["gitops", "virt-controller"]]);
     assert_eq!(cluster.apply(&without, Run::Real).await.granted(), again);
     assert_eq!(condition(&again, "RestartRequired"), None);
@@ -286,7 +289,8 @@ async fn a_nic_that_cannot_be_unplugged_stays_until_a_restart_and_np108_warns() 
     }
 
     // KubeVirt unplugs no NIC of a guest with ordinal names.
-    let seen = |name: &str, pod: &str| json!({"name": name, "infoSource": "domain, multus-status", "podInterfaceName": pod});
+    let seen =
+        |name: &str, pod: &str| json!({"name": name, "infoSource": "domain, multus-status", "podInterfaceName": pod});
     let ordinal = json!({"interfaces": [seen("default", "eth0"), seen("lan", "net1"), seen("vf", "net2")]});
     cluster.kubevirt.report(VM, ordinal).await;
     let response = drop_all("dropped", &["default"]).await;

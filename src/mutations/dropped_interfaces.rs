@@ -235,7 +235,8 @@ mod tests {
         /// Returns the guest that is stored. A second call of the webhook changes nothing.
         fn apply(&self, facts: &Facts) -> Value {
             let vm = |guest: &Value| {
-                let mut vm = json!({"metadata": {"name": "vm"}, "spec": serde_json::from_str::<Value>(self.spec).unwrap()});
+                let mut vm =
+                    json!({"metadata": {"name": "vm"}, "spec": serde_json::from_str::<Value>(self.spec).unwrap()});
                 vm["metadata"]["annotations"] = serde_json::from_str(self.annotations).unwrap();
                 vm["spec"]["template"] = json!({ "spec": guest });
                 vm
@@ -298,7 +299,9 @@ mod tests {
     fn missing_and_empty_lists_are_created() {
         let old = json!({"domain": {"devices": {"autoattachPodInterface": false, "interfaces": [bridge("a")]}},
             "networks": [{"name": "a", "multus": {"networkName": "net"}}]});
-        for (devices, networks) in [(json!({}), Value::Null), (json!({"interfaces": []}), json!([])), (Value::Null, json!([]))] {
+        for (devices, networks) in
+            [(json!({}), Value::Null), (json!({"interfaces": []}), json!([])), (Value::Null, json!([]))]
+        {
             let new = json!({"domain": {"devices": devices}, "networks": networks});
             let stored = Update::of(&old, &new).apply(&running(&old));
             assert_eq!(stored["domain"]["devices"]["interfaces"], json!([unplugged("a")]));
@@ -315,7 +318,8 @@ mod tests {
                 "networks": [{"name": "x", "multus": {"networkName": "net", "default": true}}]})
         };
         let sriov = guest(&[json!({"name": "x", "sriov": {}})]);
-        let pod_bridge = json!({"domain": {"devices": {"interfaces": [bridge("x")]}}, "networks": [{"name": "x", "pod": {}}]});
+        let pod_bridge =
+            json!({"domain": {"devices": {"interfaces": [bridge("x")]}}, "networks": [{"name": "x", "pod": {}}]});
         let newer = guest(&[json!({"name": "x", "bridge": {}, "teleport": {}})]);
         let new = guest(&[]);
         for old in [sriov, pod_bridge, default_network(bridge("x")), newer] {

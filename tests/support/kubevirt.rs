@@ -49,9 +49,14 @@ impl KubeVirtDouble {
 
     /// Starts the controllers of another version.
     pub(crate) fn start_version(api: &ApiServer, namespace: &str, version: &str) -> Self {
+        Self::start_model(api, namespace, Model::of_version(version))
+    }
+
+    /// Starts the controllers of a KubeVirt that is configured in another way.
+    pub(crate) fn start_model(api: &ApiServer, namespace: &str, model: Model) -> Self {
         let client = api.service_account("kubevirt", "kubevirt-controller");
         let handled = Kind::Vmi.api(&api.service_account("kubevirt", "kubevirt-handler"), namespace);
-        let controller = Controller::new(&client, namespace, Model::of_version(version), handled.clone());
+        let controller = Controller::new(&client, namespace, model, handled.clone());
         let task = tokio::spawn(controller.clone().run());
         Self { controller, handled, task }
     }

@@ -194,7 +194,8 @@ impl Controller {
             now.duration_since(since).unsigned_abs() > GRACE_PERIOD
         };
         let status = match (needed, status.as_deref()) {
-            (NeededMigration::None, None) | (NeededMigration::AtOnce | NeededMigration::AfterGracePeriod, Some("True")) => {
+            (NeededMigration::None, None)
+            | (NeededMigration::AtOnce | NeededMigration::AfterGracePeriod, Some("True")) => {
                 return Ok(());
             }
             (NeededMigration::None, Some(_)) => None,
@@ -332,9 +333,10 @@ fn patch_of_nics(before: &Value, after: &Value) -> Value {
         ("/spec/domain/devices/interfaces", interfaces(before), interfaces(after)),
         ("/spec/networks", networks(before), networks(after)),
     ];
-    let operations = lists.into_iter().filter(|(_, before, after)| before != after).flat_map(|(path, before, after)| {
-        let test = (!before.is_empty()).then(|| json!({"op": "test", "path": path, "value": before}));
-        test.into_iter().chain([json!({"op": "add", "path": path, "value": after})])
-    });
+    let operations =
+        lists.into_iter().filter(|(_, before, after)| before != after).flat_map(|(path, before, after)| {
+            let test = (!before.is_empty()).then(|| json!({"op": "test", "path": path, "value": before}));
+            test.into_iter().chain([json!({"op": "add", "path": path, "value": after})])
+        });
     operations.collect()
 }

@@ -77,7 +77,11 @@ impl Model {
         let has_no_nic = interfaces(&guest).is_empty() && networks(&guest).is_empty();
         if has_no_nic && guest["domain"]["devices"]["autoattachPodInterface"] != false {
             let binding = &self.default_binding;
-            set_nics(&mut guest, vec![json!({"name": "default", binding: {}})], vec![json!({"name": "default", "pod": {}})]);
+            set_nics(
+                &mut guest,
+                vec![json!({"name": "default", binding: {}})],
+                vec![json!({"name": "default", "pod": {}})],
+            );
         }
         guest
     }
@@ -157,7 +161,8 @@ impl Model {
         let mut nets = networks_of(&nics, nets);
         if self.copies_network_names {
             for net in &mut nets {
-                let wanted = by_name(&networks(template), net).map(|wanted| wanted["multus"].clone()).unwrap_or_default();
+                let wanted =
+                    by_name(&networks(template), net).map(|wanted| wanted["multus"].clone()).unwrap_or_default();
                 if wanted.is_object() && net["multus"].is_object() {
                     net["multus"]["networkName"] = wanted["networkName"].clone();
                 }
@@ -401,7 +406,8 @@ fn decoded(value: &Value) -> Value {
 /// Returns a value as `equality.Semantic.DeepEqual` compares it: an empty list is no list, and neither is an empty struct
 /// that is no pointer, such as `resources`.
 fn without_empty(value: &Value) -> Value {
-    const STRUCTS: [&str; 8] = ["resources", "devices", "machine", "cpu", "memory", "firmware", "metadata", "nodeSelector"];
+    const STRUCTS: [&str; 8] =
+        ["resources", "devices", "machine", "cpu", "memory", "firmware", "metadata", "nodeSelector"];
     match decoded(value) {
         Value::Object(fields) => {
             let fields = fields.into_iter().map(|(key, value)| (key, without_empty(&value)));
