@@ -415,7 +415,7 @@ async fn a_pool_writes_its_vms_and_starts_their_guests_anew() {
             "spec": {"replicas": 2, "maxUnavailable": 1, "virtualMachineTemplate": {"spec": vm.build()["spec"]}}})
     };
     requests::create(&cluster.admin, Kind::Pool, &cluster.namespace, &pool(&vm()), Run::Real).await.granted();
-    cluster.kubevirt.sync_pool("web").await;
+    cluster.kubevirt.sync_pool("web");
     let guest = async |name: &str, nics: &[&str]| {
         let is_right = |vmi: &Value| vmi["status"]["phase"] == "Running" && states(&vmi["spec"]) == nics;
         cluster.when_named(Kind::Vmi, name, "the guest runs", is_right).await["metadata"]["uid"].clone()
@@ -424,7 +424,7 @@ async fn a_pool_writes_its_vms_and_starts_their_guests_anew() {
 
     let change = Change::Merge(pool(&vm_with(json!({"name": "dyn", "bridge": {}, "model": "e1000e"}))));
     requests::change(&cluster.admin, Kind::Pool, &cluster.namespace, "web", change, Run::Real).await.granted();
-    cluster.kubevirt.sync_pool("web").await;
+    cluster.kubevirt.sync_pool("web");
     for (name, before) in ["web-0", "web-1"].into_iter().zip(before) {
         let is_new = |vmi: &Value| vmi["metadata"]["uid"] != before && vmi["status"]["phase"] == "Running";
         let vmi = cluster.when_named(Kind::Vmi, name, "the guest is replaced", is_new).await;

@@ -25,7 +25,10 @@ use kube::{
 };
 use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+};
 
 use self::{
     controller::Controller,
@@ -39,6 +42,8 @@ pub(crate) struct KubeVirtDouble {
     /// VMIs, with the rights of `kubevirt-handler`.
     handled: Api<DynamicObject>,
     task: JoinHandle<()>,
+    /// Names the pools to roll out.
+    pools: UnboundedSender<String>,
 }
 
 impl KubeVirtDouble {
@@ -57,8 +62,9 @@ impl KubeVirtDouble {
         let client = api.service_account("kubevirt", "kubevirt-controller");
         let handled = Kind::Vmi.api(&api.service_account("kubevirt", "kubevirt-handler"), namespace);
         let controller = Controller::new(&client, namespace, model, handled.clone());
-        let task = tokio::spawn(controller.clone().run());
-        Self { controller, handled, task }
+        let (pools, to_roll_out) = unbounded_channel();
+        let task = tokio::spawn(controller.clone().run(to_roll_out));
+        Self { controller, handled, task, pools }
     }
 
     /// Starts a VM as `virtctl start` does and returns its VMI. The VMI is in phase Running and has a status entry for

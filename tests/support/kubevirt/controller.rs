@@ -15,7 +15,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, mpsc::UnboundedReceiver};
 
 use super::{
     model::{self, Model, NeededMigration, PodNetworks, Synced, condition, interfaces, list_of, networks, text},
@@ -40,6 +40,13 @@ pub(super) struct Controller {
     pub(super) pools: Pools,
     namespace: String,
     state: Arc<State>,
+}
+
+/// What the controllers have to look at.
+enum Task {
+    /// A VM and its VMI.
+    Guest(String),
+    Pool(String),
 }
 
 struct State {
@@ -93,17 +100,23 @@ impl Controller {
         }
     }
 
-    /// Acts whenever a VM or a VMI changes.
-    pub(super) async fn run(self) {
+    /// Acts whenever a VM or a VMI changes, or a test names a pool: in one task, so that its writes do not conflict.
+    pub(super) async fn run(self, pools: UnboundedReceiver<String>) {
         let watch = |api: &Api<DynamicObject>| watcher(api.clone(), watcher::Config::default()).default_backoff();
         let events = stream::select(watch(&self.vms), watch(&self.vmis)).touched_objects();
         // The watcher reconnects after an error.
-        let mut objects = std::pin::pin!(events.filter_map(async |object| object.ok()));
-        while let Some(object) = objects.next().await {
-            let name = object.name_any();
-            self.note(self.reconcile(&name).await);
-            self.note(self.sync_migration(&name).await);
-            self.note(pools::reconcile_owner(&self, &name).await);
+        let objects = events.filter_map(async |object| object.ok()).map(|object| Task::Guest(object.name_any()));
+        let pools = stream::unfold(pools, async |mut pools| Some((Task::Pool(pools.recv().await?), pools)));
+        let mut tasks = std::pin::pin!(stream::select(objects, pools));
+        while let Some(task) = tasks.next().await {
+            match task {
+                Task::Guest(name) => {
+                    self.note(self.reconcile(&name).await);
+                    self.note(self.sync_migration(&name).await);
+                    self.note(pools::reconcile_owner(&self, &name).await);
+                }
+                Task::Pool(name) => self.note(pools::reconcile(&self, &name).await),
+            }
         }
     }
 

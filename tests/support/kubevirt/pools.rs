@@ -47,8 +47,8 @@ impl Pools {
 
 impl KubeVirtDouble {
     /// Rolls out a pool after it was created or changed. From then on the controllers continue by themselves.
-    pub(crate) async fn sync_pool(&self, name: &str) {
-        reconcile(&self.controller, name).await.unwrap();
+    pub(crate) fn sync_pool(&self, name: &str) {
+        self.pools.send(name.to_owned()).unwrap();
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn reconcile_owner(controller: &Controller, vm: &str) -> kube::
     }
 }
 
-async fn reconcile(controller: &Controller, name: &str) -> kube::Result<()> {
+pub(super) async fn reconcile(controller: &Controller, name: &str) -> kube::Result<()> {
     let Some(pool) = get(&controller.pools.pools, name).await? else { return Ok(()) };
     let template = &pool["spec"]["virtualMachineTemplate"];
     let revision = format!("{name}-{}", pool["metadata"]["generation"]);
