@@ -6,6 +6,8 @@
 //! guest has lost the NIC; a shorter time would leave a NIC that is being unplugged without an entry, for which KubeVirt
 //! asks for a restart. The entry stands at the end of both lists, so a repeated apply changes nothing.
 
+use std::sync::Arc;
+
 use json_patch::PatchOperation;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +21,7 @@ use crate::{
         unplug,
     },
     api::{
+        Text,
         json_patch::{add_op, pointer},
         network::{DhcpOptions, Interface, Port, PortRange},
         review::ObjectKind,
@@ -27,6 +30,7 @@ use crate::{
     facts::{
         Fact, KubeVirt, Vmi,
         nic::{HotplugMethod, NetworkRole},
+        vmi::StatusNic,
     },
     kubevirt::{Version, gates::Gate},
     settings::UnplugPolicy,
@@ -64,12 +68,12 @@ fn is_requested(input: &MutationInput) -> bool {
 }
 
 /// Returns whether KubeVirt can unplug NICs of a guest. It unplugs none with an ordinal pod interface (`net1`).
-fn can_unplug(kubevirt: Option<&std::sync::Arc<KubeVirt>>, vmi: &Vmi) -> bool {
+fn can_unplug(kubevirt: Option<&Arc<KubeVirt>>, vmi: &Vmi) -> bool {
     let is_too_old = kubevirt.is_some_and(|kubevirt| {
         kubevirt.version.is_some_and(|version| version < UNPLUGS_SINCE || !kubevirt.has(Gate::HotplugNics))
     });
     let mut further = vmi.nics.iter().filter(|nic| nic.network.is_some() && nic.role == NetworkRole::Additional);
-    let is_ordinal = further.any(|nic| vmi.status_nic(&nic.name).is_some_and(|seen| seen.has_ordinal_name()));
+    let is_ordinal = further.any(|nic| vmi.status_nic(&nic.name).is_some_and(StatusNic::has_ordinal_name));
     !is_too_old && !is_ordinal
 }
 
@@ -146,7 +150,7 @@ fn port_range(range: &PortRange) -> Value {
 }
 
 fn dhcp_options(options: &DhcpOptions) -> Value {
-    let servers: Vec<&str> = options.ntp_servers.iter().map(|server| server.as_str()).collect();
+    let servers: Vec<&str> = options.ntp_servers.iter().map(Text::as_str).collect();
     let private = options.private_options.iter();
     let private: Vec<Value> =
         private.map(|option| json!({"option": option.option, "value": option.value.as_str()})).collect();
@@ -164,8 +168,6 @@ fn without_empty(mut object: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         api::{

@@ -271,7 +271,7 @@ impl Controller {
         self.set_restart_required(&serde_json::to_value(&vm).unwrap(), false).await?;
         let revision = self.make_revision(&vm).await?;
         let guest = self.state.model.new_guest(&vm.data["spec"]["template"]["spec"], None);
-        let vmi: DynamicObject = serde_json::from_value(vmi_of(&vm, guest)).unwrap();
+        let vmi: DynamicObject = serde_json::from_value(vmi_of(&vm, &guest)).unwrap();
         self.vmis.create(&PostParams::default(), &vmi).await?;
         self.forget_pod(name);
         self.report(name, json!({"phase": "Pending", "virtualMachineRevisionName": revision})).await
@@ -327,7 +327,7 @@ pub(super) async fn get(api: &Api<DynamicObject>, name: &str) -> kube::Result<Op
 }
 
 /// Returns the VMI of a VM.
-fn vmi_of(vm: &DynamicObject, guest: Value) -> Value {
+fn vmi_of(vm: &DynamicObject, guest: &Value) -> Value {
     let template = &vm.data["spec"]["template"];
     let mut metadata = json!({"name": vm.name_any(), "ownerReferences": [owner(vm)],
         "annotations": template["metadata"]["annotations"], "labels": template["metadata"]["labels"]});

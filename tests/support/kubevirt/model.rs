@@ -389,12 +389,12 @@ fn has_ordinal_names(networks: &[Value], status: &Value) -> bool {
 fn decoded(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let is_set = |key: &str, value: &Value| {
-                !value.is_null()
-                    && *value != json!("")
-                    && !(key == "acpiIndex" && *value == json!(0))
-                    && !(key == "default" && *value == json!(false))
+            let is_unset = |key: &str, value: &Value| match key {
+                "acpiIndex" if *value == json!(0) => true,
+                "default" if *value == json!(false) => true,
+                _ => value.is_null() || *value == json!(""),
             };
+            let is_set = |key: &str, value: &Value| !is_unset(key, value);
             let fields = fields.iter().filter(|(key, value)| is_set(key, value));
             Value::Object(fields.map(|(key, value)| (key.clone(), decoded(value))).collect::<Map<_, _>>())
         }
