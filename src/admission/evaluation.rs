@@ -92,7 +92,8 @@ pub struct Evaluation<'r> {
     pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
     pub(super) verdict: Verdict,
     pub(super) patch: Option<Patch>,
-    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`].
+    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`] or
+    /// [`Verdict::postponed`].
     pub(super) basis: Option<Box<Basis<'r>>>,
 }
 
@@ -186,6 +187,17 @@ impl<'r> Evaluation<'r> {
         }
     }
 
+    /// Returns the change that is stored for the next restart of its VM although the running guest cannot have it.
+    #[must_use]
+    pub fn postponed_change(&self) -> Option<&Change<'r>> {
+        match self.basis.as_deref()? {
+            Basis::Change(change, _) if self.decision != Decision::Denied && !self.verdict.postponed.is_empty() => {
+                Some(change)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether both have the same answer.
     #[must_use]
     pub fn has_same_answer(&self, other: &Self) -> bool {
@@ -204,7 +216,7 @@ impl<'r> Evaluation<'r> {
         basis: impl FnOnce() -> Basis<'r>,
     ) -> Self {
         let decision = Decision::of(&verdict);
-        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty();
+        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
         let basis = is_kept.then(|| Box::new(basis()));
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
     }

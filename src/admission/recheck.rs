@@ -58,12 +58,15 @@ impl<'e> Evaluator<'e> {
     }
 
     /// Returns the part of an evaluation that newer facts can change; `None` if the decision does no harm, or is the
-    /// same without any facts. It applies the rules again, so only a denial pays for it.
+    /// same without any facts. It applies the rules again, so only a denial, and a warning instead of one,
+    /// pays for it.
     #[must_use]
     pub fn recheck<'d, 'r>(&self, evaluation: &'d Evaluation<'r>) -> Option<Recheck<'d, 'r>> {
         let verdict = &evaluation.verdict;
         match (evaluation.endpoint, evaluation.decision, evaluation.basis.as_deref()?) {
-            (Endpoint::Validate, Decision::Denied, Basis::Change(change, facts)) => {
+            (Endpoint::Validate, Decision::Denied | Decision::Warned, Basis::Change(change, facts))
+                if !verdict.causes.is_empty() || !verdict.postponed.is_empty() =>
+            {
                 let depends_on = dependencies(verdict, facts, |facts| decide(change, facts, self.settings))?;
                 Some(Recheck::Change { change, facts, depends_on })
             }
@@ -90,9 +93,13 @@ fn drops_nic_of_stopped_vm(change: &Change, facts: &Facts) -> bool {
     removes && change.before.is_some() && matches!(facts.live(), Fact::Absent)
 }
 
-/// Returns the facts on which the causes of a denial depend; `None` if the causes are the same without any facts.
+/// Returns the facts on which the causes of a denial, or of a change that waits, depend; `None` if they are the same
+/// without any facts.
 fn dependencies(denial: &Verdict, facts: &Facts, decide: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
-    let matters = |facts: &Facts| decide(facts).causes != denial.causes;
+    let matters = |facts: &Facts| {
+        let Verdict { causes, postponed, .. } = decide(facts);
+        (&causes, &postponed) != (&denial.causes, &denial.postponed)
+    };
     // The enforcement that the namespace asks for, and who the user is, are not read again.
     let (overrides, by_controller) = (facts.overrides.clone(), facts.by_controller);
     if !matters(&Facts { overrides, by_controller, ..Facts::default() }) {

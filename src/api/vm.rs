@@ -111,6 +111,14 @@ pub struct InterfaceRequest<'a> {
     pub remove_interface_options: Option<RemoveInterface<'a>>,
 }
 
+impl InterfaceRequest<'_> {
+    /// Returns the name of the NIC to add or to remove.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let added = self.add_interface_options.as_ref().map(|options| &*options.interface.name);
+        added.or_else(|| Some(&*self.remove_interface_options.as_ref()?.name))
+    }
+}
+
 fields! {
     InterfaceRequest {
         "addInterfaceOptions" => add_interface_options: optional,

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use self::nics::nics_of;
 pub use self::nics::{Indexed, Nic, NicDiff};
 use crate::api::{
+    Text,
     guest::GuestSpec,
     is_same,
     metadata::{Annotations, Metadata},
-    review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
+    review::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
     vm::{GuestTemplate, InterfaceRequest, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
@@ -26,6 +27,7 @@ pub struct Change<'r> {
     pub subject: Subject<'r>,
     /// The name of the user.
     pub user: &'r str,
+    user_info: &'r UserInfo<'r>,
     /// Whether this is a dry run, which stores nothing.
     pub dry_run: bool,
     /// The stored state; `None` if the request creates the object.
@@ -68,8 +70,15 @@ impl<'r> Change<'r> {
             (None, Some(new)) => NicDiff::of(before_guest, new),
             (None, None) => NicDiff::default(),
         };
-        let user = &request.user_info.username;
-        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
+        let user_info = &request.user_info;
+        let (user, dry_run) = (&*user_info.username, request.dry_run);
+        Some(Self { subject, user, user_info, dry_run, before, after, nics, by_name, requests })
+    }
+
+    /// Reads the groups of the user.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Text<'r>> {
+        self.user_info.groups()
     }
 
     /// Whether the request changes nothing that a rule or mutation reads, as the heartbeat of a VMI.
@@ -185,6 +194,22 @@ impl<'r> Change<'r> {
     #[must_use]
     pub fn absent_field(&self, nic: &Nic) -> String {
         format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
+    }
+
+    /// Returns the name of the NIC in whose entry of the new object a field is; `None` for any other field.
+    #[must_use]
+    pub fn nic_name_at(&self, field: &str) -> Option<&'r str> {
+        let entry = |field: &str| field.split_once(']')?.0.parse::<usize>().ok();
+        if let Some(requests) = self.requests {
+            return requests.all.get(entry(field.strip_prefix("status.interfaceRequests[")?)?)?.name();
+        }
+        let field = field.strip_prefix(self.after.path)?;
+        let guest = self.after.guest;
+        if let Some(index) = field.strip_prefix(".networks[") {
+            return guest.networks.get(entry(index)?).map(|network| network.name.as_str());
+        }
+        let index = entry(field.strip_prefix(".domain.devices.interfaces[")?)?;
+        guest.interfaces().get(index).map(|interface| interface.name.as_str())
     }
 
     /// Returns the field of a NIC: that of its interface, else that of its network.
@@ -358,6 +383,41 @@ impl<'r> MigrationStart<'r> {
                 Some(Self { namespace: &request.namespace, vmi_name: &migration.spec.vmi_name })
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::review::{self, ParsedRequest};
+
+    #[test]
+    fn a_field_belongs_to_the_nic_of_its_entry() {
+        let vm =
+            |spec: &str, status: &str| format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}, "status": {status}}}"#);
+        let spec =
+            r#"{"networks": [{"name": "a"}, {"name": "b"}], "domain": {"devices": {"interfaces": [{"name": "c"}]}}}"#;
+        let requests = r#"{"interfaceRequests": [{"addInterfaceOptions": {"name": "d"}},
+            {"removeInterfaceOptions": {"name": "e"}}, {}]}"#;
+        let in_template = "spec.template.spec";
+        for (new, sub_resource, field, expected) in [
+            (vm(spec, "{}"), "", format!("{in_template}.networks[1].multus.networkName"), Some("b")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[0]"), Some("c")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[1]"), None),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces"), None),
+            (vm(spec, "{}"), "", "metadata.annotations[0]".to_owned(), None),
+            (vm("{}", requests), "status", "status.interfaceRequests[0].addInterfaceOptions".to_owned(), Some("d")),
+            (vm("{}", requests), "status", "status.interfaceRequests[1].removeInterfaceOptions".to_owned(), Some("e")),
+            (vm("{}", requests), "status", "status.interfaceRequests[2]".to_owned(), None),
+        ] {
+            let body = format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "kind": {{"group": "kubevirt.io", "kind": "VirtualMachine"}}, "operation": "UPDATE",
+                "subResource": "{sub_resource}", "object": {new}, "oldObject": {{}}}}}}"#
+            );
+            let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+            assert_eq!(Change::of(&request).unwrap().nic_name_at(&field), expected, "{field}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! NP112.
 
-use super::{Case, CauseType, Finding, FindingKind, plug_of, rule};
+use super::{AtRestart, Case, CauseType, Finding, FindingKind, plug_of, rule};
 use crate::{
     change::Nic,
     facts::{
@@ -175,7 +175,9 @@ fn evaluate_without_multus(case: &Case, nic: &Nic, vmi: &Vmi, reason: &str) -> F
     let finding =
         evaluate_migration(case, nic, vmi, &Blocked { because: reason, fix, fix_on_one_node: fix, fix_if_pinned: fix });
     if matches!(finding.kind, FindingKind::Fault(_)) {
-        return finding;
+        // A Multus that is not ready may be ready then.
+        let is_missing = case.facts.attachment.known().is_some_and(|attachment| attachment.multus == Fact::Absent);
+        return if is_missing { finding.at_restart(AtRestart::Fails) } else { finding };
     }
     RULE.advice(case.change.nic_field(nic), format!("{:?} cannot be attached: {reason}", nic.name))
 }

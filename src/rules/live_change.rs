@@ -5,7 +5,7 @@ mod next_boot;
 mod pool;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
-use super::{Case, CauseType, Finding, rule};
+use super::{AtRestart, Case, CauseType, Finding, rule};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
@@ -322,6 +322,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
         Some(waits) => {
             let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
             RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
+                .at_restart(AtRestart::AppliedAtOnce)
         }
     }
 }

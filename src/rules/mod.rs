@@ -185,8 +185,8 @@ impl Rule {
 
     /// Returns a finding that something is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
-        let (kind, fix) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix));
-        Finding { rule: self, field, kind, what, fix, missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something certainly cannot work, in any cluster.
@@ -196,7 +196,8 @@ impl Rule {
 
     /// Returns a finding about something that is allowed, but that the user should know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
-        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed(""), missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Advice, Cow::Borrowed(""), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something could not be checked.
@@ -223,6 +224,8 @@ pub struct Finding {
     pub what: String,
     /// How to fix it.
     pub fix: Cow<'static, str>,
+    /// What the next restart of the VM does, if the finding is a fault of a rule of scope hotplug.
+    pub at_restart: AtRestart,
     /// The kind of the unknown fact, if that is why something was not checked.
     pub missing: Option<FactKind>,
 }
@@ -241,6 +244,22 @@ impl Finding {
     pub(crate) fn with_fix(self, fix: String) -> Self {
         Self { fix: Cow::Owned(fix), ..self }
     }
+
+    /// Returns the finding with another effect of the next restart.
+    pub(crate) fn at_restart(self, at_restart: AtRestart) -> Self {
+        Self { at_restart, ..self }
+    }
+}
+
+/// What the next restart of a VM does with a change that a rule of scope hotplug finds fault with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AtRestart {
+    /// It applies the change, which waits until then.
+    Applied,
+    /// Nothing: KubeVirt applies the change to the running guest at once.
+    AppliedAtOnce,
+    /// It fails: the pod cannot be created with the NIC, so the guest does not start.
+    Fails,
 }
 
 /// What a finding means for the request.
@@ -254,6 +273,17 @@ pub enum FindingKind {
     Advice,
     /// Not checked, with a warning.
     Unchecked,
+}
+
+impl FindingKind {
+    /// Returns the cause type of a fault; `None` for a finding that never denies.
+    #[must_use]
+    pub fn cause(self) -> Option<CauseType> {
+        match self {
+            Self::Fault(cause) | Self::Certain(cause) => Some(cause),
+            Self::Advice | Self::Unchecked => None,
+        }
+    }
 }
 
 /// Kubernetes' cause types (`k8s.io/apimachinery/pkg/apis/meta/v1`).
@@ -470,8 +500,13 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{testing::Hotplug, *};
-    use crate::api::vmi::Phase;
+    use crate::{
+        api::vmi::Phase,
+        facts::{NamespaceIsolation, attachment::ReadyNodes, vmi::Migratable},
+    };
 
     #[test]
     fn ids_are_unique_and_in_order() {
@@ -520,6 +555,52 @@ mod tests {
         }
         let phase = Phase::Other("Scheduling".into());
         assert!(!hotplug_faults(&plug().vmi(|vmi| vmi.phase = phase)).is_empty());
+    }
+
+    #[test]
+    fn a_restart_cures_every_fault_except_those_of_an_unusable_network() {
+        use AtRestart::{Applied, AppliedAtOnce, Fails};
+
+        let bridge = || Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#);
+        let on =
+            |name: &str| bridge().on(&format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}"}}}}"#));
+        let with = |config: &str| bridge().nad("demo/new-fancy-net", config);
+        let ovn = |rest: &str| {
+            with(&format!(
+                r#"{{"type": "ovn-k8s-cni-overlay", "name": "n", "netAttachDefName": "demo/new-fancy-net", {rest}}}"#
+            ))
+        };
+        let cannot_migrate = |multus: Fact<ReadyNodes>| {
+            bridge().vmi(|vmi| vmi.migratable = Migratable::No { reason: "".into(), message: "".into() }).facts(
+                |facts| {
+                    let attachment = Attachment { in_place: InPlace::No, has_thick_multus: false, multus };
+                    facts.attachment = Fact::Known(attachment);
+                },
+            )
+        };
+        let of = |interface: &str| Hotplug::of(interface);
+        let isolated = Fact::Known(Arc::new(NamespaceIsolation::default()));
+        for (hotplug, expected) in [
+            (bridge().kubevirt("v1.3.1", &[]), ("NP101", Applied)),
+            (of(r#"{"name": "dyniface1", "masquerade": {}}"#), ("NP102", Applied)),
+            (of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#), ("NP103", Applied)),
+            (bridge().on(r#"{"name": "dyniface1", "pod": {}}"#), ("NP104", Applied)),
+            (on("no-such-net"), ("NP105", Fails)),
+            (on("a/b/c"), ("NP105", Fails)),
+            (with("{not json"), ("NP105", Fails)),
+            (of(r#"{"name": "dyniface1", "sriov": {}}"#), ("NP105", Fails)),
+            (on("other/red").nad("other/red", "").facts(|facts| facts.isolation = isolated), ("NP105", Fails)),
+            (ovn(r#""topology": "layer2", "role": "primary""#), ("NP105", Fails)),
+            (ovn(r#""topology": "layer3""#), ("NP105", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 3, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 0, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Absent), ("NP112", Fails)),
+            (bridge().rollout("Stage", &[]), ("NP116", AppliedAtOnce)),
+        ] {
+            let faults = hotplug_faults(&hotplug);
+            let found: Vec<_> = faults.iter().map(|fault| (fault.rule.id, fault.at_restart)).collect();
+            assert_eq!(found, [expected], "{faults:?}");
+        }
     }
 
     #[test]

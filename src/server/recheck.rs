@@ -365,6 +365,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_change_that_waits_for_a_restart_is_rechecked_as_a_denial_is() {
+        let waiting = body(&["old", "new"], &json!({"nicplug.io/apply": "on-restart"}));
+        for is_there in [true, false] {
+            let reviewer = reviewer(&[kubevirt(), vmi()]);
+            let (rechecker, _) = cluster(move |path| match path {
+                NAD if is_there => Some((200, object("NetworkAttachmentDefinition", "net"))),
+                path => Some(running(path)),
+            });
+            let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &waiting).await;
+            assert!(first.decision == Decision::Warned && text(&first).contains("never attached"), "{}", text(&first));
+            assert_eq!(text(&last).contains("never attached"), !is_there, "{}", text(&last));
+            assert_eq!(results(&rechecker), if is_there { [0, 1, 0] } else { [1, 0, 0] });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_missing_network_is_denied_after_one_read() {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
         let (rechecker, requested) = cluster(|path| Some(running(path)));

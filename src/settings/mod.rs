@@ -1,14 +1,21 @@
 //! The settings of an administrator: the enforcement of each rule, and facts that nicplug cannot read from the cluster.
 
 mod current;
+mod live_changes;
 pub mod overrides;
+mod pattern;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-pub use self::current::CurrentSettings;
+use self::live_changes::WrittenLiveChanges;
+pub use self::{
+    current::CurrentSettings,
+    live_changes::{LiveChanges, LiveChangesSettings},
+    pattern::ByPattern,
+};
 
 /// The consequence of a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -60,6 +67,8 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
+    /// `liveChanges`.
+    pub live_changes: LiveChangesSettings,
     /// `namespaces`.
     pub namespaces: NamespaceSettings,
     /// `queueMemory`.
@@ -116,13 +125,23 @@ pub enum DynamicNetworks {
     No,
 }
 
-/// `namespaces`: the settings that a namespace may override.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
+/// `namespaces`: the settings of single namespaces, and those that a namespace may override.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct NamespaceSettings {
     /// `namespaces.override`: which enforcement the annotation of a namespace may set.
     #[serde(rename = "override")]
     pub override_policy: OverridePolicy,
+    /// `namespaces.byName`: the settings of namespaces, by name or pattern.
+    pub by_name: ByPattern<NamespaceEntry>,
+}
+
+/// `namespaces.byName.NAME`: the settings of the namespaces with this name or pattern.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct NamespaceEntry {
+    /// `liveChanges`: `None` if the entry does not set it.
+    pub live_changes: Option<LiveChanges>,
 }
 
 /// Which enforcement the annotation of a namespace may set.
@@ -160,6 +179,14 @@ pub enum SettingsError {
     /// The text is not YAML, or has an unknown key or value.
     #[error("{0}")]
     Syntax(String),
+    /// `liveChanges` is neither a word nor a map.
+    #[error("line {line} column {column}: liveChanges must be deny, warn, or a map with default, users and groups")]
+    LiveChanges {
+        /// The line, counted from 1.
+        line: u64,
+        /// The column, counted from 1.
+        column: u64,
+    },
     /// The rule id does not exist.
     #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
     UnknownRule {
@@ -190,6 +217,8 @@ impl Settings {
         struct Document {
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            #[serde(rename = "liveChanges")]
+            live_changes: Option<Spanned<WrittenLiveChanges>>,
             namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
@@ -201,20 +230,42 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let Document { rules, attachment, namespaces, queue_memory, reserve_ports, unplug } =
+        let Document { rules, attachment, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
             serde_saphyr::from_str(text)?;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
+        let live_changes = match live_changes {
+            None => LiveChangesSettings::default(),
+            Some(Spanned { value: WrittenLiveChanges(Some(settings)), .. }) => settings,
+            Some(Spanned { referenced, .. }) => {
+                return Err(SettingsError::LiveChanges { line: referenced.line(), column: referenced.column() });
+            }
+        };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
         let reserve_ports = reserve_ports.map(u64::from);
-        Ok(Self { rules, attachment, namespaces, queue_memory, reserve_ports, unplug })
+        Ok(Self { rules, attachment, live_changes, namespaces, queue_memory, reserve_ports, unplug })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.
     #[must_use]
     pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
         self.rules.get(rule).copied()
+    }
+
+    /// Returns what becomes of a change that cannot be made to a running VM: the first that is set for the user, for
+    /// one of the groups, for the namespace, or for all. `groups` is called only if the settings name groups.
+    #[must_use]
+    pub fn live_changes<G: Deref<Target = str>>(
+        &self,
+        user: &str,
+        groups: impl FnOnce() -> Vec<G>,
+        namespace: &str,
+    ) -> LiveChanges {
+        let LiveChangesSettings { default, users, groups: by_group } = &self.live_changes;
+        let of_groups = || if by_group.is_empty() { None } else { by_group.find_any(&groups()) };
+        let of_namespace = || self.namespaces.by_name.all(namespace).find_map(|entry| entry.live_changes);
+        users.find(user).or_else(of_groups).copied().or_else(of_namespace).unwrap_or(*default)
     }
 
     /// Returns the settings with another enforcement of a rule.

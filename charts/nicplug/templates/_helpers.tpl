@@ -83,7 +83,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $_ := set $attachment "neverInPlace" . }}
 {{- end }}
 {{- $settings := dict "rules" $rules "attachment" $attachment }}
+{{- $_ := set $settings "liveChanges" .Values.settings.liveChanges }}
 {{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
+{{- with .Values.settings.namespaces.byName }}
+{{- $_ := set $settings.namespaces "byName" . }}
+{{- end }}
 {{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
 {{- with .Values.settings.reservePorts }}
 {{- $_ := set $settings "reservePorts" (int64 .) }}

@@ -6,7 +6,7 @@ use serde::{
 };
 
 use crate::api::{
-    JsonObject, Text,
+    JsonObject, JsonText, Text,
     json::JsonError,
     metadata::Annotations,
     nullable,
@@ -64,6 +64,17 @@ pub struct UserInfo<'a> {
     /// `username`.
     #[serde(borrow, deserialize_with = "nullable")]
     pub username: Text<'a>,
+    /// `groups`: few requests need them, so they stay JSON text.
+    #[serde(borrow)]
+    groups: Option<JsonText<'a>>,
+}
+
+impl<'a> UserInfo<'a> {
+    /// Reads `groups`; none if they are not a list of strings.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Text<'a>> {
+        self.groups.and_then(|groups| groups.read().ok()).unwrap_or_default()
+    }
 }
 
 /// `operation` of a request.

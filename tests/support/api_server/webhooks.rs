@@ -112,7 +112,7 @@ impl Registration {
     /// watches, a moment after it has stored them.
     async fn wait_until_called(&self, api: &ApiServer) {
         let admin = api.admin();
-        let probe = bare_vm("probe").build();
+        let probe = bare_vm("probe").build_vmi();
         // With the policy `Ignore` a failed call counts as a call, and the request is allowed.
         let answered = async |webhook: &str| {
             let calls = api.webhook_calls(webhook, "CREATE").await;
@@ -120,7 +120,7 @@ impl Registration {
         };
         let before = (answered(&self.mutating).await, answered(&self.validating).await);
         eventually("both webhooks answer", async || {
-            let response = requests::create(&admin, Kind::Vm, &self.name, &probe, Run::Dry).await;
+            let response = requests::create(&admin, Kind::Vmi, &self.name, &probe, Run::Dry).await;
             let now = (answered(&self.mutating).await, answered(&self.validating).await);
             (now.0 > before.0 && now.1 > before.1 && !response.message().contains("failed calling webhook"))
                 .then_some(())
