@@ -317,6 +317,7 @@ async fn a_nic_is_plugged_and_unplugged_and_the_writes_of_kubevirt_are_reviewed_
     assert_eq!(names(&vmi, "/spec/domain/devices/interfaces"), ["default", "dyniface1"]);
     assert_eq!(names(&vmi, "/spec/networks"), ["default", "dyniface1"]);
     assert!(updates().await >= 2, "the user's update and KubeVirt's update");
+    fixture.kubevirt.settle_nics(VM).await;
 
     let absent = json!([{"op": "add", "path": format!("{INTERFACES}/1/state"), "value": "absent"}]);
     fixture.change(Change::Json(absent), Run::Real).await.granted();

@@ -24,7 +24,7 @@ use nicplug::{
     cluster::manifests,
     facts::NoFacts,
     rules::RULES,
-    settings::{LiveChanges, OverridePolicy, Settings},
+    settings::{LiveChanges, OverridePolicy, Settings, UnplugPolicy},
 };
 use serde_json::{Value, json};
 use support::{
@@ -457,6 +457,7 @@ async fn updates_that_change_nothing_under_review_are_not_sent() {
             "nicplug.io/persist",
             "nicplug.io/remove-interfaces",
             "nicplug.io/reserve-ports",
+            "nicplug.io/unplug",
         ];
         reviewed.extend(keys.map(|key| ("plain", annotate(key, json!("")))));
         for (name, patch) in reviewed {
@@ -689,6 +690,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
             assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
+            assert_eq!(settings.unplug, UnplugPolicy::Dropped);
             for (user, groups, namespace, expected) in [
                 ("alice", &[][..], "demo", LiveChanges::Warn),
                 ("system:serviceaccount:harvester-system:harvester", &[], "demo", LiveChanges::Deny),

@@ -111,6 +111,14 @@ impl<'r> Change<'r> {
         is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
+    /// Whether the change sets `nicplug.io/unplug` of a VM.
+    #[must_use]
+    pub fn sets_unplug(&self) -> bool {
+        let written = |view: &ObjectView<'r>| view.annotation(|annotations| annotations.unplug.as_deref());
+        let after = written(&self.after);
+        self.subject.kind == ObjectKind::Vm && after.is_some() && self.before.as_ref().and_then(written) != after
+    }
+
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
     #[must_use]
     pub fn requests_persist(&self) -> bool {

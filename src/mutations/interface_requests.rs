@@ -117,7 +117,7 @@ fn default_nic(input: &MutationInput) -> (Vec<Value>, Vec<Value>) {
 }
 
 /// Appends to a list. An empty list may also be missing or null, so it is written as a whole.
-fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
+pub(super) fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
     if is_empty {
         return vec![add_op(list(&[]), Value::Array(entries))];
     }
@@ -136,11 +136,11 @@ fn state_of(input: &MutationInput, index: usize) -> PointerBuf {
     interface(input, &[&index.to_string(), "state"])
 }
 
-fn interface(input: &MutationInput, below: &[&str]) -> PointerBuf {
+pub(super) fn interface(input: &MutationInput, below: &[&str]) -> PointerBuf {
     pointer(input.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
 }
 
-fn network(input: &MutationInput, below: &[&str]) -> PointerBuf {
+pub(super) fn network(input: &MutationInput, below: &[&str]) -> PointerBuf {
     pointer(input.change.after.path, &[&["networks"], below].concat())
 }
 

@@ -27,7 +27,8 @@ rule! {
     /// other change waits for the next restart; until then the VM has the condition RestartRequired, which keeps back
     /// changes of CPUs and memory, but not of NICs. Such a change is often a mistake: `interfaces` and `networks` are
     /// atomic lists, so applying an outdated manifest replaces both lists and removes a NIC that was plugged in the
-    /// meantime.
+    /// meantime. Where a removal has to unplug the NIC, as under GitOps, annotate the VM with `nicplug.io/unplug: dropped`:
+    /// nicplug then writes the NIC back with `state: absent`.
     ///
     /// KubeVirt compares the template with the running guest, not with the template before, and letter by letter:
     /// writing `model: virtio` where none stood asks for a restart, and writing back what the guest has removes the

@@ -112,7 +112,7 @@ pub enum Scope {
     Hotplug,
     /// Requests that set the annotation `nicplug.io/persist` of a VMI, or add NICs under it.
     Persist,
-    /// Requests that set the annotations of a VM to add or remove NICs.
+    /// Requests that set the annotations of a VM to add, remove or unplug NICs.
     Request,
     /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
     Network,
@@ -138,7 +138,7 @@ impl Scope {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
-            Self::Request => change.requests_nics(),
+            Self::Request => change.requests_nics() || change.sets_unplug(),
             Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),

@@ -77,6 +77,31 @@ pub struct Settings {
     pub queue_memory: QueueMemorySettings,
     /// `reservePorts`: the number of free hotplug ports at every boot, for a guest whose VM does not set its own.
     pub reserve_ports: Option<u64>,
+    /// `unplug`: which change of a template unplugs a NIC, for a VM that does not set its own.
+    pub unplug: UnplugPolicy,
+}
+
+/// Which change of a VM's template unplugs a NIC from the running guest.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum UnplugPolicy {
+    /// `state: absent` only, as KubeVirt has it.
+    #[default]
+    Absent,
+    /// Also an update that drops the NIC from the template.
+    Dropped,
+}
+
+impl UnplugPolicy {
+    /// Reads a policy by its name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "absent" => Some(Self::Absent),
+            "dropped" => Some(Self::Dropped),
+            _ => None,
+        }
+    }
 }
 
 /// `attachment`: how a NIC is attached to a running pod.
@@ -222,13 +247,15 @@ impl Settings {
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
             reserve_ports: Option<u8>,
+            unplug: UnplugPolicy,
         }
 
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
         let document: Document = serde_saphyr::from_str(text)?;
-        let Document { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports } = document;
+        let Document { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
+            document;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
@@ -241,7 +268,7 @@ impl Settings {
         };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
         let reserve_ports = reserve_ports.map(u64::from);
-        Ok(Self { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports })
+        Ok(Self { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.

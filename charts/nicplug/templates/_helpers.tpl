@@ -97,6 +97,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- with .Values.settings.reservePorts }}
 {{- $_ := set $settings "reservePorts" (int64 .) }}
 {{- end }}
+{{- if ne .Values.settings.unplug "absent" }}
+{{- $_ := set $settings "unplug" .Values.settings.unplug }}
+{{- end }}
 {{- toYaml $settings }}
 {{- end }}
 

@@ -79,7 +79,8 @@ tests each field with has() before it reads it.
           'nicplug.io/boot-slots',
           'nicplug.io/persist',
           'nicplug.io/remove-interfaces',
-          'nicplug.io/reserve-ports'
+          'nicplug.io/reserve-ports',
+          'nicplug.io/unplug'
         ].exists(key,
           (has(object.metadata.annotations) && key in object.metadata.annotations
             ? [object.metadata.annotations[key]] : []) !=
