@@ -79,9 +79,9 @@ fn an_error_in_a_file_names_the_file_and_the_line() {
         (["--settings", &unknown_rule], ["unknown.yaml", "\"NP999\"", "nicplug rules"]),
         (["--settings", &unknown_value], ["value.yaml", "loud", "deny"]),
         (["--settings", "/nowhere/settings.yaml"], ["settings", "/nowhere/settings.yaml", "cannot be read"]),
-        (["--facts", "/nowhere/facts.yaml"], ["facts", "/nowhere/facts.yaml", "cannot be read"]),
-        (["--facts", &broken], ["broken.yaml:4", "facts", ""]),
-        (["--facts", &wrong_type], ["wrong.yaml:3", "KubeVirt \"kv\"", "spec.configuration"]),
+        (["--facts", "/nowhere/facts.yaml"], ["--facts", "/nowhere/facts.yaml", "cannot be read"]),
+        (["--facts", &broken], ["broken.yaml:4:7: ", "--facts", "closes what"]),
+        (["--facts", &wrong_type], ["wrong.yaml:6:", "KubeVirt \"kv\"", "spec.configuration"]),
     ] {
         let output = run(&["review", args[0], args[1]], "");
         let error = String::from_utf8(output.stderr).unwrap();

@@ -6,8 +6,7 @@ mod text;
 mod view;
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -65,9 +64,12 @@ impl SlotsArgs {
     /// Prints the bus. The exit status is 0 also for a guest that cannot boot.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let kinds = match &self.facts {
-            Some(path) => {
-                files::load(path)?.kubevirt().known().map(|kubevirt| (**kubevirt).clone()).unwrap_or_default()
-            }
+            Some(path) => files::load(path)
+                .context("--facts")?
+                .kubevirt()
+                .known()
+                .map(|kubevirt| (**kubevirt).clone())
+                .unwrap_or_default(),
             None => KubeVirt::default(),
         };
         let version = self.kubevirt_version.or(kinds.version).unwrap_or(NEWEST_KNOWN);
@@ -113,11 +115,9 @@ fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
 
 fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).context("standard input cannot be read")?;
-        return Ok(text);
+        return Ok(files::read_from(io::stdin().lock(), Path::new("standard input"))?);
     }
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    Ok(files::read(path)?)
 }
 
 fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
