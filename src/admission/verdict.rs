@@ -1,5 +1,6 @@
 //! The verdict: the result of the findings and of the enforcement of their rules.
 
+pub mod judged;
 pub mod sets;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
@@ -88,13 +89,7 @@ pub struct Cause {
 /// Returns the verdict on a change.
 #[must_use]
 pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: EnforcementPolicy) -> Verdict {
-    let restart = match change.subject.kind {
-        _ if acts_for_an_owner(change, facts) => Restart::Controller,
-        ObjectKind::Vm if waits_for_restart(change) => Restart::Awaited,
-        ObjectKind::Vm => Restart::Possible,
-        _ => Restart::NotApplicable,
-    };
-    combine(findings, restart, policy)
+    combine(findings, Restart::of(change, facts), policy)
 }
 
 /// Returns the verdict on the start of a migration, which a restart cannot replace.
@@ -116,31 +111,70 @@ enum Restart {
     Possible,
 }
 
+impl Restart {
+    fn of(change: &Change, facts: &Facts) -> Self {
+        match change.subject.kind {
+            _ if acts_for_an_owner(change, facts) => Self::Controller,
+            ObjectKind::Vm if waits_for_restart(change) => Self::Awaited,
+            ObjectKind::Vm => Self::Possible,
+            _ => Self::NotApplicable,
+        }
+    }
+}
+
+/// What a finding does to the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    /// It denies the request.
+    Denies(CauseType),
+    /// Its rule is off.
+    Ignored,
+    /// It would deny the request to another user than virt-controller.
+    NotDenied(CauseType),
+    /// The change waits for the next restart.
+    Postpones,
+    /// It warns.
+    Warns,
+}
+
+impl Effect {
+    fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+        let is_hotplug = finding.rule.scope == Scope::Hotplug;
+        match (finding.kind, policy.for_finding(finding)) {
+            (_, Enforcement::Off) => Self::Ignored,
+            (FindingKind::Fault(_), Enforcement::Deny) if restart == Restart::Awaited && is_hotplug => Self::Postpones,
+            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny)
+                if restart == Restart::Controller && is_hotplug =>
+            {
+                Self::NotDenied(reason)
+            }
+            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => Self::Denies(reason),
+            _ => Self::Warns,
+        }
+    }
+}
+
 fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
     let mut postponed: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        match (finding.kind, policy.for_finding(finding)) {
-            (_, Enforcement::Off) => {}
-            (FindingKind::Fault(_), Enforcement::Deny)
-                if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
-            {
+        match Effect::of(finding, restart, policy) {
+            Effect::Ignored => {}
+            Effect::Postpones => {
                 verdict.warned_by.insert(finding.rule);
                 postponed.push(finding.rule);
             }
-            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny)
-                if restart == Restart::Controller && finding.rule.scope == Scope::Hotplug =>
-            {
+            Effect::NotDenied(reason) => {
                 verdict.warned_by.insert(finding.rule);
                 warnings.add(&finding.what, finding.rule);
                 verdict.not_denied.push(cause(reason, finding, restart));
             }
-            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => {
+            Effect::Denies(reason) => {
                 verdict.denied_by.insert(finding.rule);
                 verdict.causes.push(cause(reason, finding, restart));
             }
-            _ => {
+            Effect::Warns => {
                 verdict.warned_by.insert(finding.rule);
                 verdict.unknown.extend(finding.missing);
                 warnings.add(&finding.what, finding.rule);

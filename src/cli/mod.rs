@@ -2,6 +2,7 @@
 
 mod addinterface;
 mod certs;
+mod check;
 mod demo;
 mod facts;
 mod interface;
@@ -37,6 +38,7 @@ enum Command {
     #[command(name = "addinterface")]
     AddInterface(Box<addinterface::AddInterfaceArgs>),
     Certs(certs::CertsArgs),
+    Check(Box<check::CheckArgs>),
     Demo(demo::DemoArgs),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     let result = match parse(env::args_os().next().as_deref()).command {
         Command::AddInterface(args) => args.run(),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
+        Command::Check(args) => args.run(),
         Command::Demo(args) => args.run(),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),

@@ -15,7 +15,7 @@ use super::{
     scalar,
 };
 
-/// How many values the aliases of a document may repeat. A document that somebody wrote repeats a few hundred.
+/// How many values the aliases of a document may repeat. A document written by hand repeats a few hundred.
 const MAX_REPEATED: usize = 100_000;
 
 /// The prefix of the tags that YAML defines.
