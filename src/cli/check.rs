@@ -8,7 +8,7 @@ mod problem;
 mod source;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -24,7 +24,7 @@ use self::{
     ignore::Ignores,
     judge::{Judge, guest_of},
     problem::{Level, Origin, Report},
-    source::{Before, sources},
+    source::{Before, Source, sources},
 };
 use super::facts::SettingsArgs;
 use crate::{
@@ -213,6 +213,8 @@ impl CheckArgs {
         report.problems.retain(|problem| !ignores.covers(problem));
         report.ignored = before - report.problems.len();
         report.problems.extend(ignores.into_problems());
+        let order: HashMap<String, usize> = sources.iter().map(Source::name).zip(0..).collect();
+        report.problems.sort_by_key(|problem| (order.get(&problem.file).copied().unwrap_or(usize::MAX), problem.at));
         Ok(report)
     }
 

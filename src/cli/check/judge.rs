@@ -1,6 +1,6 @@
 //! The judgement of manifests by the evaluation of the webhook.
 
-use std::{collections::HashSet, fmt::Write as _, sync::Arc};
+use std::{cell::OnceCell, collections::HashSet, fmt::Write as _, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -43,6 +43,28 @@ pub(super) struct Judge {
     pub(super) report: Report,
 }
 
+/// A text and, once a problem is found in it, its lines.
+struct Text<'t> {
+    text: &'t str,
+    lines: OnceCell<Vec<&'t str>>,
+}
+
+impl<'t> Text<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, lines: OnceCell::new() }
+    }
+
+    fn lines(&self) -> &[&'t str] {
+        self.lines.get_or_init(|| self.text.lines().collect())
+    }
+
+    /// Returns the line of a place; empty if it is too long to be shown.
+    fn line_at(&self, at: Position) -> String {
+        let line = self.lines().get(at.line.saturating_sub(1)).copied().unwrap_or_default();
+        if line.len() > MAX_SOURCE { String::new() } else { line.trim_end().to_owned() }
+    }
+}
+
 /// The facts of a store as if KubeVirt had another version.
 struct WithVersion<'s> {
     store: &'s Store,
@@ -71,7 +93,8 @@ impl Judge {
     /// Adds the facts of the checked files themselves: a network of the same chart is known.
     pub(super) fn add_facts(&mut self, source: &Source) {
         let Ok(text) = source.read() else { return };
-        for document in manifests::documents(&text) {
+        let text = Text::new(&text);
+        for document in manifests::documents(text.text) {
             if !FACT_KINDS.iter().any(|kind| document.text().contains(kind)) {
                 continue;
             }
@@ -99,32 +122,27 @@ impl Judge {
                 if let Some(cause) = std::error::Error::source(&error) {
                     let _ = write!(what, " ({cause})");
                 }
-                return self.add_fault(source, "", Position::start(), &what, true);
+                return self.add_fault(source, &Text::new(""), Position::start(), &what, true);
             }
         };
-        let first = self.report.problems.len();
-        let ignores = text.contains(MARKER);
-        let lines: Vec<&str> = if ignores { text.lines().collect() } else { Vec::new() };
-        for document in manifests::documents(&text) {
+        let text = Text::new(&text);
+        for document in manifests::documents(text.text) {
             self.report.documents += 1;
-            if ignores {
-                self.ignores.add_comments(&source.name(), &document.comments(), &lines);
+            if document.text().contains(MARKER) {
+                self.ignores.add_comments(&source.name(), &document.comments(), text.lines());
             }
             self.judge_document(source, &text, &document);
         }
-        if let Some(of_file) = self.report.problems.get_mut(first..) {
-            of_file.sort_by_key(|problem| problem.at);
-        }
     }
 
-    fn judge_document(&mut self, source: &Source, text: &str, document: &Document) {
+    fn judge_document(&mut self, source: &Source, text: &Text, document: &Document) {
         match document.read() {
             Ok(manifests) => manifests.into_iter().for_each(|manifest| self.judge_manifest(source, text, manifest)),
             Err(error) => self.add_fault(source, text, error.at, &error.message, true),
         }
     }
 
-    fn judge_manifest(&mut self, source: &Source, text: &str, mut manifest: Manifest) {
+    fn judge_manifest(&mut self, source: &Source, text: &Text, mut manifest: Manifest) {
         let (api_version, kind) = (manifest.api_version().to_owned(), manifest.kind().to_owned());
         let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
         let gvk = GroupVersionKind { group: group.into(), version: version.into(), kind: kind.as_str().into() };
@@ -172,9 +190,9 @@ impl Judge {
         (object, judged)
     }
 
-    fn add_fault(&mut self, source: &Source, text: &str, at: Position, what: &str, is_unreadable: bool) {
+    fn add_fault(&mut self, source: &Source, text: &Text, at: Position, what: &str, is_unreadable: bool) {
         let problem = Problem::of_file(&source.name(), at, Level::Error, Origin::Manifest, what);
-        self.report.problems.push(Problem { source: source_line(text, at), is_unreadable, ..problem });
+        self.report.problems.push(Problem { source: text.line_at(at), is_unreadable, ..problem });
     }
 }
 
@@ -232,7 +250,7 @@ fn origin_of(judged: &Judged) -> Origin {
 
 fn problem_of(
     source: &Source,
-    text: &str,
+    text: &Text,
     manifest: &Manifest,
     object: &str,
     object_after: &Value,
@@ -245,21 +263,18 @@ fn problem_of(
     };
     let at = manifest.places.find(&judged.field);
     let origin = origin_of(&judged);
+    // YAML reads `y`, `off` and `5` as other types than text.
+    let is_untyped_text = matches!(origin, Origin::Manifest) && judged.what.ends_with("expected a string");
+    let fix = if is_untyped_text { "write the value in quotes".to_owned() } else { judged.fix };
     Problem {
         object: object.to_owned(),
         stable_field: stable_field(object_after, &judged.field),
         field: judged.field,
         what: judged.what,
-        fix: judged.fix,
-        source: source_line(text, at),
+        fix,
+        source: text.line_at(at),
         ..Problem::of_file(&source.name(), at, level, origin, "")
     }
-}
-
-/// Returns a line of a text; empty if it is too long to be shown.
-fn source_line(text: &str, at: Position) -> String {
-    let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
-    if line.len() > MAX_SOURCE { String::new() } else { line.trim_end().to_owned() }
 }
 
 /// Returns the running guest of a VM as it was started from its template; `None` if the VM is halted.

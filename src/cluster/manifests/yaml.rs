@@ -43,14 +43,15 @@ pub(super) fn read(chunk: &Chunk) -> Result<Vec<Node>, ManifestError> {
 pub(super) fn comments(chunk: &Chunk) -> Vec<(usize, bool, String)> {
     let mut options = Options::default();
     options.max_buffered_comment_events = usize::MAX;
+    let lines: Vec<&str> = chunk.text.lines().collect();
     let mut comments = Vec::new();
     for event in Parser::new_from_str_with_options(chunk.text, options) {
         // The reader of the document reports the error.
         let Ok((event, span)) = event else { break };
         if let Event::Comment(text, _) = event {
             let line = span.start.line();
-            let before = chunk.line(line).chars().take(span.start.col());
-            let is_alone = before.into_iter().all(char::is_whitespace);
+            let source = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+            let is_alone = source.chars().take(span.start.col()).all(char::is_whitespace);
             comments.push((chunk.position(line, 0, 1).line, is_alone, text.into_owned()));
         }
     }

@@ -8,20 +8,18 @@ use std::{
 use super::super::problem::{Level, Problem, Report};
 
 pub(super) fn render(report: &Report) -> String {
-    let mut suites: BTreeMap<&str, Vec<&Problem>> = BTreeMap::new();
+    let mut suites: BTreeMap<&str, (Vec<&str>, Vec<&Problem>)> = BTreeMap::new();
     for checked in &report.checked {
-        suites.entry(&checked.file).or_default();
+        suites.entry(&checked.file).or_default().0.push(&checked.object);
     }
     for problem in &report.problems {
-        suites.entry(&problem.file).or_default().push(problem);
+        suites.entry(&problem.file).or_default().1.push(problem);
     }
     let mut cases = String::new();
     let (mut tests, mut failures) = (0, 0);
-    for (file, problems) in suites {
+    for (file, (mut passed, problems)) in suites {
         let found: BTreeSet<&str> = problems.iter().map(|problem| problem.object.as_str()).collect();
-        let of_file = report.checked.iter().filter(|checked| checked.file == file);
-        let passed: Vec<&str> =
-            of_file.map(|checked| checked.object.as_str()).filter(|object| !found.contains(object)).collect();
+        passed.retain(|object| !found.contains(object));
         let failed = problems.iter().filter(|problem| problem.level == Level::Error).count();
         let count = problems.len() + passed.len();
         (tests, failures) = (tests + count, failures + failed);
