@@ -1,6 +1,7 @@
 //! `nicplug check`: judges manifests as the cluster would, before they are applied.
 
 mod baseline;
+mod cluster;
 mod formats;
 mod ignore;
 mod judge;
@@ -18,15 +19,17 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use tokio::runtime::Builder;
 
 use self::{
+    cluster::ClusterState,
     formats::Style,
     ignore::Ignores,
     judge::{Judge, guest_of},
     problem::{Level, Origin, Report},
     source::{Before, Source, sources},
 };
-use super::facts::SettingsArgs;
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
@@ -60,14 +63,14 @@ pub(super) struct CheckArgs {
     #[arg(short = 'R', long)]
     recursive: bool,
 
-    /// The namespace of objects that do not name one.
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    namespace: String,
-
     /// Objects of the cluster in YAML or JSON, a file or a folder, as for `nicplug review`. Networks in the checked
     /// files are known without them.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
+
+    /// Read the facts from a cluster, and compare with the VMs and VMIs there. This reads and changes nothing else.
+    #[arg(long, conflicts_with = "facts")]
+    cluster: bool,
 
     /// Compare with the objects of a file or folder: what is there is changed, and only the rest is new.
     #[arg(long, value_name = "FILE_OR_DIR", conflicts_with = "git")]
@@ -107,6 +110,10 @@ pub(super) struct CheckArgs {
     /// Write all findings into a baseline, and exit with status 0.
     #[arg(long, value_name = "FILE", conflicts_with = "baseline")]
     write_baseline: Option<PathBuf>,
+
+    /// Of these flags `--namespace` applies without --cluster too: to objects that do not name their namespace.
+    #[command(flatten)]
+    connection: ClusterArgs,
 }
 
 /// The format of an output.
@@ -189,18 +196,26 @@ impl CheckArgs {
     fn report(&self) -> anyhow::Result<Report> {
         let paths: Vec<PathBuf> = self.files.iter().chain(&self.more_files).cloned().collect();
         let sources = sources(&paths, self.recursive)?;
-        let before = match (&self.against, &self.git) {
-            (Some(path), _) => Before::of_folder(path, self.recursive, &self.namespace)?,
-            (None, Some(revision)) => Before::of_git(revision, &paths, &self.namespace)?,
-            (None, None) => Before::default(),
-        };
         let mut report = Report::default();
-        let store = self.store(&before, &mut report)?;
+        let (state, namespace) = self.cluster_state()?;
+        let before = match (&self.against, &self.git) {
+            (Some(path), _) => Some(Before::of_folder(path, self.recursive, &namespace)?),
+            (None, Some(revision)) => Some(Before::of_git(revision, &paths, &namespace)?),
+            (None, None) => None,
+        };
+        let (store, before) = match (state, &self.facts) {
+            (Some(state), _) => {
+                report.assumptions.extend(state.notes);
+                (state.store, before.unwrap_or(state.before))
+            }
+            (None, Some(path)) => (files::load(path).context("--facts")?, before.unwrap_or_default()),
+            (None, None) => (store_of(before.as_ref(), &mut report), before.unwrap_or_default()),
+        };
         let mut ignores = Ignores::default();
         if let Some(path) = self.ignore_path() {
             ignores.add_file(&path.display().to_string(), &files::read(path).context("--ignore-file")?);
         }
-        let (settings, namespace) = (self.settings.read()?, self.namespace.clone());
+        let settings = self.settings.read()?;
         let mut judge = Judge { store, settings, namespace, before, version: self.kubevirt_version, ignores, report };
         sources.iter().for_each(|source| judge.add_facts(source));
         self.note_version(&judge.store, &mut judge.report);
@@ -218,25 +233,17 @@ impl CheckArgs {
         Ok(report)
     }
 
-    /// Returns the facts: of `--facts`, or none. Without them each guest that was there before is taken to run, because
-    /// the rules of hotplug would not apply otherwise.
-    fn store(&self, before: &Before, report: &mut Report) -> anyhow::Result<Store> {
-        if let Some(path) = &self.facts {
-            return files::load(path).context("--facts");
+    /// Returns the state of the cluster, with `--cluster`, and the namespace of objects that do not name one.
+    fn cluster_state(&self) -> anyhow::Result<(Option<ClusterState>, String)> {
+        if !self.cluster {
+            return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
-        let mut store = Store::default();
-        if self.against.is_some() || self.git.is_some() {
-            store.finish_sync(Kind::Vmi);
-            let guests: Vec<_> = before.objects().filter_map(guest_of).collect();
-            if !guests.is_empty() {
-                report.assumptions.push("each VM that was there before and is not halted is taken to run".to_owned());
-            }
-            for guest in guests {
-                // A field of a wrong type is in what was there before, which this check does not judge.
-                let _ = store.insert(&guest);
-            }
-        }
-        Ok(store)
+        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        runtime.block_on(async {
+            let cluster = self.connection.connect().await?;
+            let state = cluster::read(&cluster).await?;
+            Ok((Some(state), cluster.namespace))
+        })
     }
 
     fn note_version(&self, store: &Store, report: &mut Report) {
@@ -256,6 +263,23 @@ impl CheckArgs {
         let default = Path::new(IGNORE_FILE);
         self.ignore_file.as_deref().or_else(|| default.is_file().then_some(default))
     }
+}
+
+/// Returns the facts without a cluster: none. Each guest that was there before is taken to run, because the rules of
+/// hotplug would not apply otherwise.
+fn store_of(before: Option<&Before>, report: &mut Report) -> Store {
+    let mut store = Store::default();
+    let Some(before) = before else { return store };
+    store.finish_sync(Kind::Vmi);
+    let guests: Vec<_> = before.objects().filter_map(guest_of).collect();
+    if !guests.is_empty() {
+        report.assumptions.push("each VM that was there before and is not halted is taken to run".to_owned());
+    }
+    for guest in guests {
+        // A field of a wrong type is in what was there before, which this check does not judge.
+        let _ = store.insert(&guest);
+    }
+    store
 }
 
 /// Returns the ids of all rules of a report, sorted.

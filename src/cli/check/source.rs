@@ -113,6 +113,11 @@ impl Before {
         self.0.get(key)
     }
 
+    /// Adds an object of a cluster.
+    pub(super) fn insert(&mut self, object: Value) {
+        self.0.insert(key_of(&object), object);
+    }
+
     pub(super) fn objects(&self) -> impl Iterator<Item = &Value> {
         self.0.values()
     }
