@@ -217,9 +217,13 @@ impl CheckArgs {
         }
         let settings = self.settings.read()?;
         let mut judge = Judge { store, settings, namespace, before, version: self.kubevirt_version, ignores, report };
-        sources.iter().for_each(|source| judge.add_facts(source));
+        for source in &sources {
+            judge.add_facts(source);
+        }
         self.note_version(&judge.store, &mut judge.report);
-        sources.iter().for_each(|source| judge.judge(source));
+        for source in &sources {
+            judge.judge(source);
+        }
         let Judge { mut ignores, mut report, .. } = judge;
         if report.documents == 0 && report.problems.is_empty() {
             bail!("the input has no documents; is the command before the pipe right?");

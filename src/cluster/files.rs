@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    manifests::{self, Manifest, Position},
-    store::{ObjectError, Store},
+    manifests::{self, Manifest, ManifestError, Position},
+    store::Store,
 };
 
 /// The largest input that is read: more than the objects of any cluster, and less than the memory of a workstation.
@@ -94,7 +94,7 @@ fn load_text(store: &mut Store, text: &str, file: &Path) -> Result<bool, FilesEr
     for document in manifests::documents(text) {
         for manifest in document.read().map_err(|error| broken(error.at, error.message))? {
             has_known |= Store::reads(&manifest.object);
-            insert(store, &manifest).map_err(|(at, error)| broken(at, error.to_string()))?;
+            insert(store, &manifest).map_err(|error| broken(error.at, error.message))?;
         }
     }
     Ok(has_known)
@@ -104,8 +104,11 @@ fn load_text(store: &mut Store, text: &str, file: &Path) -> Result<bool, FilesEr
 ///
 /// # Errors
 /// A field has a wrong type; with its place.
-pub fn insert(store: &mut Store, manifest: &Manifest) -> Result<(), (Position, ObjectError)> {
-    store.insert(&manifest.object).map_err(|error| (manifest.places.find(&error.field), error))
+pub fn insert(store: &mut Store, manifest: &Manifest) -> Result<(), ManifestError> {
+    store.insert(&manifest.object).map_err(|error| {
+        let at = manifest.places.find(&error.field);
+        ManifestError { at, message: error.to_string() }
+    })
 }
 
 /// Returns the file itself, or the `.yaml`, `.yml` and `.json` files of a folder in the order of their names; with

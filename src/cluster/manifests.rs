@@ -229,6 +229,8 @@ fn is_list(object: &serde_json::Map<String, Value>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use serde_json::json;
 
     use super::*;
@@ -335,7 +337,7 @@ mod tests {
         let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..9 {
             let list = vec![format!("*a{}", level - 1); 10].join(", ");
-            text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+            writeln!(text, "a{level}: &a{level} [{list}]").unwrap();
         }
         assert!(fault(&text).2.starts_with("the aliases repeat more than"));
         assert!(fault("a: &a [*a]").2.starts_with("the alias is inside the value"));

@@ -103,9 +103,9 @@ impl Judge {
                     if manifest.kind() != "Namespace" && manifest.kind() != "KubeVirt" {
                         set_namespace(&mut manifest.object, &self.namespace);
                     }
-                    if let Err((at, error)) = files::insert(&mut self.store, &manifest) {
-                        let what = format!("{}; write the field as its API defines it", error);
-                        self.add_fault(source, &text, at, &what, false);
+                    if let Err(error) = files::insert(&mut self.store, &manifest) {
+                        let what = format!("{}; write the field as its API defines it", error.message);
+                        self.add_fault(source, &text, error.at, &what, false);
                     }
                 }
             }
@@ -155,13 +155,12 @@ impl Judge {
         let object = format!("{} {}/{}", manifest.kind(), manifest.namespace(), manifest.name());
         let (object_after, judged) = self.findings(&manifest, &gvk, before.as_ref());
         for judged in judged {
-            match judged.missing {
-                Some(missing) => self.report.add_unknown(missing, origin_of(&judged)),
-                None => {
-                    let problem = problem_of(source, text, &manifest, &object, &object_after, judged);
-                    self.report.problems.push(problem);
-                }
+            if let Some(missing) = judged.missing {
+                self.report.add_unknown(missing, origin_of(&judged));
+                continue;
             }
+            let problem = problem_of(source, text, &manifest, &object, &object_after, judged);
+            self.report.problems.push(problem);
         }
         self.report.checked.push(Checked { file: source.name(), object });
         if matches!(kind, ObjectKind::Vm | ObjectKind::Vmi) && before.is_none() {

@@ -38,7 +38,7 @@ struct Reader<'c> {
     depth: usize,
 }
 
-impl<'c> Reader<'c> {
+impl Reader<'_> {
     fn value(&mut self) -> Result<(Value, Places), ManifestError> {
         self.skip_space();
         match self.rest.chars().next() {

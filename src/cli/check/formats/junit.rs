@@ -32,7 +32,9 @@ pub(super) fn render(report: &Report) -> String {
         for object in passed {
             let _ = writeln!(cases, "    <testcase classname=\"{}\" name=\"nicplug\"/>", escape(&class(file, object)));
         }
-        problems.iter().for_each(|problem| add_case(&mut cases, problem));
+        for problem in problems {
+            add_case(&mut cases, problem);
+        }
         cases.push_str("  </testsuite>\n");
     }
     format!(

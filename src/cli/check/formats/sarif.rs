@@ -1,5 +1,7 @@
 //! SARIF 2.1.0 (docs.oasis-open.org/sarif), within the limits of GitHub's code scanning.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -81,7 +83,10 @@ fn pascal_case(name: &str) -> String {
 fn result(problem: &Problem, ids: &[&str]) -> Value {
     let Problem { at, object, field, fingerprint, .. } = problem;
     let id = problem.origin.id();
-    let mut place = json!({
+    let name = if field.is_empty() { object.clone() } else { format!("{object} {field}") };
+    let logical = if object.is_empty() { json!([]) } else { json!([{"fullyQualifiedName": name, "kind": "resource"}]) };
+    let place = json!({
+        "logicalLocations": logical,
         "physicalLocation": {
             "artifactLocation": {"uri": uri(path_of(problem))},
             "region": {
@@ -91,10 +96,6 @@ fn result(problem: &Problem, ids: &[&str]) -> Value {
             },
         },
     });
-    if !object.is_empty() {
-        let name = if field.is_empty() { object.clone() } else { format!("{object} {field}") };
-        place["logicalLocations"] = json!([{"fullyQualifiedName": name, "kind": "resource"}]);
-    }
     json!({
         "ruleId": id,
         "ruleIndex": ids.iter().position(|known| *known == id),
@@ -121,7 +122,8 @@ fn uri(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
             uri.push(char::from(byte));
         } else {
-            uri.push_str(&format!("%{byte:02X}"));
+            // Writing to a string cannot fail.
+            let _ = write!(uri, "%{byte:02X}");
         }
         uri
     })
@@ -130,6 +132,7 @@ fn uri(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::report, *};
+    use crate::cluster::manifests::Position;
 
     #[test]
     fn a_run_has_rules_with_help_and_results_with_places() {
@@ -165,7 +168,7 @@ mod tests {
     fn a_problem_without_place_or_text_is_still_valid() {
         let mut report = report();
         let problem = &mut report.problems[0];
-        (problem.at, problem.what, problem.fix) = (Default::default(), String::new(), String::new());
+        (problem.at, problem.what, problem.fix) = (Position::default(), String::new(), String::new());
         problem.file = "a b%/ü.yaml".to_owned();
         let sarif = render(&report);
         let result = &sarif["runs"][0]["results"][0];
