@@ -264,21 +264,20 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
-        let multus_namespace = || self.settings.attachment.multus_namespace.clone();
         if let Some(change) = NetworkChange::of(request) {
-            let change = NetworkChange { multus_namespace: multus_namespace(), ..change };
+            let multus_namespace = self.settings.attachment.multus_namespace.clone();
+            let change = NetworkChange { multus_namespace, ..change };
             return self.evaluate_network(endpoint, request, change);
         }
         if request.is_unchanged {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        let Some(mut change) = Change::of(request) else {
+        let Some(change) = self.change_of(request) else {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         };
         if change.is_irrelevant() {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        change.multus_namespace = multus_namespace();
         if let Some((field, count)) = change.oversized_list() {
             return evaluate_oversize(endpoint, request, change, field, count);
         }
@@ -292,6 +291,12 @@ impl<'e> Evaluator<'e> {
             Endpoint::Mutate if change.requests.is_some() => Evaluation::new(endpoint, request, Decision::Allowed),
             Endpoint::Mutate => self.mutate(request, change),
         }
+    }
+
+    /// Returns the change of a VM, VMI, pool or replica set, with the settings that its facts depend on.
+    pub(super) fn change_of<'r>(&self, request: &'r Request<'r>) -> Option<Change<'r>> {
+        let multus_namespace = self.settings.attachment.multus_namespace.clone();
+        Some(Change { multus_namespace, ..Change::of(request)? })
     }
 
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
@@ -338,7 +343,7 @@ impl<'e> Evaluator<'e> {
 
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
     /// and its new status, and a request for a VM gives the whole VM.
-    fn facts_for(&self, change: &Change) -> Facts {
+    pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {

@@ -7,6 +7,7 @@
 
 mod enforcement;
 mod evaluation;
+mod findings;
 mod recheck;
 mod render;
 pub mod verdict;
@@ -18,6 +19,7 @@ use arc_swap::Guard;
 pub use self::{
     evaluation::{Decision, DecisionLabels, Evaluation, Evaluator},
     recheck::{FactDependencies, Recheck},
+    verdict::judged::{Judged, Severity},
 };
 use crate::{
     api::review::{self, BodyError, ParsedRequest},

@@ -1,5 +1,6 @@
 //! The verdict: the result of the findings and of the enforcement of their rules.
 
+pub mod judged;
 mod postponed;
 pub mod sets;
 
@@ -12,7 +13,7 @@ use crate::{
     api::review::ObjectKind,
     change::Change,
     facts::{Fact, Facts},
-    rules::{CauseType, Finding, Rule, Scope},
+    rules::{AtRestart, CauseType, Finding, Rule, Scope},
     settings::{Enforcement, LiveChanges},
 };
 
@@ -131,42 +132,65 @@ impl<'c> Restart<'c> {
     }
 }
 
+/// What a finding does to the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    /// It denies the request.
+    Denies(CauseType),
+    /// Its rule is off.
+    Ignored,
+    /// It would deny the request to another user than virt-controller.
+    NotDenied(CauseType),
+    /// The change waits for the next restart.
+    Postpones(CauseType),
+    /// It warns.
+    Warns,
+}
+
+impl Effect {
+    fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+        let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
+            (_, Enforcement::Off) => return Self::Ignored,
+            (Some(reason), Enforcement::Deny) => reason,
+            _ => return Self::Warns,
+        };
+        match restart {
+            _ if finding.rule.scope != Scope::Hotplug => Self::Denies(reason),
+            // KubeVirt does not let this change wait.
+            Restart::Awaited(_) if finding.at_restart == AtRestart::AppliedAtOnce => Self::Denies(reason),
+            Restart::Awaited(_) => Self::Postpones(reason),
+            Restart::Controller => Self::NotDenied(reason),
+            Restart::NotApplicable | Restart::Possible => Self::Denies(reason),
+        }
+    }
+}
+
 fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
     let mut postponing: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
-            (_, Enforcement::Off) => continue,
-            (Some(reason), Enforcement::Deny) => reason,
-            _ => {
+        match Effect::of(finding, restart, policy) {
+            Effect::Ignored => {}
+            Effect::Postpones(reason) => {
+                verdict.warned_by.insert(finding.rule);
+                verdict.postponed.add(finding, cause(reason, finding, restart));
+                postponing.push(finding.rule);
+            }
+            Effect::NotDenied(reason) => {
+                verdict.warned_by.insert(finding.rule);
+                warnings.add(&finding.what, finding.rule);
+                verdict.not_denied.push(cause(reason, finding, restart));
+            }
+            Effect::Denies(reason) => {
+                verdict.denied_by.insert(finding.rule);
+                verdict.causes.push(cause(reason, finding, restart));
+            }
+            Effect::Warns => {
                 verdict.warned_by.insert(finding.rule);
                 verdict.unknown.extend(finding.missing);
                 warnings.add(&finding.what, finding.rule);
-                continue;
             }
-        };
-        let cause = cause(reason, finding, restart);
-        let denial = match restart {
-            _ if finding.rule.scope != Scope::Hotplug => Some(cause),
-            Restart::Awaited(_) => {
-                let denial = verdict.postponed.add(finding, cause).err();
-                postponing.extend(denial.is_none().then_some(finding.rule));
-                denial
-            }
-            Restart::Controller => {
-                warnings.add(&finding.what, finding.rule);
-                verdict.not_denied.push(cause);
-                None
-            }
-            Restart::NotApplicable | Restart::Possible => Some(cause),
-        };
-        match denial {
-            Some(cause) => {
-                verdict.denied_by.insert(finding.rule);
-                verdict.causes.push(cause);
-            }
-            None => verdict.warned_by.insert(finding.rule),
         }
     }
     verdict.warnings.extend(policy.warning());

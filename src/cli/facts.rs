@@ -69,7 +69,7 @@ impl SettingsArgs {
 
 /// Reads facts from files.
 pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
-    let store = files::load(path)?;
+    let store = files::load(path).context("--facts")?;
     let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
         tracing::warn!(

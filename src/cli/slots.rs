@@ -6,8 +6,7 @@ mod text;
 mod view;
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -67,7 +66,10 @@ enum Format {
 impl SlotsArgs {
     /// Prints the bus. The exit status is 0 also for a guest that cannot boot.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let store = self.facts.as_deref().map(files::load).transpose()?.unwrap_or_default();
+        let store = match &self.facts {
+            Some(path) => files::load(path).context("--facts")?,
+            None => Store::default(),
+        };
         let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         let version = self.kubevirt_version.or(version).unwrap_or(NEWEST_KNOWN);
         output.write_all(show(&read_guest(&self.file)?, &store, version, self.output)?.as_bytes())?;
@@ -112,11 +114,9 @@ fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
 
 fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).context("standard input cannot be read")?;
-        return Ok(text);
+        return Ok(files::read_from(io::stdin().lock(), Path::new("standard input"))?);
     }
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    Ok(files::read(path)?)
 }
 
 fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {

@@ -124,12 +124,16 @@ impl Store {
     /// # Errors
     /// A field has a wrong type. The object then exists and its facts are unknown.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
-        let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-        let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        match Kind::of(group, field("kind")) {
+        match kind_of(object) {
             Some(kind) => self.apply(kind, &object.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Whether the store keeps facts of objects of this kind.
+    #[must_use]
+    pub fn reads(object: &Value) -> bool {
+        kind_of(object).is_some()
     }
 
     /// Inserts or replaces an object, from its JSON text.
@@ -242,6 +246,12 @@ impl Store {
             None => self.dependent.remove(&key),
         };
     }
+}
+
+fn kind_of(object: &Value) -> Option<Kind> {
+    let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+    Kind::of(group, field("kind"))
 }
 
 #[cfg(test)]

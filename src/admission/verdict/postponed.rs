@@ -38,14 +38,12 @@ impl Postponed {
         texts.map(|(head, causes)| format!("{head}{}", message(causes))).collect::<Vec<_>>().join("; ")
     }
 
-    /// Adds a fault, unless the change does not wait: then the fault denies the request.
-    pub(super) fn add(&mut self, finding: &Finding, cause: Cause) -> Result<(), Cause> {
+    /// Adds a fault.
+    pub(super) fn add(&mut self, finding: &Finding, cause: Cause) {
         match finding.at_restart {
-            AtRestart::Applied => self.applied.push(cause),
             AtRestart::Fails => self.failing.push(cause),
-            AtRestart::AppliedAtOnce => return Err(cause),
+            AtRestart::Applied | AtRestart::AppliedAtOnce => self.applied.push(cause),
         }
-        Ok(())
     }
 
     /// Returns the text of the warning: which NICs wait, and which never come.
