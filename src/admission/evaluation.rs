@@ -304,7 +304,7 @@ impl<'e> Evaluator<'e> {
 
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
     /// and its new status, and a request for a VM gives the whole VM.
-    fn facts_for(&self, change: &Change) -> Facts {
+    pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {

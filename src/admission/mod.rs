@@ -7,6 +7,7 @@
 
 mod enforcement;
 mod evaluation;
+mod outlook;
 mod recheck;
 mod render;
 pub mod verdict;
@@ -17,6 +18,7 @@ use arc_swap::Guard;
 
 pub use self::{
     evaluation::{Decision, DecisionLabels, Evaluation, Evaluator},
+    outlook::{NicOutlook, Outlook, Reason, Weight},
     recheck::{FactDependencies, Recheck},
 };
 use crate::{

@@ -377,7 +377,7 @@ fn api(cluster: &Cluster, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource(kind))
 }
 
-fn resource(kind: Kind) -> ApiResource {
+pub(super) fn resource(kind: Kind) -> ApiResource {
     let gvk = GroupVersionKind::gvk(kind.group(), kind.version(), kind.kind());
     ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }

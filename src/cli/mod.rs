@@ -4,6 +4,7 @@ mod addinterface;
 mod certs;
 mod demo;
 mod facts;
+mod guests;
 mod interface;
 mod kubeconfig;
 mod removeinterface;
@@ -11,6 +12,7 @@ mod review;
 mod rules;
 mod serve;
 mod slots;
+mod status;
 mod terminal;
 mod values;
 
@@ -45,6 +47,7 @@ enum Command {
     // Boxed because it is much larger than the others.
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
+    Status(Box<status::StatusArgs>),
 }
 
 /// Runs the command that the arguments name.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),
         Command::Slots(args) => args.run(&mut io::stdout().lock()),
+        Command::Status(args) => args.run(&mut io::stdout().lock()),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

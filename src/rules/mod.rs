@@ -25,6 +25,7 @@ mod name_in_use;
 mod network_attachment;
 mod network_source;
 mod network_without_interface;
+pub(crate) mod outlook;
 mod pci_slots;
 mod persist;
 mod queue_memory;
@@ -36,6 +37,10 @@ mod vmi_phase;
 
 use std::borrow::Cow;
 
+pub use self::{
+    outlook::{NicChange, Timing},
+    pci_slots::counts::{FreePorts, PortCount, free_ports},
+};
 use crate::{
     api::review::ObjectKind,
     change::{Change, MigrationStart, Nic, NicDiff},
