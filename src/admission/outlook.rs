@@ -10,9 +10,12 @@ use crate::{
     api::review::ParsedRequest,
     change::{Change, Nic},
     facts::Facts,
-    rules::{self, Case, Timing, Finding, FindingKind, FreePorts, NicChange, Rule, Scope, free_ports, outlook},
+    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Rule, Scope, Timing, free_ports, outlook},
     settings::Enforcement,
 };
+
+/// The rule about changes that wait for a restart; it warns by default.
+const LIVE_CHANGE: &str = "live-change";
 
 /// The result of a change, NIC by NIC.
 #[derive(Clone, Debug)]
@@ -136,11 +139,17 @@ fn reason(finding: &Finding, policy: EnforcementPolicy, verdict: &Verdict) -> Op
     Some(Reason { rule: rule.id, scope: rule.scope, weight, what: what.clone(), fix: fix.clone().into_owned() })
 }
 
-/// Returns the timing, or that of a fault of a hotplug rule which only warns: the change then waits for the restart.
+/// Returns the timing, or that of a fault which only warns here: of a rule about what a running guest cannot do, whose
+/// change waits for the restart. Faults of the other rules warn of something else, such as a lost address.
 fn overruled(timing: Timing, reasons: &[Reason]) -> Timing {
     if matches!(timing, Timing::AtStart | Timing::AtRestart(_)) {
         return timing;
     }
-    let fault = reasons.iter().find(|reason| reason.scope == Scope::Hotplug && reason.weight == Weight::Warned);
+    let waits = |reason: &&Reason| {
+        let rule =
+            rules::find(reason.rule).filter(|rule| rule.scope == Scope::Hotplug && reason.weight == Weight::Warned);
+        rule.is_some_and(|rule| rule.enforcement == Enforcement::Deny || rule.name == LIVE_CHANGE)
+    };
+    let fault = reasons.iter().find(waits);
     fault.map_or(timing, |fault| Timing::AtRestart(fault.what.clone()))
 }

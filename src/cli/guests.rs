@@ -123,8 +123,13 @@ impl Guests {
     }
 }
 
-/// Reads the VMs of a scope, and what is around them.
-pub(super) async fn read(cluster: &Cluster, scope: &Scope, labels: Option<&str>) -> anyhow::Result<Guests> {
+/// Reads the VMs of a scope, and what is around them, including further networks, each `nad` or `namespace/nad`.
+pub(super) async fn read(
+    cluster: &Cluster,
+    scope: &Scope,
+    labels: Option<&str>,
+    further_networks: &[String],
+) -> anyhow::Result<Guests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
     let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
     let mut guests = Guests::default();
@@ -134,7 +139,7 @@ pub(super) async fn read(cluster: &Cluster, scope: &Scope, labels: Option<&str>)
         Scope::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
     let namespace = if *scope == Scope::Cluster { "" } else { cluster.namespace.as_str() };
-    read_around(cluster, &client, namespace, &mut guests).await;
+    read_around(cluster, &client, namespace, further_networks, &mut guests).await;
     Ok(guests)
 }
 
@@ -223,10 +228,8 @@ async fn read_all(
     let [vms, vmis] = [Kind::Vm, Kind::Vmi].map(|kind| ObjectPath::all(kind, namespace));
     // The VMI of a selected VM need not have its labels.
     let all = ListParams::default().limit(PAGE);
-    let lists = join(
-        client.list(&vms, selected, Fields::All).objects(),
-        client.list(&vmis, all, Fields::All).objects(),
-    );
+    let lists =
+        join(client.list(&vms, selected, Fields::All).objects(), client.list(&vmis, all, Fields::All).objects());
     let (vm_list, vmi_list) = lists.await;
     let vm_list = vm_list.map_err(|error| anyhow!("{vms} cannot be listed: {error}"))?;
     let mut running: Option<BTreeMap<(String, String), Value>> = match vmi_list {
@@ -262,9 +265,16 @@ async fn read_all(
 }
 
 /// Reads what is around the guests, and the facts for the rules.
-async fn read_around(cluster: &Cluster, client: &ApiClient, namespace: &str, guests: &mut Guests) {
+async fn read_around(
+    cluster: &Cluster,
+    client: &ApiClient,
+    namespace: &str,
+    further_networks: &[String],
+    guests: &mut Guests,
+) {
     let plan = networks(&guests.list)
         .iter()
+        .chain(further_networks)
         .fold(FetchPlan::about(namespace, ""), |plan, network| plan.with_network(network));
     let core = |plural: &str| match namespace {
         "" => format!("/api/v1/{plural}"),
@@ -314,7 +324,8 @@ async fn add_guests(client: &ApiClient, guests: &mut Guests) {
     let mut revisions = Vec::new();
     for guest in &guests.list {
         let (namespace, name) = (guest.namespace.as_str(), guest.name.as_str());
-        let objects = [(Kind::Vm, guest.vm.as_ref().map_or(Fact::Absent, Fact::Known)), (Kind::Vmi, guest.vmi.as_ref())];
+        let objects =
+            [(Kind::Vm, guest.vm.as_ref().map_or(Fact::Absent, Fact::Known)), (Kind::Vmi, guest.vmi.as_ref())];
         for (kind, object) in objects {
             match object {
                 Fact::Known(object) => drop(guests.store.apply(kind, &object.to_string())),

@@ -2,7 +2,7 @@
 //! next, and follow the NIC.
 
 mod follow;
-mod migration;
+pub(super) mod migration;
 mod not_found;
 mod output;
 mod write;

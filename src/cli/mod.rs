@@ -7,6 +7,7 @@ mod facts;
 mod guests;
 mod interface;
 mod kubeconfig;
+mod plan;
 mod removeinterface;
 mod review;
 mod rules;
@@ -15,6 +16,7 @@ mod slots;
 mod status;
 mod terminal;
 mod values;
+mod why;
 
 use std::{
     env,
@@ -40,6 +42,7 @@ enum Command {
     AddInterface(Box<addinterface::AddInterfaceArgs>),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
+    Plan(Box<plan::PlanArgs>),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
     Review(review::ReviewArgs),
@@ -48,6 +51,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
     Status(Box<status::StatusArgs>),
+    Why(Box<why::WhyArgs>),
 }
 
 /// Runs the command that the arguments name.
@@ -59,12 +63,14 @@ pub fn main() -> ExitCode {
         Command::AddInterface(args) => args.run(),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::Plan(args) => args.run(&mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),
         Command::Slots(args) => args.run(&mut io::stdout().lock()),
         Command::Status(args) => args.run(&mut io::stdout().lock()),
+        Command::Why(args) => args.run(&mut io::stdout().lock()),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

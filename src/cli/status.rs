@@ -2,6 +2,7 @@
 
 mod age;
 mod json;
+mod page;
 mod table;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
@@ -17,7 +18,7 @@ use kube::{
 };
 use tokio::{runtime::Builder, time::sleep};
 
-pub(super) use self::{age::age, json::value_of_ports};
+pub(super) use self::{age::age, json::value_of_ports, page::Page};
 use super::{
     facts::SettingsArgs,
     guests::{self, Guests, Scope},
@@ -99,7 +100,11 @@ impl StatusArgs {
         let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(async {
             let cluster = self.cluster.connect().await?;
-            if self.watch { self.follow(&cluster, &settings, output).await } else { self.show(&cluster, &settings, output).await }
+            if self.watch {
+                self.follow(&cluster, &settings, output).await
+            } else {
+                self.show(&cluster, &settings, output).await
+            }
         })
     }
 
@@ -112,7 +117,7 @@ impl StatusArgs {
     }
 
     async fn read(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<(Guests, Vec<GuestReport>)> {
-        let guests = guests::read(cluster, &self.scope(), self.selector.as_deref()).await?;
+        let guests = guests::read(cluster, &self.scope(), self.selector.as_deref(), &[]).await?;
         let mut reports: Vec<GuestReport> =
             guests.list.iter().map(|guest| report(&guests.around(guest, settings))).collect();
         if self.problems {
@@ -154,11 +159,8 @@ impl StatusArgs {
     }
 
     fn print_nothing(&self, cluster: &Cluster, guests: &Guests) -> anyhow::Result<()> {
-        let place = if self.all_namespaces {
-            "the cluster".to_owned()
-        } else {
-            format!("namespace {:?}", cluster.namespace)
-        };
+        let place =
+            if self.all_namespaces { "the cluster".to_owned() } else { format!("namespace {:?}", cluster.namespace) };
         let text = if !guests.list.is_empty() {
             let count = guests.list.len();
             format!("No NIC needs anything from you ({count} {} checked)", if count == 1 { "VM" } else { "VMs" })
@@ -171,7 +173,12 @@ impl StatusArgs {
     }
 
     /// Prints the table, and then each line that changes.
-    async fn follow(&self, cluster: &Cluster, settings: &Settings, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+    async fn follow(
+        &self,
+        cluster: &Cluster,
+        settings: &Settings,
+        output: &mut impl Write,
+    ) -> anyhow::Result<ExitCode> {
         let mut changes = self.changes(cluster);
         let mut printed: BTreeMap<String, String> = BTreeMap::new();
         let mut is_first = true;

@@ -185,7 +185,7 @@ pub(super) fn lines(rows: &[Row], layout: &Layout, has_head: bool, painter: Pain
 }
 
 /// Breaks a text between words; a word that is longer than a line gets one of its own.
-fn broken(text: &str, width: usize) -> Vec<String> {
+pub(super) fn broken(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

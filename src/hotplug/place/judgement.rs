@@ -83,9 +83,9 @@ fn is_obstacle(reason: &Reason, place: Place) -> bool {
     let is_telling = match reason.weight {
         Weight::Denied => true,
         Weight::Warned => reason.scope == Scope::Hotplug,
-        Weight::Advice => {
-            ["live migration, and", "cannot be attached", "may have to wait"].iter().any(|part| reason.what.contains(part))
-        }
+        Weight::Advice => ["live migration, and", "cannot be attached", "may have to wait"]
+            .iter()
+            .any(|part| reason.what.contains(part)),
         Weight::Unchecked => false,
     };
     is_of_place && is_telling

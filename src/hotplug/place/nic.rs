@@ -179,9 +179,7 @@ impl Observed<'_> {
         let fix = match fix {
             Some(fix) => fix.to_owned(),
             None if needs_migration => "start a live migration".to_owned(),
-            None if reason.contains("cannot migrate") => {
-                "make the guest live-migratable, or restart the VM".to_owned()
-            }
+            None if reason.contains("cannot migrate") => "make the guest live-migratable, or restart the VM".to_owned(),
             None if need == Need::Action => "remove that obstacle, or restart the VM".to_owned(),
             None => String::new(),
         };
@@ -201,7 +199,9 @@ impl Observed<'_> {
             None => Place::Template,
         };
         match &progress.state {
-            State::Done => Finding::because(Place::Template, Need::Nothing, "is absent: the guest does not have it", ""),
+            State::Done => {
+                Finding::because(Place::Template, Need::Nothing, "is absent: the guest does not have it", "")
+            }
             State::Stopped(reason) => Finding::because(place, Need::Nothing, &format!("stays: {reason}"), ""),
             State::Waiting { reason, .. } => {
                 let needs_migration = progress.migration == MigrationNeed::Manual;

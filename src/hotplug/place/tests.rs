@@ -114,7 +114,8 @@ impl Fixture {
         }
         for number in 0..self.nodes {
             let name = format!("node-{}", char::from(b'a' + u8::try_from(number).unwrap()));
-            objects.push((Kind::Node, json!({"metadata": {"name": name, "labels": {"kubevirt.io/schedulable": "true"}}})));
+            objects
+                .push((Kind::Node, json!({"metadata": {"name": name, "labels": {"kubevirt.io/schedulable": "true"}}})));
         }
         objects.extend(self.vm.clone().map(|vm| (Kind::Vm, vm)));
         objects.extend(self.vmi.known().map(|vmi| (Kind::Vmi, vmi.clone())));
@@ -184,7 +185,7 @@ fn what_the_rules_find_is_the_reason() {
         fixture
     };
     let typo = network("ent");
-    typo.expect(Place::Vmi, Need::Action, &["\"ent\" does not exist in namespace \"demo\""], "\"net\"");
+    typo.expect(Place::Vmi, Need::Action, &["\"ent\" does not exist in namespace \"demo\""], "create or fix the Net");
     let masquerade = Fixture::added().template(&[boot_nic(), json!({"name": "blue", "masquerade": {}})]);
     masquerade.expect(Place::Template, Need::Action, &["cannot be hotplugged"], "bridge");
     let one_node = Fixture { nodes: 1, ..Fixture::copied().without_controller() };
@@ -192,7 +193,12 @@ fn what_the_rules_find_is_the_reason() {
     let blocked = json!({"type": "LiveMigratable", "status": "False", "reason": "DisksNotLiveMigratable"});
     let required = json!({"type": "MigrationRequired", "status": "True"});
     let immobile = Fixture::copied().without_controller().condition(blocked).condition(required);
-    immobile.expect(Place::Vmi, Need::Action, &["the guest cannot migrate (DisksNotLiveMigratable)"], "live-migratable");
+    immobile.expect(
+        Place::Vmi,
+        Need::Action,
+        &["the guest cannot migrate (DisksNotLiveMigratable)"],
+        "live-migratable",
+    );
     assert!(!immobile.blue().needs_migration, "a migration cannot help");
 }
 
@@ -218,14 +224,18 @@ fn a_migration_starts_by_itself_or_a_user_starts_it() {
 fn a_warning_of_another_program_is_quoted_if_it_is_about_the_nic() {
     let with = |events: Vec<Value>| {
         let mut fixture = Fixture::copied();
-        let target = json!({"metadata": {"name": "target", "labels": {(CREATED_BY): "u"}}, "status": {"phase": "Pending"}});
+        let target =
+            json!({"metadata": {"name": "target", "labels": {(CREATED_BY): "u"}}, "status": {"phase": "Pending"}});
         fixture.pods.as_mut().unwrap().push(target);
         fixture.events = Some(events);
         fixture
     };
     let time = "2026-11-27T10:00:00Z";
     for (event, part) in [
-        (warning("Pod", "target", "FailedScheduling", "0/3 nodes", time), "Event FailedScheduling of Pod \"target\" (0/3"),
+        (
+            warning("Pod", "target", "FailedScheduling", "0/3 nodes", time),
+            "Event FailedScheduling of Pod \"target\" (0/3",
+        ),
         (warning("Pod", "launcher", "Failed", "adding pod16477688c0e: no bridge", time), "no bridge"),
         (warning("VirtualMachineInstance", "vm", "SyncFailed", "No more available PCI slots", time), "PCI slots"),
         (warning("VirtualMachine", "vm", "Odd", "NIC \"blue\" is odd", time), "is odd"),
