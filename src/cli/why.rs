@@ -162,6 +162,7 @@ mod tests {
             place,
             direction: Direction::Attach,
             since: Some("2026-11-27T11:00:00Z".to_owned()),
+            is_of_boot: None,
             need,
             why: why.to_owned(),
             fix: fix.to_owned(),
@@ -171,7 +172,8 @@ mod tests {
     }
 
     fn text(nic: NicReport, width: Option<usize>) -> String {
-        let ports = FreePorts { now: PortCount::NotRunning, after_restart: PortCount::Unlimited };
+        let ports =
+            FreePorts { now: PortCount::NotRunning, details: String::new(), after_restart: PortCount::Unlimited };
         let report = GuestReport {
             namespace: "demo".to_owned(),
             name: "vm".to_owned(),

@@ -85,6 +85,8 @@ pub struct NicReport {
     pub direction: Direction,
     /// A time at which it was there already, in RFC 3339.
     pub since: Option<String>,
+    /// Whether the guest booted with it; `None` if that is not known.
+    pub is_of_boot: Option<bool>,
     /// What it needs to get further.
     pub need: Need,
     /// Why it is not further, as the end of a sentence that begins with its name; empty if it is where it belongs.

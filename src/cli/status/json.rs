@@ -68,6 +68,7 @@ fn nic(report: &NicReport) -> Value {
         "place": report.place.as_str(),
         "leaves": report.direction == Direction::Detach,
         "since": report.since,
+        "isOfBoot": report.is_of_boot,
         "needs": report.need.as_str(),
         "why": report.why,
         "fix": report.fix,

@@ -14,7 +14,7 @@ use crate::{
     change::Change,
     facts::{FactSource, Facts, Vmi, nic::GuestNic},
     pci::BootSlots,
-    rules::{self, FreePorts, PortCount, Scope},
+    rules::{self, FreePorts, Scope},
 };
 
 /// The annotation in which nicplug records the ports of a guest at boot.
@@ -39,16 +39,12 @@ pub(super) struct Judgement {
 impl Judgement {
     /// Evaluates the VM as it is.
     pub(super) fn of(around: &Surroundings) -> Self {
-        let unknown = || PortCount::Unknown("the VM cannot be read".to_owned());
-        let mut judgement = Self {
-            cluster_info: ClusterInfo::default(),
-            ports: FreePorts { now: unknown(), after_restart: unknown() },
-        };
         let Some(vm) = around.vm else {
-            let unknown = || PortCount::Unknown("only the ports of a VirtualMachine are counted".to_owned());
-            judgement.ports = FreePorts { now: unknown(), after_restart: unknown() };
-            return judgement;
+            let ports = FreePorts::unknown("only the ports of a VirtualMachine are counted");
+            return Self { cluster_info: ClusterInfo::default(), ports };
         };
+        let ports = FreePorts::unknown("the VM cannot be read");
+        let mut judgement = Self { cluster_info: ClusterInfo::default(), ports };
         let body = review_of(vm, vm, true);
         let body = admission::parse(&body);
         if let Ok(ParsedRequest::Valid(request)) = &body

@@ -84,6 +84,7 @@ impl Observed<'_> {
             place: finding.place,
             direction,
             since: self.since(name, finding.place),
+            is_of_boot: self.is_of_boot(name),
             need: finding.need,
             why: finding.why,
             fix: finding.fix,
@@ -245,13 +246,19 @@ impl Observed<'_> {
                 required.or_else(|| since::last_write(vmi?, &["spec", "domain", "devices", "interfaces"]))
             }
             Place::Pod => since::last_write(vmi?, &["spec", "domain", "devices", "interfaces"]),
-            Place::Guest => {
-                let position = list(vmi?, "/spec/domain/devices/interfaces").iter().position(|nic| name_is(nic, name));
-                let is_recorded = self.boot_nics.zip(position).is_some_and(|(count, index)| (index as u64) < count);
-                let is_of_boot = is_recorded || self.plugs.get(name) == Some(&HotplugMethod::None);
-                since::start(vmi?).filter(|_| is_of_boot)
-            }
+            Place::Guest => since::start(vmi?).filter(|_| self.is_of_boot(name) == Some(true)),
         }
+    }
+
+    /// Whether the guest booted with a NIC: KubeVirt appends the NICs that it plugs later.
+    fn is_of_boot(&self, name: &str) -> Option<bool> {
+        let vmi = self.snapshot.vmi?;
+        let position = list(vmi, "/spec/domain/devices/interfaces").iter().position(|nic| name_is(nic, name));
+        let Some(position) = position else { return Some(false) };
+        if self.plugs.get(name) == Some(&HotplugMethod::None) {
+            return Some(true);
+        }
+        self.boot_nics.map(|count| (position as u64) < count)
     }
 }
 

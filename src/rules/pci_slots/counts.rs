@@ -12,8 +12,19 @@ use crate::{
 pub struct FreePorts {
     /// Those of the running guest, before the change: its NICs and those that wait in the stored template have theirs.
     pub now: PortCount,
+    /// How they were counted, from the devices at boot and now; empty if they were not.
+    pub details: String,
     /// Those of the guest after a restart with the new template.
     pub after_restart: PortCount,
+}
+
+impl FreePorts {
+    /// Returns the ports of a guest about which nothing is known, for this reason.
+    #[must_use]
+    pub fn unknown(why: &str) -> Self {
+        let unknown = || PortCount::Unknown(why.to_owned());
+        Self { now: unknown(), details: String::new(), after_restart: unknown() }
+    }
 }
 
 /// A number of free ports.
@@ -73,23 +84,30 @@ impl From<HotplugCapacity> for PortCount {
 /// Counts the free ports.
 #[must_use]
 pub fn free_ports(case: &Case) -> FreePorts {
-    FreePorts { now: now(case), after_restart: after_restart(case) }
+    let (now, details) = now(case);
+    FreePorts { now, details, after_restart: after_restart(case) }
 }
 
-fn now(case: &Case) -> PortCount {
-    match case.live() {
-        Fact::Absent => PortCount::NotRunning,
-        Fact::Unknown => PortCount::Unknown("whether the VM runs is not known".to_owned()),
-        Fact::Known(vmi) => match Ports::of(case, vmi) {
-            Ok(None) => PortCount::Unlimited,
-            Err(why) => PortCount::Unknown(why),
-            Ok(Some(ports)) => PortCount::Free {
+fn now(case: &Case) -> (PortCount, String) {
+    let vmi = match case.live() {
+        Fact::Absent => return (PortCount::NotRunning, String::new()),
+        Fact::Unknown => {
+            return (PortCount::Unknown("whether the VM runs is not known".to_owned()), String::new());
+        }
+        Fact::Known(vmi) => vmi,
+    };
+    match Ports::of(case, vmi) {
+        Ok(None) => (PortCount::Unlimited, String::new()),
+        Err(why) => (PortCount::Unknown(why), String::new()),
+        Ok(Some(ports)) => {
+            let count = PortCount::Free {
                 free: ports.left,
                 at_boot: ports.at_boot,
                 name: ports.boot.capacity.name(),
                 is_estimate: ports.is_estimate,
-            },
-        },
+            };
+            (count, ports.details())
+        }
     }
 }
 

@@ -15,6 +15,7 @@ fn nic(name: &str, place: Place, need: Need, why: &str, fix: &str) -> NicReport 
         place,
         direction: Direction::Attach,
         since: Some("2026-11-27T11:00:00Z".to_owned()),
+        is_of_boot: None,
         need,
         why: why.to_owned(),
         fix: fix.to_owned(),
@@ -36,6 +37,7 @@ fn guest() -> GuestReport {
         ],
         ports: FreePorts {
             now: PortCount::Free { free: 2, at_boot: 4, name: "hotplug port", is_estimate: true },
+            details: String::new(),
             after_restart: PortCount::Free { free: 3, at_boot: 3, name: "hotplug port", is_estimate: false },
         },
     }
