@@ -378,15 +378,15 @@ async fn the_plan_tells_when_each_change_arrives_and_how_to_make_it() {
         run(fixture.command(settings, &[&["plan", VM], more].concat())).await
     };
     let at_once = plan(IN_PLACE, &["--add", &add]).await;
-    let parts = ["+ dyniface1  at once", "Free ports for hotplug: ", "kubectl patch virtualmachine vm-fedora "];
+    let parts = ["+ dyniface1: at once", "Free ports for hotplug: ", "kubectl patch virtualmachine vm-fedora "];
     let at_once = at_once.check(0, &parts, &[]);
     let manual = plan(BY_MIGRATION, &["--add", &add]).await;
     manual.check(0, &["by a live migration, which a user must start", "kind: VirtualMachineInstanceMigration"], &[]);
     let wrong = plan(IN_PLACE, &["--add", "a=new-fancy-nett", "--remove", "none"]).await;
-    let parts = ["! none  never: the template has no NIC", "+ a  never: ", "[NP105]", "No command: "];
+    let parts = ["! none: never: the template has no NIC", "+ a: never: ", "[NP105]", "No command: "];
     wrong.check(1, &parts, &[]);
     let later = plan(IN_PLACE, &["--set", "default.model=e1000e"]).await;
-    later.check(0, &["~ default  at the next restart: "], &[]);
+    later.check(0, &["~ default: at the next restart: "], &[]);
     plan(IN_PLACE, &[]).await.check(2, &[], &["nothing to plan"]);
     plan(IN_PLACE, &["--set", "x"]).await.check(2, &[], &["write NIC.FIELD=VALUE"]);
     let json = plan(IN_PLACE, &["--add", &add, "-o", "json"]).await.check(0, &[], &[]).json();
@@ -401,7 +401,7 @@ async fn the_plan_tells_when_each_change_arrives_and_how_to_make_it() {
     };
     send(patch).await.granted();
     fixture.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
-    plan(IN_PLACE, &["--add", &add]).await.check(0, &["= dyniface1  nothing to do: the template has it already"], &[]);
+    plan(IN_PLACE, &["--add", &add]).await.check(0, &["= dyniface1: nothing to do: the template has it already"], &[]);
 }
 
 #[tokio::test]
@@ -411,5 +411,35 @@ async fn a_plan_without_the_permission_to_read_the_guest_cannot_judge() {
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}]);
     let add = format!("{NIC}={NETWORK}");
     let plan = fixture.command_as("unsure", rules, IN_PLACE, &["plan", VM, "--add", &add]).await;
-    run(plan).await.check(2, &["+ dyniface1  not known: whether the VM runs is not known"], &["Not read"]);
+    run(plan).await.check(2, &["+ dyniface1: not known: whether the VM runs is not known"], &["Not read"]);
+}
+
+// === slots ===
+
+#[tokio::test]
+async fn the_ports_of_now_are_those_of_the_record_and_not_those_of_the_template() {
+    let Some(fixture) = CommandFixture::with_running_vm("slots").await else { return };
+    let vmis = Kind::Vmi.api(&fixture.admin, &fixture.namespace);
+    let stamp = json!({"metadata": {"annotations": {"nicplug.io/boot-slots": "v1:port=2,nics=1,disks=0"}}});
+    vmis.patch(VM, &PatchParams::default(), &Patch::Merge(stamp)).await.unwrap();
+    fixture.add_nic().await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    let slots = async |more: &[&str]| run(fixture.command(IN_PLACE, &[&["slots", VM], more].concat())).await;
+    let parts = [
+        "Now: 1 hotplug port is free, of 2 at boot",
+        "Plugged after the boot: dyniface1",
+        "vm-fedora, after the next restart",
+    ];
+    let text = slots(&[]).await.check(0, &parts, &[]);
+    assert!(text.stdout.lines().all(|line| line.chars().count() <= 80), "{text:#?}");
+    let json = slots(&["-o", "json"]).await.check(0, &[], &[]).json();
+    assert_eq!(json["now"], json!({"free": 1, "freeAtBoot": 2, "isEstimate": false}), "{json}");
+    assert_eq!((&json["pluggedLater"], &json["name"]), (&json!([NIC]), &json!(VM)), "{json}");
+    assert_ne!(json["afterRestart"]["freePorts"], json!(1), "{json}");
+    slots(&["-o", "svg"]).await.check(0, &["<svg "], &[]);
+    let one = format!("red={NETWORK}");
+    slots(&["--what-if", &one]).await.check(0, &["What if red: it works", "With them 0 are free now"], &[]);
+    let two = format!("green={NETWORK}");
+    slots(&["--what-if", &one, &two]).await.check(1, &["never: no free hotplug port for", "[NP106]"], &[]);
+    run(fixture.command(IN_PLACE, &["slots"])).await.check(2, &[], &["required"]);
 }

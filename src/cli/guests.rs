@@ -67,7 +67,8 @@ pub(super) struct Guests {
     pub(super) store: Store,
     /// What could not be read, each with its reason unless that is a missing permission.
     pub(super) unread: Unread,
-    pods: Option<ByNamespace>,
+    /// The pods by the uid of their VMI.
+    pods: Option<BTreeMap<String, Vec<Value>>>,
     migrations: Option<ByNamespace>,
     events: Option<ByNamespace>,
 }
@@ -111,10 +112,12 @@ impl Guests {
         let of = |objects: &'g Option<ByNamespace>| {
             objects.as_ref().map(|all| all.get(&guest.namespace).map(Vec::as_slice).unwrap_or_default())
         };
+        let uid = guest.vmi.known().and_then(|vmi| vmi.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
+        let pods = self.pods.as_ref().map(|all| all.get(uid).map(Vec::as_slice).unwrap_or_default());
         Surroundings {
             vm: guest.vm.as_ref(),
             vmi: guest.vmi.as_ref(),
-            pods: of(&self.pods),
+            pods,
             migrations: of(&self.migrations),
             events: of(&self.events),
             facts: &self.store,
@@ -299,8 +302,8 @@ async fn read_around(
         guests.unread.add(&error.path, &error.reason);
     }
     let place = if namespace.is_empty() { String::new() } else { format!(" of namespace {namespace:?}") };
-    guests.pods = keep(pods, &format!("Pods{place}"), &mut guests.unread);
-    guests.events = keep(events, &format!("Events{place}"), &mut guests.unread);
+    guests.pods = keep(pods, &format!("Pods{place}"), creator, &mut guests.unread);
+    guests.events = keep(events, &format!("Events{place}"), namespace_of, &mut guests.unread);
     for (path, listed) in lists {
         match listed {
             Ok(objects) => {
@@ -308,7 +311,7 @@ async fn read_around(
                 objects.iter().for_each(|text| drop(guests.store.apply(path.kind, text)));
                 guests.store.finish_sync(path.kind);
                 if path.kind == Kind::Migration {
-                    guests.migrations = Some(by_namespace(objects.iter().map(|text| value(text)).collect()));
+                    guests.migrations = Some(grouped(objects.iter().map(|text| value(text)).collect(), namespace_of));
                 }
             }
             // Most users may not read quotas; without them a migration is only not known to be refused.
@@ -393,9 +396,15 @@ async fn list_core(cluster: &Cluster, url: &str, params: ListParams) -> Result<V
     }
 }
 
-fn keep(listed: Result<Vec<Value>, ApiError>, what: &str, unread: &mut Unread) -> Option<ByNamespace> {
+/// Groups the objects of a list by a key; notes an error.
+fn keep(
+    listed: Result<Vec<Value>, ApiError>,
+    what: &str,
+    group: fn(&Value) -> String,
+    unread: &mut Unread,
+) -> Option<BTreeMap<String, Vec<Value>>> {
     match listed {
-        Ok(objects) => Some(by_namespace(objects)),
+        Ok(objects) => Some(grouped(objects, group)),
         Err(error) => {
             unread.add(what, &error);
             None
@@ -403,12 +412,22 @@ fn keep(listed: Result<Vec<Value>, ApiError>, what: &str, unread: &mut Unread) -
     }
 }
 
-fn by_namespace(objects: Vec<Value>) -> ByNamespace {
-    let mut all = ByNamespace::new();
+fn grouped(objects: Vec<Value>, group: fn(&Value) -> String) -> BTreeMap<String, Vec<Value>> {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for object in objects {
-        all.entry(key(&object).0).or_default().push(object);
+        all.entry(group(&object)).or_default().push(object);
     }
     all
+}
+
+fn namespace_of(object: &Value) -> String {
+    key(object).0
+}
+
+/// Returns the uid of the VMI of a pod.
+fn creator(pod: &Value) -> String {
+    let labels = pod.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get(CREATED_BY)?.as_str()).unwrap_or_default().to_owned()
 }
 
 /// Returns namespace and name.

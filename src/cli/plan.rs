@@ -16,7 +16,7 @@ use super::{
     terminal::Colour,
 };
 use crate::{
-    admission::{NicOutlook, Outlook, Weight},
+    admission::{NicOutlook, Outlook, Reason, Weight},
     api::mac::Mac,
     facts::{Fact, FactSource, kubevirt::AutoMigration},
     hotplug::{
@@ -180,10 +180,10 @@ impl Planned<'_> {
         };
         page.paragraph(Some(Colour::Bold), "", "  ", &format!("VirtualMachine {namespace}/{name}, {state}"));
         for (nic, why) in &self.plan.impossible {
-            page.paragraph(Some(Colour::Red), "  ", "      ", &format!("! {nic}  never: {why}"));
+            page.paragraph(Some(Colour::Red), "  ", "      ", &format!("! {nic}: never: {why}"));
         }
         for (nic, why) in &self.plan.unchanged {
-            page.paragraph(Some(Colour::Dim), "  ", "      ", &format!("= {nic}  nothing to do: {why}"));
+            page.paragraph(Some(Colour::Dim), "  ", "      ", &format!("= {nic}: nothing to do: {why}"));
         }
         if let Some(outlook) = &self.plan.outlook {
             outlook.nics.iter().for_each(|nic| print_nic(&mut page, nic));
@@ -218,7 +218,7 @@ impl Planned<'_> {
             |nic: &NicOutlook| matches!(nic.timing, Timing::ByMigration(start) if start != AutoMigration::On);
         if outlook.nics.iter().any(is_manual) {
             page.paragraph(None, "", "  ", "Then, to start the migration:");
-            page.verbatim("  ", &create_command(&self.report.namespace, &self.report.name)?);
+            page.verbatim("", &create_command(&self.report.namespace, &self.report.name)?);
         }
         Ok(())
     }
@@ -286,20 +286,30 @@ fn print_nic(page: &mut Page, nic: &NicOutlook) {
         Timing::AtOnce | Timing::AtStart => Colour::Green,
         _ => Colour::Yellow,
     };
-    page.paragraph(Some(colour), "  ", "      ", &format!("{mark} {}  {}", nic.name, sentence(nic)));
+    page.paragraph(Some(colour), "  ", "      ", &format!("{mark} {}: {}", nic.name, sentence(nic)));
     for reason in nic.denials() {
         page.paragraph(None, "      ", "      ", &format!("to do: {}", reason.fix));
     }
-    let told = sentence(nic);
-    let is_new = |what: &str| !told.contains(what);
-    for reason in &nic.reasons {
-        let is_note = matches!(reason.weight, Weight::Warned | Weight::Advice) && is_new(&reason.what);
-        if is_note {
-            page.paragraph(None, "      ", "      ", &format!("note: {} [{}]", reason.what, reason.rule));
-        } else if reason.weight == Weight::Warned && !is_denied && !reason.fix.is_empty() {
-            page.paragraph(None, "      ", "      ", &format!("to do: {}", reason.fix));
+    for reason in nic.reasons.iter().filter(|reason| !is_told(nic, reason)) {
+        match reason.weight {
+            Weight::Warned | Weight::Advice => {
+                page.paragraph(None, "      ", "      ", &format!("note: {} [{}]", reason.what, reason.rule));
+            }
+            Weight::Denied | Weight::Unchecked => {}
         }
     }
+}
+
+/// Whether the sentence about a NIC says what a rule found already.
+fn is_told(nic: &NicOutlook, reason: &Reason) -> bool {
+    let parts: &[&str] = match nic.timing {
+        Timing::ByMigration(_) => {
+            &["no migration starts", "which KubeVirt starts", "until you create", "have to create"]
+        }
+        Timing::AtRestart(_) => &["changes at the next restart", "until a restart"],
+        _ => &[],
+    };
+    sentence(nic).contains(&reason.what) || parts.iter().any(|part| reason.what.contains(part))
 }
 
 /// Returns when the change of a NIC reaches the guest, and why.
@@ -356,4 +366,16 @@ fn words(ports: &PortCount) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_nic_is_read_from_its_text() {
+        let Addition(nic) = "blue=infra/net,sriov,mac=02-00-00-00-00-0A".parse().unwrap();
+        assert_eq!((nic.name.as_str(), nic.network_name.as_str(), nic.is_sriov), ("blue", "infra/net", true));
+        assert_eq!(nic.mac.unwrap().to_string(), "02:00:00:00:00:0a");
+        for text in ["blue", "=net", "blue=", "blue=net,fast", "blue=net,mac=1", ""] {
+            assert!(text.parse::<Addition>().is_err(), "{text:?}");
+        }
+    }
+}

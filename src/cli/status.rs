@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use futures_util::{StreamExt, stream::select_all};
+use futures_util::{FutureExt, Stream, StreamExt, stream::select_all};
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -183,7 +183,16 @@ impl StatusArgs {
         let mut printed: BTreeMap<String, String> = BTreeMap::new();
         let mut is_first = true;
         loop {
-            let (guests, reports) = self.read(cluster, settings).await?;
+            let (guests, reports) = match self.read(cluster, settings).await {
+                Ok(read) => read,
+                Err(error) if is_first => return Err(error),
+                // The API server may be away for a moment; the next change leads to another reading.
+                Err(error) => {
+                    note(&format!("{error:#}"))?;
+                    Self::wait(&mut changes).await;
+                    continue;
+                }
+            };
             let layout = self.layout();
             let rows = table::rows(&reports, &layout);
             let new = rows.iter().filter(|row| printed.get(&row.key) != Some(&row.state));
@@ -197,16 +206,19 @@ impl StatusArgs {
             }
             is_first = false;
             printed = rows.into_iter().map(|row| (row.key, row.state)).collect();
-            // All events that arrive meanwhile lead to one reading.
-            sleep(INTERVAL).await;
-            if changes.next().await.is_none() {
-                return Ok(ExitCode::SUCCESS);
-            }
+            Self::wait(&mut changes).await;
         }
     }
 
+    /// Waits for a change, and a moment for the changes that follow it.
+    async fn wait(changes: &mut (impl Stream<Item = ()> + Unpin)) {
+        changes.next().await;
+        sleep(INTERVAL).await;
+        while changes.next().now_or_never().flatten().is_some() {}
+    }
+
     /// Watches VMs, VMIs and migrations. A watch without permission is silent; the others still lead to readings.
-    fn changes(&self, cluster: &Cluster) -> impl futures_util::Stream<Item = ()> + Unpin {
+    fn changes(&self, cluster: &Cluster) -> impl Stream<Item = ()> + Unpin {
         let watch = |kind| {
             let resource = resource(kind);
             let api: Api<DynamicObject> = if self.all_namespaces {
@@ -214,7 +226,7 @@ impl StatusArgs {
             } else {
                 Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource)
             };
-            let events = watcher(api, watcher::Config::default()).default_backoff().applied_objects();
+            let events = watcher(api, watcher::Config::default()).default_backoff().touched_objects();
             events.filter_map(async |event| event.ok().map(drop)).boxed()
         };
         select_all([Kind::Vm, Kind::Vmi, Kind::Migration].map(watch))

@@ -132,7 +132,8 @@ impl Shown<'_> {
         let mut lines = vec![match &ports.now {
             PortCount::Free { free, at_boot, name, is_estimate } => {
                 let about = if *is_estimate { "about " } else { "" };
-                format!("Now: {about}{free} {name}s are free; {at_boot} were free at boot")
+                let ports = if *free == 1 { format!("{name} is") } else { format!("{name}s are") };
+                format!("Now: {about}{free} {ports} free, of {at_boot} at boot")
             }
             PortCount::Unlimited => "Now: ports do not limit the number of NICs".to_owned(),
             PortCount::NotRunning => "Now: no guest runs".to_owned(),
