@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::Duration,
 };
 
@@ -40,7 +41,7 @@ const MAX_REVISIONS: usize = 100;
 
 /// Which VMs to read.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Scope {
+pub(super) enum Selection {
     /// All VMs of all namespaces.
     Cluster,
     /// All VMs of the namespace.
@@ -60,7 +61,7 @@ pub(super) struct Guest {
 
 /// What was read.
 #[derive(Default)]
-pub(super) struct Guests {
+pub(super) struct FoundGuests {
     /// The VMs and VMIs, by namespace and name.
     pub(super) list: Vec<Guest>,
     /// The facts for the rules.
@@ -86,11 +87,11 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    fn add(&mut self, what: impl ToString, error: &ApiError) {
+    fn add(&mut self, what: &impl fmt::Display, error: &ApiError) {
         if error.is_forbidden() {
             self.forbidden.insert(what.to_string());
         } else {
-            self.failed.insert(format!("{}: {error}", what.to_string()));
+            self.failed.insert(format!("{what}: {error}"));
         }
     }
 
@@ -106,7 +107,7 @@ impl Unread {
     }
 }
 
-impl Guests {
+impl FoundGuests {
     /// Returns everything around a guest.
     pub(super) fn around<'g>(&'g self, guest: &'g Guest, settings: &'g Settings) -> Surroundings<'g> {
         let of = |objects: &'g Option<ByNamespace>| {
@@ -129,19 +130,19 @@ impl Guests {
 /// Reads the VMs of a scope, and what is around them, including further networks, each `nad` or `namespace/nad`.
 pub(super) async fn read(
     cluster: &Cluster,
-    scope: &Scope,
+    scope: &Selection,
     labels: Option<&str>,
     further_networks: &[String],
-) -> anyhow::Result<Guests> {
+) -> anyhow::Result<FoundGuests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
     let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
-    let mut guests = Guests::default();
+    let mut guests = FoundGuests::default();
     match scope {
-        Scope::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
-        Scope::Cluster => read_all(&client, "", labels, &mut guests).await?,
-        Scope::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
+        Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
+        Selection::Cluster => read_all(&client, "", labels, &mut guests).await?,
+        Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
-    let namespace = if *scope == Scope::Cluster { "" } else { cluster.namespace.as_str() };
+    let namespace = if *scope == Selection::Cluster { "" } else { cluster.namespace.as_str() };
     read_around(cluster, &client, namespace, further_networks, &mut guests).await;
     Ok(guests)
 }
@@ -166,7 +167,7 @@ async fn read_named(
     cluster: &Cluster,
     client: &ApiClient,
     arguments: &[String],
-    guests: &mut Guests,
+    guests: &mut FoundGuests,
 ) -> anyhow::Result<()> {
     let namespace = &cluster.namespace;
     let mut names: Vec<&str> = Vec::new();
@@ -192,7 +193,7 @@ async fn read_named(
             Err(ApiError::NotFound(_)) => Fact::Absent,
             Err(error) => {
                 let path = ObjectPath::one(Kind::Vmi, namespace, name);
-                guests.unread.add(path, &error);
+                guests.unread.add(&path, &error);
                 Fact::Unknown
             }
         };
@@ -222,7 +223,7 @@ async fn read_all(
     client: &ApiClient,
     namespace: &str,
     labels: Option<&str>,
-    guests: &mut Guests,
+    guests: &mut FoundGuests,
 ) -> anyhow::Result<()> {
     let selected = match labels {
         Some(labels) => ListParams::default().limit(PAGE).labels(labels),
@@ -238,7 +239,7 @@ async fn read_all(
     let mut running: Option<BTreeMap<(String, String), Value>> = match vmi_list {
         Ok(vmis) => Some(vmis.iter().map(|text| value(text)).map(|vmi| (key(&vmi), vmi)).collect()),
         Err(error) => {
-            guests.unread.add(vmis, &error);
+            guests.unread.add(&vmis, &error);
             None
         }
     };
@@ -273,7 +274,7 @@ async fn read_around(
     client: &ApiClient,
     namespace: &str,
     further_networks: &[String],
-    guests: &mut Guests,
+    guests: &mut FoundGuests,
 ) {
     let plan = networks(&guests.list)
         .iter()
@@ -308,7 +309,9 @@ async fn read_around(
         match listed {
             Ok(objects) => {
                 // An object that cannot be read stays unknown, as on the server.
-                objects.iter().for_each(|text| drop(guests.store.apply(path.kind, text)));
+                for text in &objects {
+                    drop(guests.store.apply(path.kind, text));
+                }
                 guests.store.finish_sync(path.kind);
                 if path.kind == Kind::Migration {
                     guests.migrations = Some(grouped(objects.iter().map(|text| value(text)).collect(), namespace_of));
@@ -316,14 +319,14 @@ async fn read_around(
             }
             // Most users may not read quotas; without them a migration is only not known to be refused.
             Err(_) if path.kind == Kind::ResourceQuota => {}
-            Err(error) => guests.unread.add(path, &error),
+            Err(error) => guests.unread.add(&path, &error),
         }
     }
     add_guests(client, guests).await;
 }
 
 /// Adds the guests to the facts, and the ControllerRevisions of those whose ports at boot are not recorded.
-async fn add_guests(client: &ApiClient, guests: &mut Guests) {
+async fn add_guests(client: &ApiClient, guests: &mut FoundGuests) {
     let mut revisions = Vec::new();
     for guest in &guests.list {
         let (namespace, name) = (guest.namespace.as_str(), guest.name.as_str());
@@ -350,7 +353,7 @@ async fn add_guests(client: &ApiClient, guests: &mut Guests) {
         match object {
             Ok(text) => drop(guests.store.apply(Kind::Revision, &text)),
             Err(ApiError::NotFound(_)) => guests.store.mark_absent(Kind::Revision, &path.namespace, path.name()),
-            Err(error) => guests.unread.add(path, &error),
+            Err(error) => guests.unread.add(&path, &error),
         }
     }
 }
@@ -364,10 +367,8 @@ fn networks(guests: &[Guest]) -> BTreeSet<String> {
         ];
         let entries = specs.into_iter().flatten().filter_map(Value::as_array).flatten();
         let names = entries.filter_map(|network| network.pointer("/multus/networkName")?.as_str());
-        let full = |name: &str| match name.contains('/') {
-            true => name.to_owned(),
-            false => format!("{}/{name}", guest.namespace),
-        };
+        let full =
+            |name: &str| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", guest.namespace) };
         names.map(full).collect::<Vec<_>>()
     };
     guests.iter().flat_map(of).collect()
@@ -406,7 +407,7 @@ fn keep(
     match listed {
         Ok(objects) => Some(grouped(objects, group)),
         Err(error) => {
-            unread.add(what, &error);
+            unread.add(&what, &error);
             None
         }
     }
@@ -462,9 +463,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_listed_by_its_reason() {
         let mut unread = Unread::default();
-        unread.add("Pods", &ApiError::Forbidden("no".to_owned()));
-        unread.add("Events", &ApiError::Forbidden("no".to_owned()));
-        unread.add("KubeVirts", &ApiError::Refused("odd".to_owned()));
+        unread.add(&"Pods", &ApiError::Forbidden("no".to_owned()));
+        unread.add(&"Events", &ApiError::Forbidden("no".to_owned()));
+        unread.add(&"KubeVirts", &ApiError::Refused("odd".to_owned()));
         let notes = unread.notes();
         assert_eq!(notes[0], "Not read, no permission: Events, Pods");
         assert!(notes[1].starts_with("Not read: KubeVirts: ") && notes.len() == 2, "{notes:?}");

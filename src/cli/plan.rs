@@ -9,10 +9,10 @@ use tokio::runtime::Builder;
 
 use super::{
     facts::SettingsArgs,
-    guests::{self, Scope, name_in},
+    guests::{self, Selection, name_in},
     interface::migration::create_command,
     kubeconfig::ClusterArgs,
-    status::{Page, print_notes, value_of_ports},
+    status::{Printout, print_notes, value_of_ports},
     terminal::Colour,
 };
 use crate::{
@@ -49,7 +49,7 @@ pub(super) struct PlanArgs {
     /// Add NICs: name and NetworkAttachmentDefinition of each; with `,sriov` it is bound by SR-IOV, and `,mac=MAC` sets
     /// its address.
     #[arg(long, value_name = "NIC=NAD", num_args = 1..)]
-    add: Vec<Addition>,
+    add: Vec<NicArgument>,
 
     /// Remove NICs.
     #[arg(long, value_name = "NIC", num_args = 1..)]
@@ -84,9 +84,9 @@ enum Format {
 
 /// A NIC to add, written as `NAME=NAD`.
 #[derive(Clone, Debug)]
-pub(super) struct Addition(pub(super) NewNic);
+pub(super) struct NicArgument(pub(super) NewNic);
 
-impl FromStr for Addition {
+impl FromStr for NicArgument {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -117,7 +117,7 @@ impl PlanArgs {
         runtime.block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
-            let scope = Scope::Names(vec![name.clone()]);
+            let scope = Selection::Names(vec![name.clone()]);
             let mut guests = guests::read(&cluster, &scope, None, &self.networks()).await?;
             let report = guests.list.first().map(|guest| place::report(&guests.around(guest, &settings)));
             let vm = guests.list.first().and_then(|guest| guest.vm.clone());
@@ -128,7 +128,7 @@ impl PlanArgs {
             let plan = plan(&vm, &steps, &facts, &settings)?;
             let planned = Planned { report: &report, after_restart: after_restart(&plan, &report), plan: &plan };
             let text = match self.output {
-                Format::Text => planned.text(Page::for_stdout())?,
+                Format::Text => planned.text(Printout::for_stdout())?,
                 Format::Json => format!("{}\n", serde_json::to_string_pretty(&planned.json())?),
                 Format::Yaml => format!("{}\n", serde_saphyr::to_string(&planned.json())?.trim_end()),
             };
@@ -143,7 +143,7 @@ impl PlanArgs {
     }
 
     fn steps(&self) -> Vec<PlanStep> {
-        let added = self.add.iter().map(|Addition(nic)| PlanStep::Edit(EditRequest::Add(nic.clone())));
+        let added = self.add.iter().map(|NicArgument(nic)| PlanStep::Edit(EditRequest::Add(nic.clone())));
         let removed = self.remove.iter().map(|name| PlanStep::Edit(EditRequest::Remove(name.clone())));
         let set = self.set.iter().map(|change| PlanStep::Set(change.clone()));
         removed.chain(added).chain(set).collect()
@@ -151,7 +151,7 @@ impl PlanArgs {
 
     /// Returns the networks that the plan adds.
     fn networks(&self) -> Vec<String> {
-        let added = self.add.iter().map(|Addition(nic)| nic.network_name.clone());
+        let added = self.add.iter().map(|NicArgument(nic)| nic.network_name.clone());
         let set = self.set.iter().filter(|change| change.field == crate::hotplug::plan::NicField::Network);
         added.chain(set.map(|change| change.value.clone())).collect()
     }
@@ -171,7 +171,7 @@ struct Planned<'p> {
 }
 
 impl Planned<'_> {
-    fn text(&self, mut page: Page) -> anyhow::Result<String> {
+    fn text(&self, mut page: Printout) -> anyhow::Result<String> {
         let GuestReport { namespace, name, runs, ports, .. } = self.report;
         let state = match runs {
             Fact::Known(()) => "running",
@@ -191,9 +191,9 @@ impl Planned<'_> {
                 let colour = if reason.weight == Weight::Denied { Colour::Red } else { Colour::Yellow };
                 page.paragraph(Some(colour), "  ", "      ", &format!("! {} [{}]", reason.what, reason.rule));
             }
-            unchecked(outlook)
-                .iter()
-                .for_each(|text| page.paragraph(Some(Colour::Dim), "  ", "      ", &format!("? {text}")));
+            for text in unchecked(outlook) {
+                page.paragraph(Some(Colour::Dim), "  ", "      ", &format!("? {text}"));
+            }
         }
         let now = match (ports.now.free(), self.plan.free_after()) {
             (Some(_), Some(after)) => format!("{} now, {after} after the change", words(&ports.now)),
@@ -206,7 +206,7 @@ impl Planned<'_> {
     }
 
     /// Adds the commands that make the change.
-    fn commands(&self, page: &mut Page) -> anyhow::Result<()> {
+    fn commands(&self, page: &mut Printout) -> anyhow::Result<()> {
         if self.plan.is_refused() {
             page.paragraph(None, "", "  ", "No command: a change is denied as a whole; leave out what never works");
             return Ok(());
@@ -274,7 +274,7 @@ fn nic_json(nic: &NicOutlook) -> Value {
     json!({"name": nic.name, "change": change, "when": when, "why": sentence(nic), "reasons": reasons.collect::<Vec<_>>()})
 }
 
-fn print_nic(page: &mut Page, nic: &NicOutlook) {
+fn print_nic(page: &mut Printout, nic: &NicOutlook) {
     let mark = match nic.change {
         NicChange::Add => '+',
         NicChange::Modify => '~',
@@ -368,14 +368,78 @@ fn words(ports: &PortCount) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{admission::verdict::Verdict, rules::FreePorts};
+
+    fn nic(name: &str, change: NicChange, timing: Timing) -> NicOutlook {
+        NicOutlook { name: name.to_owned(), change, timing, reasons: Vec::new() }
+    }
+
+    /// Returns the plan of a VM with two free ports, at a width.
+    fn planned(nics: Vec<NicOutlook>, width: usize) -> String {
+        let free = |free| PortCount::Free { free, at_boot: 4, name: "hotplug port", is_estimate: false };
+        let ports = FreePorts { now: free(2), details: String::new(), after_restart: free(3) };
+        let (namespace, name) = ("demo".to_owned(), "vm".to_owned());
+        let runs = Fact::Known(());
+        let report = GuestReport { namespace, name, has_vm: true, runs, nics: Vec::new(), ports: ports.clone() };
+        let outlook = Outlook { verdict: Verdict::default(), nics, others: Vec::new(), ports };
+        let plan = Plan {
+            patch: Vec::new(),
+            object: Value::Null,
+            outlook: Some(outlook),
+            impossible: vec![("none".to_owned(), "the template has no NIC \"none\"".to_owned())],
+            unchanged: vec![("blue".to_owned(), "the template has it already".to_owned())],
+        };
+        let after_restart = after_restart(&plan, &report);
+        Planned { report: &report, plan: &plan, after_restart }.text(Printout::of(Some(width))).unwrap()
+    }
+
+    fn nics() -> Vec<NicOutlook> {
+        let off = Timing::ByMigration(AutoMigration::Off("workloadUpdateMethods LiveMigrate"));
+        let mut denied = nic("white", NicChange::Add, Timing::AtOnce);
+        denied.reasons = vec![Reason {
+            rule: "NP103",
+            scope: crate::rules::Scope::Hotplug,
+            weight: Weight::Denied,
+            what: "model e1000e of \"white\" cannot be hotplugged".to_owned(),
+            fix: "use virtio".to_owned(),
+        }];
+        vec![nic("red", NicChange::Add, off), denied, nic("green", NicChange::Remove, Timing::AtOnce)]
+    }
+
+    #[test]
+    fn the_plan_fits_eighty_columns() {
+        assert_eq!(
+            planned(nics(), 80),
+            "\
+VirtualMachine demo/vm, running
+  ! none: never: the template has no NIC \"none\"
+  = blue: nothing to do: the template has it already
+  + red: by a live migration, which a user must start: KubeVirt lacks
+      workloadUpdateMethods LiveMigrate
+  + white: never: model e1000e of \"white\" cannot be hotplugged [NP103]
+      to do: use virtio
+  - green: at once, as soon as the guest releases it
+  Free ports for hotplug: 2 now, 1 after the change; 3 after the next restart
+No command: a change is denied as a whole; leave out what never works
+"
+        );
+    }
+
+    #[test]
+    fn the_plan_uses_a_hundred_and_twenty_columns() {
+        let text = planned(nics(), 120);
+        let line =
+            "  + red: by a live migration, which a user must start: KubeVirt lacks workloadUpdateMethods LiveMigrate";
+        assert!(text.lines().any(|shown| shown == line), "{text}");
+    }
 
     #[test]
     fn a_new_nic_is_read_from_its_text() {
-        let Addition(nic) = "blue=infra/net,sriov,mac=02-00-00-00-00-0A".parse().unwrap();
+        let NicArgument(nic) = "blue=infra/net,sriov,mac=02-00-00-00-00-0A".parse().unwrap();
         assert_eq!((nic.name.as_str(), nic.network_name.as_str(), nic.is_sriov), ("blue", "infra/net", true));
         assert_eq!(nic.mac.unwrap().to_string(), "02:00:00:00:00:0a");
         for text in ["blue", "=net", "blue=", "blue=net,fast", "blue=net,mac=1", ""] {
-            assert!(text.parse::<Addition>().is_err(), "{text:?}");
+            assert!(text.parse::<NicArgument>().is_err(), "{text:?}");
         }
     }
 }

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use self::view::BusView;
-use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::Addition};
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
@@ -51,7 +51,7 @@ pub(super) struct SlotsArgs {
 
     /// Show the VM as if it had these NICs too; name and NetworkAttachmentDefinition of each. Nothing is changed.
     #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm")]
-    what_if: Vec<Addition>,
+    what_if: Vec<NicArgument>,
 
     /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
     #[arg(long, value_name = "VERSION")]

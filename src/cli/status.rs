@@ -2,7 +2,7 @@
 
 mod age;
 mod json;
-mod page;
+mod printout;
 mod table;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
@@ -18,10 +18,10 @@ use kube::{
 };
 use tokio::{runtime::Builder, time::sleep};
 
-pub(super) use self::{age::age, json::value_of_ports, page::Page};
+pub(super) use self::{age::age, json::value_of_ports, printout::Printout};
 use super::{
     facts::SettingsArgs,
-    guests::{self, Guests, Scope},
+    guests::{self, FoundGuests, Selection},
     interface::resource,
     kubeconfig::{Cluster, ClusterArgs},
     terminal::{Painter, wrap},
@@ -108,20 +108,22 @@ impl StatusArgs {
         })
     }
 
-    fn scope(&self) -> Scope {
+    fn scope(&self) -> Selection {
         match self.vms.as_slice() {
-            _ if self.all_namespaces => Scope::Cluster,
-            [] => Scope::Namespace,
-            names => Scope::Names(names.to_vec()),
+            _ if self.all_namespaces => Selection::Cluster,
+            [] => Selection::Namespace,
+            names => Selection::Names(names.to_vec()),
         }
     }
 
-    async fn read(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<(Guests, Vec<GuestReport>)> {
+    async fn read(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<(FoundGuests, Vec<GuestReport>)> {
         let guests = guests::read(cluster, &self.scope(), self.selector.as_deref(), &[]).await?;
         let mut reports: Vec<GuestReport> =
             guests.list.iter().map(|guest| report(&guests.around(guest, settings))).collect();
         if self.problems {
-            reports.iter_mut().for_each(|guest| guest.nics.retain(|nic| nic.need == Need::Action));
+            for guest in &mut reports {
+                guest.nics.retain(|nic| nic.need == Need::Action);
+            }
             reports.retain(|guest| !guest.nics.is_empty());
         }
         Ok((guests, reports))
@@ -158,7 +160,7 @@ impl StatusArgs {
         Ok(exit_code(&reports))
     }
 
-    fn print_nothing(&self, cluster: &Cluster, guests: &Guests) -> anyhow::Result<()> {
+    fn print_nothing(&self, cluster: &Cluster, guests: &FoundGuests) -> anyhow::Result<()> {
         let place =
             if self.all_namespaces { "the cluster".to_owned() } else { format!("namespace {:?}", cluster.namespace) };
         let text = if !guests.list.is_empty() {
@@ -196,7 +198,7 @@ impl StatusArgs {
             let layout = self.layout();
             let rows = table::rows(&reports, &layout);
             let new = rows.iter().filter(|row| printed.get(&row.key) != Some(&row.state));
-            let new: Vec<table::Row> = new.cloned().collect();
+            let new: Vec<table::NicRow> = new.cloned().collect();
             if is_first || !new.is_empty() {
                 write!(output, "{}", table::lines(&new, &layout, is_first, Painter::for_stdout()))?;
                 output.flush()?;
@@ -239,7 +241,7 @@ fn exit_code(reports: &[GuestReport]) -> ExitCode {
 }
 
 /// Prints what could not be read.
-pub(super) fn print_notes(guests: &Guests) -> anyhow::Result<()> {
+pub(super) fn print_notes(guests: &FoundGuests) -> anyhow::Result<()> {
     guests.unread.notes().iter().try_for_each(|text| note(text))
 }
 

@@ -9,10 +9,10 @@ use tokio::runtime::Builder;
 
 use super::{
     facts::SettingsArgs,
-    guests::{self, Scope, name_in},
+    guests::{self, Selection, name_in},
     interface::migration::create_command,
     kubeconfig::ClusterArgs,
-    status::{Page, age, print_notes},
+    status::{Printout, age, print_notes},
     terminal::Colour,
 };
 use crate::{
@@ -56,11 +56,11 @@ impl WhyArgs {
         runtime.block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
-            let guests = guests::read(&cluster, &Scope::Names(vec![name]), None, &[]).await?;
+            let guests = guests::read(&cluster, &Selection::Names(vec![name]), None, &[]).await?;
             let Some(guest) = guests.list.first() else { bail!("VirtualMachine {:?} was not read", self.vm) };
             let report = report(&guests.around(guest, &settings));
             let nics = self.select(&report)?;
-            let text = explain(&report, &nics, Timestamp::now(), Page::for_stdout())?;
+            let text = explain(&report, &nics, Timestamp::now(), Printout::for_stdout())?;
             output.write_all(text.as_bytes())?;
             if nics.iter().any(|nic| nic.need != Need::Nothing) {
                 print_notes(&guests)?;
@@ -91,7 +91,7 @@ impl WhyArgs {
 }
 
 /// Adds the explanation of each NIC to a page.
-fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: Page) -> anyhow::Result<String> {
+fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: Printout) -> anyhow::Result<String> {
     if nics.is_empty() {
         let what = match (report.nics.len(), &report.runs) {
             (0, _) => "has no NIC in its template".to_owned(),
@@ -183,7 +183,7 @@ mod tests {
             ports,
         };
         let nics: Vec<&NicReport> = report.nics.iter().collect();
-        explain(&report, &nics, "2026-11-27T12:00:00Z".parse().unwrap(), Page::of(width)).unwrap()
+        explain(&report, &nics, "2026-11-27T12:00:00Z".parse().unwrap(), Printout::of(width)).unwrap()
     }
 
     #[test]

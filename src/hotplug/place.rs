@@ -6,6 +6,7 @@
 
 mod events;
 mod judgement;
+mod network;
 mod nic;
 mod since;
 
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use self::{
     judgement::{Judgement, boot_nics},
-    nic::Observed,
+    nic::GuestView,
 };
 use super::progress::{
     self, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target,
@@ -158,7 +159,7 @@ pub fn report(around: &Surroundings) -> GuestReport {
     let guest = around.vm.or(vmi).unwrap_or(&Value::Null);
     let judgement = Judgement::of(around);
     let pods = around.pods.map(|pods| pods_of(pods, vmi));
-    let observed = Observed {
+    let observed = GuestView {
         around,
         judgement: &judgement,
         snapshot: Snapshot {
@@ -489,6 +490,29 @@ mod tests {
             warning("Pod", "target", "FailedScheduling", "older", "2026-11-27T09:59:00Z"),
         ]);
         newest.expect(Place::Vmi, Need::Action, &["newer"], "Event");
+    }
+
+    #[test]
+    fn a_changed_network_comes_by_a_migration() {
+        let moved = |network: &str| {
+            let mut fixture = Fixture::copied().seen("domain, multus-status");
+            let entry = json!([{"name": network, "namespace": "demo", "interface": "pod16477688c0e"}]).to_string();
+            let annotations = json!({"k8s.v1.cni.cncf.io/networks": entry});
+            fixture.pods.as_mut().unwrap()[0]["metadata"]["annotations"] = annotations;
+            fixture
+        };
+        moved("net").expect(Place::Guest, Need::Nothing, &[""], "");
+        let why = "has network \"demo/old\" in the pod, and waits for a live migration to \"demo/net\"";
+        moved("old").expect(Place::Guest, Need::Time, &[why, "which KubeVirt starts"], "");
+        let manual = Fixture { methods: Vec::new(), ..moved("old") };
+        manual.expect(Place::Guest, Need::Action, &[why, "a user must start"], "start a live migration");
+        let blocked = json!({"type": "LiveMigratable", "status": "False", "reason": "DisksNotLiveMigratable"});
+        moved("old").condition(blocked).expect(
+            Place::Guest,
+            Need::Action,
+            &["cannot migrate (Disks"],
+            "live-migratable",
+        );
     }
 
     #[test]

@@ -6,10 +6,10 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use super::{Addition, Format, SlotsArgs, draw_object, json, svg, text, view::BusView};
+use super::{NicArgument, Format, SlotsArgs, draw_object, json, svg, text, view::BusView};
 use crate::{
     cli::{
-        guests::{self, Scope, name_in},
+        guests::{self, Selection, name_in},
         status::{print_notes, value_of_ports},
     },
     facts::FactSource,
@@ -33,8 +33,8 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
     runtime.block_on(async {
         let cluster = args.cluster.connect().await?;
         let name = name_in(args.vm.as_deref().unwrap_or_default())?.to_owned();
-        let networks: Vec<String> = args.what_if.iter().map(|Addition(nic)| nic.network_name.clone()).collect();
-        let mut guests = guests::read(&cluster, &Scope::Names(vec![name.clone()]), None, &networks).await?;
+        let networks: Vec<String> = args.what_if.iter().map(|NicArgument(nic)| nic.network_name.clone()).collect();
+        let mut guests = guests::read(&cluster, &Selection::Names(vec![name.clone()]), None, &networks).await?;
         let Some(guest) = guests.list.first() else { bail!("VirtualMachine {name:?} was not read") };
         let report = place::report(&guests.around(guest, &settings));
         let (vm, vmi) = (guest.vm.clone(), guest.vmi.known().cloned());
@@ -42,7 +42,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let facts: Arc<dyn FactSource> = Arc::new(std::mem::take(&mut guests.store));
         let plan = match &vm {
             Some(vm) if !args.what_if.is_empty() => {
-                let add = |Addition(nic): &Addition| PlanStep::Edit(EditRequest::Add(nic.clone()));
+                let add = |NicArgument(nic): &NicArgument| PlanStep::Edit(EditRequest::Add(nic.clone()));
                 Some(plan(vm, &args.what_if.iter().map(add).collect::<Vec<_>>(), &facts, &settings)?)
             }
             None if !args.what_if.is_empty() => bail!("--what-if needs a VirtualMachine: {name:?} is only a VMI"),
@@ -105,7 +105,9 @@ fn expanded(mut vm: Value, vmi: Option<&Value>, notes: &mut Vec<String>) -> Valu
         place.insert("spec".to_owned(), spec);
     }
     if let Some(spec) = vm.get_mut("spec").and_then(Value::as_object_mut) {
-        set.iter().for_each(|name| drop(spec.remove(*name)));
+        for name in &set {
+            spec.remove(*name);
+        }
     }
     notes.push(format!("spec.{} is set: memory and devices are those of the running guest", set.join(" and spec.")));
     vm

@@ -36,7 +36,7 @@ pub(super) struct Layout {
 
 /// A line of the table.
 #[derive(Clone)]
-pub(super) struct Row {
+pub(super) struct NicRow {
     /// Namespace, VM and NIC.
     pub(super) key: String,
     /// What --watch compares: all but the ages.
@@ -58,21 +58,21 @@ pub(super) fn render(reports: &[GuestReport], layout: &Layout, painter: Painter)
 }
 
 /// Returns the rows of all guests.
-pub(super) fn rows(reports: &[GuestReport], layout: &Layout) -> Vec<Row> {
+pub(super) fn rows(reports: &[GuestReport], layout: &Layout) -> Vec<NicRow> {
     reports.iter().flat_map(|guest| rows_of(guest, layout)).collect()
 }
 
-fn rows_of(guest: &GuestReport, layout: &Layout) -> Vec<Row> {
+fn rows_of(guest: &GuestReport, layout: &Layout) -> Vec<NicRow> {
     let ports = format!("{}/{}", guest.ports.now.short(), guest.ports.after_restart.short());
     if guest.nics.is_empty() {
         let cells = cells(guest, "-", ["-", "-", "-", "-"], "-", "-", &ports, layout);
         let key = format!("{}/{}", guest.namespace, guest.name);
-        return vec![Row { key, state: ports, cells, why: "has no NIC in its template".to_owned(), colour: None }];
+        return vec![NicRow { key, state: ports, cells, why: "has no NIC in its template".to_owned(), colour: None }];
     }
     guest.nics.iter().map(|nic| row(guest, nic, &ports, layout)).collect()
 }
 
-fn row(guest: &GuestReport, nic: &NicReport, ports: &str, layout: &Layout) -> Row {
+fn row(guest: &GuestReport, nic: &NicReport, ports: &str, layout: &Layout) -> NicRow {
     let place = match nic.direction {
         Direction::Attach => nic.place.as_str().to_owned(),
         Direction::Detach => format!("{} (leaves)", nic.place.as_str()),
@@ -91,7 +91,7 @@ fn row(guest: &GuestReport, nic: &NicReport, ports: &str, layout: &Layout) -> Ro
         Need::Time => Some(Colour::Yellow),
         Need::Action => Some(Colour::Red),
     };
-    Row { key: format!("{}/{}/{}", guest.namespace, guest.name, nic.name), state, cells, why, colour }
+    NicRow { key: format!("{}/{}/{}", guest.namespace, guest.name, nic.name), state, cells, why, colour }
 }
 
 fn cells(
@@ -133,7 +133,7 @@ fn head(layout: &Layout) -> Vec<&'static str> {
 }
 
 /// Renders rows, with the head of the table or without.
-pub(super) fn lines(rows: &[Row], layout: &Layout, has_head: bool, painter: Painter) -> String {
+pub(super) fn lines(rows: &[NicRow], layout: &Layout, has_head: bool, painter: Painter) -> String {
     let head = head(layout);
     let length = |text: &str| text.chars().count();
     let widths: Vec<usize> = head
@@ -168,9 +168,9 @@ pub(super) fn lines(rows: &[Row], layout: &Layout, has_head: bool, painter: Pain
             None => add(&paint(&format!("{first}  {}", row.why))),
             Some(width) if own_lines => {
                 add(&paint(first.trim_end()));
-                broken(&row.why, width.saturating_sub(INDENT))
-                    .iter()
-                    .for_each(|line| add(&paint(&format!("{:INDENT$}{line}", ""))));
+                for line in broken(&row.why, width.saturating_sub(INDENT)) {
+                    add(&paint(&format!("{:INDENT$}{line}", "")));
+                }
             }
             Some(width) => {
                 let parts = broken(&row.why, width - margin);

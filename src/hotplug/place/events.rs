@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::{
     super::progress::objects::{is_alive, name_of, quoted, text},
-    Observed,
+    GuestView,
 };
 
 /// Returns the newest warning about the NIC, as a part of a sentence: one that names it, one about a pod or a migration
 /// of the guest that is on its way, or one about the guest that virt-handler cannot synchronize.
-pub(super) fn warning(observed: &Observed, nic: &str, pod_interface: &str, since: Option<&str>) -> Option<String> {
+pub(super) fn warning(observed: &GuestView, nic: &str, pod_interface: &str, since: Option<&str>) -> Option<String> {
     let events = observed.around.events?;
     let is_recent = |event: &&Value| since.is_none_or(|since| time_of(event) >= since);
     let about = events.iter().filter(|event| is_about(observed, event, nic, pod_interface)).filter(is_recent);
@@ -19,7 +19,7 @@ pub(super) fn warning(observed: &Observed, nic: &str, pod_interface: &str, since
     Some(format!("Event {reason} of {object} {name:?}{}", quoted(message)))
 }
 
-fn is_about(observed: &Observed, event: &Value, nic: &str, pod_interface: &str) -> bool {
+fn is_about(observed: &GuestView, event: &Value, nic: &str, pod_interface: &str) -> bool {
     let guest = observed.snapshot.vmi.or(observed.snapshot.vm).map(name_of).unwrap_or_default();
     let (kind, name) = (text(event, "/involvedObject/kind"), text(event, "/involvedObject/name"));
     let message = text(event, "/message");
@@ -33,11 +33,11 @@ fn is_about(observed: &Observed, event: &Value, nic: &str, pod_interface: &str) 
     }
 }
 
-fn pod<'o>(observed: &'o Observed, name: &str) -> Option<&'o Value> {
+fn pod<'o>(observed: &'o GuestView, name: &str) -> Option<&'o Value> {
     observed.snapshot.pods?.iter().find(|pod| name_of(pod) == name && is_alive(pod))
 }
 
-fn is_migration_of(observed: &Observed, name: &str, guest: &str) -> bool {
+fn is_migration_of(observed: &GuestView, name: &str, guest: &str) -> bool {
     let migrations = observed.snapshot.migrations.unwrap_or_default();
     migrations.iter().any(|migration| name_of(migration) == name && text(migration, "/spec/vmiName") == guest)
 }

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{
     Direction, Fact, HotplugMethod, Judgement, MigrationNeed, Need, NicReport, Place, Progress, Snapshot, Stage, State,
-    Surroundings, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, progress, since,
-    text,
+    Surroundings, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network, progress,
+    since, text,
 };
 use crate::admission::Weight;
 
@@ -15,7 +15,7 @@ use crate::admission::Weight;
 const BINDINGS: &[&str] = &["bridge", "masquerade", "sriov", "passt", "slirp", "macvtap"];
 
 /// The objects around a guest, prepared for its NICs.
-pub(super) struct Observed<'s> {
+pub(super) struct GuestView<'s> {
     pub(super) around: &'s Surroundings<'s>,
     pub(super) judgement: &'s Judgement,
     pub(super) snapshot: Snapshot<'s>,
@@ -26,25 +26,25 @@ pub(super) struct Observed<'s> {
 }
 
 /// Why a NIC is not further.
-struct Finding {
-    place: Place,
-    need: Need,
-    why: String,
-    fix: String,
-    needs_migration: bool,
+pub(super) struct Diagnosis {
+    pub(super) place: Place,
+    pub(super) need: Need,
+    pub(super) why: String,
+    pub(super) fix: String,
+    pub(super) needs_migration: bool,
 }
 
-impl Finding {
+impl Diagnosis {
     fn settled(place: Place) -> Self {
         Self { place, need: Need::Nothing, why: String::new(), fix: String::new(), needs_migration: false }
     }
 
-    fn because(place: Place, need: Need, why: &str, fix: &str) -> Self {
+    pub(super) fn because(place: Place, need: Need, why: &str, fix: &str) -> Self {
         Self { place, need, why: why.to_owned(), fix: fix.to_owned(), needs_migration: false }
     }
 }
 
-impl Observed<'_> {
+impl GuestView<'_> {
     pub(super) fn nics(&self) -> Vec<NicReport> {
         let template = self.snapshot.vm.and_then(|vm| vm.pointer("/spec/template/spec"));
         let spec = self.snapshot.vmi.and_then(|vmi| vmi.get("spec"));
@@ -70,7 +70,7 @@ impl Observed<'_> {
         name: &str,
         (interface, network): (&Value, Option<&Value>),
         direction: Direction,
-        finding: Finding,
+        finding: Diagnosis,
     ) -> NicReport {
         let seen = self.status_entry(name).map(|entry| text(entry, "/mac")).filter(|mac| !mac.is_empty());
         let written = Some(text(interface, "/macAddress")).filter(|mac| !mac.is_empty());
@@ -100,16 +100,21 @@ impl Observed<'_> {
 
     /// Adds a warning of another program; with one, the NIC needs more than time.
     fn add_warning(&self, report: &mut NicReport) {
-        let reported = self.status_entry(&report.name).map(|entry| text(entry, "/podInterfaceName"));
-        let default = progress::pod_interface(&report.name);
-        let pod_interface = reported.filter(|name| !name.is_empty()).unwrap_or(&default);
-        if let Some(warning) = events::warning(self, &report.name, pod_interface, report.since.as_deref()) {
+        let pod_interface = self.pod_interface(&report.name);
+        if let Some(warning) = events::warning(self, &report.name, &pod_interface, report.since.as_deref()) {
             report.why = format!("{}; {warning}", report.why);
             report.need = Need::Action;
             if report.fix.is_empty() {
                 "fix what the Event reports".clone_into(&mut report.fix);
             }
         }
+    }
+
+    /// Returns the name of the NIC's interface in the pod: that of the status, else KubeVirt's default.
+    fn pod_interface(&self, name: &str) -> String {
+        let reported = self.status_entry(name).map(|entry| text(entry, "/podInterfaceName"));
+        let reported = reported.filter(|reported| !reported.is_empty()).map(str::to_owned);
+        reported.unwrap_or_else(|| progress::pod_interface(name))
     }
 
     /// Returns the objects that might say more and that the user cannot read.
@@ -134,37 +139,37 @@ impl Observed<'_> {
     }
 
     /// Evaluates a NIC of the template.
-    fn attached(&self, name: &str) -> Finding {
+    fn attached(&self, name: &str) -> Diagnosis {
         if self.around.vmi == Fact::Unknown {
             let why = "is in the template; whether the guest has it is not known";
-            return Finding::because(Place::Template, Need::Time, why, "");
+            return Diagnosis::because(Place::Template, Need::Time, why, "");
         }
         let phase = self.snapshot.vmi.map(|vmi| text(vmi, "/status/phase")).unwrap_or_default();
         let is_in_spec = self.snapshot.vmi.is_some_and(|vmi| has_nic(vmi.get("spec"), name));
         if is_in_spec && phase != "Running" && !matches!(phase, "Succeeded" | "Failed") {
             let phase = if phase.is_empty() { "not set yet" } else { phase };
             let why = format!("waits for the guest to run; its phase is {phase}");
-            return Finding::because(Place::Vmi, Need::Time, &why, "");
+            return Diagnosis::because(Place::Vmi, Need::Time, &why, "");
         }
         // KubeVirt plugs no such NIC into a running guest, so it was there at boot.
         let is_of_boot = is_in_spec && self.plugs.get(name) == Some(&HotplugMethod::None) && phase == "Running";
         if is_of_boot || self.status_entry(name).is_some_and(is_in_domain) {
-            return Finding::settled(Place::Guest);
+            let change = network::change(self, name, &self.pod_interface(name));
+            return change.unwrap_or_else(|| Diagnosis::settled(Place::Guest));
         }
         let progress = self.observe(name, Direction::Attach);
         let place = place_of(&progress);
         match &progress.state {
-            State::Done => Finding::settled(Place::Guest),
+            State::Done | State::Waiting { stage: Stage::Agent, .. } => Diagnosis::settled(Place::Guest),
             State::Stopped(_) if self.snapshot.vmi.is_none() => {
-                Finding::because(Place::Template, Need::Nothing, "comes at the next start: the VM does not run", "")
+                Diagnosis::because(Place::Template, Need::Nothing, "comes at the next start: the VM does not run", "")
             }
-            State::Stopped(reason) => Finding::because(Place::Template, Need::Nothing, &format!("stays: {reason}"), ""),
-            State::Waiting { stage: Stage::Agent, .. } => Finding::settled(Place::Guest),
+            State::Stopped(reason) => Diagnosis::because(Place::Template, Need::Nothing, &format!("stays: {reason}"), ""),
             State::Waiting { reason, .. } => self.waiting(name, place, reason, progress.migration),
         }
     }
 
-    fn waiting(&self, name: &str, place: Place, reason: &str, migration: MigrationNeed) -> Finding {
+    fn waiting(&self, name: &str, place: Place, reason: &str, migration: MigrationNeed) -> Diagnosis {
         let obstacles = judgement::obstacles(self.around, name, place);
         // KubeVirt names a guest that cannot migrate in its own words, which the rule quotes too.
         let is_told = reason.contains("cannot migrate") || reason.starts_with("a restart");
@@ -184,14 +189,14 @@ impl Observed<'_> {
             None if need == Need::Action => "remove that obstacle, or restart the VM".to_owned(),
             None => String::new(),
         };
-        Finding { place, need, why, fix, needs_migration }
+        Diagnosis { place, need, why, fix, needs_migration }
     }
 
     /// Evaluates a NIC that is absent in the template.
-    fn detached(&self, name: &str) -> Finding {
+    fn detached(&self, name: &str) -> Diagnosis {
         if self.around.vmi == Fact::Unknown {
             let why = "is absent in the template; whether the guest still has it is not known";
-            return Finding::because(Place::Template, Need::Time, why, "");
+            return Diagnosis::because(Place::Template, Need::Time, why, "");
         }
         let progress = self.observe(name, Direction::Detach);
         let place = match self.status_entry(name) {
@@ -201,21 +206,21 @@ impl Observed<'_> {
         };
         match &progress.state {
             State::Done => {
-                Finding::because(Place::Template, Need::Nothing, "is absent: the guest does not have it", "")
+                Diagnosis::because(Place::Template, Need::Nothing, "is absent: the guest does not have it", "")
             }
-            State::Stopped(reason) => Finding::because(place, Need::Nothing, &format!("stays: {reason}"), ""),
+            State::Stopped(reason) => Diagnosis::because(place, Need::Nothing, &format!("stays: {reason}"), ""),
             State::Waiting { reason, .. } => {
                 let needs_migration = progress.migration == MigrationNeed::Manual;
                 let need = if needs_migration { Need::Action } else { Need::Time };
                 let fix = if needs_migration { "start a live migration" } else { "" };
                 let why = format!("is being removed, and waits for {reason}");
-                Finding { needs_migration, ..Finding::because(place, need, &why, fix) }
+                Diagnosis { needs_migration, ..Diagnosis::because(place, need, &why, fix) }
             }
         }
     }
 
     /// Evaluates a NIC that the guest has and the template does not.
-    fn not_in_template(&self, name: &str, interface: &Value) -> (Direction, Finding) {
+    fn not_in_template(&self, name: &str, interface: &Value) -> (Direction, Diagnosis) {
         let place = if self.status_entry(name).is_some_and(is_in_domain) { Place::Guest } else { Place::Vmi };
         let template = self.snapshot.vm.and_then(|vm| vm.pointer("/spec/template/spec"));
         let is_automatic = list(template.unwrap_or(&Value::Null), "/domain/devices/interfaces").is_empty();
@@ -223,15 +228,15 @@ impl Observed<'_> {
             // A VMI without a VM has no template, and the default NIC of a VM without NICs is in none.
             let is_of_boot = self.plugs.get(name) == Some(&HotplugMethod::None);
             let place = if is_of_boot { Place::Guest } else { place };
-            return (Direction::Attach, Finding::settled(place));
+            return (Direction::Attach, Diagnosis::settled(place));
         }
         if text(interface, "/state") == "absent" {
             let why = "is being removed, and waits for the guest to release it";
-            return (Direction::Detach, Finding::because(place, Need::Time, why, ""));
+            return (Direction::Detach, Diagnosis::because(place, Need::Time, why, ""));
         }
         let why = "is not in the template any more without state: absent; the guest keeps it until the VM restarts";
         let fix = "add it to the template again to keep it, or restart the VM to remove it";
-        (Direction::Detach, Finding::because(place, Need::Action, why, fix))
+        (Direction::Detach, Diagnosis::because(place, Need::Action, why, fix))
     }
 
     fn since(&self, name: &str, place: Place) -> Option<String> {

@@ -4,13 +4,13 @@ use super::table::{broken, width};
 use crate::cli::terminal::{Colour, Painter};
 
 /// The lines of an output.
-pub(in crate::cli) struct Page {
+pub(in crate::cli) struct Printout {
     width: Option<usize>,
     painter: Painter,
     lines: Vec<String>,
 }
 
-impl Page {
+impl Printout {
     /// A page for standard output.
     pub(in crate::cli) fn for_stdout() -> Self {
         Self::of(width())
