@@ -127,22 +127,22 @@ impl FoundGuests {
     }
 }
 
-/// Reads the VMs of a scope, and what is around them, including further networks, each `nad` or `namespace/nad`.
+/// Reads the selected VMs, and what is around them, including further networks, each `nad` or `namespace/nad`.
 pub(super) async fn read(
     cluster: &Cluster,
-    scope: &Selection,
+    selection: &Selection,
     labels: Option<&str>,
     further_networks: &[String],
 ) -> anyhow::Result<FoundGuests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
     let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
     let mut guests = FoundGuests::default();
-    match scope {
+    match selection {
         Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
         Selection::Cluster => read_all(&client, "", labels, &mut guests).await?,
         Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
-    let namespace = if *scope == Selection::Cluster { "" } else { cluster.namespace.as_str() };
+    let namespace = if *selection == Selection::Cluster { "" } else { cluster.namespace.as_str() };
     read_around(cluster, &client, namespace, further_networks, &mut guests).await;
     Ok(guests)
 }

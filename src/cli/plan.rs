@@ -117,8 +117,8 @@ impl PlanArgs {
         runtime.block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
-            let scope = Selection::Names(vec![name.clone()]);
-            let mut guests = guests::read(&cluster, &scope, None, &self.networks()).await?;
+            let selection = Selection::Names(vec![name.clone()]);
+            let mut guests = guests::read(&cluster, &selection, None, &self.networks()).await?;
             let report = guests.list.first().map(|guest| place::report(&guests.around(guest, &settings)));
             let vm = guests.list.first().and_then(|guest| guest.vm.clone());
             let (Some(report), Some(vm)) = (report, vm) else {

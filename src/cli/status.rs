@@ -108,7 +108,7 @@ impl StatusArgs {
         })
     }
 
-    fn scope(&self) -> Selection {
+    fn selection(&self) -> Selection {
         match self.vms.as_slice() {
             _ if self.all_namespaces => Selection::Cluster,
             [] => Selection::Namespace,
@@ -117,7 +117,7 @@ impl StatusArgs {
     }
 
     async fn read(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<(FoundGuests, Vec<GuestReport>)> {
-        let guests = guests::read(cluster, &self.scope(), self.selector.as_deref(), &[]).await?;
+        let guests = guests::read(cluster, &self.selection(), self.selector.as_deref(), &[]).await?;
         let mut reports: Vec<GuestReport> =
             guests.list.iter().map(|guest| report(&guests.around(guest, settings))).collect();
         if self.problems {

@@ -14,10 +14,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use self::{
-    judgement::{Judgement, boot_nics},
-    nic::GuestView,
-};
+use self::judgement::{Judgement, boot_nics};
 use super::progress::{
     self, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target,
     objects::{end_of, has_nic, is_in_domain, list, name_is, name_of, text},
@@ -149,6 +146,36 @@ impl Need {
             Self::Time => "time",
             Self::Action => "action",
         }
+    }
+}
+
+/// The objects around a guest, prepared for its NICs.
+struct GuestView<'s> {
+    around: &'s Surroundings<'s>,
+    judgement: &'s Judgement,
+    snapshot: Snapshot<'s>,
+    /// The number of NICs at boot, if it was recorded.
+    boot_nics: Option<u64>,
+    /// How each NIC of the guest is hotplugged.
+    plugs: BTreeMap<String, HotplugMethod>,
+}
+
+/// Why a NIC is not further.
+struct Diagnosis {
+    place: Place,
+    need: Need,
+    why: String,
+    fix: String,
+    needs_migration: bool,
+}
+
+impl Diagnosis {
+    fn settled(place: Place) -> Self {
+        Self { place, need: Need::Nothing, why: String::new(), fix: String::new(), needs_migration: false }
+    }
+
+    fn because(place: Place, need: Need, why: &str, fix: &str) -> Self {
+        Self { place, need, why: why.to_owned(), fix: fix.to_owned(), needs_migration: false }
     }
 }
 

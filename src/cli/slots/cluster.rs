@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use super::{NicArgument, Format, SlotsArgs, draw_object, json, svg, text, view::BusView};
+use super::{Format, NicArgument, SlotsArgs, draw_object, json, svg, text, view::BusView};
 use crate::{
     cli::{
         guests::{self, Selection, name_in},

@@ -8,8 +8,7 @@ use super::{
         AttachMethod, attach_method,
         objects::{condition, is_alive, list, quoted, text},
     },
-    Need, Place,
-    nic::{Diagnosis, GuestView},
+    Diagnosis, GuestView, Need, Place,
 };
 use crate::{api::network::NadRef, facts::kubevirt::AutoMigration};
 
@@ -35,17 +34,13 @@ pub(super) fn change(observed: &GuestView, nic: &str, pod_interface: &str) -> Op
         let fix = "make the guest live-migratable, or restart the VM";
         return Some(Diagnosis::because(Place::Guest, Need::Action, &why, fix));
     }
-    match attach_method(true, &observed.judgement.cluster_info) {
-        AttachMethod::Migration(AutoMigration::On) => {
-            let why = format!("{why}, which KubeVirt starts");
-            Some(Diagnosis::because(Place::Guest, Need::Time, &why, ""))
-        }
-        _ => {
-            let why = format!("{why}, which a user must start");
-            let finding = Diagnosis::because(Place::Guest, Need::Action, &why, "start a live migration");
-            Some(Diagnosis { needs_migration: true, ..finding })
-        }
+    if attach_method(true, &observed.judgement.cluster_info) == AttachMethod::Migration(AutoMigration::On) {
+        let why = format!("{why}, which KubeVirt starts");
+        return Some(Diagnosis::because(Place::Guest, Need::Time, &why, ""));
     }
+    let why = format!("{why}, which a user must start");
+    let finding = Diagnosis::because(Place::Guest, Need::Action, &why, "start a live migration");
+    Some(Diagnosis { needs_migration: true, ..finding })
 }
 
 /// Returns the pod in which the guest runs.

@@ -1,48 +1,16 @@
 //! The place of one NIC.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::{
-    Direction, Fact, HotplugMethod, Judgement, MigrationNeed, Need, NicReport, Place, Progress, Snapshot, Stage, State,
-    Surroundings, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network, progress,
-    since, text,
+    Diagnosis, Direction, Fact, GuestView, HotplugMethod, MigrationNeed, Need, NicReport, Place, Progress, Stage,
+    State, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network, progress, since,
+    text,
 };
 use crate::admission::Weight;
 
 /// The KubeVirt API's names of bindings.
 const BINDINGS: &[&str] = &["bridge", "masquerade", "sriov", "passt", "slirp", "macvtap"];
-
-/// The objects around a guest, prepared for its NICs.
-pub(super) struct GuestView<'s> {
-    pub(super) around: &'s Surroundings<'s>,
-    pub(super) judgement: &'s Judgement,
-    pub(super) snapshot: Snapshot<'s>,
-    /// The number of NICs at boot, if it was recorded.
-    pub(super) boot_nics: Option<u64>,
-    /// How each NIC of the guest is hotplugged.
-    pub(super) plugs: BTreeMap<String, HotplugMethod>,
-}
-
-/// Why a NIC is not further.
-pub(super) struct Diagnosis {
-    pub(super) place: Place,
-    pub(super) need: Need,
-    pub(super) why: String,
-    pub(super) fix: String,
-    pub(super) needs_migration: bool,
-}
-
-impl Diagnosis {
-    fn settled(place: Place) -> Self {
-        Self { place, need: Need::Nothing, why: String::new(), fix: String::new(), needs_migration: false }
-    }
-
-    pub(super) fn because(place: Place, need: Need, why: &str, fix: &str) -> Self {
-        Self { place, need, why: why.to_owned(), fix: fix.to_owned(), needs_migration: false }
-    }
-}
 
 impl GuestView<'_> {
     pub(super) fn nics(&self) -> Vec<NicReport> {
@@ -164,7 +132,9 @@ impl GuestView<'_> {
             State::Stopped(_) if self.snapshot.vmi.is_none() => {
                 Diagnosis::because(Place::Template, Need::Nothing, "comes at the next start: the VM does not run", "")
             }
-            State::Stopped(reason) => Diagnosis::because(Place::Template, Need::Nothing, &format!("stays: {reason}"), ""),
+            State::Stopped(reason) => {
+                Diagnosis::because(Place::Template, Need::Nothing, &format!("stays: {reason}"), "")
+            }
             State::Waiting { reason, .. } => self.waiting(name, place, reason, progress.migration),
         }
     }
