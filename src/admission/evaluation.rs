@@ -295,8 +295,9 @@ impl<'e> Evaluator<'e> {
 
     /// Returns the change of a VM, VMI, pool or replica set, with the settings that its facts depend on.
     pub(super) fn change_of<'r>(&self, request: &'r Request<'r>) -> Option<Change<'r>> {
-        let multus_namespace = self.settings.attachment.multus_namespace.clone();
-        Some(Change { multus_namespace, ..Change::of(request)? })
+        let mut change = Change::of(request)?;
+        change.multus_namespace.clone_from(&self.settings.attachment.multus_namespace);
+        Some(change)
     }
 
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {

@@ -8,6 +8,7 @@
 mod enforcement;
 mod evaluation;
 mod findings;
+mod outlook;
 mod recheck;
 mod render;
 pub mod verdict;
@@ -18,6 +19,7 @@ use arc_swap::Guard;
 
 pub use self::{
     evaluation::{Decision, DecisionLabels, Evaluation, Evaluator},
+    outlook::{NicOutlook, Outlook, Reason, Weight},
     recheck::{FactDependencies, Recheck},
     verdict::judged::{Judged, Severity},
 };

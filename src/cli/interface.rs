@@ -2,7 +2,7 @@
 //! next, and follow the NIC.
 
 mod follow;
-mod migration;
+pub(super) mod migration;
 mod not_found;
 mod output;
 mod write;
@@ -377,7 +377,7 @@ fn api(cluster: &Cluster, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource(kind))
 }
 
-fn resource(kind: Kind) -> ApiResource {
+pub(super) fn resource(kind: Kind) -> ApiResource {
     let gvk = GroupVersionKind::gvk(kind.group(), kind.version(), kind.kind());
     ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }

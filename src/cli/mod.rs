@@ -5,17 +5,21 @@ mod certs;
 mod check;
 mod demo;
 mod facts;
+mod guests;
 mod interface;
 mod kubeconfig;
+mod plan;
 mod reference;
 mod removeinterface;
 mod review;
 mod rules;
 mod serve;
 mod slots;
+mod status;
 mod terminal;
 mod values;
 mod version;
+mod why;
 
 use std::{
     env,
@@ -43,6 +47,7 @@ enum Command {
     Check(Box<check::CheckArgs>),
     Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
+    Plan(Box<plan::PlanArgs>),
     Man(reference::ManArgs),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
@@ -52,6 +57,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
     Version(version::VersionArgs),
+    Status(Box<status::StatusArgs>),
+    Why(Box<why::WhyArgs>),
 }
 
 /// Runs the command that the arguments name.
@@ -73,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::Plan(args) => args.run(&mut io::stdout().lock()),
         Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
@@ -80,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Slots(args) => args.run(&mut io::stdout().lock()),
         Command::Version(args) => args.run(&mut io::stdout().lock()),
+        Command::Status(args) => args.run(&mut io::stdout().lock()),
+        Command::Why(args) => args.run(&mut io::stdout().lock()),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

@@ -1,5 +1,6 @@
 //! `nicplug slots`: draws a guest's PCI bus, and shows how many ports are free for hotplug.
 
+mod cluster;
 mod json;
 mod svg;
 mod text;
@@ -17,6 +18,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use self::view::BusView;
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
@@ -31,13 +33,26 @@ use crate::{
 
 /// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
 ///
-/// The output shows the guest at its boot. Each NIC, virtio disk and memory device that is hotplugged later uses a
-/// port.
+/// With the name of a VM the command reads the cluster. It shows what is free in the running guest now, by the record
+/// that nicplug made at boot, and then the guest after its next restart. With a file it shows the guest at its boot; each
+/// NIC, virtio disk and memory device that is hotplugged later uses a port.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nicplug slots vm-fedora
+  nicplug slots vm-fedora --what-if vlan7=infra/vlan7
+  nicplug slots -f vm.yaml -o svg > slots.svg")]
 pub(super) struct SlotsArgs {
+    /// Name of a VirtualMachine in the cluster, such as NAME or vm/NAME.
+    #[arg(value_name = "VM", required_unless_present = "file", conflicts_with_all = ["file", "facts"])]
+    vm: Option<String>,
+
     /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` is standard input. Of several the first is used.
     #[arg(short, long, value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
+
+    /// Show the VM as if it had these NICs too; name and NetworkAttachmentDefinition of each. Nothing is changed.
+    #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm")]
+    what_if: Vec<NicArgument>,
 
     /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
     #[arg(long, value_name = "VERSION")]
@@ -51,6 +66,12 @@ pub(super) struct SlotsArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -64,15 +85,16 @@ enum Format {
 }
 
 impl SlotsArgs {
-    /// Prints the bus. The exit status is 0 also for a guest that cannot boot.
+    /// Prints the bus. The exit status is 0 also for a guest that cannot boot, and 1 if a NIC of --what-if cannot work.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let Some(file) = &self.file else { return cluster::run(&self, output) };
         let store = match &self.facts {
             Some(path) => files::load(path).context("--facts")?,
             None => Store::default(),
         };
         let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         let version = self.kubevirt_version.or(version).unwrap_or(NEWEST_KNOWN);
-        output.write_all(show(&read_guest(&self.file)?, &store, version, self.output)?.as_bytes())?;
+        output.write_all(show(&read_guest(file)?, &store, version, self.output)?.as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -120,10 +142,19 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
-    let text = guest.object.to_string();
+    draw_object(guest.kind(), &guest.object, store, version)
+}
+
+fn draw_object(
+    kind: &str,
+    object: &Value,
+    store: &Store,
+    version: Version,
+) -> anyhow::Result<(BusLayout, Vec<String>)> {
+    let text = object.to_string();
     let kinds = store.kubevirt().known().map(Arc::clone).unwrap_or_default();
     let kinds: &KubeVirt = &kinds;
-    if guest.kind() == "VirtualMachineInstance" {
+    if kind == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
         let options = boot::pci_options(vmi.metadata.annotations.as_ref());
         return Ok((BusLayout::of(&vmi.spec, &options, kinds, version)?, Vec::new()));
@@ -139,7 +170,7 @@ fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(Bu
     let is_unknown = [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
     for (field, is_unknown) in ["instancetype", "preference"].into_iter().zip(is_unknown) {
         if is_unknown {
-            notes.push(format!("what spec.{field} names was not found in --facts: it may change memory and devices"));
+            notes.push(format!("what spec.{field} names is not known: it may change memory and devices"));
         }
     }
     let options = boot::pci_options(annotations).for_template();

@@ -201,7 +201,7 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 }
 
 /// Returns the plugin of a network that, by the settings, attaches a NIC only while the pod is created.
-fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
+pub(super) fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
     let never = &case.settings.attachment.never_in_place;
     if never.is_empty() {
         return None;

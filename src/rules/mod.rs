@@ -26,6 +26,7 @@ mod network_attachment;
 mod network_in_use;
 mod network_source;
 mod network_without_interface;
+pub(crate) mod outlook;
 mod pci_slots;
 mod persist;
 mod queue_memory;
@@ -37,6 +38,10 @@ mod vmi_phase;
 
 use std::borrow::Cow;
 
+pub use self::{
+    outlook::{NicChange, Timing},
+    pci_slots::counts::{FreePorts, PortCount, free_ports},
+};
 use crate::{
     api::{network::Bindings, review::ObjectKind},
     change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},

@@ -1,5 +1,7 @@
 //! NP106.
 
+pub(super) mod counts;
+
 use std::collections::BTreeSet;
 
 use super::{Case, CauseType, Finding, rule};
