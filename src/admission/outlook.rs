@@ -10,7 +10,7 @@ use crate::{
     api::review::ParsedRequest,
     change::{Change, Nic},
     facts::Facts,
-    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Rule, Scope, Timing, free_ports, outlook},
+    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Rule, Scope, Timing, free_ports, timings},
     settings::Enforcement,
 };
 
@@ -95,7 +95,7 @@ impl Evaluator<'_> {
         let verdict = verdict::decide(&findings, change, facts, policy);
         let mut others: Vec<&Finding> = findings.iter().collect();
         let mut nics = Vec::new();
-        for (nic, nic_change, timing) in outlook::timings(&case) {
+        for (nic, nic_change, timing) in timings(&case) {
             let (own, rest) = others.into_iter().partition(|finding| is_about(finding, change, &nic));
             others = rest;
             let reasons: Vec<Reason> = own.into_iter().filter_map(|found| reason(found, policy, &verdict)).collect();

@@ -3,6 +3,7 @@
 pub(super) mod forecast;
 mod next_boot;
 mod pool;
+pub(super) mod timing;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
 use super::{AtRestart, Case, CauseType, Finding, attachment_path::shut_down, rule};

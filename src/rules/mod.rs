@@ -26,7 +26,6 @@ mod network_attachment;
 mod network_in_use;
 mod network_source;
 mod network_without_interface;
-pub(crate) mod outlook;
 mod pci_slots;
 mod persist;
 mod queue_memory;
@@ -39,7 +38,7 @@ mod vmi_phase;
 use std::borrow::Cow;
 
 pub use self::{
-    outlook::{NicChange, Timing},
+    live_change::timing::{NicChange, Timing, timings},
     pci_slots::counts::{FreePorts, PortCount, free_ports},
 };
 use crate::{

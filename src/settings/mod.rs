@@ -67,10 +67,10 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
-    /// `liveChanges`.
-    pub live_changes: LiveChangesSettings,
     /// `hotplug`.
     pub hotplug: HotplugSettings,
+    /// `liveChanges`.
+    pub live_changes: LiveChangesSettings,
     /// `namespaces`.
     pub namespaces: NamespaceSettings,
     /// `queueMemory`.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, attachment_path::plugin_without_hotplug, live_change::forecast::Forecast};
+use super::forecast::Forecast;
 use crate::{
     change::Nic,
     facts::{
@@ -14,6 +14,7 @@ use crate::{
         kubevirt::AutoMigration,
         nic::{HotplugMethod, NetworkRole},
     },
+    rules::{Case, attachment_path::plugin_without_hotplug},
 };
 
 /// When a change of a NIC reaches the guest.
@@ -51,7 +52,7 @@ pub enum NicChange {
 }
 
 /// Returns each changed NIC with its field, and when its change reaches the guest, apart from what rules find.
-pub(crate) fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
+pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
     let nics = &case.change.nics;
     let added = nics.added.iter().map(|nic| (*nic, NicChange::Add));
     let removed = nics.removed.iter().chain(&nics.set_absent).map(|nic| (*nic, NicChange::Remove));
