@@ -16,6 +16,7 @@ use super::{
     network::{Interface, Network},
     nullable,
     placement::{Affinity, NodeSelector},
+    probe::Probe,
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
@@ -82,24 +83,6 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
-    }
-}
-
-/// `livenessProbe` or `readinessProbe`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Probe {
-    /// `tcpSocket`.
-    pub tcp_socket: Option<Present>,
-    /// `httpGet`.
-    pub http_get: Option<Present>,
-}
-
-impl Probe {
-    /// Whether the kubelet probes the guest over the pod's network.
-    #[must_use]
-    pub fn is_by_network(self) -> bool {
-        self.tcp_socket.is_some() || self.http_get.is_some()
     }
 }
 

@@ -18,6 +18,7 @@ pub mod mac;
 pub mod metadata;
 pub mod network;
 pub mod placement;
+pub mod probe;
 pub mod review;
 pub mod vm;
 pub mod vmi;
