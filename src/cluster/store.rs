@@ -1,9 +1,12 @@
 //! Objects of the cluster, reduced to facts, by name.
 
+pub(super) mod expanders;
 pub(super) mod guests;
 pub(super) mod interner;
+pub(super) mod kinds;
 pub(super) mod listing;
 pub(super) mod mac_index;
+pub(super) mod network_index;
 pub(super) mod projection;
 mod queries;
 
@@ -16,10 +19,11 @@ use serde_json::Value;
 
 pub use self::projection::ObjectError;
 use self::{
+    expanders::Expanders,
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
-    projection::{Projected, ProjectedRevision, ProjectedVm, ProjectedVmi, Projection},
+    projection::Projection,
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
@@ -30,7 +34,6 @@ use crate::{
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
-    pci::Devices,
     settings::overrides::ParsedOverrides,
 };
 
@@ -45,10 +48,12 @@ pub struct Store {
     nads: Listing<Arc<Nad>>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
-    /// The DaemonSets that attach NICs.
-    daemons: Listing<AttachmentDaemon>,
-    /// Whether a DaemonSet of any kind was seen: without one, a missing Multus proves nothing.
-    sees_daemon_sets: bool,
+    /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    assumed_multus_namespace: Option<Arc<str>>,
+    /// All DaemonSets; `None` for one that attaches no NICs.
+    daemons: Listing<Option<AttachmentDaemon>>,
+    /// All MutatingWebhookConfigurations: whether one is that of the network-resources-injector.
+    mutating_webhooks: Listing<bool>,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
@@ -60,8 +65,8 @@ pub struct Store {
     guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
-    /// The devices of the templates from which guests were started.
-    revisions: Listing<Arc<Devices>>,
+    /// The instancetypes and preferences, and all ControllerRevisions.
+    expanders: Expanders,
     /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.
@@ -85,6 +90,11 @@ impl Store {
         store
     }
 
+    /// Sets where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    pub fn assume_multus_namespace(&mut self, namespace: Option<Arc<str>>) {
+        self.assumed_multus_namespace = namespace;
+    }
+
     /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
     /// of the kind that is not in the store does not exist.
     pub fn finish_sync(&mut self, kind: Kind) {
@@ -105,7 +115,6 @@ impl Store {
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
-        self.sees_daemon_sets &= kind != Kind::DaemonSet;
     }
 
     /// Inserts or replaces an object. Skips objects of other kinds.
@@ -115,12 +124,16 @@ impl Store {
     /// # Errors
     /// A field has a wrong type. The object then exists and its facts are unknown.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
-        let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-        let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        match Kind::of(group, field("kind")) {
+        match kind_of(object) {
             Some(kind) => self.apply(kind, &object.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Whether the store keeps facts of objects of this kind.
+    #[must_use]
+    pub fn reads(object: &Value) -> bool {
+        kind_of(object).is_some()
     }
 
     /// Inserts or replaces an object, from its JSON text.
@@ -128,33 +141,16 @@ impl Store {
     /// # Errors
     /// As for [`insert`](Self::insert).
     pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
-        let kinds = self.device_kinds();
-        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.mark_unreadable(error))?;
-        self.upsert(projection, &kinds);
+        let registry = self.registry();
+        let projection = Projection::read(kind, text, &registry).inspect_err(|error| self.mark_unreadable(error))?;
+        self.upsert(projection, &registry);
         Ok(())
     }
 
     /// Removes an object: it was deleted.
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
-        let key = (namespace.to_owned(), name.to_owned());
-        match kind {
-            Kind::Vm => {
-                self.guests.remove_vm(namespace, name);
-                self.persist_queue.set(ObjectRef::vm(namespace, name), false);
-            }
-            Kind::Vmi => {
-                self.remove_revision_of(namespace, name);
-                self.guests.remove_vmi(namespace, name);
-                self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
-            }
-            Kind::Node => self.remove_node(name),
-            _ => {}
-        }
-        self.listing_mut(kind).remove(namespace, name);
-        self.dependent.remove(&(kind, key));
-        if kind == Kind::KubeVirt {
-            self.choose_kubevirt();
-        }
+        kinds::of(kind).remove(self, namespace, name);
+        self.dependent.remove(&(kind, (namespace.to_owned(), name.to_owned())));
     }
 
     /// Notes that an object was read by name and not found.
@@ -204,144 +200,43 @@ impl Store {
     }
 
     fn listing(&self, kind: Kind) -> &dyn AnyListing {
-        match kind {
-            Kind::ConfigMap => &self.multus_configs,
-            Kind::DaemonSet => &self.daemons,
-            Kind::Vmi => self.guests.vmis(),
-            Kind::KubeVirt => &self.kubevirts,
-            Kind::Vm => self.guests.vms(),
-            Kind::Migration => &self.migrations,
-            Kind::Nad => &self.nads,
-            Kind::Namespace => &self.overrides,
-            Kind::Node => &self.nodes,
-            Kind::ResourceQuota => &self.quotas,
-            Kind::Revision => &self.revisions,
-        }
+        kinds::of(kind).listing(self)
     }
 
     fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
-        match kind {
-            Kind::ConfigMap => &mut self.multus_configs,
-            Kind::DaemonSet => &mut self.daemons,
-            Kind::Vmi => self.guests.vmis_mut(),
-            Kind::KubeVirt => &mut self.kubevirts,
-            Kind::Vm => self.guests.vms_mut(),
-            Kind::Migration => &mut self.migrations,
-            Kind::Nad => &mut self.nads,
-            Kind::Namespace => &mut self.overrides,
-            Kind::Node => &mut self.nodes,
-            Kind::ResourceQuota => &mut self.quotas,
-            Kind::Revision => &mut self.revisions,
-        }
+        kinds::of(kind).listing_mut(self)
     }
 
     /// Returns the KubeVirt resource, which defines the types of devices; an empty one if it is unknown.
-    pub(super) fn device_kinds(&self) -> Arc<KubeVirt> {
+    pub(super) fn registry(&self) -> Arc<KubeVirt> {
         self.kubevirt.known().map(Arc::clone).unwrap_or_default()
     }
 
     /// Whether an object is in the store with the same facts; marks it as seen if so.
     pub(super) fn contains(&self, projection: &Projection) -> bool {
-        let Projection { key, object } = projection;
-        let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        let is_known = match object {
-            Projected::ConfigMap(config) => contains(&self.multus_configs, key, config),
-            Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
-            Projected::DaemonSet(None) => {
-                return self.sees_daemon_sets && self.daemons.get(namespace, name).known().is_none();
-            }
-            Projected::Vmi(new) => {
-                self.guests.contains_vmi(namespace, name, &new.vmi)
-                    && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
-            }
-            Projected::KubeVirt(kubevirt) => contains_arc(&self.kubevirts, key, kubevirt),
-            Projected::Vm(new) => {
-                self.guests.contains_vm(namespace, name, &new.vm)
-                    && self.requests_persist(|| ObjectRef::vm(namespace, name)) == new.asks
-            }
-            Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
-            Projected::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
-            Projected::Nad(nad) => contains_arc(&self.nads, key, nad),
-            Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
-            Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
-            Projected::Node(node) => contains_arc(&self.nodes, key, node),
-            Projected::ResourceQuota(Some(quota)) => contains_arc(&self.quotas, key, quota),
-            Projected::ResourceQuota(None) => return self.quotas.get(namespace, name).known().is_none(),
-            Projected::Revision(_) => false,
-            Projected::Ignored(_) => return true,
-        };
-        if is_known {
-            self.listing(projection.kind()).mark_seen(namespace, name);
+        let Projection { kind, key, object } = projection;
+        let is_stored = object.is_stored(self, key);
+        if is_stored {
+            self.listing(*kind).mark_seen(&key.0, &key.1);
         }
-        is_known
+        is_stored
     }
 
-    /// Inserts or replaces an object that was projected with `kinds`, which may be outdated.
-    pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
-        let kind = projection.kind();
-        if let Some(text) = projection.dependent_text()
-            && !self.device_kinds().registers_same_devices(kinds)
-            && let Ok(current) = Projection::read(kind, text, &self.device_kinds())
+    /// Inserts or replaces an object that was projected with `registry`, which may be outdated.
+    pub(super) fn upsert(&mut self, projection: Projection, registry: &KubeVirt) {
+        let Projection { kind, key, object } = projection;
+        if let Some(text) = object.dependent_text()
+            && !self.registry().registers_same_devices(registry)
+            && let Ok(current) = Projection::read(kind, text, &self.registry())
         {
-            return self.upsert_current(kind, current);
+            return current.object.put(self, &key);
         }
-        self.upsert_current(kind, projection);
-    }
-
-    fn upsert_current(&mut self, kind: Kind, projection: Projection) {
-        let Projection { key, object } = projection;
-        let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        self.sees_daemon_sets |= kind == Kind::DaemonSet;
-        match object {
-            Projected::ConfigMap(config) => drop(self.multus_configs.insert(namespace, name, config)),
-            Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
-            Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
-            Projected::KubeVirt(kubevirt) => {
-                self.kubevirts.insert(namespace, name, Arc::new(*kubevirt));
-                self.choose_kubevirt();
-            }
-            Projected::Vm(new) => {
-                let ProjectedVm { vm, asks } = *new;
-                self.guests.upsert_vm(namespace, name, vm);
-                self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
-            }
-            Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
-            Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
-            Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
-            Projected::Node(node) => self.upsert_node(name, node),
-            Projected::ResourceQuota(Some(quota)) => drop(self.quotas.insert(namespace, name, Arc::new(quota))),
-            Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
-            // It exists, and does not show the devices.
-            Projected::Revision(None) => self.mark_absent(kind, namespace, name),
-            Projected::DaemonSet(None)
-            | Projected::Migration(None)
-            | Projected::Namespace(None)
-            | Projected::ResourceQuota(None) => {
-                self.remove(kind, namespace, name);
-            }
-            Projected::Ignored(_) => {}
-        }
-    }
-
-    fn upsert_vmi(&mut self, key: &Key, new: ProjectedVmi) {
-        let ProjectedVmi { vmi, asks, text } = new;
-        let before = self.guests.vmi(&key.0, &key.1);
-        if before.known().is_some_and(|before| before.boot.revision != vmi.boot.revision) {
-            self.remove_revision_of(&key.0, &key.1);
-        }
-        self.guests.upsert_vmi(&key.0, &key.1, vmi);
-        self.set_dependent(Kind::Vmi, key, text);
-        self.persist_queue.set(ObjectRef::vmi(&key.0, &key.1), asks);
+        object.put(self, &key);
     }
 
     /// Whether an object asks to persist NICs.
     fn requests_persist(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
         !self.persist_queue.is_empty() && self.persist_queue.contains(&object_ref())
-    }
-
-    fn upsert_revision(&mut self, key: &Key, new: ProjectedRevision) {
-        self.revisions.insert(&key.0, &key.1, Arc::new(new.devices));
-        self.set_dependent(Kind::Revision, key, new.text);
     }
 
     fn set_dependent(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {
@@ -351,52 +246,12 @@ impl Store {
             None => self.dependent.remove(&key),
         };
     }
-
-    /// Removes the ControllerRevision of a guest: it describes one run of it.
-    fn remove_revision_of(&mut self, namespace: &str, name: &str) {
-        let vmi = self.guests.vmi(namespace, name).known().map(|vmi| Arc::clone(vmi));
-        if let Some(revision) = vmi.as_ref().and_then(|vmi| vmi.boot.revision.as_deref()) {
-            self.remove(Kind::Revision, namespace, revision);
-        }
-    }
-
-    fn upsert_node(&mut self, name: &str, mut node: Node) {
-        node.texts_mut().for_each(|text| self.node_texts.intern(text));
-        self.remove_node(name);
-        self.nodes.insert("", name, Arc::new(node));
-    }
-
-    fn remove_node(&mut self, name: &str) {
-        self.guest_nodes = OnceLock::new();
-        if let Some(node) = self.nodes.take("", name) {
-            node.texts().for_each(|text| self.node_texts.release(text));
-        }
-    }
-
-    /// Selects the KubeVirt resource that applies: a cluster has one, and of several the first by name is used.
-    fn choose_kubevirt(&mut self) {
-        let before = self.device_kinds();
-        let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
-        self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
-        let now = self.device_kinds();
-        if before.registers_same_devices(&now) {
-            return;
-        }
-        for ((kind, _), text) in self.dependent.clone() {
-            // The text was readable before, so this does not fail.
-            if let Ok(projection) = Projection::read(kind, &text, &now) {
-                self.upsert_current(kind, projection);
-            }
-        }
-    }
 }
 
-fn contains<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
-    listing.get(&key.0, &key.1).known().is_some_and(|known| *known == object)
-}
-
-fn contains_arc<T: PartialEq>(listing: &Listing<Arc<T>>, key: &Key, object: &T) -> bool {
-    listing.get(&key.0, &key.1).known().is_some_and(|known| ***known == *object)
+fn kind_of(object: &Value) -> Option<Kind> {
+    let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+    Kind::of(group, field("kind"))
 }
 
 #[cfg(test)]
@@ -404,7 +259,7 @@ mod tests {
     use serde_json::json;
 
     use super::{queries::COMPONENTS, *};
-    use crate::{api::network::NadRef, settings::overrides::Overrides};
+    use crate::{api::network::NadRef, change::NetworkChange, facts::FactSource, settings::overrides::Overrides};
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_reported_with_its_path() {
@@ -452,6 +307,30 @@ mod tests {
         }
         let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
+    }
+
+    #[test]
+    fn who_uses_a_network_is_unknown_until_all_guests_are_known() {
+        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion: true, multus_namespace: None };
+        assert_eq!(Store::default().facts_for_network(&change).network_users, Fact::Unknown);
+        let users = Store::complete().facts_for_network(&change).network_users;
+        assert_eq!(users.known().map(|users| users.count), Some(0));
+    }
+
+    #[test]
+    fn the_injector_is_missing_only_where_other_webhooks_are_known() {
+        let mut store = Store::complete();
+        let webhooks = |name: &str| {
+            json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": name}})
+        };
+        assert_eq!(store.resource_injector(), Fact::Unknown);
+        store.insert(&webhooks("virt-api-mutator")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Absent);
+        store.insert(&webhooks("network-resources-injector-config")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Known(()));
+        store.clear(Kind::MutatingWebhooks);
+        assert_eq!(store.resource_injector(), Fact::Unknown);
     }
 
     #[test]
@@ -525,7 +404,7 @@ mod tests {
         }
         let before = store.nodes();
         assert_eq!(store.node_texts.len(), 2);
-        let projection = Projection::read(Kind::Node, &node("a", "3").to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Node, &node("a", "3").to_string(), &store.registry()).unwrap();
         assert!(store.contains(&projection));
         assert!(Arc::ptr_eq(before.known().unwrap(), store.nodes().known().unwrap()));
         store.insert(&node("a", "0")).unwrap();
@@ -550,6 +429,19 @@ mod tests {
             assert_eq!(store.migration("demo", "vm"), expected, "{phase:?}");
         }
         assert_eq!(Store::default().migration("demo", "vm"), Fact::Unknown);
+    }
+
+    #[test]
+    fn an_unreadable_migration_that_is_over_counts_no_longer() {
+        let migration = |rest: Value| object("kubevirt.io/v1", Kind::Migration, "m", &rest).to_string();
+        let mut store = Store::complete();
+        store.apply(Kind::Migration, &migration(json!({"spec": {"vmiName": 5}}))).unwrap_err();
+        assert_eq!(store.migration("demo", "vm"), Fact::Unknown);
+        let over = migration(json!({"spec": {"vmiName": "vm"}, "status": {"phase": "Succeeded"}}));
+        let projection = Projection::read(Kind::Migration, &over, &store.registry()).unwrap();
+        assert!(!store.contains(&projection));
+        store.apply(Kind::Migration, &over).unwrap();
+        assert_eq!(store.migration("demo", "vm"), Fact::Absent);
     }
 
     fn object(api_version: &str, kind: Kind, name: &str, rest: &Value) -> Value {
@@ -585,7 +477,8 @@ mod tests {
         let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
         let find = |store: &Store, network, own: &str| {
-            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            let user =
+                store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own, "kube-system");
             user.map(|user| (user.guest, user.via))
         };
         let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
@@ -600,6 +493,33 @@ mod tests {
         assert_eq!(find(&store, "other", "restored/a"), on_wire);
         store.insert(&nad("other", "red")).unwrap();
         assert_eq!(find(&store, "other", "demo/b"), None);
+    }
+
+    #[test]
+    fn a_default_network_without_a_namespace_is_the_one_in_the_namespace_of_multus() {
+        let mac = "02:00:00:00:00:01";
+        let mut store = Store::complete();
+        let config = |namespace: &str| {
+            let text = json!({"multusNamespace": namespace}).to_string();
+            object("v1", Kind::ConfigMap, "multus-daemon-config", &json!({"data": {"daemon-config.json": text}}))
+        };
+        let mut vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        vm["spec"]["template"]["spec"]["networks"][0]["multus"]["default"] = json!(true);
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let setting = Arc::from("of-settings");
+        let find = |store: &Store, namespace, configured| {
+            let multus_namespace = store.multus_namespace(configured);
+            let multus_namespace = multus_namespace.as_deref().unwrap_or("kube-system");
+            let name = NadRef { namespace, name: "net" };
+            store.mac_user(mac.parse().unwrap(), name, "demo/b", multus_namespace).map(|user| user.network)
+        };
+        assert_eq!(find(&store, "kube-system", None).as_deref(), Some("kube-system/net"));
+        assert_eq!(find(&store, "demo", None), None, "not that of the VM");
+        store.insert(&config("of-multus")).unwrap();
+        assert_eq!(find(&store, "of-multus", None).as_deref(), Some("of-multus/net"));
+        assert_eq!(find(&store, "kube-system", None), None);
+        assert_eq!(find(&store, "of-settings", Some(&setting)).as_deref(), Some("of-settings/net"));
+        assert_eq!(find(&store, "of-multus", Some(&setting)), None);
     }
 
     #[test]
@@ -646,6 +566,12 @@ mod tests {
                 &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
             ),
             ("v1", Kind::ResourceQuota, "team", &json!({"status": {"hard": {"pods": "1"}}})),
+            (
+                "admissionregistration.k8s.io/v1",
+                Kind::MutatingWebhooks,
+                "virt-api-mutator",
+                &json!({"metadata": {"name": "virt-api-mutator"}}),
+            ),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -668,6 +594,7 @@ mod tests {
         }
         store.remove(Kind::Namespace, "", "demo");
         store.remove(Kind::Node, "", "n");
+        store.remove(Kind::MutatingWebhooks, "", "virt-api-mutator");
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }
@@ -684,12 +611,12 @@ mod tests {
         }
         store.begin_sync(Kind::Vmi);
         let same = object("kubevirt.io/v1", Kind::Vmi, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
-        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.registry()).unwrap();
         assert!(store.contains(&projection));
         let other = object("kubevirt.io/v1", Kind::Vmi, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
-        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.registry()).unwrap();
         assert!(!store.contains(&projection));
-        store.upsert(projection, &store.device_kinds());
+        store.upsert(projection, &store.registry());
         assert!(store.vmi("demo", "c").known().is_some(), "the list is not complete yet");
         store.finish_sync(Kind::Vmi);
         assert_eq!(store.vmi("demo", "c"), Fact::Absent);
@@ -779,7 +706,7 @@ mod tests {
         let mut store = Store::complete();
         assert_eq!(multus(&store), Fact::Unknown);
         store.insert(&daemon_set("kube-proxy", "/usr/local/bin/kube-proxy", &[])).unwrap();
-        assert_eq!((multus(&store), store.count(Kind::DaemonSet)), (Fact::Absent, 0));
+        assert_eq!(multus(&store), Fact::Absent);
         store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
         assert!(multus(&store).known().is_some_and(|nodes| nodes.ready == 1));
         store.clear(Kind::DaemonSet);

@@ -1,14 +1,15 @@
 //! NP111.
 
-use super::{Case, CauseType, Finding, rule};
+use super::{Case, CauseType, Finding, in_place, live_change::forecast::Swap, rule};
 use crate::{
     api::quote::quote,
     change::{MigrationStart, Nic},
     facts::{
         Fact, FactKind, Facts, Vm, Vmi,
         attachment::InPlace,
-        nic::{GuestNic, HotplugMethod},
+        nic::{GuestNic, HotplugMethod, NetworkRole},
     },
+    settings::{HotplugSettings, Settings},
 };
 
 rule! {
@@ -17,7 +18,8 @@ rule! {
     /// ## Why
     /// KubeVirt creates the target pod of a migration from the NICs that the guest has when the migration starts. A NIC
     /// that is added or removed in the meantime may be missing in that pod, or stay in it, until the next migration.
-    /// KubeVirt recommends to finish one before the other starts.
+    /// KubeVirt recommends to finish one before the other starts. A network that changes in the meantime takes another
+    /// migration.
     ///
     /// ## Example
     /// `dyniface1` was added to the VM and has not reached the guest yet when a user creates:
@@ -34,28 +36,46 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     let plugged = case.each_plugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
     let unplugged = case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
-    plugged.into_iter().chain(unplugged).take(1).collect()
+    let swapped = || Swap::all(case).iter().find_map(|swap| evaluate_swap(case, swap));
+    plugged.into_iter().chain(unplugged).next().or_else(swapped).into_iter().collect()
 }
 
 fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
-    let migration = match &case.facts.migration {
-        Fact::Known(name) => format!("migration {name}", name = quote(name)),
-        Fact::Absent | Fact::Unknown if vmi.is_migrating => "a migration".to_owned(),
-        Fact::Absent | Fact::Unknown => return None,
-    };
+    let migration = running_migration(case, vmi)?;
     let effect = if nic.is_absent() { "stay" } else { "be missing" };
     let what = format!("{migration} has not finished: {} may {effect} in the new pod", quote(nic.name));
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
 }
 
+/// Evaluates a changed network. The target pod has the old one, so KubeVirt asks for another migration afterwards.
+fn evaluate_swap(case: &Case, swap: &Swap) -> Option<Finding> {
+    let Swap { nic, guest, network } = swap;
+    let migration = running_migration(case, case.live().known()?)?;
+    let what = format!(
+        "{migration} has not finished: {} moves to {network} only by the next one",
+        quote(nic.name),
+        network = quote(network)
+    );
+    let is_applied = guest.role == NetworkRole::Additional;
+    is_applied.then(|| RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+}
+
+/// Returns the words for the migration of the guest that has not finished.
+fn running_migration(case: &Case, vmi: &Vmi) -> Option<String> {
+    match &case.facts.migration {
+        Fact::Known(name) => Some(format!("migration {name}", name = quote(name))),
+        Fact::Absent | Fact::Unknown => vmi.is_migrating.then(|| "a migration".to_owned()),
+    }
+}
+
 /// Checks the start of a migration: whether a NIC of the guest is still being attached or unplugged.
-pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
+pub(super) fn check_start(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let guest = start.vmi_name;
     match facts.live() {
         Fact::Known(vmi) => {
             let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
             let vm = facts.vm.known();
-            if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi)) {
+            if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi, &settings.hotplug)) {
                 let what = if nic.is_absent {
                     format!(
                         "{} was unplugged from VM {guest}, but its VMI still has it",
@@ -71,7 +91,7 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
                 };
                 return fault(what);
             }
-            match not_settled(vmi, in_place) {
+            match not_settled(vmi, &in_place(&facts.attachment, settings), &settings.hotplug) {
                 Some(nic) => {
                     let action = if nic.is_absent { "unplugged" } else { "attached" };
                     fault(format!(
@@ -95,8 +115,8 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
 }
 
 /// Returns a NIC of the template that KubeVirt has yet to copy to the VMI, or to set absent there.
-fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
-    let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None);
+fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi, settings: &HotplugSettings) -> Option<&'m GuestNic> {
+    let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug_under(settings) != HotplugMethod::None);
     pluggable.find(|nic| match vmi.nic(&nic.name) {
         Some(there) => nic.is_absent && !there.is_absent,
         None => !nic.is_absent,
@@ -105,9 +125,9 @@ fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
 
 /// Returns a NIC of the VMI that is still being attached or unplugged. A NIC that cannot be attached in place does not
 /// count: it needs the migration.
-fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
+fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>, settings: &HotplugSettings) -> Option<&'i GuestNic> {
     let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
-    let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug == HotplugMethod::Bridge);
+    let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug_under(settings) == HotplugMethod::Bridge);
     bridges.find(|nic| {
         let is_in_domain = vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain);
         if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
@@ -121,8 +141,9 @@ mod tests {
     use super::{RULE, check_start};
     use crate::{
         change::MigrationStart,
-        facts::{Fact, Facts, Vm, Vmi, attachment::InPlace},
+        facts::{Attachment, Fact, Facts, Vm, Vmi, attachment::InPlace},
         rules::testing::{Expect, Hotplug},
+        settings::Settings,
     };
 
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
@@ -146,6 +167,19 @@ mod tests {
         let what = &migrating.findings(&RULE)[0].what;
         assert!(what.ends_with("may stay in the new pod"), "{what}");
         unplug().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_network_that_changes_during_a_migration_takes_another_one() {
+        let other = r#"{"name": "dyniface1", "multus": {"networkName": "net-b"}}"#;
+        let swap = || Hotplug::modify((NIC, NET), (NIC, other));
+        swap().expect(&RULE, &Expect::Silent);
+        let migrating = swap().vmi(|vmi| vmi.is_migrating = true);
+        migrating.expect(&RULE, &FAULT);
+        let what = &migrating.findings(&RULE)[0].what;
+        assert_eq!(what, "a migration has not finished: \"dyniface1\" moves to \"net-b\" only by the next one");
+        let restarts = swap().kubevirt("v1.8.4", &[]).vmi(|vmi| vmi.is_migrating = true);
+        restarts.expect(&RULE, &Expect::Silent);
     }
 
     #[test]
@@ -189,8 +223,9 @@ mod tests {
             (Fact::Absent, vm(), InPlace::Yes, ""),
             (Fact::Unknown, vm(), InPlace::Yes, "was not checked"),
         ] {
-            let facts = Facts { vmi, vm, ..Facts::default() };
-            let findings = check_start(&start, &facts, &Fact::Known(in_place));
+            let attachment = Attachment { in_place, has_thick_multus: true, multus: Fact::Unknown };
+            let facts = Facts { vmi, vm, attachment: Fact::Known(attachment), ..Facts::default() };
+            let findings = check_start(&start, &facts, &Settings::default());
             match findings.as_slice() {
                 [] => assert_eq!(expected, "", "{facts:?} {in_place:?}"),
                 [finding] => assert!(!expected.is_empty() && finding.what.contains(expected), "{finding:?}"),

@@ -2,7 +2,7 @@
 
 mod plugin;
 
-use super::{Case, CauseType, Finding, FindingKind, rule};
+use super::{AtRestart, Case, CauseType, Finding, FindingKind, live_change::forecast::Swap, rule};
 use crate::{
     api::{
         network::{Bindings, NadRef},
@@ -11,7 +11,6 @@ use crate::{
     },
     change::{Nic, NicDiff},
     facts::{Fact, FactKind, nad::CniConfig},
-    kubevirt::gates::Gate,
 };
 
 rule! {
@@ -37,6 +36,9 @@ rule! {
     /// with v1.3.0 or later, set `NP105: warn`.
     /// OVN-Kubernetes accepts a layer3 network, but the address belongs to the node and is lost by a migration.
     ///
+    /// Except for a layer3 network, a restart does not help: no pod can be created with the NIC, so a VM whose template
+    /// has it does not start.
+    ///
     /// ## Example
     /// ```yaml
     /// networks:
@@ -56,7 +58,7 @@ fn check(case: &Case) -> Vec<Finding> {
         return findings.map(Finding::into_advice).collect();
     }
     let mut findings = case.each_plugged(&RULE, |nic, _| evaluate(case, nic));
-    findings.extend(moved_nics(case).filter_map(|nic| evaluate(case, nic)));
+    findings.extend(Swap::all(case).iter().filter_map(|swap| evaluate(case, &swap.nic)));
     findings.extend(nics_of_stopped(case).filter_map(|nic| evaluate_stopped(case, nic)));
     findings
 }
@@ -86,17 +88,6 @@ fn evaluate_stopped(case: &Case, nic: &Nic) -> Option<Finding> {
     finding.map(Finding::into_advice)
 }
 
-/// Returns the NICs of a running guest whose network is changed by migration.
-fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
-    let vmi = case.live();
-    let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
-    let modified = case.change.nics.modified.iter().filter(move |_| moves);
-    modified.filter_map(move |(old, new)| {
-        let is_there = vmi.known().is_some_and(|vmi| vmi.has_nic(new.name));
-        (is_there && old.network_name() != new.network_name()).then_some(new)
-    })
-}
-
 fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let written = nic.network_name().filter(|name| !name.is_empty())?;
     let index = nic.network?.index;
@@ -104,7 +95,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if !is_well_formed(written) {
         let what = format!("networkName {written} is neither NAME nor NAMESPACE/NAME", written = quote(written));
         let fix = "set networkName to the name of a NetworkAttachmentDefinition, or to NAMESPACE/NAME".to_owned();
-        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
+        return Some(unusable(CauseType::Invalid, field(), what).with_fix(fix));
     }
     let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
     let lookup = case.facts.nads.lookup(name);
@@ -124,7 +115,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if let CniConfig::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
-            RULE.fault(CauseType::Invalid, field(), what)
+            unusable(CauseType::Invalid, field(), what)
                 .with_fix("fix spec.config of the NetworkAttachmentDefinition".to_owned()),
         );
     }
@@ -133,7 +124,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && nad.resource.is_none() {
         let what = format!("network \"{name}\" has no SR-IOV resource");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
-        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
+        return Some(unusable(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
     let is_default = nic.network?.value.is_default();
     let isolated = if is_default { None } else { evaluate_isolation(case, field, name) };
@@ -141,6 +132,11 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         Some(finding) if finding.kind != FindingKind::Unchecked => Some(finding),
         unchecked => plugin::evaluate(case, nic, name, &lookup).or(unchecked),
     }
+}
+
+/// Returns a fault of a network with which no pod can be created, neither now nor at a restart.
+fn unusable(cause: CauseType, field: String, what: String) -> Finding {
+    RULE.fault(cause, field, what).at_restart(AtRestart::Fails)
 }
 
 /// Returns whether the name is `NAD` or `NAMESPACE/NAD`, split as Multus does it.
@@ -173,7 +169,7 @@ fn missing(field: String, name: NadRef, suggestion: Option<&str>) -> Finding {
         name = quote(name),
         namespace = quote(namespace)
     );
-    let finding = RULE.fault(CauseType::NotFound, field, what);
+    let finding = unusable(CauseType::NotFound, field, what);
     match suggestion {
         Some(suggestion) => finding.with_fix(format!("create it, or use {suggestion:?}, which exists")),
         None => finding,
@@ -193,7 +189,7 @@ fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef)
                 quote(name.namespace),
                 own = quote(own)
             );
-            Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix))
+            Some(unusable(CauseType::Invalid, field(), what).with_fix(fix))
         }
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(

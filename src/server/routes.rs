@@ -145,7 +145,9 @@ impl AppState {
 
     /// Returns the rechecker if newer facts could change the evaluation.
     fn rechecker_for(&self, evaluation: &Evaluation) -> Option<&Rechecker> {
-        self.rechecker.as_ref().filter(|_| matches!(evaluation.decision(), Decision::Denied | Decision::Patched))
+        let is_harmful = matches!(evaluation.decision(), Decision::Denied | Decision::Patched);
+        let is_postponed = !evaluation.verdict().postponed.is_empty();
+        self.rechecker.as_ref().filter(|_| is_harmful || is_postponed)
     }
 
     /// Responds, and keeps the connection: a new TLS handshake for the client's next try takes a hundred times as long.

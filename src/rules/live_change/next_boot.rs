@@ -2,7 +2,7 @@
 
 use super::RULE;
 use crate::{
-    api::{guest::Probe, quote::quote},
+    api::{probe::Probe, quote::quote},
     change::Nic,
     facts::Fact,
     rules::{Case, Finding},
