@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use allocation_counter::measure;
 use nicplug::{
-    admission::{Decision, Endpoint, Reviewer},
+    admission::{Decision, Endpoint, Reviewer, parse},
+    api::review::ParsedRequest,
     facts::NoFacts,
     settings::Settings,
 };
@@ -220,6 +221,29 @@ fn a_value_of_a_wrong_type_is_not_repeated_whole() {
         &body_of("VirtualMachine", r#"{"spec": 5}"#, None).replace(r#""vm""#, &format!(r#""{text}""#)),
     );
     assert_bounded("not JSON", &text);
+}
+
+#[test]
+fn the_configuration_of_a_network_and_the_groups_of_a_user_take_at_most_four_times_their_text() {
+    let nad = |entries: usize| {
+        let config = format!(r#"{{"plugins": [{}]}}"#, vec!["[]"; entries].join(","));
+        json!({"metadata": {"name": "vm"}, "spec": {"config": config}}).to_string()
+    };
+    for entries in [10_000, 300_000] {
+        let body = body_of("NetworkAttachmentDefinition", &nad(entries), Some(&nad(entries + 1)));
+        assert_bounded("configuration", &body.replace(r#""group": "kubevirt.io""#, r#""group": "k8s.cni.cncf.io""#));
+    }
+    // Only a fault of a running VM needs the groups, so they are read here.
+    for entries in [40_000, 300_000] {
+        let groups = vec![r#""""#; entries].join(",");
+        let user = format!(r#"{{"username": "alice", "groups": [{groups}]}}"#);
+        let body = body_of("VirtualMachine", "{}", Some("{}")).replace(r#"{"username": "alice"}"#, &user);
+        let parsed = parse(body.as_bytes());
+        let Ok(ParsedRequest::Valid(request)) = &parsed else { panic!("{parsed:?}") };
+        let counted =
+            measure(|| assert_eq!(request.user_info.groups().len(), if entries == 40_000 { entries } else { 0 }));
+        assert!(counted.bytes_max <= 4 * body.len() as u64 + FIXED, "{} bytes", counted.bytes_max);
+    }
 }
 
 #[test]

@@ -71,10 +71,13 @@ pub struct UserInfo<'a> {
 }
 
 impl<'a> UserInfo<'a> {
-    /// Reads `groups`; none if they are not a list of strings.
+    /// Reads `groups`; none if they are not a list of strings, or longer than any real list.
     #[must_use]
     pub fn groups(&self) -> Vec<Text<'a>> {
-        self.groups.and_then(|groups| groups.read().ok()).unwrap_or_default()
+        /// The longest list in bytes: more than a thousand long names.
+        const LENGTH: usize = 128 << 10;
+        let groups = self.groups.filter(|groups| groups.as_str().len() <= LENGTH);
+        groups.and_then(|groups| groups.read().ok()).unwrap_or_default()
     }
 }
 
