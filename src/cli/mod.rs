@@ -6,6 +6,7 @@ mod demo;
 mod facts;
 mod interface;
 mod kubeconfig;
+mod probe;
 mod removeinterface;
 mod review;
 mod rules;
@@ -38,6 +39,7 @@ enum Command {
     AddInterface(Box<addinterface::AddInterfaceArgs>),
     Certs(certs::CertsArgs),
     Demo(demo::DemoArgs),
+    Probe(probe::ProbeArgs),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
     Review(review::ReviewArgs),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::AddInterface(args) => args.run(),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::Probe(args) => args.run(&mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
