@@ -214,6 +214,23 @@ fn the_index_names_every_document() {
 }
 
 #[test]
+fn the_picture_of_the_demo_shows_what_the_demo_prints() {
+    let picture = fs::read_to_string(root().join("docs/images/demo.svg")).unwrap();
+    let output = nicplug(&["demo", "--once"]);
+    let printed: BTreeSet<&str> = output.lines().collect();
+    let mut lines = 0;
+    for line in picture.lines().filter_map(|line| line.strip_prefix("<text ")?.strip_suffix("</text>")) {
+        let text = line.split_once('>').unwrap().1;
+        let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        if text != "$ nicplug demo --once" && text != "…" {
+            assert!(printed.contains(text.as_str()), "run `just session`: the demo does not print {text:?}");
+            lines += 1;
+        }
+    }
+    assert!(lines > 20, "{lines} lines");
+}
+
+#[test]
 fn each_direct_dependency_has_its_reason() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let mut needed: BTreeSet<(&str, &str)> = BTreeSet::new();
