@@ -24,7 +24,10 @@ for name in one another-name; do
     export RUSTFLAGS="--remap-path-prefix=$folder/$name=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     if [[ $profile == dist ]]; then
         data=$PWD/target/training/$target.profdata
-        [[ -f $data ]] || { echo "reproduce.sh: $data is missing: run \`just image-proof $arch\`" >&2; exit 1; }
+        if [[ ! -f $data ]]; then
+            echo "reproduce.sh: $data is missing: run \`just image-proof $arch\`" >&2
+            exit 1
+        fi
         RUSTFLAGS+=" -Cprofile-use=$data"
     fi
     (cd "$folder/$name" && env --unset=CARGO_TARGET_DIR \
