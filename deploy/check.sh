@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release with the
-# program of this machine in the place of every platform's, checks their sums, unpacks them and runs the program.
+# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release, checks their
+# sums, unpacks them and runs the program. Only the program of this machine is real; a text stands in for the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,10 +13,14 @@ program=${CARGO_TARGET_DIR:-target}/debug/nicplug
 folder=$PWD/target/release-check
 rm --recursive --force "$folder"
 for platform in darwin-amd64 darwin-arm64 linux-amd64 linux-arm64 windows-amd64; do
+    mkdir --parents "$folder/$platform"
     name=nicplug
     [[ $platform == windows-* ]] && name=nicplug.exe
-    install -D "$program" "$folder/$platform/$name"
+    echo "the program for $platform" >"$folder/$platform/$name"
 done
+arch=amd64
+[[ $(uname --machine) == aarch64 ]] && arch=arm64
+strip -o "$folder/linux-$arch/nicplug" "$program"
 python3 deploy/release.py "$folder"
 cd "$folder/files"
 sha256sum --quiet --check SHA256SUMS
@@ -25,14 +29,17 @@ if grep --fixed-strings "SUM OF" nicplug.yaml nicplug.rb; then
     exit 1
 fi
 
-version=$(sed -n 's/^  version: v//p' nicplug.yaml)
+version=$("$folder/linux-$arch/nicplug" --version)
 for archive in nicplug-*-*.tar.gz nicplug-*-*.zip; do
     mkdir "$folder/unpacked"
     python3 -c 'import shutil, sys; shutil.unpack_archive(*sys.argv[1:])' "$archive" "$folder/unpacked"
-    programs=("$folder"/unpacked/nicplug*)
-    chmod +x "${programs[0]}"
-    [[ $("${programs[0]}" --version) == "nicplug $version" ]]
+    platform=${archive#nicplug-}
+    cmp "$folder"/unpacked/nicplug* "$folder/${platform%%.*}"/nicplug*
     cmp "$folder/unpacked/LICENSE" ../../../LICENSE
+    if [[ $platform == linux-$arch.* ]]; then
+        [[ $("$folder/unpacked/nicplug" --version) == "$version" ]]
+        "$folder/unpacked/nicplug" rules NP103 >/dev/null
+    fi
     rm --recursive "$folder/unpacked"
 done
-echo "The files of release $version are complete: $folder/files"
+echo "The files of the release are complete ($version): $folder/files"
