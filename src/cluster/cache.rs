@@ -62,11 +62,11 @@ impl Cache {
 
     /// Inserts or replaces an object, from its JSON text.
     pub fn apply(&self, kind: Kind, text: &str) -> Effect {
-        let kinds = self.read().device_kinds();
-        match Projection::read(kind, text, &kinds) {
+        let registry = self.read().registry();
+        match Projection::read(kind, text, &registry) {
             Ok(projection) if self.read().contains(&projection) => Effect::Unchanged,
             Ok(projection) => {
-                self.write().upsert(projection, &kinds);
+                self.write().upsert(projection, &registry);
                 Effect::Changed
             }
             Err(error) if self.read().is_unreadable(&error) => Effect::Unchanged,

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{Store, projection::MULTUS_CONFIG};
+use super::store::{Store, kinds::MULTUS_CONFIG};
 use crate::{
     api::{network::NadRef, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart},

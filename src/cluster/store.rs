@@ -2,6 +2,7 @@
 
 pub(super) mod guests;
 pub(super) mod interner;
+pub(super) mod kinds;
 pub(super) mod listing;
 pub(super) mod mac_index;
 pub(super) mod projection;
@@ -19,7 +20,7 @@ use self::{
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
-    projection::{Projected, ProjectedRevision, ProjectedVm, ProjectedVmi, Projection},
+    projection::Projection,
 };
 use super::persist_queue::{ObjectRef, PersistQueue};
 use crate::{
@@ -45,10 +46,8 @@ pub struct Store {
     nads: Listing<Arc<Nad>>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
-    /// The DaemonSets that attach NICs.
-    daemons: Listing<AttachmentDaemon>,
-    /// Whether a DaemonSet of any kind was seen: without one, a missing Multus proves nothing.
-    sees_daemon_sets: bool,
+    /// All DaemonSets; `None` for one that attaches no NICs.
+    daemons: Listing<Option<AttachmentDaemon>>,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
@@ -105,7 +104,6 @@ impl Store {
         for (namespace, name) in self.keys(kind) {
             self.remove(kind, &namespace, &name);
         }
-        self.sees_daemon_sets &= kind != Kind::DaemonSet;
     }
 
     /// Inserts or replaces an object. Skips objects of other kinds.
@@ -128,33 +126,16 @@ impl Store {
     /// # Errors
     /// As for [`insert`](Self::insert).
     pub fn apply(&mut self, kind: Kind, text: &str) -> Result<(), ObjectError> {
-        let kinds = self.device_kinds();
-        let projection = Projection::read(kind, text, &kinds).inspect_err(|error| self.mark_unreadable(error))?;
-        self.upsert(projection, &kinds);
+        let registry = self.registry();
+        let projection = Projection::read(kind, text, &registry).inspect_err(|error| self.mark_unreadable(error))?;
+        self.upsert(projection, &registry);
         Ok(())
     }
 
     /// Removes an object: it was deleted.
     pub fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
-        let key = (namespace.to_owned(), name.to_owned());
-        match kind {
-            Kind::Vm => {
-                self.guests.remove_vm(namespace, name);
-                self.persist_queue.set(ObjectRef::vm(namespace, name), false);
-            }
-            Kind::Vmi => {
-                self.remove_revision_of(namespace, name);
-                self.guests.remove_vmi(namespace, name);
-                self.persist_queue.set(ObjectRef::vmi(namespace, name), false);
-            }
-            Kind::Node => self.remove_node(name),
-            _ => {}
-        }
-        self.listing_mut(kind).remove(namespace, name);
-        self.dependent.remove(&(kind, key));
-        if kind == Kind::KubeVirt {
-            self.choose_kubevirt();
-        }
+        kinds::of(kind).remove(self, namespace, name);
+        self.dependent.remove(&(kind, (namespace.to_owned(), name.to_owned())));
     }
 
     /// Notes that an object was read by name and not found.
@@ -204,144 +185,43 @@ impl Store {
     }
 
     fn listing(&self, kind: Kind) -> &dyn AnyListing {
-        match kind {
-            Kind::ConfigMap => &self.multus_configs,
-            Kind::DaemonSet => &self.daemons,
-            Kind::Vmi => self.guests.vmis(),
-            Kind::KubeVirt => &self.kubevirts,
-            Kind::Vm => self.guests.vms(),
-            Kind::Migration => &self.migrations,
-            Kind::Nad => &self.nads,
-            Kind::Namespace => &self.overrides,
-            Kind::Node => &self.nodes,
-            Kind::ResourceQuota => &self.quotas,
-            Kind::Revision => &self.revisions,
-        }
+        kinds::of(kind).listing(self)
     }
 
     fn listing_mut(&mut self, kind: Kind) -> &mut dyn AnyListing {
-        match kind {
-            Kind::ConfigMap => &mut self.multus_configs,
-            Kind::DaemonSet => &mut self.daemons,
-            Kind::Vmi => self.guests.vmis_mut(),
-            Kind::KubeVirt => &mut self.kubevirts,
-            Kind::Vm => self.guests.vms_mut(),
-            Kind::Migration => &mut self.migrations,
-            Kind::Nad => &mut self.nads,
-            Kind::Namespace => &mut self.overrides,
-            Kind::Node => &mut self.nodes,
-            Kind::ResourceQuota => &mut self.quotas,
-            Kind::Revision => &mut self.revisions,
-        }
+        kinds::of(kind).listing_mut(self)
     }
 
     /// Returns the KubeVirt resource, which defines the types of devices; an empty one if it is unknown.
-    pub(super) fn device_kinds(&self) -> Arc<KubeVirt> {
+    pub(super) fn registry(&self) -> Arc<KubeVirt> {
         self.kubevirt.known().map(Arc::clone).unwrap_or_default()
     }
 
     /// Whether an object is in the store with the same facts; marks it as seen if so.
     pub(super) fn contains(&self, projection: &Projection) -> bool {
-        let Projection { key, object } = projection;
-        let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        let is_known = match object {
-            Projected::ConfigMap(config) => contains(&self.multus_configs, key, config),
-            Projected::DaemonSet(Some(daemon)) => contains(&self.daemons, key, daemon),
-            Projected::DaemonSet(None) => {
-                return self.sees_daemon_sets && self.daemons.get(namespace, name).known().is_none();
-            }
-            Projected::Vmi(new) => {
-                self.guests.contains_vmi(namespace, name, &new.vmi)
-                    && self.requests_persist(|| ObjectRef::vmi(namespace, name)) == new.asks
-            }
-            Projected::KubeVirt(kubevirt) => contains_arc(&self.kubevirts, key, kubevirt),
-            Projected::Vm(new) => {
-                self.guests.contains_vm(namespace, name, &new.vm)
-                    && self.requests_persist(|| ObjectRef::vm(namespace, name)) == new.asks
-            }
-            Projected::Migration(Some(guest)) => contains(&self.migrations, key, guest),
-            Projected::Migration(None) => return self.migrations.get(namespace, name).known().is_none(),
-            Projected::Nad(nad) => contains_arc(&self.nads, key, nad),
-            Projected::Namespace(Some(overrides)) => contains(&self.overrides, key, overrides),
-            Projected::Namespace(None) => return self.overrides.get(namespace, name).known().is_none(),
-            Projected::Node(node) => contains_arc(&self.nodes, key, node),
-            Projected::ResourceQuota(Some(quota)) => contains_arc(&self.quotas, key, quota),
-            Projected::ResourceQuota(None) => return self.quotas.get(namespace, name).known().is_none(),
-            Projected::Revision(_) => false,
-            Projected::Ignored(_) => return true,
-        };
-        if is_known {
-            self.listing(projection.kind()).mark_seen(namespace, name);
+        let Projection { kind, key, object } = projection;
+        let is_stored = object.is_stored(self, key);
+        if is_stored {
+            self.listing(*kind).mark_seen(&key.0, &key.1);
         }
-        is_known
+        is_stored
     }
 
-    /// Inserts or replaces an object that was projected with `kinds`, which may be outdated.
-    pub(super) fn upsert(&mut self, projection: Projection, kinds: &KubeVirt) {
-        let kind = projection.kind();
-        if let Some(text) = projection.dependent_text()
-            && !self.device_kinds().registers_same_devices(kinds)
-            && let Ok(current) = Projection::read(kind, text, &self.device_kinds())
+    /// Inserts or replaces an object that was projected with `registry`, which may be outdated.
+    pub(super) fn upsert(&mut self, projection: Projection, registry: &KubeVirt) {
+        let Projection { kind, key, object } = projection;
+        if let Some(text) = object.dependent_text()
+            && !self.registry().registers_same_devices(registry)
+            && let Ok(current) = Projection::read(kind, text, &self.registry())
         {
-            return self.upsert_current(kind, current);
+            return current.object.put(self, &key);
         }
-        self.upsert_current(kind, projection);
-    }
-
-    fn upsert_current(&mut self, kind: Kind, projection: Projection) {
-        let Projection { key, object } = projection;
-        let (namespace, name) = (key.0.as_str(), key.1.as_str());
-        self.sees_daemon_sets |= kind == Kind::DaemonSet;
-        match object {
-            Projected::ConfigMap(config) => drop(self.multus_configs.insert(namespace, name, config)),
-            Projected::DaemonSet(Some(daemon)) => drop(self.daemons.insert(namespace, name, daemon)),
-            Projected::Vmi(vmi) => self.upsert_vmi(&key, *vmi),
-            Projected::KubeVirt(kubevirt) => {
-                self.kubevirts.insert(namespace, name, Arc::new(*kubevirt));
-                self.choose_kubevirt();
-            }
-            Projected::Vm(new) => {
-                let ProjectedVm { vm, asks } = *new;
-                self.guests.upsert_vm(namespace, name, vm);
-                self.persist_queue.set(ObjectRef::vm(namespace, name), asks);
-            }
-            Projected::Migration(Some(guest)) => drop(self.migrations.insert(namespace, name, guest)),
-            Projected::Nad(nad) => drop(self.nads.insert(namespace, name, Arc::new(nad))),
-            Projected::Namespace(Some(overrides)) => drop(self.overrides.insert(namespace, name, overrides)),
-            Projected::Node(node) => self.upsert_node(name, node),
-            Projected::ResourceQuota(Some(quota)) => drop(self.quotas.insert(namespace, name, Arc::new(quota))),
-            Projected::Revision(Some(revision)) => self.upsert_revision(&key, revision),
-            // It exists, and does not show the devices.
-            Projected::Revision(None) => self.mark_absent(kind, namespace, name),
-            Projected::DaemonSet(None)
-            | Projected::Migration(None)
-            | Projected::Namespace(None)
-            | Projected::ResourceQuota(None) => {
-                self.remove(kind, namespace, name);
-            }
-            Projected::Ignored(_) => {}
-        }
-    }
-
-    fn upsert_vmi(&mut self, key: &Key, new: ProjectedVmi) {
-        let ProjectedVmi { vmi, asks, text } = new;
-        let before = self.guests.vmi(&key.0, &key.1);
-        if before.known().is_some_and(|before| before.boot.revision != vmi.boot.revision) {
-            self.remove_revision_of(&key.0, &key.1);
-        }
-        self.guests.upsert_vmi(&key.0, &key.1, vmi);
-        self.set_dependent(Kind::Vmi, key, text);
-        self.persist_queue.set(ObjectRef::vmi(&key.0, &key.1), asks);
+        object.put(self, &key);
     }
 
     /// Whether an object asks to persist NICs.
     fn requests_persist(&self, object_ref: impl FnOnce() -> ObjectRef) -> bool {
         !self.persist_queue.is_empty() && self.persist_queue.contains(&object_ref())
-    }
-
-    fn upsert_revision(&mut self, key: &Key, new: ProjectedRevision) {
-        self.revisions.insert(&key.0, &key.1, Arc::new(new.devices));
-        self.set_dependent(Kind::Revision, key, new.text);
     }
 
     fn set_dependent(&mut self, kind: Kind, key: &Key, text: Option<Box<str>>) {
@@ -351,52 +231,6 @@ impl Store {
             None => self.dependent.remove(&key),
         };
     }
-
-    /// Removes the ControllerRevision of a guest: it describes one run of it.
-    fn remove_revision_of(&mut self, namespace: &str, name: &str) {
-        let vmi = self.guests.vmi(namespace, name).known().map(|vmi| Arc::clone(vmi));
-        if let Some(revision) = vmi.as_ref().and_then(|vmi| vmi.boot.revision.as_deref()) {
-            self.remove(Kind::Revision, namespace, revision);
-        }
-    }
-
-    fn upsert_node(&mut self, name: &str, mut node: Node) {
-        node.texts_mut().for_each(|text| self.node_texts.intern(text));
-        self.remove_node(name);
-        self.nodes.insert("", name, Arc::new(node));
-    }
-
-    fn remove_node(&mut self, name: &str) {
-        self.guest_nodes = OnceLock::new();
-        if let Some(node) = self.nodes.take("", name) {
-            node.texts().for_each(|text| self.node_texts.release(text));
-        }
-    }
-
-    /// Selects the KubeVirt resource that applies: a cluster has one, and of several the first by name is used.
-    fn choose_kubevirt(&mut self) {
-        let before = self.device_kinds();
-        let first = self.kubevirts.iter().min_by_key(|(namespace, name, _)| (*namespace, *name));
-        self.kubevirt = first.map_or(Fact::Unknown, |(_, _, kubevirt)| Fact::Known(Arc::clone(kubevirt)));
-        let now = self.device_kinds();
-        if before.registers_same_devices(&now) {
-            return;
-        }
-        for ((kind, _), text) in self.dependent.clone() {
-            // The text was readable before, so this does not fail.
-            if let Ok(projection) = Projection::read(kind, &text, &now) {
-                self.upsert_current(kind, projection);
-            }
-        }
-    }
-}
-
-fn contains<T: PartialEq>(listing: &Listing<T>, key: &Key, object: &T) -> bool {
-    listing.get(&key.0, &key.1).known().is_some_and(|known| *known == object)
-}
-
-fn contains_arc<T: PartialEq>(listing: &Listing<Arc<T>>, key: &Key, object: &T) -> bool {
-    listing.get(&key.0, &key.1).known().is_some_and(|known| ***known == *object)
 }
 
 #[cfg(test)]
@@ -525,7 +359,7 @@ mod tests {
         }
         let before = store.nodes();
         assert_eq!(store.node_texts.len(), 2);
-        let projection = Projection::read(Kind::Node, &node("a", "3").to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Node, &node("a", "3").to_string(), &store.registry()).unwrap();
         assert!(store.contains(&projection));
         assert!(Arc::ptr_eq(before.known().unwrap(), store.nodes().known().unwrap()));
         store.insert(&node("a", "0")).unwrap();
@@ -550,6 +384,19 @@ mod tests {
             assert_eq!(store.migration("demo", "vm"), expected, "{phase:?}");
         }
         assert_eq!(Store::default().migration("demo", "vm"), Fact::Unknown);
+    }
+
+    #[test]
+    fn an_unreadable_migration_that_is_over_counts_no_longer() {
+        let migration = |rest: Value| object("kubevirt.io/v1", Kind::Migration, "m", &rest).to_string();
+        let mut store = Store::complete();
+        store.apply(Kind::Migration, &migration(json!({"spec": {"vmiName": 5}}))).unwrap_err();
+        assert_eq!(store.migration("demo", "vm"), Fact::Unknown);
+        let over = migration(json!({"spec": {"vmiName": "vm"}, "status": {"phase": "Succeeded"}}));
+        let projection = Projection::read(Kind::Migration, &over, &store.registry()).unwrap();
+        assert!(!store.contains(&projection));
+        store.apply(Kind::Migration, &over).unwrap();
+        assert_eq!(store.migration("demo", "vm"), Fact::Absent);
     }
 
     fn object(api_version: &str, kind: Kind, name: &str, rest: &Value) -> Value {
@@ -684,12 +531,12 @@ mod tests {
         }
         store.begin_sync(Kind::Vmi);
         let same = object("kubevirt.io/v1", Kind::Vmi, "a", &json!({"spec": guest("02:00:00:00:00:0a", false)}));
-        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &same.to_string(), &store.registry()).unwrap();
         assert!(store.contains(&projection));
         let other = object("kubevirt.io/v1", Kind::Vmi, "b", &json!({"spec": guest("02:00:00:00:00:bb", false)}));
-        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.device_kinds()).unwrap();
+        let projection = Projection::read(Kind::Vmi, &other.to_string(), &store.registry()).unwrap();
         assert!(!store.contains(&projection));
-        store.upsert(projection, &store.device_kinds());
+        store.upsert(projection, &store.registry());
         assert!(store.vmi("demo", "c").known().is_some(), "the list is not complete yet");
         store.finish_sync(Kind::Vmi);
         assert_eq!(store.vmi("demo", "c"), Fact::Absent);
@@ -779,7 +626,7 @@ mod tests {
         let mut store = Store::complete();
         assert_eq!(multus(&store), Fact::Unknown);
         store.insert(&daemon_set("kube-proxy", "/usr/local/bin/kube-proxy", &[])).unwrap();
-        assert_eq!((multus(&store), store.count(Kind::DaemonSet)), (Fact::Absent, 0));
+        assert_eq!(multus(&store), Fact::Absent);
         store.insert(&daemon_set("multus", "/thin_entrypoint", &[])).unwrap();
         assert!(multus(&store).known().is_some_and(|nodes| nodes.ready == 1));
         store.clear(Kind::DaemonSet);

@@ -69,6 +69,12 @@ impl CniNetwork {
         self.plugins.first().map_or("", |kind| kind)
     }
 
+    /// Whether the plugin moves an SR-IOV virtual function into the pod.
+    #[must_use]
+    pub fn is_sriov(&self) -> bool {
+        matches!(self.kind(), "sriov" | "ib-sriov")
+    }
+
     /// Returns what assigns a new address to each pod, so that a migration changes it.
     #[must_use]
     pub fn assigns_anew(&self) -> Option<&str> {

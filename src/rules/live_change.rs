@@ -275,9 +275,7 @@ fn fault(case: &Case, difference: &Difference, what: String) -> Finding {
 fn evaluate_swap(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast) -> Option<Finding> {
     let Swap { nic, guest, network } = swap;
     let name = nic.name;
-    let nics = &case.change.nics;
-    let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
-    let kubevirt = case.facts.kubevirt.known().filter(|_| changed.any(|changed| changed.name == name))?;
+    let kubevirt = case.facts.kubevirt.known().filter(|_| swap.is_of_request(case))?;
     let field = case.change.nic_field(nic);
     if guest.role != NetworkRole::Additional {
         // Only where RestartRequired is newly set does a text of this rule have the word in small letters.
@@ -316,11 +314,21 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     }
     match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
         None => RULE.advice(field, by_migration(name, kubevirt)),
+        Some(waits) if is_bridge_on_sriov(case, swap) => {
+            let what = format!("{waits} of {name:?} waits for the restart, but a live migration puts its bridge NIC");
+            RULE.fault(CauseType::Invalid, field, format!("{what} on SR-IOV {network:?} now"))
+        }
         Some(waits) => {
             let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
             RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
         }
     }
+}
+
+/// Whether the migration moves a NIC that has bridge binding in the guest to a network of SR-IOV devices.
+fn is_bridge_on_sriov(case: &Case, swap: &Swap) -> bool {
+    let nad = case.facts.known_nad(&swap.nic, case.change.subject.namespace);
+    swap.guest.hotplug == HotplugMethod::Bridge && nad.is_some_and(|nad| nad.network.is_sriov())
 }
 
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
@@ -342,7 +350,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::vmi::Migratable,
+        facts::{Fact, nad::Nad, vmi::Migratable},
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -416,6 +424,18 @@ mod tests {
         let findings = both().findings(&RULE);
         let what = "\"dyniface1\" moves to \"net-b\" now by a live migration, while macAddress waits for the restart";
         assert_eq!(findings[0].what, what);
+    }
+
+    #[test]
+    fn a_bridge_nic_that_a_migration_puts_on_an_sriov_network_is_named() {
+        let sriov = r#"{"name": "dyniface1", "sriov": {}}"#;
+        let config = r#"{"type": "sriov"}"#;
+        let case =
+            Hotplug::modify((NIC, NET), (sriov, OTHER_NET)).with_nad("demo/net-b", Nad::read(config, "example.com/vf"));
+        let what = "the binding of \"dyniface1\" waits for the restart, but a live migration puts its bridge NIC on \
+                    SR-IOV \"net-b\" now";
+        // The nodes of the builder do not offer the resource.
+        assert_eq!(case.facts(|facts| facts.nodes = Fact::Unknown).findings(&RULE)[0].what, what);
     }
 
     #[test]

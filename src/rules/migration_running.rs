@@ -1,12 +1,12 @@
 //! NP111.
 
-use super::{Case, CauseType, Finding, rule};
+use super::{Case, CauseType, Finding, live_change::forecast::Swap, rule};
 use crate::{
     change::{MigrationStart, Nic},
     facts::{
         Fact, FactKind, Facts, Vm, Vmi,
         attachment::InPlace,
-        nic::{GuestNic, HotplugMethod},
+        nic::{GuestNic, HotplugMethod, NetworkRole},
     },
 };
 
@@ -16,7 +16,8 @@ rule! {
     /// ## Why
     /// KubeVirt creates the target pod of a migration from the NICs that the guest has when the migration starts. A NIC
     /// that is added or removed in the meantime may be missing in that pod, or stay in it, until the next migration.
-    /// KubeVirt recommends to finish one before the other starts.
+    /// KubeVirt recommends to finish one before the other starts. A network that changes in the meantime takes another
+    /// migration.
     ///
     /// ## Example
     /// `dyniface1` was added to the VM and has not reached the guest yet when a user creates:
@@ -33,18 +34,32 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     let plugged = case.each_plugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
     let unplugged = case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
-    plugged.into_iter().chain(unplugged).take(1).collect()
+    let swapped = || Swap::all(case).iter().find_map(|swap| evaluate_swap(case, swap));
+    plugged.into_iter().chain(unplugged).next().or_else(swapped).into_iter().collect()
 }
 
 fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
-    let migration = match &case.facts.migration {
-        Fact::Known(name) => format!("migration {name:?}"),
-        Fact::Absent | Fact::Unknown if vmi.is_migrating => "a migration".to_owned(),
-        Fact::Absent | Fact::Unknown => return None,
-    };
+    let migration = running_migration(case, vmi)?;
     let effect = if nic.is_absent() { "stay" } else { "be missing" };
     let what = format!("{migration} has not finished: {:?} may {effect} in the new pod", nic.name);
     Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+}
+
+/// Evaluates a changed network. The target pod has the old one, so KubeVirt asks for another migration afterwards.
+fn evaluate_swap(case: &Case, swap: &Swap) -> Option<Finding> {
+    let Swap { nic, guest, network } = swap;
+    let migration = running_migration(case, case.live().known()?)?;
+    let what = format!("{migration} has not finished: {:?} moves to {network:?} only by the next one", nic.name);
+    let is_applied = guest.role == NetworkRole::Additional;
+    is_applied.then(|| RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
+}
+
+/// Returns the words for the migration of the guest that has not finished.
+fn running_migration(case: &Case, vmi: &Vmi) -> Option<String> {
+    match &case.facts.migration {
+        Fact::Known(name) => Some(format!("migration {name:?}")),
+        Fact::Absent | Fact::Unknown => vmi.is_migrating.then(|| "a migration".to_owned()),
+    }
 }
 
 /// Checks the start of a migration: whether a NIC of the guest is still being attached or unplugged.
@@ -130,6 +145,19 @@ mod tests {
         let what = &migrating.findings(&RULE)[0].what;
         assert!(what.ends_with("may stay in the new pod"), "{what}");
         unplug().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_network_that_changes_during_a_migration_takes_another_one() {
+        let other = r#"{"name": "dyniface1", "multus": {"networkName": "net-b"}}"#;
+        let swap = || Hotplug::modify((NIC, NET), (NIC, other));
+        swap().expect(&RULE, &Expect::Silent);
+        let migrating = swap().vmi(|vmi| vmi.is_migrating = true);
+        migrating.expect(&RULE, &FAULT);
+        let what = &migrating.findings(&RULE)[0].what;
+        assert_eq!(what, "a migration has not finished: \"dyniface1\" moves to \"net-b\" only by the next one");
+        let restarts = swap().kubevirt("v1.8.4", &[]).vmi(|vmi| vmi.is_migrating = true);
+        restarts.expect(&RULE, &Expect::Silent);
     }
 
     #[test]

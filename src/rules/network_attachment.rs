@@ -2,7 +2,7 @@
 
 mod plugin;
 
-use super::{Case, CauseType, Finding, FindingKind, rule};
+use super::{Case, CauseType, Finding, FindingKind, live_change::forecast::Swap, rule};
 use crate::{
     api::{
         network::{Bindings, NadRef},
@@ -10,7 +10,6 @@ use crate::{
     },
     change::{Nic, NicDiff},
     facts::{Fact, FactKind, nad::CniConfig},
-    kubevirt::gates::Gate,
 };
 
 rule! {
@@ -55,7 +54,7 @@ fn check(case: &Case) -> Vec<Finding> {
         return findings.map(Finding::into_advice).collect();
     }
     let mut findings = case.each_plugged(&RULE, |nic, _| evaluate(case, nic));
-    findings.extend(moved_nics(case).filter_map(|nic| evaluate(case, nic)));
+    findings.extend(Swap::all(case).iter().filter_map(|swap| evaluate(case, &swap.nic)));
     findings.extend(nics_of_stopped(case).filter_map(|nic| evaluate_stopped(case, nic)));
     findings
 }
@@ -83,17 +82,6 @@ fn evaluate_stopped(case: &Case, nic: &Nic) -> Option<Finding> {
         Fact::Unknown => None,
     };
     finding.map(Finding::into_advice)
-}
-
-/// Returns the NICs of a running guest whose network is changed by migration.
-fn moved_nics<'c>(case: &'c Case) -> impl Iterator<Item = &'c Nic<'c>> {
-    let vmi = case.live();
-    let moves = case.facts.kubevirt.known().is_some_and(|kubevirt| kubevirt.has(Gate::LiveUpdateNadRef));
-    let modified = case.change.nics.modified.iter().filter(move |_| moves);
-    modified.filter_map(move |(old, new)| {
-        let is_there = vmi.known().is_some_and(|vmi| vmi.has_nic(new.name));
-        (is_there && old.network_name() != new.network_name()).then_some(new)
-    })
 }
 
 fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {

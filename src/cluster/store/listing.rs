@@ -55,6 +55,11 @@ impl<T> Listing<T> {
         }
     }
 
+    /// Whether it has an entry of the name: an object, or that it does not exist or cannot be read.
+    pub(crate) fn has_entry(&self, namespace: &str, name: &str) -> bool {
+        self.slot(namespace, name).is_some()
+    }
+
     /// Inserts an object and returns the one that it replaces.
     pub(crate) fn insert(&mut self, namespace: &str, name: &str, object: T) -> Option<T> {
         self.set(namespace, name, State::Known(object))

@@ -9,6 +9,7 @@ use crate::{
     facts::{
         Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
         Vmi,
+        attachment::AttachmentDaemon,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
@@ -84,17 +85,23 @@ impl Store {
         if !self.daemons.is_readable() {
             return Fact::Unknown;
         }
-        let mut attachment = Attachment::of(self.daemons.iter().map(|(_, _, daemon)| daemon));
-        if !self.sees_daemon_sets {
+        let mut attachment = Attachment::of(self.attachment_daemons());
+        // Without any DaemonSet, a missing Multus proves nothing.
+        if self.daemons.count() == 0 {
             attachment.multus = Fact::Unknown;
         }
         Fact::Known(attachment)
     }
 
+    /// Returns the DaemonSets that attach NICs.
+    fn attachment_daemons(&self) -> impl Iterator<Item = &AttachmentDaemon> {
+        self.daemons.iter().filter_map(|(_, _, daemon)| daemon.as_ref())
+    }
+
     /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
     /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
-        let daemons = || self.daemons.iter().map(|(_, _, daemon)| daemon);
+        let daemons = || self.attachment_daemons();
         let of_flags = daemons()
             .filter(|daemon| daemon.is_thin_multus || daemon.isolation.is_some())
             .map(|daemon| daemon.isolation.clone().map_or(Fact::Absent, |isolation| Fact::Known(Arc::new(isolation))));

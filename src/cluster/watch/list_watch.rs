@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Event, Tuning};
 use crate::{
-    cluster::store::projection::MULTUS_CONFIG,
+    cluster::store::kinds::MULTUS_CONFIG,
     k8s::{
         api_error::ApiError,
         backoff::shortened,

@@ -16,7 +16,7 @@ use crate::{
     },
     change::{Nic, ObjectView},
     facts::{
-        Vmi,
+        Fact, Vmi,
         nic::{GuestNic, NetworkRole, hash_of_interface, hash_of_source, written},
     },
     kubevirt::gates::Gate,
@@ -201,6 +201,27 @@ impl<'c> Forecast<'c> {
 pub(in crate::rules) const NETWORK_NAME: &str = "networkName";
 
 impl<'c> Swap<'c> {
+    /// Returns the NICs of a running VM whose network KubeVirt changes now because of the request.
+    pub(in crate::rules) fn all(case: &Case<'c>) -> Vec<Self> {
+        let nics = &case.change.nics;
+        let is_relevant = case.change.after.vm.is_some() && case.change.requests.is_none();
+        let changes_nics = !nics.modified.is_empty() || !nics.set_absent.is_empty();
+        match case.live() {
+            Fact::Known(vmi) if is_relevant && changes_nics && case.has(Gate::LiveUpdateNadRef) == Some(true) => {
+                let Forecast { swapped, .. } = Forecast::of(case, vmi);
+                swapped.into_iter().filter(|swap| swap.is_of_request(case)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the request changes the NIC.
+    pub(in crate::rules) fn is_of_request(&self, case: &Case) -> bool {
+        let nics = &case.change.nics;
+        let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
+        changed.any(|changed| changed.name == self.nic.name)
+    }
+
     fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
         let (network, running) = (nic.network_name()?, guest.network.as_deref()?);
         let namespace = case.change.subject.namespace;

@@ -11,9 +11,6 @@ use crate::{
     rules::{Case, CauseType, Finding},
 };
 
-/// The plugins that move an SR-IOV virtual function into the pod.
-const OF_SRIOV: [&str; 2] = ["sriov", "ib-sriov"];
-
 /// The plugins that create an interface without a device, so that there is none for the sriov binding.
 const WITHOUT_DEVICE: [&str; 9] = ["bridge", "cnv-bridge", "ovs", "macvlan", "ipvlan", "vlan", "ptp", "tap", "dummy"];
 
@@ -94,7 +91,7 @@ fn unsuitable_binding(nic: &Nic, nad: &Nad) -> Option<String> {
             "bridge binding on macvlan network {name:?} mostly passes no traffic: the guest's MAC differs"
         ));
     }
-    if is_bridge && OF_SRIOV.contains(&kind) {
+    if is_bridge && network.is_sriov() {
         return Some(format!(
             "bridge binding on SR-IOV network {name:?}: its VF reaches the pod only; use sriov: {{}}"
         ));
