@@ -560,9 +560,7 @@ async fn each_stage_is_printed_when_it_is_reached() {
     running.wait_for(&["… pod annotation", "waits for KubeVirt to request it"]).await;
     fixture.annotate_pod("k8s.v1.cni.cncf.io/networks").await;
     running.wait_for(&["✓ pod annotation"]).await;
-    running.wait_for(&["… multus-status", "dynamic-networks controller to attach"]).await;
-    let waiting = json!({"type": "MigrationRequired", "status": "False", "reason": "AutoMigrationPending"});
-    fixture.kubevirt.report_condition(VM, waiting).await;
+    // KubeVirt sets MigrationRequired to False at once.
     running.wait_for(&["… multus-status", "dynamic-networks controller; KubeVirt"]).await;
     fixture.annotate_pod("k8s.v1.cni.cncf.io/network-status").await;
     running.wait_for(&["… multus-status", "KubeVirt to update the"]).await;
@@ -660,8 +658,7 @@ async fn with_the_flag_migrate_a_migration_is_started_if_necessary_and_followed(
     let add = [&ADD[..], &["--migrate"]].concat();
     let mut running = Running::start(fixture.command(BY_MIGRATION, &add));
     running.wait_for(&["✓ VMI spec"]).await;
-    let required = json!({"type": "MigrationRequired", "status": "True", "reason": "AutoMigrationPending"});
-    fixture.kubevirt.report_condition(VM, required).await;
+    fixture.kubevirt.end_grace_period().await;
     running.wait_for(&["virtualmachineinstancemigration.kubevirt.io/nicplug-", " created"]).await;
     let migration = fixture.migration().await;
     fixture.report_migration(&migration, "Scheduling").await;
@@ -682,6 +679,7 @@ async fn a_migration_that_fails_ends_the_wait() {
     let add = [&ADD[..], &["--migrate", "--wait=60s"]].concat();
     let mut running = Running::start(fixture.command(BY_MIGRATION, &add));
     running.wait_for(&["✓ VMI spec"]).await;
+    fixture.kubevirt.end_grace_period().await;
     running.wait_for(&[" created"]).await;
     let migration = fixture.migration().await;
     fixture.report_migration(&migration, "Failed").await;

@@ -55,13 +55,19 @@ impl ReviewedNamespace {
 
     /// By the facts of nicplug, the guest runs with the NICs of this VM.
     async fn start_with_guest(name: &str, policy: FailurePolicy, guest: &Value) -> Option<Self> {
+        Self::start_with(name, policy, guest, "").await
+    }
+
+    /// As [`start_with_guest`](Self::start_with_guest), with settings.
+    async fn start_with(name: &str, policy: FailurePolicy, guest: &Value, settings: &str) -> Option<Self> {
         let api = api_server::shared().await?;
         let namespace = api.namespace(name).await;
         api.let_edit("alice", &namespace).await;
         let user = api.user("alice");
         requests::create(&api.admin(), Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
         let facts = facts(&namespace, guest);
-        let flags = ["--facts", facts.path().to_str().unwrap()];
+        let settings_file = facts.write("settings", settings);
+        let flags = ["--facts", facts.path().to_str().unwrap(), "--settings", &settings_file];
         let nicplug = Deployment::start(api, &namespace, policy, &flags, &[]).await;
         let kubevirt = KubeVirtDouble::start(api, &namespace);
         Some(Self { api, namespace, user, kubevirt, nicplug, _facts: facts })
@@ -311,12 +317,60 @@ async fn a_nic_is_plugged_and_unplugged_and_the_writes_of_kubevirt_are_reviewed_
     assert_eq!(names(&vmi, "/spec/domain/devices/interfaces"), ["default", "dyniface1"]);
     assert_eq!(names(&vmi, "/spec/networks"), ["default", "dyniface1"]);
     assert!(updates().await >= 2, "the user's update and KubeVirt's update");
+    fixture.kubevirt.settle_nics(VM).await;
 
     let absent = json!([{"op": "add", "path": format!("{INTERFACES}/1/state"), "value": "absent"}]);
     fixture.change(Change::Json(absent), Run::Real).await.granted();
     fixture.vmi_when(|vmi| vmi["spec"]["domain"]["devices"]["interfaces"][1]["state"] == "absent").await;
     assert!(updates().await >= 4);
     assert_eq!(fixture.kubevirt.errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_network_in_use_is_deleted_or_changed_with_a_warning_or_not_at_all() {
+    let warning = |namespace: &str| format!("network \"{namespace}/blue\" is in use by 1 running guest: {VM} [NP119]");
+    for (name, deny, settings) in [("network-warn", false, ""), ("network-deny", true, "rules: {NP119: deny}")] {
+        let network = json!({"multus": {"networkName": "blue"}});
+        let guest = vm().nic_with(json!({"name": "lan", "bridge": {}}), network).build();
+        let fixture = ReviewedNamespace::start_with(name, FailurePolicy::Fail, &guest, settings).await;
+        let Some(fixture) = fixture else { return };
+        let ReviewedNamespace { api, namespace, user, nicplug, .. } = &fixture;
+        let calls = async || {
+            let hook = &nicplug.registration.networks;
+            [api.webhook_calls(hook, "UPDATE").await, api.webhook_calls(hook, "DELETE").await]
+        };
+        for network in ["blue", "unused"] {
+            requests::create(user, Kind::Nad, namespace, &nad(network), Run::Real).await.granted();
+        }
+        let change = async |change: Value| {
+            requests::change(user, Kind::Nad, namespace, "blue", Change::Merge(change), Run::Real).await
+        };
+        let delete = async |network: &str| {
+            let path = format!("{}/{network}", Kind::Nad.path(namespace));
+            requests::send(user, Method::DELETE, &path, "application/json", "").await
+        };
+        // Neither a creation nor another label is sent.
+        change(json!({"metadata": {"labels": {"a": "b"}}})).await.granted();
+        assert_eq!(calls().await, [0, 0]);
+        let config = nad("blue")["spec"]["config"].as_str().unwrap().replace(',', ", \n");
+        let layout = change(json!({"spec": {"config": config}})).await;
+        let other = change(json!({"spec": {"config": r#"{"type": "ovs"}"#}})).await;
+        let (unused, blue) = (delete("unused").await, delete("blue").await);
+        // The API server repeats a call if its cache was behind.
+        assert!(calls().await.iter().all(|&count| count >= 2));
+        for response in [layout, unused] {
+            assert!(response.is_ok() && response.warnings.is_empty(), "{response:?}");
+        }
+        for response in [other, blue] {
+            if deny {
+                assert_eq!((response.code, response.reason()), (422, "Invalid"), "{response:?}");
+                assert!(response.message().contains("[NP119]"), "{response:?}");
+            } else {
+                assert!(response.is_ok(), "{response:?}");
+                assert_eq!(response.warnings, [warning(namespace)]);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -345,13 +399,13 @@ async fn a_thousand_heartbeats_of_a_vmi_cause_no_call() {
     let created_before = calls("CREATE").await;
     let served_before = metrics::sum(&fixture.nicplug.replica.page("/metrics").await, "nicplug_requests_total", &[]);
 
-    // An update that plugs a NIC into the same VMI is sent.
+    // An update that plugs a NIC into the same VMI is sent to the webhook that reviews it.
     let nic = json!([{"op": "add", "path": "/spec/domain/devices/interfaces/-", "value": {"name": "a", "bridge": {}}},
         {"op": "add", "path": "/spec/networks/-", "value": {"name": "a", "multus": {"networkName": NETWORK}}}]);
     let kubevirt = fixture.api.service_account("kubevirt", "kubevirt-controller");
     requests::change(&kubevirt, Kind::Vmi, &fixture.namespace, VM, Change::Json(nic), Run::Dry).await.granted();
     let (created, updated) = (calls("CREATE").await, calls("UPDATE").await);
-    assert!(updated.0 > 0 && updated.1 > 0, "{updated:?}");
+    assert!(updated.0 == 0 && updated.1 > 0, "{updated:?}");
 
     // nicplug has counted the same number of requests as the API server.
     let log = fixture.nicplug.replica.stop().await;
@@ -374,7 +428,7 @@ async fn without_a_replica_the_policy_fail_denies_a_change_and_ignore_allows_it(
         match policy {
             FailurePolicy::Fail => {
                 assert_eq!((response.code, response.reason()), (500, "InternalError"), "{response:?}");
-                let expected = format!("failed calling webhook \"{}\"", nicplug.registration.mutating);
+                let expected = format!("failed calling webhook \"{}\"", nicplug.registration.validating);
                 assert!(response.message().contains(&expected), "{}", response.message());
             }
             FailurePolicy::Ignore => assert_eq!(names(&response.granted(), INTERFACES), ["default", "dyniface1"]),

@@ -24,7 +24,7 @@ use nicplug::{
     cluster::manifests,
     facts::NoFacts,
     rules::RULES,
-    settings::{OverridePolicy, Settings},
+    settings::{LiveChanges, OverridePolicy, Settings, UnplugPolicy},
 };
 use serde_json::{Value, json};
 use support::{
@@ -360,6 +360,7 @@ async fn the_service_account_has_the_permissions_that_it_needs_and_no_others() {
         lists("/apis/apps/v1/namespaces/default/controllerrevisions/of-a-vm"),
         lists("/api/v1/namespaces"),
         lists("/api/v1/nodes"),
+        lists("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"),
         named("/api/v1/configmaps", "multus-daemon-config"),
         named(&format!("{own}/secrets"), "nicplug-certificates"),
         named(configurations, "nicplug"),
@@ -446,78 +447,155 @@ fn is_sent(response: &Response) -> bool {
 #[tokio::test]
 async fn updates_that_change_nothing_under_review_are_not_sent() {
     let Some(fixture) = ChartFixture::start().await else { return };
-    let namespace = fixture.api.namespace("quiet").await;
-    let annotated = json!({"nicplug.io/persist": "blue", "nicplug.io/boot-slots": "v1:port=4,nics=1,disks=0"});
-    let request = json!({"nicplug.io/add-interfaces": "blue=blue"});
+    let calls = Calls::of(&fixture, "quiet", "ValidatingWebhookConfiguration", "validate.nicplug.io").await;
     for kind in [Kind::Vm, Kind::Vmi] {
-        for (name, annotations) in [("plain", &json!({})), ("annotated", &annotated), ("request", &request)] {
-            let vm = bare_vm(name).build();
-            let mut object = if kind == Kind::Vm { vm } else { bare_vm(name).build_vmi() };
-            object["metadata"]["annotations"] = annotations.clone();
-            requests::create(&fixture.admin, kind, &namespace, &object, Run::Real).await.granted();
+        for (name, patch) in quiet() {
+            assert!(!calls.has(kind, name, patch.clone()).await, "{kind:?} {name} {patch}");
+        }
+        let mut reviewed = vec![
+            ("plain", guest(kind, json!({"networks": [{"name": "blue", "pod": {}}]}))),
+            ("plain", with_interface(kind, json!({"name": "blue", "bridge": {}}))),
+            ("plain", guest(kind, json!({"domain": {"memory": {"guest": "2Gi"}}}))),
+            ("annotated", annotate("nicplug.io/persist", json!("blue,red"))),
+            ("annotated", annotate("nicplug.io/persist", Value::Null)),
+            ("annotated", annotate("nicplug.io/boot-slots", Value::Null)),
+            ("annotated", json!({"metadata": {"annotations": null}})),
+            // An unhandled request causes a denial or a warning at every update.
+            ("request", json!({"metadata": {"labels": {"a": "b"}}})),
+            ("request", annotate("nicplug.io/add-interfaces", Value::Null)),
+        ];
+        let keys = [
+            "kubevirt.io/pci-interface-slot-count",
+            "kubevirt.io/pci-topology-version",
+            "kubevirt.io/placePCIDevicesOnRootComplex",
+            "nicplug.io/add-interfaces",
+            "nicplug.io/apply",
+            "nicplug.io/boot-slots",
+            "nicplug.io/persist",
+            "nicplug.io/remove-interfaces",
+            "nicplug.io/reserve-ports",
+            "nicplug.io/unplug",
+        ];
+        reviewed.extend(keys.map(|key| ("plain", annotate(key, json!("")))));
+        for (name, patch) in reviewed {
+            assert!(calls.has(kind, name, patch.clone()).await, "{kind:?} {name} {patch}");
         }
     }
-    let configurations = [
-        ("ValidatingWebhookConfiguration", "validate.nicplug.io"),
-        ("MutatingWebhookConfiguration", "mutate.nicplug.io"),
-    ];
-    for (configuration, webhook) in configurations {
-        install_without_replica(&fixture, configuration, "Fail").await;
-        let update = async |kind: Kind, name: &str, patch: Value| {
-            let answer = requests::change(&fixture.admin, kind, &namespace, name, Change::Merge(patch), Run::Dry).await;
-            sent_to(&answer) == webhook
+    calls.end().await;
+}
+
+#[tokio::test]
+async fn updates_that_cannot_be_mutated_are_not_sent_to_the_mutating_webhook() {
+    let Some(fixture) = ChartFixture::start().await else { return };
+    let calls = Calls::of(&fixture, "unchanged", "MutatingWebhookConfiguration", "mutate.nicplug.io").await;
+    for kind in [Kind::Vm, Kind::Vmi] {
+        let without_mutation = [
+            ("plain", guest(kind, json!({"domain": {"memory": {"guest": "2Gi"}}}))),
+            ("plain", guest(kind, json!({"networks": [{"name": "blue", "pod": {}}]}))),
+            ("plain", with_interface(kind, json!({"name": "blue", "bridge": {}}))),
+            ("with-nic", with_interface(kind, json!({"name": "blue", "bridge": {}, "state": "absent"}))),
+            ("annotated", annotate("nicplug.io/persist", json!("blue,red"))),
+            ("request", annotate("nicplug.io/add-interfaces", Value::Null)),
+            ("plain", annotate("nicplug.io/reserve-ports", json!("2"))),
+        ];
+        for (name, patch) in quiet().into_iter().chain(without_mutation) {
+            assert!(!calls.has(kind, name, patch.clone()).await, "{kind:?} {name} {patch}");
+        }
+        for (name, patch) in [
+            ("plain", with_interface(kind, json!({"name": "blue"}))),
+            ("with-nic", with_interface(kind, json!({"name": "red", "bridge": {}}))),
+            ("with-nic", guest(kind, json!({"domain": {"devices": {"interfaces": null}}}))),
+            ("annotated", annotate("nicplug.io/boot-slots", Value::Null)),
+            ("annotated", json!({"metadata": {"annotations": null}})),
+            ("plain", annotate("nicplug.io/boot-slots", json!(""))),
+            ("plain", annotate("nicplug.io/add-interfaces", json!(""))),
+            ("plain", annotate("nicplug.io/remove-interfaces", json!(""))),
+            ("request", json!({"metadata": {"labels": {"a": "b"}}})),
+        ] {
+            assert!(calls.has(kind, name, patch.clone()).await, "{kind:?} {name} {patch}");
+        }
+    }
+    calls.end().await;
+}
+
+/// Which updates the API server sends to one webhook, in a namespace with a few objects of each kind.
+struct Calls<'f> {
+    fixture: &'f ChartFixture,
+    namespace: String,
+    configuration: &'static str,
+    webhook: &'static str,
+}
+
+impl<'f> Calls<'f> {
+    /// Creates the objects and then installs the configuration without a replica behind it.
+    async fn of(
+        fixture: &'f ChartFixture,
+        namespace: &str,
+        configuration: &'static str,
+        webhook: &'static str,
+    ) -> Self {
+        let namespace = fixture.api.namespace(namespace).await;
+        let annotated = json!({"nicplug.io/persist": "blue", "nicplug.io/boot-slots": "v1:port=4,nics=1,disks=0"});
+        let request = json!({"nicplug.io/add-interfaces": "blue=blue"});
+        let bare = || bare_vm("plain");
+        for (vm, annotations) in [
+            (bare(), json!({})),
+            (bare().named("annotated"), annotated),
+            (bare().named("request"), request),
+            (bare().named("with-nic").nic("blue", "net"), json!({})),
+        ] {
+            for (kind, mut object) in [(Kind::Vm, vm.build()), (Kind::Vmi, vm.build_vmi())] {
+                object["metadata"]["annotations"] = annotations.clone();
+                requests::create(&fixture.admin, kind, &namespace, &object, Run::Real).await.granted();
+            }
+        }
+        install_without_replica(fixture, configuration, "Fail").await;
+        let calls = Self { fixture, namespace, configuration, webhook };
+        let is_called = async || {
+            calls.has(Kind::Vmi, "annotated", annotate("nicplug.io/boot-slots", Value::Null)).await.then_some(())
         };
-        eventually("the webhook is called", async || {
-            update(Kind::Vmi, "plain", json!({"spec": {"hostname": "other"}})).await.then_some(())
-        })
-        .await;
-        for kind in [Kind::Vm, Kind::Vmi] {
-            let quiet = [
-                ("plain", json!({"metadata": {"labels": {"a": "b"}}})),
-                ("plain", json!({"metadata": {"finalizers": ["example.com/a"]}})),
-                ("plain", json!({"metadata": {"annotations": {"example.com/a": "b"}}})),
-                ("plain", json!({"status": {"printableStatus": "Running", "phase": "Running"}})),
-                ("annotated", json!({"metadata": {"labels": {"a": "b"}}})),
-                ("annotated", json!({"metadata": {"annotations": {"example.com/a": "b"}}})),
-            ];
-            for (name, patch) in quiet {
-                assert!(!update(kind, name, patch.clone()).await, "{configuration} {kind:?} {name} {patch}");
-            }
-            let guest = |field: Value| match kind {
-                Kind::Vm => json!({"spec": {"template": {"spec": field}}}),
-                _ => json!({"spec": field}),
-            };
-            let annotate = |key: &str, value: Value| json!({"metadata": {"annotations": {key: value}}});
-            let mut reviewed = vec![
-                ("plain", guest(json!({"networks": [{"name": "blue", "pod": {}}]}))),
-                ("plain", guest(json!({"domain": {"devices": {"interfaces": [{"name": "blue", "bridge": {}}]}}}))),
-                ("plain", guest(json!({"domain": {"memory": {"guest": "2Gi"}}}))),
-                ("annotated", annotate("nicplug.io/persist", json!("blue,red"))),
-                ("annotated", annotate("nicplug.io/persist", Value::Null)),
-                ("annotated", annotate("nicplug.io/boot-slots", Value::Null)),
-                ("annotated", json!({"metadata": {"annotations": null}})),
-                // An unhandled request causes a denial or a warning at every update.
-                ("request", json!({"metadata": {"labels": {"a": "b"}}})),
-                ("request", annotate("nicplug.io/add-interfaces", Value::Null)),
-            ];
-            let keys = [
-                "kubevirt.io/pci-interface-slot-count",
-                "kubevirt.io/pci-topology-version",
-                "kubevirt.io/placePCIDevicesOnRootComplex",
-                "nicplug.io/add-interfaces",
-                "nicplug.io/apply",
-                "nicplug.io/boot-slots",
-                "nicplug.io/persist",
-                "nicplug.io/remove-interfaces",
-                "nicplug.io/reserve-ports",
-            ];
-            reviewed.extend(keys.map(|key| ("plain", annotate(key, json!("")))));
-            for (name, patch) in reviewed {
-                assert!(update(kind, name, patch.clone()).await, "{configuration} {kind:?} {name} {patch}");
-            }
-        }
-        fixture.delete(of_kind(&fixture.sets["default"], configuration)).await;
+        eventually("the webhook is called", is_called).await;
+        calls
     }
+
+    /// Whether the API server calls the webhook for an update.
+    async fn has(&self, kind: Kind, name: &str, patch: Value) -> bool {
+        let change = Change::Merge(patch);
+        let answer = requests::change(&self.fixture.admin, kind, &self.namespace, name, change, Run::Dry).await;
+        sent_to(&answer) == self.webhook
+    }
+
+    async fn end(self) {
+        self.fixture.delete(of_kind(&self.fixture.sets["default"], self.configuration)).await;
+    }
+}
+
+/// Updates of which nicplug reviews nothing.
+fn quiet() -> [(&'static str, Value); 6] {
+    [
+        ("plain", json!({"metadata": {"labels": {"a": "b"}}})),
+        ("plain", json!({"metadata": {"finalizers": ["example.com/a"]}})),
+        ("plain", json!({"metadata": {"annotations": {"example.com/a": "b"}}})),
+        ("plain", json!({"status": {"printableStatus": "Running", "phase": "Running"}})),
+        ("annotated", json!({"metadata": {"labels": {"a": "b"}}})),
+        ("annotated", json!({"metadata": {"annotations": {"example.com/a": "b"}}})),
+    ]
+}
+
+fn guest(kind: Kind, field: impl Into<Value>) -> Value {
+    let field = field.into();
+    match kind {
+        Kind::Vm => json!({"spec": {"template": {"spec": field}}}),
+        _ => json!({"spec": field}),
+    }
+}
+
+fn with_interface(kind: Kind, interface: impl Into<Value>) -> Value {
+    guest(kind, json!({"domain": {"devices": {"interfaces": [interface.into()]}}}))
+}
+
+fn annotate(key: &str, value: impl Into<Value>) -> Value {
+    json!({"metadata": {"annotations": {key: value.into()}}})
 }
 
 #[tokio::test]
@@ -629,6 +707,15 @@ fn the_program_accepts_the_settings_of_the_chart() {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
             assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
+            assert_eq!(settings.unplug, UnplugPolicy::Dropped);
+            for (user, groups, namespace, expected) in [
+                ("alice", &[][..], "demo", LiveChanges::Warn),
+                ("system:serviceaccount:harvester-system:harvester", &[], "demo", LiveChanges::Deny),
+                ("alice", &["ops"], "lab-1", LiveChanges::Deny),
+            ] {
+                assert_eq!(settings.live_changes(user, || groups.to_vec(), namespace), expected, "{user} {groups:?}");
+            }
+            assert!(!settings.namespaces.by_name.is_empty());
         } else {
             assert_eq!(settings, Settings::default(), "{set}");
         }

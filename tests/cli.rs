@@ -39,11 +39,48 @@ fn review_answers_each_line_and_continues_after_an_invalid_one() {
 }
 
 #[test]
-fn review_reads_whole_files_and_succeeds_for_every_verdict() {
+fn review_reads_whole_files_and_its_exit_status_says_whether_something_was_denied() {
     let denied = data("admission/model-e1000e/request.json");
     let output = run(&["review", "--facts", &facts("model-e1000e"), denied.to_str().unwrap()], "");
     assert_eq!(lines(&output.stdout)[0]["response"]["status"]["code"], 422);
+    assert_eq!(output.status.code(), Some(1));
+    let output = run(&["review", "--exit-zero", "--facts", &facts("model-e1000e"), denied.to_str().unwrap()], "");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn review_refuses_manifests_and_empty_input() {
+    for (input, part) in [
+        ("apiVersion: kubevirt.io/v1\nkind: VirtualMachine\n", "use nicplug check"),
+        ("---\nkind: VirtualMachine\n", "use nicplug check"),
+        ("\n", "no AdmissionReview"),
+    ] {
+        let output = run(&["review"], input);
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(part) && error.lines().count() == 1, "{error}");
+    }
+}
+
+#[test]
+fn the_version_is_printed_for_people_and_programs() {
+    assert!(run(&["version"], "").stdout.starts_with(b"nicplug v"));
+    let json: Value = serde_json::from_slice(&run(&["version", "-o", "json"], "").stdout).unwrap();
+    assert_eq!(json["version"], concat!("v", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completion_and_manual_pages_are_generated() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = String::from_utf8(run(&["completion", shell], "").stdout).unwrap();
+        assert!(script.contains("removeinterface"), "{shell}");
+    }
+    let folder = Folder::new("man");
+    let output = run(&["man", "--directory", folder.path().to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(0));
+    for page in ["nicplug.1", "nicplug-check.1", "nicplug-addinterface.1"] {
+        assert!(fs::read_to_string(folder.path().join(page)).unwrap().contains("nicplug"), "{page}");
+    }
 }
 
 #[test]
@@ -79,9 +116,9 @@ fn an_error_in_a_file_names_the_file_and_the_line() {
         (["--settings", &unknown_rule], ["unknown.yaml", "\"NP999\"", "nicplug rules"]),
         (["--settings", &unknown_value], ["value.yaml", "loud", "deny"]),
         (["--settings", "/nowhere/settings.yaml"], ["settings", "/nowhere/settings.yaml", "cannot be read"]),
-        (["--facts", "/nowhere/facts.yaml"], ["facts", "/nowhere/facts.yaml", "cannot be read"]),
-        (["--facts", &broken], ["broken.yaml:4", "facts", ""]),
-        (["--facts", &wrong_type], ["wrong.yaml:3", "KubeVirt \"kv\"", "spec.configuration"]),
+        (["--facts", "/nowhere/facts.yaml"], ["--facts", "/nowhere/facts.yaml", "cannot be read"]),
+        (["--facts", &broken], ["broken.yaml:4:7: ", "--facts", "closes what"]),
+        (["--facts", &wrong_type], ["wrong.yaml:6:", "KubeVirt \"kv\"", "spec.configuration"]),
     ] {
         let output = run(&["review", args[0], args[1]], "");
         let error = String::from_utf8(output.stderr).unwrap();

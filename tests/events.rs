@@ -74,8 +74,8 @@ async fn a_denied_request_of_kubevirt_is_one_event_on_the_vm_and_one_of_a_user_i
     let template = Change::Merge(json!({"spec": {"template": {"spec": vm_with_e1000e().guest()}}}));
     requests::change(&admin, Kind::Vm, &namespace, VM, template, Run::Real).await.granted();
     eventually("KubeVirt's request is denied", async || (!double.errors().is_empty()).then_some(())).await;
-    eventually("the Event is sent", async || (metric(replica, "nicplug_events_sent_total").await == 1).then_some(()))
-        .await;
+    let are_sent = async || (metric(replica, "nicplug_events_sent_total").await == 2).then_some(());
+    eventually("the Events of both changes are sent", are_sent).await;
 
     // KubeVirt tries again at each heartbeat.
     let rate = "nicplug_events_dropped_total{reason=\"rate\"}";
@@ -85,10 +85,13 @@ async fn a_denied_request_of_kubevirt_is_one_event_on_the_vm_and_one_of_a_user_i
         eventually("KubeVirt's request is denied again", async || (double.errors().len() > errors).then_some(())).await;
     }
     eventually("repeated Events are dropped", async || (metric(replica, rate).await >= 3).then_some(())).await;
-    assert_eq!(metric(replica, "nicplug_events_sent_total").await, 1);
+    assert_eq!(metric(replica, "nicplug_events_sent_total").await, 2);
 
-    let events = events(&admin, &namespace).await;
-    let [event] = events.as_slice() else { panic!("{events:?}") };
+    // The change of the VM has an Event of its own: it waits for the restart.
+    let mut events = events(&admin, &namespace).await;
+    events.sort_by(|one, other| one.reason.cmp(&other.reason));
+    let [postponed, event] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(postponed.reason.as_deref(), Some("InterfacePostponed"), "{postponed:?}");
     let event = serde_json::to_value(event).unwrap();
     assert_eq!([&event["type"], &event["reason"], &event["action"]], ["Warning", "InterfaceRefused", "Review"]);
     assert_eq!(event["reportingController"], "nicplug.io/webhook");

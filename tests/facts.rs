@@ -28,7 +28,7 @@ use nicplug::{
         persist_queue::{ObjectRef, PersistQueue},
         watch::{KINDS, Tuning, WatchError, WatchState, Watches},
     },
-    facts::{Fact, FactSource, Facts, attachment::InPlace},
+    facts::{Expansion, Fact, FactSource, Facts, attachment::InPlace},
     k8s::{backoff::Delays, kind::Kind as FactKind},
     server::{Config as ServerConfig, Server, tls::CertKeyPair},
     settings::{Settings, overrides::Overrides},
@@ -223,6 +223,74 @@ async fn every_fact_follows_the_creation_and_deletion_of_its_object() {
     assert!(pending.is_empty());
 }
 
+/// Returns the facts for a change of a VM with this preference and instancetype, whose status refers to this revision.
+fn facts_of_expansion(watches: &Watches, namespace: &str, revision: &str) -> Expansion {
+    let mut old = vm().build();
+    old["spec"]["preference"] = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+    old["spec"]["instancetype"] = json!({"name": namespace});
+    old["status"] = json!({"preferenceRef": {"controllerRevisionRef": {"name": revision}}});
+    let mut new = old.clone();
+    new["metadata"]["annotations"] = json!({"example.com/changed": "yes"});
+    let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+        "name": VM, "namespace": namespace, "operation": "UPDATE",
+        "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"}, "object": new, "oldObject": old}})
+    .to_string();
+    let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+    let facts = watches.cache().facts_for(&Change::of(&request).unwrap());
+    facts.expansion().unwrap().clone()
+}
+
+#[tokio::test]
+async fn what_kubevirt_expands_a_vm_with_follows_its_objects() {
+    let Some(api) = api_server::shared().await else { return };
+    let (admin, namespace) = (api.admin(), api.namespace("expand").await);
+    let watches = watch(&admin);
+    all_synced(&watches).await;
+    let expansion = |revision: &str| facts_of_expansion(&watches, &namespace, revision);
+    let model = |revision: &str| expansion(revision).preference.known().map(|preference| preference.model.to_string());
+    let memory = || expansion("").instancetype.known().map(|instancetype| instancetype.memory.to_string());
+    assert_eq!((model(""), memory()), (None, None));
+
+    let group = "/apis/instancetype.kubevirt.io/v1beta1";
+    let of_namespace = format!("{group}/namespaces/{namespace}/virtualmachinepreferences");
+    let object = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let preferring = |model: &str| json!({"devices": {"preferredInterfaceModel": model}});
+    let sized = |memory: &str| json!({"cpu": {"guest": 2}, "memory": {"guest": memory}});
+    post(&admin, &of_namespace, &object("VirtualMachinePreference", "pe", preferring("e1000e"))).await;
+    let of_cluster = format!("{group}/virtualmachineclusterinstancetypes");
+    post(&admin, &of_cluster, &object("VirtualMachineClusterInstancetype", &namespace, sized("4Gi"))).await;
+    until("both are known", || model("").as_deref() == Some("e1000e") && memory().as_deref() == Some("4Gi")).await;
+    for (kind, plural) in [
+        ("VirtualMachineClusterPreference", "virtualmachineclusterpreferences".to_owned()),
+        ("VirtualMachineInstancetype", format!("namespaces/{namespace}/virtualmachineinstancetypes")),
+    ] {
+        let count = |kind: FactKind| watches.cache().count(kind);
+        let kind_of_fact = FactKind::of("instancetype.kubevirt.io", kind).unwrap();
+        let before = count(kind_of_fact);
+        post(&admin, &format!("{group}/{plural}"), &object(kind, &namespace, sized("1Gi"))).await;
+        until("it is counted", || count(kind_of_fact) > before).await;
+    }
+
+    // Each change is followed.
+    let change = json!({"spec": preferring("rtl8139")}).to_string();
+    let merge = "application/merge-patch+json";
+    requests::send(&admin, Method::PATCH, &format!("{of_namespace}/pe"), merge, change).await.granted();
+    until("the other model is known", || model("").as_deref() == Some("rtl8139")).await;
+
+    // A revision is fetched when a request needs it, and precedes the object.
+    let data = object("VirtualMachinePreference", "pe", preferring("pcnet"));
+    let labels = json!({"instancetype.kubevirt.io/object-name": "pe"});
+    let revision = json!({"metadata": {"name": "vm-pe-1", "labels": labels}, "revision": 1, "data": data});
+    post(&admin, &format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"), &revision).await;
+    until("the revision is known", || model("vm-pe-1").as_deref() == Some("pcnet")).await;
+    assert_eq!(model("").as_deref(), Some("rtl8139"));
+
+    for path in [format!("{of_namespace}/pe"), format!("{of_cluster}/{namespace}")] {
+        delete(&admin, &path).await;
+    }
+    until("both are unknown", || model("").is_none() && memory().is_none()).await;
+}
+
 /// Returns the dynamic-networks controller, which is not ready on any node.
 fn controller() -> Value {
     let labels = json!({"app": "dynamic-networks-controller"});
@@ -363,6 +431,34 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
         KINDS.iter().filter(|kind| **kind != FactKind::Nad).all(|kind| state(&watches, *kind) == WatchState::Synced)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_instancetypes_lacks_nothing() {
+    let Some(api) = ApiServer::start().await else { return };
+    let (admin, namespace) = (api.admin(), api.namespace("plain").await);
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    for kind in FactKind::EXPANDING {
+        delete(&admin, &format!("{definitions}/{}.{}", kind.plural(), kind.group())).await;
+    }
+    let group = "/apis/instancetype.kubevirt.io";
+    let is_served = async || requests::send(&admin, Method::GET, group, "", "").await.code != 404;
+    eventually("the group is not served", async || (!is_served().await).then_some(())).await;
+
+    let server = WatchingServer::start(&admin).await;
+    eventually("the server is ready", async || (server.get("/readyz").await.0 == 200).then_some(())).await;
+    let report = async || server.get("/readyz?verbose").await.1;
+    let is_quiet = async || report().await.contains("[+]facts/VirtualMachinePreference ok\n").then_some(());
+    eventually("nothing is missing", is_quiet).await;
+    let watches = watch(&admin);
+    let is_absent = |kind: &FactKind| state(&watches, *kind) == WatchState::NotInstalled;
+    until("the kinds are not installed", || FactKind::EXPANDING.iter().all(is_absent)).await;
+    let errors = |kind: FactKind| watches.statuses().of(kind).unwrap().error_count(WatchError::NotInstalled);
+    assert_eq!(FactKind::EXPANDING.map(errors), [0; 4]);
+
+    crds::install(&admin).await;
+    all_synced(&watches).await;
+    assert_eq!(facts_of_expansion(&watches, &namespace, "").preference, Fact::Unknown);
 }
 
 #[tokio::test]

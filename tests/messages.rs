@@ -12,7 +12,7 @@ use std::{
 };
 
 use nicplug::{
-    admission::Reviewer,
+    admission::{Endpoint, Evaluator, Reviewer, Severity, parse},
     cluster::files,
     facts::{FactSource, NoFacts},
     rules::{RULES, find},
@@ -95,6 +95,29 @@ fn every_message_of_every_case_has_the_required_form() {
     assert!(wrong.is_empty(), "{} messages:\n{}", wrong.len(), wrong.join("\n"));
     let shape: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| id.starts_with("NP00")).collect();
     assert!(shape.iter().all(|id| rules.contains(*id)) && rules.len() > shape.len(), "only {rules:?} have messages");
+}
+
+/// A command that shows the findings one by one gives the verdict of the webhook.
+#[test]
+fn the_findings_of_every_case_are_those_of_its_verdict() {
+    for case in cases() {
+        for settings in [Settings::default(), every_rule(Enforcement::Deny)] {
+            let evaluator = Evaluator::new(case.facts.as_ref(), &settings);
+            let body = case.review.to_string();
+            let parsed = parse(body.as_bytes());
+            let evaluation = evaluator.evaluate(Endpoint::Validate, &parsed);
+            let findings = evaluator.findings(&evaluation);
+            let of = |severities: &[Severity]| -> BTreeSet<&str> {
+                let judged = findings.iter().filter(|judged| severities.contains(&judged.severity));
+                judged.filter_map(|judged| judged.rule).map(|rule| rule.id).collect()
+            };
+            let verdict = evaluation.verdict();
+            assert_eq!(of(&[Severity::Denied]), verdict.denied_by.ids().collect(), "{}", case.tag);
+            assert_eq!(of(&[Severity::Unchecked, Severity::Warned]), verdict.warned_by.ids().collect(), "{}", case.tag);
+            let denials = findings.iter().filter(|judged| judged.severity == Severity::Denied).count();
+            assert_eq!(denials, verdict.causes.len(), "{}", case.tag);
+        }
+    }
 }
 
 /// Returns whether a cause says what is wrong and how to fix it, and ends with its rule. kubectl prints the field

@@ -5,11 +5,11 @@
 
 mod support;
 
-use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
 
-use nicplug::{admission::Reviewer, settings::Settings};
+use nicplug::{admission::Reviewer, cluster::manifests, settings::Settings};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::cases::{Answer, data, entries, json_file, reviewer_of_file, rows, store, text_and_rules};
 
 /// An update of a VM on a real control plane, and what was seen a few seconds later.
@@ -153,6 +153,130 @@ fn problems_from_public_reports_are_told() {
 #[test]
 fn what_a_real_control_plane_did_is_told() {
     assert_folder("real");
+}
+
+/// What nicplug knows of the preference of a VM.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The ControllerRevision that KubeVirt stored for the VM.
+    Revision,
+    /// The object itself.
+    Object,
+    /// Nothing but what the running guest shows.
+    Guest,
+}
+
+/// Returns the facts of a case whose VM has the preference `pe` with model e1000e.
+fn facts_of_preference(source: Source) -> Vec<Value> {
+    let text = fs::read_to_string(data("real/hotplug-under-preferred-e1000e/facts.yaml")).unwrap();
+    let mut objects: Vec<Value> = manifests::read(&text).unwrap().into_iter().map(|manifest| manifest.object).collect();
+    let is_stored = |object: &Value| object["data"]["kind"] == "VirtualMachinePreference";
+    let stored: Vec<Value> = objects.iter().filter(|object| is_stored(object)).cloned().collect();
+    assert_eq!(stored.len(), 1);
+    if !matches!(source, Source::Revision) {
+        objects.retain(|object| !is_stored(object));
+    }
+    if let Source::Object = source {
+        objects.push(stored[0]["data"].clone());
+    }
+    objects
+}
+
+#[test]
+fn under_a_preferred_e1000e_the_answers_are_what_kubevirt_was_seen_to_do() {
+    let plugged = |fields: Value| {
+        let mut nic = json!({"name": "dyn", "bridge": {}});
+        nic.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        json!([{"name": "default", "masquerade": {}}, nic])
+    };
+    for (interfaces, causes, expected) in [
+        // Writing out what the preference has set changes nothing.
+        (json!([{"name": "default", "masquerade": {}, "model": "e1000e"}]), vec![], None),
+        (
+            json!([{"name": "default", "masquerade": {}, "model": "virtio"}]),
+            vec![],
+            Some("model of \"default\" changes at the next restart"),
+        ),
+        (plugged(json!({})), vec![], Some("\"dyn\" has no model: the preference's \"e1000e\"")),
+        (plugged(json!({"model": "virtio"})), vec![], None),
+        // NP103 judges the NIC as it is written: KubeVirt copies it so.
+        (plugged(json!({"model": "e1000e"})), vec!["NP103"], None),
+    ] {
+        for source in [Source::Revision, Source::Object, Source::Guest] {
+            let reviewer = Reviewer::new(Arc::new(store(&facts_of_preference(source))), Settings::default());
+            let mut review = json_file(&data("real/hotplug-under-preferred-e1000e/review.json"));
+            let spec = &mut review["request"]["object"]["spec"]["template"]["spec"];
+            let is_plugged = interfaces.as_array().unwrap().len() == 2;
+            spec["domain"]["devices"]["interfaces"] = interfaces.clone();
+            spec["networks"].as_array_mut().unwrap().truncate(1 + usize::from(is_plugged));
+            let answer = Answer::to(&reviewer, &review);
+            let denying: Vec<&str> = answer.causes.iter().flat_map(|cause| text_and_rules(&cause.message).1).collect();
+            assert_eq!(denying, causes, "{source:?} {interfaces}: {answer:?}");
+            let restarts: Vec<&String> =
+                answer.warnings.iter().filter(|warning| text_and_rules(warning).1.contains(&"NP108")).collect();
+            match expected {
+                Some(expected) => {
+                    assert!(restarts.len() == 1 && restarts[0].starts_with(expected), "{source:?}: {answer:?}");
+                }
+                None => assert!(restarts.is_empty(), "{source:?} {interfaces}: {answer:?}"),
+            }
+        }
+    }
+}
+
+/// The ports of a new VM with an instancetype and a preference, as in most public manifests.
+#[test]
+fn a_vm_of_an_instancetype_is_reviewed_as_kubevirt_expands_it() {
+    let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
+        "status": {"observedKubeVirtVersion": "v1.9.0"}});
+    let object = |kind: &str, name: &str, spec: &Value| json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let instancetype = |memory: &str| {
+        let spec = json!({"cpu": {"guest": 2}, "memory": {"guest": memory}});
+        object("VirtualMachineClusterInstancetype", "u1.small", &spec)
+    };
+    let preferring =
+        |bus: &str| object("VirtualMachineClusterPreference", "fedora", &json!({"devices": {"preferredDiskBus": bus}}));
+    let (virtio, sata) = (preferring("virtio"), preferring("sata"));
+    let names = ["default", "a", "b", "c"];
+    let nic = |name: &&str| json!({"name": name, "bridge": {}});
+    let network = |name: &&str| json!({"name": name, "multus": {"networkName": "net"}});
+    let review = |annotations: Value| {
+        let mut networks: Vec<Value> = names.iter().map(network).collect();
+        networks[0] = json!({"name": "default", "pod": {}});
+        let mut interfaces: Vec<Value> = names.iter().map(nic).collect();
+        interfaces[0] = json!({"name": "default", "masquerade": {}});
+        let devices = json!({"interfaces": interfaces, "disks": [{"name": "root"}]});
+        let template = json!({"domain": {"devices": devices}, "networks": networks,
+            "volumes": [{"name": "root"}, {"name": "seed"}]});
+        let vm = json!({"metadata": {"name": "vm", "namespace": "demo", "annotations": annotations},
+            "spec": {"instancetype": {"name": "u1.small"}, "preference": {"name": "fedora"},
+                "template": {"spec": template}}});
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "name": "vm",
+            "namespace": "demo", "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachine"},
+            "object": vm}})
+    };
+    let nad = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "net", "namespace": "demo"}, "spec": {"config": "{\"type\": \"bridge\"}"}});
+    let reserving = || json!({"nicplug.io/reserve-ports": "1"});
+    let (small, large) = (instancetype("2Gi"), instancetype("4Gi"));
+    for (others, annotations, expected) in [
+        // More memory brings more ports, and virtio disks take them.
+        (vec![&small, &sata], json!({}), Some("no free hotplug port after its next boot (NICs: 4)")),
+        (vec![&large, &sata], json!({}), None),
+        (vec![&large, &virtio], json!({}), Some("no free hotplug port after its next boot (NICs: 4)")),
+        (vec![&small, &virtio], reserving(), None),
+        // Without the instancetype nothing is counted, and only a VM that reserves ports gets a warning.
+        (vec![&sata], json!({}), None),
+        (vec![&sata], reserving(), Some("were not counted: the instancetype or preference cannot be read")),
+    ] {
+        let facts: Vec<Value> = [vec![&kubevirt, &nad], others].concat().into_iter().cloned().collect();
+        let reviewer = Reviewer::new(Arc::new(store(&facts)), Settings::default());
+        let answer = Answer::to(&reviewer, &review(annotations));
+        let warning = answer.warnings.first().map(String::as_str).unwrap_or_default();
+        assert!(answer.causes.is_empty(), "{answer:?}");
+        assert_eq!(answer.warnings.len(), usize::from(expected.is_some()), "{answer:?}");
+        assert!(warning.contains(expected.unwrap_or_default()), "{answer:?}");
+    }
 }
 
 fn assert_folder(name: &str) {

@@ -461,7 +461,7 @@ proptest! {
         request in any_request(),
         overrides in any_overrides(),
     ) {
-        let namespaces = NamespaceSettings { override_policy: OverridePolicy::Allow };
+        let namespaces = NamespaceSettings { override_policy: OverridePolicy::Allow, ..NamespaceSettings::default() };
         let settings = Settings { namespaces, ..Settings::default() };
         let mut expected = settings.clone();
         for (id, enforcement) in &overrides {
@@ -478,7 +478,11 @@ proptest! {
     ) {
         let before = request.answer(Settings::default());
         let guest = request.kind.2.split('.').fold(&request.new, |value, key| &value[key]).clone();
-        let more = Request { new: object(request.kind, &with_nic(guest, "more", nic)), ..request };
+        let mut new = object(request.kind, &with_nic(guest, "more", nic));
+        if let Some(status) = request.new.get("status") {
+            new["status"] = status.clone();
+        }
+        let more = Request { new, ..request };
         prop_assert!(before.is_allowed || !more.answer(Settings::default()).is_allowed, "{}", more.new);
     }
 

@@ -30,6 +30,14 @@ fn the_page_of_rules_is_what_the_command_prints() {
 }
 
 #[test]
+fn the_page_of_commands_is_what_the_command_prints() {
+    let page = root().join("docs/cli.md");
+    let printed = nicplug(&["man", "--markdown"]);
+    update(&page, || printed.clone());
+    assert_eq!(fs::read_to_string(&page).unwrap(), printed, "UPDATE_DOCS=1 cargo test --test rules rewrites it");
+}
+
+#[test]
 fn the_table_of_the_readme_is_the_table_of_the_page() {
     let page = nicplug(&["rules", "-o", "markdown"]);
     let table: String = page.split_inclusive('\n').filter(|line| line.starts_with('|')).collect();

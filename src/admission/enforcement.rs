@@ -4,10 +4,11 @@
 use std::fmt;
 
 use crate::{
+    change::Change,
     facts::Facts,
     rules::{Finding, FindingKind, Rule, find},
     settings::{
-        Enforcement, OverridePolicy, Settings,
+        Enforcement, LiveChanges, OverridePolicy, Settings,
         overrides::{ANNOTATION, Overrides, OverridesError, ParsedOverrides},
     },
 };
@@ -47,6 +48,12 @@ impl<'e> EnforcementPolicy<'e> {
             FindingKind::Certain(_) => self.overridden(finding.rule, Enforcement::Deny),
             _ => self.for_rule(finding.rule),
         }
+    }
+
+    /// Returns what becomes of a change that cannot be made to the running VM.
+    #[must_use]
+    pub fn live_changes(&self, change: &Change) -> LiveChanges {
+        self.settings.live_changes(change.user, || change.groups(), change.subject.namespace)
     }
 
     /// Returns a warning for the user if the namespace's annotation, or a part of it, has no effect.
@@ -128,7 +135,8 @@ mod tests {
     }
 
     fn settings(override_policy: OverridePolicy) -> Settings {
-        Settings { namespaces: NamespaceSettings { override_policy }, ..Settings::default() }
+        let namespaces = NamespaceSettings { override_policy, ..NamespaceSettings::default() };
+        Settings { namespaces, ..Settings::default() }
     }
 
     /// Returns how NP103 is enforced, and the warning.

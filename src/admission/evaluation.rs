@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
-    change::{Change, MAX_NICS, MigrationStart},
+    change::{Change, MAX_NICS, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
     rules::{self, Case, CauseType, Rule},
@@ -92,7 +92,8 @@ pub struct Evaluation<'r> {
     pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
     pub(super) verdict: Verdict,
     pub(super) patch: Option<Patch>,
-    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`].
+    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`] or
+    /// [`Verdict::postponed`].
     pub(super) basis: Option<Box<Basis<'r>>>,
 }
 
@@ -105,6 +106,8 @@ pub(super) enum Basis<'r> {
     Change(Change<'r>, Facts),
     /// The start of a migration, and the facts that were known.
     Migration(MigrationStart<'r>, Facts),
+    /// A change of a network, and the facts that were known.
+    Network(NetworkChange<'r>, Facts),
     /// A change with too many NICs: no facts were read.
     Oversize(Change<'r>),
 }
@@ -186,6 +189,17 @@ impl<'r> Evaluation<'r> {
         }
     }
 
+    /// Returns the change that is stored for the next restart of its VM although the running guest cannot have it.
+    #[must_use]
+    pub fn postponed_change(&self) -> Option<&Change<'r>> {
+        match self.basis.as_deref()? {
+            Basis::Change(change, _) if self.decision != Decision::Denied && !self.verdict.postponed.is_empty() => {
+                Some(change)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether both have the same answer.
     #[must_use]
     pub fn has_same_answer(&self, other: &Self) -> bool {
@@ -204,7 +218,7 @@ impl<'r> Evaluation<'r> {
         basis: impl FnOnce() -> Basis<'r>,
     ) -> Self {
         let decision = Decision::of(&verdict);
-        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty();
+        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
         let basis = is_kept.then(|| Box::new(basis()));
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
     }
@@ -250,10 +264,15 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
+        if let Some(change) = NetworkChange::of(request) {
+            let multus_namespace = self.settings.attachment.multus_namespace.clone();
+            let change = NetworkChange { multus_namespace, ..change };
+            return self.evaluate_network(endpoint, request, change);
+        }
         if request.is_unchanged {
             return Evaluation::new(endpoint, request, Decision::Allowed);
         }
-        let Some(change) = Change::of(request) else {
+        let Some(change) = self.change_of(request) else {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         };
         if change.is_irrelevant() {
@@ -272,6 +291,13 @@ impl<'e> Evaluator<'e> {
             Endpoint::Mutate if change.requests.is_some() => Evaluation::new(endpoint, request, Decision::Allowed),
             Endpoint::Mutate => self.mutate(request, change),
         }
+    }
+
+    /// Returns the change of a VM, VMI, pool or replica set, with the settings that its facts depend on.
+    pub(super) fn change_of<'r>(&self, request: &'r Request<'r>) -> Option<Change<'r>> {
+        let mut change = Change::of(request)?;
+        change.multus_namespace.clone_from(&self.settings.attachment.multus_namespace);
+        Some(change)
     }
 
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
@@ -302,9 +328,23 @@ impl<'e> Evaluator<'e> {
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
     }
 
+    fn evaluate_network<'r>(
+        &self,
+        endpoint: Endpoint,
+        request: &'r Request<'r>,
+        change: NetworkChange<'r>,
+    ) -> Evaluation<'r> {
+        if endpoint == Endpoint::Mutate {
+            return Evaluation::new(endpoint, request, Decision::Unhandled);
+        }
+        let facts = self.facts.facts_for_network(&change);
+        let verdict = decide_network(&change, &facts, self.settings);
+        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+    }
+
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
     /// and its new status, and a request for a VM gives the whole VM.
-    fn facts_for(&self, change: &Change) -> Facts {
+    pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {
@@ -329,13 +369,22 @@ pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Ver
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
     let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_migration(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+    verdict::decide_without_restart(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+}
+
+/// Applies the rules to a change of a network.
+pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
+    let policy = EnforcementPolicy::new(settings, facts);
+    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
+    verdict::decide_without_restart(&rules::evaluate_network(change, facts, is_off), policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {
     // The API server calls mutating webhooks before it checks the schema, and the schema or /validate gives the better
     // message. A user cannot fix the stored object with this request.
-    if endpoint == Endpoint::Mutate || fault.in_old_object {
+    // No rule judges the fields of a network.
+    let is_network = ObjectKind::of(&request.kind) == ObjectKind::Nad;
+    if endpoint == Endpoint::Mutate || fault.in_old_object || is_network {
         return Evaluation::new(endpoint, request, Decision::Unhandled);
     }
     let message = format!("{}; write the field as the KubeVirt API defines it", fault.message);

@@ -7,6 +7,8 @@
 
 mod enforcement;
 mod evaluation;
+mod findings;
+mod outlook;
 mod recheck;
 mod render;
 pub mod verdict;
@@ -17,7 +19,9 @@ use arc_swap::Guard;
 
 pub use self::{
     evaluation::{Decision, DecisionLabels, Evaluation, Evaluator},
+    outlook::{NicOutlook, Outlook, Reason, Weight},
     recheck::{FactDependencies, Recheck},
+    verdict::judged::{Judged, Severity},
 };
 use crate::{
     api::review::{self, BodyError, ParsedRequest},

@@ -5,11 +5,11 @@
 
 use super::{
     Decision, Endpoint, Evaluation, Evaluator,
-    evaluation::{Basis, decide, decide_migration},
+    evaluation::{Basis, decide, decide_migration, decide_network},
     verdict::Verdict,
 };
 use crate::{
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts},
 };
 
@@ -33,6 +33,13 @@ pub enum Recheck<'d, 'r> {
         facts: &'d Facts,
         /// The facts about the whole cluster on which the decision depends.
         depends_on: FactDependencies,
+    },
+    /// The decision on a change of a network.
+    Network {
+        /// The change.
+        change: &'d NetworkChange<'r>,
+        /// The facts that were known.
+        facts: &'d Facts,
     },
 }
 
@@ -58,18 +65,25 @@ impl<'e> Evaluator<'e> {
     }
 
     /// Returns the part of an evaluation that newer facts can change; `None` if the decision does no harm, or is the
-    /// same without any facts. It applies the rules again, so only a denial pays for it.
+    /// same without any facts. It applies the rules again, so only a denial, and a warning instead of one,
+    /// pays for it.
     #[must_use]
     pub fn recheck<'d, 'r>(&self, evaluation: &'d Evaluation<'r>) -> Option<Recheck<'d, 'r>> {
         let verdict = &evaluation.verdict;
         match (evaluation.endpoint, evaluation.decision, evaluation.basis.as_deref()?) {
-            (Endpoint::Validate, Decision::Denied, Basis::Change(change, facts)) => {
+            (Endpoint::Validate, Decision::Denied | Decision::Warned, Basis::Change(change, facts))
+                if !verdict.causes.is_empty() || !verdict.postponed.is_empty() =>
+            {
                 let depends_on = dependencies(verdict, facts, |facts| decide(change, facts, self.settings))?;
                 Some(Recheck::Change { change, facts, depends_on })
             }
             (Endpoint::Validate, Decision::Denied, Basis::Migration(start, facts)) => {
                 let depends_on = dependencies(verdict, facts, |facts| decide_migration(start, facts, self.settings))?;
                 Some(Recheck::Migration { start, facts, depends_on })
+            }
+            (Endpoint::Validate, Decision::Denied, Basis::Network(change, facts)) => {
+                dependencies(verdict, facts, |facts| decide_network(change, facts, self.settings))?;
+                Some(Recheck::Network { change, facts })
             }
             (Endpoint::Mutate, Decision::Patched, Basis::Change(change, facts)) => {
                 drops_nic_of_stopped_vm(change, facts).then(|| Recheck::Change {
@@ -90,9 +104,13 @@ fn drops_nic_of_stopped_vm(change: &Change, facts: &Facts) -> bool {
     removes && change.before.is_some() && matches!(facts.live(), Fact::Absent)
 }
 
-/// Returns the facts on which the causes of a denial depend; `None` if the causes are the same without any facts.
+/// Returns the facts on which the causes of a denial, or of a change that waits, depend; `None` if they are the same
+/// without any facts.
 fn dependencies(denial: &Verdict, facts: &Facts, decide: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
-    let matters = |facts: &Facts| decide(facts).causes != denial.causes;
+    let matters = |facts: &Facts| {
+        let Verdict { causes, postponed, .. } = decide(facts);
+        (&causes, &postponed) != (&denial.causes, &denial.postponed)
+    };
     // The enforcement that the namespace asks for, and who the user is, are not read again.
     let (overrides, by_controller) = (facts.overrides.clone(), facts.by_controller);
     if !matters(&Facts { overrides, by_controller, ..Facts::default() }) {

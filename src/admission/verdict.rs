@@ -1,17 +1,20 @@
 //! The verdict: the result of the findings and of the enforcement of their rules.
 
+pub mod judged;
+mod postponed;
 pub mod sets;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
+pub use self::postponed::Postponed;
 use self::sets::{FactSet, RuleSet};
 use super::enforcement::EnforcementPolicy;
 use crate::{
     api::review::ObjectKind,
     change::Change,
     facts::{Fact, Facts},
-    rules::{CauseType, Finding, FindingKind, Rule, Scope},
-    settings::Enforcement,
+    rules::{AtRestart, CauseType, Finding, Rule, Scope},
+    settings::{Enforcement, LiveChanges},
 };
 
 /// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256.
@@ -30,6 +33,8 @@ pub struct Verdict {
     pub causes: Vec<Cause>,
     /// The causes for which another user would be denied: virt-controller retries a denied request without limit.
     pub not_denied: Vec<Cause>,
+    /// The faults of a change that waits for the next restart of the VM.
+    pub postponed: Postponed,
     /// The warnings for the user.
     pub warnings: Vec<String>,
     /// The rules that deny the request.
@@ -88,26 +93,20 @@ pub struct Cause {
 /// Returns the verdict on a change.
 #[must_use]
 pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: EnforcementPolicy) -> Verdict {
-    let restart = match change.subject.kind {
-        _ if acts_for_an_owner(change, facts) => Restart::Controller,
-        ObjectKind::Vm if waits_for_restart(change) => Restart::Awaited,
-        ObjectKind::Vm => Restart::Possible,
-        _ => Restart::NotApplicable,
-    };
-    combine(findings, restart, policy)
+    combine(findings, Restart::of(findings, change, facts, policy), policy)
 }
 
-/// Returns the verdict on the start of a migration, which a restart cannot replace.
+/// Returns the verdict on the start of a migration or on a change of a network, which a restart cannot replace.
 #[must_use]
-pub fn decide_migration(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
+pub fn decide_without_restart(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
     combine(findings, Restart::NotApplicable, policy)
 }
 
 /// Whether a change that cannot be made to the running VM can wait for its next restart.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Restart {
-    /// The user requested it.
-    Awaited,
+#[derive(Clone, Copy, Debug)]
+enum Restart<'c> {
+    /// It waits: the user requested it, or the settings allow it.
+    Awaited(&'c Change<'c>),
     /// virt-controller makes the change for the owner of the guest, and retries it without limit.
     Controller,
     /// There is no VM to restart.
@@ -116,31 +115,78 @@ enum Restart {
     Possible,
 }
 
+impl<'c> Restart<'c> {
+    fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
+        // Only a fault needs the settings for the user and the groups.
+        let has_fault =
+            || findings.iter().any(|finding| finding.rule.scope == Scope::Hotplug && finding.kind.cause().is_some());
+        if acts_for_an_owner(change, facts) {
+            Self::Controller
+        } else if change.subject.kind != ObjectKind::Vm || change.before.is_none() || !has_fault() {
+            Self::NotApplicable
+        } else if waits_for_restart(change) || policy.live_changes(change) == LiveChanges::Warn {
+            Self::Awaited(change)
+        } else {
+            Self::Possible
+        }
+    }
+}
+
+/// What a finding does to the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    /// It denies the request.
+    Denies(CauseType),
+    /// Its rule is off.
+    Ignored,
+    /// It would deny the request to another user than virt-controller.
+    NotDenied(CauseType),
+    /// The change waits for the next restart.
+    Postpones(CauseType),
+    /// It warns.
+    Warns,
+}
+
+impl Effect {
+    fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+        let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
+            (_, Enforcement::Off) => return Self::Ignored,
+            (Some(reason), Enforcement::Deny) => reason,
+            _ => return Self::Warns,
+        };
+        match restart {
+            _ if finding.rule.scope != Scope::Hotplug => Self::Denies(reason),
+            // KubeVirt does not let this change wait.
+            Restart::Awaited(_) if finding.at_restart == AtRestart::AppliedAtOnce => Self::Denies(reason),
+            Restart::Awaited(_) => Self::Postpones(reason),
+            Restart::Controller => Self::NotDenied(reason),
+            Restart::NotApplicable | Restart::Possible => Self::Denies(reason),
+        }
+    }
+}
+
 fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
-    let mut postponed: Vec<&Rule> = Vec::new();
+    let mut postponing: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
-        match (finding.kind, policy.for_finding(finding)) {
-            (_, Enforcement::Off) => {}
-            (FindingKind::Fault(_), Enforcement::Deny)
-                if restart == Restart::Awaited && finding.rule.scope == Scope::Hotplug =>
-            {
+        match Effect::of(finding, restart, policy) {
+            Effect::Ignored => {}
+            Effect::Postpones(reason) => {
                 verdict.warned_by.insert(finding.rule);
-                postponed.push(finding.rule);
+                verdict.postponed.add(finding, cause(reason, finding, restart));
+                postponing.push(finding.rule);
             }
-            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny)
-                if restart == Restart::Controller && finding.rule.scope == Scope::Hotplug =>
-            {
+            Effect::NotDenied(reason) => {
                 verdict.warned_by.insert(finding.rule);
                 warnings.add(&finding.what, finding.rule);
                 verdict.not_denied.push(cause(reason, finding, restart));
             }
-            (FindingKind::Certain(reason) | FindingKind::Fault(reason), Enforcement::Deny) => {
+            Effect::Denies(reason) => {
                 verdict.denied_by.insert(finding.rule);
                 verdict.causes.push(cause(reason, finding, restart));
             }
-            _ => {
+            Effect::Warns => {
                 verdict.warned_by.insert(finding.rule);
                 verdict.unknown.extend(finding.missing);
                 warnings.add(&finding.what, finding.rule);
@@ -149,9 +195,12 @@ fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) ->
     }
     verdict.warnings.extend(policy.warning());
     verdict.warnings.extend(warnings.lines());
-    if !postponed.is_empty() {
-        postponed.dedup_by_key(|rule| rule.id);
-        verdict.warnings.push(warning("the change of the running VM waits for its next restart", &postponed));
+    if let Restart::Awaited(change) = restart
+        && !verdict.postponed.is_empty()
+    {
+        postponing.sort_by_key(|rule| rule.id);
+        postponing.dedup_by_key(|rule| rule.id);
+        verdict.warnings.push(warning(&verdict.postponed.warning(change), &postponing));
     }
     limit(&mut verdict);
     verdict
@@ -180,7 +229,7 @@ fn acts_for_an_owner(change: &Change, facts: &Facts) -> bool {
 }
 
 fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
-    let advice = if finding.rule.scope == Scope::Hotplug && restart == Restart::Possible {
+    let advice = if finding.rule.scope == Scope::Hotplug && matches!(restart, Restart::Possible) {
         "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart"
     } else {
         ""
@@ -254,6 +303,7 @@ fn limit(verdict: &mut Verdict) {
             .insert(0, format!("{left_out} further faults are not listed: fix the first {MAX_CAUSES} and apply again"));
     }
     verdict.not_denied.truncate(MAX_CAUSES);
+    verdict.postponed.limit();
     let left_out = verdict.warnings.len().saturating_sub(MAX_WARNINGS);
     if left_out > 0 {
         verdict.warnings.truncate(MAX_WARNINGS);
@@ -293,7 +343,7 @@ mod tests {
     use crate::{
         api::review::{self, ParsedRequest},
         facts::{FactKind, Vm, Vmi},
-        rules,
+        rules::{self, AtRestart},
         settings::Settings,
     };
 
@@ -359,6 +409,121 @@ mod tests {
         });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
+    }
+
+    const FAILS: &str = "spec.template.spec.networks[0].multus.networkName";
+
+    /// The verdict on the update of a VM with four networks by alice.
+    fn verdict_by_settings(settings: &str, operation: &str, findings: &[Finding]) -> Verdict {
+        let vm = |names: &[&str]| {
+            let networks: Vec<_> = names.iter().map(|name| format!(r#"{{"name": "{name}"}}"#)).collect();
+            let networks = networks.join(", ");
+            format!(
+                r#"{{"metadata": {{"name": "vm"}}, "spec": {{"template": {{"spec": {{"networks": [{networks}],
+                "domain": {{"devices": {{"interfaces": [{networks}]}}}}}}}}}}}}"#
+            )
+        };
+        let (new, old) = (vm(&["red", "blue", "green", "grey"]), vm(&[]));
+        let old = if operation == "CREATE" { "null".to_owned() } else { old };
+        let body = format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+            "kind": {{"group": "kubevirt.io", "kind": "VirtualMachine"}}, "operation": "{operation}",
+            "namespace": "demo", "userInfo": {{"username": "alice", "groups": ["dev"]}},
+            "object": {new}, "oldObject": {old}}}}}"#
+        );
+        let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+        let settings = Settings::parse(settings, &rules::ids()).unwrap();
+        let change = Change::of(&request).unwrap();
+        decide(findings, &change, &Facts::default(), EnforcementPolicy::from(&settings))
+    }
+
+    #[test]
+    fn the_settings_let_a_change_wait_for_the_user_the_groups_the_namespace_or_all() {
+        let fault = || [fault("NP103", "spec.template.spec.domain.devices.interfaces[1].model")];
+        for (settings, operation, waits) in [
+            ("", "UPDATE", false),
+            ("liveChanges: warn", "UPDATE", true),
+            ("liveChanges: {users: {\"al*\": warn}}", "UPDATE", true),
+            ("liveChanges: {users: {bob: warn}}", "UPDATE", false),
+            ("liveChanges: {groups: {dev: warn}}", "UPDATE", true),
+            ("liveChanges: {default: warn, groups: {dev: deny}}", "UPDATE", false),
+            ("namespaces: {byName: {demo: {liveChanges: warn}}}", "UPDATE", true),
+            ("{liveChanges: warn, rules: {NP103: deny}}", "UPDATE", true),
+            // Nothing runs yet.
+            ("liveChanges: warn", "CREATE", false),
+        ] {
+            let verdict = verdict_by_settings(settings, operation, &fault());
+            assert_eq!(verdict.is_allowed(), waits, "{settings} {operation}");
+            let (denied, warned): (&[_], &[_]) = if waits { (&[], &["NP103"]) } else { (&["NP103"], &[]) };
+            assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), denied, "{settings}");
+            assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), warned, "{settings}");
+            let warnings = ["the change of \"blue\" waits for the next restart of the VM [NP103]"];
+            assert_eq!(verdict.warnings, if waits { &warnings[..] } else { &[] }, "{settings} {operation}");
+            assert_eq!(verdict.postponed.applied.len(), usize::from(waits), "{settings}");
+        }
+    }
+
+    #[test]
+    fn one_warning_names_what_waits_for_a_restart_and_what_never_comes() {
+        let model = |index: u8| fault("NP103", &format!("spec.template.spec.domain.devices.interfaces[{index}].model"));
+        let missing = || fault("NP105", FAILS).at_restart(AtRestart::Fails);
+        for (findings, expected) in [
+            (vec![model(1)], "the change of \"blue\" waits for the next restart of the VM [NP103]"),
+            (
+                vec![model(3), fault("NP102", "spec.template.spec.networks[1]"), model(1)],
+                "the change of \"blue\", \"grey\" waits for the next restart of the VM [NP102, NP103]",
+            ),
+            (
+                vec![model(1), model(2), model(3)],
+                "the change of \"blue\", \"green\" and 1 more waits for the next restart of the VM [NP103]",
+            ),
+            (
+                vec![fault("NP108", "spec.template.spec.domain.devices.interfaces")],
+                "the change of the running VM waits for its next restart [NP108]",
+            ),
+            (
+                vec![missing()],
+                "\"red\" is never attached, not even at a restart: the VM does not start with it [NP105]",
+            ),
+            // What a restart does not cure counts, whatever else of the NIC waits.
+            (
+                vec![model(0), missing()],
+                "\"red\" is never attached, not even at a restart: the VM does not start with it [NP103, NP105]",
+            ),
+            (
+                vec![model(1), missing()],
+                "\"red\" is never attached: the VM does not start with it; the change of \"blue\" waits for a restart \
+                 [NP103, NP105]",
+            ),
+        ] {
+            let rules = rules::ids().iter().map(|id| format!("{id}: deny")).collect::<Vec<_>>().join(", ");
+            let settings = format!("{{liveChanges: warn, rules: {{{rules}}}}}");
+            let verdict = verdict_by_settings(&settings, "UPDATE", &findings);
+            assert_eq!(verdict.warnings, [expected]);
+            assert!(verdict.is_allowed());
+            assert!(expected.chars().count() <= WARNING_LENGTH, "{expected}");
+        }
+        let message = verdict_by_settings("liveChanges: warn", "UPDATE", &[model(1), missing()]).postponed.message();
+        let (never, waits) = message.split_once("; waits for the next restart: spec.template").unwrap();
+        let start = "never attached, not even at a restart, so that the VM does not start with it: spec.template";
+        assert!(never.starts_with(start) && never.ends_with("[NP105]"), "{message}");
+        assert!(waits.ends_with("[NP103]") && !message.contains("on-restart"), "{message}");
+    }
+
+    #[test]
+    fn a_change_that_kubevirt_applies_at_once_and_a_fault_of_the_shape_are_denied() {
+        let findings = [
+            fault("NP001", "spec.a"),
+            fault("NP103", "spec.b"),
+            fault("NP116", "spec.c").at_restart(AtRestart::AppliedAtOnce),
+        ];
+        let verdict = verdict_by_settings("{liveChanges: warn, rules: {NP116: deny}}", "UPDATE", &findings);
+        assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP001", "NP116"]);
+        assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP103"]);
+        // A fault that denies nothing is a warning of its own.
+        let verdict = verdict_by_settings("liveChanges: warn", "UPDATE", &findings[1..]);
+        let expected = ["spec.c is wrong [NP116]", "the change of the running VM waits for its next restart [NP103]"];
+        assert_eq!(verdict.warnings, expected);
     }
 
     #[test]

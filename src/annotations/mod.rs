@@ -1,5 +1,7 @@
-//! The annotations that users set for nicplug: NICs to add and to remove, NICs to persist, ports to reserve.
+//! The annotations that users set for nicplug: NICs to add and to remove, NICs to persist, ports to reserve,
+//! and whether a dropped NIC is unplugged.
 
 pub mod interfaces;
 pub mod persist;
 pub mod reserve_ports;
+pub mod unplug;

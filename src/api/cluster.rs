@@ -44,6 +44,9 @@ pub struct WorkloadUpdateStrategy {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Configuration {
+    /// `evictionStrategy`: of guests without their own; empty means `None`.
+    #[serde(deserialize_with = "nullable")]
+    pub eviction_strategy: String,
     /// `developerConfiguration`.
     #[serde(deserialize_with = "object")]
     pub developer_configuration: DeveloperConfiguration,
@@ -348,6 +351,48 @@ pub struct ResourceQuotaStatus {
     /// `used`: how much of each is in use.
     #[serde(deserialize_with = "nullable")]
     pub used: BTreeMap<String, Amount>,
+}
+
+/// `MutatingWebhookConfiguration` (`admissionregistration.k8s.io/v1`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct MutatingWebhookConfiguration {
+    /// `metadata`.
+    #[serde(deserialize_with = "object")]
+    pub metadata: Metadata,
+    /// `webhooks[]`.
+    #[serde(deserialize_with = "objects")]
+    pub webhooks: Vec<MutatingWebhook>,
+}
+
+/// `webhooks[]` of a MutatingWebhookConfiguration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MutatingWebhook {
+    /// `name`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// `clientConfig`.
+    #[serde(deserialize_with = "object")]
+    pub client_config: WebhookClientConfig,
+}
+
+/// `webhooks[].clientConfig`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WebhookClientConfig {
+    /// `service`: empty if the webhook is at a URL.
+    #[serde(deserialize_with = "object")]
+    pub service: WebhookService,
+}
+
+/// `webhooks[].clientConfig.service`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WebhookService {
+    /// `name`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
 }
 
 /// A quantity of a resource, as text or as a number.

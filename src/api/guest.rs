@@ -16,6 +16,7 @@ use super::{
     network::{Interface, Network},
     nullable,
     placement::{Affinity, NodeSelector},
+    probe::Probe,
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
@@ -23,6 +24,8 @@ use super::{
 pub struct GuestSpec<'a> {
     /// `affinity`.
     pub affinity: Lazy<'a, Affinity>,
+    /// `evictionStrategy`: empty means that of the cluster.
+    pub eviction_strategy: Text<'a>,
     /// `architecture`: `amd64`, `arm64` or `s390x`; unset means the cluster's default.
     pub architecture: Option<Text<'a>>,
     /// `domain`: CPU, memory and devices.
@@ -46,6 +49,7 @@ fields! {
         "affinity" => affinity: value,
         "architecture" => architecture: value,
         "domain" => domain: with_presence,
+        "evictionStrategy" => eviction_strategy: nullable,
         "livenessProbe" => liveness_probe: value,
         "networks" => networks: objects,
         "nodeSelector" => node_selector: value,
@@ -79,24 +83,6 @@ impl<'a> GuestSpec<'a> {
     #[must_use]
     pub fn networks_by_name(&self) -> BTreeMap<&str, &Network<'a>> {
         self.networks.iter().map(|network| (network.name.as_str(), network)).collect()
-    }
-}
-
-/// `livenessProbe` or `readinessProbe`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Probe {
-    /// `tcpSocket`.
-    pub tcp_socket: Option<Present>,
-    /// `httpGet`.
-    pub http_get: Option<Present>,
-}
-
-impl Probe {
-    /// Whether the kubelet probes the guest over the pod's network.
-    #[must_use]
-    pub fn is_by_network(self) -> bool {
-        self.tcp_socket.is_some() || self.http_get.is_some()
     }
 }
 
@@ -138,6 +124,9 @@ pub struct Cpu {
     /// `threads`; 0 if missing.
     #[serde(deserialize_with = "nullable")]
     pub threads: u32,
+    /// `dedicatedCpuPlacement`: each vCPU gets a CPU of its own.
+    #[serde(rename = "dedicatedCpuPlacement", deserialize_with = "nullable")]
+    pub has_dedicated_cpus: bool,
 }
 
 /// `domain.machine`.
@@ -444,6 +433,12 @@ fields! {
 /// A Kubernetes quantity as written: a string such as `"2Gi"`, or a JSON number, which the API accepts too.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Quantity<'a>(Cow<'a, str>);
+
+impl<'a> From<&'a str> for Quantity<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
 
 impl Quantity<'_> {
     /// Returns the text of the quantity.

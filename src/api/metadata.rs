@@ -46,6 +46,8 @@ pub struct Annotations<'a> {
     pub persist: Option<Text<'a>>,
     /// `nicplug.io/reserve-ports`: how many hotplug ports have to be free after every boot.
     pub reserve_ports: Option<Text<'a>>,
+    /// `nicplug.io/unplug`: with `dropped`, a NIC that an update drops from the template is unplugged.
+    pub unplug: Option<Text<'a>>,
     /// `nicplug.io/boot-slots`: nicplug's record of the PCI topology at boot.
     pub boot_slots: Option<Text<'a>>,
     /// `kubevirt.io/pci-interface-slot-count`: the number of interfaces that KubeVirt provides ports for.
@@ -63,6 +65,7 @@ fields! {
         "nicplug.io/apply" => apply: value,
         "nicplug.io/persist" => persist: value,
         "nicplug.io/reserve-ports" => reserve_ports: value,
+        "nicplug.io/unplug" => unplug: value,
         "nicplug.io/boot-slots" => boot_slots: value,
         "kubevirt.io/pci-interface-slot-count" => slot_count: value,
         "kubevirt.io/pci-topology-version" => topology_version: value,

@@ -11,12 +11,14 @@
 pub mod cluster;
 mod fields;
 pub mod guest;
+pub mod instancetype;
 mod json;
 pub mod json_patch;
 pub mod mac;
 pub mod metadata;
 pub mod network;
 pub mod placement;
+pub mod probe;
 pub mod review;
 pub mod vm;
 pub mod vmi;
@@ -175,6 +177,18 @@ impl<'a, T: Deserialize<'a> + Default> Lazy<'a, T> {
     }
 }
 
+impl<'a, T> Lazy<'a, T> {
+    /// A field with this JSON text.
+    pub(crate) fn of(text: &'a str) -> Self {
+        Self { text: Some(JsonText(text)), reads: PhantomData }
+    }
+
+    /// Returns the JSON text; `None` if the object lacks the field.
+    pub(crate) fn text(&self) -> Option<&'a str> {
+        self.text.map(JsonText::as_str)
+    }
+}
+
 impl<T> Clone for Lazy<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -218,6 +232,13 @@ impl<T: PartialEq> PartialEq for WithPresence<T> {
     }
 }
 
+impl<T> WithPresence<T> {
+    /// Returns the value for a change.
+    pub(crate) fn value_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
 impl<T> Deref for WithPresence<T> {
     type Target = T;
 
@@ -245,6 +266,12 @@ impl<'a, T: Deserialize<'a>> Shared<'a, T> {
             self.value = Arc::new(json::read(text.0)?);
         }
         Ok(())
+    }
+}
+
+impl<T> From<T> for Shared<'_, T> {
+    fn from(value: T) -> Self {
+        Self { value: Arc::new(value), deferred: None, is_repeated: false }
     }
 }
 

@@ -57,10 +57,10 @@ impl VirtualMachine<'_> {
 pub struct VirtualMachineSpec<'a> {
     /// `template`: KubeVirt creates the VirtualMachineInstance from it.
     pub template: GuestTemplate<'a>,
-    /// `instancetype`: may set memory and devices.
-    pub instancetype: Option<Present>,
-    /// `preference`: may set machine type, NIC model and disk bus.
-    pub preference: Option<Present>,
+    /// `instancetype`: sets CPU and memory, and may set devices.
+    pub instancetype: Option<Matcher<'a>>,
+    /// `preference`: may set what the template leaves out, such as machine type, NIC model and disk bus.
+    pub preference: Option<Matcher<'a>>,
     /// `runStrategy`: `Always`, `Halted`, `Manual`, …
     pub run_strategy: Option<Text<'a>>,
     /// `running`: the older field for `runStrategy` Always or Halted.
@@ -70,10 +70,29 @@ pub struct VirtualMachineSpec<'a> {
 fields! {
     VirtualMachineSpec {
         "template" => template: object,
-        "instancetype" => instancetype: value,
-        "preference" => preference: value,
+        "instancetype" => instancetype: optional,
+        "preference" => preference: optional,
         "runStrategy" => run_strategy: value,
         "running" => running: value,
+    }
+}
+
+/// `instancetype` or `preference` of a VirtualMachine: names the object whose spec KubeVirt applies to the guest.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Matcher<'a> {
+    /// `name`; empty until KubeVirt has inferred it from a volume.
+    pub name: Text<'a>,
+    /// `kind`, as a kind or resource name in any case; empty for the cluster-wide kind.
+    pub kind: Text<'a>,
+    /// `revisionName`: the ControllerRevision that applies instead of the object.
+    pub revision_name: Text<'a>,
+}
+
+fields! {
+    Matcher {
+        "name" => name: nullable,
+        "kind" => kind: nullable,
+        "revisionName" => revision_name: nullable,
     }
 }
 
@@ -93,12 +112,44 @@ pub struct VirtualMachineStatus<'a> {
     pub interface_requests: Vec<InterfaceRequest<'a>>,
     /// `conditions[]`.
     pub conditions: Lazy<'a, Vec<Condition<'a>>>,
+    /// `instancetypeRef`.
+    pub instancetype_ref: Lazy<'a, Option<MatcherRef<'a>>>,
+    /// `preferenceRef`.
+    pub preference_ref: Lazy<'a, Option<MatcherRef<'a>>>,
 }
 
 fields! {
     VirtualMachineStatus {
         "interfaceRequests" => interface_requests: objects,
         "conditions" => conditions: value,
+        "instancetypeRef" => instancetype_ref: value,
+        "preferenceRef" => preference_ref: value,
+    }
+}
+
+/// `status.instancetypeRef` or `status.preferenceRef`: what KubeVirt has stored for a [`Matcher`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MatcherRef<'a> {
+    /// `controllerRevisionRef`.
+    pub controller_revision_ref: ControllerRevisionRef<'a>,
+}
+
+fields! {
+    MatcherRef {
+        "controllerRevisionRef" => controller_revision_ref: object,
+    }
+}
+
+/// `controllerRevisionRef` of a [`MatcherRef`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ControllerRevisionRef<'a> {
+    /// `name`; empty if there is none yet.
+    pub name: Text<'a>,
+}
+
+fields! {
+    ControllerRevisionRef {
+        "name" => name: nullable,
     }
 }
 
@@ -109,6 +160,14 @@ pub struct InterfaceRequest<'a> {
     pub add_interface_options: Option<AddInterface<'a>>,
     /// `removeInterfaceOptions`.
     pub remove_interface_options: Option<RemoveInterface<'a>>,
+}
+
+impl InterfaceRequest<'_> {
+    /// Returns the name of the NIC to add or to remove.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let added = self.add_interface_options.as_ref().map(|options| &*options.interface.name);
+        added.or_else(|| Some(&*self.remove_interface_options.as_ref()?.name))
+    }
 }
 
 fields! {

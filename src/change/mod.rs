@@ -1,17 +1,22 @@
 //! The change that a request makes: the object, and the NICs that differ.
 
+mod network;
 mod nics;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use self::nics::nics_of;
-pub use self::nics::{Indexed, Nic, NicDiff};
+pub use self::{
+    network::NetworkChange,
+    nics::{Indexed, Nic, NicDiff},
+};
 use crate::api::{
+    Text,
     guest::GuestSpec,
     is_same,
     metadata::{Annotations, Metadata},
-    review::{GroupVersionKind, Object, ObjectKind, Operation, Request},
-    vm::{GuestTemplate, InterfaceRequest, PoolSpec, VirtualMachine},
+    review::{GroupVersionKind, Object, ObjectKind, Operation, Request, UserInfo},
+    vm::{GuestTemplate, InterfaceRequest, Matcher, PoolSpec, VirtualMachine},
     vmi::VirtualMachineInstance,
 };
 
@@ -26,6 +31,7 @@ pub struct Change<'r> {
     pub subject: Subject<'r>,
     /// The name of the user.
     pub user: &'r str,
+    user_info: &'r UserInfo<'r>,
     /// Whether this is a dry run, which stores nothing.
     pub dry_run: bool,
     /// The stored state; `None` if the request creates the object.
@@ -39,6 +45,8 @@ pub struct Change<'r> {
     /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
     /// holds the requested NICs, and their indices are those of the entries.
     pub requests: Option<StatusRequests<'r>>,
+    /// The namespace where, by the settings, Multus looks for a default network without one.
+    pub multus_namespace: Option<Arc<str>>,
 }
 
 impl<'r> Change<'r> {
@@ -68,8 +76,15 @@ impl<'r> Change<'r> {
             (None, Some(new)) => NicDiff::of(before_guest, new),
             (None, None) => NicDiff::default(),
         };
-        let user = &request.user_info.username;
-        Some(Self { subject, user, dry_run: request.dry_run, before, after, nics, by_name, requests })
+        let user_info = &request.user_info;
+        let (user, dry_run, multus_namespace) = (&*user_info.username, request.dry_run, None);
+        Some(Self { subject, user, user_info, dry_run, before, after, nics, by_name, requests, multus_namespace })
+    }
+
+    /// Reads the groups of the user.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Text<'r>> {
+        self.user_info.groups()
     }
 
     /// Whether the request changes nothing that a rule or mutation reads, as the heartbeat of a VMI.
@@ -80,7 +95,7 @@ impl<'r> Change<'r> {
             && is_same(before.guest, self.after.guest)
             && before.metadata.annotations == self.after.metadata.annotations
             && before.guest_metadata.annotations == self.after.guest_metadata.annotations
-            && before.needs_expansion == self.after.needs_expansion
+            && before.matchers() == self.after.matchers()
             && !self.requests_nics()
     }
 
@@ -96,6 +111,14 @@ impl<'r> Change<'r> {
         is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
     }
 
+    /// Whether the change sets `nicplug.io/unplug` of a VM.
+    #[must_use]
+    pub fn sets_unplug(&self) -> bool {
+        let written = |view: &ObjectView<'r>| view.annotation(|annotations| annotations.unplug.as_deref());
+        let after = written(&self.after);
+        self.subject.kind == ObjectKind::Vm && after.is_some() && self.before.as_ref().and_then(written) != after
+    }
+
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
     #[must_use]
     pub fn requests_persist(&self) -> bool {
@@ -105,14 +128,22 @@ impl<'r> Change<'r> {
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
-    /// Whether the template of a VM changes in a field that changes NICs of the guest without being part of one.
+    /// Whether a VM changes in a field that changes NICs of the guest without being part of one.
     #[must_use]
     pub fn changes_all_nics(&self) -> bool {
         let fields = |view: &ObjectView<'r>| {
             let devices = &view.guest.domain.devices;
             (devices.network_interface_multiqueue, devices.autoattach_pod_interface)
         };
-        self.after.vm.is_some() && self.before.as_ref().is_some_and(|before| fields(before) != fields(&self.after))
+        let differs = |before: &ObjectView<'r>| fields(before) != fields(&self.after);
+        self.after.vm.is_some() && (self.before.as_ref().is_some_and(differs) || self.changes_preference())
+    }
+
+    /// Whether the update of a VM names another preference, which may change every NIC.
+    #[must_use]
+    pub fn changes_preference(&self) -> bool {
+        let preference = |view: &ObjectView<'r>| view.matchers()[1].map(|matcher| (&matcher.name, &matcher.kind));
+        self.before.as_ref().is_some_and(|before| preference(before) != preference(&self.after))
     }
 
     /// Returns the field of a list of NICs, in the new or the stored object, with more than [`MAX_NICS`] entries, and
@@ -179,6 +210,22 @@ impl<'r> Change<'r> {
         format!("{}.{}", self.nic_field(nic), if self.requests.is_some() { "name" } else { "state" })
     }
 
+    /// Returns the name of the NIC in whose entry of the new object a field is; `None` for any other field.
+    #[must_use]
+    pub fn nic_name_at(&self, field: &str) -> Option<&'r str> {
+        let entry = |field: &str| field.split_once(']')?.0.parse::<usize>().ok();
+        if let Some(requests) = self.requests {
+            return requests.all.get(entry(field.strip_prefix("status.interfaceRequests[")?)?)?.name();
+        }
+        let field = field.strip_prefix(self.after.path)?;
+        let guest = self.after.guest;
+        if let Some(index) = field.strip_prefix(".networks[") {
+            return guest.networks.get(entry(index)?).map(|network| network.name.as_str());
+        }
+        let index = entry(field.strip_prefix(".domain.devices.interfaces[")?)?;
+        guest.interfaces().get(index).map(|interface| interface.name.as_str())
+    }
+
     /// Returns the field of a NIC: that of its interface, else that of its network.
     #[must_use]
     pub fn nic_field(&self, nic: &Nic) -> String {
@@ -218,8 +265,6 @@ pub struct ObjectView<'r> {
     pub vmi: Option<&'r VirtualMachineInstance<'r>>,
     /// The VM, if the object is one.
     pub vm: Option<&'r VirtualMachine<'r>>,
-    /// Whether KubeVirt expands the template with an instancetype or a preference.
-    pub needs_expansion: bool,
     /// `spec.replicas` of a pool or replica set; `None` if it is not set.
     pub replicas: Option<i64>,
     /// The pool, if the object is one.
@@ -232,11 +277,9 @@ impl<'r> ObjectView<'r> {
             Object::Vmi(vmi) => {
                 Self { vmi: Some(vmi), ..Self::with_guest(&vmi.metadata, &vmi.metadata, &vmi.spec, "spec") }
             }
-            Object::Vm(vm) => Self {
-                vm: Some(vm),
-                needs_expansion: vm.needs_expansion(),
-                ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec")
-            },
+            Object::Vm(vm) => {
+                Self { vm: Some(vm), ..Self::with_template(&vm.metadata, &vm.spec.template, "spec.template.spec") }
+            }
             Object::ReplicaSet(set) => Self {
                 replicas: set.spec.replicas,
                 ..Self::with_template(&set.metadata, &set.spec.template, "spec.template.spec")
@@ -245,13 +288,12 @@ impl<'r> ObjectView<'r> {
                 let vm = &pool.spec.virtual_machine_template;
                 let path = "spec.virtualMachineTemplate.spec.template.spec";
                 Self {
-                    needs_expansion: vm.needs_expansion(),
                     replicas: pool.spec.replicas,
                     pool: Some(&pool.spec),
                     ..Self::with_template(&pool.metadata, &vm.spec.template, path)
                 }
             }
-            Object::Migration(_) | Object::Other => return None,
+            Object::Migration(_) | Object::Nad(_) | Object::Other => return None,
         })
     }
 
@@ -265,17 +307,26 @@ impl<'r> ObjectView<'r> {
         guest: &'r GuestSpec<'r>,
         path: &'static str,
     ) -> Self {
-        Self {
-            metadata,
-            guest_metadata,
-            guest,
-            path,
-            vmi: None,
-            vm: None,
-            needs_expansion: false,
-            replicas: None,
-            pool: None,
-        }
+        Self { metadata, guest_metadata, guest, path, vmi: None, vm: None, replicas: None, pool: None }
+    }
+
+    /// Returns the VM that KubeVirt expands: the object, or the template of a pool.
+    #[must_use]
+    pub fn expanded_vm(&self) -> Option<&'r VirtualMachine<'r>> {
+        self.vm.or(self.pool.map(|pool| &pool.virtual_machine_template))
+    }
+
+    /// Whether KubeVirt expands the template with an instancetype or a preference.
+    #[must_use]
+    pub fn needs_expansion(&self) -> bool {
+        self.expanded_vm().is_some_and(VirtualMachine::needs_expansion)
+    }
+
+    /// Returns what names the instancetype and the preference.
+    #[must_use]
+    pub fn matchers(&self) -> [Option<&'r Matcher<'r>>; 2] {
+        let spec = self.expanded_vm().map(|vm| &vm.spec);
+        [spec.and_then(|spec| spec.instancetype.as_ref()), spec.and_then(|spec| spec.preference.as_ref())]
     }
 
     /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
@@ -350,6 +401,41 @@ impl<'r> MigrationStart<'r> {
                 Some(Self { namespace: &request.namespace, vmi_name: &migration.spec.vmi_name })
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::review::{self, ParsedRequest};
+
+    #[test]
+    fn a_field_belongs_to_the_nic_of_its_entry() {
+        let vm =
+            |spec: &str, status: &str| format!(r#"{{"spec": {{"template": {{"spec": {spec}}}}}, "status": {status}}}"#);
+        let spec =
+            r#"{"networks": [{"name": "a"}, {"name": "b"}], "domain": {"devices": {"interfaces": [{"name": "c"}]}}}"#;
+        let requests = r#"{"interfaceRequests": [{"addInterfaceOptions": {"name": "d"}},
+            {"removeInterfaceOptions": {"name": "e"}}, {}]}"#;
+        let in_template = "spec.template.spec";
+        for (new, sub_resource, field, expected) in [
+            (vm(spec, "{}"), "", format!("{in_template}.networks[1].multus.networkName"), Some("b")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[0]"), Some("c")),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces[1]"), None),
+            (vm(spec, "{}"), "", format!("{in_template}.domain.devices.interfaces"), None),
+            (vm(spec, "{}"), "", "metadata.annotations[0]".to_owned(), None),
+            (vm("{}", requests), "status", "status.interfaceRequests[0].addInterfaceOptions".to_owned(), Some("d")),
+            (vm("{}", requests), "status", "status.interfaceRequests[1].removeInterfaceOptions".to_owned(), Some("e")),
+            (vm("{}", requests), "status", "status.interfaceRequests[2]".to_owned(), None),
+        ] {
+            let body = format!(
+                r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "kind": {{"group": "kubevirt.io", "kind": "VirtualMachine"}}, "operation": "UPDATE",
+                "subResource": "{sub_resource}", "object": {new}, "oldObject": {{}}}}}}"#
+            );
+            let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
+            assert_eq!(Change::of(&request).unwrap().nic_name_at(&field), expected, "{field}");
         }
     }
 }

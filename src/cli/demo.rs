@@ -24,7 +24,7 @@ use self::{
 use crate::{
     admission::Reviewer,
     certificates::{self, Host},
-    change::Change,
+    change::{Change, NetworkChange},
     cluster::store::Store,
     facts::{FactSource, Facts},
     server::{Config, Server, tls::CertKeyPair},
@@ -133,5 +133,9 @@ impl CurrentFacts {
 impl FactSource for CurrentFacts {
     fn facts_for(&self, change: &Change) -> Facts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).facts_for(change)
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).facts_for_network(change)
     }
 }

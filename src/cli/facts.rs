@@ -23,8 +23,8 @@ use crate::{
 pub(super) struct ReviewerArgs {
     /// Objects of the cluster in YAML or JSON, a file or a folder: KubeVirt, NetworkAttachmentDefinitions,
     /// VirtualMachines, VirtualMachineInstances, VirtualMachineInstanceMigrations, ControllerRevisions, DaemonSets,
-    /// Nodes, ResourceQuotas, Namespaces, the ConfigMap multus-daemon-config. Without them rules that need facts warn
-    /// instead of denying.
+    /// Nodes, ResourceQuotas, Namespaces, MutatingWebhookConfigurations, the ConfigMap multus-daemon-config. Without
+    /// them rules that need facts warn instead of denying.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     pub(super) facts: Option<PathBuf>,
 
@@ -69,7 +69,7 @@ impl SettingsArgs {
 
 /// Reads facts from files.
 pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
-    let store = files::load(path)?;
+    let store = files::load(path).context("--facts")?;
     let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
         tracing::warn!(

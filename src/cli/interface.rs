@@ -2,7 +2,7 @@
 //! next, and follow the NIC.
 
 mod follow;
-mod migration;
+pub(super) mod migration;
 mod not_found;
 mod output;
 mod write;
@@ -369,7 +369,7 @@ fn attach_method_of(edit: &Edit) -> AttachMethod {
 
 /// Whether the NIC needs a migration that KubeVirt does not start, as far as is known.
 fn needs_manual_migration(method: &AttachMethod) -> bool {
-    matches!(method, AttachMethod::Migration(AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown))
+    matches!(method, AttachMethod::Migration(migration) if *migration != AutoMigration::On)
 }
 
 /// Returns the client for a kind in the namespace of the command.
@@ -377,7 +377,7 @@ fn api(cluster: &Cluster, kind: Kind) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource(kind))
 }
 
-fn resource(kind: Kind) -> ApiResource {
+pub(super) fn resource(kind: Kind) -> ApiResource {
     let gvk = GroupVersionKind::gvk(kind.group(), kind.version(), kind.kind());
     ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }

@@ -86,6 +86,11 @@ pub(super) struct Cluster {
 }
 
 impl ClusterArgs {
+    /// Returns the namespace of `--namespace`.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Loads the configuration; sends nothing yet.
     pub(super) async fn connect(&self) -> anyhow::Result<Cluster> {
         let config = load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Kubeconfig).await?;

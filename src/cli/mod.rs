@@ -2,18 +2,25 @@
 
 mod addinterface;
 mod certs;
+mod check;
 mod demo;
 mod facts;
+mod guests;
 mod interface;
 mod kubeconfig;
+mod plan;
 mod probe;
+mod reference;
 mod removeinterface;
 mod review;
 mod rules;
 mod serve;
 mod slots;
+mod status;
 mod terminal;
 mod values;
+mod version;
+mod why;
 
 use std::{
     env,
@@ -38,7 +45,11 @@ enum Command {
     #[command(name = "addinterface")]
     AddInterface(Box<addinterface::AddInterfaceArgs>),
     Certs(certs::CertsArgs),
+    Check(Box<check::CheckArgs>),
+    Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
+    Man(reference::ManArgs),
+    Plan(Box<plan::PlanArgs>),
     Probe(probe::ProbeArgs),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
@@ -47,23 +58,41 @@ enum Command {
     // Boxed because it is much larger than the others.
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
+    Version(version::VersionArgs),
+    Status(Box<status::StatusArgs>),
+    Why(Box<why::WhyArgs>),
 }
 
 /// Runs the command that the arguments name.
 ///
-/// The exit status is 0 if the command succeeded, 1 if a change was denied or has not arrived, 2 if the command failed.
+/// The exit status is 0 if the command succeeded, 1 if a change was denied or has not arrived or something was found, 2
+/// if the command failed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match parse(env::args_os().next().as_deref()).command {
+    let program = env::args_os().next();
+    if has_name(program.as_deref(), "kubectl_complete-nicplug") {
+        let words: Vec<String> = env::args().skip(1).collect();
+        // kubectl shows no error of a completion.
+        let _ = io::stdout().write_all(reference::complete(&Args::command(), &words).as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let result = match parse(program.as_deref()).command {
         Command::AddInterface(args) => args.run(),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
+        Command::Check(args) => args.run(),
+        Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
         Command::Probe(args) => args.run(&mut io::stdout().lock()),
+        Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
+        Command::Plan(args) => args.run(&mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),
         Command::Serve(args) => args.run(),
         Command::Slots(args) => args.run(&mut io::stdout().lock()),
+        Command::Version(args) => args.run(&mut io::stdout().lock()),
+        Command::Status(args) => args.run(&mut io::stdout().lock()),
+        Command::Why(args) => args.run(&mut io::stdout().lock()),
     };
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
@@ -76,16 +105,32 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage then shows `kubectl nicplug`.
+/// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage and the examples then show
+/// `kubectl nicplug`.
 fn parse(program: Option<&OsStr>) -> Args {
-    let name = if is_plugin(program) { "kubectl nicplug" } else { "nicplug" };
-    let matches = Args::command().bin_name(name).get_matches();
-    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let command = if is_plugin(program) { as_plugin(Args::command()) } else { Args::command().bin_name("nicplug") };
+    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// Returns the command line as kubectl runs it.
+fn as_plugin(command: clap::Command) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let with_examples = |sub: clap::Command| match sub.get_after_help().map(ToString::to_string) {
+        Some(help) => {
+            sub.after_help(help.replace("  nicplug ", "  kubectl nicplug ").replace("| nicplug ", "| kubectl nicplug "))
+        }
+        None => sub,
+    };
+    let command = command.bin_name("kubectl nicplug");
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_examples))
 }
 
 fn is_plugin(program: Option<&OsStr>) -> bool {
-    let name = program.and_then(|program| Path::new(program).file_stem());
-    name.is_some_and(|name| name == "kubectl-nicplug")
+    has_name(program, "kubectl-nicplug")
+}
+
+fn has_name(program: Option<&OsStr>, name: &str) -> bool {
+    program.and_then(|program| Path::new(program).file_stem()).is_some_and(|stem| stem == name)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -119,6 +164,31 @@ mod tests {
         ] {
             assert_eq!(is_plugin(program.map(OsStr::new)), is_expected, "{program:?}");
         }
+    }
+
+    #[test]
+    fn the_examples_of_the_plugin_run_the_plugin() {
+        let mut command = as_plugin(Args::command());
+        let check = command.find_subcommand_mut("check").unwrap().render_long_help().to_string();
+        assert!(check.contains("\n  kubectl nicplug check -f vm.yaml"), "{check}");
+        assert!(check.contains("| kubectl nicplug check -f -"), "{check}");
+    }
+
+    #[test]
+    fn kubectl_completes_commands_and_flags() {
+        let complete = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            reference::complete(&Args::command(), &words)
+        };
+        assert!(complete(&["ch"]).starts_with("check\tCheck manifests"), "{}", complete(&["ch"]));
+        assert!(complete(&["check", "--out"]).contains("--output-file\t"));
+        assert!(complete(&["check", ""]).ends_with(":0\n"));
+        assert!(complete(&[]).ends_with(":4\n"));
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Args::command().debug_assert();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::terminal;
 use crate::rules::{RULES, Rule, find};
 
 /// List all rules, or explain one rule.
@@ -48,10 +49,13 @@ impl RulesArgs {
 fn list(format: Format) -> String {
     match format {
         Format::Table => {
+            let next = " ".repeat(14);
             let rows = RULES.iter().map(|rule| {
-                format!("{:6} {:27} {:5} {}\n", rule.id, rule.name, rule.enforcement.as_str(), rule.summary())
+                let first = format!("{:7}{:7}", rule.id, rule.enforcement.as_str());
+                let text = format!("{}: {}", rule.name, rule.summary().replace('`', ""));
+                terminal::wrap_to(terminal::stdout_width().unwrap_or(usize::MAX), &text, &first, &next) + "\n"
             });
-            format!("{:6} {:27} {:5} WHAT IT CATCHES\n{}", "ID", "NAME", "", rows.collect::<String>())
+            format!("{:7}{:7}NAME: WHAT IT CATCHES\n{}", "ID", "", rows.collect::<String>())
         }
         Format::Json => pretty(&Value::Array(RULES.iter().map(|rule| as_json(rule)).collect())),
         Format::Markdown => markdown(),

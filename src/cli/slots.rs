@@ -1,15 +1,16 @@
 //! `nicplug slots`: draws a guest's PCI bus, and shows how many ports are free for hotplug.
 
+mod cluster;
 mod json;
 mod svg;
 mod text;
 mod view;
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -17,38 +18,60 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use self::view::BusView;
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
         files,
         manifests::{self, Manifest},
+        store::Store,
     },
-    facts::KubeVirt,
+    facts::{Fact, KubeVirt, boot},
     kubevirt::{NEWEST_KNOWN, Version},
-    pci::{BusLayout, PciOptions},
+    pci::BusLayout,
 };
 
 /// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
 ///
-/// The output shows the guest at its boot. Each NIC, virtio disk and memory device that is hotplugged later uses a
-/// port.
+/// With the name of a VM the command reads the cluster. It shows what is free in the running guest now, by the record
+/// that nicplug made at boot, and then the guest after its next restart. With a file it shows the guest at its boot; each
+/// NIC, virtio disk and memory device that is hotplugged later uses a port.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nicplug slots vm-fedora
+  nicplug slots vm-fedora --what-if vlan7=infra/vlan7
+  nicplug slots -f vm.yaml -o svg > slots.svg")]
 pub(super) struct SlotsArgs {
+    /// Name of a VirtualMachine in the cluster, such as NAME or vm/NAME.
+    #[arg(value_name = "VM", required_unless_present = "file", conflicts_with_all = ["file", "facts"])]
+    vm: Option<String>,
+
     /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` is standard input. Of several the first is used.
     #[arg(short, long, value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
+
+    /// Show the VM as if it had these NICs too; name and NetworkAttachmentDefinition of each. Nothing is changed.
+    #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm")]
+    what_if: Vec<NicArgument>,
 
     /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
     #[arg(long, value_name = "VERSION")]
     kubevirt_version: Option<Version>,
 
     /// A file or a folder with the KubeVirt resource: its version, binding plugins and permitted host devices are used.
+    /// The instancetype and the preference of a VM are read from there too.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
 
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -62,22 +85,22 @@ enum Format {
 }
 
 impl SlotsArgs {
-    /// Prints the bus. The exit status is 0 also for a guest that cannot boot.
+    /// Prints the bus. The exit status is 0 also for a guest that cannot boot, and 1 if a NIC of --what-if cannot work.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let kinds = match &self.facts {
-            Some(path) => {
-                files::load(path)?.kubevirt().known().map(|kubevirt| (**kubevirt).clone()).unwrap_or_default()
-            }
-            None => KubeVirt::default(),
+        let Some(file) = &self.file else { return cluster::run(&self, output) };
+        let store = match &self.facts {
+            Some(path) => files::load(path).context("--facts")?,
+            None => Store::default(),
         };
-        let version = self.kubevirt_version.or(kinds.version).unwrap_or(NEWEST_KNOWN);
-        output.write_all(show(&read_guest(&self.file)?, &kinds, version, self.output)?.as_bytes())?;
+        let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
+        let version = self.kubevirt_version.or(version).unwrap_or(NEWEST_KNOWN);
+        output.write_all(show(&read_guest(file)?, &store, version, self.output)?.as_bytes())?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn show(guest: &Manifest, kinds: &KubeVirt, version: Version, format: Format) -> anyhow::Result<String> {
-    let (layout, mut notes) = draw(guest, kinds, version)?;
+fn show(guest: &Manifest, store: &Store, version: Version, format: Format) -> anyhow::Result<String> {
+    let (layout, mut notes) = draw(guest, store, version)?;
     notes.extend(layout.notes.iter().map(ToString::to_string));
     if version.is_newer_than_known() {
         notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
@@ -113,32 +136,45 @@ fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
 
 fn read(path: &Path) -> anyhow::Result<String> {
     if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text).context("standard input cannot be read")?;
-        return Ok(text);
+        return Ok(files::read_from(io::stdin().lock(), Path::new("standard input"))?);
     }
-    fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    Ok(files::read(path)?)
 }
 
-fn draw(guest: &Manifest, kinds: &KubeVirt, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
-    let text = guest.object.to_string();
-    let pointer = if guest.kind() == "VirtualMachine" { "/spec/template/metadata" } else { "/metadata" };
-    let annotations = guest.object.pointer(pointer).and_then(|metadata| metadata.get("annotations"));
-    let placement = PciOptions::of(|key| annotations?.get(key)?.as_str());
-    if guest.kind() == "VirtualMachineInstance" {
+fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
+    draw_object(guest.kind(), &guest.object, store, version)
+}
+
+fn draw_object(
+    kind: &str,
+    object: &Value,
+    store: &Store,
+    version: Version,
+) -> anyhow::Result<(BusLayout, Vec<String>)> {
+    let text = object.to_string();
+    let kinds = store.kubevirt().known().map(Arc::clone).unwrap_or_default();
+    let kinds: &KubeVirt = &kinds;
+    if kind == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
-        return Ok((BusLayout::of(&vmi.spec, &placement, kinds, version)?, Vec::new()));
+        let options = boot::pci_options(vmi.metadata.annotations.as_ref());
+        return Ok((BusLayout::of(&vmi.spec, &options, kinds, version)?, Vec::new()));
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
+    let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_ref());
+    let expansion = store.expansion(&vm.metadata.namespace, &vm);
+    if let Some(texts) = expansion.texts(spec) {
+        let (guest, options) = (expansion.guest(spec, &texts), expansion.options(annotations));
+        return Ok((BusLayout::of(&guest, &options, kinds, version)?, Vec::new()));
+    }
     let mut notes = Vec::new();
-    for (field, is_set) in
-        [("instancetype", vm.spec.instancetype.is_some()), ("preference", vm.spec.preference.is_some())]
-    {
-        if is_set {
-            notes.push(format!("spec.{field} is set: nicplug does not read it, and it may change memory and devices"));
+    let is_unknown = [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
+    for (field, is_unknown) in ["instancetype", "preference"].into_iter().zip(is_unknown) {
+        if is_unknown {
+            notes.push(format!("what spec.{field} names is not known: it may change memory and devices"));
         }
     }
-    Ok((BusLayout::of(&vm.spec.template.spec, &placement.for_template(), kinds, version)?, notes))
+    let options = boot::pci_options(annotations).for_template();
+    Ok((BusLayout::of(spec, &options, kinds, version)?, notes))
 }
 
 #[cfg(test)]
@@ -183,12 +219,20 @@ status: {observedKubeVirtVersion: v1.8.2}
         manifests::read(text).unwrap().remove(0)
     }
 
-    fn kubevirt() -> KubeVirt {
-        KubeVirt::from(serde_saphyr::from_str::<crate::api::cluster::KubeVirt>(KUBEVIRT).unwrap())
+    fn kubevirt() -> Store {
+        store_of(KUBEVIRT)
     }
 
-    fn json(text: &str, kinds: &KubeVirt) -> Value {
-        serde_json::from_str(&show(&guest(text), kinds, NEWEST_KNOWN, Format::Json).unwrap()).unwrap()
+    fn store_of(facts: &str) -> Store {
+        let mut store = Store::default();
+        for manifest in manifests::read(facts).unwrap() {
+            store.insert(&manifest.object).unwrap();
+        }
+        store
+    }
+
+    fn json(text: &str, store: &Store) -> Value {
+        serde_json::from_str(&show(&guest(text), store, NEWEST_KNOWN, Format::Json).unwrap()).unwrap()
     }
 
     #[test]
@@ -210,7 +254,7 @@ status: {observedKubeVirtVersion: v1.8.2}
 
     #[test]
     fn the_notes_name_what_is_unknown() {
-        let output = json(VM, &KubeVirt::default());
+        let output = json(VM, &Store::default());
         let notes = output["notes"].as_array().unwrap();
         for word in ["instancetype", "\"side\"", "nvidia.com/vgpu"] {
             assert!(
@@ -218,8 +262,55 @@ status: {observedKubeVirtVersion: v1.8.2}
                 "{word}: {notes:?}"
             );
         }
-        let newer = show(&guest(VM), &KubeVirt::default(), Version::new(1, 12, 0), Format::Text).unwrap();
+        let newer = show(&guest(VM), &Store::default(), Version::new(1, 12, 0), Format::Text).unwrap();
         assert_eq!(newer.matches("newer than nicplug knows").count(), 1);
+    }
+
+    #[test]
+    fn a_vm_is_expanded_with_the_instancetype_and_the_preference_of_the_facts() {
+        let vm = r"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata: {name: vm-a, namespace: demo}
+spec:
+  instancetype: {name: u1.medium}
+  preference: {kind: VirtualMachinePreference, name: old}
+  template:
+    spec:
+      domain:
+        devices:
+          disks: [{name: root}]
+          interfaces: [{name: default, masquerade: {}}]
+      networks: [{name: default, pod: {}}]
+      volumes: [{name: root}, {name: seed}]
+";
+        let facts = format!(
+            "{KUBEVIRT}{}",
+            r"
+---
+apiVersion: instancetype.kubevirt.io/v1beta1
+kind: VirtualMachineClusterInstancetype
+metadata: {name: u1.medium}
+spec: {cpu: {guest: 1}, memory: {guest: 4Gi}, gpus: [{name: gpu, deviceName: a.com/pci}]}
+---
+apiVersion: instancetype.kubevirt.io/v1beta1
+kind: VirtualMachinePreference
+metadata: {name: old, namespace: demo}
+spec: {devices: {preferredDiskBus: virtio, preferredInterfaceModel: e1000}}
+"
+        );
+        let output = json(vm, &store_of(&facts));
+        assert_eq!(output["notes"], serde_json::json!([]));
+        let devices = output["devices"].as_array().unwrap();
+        let on = |name: &str| devices.iter().find(|device| device["name"] == name).map(|device| device["on"].clone());
+        for (name, place) in [("gpu", "root port"), ("root", "root port"), ("seed", "root port"), ("default", "bridge")]
+        {
+            assert_eq!(on(name), Some(place.into()), "{name}");
+        }
+        let text = show(&guest(vm), &store_of(&facts), NEWEST_KNOWN, Format::Text).unwrap();
+        assert!(text.contains("more than 2Gi"), "{text}");
+        let notes = json(vm, &Store::default())["notes"].as_array().map(Vec::len);
+        assert_eq!(notes, Some(2));
     }
 
     #[test]
@@ -241,7 +332,7 @@ status: {observedKubeVirtVersion: v1.8.2}
         let vmi = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\n\
                    spec: {domain: {devices: {autoattachInputDevice: true}}}";
         let usb = |text| {
-            let output = json(text, &KubeVirt::default());
+            let output = json(text, &Store::default());
             let devices = output["devices"].as_array().unwrap().clone();
             devices.into_iter().find(|device| device["kind"] == "usb").map(|device| device["on"].clone())
         };
@@ -253,7 +344,7 @@ status: {observedKubeVirtVersion: v1.8.2}
     fn a_guest_that_cannot_boot_has_a_reason_and_no_ports() {
         let vmi = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
             "metadata": {"annotations": {"kubevirt.io/pci-interface-slot-count": "5.0"}}, "spec": {}}"#;
-        let output = json(vmi, &KubeVirt::default());
+        let output = json(vmi, &Store::default());
         assert!(output["refused"].as_str().unwrap().contains("\"5.0\""));
         for field in ["placeholders", "extraControllers", "freePorts"] {
             assert_eq!(output[field], Value::Null, "{field}");

@@ -1,4 +1,4 @@
-//! Text for a terminal: at most 80 columns, and colours only if the output is a terminal.
+//! Text for a terminal: its width, and colours only if the output is a terminal.
 
 use std::{
     env,
@@ -26,7 +26,10 @@ pub(super) enum Colour {
 }
 
 impl Painter {
-    /// For standard output: coloured if it is a terminal and `NO_COLOR` is not set (no-color.org).
+    /// Without colours.
+    pub(super) const PLAIN: Self = Self { is_coloured: false };
+
+    /// For standard output: coloured if it is a terminal and the environment does not say otherwise.
     pub(super) fn for_stdout() -> Self {
         Self::of(io::stdout().is_terminal())
     }
@@ -37,8 +40,7 @@ impl Painter {
     }
 
     fn of(is_terminal: bool) -> Self {
-        let is_allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { is_coloured: is_allowed && is_terminal }
+        Self { is_coloured: wants_colours(is_terminal, |name| env::var(name).ok()) }
     }
 
     /// Returns the text with each line coloured separately.
@@ -51,15 +53,41 @@ impl Painter {
     }
 }
 
+/// Whether the output gets colours: by `NO_COLOR` (no-color.org), `CLICOLOR_FORCE` and `CLICOLOR`
+/// (bixense.com/clicolors), and not on a terminal that is called `dumb`.
+fn wants_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let is = |name: &str, value: &str| variable(name).as_deref() == Some(value);
+    if is_set("NO_COLOR") {
+        false
+    } else if is_set("CLICOLOR_FORCE") && !is("CLICOLOR_FORCE", "0") {
+        true
+    } else {
+        is_terminal && !is("CLICOLOR", "0") && !is("TERM", "dumb")
+    }
+}
+
+/// Returns the width of the terminal; `None` if standard output is not one, where lines are not broken.
+pub(super) fn stdout_width() -> Option<usize> {
+    let (terminal_size::Width(width), _) = terminal_size::terminal_size_of(io::stdout())?;
+    // A terminal that does not know its size says 0.
+    Some(if width == 0 { WIDTH } else { usize::from(width).max(40) })
+}
+
+/// As [`wrap_to`], for the usual smallest width.
+pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
+    wrap_to(WIDTH, text, first, next)
+}
+
 /// Breaks a text at its blanks; `first` and `next` begin the first and each further line. A word that is longer than a
 /// line is not broken, so that it can be copied.
-pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
+pub(super) fn wrap_to(width: usize, text: &str, first: &str, next: &str) -> String {
     let mut lines = String::from(first);
     let mut column = first.chars().count();
     let mut is_empty = true;
     for word in text.split(' ') {
         let length = word.chars().count();
-        if !is_empty && column + 1 + length > WIDTH {
+        if !is_empty && column + 1 + length > width {
             lines.push('\n');
             lines.push_str(next);
             column = next.chars().count();
@@ -84,6 +112,26 @@ mod tests {
     fn a_text_is_broken_at_blanks_and_long_words_are_not_broken() {
         let text = format!("one two {} three", "x".repeat(90));
         assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
+    }
+
+    #[test]
+    fn the_environment_switches_colours_on_and_off() {
+        for (is_terminal, variables, expected) in [
+            (true, &[][..], true),
+            (false, &[], false),
+            (true, &[("NO_COLOR", "1")], false),
+            (true, &[("NO_COLOR", "")], true),
+            (true, &[("CLICOLOR", "0")], false),
+            (true, &[("TERM", "dumb")], false),
+            (false, &[("CLICOLOR_FORCE", "1")], true),
+            (false, &[("CLICOLOR_FORCE", "0")], false),
+            (false, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
+            (true, &[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], true),
+        ] {
+            let value =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            assert_eq!(wants_colours(is_terminal, value), expected, "{is_terminal} {variables:?}");
+        }
     }
 
     #[test]

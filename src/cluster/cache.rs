@@ -12,7 +12,7 @@ use super::store::{
     projection::{ObjectError, Projection},
 };
 use crate::{
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts, boot::Stamp},
     k8s::{Key, kind::Kind},
 };
@@ -28,7 +28,17 @@ const WANTED_REVISIONS: usize = 64;
 pub struct Cache {
     store: RwLock<Store>,
     /// ControllerRevisions that a request needed.
-    wanted_revisions: mpsc::Sender<Key>,
+    wanted_revisions: mpsc::Sender<WantedRevision>,
+}
+
+/// A ControllerRevision that a request needed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WantedRevision {
+    /// Its namespace and name.
+    pub(super) key: Key,
+    /// Whether a guest names it. Otherwise a VM does, which any user can write, so that only what stores an instancetype
+    /// or a preference is kept.
+    pub(super) is_of_guest: bool,
 }
 
 /// What an object changed in the store.
@@ -43,9 +53,9 @@ pub enum Effect {
 }
 
 impl Cache {
-    /// Returns a cache of a store, and the namespaces and names of ControllerRevisions that requests needed.
+    /// Returns a cache of a store, and the ControllerRevisions that requests needed.
     #[must_use]
-    pub fn new(store: Store) -> (Self, mpsc::Receiver<(String, String)>) {
+    pub fn new(store: Store) -> (Self, mpsc::Receiver<WantedRevision>) {
         let (wanted_revisions, wanted) = mpsc::channel(WANTED_REVISIONS);
         (Self { store: RwLock::new(store), wanted_revisions }, wanted)
     }
@@ -137,20 +147,39 @@ impl Cache {
         let Fact::Known(vmi) = &facts.vmi else { return };
         let needs = vmi.is_live() && vmi.boot.stamp == Stamp::Missing && facts.revision == Fact::Unknown;
         if let Some(name) = vmi.boot.revision.as_deref().filter(|_| needs) {
-            // If the queue is full, the next request tries again.
-            let _ = self.wanted_revisions.try_send((namespace.to_owned(), name.to_owned()));
+            self.want(namespace, name, true);
         }
+    }
+
+    /// Requests a ControllerRevision. If the queue is full, the next request tries again.
+    fn want(&self, namespace: &str, name: &str, is_of_guest: bool) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let _ = self.wanted_revisions.try_send(WantedRevision { key, is_of_guest });
     }
 }
 
 impl FactSource for Cache {
     fn facts_for(&self, change: &Change) -> Facts {
-        let facts = self.read().facts_for(change);
-        self.want_revision(change.subject.namespace, &facts);
+        let store = self.read();
+        let facts = store.facts_for(change);
+        let missing = match facts.expansions {
+            Some(_) => store.missing_revisions(change, &facts),
+            None => Vec::new(),
+        };
+        drop(store);
+        let namespace = change.subject.namespace;
+        self.want_revision(namespace, &facts);
+        for name in &missing {
+            self.want(namespace, name, false);
+        }
         facts
     }
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.read().facts_for_migration(start)
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        self.read().facts_for_network(change)
     }
 }

@@ -3,15 +3,18 @@
 //! For a command, which has no watches, and for a denial that depends on an object that was missing a moment ago. All
 //! reads run at once. A read that fails makes only its own fact unknown, and is returned as a [`FetchError`].
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
 
-use super::store::{Store, kinds::MULTUS_CONFIG};
+use super::{
+    reference::Reference,
+    store::{Store, kinds::MULTUS_CONFIG, network_index::OF_MULTUS},
+};
 use crate::{
-    api::{network::NadRef, vmi::VirtualMachineInstance},
-    change::{Change, MigrationStart},
+    api::{network::NadRef, vm::VirtualMachine, vmi::VirtualMachineInstance},
+    change::{Change, MigrationStart, Nic},
     facts::{
         nad::{MULTUS_NAMESPACE, nad_of},
         nodes::KUBEVIRT_NODE,
@@ -33,6 +36,10 @@ pub struct FetchPlan {
     guest: String,
     /// Namespace and name of each NetworkAttachmentDefinition.
     networks: BTreeSet<(String, String)>,
+    /// The names of default networks without a namespace, which Multus looks for in one of its own.
+    default_networks: BTreeSet<String>,
+    /// That namespace; `None` if the configuration of Multus decides.
+    multus_namespace: Option<Arc<str>>,
     /// Namespace and name of each further guest.
     guests: BTreeSet<(String, String)>,
     /// `None` for all kinds.
@@ -46,15 +53,17 @@ impl FetchPlan {
     pub fn of(change: &Change) -> Self {
         let subject = change.subject;
         // A default network without a namespace is in that of Multus, and often meant to be in that of the VM.
-        let names = change.nics.added_or_modified().flat_map(|nic| {
-            let own = nic.network_name().map(|name| NadRef::parse(name, subject.namespace));
-            [own, nad_of(nic, subject.namespace, MULTUS_NAMESPACE)].into_iter().flatten()
-        });
-        let networks = names.map(|NadRef { namespace, name }| (namespace.to_owned(), name.to_owned()));
+        let names = change.nics.added_or_modified().filter_map(Nic::network_name);
+        let networks = names.map(|name| NadRef::parse(name, subject.namespace));
+        let networks = networks.map(|NadRef { namespace, name }| (namespace.to_owned(), name.to_owned()));
+        let of_multus = change.nics.added_or_modified().filter_map(|nic| nad_of(nic, subject.namespace, OF_MULTUS));
+        let default_networks = of_multus.filter(|nad| nad.namespace == OF_MULTUS).map(|nad| nad.name.to_owned());
         Self {
             namespace: subject.namespace.to_owned(),
             guest: subject.name.to_owned(),
             networks: networks.collect(),
+            default_networks: default_networks.collect(),
+            multus_namespace: change.multus_namespace.clone(),
             guests: BTreeSet::new(),
             kinds: None,
         }
@@ -70,6 +79,12 @@ impl FetchPlan {
     #[must_use]
     pub fn about(namespace: &str, guest: &str) -> Self {
         Self { namespace: namespace.to_owned(), guest: guest.to_owned(), ..Self::default() }
+    }
+
+    /// Sets the namespace where Multus looks for default networks, if it is known.
+    #[must_use]
+    pub fn with_multus_namespace(self, multus_namespace: Option<Arc<str>>) -> Self {
+        Self { multus_namespace, ..self }
     }
 
     /// Adds another guest, to learn whether it still has a MAC address that it had.
@@ -122,12 +137,37 @@ pub struct FetchError {
 pub async fn fetch_facts(client: &Client, plan: &FetchPlan, timeout: Duration) -> FetchedFacts {
     let client = ApiClient::with_deadline(client.clone(), timeout);
     let mut facts = FetchedFacts::default();
-    for fetched in join_all(reads(&client, plan)).await.into_iter().flatten() {
-        if let Err(error) = fetched.add_to(&mut facts.store) {
-            facts.errors.push(error);
-        }
+    let planned = plan.multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+    let mut reads = reads(&client, plan);
+    reads.extend(default_networks(&client, plan, planned));
+    facts.add(join_all(reads).await);
+    // The configuration of Multus was read at the same time.
+    let configured = facts.store.multus_namespace(plan.multus_namespace.as_ref());
+    if let Some(namespace) = configured.as_deref().filter(|&namespace| namespace != planned) {
+        facts.add(join_all(default_networks(&client, plan, namespace)).await);
     }
     facts
+}
+
+impl FetchedFacts {
+    fn add(&mut self, fetched: Vec<Vec<Fetched>>) {
+        for fetched in fetched.into_iter().flatten() {
+            if let Err(error) = fetched.add_to(&mut self.store) {
+                self.errors.push(error);
+            }
+        }
+    }
+}
+
+/// Returns the reads of the default networks without a namespace, in this namespace of Multus.
+fn default_networks<'c>(
+    client: &'c ApiClient,
+    plan: &'c FetchPlan,
+    multus_namespace: &str,
+) -> impl Iterator<Item = Read<'c>> {
+    let names = plan.default_networks.iter().filter(|_| plan.includes(Kind::Nad));
+    let paths = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name));
+    paths.map(|path| network(client, path).boxed()).collect::<Vec<_>>().into_iter()
 }
 
 /// The result of one read.
@@ -188,13 +228,16 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     }
     // An object that gets its name from the API server does not exist yet.
     if !guest.is_empty() {
-        reads.push((Kind::Vm, one(ObjectPath::one(Kind::Vm, namespace, guest))));
+        reads.push((Kind::Vm, vm(client, ObjectPath::one(Kind::Vm, namespace, guest)).boxed()));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
         reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
     }
     for (namespace, name) in &plan.guests {
         reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(ObjectPath::one(kind, namespace, name)))));
+    }
+    if !networks.is_empty() {
+        reads.push((Kind::MutatingWebhooks, mutating_webhooks(client).boxed()));
     }
     for (namespace, name) in networks {
         reads.push((Kind::Nad, network(client, ObjectPath::one(Kind::Nad, namespace, name)).boxed()));
@@ -240,6 +283,16 @@ async fn vmi(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     }
 }
 
+/// Reads a VM and what KubeVirt expands it with. Many users may not read that, and without it less is known.
+async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
+    let vm = get(client, path).await;
+    let Fetched::Object(ObjectPath { namespace, .. }, object) = &vm else { return vec![vm] };
+    let expanding = expanding_objects(namespace, object);
+    let expanding = join_all(expanding.into_iter().map(|path| get(client, path))).await;
+    let expanding = expanding.into_iter().filter(|fetched| !matches!(fetched, Fetched::Failed(_)));
+    expanding.chain([vm]).collect()
+}
+
 /// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
 async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     let network = get(client, path).await;
@@ -279,8 +332,21 @@ async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
     if matches!(quotas, Fetched::Failed(_)) { Vec::new() } else { vec![quotas] }
 }
 
+/// Lists the mutating webhooks. Many users may not, and without them the injector is only not known to be missing.
+async fn mutating_webhooks(client: &ApiClient) -> Vec<Fetched> {
+    let webhooks = list(client, ObjectPath::all(Kind::MutatingWebhooks, ""), ListParams::default()).await;
+    if matches!(webhooks, Fetched::Failed(_)) { Vec::new() } else { vec![webhooks] }
+}
+
 fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
+}
+
+/// Returns the objects with which KubeVirt may expand a VM.
+fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
+    let Ok(vm) = serde_json::from_str::<VirtualMachine>(vm) else { return Vec::new() };
+    let references = Reference::both(&vm).into_iter().flatten();
+    references.flat_map(|reference| reference.paths(namespace)).collect()
 }
 
 /// Returns the name of the ControllerRevision that a VMI was started from.
@@ -360,6 +426,50 @@ mod tests {
             _ => return absent(path),
         };
         (200, body)
+    }
+
+    /// The same, where the VM has an instancetype and a preference.
+    fn expanding(path: &str) -> Reply {
+        let expanding = "/apis/instancetype.kubevirt.io/v1beta1";
+        let named = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        let stored = json!({"controllerRevisionRef": {"name": "vm-u1-1"}});
+        let spec = json!({"cpu": {"guest": 2}, "memory": {"guest": "4Gi"}});
+        match path {
+            VM => (
+                200,
+                json!({"metadata": metadata("vm"), "status": {"instancetypeRef": stored},
+                    "spec": {"instancetype": {"name": "u1"}, "preference": named, "template": {"spec": guest()}}}),
+            ),
+            path if path == format!("{expanding}/namespaces/demo/virtualmachinepreferences/pe") => {
+                (200, json!({"metadata": metadata("pe"), "spec": {"devices": {"preferredInterfaceModel": "e1000e"}}}))
+            }
+            path if path.ends_with("/controllerrevisions/vm-u1-1") => {
+                let labels = json!({"instancetype.kubevirt.io/object-name": "u1"});
+                let metadata = json!({"name": "vm-u1-1", "namespace": "demo", "labels": labels});
+                let data = json!({"kind": "VirtualMachineClusterInstancetype", "spec": spec});
+                (200, json!({"metadata": metadata, "data": data}))
+            }
+            path if path.starts_with(expanding) => (403, json!({"kind": "Status", "code": 403, "reason": "Forbidden"})),
+            _ => complete(path),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_kubevirt_expands_the_vm_with_is_read_as_far_as_permitted() {
+        let mut change = adds("net");
+        change["request"]["object"]["spec"]["preference"] = json!({"name": "pe", "kind": "VirtualMachinePreference"});
+        change["request"]["object"]["spec"]["instancetype"] = json!({"name": "u1"});
+        change["request"]["object"]["status"] =
+            json!({"instancetypeRef": {"controllerRevisionRef": {"name": "vm-u1-1"}}});
+        let (facts, errors, urls) = fetched(&change, expanding).await;
+        let after = facts.expansion().unwrap();
+        assert_eq!(after.preference.known().map(|preference| &*preference.model), Some("e1000e"));
+        assert_eq!(
+            after.instancetype.known().map(|instancetype| (instancetype.vcpus, &*instancetype.memory)),
+            Some((2, "4Gi"))
+        );
+        assert!(errors.is_empty(), "{errors:?}");
+        assert!(urls.iter().any(|url| url.ends_with("/v1beta1/virtualmachineclusterinstancetypes/u1")), "{urls:?}");
     }
 
     fn absent(path: &str) -> Reply {
@@ -509,6 +619,37 @@ mod tests {
         .await;
         assert_eq!((nad(&facts, "nett"), errors.len()), (Fact::Absent, 0));
         assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).suggestion.as_deref(), Some("demo/net"));
+    }
+
+    #[tokio::test]
+    async fn a_default_network_is_fetched_from_the_namespace_that_the_configuration_of_multus_names() {
+        let mut change = adds("tenant");
+        change["request"]["object"]["spec"]["template"]["spec"]["networks"][0]["multus"]["default"] = json!(true);
+        let path = |namespace: &str| {
+            format!("/apis/k8s.cni.cncf.io/v1/namespaces/{namespace}/network-attachment-definitions/tenant")
+        };
+        for (config, namespace) in [(r#"{"multusNamespace": "of-multus"}"#, "of-multus"), ("{}", "kube-system")] {
+            let wanted = path(namespace);
+            let (facts, errors, urls) = fetched(&change, move |requested| match requested {
+                "/api/v1/configmaps" => (
+                    200,
+                    json!({"items": [{"metadata": {"name": MULTUS_CONFIG},
+                    "data": {"daemon-config.json": config}}]}),
+                ),
+                requested if requested == wanted => (
+                    200,
+                    json!({"metadata": {"name": "tenant",
+                    "namespace": requested.split('/').nth(5)}}),
+                ),
+                requested if requested.ends_with("/tenant") => absent(requested),
+                requested if requested.ends_with("-definitions") => (200, json!({"items": []})),
+                requested => complete(requested),
+            })
+            .await;
+            assert_eq!(errors, [""; 0]);
+            let found = facts.nads.lookup(NadRef { namespace, name: "tenant" }).nad;
+            assert!(found.known().is_some(), "{namespace}: {urls:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,5 +5,6 @@ pub mod fetch;
 pub mod files;
 pub mod manifests;
 pub mod persist_queue;
+mod reference;
 pub mod store;
 pub mod watch;

@@ -1,10 +1,12 @@
 //! Objects of the cluster, reduced to facts, by name.
 
+pub(super) mod expanders;
 pub(super) mod guests;
 pub(super) mod interner;
 pub(super) mod kinds;
 pub(super) mod listing;
 pub(super) mod mac_index;
+pub(super) mod network_index;
 pub(super) mod projection;
 mod queries;
 
@@ -17,6 +19,7 @@ use serde_json::Value;
 
 pub use self::projection::ObjectError;
 use self::{
+    expanders::Expanders,
     guests::Guests,
     interner::Interner,
     listing::{AnyListing, Listing},
@@ -31,7 +34,6 @@ use crate::{
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
-    pci::Devices,
     settings::overrides::ParsedOverrides,
 };
 
@@ -46,8 +48,12 @@ pub struct Store {
     nads: Listing<Arc<Nad>>,
     /// The ConfigMaps of Multus.
     multus_configs: Listing<MultusConfig>,
+    /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    assumed_multus_namespace: Option<Arc<str>>,
     /// All DaemonSets; `None` for one that attaches no NICs.
     daemons: Listing<Option<AttachmentDaemon>>,
+    /// All MutatingWebhookConfigurations: whether one is that of the network-resources-injector.
+    mutating_webhooks: Listing<bool>,
     /// The annotations of namespaces that change the enforcement of rules.
     overrides: Listing<Arc<ParsedOverrides>>,
     nodes: Listing<Arc<Node>>,
@@ -59,8 +65,8 @@ pub struct Store {
     guest_nodes: OnceLock<Arc<Nodes>>,
     /// The guest of each migration that is not over.
     migrations: Listing<Arc<str>>,
-    /// The devices of the templates from which guests were started.
-    revisions: Listing<Arc<Devices>>,
+    /// The instancetypes and preferences, and all ControllerRevisions.
+    expanders: Expanders,
     /// The JSON text of objects with devices whose types depend on the KubeVirt resource: read again when that changes.
     dependent: HashMap<(Kind, Key), Arc<str>>,
     /// The objects that ask to persist NICs.
@@ -82,6 +88,11 @@ impl Store {
             store.finish_sync(kind);
         }
         store
+    }
+
+    /// Sets where Multus looks for default networks if neither the settings nor its configuration in this store say so.
+    pub fn assume_multus_namespace(&mut self, namespace: Option<Arc<str>>) {
+        self.assumed_multus_namespace = namespace;
     }
 
     /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
@@ -113,12 +124,16 @@ impl Store {
     /// # Errors
     /// A field has a wrong type. The object then exists and its facts are unknown.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
-        let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-        let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        match Kind::of(group, field("kind")) {
+        match kind_of(object) {
             Some(kind) => self.apply(kind, &object.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Whether the store keeps facts of objects of this kind.
+    #[must_use]
+    pub fn reads(object: &Value) -> bool {
+        kind_of(object).is_some()
     }
 
     /// Inserts or replaces an object, from its JSON text.
@@ -233,12 +248,18 @@ impl Store {
     }
 }
 
+fn kind_of(object: &Value) -> Option<Kind> {
+    let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+    let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+    Kind::of(group, field("kind"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::{queries::COMPONENTS, *};
-    use crate::{api::network::NadRef, settings::overrides::Overrides};
+    use crate::{api::network::NadRef, change::NetworkChange, facts::FactSource, settings::overrides::Overrides};
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_reported_with_its_path() {
@@ -286,6 +307,30 @@ mod tests {
         }
         let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
         assert_eq!(nowhere.nad, Fact::Unknown);
+    }
+
+    #[test]
+    fn who_uses_a_network_is_unknown_until_all_guests_are_known() {
+        let change = NetworkChange { namespace: "demo", name: "blue", is_deletion: true, multus_namespace: None };
+        assert_eq!(Store::default().facts_for_network(&change).network_users, Fact::Unknown);
+        let users = Store::complete().facts_for_network(&change).network_users;
+        assert_eq!(users.known().map(|users| users.count), Some(0));
+    }
+
+    #[test]
+    fn the_injector_is_missing_only_where_other_webhooks_are_known() {
+        let mut store = Store::complete();
+        let webhooks = |name: &str| {
+            json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": name}})
+        };
+        assert_eq!(store.resource_injector(), Fact::Unknown);
+        store.insert(&webhooks("virt-api-mutator")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Absent);
+        store.insert(&webhooks("network-resources-injector-config")).unwrap();
+        assert_eq!(store.resource_injector(), Fact::Known(()));
+        store.clear(Kind::MutatingWebhooks);
+        assert_eq!(store.resource_injector(), Fact::Unknown);
     }
 
     #[test]
@@ -432,7 +477,8 @@ mod tests {
         let vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
         store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
         let find = |store: &Store, network, own: &str| {
-            let user = store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own);
+            let user =
+                store.mac_user(mac.parse().unwrap(), NadRef { namespace: "demo", name: network }, own, "kube-system");
             user.map(|user| (user.guest, user.via))
         };
         let on_wire = Some(("demo/a".to_owned(), Some("demo/net".to_owned())));
@@ -447,6 +493,33 @@ mod tests {
         assert_eq!(find(&store, "other", "restored/a"), on_wire);
         store.insert(&nad("other", "red")).unwrap();
         assert_eq!(find(&store, "other", "demo/b"), None);
+    }
+
+    #[test]
+    fn a_default_network_without_a_namespace_is_the_one_in_the_namespace_of_multus() {
+        let mac = "02:00:00:00:00:01";
+        let mut store = Store::complete();
+        let config = |namespace: &str| {
+            let text = json!({"multusNamespace": namespace}).to_string();
+            object("v1", Kind::ConfigMap, "multus-daemon-config", &json!({"data": {"daemon-config.json": text}}))
+        };
+        let mut vm = json!({"spec": {"template": {"spec": guest(mac, false)}}});
+        vm["spec"]["template"]["spec"]["networks"][0]["multus"]["default"] = json!(true);
+        store.insert(&object("kubevirt.io/v1", Kind::Vm, "a", &vm)).unwrap();
+        let setting = Arc::from("of-settings");
+        let find = |store: &Store, namespace, configured| {
+            let multus_namespace = store.multus_namespace(configured);
+            let multus_namespace = multus_namespace.as_deref().unwrap_or("kube-system");
+            let name = NadRef { namespace, name: "net" };
+            store.mac_user(mac.parse().unwrap(), name, "demo/b", multus_namespace).map(|user| user.network)
+        };
+        assert_eq!(find(&store, "kube-system", None).as_deref(), Some("kube-system/net"));
+        assert_eq!(find(&store, "demo", None), None, "not that of the VM");
+        store.insert(&config("of-multus")).unwrap();
+        assert_eq!(find(&store, "of-multus", None).as_deref(), Some("of-multus/net"));
+        assert_eq!(find(&store, "kube-system", None), None);
+        assert_eq!(find(&store, "of-settings", Some(&setting)).as_deref(), Some("of-settings/net"));
+        assert_eq!(find(&store, "of-multus", Some(&setting)), None);
     }
 
     #[test]
@@ -493,6 +566,12 @@ mod tests {
                 &json!({"metadata": {"name": "demo", "annotations": {"nicplug.io/rules": "NP103=off"}}}),
             ),
             ("v1", Kind::ResourceQuota, "team", &json!({"status": {"hard": {"pods": "1"}}})),
+            (
+                "admissionregistration.k8s.io/v1",
+                Kind::MutatingWebhooks,
+                "virt-api-mutator",
+                &json!({"metadata": {"name": "virt-api-mutator"}}),
+            ),
             ("v1", Kind::Node, "n", &json!({"metadata": {"name": "n", "labels": {"kubevirt.io/schedulable": "true"}}})),
         ] {
             store.insert(&object(version, kind, name, rest)).unwrap();
@@ -515,6 +594,7 @@ mod tests {
         }
         store.remove(Kind::Namespace, "", "demo");
         store.remove(Kind::Node, "", "n");
+        store.remove(Kind::MutatingWebhooks, "", "virt-api-mutator");
         for kind in Kind::ALL {
             assert_eq!(store.count(kind), 0, "{kind}");
         }

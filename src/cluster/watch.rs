@@ -26,13 +26,12 @@ pub use self::{
     status::{WatchError, WatchState, WatchStatus, WatchStatuses},
 };
 use super::{
-    cache::{Cache, Effect},
+    cache::{Cache, Effect, WantedRevision},
     persist_queue::PersistQueue,
-    store::{ObjectError, Store, projection::key_of},
+    store::{ObjectError, Store, kinds::stores_expander, projection::key_of},
 };
 use crate::{
     k8s::{
-        Key,
         api_error::ApiError,
         backoff::{Backoff, Delays},
         kind::Kind,
@@ -42,7 +41,7 @@ use crate::{
 };
 
 /// The watched kinds. ControllerRevisions are fetched one by one, when a request needs them.
-pub const KINDS: [Kind; 10] = [
+pub const KINDS: [Kind; 15] = [
     Kind::ConfigMap,
     Kind::DaemonSet,
     Kind::Vmi,
@@ -53,6 +52,11 @@ pub const KINDS: [Kind; 10] = [
     Kind::Namespace,
     Kind::Node,
     Kind::ResourceQuota,
+    Kind::Instancetype,
+    Kind::ClusterInstancetype,
+    Kind::Preference,
+    Kind::ClusterPreference,
+    Kind::MutatingWebhooks,
 ];
 
 /// The times and sizes of watches.
@@ -259,7 +263,9 @@ impl Watch {
 
     fn note_error(&self, error: &ApiError, cursor: &mut Cursor) {
         let watch_error = WatchError::from(error);
-        self.status.count_error(watch_error);
+        if watch_error != WatchError::NotInstalled || !self.kind().is_optional() {
+            self.status.count_error(watch_error);
+        }
         let message = error.to_string();
         self.status.enter(match watch_error {
             // The facts stay current until the next list, which comes now.
@@ -296,21 +302,31 @@ fn log_unreadable(error: &ObjectError) {
 }
 
 /// Fetches the ControllerRevisions that requests needed, one after the other.
-async fn fetch_revisions(client: Client, cache: Arc<Cache>, mut wanted: mpsc::Receiver<Key>, tuning: Tuning) {
+async fn fetch_revisions(
+    client: Client,
+    cache: Arc<Cache>,
+    mut wanted: mpsc::Receiver<WantedRevision>,
+    tuning: Tuning,
+) {
     let client = ApiClient::new(client, tuning.request_timeout);
     let mut backoff = Backoff::new(tuning.retry_delays);
     let mut is_logged = false;
-    while let Some(key) = wanted.recv().await {
-        if cache.knows(Kind::Revision, &key) {
+    while let Some(WantedRevision { key, is_of_guest }) = wanted.recv().await {
+        let path = ObjectPath::one(Kind::Revision, &key.0, &key.1);
+        if !path.is_valid() || cache.knows(Kind::Revision, &key) {
             continue;
         }
-        match client.get(&ObjectPath::one(Kind::Revision, &key.0, &key.1)).await {
+        match client.get(&path).await {
+            Ok(object) if !is_of_guest && !stores_expander(&object) => {}
             Ok(object) => {
                 if let Effect::Unreadable(error) = cache.apply(Kind::Revision, &object) {
                     log_unreadable(&error);
                 }
             }
-            Err(ApiError::NotFound(_) | ApiError::NotInstalled) => cache.mark_absent(Kind::Revision, &key),
+            Err(ApiError::NotFound(_) | ApiError::NotInstalled) if is_of_guest => {
+                cache.mark_absent(Kind::Revision, &key);
+            }
+            Err(ApiError::NotFound(_) | ApiError::NotInstalled) => {}
             Err(error) => {
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%error, "cannot fetch a ControllerRevision: PCI ports are estimated");
@@ -686,11 +702,18 @@ mod tests {
         let cache = Arc::new(Cache::new(Store::default()).0);
         let mut task = fetch_revisions(server.client(), Arc::clone(&cache), wanted, Tuning::default()).boxed();
         let key = |name: &str| ("demo".to_owned(), name.to_owned());
-        server
-            .answers(200, json!({"metadata": {"namespace": "demo", "name": "r"}, "data": {"spec": {"template": {}}}}));
+        let object = |name: &str, data: Value| json!({"metadata": {"namespace": "demo", "name": name}, "data": data});
+        server.answers(200, object("r", json!({"spec": {"template": {}}})));
         server.answers(404, status(404, "no such revision"));
+        // A VM may name anything: what does not exist or stores something else is not kept.
+        server.answers(404, status(404, "no such revision"));
+        server.answers(200, object("other", json!({"spec": {"template": {}}})));
+        server.answers(200, object("pe", json!({"kind": "VirtualMachinePreference", "spec": {}})));
         for name in ["r", "r", "gone"] {
-            wants.try_send(key(name)).unwrap();
+            wants.try_send(WantedRevision { key: key(name), is_of_guest: true }).unwrap();
+        }
+        for name in ["missing", "../../secrets/a", "other", "pe"] {
+            wants.try_send(WantedRevision { key: key(name), is_of_guest: false }).unwrap();
         }
         for _ in 0..50 {
             assert!((&mut task).now_or_never().is_none());
@@ -701,8 +724,12 @@ mod tests {
             [
                 "/apis/apps/v1/namespaces/demo/controllerrevisions/r",
                 "/apis/apps/v1/namespaces/demo/controllerrevisions/gone",
+                "/apis/apps/v1/namespaces/demo/controllerrevisions/missing",
+                "/apis/apps/v1/namespaces/demo/controllerrevisions/other",
+                "/apis/apps/v1/namespaces/demo/controllerrevisions/pe",
             ]
         );
-        assert!(cache.knows(Kind::Revision, &key("r")) && cache.knows(Kind::Revision, &key("gone")));
+        let known = ["r", "gone", "missing", "other", "pe"].map(|name| cache.knows(Kind::Revision, &key(name)));
+        assert_eq!(known, [true, true, false, false, true]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::vmi::{EvictionStrategy, Migratable, Vmi};
 use crate::{
     api::cluster,
     kubevirt::{
@@ -33,6 +34,10 @@ pub struct KubeVirt {
     pub rollout: Option<Rollout>,
     /// Whether `spec.workloadUpdateStrategy.workloadUpdateMethods` has `LiveMigrate`.
     pub updates_by_migration: bool,
+    /// Whether they have `Evict`.
+    pub updates_by_eviction: bool,
+    /// What an eviction does to a guest that does not say so itself.
+    pub eviction_strategy: EvictionStrategy,
 }
 
 /// `spec.configuration.network.defaultNetworkInterface`.
@@ -75,6 +80,8 @@ pub enum AutoMigration {
     On,
     /// No: the KubeVirt resource lacks this setting.
     Off(&'static str),
+    /// No: KubeVirt evicts the pod instead, which shuts the guest down.
+    ShutDown,
     /// No: the version is older than 1.6.
     TooOld(Version),
     /// The version is not known.
@@ -96,13 +103,33 @@ impl KubeVirt {
 
     /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations came with 1.6 (kubevirt pull
     /// request 14259). The workload updater starts them whatever `vmRolloutStrategy` is.
+    ///
+    /// A guest that it does not migrate itself, or that cannot migrate, it evicts, if the methods include `Evict`
+    /// (`getUpdateData` in `pkg/virt-controller/watch/workload-updater/workload-updater.go`).
     #[must_use]
-    pub fn auto_migration(&self) -> AutoMigration {
-        match (self.version, self.updates_by_migration) {
-            (None, _) => AutoMigration::Unknown,
-            (Some(version), _) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
-            (_, false) => AutoMigration::Off("workloadUpdateMethods LiveMigrate"),
-            (_, true) => AutoMigration::On,
+    pub fn auto_migration(&self, vmi: &Vmi) -> AutoMigration {
+        // KubeVirt treats a VM without the condition as one that cannot migrate.
+        self.auto_migration_of(vmi.migratable == Migratable::Yes, vmi.eviction_strategy)
+    }
+
+    /// As [`auto_migration`](Self::auto_migration), for a guest that can or cannot migrate, with its own eviction strategy.
+    #[must_use]
+    pub fn auto_migration_of(&self, can_migrate: bool, strategy: Option<EvictionStrategy>) -> AutoMigration {
+        let strategy = strategy.unwrap_or(self.eviction_strategy);
+        let evicts = self.updates_by_eviction && !(self.updates_by_migration && can_migrate);
+        match self.version {
+            None => AutoMigration::Unknown,
+            Some(version) if version < AUTO_MIGRATION_SINCE => AutoMigration::TooOld(version),
+            Some(_) if evicts => match strategy {
+                EvictionStrategy::None => AutoMigration::ShutDown,
+                EvictionStrategy::LiveMigrateIfPossible if !can_migrate => AutoMigration::ShutDown,
+                EvictionStrategy::LiveMigrate | EvictionStrategy::LiveMigrateIfPossible if can_migrate => {
+                    AutoMigration::On
+                }
+                _ => AutoMigration::Off("workloadUpdateMethods LiveMigrate"),
+            },
+            Some(_) if self.updates_by_migration => AutoMigration::On,
+            Some(_) => AutoMigration::Off("workloadUpdateMethods LiveMigrate"),
         }
     }
 }
@@ -137,6 +164,8 @@ impl From<cluster::KubeVirt> for KubeVirt {
                 _ => None,
             },
             updates_by_migration: methods.iter().any(|method| method == "LiveMigrate"),
+            updates_by_eviction: methods.iter().any(|method| method == "Evict"),
+            eviction_strategy: EvictionStrategy::parse(&configuration.eviction_strategy).unwrap_or_default(),
         }
     }
 }
@@ -206,7 +235,7 @@ mod tests {
             ("v1.6.0", "", "[\"Evict\", \"LiveMigrate\"]", AutoMigration::On),
             ("v1.9.0", "Stage", "[\"LiveMigrate\"]", AutoMigration::On),
             ("v1.9.0", "", "null", AutoMigration::Off("workloadUpdateMethods LiveMigrate")),
-            ("v1.9.0", "Stage", "[\"Evict\"]", AutoMigration::Off("workloadUpdateMethods LiveMigrate")),
+            ("v1.9.0", "Stage", "[\"Evict\"]", AutoMigration::ShutDown),
             ("v1.5.2", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::TooOld(Version::new(1, 5, 2))),
             ("", "LiveUpdate", "[\"LiveMigrate\"]", AutoMigration::Unknown),
         ] {
@@ -216,7 +245,35 @@ mod tests {
                     "status": {{"observedKubeVirtVersion": "{version}"}}}}"#
             );
             let kubevirt = KubeVirt::from(serde_json::from_str::<cluster::KubeVirt>(&text).unwrap());
-            assert_eq!(kubevirt.auto_migration(), expected, "{text}");
+            let vmi = Vmi { migratable: Migratable::Yes, ..Vmi::default() };
+            assert_eq!(kubevirt.auto_migration(&vmi), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_eviction_does_what_the_strategy_of_the_guest_or_else_of_the_cluster_says() {
+        let off = || AutoMigration::Off("workloadUpdateMethods LiveMigrate");
+        for (own, of_cluster, migrates, if_migratable, if_not) in [
+            ("", "", false, AutoMigration::ShutDown, AutoMigration::ShutDown),
+            ("", "LiveMigrate", false, AutoMigration::On, off()),
+            ("None", "LiveMigrate", false, AutoMigration::ShutDown, AutoMigration::ShutDown),
+            ("LiveMigrateIfPossible", "", false, AutoMigration::On, AutoMigration::ShutDown),
+            ("External", "", false, off(), off()),
+            ("", "", true, AutoMigration::On, AutoMigration::ShutDown),
+        ] {
+            let mut resource = cluster::KubeVirt::default();
+            resource.status.observed_version = "v1.9.0".to_owned();
+            resource.spec.configuration.eviction_strategy = of_cluster.to_owned();
+            let methods = if migrates { &["Evict", "LiveMigrate"][..] } else { &["Evict"] };
+            resource.spec.workload_update_strategy.workload_update_methods =
+                methods.iter().map(|&method| method.to_owned()).collect();
+            let kubevirt = KubeVirt::from(resource);
+            let not = Migratable::No { reason: "".into(), message: "".into() };
+            for (migratable, expected) in [(Migratable::Yes, if_migratable), (not, if_not)] {
+                let eviction_strategy = EvictionStrategy::parse(own);
+                let vmi = Vmi { migratable, eviction_strategy, ..Vmi::default() };
+                assert_eq!(kubevirt.auto_migration(&vmi), expected, "{own} {of_cluster} {migrates} {vmi:?}");
+            }
         }
     }
 }

@@ -6,15 +6,22 @@
 use std::fmt;
 
 use super::{
-    Facts, Vmi,
+    Facts, Nad, Vmi,
     nodes::{Node, Nodes},
 };
-use crate::change::Nic;
+use crate::{change::Nic, settings::Settings};
 
 /// Why a migration of a guest cannot succeed, or not now. As text it continues a sentence such as "it needs a live
 /// migration, and".
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Obstacle {
+    /// By the settings, a guest with a NIC on a network of this plugin does not migrate.
+    Plugin {
+        /// The type of the plugin.
+        plugin: String,
+        /// The NIC.
+        nic: String,
+    },
     /// The cluster has no other node that runs guests.
     OneNode,
     /// The guest requires what no other node has: in this field.
@@ -43,11 +50,24 @@ impl Obstacle {
     /// Returns what hinders a migration that attaches or moves a NIC of a guest; `None` if nothing does, as far as is
     /// known.
     #[must_use]
-    pub fn of(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
-        Self::of_nodes(facts, vmi, nic, namespace).or_else(|| {
+    pub fn of(facts: &Facts, settings: &Settings, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
+        let of_plugins = Self::of_plugins(facts, &settings.attachment.never_by_migration, nic, namespace);
+        of_plugins.or_else(|| Self::of_nodes(facts, vmi, nic, namespace)).or_else(|| {
             let mut quotas = facts.quotas.known()?.iter();
             quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
         })
+    }
+
+    fn of_plugins(facts: &Facts, never: &[String], nic: &Nic, namespace: &str) -> Option<Self> {
+        if never.is_empty() {
+            return None;
+        }
+        let plugin_of = |nad: &Nad| never.iter().find(|never| nad.network.plugins.iter().any(|it| **it == ***never));
+        let own = facts.known_nad(nic, namespace);
+        // The guest is moved with all its NICs. One whose network changes is on the new network then.
+        let others = facts.guest_networks.iter().filter(|of| *of.nic != *nic.name).map(|of| (&*of.nic, &of.nad));
+        let mut networks = own.iter().map(|nad| (nic.name, nad)).chain(others);
+        networks.find_map(|(nic, nad)| Some(Self::Plugin { plugin: plugin_of(nad)?.clone(), nic: nic.to_owned() }))
     }
 
     fn of_nodes(facts: &Facts, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
@@ -73,13 +93,14 @@ impl Obstacle {
     /// Whether it stays until a user changes the cluster or the guest.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::OneNode | Self::Pinned(_))
+        matches!(self, Self::Plugin { .. } | Self::OneNode | Self::Pinned(_))
     }
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Plugin { plugin, nic } => write!(formatter, "plugin {plugin} of {nic:?} does not migrate"),
             Self::OneNode => write!(formatter, "no other node can take the guest (one node)"),
             Self::Pinned(field) => write!(formatter, "no other node fits its {field}"),
             Self::Unavailable { are_cordoned, first, more } => {

@@ -6,10 +6,13 @@
 pub mod attachment;
 pub mod boot;
 pub mod cni;
+pub mod expand;
+pub mod instancetype;
 pub mod kubevirt;
 pub mod migration;
 pub mod nad;
 pub mod nic;
+pub mod nic_preference;
 pub mod nodes;
 pub mod placement;
 pub mod quota;
@@ -22,8 +25,11 @@ use std::sync::Arc;
 pub use self::{
     attachment::Attachment,
     boot::BootFacts,
+    expand::{Expansion, Expansions},
+    instancetype::{Instancetype, Preference},
     kubevirt::KubeVirt,
     nad::{MULTUS_NAMESPACE, Nad, Nads, NamespaceIsolation},
+    nic_preference::NicPreference,
     nodes::Nodes,
     placement::Placement,
     quota::Quota,
@@ -32,7 +38,7 @@ pub use self::{
 };
 use crate::{
     api::{mac::Mac, network::NadRef},
-    change::{Change, MigrationStart, Nic},
+    change::{Change, MigrationStart, NetworkChange, Nic},
     pci::Devices,
     settings::overrides::ParsedOverrides,
 };
@@ -130,10 +136,12 @@ pub struct Facts {
     pub isolation: Fact<Arc<NamespaceIsolation>>,
     /// The namespace where Multus looks for a default network without a namespace, if its configuration names one.
     pub multus_namespace: Option<Arc<str>>,
-    /// A NIC of the guest whose address may change with a migration.
-    pub unstable_address: Option<Box<UnstableAddress>>,
+    /// The networks of the guest's NICs, as far as they are known. Only a change of NICs has them.
+    pub guest_networks: Vec<GuestNetwork>,
     /// How a NIC can be attached to a running pod.
     pub attachment: Fact<Attachment>,
+    /// The network-resources-injector; absent if the cluster has other mutating webhooks only.
+    pub resource_injector: Fact<()>,
     /// The nodes that run guests: at least one.
     pub nodes: Fact<Arc<Nodes>>,
     /// The ResourceQuotas of the namespace that limit pods of guests.
@@ -142,21 +150,25 @@ pub struct Facts {
     pub migration: Fact<Arc<str>>,
     /// The devices of the guest at its start, from its ControllerRevision.
     pub revision: Fact<Arc<Devices>>,
+    /// What KubeVirt expands the VM with; `None` if it names neither an instancetype nor a preference.
+    pub expansions: Option<Box<Expansions>>,
     /// Other guests with a MAC address of the change on the same network, or on another one of the same wire.
     pub mac_users: Fact<Vec<MacUser>>,
+    /// The running guests that use the network of the request.
+    pub network_users: Fact<NetworkUsers>,
     /// The enforcement that the namespace sets; absent if it sets none.
     pub overrides: Fact<Arc<ParsedOverrides>>,
     /// Whether the user of the request is virt-controller.
     pub by_controller: bool,
 }
 
-/// A NIC whose address may change with a migration, because its network assigns a new one to each pod.
+/// The network of a NIC that a running guest has.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct UnstableAddress {
+pub struct GuestNetwork {
     /// The name of the NIC.
     pub nic: Box<str>,
-    /// What assigns the address, as in `whereabouts`.
-    pub assigned_by: Box<str>,
+    /// The NetworkAttachmentDefinition.
+    pub nad: Arc<Nad>,
 }
 
 /// Another guest with a MAC address on a network.
@@ -172,6 +184,15 @@ pub struct MacUser {
     pub guest: String,
 }
 
+/// The running guests that use a network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NetworkUsers {
+    /// The first of them, as `namespace/name`: those in the namespace of the network, then the others, by name.
+    pub guests: Vec<String>,
+    /// How many there are.
+    pub count: usize,
+}
+
 impl Facts {
     /// Returns the NetworkAttachmentDefinition of a NIC of a VM in this namespace.
     #[must_use]
@@ -183,6 +204,26 @@ impl Facts {
     #[must_use]
     pub fn known_nad(&self, nic: &Nic, own_namespace: &str) -> Option<Arc<Nad>> {
         self.nads.lookup(self.nad_of(nic, own_namespace)?).nad.known().map(Arc::clone)
+    }
+
+    /// Returns a NIC of the guest whose address may change with a migration, because its network assigns a new one to each
+    /// pod, and what assigns it, as in `whereabouts`. Only NICs with names that `is_kept` accepts are meant.
+    #[must_use]
+    pub fn unstable_address(&self, is_kept: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
+        let mut kept = self.guest_networks.iter().filter(|of| is_kept(&of.nic));
+        kept.find_map(|of| Some((&*of.nic, of.nad.network.assigns_anew()?)))
+    }
+
+    /// Returns what KubeVirt expands the new state of the VM with.
+    #[must_use]
+    pub fn expansion(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.after)
+    }
+
+    /// Returns what KubeVirt expands the stored state of the VM with.
+    #[must_use]
+    pub fn expansion_before(&self) -> Option<&Expansion> {
+        self.expansions.as_deref().map(|expansions| &expansions.before)
     }
 
     /// Returns the running guest that the change affects; absent if there is none, or if it can no longer change.
@@ -203,6 +244,11 @@ pub trait FactSource: Send + Sync {
 
     /// Returns the facts for the start of a migration: about the guest to be migrated and its VM. The default has none.
     fn facts_for_migration(&self, _start: &MigrationStart) -> Facts {
+        Facts::default()
+    }
+
+    /// Returns the facts for a change of a network: which guests use it. The default has none.
+    fn facts_for_network(&self, _change: &NetworkChange) -> Facts {
         Facts::default()
     }
 }

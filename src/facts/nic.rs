@@ -5,11 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use crate::api::{
-    Text,
-    guest::GuestSpec,
-    mac::Mac,
-    network::{Interface, Network},
+use crate::{
+    api::{
+        Text,
+        guest::GuestSpec,
+        mac::Mac,
+        network::{Interface, NadRef, Network},
+    },
+    settings::HotplugSettings,
 };
 
 /// An interface of a guest and the network of the same name.
@@ -19,8 +22,10 @@ pub struct GuestNic {
     pub name: Box<str>,
     /// `multus.networkName` as written, for a multus network.
     pub network: Option<Box<str>>,
-    /// How it can be hotplugged.
+    /// How KubeVirt can hotplug it.
     pub hotplug: HotplugMethod,
+    /// The binding plugin, if that is its binding.
+    pub plugin: Option<Box<str>>,
     /// Whether its state is `absent`.
     pub is_absent: bool,
     /// Whether its state is `down`.
@@ -81,12 +86,29 @@ impl GuestNic {
         guest.interfaces().iter().map(|interface| Self::of(interface, network_of(interface))).collect()
     }
 
-    fn of(interface: &Interface, network: Option<&Network>) -> Self {
+    /// Returns the NetworkAttachmentDefinition of a NIC of a guest in this namespace. Multus looks for a default network
+    /// without a namespace in that of its own; see [`nad_of`](super::nad::nad_of).
+    #[must_use]
+    pub fn nad<'n>(&'n self, own_namespace: &'n str, multus_namespace: &'n str) -> Option<NadRef<'n>> {
+        let namespace = if self.role == NetworkRole::Default { multus_namespace } else { own_namespace };
+        Some(NadRef::parse(self.network.as_deref()?, namespace))
+    }
+
+    /// Returns how the KubeVirt of these settings hotplugs the NIC.
+    #[must_use]
+    pub fn hotplug_under(&self, settings: &HotplugSettings) -> HotplugMethod {
+        let is_further = self.network.is_some() && self.role == NetworkRole::Additional;
+        let is_named = self.plugin.as_deref().is_some_and(|plugin| settings.bindings.iter().any(|name| name == plugin));
+        if is_further && is_named { HotplugMethod::Bridge } else { self.hotplug }
+    }
+
+    pub(crate) fn of(interface: &Interface, network: Option<&Network>) -> Self {
         let multus = network.and_then(|network| network.multus.as_ref());
         Self {
             name: interface.name.as_str().into(),
             network: multus.map(|multus| multus.network_name.as_str().into()),
             hotplug: HotplugMethod::of(interface, network),
+            plugin: interface.bindings.plugin.as_ref().map(|plugin| plugin.name.as_str().into()),
             is_absent: interface.is_absent(),
             is_down: interface.is_down(),
             role: match network {

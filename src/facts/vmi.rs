@@ -42,6 +42,10 @@ pub struct Vmi {
     pub placement: Option<Arc<Placement>>,
     /// The memory that its pod requests at least, in bytes; 0 if unknown.
     pub memory: u64,
+    /// The number of CPUs that its pod has for vCPUs alone (`dedicatedCpuPlacement`); 0 if none, or if unknown.
+    pub dedicated_cpus: u32,
+    /// What the eviction of its pod does; `None` if the cluster decides.
+    pub eviction_strategy: Option<EvictionStrategy>,
     /// `domain.devices.networkInterfaceMultiqueue`.
     pub multiqueue: Option<bool>,
     /// `domain.devices.autoattachPodInterface`.
@@ -100,6 +104,8 @@ impl Vmi {
             node: status.status.node_name.as_str().into(),
             placement: placement_of(&spec.spec).map(Arc::new),
             memory: requested_memory(&spec.spec).unwrap_or(0),
+            dedicated_cpus: dedicated_cpus(&spec.spec),
+            eviction_strategy: EvictionStrategy::parse(&spec.spec.eviction_strategy),
             multiqueue: spec.spec.domain.devices.network_interface_multiqueue,
             autoattach_pod: spec.spec.domain.devices.autoattach_pod_interface,
             macs: macs_of(&spec.spec),
@@ -175,6 +181,34 @@ impl StatusNic {
     }
 }
 
+/// `evictionStrategy`: what the eviction of a guest's pod does (`pod-eviction-admitter.go` of virt-api).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum EvictionStrategy {
+    /// It shuts the guest down.
+    #[default]
+    None,
+    /// It migrates the guest, or is rejected if the guest cannot migrate.
+    LiveMigrate,
+    /// It migrates the guest, or shuts it down if it cannot migrate.
+    LiveMigrateIfPossible,
+    /// It leaves the guest to another controller.
+    External,
+}
+
+impl EvictionStrategy {
+    /// Reads the name; `None` if it is empty or unknown.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "None" => Self::None,
+            "LiveMigrate" => Self::LiveMigrate,
+            "LiveMigrateIfPossible" => Self::LiveMigrateIfPossible,
+            "External" => Self::External,
+            _ => return None,
+        })
+    }
+}
+
 impl From<&InterfaceStatus<'_>> for StatusNic {
     fn from(status: &InterfaceStatus) -> Self {
         Self {
@@ -221,9 +255,20 @@ pub fn queues_per_nic(guest: &GuestSpec) -> Option<u32> {
     if guest.domain.devices.network_interface_multiqueue != Some(true) {
         return Some(1);
     }
-    let Cpu { cores, sockets, threads } = guest.domain.cpu.read().ok()?;
-    let vcpus = [cores, sockets, threads].into_iter().map(|count| count.max(1)).fold(1, u32::saturating_mul);
-    Some(vcpus.min(256))
+    Some(vcpus(guest.domain.cpu.read().ok()?).min(256))
+}
+
+/// Returns the number of vCPUs.
+fn vcpus(Cpu { cores, sockets, threads, .. }: Cpu) -> u32 {
+    [cores, sockets, threads].into_iter().map(|count| count.max(1)).fold(1, u32::saturating_mul)
+}
+
+/// Returns the number of CPUs that the pod of a guest has for vCPUs alone. Without a topology the resources of the guest
+/// decide it, so that it is unknown (`WithCPUPinning` in `pkg/virt-controller/services/renderresources.go`).
+fn dedicated_cpus(guest: &GuestSpec) -> u32 {
+    let Ok(cpu) = guest.domain.cpu.read() else { return 0 };
+    let has_topology = [cpu.cores, cpu.sockets, cpu.threads].iter().any(|&count| count > 0);
+    if cpu.has_dedicated_cpus && has_topology { vcpus(cpu) } else { 0 }
 }
 
 #[cfg(test)]
@@ -284,6 +329,18 @@ mod tests {
             (r#"{"memory": {"guest": "8Gi", "hugepages": {"pageSize": "2Mi"}}}"#, 0),
         ] {
             assert_eq!(vmi(&format!(r#"{{"spec": {{"domain": {domain}}}}}"#)).memory, memory, "{domain}");
+        }
+    }
+
+    #[test]
+    fn dedicated_cpus_follow_the_topology() {
+        for (cpu, cpus) in [
+            (r#"{"cores": 4, "dedicatedCpuPlacement": true}"#, 4),
+            (r#"{"cores": 4, "sockets": 2, "dedicatedCpuPlacement": true}"#, 8),
+            (r#"{"cores": 4}"#, 0),
+            (r#"{"dedicatedCpuPlacement": true}"#, 0),
+        ] {
+            assert_eq!(vmi(&format!(r#"{{"spec": {{"domain": {{"cpu": {cpu}}}}}}}"#)).dedicated_cpus, cpus, "{cpu}");
         }
     }
 

@@ -5,7 +5,7 @@
 
 mod attach;
 mod detach;
-mod objects;
+pub(super) mod objects;
 
 use std::{
     borrow::Cow,
@@ -18,8 +18,10 @@ use serde_json::Value;
 
 use self::objects::{condition, failed_migration, is_alive, list, name_is, name_of, quoted, text};
 use crate::{
-    facts::{Fact, KubeVirt, attachment::InPlace, kubevirt::AutoMigration},
+    facts::{Fact, Facts, KubeVirt, attachment::InPlace, kubevirt::AutoMigration},
     kubevirt::Version,
+    rules,
+    settings::Settings,
 };
 
 /// The annotation of the guest's pod by which KubeVirt requests networks from Multus.
@@ -217,8 +219,15 @@ pub fn pod_interface(nic: &str) -> String {
 }
 
 impl ClusterInfo {
+    /// Reads the facts for a change of the VM.
+    #[must_use]
+    pub fn of(facts: &Facts, settings: &Settings) -> Self {
+        let in_place = rules::in_place(&facts.attachment, settings);
+        Self { in_place, kubevirt: facts.kubevirt.known().map(Arc::clone) }
+    }
+
     fn auto_migration(&self) -> AutoMigration {
-        self.kubevirt.as_ref().map_or(AutoMigration::Unknown, |kubevirt| kubevirt.auto_migration())
+        self.kubevirt.as_ref().map_or(AutoMigration::Unknown, |kubevirt| kubevirt.auto_migration_of(true, None))
     }
 }
 
@@ -282,6 +291,7 @@ impl<'s> Observer<'s> {
         match self.cluster_info.auto_migration() {
             AutoMigration::Off(settings) => format!(" (KubeVirt lacks {settings})"),
             AutoMigration::TooOld(version) => format!(" (KubeVirt {version} starts none)"),
+            AutoMigration::ShutDown => " (workloadUpdateMethods Evict shuts the guest down)".to_owned(),
             AutoMigration::On | AutoMigration::Unknown => String::new(),
         }
     }
@@ -322,7 +332,9 @@ impl<'s> Observer<'s> {
         match self.cluster_info.auto_migration() {
             _ if !is_required => MigrationNeed::None,
             AutoMigration::On => MigrationNeed::Automatic,
-            AutoMigration::Off(_) | AutoMigration::TooOld(_) | AutoMigration::Unknown => MigrationNeed::Manual,
+            AutoMigration::Off(_) | AutoMigration::ShutDown | AutoMigration::TooOld(_) | AutoMigration::Unknown => {
+                MigrationNeed::Manual
+            }
         }
     }
 

@@ -32,6 +32,8 @@ pub enum EventReason {
     InterfaceNotAttached,
     /// NICs of a running guest are now in the template of its VM.
     InterfacePersisted,
+    /// A change of a running VM was stored for its next restart, although the running guest cannot have it.
+    InterfacePostponed,
     /// A change that KubeVirt itself made was denied.
     InterfaceRefused,
     /// NICs of a running guest cannot be persisted into the template of its VM.
@@ -44,9 +46,10 @@ pub enum EventReason {
 
 impl EventReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::InterfaceNotAttached,
         Self::InterfacePersisted,
+        Self::InterfacePostponed,
         Self::InterfaceRefused,
         Self::PersistFailed,
         Self::SettingsRefused,
@@ -59,6 +62,7 @@ impl EventReason {
         match self {
             Self::InterfaceNotAttached => "InterfaceNotAttached",
             Self::InterfacePersisted => "InterfacePersisted",
+            Self::InterfacePostponed => "InterfacePostponed",
             Self::InterfaceRefused => "InterfaceRefused",
             Self::PersistFailed => "PersistFailed",
             Self::SettingsRefused => "SettingsRefused",
@@ -70,7 +74,7 @@ impl EventReason {
     fn action(self) -> &'static str {
         match self {
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
-            Self::InterfaceNotAttached | Self::InterfaceRefused => "Review",
+            Self::InterfaceNotAttached | Self::InterfacePostponed | Self::InterfaceRefused => "Review",
             Self::SettingsRefused | Self::SettingsReloaded => "Reload",
         }
     }
@@ -80,9 +84,11 @@ impl EventReason {
     pub fn event_type(self) -> EventType {
         match self {
             Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
-            Self::InterfaceNotAttached | Self::InterfaceRefused | Self::PersistFailed | Self::SettingsRefused => {
-                EventType::Warning
-            }
+            Self::InterfaceNotAttached
+            | Self::InterfacePostponed
+            | Self::InterfaceRefused
+            | Self::PersistFailed
+            | Self::SettingsRefused => EventType::Warning,
         }
     }
 }

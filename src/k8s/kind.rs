@@ -25,13 +25,23 @@ pub enum Kind {
     Node,
     /// `ResourceQuota`.
     ResourceQuota,
-    /// `ControllerRevision`: of a VirtualMachine.
+    /// `VirtualMachineInstancetype`.
+    Instancetype,
+    /// `VirtualMachineClusterInstancetype`.
+    ClusterInstancetype,
+    /// `VirtualMachinePreference`.
+    Preference,
+    /// `VirtualMachineClusterPreference`.
+    ClusterPreference,
+    /// `ControllerRevision`: of a VirtualMachine, or of an instancetype or a preference that it names.
     Revision,
+    /// `MutatingWebhookConfiguration`: that of the network-resources-injector.
+    MutatingWebhooks,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::ConfigMap,
         Self::DaemonSet,
         Self::Vmi,
@@ -42,8 +52,23 @@ impl Kind {
         Self::Namespace,
         Self::Node,
         Self::ResourceQuota,
+        Self::Instancetype,
+        Self::ClusterInstancetype,
+        Self::Preference,
+        Self::ClusterPreference,
         Self::Revision,
+        Self::MutatingWebhooks,
     ];
+
+    /// The kinds with which KubeVirt expands VMs.
+    pub const EXPANDING: [Self; 4] =
+        [Self::Instancetype, Self::ClusterInstancetype, Self::Preference, Self::ClusterPreference];
+
+    /// Whether a cluster without the kind lacks nothing: no VM can then name such an object.
+    #[must_use]
+    pub fn is_optional(self) -> bool {
+        Self::EXPANDING.contains(&self)
+    }
 
     /// Returns the kind of a group and a name, in any version.
     #[must_use]
@@ -59,13 +84,17 @@ impl Kind {
             Self::DaemonSet | Self::Revision => "apps",
             Self::Vmi | Self::KubeVirt | Self::Vm | Self::Migration => "kubevirt.io",
             Self::Nad => "k8s.cni.cncf.io",
+            Self::MutatingWebhooks => "admissionregistration.k8s.io",
+            Self::Instancetype | Self::ClusterInstancetype | Self::Preference | Self::ClusterPreference => {
+                "instancetype.kubevirt.io"
+            }
         }
     }
 
     /// Returns the version that nicplug reads: in each group the one that every release in use serves.
     #[must_use]
     pub fn version(self) -> &'static str {
-        "v1"
+        if Self::EXPANDING.contains(&self) { "v1beta1" } else { "v1" }
     }
 
     /// Returns `kind` of an object.
@@ -82,7 +111,12 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::ResourceQuota => "ResourceQuota",
+            Self::Instancetype => "VirtualMachineInstancetype",
+            Self::ClusterInstancetype => "VirtualMachineClusterInstancetype",
+            Self::Preference => "VirtualMachinePreference",
+            Self::ClusterPreference => "VirtualMachineClusterPreference",
             Self::Revision => "ControllerRevision",
+            Self::MutatingWebhooks => "MutatingWebhookConfiguration",
         }
     }
 
@@ -100,7 +134,12 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::Node => "nodes",
             Self::ResourceQuota => "resourcequotas",
+            Self::Instancetype => "virtualmachineinstancetypes",
+            Self::ClusterInstancetype => "virtualmachineclusterinstancetypes",
+            Self::Preference => "virtualmachinepreferences",
+            Self::ClusterPreference => "virtualmachineclusterpreferences",
             Self::Revision => "controllerrevisions",
+            Self::MutatingWebhooks => "mutatingwebhookconfigurations",
         }
     }
 }

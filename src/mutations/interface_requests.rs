@@ -14,7 +14,7 @@ use crate::{
         network::{Interface, Network},
     },
     change::Nic,
-    facts::Fact,
+    facts::{Fact, NicPreference},
 };
 
 pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
@@ -77,8 +77,12 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
     }
     let guest = input.change.after.guest;
     let (mut interfaces, mut networks) = default_nic(input);
+    let model = model(input);
     for addition in &changes.add {
-        interfaces.push(json!({"name": addition.name, "bridge": {}}));
+        interfaces.push(match model {
+            Some(model) => json!({"name": addition.name, "bridge": {}, "model": model}),
+            None => json!({"name": addition.name, "bridge": {}}),
+        });
         networks.push(json!({"name": addition.name, "multus": {"networkName": addition.network_name}}));
     }
     let mut operations = Vec::new();
@@ -92,6 +96,16 @@ fn add(input: &MutationInput, changes: &InterfaceChanges) -> Vec<PatchOperation>
     operations
 }
 
+/// Returns the model to write into a plugged NIC. It is virtio without one, but if the preference of the VM sets a
+/// model, KubeVirt takes the missing one for a change that needs a restart.
+fn model(input: &MutationInput) -> Option<&'static str> {
+    let Fact::Known(vmi) = input.facts.live() else { return None };
+    if input.change.before.is_none() || input.change.after.stops() {
+        return None;
+    }
+    NicPreference::of_new(input.change, input.facts, vmi).model.map(|_| "virtio")
+}
+
 /// Returns the default NIC, if KubeVirt gives it to the guest: the first NIC in the template would remove it.
 fn default_nic(input: &MutationInput) -> (Vec<Value>, Vec<Value>) {
     if !input.change.after.guest.gets_default_nic() {
@@ -103,7 +117,7 @@ fn default_nic(input: &MutationInput) -> (Vec<Value>, Vec<Value>) {
 }
 
 /// Appends to a list. An empty list may also be missing or null, so it is written as a whole.
-fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
+pub(super) fn append(is_empty: bool, list: impl Fn(&[&str]) -> PointerBuf, entries: Vec<Value>) -> Vec<PatchOperation> {
     if is_empty {
         return vec![add_op(list(&[]), Value::Array(entries))];
     }
@@ -122,11 +136,11 @@ fn state_of(input: &MutationInput, index: usize) -> PointerBuf {
     interface(input, &[&index.to_string(), "state"])
 }
 
-fn interface(input: &MutationInput, below: &[&str]) -> PointerBuf {
+pub(super) fn interface(input: &MutationInput, below: &[&str]) -> PointerBuf {
     pointer(input.change.after.path, &[&["domain", "devices", "interfaces"], below].concat())
 }
 
-fn network(input: &MutationInput, below: &[&str]) -> PointerBuf {
+pub(super) fn network(input: &MutationInput, below: &[&str]) -> PointerBuf {
     pointer(input.change.after.path, &[&["networks"], below].concat())
 }
 
@@ -142,7 +156,7 @@ mod tests {
             vmi::VirtualMachineInstance,
         },
         change::Change,
-        facts::{Facts, KubeVirt, Vmi},
+        facts::{Expansion, Expansions, Facts, KubeVirt, Preference, Vmi},
         settings::Settings,
     };
 
@@ -218,6 +232,44 @@ mod tests {
             assert_eq!(guest["domain"]["devices"]["interfaces"][4], json!({"name": "c", "bridge": {}}));
             assert_eq!(guest["networks"][5], json!({"name": "d", "multus": {"networkName": "x/y"}}));
             assert_eq!(annotations, json!({"other": "1"}));
+        }
+    }
+
+    #[test]
+    fn under_a_preferred_model_a_nic_of_a_running_vm_is_virtio_in_words() {
+        let preferring = |model: &str, facts: Facts| {
+            let preference = Preference { model: model.into(), ..Preference::default() };
+            let expansion = Expansion { instancetype: Fact::Absent, preference: Fact::Known(Arc::new(preference)) };
+            let expansions = Expansions { before: expansion.clone(), after: expansion };
+            Facts { expansions: Some(Box::new(expansions)), ..facts }
+        };
+        let running_with = |model: &str| {
+            let spec = json!({"domain": {"devices": {"interfaces": [{"name": "a", "model": model}]}}});
+            let vmi = json!({"spec": spec}).to_string();
+            let vmi = Vmi::from(&serde_json::from_str::<VirtualMachineInstance>(&vmi).unwrap());
+            Facts { vmi: Fact::Known(Arc::new(vmi)), expansions: Some(Box::default()), ..Facts::default() }
+        };
+        for (has_preference, facts, model) in [
+            (true, preferring("e1000e", live()), Some("virtio")),
+            (true, preferring("virtio", live()), Some("virtio")),
+            (true, preferring("", live()), None),
+            (true, preferring("e1000e", stopped()), None),
+            (true, preferring("e1000e", unknown()), None),
+            (false, live(), None),
+            // The preference cannot be read, and the guest shows what it sets.
+            (true, running_with("e1000e"), Some("virtio")),
+            (true, running_with(""), None),
+        ] {
+            let mut old = vm(&guest(), &json!({}));
+            if has_preference {
+                old["spec"]["preference"] = json!({"name": "pe"});
+            }
+            let mut new = old.clone();
+            new["metadata"]["annotations"] = json!({ADD: "c=net"});
+            let operations = operations_for("VirtualMachine", &new, &old, &facts);
+            json_patch::patch(&mut new, &json_patch::Patch(operations)).unwrap();
+            let added = &new["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][4];
+            assert_eq!((added["name"].as_str(), added["model"].as_str()), (Some("c"), model), "{facts:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod boot_slots;
 mod default_binding;
+mod dropped_interfaces;
 mod interface_requests;
 
 use json_patch::PatchOperation;
@@ -19,10 +20,14 @@ pub struct MutationInput<'m> {
     pub settings: &'m Settings,
 }
 
-/// Every mutation, in the order in which its operations are applied. Each uses the list indices of the request, so the
-/// one that removes entries comes last.
-static MUTATIONS: &[fn(&MutationInput) -> Vec<PatchOperation>] =
-    &[default_binding::operations, boot_slots::operations, interface_requests::operations];
+/// Every mutation, in the order in which its operations are applied. Those that use the list indices of the request come
+/// before the one that removes entries; the last one only appends, to lists that an earlier one may have created.
+static MUTATIONS: &[fn(&MutationInput) -> Vec<PatchOperation>] = &[
+    default_binding::operations,
+    boot_slots::operations,
+    interface_requests::operations,
+    dropped_interfaces::operations,
+];
 
 /// Returns the operations for a change; none if it needs no mutation.
 #[must_use]

@@ -32,7 +32,7 @@ pub use self::{
     machine_type::{Architecture, MachineType},
     port_budget::{BudgetDetails, PortBudget, PortCase},
     port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices},
-    quantity::bytes as bytes_of_quantity,
+    quantity::{bytes as bytes_of_quantity, thousandths as thousandths_of_quantity},
     reservation::{Reservation, reserve},
     scheme::Scheme,
 };

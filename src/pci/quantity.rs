@@ -4,6 +4,17 @@
 /// limited to 0 … 2⁶⁴ - 1.
 #[must_use]
 pub fn bytes(text: &str) -> Option<u64> {
+    read(text, 0)
+}
+
+/// Returns a quantity in thousandths, as for CPUs, rounded up; `None` if the text is not a quantity.
+#[must_use]
+pub fn thousandths(text: &str) -> Option<u64> {
+    read(text, 3)
+}
+
+/// Returns a quantity times 10^`power`.
+fn read(text: &str, power: i32) -> Option<u64> {
     let (sign, rest) = match text.as_bytes().first()? {
         b'-' => (-1, text.get(1..)?),
         b'+' => (1, text.get(1..)?),
@@ -19,7 +30,7 @@ pub fn bytes(text: &str) -> Option<u64> {
     if sign < 0 {
         return Some(0);
     }
-    Some(scale.apply(whole, fraction))
+    Some(scale.apply(whole, fraction, power))
 }
 
 /// The factor of a suffix: 2ⁿ or 10ⁿ.
@@ -52,8 +63,8 @@ impl Scale {
         })
     }
 
-    /// Multiplies a number and rounds it up.
-    fn apply(self, whole: &str, fraction: &str) -> u64 {
+    /// Multiplies a number, also by 10^`more`, and rounds it up.
+    fn apply(self, whole: &str, fraction: &str, more: i32) -> u64 {
         let whole = whole.trim_start_matches('0');
         if whole.len() > WHOLE_DIGITS {
             return u64::MAX;
@@ -64,8 +75,8 @@ impl Scale {
         // This cannot overflow: 2^128 has 39 digits, and these are at most 20 + 18.
         let digits = digits.fold(0, |sum: u128, digit| sum * 10 + digit) + u128::from(has_more);
         let (factor, power) = match self {
-            Self::Binary(power) => (1u128 << power, 0),
-            Self::Decimal(power) => (1, i64::from(power)),
+            Self::Binary(power) => (1u128 << power, i64::from(more)),
+            Self::Decimal(power) => (1, i64::from(power).saturating_add(i64::from(more))),
         };
         let fraction_digits = i64::try_from(kept.len()).unwrap_or(i64::MAX);
         digits.checked_mul(factor).map_or(u64::MAX, |product| shift(product, power.saturating_sub(fraction_digits)))
@@ -125,6 +136,14 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Some(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn quantities_of_cpus_are_read_in_thousandths() {
+        for (text, expected) in [("4", 4000), ("1500m", 1500), ("0.1", 100), ("100u", 1), ("1k", 1_000_000)] {
+            assert_eq!(thousandths(text), Some(expected), "{text}");
+        }
+        assert_eq!(thousandths("four"), None);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! NP112.
 
-use super::{Case, CauseType, Finding, FindingKind, plug_of, rule};
+mod injector;
+
+use super::{AtRestart, Case, CauseType, Finding, FindingKind, rule};
 use crate::{
     change::Nic,
     facts::{
-        Fact, FactKind, UnstableAddress, Vmi,
+        Fact, FactKind, Vmi,
         attachment::{InPlace, ReadyNodes},
         kubevirt::{AutoMigration, KubeVirt},
         migration::{Obstacle, missing_on_own_node},
@@ -25,6 +27,15 @@ rule! {
     /// migration starts automatically, but only with `LiveMigrate` in the `workloadUpdateMethods` of the KubeVirt
     /// resource; `vmRolloutStrategy` does not matter. Before 1.6 a user has to create a VirtualMachineInstanceMigration.
     ///
+    /// With `Evict` among these methods KubeVirt evicts a guest that it does not migrate, because `LiveMigrate` is not listed
+    /// or the guest cannot migrate. Its eviction strategy decides what that does: `None` shuts it down.
+    ///
+    /// Since KubeVirt 1.9, or with the feature gate ExternalNetResourceInjection, KubeVirt does not read which device-plugin
+    /// resource a network names: the network-resources-injector, a mutating webhook for pods, adds it. Without that
+    /// webhook an SR-IOV NIC gets no device, and a guest on another network with a resource may start on a node that
+    /// does not have it. The rule warns if none of the MutatingWebhookConfigurations is the injector's, by its usual
+    /// names.
+    ///
     /// Without Multus not even a new guest gets the NIC, so the rule also warns about the creation of a VM with a
     /// multus network if none of the cluster's DaemonSets is Multus, or none of its pods is ready. If Multus runs in no
     /// DaemonSet, set `attachment.dynamicNetworks: yes`. A migration may change the address of a NIC that IPAM of type
@@ -34,6 +45,9 @@ rule! {
     /// guest's `nodeSelector` and node affinity; the condition LiveMigratable does not consider them. So a guest that
     /// only its own node fits can never migrate. If the nodes that fit are cordoned, or offer none of the device-plugin
     /// resource that the network names (`k8s.v1.cni.cncf.io/resourceName`), the NIC waits. Taints are not judged.
+    ///
+    /// The setting `attachment.neverInPlace` names CNI plugins that attach a NIC only while a pod is created, and
+    /// `attachment.neverByMigration` those with which a guest does not migrate.
     ///
     /// During a migration the guest has two pods: if a ResourceQuota of the namespace has no room for the second one,
     /// the NIC waits too.
@@ -65,12 +79,14 @@ const MESSAGE_AT_MOST: usize = 160;
 
 fn check(case: &Case) -> Vec<Finding> {
     if case.is_new() {
-        return evaluate_new(case).into_iter().collect();
+        return evaluate_new(case).into_iter().chain(injector::check(case)).collect();
     }
     let mut findings = evaluate_hotplug(case);
     if findings.iter().all(|finding| finding.kind == FindingKind::Advice) {
         findings.extend(evaluate_address(case));
     }
+    findings.extend(evaluate_eviction(case));
+    findings.extend(injector::check(case));
     findings
 }
 
@@ -98,23 +114,49 @@ fn missing_multus(case: &Case) -> Option<String> {
 
 /// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
 fn evaluate_address(case: &Case) -> Option<Finding> {
-    let UnstableAddress { nic, assigned_by } = case.facts.unstable_address.as_deref()?;
-    let vmi = *case.facts.live().known()?;
-    let migrates = |nic: &&Nic| match plug_of(nic) {
+    let (nic, assigned_by) = case.facts.unstable_address(|_| true)?;
+    let plugged = plugged_by_migration(case)?;
+    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    Some(RULE.advice(case.change.nic_field(plugged), what))
+}
+
+/// Evaluates whether KubeVirt evicts the guest instead of migrating it. A guest that can migrate has a finding already.
+fn evaluate_eviction(case: &Case) -> Option<Finding> {
+    let vmi = *case.live().known()?;
+    let kubevirt = case.facts.kubevirt.known().filter(|_| vmi.migratable != Migratable::Yes)?;
+    let nic = plugged_by_migration(case)?;
+    (kubevirt.auto_migration(vmi) == AutoMigration::ShutDown)
+        .then(|| RULE.advice(case.change.nic_field(nic), shut_down(nic.name, kubevirt)))
+}
+
+/// Returns what an eviction instead of a migration does. NP108 uses this too.
+pub(super) fn shut_down(name: &str, kubevirt: &KubeVirt) -> String {
+    if kubevirt.updates_by_migration {
+        format!("{name:?} needs a migration, which the guest cannot do: with Evict KubeVirt shuts it down")
+    } else {
+        format!("{name:?} needs a migration; with Evict and without LiveMigrate KubeVirt shuts the guest down")
+    }
+}
+
+/// Returns the first plugged NIC that only a migration attaches.
+fn plugged_by_migration<'c>(case: &Case<'c>) -> Option<&'c Nic<'c>> {
+    case.plugged(*case.live().known()?).find(|nic| is_by_migration(case, nic))
+}
+
+/// Whether only a migration attaches a plugged NIC.
+fn is_by_migration(case: &Case, nic: &Nic) -> bool {
+    match case.plug_of(nic) {
         HotplugMethod::None => false,
         HotplugMethod::Sriov => !is_too_old_for_sriov(case),
         HotplugMethod::Bridge => {
             let is_in_place = !matches!(case.in_place(), Fact::Known(InPlace::No) | Fact::Absent);
             missing_multus(case).is_none() && (!is_in_place || plugin_without_hotplug(case, nic).is_some())
         }
-    };
-    let plugged = case.plugged(vmi).find(migrates)?;
-    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
-    Some(RULE.advice(case.change.nic_field(plugged), what))
+    }
 }
 
 fn evaluate_hotplug(case: &Case) -> Vec<Finding> {
-    case.each_plugged(&RULE, |nic, vmi| match plug_of(nic) {
+    case.each_plugged(&RULE, |nic, vmi| match case.plug_of(nic) {
         // NP102 and NP104 report NICs that cannot be hotplugged at all.
         HotplugMethod::None => None,
         HotplugMethod::Sriov if is_too_old_for_sriov(case) => None,
@@ -159,7 +201,7 @@ fn evaluate_bridge(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 }
 
 /// Returns the plugin of a network that, by the settings, attaches a NIC only while the pod is created.
-fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
+pub(super) fn plugin_without_hotplug<'c>(case: &Case<'c>, nic: &Nic) -> Option<&'c str> {
     let never = &case.settings.attachment.never_in_place;
     if never.is_empty() {
         return None;
@@ -175,7 +217,9 @@ fn evaluate_without_multus(case: &Case, nic: &Nic, vmi: &Vmi, reason: &str) -> F
     let finding =
         evaluate_migration(case, nic, vmi, &Blocked { because: reason, fix, fix_on_one_node: fix, fix_if_pinned: fix });
     if matches!(finding.kind, FindingKind::Fault(_)) {
-        return finding;
+        // A Multus that is not ready may be ready then.
+        let is_missing = case.facts.attachment.known().is_some_and(|attachment| attachment.multus == Fact::Absent);
+        return if is_missing { finding.at_restart(AtRestart::Fails) } else { finding };
     }
     RULE.advice(case.change.nic_field(nic), format!("{:?} cannot be attached: {reason}", nic.name))
 }
@@ -216,14 +260,15 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
         let what = format!("{name:?} cannot be attached: {because}, and the VM cannot migrate{quoted}");
         return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
     }
-    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
         Some(Obstacle::OneNode) => {
             let what = format!("{name:?} cannot be attached: {because}, and the cluster has only one node");
             return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_on_one_node).to_owned());
         }
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!("{name:?} cannot be attached: {because}, and {obstacle}");
-            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix_if_pinned).to_owned());
+            let fix = if matches!(obstacle, Obstacle::Plugin { .. }) { fix } else { fix_if_pinned };
+            return RULE.fault(CauseType::Invalid, field, what).with_fix((*fix).to_owned());
         }
         Some(obstacle) => {
             return RULE.advice(field, format!("{name:?} waits: it needs a live migration, and {obstacle}"));
@@ -236,7 +281,7 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
             RULE.advice(field, what)
         }
         Migratable::Yes => match &case.facts.kubevirt {
-            Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt)),
+            Fact::Known(kubevirt) => RULE.advice(field, wait_for_migration(name, kubevirt, vmi)),
             Fact::Absent | Fact::Unknown => RULE.unknown(
                 FactKind::KubeVirt,
                 format!("{name:?} waits for a migration; whether one starts was not checked"),
@@ -245,8 +290,9 @@ fn evaluate_migration(case: &Case, nic: &Nic, vmi: &Vmi, blocked: &Blocked) -> F
     }
 }
 
-fn wait_for_migration(name: &str, kubevirt: &KubeVirt) -> String {
-    match kubevirt.auto_migration() {
+fn wait_for_migration(name: &str, kubevirt: &KubeVirt, vmi: &Vmi) -> String {
+    match kubevirt.auto_migration(vmi) {
+        AutoMigration::ShutDown => shut_down(name, kubevirt),
         AutoMigration::On => format!("{name:?} is attached by a live migration, which KubeVirt starts automatically"),
         AutoMigration::Off(setting) => {
             format!("{name:?} waits: no migration starts, as KubeVirt lacks {setting}")
@@ -279,9 +325,9 @@ mod tests {
     use crate::{
         api::placement::Affinity,
         facts::{
-            Fact, Placement, Quota, UnstableAddress,
+            Fact, GuestNetwork, Nad, Placement, Quota,
             attachment::{Attachment, InPlace, ReadyNodes},
-            vmi::Migratable,
+            vmi::{EvictionStrategy, Migratable},
         },
         rules::testing::{Expect, Hotplug},
         settings::Settings,
@@ -407,7 +453,7 @@ mod tests {
             ("v1.9.0", "", &["LiveMigrate"][..], "starts automatically"),
             ("v1.9.0", "LiveUpdate", &[], "workloadUpdateMethods LiveMigrate"),
             ("v1.9.0", "Stage", &["LiveMigrate"], "starts automatically"),
-            ("v1.9.0", "Stage", &["Evict"], "workloadUpdateMethods LiveMigrate"),
+            ("v1.9.0", "Stage", &["Evict"], "with Evict and without LiveMigrate"),
             ("v1.5.0", "LiveUpdate", &["LiveMigrate"], "create a VirtualMachineInstanceMigration"),
             ("", "LiveUpdate", &["LiveMigrate"], "before KubeVirt 1.6"),
         ] {
@@ -440,6 +486,59 @@ mod tests {
         on("kube-ovn").expect(&RULE, &Expect::Advice);
         on("kube-ovn").vmi(|vmi| vmi.migratable = not_migratable()).expect(&RULE, &FAULT);
         on("bridge").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn an_eviction_instead_of_a_migration_shuts_the_guest_down() {
+        let bridge = || Hotplug::of(BRIDGE).in_place(InPlace::No);
+        let says = |case: &Hotplug| {
+            let findings = case.findings(&RULE);
+            findings
+                .iter()
+                .filter(|finding| finding.what.contains("Evict"))
+                .map(|it| it.what.clone())
+                .collect::<Vec<_>>()
+        };
+        let immobile = |case: Hotplug| case.vmi(|vmi| vmi.migratable = not_migratable());
+        let without =
+            ["\"dyniface1\" needs a migration; with Evict and without LiveMigrate KubeVirt shuts the guest down"];
+        let both = ["\"dyniface1\" needs a migration, which the guest cannot do: with Evict KubeVirt shuts it down"];
+        for (case, expected) in [
+            (bridge().rollout("", &["Evict"]), &without[..]),
+            (bridge().rollout("", &["Evict", "LiveMigrate"]), &[]),
+            (bridge().rollout("", &["LiveMigrate"]), &[]),
+            (immobile(bridge().rollout("", &["Evict", "LiveMigrate"])), &both),
+            (immobile(Hotplug::of(SRIOV).rollout("", &["Evict"])), &without),
+            (immobile(bridge().rollout("", &["LiveMigrate"])), &[]),
+            (Hotplug::of(BRIDGE).rollout("", &["Evict"]), &[]),
+            (bridge().rollout("", &["Evict"]).stopped(), &[]),
+        ] {
+            assert_eq!(says(&case), expected);
+        }
+        let of_guest = bridge().rollout("", &["Evict"]).vmi(|vmi| {
+            vmi.eviction_strategy = Some(EvictionStrategy::LiveMigrate);
+        });
+        assert_eq!(says(&of_guest), [""; 0]);
+    }
+
+    #[test]
+    fn a_setting_names_plugins_with_which_no_guest_migrates() {
+        let settings = || Settings::parse("attachment: {neverByMigration: [host-device]}", &[]).unwrap();
+        let nad = |kind: &str| Nad::read(&format!(r#"{{"type": "{kind}"}}"#), "");
+        let guest_network = |kind: &str| vec![GuestNetwork { nic: "dyniface2".into(), nad: Arc::new(nad(kind)) }];
+        let case = |new: &str, other: &str, in_place| {
+            let networks = guest_network(other);
+            let case = Hotplug::of(BRIDGE).with_nad("demo/new-fancy-net", nad(new)).in_place(in_place);
+            case.facts(|facts| facts.guest_networks = networks).settings(settings())
+        };
+        for (new, other, nic) in [("host-device", "bridge", "dyniface1"), ("bridge", "host-device", "dyniface2")] {
+            case(new, other, InPlace::Yes).expect(&RULE, &Expect::Silent);
+            let case = case(new, other, InPlace::No);
+            case.expect(&RULE, &FAULT);
+            let what = &case.findings(&RULE)[0].what;
+            assert!(what.ends_with(&format!("and plugin host-device of {nic:?} does not migrate")), "{what}");
+        }
+        case("bridge", "bridge", InPlace::No).expect(&RULE, &Expect::Advice);
     }
 
     #[test]
@@ -479,8 +578,9 @@ mod tests {
     #[test]
     fn a_migration_may_change_an_address_that_is_assigned_anew() {
         let unstable = |case: Hotplug| {
-            let address = UnstableAddress { nic: "dyniface2".into(), assigned_by: "whereabouts".into() };
-            case.facts(|facts| facts.unstable_address = Some(Box::new(address)))
+            let config = r#"{"type": "bridge", "ipam": {"type": "whereabouts"}}"#;
+            let nad = Arc::new(Nad::read(config, ""));
+            case.facts(|facts| facts.guest_networks = vec![GuestNetwork { nic: "dyniface2".into(), nad }])
         };
         for (case, count) in [
             (Hotplug::of(BRIDGE), 0),

@@ -7,7 +7,7 @@ use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::review::ObjectKind,
     change::ObjectView,
-    facts::boot,
+    facts::{Expansion, boot, expand::with_guest},
     kubevirt::Version,
     pci::{self, BootError, DeviceRegistry, Devices, PortBudget, Reservation},
 };
@@ -42,9 +42,9 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
-    match evaluate(case, &case.change.after) {
+    match evaluate(case, &case.change.after, case.facts.expansion()) {
         Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
-        Err(why) if case.is_new() => {
+        Err(why) if case.is_new() && (why != UNEXPANDED || wanted_ports(case, &case.change.after) > 0) => {
             findings.push(case.uncounted(&RULE, format!("PCI ports at boot were not counted: {why}")));
         }
         Err(_) => {}
@@ -52,9 +52,13 @@ fn check(case: &Case) -> Vec<Finding> {
     findings
 }
 
+/// Why ports are not counted if KubeVirt expands the template with something that nicplug cannot read. Only a VM that
+/// reserves ports needs the figure.
+const UNEXPANDED: &str = "the instancetype or preference cannot be read";
+
 /// Returns whether the change alters the outcome: a template with an old fault is reported only once.
 fn differs_from_before(case: &Case, after: &BootOutcome) -> bool {
-    let before = case.change.before.map(|before| evaluate(case, &before));
+    let before = case.change.before.map(|before| evaluate(case, &before, case.facts.expansion_before()));
     before.is_none_or(|before| before.as_ref() != Ok(after))
 }
 
@@ -71,22 +75,28 @@ enum BootOutcome {
     NoBoot(BootError),
 }
 
-fn evaluate(case: &Case, view: &ObjectView) -> Result<BootOutcome, String> {
+fn evaluate(case: &Case, view: &ObjectView, expansion: Option<&Expansion>) -> Result<BootOutcome, String> {
     let kubevirt = case.facts.kubevirt.known().ok_or("the KubeVirt resource is not known")?;
     let version = kubevirt.version.ok_or("KubeVirt's version is not known")?;
-    let devices = devices(view, &**kubevirt)?;
+    let expanded = expanded_devices(view, expansion, &**kubevirt)?;
+    let is_complete = expanded.is_some();
+    let devices = expanded.map_or_else(|| devices_of_template(view, &**kubevirt), Ok)?;
     let budget = PortBudget::of(&devices.port_usage, &devices.nics, version);
     if let Some(refusal) = budget.boot_error {
         return Ok(BootOutcome::NoBoot(refusal));
     }
-    if view.needs_expansion {
-        return Err("instancetype or preference adds devices".to_owned());
+    if !is_complete {
+        return Err(UNEXPANDED.to_owned());
     }
-    let wanted = match reserve_ports::requested(view, case.facts, case.settings) {
+    Ok(outcome(&devices, version, wanted_ports(case, view), budget.hotplug_capacity()))
+}
+
+/// Returns how many free ports a guest reserves.
+fn wanted_ports(case: &Case, view: &ObjectView) -> u64 {
+    match reserve_ports::requested(view, case.facts, case.settings) {
         ReservePorts::Ports(wanted) => wanted,
         ReservePorts::None | ReservePorts::Malformed { .. } => 0,
-    };
-    Ok(outcome(&devices, version, wanted, budget.hotplug_capacity()))
+    }
 }
 
 fn outcome(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) -> BootOutcome {
@@ -102,10 +112,20 @@ fn outcome(devices: &Devices, version: Version, wanted: u64, room: Option<u64>) 
     }
 }
 
-fn devices(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, String> {
-    let placement = boot::pci_options(view.guest_metadata.annotations.as_ref());
-    let placement = if view.vmi.is_some() { placement } else { placement.for_template() };
-    pci::count_devices(view.guest, &placement, kinds).map_err(|error| error.to_string())
+/// Counts the devices of the guest that KubeVirt creates; `None` if it expands the guest with something unknown.
+fn expanded_devices(
+    view: &ObjectView,
+    expansion: Option<&Expansion>,
+    kinds: &dyn DeviceRegistry,
+) -> Result<Option<Devices>, String> {
+    let devices = with_guest(view, expansion, |guest, options| pci::count_devices(guest, options, kinds));
+    devices.transpose().map_err(|error| error.to_string())
+}
+
+/// Counts the devices that the template itself has.
+fn devices_of_template(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, String> {
+    let options = boot::pci_options(view.guest_metadata.annotations.as_ref()).for_template();
+    pci::count_devices(view.guest, &options, kinds).map_err(|error| error.to_string())
 }
 
 fn finding_of(case: &Case, outcome: &BootOutcome) -> Option<Finding> {
@@ -180,8 +200,11 @@ fn malformed_reservation(case: &Case) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
+        facts::{Fact, Instancetype},
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},
@@ -270,6 +293,39 @@ mod tests {
         assert_eq!(what, "the guest cannot boot: KubeVirt v1.8.2 adds PCIe ports that i440fx lacks (fixed in v1.8.3)");
         i440fx("v1.8.3").expect(&RULE, &Expect::Silent);
         i440fx("v1.9.0").expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn a_vm_is_judged_as_kubevirt_expands_it() {
+        vm(0).preferring("").expect(&RULE, &Expect::Silent);
+        // libvirt refuses a cdrom on bus virtio.
+        let cdrom = vm(0).domain(r#""devices": {"disks": [{"name": "d", "cdrom": {}}], "#);
+        let finding = cdrom.preferring(r#""preferredCdromBus": "virtio""#).findings(&RULE).remove(0);
+        assert!(finding.what.starts_with("the guest cannot boot: disk \"d\": libvirt refuses a cdrom"), "{finding:?}");
+        // With four NICs no port is free, unless the guest has more than 2Gi of memory.
+        for (memory, expect) in [("1Gi", DEVICES), ("4Gi", Expect::Silent)] {
+            let instancetype = Instancetype { memory: memory.into(), ..Instancetype::default() };
+            let expanded = vm(2).preferring("").facts(|facts| {
+                facts.expansions.as_mut().unwrap().after.instancetype = Fact::Known(Arc::new(instancetype));
+            });
+            expanded.expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_vm_that_cannot_be_expanded_is_reported_only_if_it_reserves_ports() {
+        vm(2).preferring("").unread().expect(&RULE, &Expect::Silent);
+        let reserving = vm(2).preferring("").unread().annotated(r#""nicplug.io/reserve-ports": "1""#);
+        reserving.expect(&RULE, &Expect::Unchecked);
+        let by_settings = Settings { reserve_ports: Some(1), ..Settings::default() };
+        vm(2).preferring("").unread().settings(by_settings).expect(&RULE, &Expect::Unchecked);
+        // What the template itself has is judged nevertheless.
+        let twice = vm(0).domain(
+            r#""devices": {"disks": [{"name": "a", "disk": {"bus": "virtio", "pciAddress": "0000:03:00.0"}},
+                {"name": "b", "disk": {"bus": "virtio", "pciAddress": "0000:03:00.0"}}],"#,
+        );
+        let finding = twice.preferring("").unread().findings(&RULE).remove(0);
+        assert!(matches!(finding.kind, FindingKind::Certain(_)), "{finding:?}");
     }
 
     #[test]

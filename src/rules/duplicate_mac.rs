@@ -2,7 +2,7 @@
 
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{mac::Mac, network::NadRef, review::ObjectKind},
+    api::{mac::Mac, review::ObjectKind},
     change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
@@ -70,24 +70,23 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         let what = format!("{:?} shares MAC address {mac} with {twin:?} of the same VM", nic.name);
         return Some(RULE.fault(CauseType::Duplicate, field, what));
     }
-    let network_name = nic.network_name()?;
+    let network = case.facts.nad_of(nic, case.change.subject.namespace)?.to_string();
     match case.change.subject.kind {
-        ObjectKind::Vm | ObjectKind::Vmi => evaluate_users(case, nic, mac, network_name, field),
+        ObjectKind::Vm | ObjectKind::Vmi => evaluate_users(case, nic, mac, &network, field),
         ObjectKind::Pool | ObjectKind::ReplicaSet => {
             let has_one = case.change.after.replicas.is_some_and(|replicas| replicas <= 1);
             let what = format!("every replica gets MAC address {mac} of {:?}", nic.name);
             let finding = RULE.fault(CauseType::Duplicate, field, what).with_fix("leave macAddress out".to_owned());
             (!has_one).then_some(finding)
         }
-        ObjectKind::Migration | ObjectKind::Other => None,
+        ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other => None,
     }
 }
 
-fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network_name: &str, field: String) -> Option<Finding> {
-    let network = NadRef::parse(network_name, case.change.subject.namespace).to_string();
+fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network: &str, field: String) -> Option<Finding> {
     match &case.facts.mac_users {
         Fact::Known(users) => {
-            let user = users.iter().find(|user| user.mac == mac && user.network == network)?;
+            let user = users.iter().find(|user| user.mac == mac && *user.network == *network)?;
             let via = user.via.as_ref().map(|via| format!(", on the same wire as {via}")).unwrap_or_default();
             let what = format!("{:?} shares MAC address {mac} with {:?}{via}", nic.name, user.guest);
             Some(RULE.fault(CauseType::Duplicate, field, what))

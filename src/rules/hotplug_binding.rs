@@ -1,6 +1,6 @@
 //! NP102.
 
-use super::{Case, CauseType, Finding, plug_of, rule};
+use super::{Case, CauseType, Finding, rule};
 use crate::{
     change::Nic,
     facts::{Fact, FactKind, nic::HotplugMethod},
@@ -14,6 +14,9 @@ rule! {
     /// KubeVirt's controller copies only NICs with bridge or SR-IOV binding from the VM's template to the running
     /// guest. A NIC with any other binding is accepted but never attached, and no condition or event reports it. SR-IOV
     /// is attached by live migration, and only since KubeVirt 1.1.
+    ///
+    /// A vendor's KubeVirt may hotplug binding plugins too: name them in the setting `hotplug.bindings`. Their NICs then
+    /// count as bridge NICs in every rule about hotplug.
     ///
     /// ## Example
     /// ```yaml
@@ -38,9 +41,12 @@ fn check(case: &Case) -> Vec<Finding> {
         if bindings.unknown > 0 || names.next().is_some() || bindings.bridge.is_some() {
             return None;
         }
+        if case.hotplugs_plugin(bindings).is_some() {
+            return None;
+        }
         if bindings.sriov.is_some() {
             // NP104 reports a network that cannot be hotplugged with any binding.
-            return (plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
+            return (case.plug_of(nic) == HotplugMethod::Sriov).then(|| evaluate_sriov(case, nic));
         }
         let what = format!("{:?} cannot be hotplugged: {binding} is attached at boot only", nic.name);
         Some(RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what))
@@ -71,7 +77,10 @@ fn evaluate_sriov(case: &Case, nic: &Nic) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::RULE;
-    use crate::rules::testing::{Expect, Hotplug};
+    use crate::{
+        rules::testing::{Expect, Hotplug},
+        settings::Settings,
+    };
 
     const FAULT: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
 
@@ -89,6 +98,15 @@ mod tests {
         ] {
             let interface = format!(r#"{{"name": "dyniface1", {binding}}}"#);
             Hotplug::of(&interface).kubevirt("v1.9.0", &[]).expect(&RULE, &expect);
+        }
+    }
+
+    #[test]
+    fn a_setting_names_the_plugins_that_a_vendor_hotplugs() {
+        let settings = Settings::parse("hotplug: {bindings: [managedtap]}", &[]).unwrap();
+        for (plugin, expect) in [("managedtap", Expect::Silent), ("ovn", FAULT)] {
+            let interface = format!(r#"{{"name": "dyniface1", "binding": {{"name": "{plugin}"}}}}"#);
+            Hotplug::of(&interface).settings(settings.clone()).expect(&RULE, &expect);
         }
     }
 

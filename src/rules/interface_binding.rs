@@ -11,10 +11,10 @@ rule! {
     /// An interface has no binding, more than one, or one that its network or the cluster does not support.
     ///
     /// ## Why
-    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one.
-    /// masquerade and passtBinding work on the pod network only. The configuration of KubeVirt must permit a bridge on
-    /// the pod network, and passtBinding. slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for
-    /// new objects.
+    /// The binding defines how the guest's device is connected to the pod's. Each interface needs exactly one; a
+    /// preference can set masquerade for an interface on the pod network that has none. masquerade and passtBinding work
+    /// on the pod network only. The configuration of KubeVirt must permit a bridge on the pod network, and passtBinding.
+    /// slirp, passt and macvtap are discontinued since KubeVirt 1.3 and rejected for new objects.
     ///
     /// ## Example
     /// ```yaml
@@ -88,6 +88,15 @@ impl Checker<'_> {
         let what = match bindings.current().count() {
             0 if bindings.unknown > 0 => return,
             1 => return,
+            0 if bindings.is_empty() && nic.is_on_pod_network() => match self.is_bound_by_preference(nic) {
+                Some(true) => return,
+                Some(false) => format!("interface {name:?} has no binding"),
+                None => {
+                    let what = format!("the binding of {name:?} was not checked: the preference cannot be read");
+                    self.findings.push(RULE.unchecked(what));
+                    return;
+                }
+            },
             0 => match bindings.discontinued().next() {
                 Some(old) => format!("interface {name:?} has only the discontinued binding {old}"),
                 None => format!("interface {name:?} has no binding"),
@@ -99,6 +108,16 @@ impl Checker<'_> {
         };
         let field = self.case.change.interface_field(nic.index);
         self.findings.push(RULE.fault(CauseType::Invalid, field, what));
+    }
+
+    /// Returns whether the preference of the VM sets the binding; `None` if the preference is unknown.
+    fn is_bound_by_preference(&self, nic: &BoundInterface) -> Option<bool> {
+        let [_, matcher] = self.case.change.after.matchers();
+        if matcher.is_none() {
+            return Some(false);
+        }
+        let preference = self.case.facts.expansion()?.preference.known()?;
+        Some(preference.binds(nic.interface, nic.network))
     }
 
     fn masquerade(&mut self, nic: &BoundInterface) {
@@ -199,14 +218,28 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::RULE;
-    use crate::rules::testing::{Expect, nic, table, table_of_updates, table_on};
+    use crate::rules::testing::{Expect, Hotplug, nic, table, table_of_updates, table_on};
 
     const INTERFACE: &str = "spec.template.spec.domain.devices.interfaces[0]";
     const NAME: &str = "spec.template.spec.domain.devices.interfaces[0].name";
     const SLIRP: &str = "spec.template.spec.domain.devices.interfaces[0].slirp";
     const MAC: &str = "spec.template.spec.domain.devices.interfaces[0].macAddress";
     const POD: &str = r#""pod": {}"#;
+    const SECOND: Expect = Expect::Faults(&["spec.template.spec.domain.devices.interfaces[1]"]);
     const MULTUS: &str = r#""multus": {"networkName": "n"}"#;
+
+    #[test]
+    fn a_preference_can_bind_an_interface_on_the_pod_network() {
+        let unbound = |network: &str| {
+            Hotplug::of(r#"{"name": "dyniface1"}"#).on(&format!(r#"{{"name": "dyniface1", {network}}}"#)).created()
+        };
+        let masquerade = r#""preferredInterfaceMasquerade": {}"#;
+        unbound(POD).preferring(masquerade).expect(&RULE, &Expect::Silent);
+        unbound(POD).preferring("").expect(&RULE, &SECOND);
+        unbound(POD).expect(&RULE, &SECOND);
+        unbound(MULTUS).preferring(masquerade).expect(&RULE, &SECOND);
+        unbound(POD).preferring(masquerade).unread().expect(&RULE, &Expect::Unchecked);
+    }
 
     #[test]
     fn exactly_one_binding() {

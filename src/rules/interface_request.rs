@@ -1,9 +1,12 @@
 //! NP115.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::annotations::interfaces::{
-    self, InterfaceChanges, RejectedRequest, RequestError, RequestKind,
-    status::{self, RejectedStatusRequest, StatusRequestError},
+use crate::annotations::{
+    interfaces::{
+        self, InterfaceChanges, RejectedRequest, RequestError, RequestKind,
+        status::{self, RejectedStatusRequest, StatusRequestError},
+    },
+    unplug,
 };
 
 rule! {
@@ -15,7 +18,7 @@ rule! {
     /// name belongs to another NIC, or the mutating webhook was not called. If it were stored, it would have no effect,
     /// and nothing would report that. A name consists of letters, digits, `-` and `_`; a network is `NAD` or
     /// `NAMESPACE/NAD`. The rule also checks `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to
-    /// 1.0 writes.
+    /// 1.0 writes. It warns if `nicplug.io/unplug` is neither `absent` nor `dropped`: the annotation then has no effect.
     ///
     /// ## Example
     /// ```yaml
@@ -37,6 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
         Err(rejected) => rejected.iter().map(rejected_annotation).collect(),
     };
     findings.extend(interfaces::stale_requests(case.change).map(stale));
+    findings.extend(unplug::new_unknown_value(case.change).map(unknown_policy));
     findings
 }
 
@@ -84,6 +88,11 @@ fn stale(kind: RequestKind) -> Finding {
     RULE.advice(field_of(kind), what)
 }
 
+fn unknown_policy(text: &str) -> Finding {
+    let what = format!("{} has no effect: {text:?} is not absent or dropped", unplug::KEY);
+    RULE.advice(format!("metadata.annotations[{}]", unplug::KEY), what)
+}
+
 fn fault(kind: RequestKind, cause: CauseType, what: String, fix: &str) -> Finding {
     RULE.fault(cause, field_of(kind), what).with_fix(fix.to_owned())
 }
@@ -118,6 +127,19 @@ mod tests {
 
     fn remove(text: &str) -> Hotplug {
         annotate(&format!(r#""nicplug.io/remove-interfaces": {text:?}"#))
+    }
+
+    #[test]
+    fn an_unknown_unplug_policy_is_reported_when_it_is_set() {
+        for (text, expect) in [
+            ("dropped", Expect::Silent),
+            ("absent", Expect::Silent),
+            ("drop", Expect::Advice),
+            ("Dropped", Expect::Advice),
+            ("", Expect::Advice),
+        ] {
+            annotate(&format!(r#""nicplug.io/unplug": {text:?}"#)).expect(&RULE, &expect);
+        }
     }
 
     fn what_and_fix(hotplug: &Hotplug) -> (String, String) {

@@ -3,15 +3,16 @@
 pub(super) mod forecast;
 mod next_boot;
 mod pool;
+pub(super) mod timing;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
-use super::{Case, CauseType, Finding, rule};
+use super::{AtRestart, Case, CauseType, Finding, attachment_path::shut_down, rule};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
     change::{Change, Nic},
     facts::{
-        Fact, FactKind, Vmi,
+        Expansion, Fact, FactKind, Vmi,
         kubevirt::{AutoMigration, KubeVirt},
         migration::Obstacle,
         nic::{HotplugMethod, NetworkRole},
@@ -27,17 +28,21 @@ rule! {
     /// other change waits for the next restart; until then the VM has the condition RestartRequired, which keeps back
     /// changes of CPUs and memory, but not of NICs. Such a change is often a mistake: `interfaces` and `networks` are
     /// atomic lists, so applying an outdated manifest replaces both lists and removes a NIC that was plugged in the
-    /// meantime.
+    /// meantime. Where a removal has to unplug the NIC, as under GitOps, annotate the VM with `nicplug.io/unplug: dropped`:
+    /// nicplug then writes the NIC back with `state: absent`.
     ///
     /// KubeVirt compares the template with the running guest, not with the template before, and letter by letter:
     /// writing `model: virtio` where none stood asks for a restart, and writing back what the guest has removes the
-    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too.
+    /// condition. `networkInterfaceMultiqueue` and `autoattachPodInterface` are compared too. It applies the preference of
+    /// the VM first, to the template and not to a plugged NIC: under a preferred model, a plugged NIC without `model`
+    /// asks for a restart, and one with `model: virtio` does not.
     ///
     /// A changed `networkName` is applied by live migration, with the feature gate LiveUpdateNADRef of KubeVirt 1.8 or
     /// since 1.9. KubeVirt copies the name at once, even if another field of the NIC waits. The name of the default
     /// network is copied and takes effect at the next boot. If the guest cannot migrate, also for want of another node
     /// that it may run on, it keeps the condition MigrationRequired. If those nodes are cordoned or do not offer the
-    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits.
+    /// resource of the network, or if a ResourceQuota has no room for a second pod, the migration waits. As for NP112,
+    /// KubeVirt may evict the guest instead, and the migration may change the address of another NIC.
     ///
     /// If a VM, running or stopped, has no NIC in its template, KubeVirt gives it one on the pod network, unless
     /// `autoattachPodInterface` is false. The first NIC in the template removes this default NIC at the next boot, and a
@@ -95,6 +100,7 @@ fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
     let of_request: Vec<&Difference> = differences.iter().filter(is_in_request).collect();
     let mut findings: Vec<Finding> =
         forecast.swapped.iter().filter_map(|swap| evaluate_swap(case, vmi, swap, &forecast)).collect();
+    findings.extend(evaluate_consequences(case, vmi, &forecast));
     let is_reported = |difference: &&&Difference| match difference {
         Difference::Field(nic, _) => !is_reported_with_swap(vmi, nic, &forecast),
         _ => true,
@@ -113,6 +119,10 @@ fn evaluate_live(case: &Case, vmi: &Vmi) -> Vec<Finding> {
             findings.extend(of_request.iter().filter_map(|difference| evaluate_dropped(case, difference)));
         }
     }
+    let is_unknown = |expansion: &Expansion| matches!(expansion.preference, Fact::Unknown);
+    if case.change.changes_preference() && case.facts.expansion().is_some_and(is_unknown) {
+        findings.push(RULE.unchecked("what the new preference changes was not checked: it cannot be read"));
+    }
     findings
 }
 
@@ -125,7 +135,9 @@ fn is_of_request(change: &Change, difference: &Difference) -> bool {
             let is_automatic = change.before.is_some_and(|before| before.guest.gets_default_nic());
             is_automatic || nics.removed.iter().any(|nic| *nic.name == *guest.name)
         }
-        Difference::Field(nic, _) | Difference::NoModel(nic, _) => new.any(|changed| changed.name == nic.name),
+        Difference::Field(nic, _) | Difference::NoModel(nic, _) => {
+            change.changes_preference() || new.any(|changed| changed.name == nic.name)
+        }
         Difference::PodNetwork(_) => !nics.is_empty(),
         Difference::Devices(_) => change.changes_all_nics(),
     }
@@ -193,10 +205,17 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
             "the pod network comes at the next restart: the running guest has none".to_owned()
         }
         Difference::NoModel(nic, model) => {
-            let what = format!(
-                "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a restart",
-                nic.name
-            );
+            let what = match *model {
+                "virtio" => format!(
+                    "{:?} has no model: KubeVirt compares none with the preference's \"virtio\" and asks for a restart",
+                    nic.name
+                ),
+                model => format!(
+                    "{:?} has no model: the preference's {model:?} differs from its virtio device and asks for a \
+                     restart",
+                    nic.name
+                ),
+            };
             return fault(case, difference, what).with_fix("write model: virtio".to_owned());
         }
         Difference::Devices(field) => format!("{field} changes at the next restart: the VM is running"),
@@ -205,7 +224,11 @@ fn evaluate_difference(case: &Case, vmi: &Vmi, difference: &Difference) -> Findi
     match difference {
         Difference::Dropped(guest) if is_automatic(&guest.name) => finding.with_fix(KEEP_DEFAULT_NIC.to_owned()),
         Difference::Dropped(_) => finding,
-        Difference::Field(nic, _) if vmi.nic(nic.name).is_some_and(|nic| nic.hotplug != HotplugMethod::None) => finding,
+        Difference::Field(nic, _)
+            if vmi.nic(nic.name).is_some_and(|nic| case.plug_of_guest(nic) != HotplugMethod::None) =>
+        {
+            finding
+        }
         _ => finding.with_fix("undo the change, or restart the VM".to_owned()),
     }
 }
@@ -302,7 +325,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
     let Swap { nic, network, .. } = swap;
     let name = nic.name;
     let field = case.change.nic_field(nic);
-    match Obstacle::of(case.facts, vmi, nic, case.change.subject.namespace) {
+    match Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace) {
         Some(obstacle) if obstacle.is_lasting() => {
             let what = format!("{name:?} needs a live migration to {network:?}, and {obstacle}");
             return RULE.fault(CauseType::Invalid, field, what).with_fix(NO_TARGET.to_owned());
@@ -313,7 +336,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
         None => {}
     }
     match forecast.waiting_field(name).filter(|_| forecast.restart == Restart::New) {
-        None => RULE.advice(field, by_migration(name, kubevirt)),
+        None => RULE.advice(field, by_migration(name, kubevirt, vmi)),
         Some(waits) if is_bridge_on_sriov(case, swap) => {
             let what = format!("{waits} of {name:?} waits for the restart, but a live migration puts its bridge NIC");
             RULE.fault(CauseType::Invalid, field, format!("{what} on SR-IOV {network:?} now"))
@@ -321,6 +344,7 @@ fn evaluate_migration(case: &Case, vmi: &Vmi, swap: &Swap, forecast: &Forecast, 
         Some(waits) => {
             let what = format!("{name:?} moves to {network:?} now by a live migration, while {waits} waits");
             RULE.fault(CauseType::Invalid, field, format!("{what} for the restart"))
+                .at_restart(AtRestart::AppliedAtOnce)
         }
     }
 }
@@ -331,10 +355,32 @@ fn is_bridge_on_sriov(case: &Case, swap: &Swap) -> bool {
     swap.guest.hotplug == HotplugMethod::Bridge && nad.is_some_and(|nad| nad.network.is_sriov())
 }
 
+/// Evaluates what the migration that a changed network needs does beside it: it may change addresses of other NICs, and
+/// KubeVirt may evict the guest instead.
+fn evaluate_consequences(case: &Case, vmi: &Vmi, forecast: &Forecast) -> Option<Finding> {
+    let is_swapped = |name: &str| forecast.swapped.iter().any(|swap| swap.nic.name == name);
+    let swap = forecast.swapped.iter().find(|swap| swap.guest.role == NetworkRole::Additional)?;
+    let nic = case.change.nic(swap.nic.name)?;
+    let kubevirt = case.facts.kubevirt.known()?;
+    let field = case.change.nic_field(nic);
+    let shuts_down = kubevirt.auto_migration(vmi) == AutoMigration::ShutDown;
+    if vmi.migratable != Migratable::Yes {
+        return shuts_down.then(|| RULE.advice(field, shut_down(nic.name, kubevirt)));
+    }
+    let obstacle = Obstacle::of(case.facts, case.settings, vmi, nic, case.change.subject.namespace);
+    if shuts_down || obstacle.is_some_and(|obstacle| obstacle.is_lasting()) {
+        return None;
+    }
+    let (nic, assigned_by) = case.facts.unstable_address(|name| !is_swapped(name))?;
+    let what = format!("a migration may change the address of {nic:?}: {assigned_by} keeps none (no persistent IPs)");
+    Some(RULE.advice(field, what))
+}
+
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
 
-fn by_migration(name: &str, kubevirt: &KubeVirt) -> String {
-    match kubevirt.auto_migration() {
+fn by_migration(name: &str, kubevirt: &KubeVirt, vmi: &Vmi) -> String {
+    match kubevirt.auto_migration(vmi) {
+        AutoMigration::ShutDown => shut_down(name, kubevirt),
         AutoMigration::Off(setting) => {
             format!("the network of {name:?} waits for a migration: KubeVirt lacks {setting}")
         }
@@ -350,7 +396,9 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        facts::{Fact, nad::Nad, vmi::Migratable},
+        facts::{
+            Expansion, Expansions, Fact, GuestNetwork, Preference, nad::Nad, nic::hash_of_interface, vmi::Migratable,
+        },
         rules::testing::{Expect, Hotplug, table, table_of_updates},
     };
 
@@ -406,6 +454,29 @@ mod tests {
         changed().kubevirt_unknown().expect(&RULE, &Expect::Unchecked);
         let without_method = changed().rollout("Stage", &[]).findings(&RULE);
         assert!(without_method[0].what.contains("lacks workloadUpdateMethods"), "{without_method:?}");
+    }
+
+    #[test]
+    fn the_migration_of_a_changed_network_may_change_addresses_or_be_an_eviction() {
+        let swap = || Hotplug::modify((NIC, NET), (NIC, OTHER_NET));
+        let with_address = |case: Hotplug, nic: &str| {
+            let nad = Arc::new(Nad::read(r#"{"type": "bridge", "ipam": {"type": "dhcp"}}"#, ""));
+            case.facts(|facts| facts.guest_networks = vec![GuestNetwork { nic: nic.into(), nad }])
+        };
+        let no = || Migratable::No { reason: "DisksNotLiveMigratable".into(), message: "".into() };
+        for (case, count, part) in [
+            (swap(), 1, "by a live migration"),
+            (with_address(swap(), "lan"), 2, "a migration may change the address of \"lan\": dhcp keeps none"),
+            (with_address(swap(), "dyniface1"), 1, "by a live migration"),
+            (with_address(swap(), "lan").vmi(|vmi| vmi.migratable = no()), 1, "cannot do"),
+            (with_address(swap(), "lan").nodes(&["{}"]), 1, "one node"),
+            (swap().rollout("", &["Evict"]), 1, "without LiveMigrate KubeVirt shuts the guest down"),
+            (swap().rollout("", &["Evict"]).vmi(|vmi| vmi.migratable = no()), 2, "KubeVirt shuts the guest down"),
+        ] {
+            let findings = case.findings(&RULE);
+            assert_eq!(findings.len(), count, "{findings:?}");
+            assert!(findings[count - 1].what.contains(part), "{findings:?}");
+        }
     }
 
     #[test]
@@ -487,6 +558,74 @@ mod tests {
         let down = r#"{"name": "dyniface1", "bridge": {}, "state": "down"}"#;
         let with_link = Hotplug::modify((NIC, NET), (down, NET)).vmi(|vmi| vmi.multiqueue = Some(true));
         with_link.expect(&RULE, &Expect::Faults(&[FIELD]));
+    }
+
+    #[test]
+    fn under_a_preferred_model_a_plugged_nic_must_name_virtio() {
+        let with = |fields: &str| format!(r#"{{"name": "dyniface1", "bridge": {{}}{fields}}}"#);
+        let modify = |fields: &str| Hotplug::modify((NIC, NET), (&with(fields), NET));
+        let model = |model: &str| format!(r#", "model": "{model}""#);
+        let said = |hotplug: &Hotplug| -> Vec<String> {
+            hotplug.findings(&RULE).into_iter().map(|finding| finding.what).collect()
+        };
+        for (change, preferred, expected) in [
+            (Hotplug::of(NIC), "e1000e", Some("\"dyniface1\" has no model: the preference's \"e1000e\" differs")),
+            (Hotplug::of(NIC), "virtio", Some("\"dyniface1\" has no model: KubeVirt compares none with")),
+            (Hotplug::of(&with(&model("virtio"))), "e1000e", None),
+            (Hotplug::of(NIC), "", None),
+            // What the preference has set is written out, and changed.
+            (modify(&model("e1000e")), "e1000e", None),
+            (modify(&model("virtio")), "e1000e", Some("model of \"dyniface1\" changes at the next restart")),
+            (modify(r#", "state": "down""#), "e1000e", None),
+        ] {
+            let read = change.preferring(&format!(r#""preferredInterfaceModel": "{preferred}""#));
+            let what = said(&read);
+            let is_expected = |what: &[String]| match expected {
+                Some(expected) => what.len() == 1 && what[0].starts_with(expected),
+                None => what.is_empty(),
+            };
+            assert!(is_expected(&what), "{preferred}: {what:?}");
+            // Where it cannot be read, it is inferred from the running guest.
+            let what = said(&read.unread());
+            assert!(is_expected(&what), "{preferred}, not read: {what:?}");
+        }
+        let finding = Hotplug::of(NIC).preferring(r#""preferredInterfaceModel": "e1000e""#).findings(&RULE).remove(0);
+        assert_eq!(finding.fix, "write model: virtio");
+    }
+
+    #[test]
+    fn a_preferred_binding_is_no_difference() {
+        let on_pod = r#"{"name": "dyniface1", "pod": {}}"#;
+        let change = || {
+            let unbound = r#"{"name": "dyniface1"}"#;
+            let down = r#"{"name": "dyniface1", "state": "down"}"#;
+            let bound = serde_json::from_str(r#"{"name": "dyniface1", "masquerade": {}}"#).unwrap();
+            Hotplug::modify((unbound, on_pod), (down, on_pod))
+                .vmi(|vmi| Arc::make_mut(&mut vmi.nics)[1].interface_hash = hash_of_interface(&bound))
+        };
+        let preferred = || change().preferring(r#""preferredInterfaceMasquerade": {}"#);
+        preferred().expect(&RULE, &Expect::Silent);
+        preferred().unread().expect(&RULE, &Expect::Silent);
+        change().expect(&RULE, &FAULT);
+    }
+
+    #[test]
+    fn another_preference_changes_the_nics_that_leave_a_field_to_it() {
+        let none = || Expansion { instancetype: Fact::Absent, preference: Fact::Absent };
+        let preferring = |model: &str| {
+            let preference = Preference { model: model.into(), ..Preference::default() };
+            Expansion { preference: Fact::Known(Arc::new(preference)), ..none() }
+        };
+        let to = |after: Expansion| {
+            let change = Hotplug::modify((NIC, NET), (NIC, NET)).spec(r#""preference": {"name": "other"}"#);
+            change.facts(|facts| facts.expansions = Some(Box::new(Expansions { before: none(), after })))
+        };
+        let changed = to(preferring("e1000e")).findings(&RULE);
+        let what: Vec<&str> = changed.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(what.len(), 2, "{what:?}");
+        assert!(what.iter().all(|what| what.starts_with("model of ")), "{what:?}");
+        to(preferring("")).expect(&RULE, &Expect::Silent);
+        to(Expansion::default()).expect(&RULE, &Expect::Unchecked);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! NP111.
 
-use super::{Case, CauseType, Finding, live_change::forecast::Swap, rule};
+use super::{Case, CauseType, Finding, in_place, live_change::forecast::Swap, rule};
 use crate::{
     change::{MigrationStart, Nic},
     facts::{
@@ -8,6 +8,7 @@ use crate::{
         attachment::InPlace,
         nic::{GuestNic, HotplugMethod, NetworkRole},
     },
+    settings::{HotplugSettings, Settings},
 };
 
 rule! {
@@ -63,13 +64,13 @@ fn running_migration(case: &Case, vmi: &Vmi) -> Option<String> {
 }
 
 /// Checks the start of a migration: whether a NIC of the guest is still being attached or unplugged.
-pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact<InPlace>) -> Vec<Finding> {
+pub(super) fn check_start(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let guest = start.vmi_name;
     match facts.live() {
         Fact::Known(vmi) => {
             let fault = |what: String| vec![RULE.fault(CauseType::Invalid, "spec.vmiName".to_owned(), what)];
             let vm = facts.vm.known();
-            if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi)) {
+            if let Some(nic) = vm.and_then(|vm| not_in_guest(vm, vmi, &settings.hotplug)) {
                 let what = if nic.is_absent {
                     format!("{:?} was unplugged from VM {guest:?}, but its VMI still has it", nic.name)
                 } else {
@@ -77,7 +78,7 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
                 };
                 return fault(what);
             }
-            match not_settled(vmi, in_place) {
+            match not_settled(vmi, &in_place(&facts.attachment, settings), &settings.hotplug) {
                 Some(nic) => {
                     let action = if nic.is_absent { "unplugged" } else { "attached" };
                     fault(format!("{:?} of {guest:?} is still being {action}: migrate afterwards", nic.name))
@@ -94,8 +95,8 @@ pub(super) fn check_start(start: &MigrationStart, facts: &Facts, in_place: &Fact
 }
 
 /// Returns a NIC of the template that KubeVirt has yet to copy to the VMI, or to set absent there.
-fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
-    let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None);
+fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi, settings: &HotplugSettings) -> Option<&'m GuestNic> {
+    let mut pluggable = vm.nics.iter().filter(|nic| nic.hotplug_under(settings) != HotplugMethod::None);
     pluggable.find(|nic| match vmi.nic(&nic.name) {
         Some(there) => nic.is_absent && !there.is_absent,
         None => !nic.is_absent,
@@ -104,9 +105,9 @@ fn not_in_guest<'m>(vm: &'m Vm, vmi: &Vmi) -> Option<&'m GuestNic> {
 
 /// Returns a NIC of the VMI that is still being attached or unplugged. A NIC that cannot be attached in place does not
 /// count: it needs the migration.
-fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>) -> Option<&'i GuestNic> {
+fn not_settled<'i>(vmi: &'i Vmi, in_place: &Fact<InPlace>, settings: &HotplugSettings) -> Option<&'i GuestNic> {
     let comes_in_place = !matches!(in_place, Fact::Known(InPlace::No));
-    let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug == HotplugMethod::Bridge);
+    let mut bridges = vmi.nics.iter().filter(|nic| nic.hotplug_under(settings) == HotplugMethod::Bridge);
     bridges.find(|nic| {
         let is_in_domain = vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain);
         if nic.is_absent { is_in_domain } else { comes_in_place && !is_in_domain }
@@ -120,8 +121,9 @@ mod tests {
     use super::{RULE, check_start};
     use crate::{
         change::MigrationStart,
-        facts::{Fact, Facts, Vm, Vmi, attachment::InPlace},
+        facts::{Attachment, Fact, Facts, Vm, Vmi, attachment::InPlace},
         rules::testing::{Expect, Hotplug},
+        settings::Settings,
     };
 
     const NIC: &str = r#"{"name": "dyniface1", "bridge": {}}"#;
@@ -201,8 +203,9 @@ mod tests {
             (Fact::Absent, vm(), InPlace::Yes, ""),
             (Fact::Unknown, vm(), InPlace::Yes, "was not checked"),
         ] {
-            let facts = Facts { vmi, vm, ..Facts::default() };
-            let findings = check_start(&start, &facts, &Fact::Known(in_place));
+            let attachment = Attachment { in_place, has_thick_multus: true, multus: Fact::Unknown };
+            let facts = Facts { vmi, vm, attachment: Fact::Known(attachment), ..Facts::default() };
+            let findings = check_start(&start, &facts, &Settings::default());
             match findings.as_slice() {
                 [] => assert_eq!(expected, "", "{facts:?} {in_place:?}"),
                 [finding] => assert!(!expected.is_empty() && finding.what.contains(expected), "{finding:?}"),

@@ -10,6 +10,7 @@ mod duplicate_interface_name;
 mod duplicate_mac;
 mod duplicate_network_name;
 mod feature_gate;
+mod finding;
 mod hot_unplug;
 mod hotplug_binding;
 mod hotplug_model;
@@ -23,6 +24,7 @@ mod live_change;
 mod migration_running;
 mod name_in_use;
 mod network_attachment;
+mod network_in_use;
 mod network_source;
 mod network_without_interface;
 mod pci_slots;
@@ -36,13 +38,18 @@ mod vmi_phase;
 
 use std::borrow::Cow;
 
+pub use self::{
+    finding::{AtRestart, CauseType, Finding, FindingKind},
+    live_change::timing::{NicChange, Timing, timings},
+    pci_slots::counts::{FreePorts, PortCount, free_ports},
+};
 use crate::{
-    api::review::ObjectKind,
-    change::{Change, MigrationStart, Nic, NicDiff},
+    api::{network::Bindings, review::ObjectKind},
+    change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
         Fact, FactKind, Facts, Vmi,
         attachment::{Attachment, InPlace},
-        nic::HotplugMethod,
+        nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
     settings::{DynamicNetworks, Enforcement, Settings},
@@ -77,6 +84,7 @@ pub static RULES: &[&Rule] = &[
     &rollout_strategy::RULE,
     &name_in_use::RULE,
     &queue_memory::RULE,
+    &network_in_use::RULE,
 ];
 
 /// One check.
@@ -110,8 +118,10 @@ pub enum Scope {
     Hotplug,
     /// Requests that set the annotation `nicplug.io/persist` of a VMI, or add NICs under it.
     Persist,
-    /// Requests that set the annotations of a VM to add or remove NICs.
+    /// Requests that set the annotations of a VM to add, remove or unplug NICs.
     Request,
+    /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
+    Network,
 }
 
 impl Scope {
@@ -124,6 +134,7 @@ impl Scope {
             Self::Hotplug => "hotplug",
             Self::Persist => "persist",
             Self::Request => "request",
+            Self::Network => "network",
         }
     }
 
@@ -133,12 +144,13 @@ impl Scope {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
-            Self::Request => change.requests_nics(),
+            Self::Request => change.requests_nics() || change.sets_unplug(),
+            Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
                 // NP108 tells what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
-                ObjectKind::Migration | ObjectKind::Other | ObjectKind::ReplicaSet => false,
+                ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::ReplicaSet => false,
             },
         }
     }
@@ -185,8 +197,8 @@ impl Rule {
 
     /// Returns a finding that something is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
-        let (kind, fix) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix));
-        Finding { rule: self, field, kind, what, fix, missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something certainly cannot work, in any cluster.
@@ -196,7 +208,8 @@ impl Rule {
 
     /// Returns a finding about something that is allowed, but that the user should know.
     pub(crate) fn advice(&'static self, field: String, what: String) -> Finding {
-        Finding { rule: self, field, kind: FindingKind::Advice, what, fix: Cow::Borrowed(""), missing: None }
+        let (kind, fix, at_restart) = (FindingKind::Advice, Cow::Borrowed(""), AtRestart::Applied);
+        Finding { rule: self, field, kind, what, fix, at_restart, missing: None }
     }
 
     /// Returns a finding that something could not be checked.
@@ -207,81 +220,6 @@ impl Rule {
     /// Returns a finding that something could not be checked because a fact about an object of this kind is unknown.
     pub(crate) fn unknown(&'static self, missing: FactKind, what: impl Into<String>) -> Finding {
         Finding { missing: Some(missing), ..self.unchecked(what) }
-    }
-}
-
-/// What a rule found at one field of the object.
-#[derive(Clone, Debug)]
-pub struct Finding {
-    /// The rule that found it.
-    pub rule: &'static Rule,
-    /// The path of the field, as in `spec.networks[0].name`; empty if the finding is not about a field.
-    pub field: String,
-    /// Whether it is a fault, advice, or something that was not checked.
-    pub kind: FindingKind,
-    /// What is wrong, with the value in quotes: lower case, no full stop.
-    pub what: String,
-    /// How to fix it.
-    pub fix: Cow<'static, str>,
-    /// The kind of the unknown fact, if that is why something was not checked.
-    pub missing: Option<FactKind>,
-}
-
-impl Finding {
-    /// Returns the finding as advice, which never denies.
-    pub(crate) fn into_advice(self) -> Self {
-        let kind = match self.kind {
-            FindingKind::Certain(_) | FindingKind::Fault(_) => FindingKind::Advice,
-            kind => kind,
-        };
-        Self { kind, ..self }
-    }
-
-    /// Returns the finding with its own fix instead of that of the rule.
-    pub(crate) fn with_fix(self, fix: String) -> Self {
-        Self { fix: Cow::Owned(fix), ..self }
-    }
-}
-
-/// What a finding means for the request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FindingKind {
-    /// A fault: denied or warned about, as the rule is enforced.
-    Fault(CauseType),
-    /// A fault without any doubt: denied unless settings name the rule, even if the rule only warns by default.
-    Certain(CauseType),
-    /// Allowed, with a warning.
-    Advice,
-    /// Not checked, with a warning.
-    Unchecked,
-}
-
-/// Kubernetes' cause types (`k8s.io/apimachinery/pkg/apis/meta/v1`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CauseType {
-    /// A value that must be unique is not.
-    Duplicate,
-    /// The value is wrong.
-    Invalid,
-    /// The value names something that does not exist.
-    NotFound,
-    /// The value is not one of the supported values.
-    NotSupported,
-    /// The value is missing.
-    Required,
-}
-
-impl CauseType {
-    /// Returns the name in `details.causes[].reason`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
-            Self::NotFound => "FieldValueNotFound",
-            Self::NotSupported => "FieldValueNotSupported",
-            Self::Required => "FieldValueRequired",
-        }
     }
 }
 
@@ -393,6 +331,28 @@ impl<'c> Case<'c> {
         self.change.before.is_none()
     }
 
+    /// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
+    pub(crate) fn plug_of(&self, nic: &Nic) -> HotplugMethod {
+        let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
+        let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
+        let bindings = &interface.value.bindings;
+        if is_additional_network && (bindings.is_empty() || self.hotplugs_plugin(bindings).is_some()) {
+            return HotplugMethod::Bridge;
+        }
+        HotplugMethod::of(interface.value, Some(network.value))
+    }
+
+    /// Returns the binding plugin with which, by the settings, this KubeVirt hotplugs NICs as with bridge binding.
+    pub(crate) fn hotplugs_plugin<'b>(&self, bindings: &'b Bindings) -> Option<&'b str> {
+        let plugin = bindings.plugin.as_ref()?.name.as_str();
+        self.settings.hotplug.bindings.iter().any(|name| name == plugin).then_some(plugin)
+    }
+
+    /// Returns how the KubeVirt of the settings hotplugs a NIC of a guest.
+    pub(crate) fn plug_of_guest(&self, nic: &GuestNic) -> HotplugMethod {
+        nic.hotplug_under(&self.settings.hotplug)
+    }
+
     /// Returns whether a NIC can be attached to a running pod; see [`in_place`].
     pub(crate) fn in_place(&self) -> Fact<InPlace> {
         in_place(&self.facts.attachment, self.settings)
@@ -409,16 +369,6 @@ impl<'c> Case<'c> {
             live => live,
         }
     }
-}
-
-/// Returns how a NIC reaches a running guest. nicplug's mutating webhook sets `bridge` on a NIC without a binding.
-pub(crate) fn plug_of(nic: &Nic) -> HotplugMethod {
-    let (Some(interface), Some(network)) = (nic.interface, nic.network) else { return HotplugMethod::None };
-    let is_additional_network = network.value.multus.is_some() && !network.value.is_default();
-    if is_additional_network && interface.value.bindings.is_empty() {
-        return HotplugMethod::Bridge;
-    }
-    HotplugMethod::of(interface.value, Some(network.value))
 }
 
 /// Returns whether a NIC can be attached to a running pod; a setting overrides what the cluster shows.
@@ -442,7 +392,13 @@ pub fn evaluate_migration(
     if is_off(&migration_running::RULE) {
         return Vec::new();
     }
-    migration_running::check_start(start, facts, &in_place(&facts.attachment, settings))
+    migration_running::check_start(start, facts, settings)
+}
+
+/// Evaluates a change of a network.
+#[must_use]
+pub fn evaluate_network(change: &NetworkChange, facts: &Facts, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
+    if is_off(&network_in_use::RULE) { Vec::new() } else { network_in_use::check_network(change, facts) }
 }
 
 /// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].
@@ -470,8 +426,13 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{testing::Hotplug, *};
-    use crate::api::vmi::Phase;
+    use crate::{
+        api::vmi::Phase,
+        facts::{NamespaceIsolation, attachment::ReadyNodes, vmi::Migratable},
+    };
 
     #[test]
     fn ids_are_unique_and_in_order() {
@@ -520,6 +481,52 @@ mod tests {
         }
         let phase = Phase::Other("Scheduling".into());
         assert!(!hotplug_faults(&plug().vmi(|vmi| vmi.phase = phase)).is_empty());
+    }
+
+    #[test]
+    fn a_restart_cures_every_fault_except_those_of_an_unusable_network() {
+        use AtRestart::{Applied, AppliedAtOnce, Fails};
+
+        let bridge = || Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#);
+        let on =
+            |name: &str| bridge().on(&format!(r#"{{"name": "dyniface1", "multus": {{"networkName": "{name}"}}}}"#));
+        let with = |config: &str| bridge().nad("demo/new-fancy-net", config);
+        let ovn = |rest: &str| {
+            with(&format!(
+                r#"{{"type": "ovn-k8s-cni-overlay", "name": "n", "netAttachDefName": "demo/new-fancy-net", {rest}}}"#
+            ))
+        };
+        let cannot_migrate = |multus: Fact<ReadyNodes>| {
+            bridge().vmi(|vmi| vmi.migratable = Migratable::No { reason: "".into(), message: "".into() }).facts(
+                |facts| {
+                    let attachment = Attachment { in_place: InPlace::No, has_thick_multus: false, multus };
+                    facts.attachment = Fact::Known(attachment);
+                },
+            )
+        };
+        let of = |interface: &str| Hotplug::of(interface);
+        let isolated = Fact::Known(Arc::new(NamespaceIsolation::default()));
+        for (hotplug, expected) in [
+            (bridge().kubevirt("v1.3.1", &[]), ("NP101", Applied)),
+            (of(r#"{"name": "dyniface1", "masquerade": {}}"#), ("NP102", Applied)),
+            (of(r#"{"name": "dyniface1", "bridge": {}, "model": "e1000e"}"#), ("NP103", Applied)),
+            (bridge().on(r#"{"name": "dyniface1", "pod": {}}"#), ("NP104", Applied)),
+            (on("no-such-net"), ("NP105", Fails)),
+            (on("a/b/c"), ("NP105", Fails)),
+            (with("{not json"), ("NP105", Fails)),
+            (of(r#"{"name": "dyniface1", "sriov": {}}"#), ("NP105", Fails)),
+            (on("other/red").nad("other/red", "").facts(|facts| facts.isolation = isolated), ("NP105", Fails)),
+            (ovn(r#""topology": "layer2", "role": "primary""#), ("NP105", Fails)),
+            (ovn(r#""topology": "layer3""#), ("NP105", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 3, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Known(ReadyNodes { ready: 0, desired: 3 })), ("NP112", Applied)),
+            (cannot_migrate(Fact::Absent), ("NP112", Fails)),
+            (bridge().rollout("Stage", &[]), ("NP116", AppliedAtOnce)),
+        ] {
+            let faults = hotplug_faults(&hotplug);
+            let found: Vec<_> = faults.iter().map(|fault| (fault.rule.id, fault.at_restart)).collect();
+            assert_eq!(found, [expected], "{faults:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod plugin;
 
-use super::{Case, CauseType, Finding, FindingKind, live_change::forecast::Swap, rule};
+use super::{AtRestart, Case, CauseType, Finding, FindingKind, live_change::forecast::Swap, rule};
 use crate::{
     api::{
         network::{Bindings, NadRef},
@@ -34,6 +34,9 @@ rule! {
     /// OVN-Kubernetes allows two NICs on one definition from v1.3.0 on, but its version cannot be read from the cluster:
     /// with v1.3.0 or later, set `NP105: warn`.
     /// OVN-Kubernetes accepts a layer3 network, but the address belongs to the node and is lost by a migration.
+    ///
+    /// Except for a layer3 network, a restart does not help: no pod can be created with the NIC, so a VM whose template
+    /// has it does not start.
     ///
     /// ## Example
     /// ```yaml
@@ -91,7 +94,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if !is_well_formed(written) {
         let what = format!("networkName {written:?} is neither NAME nor NAMESPACE/NAME");
         let fix = "set networkName to the name of a NetworkAttachmentDefinition, or to NAMESPACE/NAME".to_owned();
-        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix));
+        return Some(unusable(CauseType::Invalid, field(), what).with_fix(fix));
     }
     let name = case.facts.nad_of(nic, case.change.subject.namespace)?;
     let lookup = case.facts.nads.lookup(name);
@@ -111,7 +114,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if let CniConfig::Broken(how) = &nad.config {
         let what = format!("network \"{name}\" cannot be used: its config {how}");
         return Some(
-            RULE.fault(CauseType::Invalid, field(), what)
+            unusable(CauseType::Invalid, field(), what)
                 .with_fix("fix spec.config of the NetworkAttachmentDefinition".to_owned()),
         );
     }
@@ -120,7 +123,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     if nic.interface.is_some_and(|entry| is_sriov(&entry.value.bindings)) && nad.resource.is_none() {
         let what = format!("network \"{name}\" has no SR-IOV resource");
         let fix = "annotate its NetworkAttachmentDefinition with k8s.v1.cni.cncf.io/resourceName";
-        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
+        return Some(unusable(CauseType::Invalid, field(), what).with_fix(fix.to_owned()));
     }
     let is_default = nic.network?.value.is_default();
     let isolated = if is_default { None } else { evaluate_isolation(case, field, name) };
@@ -128,6 +131,11 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
         Some(finding) if finding.kind != FindingKind::Unchecked => Some(finding),
         unchecked => plugin::evaluate(case, nic, name, &lookup).or(unchecked),
     }
+}
+
+/// Returns a fault of a network with which no pod can be created, neither now nor at a restart.
+fn unusable(cause: CauseType, field: String, what: String) -> Finding {
+    RULE.fault(cause, field, what).at_restart(AtRestart::Fails)
 }
 
 /// Returns whether the name is `NAD` or `NAMESPACE/NAD`, split as Multus does it.
@@ -154,7 +162,7 @@ fn missing_default(case: &Case, nic: &Nic, name: NadRef, suggestion: Option<&str
 fn missing(field: String, name: NadRef, suggestion: Option<&str>) -> Finding {
     let NadRef { namespace, name } = name;
     let what = format!("NetworkAttachmentDefinition {name:?} does not exist in namespace {namespace:?}");
-    let finding = RULE.fault(CauseType::NotFound, field, what);
+    let finding = unusable(CauseType::NotFound, field, what);
     match suggestion {
         Some(suggestion) => finding.with_fix(format!("create it, or use {suggestion:?}, which exists")),
         None => finding,
@@ -173,7 +181,7 @@ fn evaluate_isolation(case: &Case, field: impl FnOnce() -> String, name: NadRef)
                 "use a network of namespace {own:?} or \"default\", or add {:?} to globalNamespaces of Multus",
                 name.namespace
             );
-            Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix))
+            Some(unusable(CauseType::Invalid, field(), what).with_fix(fix))
         }
         Fact::Known(_) | Fact::Absent => None,
         Fact::Unknown => Some(RULE.unknown(

@@ -1,17 +1,21 @@
 //! NP106.
 
+pub(super) mod counts;
+
 use std::collections::BTreeSet;
 
-use super::{Case, CauseType, Finding, plug_of, rule};
+use super::{Case, CauseType, Finding, rule};
 use crate::{
+    api::guest::GuestSpec,
     facts::{
         Fact, Vmi,
-        boot::{self, Stamp},
+        boot::Stamp,
+        expand::with_guest,
         nic::{GuestNic, HotplugMethod},
         vmi::StatusNic,
     },
     kubevirt::Version,
-    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic},
+    pci::{self, BootSlots, Devices, HotplugCapacity, MachineType, PciNic, PciOptions},
 };
 
 rule! {
@@ -43,7 +47,7 @@ fn check(case: &Case) -> Vec<Finding> {
         return Vec::new();
     }
     case.if_live(&RULE, |vmi| {
-        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| plug_of(nic) != HotplugMethod::None).collect();
+        let wanted: Vec<_> = case.plugged(vmi).filter(|nic| case.plug_of(nic) != HotplugMethod::None).collect();
         if wanted.is_empty() {
             return Vec::new();
         }
@@ -110,8 +114,8 @@ impl Ports {
             (Stamp::Missing, Fact::Known(devices)) => (boot_slots(devices, &devices.nics, version(case)?)?, Vec::new()),
             (Stamp::Missing, Fact::Absent | Fact::Unknown) => {
                 let version = version(case)?;
-                let boot = boot_slots(now, &nics_at_boot(vmi, now, 0), version)?;
-                (boot, estimates(vmi, now, version))
+                let boot = boot_slots(now, &nics_at_boot(case, vmi, now, 0), version)?;
+                (boot, estimates(case, vmi, now, version))
             }
         };
         let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
@@ -171,20 +175,21 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
 fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
     let template = GuestNic::all(before.guest);
-    let waits = |nic: &&GuestNic| nic.hotplug != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
+    let waits =
+        |nic: &&GuestNic| case.plug_of_guest(nic) != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
     let added_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
     template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
 }
 
 /// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
 /// and without the last `plugged` ones, which may have been plugged later. A NIC that is absent now was there at boot.
-fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
+fn nics_at_boot(case: &Case, vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
     let place = PciNic::hotplugged(&now.port_usage);
-    let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(vmi, nic)).collect();
+    let pairs: Vec<_> = vmi.nics.iter().zip(&now.nics).filter(|(nic, _)| !is_waiting(case, vmi, nic)).collect();
     let mut to_skip = plugged;
     let mut nics: Vec<PciNic> = Vec::with_capacity(pairs.len());
     for (nic, counted) in pairs.into_iter().rev() {
-        if to_skip > 0 && nic.hotplug != HotplugMethod::None {
+        if to_skip > 0 && case.plug_of_guest(nic) != HotplugMethod::None {
             to_skip -= 1;
         } else {
             nics.push(if nic.is_absent { place } else { *counted });
@@ -196,29 +201,33 @@ fn nics_at_boot(vmi: &Vmi, now: &Devices, plugged: usize) -> Vec<PciNic> {
 }
 
 /// Returns what the guest may have booted with, if some of its NICs were plugged later.
-fn estimates(vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
-    let pluggable = vmi.nics.iter().filter(|nic| nic.hotplug != HotplugMethod::None && !is_waiting(vmi, nic)).count();
+fn estimates(case: &Case, vmi: &Vmi, now: &Devices, version: Version) -> Vec<BootSlots> {
+    let pluggable = vmi
+        .nics
+        .iter()
+        .filter(|nic| case.plug_of_guest(nic) != HotplugMethod::None && !is_waiting(case, vmi, nic))
+        .count();
     (1..=pluggable)
-        .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(vmi, now, plugged), version))
+        .filter_map(|plugged| BootSlots::of(&now.port_usage, &nics_at_boot(case, vmi, now, plugged), version))
         .collect()
 }
 
 /// Returns whether a NIC of a running guest has no device yet; then it was not there at boot.
-fn is_waiting(vmi: &Vmi, nic: &GuestNic) -> bool {
+fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
     let has_status = vmi.status_nics.iter().any(|seen| seen.is_in_domain);
     let has_device = vmi.status_nic(&nic.name).is_some_and(|seen: &StatusNic| seen.is_in_domain);
-    has_status && nic.hotplug != HotplugMethod::None && !nic.is_absent && !has_device
+    has_status && case.plug_of_guest(nic) != HotplugMethod::None && !nic.is_absent && !has_device
 }
 
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
-    if after.vmi.is_some() || after.needs_expansion {
+    if after.vmi.is_some() {
         return None;
     }
-    let placement = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
-    let devices = pci::count_devices(after.guest, &placement, &**kinds).ok()?;
+    let count = |guest: &GuestSpec, options: &PciOptions| pci::count_devices(guest, options, &**kinds).ok();
+    let devices = with_guest(after, case.facts.expansion(), count)??;
     Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)
 }
 
@@ -228,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        pci::{NoRegistry, PciOptions},
+        pci::NoRegistry,
         rules::{
             FindingKind,
             testing::{Expect, Hotplug},

@@ -1,7 +1,10 @@
 //! NP118.
 
 use super::{Case, CauseType, Finding, rule};
-use crate::{api::network::Interface, facts::vmi::queues_per_nic};
+use crate::{
+    api::network::Interface,
+    facts::{Vmi, expand::with_guest, nic::written, vmi::queues_per_nic},
+};
 
 rule! {
     /// A VM with multiqueue has so many vCPUs and NICs that their queues exhaust guest memory.
@@ -28,22 +31,34 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     if !case.is_new() {
-        let findings = case.each_plugged(&RULE, |_, vmi| evaluate(case, vmi.queues_per_nic));
+        let findings = case.each_plugged(&RULE, |_, vmi| {
+            let interfaces = case.change.after.guest.interfaces().iter();
+            let nics = interfaces.filter(|interface| has_queues(interface, model_of(interface, vmi))).count();
+            evaluate(case, nics, vmi.queues_per_nic)
+        });
         return findings.into_iter().take(1).collect();
     }
-    // An instancetype may set vCPUs that the template does not show; the VMI shows them.
-    let view = &case.change.after;
-    let queues = if view.needs_expansion { None } else { queues_per_nic(view.guest) };
-    queues.and_then(|queues| evaluate(case, queues)).into_iter().collect()
+    let of_guest = with_guest(&case.change.after, case.facts.expansion(), |guest, _| {
+        let interfaces = guest.interfaces().iter();
+        let nics = interfaces.filter(|interface| has_queues(interface, interface.model_or_default())).count();
+        evaluate(case, nics, queues_per_nic(guest)?)
+    });
+    of_guest.flatten().into_iter().collect()
 }
 
-fn evaluate(case: &Case, queues_per_nic: u32) -> Option<Finding> {
+/// Returns the model of a NIC of a running guest, which a preference may have set. A plugged NIC without a model is
+/// virtio.
+fn model_of<'m>(interface: &'m Interface, vmi: &'m Vmi) -> &'m str {
+    let of_guest = || vmi.nic(&interface.name).and_then(|nic| nic.model.as_deref());
+    written(interface.model.as_ref()).or_else(of_guest).unwrap_or(interface.model_or_default())
+}
+
+fn has_queues(interface: &Interface, model: &str) -> bool {
+    interface.bindings.sriov.is_none() && !interface.is_absent() && model.starts_with("virtio")
+}
+
+fn evaluate(case: &Case, nics: usize, queues_per_nic: u32) -> Option<Finding> {
     let view = &case.change.after;
-    let is_counted = |interface: &&Interface| {
-        let bindings = &interface.bindings;
-        bindings.sriov.is_none() && !interface.is_absent() && interface.model_or_default().starts_with("virtio")
-    };
-    let nics = view.guest.interfaces().iter().filter(is_counted).count();
     let queues = u32::try_from(nics).unwrap_or(u32::MAX).saturating_mul(queues_per_nic);
     let limit = case.settings.queue_memory.max_queues;
     if queues_per_nic <= 1 || queues <= limit {
@@ -56,8 +71,11 @@ fn evaluate(case: &Case, queues_per_nic: u32) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::RULE;
     use crate::{
+        facts::{Fact, Instancetype},
         rules::testing::{Expect, Hotplug},
         settings::Settings,
     };
@@ -79,6 +97,27 @@ mod tests {
         let domain = r#""cpu": {"cores": 33}, "devices": {"networkInterfaceMultiqueue": true, "#;
         Hotplug::of(NIC).created().domain(domain).expect(&RULE, &FAULT);
         Hotplug::of(NIC).created().expect(&RULE, &Expect::Silent);
+    }
+
+    #[test]
+    fn an_expanded_vm_is_checked_with_its_vcpus_and_models() {
+        let with = |devices: &str, vcpus: u32| {
+            Hotplug::of(NIC).created().preferring(devices).facts(|facts| {
+                let instancetype = Instancetype { vcpus, ..Instancetype::default() };
+                facts.expansions.as_mut().unwrap().after.instancetype = Fact::Known(Arc::new(instancetype));
+            })
+        };
+        let multiqueue = r#""preferredNetworkInterfaceMultiQueue": true"#;
+        with(multiqueue, 33).expect(&RULE, &FAULT);
+        with(multiqueue, 32).expect(&RULE, &Expect::Silent);
+        with("", 33).expect(&RULE, &Expect::Silent);
+        let e1000e = format!(r#"{multiqueue}, "preferredInterfaceModel": "e1000e""#);
+        with(&e1000e, 33).expect(&RULE, &Expect::Silent);
+        with(multiqueue, 33).unread().expect(&RULE, &Expect::Silent);
+        // The NIC of the guest has the preferred model, the plugged one is virtio.
+        let plug = |queues| Hotplug::of(NIC).preferring(&e1000e).vmi(|vmi| vmi.queues_per_nic = queues);
+        plug(64).expect(&RULE, &Expect::Silent);
+        plug(65).expect(&RULE, &FAULT);
     }
 
     #[test]

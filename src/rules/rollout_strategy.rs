@@ -1,6 +1,6 @@
 //! NP116.
 
-use super::{Case, CauseType, Finding, live_change::forecast::Forecast, rule};
+use super::{AtRestart, Case, CauseType, Finding, live_change::forecast::Forecast, rule};
 use crate::{
     api::review::ObjectKind,
     change::Nic,
@@ -40,7 +40,7 @@ fn check(case: &Case) -> Vec<Finding> {
     let fault = |nic: &Nic, part: &str| {
         let what =
             format!("vmRolloutStrategy is Stage, yet KubeVirt changes {:?}{part} of the running VM at once", nic.name);
-        RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what)
+        RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).at_restart(AtRestart::AppliedAtOnce)
     };
     let plugged = case.each_plugged(&RULE, |nic, _| Some(fault(nic, "")));
     let unplugged = case.each_unplugged(&RULE, |nic, _| Some(fault(nic, "")));

@@ -1,6 +1,6 @@
 //! NP110.
 
-use super::{Case, CauseType, Finding, plug_of, rule};
+use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::{review::ObjectKind, vmi::Phase},
     change::{Nic, NicDiff},
@@ -57,7 +57,7 @@ fn evaluate_pending(case: &Case, nic: &Nic) -> Finding {
     let (guest, name) = (case.change.subject.name, nic.name);
     let what = if nic.is_absent() {
         format!("{guest:?} has no pod yet: it starts without {name:?}")
-    } else if plug_of(nic) == HotplugMethod::None {
+    } else if case.plug_of(nic) == HotplugMethod::None {
         format!("{name:?} comes with the next boot only: KubeVirt copies bridge and sriov NICs")
     } else {
         format!("{guest:?} has no pod yet: it starts with {name:?}")

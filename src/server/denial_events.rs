@@ -1,5 +1,6 @@
 //! Emits an Event on a guest if a request of KubeVirt is denied, or would be denied to another user: a user reads the
-//! answer to their own request, but not the answer to a controller's request.
+//! answer to their own request, but not the answer to a controller's request. A change that waits for the next restart
+//! of a VM has an Event too, because a console may not show its user the warning.
 //!
 //! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together;
 //! Events above the limit are dropped and counted.
@@ -19,7 +20,7 @@ use crate::{
     k8s::events::{DropReason, EventQueue, EventReason, PendingEvent, RateLimiter},
 };
 
-/// Emits Events for denied requests of KubeVirt's components.
+/// Emits Events for denied requests of KubeVirt's components, and for changes that wait for a restart.
 pub(super) struct DenialEvents {
     cache: Arc<Cache>,
     queue: EventQueue,
@@ -31,7 +32,8 @@ impl DenialEvents {
         Self { cache, queue, rate_limiter: Mutex::default() }
     }
 
-    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others.
+    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others, or
+    /// if the change waits for the next restart.
     pub(super) fn emit(&self, evaluation: &Evaluation) {
         if let Some((change, reason, note)) = self.event_of(evaluation) {
             self.emit_on_guest(change, reason, note);
@@ -45,6 +47,10 @@ impl DenialEvents {
             return is_reported
                 .then(|| (change, EventReason::InterfaceRefused, denial_note(change, &verdict.message())));
         }
+        if let Some(change) = evaluation.postponed_change() {
+            let note = postponed_note(change, &verdict.postponed.message());
+            return (!change.dry_run).then_some((change, EventReason::InterfacePostponed, note));
+        }
         // Only virt-controller has such a change.
         let change = evaluation.change_not_denied().filter(|change| !change.dry_run)?;
         let note = warning_note(change, &verdict.message_of_not_denied());
@@ -54,7 +60,9 @@ impl DenialEvents {
     fn emit_on_guest(&self, change: &Change, reason: EventReason, note: String) {
         let Some((object, related)) = event_objects(change) else { return };
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let key = format!("{}/{}/{}", text(&object.kind), text(&object.namespace), text(&object.name));
+        let (kind, namespace, name) = (text(&object.kind), text(&object.namespace), text(&object.name));
+        // The repeated denials of a controller leave room for the one Event of a user's change.
+        let key = format!("{kind}/{namespace}/{name} {}", reason.as_str());
         let is_admitted =
             self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
@@ -67,6 +75,10 @@ impl DenialEvents {
 
 fn warning_note(change: &Change, message: &str) -> String {
     format!("KubeVirt updated {} {:?}: {message}", change.subject.gvk.kind, change.subject.name)
+}
+
+fn postponed_note(change: &Change, message: &str) -> String {
+    format!("change of the running {} {:?}: {message}", change.subject.gvk.kind, change.subject.name)
 }
 
 fn denial_note(change: &Change, message: &str) -> String {
@@ -97,7 +109,7 @@ fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectRefer
             // An object without a name yet cannot have an Event.
             None => (!subject.name.is_empty()).then_some((itself, None)),
         },
-        ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
+        ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => None,
     }
 }
 
@@ -142,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_virt_controller_that_is_only_warned_about_has_an_event_of_its_own() {
+    fn a_change_that_is_only_warned_about_has_an_event_of_its_own() {
         let guest = |interfaces: &Value| {
             json!({"domain": {"devices": {"interfaces": interfaces}},
                 "networks": [{"name": "blue", "multus": {"networkName": "blue"}}]})
@@ -173,7 +185,8 @@ mod tests {
             store
         };
         let events = DenialEvents::new(Arc::new(Cache::new(store()).0), EventQueue::without_sender());
-        let (store, settings) = (store(), Settings::default());
+        let settings = Settings::parse("liveChanges: {users: {\"*:console\": warn}}", &[]).unwrap();
+        let store = store();
         for (account, dry_run, expected) in [
             (
                 "kubevirt-controller",
@@ -187,16 +200,25 @@ mod tests {
                 Some((EventReason::InterfaceRefused, "KubeVirt may not update VirtualMachine \"web-0\": ")),
             ),
             ("default", false, None),
+            (
+                "console",
+                false,
+                Some((
+                    EventReason::InterfacePostponed,
+                    "change of the running VirtualMachine \"web-0\": waits for the next restart: 2 faults; (1) spec",
+                )),
+            ),
+            ("console", true, None),
         ] {
             let body = body(&format!("system:serviceaccount:kubevirt:{account}"), dry_run);
             let body = parse(body.as_bytes());
             let evaluation = Evaluator::new(&store, &settings).evaluate(Endpoint::Validate, &body);
             let event = events.event_of(&evaluation).map(|(_, reason, note)| (reason, note));
             assert_eq!(event.as_ref().map(|(reason, _)| *reason), expected.map(|(reason, _)| reason), "{account}");
-            let starts = event.zip(expected).is_none_or(|((_, note), (_, start))| {
+            let starts = event.as_ref().zip(expected).is_none_or(|((_, note), (_, start))| {
                 note.starts_with(start) && note.contains("e1000e") && note.contains("[NP103]")
             });
-            assert!(starts, "{account}");
+            assert!(starts, "{account}: {event:?}");
         }
     }
 }

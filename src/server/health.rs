@@ -51,6 +51,7 @@ pub(super) fn watch_health(record: &WatchStatus) -> Health {
         WatchState::Synced => Health::Good,
         WatchState::Stale(error) => Health::Fair(format!("stale for {lasted}s: {error}").into()),
         WatchState::Forbidden(error) => Health::Fair(format!("not permitted, facts unknown: {error}").into()),
+        WatchState::NotInstalled if record.kind.is_optional() => Health::Good,
         WatchState::NotInstalled => Health::Fair("not installed, facts unknown".into()),
     }
 }

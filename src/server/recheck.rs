@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     admission::{Decision, Evaluation, Evaluator, ParsedBody, Recheck},
-    change::{Change, MigrationStart},
+    change::{Change, MigrationStart, NetworkChange},
     cluster::{
         fetch::{self, FetchPlan, FetchedFacts},
         store::Store,
@@ -67,7 +67,9 @@ impl Rechecker {
         let until = deadline.checked_sub(MARGIN).unwrap_or(deadline).min(Instant::now() + TIMEOUT);
         let fetched = self.fetch(&query.plan, until).await;
         let is_complete = fetched.as_ref().is_some_and(|fetched| fetched.errors.is_empty());
-        let fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
+        let mut fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
+        // The configuration of Multus is read again only if the decision depends on it.
+        fresh.assume_multus_namespace(query.known.multus_namespace.clone());
         let second = evaluator.with_facts(&OverlayFacts { fresh, query }).evaluate(first.endpoint(), body);
         self.counts.add(match (first.decision(), second.decision()) {
             (Decision::Denied, Decision::Denied) => RecheckResult::Confirmed,
@@ -98,7 +100,11 @@ struct RecheckQuery {
 impl RecheckQuery {
     fn of(recheck: &Recheck) -> Self {
         let (plan, facts, depends_on) = match recheck {
-            Recheck::Change { change, facts, depends_on } => (FetchPlan::of(change), *facts, *depends_on),
+            Recheck::Network { facts, .. } => return Self::of_network(facts),
+            Recheck::Change { change, facts, depends_on } => {
+                let plan = FetchPlan::of(change).with_multus_namespace(facts.multus_namespace.clone());
+                (plan, *facts, *depends_on)
+            }
             Recheck::Migration { start, facts, depends_on } => (FetchPlan::of_migration(start), *facts, *depends_on),
         };
         let mut kinds = vec![Kind::Vmi, Kind::KubeVirt, Kind::Vm, Kind::Migration, Kind::Nad, Kind::Revision];
@@ -116,6 +122,15 @@ impl RecheckQuery {
             }
         }
         Self { plan, known: facts.clone(), kinds }
+    }
+
+    /// Plans to read the guests again that use a network.
+    fn of_network(facts: &Facts) -> Self {
+        let kinds = vec![Kind::Vmi];
+        let guests = facts.network_users.known().into_iter().flat_map(|users| &users.guests);
+        let names = guests.filter_map(|guest| guest.split_once('/'));
+        let plan = names.fold(FetchPlan::default(), |plan, (namespace, name)| plan.with_guest(namespace, name));
+        Self { plan: plan.only(&kinds), known: facts.clone(), kinds }
     }
 
     fn reads(&self, kind: Kind) -> bool {
@@ -140,6 +155,9 @@ impl OverlayFacts {
             by_controller: known.by_controller,
             // They never deny.
             quotas: known.quotas.clone(),
+            resource_injector: known.resource_injector,
+            // The networks of the NICs that the guest has change rarely.
+            guest_networks: known.guest_networks.clone(),
             nodes: if is_fresh(Kind::Node) { fresh.nodes } else { known.nodes.clone() },
             // Only a list of all guests shows that an address is free, so only the known users of it are read again.
             mac_users: match &known.mac_users {
@@ -158,6 +176,12 @@ impl FactSource for OverlayFacts {
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.overlay(self.fresh.facts_for_migration(start))
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        let known = &self.query.known;
+        let left = |users| self.fresh.users_left(change, users);
+        Facts { network_users: known.network_users.known().map_or(Fact::Unknown, left), ..known.clone() }
     }
 }
 
@@ -283,7 +307,9 @@ mod tests {
         for object in objects {
             store.insert(object).unwrap();
         }
-        let settings = Settings::default().with_rule("NP113", Enforcement::Deny).with_rule("NP112", Enforcement::Warn);
+        let denied = ["NP113", "NP119"];
+        let settings = Settings::default().with_rule("NP112", Enforcement::Warn);
+        let settings = denied.iter().fold(settings, |settings, rule| settings.with_rule(rule, Enforcement::Deny));
         Reviewer::new(Arc::new(store), settings)
     }
 
@@ -365,6 +391,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_change_that_waits_for_a_restart_is_rechecked_as_a_denial_is() {
+        let waiting = body(&["old", "new"], &json!({"nicplug.io/apply": "on-restart"}));
+        for is_there in [true, false] {
+            let reviewer = reviewer(&[kubevirt(), vmi()]);
+            let (rechecker, _) = cluster(move |path| match path {
+                NAD if is_there => Some((200, object("NetworkAttachmentDefinition", "net"))),
+                path => Some(running(path)),
+            });
+            let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &waiting).await;
+            assert!(first.decision == Decision::Warned && text(&first).contains("never attached"), "{}", text(&first));
+            assert_eq!(text(&last).contains("never attached"), !is_there, "{}", text(&last));
+            assert_eq!(results(&rechecker), if is_there { [0, 1, 0] } else { [1, 0, 0] });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_missing_network_is_denied_after_one_read() {
         let reviewer = reviewer(&[kubevirt(), vmi()]);
         let (rechecker, requested) = cluster(|path| Some(running(path)));
@@ -438,6 +480,41 @@ mod tests {
             let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
             assert!(first.decision == Decision::Denied && text(&first).contains("NP113"), "{}", text(&first));
             assert_eq!(last.decision, decision, "{}", text(&last));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_known_users_of_a_network_are_read_again() {
+        let vmi_of = |name: &str| {
+            let mut vmi = object("VirtualMachineInstance", name);
+            vmi["spec"] = guest(&["old"]);
+            vmi
+        };
+        let path_of = |name: &str| format!("/apis/kubevirt.io/v1/namespaces/demo/virtualmachineinstances/{name}");
+        let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+            "operation": "DELETE", "namespace": "demo", "name": "net", "object": null,
+            "kind": {"group": "k8s.cni.cncf.io", "version": "v1", "kind": "NetworkAttachmentDefinition"},
+            "oldObject": object("NetworkAttachmentDefinition", "net")}})
+        .to_string();
+        let guests = |count: usize| (0..count).map(|number| vmi_of(&format!("vm-{number}"))).collect::<Vec<_>>();
+        // Nine guests are one more than are read again.
+        for (count, left, decision, message) in [
+            (2, &["vm-1"][..], Decision::Denied, "in use by 1 running guest: vm-1"),
+            (2, &[], Decision::Allowed, ""),
+            (9, &["vm-7"], Decision::Denied, "in use by 2 running guests: vm-7 and 1 more"),
+            (9, &[], Decision::Warned, "was not checked"),
+        ] {
+            let left: Vec<(String, Value)> = left.iter().map(|name| (path_of(name), vmi_of(name))).collect();
+            let (rechecker, requested) = cluster(move |path| {
+                let guest = left.iter().find(|(known, _)| known == path).map(|(_, guest)| (200, guest.clone()));
+                Some(guest.unwrap_or_else(|| (404, not_found(path))))
+            });
+            let (first, last) =
+                confirm(&rechecker, &reviewer(&guests(count)), Endpoint::Validate, body.as_bytes()).await;
+            assert!(text(&first).contains(&format!("in use by {count} running guests")), "{}", text(&first));
+            assert_eq!(last.decision, decision, "{}", text(&last));
+            assert!(text(&last).contains(message), "{}", text(&last));
+            assert_eq!(requested.lock().unwrap().len(), count.min(8), "only the guests that it named");
         }
     }
 

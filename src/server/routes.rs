@@ -131,7 +131,9 @@ impl AppState {
 
     /// Returns the rechecker if newer facts could change the evaluation.
     fn rechecker_for(&self, evaluation: &Evaluation) -> Option<&Rechecker> {
-        self.rechecker.as_ref().filter(|_| matches!(evaluation.decision(), Decision::Denied | Decision::Patched))
+        let is_harmful = matches!(evaluation.decision(), Decision::Denied | Decision::Patched);
+        let is_postponed = !evaluation.verdict().postponed.is_empty();
+        self.rechecker.as_ref().filter(|_| is_harmful || is_postponed)
     }
 
     /// Discards the body and responds. Closing the connection instead would cost more: a new TLS handshake for the

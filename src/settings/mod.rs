@@ -1,14 +1,21 @@
 //! The settings of an administrator: the enforcement of each rule, and facts that nicplug cannot read from the cluster.
 
 mod current;
+mod live_changes;
 pub mod overrides;
+mod pattern;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-pub use self::current::CurrentSettings;
+use self::live_changes::WrittenLiveChanges;
+pub use self::{
+    current::CurrentSettings,
+    live_changes::{LiveChanges, LiveChangesSettings},
+    pattern::ByPattern,
+};
 
 /// The consequence of a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -60,12 +67,41 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
+    /// `hotplug`.
+    pub hotplug: HotplugSettings,
+    /// `liveChanges`.
+    pub live_changes: LiveChangesSettings,
     /// `namespaces`.
     pub namespaces: NamespaceSettings,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
     /// `reservePorts`: the number of free hotplug ports at every boot, for a guest whose VM does not set its own.
     pub reserve_ports: Option<u64>,
+    /// `unplug`: which change of a template unplugs a NIC, for a VM that does not set its own.
+    pub unplug: UnplugPolicy,
+}
+
+/// Which change of a VM's template unplugs a NIC from the running guest.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum UnplugPolicy {
+    /// `state: absent` only, as KubeVirt has it.
+    #[default]
+    Absent,
+    /// Also an update that drops the NIC from the template.
+    Dropped,
+}
+
+impl UnplugPolicy {
+    /// Reads a policy by its name.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "absent" => Some(Self::Absent),
+            "dropped" => Some(Self::Dropped),
+            _ => None,
+        }
+    }
 }
 
 /// `attachment`: how a NIC is attached to a running pod.
@@ -76,6 +112,26 @@ pub struct AttachmentSettings {
     pub dynamic_networks: DynamicNetworks,
     /// `attachment.neverInPlace`: the CNI plugins, by `type`, that attach a NIC only while the pod is created.
     pub never_in_place: Vec<String>,
+    /// `attachment.neverByMigration`: the CNI plugins, by `type`, with whose NICs a guest cannot migrate.
+    pub never_by_migration: Vec<String>,
+    /// `attachment.multusNamespace`: where Multus looks for a default network without a namespace; `None` if its
+    /// configuration decides.
+    #[serde(deserialize_with = "non_empty")]
+    pub multus_namespace: Option<Arc<str>>,
+}
+
+/// Reads a text; an empty one is none.
+fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()).map(Arc::from))
+}
+
+/// `hotplug`: what this KubeVirt hotplugs beside bridge and SR-IOV.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct HotplugSettings {
+    /// `hotplug.bindings`: the binding plugins, by name, with which it hotplugs a NIC as with bridge binding.
+    pub bindings: Vec<String>,
 }
 
 /// Whether Multus' dynamic-networks controller is installed.
@@ -91,13 +147,23 @@ pub enum DynamicNetworks {
     No,
 }
 
-/// `namespaces`: the settings that a namespace may override.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
+/// `namespaces`: the settings of single namespaces, and those that a namespace may override.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct NamespaceSettings {
     /// `namespaces.override`: which enforcement the annotation of a namespace may set.
     #[serde(rename = "override")]
     pub override_policy: OverridePolicy,
+    /// `namespaces.byName`: the settings of namespaces, by name or pattern.
+    pub by_name: ByPattern<NamespaceEntry>,
+}
+
+/// `namespaces.byName.NAME`: the settings of the namespaces with this name or pattern.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct NamespaceEntry {
+    /// `liveChanges`: `None` if the entry does not set it.
+    pub live_changes: Option<LiveChanges>,
 }
 
 /// Which enforcement the annotation of a namespace may set.
@@ -135,6 +201,14 @@ pub enum SettingsError {
     /// The text is not YAML, or has an unknown key or value.
     #[error("{0}")]
     Syntax(String),
+    /// `liveChanges` is neither a word nor a map.
+    #[error("line {line} column {column}: liveChanges must be deny, warn, or a map with default, users and groups")]
+    LiveChanges {
+        /// The line, counted from 1.
+        line: u64,
+        /// The column, counted from 1.
+        column: u64,
+    },
     /// The rule id does not exist.
     #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
     UnknownRule {
@@ -165,28 +239,57 @@ impl Settings {
         struct Document {
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            #[serde(rename = "liveChanges")]
+            live_changes: Option<Spanned<WrittenLiveChanges>>,
+            hotplug: HotplugSettings,
             namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
             reserve_ports: Option<u8>,
+            unplug: UnplugPolicy,
         }
 
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let Document { rules, attachment, namespaces, queue_memory, reserve_ports } = serde_saphyr::from_str(text)?;
+        let document: Document = serde_saphyr::from_str(text)?;
+        let Document { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
+            document;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
+        let live_changes = match live_changes {
+            None => LiveChangesSettings::default(),
+            Some(Spanned { value: WrittenLiveChanges(Some(settings)), .. }) => settings,
+            Some(Spanned { referenced, .. }) => {
+                return Err(SettingsError::LiveChanges { line: referenced.line(), column: referenced.column() });
+            }
+        };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
-        Ok(Self { rules, attachment, namespaces, queue_memory, reserve_ports: reserve_ports.map(u64::from) })
+        let reserve_ports = reserve_ports.map(u64::from);
+        Ok(Self { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.
     #[must_use]
     pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
         self.rules.get(rule).copied()
+    }
+
+    /// Returns what becomes of a change that cannot be made to a running VM: the first that is set for the user, for
+    /// one of the groups, for the namespace, or for all. `groups` is called only if the settings name groups.
+    #[must_use]
+    pub fn live_changes<G: Deref<Target = str>>(
+        &self,
+        user: &str,
+        groups: impl FnOnce() -> Vec<G>,
+        namespace: &str,
+    ) -> LiveChanges {
+        let LiveChangesSettings { default, users, groups: by_group } = &self.live_changes;
+        let of_groups = || if by_group.is_empty() { None } else { by_group.find_any(&groups()) };
+        let of_namespace = || self.namespaces.by_name.all(namespace).find_map(|entry| entry.live_changes);
+        users.find(user).or_else(of_groups).copied().or_else(of_namespace).unwrap_or(*default)
     }
 
     /// Returns the settings with another enforcement of a rule.
@@ -229,6 +332,14 @@ mod tests {
         assert_eq!(settings.queue_memory.max_queues, 16);
         let settings = Settings::parse("attachment: {neverInPlace: [kube-ovn]}", KNOWN).unwrap();
         assert_eq!(settings.attachment.never_in_place, ["kube-ovn"]);
+        let settings = Settings::parse("attachment: {neverByMigration: [host-device]}", KNOWN).unwrap();
+        assert_eq!(settings.attachment.never_by_migration, ["host-device"]);
+        for (text, namespace) in [("openshift-multus", Some("openshift-multus")), ("\"\"", None)] {
+            let settings = Settings::parse(&format!("attachment: {{multusNamespace: {text}}}"), KNOWN).unwrap();
+            assert_eq!(settings.attachment.multus_namespace.as_deref(), namespace);
+        }
+        let settings = Settings::parse("hotplug: {bindings: [managedtap]}", KNOWN).unwrap();
+        assert_eq!(settings.hotplug.bindings, ["managedtap"]);
         let settings = Settings::parse("attachment: {dynamicNetworks: \"no\"}", KNOWN).unwrap();
         assert_eq!(settings.attachment.dynamic_networks, DynamicNetworks::No);
         assert_eq!(settings.queue_memory.max_queues, 64);
@@ -252,6 +363,7 @@ mod tests {
         for (text, part) in [
             ("attachment: {dynamicNetwork: no}", "dynamicNetwork"),
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
+            ("hotplug: {binding: [managedtap]}", "binding"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
             ("namespaces: {override: loosen}", "unknown variant `loosen`"),
             ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),

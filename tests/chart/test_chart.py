@@ -46,6 +46,13 @@ def webhooks(values: dict[str, Any]) -> list[dict[str, Any]]:
     return [hook for item in chart.objects(render(values)) for hook in item.get("webhooks", [])]
 
 
+def match_condition(webhook: str) -> str:
+    """The expression of the only match condition of a webhook with the default values."""
+    (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith(f"{webhook}."))
+    (condition,) = hook["matchConditions"]
+    return condition["expression"]
+
+
 class Everywhere(unittest.TestCase):
     """Tests of each set of values in charts/nicplug/ci."""
 
@@ -209,9 +216,24 @@ class Templates(unittest.TestCase):
             values = chart.read_yaml(f"settings: {{attachment: {{dynamicNetworks: {text}}}}}")
             self.assertEqual(settings(values)["attachment"]["dynamicNetworks"], text.strip('"'))
 
-    def test_plugins_that_attach_nothing_in_place_are_a_setting(self) -> None:
-        values = chart.read_yaml("settings: {attachment: {neverInPlace: [kube-ovn]}}")
-        self.assertEqual(settings(values)["attachment"]["neverInPlace"], ["kube-ovn"])
+    def test_plugins_and_the_namespace_of_multus_are_settings(self) -> None:
+        self.assertEqual(settings({})["attachment"].keys(), {"dynamicNetworks"})
+        for key, value in [
+            ("neverInPlace", ["kube-ovn"]),
+            ("neverByMigration", ["host-device"]),
+            ("multusNamespace", "openshift-multus"),
+        ]:
+            self.assertEqual(settings({"settings": {"attachment": {key: value}}})["attachment"][key], value)
+        bindings = {"bindings": ["managedtap"]}
+        self.assertEqual(settings({"settings": {"hotplug": bindings}})["hotplug"], bindings)
+
+    def test_live_changes_are_a_word_or_a_map(self) -> None:
+        for text in ["deny", "warn", "{default: warn}", '{users: {"*:console": warn}, groups: {ops: deny}}']:
+            values = chart.read_yaml(f"settings: {{liveChanges: {text}}}")
+            expected = chart.read_yaml(text)
+            found = settings(values)["liveChanges"]
+            default = {"default": "deny", "users": {}, "groups": {}}
+            self.assertEqual(found, default | expected if isinstance(expected, dict) else expected)
 
     def test_match_conditions_are_rendered_if_kubernetes_supports_them(self) -> None:
         for version, choice, expected in [
@@ -406,6 +428,10 @@ class Schema(unittest.TestCase):
             ("settings: {attachment: {dynamicNetworks: maybe}}", "dynamicNetworks"),
             ("settings: {attachment: {neverInPlace: kube-ovn}}", "neverInPlace"),
             ("settings: {namespaces: {override: loosen}}", "override"),
+            ("settings: {namespaces: {byName: {demo: {liveChanges: maybe}}}}", "liveChanges"),
+            ("settings: {liveChanges: maybe}", "liveChanges"),
+            ("settings: {liveChanges: {users: {alice: maybe}}}", "liveChanges"),
+            ("settings: {liveChanges: {user: {alice: warn}}}", "liveChanges"),
             ("settings: {reservePorts: 256}", "reservePorts"),
             ("webhooks: {timeoutSeconds: 31}", "timeoutSeconds"),
             ("webhooks: {matchConditions: true}", "matchConditions"),
@@ -510,10 +536,14 @@ class Code(unittest.TestCase):
         fields = re.search(r"fields! \{\n    Annotations \{(.*?)\n    \}", views, re.DOTALL)[1]
         read = set(re.findall(r'"([^"]+)" => ', fields))
         self.assertIn("nicplug.io/persist", read)
-        for hook in webhooks({}):
-            (condition,) = hook["matchConditions"]
-            compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", condition["expression"])[1]
-            self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
+        compared = re.search(r"\|\|\s+\[\s([^]]+)\]\.exists", match_condition("validate"))[1]
+        self.assertEqual(set(re.findall(r"'([^']+)'", compared)), read)
+
+    def test_the_mutating_webhook_is_called_for_an_interface_without_any_known_binding(self) -> None:
+        views = source("src/api")
+        bindings = set(re.findall(r"/// `(\w+)`", re.search(r"pub struct Bindings.*?\n\}", views, re.DOTALL)[0]))
+        self.assertIn("passtBinding", bindings)
+        self.assertEqual(set(re.findall(r"!has\(interface\.(\w+)\)", match_condition("mutate"))), bindings)
 
     def test_a_kind_that_is_read_is_one_that_is_sent(self) -> None:
         review = source("src/api/review")
@@ -526,6 +556,20 @@ class Code(unittest.TestCase):
             if "/" not in resource
         }
         self.assertEqual({(group, f"{kind.lower()}s") for group, kind in read}, sent)
+
+    def test_networks_are_sent_only_when_they_are_changed_or_deleted_and_never_block(self) -> None:
+        review = source("src/api/review")
+        (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate-networks."))
+        (rule,) = hook["rules"]
+        self.assertIn(f'("{rule["apiGroups"][0]}", "NetworkAttachmentDefinition") =>', review)
+        self.assertEqual(rule["resources"], ["network-attachment-definitions"])
+        self.assertEqual(rule["operations"], ["UPDATE", "DELETE"])
+        self.assertEqual((hook["failurePolicy"], hook["clientConfig"]["service"]["path"]), ("Ignore", "/validate"))
+        validating = {"webhooks": {"validating": {"failurePolicy": "Fail"}}}
+        policies = {hook["name"]: hook["failurePolicy"] for hook in webhooks(validating)}
+        self.assertEqual(policies["validate-networks.nicplug.io"], "Ignore")
+        names = {hook["name"] for hook in webhooks({"webhooks": {"networks": False}})}
+        self.assertEqual(names, {"validate.nicplug.io", "mutate.nicplug.io"})
 
     def test_the_version_matches_the_program(self) -> None:
         version = re.search(r'(?m)^version = "(.+)"$', (ROOT / "Cargo.toml").read_text())[1]

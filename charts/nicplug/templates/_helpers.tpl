@@ -88,14 +88,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $networks = ternary "yes" "no" $networks }}
 {{- end }}
 {{- $attachment := dict "dynamicNetworks" $networks }}
-{{- with .Values.settings.attachment.neverInPlace }}
-{{- $_ := set $attachment "neverInPlace" . }}
+{{- range $key := list "neverInPlace" "neverByMigration" "multusNamespace" }}
+{{- with get $.Values.settings.attachment $key }}
+{{- $_ := set $attachment $key . }}
+{{- end }}
 {{- end }}
 {{- $settings := dict "rules" $rules "attachment" $attachment }}
+{{- $_ := set $settings "liveChanges" .Values.settings.liveChanges }}
+{{- with .Values.settings.hotplug.bindings }}
+{{- $_ := set $settings "hotplug" (dict "bindings" .) }}
+{{- end }}
 {{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
+{{- with .Values.settings.namespaces.byName }}
+{{- $_ := set $settings.namespaces "byName" . }}
+{{- end }}
 {{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
 {{- with .Values.settings.reservePorts }}
 {{- $_ := set $settings "reservePorts" (int64 .) }}
+{{- end }}
+{{- if ne .Values.settings.unplug "absent" }}
+{{- $_ := set $settings "unplug" .Values.settings.unplug }}
 {{- end }}
 {{- toYaml $settings }}
 {{- end }}

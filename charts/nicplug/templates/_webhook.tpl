@@ -60,12 +60,8 @@ The API server skips an update that changes no field that nicplug reviews: KubeV
 of its guest agent. The expression may compare more fields than nicplug reviews, never fewer. Kubernetes 1.28 must be
 able to evaluate it, so it uses no optional fields. An expression that fails would reject the request, so the expression
 tests each field with has() before it reads it.
-
-The API server calls no webhook before the first replica is ready: that replica writes the account that is checked here
-into the RoleBinding of the same name. The API server evaluates every condition, even if an earlier one is false. A
-single condition with && therefore spares the authorizer, which searches all bindings of the cluster, on each heartbeat.
 */}}
-{{- define "nicplug.matchConditions" -}}
+{{- define "nicplug.reviewConditions" -}}
 - name: review-required
   expression: |-
     (
@@ -87,7 +83,8 @@ single condition with && therefore spares the authorizer, which searches all bin
           'nicplug.io/boot-slots',
           'nicplug.io/persist',
           'nicplug.io/remove-interfaces',
-          'nicplug.io/reserve-ports'
+          'nicplug.io/reserve-ports',
+          'nicplug.io/unplug'
         ].exists(key,
           (has(object.metadata.annotations) && key in object.metadata.annotations
             ? [object.metadata.annotations[key]] : []) !=
@@ -95,8 +92,76 @@ single condition with && therefore spares the authorizer, which searches all bin
             ? [oldObject.metadata.annotations[key]] : []))
       ))
     )
-    {{- if include "nicplug.activatesWhenReady" . }} && authorizer
+    {{- include "nicplug.activeCondition" . }}
+{{- end }}
+
+{{/*
+The API server calls the mutating webhook before all others, so each call of it makes the user wait. It is called only
+for a request that it may change: a new VMI, a request by annotation, an interface without a binding, an interface that
+an update drops, and a changed annotation of nicplug itself. As above, the expression may select more, never fewer.
+*/}}
+{{- define "nicplug.mutationConditions" -}}
+- name: mutation-possible
+  expression: |-
+    (
+      (request.operation == 'CREATE' && request.kind.kind == 'VirtualMachineInstance') ||
+      ['nicplug.io/add-interfaces', 'nicplug.io/remove-interfaces'].exists(key,
+        has(object.metadata.annotations) && key in object.metadata.annotations) ||
+      (request.operation == 'UPDATE' && (
+        (has(object.metadata.annotations) && 'nicplug.io/boot-slots' in object.metadata.annotations
+          ? [object.metadata.annotations['nicplug.io/boot-slots']] : []) !=
+        (has(oldObject.metadata.annotations) && 'nicplug.io/boot-slots' in oldObject.metadata.annotations
+          ? [oldObject.metadata.annotations['nicplug.io/boot-slots']] : []) ||
+        (has(object.spec) && has(oldObject.spec) && object.spec != oldObject.spec && (
+          {{- include "nicplug.interfaces" "object" | nindent 10 }}
+          .exists(interfaces, interfaces.exists(interface,
+            !has(interface.bridge) && !has(interface.masquerade) && !has(interface.sriov) &&
+            !has(interface.binding) && !has(interface.passtBinding) && !has(interface.slirp) &&
+            !has(interface.macvtap) && !has(interface.passt))) ||
+          [[
+            {{- include "nicplug.interfaceNames" "oldObject" | nindent 12 }},
+            {{- include "nicplug.interfaceNames" "object" | nindent 12 }}
+          ]].exists(names, names[0].exists(list, list.exists(name, names[1].all(others, !(name in others)))))
+        ))
+      ))
+    )
+    {{- include "nicplug.activeCondition" . }}
+{{- end }}
+
+{{/* The API server skips an update of a NetworkAttachmentDefinition that leaves its configuration as it is. */}}
+{{- define "nicplug.networkConditions" -}}
+- name: review-required
+  expression: |-
+    (
+      request.operation != 'UPDATE' ||
+      (has(object.spec) && has(object.spec.config) ? object.spec.config : '') !=
+      (has(oldObject.spec) && has(oldObject.spec.config) ? oldObject.spec.config : '')
+    )
+    {{- include "nicplug.activeCondition" . }}
+{{- end }}
+
+{{/* The list of interfaces of a VM or a VMI, in a list: empty if there is none. Called with the object's variable. */}}
+{{- define "nicplug.interfaces" -}}
+[{{ . }}]
+.map(guest, has(guest.spec.template) && has(guest.spec.template.spec) ? guest.spec.template.spec : guest.spec)
+.filter(guest, has(guest.domain) && has(guest.domain.devices) && has(guest.domain.devices.interfaces))
+.map(guest, guest.domain.devices.interfaces)
+.filter(interfaces, interfaces != null)
+{{- end }}
+
+{{- define "nicplug.interfaceNames" -}}
+{{ include "nicplug.interfaces" . }}
+.map(interfaces, interfaces.filter(interface, has(interface.name)).map(interface, interface.name))
+{{- end }}
+
+{{/*
+The API server calls no webhook before the first replica is ready: that replica writes the account that is checked here
+into the RoleBinding of the same name. The API server evaluates every condition, even if an earlier one is false. A
+single condition with && therefore spares the authorizer, which searches all bindings of the cluster, on each heartbeat.
+*/}}
+{{- define "nicplug.activeCondition" -}}
+{{- if include "nicplug.activatesWhenReady" . }} && authorizer
       .serviceAccount({{ squote .Release.Namespace }}, {{ squote (include "nicplug.activationName" .) }})
       .group('nicplug.io').resource('webhooks').namespace({{ squote .Release.Namespace }}).check('call').allowed()
-    {{- end }}
+{{- end }}
 {{- end }}

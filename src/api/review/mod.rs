@@ -300,6 +300,24 @@ mod tests {
     }
 
     #[test]
+    fn the_groups_of_the_user_are_read_only_from_a_list_of_strings() {
+        for (user_info, expected) in [
+            (r#"{"username":"alice","groups":["ops","system:authenticated"]}"#, &["ops", "system:authenticated"][..]),
+            (r#"{"groups": [ "a\"b" ], "username": "alice"}"#, &["a\"b"]),
+            (r#"{"username":"alice"}"#, &[]),
+            (r#"{"username":"alice","groups":null}"#, &[]),
+            (r#"{"username":"alice","groups":5}"#, &[]),
+            (r#"{"username":"alice","groups":["ops",5]}"#, &[]),
+        ] {
+            let text = body(&format!(r#"{{"uid":"u",{VM},"userInfo":{user_info}}}"#));
+            let request = valid(&text);
+            assert_eq!(request.user_info.username.as_str(), "alice");
+            let groups = request.user_info.groups();
+            assert_eq!(groups.iter().map(Text::as_str).collect::<Vec<_>>(), expected, "{user_info}");
+        }
+    }
+
+    #[test]
     fn the_uid_is_found_although_the_object_has_a_field_of_a_wrong_type() {
         let text = body(&format!(
             r#"{{{VM},"object":{{"spec":{{"template":{{"spec":{{"domain":{{"devices":{{"interfaces":[{{}},{{"name":5}}]}}}}}}}}}}}},"uid":"after"}}"#

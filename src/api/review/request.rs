@@ -6,7 +6,8 @@ use serde::{
 };
 
 use crate::api::{
-    JsonObject, Text,
+    JsonObject, JsonText, Text,
+    cluster::NetworkAttachmentDefinition,
     json::JsonError,
     metadata::Annotations,
     nullable,
@@ -64,6 +65,17 @@ pub struct UserInfo<'a> {
     /// `username`.
     #[serde(borrow, deserialize_with = "nullable")]
     pub username: Text<'a>,
+    /// `groups`: few requests need them, so they stay JSON text.
+    #[serde(borrow)]
+    groups: Option<JsonText<'a>>,
+}
+
+impl<'a> UserInfo<'a> {
+    /// Reads `groups`; none if they are not a list of strings.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Text<'a>> {
+        self.groups.and_then(|groups| groups.read().ok()).unwrap_or_default()
+    }
 }
 
 /// `operation` of a request.
@@ -108,6 +120,8 @@ pub enum ObjectKind {
     Vmi,
     /// `VirtualMachineInstanceMigration`.
     Migration,
+    /// `NetworkAttachmentDefinition`.
+    Nad,
     /// Any other kind, whose objects are skipped.
     Other,
     /// `VirtualMachinePool`.
@@ -120,7 +134,8 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [Self::Vmi, Self::Migration, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
+    pub const ALL: [Self; 7] =
+        [Self::Vmi, Self::Migration, Self::Nad, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
 
     /// Returns `kind` of such an object; `other` if its objects are skipped.
     #[must_use]
@@ -128,6 +143,7 @@ impl ObjectKind {
         match self {
             Self::Vmi => "VirtualMachineInstance",
             Self::Migration => "VirtualMachineInstanceMigration",
+            Self::Nad => "NetworkAttachmentDefinition",
             Self::Other => "other",
             Self::Pool => "VirtualMachinePool",
             Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
@@ -144,6 +160,7 @@ impl ObjectKind {
             ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
             ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
             ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
+            ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => Self::Nad,
             _ => Self::Other,
         }
     }
@@ -156,6 +173,8 @@ pub enum Object<'a> {
     Vmi(Box<VirtualMachineInstance<'a>>),
     /// A VirtualMachineInstanceMigration.
     Migration(Box<Migration<'a>>),
+    /// A NetworkAttachmentDefinition. Requests for it are rare, so it is not borrowed.
+    Nad(Box<NetworkAttachmentDefinition>),
     /// An object of a kind that nicplug does not read.
     Other,
     /// A VirtualMachinePool.
@@ -198,7 +217,7 @@ impl<'a> Object<'a> {
             Self::Vmi(vmi) => vmi.spec.read(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
             Self::Vm(vm) => vm.spec.read(),
-            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
+            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
         }
     }
 
@@ -207,7 +226,7 @@ impl<'a> Object<'a> {
             Self::Vmi(vmi) => vmi.spec.is_repeated(),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
             Self::Vm(vm) => vm.spec.is_repeated(),
-            Self::Migration(_) | Self::Other | Self::ReplicaSet(_) => false,
+            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => false,
         }
     }
 
@@ -233,7 +252,7 @@ impl<'a> Object<'a> {
         let metadata = match self {
             Self::Vmi(vmi) => &vmi.metadata,
             Self::Migration(migration) => &migration.metadata,
-            Self::Other => return None,
+            Self::Nad(_) | Self::Other => return None,
             Self::Pool(pool) => &pool.metadata,
             Self::ReplicaSet(set) => &set.metadata,
             Self::Vm(vm) => &vm.metadata,
@@ -259,6 +278,7 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
         match self {
             Self::Vmi => boxed(deserializer, Object::Vmi),
             Self::Migration => boxed(deserializer, Object::Migration),
+            Self::Nad => boxed(deserializer, Object::Nad),
             Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
             Self::Pool => boxed(deserializer, Object::Pool),
             Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),

@@ -37,6 +37,10 @@ impl Printer {
             let line = format!("     annotations: {{{annotation}: {value:?}}}");
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
         }
+        if !step.delete.is_empty() {
+            let line = format!("     kubectl delete network-attachment-definitions {}", step.delete);
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
+        }
         for line in step.apply.lines() {
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &format!("     {line}")));
         }
@@ -59,6 +63,10 @@ impl Printer {
         }
         let (colour, line) = match kubectl_error(step.kind(), response) {
             Some(error) => (Colour::Red, error),
+            None if !step.delete.is_empty() => {
+                let kind = "network-attachment-definition.k8s.cni.cncf.io";
+                (Colour::Green, format!("   {kind} {:?} deleted", step.delete))
+            }
             None => (Colour::Green, format!("   {}.kubevirt.io/vmi-fedora configured", step.kind().to_lowercase())),
         };
         let _ = writeln!(text, "{}", self.painter.paint(colour, &line));

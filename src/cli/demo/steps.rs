@@ -32,6 +32,7 @@ pub(super) struct Step {
     stored: String,
     template: String,
     vmi: bool,
+    pub(super) delete: String,
     pub(super) apply: String,
     pub(super) annotate: BTreeMap<String, String>,
     pub(super) expect: Expect,
@@ -69,7 +70,11 @@ pub(super) fn example() -> anyhow::Result<Step> {
 impl Step {
     /// Returns the kind of the changed object, as errors name it.
     pub(super) fn kind(&self) -> &'static str {
-        if self.vmi { "VirtualMachineInstance" } else { "VirtualMachine" }
+        match (self.vmi, self.delete.is_empty()) {
+            (_, false) => "NetworkAttachmentDefinition",
+            (true, true) => "VirtualMachineInstance",
+            (false, true) => "VirtualMachine",
+        }
     }
 
     /// Returns the cluster of the step.
@@ -132,6 +137,9 @@ impl Step {
 
 /// Returns the AdmissionReview of a step.
 pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
+    if !step.delete.is_empty() {
+        return Ok(deletion(step));
+    }
     let (resource, user) =
         if step.vmi { ("virtualmachineinstances", CONTROLLER) } else { ("virtualmachines", "alice") };
     let object_of = |nics: &str| {
@@ -156,6 +164,26 @@ pub(super) fn review(step: &Step) -> anyhow::Result<Value> {
             "oldObject": object_of(&step.stored)?,
         },
     }))
+}
+
+/// Returns the AdmissionReview of the deletion of a network.
+fn deletion(step: &Step) -> Value {
+    let (group, kind) = ("k8s.cni.cncf.io", step.kind());
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "3ae79a1a-f3d7-409c-82ac-948f2f6306e8",
+            "kind": {"group": group, "version": "v1", "kind": kind},
+            "resource": {"group": group, "version": "v1", "resource": "network-attachment-definitions"},
+            "namespace": "demo",
+            "name": step.delete,
+            "operation": "DELETE",
+            "userInfo": {"username": "alice"},
+            "object": null,
+            "oldObject": {"metadata": {"name": step.delete, "namespace": "demo"}},
+        },
+    })
 }
 
 /// Applies the patch of a response to the object of the review, as the API server does, and returns the patch.

@@ -75,7 +75,7 @@ pub(super) fn manifest(namespace: &str, vm: &str) -> Value {
 }
 
 /// Returns the command that creates the migration.
-pub(super) fn create_command(namespace: &str, vm: &str) -> anyhow::Result<String> {
+pub(in crate::cli) fn create_command(namespace: &str, vm: &str) -> anyhow::Result<String> {
     let yaml = serde_saphyr::to_string(&manifest(namespace, vm))?;
     Ok(format!("kubectl create -f - <<EOF\n{}\nEOF", yaml.trim_end()))
 }

@@ -6,12 +6,16 @@ use super::{
     interner::Interner,
     listing::{AnyListing, Listing},
     mac_index::{Holder, MacIndex, UserOfMac, macs_on_networks},
+    network_index::{NetworkIndex, OF_MULTUS, networks},
 };
 use crate::{
-    api::mac::Mac,
-    facts::{Fact, Placement, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
+    api::{mac::Mac, network::NadRef},
+    facts::{Fact, NetworkUsers, Placement, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
     pci::Devices,
 };
+
+/// How many guests of a network are named.
+const NAMED_USERS: usize = 8;
 
 /// The VMs and VMIs.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub(crate) struct Guests {
     vmis: Listing<Arc<Vmi>>,
     vms: Listing<Arc<Vm>>,
     macs: MacIndex,
+    /// The networks of the VMIs.
+    networks: NetworkIndex,
     /// Lists of NICs: a VM and its VMI nearly always have the same.
     nics: Interner<Vec<GuestNic>>,
     seen: Interner<Vec<StatusNic>>,
@@ -58,6 +64,7 @@ impl Guests {
         self.remove_vmi(namespace, name);
         let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
         self.macs.add(&full_name(namespace, name), Holder::Vmi, macs);
+        self.networks.add(&vmi.nics, namespace);
         self.vmis.insert(namespace, name, Arc::new(vmi));
     }
 
@@ -74,6 +81,7 @@ impl Guests {
         let Some(vmi) = self.vmis.take(namespace, name) else { return };
         let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
         self.macs.remove(&full_name(namespace, name), Holder::Vmi, macs);
+        self.networks.remove(&vmi.nics, namespace);
         self.nics.release(&vmi.nics);
         self.seen.release(&vmi.status_nics);
         if let Some(devices) = &vmi.boot.current_devices {
@@ -117,16 +125,45 @@ impl Guests {
         self.macs.other_user(mac, network, own)
     }
 
+    /// Returns the running guests that use a network, which default networks of this namespace of Multus name too.
+    pub(crate) fn users_of_network(&self, network: NadRef, multus_namespace: &str) -> NetworkUsers {
+        let of_multus = NadRef { namespace: OF_MULTUS, ..network };
+        let is_of_multus = network.namespace == multus_namespace;
+        let is_it = |nad: NadRef| nad == network || is_of_multus && nad == of_multus;
+        let mut namespaces: Vec<&str> = self.networks.namespaces(network).collect();
+        if is_of_multus {
+            namespaces.extend(self.networks.namespaces(of_multus));
+        }
+        namespaces.sort_unstable_by_key(|&namespace| (namespace != network.namespace, namespace));
+        namespaces.dedup();
+        let mut users = NetworkUsers::default();
+        for namespace in namespaces {
+            let uses = |vmi: &Vmi| vmi.is_live() && networks(&vmi.nics, namespace).any(&is_it);
+            let mut names: Vec<&str> =
+                self.vmis.iter_in(namespace).filter(|(_, vmi)| uses(vmi)).map(|(name, _)| name).collect();
+            names.sort_unstable();
+            users.count += names.len();
+            let missing = NAMED_USERS - users.guests.len();
+            users.guests.extend(names.into_iter().take(missing).map(|name| full_name(namespace, name)));
+        }
+        users
+    }
+
     /// Whether all VMs and VMIs are known.
     pub(crate) fn is_synced(&self) -> bool {
         self.vms.is_synced() && self.vmis.is_synced()
+    }
+
+    /// Whether all VMIs are known.
+    pub(crate) fn knows_all_vmis(&self) -> bool {
+        self.vmis.is_synced()
     }
 
     /// Whether the store of guests, with its interners, is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let interned = self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len();
-        interned + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty()
+        interned + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty() && self.networks.is_empty()
     }
 }
 
@@ -196,6 +233,33 @@ mod tests {
         assert!(Arc::ptr_eq(a.boot.current_devices.as_ref().unwrap(), b.boot.current_devices.as_ref().unwrap()));
         let mac = "02:00:00:00:00:01".parse().unwrap();
         assert_eq!(guests.other_user(mac, "demo/net1", "demo/a"), Some("demo/b"));
+    }
+
+    #[test]
+    fn the_running_guests_of_a_network_are_counted_and_the_first_ones_named() {
+        let vmi = |network: &str, more: &str| {
+            let text = format!(
+                r#"{{"metadata": {{{more}}}, "spec": {{"domain": {{"devices": {{"interfaces": [
+                    {{"name": "a", "bridge": {{}}}}]}}}}, "networks": [{{"name": "a", "multus": {network}}}]}}}}"#
+            );
+            Vmi::from(&serde_json::from_str(&text).unwrap())
+        };
+        let mut guests = Guests::default();
+        for number in 0..12 {
+            guests.upsert_vmi("demo", &format!("vm-{number:02}"), vmi(r#"{"networkName": "blue"}"#, ""));
+        }
+        guests.upsert_vmi("demo", "vm-00", vmi(r#"{"networkName": "blue"}"#, r#""deletionTimestamp": "2026-11-01""#));
+        guests.upsert_vmi("a-first", "vm", vmi(r#"{"networkName": "demo/blue"}"#, ""));
+        guests.upsert_vmi("z-last", "vm", vmi(r#"{"networkName": "demo/red"}"#, ""));
+        guests.upsert_vmi("z-last", "tenant", vmi(r#"{"networkName": "red", "default": true}"#, ""));
+        let users =
+            |name, multus_namespace| guests.users_of_network(NadRef { namespace: "demo", name }, multus_namespace);
+        let blue = users("blue", "kube-system");
+        assert_eq!((blue.count, blue.guests.len()), (12, NAMED_USERS));
+        assert_eq!((&*blue.guests[0], &*blue.guests[7]), ("demo/vm-01", "demo/vm-08"), "one is being deleted");
+        assert_eq!(users("red", "kube-system").guests, ["z-last/vm"]);
+        assert_eq!(users("red", "demo").guests, ["z-last/tenant", "z-last/vm"], "a default network is Multus' own");
+        assert_eq!(users("green", "demo"), NetworkUsers::default());
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::interner::Interner;
+use super::{interner::Interner, network_index::OF_MULTUS};
 use crate::{
     api::{mac::Mac, network::NadRef},
     facts::nic::GuestNic,
@@ -50,6 +50,14 @@ pub(crate) struct UserOfMac<'i> {
     pub(crate) guest: &'i str,
     /// Whether its VMI has the address.
     pub(crate) is_running: bool,
+}
+
+impl<'i> UserOfMac<'i> {
+    /// Returns the network, with the namespace where Multus looks for default networks.
+    pub(crate) fn nad(&self, multus_namespace: &'i str) -> NadRef<'i> {
+        let nad = NadRef::parse(self.network, OF_MULTUS);
+        if nad.namespace == OF_MULTUS { NadRef { namespace: multus_namespace, ..nad } } else { nad }
+    }
 }
 
 /// Which objects of the guest have the address.
@@ -122,10 +130,10 @@ pub(crate) fn macs_on_networks<'n>(
     macs: &[Option<Mac>],
     namespace: &'n str,
 ) -> impl Iterator<Item = MacOnNetwork<'n>> {
-    nics.iter().zip(macs).filter(|(nic, _)| !nic.is_absent).filter_map(move |(nic, mac)| {
-        let network = nic.network.as_deref()?;
-        Some(((*mac)?, NadRef::parse(network, namespace)))
-    })
+    nics.iter()
+        .zip(macs)
+        .filter(|(nic, _)| !nic.is_absent)
+        .filter_map(move |(nic, mac)| Some(((*mac)?, nic.nad(namespace, OF_MULTUS)?)))
 }
 
 #[cfg(test)]

@@ -2,19 +2,26 @@
 
 use std::{cell::LazyCell, sync::Arc};
 
-use super::{Store, listing::AnyListing};
+use super::{Store, expanders::Revision, listing::AnyListing};
 use crate::{
-    api::{mac::Mac, network::NadRef, review::ObjectKind},
-    change::{Change, MigrationStart, Nic},
+    api::{
+        mac::Mac,
+        network::NadRef,
+        review::ObjectKind,
+        vm::{ControllerRevision, VirtualMachine},
+    },
+    change::{Change, MigrationStart, NetworkChange, Nic, ObjectView},
     facts::{
-        Attachment, Fact, FactSource, Facts, KubeVirt, MacUser, Nads, NamespaceIsolation, Quota, UnstableAddress, Vm,
-        Vmi,
+        Attachment, Expansion, Expansions, Fact, FactSource, Facts, GuestNetwork, KubeVirt, MacUser, Nads,
+        NamespaceIsolation, NetworkUsers, Quota, Vm, Vmi,
         attachment::AttachmentDaemon,
+        boot::Stamp,
         nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
     },
-    pci::Devices,
+    k8s::kind::Kind,
+    pci::{self, Devices},
     settings::overrides::ParsedOverrides,
 };
 
@@ -57,11 +64,70 @@ impl Store {
         self.guests.vm(namespace, name).map(Arc::clone)
     }
 
-    fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
-        match vmi.known().and_then(|vmi| vmi.boot.revision.as_deref()) {
-            Some(name) => self.revisions.get(namespace, name).map(Arc::clone),
-            None => Fact::Absent,
+    pub(super) fn revision(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Fact<Arc<Devices>> {
+        let Some((name, stamp)) = vmi.known().and_then(|vmi| Some((vmi.boot.revision.as_deref()?, vmi.boot.stamp)))
+        else {
+            return Fact::Absent;
+        };
+        match self.expanders.revision(namespace, name) {
+            Fact::Known(Revision::Devices(devices)) => Fact::Known(Arc::clone(devices)),
+            // Only a guest without the annotation needs them.
+            Fact::Known(Revision::Template(text)) if stamp == Stamp::Missing => self.expanded_devices(namespace, text),
+            Fact::Known(_) | Fact::Absent => Fact::Absent,
+            Fact::Unknown => Fact::Unknown,
         }
+    }
+
+    /// Returns what KubeVirt expands a VM with.
+    #[must_use]
+    pub fn expansion(&self, namespace: &str, vm: &VirtualMachine) -> Expansion {
+        self.expanders.expansion(namespace, vm)
+    }
+
+    /// Counts the devices of a guest that KubeVirt expanded, from the JSON text of the revision of its VM.
+    fn expanded_devices(&self, namespace: &str, revision: &str) -> Fact<Arc<Devices>> {
+        let Ok(ControllerRevision { data, .. }) = serde_json::from_str(revision) else { return Fact::Absent };
+        let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
+        let expansion = self.expanders.expansion(namespace, &vm);
+        let template = &vm.spec.template;
+        let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
+        let options = expansion.options(template.metadata.annotations.as_ref());
+        match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.registry()) {
+            Ok(devices) => Fact::Known(Arc::new(devices)),
+            Err(_) => Fact::Absent,
+        }
+    }
+
+    /// Returns what KubeVirt expands the VM of a change with; `None` if it names nothing.
+    fn expansions(&self, change: &Change) -> Option<Box<Expansions>> {
+        let expansion = |view: &ObjectView| match view.expanded_vm() {
+            Some(vm) if vm.needs_expansion() => self.expanders.expansion(change.subject.namespace, vm),
+            _ => Expansion { instancetype: Fact::Absent, preference: Fact::Absent },
+        };
+        let needs = |view: &ObjectView| view.needs_expansion();
+        if !needs(&change.after) && !change.before.as_ref().is_some_and(needs) {
+            return None;
+        }
+        let after = expansion(&change.after);
+        let before = change.before.as_ref().map_or_else(Expansion::default, expansion);
+        Some(Box::new(Expansions { before, after }))
+    }
+
+    /// Returns the names of the ControllerRevisions that the VM of a change names, or the revision of its guest does,
+    /// and that are unknown.
+    pub(in crate::cluster) fn missing_revisions(&self, change: &Change, facts: &Facts) -> Vec<Box<str>> {
+        let namespace = change.subject.namespace;
+        let views = change.before.iter().chain([&change.after]);
+        let mut names: Vec<Box<str>> = views.flat_map(|view| self.expanders.missing(namespace, view)).collect();
+        if facts.revision == Fact::Unknown
+            && let Some(name) = facts.vmi.known().and_then(|vmi| vmi.boot.revision.as_deref())
+            && let Fact::Known(Revision::Template(text)) = self.expanders.revision(namespace, name)
+            && let Ok(ControllerRevision { data, .. }) = serde_json::from_str(text)
+        {
+            let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
+            names.extend(self.expanders.missing_of(namespace, &vm));
+        }
+        names
     }
 
     /// Returns the facts of a guest that do not depend on a request.
@@ -98,6 +164,17 @@ impl Store {
         self.daemons.iter().filter_map(|(_, _, daemon)| daemon.as_ref())
     }
 
+    /// Returns whether the network-resources-injector mutates pods. KubeVirt and nicplug have webhooks too, so none at all
+    /// means that they are unknown.
+    pub(super) fn resource_injector(&self) -> Fact<()> {
+        let mut all = self.mutating_webhooks.iter();
+        if all.any(|(_, _, is_injector)| *is_injector) {
+            return Fact::Known(());
+        }
+        let are_known = self.mutating_webhooks.is_readable() && self.mutating_webhooks.count() > 0;
+        if are_known { Fact::Absent } else { Fact::Unknown }
+    }
+
     /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
     /// neither turns it on; unknown if several of them differ.
     pub(super) fn isolation(&self) -> Fact<Arc<NamespaceIsolation>> {
@@ -116,10 +193,11 @@ impl Store {
         if all.all(|other| other == first) { first } else { Fact::Unknown }
     }
 
-    /// Returns `multusNamespace` of Multus' configuration, if it is set.
-    fn multus_namespace(&self) -> Option<Arc<str>> {
+    /// Returns the namespace where Multus looks for default networks: that of the settings, or `multusNamespace` of
+    /// Multus' configuration; `None` if neither is set.
+    pub(in crate::cluster) fn multus_namespace(&self, configured: Option<&Arc<str>>) -> Option<Arc<str>> {
         let configs = self.multus_configs.iter().filter_map(|(_, _, config)| config.namespace.as_ref());
-        configs.min().map(Arc::clone)
+        configured.or_else(|| configs.min()).or(self.assumed_multus_namespace.as_ref()).map(Arc::clone)
     }
 
     /// Returns the nodes that run guests. A cluster has a node, so none means that they are unknown.
@@ -186,13 +264,15 @@ impl Store {
         conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
     }
 
-    /// Returns the first NIC of a running guest whose network assigns a new address to each pod.
-    fn unstable_address(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>) -> Option<Box<UnstableAddress>> {
-        vmi.known()?.nics.iter().find_map(|nic| {
-            let NadRef { namespace, name } = NadRef::parse(nic.network.as_deref()?, namespace);
-            let assigned_by = self.nads.get(namespace, name).known()?.network.assigns_anew()?.into();
-            Some(Box::new(UnstableAddress { nic: nic.name.clone(), assigned_by }))
-        })
+    /// Returns the networks of a guest's NICs.
+    fn networks_of_guest(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>, multus_namespace: &str) -> Vec<GuestNetwork> {
+        let nics = vmi.known().into_iter().flat_map(|vmi| vmi.nics.iter()).filter(|nic| !nic.is_absent);
+        let networks = nics.filter_map(|nic| {
+            let NadRef { namespace, name } = nic.nad(namespace, multus_namespace)?;
+            let nad = Arc::clone(self.nads.get(namespace, name).known()?);
+            Some(GuestNetwork { nic: nic.name.clone(), nad })
+        });
+        networks.collect()
     }
 
     /// Returns a network of the same name in another namespace, or one of a similar name in the same namespace.
@@ -206,11 +286,13 @@ impl Store {
 
     /// Returns other guests that have a MAC address of the change on the same network or wire; unknown if none is found
     /// and not all guests are known.
-    fn mac_users(&self, change: &Change) -> Fact<Vec<MacUser>> {
+    fn mac_users(&self, change: &Change, multus_namespace: &str) -> Fact<Vec<MacUser>> {
         let own_namespace = change.subject.namespace;
         // Most changes have no MAC address.
         let own = LazyCell::new(|| format!("{own_namespace}/{}", change.subject.name));
-        let user = |nic: &Nic| self.mac_user(nic.mac()?, NadRef::parse(nic.network_name()?, own_namespace), &own);
+        let user = |nic: &Nic| {
+            self.mac_user(nic.mac()?, nad_of(nic, own_namespace, multus_namespace)?, &own, multus_namespace)
+        };
         let users: Vec<MacUser> = change.nics.added_or_modified().filter_map(user).collect();
         if users.is_empty() && !self.guests.is_synced() {
             return Fact::Unknown;
@@ -222,7 +304,7 @@ impl Store {
     ///
     /// A VM of the same name in another namespace that does not run is the source of a migration between namespaces, an
     /// import or a restored backup: the addresses do not conflict.
-    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str) -> Option<MacUser> {
+    pub(super) fn mac_user(&self, mac: Mac, nad: NadRef, own: &str, multus_namespace: &str) -> Option<MacUser> {
         let network = nad.to_string();
         let own_name = name_of(own);
         let wire = self.wire(nad);
@@ -232,19 +314,45 @@ impl Store {
             if user.guest == own || is_source {
                 continue;
             }
-            if user.network == network {
+            let user_network = user.nad(multus_namespace);
+            if user_network == nad {
                 return Some(MacUser { mac, network, via: None, guest: user.guest.to_owned() });
             }
-            if via.is_none() && wire.is_some() && wire == self.wire(NadRef::parse(user.network, "")) {
-                via = Some(user);
+            if via.is_none() && wire.is_some() && wire == self.wire(user_network) {
+                via = Some((user_network, user.guest));
             }
         }
-        let user = via?;
-        Some(MacUser { mac, network, via: Some(user.network.to_owned()), guest: user.guest.to_owned() })
+        let (via, guest) = via?;
+        Some(MacUser { mac, network, via: Some(via.to_string()), guest: guest.to_owned() })
     }
 
     fn wire(&self, nad: NadRef) -> Option<&Wire> {
         self.nads.get(nad.namespace, nad.name).known().and_then(|nad| nad.network.wire.as_ref())
+    }
+}
+
+impl Store {
+    /// Returns the running guests that use a network; unknown if none is found and not all guests are known.
+    fn network_users(&self, change: &NetworkChange) -> Fact<NetworkUsers> {
+        let namespace = self.multus_namespace(change.multus_namespace.as_ref());
+        let namespace = namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let users = self.guests.users_of_network(change.network(), namespace);
+        if users.count == 0 && !self.guests.knows_all_vmis() { Fact::Unknown } else { Fact::Known(users) }
+    }
+
+    /// Returns who still uses a network, if this store has the guests of `known` that were read again and no others.
+    /// Unknown if none of them does and others may.
+    #[must_use]
+    pub fn users_left(&self, change: &NetworkChange, known: &NetworkUsers) -> Fact<NetworkUsers> {
+        let others = known.count - known.guests.len();
+        let was_read = |guest: &String| {
+            guest.split_once('/').is_some_and(|(namespace, name)| self.knows(Kind::Vmi, namespace, name))
+        };
+        match self.network_users(change) {
+            Fact::Known(users) if users.count > 0 => Fact::Known(NetworkUsers { count: users.count + others, ..users }),
+            _ if others == 0 && known.guests.iter().all(was_read) => Fact::Known(NetworkUsers::default()),
+            _ => Fact::Unknown,
+        }
     }
 }
 
@@ -253,20 +361,23 @@ impl FactSource for Store {
         let subject = change.subject;
         let guest = match subject.kind {
             ObjectKind::Vm | ObjectKind::Vmi => self.facts_of_guest(subject.namespace, subject.name),
-            ObjectKind::Migration | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
+            ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::Pool | ObjectKind::ReplicaSet => {
                 let overrides = self.overrides(subject.namespace);
                 Facts { kubevirt: self.kubevirt.clone(), vmi: Fact::Absent, overrides, ..Facts::default() }
             }
         };
-        let multus_namespace = self.multus_namespace();
-        let adds_nics = !change.nics.added.is_empty();
-        let unstable_address = adds_nics.then(|| self.unstable_address(subject.namespace, &guest.vmi)).flatten();
+        let multus_namespace = self.multus_namespace(change.multus_namespace.as_ref());
+        let of_multus = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let plugs_or_moves = change.nics.added_or_modified().next().is_some();
+        let networks = || self.networks_of_guest(subject.namespace, &guest.vmi, of_multus);
         Facts {
-            nads: self.nads_of(change, multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE)),
+            nads: self.nads_of(change, of_multus),
             isolation: self.isolation(),
+            resource_injector: self.resource_injector(),
+            guest_networks: if plugs_or_moves { networks() } else { Vec::new() },
+            mac_users: self.mac_users(change, of_multus),
             multus_namespace,
-            unstable_address,
-            mac_users: self.mac_users(change),
+            expansions: self.expansions(change),
             by_controller: self.component(change.user) == Some(CONTROLLER),
             ..guest
         }
@@ -274,6 +385,11 @@ impl FactSource for Store {
 
     fn facts_for_migration(&self, start: &MigrationStart) -> Facts {
         self.facts_of_guest(start.namespace, start.vmi_name)
+    }
+
+    fn facts_for_network(&self, change: &NetworkChange) -> Facts {
+        let (network_users, overrides) = (self.network_users(change), self.overrides(change.namespace));
+        Facts { network_users, overrides, ..Facts::default() }
     }
 }
 

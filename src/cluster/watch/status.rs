@@ -209,6 +209,9 @@ impl WatchStatus {
             WatchState::Forbidden(error) => {
                 tracing::warn!(kind, error, "facts unknown: grant list and watch; nicplug retries by itself");
             }
+            WatchState::NotInstalled if self.kind.is_optional() => {
+                tracing::debug!(kind, "the cluster has no such kind; nicplug retries by itself");
+            }
             WatchState::NotInstalled => {
                 tracing::warn!(kind, "facts unknown: the cluster has no such kind; nicplug retries by itself");
             }

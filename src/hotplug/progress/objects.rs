@@ -6,7 +6,7 @@ use serde_json::Value;
 const MAX_QUOTED: usize = 200;
 
 /// Returns what the last migration failed of, in parentheses.
-pub(super) fn failed_migration(vmi: &Value) -> String {
+pub(in crate::hotplug) fn failed_migration(vmi: &Value) -> String {
     let state = vmi.pointer("/status/migrationState");
     let has_failed = state.and_then(|state| state.get("failed")).and_then(Value::as_bool) == Some(true);
     let reason = text(vmi, "/status/migrationState/failureReason");
@@ -14,7 +14,7 @@ pub(super) fn failed_migration(vmi: &Value) -> String {
 }
 
 /// Returns how a guest ends or has ended, if it does.
-pub(super) fn end_of(vmi: &Value) -> Option<String> {
+pub(in crate::hotplug) fn end_of(vmi: &Value) -> Option<String> {
     if vmi.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
         return Some("is being stopped".to_owned());
     }
@@ -23,7 +23,7 @@ pub(super) fn end_of(vmi: &Value) -> Option<String> {
 }
 
 /// Whether a guest's spec has interface and network of a NIC, and not with `state: absent`.
-pub(super) fn has_nic(guest: Option<&Value>, nic: &str) -> bool {
+pub(in crate::hotplug) fn has_nic(guest: Option<&Value>, nic: &str) -> bool {
     let Some(guest) = guest else { return false };
     let interfaces = list(guest, "/domain/devices/interfaces");
     let is_present = |interface: &Value| name_is(interface, nic) && text(interface, "/state") != "absent";
@@ -31,29 +31,29 @@ pub(super) fn has_nic(guest: Option<&Value>, nic: &str) -> bool {
 }
 
 /// Whether the guest still has the NIC. An entry without a source comes from a KubeVirt that reported only the domain.
-pub(super) fn is_in_domain(entry: &Value) -> bool {
+pub(in crate::hotplug) fn is_in_domain(entry: &Value) -> bool {
     text(entry, "/infoSource").is_empty() || is_reported_by(entry, "domain")
 }
 
 /// Whether this source reports the NIC.
-pub(super) fn is_reported_by(entry: &Value, source: &str) -> bool {
+pub(in crate::hotplug) fn is_reported_by(entry: &Value, source: &str) -> bool {
     text(entry, "/infoSource").split(',').any(|reported| reported.trim() == source)
 }
 
 /// Returns the name of the NIC in the guest.
-pub(super) fn interface_in_guest(entry: Option<&Value>) -> String {
+pub(in crate::hotplug) fn interface_in_guest(entry: Option<&Value>) -> String {
     let name = entry.map(|entry| text(entry, "/interfaceName")).unwrap_or_default();
     if name.is_empty() { "the guest has it".to_owned() } else { format!("the guest has it as {name:?}") }
 }
 
 /// Whether a pod runs or will run.
-pub(super) fn is_alive(pod: &Value) -> bool {
+pub(in crate::hotplug) fn is_alive(pod: &Value) -> bool {
     let is_deleted = pod.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
     !is_deleted && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
 /// Returns the status of a condition, and its message; its reason if the message is empty.
-pub(super) fn condition<'v>(object: &'v Value, kind: &str) -> Option<(&'v str, &'v str)> {
+pub(in crate::hotplug) fn condition<'v>(object: &'v Value, kind: &str) -> Option<(&'v str, &'v str)> {
     let condition = list(object, "/status/conditions").iter().find(|condition| text(condition, "/type") == kind)?;
     let message = text(condition, "/message");
     let why = if message.is_empty() { text(condition, "/reason") } else { message };
@@ -61,7 +61,7 @@ pub(super) fn condition<'v>(object: &'v Value, kind: &str) -> Option<(&'v str, &
 }
 
 /// Adds KubeVirt's error, if it cannot synchronize the guest.
-pub(super) fn with_sync_error(reason: &str, vmi: &Value) -> String {
+pub(in crate::hotplug) fn with_sync_error(reason: &str, vmi: &Value) -> String {
     match condition(vmi, "Synchronized") {
         Some(("False", why)) if !why.is_empty() => format!("{reason}; KubeVirt reports{}", quoted(why)),
         _ => reason.to_owned(),
@@ -69,7 +69,7 @@ pub(super) fn with_sync_error(reason: &str, vmi: &Value) -> String {
 }
 
 /// Returns ` (text)`, on one line and cut to a maximum length; empty for an empty text.
-pub(super) fn quoted(why: &str) -> String {
+pub(in crate::hotplug) fn quoted(why: &str) -> String {
     let line: String = why.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     match line.trim() {
         "" => String::new(),
@@ -78,19 +78,19 @@ pub(super) fn quoted(why: &str) -> String {
     }
 }
 
-pub(super) fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
+pub(in crate::hotplug) fn list<'v>(object: &'v Value, pointer: &str) -> &'v [Value] {
     object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-pub(super) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
+pub(in crate::hotplug) fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-pub(super) fn name_of(object: &Value) -> &str {
+pub(in crate::hotplug) fn name_of(object: &Value) -> &str {
     text(object, "/metadata/name")
 }
 
-pub(super) fn name_is(entry: &Value, name: &str) -> bool {
+pub(in crate::hotplug) fn name_is(entry: &Value, name: &str) -> bool {
     text(entry, "/name") == name
 }
 

@@ -1,6 +1,6 @@
 //! Frozen slot annotations that an update removes from the template of a VM.
 
-use super::{RULE, annotations_of, devices};
+use super::{RULE, annotations_of, devices_of_template, expanded_devices};
 use crate::{
     api::review::ObjectKind,
     change::ObjectView,
@@ -22,7 +22,8 @@ pub(super) fn check(case: &Case) -> Option<Finding> {
     }
     let kubevirt = case.facts.kubevirt.known()?;
     let version = kubevirt.version.filter(|&version| Scheme::of(version).reads_slot_count())?;
-    let devices = devices(&after, &**kubevirt).ok()?;
+    let expanded = expanded_devices(&after, case.facts.expansion(), &**kubevirt).ok()?;
+    let devices = expanded.or_else(|| devices_of_template(&after, &**kubevirt).ok())?;
     let ports = |slots: Option<SlotCount>| {
         let usage = slots.map_or_else(|| devices.port_usage.clone(), |slots| devices.port_usage.with_slot_count(slots));
         let budget = PortBudget::of(&usage, &devices.nics, version);

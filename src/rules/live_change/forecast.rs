@@ -11,13 +11,13 @@ use crate::{
     api::{
         guest::{Devices, GuestSpec},
         mac::Mac,
-        network::{Interface, NadRef, Network},
+        network::{Bindings, Interface, NadRef, Network},
         vm::VirtualMachine,
     },
     change::{Nic, ObjectView},
     facts::{
-        Fact, Vmi,
-        nic::{GuestNic, NetworkRole, hash_of_interface, hash_of_source, written},
+        Fact, NicPreference, Vmi,
+        nic::{GuestNic, NetworkRole, hash_of_source, written},
     },
     kubevirt::gates::Gate,
     rules::Case,
@@ -75,40 +75,6 @@ pub(in crate::rules) enum Restart {
     Withdrawn,
 }
 
-/// What the preference of a VM sets, as the guest shows it: fields that the old template leaves out and the guest has.
-#[derive(Clone, Copy, Debug, Default)]
-struct Preference<'c> {
-    model: Option<&'c str>,
-    multiqueue: Option<bool>,
-    autoattach_pod: Option<bool>,
-}
-
-impl<'c> Preference<'c> {
-    fn infer(before: &ObjectView<'c>, old: &BTreeMap<&str, Nic<'c>>, vmi: &'c Vmi) -> Self {
-        if before.vm.is_none_or(|vm| vm.spec.preference.is_none()) {
-            return Self::default();
-        }
-        let leaves_out = |nic: &&GuestNic| {
-            let interface = old.get(&*nic.name).and_then(|nic| nic.interface);
-            interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_none())
-        };
-        let devices = &before.guest.domain.devices;
-        let unless_set = |set: Option<bool>, of_guest: Option<bool>| if set.is_none() { of_guest } else { None };
-        Self {
-            model: vmi.nics.iter().filter(leaves_out).find_map(|nic| nic.model.as_deref()),
-            multiqueue: unless_set(devices.network_interface_multiqueue, vmi.multiqueue),
-            autoattach_pod: unless_set(devices.autoattach_pod_interface, vmi.autoattach_pod),
-        }
-    }
-
-    fn model_of<'i>(&self, interface: &'i Interface) -> Option<&'i str>
-    where
-        'c: 'i,
-    {
-        written(interface.model.as_ref()).or(self.model)
-    }
-}
-
 impl<'c> Forecast<'c> {
     /// Returns the forecast for the update of a VM that runs as this guest.
     pub(in crate::rules) fn of(case: &Case<'c>, vmi: &'c Vmi) -> Self {
@@ -117,10 +83,10 @@ impl<'c> Forecast<'c> {
             Self { links: Vec::new(), swapped: Vec::new(), differences: Vec::new(), restart: Restart::None };
         let Some(before) = &case.change.before else { return forecast };
         let (old, new) = (before.nics(), after.nics());
-        let preference = Preference::infer(before, &old, vmi);
+        let preference = NicPreference::of_new(case.change, case.facts, vmi);
         forecast.compare_nics(case, vmi, &old, &new, &preference);
         let is_standing = before.vm.is_some_and(VirtualMachine::requires_restart);
-        if is_withdrawn(case, vmi, before, &preference, is_standing) {
+        if is_withdrawn(case, vmi, before, is_standing) {
             forecast.restart = if is_standing { Restart::Withdrawn } else { Restart::None };
         } else if !forecast.differences.is_empty() {
             forecast.restart = if is_standing { Restart::Standing } else { Restart::New };
@@ -144,7 +110,7 @@ impl<'c> Forecast<'c> {
         vmi: &'c Vmi,
         old: &BTreeMap<&'c str, Nic<'c>>,
         new: &BTreeMap<&'c str, Nic<'c>>,
-        preference: &Preference<'c>,
+        preference: &NicPreference<'c>,
     ) {
         let copies_networks = case.has(Gate::LiveUpdateNadRef) == Some(true);
         let has_ordinal_names = vmi.has_ordinal_names();
@@ -174,7 +140,7 @@ impl<'c> Forecast<'c> {
                 self.swapped.extend(Swap::of(case, nic, guest));
             }
         }
-        for nic in new.values().filter(|nic| is_copied(nic) && !vmi.has_nic(nic.name)) {
+        for nic in new.values().filter(|nic| is_copied(case, nic) && !vmi.has_nic(nic.name)) {
             has_pod_network |= is_on_pod_network(nic);
             let has_model = nic.interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_some());
             if let Some(model) = preference.model.filter(|_| !has_model) {
@@ -224,7 +190,9 @@ impl<'c> Swap<'c> {
 
     fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
         let (network, running) = (nic.network_name()?, guest.network.as_deref()?);
-        let namespace = case.change.subject.namespace;
+        // Multus looks for a default network without a namespace in one of its own, never in that of the VM.
+        let is_default = guest.role == NetworkRole::Default;
+        let namespace = if is_default { "" } else { case.change.subject.namespace };
         let differs = NadRef::parse(network, namespace) != NadRef::parse(running, namespace);
         differs.then_some(Self { nic, guest, network })
     }
@@ -233,9 +201,11 @@ impl<'c> Swap<'c> {
 /// Returns whether KubeVirt sets no `RestartRequired` for the NICs although the guest differs, because the template is
 /// as at the start of the guest. If the old template is not the one of the start, that one is unknown here: then the
 /// condition of the VM shows whether the old template equals it.
-fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, preference: &Preference, is_standing: bool) -> bool {
+fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, is_standing: bool) -> bool {
     let after = case.change.after.guest;
-    let is_unchanged = has_same_nics(before.guest, after, preference);
+    let preferences =
+        [NicPreference::of_stored(case.change, case.facts, vmi), NicPreference::of_new(case.change, case.facts, vmi)];
+    let is_unchanged = has_same_nics([before.guest, after], &preferences);
     if vmi.start_generation() == Some(before.metadata.generation) {
         return is_unchanged;
     }
@@ -244,13 +214,12 @@ fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, preference: &Prefer
 }
 
 /// Returns whether two templates have the same NICs in the same order, as KubeVirt compares them.
-fn has_same_nics(one: &GuestSpec, other: &GuestSpec, preference: &Preference) -> bool {
+fn has_same_nics([one, other]: [&GuestSpec; 2], [of_one, of_other]: &[NicPreference; 2]) -> bool {
     let is_same = |(one, other): (&Interface, &Interface)| {
         one.name == other.name
             && written(one.state.as_ref()) == written(other.state.as_ref())
             && written(one.mac_address.as_ref()) == written(other.mac_address.as_ref())
-            && preference.model_of(one) == preference.model_of(other)
-            && hash_of_interface(one) == hash_of_interface(other)
+            && of_one.model_of(one) == of_other.model_of(other)
     };
     let is_same_network = |(one, other): (&Network, &Network)| {
         let names = (one.multus.as_ref(), other.multus.as_ref());
@@ -261,13 +230,14 @@ fn has_same_nics(one: &GuestSpec, other: &GuestSpec, preference: &Preference) ->
     interfaces.len() == others.len()
         && one.networks.len() == other.networks.len()
         && interfaces.iter().zip(others).all(is_same)
+        && of_one.hashes_of(one).eq(of_other.hashes_of(other))
         && one.networks.iter().zip(&other.networks).all(is_same_network)
 }
 
 fn differences_of_devices<'c>(
     devices: &Devices,
     vmi: &Vmi,
-    preference: &Preference,
+    preference: &NicPreference,
 ) -> impl Iterator<Item = Difference<'c>> {
     let multiqueue = devices.network_interface_multiqueue.or(preference.multiqueue);
     let autoattach_pod = devices.autoattach_pod_interface.or(preference.autoattach_pod);
@@ -284,11 +254,11 @@ fn different_field(
     nic: &Nic,
     guest: &GuestNic,
     mac: Option<Mac>,
-    preference: &Preference,
+    preference: &NicPreference,
 ) -> Option<&'static str> {
     let interface = nic.interface?.value;
     let was = old.and_then(|old| old.interface).map(|entry| entry.value);
-    if hash_of_interface(interface) != guest.interface_hash {
+    if preference.hash_of(interface, nic.network.map(|entry| entry.value)) != guest.interface_hash {
         return Some(was.and_then(|was| changed_field(was, interface)).unwrap_or("a field"));
     }
     if preference.model_of(interface) != guest.model.as_deref() {
@@ -327,9 +297,12 @@ fn changed_field(one: &Interface, other: &Interface) -> Option<&'static str> {
 }
 
 /// Returns whether KubeVirt copies a NIC of the template that the guest does not have.
-fn is_copied(nic: &Nic) -> bool {
+fn is_copied(case: &Case, nic: &Nic) -> bool {
     let bindings = nic.interface.map(|entry| &entry.value.bindings);
-    !nic.is_absent() && bindings.is_some_and(|bindings| bindings.bridge.is_some() || bindings.sriov.is_some())
+    let is_copied = |bindings: &Bindings| {
+        bindings.bridge.is_some() || bindings.sriov.is_some() || case.hotplugs_plugin(bindings).is_some()
+    };
+    !nic.is_absent() && bindings.is_some_and(is_copied)
 }
 
 fn is_on_pod_network(nic: &Nic) -> bool {

@@ -2,7 +2,7 @@
 
 use super::RULE;
 use crate::{
-    api::guest::Probe,
+    api::probe::Probe,
     change::Nic,
     facts::Fact,
     rules::{Case, Finding},

@@ -8,7 +8,7 @@ use crate::{
         cni::OvnNetwork,
         nad::{Nad, NadLookup},
     },
-    rules::{Case, CauseType, Finding},
+    rules::{AtRestart, Case, CauseType, Finding},
 };
 
 /// The plugins that create an interface without a device, so that there is none for the sriov binding.
@@ -20,8 +20,8 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
     let field = case.change.network_name_field(nic.network?.index);
     let ovn = nad.network.ovn.as_deref();
     let fault = ovn.and_then(|ovn| evaluate_ovn(case, nic, name, nad, ovn));
-    if let Some((what, fix)) = fault {
-        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix));
+    if let Some(OvnFault { what, fix, at_restart }) = fault {
+        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix).at_restart(at_restart));
     }
     let what = unsuitable_binding(nic, nad).or_else(|| {
         let (ovn, other) = (ovn?, lookup.conflict.as_deref()?);
@@ -33,28 +33,43 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
     what.map(|what| RULE.advice(field, what))
 }
 
-/// Returns why OVN-Kubernetes does not attach a NIC, and how to fix that.
-fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwork) -> Option<(String, String)> {
+/// Why OVN-Kubernetes does not attach a NIC.
+struct OvnFault {
+    what: String,
+    fix: String,
+    at_restart: AtRestart,
+}
+
+impl OvnFault {
+    fn new(what: String, fix: &str) -> Self {
+        Self { what, fix: fix.to_owned(), at_restart: AtRestart::Fails }
+    }
+}
+
+fn evaluate_ovn(case: &Case, nic: &Nic, name: NadRef, nad: &Nad, ovn: &OvnNetwork) -> Option<OvnFault> {
     let is_default = nic.network.is_some_and(|network| network.value.is_default());
     if nad.network.plugins.len() > 1 {
         let what = format!("network \"{name}\" cannot be used: OVN-Kubernetes takes no chained plugins");
-        return Some((what, "leave only the plugin of OVN-Kubernetes in its config".to_owned()));
+        return Some(OvnFault::new(what, "leave only the plugin of OVN-Kubernetes in its config"));
     }
     if !ovn.topology.is_empty() && *ovn.nad_name != *name.to_string() {
         let written = &ovn.nad_name;
         let what =
             format!("netAttachDefName {written:?} of \"{name}\" is not \"{name}\": OVN-Kubernetes ignores the network");
-        return Some((what, format!("set netAttachDefName in its config to \"{name}\"")));
+        return Some(OvnFault::new(what, &format!("set netAttachDefName in its config to \"{name}\"")));
     }
     if !is_default && (ovn.is_primary || &*ovn.topology == "layer3") {
         let kind = if ovn.is_primary { "a primary OVN network" } else { "an OVN layer3 network" };
         let what = format!("\"{name}\" is {kind}: a VM cannot use it as a further network");
-        return Some((what, "use an OVN network of topology layer2 or localnet, of role secondary".to_owned()));
+        let fault = OvnFault::new(what, "use an OVN network of topology layer2 or localnet, of role secondary");
+        // OVN-Kubernetes attaches a layer3 network to the pod.
+        let at_restart = if ovn.is_primary { AtRestart::Fails } else { AtRestart::Applied };
+        return Some(OvnFault { at_restart, ..fault });
     }
     let other = other_nic(case, nic, name)?;
     let what = format!("OVN-Kubernetes network \"{name}\" is used by two NICs of the VM ({other:?}, {:?})", nic.name);
     let fix = "give the second NIC a NetworkAttachmentDefinition of its own with the same network name";
-    Some((what, fix.to_owned()))
+    Some(OvnFault::new(what, fix))
 }
 
 /// Returns another NIC of the guest on the same definition. Of two NICs that the change adds, only the second has one.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Expect, assert_as_expected, findings_under, review_of_kind};
 use crate::{
     api::{
-        cluster,
+        cluster, instancetype,
         network::{NadRef, Network},
     },
     facts::{
-        Attachment, Fact, Facts, KubeVirt, Vm, Vmi,
+        Attachment, Expansion, Expansions, Fact, Facts, KubeVirt, Preference, Vm, Vmi,
         attachment::{InPlace, ReadyNodes},
         nad::{Nad, NadLookup},
         nodes::{Node, Nodes},
@@ -30,6 +30,7 @@ pub(crate) struct Hotplug {
     domain: String,
     annotations: String,
     spec: String,
+    preference: String,
     is_new: bool,
     is_vmi: bool,
     owners: String,
@@ -63,6 +64,7 @@ impl Hotplug {
             domain: r#""devices": {"#.to_owned(),
             annotations: String::new(),
             spec: String::new(),
+            preference: String::new(),
             is_new: false,
             is_vmi: false,
             owners: String::new(),
@@ -266,6 +268,27 @@ impl Hotplug {
         self
     }
 
+    /// Makes KubeVirt expand the VM with a preference, whose `spec.devices` has these fields, and gives the model to each
+    /// NIC of the guest that has none.
+    pub(crate) fn preferring(mut self, devices: &str) -> Self {
+        let object = format!(r#"{{"spec": {{"devices": {{{devices}}}}}}}"#);
+        let preference = Preference::from(&serde_json::from_str::<instancetype::Preference>(&object).unwrap());
+        self.preference = r#""preference": {"name": "pe"}, "#.to_owned();
+        let model = Some(preference.model.clone()).filter(|model| !model.is_empty());
+        let expansion = Expansion { instancetype: Fact::Absent, preference: Fact::Known(Arc::new(preference)) };
+        self.facts.expansions = Some(Box::new(Expansions { before: expansion.clone(), after: expansion }));
+        self.vmi(|vmi| {
+            for nic in Arc::make_mut(&mut vmi.nics) {
+                nic.model = nic.model.take().or_else(|| model.clone());
+            }
+        })
+    }
+
+    /// Makes the instancetype and the preference of the VM unknown.
+    pub(crate) fn unread(self) -> Self {
+        self.facts(|facts| facts.expansions = Some(Box::default()))
+    }
+
     /// Gives the guest and its VM bridge NICs with these names, before and after the change.
     pub(crate) fn having(mut self, names: &[&str]) -> Self {
         for (place, name) in names.iter().enumerate() {
@@ -293,7 +316,11 @@ impl Hotplug {
     pub(crate) fn review(&self) -> String {
         let object = |nics: &[(String, String)], annotations: &str, fields: &str| {
             let guest = self.guest(nics);
-            let spec = if self.is_vmi { guest } else { format!(r#"{{{fields}"template": {{"spec": {guest}}}}}"#) };
+            let spec = if self.is_vmi {
+                guest
+            } else {
+                format!(r#"{{{fields}{}"template": {{"spec": {guest}}}}}"#, self.preference)
+            };
             format!(
                 r#"{{"metadata": {{"name": "vm-fedora", "namespace": "demo", "annotations": {{{annotations}}},
                     "ownerReferences": [{}]}}, "spec": {spec}}}"#,

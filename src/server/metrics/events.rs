@@ -13,7 +13,7 @@ use crate::k8s::events::{DropReason, EventQueue};
 
 impl Collector for EventQueue {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let about = ("events_sent", "Events of denials and settings that the API server accepted");
+        let about = ("events_sent", "Events of reviews and settings that the API server accepted");
         single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(self.sent()))?;
         let dropped =
             DropReason::ALL.map(|reason| ([("reason", reason.as_str())], ConstCounter::new(self.dropped(reason))));

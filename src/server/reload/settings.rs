@@ -5,7 +5,7 @@
 //! caller. The server stays ready, with the previous settings.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,6 +17,10 @@ use futures_util::Stream;
 
 use super::{Loaded, poll};
 use crate::{
+    cluster::{
+        files::{self, FilesError},
+        manifests,
+    },
     server::readiness::Check,
     settings::{CurrentSettings, Settings, SettingsError},
 };
@@ -31,6 +35,14 @@ pub enum FileError {
         path: PathBuf,
         /// The error.
         why: SettingsError,
+    },
+    /// The path is a pipe or a device.
+    #[error("{}: is {what} and not a file: name a file", path.display())]
+    NotFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// The file is not text.
     #[error("{}: is not UTF-8 text: write the settings as YAML", path.display())]
@@ -57,12 +69,26 @@ pub fn read(path: &Path, known: &[&str]) -> Result<Settings, FileError> {
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>, FileError> {
-    fs::read(path).map_err(|why| FileError::Unreadable { path: path.to_owned(), why })
+    let text = files::read(path).map_err(|error| match error {
+        FilesError::NotText { path } => FileError::NotText { path },
+        FilesError::NotFile { path, what } => FileError::NotFile { path, what },
+        FilesError::Unreadable { path, source } => FileError::Unreadable { path, why: source },
+        other => FileError::Unreadable { path: path.to_owned(), why: io::Error::other(other) },
+    })?;
+    Ok(text.into_bytes())
 }
 
 fn parse(path: &Path, known: &[&str], contents: &[u8]) -> Result<Settings, FileError> {
     let text = str::from_utf8(contents).map_err(|_| FileError::NotText { path: path.to_owned() })?;
-    Settings::parse(text, known).map_err(|why| FileError::Invalid { path: path.to_owned(), why })
+    let invalid = |why| FileError::Invalid { path: path.to_owned(), why };
+    // The reader of manifests explains what is wrong with a text that is not YAML.
+    let documents = manifests::read(text).map_err(|error| invalid(SettingsError::Syntax(error.to_string())))?;
+    if let Some(second) = documents.get(1) {
+        let message = format!("line {}: a second document begins; write all settings in one", second.line);
+        return Err(invalid(SettingsError::Syntax(message)));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Settings::parse(text, known).map_err(invalid)
 }
 
 /// The result of a change of the file.
@@ -194,6 +220,8 @@ impl ReloadCounts {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{
         server::{metrics::Metrics, readiness::Readiness},

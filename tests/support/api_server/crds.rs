@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Migration,
     /// `NetworkAttachmentDefinition`.
     Nad,
+    /// `VirtualMachinePool`, of which no definition is in `tests/data/crds`.
+    Pool,
     /// `VirtualMachine`.
     Vm,
     /// `VirtualMachineInstance`.
@@ -47,10 +49,12 @@ impl Kind {
             Self::KubeVirt => ("kubevirt.io", "KubeVirt", "kubevirts"),
             Self::Migration => ("kubevirt.io", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations"),
             Self::Nad => ("k8s.cni.cncf.io", "NetworkAttachmentDefinition", "network-attachment-definitions"),
+            Self::Pool => ("pool.kubevirt.io", "VirtualMachinePool", "virtualmachinepools"),
             Self::Vm => ("kubevirt.io", "VirtualMachine", "virtualmachines"),
             Self::Vmi => ("kubevirt.io", "VirtualMachineInstance", "virtualmachineinstances"),
         };
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural)
+        let version = if self == Self::Pool { "v1beta1" } else { "v1" };
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn bind(api: &ApiServer, user: &str, namespace: &str) {
 const ALL: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
 
 fn editor() -> Vec<Value> {
-    vec![json!({"apiGroups": ["kubevirt.io", "k8s.cni.cncf.io"], "resources": ["*"], "verbs": ALL})]
+    vec![json!({"apiGroups": ["kubevirt.io", "pool.kubevirt.io", "k8s.cni.cncf.io"], "resources": ["*"], "verbs": ALL})]
 }
 
 fn kubevirt() -> Vec<Value> {

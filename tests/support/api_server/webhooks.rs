@@ -42,12 +42,16 @@ pub(crate) fn configurations(service: &Service, policy: FailurePolicy) -> [Value
         let mut configuration = objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
         configuration["metadata"]["name"] = json!(namespace);
         service.ip.write_into(&mut configuration);
-        let webhook = &mut configuration["webhooks"][0];
-        let name = webhook["name"].as_str().unwrap().split('.').next().unwrap().to_owned();
-        webhook["name"] = json!(format!("{name}.{namespace}.nicplug.io"));
-        webhook["clientConfig"]["service"]["name"] = json!(service.name);
-        webhook["failurePolicy"] = json!(format!("{policy:?}"));
-        webhook["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+        for (index, webhook) in configuration["webhooks"].as_array_mut().unwrap().iter_mut().enumerate() {
+            let name = webhook["name"].as_str().unwrap().split('.').next().unwrap().to_owned();
+            webhook["name"] = json!(format!("{name}.{namespace}.nicplug.io"));
+            webhook["clientConfig"]["service"]["name"] = json!(service.name);
+            // The webhook for networks, which is the second, keeps the policy of the chart.
+            if index == 0 {
+                webhook["failurePolicy"] = json!(format!("{policy:?}"));
+            }
+            webhook["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+        }
         configuration
     })
 }
@@ -78,6 +82,8 @@ pub(crate) struct Registration {
     pub(crate) mutating: String,
     /// The name of the validating webhook.
     pub(crate) validating: String,
+    /// The name of the validating webhook for networks.
+    pub(crate) networks: String,
 }
 
 impl Registration {
@@ -86,7 +92,9 @@ impl Registration {
         let (admin, namespace) = (api.admin(), &service.namespace);
         activate(&admin, namespace).await;
         for mut configuration in configurations(service, policy) {
-            configuration["webhooks"][0]["clientConfig"]["caBundle"] = json!(BASE64.encode(ca));
+            for webhook in configuration["webhooks"].as_array_mut().unwrap() {
+                webhook["clientConfig"]["caBundle"] = json!(BASE64.encode(ca));
+            }
             let plural = format!("{}s", configuration["kind"].as_str().unwrap().to_lowercase());
             let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}/{namespace}");
             apply(&admin, &path, &configuration).await;
@@ -95,6 +103,7 @@ impl Registration {
             name: namespace.clone(),
             mutating: format!("mutate.{namespace}.nicplug.io"),
             validating: format!("validate.{namespace}.nicplug.io"),
+            networks: format!("validate-networks.{namespace}.nicplug.io"),
         };
         registration.wait_until_called(api).await;
         registration
@@ -112,7 +121,7 @@ impl Registration {
     /// watches, a moment after it has stored them.
     async fn wait_until_called(&self, api: &ApiServer) {
         let admin = api.admin();
-        let probe = bare_vm("probe").build();
+        let probe = bare_vm("probe").build_vmi();
         // With the policy `Ignore` a failed call counts as a call, and the request is allowed.
         let answered = async |webhook: &str| {
             let calls = api.webhook_calls(webhook, "CREATE").await;
@@ -120,7 +129,7 @@ impl Registration {
         };
         let before = (answered(&self.mutating).await, answered(&self.validating).await);
         eventually("both webhooks answer", async || {
-            let response = requests::create(&admin, Kind::Vm, &self.name, &probe, Run::Dry).await;
+            let response = requests::create(&admin, Kind::Vmi, &self.name, &probe, Run::Dry).await;
             let now = (answered(&self.mutating).await, answered(&self.validating).await);
             (now.0 > before.0 && now.1 > before.1 && !response.message().contains("failed calling webhook"))
                 .then_some(())

@@ -3,12 +3,15 @@
 
 mod config_map;
 mod daemon_set;
+mod instancetype;
 mod kubevirt;
 mod migration;
+mod mutating_webhooks;
 mod nad;
 mod namespace;
 mod node;
 mod plain;
+mod preference;
 mod resource_quota;
 mod revision;
 mod vm;
@@ -16,7 +19,7 @@ mod vmi;
 
 use std::fmt;
 
-pub(crate) use self::config_map::MULTUS_CONFIG;
+pub(crate) use self::{config_map::MULTUS_CONFIG, revision::stores_expander};
 use super::{Store, listing::AnyListing};
 use crate::{
     api::{FieldError, metadata::Metadata},
@@ -37,7 +40,12 @@ pub(super) fn of(kind: Kind) -> &'static dyn StoredKind {
         Kind::Namespace => &namespace::KIND,
         Kind::Node => &node::NodeKind,
         Kind::ResourceQuota => &resource_quota::KIND,
+        Kind::Instancetype => &instancetype::OF_NAMESPACE,
+        Kind::ClusterInstancetype => &instancetype::OF_CLUSTER,
+        Kind::Preference => &preference::OF_NAMESPACE,
+        Kind::ClusterPreference => &preference::OF_CLUSTER,
         Kind::Revision => &revision::Revisions,
+        Kind::MutatingWebhooks => &mutating_webhooks::KIND,
     }
 }
 

@@ -30,6 +30,7 @@ impl StoredKind for Vms {
 
     fn remove(&self, store: &mut Store, namespace: &str, name: &str) {
         store.guests.remove_vm(namespace, name);
+        store.expanders.remove_owned_by(namespace, name);
         store.guests.vms_mut().remove(namespace, name);
         store.persist_queue.set(ObjectRef::vm(namespace, name), false);
     }

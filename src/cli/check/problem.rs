@@ -1,0 +1,225 @@
+//! What a check found, with its place.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write as _,
+};
+
+use ring::digest::{SHA256, digest};
+use serde_json::Value;
+
+use crate::{cluster::manifests::Position, facts::FactKind, rules::Rule};
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Level {
+    /// The cluster would deny the object, or the file cannot be read.
+    Error,
+    /// The cluster would allow the object with a warning.
+    Warning,
+    /// Something was not checked.
+    Note,
+}
+
+impl Level {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// Where a problem comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A line of the baseline or of an ignore.
+    Ignore,
+    /// The file or the object cannot be read.
+    Manifest,
+    /// The annotation of the namespace.
+    Namespace,
+    Rule(&'static Rule),
+}
+
+impl Origin {
+    /// Returns the id in outputs.
+    pub(super) fn id(self) -> &'static str {
+        match self {
+            Self::Ignore => "ignore",
+            Self::Manifest => "manifest",
+            Self::Namespace => "namespace",
+            Self::Rule(rule) => rule.id,
+        }
+    }
+
+    /// Returns the rule.
+    pub(super) fn rule(self) -> Option<&'static Rule> {
+        match self {
+            Self::Rule(rule) => Some(rule),
+            _ => None,
+        }
+    }
+}
+
+/// One problem.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) file: String,
+    pub(super) at: Position,
+    pub(super) level: Level,
+    pub(super) origin: Origin,
+    /// The object, as in `VirtualMachine shop/web`; empty if no object can be read.
+    pub(super) object: String,
+    /// The path of the field; empty if the problem is not about a field.
+    pub(super) field: String,
+    /// The path with names of list entries instead of indices, which stays the same when an entry is inserted.
+    pub(super) stable_field: String,
+    pub(super) what: String,
+    pub(super) fix: String,
+    /// The line of the file.
+    pub(super) source: String,
+    /// Identifies the problem when its line has moved.
+    pub(super) fingerprint: String,
+    /// Whether the file could not be judged.
+    pub(super) is_unreadable: bool,
+}
+
+impl Problem {
+    /// Returns a problem of a file that is not about an object.
+    pub(super) fn of_file(file: &str, at: Position, level: Level, origin: Origin, what: &str) -> Self {
+        let (what, fix) = what.split_once("; ").unwrap_or((what, ""));
+        Self {
+            file: file.to_owned(),
+            at,
+            level,
+            origin,
+            object: String::new(),
+            field: String::new(),
+            stable_field: String::new(),
+            what: what.to_owned(),
+            fix: fix.to_owned(),
+            source: String::new(),
+            fingerprint: String::new(),
+            is_unreadable: false,
+        }
+    }
+
+    /// Returns what is wrong and how to fix it, in one line.
+    pub(super) fn message(&self) -> String {
+        if self.fix.is_empty() { self.what.clone() } else { format!("{}; {}", self.what, self.fix) }
+    }
+}
+
+/// An object that was checked.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    pub(super) file: String,
+    pub(super) object: String,
+}
+
+/// The result of a check.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// In the order of the files, and of the lines in each.
+    pub(super) problems: Vec<Problem>,
+    /// The objects that were checked.
+    pub(super) checked: Vec<Checked>,
+    /// The facts that were not known, each with the rules that need it.
+    pub(super) unknown: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    /// What the check took for granted.
+    pub(super) assumptions: Vec<String>,
+    pub(super) files: usize,
+    pub(super) documents: usize,
+    /// How many problems an ignore or the baseline has hidden.
+    pub(super) ignored: usize,
+}
+
+impl Report {
+    /// Notes that a rule needs a fact that is not known.
+    pub(super) fn add_unknown(&mut self, missing: FactKind, origin: Origin) {
+        self.unknown.entry(missing.as_str()).or_default().insert(origin.id());
+    }
+
+    pub(super) fn count(&self, level: Level) -> usize {
+        self.problems.iter().filter(|problem| problem.level == level).count()
+    }
+
+    /// Gives each problem its fingerprint: of its file, object, rule and field, and a number if these are equal.
+    pub(super) fn add_fingerprints(&mut self) {
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for problem in &mut self.problems {
+            let Problem { file, object, stable_field, .. } = &*problem;
+            let file = file.strip_prefix("./").unwrap_or(file);
+            let mut identity = format!("{file}\n{object}\n{}\n{stable_field}", problem.origin.id());
+            if problem.origin.rule().is_none() {
+                let _ = write!(identity, "\n{}", problem.what);
+            }
+            let count = seen.entry(identity.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                let _ = write!(identity, "\n{count}");
+            }
+            problem.fingerprint = hex(&identity);
+        }
+    }
+}
+
+/// Returns the first 128 bits of the hash of a text, in hexadecimal digits.
+fn hex(text: &str) -> String {
+    let hash = digest(&SHA256, text.as_bytes());
+    hash.as_ref().iter().take(16).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// Returns a path with the names of list entries, as in `spec.networks[name=blue].multus`.
+pub(super) fn stable_field(object: &Value, field: &str) -> String {
+    let mut stable = String::new();
+    let mut value = Some(object);
+    for (number, part) in field.split('[').enumerate() {
+        let (index, keys) = match part.split_once(']') {
+            Some((index, keys)) if number > 0 => (Some(index), keys),
+            _ => (None, part),
+        };
+        if let Some(index) = index {
+            value = match index.parse::<usize>() {
+                Ok(index) => value.and_then(|list| list.get(index)),
+                Err(_) => value.and_then(|object| object.get(index)),
+            };
+            let name = value.and_then(|entry| entry.get("name")).and_then(Value::as_str);
+            let _ = match name {
+                Some(name) => write!(stable, "[name={name}]"),
+                None => write!(stable, "[{index}]"),
+            };
+        }
+        for key in keys.split('.').filter(|key| !key.is_empty()) {
+            value = value.and_then(|object| object.get(key));
+        }
+        stable.push_str(keys);
+    }
+    stable
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_entry_is_known_by_its_name() {
+        let object = json!({"spec": {"networks": [{"name": "a"}, {"name": "b", "multus": {}}, {"x": 1}]}});
+        for (field, expected) in [
+            ("spec.networks[1].multus.networkName", "spec.networks[name=b].multus.networkName"),
+            ("spec.networks[2].x", "spec.networks[2].x"),
+            ("spec.networks[9]", "spec.networks[9]"),
+            ("metadata.annotations[a.b/c]", "metadata.annotations[a.b/c]"),
+            ("", ""),
+        ] {
+            assert_eq!(stable_field(&object, field), expected);
+        }
+    }
+}

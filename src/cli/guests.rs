@@ -1,0 +1,473 @@
+//! Reads VMs from the cluster with everything around them that shows where their NICs are.
+//!
+//! What the user has no permission to read is listed as unread, and the rest is evaluated without it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use anyhow::{anyhow, bail, ensure};
+use futures_util::future::{join, join_all, join3};
+use hyper::http::Request as HttpRequest;
+use kube::core::{Request, params::ListParams};
+use serde_json::Value;
+
+use super::kubeconfig::Cluster;
+use crate::{
+    cluster::{
+        fetch::{FetchPlan, fetch_facts},
+        store::Store,
+    },
+    facts::{Fact, nad::closest_name},
+    hotplug::place::{CREATED_BY, Surroundings},
+    k8s::{
+        api_error::ApiError,
+        kind::Kind,
+        request::{ApiClient, Fields, ObjectPath, is_valid_name},
+    },
+    settings::Settings,
+};
+
+/// The longest time for a response of the API server.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The size of a page of a list, as kubectl has it.
+const PAGE: u32 = 500;
+
+/// The maximum number of guests whose ControllerRevision is read, if nicplug did not record their ports at boot.
+const MAX_REVISIONS: usize = 100;
+
+/// Which VMs to read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Selection {
+    /// All VMs of all namespaces.
+    Cluster,
+    /// All VMs of the namespace.
+    Namespace,
+    /// The VMs with these names, each `NAME`, `vm/NAME` or `vmi/NAME`.
+    Names(Vec<String>),
+}
+
+/// A VM, or a VMI without a VM.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) vm: Option<Value>,
+    pub(super) vmi: Fact<Value>,
+}
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct FoundGuests {
+    /// The VMs and VMIs, by namespace and name.
+    pub(super) list: Vec<Guest>,
+    /// The facts for the rules.
+    pub(super) store: Store,
+    /// What could not be read, each with its reason unless that is a missing permission.
+    pub(super) unread: Unread,
+    /// The pods by the uid of their VMI.
+    pods: Option<BTreeMap<String, Vec<Value>>>,
+    migrations: Option<ByNamespace>,
+    events: Option<ByNamespace>,
+}
+
+/// Objects by their namespace.
+type ByNamespace = BTreeMap<String, Vec<Value>>;
+
+/// What could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// Objects without permission.
+    pub(super) forbidden: BTreeSet<String>,
+    /// Objects with another error, and the error.
+    pub(super) failed: BTreeSet<String>,
+}
+
+impl Unread {
+    fn add(&mut self, what: &impl fmt::Display, error: &ApiError) {
+        if error.is_forbidden() {
+            self.forbidden.insert(what.to_string());
+        } else {
+            self.failed.insert(format!("{what}: {error}"));
+        }
+    }
+
+    /// Returns a sentence for each reason.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.forbidden.is_empty() {
+            let all: Vec<&str> = self.forbidden.iter().map(String::as_str).collect();
+            notes.push(format!("Not read, no permission: {}", all.join(", ")));
+        }
+        notes.extend(self.failed.iter().map(|failed| format!("Not read: {failed}")));
+        notes
+    }
+}
+
+impl FoundGuests {
+    /// Returns everything around a guest.
+    pub(super) fn around<'g>(&'g self, guest: &'g Guest, settings: &'g Settings) -> Surroundings<'g> {
+        let of = |objects: &'g Option<ByNamespace>| {
+            objects.as_ref().map(|all| all.get(&guest.namespace).map(Vec::as_slice).unwrap_or_default())
+        };
+        let uid = guest.vmi.known().and_then(|vmi| vmi.pointer("/metadata/uid")?.as_str()).unwrap_or_default();
+        let pods = self.pods.as_ref().map(|all| all.get(uid).map(Vec::as_slice).unwrap_or_default());
+        Surroundings {
+            vm: guest.vm.as_ref(),
+            vmi: guest.vmi.as_ref(),
+            pods,
+            migrations: of(&self.migrations),
+            events: of(&self.events),
+            facts: &self.store,
+            settings,
+        }
+    }
+}
+
+/// Reads the selected VMs, and what is around them, including further networks, each `nad` or `namespace/nad`.
+pub(super) async fn read(
+    cluster: &Cluster,
+    selection: &Selection,
+    labels: Option<&str>,
+    further_networks: &[String],
+) -> anyhow::Result<FoundGuests> {
+    ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
+    let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+    let mut guests = FoundGuests::default();
+    match selection {
+        Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
+        Selection::Cluster => read_all(&client, "", labels, &mut guests).await?,
+        Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
+    }
+    let namespace = if *selection == Selection::Cluster { "" } else { cluster.namespace.as_str() };
+    read_around(cluster, &client, namespace, further_networks, &mut guests).await;
+    Ok(guests)
+}
+
+/// Returns the name in an argument such as `vm/NAME`.
+pub(super) fn name_in(argument: &str) -> anyhow::Result<&str> {
+    let name = match argument.split_once('/') {
+        Some((kind, name)) => {
+            let kinds = ["vm", "vms", "vmi", "vmis", "virtualmachine", "virtualmachines", "virtualmachineinstance"];
+            let kind = kind.split('.').next().unwrap_or_default();
+            ensure!(kinds.contains(&kind), "{argument:?} is not a VM: write NAME, vm/NAME or vmi/NAME");
+            name
+        }
+        None => argument,
+    };
+    ensure!(is_valid_name(name), "{name:?} is not a valid name of a VirtualMachine");
+    Ok(name)
+}
+
+/// Reads VMs and VMIs by their names, for which the permission `get` is enough.
+async fn read_named(
+    cluster: &Cluster,
+    client: &ApiClient,
+    arguments: &[String],
+    guests: &mut FoundGuests,
+) -> anyhow::Result<()> {
+    let namespace = &cluster.namespace;
+    let mut names: Vec<&str> = Vec::new();
+    for argument in arguments {
+        let name = name_in(argument)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let both = |name: &&str| {
+        let [vm, vmi] = [Kind::Vm, Kind::Vmi].map(|kind| ObjectPath::one(kind, namespace, name));
+        async move { join(client.get(&vm), client.get(&vmi)).await }
+    };
+    let results = join_all(names.iter().map(both)).await;
+    for (name, (vm, vmi)) in names.into_iter().zip(results) {
+        let vm = match vm {
+            Ok(text) => Some(value(&text)),
+            Err(ApiError::NotFound(_)) => None,
+            Err(error) => bail!("VirtualMachine {name:?} cannot be read: {error}"),
+        };
+        let vmi = match vmi {
+            Ok(text) => Fact::Known(value(&text)),
+            Err(ApiError::NotFound(_)) => Fact::Absent,
+            Err(error) => {
+                let path = ObjectPath::one(Kind::Vmi, namespace, name);
+                guests.unread.add(&path, &error);
+                Fact::Unknown
+            }
+        };
+        if vm.is_none() && vmi.known().is_none() {
+            return Err(not_found(client, namespace, name).await);
+        }
+        guests.list.push(Guest { namespace: namespace.clone(), name: name.to_owned(), vm, vmi });
+    }
+    Ok(())
+}
+
+/// Returns the error for a VM that does not exist, with a similar name.
+async fn not_found(client: &ApiClient, namespace: &str, name: &str) -> anyhow::Error {
+    let path = ObjectPath::all(Kind::Vm, namespace);
+    let all = client.list(&path, ListParams::default().limit(PAGE), Fields::Metadata).objects().await;
+    let names: Vec<String> = all.unwrap_or_default().iter().map(|text| name_of(&value(text)).to_owned()).collect();
+    let hint = match closest_name(name, names.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean {near:?}?"),
+        None if names.is_empty() => "; pass -n for another namespace".to_owned(),
+        None => String::new(),
+    };
+    anyhow!("VirtualMachine {name:?} not found in namespace {namespace:?}{hint}")
+}
+
+/// Lists VMs and VMIs.
+async fn read_all(
+    client: &ApiClient,
+    namespace: &str,
+    labels: Option<&str>,
+    guests: &mut FoundGuests,
+) -> anyhow::Result<()> {
+    let selected = match labels {
+        Some(labels) => ListParams::default().limit(PAGE).labels(labels),
+        None => ListParams::default().limit(PAGE),
+    };
+    let [vms, vmis] = [Kind::Vm, Kind::Vmi].map(|kind| ObjectPath::all(kind, namespace));
+    // The VMI of a selected VM need not have its labels.
+    let all = ListParams::default().limit(PAGE);
+    let lists =
+        join(client.list(&vms, selected, Fields::All).objects(), client.list(&vmis, all, Fields::All).objects());
+    let (vm_list, vmi_list) = lists.await;
+    let vm_list = vm_list.map_err(|error| anyhow!("{vms} cannot be listed: {error}"))?;
+    let mut running: Option<BTreeMap<(String, String), Value>> = match vmi_list {
+        Ok(vmis) => Some(vmis.iter().map(|text| value(text)).map(|vmi| (key(&vmi), vmi)).collect()),
+        Err(error) => {
+            guests.unread.add(&vmis, &error);
+            None
+        }
+    };
+    for vm in vm_list.iter().map(|text| value(text)) {
+        let (namespace, name) = key(&vm);
+        let vmi = match &mut running {
+            None => Fact::Unknown,
+            Some(running) => running.remove(&(namespace.clone(), name.clone())).map_or(Fact::Absent, Fact::Known),
+        };
+        guests.list.push(Guest { namespace, name, vm: Some(vm), vmi });
+    }
+    let is_of_vm = |vmi: &Value| {
+        let owners = vmi.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        owners.is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "VirtualMachine"))
+    };
+    if labels.is_none() {
+        let alone = running.into_iter().flatten().filter(|(_, vmi)| !is_of_vm(vmi));
+        guests.list.extend(alone.map(|((namespace, name), vmi)| Guest {
+            namespace,
+            name,
+            vm: None,
+            vmi: Fact::Known(vmi),
+        }));
+    }
+    guests.list.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    Ok(())
+}
+
+/// Reads what is around the guests, and the facts for the rules.
+async fn read_around(
+    cluster: &Cluster,
+    client: &ApiClient,
+    namespace: &str,
+    further_networks: &[String],
+    guests: &mut FoundGuests,
+) {
+    let plan = networks(&guests.list)
+        .iter()
+        .chain(further_networks)
+        .fold(FetchPlan::about(namespace, ""), |plan, network| plan.with_network(network));
+    let core = |plural: &str| match namespace {
+        "" => format!("/api/v1/{plural}"),
+        namespace => format!("/api/v1/namespaces/{namespace}/{plural}"),
+    };
+    let kinds: &[Kind] = if namespace.is_empty() {
+        &[Kind::Migration, Kind::ResourceQuota, Kind::Namespace]
+    } else {
+        &[Kind::Migration, Kind::ResourceQuota]
+    };
+    let (fetched, lists, (pods, events)) = join3(
+        fetch_facts(&cluster.client, &plan, TIMEOUT),
+        join_all(kinds.iter().map(|&kind| list(client, ObjectPath::all(kind, namespace)))),
+        join(
+            list_core(cluster, &core("pods"), ListParams::default().labels(CREATED_BY)),
+            list_core(cluster, &core("events"), ListParams::default().fields("type=Warning")),
+        ),
+    )
+    .await;
+    guests.store = fetched.store;
+    for error in &fetched.errors {
+        guests.unread.add(&error.path, &error.reason);
+    }
+    let place = if namespace.is_empty() { String::new() } else { format!(" of namespace {namespace:?}") };
+    guests.pods = keep(pods, &format!("Pods{place}"), creator, &mut guests.unread);
+    guests.events = keep(events, &format!("Events{place}"), namespace_of, &mut guests.unread);
+    for (path, listed) in lists {
+        match listed {
+            Ok(objects) => {
+                // An object that cannot be read stays unknown, as on the server.
+                for text in &objects {
+                    drop(guests.store.apply(path.kind, text));
+                }
+                guests.store.finish_sync(path.kind);
+                if path.kind == Kind::Migration {
+                    guests.migrations = Some(grouped(objects.iter().map(|text| value(text)).collect(), namespace_of));
+                }
+            }
+            // Most users may not read quotas; without them a migration is only not known to be refused.
+            Err(_) if path.kind == Kind::ResourceQuota => {}
+            Err(error) => guests.unread.add(&path, &error),
+        }
+    }
+    add_guests(client, guests).await;
+}
+
+/// Adds the guests to the facts, and the ControllerRevisions of those whose ports at boot are not recorded.
+async fn add_guests(client: &ApiClient, guests: &mut FoundGuests) {
+    let mut revisions = Vec::new();
+    for guest in &guests.list {
+        let (namespace, name) = (guest.namespace.as_str(), guest.name.as_str());
+        let objects =
+            [(Kind::Vm, guest.vm.as_ref().map_or(Fact::Absent, Fact::Known)), (Kind::Vmi, guest.vmi.as_ref())];
+        for (kind, object) in objects {
+            match object {
+                Fact::Known(object) => drop(guests.store.apply(kind, &object.to_string())),
+                Fact::Absent => guests.store.mark_absent(kind, namespace, name),
+                Fact::Unknown => {}
+            }
+        }
+        let is_recorded = |vmi: &Value| vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some();
+        let vmi = guest.vmi.known().filter(|vmi| !is_recorded(vmi));
+        let revision = vmi.and_then(|vmi| vmi.pointer("/status/virtualMachineRevisionName")?.as_str());
+        revisions.extend(revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name)));
+    }
+    revisions.truncate(MAX_REVISIONS);
+    let get = |path: ObjectPath| async move {
+        let object = client.get(&path).await;
+        (path, object)
+    };
+    for (path, object) in join_all(revisions.into_iter().filter(ObjectPath::is_valid).map(get)).await {
+        match object {
+            Ok(text) => drop(guests.store.apply(Kind::Revision, &text)),
+            Err(ApiError::NotFound(_)) => guests.store.mark_absent(Kind::Revision, &path.namespace, path.name()),
+            Err(error) => guests.unread.add(&path, &error),
+        }
+    }
+}
+
+/// Returns the networks of all guests, as `namespace/name`.
+fn networks(guests: &[Guest]) -> BTreeSet<String> {
+    let of = |guest: &Guest| {
+        let specs = [
+            guest.vm.as_ref().and_then(|vm| vm.pointer("/spec/template/spec/networks")),
+            guest.vmi.known().and_then(|vmi| vmi.pointer("/spec/networks")),
+        ];
+        let entries = specs.into_iter().flatten().filter_map(Value::as_array).flatten();
+        let names = entries.filter_map(|network| network.pointer("/multus/networkName")?.as_str());
+        let full =
+            |name: &str| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", guest.namespace) };
+        names.map(full).collect::<Vec<_>>()
+    };
+    guests.iter().flat_map(of).collect()
+}
+
+async fn list(client: &ApiClient, path: ObjectPath) -> (ObjectPath, Result<Vec<String>, ApiError>) {
+    let objects = client.list(&path, ListParams::default().limit(PAGE), Fields::All).objects().await;
+    (path, objects)
+}
+
+/// Lists objects of the core group, page by page.
+async fn list_core(cluster: &Cluster, url: &str, params: ListParams) -> Result<Vec<Value>, ApiError> {
+    let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+    let mut params = params.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let request: HttpRequest<Vec<u8>> = Request::new(url).list(&params)?;
+        let mut page: Value = client.in_time(cluster.client.request(request)).await?;
+        if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
+            all.extend(items);
+        }
+        match page.pointer("/metadata/continue").and_then(Value::as_str) {
+            Some(next) if !next.is_empty() => params.continue_token = Some(next.to_owned()),
+            _ => return Ok(all),
+        }
+    }
+}
+
+/// Groups the objects of a list by a key; notes an error.
+fn keep(
+    listed: Result<Vec<Value>, ApiError>,
+    what: &str,
+    group: fn(&Value) -> String,
+    unread: &mut Unread,
+) -> Option<BTreeMap<String, Vec<Value>>> {
+    match listed {
+        Ok(objects) => Some(grouped(objects, group)),
+        Err(error) => {
+            unread.add(&what, &error);
+            None
+        }
+    }
+}
+
+fn grouped(objects: Vec<Value>, group: fn(&Value) -> String) -> BTreeMap<String, Vec<Value>> {
+    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for object in objects {
+        all.entry(group(&object)).or_default().push(object);
+    }
+    all
+}
+
+fn namespace_of(object: &Value) -> String {
+    key(object).0
+}
+
+/// Returns the uid of the VMI of a pod.
+fn creator(pod: &Value) -> String {
+    let labels = pod.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get(CREATED_BY)?.as_str()).unwrap_or_default().to_owned()
+}
+
+/// Returns namespace and name.
+fn key(object: &Value) -> (String, String) {
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+    (namespace.to_owned(), name_of(object).to_owned())
+}
+
+fn name_of(object: &Value) -> &str {
+    object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Reads an object that the API server sent; `null` if it is not JSON, so that it has no NICs.
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_names_a_vm_as_kubectl_does() {
+        for argument in ["web", "vm/web", "vmi/web", "virtualmachines.kubevirt.io/web"] {
+            assert_eq!(name_in(argument).unwrap(), "web", "{argument}");
+        }
+        for argument in ["pod/web", "Web", "vm/", ""] {
+            assert!(name_in(argument).is_err(), "{argument}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_listed_by_its_reason() {
+        let mut unread = Unread::default();
+        unread.add(&"Pods", &ApiError::Forbidden("no".to_owned()));
+        unread.add(&"Events", &ApiError::Forbidden("no".to_owned()));
+        unread.add(&"KubeVirts", &ApiError::Refused("odd".to_owned()));
+        let notes = unread.notes();
+        assert_eq!(notes[0], "Not read, no permission: Events, Pods");
+        assert!(notes[1].starts_with("Not read: KubeVirts: ") && notes.len() == 2, "{notes:?}");
+    }
+}

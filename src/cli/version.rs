@@ -1,0 +1,39 @@
+//! `nicplug version`: the version of the program, and of KubeVirt that it knows.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::kubevirt::NEWEST_KNOWN;
+
+/// Print the version of nicplug, and the newest KubeVirt that it knows.
+#[derive(Args, Debug)]
+pub(super) struct VersionArgs {
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// Text for people.
+    Text,
+    /// JSON for programs.
+    Json,
+}
+
+impl VersionArgs {
+    /// Prints the version.
+    pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let version = env!("CARGO_PKG_VERSION");
+        match self.output {
+            Format::Text => writeln!(output, "nicplug v{version}\nnewest known KubeVirt: {NEWEST_KNOWN}")?,
+            Format::Json => {
+                let json = json!({"version": format!("v{version}"), "newestKnownKubeVirt": NEWEST_KNOWN.to_string()});
+                writeln!(output, "{json:#}")?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,188 @@
+//! JSON objects, one after another, with the place of each field.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Chunk, ManifestError,
+    places::{Children, Places, Position},
+    yaml::duplicate,
+};
+
+/// The deepest nesting: far more than an object of Kubernetes has, and little enough for the stack.
+const MAX_DEPTH: usize = 128;
+
+/// Reads the objects of a chunk.
+pub(super) fn read(chunk: &Chunk) -> Result<Vec<(Value, Places)>, ManifestError> {
+    let mut reader = Reader { chunk, rest: chunk.text, line: 1, line_start: chunk.text, depth: 0 };
+    let mut documents = Vec::new();
+    loop {
+        reader.skip_space();
+        if reader.rest.is_empty() {
+            return Ok(documents);
+        }
+        if !reader.rest.starts_with('{') {
+            return Err(reader.error("a JSON object was expected; begin it with `{`"));
+        }
+        documents.push(reader.value()?);
+    }
+}
+
+struct Reader<'c> {
+    chunk: &'c Chunk<'c>,
+    rest: &'c str,
+    line: usize,
+    /// The text from the start of the line.
+    line_start: &'c str,
+    depth: usize,
+}
+
+impl Reader<'_> {
+    fn value(&mut self) -> Result<(Value, Places), ManifestError> {
+        self.skip_space();
+        match self.rest.chars().next() {
+            Some('{') => self.nested(Self::object),
+            Some('[') => self.nested(Self::list),
+            Some('"') => {
+                let (text, at) = self.string()?;
+                Ok((Value::String(text), Places { at, children: Children::None }))
+            }
+            Some(_) => self.word(),
+            None => Err(self.error("the text ends inside an object; add the missing `}`")),
+        }
+    }
+
+    fn nested(
+        &mut self,
+        read: fn(&mut Self) -> Result<(Value, Children), ManifestError>,
+    ) -> Result<(Value, Places), ManifestError> {
+        let at = self.here(1);
+        if self.depth == MAX_DEPTH {
+            return Err(self.error("the values are nested more than 128 levels deep; make them flatter"));
+        }
+        self.depth += 1;
+        self.advance(1);
+        let (value, children) = read(self)?;
+        self.depth -= 1;
+        Ok((value, Places { at, children }))
+    }
+
+    fn object(&mut self) -> Result<(Value, Children), ManifestError> {
+        let mut entries = Map::new();
+        let mut places: BTreeMap<String, (Position, Places)> = BTreeMap::new();
+        self.skip_space();
+        if self.take('}') {
+            return Ok((Value::Object(entries), Children::Fields(places)));
+        }
+        loop {
+            self.skip_space();
+            if !self.rest.starts_with('"') {
+                return Err(self.error("a key in double quotes was expected; remove a comma before `}`"));
+            }
+            let (key, at) = self.string()?;
+            if let Some((first, _)) = places.get(&key) {
+                return Err(duplicate(&key, *first, at));
+            }
+            self.skip_space();
+            if !self.take(':') {
+                return Err(self.error("a colon was expected after the key"));
+            }
+            let (value, place) = self.value()?;
+            entries.insert(key.clone(), value);
+            places.insert(key, (at, place));
+            self.skip_space();
+            if self.take('}') {
+                return Ok((Value::Object(entries), Children::Fields(places)));
+            }
+            if !self.take(',') {
+                return Err(self.error("a comma or `}` was expected after the value"));
+            }
+        }
+    }
+
+    fn list(&mut self) -> Result<(Value, Children), ManifestError> {
+        let (mut values, mut places) = (Vec::new(), Vec::new());
+        self.skip_space();
+        if self.take(']') {
+            return Ok((Value::Array(values), Children::Entries(places)));
+        }
+        loop {
+            let (value, place) = self.value()?;
+            values.push(value);
+            places.push(place);
+            self.skip_space();
+            if self.take(']') {
+                return Ok((Value::Array(values), Children::Entries(places)));
+            }
+            if !self.take(',') {
+                return Err(self.error("a comma or `]` was expected after the value"));
+            }
+        }
+    }
+
+    /// Reads a string; serde_json reads its escapes.
+    fn string(&mut self) -> Result<(String, Position), ManifestError> {
+        let mut is_escaped = false;
+        let end = self.rest.bytes().skip(1).position(|byte| {
+            let ends = byte == b'"' && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            ends
+        });
+        let text = end.and_then(|end| self.rest.get(..end + 2));
+        let Some(text) = text.filter(|text| !text.contains('\n')) else {
+            return Err(self.error("the text in quotes does not end in this line; add the closing quote"));
+        };
+        let at = self.here(text.chars().count());
+        let value = serde_json::from_str(text).map_err(|_| {
+            self.error("the text in quotes has a wrong escape or a control character; write it as \\n or \\u0000")
+        })?;
+        self.advance(text.len());
+        Ok((value, at))
+    }
+
+    /// Reads a number, `true`, `false` or `null`.
+    fn word(&mut self) -> Result<(Value, Places), ManifestError> {
+        let end =
+            self.rest.find(|letter: char| letter.is_whitespace() || matches!(letter, ',' | '}' | ']' | ':' | '"'));
+        let word = self.rest.get(..end.unwrap_or(self.rest.len())).unwrap_or_default();
+        let at = self.here(word.chars().count().max(1));
+        let value = serde_json::from_str(word).map_err(|_| {
+            self.error("a value was expected; put a text in double quotes, and remove a comma too many")
+        })?;
+        self.advance(word.len());
+        Ok((value, Places { at, children: Children::None }))
+    }
+
+    fn take(&mut self, expected: char) -> bool {
+        let is_next = self.rest.starts_with(expected);
+        if is_next {
+            self.advance(1);
+        }
+        is_next
+    }
+
+    fn skip_space(&mut self) {
+        loop {
+            let line_end = self.rest.find(|letter: char| !matches!(letter, ' ' | '\t' | '\r'));
+            self.rest = self.rest.get(line_end.unwrap_or(self.rest.len())..).unwrap_or_default();
+            let Some(after) = self.rest.strip_prefix('\n') else { return };
+            (self.rest, self.line_start) = (after, after);
+            self.line += 1;
+        }
+    }
+
+    /// Advances by bytes of the same line.
+    fn advance(&mut self, bytes: usize) {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
+    }
+
+    fn here(&self, length: usize) -> Position {
+        let before = self.line_start.get(..self.line_start.len() - self.rest.len()).unwrap_or_default();
+        self.chunk.position(self.line, before.chars().count(), length)
+    }
+
+    fn error(&self, message: &str) -> ManifestError {
+        ManifestError { at: self.here(1), message: message.to_owned() }
+    }
+}

@@ -1,0 +1,445 @@
+//! `nicplug status`, `why` and `plan` on a real API server: their output and exit status.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use hyper::http::Method;
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+    runtime::wait::await_condition,
+};
+use nicplug::hotplug::progress::pod_interface;
+use serde_json::{Value, json};
+use support::{
+    api_server::{
+        self, ApiServer,
+        crds::Kind,
+        requests::{self, Run},
+    },
+    builders::{VM, VmBuilder, nad},
+    folder::Folder,
+    kubevirt::KubeVirtDouble,
+    wait::LONG,
+};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+const NETWORK: &str = "new-fancy-net";
+const NIC: &str = "dyniface1";
+const POD: &str = "virt-launcher-vm-fedora-abcde";
+
+/// Settings of a cluster whose Multus attaches NICs to running pods, and of one that needs a migration for that.
+const IN_PLACE: &str = "attachment: {dynamicNetworks: yes}";
+const BY_MIGRATION: &str = "attachment: {dynamicNetworks: no}";
+
+/// A namespace with a network, a VM and KubeVirt's double, in a cluster with KubeVirt 1.9 that starts no migration.
+struct CommandFixture {
+    api: &'static ApiServer,
+    namespace: String,
+    admin: Client,
+    kubevirt: KubeVirtDouble,
+    folder: Folder,
+}
+
+impl CommandFixture {
+    /// Returns none if there is no API server.
+    async fn start(name: &str) -> Option<Self> {
+        let api = api_server::shared().await?;
+        let (namespace, admin) = (api.namespace(name).await, api.admin());
+        install_kubevirt(api).await;
+        requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
+        requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
+        let kubevirt = KubeVirtDouble::start(api, &namespace);
+        Some(Self { api, namespace, admin, kubevirt, folder: Folder::new("status") })
+    }
+
+    /// Starts the VM, with the pod of its guest.
+    async fn with_running_vm(name: &str) -> Option<Self> {
+        let fixture = Self::start(name).await?;
+        let vmi = fixture.kubevirt.start_vm(VM).await;
+        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
+        let pod = json!({"metadata": {"name": POD, "labels": {"kubevirt.io/created-by": vmi["metadata"]["uid"]}},
+            "spec": {"automountServiceAccountToken": false, "nodeName": "node-a",
+                "containers": [{"name": "compute", "image": "example.com/virt-launcher"}]}});
+        fixture.create("serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+        fixture.create("pods", pod).await;
+        Some(fixture)
+    }
+
+    /// Creates an object of the core group.
+    async fn create(&self, kind: &str, object: Value) {
+        let path = format!("/api/v1/namespaces/{}/{kind}", self.namespace);
+        requests::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
+    }
+
+    /// Adds the NIC to the template of the VM, and waits until the VMI has it.
+    async fn add_nic(&self) {
+        let add = ["addinterface", VM, "--network-attachment-definition-name", NETWORK, "--name", NIC];
+        run(self.command(IN_PLACE, &add)).await.check(0, &["patched"], &[]);
+        self.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
+    }
+
+    /// Waits for a state of the VMI.
+    async fn vmi_when(&self, is_right: impl Fn(&Value) -> bool) {
+        let vmis = Kind::Vmi.api(&self.admin, &self.namespace);
+        let condition = |vmi: Option<&DynamicObject>| vmi.is_some_and(|vmi| is_right(&vmi.data));
+        let found = timeout(LONG, await_condition(vmis, VM, condition)).await;
+        found.unwrap_or_else(|_| panic!("errors of KubeVirt's double: {:?}", self.kubevirt.errors())).unwrap();
+    }
+
+    /// Returns a command of the admin. The settings say how the cluster attaches NICs.
+    fn command(&self, settings: &str, args: &[&str]) -> Command {
+        self.command_with(self.api.kubeconfig().to_owned(), settings, args)
+    }
+
+    /// Returns a command of a user with a role of these rules in the namespace.
+    async fn command_as(&self, user: &str, rules: Value, settings: &str, args: &[&str]) -> Command {
+        for (kind, body) in [
+            ("roles", json!({"metadata": {"name": user}, "rules": rules})),
+            (
+                "rolebindings",
+                json!({"metadata": {"name": user}, "subjects": [{"kind": "User", "name": user}],
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user}}),
+            ),
+        ] {
+            let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{kind}", self.namespace);
+            requests::send(&self.admin, Method::POST, &path, "application/json", body.to_string()).await.granted();
+        }
+        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(self.api.kubeconfig()).unwrap()).unwrap();
+        config["users"][0]["user"]["as"] = json!(user);
+        self.command_with(self.file("user.kubeconfig", &config.to_string()), settings, args)
+    }
+
+    fn command_with(&self, kubeconfig: PathBuf, settings: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+        command.args(args).args(["--namespace", &self.namespace]).arg("--kubeconfig").arg(kubeconfig);
+        command.arg("--settings").arg(self.file("settings.yaml", settings));
+        command.env_remove("KUBECONFIG").env_remove("COLUMNS");
+        command
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// Creates the KubeVirt resource of the cluster, once.
+async fn install_kubevirt(api: &ApiServer) {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    INSTALLED
+        .get_or_init(async || {
+            let (admin, namespace) = (api.admin(), api.namespace("kubevirt").await);
+            let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
+                "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
+            requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
+            let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
+            let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
+            kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
+        })
+        .await;
+}
+
+/// Begins a VM that the user starts and stops, with one NIC on the pod network.
+fn vm() -> VmBuilder {
+    support::builders::vm().run_strategy("Manual")
+}
+
+/// The result of a command.
+#[derive(Debug)]
+struct Finished {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Finished {
+    /// Checks the exit status, and parts of standard output and standard error.
+    #[track_caller]
+    fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let missing = stdout.iter().find(|part| !self.stdout.contains(**part));
+        let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
+        assert_eq!(missing, None, "{self:#?}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// Returns the line of the table about a NIC.
+    #[track_caller]
+    fn line(&self, nic: &str) -> String {
+        let line = self.stdout.lines().find(|line| line.split_whitespace().nth(1) == Some(nic));
+        line.unwrap_or_else(|| panic!("no line is about {nic}: {self:#?}")).to_owned()
+    }
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        for line in stdout.lines().chain(stderr.lines()) {
+            assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
+        }
+        Self { code: output.status.code(), stdout, stderr: stderr.split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
+}
+
+/// Runs a command to its end.
+async fn run(mut command: Command) -> Finished {
+    spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
+}
+
+/// A running command, whose standard output is read line by line.
+struct Running {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these parts.
+    async fn wait_for(&mut self, parts: &[&str]) {
+        let wait = async {
+            while let Some(line) = self.lines.recv().await {
+                if parts.iter().all(|part| line.contains(part)) {
+                    return true;
+                }
+            }
+            false
+        };
+        assert_eq!(timeout(LONG, wait).await, Ok(true), "no line has {parts:?}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// === status ===
+
+#[tokio::test]
+async fn the_status_follows_a_nic_from_the_template_to_the_guest() {
+    let Some(fixture) = CommandFixture::with_running_vm("status").await else { return };
+    let status = || run(fixture.command(IN_PLACE, &["status"]));
+    let before = status().await.check(0, &["VM ", "NETWORK", "WHERE", "PORTS"], &[]);
+    assert!(before.line("default").contains(" guest "), "{before:#?}");
+    fixture.add_nic().await;
+    let copied = status().await.check(0, &[], &[]).line(NIC);
+    assert!(copied.contains(" vmi ") && copied.contains("request it from Multus on pod"), "{copied}");
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "multus-status")]).await;
+    let attached = status().await.line(NIC);
+    assert!(attached.contains(" pod ") && attached.contains("waits for libvirt"), "{attached}");
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    let plugged = status().await.check(0, &[], &[]).line(NIC);
+    assert!(plugged.contains(" guest ") && !plugged.contains("waits"), "{plugged}");
+}
+
+#[tokio::test]
+async fn a_nic_that_needs_a_user_is_a_problem_with_exit_status_1() {
+    let Some(fixture) = CommandFixture::with_running_vm("problem").await else { return };
+    let problems = ["status", "--problems"];
+    let fine = run(fixture.command(BY_MIGRATION, &problems)).await;
+    fine.check(0, &[], &["No NIC needs anything from you (1 VM checked)"]);
+    fixture.add_nic().await;
+    let since = "2026-11-27T10:00:00Z";
+    let required = json!({"type": "MigrationRequired", "status": "True", "lastTransitionTime": since});
+    fixture.kubevirt.report_condition(VM, required).await;
+    let found = run(fixture.command(BY_MIGRATION, &problems)).await;
+    let found = found.check(1, &["which a user must start", "To do: start a live migration"], &[]);
+    assert_eq!(found.stdout.lines().count(), 2, "{found:#?}");
+    for format in ["json", "yaml"] {
+        let output = run(fixture.command(BY_MIGRATION, &["status", "-o", format])).await.check(1, &[], &[]);
+        let value: Value = serde_saphyr::from_str(&output.stdout).unwrap();
+        assert_eq!((value["kind"].clone(), value["schemaVersion"].clone()), (json!("NicStatus"), json!(1)));
+        let nic = &value["guests"][0]["nics"][1];
+        assert_eq!((&nic["name"], &nic["place"], &nic["needs"]), (&json!(NIC), &json!("vmi"), &json!("action")));
+        assert_eq!((&nic["since"], &nic["needsMigration"]), (&json!(since), &json!(true)), "{nic}");
+    }
+    for (width, lines) in [("80", 5), ("160", 3)] {
+        let mut command = fixture.command(BY_MIGRATION, &["status", &format!("vm/{VM}")]);
+        command.env("COLUMNS", width);
+        let output = run(command).await.check(1, &[], &[]);
+        assert!(output.stdout.lines().all(|line| line.chars().count() <= width.parse().unwrap()), "{output:#?}");
+        assert!(output.stdout.lines().count() >= lines, "{output:#?}");
+    }
+}
+
+#[tokio::test]
+async fn all_namespaces_and_labels_select_vms() {
+    let Some(fixture) = CommandFixture::with_running_vm("select").await else { return };
+    let mut other = vm().named("vm-other").build();
+    other["metadata"]["labels"] = json!({"app": fixture.namespace});
+    requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &other, Run::Real).await.granted();
+    let selected = run(fixture.command(IN_PLACE, &["status", "-l", &format!("app={}", fixture.namespace)])).await;
+    let selected = selected.check(0, &["vm-other", "template", "comes at the next start"], &[]);
+    assert!(!selected.stdout.contains(VM), "{selected:#?}");
+    let mut all = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    all.args(["status", "-A", "-o", "wide"]).env_remove("COLUMNS").arg("--kubeconfig").arg(fixture.api.kubeconfig());
+    let all = run(all).await;
+    let line = all.stdout.lines().find(|line| line.starts_with(&fixture.namespace) && line.contains("vm-other"));
+    assert!(line.is_some_and(|line| line.contains("masquerade") && line.contains("virtio")), "{all:#?}");
+    assert!(all.stdout.starts_with("NAMESPACE"), "{all:#?}");
+    let both = run(fixture.command(IN_PLACE, &["status", VM, "vm/vm-other", VM])).await.check(0, &[], &[]);
+    assert_eq!(both.stdout.lines().count(), 3, "{both:#?}");
+    run(fixture.command(IN_PLACE, &["status", "vm-fedra"])).await.check(2, &[], &["did you mean \"vm-fedora\"?"]);
+}
+
+#[tokio::test]
+async fn a_user_who_may_read_the_vm_only_gets_a_status_and_the_list_of_what_was_not_read() {
+    let Some(fixture) = CommandFixture::with_running_vm("reader").await else { return };
+    fixture.add_nic().await;
+    let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["get"]}]);
+    let named = fixture.command_as("reader", rules, IN_PLACE, &["status", VM]).await;
+    let unread = ["Not read, no permission: ", "Events", "Pods", "VirtualMachineInstance"];
+    let output = run(named).await.check(0, &["is in the template; whether the guest has it is not known"], &unread);
+    assert!(output.line(NIC).contains("?/?"), "{output:#?}");
+    let nobody = fixture.command_as("nothing", json!([]), IN_PLACE, &["status"]).await;
+    run(nobody).await.check(2, &[], &["VirtualMachines", "cannot be listed"]);
+}
+
+#[tokio::test]
+async fn the_watch_prints_the_line_that_changes() {
+    let Some(fixture) = CommandFixture::with_running_vm("watch").await else { return };
+    let mut running = Running::start(fixture.command(IN_PLACE, &["status", "-w"]));
+    running.wait_for(&["default", " guest "]).await;
+    fixture.add_nic().await;
+    running.wait_for(&[NIC, " vmi "]).await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    running.wait_for(&[NIC, " guest "]).await;
+}
+
+// === why ===
+
+#[tokio::test]
+async fn the_reason_comes_from_conditions_rules_and_events() {
+    let Some(fixture) = CommandFixture::with_running_vm("why").await else { return };
+    let why = |settings: &'static str, args: &'static [&'static str]| run(fixture.command(settings, args));
+    why(IN_PLACE, &["why", VM]).await.check(0, &["\"vm-fedora\" has its NIC in the guest"], &[]);
+    fixture.add_nic().await;
+    let waits = why(IN_PLACE, &["why", VM, NIC]).await;
+    waits.check(0, &["\"dyniface1\" is in the VMI, and not in the pod", "To do: nothing yet"], &[]);
+    let required = json!({"type": "MigrationRequired", "status": "True"});
+    fixture.kubevirt.report_condition(VM, required).await;
+    let manual = why(BY_MIGRATION, &["why", VM]).await;
+    let parts = ["which a user must start (KubeVirt lacks workloadUpdateMethods LiveMigrate)", "kubectl create -f -"];
+    manual.check(1, &parts, &[]);
+    fixture
+        .create(
+            "events",
+            json!({"metadata": {"generateName": "e-", "namespace": fixture.namespace}, "type": "Warning",
+                "reason": "Failed", "message": format!("adding {}: no bridge br1", pod_interface(NIC)),
+                "involvedObject": {"kind": "Pod", "name": POD, "namespace": fixture.namespace},
+                "lastTimestamp": "2099-01-01T00:00:00Z"}),
+        )
+        .await;
+    let event = why(BY_MIGRATION, &["why", VM]).await;
+    event.check(1, &["; Event Failed of Pod \"virt-launcher-vm-fedora-abcde\" (adding pod", "no bridge br1)"], &[]);
+    why(IN_PLACE, &["why", VM, "dyniface"]).await.check(
+        2,
+        &[],
+        &["has no NIC \"dyniface\"; did you mean \"dyniface1\"?"],
+    );
+    why(IN_PLACE, &["why", "pod/x"]).await.check(2, &[], &["write NAME, vm/NAME or vmi/NAME"]);
+}
+
+// === plan ===
+
+#[tokio::test]
+async fn the_plan_tells_when_each_change_arrives_and_how_to_make_it() {
+    let Some(fixture) = CommandFixture::with_running_vm("plan").await else { return };
+    let add = format!("{NIC}={NETWORK}");
+    let plan = async |settings: &'static str, more: &[&str]| {
+        run(fixture.command(settings, &[&["plan", VM], more].concat())).await
+    };
+    let at_once = plan(IN_PLACE, &["--add", &add]).await;
+    let parts = ["+ dyniface1: at once", "Free ports for hotplug: ", "kubectl patch virtualmachine vm-fedora "];
+    let at_once = at_once.check(0, &parts, &[]);
+    let manual = plan(BY_MIGRATION, &["--add", &add]).await;
+    manual.check(0, &["by a live migration, which a user must start", "kind: VirtualMachineInstanceMigration"], &[]);
+    let wrong = plan(IN_PLACE, &["--add", "a=new-fancy-nett", "--remove", "none"]).await;
+    let parts = ["! none: never: the template has no NIC", "+ a: never: ", "[NP105]", "No command: "];
+    wrong.check(1, &parts, &[]);
+    let later = plan(IN_PLACE, &["--set", "default.model=e1000e"]).await;
+    later.check(0, &["~ default: at the next restart: "], &[]);
+    plan(IN_PLACE, &[]).await.check(2, &[], &["nothing to plan"]);
+    plan(IN_PLACE, &["--set", "x"]).await.check(2, &[], &["write NIC.FIELD=VALUE"]);
+    let json = plan(IN_PLACE, &["--add", &add, "-o", "json"]).await.check(0, &[], &[]).json();
+    assert_eq!((&json["kind"], &json["nics"][0]["when"]), (&json!("NicPlan"), &json!("atOnce")), "{json}");
+
+    // The printed command makes the change.
+    let (_, patch) = at_once.stdout.split_once("--patch='").unwrap();
+    let (patch, _) = patch.split_once('\'').unwrap();
+    let path = format!("{}/{VM}", Kind::Vm.path(&fixture.namespace));
+    let send = |patch: &str| {
+        requests::send(&fixture.admin, Method::PATCH, &path, "application/json-patch+json", patch.to_owned())
+    };
+    send(patch).await.granted();
+    fixture.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
+    plan(IN_PLACE, &["--add", &add]).await.check(0, &["= dyniface1: nothing to do: the template has it already"], &[]);
+}
+
+#[tokio::test]
+async fn a_plan_without_the_permission_to_read_the_guest_cannot_judge() {
+    let Some(fixture) = CommandFixture::with_running_vm("unsure").await else { return };
+    let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["get"]},
+        {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}]);
+    let add = format!("{NIC}={NETWORK}");
+    let plan = fixture.command_as("unsure", rules, IN_PLACE, &["plan", VM, "--add", &add]).await;
+    run(plan).await.check(2, &["+ dyniface1: not known: whether the VM runs is not known"], &["Not read"]);
+}
+
+// === slots ===
+
+#[tokio::test]
+async fn the_ports_of_now_are_those_of_the_record_and_not_those_of_the_template() {
+    let Some(fixture) = CommandFixture::with_running_vm("slots").await else { return };
+    let vmis = Kind::Vmi.api(&fixture.admin, &fixture.namespace);
+    let stamp = json!({"metadata": {"annotations": {"nicplug.io/boot-slots": "v1:port=2,nics=1,disks=0"}}});
+    vmis.patch(VM, &PatchParams::default(), &Patch::Merge(stamp)).await.unwrap();
+    fixture.add_nic().await;
+    fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, multus-status")]).await;
+    let slots = async |more: &[&str]| run(fixture.command(IN_PLACE, &[&["slots", VM], more].concat())).await;
+    let parts = [
+        "Now: 1 hotplug port is free, of 2 at boot",
+        "Plugged after the boot: dyniface1",
+        "vm-fedora, after the next restart",
+    ];
+    let text = slots(&[]).await.check(0, &parts, &[]);
+    assert!(text.stdout.lines().all(|line| line.chars().count() <= 80), "{text:#?}");
+    let json = slots(&["-o", "json"]).await.check(0, &[], &[]).json();
+    assert_eq!(json["now"], json!({"free": 1, "freeAtBoot": 2, "isEstimate": false}), "{json}");
+    assert_eq!((&json["pluggedLater"], &json["name"]), (&json!([NIC]), &json!(VM)), "{json}");
+    assert_ne!(json["afterRestart"]["freePorts"], json!(1), "{json}");
+    slots(&["-o", "svg"]).await.check(0, &["<svg "], &[]);
+    let one = format!("red={NETWORK}");
+    slots(&["--what-if", &one]).await.check(0, &["What if red: it works", "With them 0 are free now"], &[]);
+    let two = format!("green={NETWORK}");
+    slots(&["--what-if", &one, &two]).await.check(1, &["never: no free hotplug port for", "[NP106]"], &[]);
+    run(fixture.command(IN_PLACE, &["slots"])).await.check(2, &[], &["required"]);
+}
