@@ -92,7 +92,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_IN_FLIGHT", default_value_t = Limits::default().in_flight)]
     #[arg(help_heading = "Limits")]
     max_in_flight: usize,
-    /// Maximum number of open connections. One more closes the one that is idle longest, or waits if none is idle.
+    /// Maximum number of open connections. One more waits until another one closes.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     #[arg(help_heading = "Limits")]
     max_connections: usize,

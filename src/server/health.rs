@@ -25,7 +25,6 @@ use tokio::{
 };
 
 use super::{
-    counts::Counts,
     metrics::{self, Metrics},
     readiness::{Health, Readiness},
 };
@@ -70,17 +69,6 @@ pub(super) fn activation_health(activation: &Activation) -> Health {
             Health::Fair(format!("the API server does not call the webhooks: {reason}").into())
         }
     }
-}
-
-/// Returns the health of the connections. A replica at their limit still answers; one that is not ready would leave its
-/// share to the others, which the same clients would take next.
-pub(super) fn connection_health(counts: &Counts, limit: usize) -> Health {
-    let (opened, closed) = counts.connections();
-    let open = usize::try_from(opened.saturating_sub(closed)).unwrap_or(usize::MAX);
-    if open < limit {
-        return Health::Good;
-    }
-    Health::Fair(format!("{open} are open (--max-connections {limit}): a new one closes the longest idle one").into())
 }
 
 /// Answers probes and scrapes until the future is dropped.

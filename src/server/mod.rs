@@ -75,12 +75,6 @@ use crate::{
 /// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
 const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
-/// The connections beyond the limit, while those that make place for them end.
-const CLOSING_AT_MOST: usize = 16;
-
-/// The pause after which the server looks again for a connection that can make place for a new one.
-const PLACE_PAUSE: Duration = Duration::from_millis(100);
-
 /// The configuration of a server.
 #[derive(Debug)]
 pub struct Config {
@@ -169,8 +163,6 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let (of_connections, limit) = (counts.clone(), limits.connections);
-        readiness.add_computed("connections", move || health::connection_health(&of_connections, limit));
         let rechecker = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
             for record in watches.statuses().iter() {
@@ -325,27 +317,20 @@ impl Server {
         let limit = self.context.limits.connections;
         let (refused, full) = (LogLimit::new(), LogLimit::new());
         loop {
-            let open = self.connections.len();
-            // One that makes place may take a moment to end.
-            let is_below_limit = open < limit || open < limit + CLOSING_AT_MOST && self.connections.has_place(limit);
+            let is_below_limit = self.connections.len() < limit;
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                // A connection may become idle.
-                () = time::sleep(PLACE_PAUSE), if !is_below_limit => {}
                 accepted = accept(&self.listener, retry_at), if is_below_limit => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
                         retry_at = None;
-                        if open >= limit {
-                            self.connections.make_place(limit);
-                        }
                         if let Err(error) = self.connections.open(stream, peer, &self.context)
                             && let Some(suppressed) = refused.pass()
                         {
                             tracing::error!(%peer, %error, suppressed, "cannot serve a connection");
                         }
-                        if self.connections.len() >= limit
+                        if self.connections.len() == limit
                             && let Some(suppressed) = full.pass()
                         {
                             tracing::warn!(limit, suppressed, "the limit of connections is reached (--max-connections)");

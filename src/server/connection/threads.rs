@@ -3,29 +3,16 @@
 //! A runtime with several threads wakes a second thread whenever an idle one finds work, in case there is more work. An
 //! answer takes less time than that, so most requests would wake a thread that finds nothing to do.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    future, io,
-    net::{IpAddr, SocketAddr},
-    num::NonZero,
-    sync::Arc,
-    thread,
-};
+use std::{collections::HashMap, convert::Infallible, future, io, net::SocketAddr, num::NonZero, sync::Arc, thread};
 
 use tokio::{
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::oneshot,
-    task::{AbortHandle, Id, JoinSet},
-    time::Instant,
+    task::{Id, JoinSet},
 };
 
-use super::{
-    ConnectionContext,
-    places::{self, Place, Removal},
-    timeouts::ConnectionTimeouts,
-};
+use super::ConnectionContext;
 use crate::server::connection;
 
 /// The open connections.
@@ -38,12 +25,8 @@ pub(crate) struct Connections {
 /// An open connection.
 struct OpenConnection {
     _thread: Arc<Thread>,
-    /// When it is dropped, the connection closes as soon as it has no request. `None` if it was dropped, or the task
-    /// aborted.
-    closer: Option<oneshot::Sender<Infallible>>,
-    task: AbortHandle,
-    address: IpAddr,
-    timeouts: Arc<ConnectionTimeouts>,
+    /// When it is dropped, the connection closes as soon as it has no request.
+    _closer: oneshot::Sender<Infallible>,
 }
 
 impl Connections {
@@ -78,47 +61,9 @@ impl Connections {
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
         let (closer, closing) = oneshot::channel();
-        let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
-        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), closing);
-        let task = self.tasks.spawn(serve);
-        let open = OpenConnection {
-            _thread: Arc::clone(thread),
-            closer: Some(closer),
-            task: task.clone(),
-            address: peer.ip().to_canonical(),
-            timeouts,
-        };
-        self.open.insert(task.id(), open);
+        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(context), closing));
+        self.open.insert(task.id(), OpenConnection { _thread: Arc::clone(thread), _closer: closer });
         Ok(())
-    }
-
-    /// Whether a connection can be removed for a new one; see [`places`].
-    pub(crate) fn has_place(&self, limit: usize) -> bool {
-        self.removable(limit).is_some()
-    }
-
-    /// Removes a connection, so that a new one has a place, if there is one that can be removed.
-    pub(crate) fn make_place(&mut self, limit: usize) {
-        let Some((id, removal)) = self.removable(limit) else { return };
-        if let Some(connection) = self.open.get_mut(&id) {
-            connection.closer = None;
-            if removal == Removal::Abort {
-                connection.task.abort();
-            }
-        }
-    }
-
-    fn removable(&self, limit: usize) -> Option<(Id, Removal)> {
-        let staying = self.open.iter().filter(|(_, connection)| connection.closer.is_some());
-        let all: Vec<_> = staying
-            .map(|(id, connection)| Place {
-                id: *id,
-                address: connection.address,
-                phase: connection.timeouts.phase(),
-                waits_since: connection.timeouts.waits_since(),
-            })
-            .collect();
-        places::to_remove(&all, limit, Instant::now())
     }
 
     /// Waits until a connection has ended; forever if there is none.
