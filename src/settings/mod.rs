@@ -239,9 +239,9 @@ impl Settings {
         struct Document {
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            hotplug: HotplugSettings,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
-            hotplug: HotplugSettings,
             namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
