@@ -7,8 +7,8 @@ mod sarif;
 mod text;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Write,
+    collections::BTreeSet,
+    io::{self, BufWriter, Write},
     process::ExitCode,
 };
 
@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use tokio::runtime::Builder;
 
-use self::evaluation::{AuditedGuest, Finding, GuestAuditor, Topic};
+use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic, UnknownFacts};
 use super::{
     check::Level,
     facts::SettingsArgs,
@@ -94,7 +94,9 @@ struct AuditReport {
     /// The guests, the worst first.
     guests: Vec<AuditedGuest>,
     /// The facts that were not known, each with the rules that need it.
-    unknown: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    unknown: UnknownFacts,
+    /// The PCI buses of the guests, if they are to be shown.
+    buses: Buses,
     /// What could not be read, and what was taken for granted.
     notes: Vec<String>,
 }
@@ -149,13 +151,17 @@ impl AuditArgs {
             let cluster = self.cluster.connect().await?;
             self.report(&cluster, &settings).await
         })?;
-        let printed = match self.output {
-            Format::Text => text::render(&report, Printout::for_stdout()),
-            Format::Json => format!("{}\n", serde_json::to_string_pretty(&json::value(&report))?),
-            Format::Html => html::render(&report),
-            Format::Sarif => sarif::render(&report)?,
-        };
-        output.write_all(printed.as_bytes())?;
+        let mut output = BufWriter::new(output);
+        match self.output {
+            Format::Text => output.write_all(text::render(&report, Printout::for_stdout()).as_bytes())?,
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut output, &json::document(&report)).map_err(io::Error::from)?;
+                writeln!(output)?;
+            }
+            Format::Html => html::write(&report, &mut output)?,
+            Format::Sarif => output.write_all(sarif::render(&report)?.as_bytes())?,
+        }
+        output.flush()?;
         Ok(report.exit_code())
     }
 
@@ -177,7 +183,8 @@ impl AuditArgs {
             has_bus: self.output == Format::Html,
         };
         let mut unread = super::guests::Unread::default();
-        scope.each(&mut unread, |guest| report.guests.push(auditor.audit(&guest, &mut report.unknown))).await?;
+        let AuditReport { guests, unknown, buses, .. } = &mut report;
+        scope.each(&mut unread, |guest| guests.push(auditor.audit(&guest, unknown, buses))).await?;
         report.guests.sort_by_cached_key(AuditedGuest::rank);
         report.notes = found.unread.notes();
         if present.is_none() {

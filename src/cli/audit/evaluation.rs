@@ -1,6 +1,6 @@
 //! What is wrong with one guest.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::{Value, json};
 
@@ -133,8 +133,24 @@ pub(super) struct AuditedGuest {
     pub(super) nics: Vec<[String; 3]>,
     /// The worst first.
     pub(super) findings: Vec<Finding>,
-    /// The PCI bus after the next restart, if it is to be shown.
-    pub(super) bus: Option<Value>,
+    /// The number of its PCI bus after the next restart in [`Buses`], if it is to be shown.
+    pub(super) bus: Option<usize>,
+}
+
+/// The PCI buses of guests. Guests with equal buses, such as those of one template, share one.
+#[derive(Debug, Default)]
+pub(super) struct Buses {
+    pub(super) list: Vec<Value>,
+    numbers: HashMap<String, usize>,
+}
+
+impl Buses {
+    fn number(&mut self, bus: Value) -> usize {
+        *self.numbers.entry(bus.to_string()).or_insert_with(|| {
+            self.list.push(bus);
+            self.list.len() - 1
+        })
+    }
 }
 
 impl AuditedGuest {
@@ -146,6 +162,9 @@ impl AuditedGuest {
         (worst.or(Some(Topic::NotChecked)), worst.is_none(), count, self.namespace.clone(), self.name.clone())
     }
 }
+
+/// The facts that were not known, each with the rules that need it.
+pub(super) type UnknownFacts = BTreeMap<&'static str, BTreeSet<&'static str>>;
 
 /// Evaluates guests by the same facts.
 pub(super) struct GuestAuditor<'a> {
@@ -160,19 +179,15 @@ pub(super) struct GuestAuditor<'a> {
 }
 
 impl GuestAuditor<'_> {
-    /// Evaluates a guest. Adds the facts that were not known.
-    pub(super) fn audit(
-        &self,
-        guest: &Guest,
-        unknown: &mut BTreeMap<&'static str, BTreeSet<&'static str>>,
-    ) -> AuditedGuest {
+    /// Evaluates a guest. Adds the facts that were not known, and its bus.
+    pub(super) fn audit(&self, guest: &Guest, unknown: &mut UnknownFacts, buses: &mut Buses) -> AuditedGuest {
         let store = &self.found.store;
         let Some(version) = self.wanted else {
-            return self.evaluate(guest, store, self.present.unwrap_or(NEWEST_KNOWN), unknown);
+            return self.evaluate(guest, store, self.present.unwrap_or(NEWEST_KNOWN), unknown, buses);
         };
-        let mut audited = self.evaluate(guest, &WithVersion { store, version }, version, unknown);
+        let mut audited = self.evaluate(guest, &WithVersion { store, version }, version, unknown, buses);
         if let Some(present) = self.present.filter(|present| *present != version) {
-            let today = self.evaluate(guest, store, present, unknown);
+            let today = self.evaluate(guest, store, present, unknown, buses);
             let identity =
                 |finding: &Finding| (finding.topic, finding.id(), finding.nic.clone(), finding.field.clone());
             let today: HashSet<_> = today.findings.iter().map(identity).collect();
@@ -188,7 +203,8 @@ impl GuestAuditor<'_> {
         guest: &Guest,
         facts: &dyn FactSource,
         version: Version,
-        unknown: &mut BTreeMap<&'static str, BTreeSet<&'static str>>,
+        unknown: &mut UnknownFacts,
+        buses: &mut Buses,
     ) -> AuditedGuest {
         let report = report(&Surroundings { facts, ..self.found.around(guest, self.settings) });
         let (kind, object) = match (&guest.vm, &guest.vmi) {
@@ -229,7 +245,7 @@ impl GuestAuditor<'_> {
                 })
                 .collect(),
             findings,
-            bus: bus.ok().filter(|_| self.has_bus).map(|bus| bus.value()),
+            bus: bus.ok().filter(|_| self.has_bus).map(|bus| buses.number(bus.value())),
         }
     }
 }

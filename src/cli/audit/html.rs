@@ -1,10 +1,14 @@
 //! The audit as one page for a browser, which loads nothing else.
 
-use std::collections::HashMap;
+use std::io::Write;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{AuditReport, AuditedGuest, json::finding};
+use super::{
+    AuditReport, AuditedGuest,
+    json::{Each, finding},
+};
 use crate::{cli::check::Level, rules::PortCount};
 
 /// The page; its script draws the data.
@@ -13,50 +17,47 @@ const PAGE: &str = include_str!("audit.html");
 /// The place of the data in the page.
 const DATA: &str = "{\"placeholder\":true}";
 
-/// Renders the report.
-pub(super) fn render(report: &AuditReport) -> String {
+/// What the script reads.
+#[derive(Serialize)]
+struct Data<'r> {
+    scope: &'r str,
+    time: &'r str,
+    kubevirt: &'r str,
+    nicplug: &'static str,
+    counts: [usize; 3],
+    topics: Vec<Value>,
+    notes: Vec<String>,
+    buses: &'r [Value],
+    guests: Each<'r, AuditedGuest>,
+}
+
+/// Writes the report.
+pub(super) fn write(report: &AuditReport, output: &mut impl Write) -> anyhow::Result<()> {
+    let (before, after) = PAGE.split_once(DATA).unwrap_or((PAGE, ""));
+    output.write_all(before.as_bytes())?;
     // In JSON the sign only occurs in texts, where the escape means the same: no text can end the script.
-    PAGE.replacen(DATA, &data(report).to_string().replace('<', "\\u003c"), 1)
+    output.write_all(serde_json::to_string(&data(report))?.replace('<', "\\u003c").as_bytes())?;
+    Ok(output.write_all(after.as_bytes())?)
 }
 
-/// Returns what the script reads. Guests with equal buses, such as those of one template, share one.
-fn data(report: &AuditReport) -> Value {
-    let mut buses = Vec::new();
-    let mut known = HashMap::new();
-    let guests: Vec<Value> = report
-        .guests
-        .iter()
-        .map(|guest| {
-            let bus = guest.bus.as_ref().map(|bus| {
-                *known.entry(bus.to_string()).or_insert_with(|| {
-                    buses.push(bus.clone());
-                    buses.len() - 1
-                })
-            });
-            guest_value(guest, bus)
-        })
-        .collect();
-    let topics: Vec<Value> = report
-        .topics()
-        .into_iter()
-        .map(|(topic, count)| json!({"id": topic.id(), "title": topic.title(), "count": count}))
-        .collect();
-    let notes: Vec<String> = report.unchecked().into_iter().chain(report.notes.iter().cloned()).collect();
-    let counts = [Level::Error, Level::Warning, Level::Note].map(|level| report.count_level(level));
-    json!({
-        "scope": report.scope,
-        "time": report.time,
-        "kubevirt": report.version,
-        "nicplug": env!("CARGO_PKG_VERSION"),
-        "counts": counts,
-        "topics": topics,
-        "notes": notes,
-        "buses": buses,
-        "guests": guests,
-    })
+fn data(report: &AuditReport) -> Data<'_> {
+    let topics = report.topics().into_iter();
+    Data {
+        scope: &report.scope,
+        time: &report.time,
+        kubevirt: &report.version,
+        nicplug: env!("CARGO_PKG_VERSION"),
+        counts: [Level::Error, Level::Warning, Level::Note].map(|level| report.count_level(level)),
+        topics: topics
+            .map(|(topic, count)| json!({"id": topic.id(), "title": topic.title(), "count": count}))
+            .collect(),
+        notes: report.unchecked().into_iter().chain(report.notes.iter().cloned()).collect(),
+        buses: &report.buses.list,
+        guests: Each { list: &report.guests, value: guest_value },
+    }
 }
 
-fn guest_value(guest: &AuditedGuest, bus: Option<usize>) -> Value {
+fn guest_value(guest: &AuditedGuest) -> Value {
     json!({
         "kind": guest.kind,
         "namespace": guest.namespace,
@@ -65,7 +66,7 @@ fn guest_value(guest: &AuditedGuest, bus: Option<usize>) -> Value {
         "now": ports(&guest.ports.now),
         "later": ports(&guest.ports.after_restart),
         "nics": guest.nics,
-        "bus": bus,
+        "bus": guest.bus,
         "findings": guest.findings.iter().map(finding).collect::<Vec<_>>(),
     })
 }
@@ -87,7 +88,9 @@ mod tests {
     #[test]
     fn no_text_of_the_cluster_can_end_the_data() {
         let report = AuditReport { scope: "</script><script>alert(1)//{".to_owned(), ..AuditReport::default() };
-        let page = render(&report);
+        let mut page = Vec::new();
+        write(&report, &mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
         assert!(!page.contains("<script>alert") && page.contains("\\u003c/script>"));
         assert!(!page.contains("placeholder\":true"));
     }

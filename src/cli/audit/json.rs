@@ -1,5 +1,8 @@
 //! The audit as JSON for programs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{AuditReport, AuditedGuest, Finding};
@@ -8,27 +11,54 @@ use crate::cli::{check::Level, status::value_of_ports};
 /// The version of the fields below; a field is only added in a version, never removed or changed.
 const SCHEMA_VERSION: u32 = 1;
 
+/// The output. Of a large cluster only one guest at a time is turned into JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document<'r> {
+    kind: &'static str,
+    schema_version: u32,
+    scope: &'r str,
+    time: &'r str,
+    kubevirt_version: &'r str,
+    summary: Value,
+    guests: Each<'r, AuditedGuest>,
+    unchecked: &'r BTreeMap<&'static str, BTreeSet<&'static str>>,
+    not_read: &'r [String],
+}
+
+/// A list whose entries are turned into JSON one by one.
+pub(super) struct Each<'r, T> {
+    pub(super) list: &'r [T],
+    pub(super) value: fn(&T) -> Value,
+}
+
+impl<T> Serialize for Each<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.list.iter().map(self.value))
+    }
+}
+
 /// Returns the output.
-pub(super) fn value(report: &AuditReport) -> Value {
+pub(super) fn document(report: &AuditReport) -> Document<'_> {
     let topics: Map<String, Value> =
         report.topics().into_iter().map(|(topic, count)| (topic.id().to_owned(), json!(count))).collect();
-    json!({
-        "kind": "NicAudit",
-        "schemaVersion": SCHEMA_VERSION,
-        "scope": report.scope,
-        "time": report.time,
-        "kubevirtVersion": report.version,
-        "summary": {
+    Document {
+        kind: "NicAudit",
+        schema_version: SCHEMA_VERSION,
+        scope: &report.scope,
+        time: &report.time,
+        kubevirt_version: &report.version,
+        summary: json!({
             "guests": report.guests.len(),
             "errors": report.count_level(Level::Error),
             "warnings": report.count_level(Level::Warning),
             "notes": report.count_level(Level::Note),
             "topics": topics,
-        },
-        "guests": report.guests.iter().map(guest).collect::<Vec<_>>(),
-        "unchecked": report.unknown,
-        "notRead": report.notes,
-    })
+        }),
+        guests: Each { list: &report.guests, value: guest },
+        unchecked: &report.unknown,
+        not_read: &report.notes,
+    }
 }
 
 fn guest(guest: &AuditedGuest) -> Value {
