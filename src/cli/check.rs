@@ -9,7 +9,7 @@ mod problem;
 mod source;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -26,8 +26,12 @@ use self::{
     formats::Style,
     ignore::Ignores,
     judge::{Judge, guest_of},
-    problem::{Level, Origin, Report},
     source::{Before, Source, sources},
+};
+pub(super) use self::{
+    formats::sarif_of,
+    judge::{WithVersion, findings_of_new},
+    problem::{Checked, Level, Origin, Problem, Report},
 };
 use super::{facts::SettingsArgs, kubeconfig::ClusterArgs};
 use crate::{
@@ -286,7 +290,7 @@ fn store_of(before: Option<&Before>, report: &mut Report) -> Store {
     store
 }
 
-/// Returns the ids of all rules of a report, sorted.
-fn rules_of(report: &Report) -> BTreeSet<&'static str> {
-    report.problems.iter().map(|problem| problem.origin).map(Origin::id).collect()
+/// Returns the ids of all rules of a report, sorted, each with what the problems come from.
+fn rules_of(report: &Report) -> BTreeMap<&'static str, Origin> {
+    report.problems.iter().map(|problem| (problem.origin.id(), problem.origin)).collect()
 }

@@ -2,6 +2,8 @@
 //!
 //! What the user has no permission to read is listed as unread, and the rest is evaluated without it.
 
+pub(super) mod pages;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -143,7 +145,14 @@ pub(super) async fn read(
         Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
     let namespace = if *selection == Selection::Cluster { "" } else { cluster.namespace.as_str() };
-    read_around(cluster, &client, namespace, further_networks, &mut guests).await;
+    let mut all_networks: BTreeSet<String> = guests.list.iter().flat_map(networks).collect();
+    all_networks.extend(further_networks.iter().cloned());
+    read_around(cluster, &client, namespace, &all_networks, &mut guests).await;
+    let mut revisions = Vec::new();
+    for guest in &guests.list {
+        revisions.extend(add_guest(&mut guests.store, guest));
+    }
+    read_revisions(&client, revisions, &mut guests).await;
     Ok(guests)
 }
 
@@ -251,10 +260,6 @@ async fn read_all(
         };
         guests.list.push(Guest { namespace, name, vm: Some(vm), vmi });
     }
-    let is_of_vm = |vmi: &Value| {
-        let owners = vmi.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        owners.is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "VirtualMachine"))
-    };
     if labels.is_none() {
         let alone = running.into_iter().flatten().filter(|(_, vmi)| !is_of_vm(vmi));
         guests.list.extend(alone.map(|((namespace, name), vmi)| Guest {
@@ -273,13 +278,10 @@ async fn read_around(
     cluster: &Cluster,
     client: &ApiClient,
     namespace: &str,
-    further_networks: &[String],
+    networks: &BTreeSet<String>,
     guests: &mut FoundGuests,
 ) {
-    let plan = networks(&guests.list)
-        .iter()
-        .chain(further_networks)
-        .fold(FetchPlan::about(namespace, ""), |plan, network| plan.with_network(network));
+    let plan = networks.iter().fold(FetchPlan::about(namespace, ""), |plan, network| plan.with_network(network));
     let core = |plural: &str| match namespace {
         "" => format!("/api/v1/{plural}"),
         namespace => format!("/api/v1/namespaces/{namespace}/{plural}"),
@@ -322,28 +324,27 @@ async fn read_around(
             Err(error) => guests.unread.add(&path, &error),
         }
     }
-    add_guests(client, guests).await;
 }
 
-/// Adds the guests to the facts, and the ControllerRevisions of those whose ports at boot are not recorded.
-async fn add_guests(client: &ApiClient, guests: &mut FoundGuests) {
-    let mut revisions = Vec::new();
-    for guest in &guests.list {
-        let (namespace, name) = (guest.namespace.as_str(), guest.name.as_str());
-        let objects =
-            [(Kind::Vm, guest.vm.as_ref().map_or(Fact::Absent, Fact::Known)), (Kind::Vmi, guest.vmi.as_ref())];
-        for (kind, object) in objects {
-            match object {
-                Fact::Known(object) => drop(guests.store.apply(kind, &object.to_string())),
-                Fact::Absent => guests.store.mark_absent(kind, namespace, name),
-                Fact::Unknown => {}
-            }
+/// Adds a guest to the facts. Returns its ControllerRevision, if its ports at boot are not recorded.
+fn add_guest(store: &mut Store, guest: &Guest) -> Option<ObjectPath> {
+    let (namespace, name) = (guest.namespace.as_str(), guest.name.as_str());
+    let objects = [(Kind::Vm, guest.vm.as_ref().map_or(Fact::Absent, Fact::Known)), (Kind::Vmi, guest.vmi.as_ref())];
+    for (kind, object) in objects {
+        match object {
+            Fact::Known(object) => drop(store.apply(kind, &object.to_string())),
+            Fact::Absent => store.mark_absent(kind, namespace, name),
+            Fact::Unknown => {}
         }
-        let is_recorded = |vmi: &Value| vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some();
-        let vmi = guest.vmi.known().filter(|vmi| !is_recorded(vmi));
-        let revision = vmi.and_then(|vmi| vmi.pointer("/status/virtualMachineRevisionName")?.as_str());
-        revisions.extend(revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name)));
     }
+    let is_recorded = |vmi: &Value| vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some();
+    let vmi = guest.vmi.known().filter(|vmi| !is_recorded(vmi));
+    let revision = vmi.and_then(|vmi| vmi.pointer("/status/virtualMachineRevisionName")?.as_str());
+    revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))
+}
+
+/// Adds ControllerRevisions to the facts.
+async fn read_revisions(client: &ApiClient, mut revisions: Vec<ObjectPath>, guests: &mut FoundGuests) {
     revisions.truncate(MAX_REVISIONS);
     let get = |path: ObjectPath| async move {
         let object = client.get(&path).await;
@@ -358,20 +359,16 @@ async fn add_guests(client: &ApiClient, guests: &mut FoundGuests) {
     }
 }
 
-/// Returns the networks of all guests, as `namespace/name`.
-fn networks(guests: &[Guest]) -> BTreeSet<String> {
-    let of = |guest: &Guest| {
-        let specs = [
-            guest.vm.as_ref().and_then(|vm| vm.pointer("/spec/template/spec/networks")),
-            guest.vmi.known().and_then(|vmi| vmi.pointer("/spec/networks")),
-        ];
-        let entries = specs.into_iter().flatten().filter_map(Value::as_array).flatten();
-        let names = entries.filter_map(|network| network.pointer("/multus/networkName")?.as_str());
-        let full =
-            |name: &str| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", guest.namespace) };
-        names.map(full).collect::<Vec<_>>()
-    };
-    guests.iter().flat_map(of).collect()
+/// Returns the networks of a guest, as `namespace/name`.
+fn networks(guest: &Guest) -> Vec<String> {
+    let specs = [
+        guest.vm.as_ref().and_then(|vm| vm.pointer("/spec/template/spec/networks")),
+        guest.vmi.known().and_then(|vmi| vmi.pointer("/spec/networks")),
+    ];
+    let entries = specs.into_iter().flatten().filter_map(Value::as_array).flatten();
+    let names = entries.filter_map(|network| network.pointer("/multus/networkName")?.as_str());
+    let full = |name: &str| if name.contains('/') { name.to_owned() } else { format!("{}/{name}", guest.namespace) };
+    names.map(full).collect()
 }
 
 async fn list(client: &ApiClient, path: ObjectPath) -> (ObjectPath, Result<Vec<String>, ApiError>) {
@@ -388,13 +385,26 @@ async fn list_core(cluster: &Cluster, url: &str, params: ListParams) -> Result<V
         let request: HttpRequest<Vec<u8>> = Request::new(url).list(&params)?;
         let mut page: Value = client.in_time(cluster.client.request(request)).await?;
         if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-            all.extend(items);
+            all.extend(items.into_iter().map(trimmed));
         }
         match page.pointer("/metadata/continue").and_then(Value::as_str) {
             Some(next) if !next.is_empty() => params.continue_token = Some(next.to_owned()),
             _ => return Ok(all),
         }
     }
+}
+
+/// Drops what no evaluation reads of a Pod or an Event, so that those of a large cluster fit into memory.
+fn trimmed(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    for (part, kept) in [("spec", "nodeName"), ("status", "phase")] {
+        if let Some(fields) = object.get_mut(part).and_then(Value::as_object_mut) {
+            fields.retain(|name, _| name == kept);
+        }
+    }
+    object
 }
 
 /// Groups the objects of a list by a key; notes an error.
@@ -429,6 +439,12 @@ fn namespace_of(object: &Value) -> String {
 fn creator(pod: &Value) -> String {
     let labels = pod.pointer("/metadata/labels");
     labels.and_then(|labels| labels.get(CREATED_BY)?.as_str()).unwrap_or_default().to_owned()
+}
+
+/// Whether a VMI belongs to a VM.
+fn is_of_vm(vmi: &Value) -> bool {
+    let owners = vmi.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "VirtualMachine"))
 }
 
 /// Returns namespace and name.

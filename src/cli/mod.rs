@@ -1,6 +1,7 @@
 //! The commands of the program.
 
 mod addinterface;
+mod audit;
 mod certs;
 mod check;
 mod demo;
@@ -44,6 +45,7 @@ struct Args {
 enum Command {
     #[command(name = "addinterface")]
     AddInterface(Box<addinterface::AddInterfaceArgs>),
+    Audit(Box<audit::AuditArgs>),
     Certs(certs::CertsArgs),
     Check(Box<check::CheckArgs>),
     Completion(reference::CompletionArgs),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
     }
     let result = match parse(program.as_deref()).command {
         Command::AddInterface(args) => args.run(),
+        Command::Audit(args) => args.run(&mut io::stdout().lock()),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
         Command::Check(args) => args.run(),
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),

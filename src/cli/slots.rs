@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::view::BusView;
+pub(super) use self::{cluster::bus_after_restart, view::BusView};
 use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},

@@ -27,6 +27,11 @@ pub(super) fn render(report: &Report, format: Format, style: Style) -> anyhow::R
     })
 }
 
+/// Returns a report as SARIF.
+pub(in crate::cli) fn sarif_of(report: &Report) -> anyhow::Result<String> {
+    pretty(&sarif::render(report))
+}
+
 fn pretty(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }

@@ -15,7 +15,7 @@ use crate::{
     change::{Change, MigrationStart},
     cluster::{
         files,
-        manifests::{self, Document, Manifest, Position},
+        manifests::{self, Document, Manifest, Places, Position},
         store::Store,
     },
     facts::{Fact, FactSource, Facts, KubeVirt},
@@ -66,9 +66,9 @@ impl<'t> Text<'t> {
 }
 
 /// The facts of a store as if KubeVirt had another version.
-struct WithVersion<'s> {
-    store: &'s Store,
-    version: Version,
+pub(in crate::cli) struct WithVersion<'s> {
+    pub(in crate::cli) store: &'s Store,
+    pub(in crate::cli) version: Version,
 }
 
 impl WithVersion<'_> {
@@ -217,6 +217,18 @@ fn evaluate(
     let parsed = parse(body.as_bytes());
     let judged = evaluator.findings(&evaluator.evaluate(Endpoint::Validate, &parsed));
     (object, judged)
+}
+
+/// Returns what the webhook would find in an object of `kubevirt.io` that is created now.
+pub(in crate::cli) fn findings_of_new(
+    facts: &dyn FactSource,
+    settings: &Settings,
+    kind: &'static str,
+    object: &Value,
+) -> Vec<Judged> {
+    let manifest = Manifest { line: 1, object: object.clone(), places: Places::default() };
+    let gvk = GroupVersionKind { group: "kubevirt.io".into(), version: "v1".into(), kind: kind.into() };
+    evaluate(facts, settings, &manifest, &gvk, None).1
 }
 
 /// Returns the AdmissionReview that the API server would send.

@@ -12,7 +12,7 @@ use crate::{cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Level {
+pub(in crate::cli) enum Level {
     /// The cluster would deny the object, or the file cannot be read.
     Error,
     /// The cluster would allow the object with a warning.
@@ -22,7 +22,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(in crate::cli) fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
@@ -33,7 +33,7 @@ impl Level {
 
 /// Where a problem comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
+pub(in crate::cli) enum Origin {
     /// A line of the baseline or of an ignore.
     Ignore,
     /// The file or the object cannot be read.
@@ -41,21 +41,27 @@ pub(super) enum Origin {
     /// The annotation of the namespace.
     Namespace,
     Rule(&'static Rule),
+    /// What `nicplug audit` observes in a cluster: a short name, and a sentence about it.
+    Audit {
+        id: &'static str,
+        text: &'static str,
+    },
 }
 
 impl Origin {
     /// Returns the id in outputs.
-    pub(super) fn id(self) -> &'static str {
+    pub(in crate::cli) fn id(self) -> &'static str {
         match self {
             Self::Ignore => "ignore",
             Self::Manifest => "manifest",
             Self::Namespace => "namespace",
             Self::Rule(rule) => rule.id,
+            Self::Audit { id, .. } => id,
         }
     }
 
     /// Returns the rule.
-    pub(super) fn rule(self) -> Option<&'static Rule> {
+    pub(in crate::cli) fn rule(self) -> Option<&'static Rule> {
         match self {
             Self::Rule(rule) => Some(rule),
             _ => None,
@@ -65,30 +71,30 @@ impl Origin {
 
 /// One problem.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) file: String,
-    pub(super) at: Position,
-    pub(super) level: Level,
-    pub(super) origin: Origin,
+pub(in crate::cli) struct Problem {
+    pub(in crate::cli) file: String,
+    pub(in crate::cli) at: Position,
+    pub(in crate::cli) level: Level,
+    pub(in crate::cli) origin: Origin,
     /// The object, as in `VirtualMachine shop/web`; empty if no object can be read.
-    pub(super) object: String,
+    pub(in crate::cli) object: String,
     /// The path of the field; empty if the problem is not about a field.
-    pub(super) field: String,
+    pub(in crate::cli) field: String,
     /// The path with names of list entries instead of indices, which stays the same when an entry is inserted.
-    pub(super) stable_field: String,
-    pub(super) what: String,
-    pub(super) fix: String,
+    pub(in crate::cli) stable_field: String,
+    pub(in crate::cli) what: String,
+    pub(in crate::cli) fix: String,
     /// The line of the file.
-    pub(super) source: String,
+    pub(in crate::cli) source: String,
     /// Identifies the problem when its line has moved.
-    pub(super) fingerprint: String,
+    pub(in crate::cli) fingerprint: String,
     /// Whether the file could not be judged.
-    pub(super) is_unreadable: bool,
+    pub(in crate::cli) is_unreadable: bool,
 }
 
 impl Problem {
     /// Returns a problem of a file that is not about an object.
-    pub(super) fn of_file(file: &str, at: Position, level: Level, origin: Origin, what: &str) -> Self {
+    pub(in crate::cli) fn of_file(file: &str, at: Position, level: Level, origin: Origin, what: &str) -> Self {
         let (what, fix) = what.split_once("; ").unwrap_or((what, ""));
         Self {
             file: file.to_owned(),
@@ -107,47 +113,47 @@ impl Problem {
     }
 
     /// Returns what is wrong and how to fix it, in one line.
-    pub(super) fn message(&self) -> String {
+    pub(in crate::cli) fn message(&self) -> String {
         if self.fix.is_empty() { self.what.clone() } else { format!("{}; {}", self.what, self.fix) }
     }
 }
 
 /// An object that was checked.
 #[derive(Clone, Debug)]
-pub(super) struct Checked {
-    pub(super) file: String,
-    pub(super) object: String,
+pub(in crate::cli) struct Checked {
+    pub(in crate::cli) file: String,
+    pub(in crate::cli) object: String,
 }
 
 /// The result of a check.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(in crate::cli) struct Report {
     /// In the order of the files, and of the lines in each.
-    pub(super) problems: Vec<Problem>,
+    pub(in crate::cli) problems: Vec<Problem>,
     /// The objects that were checked.
-    pub(super) checked: Vec<Checked>,
+    pub(in crate::cli) checked: Vec<Checked>,
     /// The facts that were not known, each with the rules that need it.
-    pub(super) unknown: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    pub(in crate::cli) unknown: BTreeMap<&'static str, BTreeSet<&'static str>>,
     /// What the check took for granted.
-    pub(super) assumptions: Vec<String>,
-    pub(super) files: usize,
-    pub(super) documents: usize,
+    pub(in crate::cli) assumptions: Vec<String>,
+    pub(in crate::cli) files: usize,
+    pub(in crate::cli) documents: usize,
     /// How many problems an ignore or the baseline has hidden.
-    pub(super) ignored: usize,
+    pub(in crate::cli) ignored: usize,
 }
 
 impl Report {
     /// Notes that a rule needs a fact that is not known.
-    pub(super) fn add_unknown(&mut self, missing: FactKind, origin: Origin) {
+    pub(in crate::cli) fn add_unknown(&mut self, missing: FactKind, origin: Origin) {
         self.unknown.entry(missing.as_str()).or_default().insert(origin.id());
     }
 
-    pub(super) fn count(&self, level: Level) -> usize {
+    pub(in crate::cli) fn count(&self, level: Level) -> usize {
         self.problems.iter().filter(|problem| problem.level == level).count()
     }
 
     /// Gives each problem its fingerprint: of its file, object, rule and field, and a number if these are equal.
-    pub(super) fn add_fingerprints(&mut self) {
+    pub(in crate::cli) fn add_fingerprints(&mut self) {
         let mut seen: HashMap<String, usize> = HashMap::new();
         for problem in &mut self.problems {
             let Problem { file, object, stable_field, .. } = &*problem;
@@ -176,7 +182,7 @@ fn hex(text: &str) -> String {
 }
 
 /// Returns a path with the names of list entries, as in `spec.networks[name=blue].multus`.
-pub(super) fn stable_field(object: &Value, field: &str) -> String {
+pub(in crate::cli) fn stable_field(object: &Value, field: &str) -> String {
     let mut stable = String::new();
     let mut value = Some(object);
     for (number, part) in field.split('[').enumerate() {

@@ -12,6 +12,7 @@ use crate::{
         guests::{self, Selection, name_in},
         status::{print_notes, value_of_ports},
     },
+    cluster::store::Store,
     facts::FactSource,
     hotplug::{
         edit::EditRequest,
@@ -19,7 +20,7 @@ use crate::{
         plan::{Plan, PlanStep, plan},
         progress::Direction,
     },
-    kubevirt::NEWEST_KNOWN,
+    kubevirt::{NEWEST_KNOWN, Version},
     rules::PortCount,
 };
 
@@ -85,6 +86,24 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let is_refused = plan.is_some_and(|plan| plan.is_refused());
         Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     })
+}
+
+/// Returns the bus of a guest after its next restart, without a title.
+pub(in crate::cli) fn bus_after_restart(
+    vm: Option<&Value>,
+    vmi: Option<&Value>,
+    store: &Store,
+    version: Version,
+) -> anyhow::Result<BusView> {
+    let mut notes = Vec::new();
+    let (kind, object) = match (vm, vmi) {
+        (Some(vm), vmi) => ("VirtualMachine", expanded(vm.clone(), vmi, &mut notes)),
+        (None, vmi) => ("VirtualMachineInstance", vmi.cloned().unwrap_or_default()),
+    };
+    let (layout, more) = draw_object(kind, &object, store, version)?;
+    notes.extend(more);
+    notes.extend(layout.notes.iter().map(ToString::to_string));
+    Ok(BusView::new("", &layout, version, notes))
 }
 
 /// Returns the VM as KubeVirt expands it with its instancetype and preference, which the running guest shows: the devices

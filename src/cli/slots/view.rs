@@ -1,5 +1,7 @@
 //! The content of the text and of the drawing: groups of slots, and the calculation in words.
 
+use serde_json::{Value, json};
+
 use crate::{
     kubevirt::Version,
     pci::{BusLayout, MachineType, PortBudget, PortCase, Scheme, Slot, SlotPosition},
@@ -7,7 +9,7 @@ use crate::{
 
 /// The PCI bus of a guest, as texts.
 #[derive(Debug)]
-pub(super) struct BusView {
+pub(in crate::cli) struct BusView {
     /// Kind and name of the guest.
     pub(super) title: String,
     /// Its machine type and its KubeVirt version.
@@ -67,6 +69,30 @@ impl BusView {
             calculation: calculation(budget),
             notes,
         }
+    }
+
+    /// Returns why the guest cannot boot, if it cannot.
+    pub(in crate::cli) fn boot_error(&self) -> Option<&str> {
+        (self.availability == Availability::CannotBoot).then_some(self.headline.as_str())
+    }
+
+    /// Returns the content for the page of `nicplug audit`, without the title: equal guests have equal values.
+    pub(in crate::cli) fn value(&self) -> Value {
+        let row = |row: &Row| json!([row.port, row.name, row.kind, row.why, row.is_free]);
+        let group =
+            |group: &Group| json!({"heading": group.heading, "rows": group.rows.iter().map(row).collect::<Vec<_>>()});
+        json!({
+            "subtitle": self.subtitle,
+            "headline": self.headline,
+            "state": match self.availability {
+                Availability::Free => "free",
+                Availability::Full => "full",
+                Availability::CannotBoot => "cannotBoot",
+            },
+            "groups": self.groups.iter().map(group).collect::<Vec<_>>(),
+            "calculation": self.calculation,
+            "notes": self.notes,
+        })
     }
 }
 

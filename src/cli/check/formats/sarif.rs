@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        problem::{Level, Problem, Report},
+        problem::{Level, Origin, Problem, Report},
         rules_of,
     },
     path_of, unchecked,
 };
-use crate::rules::find;
 
 /// The most results of a run that GitHub reads.
 const MAX_RESULTS: usize = 25_000;
@@ -22,7 +21,8 @@ pub(super) fn render(report: &Report) -> Value {
     problems.sort_by_key(|problem| problem.level);
     let left_out = problems.len().saturating_sub(MAX_RESULTS);
     problems.truncate(MAX_RESULTS);
-    let ids: Vec<&str> = rules_of(report).into_iter().collect();
+    let origins = rules_of(report);
+    let ids: Vec<&str> = origins.keys().copied().collect();
     let mut notes: Vec<String> = unchecked(report).into_iter().map(|what| format!("not checked {what}")).collect();
     notes.extend(report.assumptions.iter().cloned());
     if left_out > 0 {
@@ -37,7 +37,7 @@ pub(super) fn render(report: &Report) -> Value {
             "tool": {"driver": {
                 "name": "nicplug",
                 "version": env!("CARGO_PKG_VERSION"),
-                "rules": ids.iter().map(|id| rule(id)).collect::<Vec<_>>(),
+                "rules": origins.values().map(|origin| rule(*origin)).collect::<Vec<_>>(),
             }},
             "columnKind": "unicodeCodePoints",
             "invocations": [{
@@ -49,14 +49,13 @@ pub(super) fn render(report: &Report) -> Value {
     })
 }
 
-fn rule(id: &str) -> Value {
-    let Some(rule) = find(id) else {
-        let text = match id {
-            "ignore" => "A comment, a file or a baseline that ignores findings has no effect.",
-            "namespace" => "The annotation of the namespace that changes rules has no effect.",
-            _ => "The file or the object cannot be read.",
-        };
-        return json!({"id": id, "shortDescription": {"text": text}, "help": {"text": text}});
+fn rule(origin: Origin) -> Value {
+    let rule = match origin {
+        Origin::Rule(rule) => rule,
+        Origin::Ignore => return topic(origin, "A comment, a file or a baseline that ignores findings has no effect."),
+        Origin::Namespace => return topic(origin, "The annotation of the namespace that changes rules has no effect."),
+        Origin::Manifest => return topic(origin, "The file or the object cannot be read."),
+        Origin::Audit { text, .. } => return topic(origin, text),
     };
     let help = format!("{}\n\nField: {}\nFix: {}\n", rule.doc(), rule.field, rule.fix);
     json!({
@@ -68,6 +67,10 @@ fn rule(id: &str) -> Value {
         "defaultConfiguration": {"level": if rule.enforcement.as_str() == "deny" { "error" } else { "warning" }},
         "properties": {"tags": ["kubevirt", "network", rule.scope.as_str()]},
     })
+}
+
+fn topic(origin: Origin, text: &str) -> Value {
+    json!({"id": origin.id(), "shortDescription": {"text": text}, "help": {"text": text}})
 }
 
 /// SARIF's names of rules have no hyphens.

@@ -1,0 +1,217 @@
+//! `nicplug audit`: evaluates every VM and VMI of a cluster as if its NICs were added now.
+
+mod evaluation;
+mod html;
+mod json;
+mod sarif;
+mod text;
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use tokio::runtime::Builder;
+
+use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic, UnknownFacts};
+use super::{
+    check::Level,
+    facts::SettingsArgs,
+    guests::pages::Scope,
+    kubeconfig::{Cluster, ClusterArgs},
+    status::Printout,
+};
+use crate::{
+    kubevirt::{NEWEST_KNOWN, Version},
+    settings::Settings,
+};
+
+/// Evaluate every VM and VMI as if its NICs were added now, and list what is wrong, the worst first.
+///
+/// The findings are those of the webhook about a VM that is created now, and what `status` shows: NICs that are not in
+/// the guest and why, guests without a free PCI port now or after the next restart, templates that would not boot, and
+/// guests that cannot migrate. The command reads the cluster page by page and changes nothing. It needs the permission to
+/// list VMs; the other objects that it reads only make the answer better, and it lists what it could not read.
+///
+/// The exit status is 0 if nothing was found that a user has to do something about, 1 if something was found, 2 if the
+/// VMs cannot be read or one cannot be judged.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  nicplug audit
+  nicplug audit -A -o html > audit.html
+  nicplug audit -A --kubevirt-version v1.10.0
+  nicplug audit -l app=web -o sarif > audit.sarif")]
+pub(super) struct AuditArgs {
+    /// All namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+
+    /// Only VMs with these labels, such as app=web.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    selector: Option<String>,
+
+    /// Judge as if KubeVirt had this version, to try an upgrade [default: that of the cluster].
+    #[arg(long, value_name = "VERSION")]
+    kubevirt_version: Option<Version>,
+
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// The format of the output.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Format {
+    /// Text for people.
+    Text,
+    /// JSON for programs.
+    Json,
+    /// One page for a browser, which loads nothing else.
+    Html,
+    /// SARIF 2.1.0.
+    Sarif,
+}
+
+/// The result of an audit.
+#[derive(Debug, Default)]
+struct AuditReport {
+    /// What was audited, as in `namespace "demo"`.
+    scope: String,
+    /// The version of KubeVirt by which the guests were judged.
+    version: String,
+    /// The moment, in RFC 3339.
+    time: String,
+    /// The guests, the worst first.
+    guests: Vec<AuditedGuest>,
+    /// The facts that were not known, each with the rules that need it.
+    unknown: UnknownFacts,
+    /// The PCI buses of the guests, if they are to be shown.
+    buses: Buses,
+    /// What could not be read, and what was taken for granted.
+    notes: Vec<String>,
+}
+
+impl AuditReport {
+    /// Returns each finding with its guest: by topic, then by rule and text, then by guest.
+    fn findings(&self) -> Vec<(&AuditedGuest, &Finding)> {
+        let mut all: Vec<(&AuditedGuest, &Finding)> =
+            self.guests.iter().flat_map(|guest| guest.findings.iter().map(move |finding| (guest, finding))).collect();
+        all.sort_by_key(|(guest, finding)| {
+            (finding.topic, finding.rule.map(|rule| rule.id), &finding.what, &guest.namespace, &guest.name)
+        });
+        all
+    }
+
+    fn count(&self, is_counted: impl Fn(&Finding) -> bool) -> usize {
+        self.guests.iter().flat_map(|guest| &guest.findings).filter(|finding| is_counted(finding)).count()
+    }
+
+    fn count_level(&self, level: Level) -> usize {
+        self.count(|finding| finding.level == level)
+    }
+
+    /// Returns how many findings each topic has, without topics that have none.
+    fn topics(&self) -> Vec<(Topic, usize)> {
+        let counts = Topic::ALL.map(|topic| (topic, self.count(|finding| finding.topic == topic)));
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Returns what was not checked, in one line for each missing kind of object.
+    fn unchecked(&self) -> Vec<String> {
+        let line = |(kind, rules): (&&str, &BTreeSet<&str>)| {
+            let rules: Vec<&str> = rules.iter().copied().collect();
+            format!("Not checked without a {kind}: {}", rules.join(", "))
+        };
+        self.unknown.iter().map(line).collect()
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        let not_judged = self.count(|finding| finding.topic == Topic::NotJudged);
+        let found = self.count(|finding| finding.level != Level::Note);
+        ExitCode::from(if not_judged > 0 { 2 } else { u8::from(found > 0) })
+    }
+}
+
+impl AuditArgs {
+    /// Prints the audit.
+    pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        let settings = self.settings.read()?;
+        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        let report = runtime.block_on(async {
+            let cluster = self.cluster.connect().await?;
+            self.report(&cluster, &settings).await
+        })?;
+        let mut output = BufWriter::new(output);
+        match self.output {
+            Format::Text => output.write_all(text::render(&report, Printout::for_stdout()).as_bytes())?,
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut output, &json::document(&report)).map_err(io::Error::from)?;
+                writeln!(output)?;
+            }
+            Format::Html => html::write(&report, &mut output)?,
+            Format::Sarif => output.write_all(sarif::render(&report)?.as_bytes())?,
+        }
+        output.flush()?;
+        Ok(report.exit_code())
+    }
+
+    async fn report(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<AuditReport> {
+        let scope = Scope::new(cluster, self.all_namespaces, self.selector.as_deref())?;
+        let found = scope.facts().await?;
+        let present = found.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
+        let mut report = AuditReport {
+            scope: self.scope(cluster),
+            version: self.kubevirt_version.or(present).unwrap_or(NEWEST_KNOWN).to_string(),
+            time: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            ..AuditReport::default()
+        };
+        let auditor = GuestAuditor {
+            found: &found,
+            settings,
+            present,
+            wanted: self.kubevirt_version,
+            has_bus: self.output == Format::Html,
+        };
+        let mut unread = super::guests::Unread::default();
+        let AuditReport { guests, unknown, buses, .. } = &mut report;
+        scope.each(&mut unread, |guest| guests.push(auditor.audit(&guest, unknown, buses))).await?;
+        report.guests.sort_by_cached_key(AuditedGuest::rank);
+        report.notes = found.unread.notes();
+        if present.is_none() {
+            let assumed =
+                if self.kubevirt_version.is_none() { format!(": treated as {NEWEST_KNOWN}") } else { String::new() };
+            report.notes.push(format!("The version of KubeVirt is not known{assumed}"));
+        }
+        if let Some(newer) = self.kubevirt_version.or(present).filter(|version| version.is_newer_than_known()) {
+            report.notes.push(format!("KubeVirt {newer} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
+        }
+        Ok(report)
+    }
+
+    fn scope(&self, cluster: &Cluster) -> String {
+        let place = if self.all_namespaces {
+            "all namespaces".to_owned()
+        } else {
+            format!("namespace {:?}", cluster.namespace)
+        };
+        match &self.selector {
+            Some(labels) => format!("{place}, labels {labels}"),
+            None => place,
+        }
+    }
+}
+
+/// Returns a number with its noun.
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
