@@ -56,6 +56,8 @@ pub struct Annotations<'a> {
     pub topology_version: Option<Text<'a>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
     pub root_complex: Option<Text<'a>>,
+    /// `hooks.kubevirt.io/hookSidecars`: sidecars of the guest's pod, which may rewrite the domain.
+    pub hook_sidecars: Option<Text<'a>>,
 }
 
 fields! {
@@ -70,6 +72,7 @@ fields! {
         "kubevirt.io/pci-interface-slot-count" => slot_count: value,
         "kubevirt.io/pci-topology-version" => topology_version: value,
         "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
+        "hooks.kubevirt.io/hookSidecars" => hook_sidecars: value,
     }
 }
 

@@ -47,11 +47,12 @@ use crate::{
     api::{network::Bindings, review::ObjectKind},
     change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
-        Fact, FactKind, Facts, Vmi,
+        Fact, FactKind, Facts, KubeVirt, Vmi,
         attachment::{Attachment, InPlace},
         nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
+    pci::PortUsage,
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
@@ -319,6 +320,14 @@ impl<'c> Case<'c> {
     /// Returns whether a feature gate is on; `None` if the KubeVirt resource is unknown.
     pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
+    }
+
+    /// Returns what may rewrite the domain of a guest; its ports are then an estimate.
+    pub(crate) fn domain_rewrite(&self, usage: &PortUsage) -> Option<&'static str> {
+        match self.facts.kubevirt.known() {
+            Some(kubevirt) => kubevirt.domain_rewrite(usage),
+            None => KubeVirt::default().domain_rewrite(usage),
+        }
     }
 
     /// Returns the version of KubeVirt; `None` if it is unknown.
