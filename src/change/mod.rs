@@ -128,6 +128,17 @@ impl<'r> Change<'r> {
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
     }
 
+    /// Whether the update of a VM or VMI changes the disks of its guest.
+    #[must_use]
+    pub fn changes_disks(&self) -> bool {
+        let has_same = |before: &ObjectView<'r>| {
+            is_same(before.guest, self.after.guest)
+                || before.guest.domain.devices.disks == self.after.guest.domain.devices.disks
+        };
+        matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
+            && self.before.as_ref().is_some_and(|it| !has_same(it))
+    }
+
     /// Whether a VM changes in a field that changes NICs of the guest without being part of one.
     #[must_use]
     pub fn changes_all_nics(&self) -> bool {

@@ -31,7 +31,7 @@ pub use self::{
     layout::{BusLayout, Slot, SlotPosition},
     machine_type::{Architecture, MachineType},
     port_budget::{BudgetDetails, PortBudget, PortCase},
-    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices},
+    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices, virtio_disks},
     quantity::{bytes as bytes_of_quantity, thousandths as thousandths_of_quantity},
     reservation::{Reservation, reserve},
     scheme::Scheme,

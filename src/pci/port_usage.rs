@@ -156,6 +156,17 @@ pub fn count_devices(
     Ok(count(spec, &parts, options, registry))
 }
 
+/// Returns the names of the disks of a guest that are on bus virtio.
+///
+/// # Errors
+/// A field has another type than in KubeVirt's API.
+pub fn virtio_disks(spec: &GuestSpec<'_>) -> Result<Vec<String>, UnreadableField> {
+    let parts = DeviceLists::read(spec)?;
+    let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
+    let disks = parts.defaulted_disks(architecture);
+    Ok(disks.iter().filter(|disk| disk.bus == "virtio").map(|disk| disk.name.to_owned()).collect())
+}
+
 pub(super) fn count<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v DeviceLists<'v>,

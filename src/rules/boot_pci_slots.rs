@@ -1,6 +1,7 @@
 //! NP107.
 
 mod frozen_slots;
+mod reserved_ports;
 
 use super::{Case, CauseType, Finding, pci_slots::estimated, rule};
 use crate::{
@@ -22,6 +23,8 @@ rule! {
     /// KubeVirt certainly rejects is denied: a slot count that is not a number, a full root complex, an address that is
     /// used twice. Some versions of KubeVirt 1.6 to 1.8 add PCIe root ports to guests of s390x and i440fx, which have no
     /// PCIe: with two NICs or more, or with more than 2Gi of memory and one NIC, such a guest does not boot.
+    ///
+    /// A virtio disk that is hotplugged takes a port too. If it takes one that the annotation reserves, the rule advises.
     ///
     /// Counts of ports are an estimate, and never deny, where something may rewrite the domain of the guest: the
     /// annotation `hooks.kubevirt.io/hookSidecars`, the gate Plugins, or the gate PCINUMAAwareTopology for a guest with
@@ -45,7 +48,13 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
+    let reserved = reserved_ports::check(case);
+    if !case.is_new() && case.change.after.vmi.is_some() {
+        // A running guest boots no more. Its VM is judged for the next boot.
+        return reserved.into_iter().collect();
+    }
+    let first = malformed_reservation(case).into_iter().chain(frozen_slots::check(case));
+    let mut findings: Vec<Finding> = first.chain(reserved).collect();
     match evaluate(case, &case.change.after, case.facts.expansion()) {
         Ok((after, rewrite)) => {
             let found = finding_of(case, &after).filter(|_| differs_from_before(case, &after));

@@ -113,7 +113,7 @@ pub struct Rule {
 pub enum Scope {
     /// Every request that creates or changes NICs, of a running or stopped VM, a VMI or a template.
     Shape,
-    /// Every request that creates a guest or changes a guest's template.
+    /// Every request that creates a guest, changes a guest's template, or changes the disks of a guest.
     Boot,
     /// Requests that plug NICs into a running guest or unplug them. A few of these rules also warn about a new guest.
     Hotplug,
@@ -142,7 +142,7 @@ impl Scope {
     /// Returns whether rules of this scope apply to a change. For most requests this is the only cost of a rule.
     fn covers(self, change: &Change) -> bool {
         match self {
-            Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
+            Self::Boot => change.before.is_none() || change.after.vmi.is_none() || change.changes_disks(),
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
             Self::Request => change.requests_nics() || change.sets_unplug(),

@@ -96,18 +96,18 @@ pub(super) fn estimated(rule: &'static Rule, findings: Vec<Finding>, why: &str) 
 }
 
 /// The PCI ports of a running guest, as far as they limit NICs.
-struct Ports {
+pub(super) struct Ports {
     /// The ports at boot, and the NICs and disks of that time.
-    boot: BootSlots,
+    pub(super) boot: BootSlots,
     /// The number of ports that were free at boot.
     at_boot: u64,
     /// The number of NICs that have a port now, or wait for one.
-    nics: u64,
+    pub(super) nics: u64,
     /// The number of virtio disks now.
     disks: u64,
     machine: MachineType,
     /// The number of ports that are free now.
-    left: u64,
+    pub(super) left: u64,
     /// Whether the ports at boot were computed from the devices of now.
     is_estimate: bool,
     /// What may rewrite the domain, so that the figures are an estimate.
@@ -119,7 +119,7 @@ struct Ports {
 impl Ports {
     /// Computes the ports from the most reliable source: nicplug's annotation, else the ControllerRevision, else the
     /// guest as it is now. Returns `None` if nothing limits the NICs.
-    fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
+    pub(super) fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
         let now = vmi.boot.current_devices.as_ref().ok_or("its devices cannot be read")?;
         let waiting = waiting_in_template(case, vmi);
         let nics = nics_in_place(vmi, now) + waiting;
