@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Present, nullable, object, objects};
 
@@ -280,6 +280,9 @@ pub struct NamespaceAnnotations {
     /// `nicplug.io/rules`: how strictly rules are enforced in the namespace.
     #[serde(rename = "nicplug.io/rules")]
     pub rules: Option<String>,
+    /// The other annotations, by key.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, IgnoredAny>,
 }
 
 /// `Node` (`v1`).

@@ -11,7 +11,7 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{JsonText, Shared, WithPresence, json};
+use super::{JsonText, Shared, Text, WithPresence, json};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
@@ -23,9 +23,9 @@ pub(crate) trait Fields<'de>: Default {
 }
 
 /// Declares the fields of a view: the JSON key, the field, and the function of this module that reads it. Other keys
-/// are skipped.
+/// are skipped. With `others PREFIX => FIELD`, the field lists the first of the other keys that begin with the prefix.
 macro_rules! fields {
-    ($view:ident { $($key:literal => $field:ident: $read:ident,)+ }) => {
+    ($view:ident { $($key:literal => $field:ident: $read:ident,)+ $(others $prefix:path => $others:ident,)? }) => {
         impl<'de> $crate::api::fields::Fields<'de> for $view<'de> {
             fn fill<A: ::serde::de::MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
                 #[allow(non_camel_case_types, reason = "these are the names of the fields")]
@@ -40,7 +40,10 @@ macro_rules! fields {
                             $crate::api::fields::mark_seen(&mut seen, Field::$field as u32, $key)?;
                             $crate::api::fields::$read(&mut map, &mut self.$field)?;
                         })+
-                        _ => $crate::api::fields::skip(&mut map)?,
+                        _ => {
+                            $($crate::api::fields::list_key(key, $prefix, &mut self.$others);)?
+                            $crate::api::fields::skip(&mut map)?;
+                        }
                     }
                 }
                 Ok(())
@@ -55,6 +58,16 @@ macro_rules! fields {
     };
 }
 pub(crate) use fields;
+
+/// The most keys that [`list_key`] lists.
+const MAX_KEYS: usize = 8;
+
+/// Lists a key that begins with a prefix, up to a number of them.
+pub(crate) fn list_key<'de>(key: Text<'de>, prefix: &str, keys: &mut Vec<Text<'de>>) {
+    if key.starts_with(prefix) && keys.len() < MAX_KEYS {
+        keys.push(key);
+    }
+}
 
 /// Marks a field as read; an error if it was read before. A view has fewer than 32 fields.
 pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {

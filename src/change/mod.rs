@@ -119,6 +119,15 @@ impl<'r> Change<'r> {
         self.subject.kind == ObjectKind::Vm && after.is_some() && self.before.as_ref().and_then(written) != after
     }
 
+    /// Whether a VM or VMI has an annotation of nicplug that nicplug does not know, or the one whose value may be wrong.
+    #[must_use]
+    pub fn may_misspell(&self) -> bool {
+        let is_suspect = |has: &Annotations| has.apply.is_some() || !has.unknown.is_empty();
+        let views = [self.after.metadata, self.after.guest_metadata];
+        matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
+            && views.into_iter().any(|metadata| metadata.annotations.as_ref().is_some_and(is_suspect))
+    }
+
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
     #[must_use]
     pub fn requests_persist(&self) -> bool {

@@ -4,6 +4,7 @@
 //! and never sees the findings of another rule. A new rule is one new file and two lines here: its module and its entry
 //! in [`RULES`]. How strictly a finding counts is decided in `admission::enforcement`.
 
+mod annotation;
 mod attachment_path;
 mod boot_pci_slots;
 mod duplicate_interface_name;
@@ -86,6 +87,7 @@ pub static RULES: &[&Rule] = &[
     &name_in_use::RULE,
     &queue_memory::RULE,
     &network_in_use::RULE,
+    &annotation::RULE,
 ];
 
 /// One check.
@@ -119,7 +121,7 @@ pub enum Scope {
     Hotplug,
     /// Requests that set the annotation `nicplug.io/persist` of a VMI, or add NICs under it.
     Persist,
-    /// Requests that set the annotations of a VM to add, remove or unplug NICs.
+    /// Requests that set the annotations of a VM to add, remove or unplug NICs, or annotations without effect.
     Request,
     /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
     Network,
@@ -145,7 +147,7 @@ impl Scope {
             Self::Boot => change.before.is_none() || change.after.vmi.is_none() || change.changes_disks(),
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
-            Self::Request => change.requests_nics() || change.sets_unplug(),
+            Self::Request => change.requests_nics() || change.sets_unplug() || change.may_misspell(),
             Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
