@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     api::{
+        Text,
         metadata::{Metadata, PREFIX},
         review::ObjectKind,
     },
@@ -62,7 +63,7 @@ pub fn without_effect(change: &Change) -> Vec<Written> {
 fn new_keys<'r>(before: Option<&'r Metadata<'r>>, after: &'r Metadata<'r>) -> impl Iterator<Item = &'r str> {
     let keys = |metadata: &'r Metadata<'r>| metadata.annotations.iter().flat_map(|known| known.unknown.as_slice());
     let was_there = move |key: &str| before.is_some_and(|before| keys(before).any(|known| known.as_str() == key));
-    keys(after).map(|key| key.as_str()).filter(move |key| !was_there(key))
+    keys(after).map(Text::as_str).filter(move |key| !was_there(key))
 }
 
 fn unknown(parent: &str, key: &str) -> Written {

@@ -21,7 +21,7 @@ fn read(text: &str) -> Result<(Key, Option<Arc<ParsedOverrides>>), FieldError> {
     let Namespace { metadata: NamespaceMetadata { name, annotations } } = read_object(text)?;
     let overrides = match annotations.rules.as_deref() {
         Some(rules) => overrides(rules),
-        None => annotations.others.keys().find(|key| is_misspelled(key)).map(|key| Arc::new(misspelled(key))),
+        None => annotations.others.iter().find(|key| is_misspelled(key)).map(|key| Arc::new(misspelled(key))),
     };
     Ok(((String::new(), name), overrides))
 }
