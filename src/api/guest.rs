@@ -3,6 +3,8 @@
 //! Every heartbeat of a running guest is read through these views. So the fields that only the PCI model needs (disks,
 //! volumes, host devices, …) are [`Lazy`]: skipped as text, and read on demand.
 
+mod volume;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt, ptr};
 
 use serde::{
@@ -10,6 +12,7 @@ use serde::{
     de::{Error, Visitor},
 };
 
+pub use self::volume::{Volume, VolumeSource};
 use super::{
     Lazy, Present, Text, WithPresence,
     fields::fields,
@@ -402,42 +405,6 @@ fields! {
         "name" => name: nullable,
         "diag288" => diag288: value,
     }
-}
-
-/// An entry of `volumes[]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Volume<'a> {
-    /// `name`.
-    pub name: Text<'a>,
-    /// `dataVolume`.
-    pub data_volume: VolumeSource,
-    /// `persistentVolumeClaim`.
-    pub persistent_volume_claim: VolumeSource,
-}
-
-impl Volume<'_> {
-    /// Whether a running guest can get it.
-    #[must_use]
-    pub fn is_hotpluggable(&self) -> bool {
-        self.data_volume.hotpluggable || self.persistent_volume_claim.hotpluggable
-    }
-}
-
-fields! {
-    Volume {
-        "name" => name: nullable,
-        "dataVolume" => data_volume: nullable,
-        "persistentVolumeClaim" => persistent_volume_claim: nullable,
-    }
-}
-
-/// `volumes[].dataVolume` and `volumes[].persistentVolumeClaim`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default)]
-pub struct VolumeSource {
-    /// `hotpluggable`.
-    #[serde(deserialize_with = "nullable")]
-    pub hotpluggable: bool,
 }
 
 /// `resourceClaims[]`.
