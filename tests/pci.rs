@@ -155,7 +155,7 @@ impl Guest {
     }
 
     fn placement(&self) -> PciOptions<'_> {
-        PciOptions { slot_count: self.slot_count.as_deref(), root_complex: self.root_complex, is_template: false }
+        PciOptions { slot_count: self.slot_count.as_deref(), root_complex: self.root_complex, ..PciOptions::default() }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    api::review::{BodyError, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
+    api::review::{BodyError, GroupVersionKind, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
     change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, OversizedList},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
@@ -154,6 +154,10 @@ impl<'r> Evaluation<'r> {
     pub fn labels(&self) -> DecisionLabels {
         let Verdict { denied_by, warned_by, unknown, .. } = self.verdict;
         let (kind, operation) = match self.request {
+            // An object of another group.
+            Ok(request) if self.decision == Decision::Unhandled && !is_of_kubevirt(&request.kind) => {
+                (ObjectKind::Other, request.operation)
+            }
             Ok(request) => (ObjectKind::of(&request.kind), request.operation),
             Err(_) => (ObjectKind::Other, Operation::Other),
         };
@@ -254,10 +258,19 @@ impl<'e> Evaluator<'e> {
     #[must_use]
     pub fn evaluate<'r>(&self, endpoint: Endpoint, body: &'r ParsedBody<'r>) -> Evaluation<'r> {
         match body {
+            Ok(ParsedRequest::Valid(request) | ParsedRequest::Invalid(request, _)) if !self.judges(&request.kind) => {
+                Evaluation::new(endpoint, request, Decision::Unhandled)
+            }
             Ok(ParsedRequest::Valid(request)) => self.evaluate_request(endpoint, request),
             Ok(ParsedRequest::Invalid(request, fault)) => evaluate_fault(endpoint, request, fault),
             Err(error) => Evaluation::malformed(endpoint, error),
         }
+    }
+
+    /// Whether objects of this kind are judged: by their name, those of Kubernetes or of another operator may be of it too.
+    #[must_use]
+    pub fn judges(&self, kind: &GroupVersionKind) -> bool {
+        self.settings.api.judges(&kind.group, ObjectKind::of(kind).group())
     }
 
     fn evaluate_request<'r>(&self, endpoint: Endpoint, request: &'r Request<'r>) -> Evaluation<'r> {
@@ -323,7 +336,8 @@ impl<'e> Evaluator<'e> {
         if endpoint == Endpoint::Mutate {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         }
-        let facts = self.facts.facts_for_migration(&start);
+        let of_kubevirt = is_of_kubevirt(&request.kind);
+        let facts = if of_kubevirt { self.facts.facts_for_migration(&start) } else { Facts::default() };
         let verdict = decide_migration(&start, &facts, self.settings);
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
     }
@@ -346,6 +360,9 @@ impl<'e> Evaluator<'e> {
     /// and its new status, and a request for a VM gives the whole VM.
     pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
+        if !is_of_kubevirt(change.subject.gvk) {
+            facts = of_a_fork(facts);
+        }
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {
             let kinds = facts.kubevirt.known().map(Arc::clone).unwrap_or_default();
@@ -356,6 +373,29 @@ impl<'e> Evaluator<'e> {
         }
         facts
     }
+}
+
+/// Whether a kind is of the group in which KubeVirt or Multus serves it.
+fn is_of_kubevirt(kind: &GroupVersionKind) -> bool {
+    kind.group.as_str() == ObjectKind::of(kind).group()
+}
+
+/// Returns the facts without those about objects of KubeVirt: those of a fork are in another group, which is not watched.
+fn of_a_fork(facts: Facts) -> Facts {
+    let Facts {
+        nads,
+        isolation,
+        multus_namespace,
+        attachment,
+        resource_injector,
+        nodes,
+        quotas,
+        overrides,
+        mac_users,
+        ..
+    } = facts;
+    let of_cluster = Facts { nads, isolation, multus_namespace, attachment, resource_injector, ..Facts::default() };
+    Facts { nodes, quotas, overrides, mac_users, expansions: facts.expansions.map(|_| Box::default()), ..of_cluster }
 }
 
 /// Applies the rules to a change.
@@ -445,6 +485,34 @@ mod tests {
             let facts = Evaluator::new(&OldCluster, &settings).facts_for(&Change::of(&request).unwrap());
             assert_eq!(facts.vm.known().is_some(), is_of_cluster, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_group_of_a_fork_is_judged_only_if_the_settings_name_it_and_without_facts_about_guests() {
+        let review = review_of("VirtualMachine", r#"{"spec": {"template": {"spec": {"networks": [{"name": "a"}]}}}}"#);
+        let named = Settings::parse("api: {groups: {kubevirt.io: [kubevirt.example.com]}}", &[]).unwrap();
+        for (group, settings, decision, kind) in [
+            ("kubevirt.io", Settings::default(), Decision::Denied, ObjectKind::Vm),
+            ("kubevirt.example.com", named.clone(), Decision::Denied, ObjectKind::Vm),
+            ("kubevirt.example.com", Settings::default(), Decision::Unhandled, ObjectKind::Other),
+            ("other.example.com", named.clone(), Decision::Unhandled, ObjectKind::Other),
+        ] {
+            let review = review.replace("kubevirt.io", group);
+            let body = parse(review.as_bytes());
+            let evaluation = Evaluator::new(&OldCluster, &settings).evaluate(Endpoint::Validate, &body);
+            assert_eq!((evaluation.decision, evaluation.labels().kind), (decision, kind), "{group}");
+        }
+        // An object of another operator need not have the fields of a VM.
+        let body = review_of("VirtualMachine", r#"{"spec": []}"#).replace("kubevirt.io", "vm.example.com");
+        let body = parse(body.as_bytes());
+        let settings = Settings::default();
+        let evaluation = Evaluator::new(&OldCluster, &settings).evaluate(Endpoint::Validate, &body);
+        assert_eq!(evaluation.decision, Decision::Unhandled);
+
+        let review = review_of("VirtualMachineInstance", "{}").replace("kubevirt.io", "kubevirt.example.com");
+        let Ok(ParsedRequest::Valid(request)) = parse(review.as_bytes()) else { panic!("{review}") };
+        let facts = Evaluator::new(&OldCluster, &named).facts_for(&Change::of(&request).unwrap());
+        assert_eq!((facts.vm, facts.vmi), (Fact::Unknown, Fact::Unknown));
     }
 
     /// The user and the message of a denied change.

@@ -2,6 +2,7 @@
 //! and whether a dropped NIC is unplugged.
 
 pub mod interfaces;
+pub mod keys;
 pub mod persist;
 pub mod reserve_ports;
 pub mod unplug;

@@ -1,11 +1,14 @@
 //! Objects of the cluster from which facts are built. They are read when they change and not during a request, so they
 //! own their strings.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 
-use super::{Present, nullable, object, objects};
+use super::{Present, metadata, nullable, object, objects};
 
 /// `KubeVirt`: the resource that configures KubeVirt (`kubevirt.io/v1`).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -274,12 +277,43 @@ pub struct NamespaceMetadata {
 }
 
 /// The annotations of a Namespace that nicplug reads.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct NamespaceAnnotations {
     /// `nicplug.io/rules`: how strictly rules are enforced in the namespace.
-    #[serde(rename = "nicplug.io/rules")]
     pub rules: Option<String>,
+    /// The other keys that begin with [`metadata::PREFIX`].
+    pub others: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for NamespaceAnnotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamespaceAnnotationsVisitor)
+    }
+}
+
+struct NamespaceAnnotationsVisitor;
+
+impl<'de> Visitor<'de> for NamespaceAnnotationsVisitor {
+    type Value = NamespaceAnnotations;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map of annotations")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NamespaceAnnotations, A::Error> {
+        let mut annotations = NamespaceAnnotations::default();
+        while let Some(key) = map.next_key::<Cow<str>>()? {
+            if key == "nicplug.io/rules" {
+                annotations.rules = map.next_value()?;
+                continue;
+            }
+            map.next_value::<IgnoredAny>()?;
+            if key.starts_with(metadata::PREFIX) {
+                annotations.others.push(key.into_owned());
+            }
+        }
+        Ok(annotations)
+    }
 }
 
 /// `Node` (`v1`).

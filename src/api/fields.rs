@@ -44,9 +44,13 @@ pub(crate) const ENTRIES_AT_MOST: usize = 256;
 pub(crate) const NESTED_AT_MOST: usize = 1024;
 
 /// Declares the fields of a view: the JSON key, the field, and the function of this module that reads it. Other keys
-/// are skipped. A number in brackets is [`Fields::ENTRIES_AT_MOST`].
+/// are skipped. A number in brackets is [`Fields::ENTRIES_AT_MOST`]. With `others PREFIX => FIELD`, the field lists the
+/// first of the other keys that begin with the prefix.
 macro_rules! fields {
-    ($view:ident $([$at_most:expr])? { $($key:literal => $field:ident: $read:ident,)+ }) => {
+    ($view:ident $([$at_most:expr])? {
+        $($key:literal => $field:ident: $read:ident,)+
+        $(others $prefix:path => $others:ident,)?
+    }) => {
         impl<'de> $crate::api::fields::Fields<'de> for $view<'de> {
             $(const ENTRIES_AT_MOST: usize = $at_most;)?
 
@@ -63,7 +67,10 @@ macro_rules! fields {
                             $crate::api::fields::mark_seen(&mut seen, Field::$field as u32, $key)?;
                             $crate::api::fields::$read(&mut map, &mut self.$field)?;
                         })+
-                        _ => $crate::api::fields::skip(&mut map)?,
+                        _ => {
+                            $($crate::api::fields::list_key(key, $prefix, &mut self.$others);)?
+                            $crate::api::fields::skip(&mut map)?;
+                        }
                     }
                 }
                 Ok(())
@@ -78,6 +85,16 @@ macro_rules! fields {
     };
 }
 pub(crate) use fields;
+
+/// The most keys that [`list_key`] lists.
+const MAX_KEYS: usize = 8;
+
+/// Lists a key that begins with a prefix, up to a number of them.
+pub(crate) fn list_key<'de>(key: Text<'de>, prefix: &str, keys: &mut Vec<Text<'de>>) {
+    if key.starts_with(prefix) && keys.len() < MAX_KEYS {
+        keys.push(key);
+    }
+}
 
 /// Marks a field as read; an error if it was read before. A view has fewer than 32 fields.
 pub(crate) fn mark_seen<E: Error>(seen: &mut u32, field: u32, key: &'static str) -> Result<(), E> {

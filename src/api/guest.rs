@@ -3,6 +3,8 @@
 //! Every heartbeat of a running guest is read through these views. So the fields that only the PCI model needs (disks,
 //! volumes, host devices, …) are [`Lazy`]: skipped as text, and read on demand.
 
+mod volume;
+
 use std::{borrow::Cow, collections::BTreeMap, fmt, ptr};
 
 use serde::{
@@ -10,6 +12,7 @@ use serde::{
     de::{Error, Visitor},
 };
 
+pub use self::volume::{Volume, VolumeSource};
 use super::{
     Lazy, Present, Text, WithPresence,
     fields::{List, fields},
@@ -401,19 +404,6 @@ fields! {
     Watchdog {
         "name" => name: nullable,
         "diag288" => diag288: value,
-    }
-}
-
-/// An entry of `volumes[]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Volume<'a> {
-    /// `name`.
-    pub name: Text<'a>,
-}
-
-fields! {
-    Volume {
-        "name" => name: nullable,
     }
 }
 

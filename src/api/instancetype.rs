@@ -48,6 +48,9 @@ pub struct InstancetypeCpu {
     /// `guest`: the number of vCPUs.
     #[serde(deserialize_with = "nullable")]
     pub guest: u32,
+    /// `dedicatedCPUPlacement`.
+    #[serde(rename = "dedicatedCPUPlacement", deserialize_with = "nullable")]
+    pub has_dedicated_cpus: bool,
 }
 
 /// `spec.memory` of an instancetype.
@@ -83,6 +86,9 @@ pub struct PciAnnotations {
     /// `kubevirt.io/placePCIDevicesOnRootComplex`.
     #[serde(rename = "kubevirt.io/placePCIDevicesOnRootComplex")]
     pub root_complex: Option<Box<str>>,
+    /// `hooks.kubevirt.io/hookSidecars`.
+    #[serde(rename = "hooks.kubevirt.io/hookSidecars")]
+    pub hook_sidecars: Option<Box<str>>,
 }
 
 /// `VirtualMachinePreference` and `VirtualMachineClusterPreference`.

@@ -33,6 +33,9 @@ fields! {
     }
 }
 
+/// The prefix of the annotations that belong to nicplug.
+pub const PREFIX: &str = "nicplug.io/";
+
 /// The annotations that nicplug reads; all others are skipped.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Annotations<'a> {
@@ -56,6 +59,10 @@ pub struct Annotations<'a> {
     pub topology_version: Option<Text<'a>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`: with `true` there are no hotplug ports.
     pub root_complex: Option<Text<'a>>,
+    /// `hooks.kubevirt.io/hookSidecars`: sidecars of the guest's pod, which may rewrite the domain.
+    pub hook_sidecars: Option<Text<'a>>,
+    /// The first other keys that begin with [`PREFIX`]: nicplug knows none of them.
+    pub unknown: Vec<Text<'a>>,
 }
 
 fields! {
@@ -70,6 +77,8 @@ fields! {
         "kubevirt.io/pci-interface-slot-count" => slot_count: value,
         "kubevirt.io/pci-topology-version" => topology_version: value,
         "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
+        "hooks.kubevirt.io/hookSidecars" => hook_sidecars: value,
+        others PREFIX => unknown,
     }
 }
 

@@ -124,6 +124,15 @@ impl<'r> Change<'r> {
         self.subject.kind == ObjectKind::Vm && after.is_some() && self.before.as_ref().and_then(written) != after
     }
 
+    /// Whether a VM or VMI has an annotation of nicplug that nicplug does not know, or the one whose value may be wrong.
+    #[must_use]
+    pub fn may_misspell(&self) -> bool {
+        let is_suspect = |has: &Annotations| has.apply.is_some() || !has.unknown.is_empty();
+        let views = [self.after.metadata, self.after.guest_metadata];
+        matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
+            && views.into_iter().any(|metadata| metadata.annotations.as_ref().is_some_and(is_suspect))
+    }
+
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
     #[must_use]
     pub fn requests_persist(&self) -> bool {
@@ -131,6 +140,17 @@ impl<'r> Change<'r> {
         let is_guest = matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi);
         let (before, after) = (self.before.as_ref().and_then(written), written(&self.after));
         is_guest && after.is_some() && (before != after || !self.nics.added.is_empty())
+    }
+
+    /// Whether the update of a VM or VMI changes the disks of its guest.
+    #[must_use]
+    pub fn changes_disks(&self) -> bool {
+        let has_same = |before: &ObjectView<'r>| {
+            is_same(before.guest, self.after.guest)
+                || before.guest.domain.devices.disks == self.after.guest.domain.devices.disks
+        };
+        matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
+            && self.before.as_ref().is_some_and(|it| !has_same(it))
     }
 
     /// Whether a VM changes in a field that changes NICs of the guest without being part of one.

@@ -363,8 +363,8 @@ fn unchecked(outlook: &Outlook) -> Vec<String> {
 /// Returns a number of ports in words.
 fn words(ports: &PortCount) -> String {
     match ports {
-        PortCount::Free { free, is_estimate: false, .. } => free.to_string(),
-        PortCount::Free { free, is_estimate: true, .. } => format!("about {free}"),
+        PortCount::Free { free, estimate: None, .. } => free.to_string(),
+        PortCount::Free { free, estimate: Some(_), .. } => format!("about {free}"),
         PortCount::Unlimited => "any number".to_owned(),
         PortCount::NotRunning => "none, as no guest runs,".to_owned(),
         PortCount::Unknown(why) => format!("not known ({why})"),
@@ -382,7 +382,7 @@ mod tests {
 
     /// Returns the plan of a VM with two free ports, at a width.
     fn planned(nics: Vec<NicOutlook>, width: usize) -> String {
-        let free = |free| PortCount::Free { free, at_boot: 4, name: "hotplug port", is_estimate: false };
+        let free = |free| PortCount::Free { free, at_boot: 4, name: "hotplug port", estimate: None };
         let ports = FreePorts { now: free(2), details: String::new(), after_restart: free(3) };
         let (namespace, name) = ("demo".to_owned(), "vm".to_owned());
         let runs = Fact::Known(());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{metadata::Annotations, vmi::VirtualMachineInstance},
-    pci::{BootSlots, DeviceRegistry, Devices, NoRegistry, PciOptions, count_devices},
+    pci::{self, BootSlots, DeviceRegistry, Devices, NoRegistry, PciOptions, count_devices},
 };
 
 /// The sources of information about the PCI bus at boot, from the most to the least reliable.
@@ -71,6 +71,7 @@ pub fn pci_options<'a>(annotations: Option<&'a Annotations<'_>>) -> PciOptions<'
     PciOptions {
         slot_count: annotations.and_then(|annotations| annotations.slot_count.as_deref()),
         root_complex: annotations.and_then(|annotations| annotations.root_complex.as_deref()) == Some("true"),
+        has_sidecars: pci::names_sidecars(annotations.and_then(|annotations| annotations.hook_sidecars.as_deref())),
         is_template: false,
     }
 }
@@ -94,6 +95,28 @@ mod tests {
         assert!(matches!(with("v1:port=4,nics=1,disks=2"), Stamp::Valid(_)));
         assert_eq!(with("lots"), Stamp::Invalid);
         assert_eq!(boot("{}", &NoRegistry).stamp, Stamp::Missing);
+    }
+
+    #[test]
+    fn what_may_rewrite_the_domain_is_read_from_the_guest() {
+        let of = |annotations: &str, cpu: &str, devices: &str| {
+            let text = format!(
+                r#"{{"metadata": {{"annotations": {{{annotations}}}}},
+                    "spec": {{"domain": {{"cpu": {cpu}, "devices": {devices}}}}}}}"#
+            );
+            let usage = boot(&text, &NoRegistry).current_devices.unwrap().port_usage.clone();
+            (usage.has_sidecars, usage.has_numa_devices)
+        };
+        let sidecars = |value: &str| of(&format!(r#""hooks.kubevirt.io/hookSidecars": "{value}""#), "{}", "{}").0;
+        assert!(sidecars(r#"[{\"image\": \"example.com/hook\"}]"#) && !sidecars("[]") && !sidecars(""));
+        let dedicated = r#"{"dedicatedCpuPlacement": true, "numa": {"guestMappingPassthrough": {}}}"#;
+        let gpu = r#"{"gpus": [{"name": "g", "deviceName": "example.com/gpu"}]}"#;
+        let sriov = r#"{"interfaces": [{"name": "a", "sriov": {}}]}"#;
+        for (cpu, devices, expected) in
+            [(dedicated, gpu, true), (dedicated, sriov, true), (dedicated, "{}", false), ("{}", gpu, false)]
+        {
+            assert_eq!(of("", cpu, devices), (false, expected), "{cpu} {devices}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     },
     change::ObjectView,
     facts::boot,
-    pci::PciOptions,
+    pci::{self, PciOptions},
 };
 
 /// The name of the NIC that KubeVirt gives to a guest without any.
@@ -93,7 +93,8 @@ impl Expansion {
         let topology = preference.map(|preference| preference.topology).unwrap_or_default();
         let cpu = self.instancetype.known().map(|instancetype| {
             let sockets = topology.vcpus(instancetype.vcpus);
-            json!({"cores": 1, "sockets": sockets, "threads": 1}).to_string()
+            let dedicated = instancetype.has_dedicated_cpus;
+            json!({"cores": 1, "sockets": sockets, "threads": 1, "dedicatedCpuPlacement": dedicated}).to_string()
         });
         let Some(preference) = preference else { return Some(Texts { cpu, ..Texts::default() }) };
         Some(Texts {
@@ -143,7 +144,11 @@ impl Expansion {
         let added = || of_instancetype.into_iter().chain(of_preference);
         let slot_count = template.and_then(|annotations| annotations.slot_count.as_deref());
         let root_complex = template.and_then(|annotations| annotations.root_complex.as_deref());
+        let sidecars = template.and_then(|annotations| annotations.hook_sidecars.as_deref());
         PciOptions {
+            has_sidecars: pci::names_sidecars(
+                sidecars.or_else(|| added().find_map(|annotations| annotations.hook_sidecars.as_deref())),
+            ),
             slot_count: slot_count.or_else(|| added().find_map(|annotations| annotations.slot_count.as_deref())),
             root_complex: root_complex.or_else(|| added().find_map(|annotations| annotations.root_complex.as_deref()))
                 == Some("true"),

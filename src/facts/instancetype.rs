@@ -10,6 +10,8 @@ use crate::api::{
 pub struct Instancetype {
     /// `cpu.guest`: the number of vCPUs.
     pub vcpus: u32,
+    /// `cpu.dedicatedCPUPlacement`.
+    pub has_dedicated_cpus: bool,
     /// `memory.guest`: a quantity; empty if unset.
     pub memory: Box<str>,
     /// `gpus[]`, as a JSON list; `None` if it is empty.
@@ -77,6 +79,8 @@ pub struct PciSettings {
     pub slot_count: Option<Box<str>>,
     /// `kubevirt.io/placePCIDevicesOnRootComplex`.
     pub root_complex: Option<Box<str>>,
+    /// `hooks.kubevirt.io/hookSidecars`.
+    pub hook_sidecars: Option<Box<str>>,
 }
 
 /// How the vCPUs of an instancetype are divided into sockets, cores and threads. Only their product concerns the rules,
@@ -120,6 +124,7 @@ impl From<&api::Instancetype> for Instancetype {
         let spec = &object.spec;
         Self {
             vcpus: spec.cpu.guest,
+            has_dedicated_cpus: spec.cpu.has_dedicated_cpus,
             memory: spec.memory.guest.clone(),
             gpus: list_of(&spec.gpus),
             host_devices: list_of(&spec.host_devices),
@@ -188,7 +193,11 @@ impl From<&api::Preference> for Preference {
 
 impl From<&PciAnnotations> for PciSettings {
     fn from(annotations: &PciAnnotations) -> Self {
-        Self { slot_count: annotations.slot_count.clone(), root_complex: annotations.root_complex.clone() }
+        Self {
+            slot_count: annotations.slot_count.clone(),
+            root_complex: annotations.root_complex.clone(),
+            hook_sidecars: annotations.hook_sidecars.clone(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
         Version,
         gates::{Gate, GateLists},
     },
-    pci::{self, DeviceRegistry, HostDeviceKind},
+    pci::{self, DeviceRegistry, HostDeviceKind, PortUsage},
 };
 
 /// The first version that starts a migration itself to attach a NIC.
@@ -99,6 +99,24 @@ impl KubeVirt {
     #[must_use]
     pub fn has(&self, gate: Gate) -> bool {
         self.gates.is_on(gate, self.version)
+    }
+
+    /// Returns what may rewrite the domain of a guest after nicplug's model of it ends; its ports are then an estimate.
+    ///
+    /// Sidecars and plugins get the domain before libvirt defines it (`OnDefineDomain`). The gates exist since 1.8 and 1.9.
+    #[must_use]
+    pub fn domain_rewrite(&self, usage: &PortUsage) -> Option<&'static str> {
+        let since = |minor| self.version.is_none_or(|version| version.is_at_least(1, minor));
+        let is_pcie = usage.machine.is_pcie();
+        if usage.has_sidecars {
+            Some("a hook sidecar may rewrite the domain")
+        } else if usage.has_numa_devices && is_pcie && since(8) && self.has(Gate::PciNumaAwareTopology) {
+            Some("KubeVirt places host devices by NUMA node")
+        } else if since(9) && self.has(Gate::Plugins) {
+            Some("a KubeVirt plugin may rewrite the domain")
+        } else {
+            None
+        }
     }
 
     /// Returns whether KubeVirt starts a migration for a NIC that needs one. Such migrations came with 1.6 (kubevirt pull

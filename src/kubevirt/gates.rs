@@ -5,6 +5,10 @@ use super::Version;
 /// A feature gate that a rule reads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Gate {
+    /// KubeVirt copies hotpluggable volumes of a VM's template to its running guest.
+    DeclarativeHotplugVolumes,
+    /// Volumes are hotplugged by a subresource, and not by the template.
+    HotplugVolumes,
     /// NICs can be plugged into a running guest.
     HotplugNics,
     /// Devices of NICs are requested by the network-resources-injector: KubeVirt reads no NetworkAttachmentDefinition.
@@ -42,7 +46,9 @@ impl Gate {
     pub fn name(self) -> &'static str {
         match self {
             Self::ExternalNetResourceInjection => "ExternalNetResourceInjection",
+            Self::DeclarativeHotplugVolumes => "DeclarativeHotplugVolumes",
             Self::HotplugNics => "HotplugNICs",
+            Self::HotplugVolumes => "HotplugVolumes",
             Self::LiveUpdateNadRef => "LiveUpdateNADRef",
             Self::NetworkDevicesWithDra => "NetworkDevicesWithDRA",
             Self::PasstBinding => "PasstBinding",
@@ -68,6 +74,7 @@ impl Gate {
             {
                 Maturity::Beta
             }
+            Self::DeclarativeHotplugVolumes if since(1, 9) => Maturity::Beta,
             Self::NetworkDevicesWithDra if since(1, 10) => Maturity::Beta,
             _ => Maturity::Alpha,
         }
@@ -147,8 +154,10 @@ mod tests {
     /// its tags; `None` if it never is.
     type Since = Option<(u16, u16)>;
     const SINCE: &[(Gate, Since, Since)] = &[
+        (Gate::DeclarativeHotplugVolumes, Some((1, 9)), None),
         (Gate::ExternalNetResourceInjection, Some((1, 8)), Some((1, 10))),
         (Gate::HotplugNics, None, Some((1, 4))),
+        (Gate::HotplugVolumes, None, None),
         (Gate::LiveUpdateNadRef, Some((1, 8)), Some((1, 9))),
         (Gate::NetworkDevicesWithDra, Some((1, 10)), None),
         (Gate::PasstBinding, Some((1, 8)), None),

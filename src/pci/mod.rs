@@ -33,7 +33,7 @@ pub use self::{
     layout::{BusLayout, Slot, SlotPosition},
     machine_type::{Architecture, MachineType},
     port_budget::{BudgetDetails, PortBudget, PortCase},
-    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices},
+    port_usage::{Devices, PciNic, PortUsage, SlotCount, count_devices, virtio_disks},
     quantity::{bytes as bytes_of_quantity, thousandths as thousandths_of_quantity},
     reservation::{Reservation, reserve},
     scheme::Scheme,
@@ -46,6 +46,9 @@ pub const SLOT_COUNT: &str = "kubevirt.io/pci-interface-slot-count";
 /// The annotation that puts devices on the root bus.
 pub const ROOT_COMPLEX: &str = "kubevirt.io/placePCIDevicesOnRootComplex";
 
+/// The annotation with the sidecars of the guest's pod, which may rewrite the domain before libvirt defines it.
+pub const HOOK_SIDECARS: &str = "hooks.kubevirt.io/hookSidecars";
+
 /// Options of the PCI bus that are not in the spec.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PciOptions<'a> {
@@ -53,6 +56,8 @@ pub struct PciOptions<'a> {
     pub slot_count: Option<&'a str>,
     /// Whether [`ROOT_COMPLEX`] on the VMI is exactly `true`.
     pub root_complex: bool,
+    /// Whether [`HOOK_SIDECARS`] on the VMI names any.
+    pub has_sidecars: bool,
     /// Whether the spec is the template of a VM: then the VM controller adds the input device of
     /// `autoattachInputDevice`.
     pub is_template: bool,
@@ -65,6 +70,7 @@ impl<'a> PciOptions<'a> {
         Self {
             slot_count: annotation(SLOT_COUNT),
             root_complex: annotation(ROOT_COMPLEX) == Some("true"),
+            has_sidecars: names_sidecars(annotation(HOOK_SIDECARS)),
             is_template: false,
         }
     }
@@ -74,6 +80,12 @@ impl<'a> PciOptions<'a> {
     pub fn for_template(self) -> Self {
         Self { is_template: true, ..self }
     }
+}
+
+/// Whether the value of [`HOOK_SIDECARS`] is anything but an empty list.
+#[must_use]
+pub fn names_sidecars(value: Option<&str>) -> bool {
+    value.is_some_and(|value| !matches!(value.trim(), "" | "[]" | "null"))
 }
 
 /// How a binding plugin attaches the guest: whether KubeVirt defines a NIC for it.

@@ -493,7 +493,7 @@ mod tests {
 
     fn count(spec: &str, slot_count: Option<&str>, root_complex: bool, version: &str) -> PortBudget {
         let spec: GuestSpec = serde_json::from_str(spec).unwrap();
-        let options = PciOptions { slot_count, root_complex, is_template: false };
+        let options = PciOptions { slot_count, root_complex, ..PciOptions::default() };
         let Devices { port_usage, nics, .. } = count_devices(&spec, &options, &NoRegistry).unwrap();
         PortBudget::of(&port_usage, &nics, version.parse().unwrap())
     }

@@ -27,6 +27,12 @@ pub struct PortUsage {
     pub is_transitional: bool,
     /// Whether the root-complex annotation is set.
     pub root_complex: bool,
+    /// Whether the pod has sidecars that may rewrite the domain.
+    pub has_sidecars: bool,
+    /// Whether the guest has dedicated CPUs and a PCI device of the host. With the gate `PCINUMAAwareTopology` KubeVirt
+    /// places such devices on expander buses of their own (`PlacePCIDevicesWithNUMAAlignment` in
+    /// `pkg/virt-launcher/virtwrap/converter/pci-placement.go` of v1.9.0).
+    pub has_numa_devices: bool,
     /// The slot-count annotation.
     pub slot_count: SlotCount,
     /// Devices that KubeVirt counts.
@@ -150,6 +156,17 @@ pub fn count_devices(
     Ok(count(spec, &parts, options, registry))
 }
 
+/// Returns the names of the disks of a guest that are on bus virtio.
+///
+/// # Errors
+/// A field has another type than in KubeVirt's API.
+pub fn virtio_disks(spec: &GuestSpec<'_>) -> Result<Vec<String>, UnreadableField> {
+    let parts = DeviceLists::read(spec)?;
+    let architecture = Architecture::parse(spec.architecture.as_deref().unwrap_or_default());
+    let disks = parts.defaulted_disks(architecture);
+    Ok(disks.iter().filter(|disk| disk.bus == "virtio").map(|disk| disk.name.to_owned()).collect())
+}
+
 pub(super) fn count<'v>(
     spec: &'v GuestSpec<'v>,
     parts: &'v DeviceLists<'v>,
@@ -173,6 +190,8 @@ pub(super) fn count<'v>(
         has_large_memory,
         is_transitional: devices::is_transitional(spec, architecture),
         root_complex: options.root_complex,
+        has_sidecars: options.has_sidecars,
+        has_numa_devices: counter.has_host_devices && spec.domain.cpu.read().is_ok_and(|cpu| cpu.has_dedicated_cpus),
         slot_count: SlotCount::read(options.slot_count),
         counted: counter.counted,
         uncounted: counter.uncounted,
@@ -212,6 +231,7 @@ struct Counter {
     nics: Vec<PciNic>,
     notes: Vec<Note>,
     virtio_disks: u16,
+    has_host_devices: bool,
     boot_error: Option<BootError>,
 }
 
@@ -230,6 +250,9 @@ impl Counter {
 impl<'v> DeviceVisitor<'v> for Counter {
     fn device(&mut self, device: Device<'v>) {
         let address = self.address(&device);
+        if matches!(device.kind, DeviceKind::Gpu | DeviceKind::HostDevice | DeviceKind::SriovInterface) {
+            self.has_host_devices |= device.slot_kind != SlotKind::None;
+        }
         if matches!(device.kind, DeviceKind::Interface | DeviceKind::SriovInterface) {
             self.nics.push(PciNic {
                 slot_kind: Some(device.slot_kind).filter(|&slot_kind| slot_kind != SlotKind::None),

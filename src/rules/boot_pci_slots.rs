@@ -1,8 +1,9 @@
 //! NP107.
 
 mod frozen_slots;
+mod reserved_ports;
 
-use super::{Case, CauseType, Finding, rule};
+use super::{Case, CauseType, Finding, pci_slots::estimated, rule};
 use crate::{
     annotations::reserve_ports::{self, ReservePorts},
     api::quote::quote,
@@ -24,6 +25,12 @@ rule! {
     /// used twice. Some versions of KubeVirt 1.6 to 1.8 add PCIe root ports to guests of s390x and i440fx, which have no
     /// PCIe: with two NICs or more, or with more than 2Gi of memory and one NIC, such a guest does not boot.
     ///
+    /// A virtio disk that is hotplugged takes a port too. If it takes one that the annotation reserves, the rule advises.
+    ///
+    /// Counts of ports are an estimate, and never deny, where something may rewrite the domain of the guest: the
+    /// annotation `hooks.kubevirt.io/hookSidecars`, the gate Plugins, or the gate PCINUMAAwareTopology for a guest with
+    /// dedicated CPUs and a PCI device of the host.
+    ///
     /// KubeVirt freezes the PCI topology of a guest in two annotations of the template: `kubevirt.io/pci-topology-version`
     /// and `kubevirt.io/pci-interface-slot-count`. If a tool applies its own manifest and prunes them, every device of
     /// the guest gets another address at the next boot.
@@ -42,9 +49,22 @@ rule! {
 }
 
 fn check(case: &Case) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = malformed_reservation(case).into_iter().chain(frozen_slots::check(case)).collect();
+    let reserved = reserved_ports::check(case);
+    if !case.is_new() && case.change.after.vmi.is_some() {
+        // A running guest boots no more. Its VM is judged for the next boot.
+        return reserved.into_iter().collect();
+    }
+    let first = malformed_reservation(case).into_iter().chain(frozen_slots::check(case));
+    let mut findings: Vec<Finding> = first.chain(reserved).collect();
     match evaluate(case, &case.change.after, case.facts.expansion()) {
-        Ok(after) => findings.extend(finding_of(case, &after).filter(|_| differs_from_before(case, &after))),
+        Ok((after, rewrite)) => {
+            let found = finding_of(case, &after).filter(|_| differs_from_before(case, &after));
+            let found: Vec<Finding> = found.into_iter().collect();
+            findings.extend(match rewrite.filter(|_| after.is_port_count()) {
+                Some(why) => estimated(&RULE, found, why),
+                None => found,
+            });
+        }
         Err(why) if case.is_new() && (why != UNEXPANDED || wanted_ports(case, &case.change.after) > 0) => {
             findings.push(case.uncounted(&RULE, format!("PCI ports at boot were not counted: {why}")));
         }
@@ -60,7 +80,7 @@ const UNEXPANDED: &str = "the instancetype or preference cannot be read";
 /// Returns whether the change alters the outcome: a template with an old fault is reported only once.
 fn differs_from_before(case: &Case, after: &BootOutcome) -> bool {
     let before = case.change.before.map(|before| evaluate(case, &before, case.facts.expansion_before()));
-    before.is_none_or(|before| before.as_ref() != Ok(after))
+    before.is_none_or(|before| before.as_ref().map(|(outcome, _)| outcome) != Ok(after))
 }
 
 /// The free ports of a guest after its next boot.
@@ -76,20 +96,45 @@ enum BootOutcome {
     NoBoot(BootError),
 }
 
-fn evaluate(case: &Case, view: &ObjectView, expansion: Option<&Expansion>) -> Result<BootOutcome, String> {
+impl BootOutcome {
+    /// Whether another domain than the one that nicplug models may have another outcome. KubeVirt itself refuses the
+    /// other guests before anything can rewrite the domain.
+    fn is_port_count(&self) -> bool {
+        match self {
+            Self::Enough => false,
+            Self::NoFreePort(_) | Self::TooFew { .. } => true,
+            Self::NoBoot(error) => match error {
+                BootError::SlotCount { .. } | BootError::MachineType { .. } | BootError::Device { .. } => false,
+                BootError::RootComplexFull { .. }
+                | BootError::AddressTaken { .. }
+                | BootError::AddressImpossible { .. }
+                | BootError::NoPcie { .. }
+                | BootError::OutOfPorts { .. } => true,
+            },
+        }
+    }
+}
+
+/// Returns the outcome of the next boot, and what may rewrite the domain before it.
+fn evaluate(
+    case: &Case,
+    view: &ObjectView,
+    expansion: Option<&Expansion>,
+) -> Result<(BootOutcome, Option<&'static str>), String> {
     let kubevirt = case.facts.kubevirt.known().ok_or("the KubeVirt resource is not known")?;
     let version = kubevirt.version.ok_or("KubeVirt's version is not known")?;
     let expanded = expanded_devices(view, expansion, &**kubevirt)?;
     let is_complete = expanded.is_some();
     let devices = expanded.map_or_else(|| devices_of_template(view, &**kubevirt), Ok)?;
     let budget = PortBudget::of(&devices.port_usage, &devices.nics, version);
+    let rewrite = kubevirt.domain_rewrite(&devices.port_usage);
     if let Some(refusal) = budget.boot_error {
-        return Ok(BootOutcome::NoBoot(refusal));
+        return Ok((BootOutcome::NoBoot(refusal), rewrite));
     }
     if !is_complete {
         return Err(UNEXPANDED.to_owned());
     }
-    Ok(outcome(&devices, version, wanted_ports(case, view), budget.hotplug_capacity()))
+    Ok((outcome(&devices, version, wanted_ports(case, view), budget.hotplug_capacity()), rewrite))
 }
 
 /// Returns how many free ports a guest reserves.
@@ -220,6 +265,16 @@ mod tests {
         let names: Vec<String> = (0..bridges).map(|number| format!("b{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Hotplug::of(r#"{"name": "dyniface1", "bridge": {}}"#).having(&names).created()
+    }
+
+    #[test]
+    fn a_count_is_an_estimate_where_the_domain_may_be_rewritten() {
+        let findings = vm(2).kubevirt("v1.9.0", &["Plugins"]).findings(&RULE);
+        assert!(findings.iter().all(|finding| finding.kind == FindingKind::Advice), "{findings:?}");
+        let whats: Vec<&str> = findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(whats.len(), 2, "{whats:?}");
+        assert_eq!(whats[1], "free PCI ports are an estimate: a KubeVirt plugin may rewrite the domain");
+        vm(1).kubevirt("v1.9.0", &["Plugins"]).expect(&RULE, &Expect::Silent);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! and never sees the findings of another rule. A new rule is one new file and two lines here: its module and its entry
 //! in [`RULES`]. How strictly a finding counts is decided in `admission::enforcement`.
 
+mod annotation;
 mod attachment_path;
 mod boot_pci_slots;
 mod duplicate_interface_name;
@@ -47,11 +48,12 @@ use crate::{
     api::{network::Bindings, quote::quote, review::ObjectKind},
     change::{Change, MigrationStart, NetworkChange, Nic, NicDiff},
     facts::{
-        Fact, FactKind, Facts, Vmi,
+        Fact, FactKind, Facts, KubeVirt, Vmi,
         attachment::{Attachment, InPlace},
         nic::{GuestNic, HotplugMethod},
     },
     kubevirt::{Version, gates::Gate},
+    pci::PortUsage,
     settings::{DynamicNetworks, Enforcement, Settings},
 };
 
@@ -85,6 +87,7 @@ pub static RULES: &[&Rule] = &[
     &name_in_use::RULE,
     &queue_memory::RULE,
     &network_in_use::RULE,
+    &annotation::RULE,
 ];
 
 /// One check.
@@ -112,13 +115,13 @@ pub struct Rule {
 pub enum Scope {
     /// Every request that creates or changes NICs, of a running or stopped VM, a VMI or a template.
     Shape,
-    /// Every request that creates a guest or changes a guest's template.
+    /// Every request that creates a guest, changes a guest's template, or changes the disks of a guest.
     Boot,
     /// Requests that plug NICs into a running guest or unplug them. A few of these rules also warn about a new guest.
     Hotplug,
     /// Requests that set the annotation `nicplug.io/persist` of a VMI, or add NICs under it.
     Persist,
-    /// Requests that set the annotations of a VM to add, remove or unplug NICs.
+    /// Requests that set the annotations of a VM to add, remove or unplug NICs, or annotations without effect.
     Request,
     /// Requests that delete a NetworkAttachmentDefinition or change its configuration.
     Network,
@@ -141,10 +144,10 @@ impl Scope {
     /// Returns whether rules of this scope apply to a change. For most requests this is the only cost of a rule.
     fn covers(self, change: &Change) -> bool {
         match self {
-            Self::Boot => change.before.is_none() || change.after.vmi.is_none(),
+            Self::Boot => change.before.is_none() || change.after.vmi.is_none() || change.changes_disks(),
             Self::Shape => change.changes_nics(),
             Self::Persist => change.requests_persist(),
-            Self::Request => change.requests_nics() || change.sets_unplug(),
+            Self::Request => change.requests_nics() || change.sets_unplug() || change.may_misspell(),
             Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
@@ -320,6 +323,14 @@ impl<'c> Case<'c> {
     /// Returns whether a feature gate is on; `None` if the KubeVirt resource is unknown.
     pub(crate) fn has(&self, gate: Gate) -> Option<bool> {
         self.facts.kubevirt.known().map(|kubevirt| kubevirt.has(gate))
+    }
+
+    /// Returns what may rewrite the domain of a guest; its ports are then an estimate.
+    pub(crate) fn domain_rewrite(&self, usage: &PortUsage) -> Option<&'static str> {
+        match self.facts.kubevirt.known() {
+            Some(kubevirt) => kubevirt.domain_rewrite(usage),
+            None => KubeVirt::default().domain_rewrite(usage),
+        }
     }
 
     /// Returns the version of KubeVirt; `None` if it is unknown.

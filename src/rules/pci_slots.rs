@@ -4,7 +4,7 @@ pub(super) mod counts;
 
 use std::collections::BTreeSet;
 
-use super::{Case, CauseType, Finding, rule};
+use super::{Case, CauseType, Finding, Rule, rule};
 use crate::{
     api::{guest::GuestSpec, quote::quote},
     facts::{
@@ -26,6 +26,10 @@ rule! {
     /// machine, the devices, the memory and the KubeVirt version. NICs, virtio disks and memory that are plugged later
     /// use one each. When no port is left, libvirt fails in virt-launcher, again and again. `nicplug slots` shows the
     /// ports of a guest; nicplug records them at boot in the annotation `nicplug.io/boot-slots`.
+    ///
+    /// The figures are an estimate, and the rule only warns, where something may rewrite the domain of the guest: the
+    /// annotation `hooks.kubevirt.io/hookSidecars`, the gate Plugins, or the gate PCINUMAAwareTopology for a guest with
+    /// dedicated CPUs and a PCI device of the host.
     ///
     /// ## Example
     /// On KubeVirt 1.9 a guest of 1Gi with four NICs at boot has no free port:
@@ -71,6 +75,9 @@ fn check(case: &Case) -> Vec<Finding> {
                 RULE.fault(CauseType::Invalid, case.change.nic_field(nic), what).with_fix(fix.clone())
             })
             .collect();
+        if let Some(why) = ports.rewrite {
+            return estimated(&RULE, findings, why);
+        }
         let missing = |left: u64| (wanted.len() as u64).saturating_sub(left);
         let is_uncertain = ports.alternatives.iter().any(|&left| missing(left) != missing(ports.left));
         if ports.is_estimate && (is_uncertain || !findings.is_empty()) {
@@ -82,21 +89,32 @@ fn check(case: &Case) -> Vec<Finding> {
     })
 }
 
+/// Returns findings about port counts as advice, with one more that says why they are an estimate.
+pub(super) fn estimated(rule: &'static Rule, findings: Vec<Finding>, why: &str) -> Vec<Finding> {
+    if findings.is_empty() {
+        return findings;
+    }
+    let estimate = rule.advice(String::new(), format!("free PCI ports are an estimate: {why}"));
+    findings.into_iter().map(Finding::into_advice).chain([estimate]).collect()
+}
+
 /// The PCI ports of a running guest, as far as they limit NICs.
-struct Ports {
+pub(super) struct Ports {
     /// The ports at boot, and the NICs and disks of that time.
-    boot: BootSlots,
+    pub(super) boot: BootSlots,
     /// The number of ports that were free at boot.
     at_boot: u64,
     /// The number of NICs that have a port now, or wait for one.
-    nics: u64,
+    pub(super) nics: u64,
     /// The number of virtio disks now.
     disks: u64,
     machine: MachineType,
     /// The number of ports that are free now.
-    left: u64,
+    pub(super) left: u64,
     /// Whether the ports at boot were computed from the devices of now.
     is_estimate: bool,
+    /// What may rewrite the domain, so that the figures are an estimate.
+    rewrite: Option<&'static str>,
     /// Other possible values of `left`, if the NICs at boot are not known.
     alternatives: Vec<u64>,
 }
@@ -104,7 +122,7 @@ struct Ports {
 impl Ports {
     /// Computes the ports from the most reliable source: nicplug's annotation, else the ControllerRevision, else the
     /// guest as it is now. Returns `None` if nothing limits the NICs.
-    fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
+    pub(super) fn of(case: &Case, vmi: &Vmi) -> Result<Option<Self>, String> {
         let now = vmi.boot.current_devices.as_ref().ok_or("its devices cannot be read")?;
         let waiting = waiting_in_template(case, vmi);
         let nics = nics_in_place(vmi, now) + waiting;
@@ -124,7 +142,8 @@ impl Ports {
         let (Some(at_boot), Some(free)) = (boot.capacity.free(), left(&boot)) else { return Ok(None) };
         let alternatives = other_boots.iter().filter_map(left).collect();
         let machine = now.port_usage.machine;
-        Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, alternatives }))
+        let rewrite = case.domain_rewrite(&now.port_usage);
+        Ok(Some(Self { boot, at_boot, nics, disks, machine, left: free, is_estimate, rewrite, alternatives }))
     }
 
     /// Describes how the number of free ports was computed.
@@ -224,14 +243,19 @@ fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
 
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
+    let devices = devices_after_restart(case)?;
+    Some(BootSlots::of(&devices.port_usage, &devices.nics, case.version()?)?.capacity)
+}
+
+/// Returns the devices that the VM would have after a restart with the new template.
+fn devices_after_restart(case: &Case) -> Option<Devices> {
     let after = &case.change.after;
     if after.vmi.is_some() {
         return None;
     }
     let kinds = case.facts.kubevirt.known()?;
     let count = |guest: &GuestSpec, options: &PciOptions| pci::count_devices(guest, options, &**kinds).ok();
-    let devices = with_guest(after, case.facts.expansion(), count)??;
-    Some(BootSlots::of(&devices.port_usage, &devices.nics, kinds.version?)?.capacity)
+    with_guest(after, case.facts.expansion(), count)?
 }
 
 #[cfg(test)]
@@ -366,6 +390,29 @@ mod tests {
         assert!(plug(5).findings(&RULE).iter().any(|finding| finding.what.contains("estimate")));
         let sure = with_boot_slots(plug(5), "v1:port=4,nics=1,disks=0").findings(&RULE);
         assert!(!sure.iter().any(|finding| finding.what.contains("estimate")), "{sure:?}");
+    }
+
+    #[test]
+    fn a_domain_that_something_may_rewrite_makes_the_denial_an_advice() {
+        let texts = |hotplug: Hotplug| -> Vec<String> {
+            let findings = hotplug.findings(&RULE);
+            let is_advice = findings.iter().all(|finding| finding.kind == FindingKind::Advice);
+            assert!(is_advice, "{findings:?}");
+            findings.into_iter().map(|finding| finding.what).collect()
+        };
+        let sidecars = |count| plug(count).vmi(|vmi| devices(vmi).port_usage.has_sidecars = true);
+        let numa = |count| plug(count).vmi(|vmi| devices(vmi).port_usage.has_numa_devices = true);
+        let full = "no free hotplug port for \"d5\": 5 requested, 4 of 4 free";
+        for (hotplug, why) in [
+            (sidecars(5), "a hook sidecar may rewrite the domain"),
+            (numa(5).kubevirt("v1.9.0", &["PCINUMAAwareTopology"]), "KubeVirt places host devices by NUMA node"),
+            (plug(5).kubevirt("v1.9.0", &["Plugins"]), "a KubeVirt plugin may rewrite the domain"),
+        ] {
+            assert_eq!(texts(hotplug), [full.to_owned(), format!("free PCI ports are an estimate: {why}")]);
+        }
+        assert_eq!(without_port(&numa(5)), ["5"], "without the gate nothing moves the devices");
+        assert_eq!(without_port(&plug(5).kubevirt("v1.9.0", &["PCINUMAAwareTopology"])), ["5"]);
+        sidecars(4).expect(&RULE, &Expect::Silent);
     }
 
     #[test]

@@ -63,6 +63,8 @@ impl Enforcement {
 /// The settings of a server or a command.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings {
+    /// `api`.
+    pub api: ApiSettings,
     /// `rules`: the enforcement of each rule that the settings name.
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
@@ -79,6 +81,47 @@ pub struct Settings {
     pub reserve_ports: Option<u64>,
     /// `unplug`: which change of a template unplugs a NIC, for a VM that does not set its own.
     pub unplug: UnplugPolicy,
+}
+
+/// `api`: the API groups of forks of KubeVirt.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSettings {
+    /// `api.groups`: for a group of KubeVirt, the groups in which forks serve the same kinds.
+    pub groups: BTreeMap<KubeVirtGroup, Vec<String>>,
+}
+
+/// An API group of KubeVirt whose kinds nicplug judges.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd)]
+pub enum KubeVirtGroup {
+    /// `kubevirt.io`.
+    #[serde(rename = "kubevirt.io")]
+    KubeVirt,
+    /// `pool.kubevirt.io`.
+    #[serde(rename = "pool.kubevirt.io")]
+    Pool,
+}
+
+impl KubeVirtGroup {
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KubeVirt => "kubevirt.io",
+            Self::Pool => "pool.kubevirt.io",
+        }
+    }
+}
+
+impl ApiSettings {
+    /// Whether objects of a group are judged as those of another one: it is the same group, or that of a fork.
+    #[must_use]
+    pub fn judges(&self, group: &str, as_group: &str) -> bool {
+        let is_fork = |(of, forks): (&KubeVirtGroup, &Vec<String>)| {
+            of.as_str() == as_group && forks.iter().any(|fork| fork == group)
+        };
+        group == as_group || self.groups.iter().any(is_fork)
+    }
 }
 
 /// Which change of a VM's template unplugs a NIC from the running guest.
@@ -237,6 +280,7 @@ impl Settings {
         #[derive(Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct Document {
+            api: ApiSettings,
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
             hotplug: HotplugSettings,
@@ -254,7 +298,7 @@ impl Settings {
             return Ok(Self::default());
         }
         let document: Document = serde_saphyr::from_str(text)?;
-        let Document { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
+        let Document { api, rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
             document;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
@@ -268,7 +312,7 @@ impl Settings {
         };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
         let reserve_ports = reserve_ports.map(u64::from);
-        Ok(Self { rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug })
+        Ok(Self { api, rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.

@@ -35,6 +35,9 @@ pub enum OverridesError {
     /// A rule has two entries.
     #[error("{0} has two entries")]
     DuplicateRule(Excerpt),
+    /// The annotation has another key, which looks like a typo.
+    #[error("its key is written {0}")]
+    Misspelled(Excerpt),
     /// The enforcement does not exist.
     #[error("{0} is not one of deny, warn, off")]
     UnknownEnforcement(Excerpt),

@@ -547,7 +547,7 @@ class Code(unittest.TestCase):
 
     def test_a_kind_that_is_read_is_one_that_is_sent(self) -> None:
         review = source("src/api/review")
-        read = set(re.findall(r'\("((?:pool\.)?kubevirt\.io)", "(\w+)"\) =>', review))
+        read = set(re.findall(r'\("((?:pool\.)?kubevirt\.io)", "(\w+)", Self::', review))
         (validating,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate."))
         sent = {
             (rule["apiGroups"][0], resource)
@@ -557,11 +557,19 @@ class Code(unittest.TestCase):
         }
         self.assertEqual({(group, f"{kind.lower()}s") for group, kind in read}, sent)
 
+    def test_the_webhooks_have_the_groups_of_forks(self) -> None:
+        groups = {"kubevirt.io": ["kubevirt.example.com"], "pool.kubevirt.io": ["pool.example.com"]}
+        values = {"settings": {"api": {"groups": groups}}}
+        for hook in webhooks(values):
+            for rule in hook["rules"]:
+                group, *forks = rule["apiGroups"]
+                self.assertEqual(forks, groups.get(group, []))
+
     def test_networks_are_sent_only_when_they_are_changed_or_deleted_and_never_block(self) -> None:
         review = source("src/api/review")
         (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate-networks."))
         (rule,) = hook["rules"]
-        self.assertIn(f'("{rule["apiGroups"][0]}", "NetworkAttachmentDefinition") =>', review)
+        self.assertIn(f'("{rule["apiGroups"][0]}", "NetworkAttachmentDefinition", Self::Nad)', review)
         self.assertEqual(rule["resources"], ["network-attachment-definitions"])
         self.assertEqual(rule["operations"], ["UPDATE", "DELETE"])
         self.assertEqual((hook["failurePolicy"], hook["clientConfig"]["service"]["path"]), ("Ignore", "/validate"))

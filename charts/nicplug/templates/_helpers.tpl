@@ -95,6 +95,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- $settings := dict "rules" $rules "attachment" $attachment }}
 {{- $_ := set $settings "liveChanges" .Values.settings.liveChanges }}
+{{- with .Values.settings.api.groups }}
+{{- $_ := set $settings "api" (dict "groups" .) }}
+{{- end }}
 {{- with .Values.settings.hotplug.bindings }}
 {{- $_ := set $settings "hotplug" (dict "bindings" .) }}
 {{- end }}

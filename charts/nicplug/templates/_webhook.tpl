@@ -42,10 +42,18 @@ service:
 {{- toYaml (set $selector "matchExpressions" $expressions) }}
 {{- end }}
 
-{{/* A rule for namespaced resources; called with (dict "group" … "versions" … "operations" … "resources" …). */}}
+{{/*
+A rule for namespaced resources; called with (dict "group" … "versions" … "operations" … "resources" …), and with the
+settings for the groups of forks.
+*/}}
 {{- define "nicplug.rule" -}}
 - apiGroups:
     - {{ .group }}
+    {{- if .settings }}
+    {{- with get .settings.api.groups .group }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
   apiVersions:
     {{- toYaml .versions | nindent 4 }}
   operations:
@@ -74,7 +82,11 @@ tests each field with has() before it reads it.
         (has(object.spec) && object.spec != oldObject.spec) ||
         ['nicplug.io/add-interfaces', 'nicplug.io/remove-interfaces'].exists(key,
           has(object.metadata.annotations) && key in object.metadata.annotations) ||
+        (has(object.metadata.annotations) && object.metadata.annotations.exists(key,
+          key.startsWith('nicplug.io/') &&
+          !(has(oldObject.metadata.annotations) && key in oldObject.metadata.annotations))) ||
         [
+          'hooks.kubevirt.io/hookSidecars',
           'kubevirt.io/pci-interface-slot-count',
           'kubevirt.io/pci-topology-version',
           'kubevirt.io/placePCIDevicesOnRootComplex',

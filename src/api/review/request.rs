@@ -136,6 +136,16 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
+    /// The group and the name of each kind whose objects nicplug reads.
+    const NAMES: [(&'static str, &'static str, Self); 6] = [
+        ("kubevirt.io", "VirtualMachine", Self::Vm),
+        ("kubevirt.io", "VirtualMachineInstance", Self::Vmi),
+        ("kubevirt.io", "VirtualMachineInstanceMigration", Self::Migration),
+        ("kubevirt.io", "VirtualMachineInstanceReplicaSet", Self::ReplicaSet),
+        ("pool.kubevirt.io", "VirtualMachinePool", Self::Pool),
+        ("k8s.cni.cncf.io", "NetworkAttachmentDefinition", Self::Nad),
+    ];
+
     /// Every kind.
     pub const ALL: [Self; 7] =
         [Self::Vmi, Self::Migration, Self::Nad, Self::Other, Self::Pool, Self::ReplicaSet, Self::Vm];
@@ -154,18 +164,18 @@ impl ObjectKind {
         }
     }
 
-    /// Returns the kind for a group and kind of any version.
+    /// Returns the kind for a kind of any version. Forks of KubeVirt serve it in a group of their own: the settings
+    /// decide whether objects of another group than [`Self::group`] are judged.
     #[must_use]
     pub fn of(kind: &GroupVersionKind) -> Self {
-        match (kind.group.as_str(), kind.kind.as_str()) {
-            ("kubevirt.io", "VirtualMachine") => Self::Vm,
-            ("kubevirt.io", "VirtualMachineInstance") => Self::Vmi,
-            ("kubevirt.io", "VirtualMachineInstanceMigration") => Self::Migration,
-            ("kubevirt.io", "VirtualMachineInstanceReplicaSet") => Self::ReplicaSet,
-            ("pool.kubevirt.io", "VirtualMachinePool") => Self::Pool,
-            ("k8s.cni.cncf.io", "NetworkAttachmentDefinition") => Self::Nad,
-            _ => Self::Other,
-        }
+        let name = kind.kind.as_str();
+        Self::NAMES.iter().find(|(_, of, _)| *of == name).map_or(Self::Other, |&(.., kind)| kind)
+    }
+
+    /// Returns the group in which KubeVirt or Multus serves the kind; empty for [`Self::Other`].
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        Self::NAMES.iter().find(|(.., kind)| *kind == self).map_or("", |(group, ..)| group)
     }
 }
 

@@ -309,8 +309,8 @@ fn add_nics(report: &GuestReport, findings: &mut Vec<Finding>) {
 
 fn add_ports(report: &GuestReport, findings: &mut Vec<Finding>) {
     let will_not_boot = findings.iter().any(|finding| finding.topic == Topic::WillNotBoot);
-    if let PortCount::Free { free: 0, at_boot, name, is_estimate } = &report.ports.now {
-        let about = if *is_estimate { ", by estimate" } else { "" };
+    if let PortCount::Free { free: 0, at_boot, name, estimate } = &report.ports.now {
+        let about = if estimate.is_some() { ", by estimate" } else { "" };
         let what = match at_boot {
             0 => format!("the guest booted without a free {name}{about}"),
             1 => format!("the {name} that was free at boot is in use{about}"),

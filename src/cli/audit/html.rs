@@ -74,7 +74,7 @@ fn guest_value(guest: &AuditedGuest) -> Value {
 /// Returns a number of ports in words.
 fn ports(ports: &PortCount) -> String {
     match ports {
-        PortCount::Free { free, is_estimate, .. } => format!("{}{free}", if *is_estimate { "~" } else { "" }),
+        PortCount::Free { free, estimate, .. } => format!("{}{free}", if estimate.is_some() { "~" } else { "" }),
         PortCount::Unlimited => "any".to_owned(),
         PortCount::NotRunning => "-".to_owned(),
         PortCount::Unknown(_) => "?".to_owned(),

@@ -147,7 +147,7 @@ impl Judge {
         let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
         let gvk = GroupVersionKind { group: group.into(), version: version.into(), kind: kind.as_str().into() };
         let kind = ObjectKind::of(&gvk);
-        if kind == ObjectKind::Other {
+        if kind == ObjectKind::Other || !self.settings.api.judges(group, kind.group()) {
             return;
         }
         set_namespace(&mut manifest.object, &self.namespace);

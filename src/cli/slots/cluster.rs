@@ -152,8 +152,8 @@ impl Shown<'_> {
     fn lines(&self) -> Vec<String> {
         let ports = &self.report.ports;
         let mut lines = vec![match &ports.now {
-            PortCount::Free { free, at_boot, name, is_estimate } => {
-                let about = if *is_estimate { "about " } else { "" };
+            PortCount::Free { free, at_boot, name, estimate } => {
+                let about = if estimate.is_some() { "about " } else { "" };
                 let ports = if *free == 1 { format!("{name} is") } else { format!("{name}s are") };
                 format!("Now: {about}{free} {ports} free, of {at_boot} at boot")
             }
@@ -164,8 +164,8 @@ impl Shown<'_> {
         if !ports.details.is_empty() {
             lines.push(format!("  {}", ports.details));
         }
-        if matches!(ports.now, PortCount::Free { is_estimate: true, .. }) {
-            lines.push("  an estimate: the guest booted before nicplug recorded its ports".to_owned());
+        if let PortCount::Free { estimate: Some(why), .. } = ports.now {
+            lines.push(format!("  an estimate: {why}"));
         }
         let (plugged, waiting) = self.later();
         for (what, names) in [("Plugged after the boot", plugged), ("On the way, each with a port", waiting)] {

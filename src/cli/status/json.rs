@@ -49,8 +49,8 @@ fn guest(report: &GuestReport) -> Value {
 /// Returns a number of free ports, or why there is none.
 pub(in crate::cli) fn value_of_ports(ports: &PortCount) -> Value {
     match ports {
-        PortCount::Free { free, at_boot, is_estimate, .. } => {
-            json!({"free": free, "freeAtBoot": at_boot, "isEstimate": is_estimate})
+        PortCount::Free { free, at_boot, estimate, .. } => {
+            json!({"free": free, "freeAtBoot": at_boot, "isEstimate": estimate.is_some()})
         }
         PortCount::Unlimited => json!({"isUnlimited": true}),
         PortCount::NotRunning => Value::Null,

@@ -240,9 +240,14 @@ mod tests {
                 nic("dyniface1", Place::Vmi, Need::Action, why, "start a live migration"),
             ],
             ports: FreePorts {
-                now: PortCount::Free { free: 2, at_boot: 4, name: "hotplug port", is_estimate: true },
+                now: PortCount::Free {
+                    free: 2,
+                    at_boot: 4,
+                    name: "hotplug port",
+                    estimate: Some("the guest booted before"),
+                },
                 details: String::new(),
-                after_restart: PortCount::Free { free: 3, at_boot: 3, name: "hotplug port", is_estimate: false },
+                after_restart: PortCount::Free { free: 3, at_boot: 3, name: "hotplug port", estimate: None },
             },
         }
     }

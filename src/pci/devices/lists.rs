@@ -83,9 +83,9 @@ pub(super) enum DiskForm {
 /// A disk after KubeVirt's defaulting.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::pci) struct DefaultedDisk<'v> {
-    pub(super) name: &'v str,
+    pub(in crate::pci) name: &'v str,
     pub(super) form: DiskForm,
-    pub(super) bus: &'v str,
+    pub(in crate::pci) bus: &'v str,
     pub(super) address: Option<&'v str>,
 }
 

@@ -1,6 +1,6 @@
 //! The free PCI ports of a VM, as rule NP106 counts them, for commands that show them.
 
-use super::{Ports, boot_slots, room_after_restart};
+use super::{Ports, boot_slots, devices_after_restart, room_after_restart};
 use crate::{
     facts::{Fact, boot},
     pci::{self, HotplugCapacity},
@@ -17,6 +17,9 @@ pub struct FreePorts {
     /// Those of the guest after a restart with the new template.
     pub after_restart: PortCount,
 }
+
+/// Why the ports of a guest without a record of its boot are an estimate.
+const BOOTED_BEFORE: &str = "the guest booted before nicplug recorded its ports";
 
 impl FreePorts {
     /// Returns the ports of a guest about which nothing is known, for this reason.
@@ -38,8 +41,8 @@ pub enum PortCount {
         at_boot: u64,
         /// The name of such a port in messages.
         name: &'static str,
-        /// Whether the number is an estimate, because the guest booted before nicplug recorded its ports.
-        is_estimate: bool,
+        /// Why the number is an estimate, if it is one.
+        estimate: Option<&'static str>,
     },
     /// Ports do not limit the number of NICs.
     Unlimited,
@@ -50,6 +53,16 @@ pub enum PortCount {
 }
 
 impl PortCount {
+    /// Returns the count as an estimate for this reason, if there is one.
+    fn estimated(self, why: Option<&'static str>) -> Self {
+        match self {
+            Self::Free { free, at_boot, name, estimate } => {
+                Self::Free { free, at_boot, name, estimate: why.or(estimate) }
+            }
+            other => other,
+        }
+    }
+
     /// Returns the number of free ports, if it is known and limited.
     #[must_use]
     pub fn free(&self) -> Option<u64> {
@@ -63,8 +76,8 @@ impl PortCount {
     #[must_use]
     pub fn short(&self) -> String {
         match self {
-            Self::Free { free, is_estimate: false, .. } => free.to_string(),
-            Self::Free { free, is_estimate: true, .. } => format!("~{free}"),
+            Self::Free { free, estimate: None, .. } => free.to_string(),
+            Self::Free { free, estimate: Some(_), .. } => format!("~{free}"),
             Self::Unlimited => "any".to_owned(),
             Self::NotRunning => "-".to_owned(),
             Self::Unknown(_) => "?".to_owned(),
@@ -76,7 +89,7 @@ impl From<HotplugCapacity> for PortCount {
     fn from(capacity: HotplugCapacity) -> Self {
         match capacity.free() {
             None => Self::Unlimited,
-            Some(free) => Self::Free { free, at_boot: free, name: capacity.name(), is_estimate: false },
+            Some(free) => Self::Free { free, at_boot: free, name: capacity.name(), estimate: None },
         }
     }
 }
@@ -104,7 +117,7 @@ fn now(case: &Case) -> (PortCount, String) {
                 free: ports.left,
                 at_boot: ports.at_boot,
                 name: ports.boot.capacity.name(),
-                is_estimate: ports.is_estimate,
+                estimate: ports.rewrite.or(ports.is_estimate.then_some(BOOTED_BEFORE)),
             };
             (count, ports.details())
         }
@@ -113,7 +126,8 @@ fn now(case: &Case) -> (PortCount, String) {
 
 fn after_restart(case: &Case) -> PortCount {
     if let Some(capacity) = room_after_restart(case).or_else(|| room_of_expanded(case)) {
-        return capacity.into();
+        return PortCount::from(capacity)
+            .estimated(devices_after_restart(case).and_then(|devices| case.domain_rewrite(&devices.port_usage)));
     }
     PortCount::Unknown(if case.version().is_none() {
         "KubeVirt's version is not known".to_owned()

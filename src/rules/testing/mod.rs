@@ -80,6 +80,11 @@ pub(crate) fn findings_of_vmi_update(rule: &'static Rule, old: &str, new: &str) 
     findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), &Facts::default())
 }
 
+/// Returns the findings for an update of a VMI, with these facts.
+pub(crate) fn findings_of_vmi_update_with(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
+    findings(rule, &review_of_kind("VirtualMachineInstance", "UPDATE", new, old), facts)
+}
+
 /// Returns the findings for an update of a VM's status.
 pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, facts: &Facts) -> Vec<Finding> {
     let review =
