@@ -9,6 +9,7 @@ use crate::{
         review::ObjectKind,
     },
     change::{Change, ObjectView},
+    facts::nad::edits,
     settings::overrides::ANNOTATION,
 };
 
@@ -97,7 +98,7 @@ fn new_apply(change: &Change) -> Option<Written> {
 /// Returns the known key that an unknown one resembles: at most a third of its letters differ.
 fn similar(key: &str) -> Option<&'static str> {
     let name = excerpt(key.strip_prefix(PREFIX)?).to_ascii_lowercase();
-    let distances = KEYS.iter().map(|&known| (strsim::osa_distance(&name, known), known));
+    let distances = KEYS.iter().map(|&known| (edits(&name, known), known));
     let (distance, known) = distances.min()?;
     (distance <= known.len() / 3).then_some(known)
 }

@@ -154,7 +154,7 @@ pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Opt
 }
 
 /// Returns the number of letters to insert, delete or replace that changes one text into the other.
-fn edits(from: &str, to: &str) -> usize {
+pub(crate) fn edits(from: &str, to: &str) -> usize {
     // The distances of the letters of `from` so far to each beginning of `to`.
     let mut row: Vec<usize> = (1..=to.chars().count()).collect();
     for (index, letter) in from.chars().enumerate() {

@@ -10,6 +10,7 @@ use crate::{
         metadata::PREFIX,
         read_object,
     },
+    facts::nad::edits,
     k8s::Key,
     settings::overrides::{ANNOTATION, Overrides, OverridesError, ParsedOverrides},
 };
@@ -29,7 +30,7 @@ fn read(text: &str) -> Result<(Key, Option<Arc<ParsedOverrides>>), FieldError> {
 /// Whether a key of an annotation is a typo of [`ANNOTATION`].
 fn is_misspelled(key: &str) -> bool {
     const MOST_TYPOS: usize = 2;
-    key.starts_with(PREFIX) && strsim::osa_distance(&key.to_ascii_lowercase(), ANNOTATION) <= MOST_TYPOS
+    key.starts_with(PREFIX) && edits(&key.to_ascii_lowercase(), ANNOTATION) <= MOST_TYPOS
 }
 
 fn misspelled(key: &str) -> ParsedOverrides {
