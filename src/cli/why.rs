@@ -17,9 +17,7 @@ use super::{
 };
 use crate::{
     facts::{Fact, nad::closest_name},
-    hotplug::{
-        place::{GuestReport, Need, NicReport, report},
-    },
+    hotplug::place::{GuestReport, Need, NicReport, report},
 };
 
 /// Explain why a NIC of a VM is not in the guest, and what to do about it.

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-pub use self::pending::PendingReason;
 use self::judgement::{Judgement, boot_nics};
+pub use self::pending::PendingReason;
 use super::progress::{
     self, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target,
     objects::{end_of, has_nic, is_in_domain, list, name_is, name_of, text},

@@ -201,7 +201,7 @@ impl Events {
             Ok(Err(error)) => ApiError::from(error),
             Err(_) => ApiError::TimedOut(TIMEOUT),
         };
-        if error.is_conflict() {
+        if error == ApiError::Conflict {
             return true;
         }
         let reason = reason.as_str();

@@ -13,6 +13,7 @@ mod connections;
 mod events;
 mod facts;
 mod findings;
+mod pending;
 mod persist;
 mod process;
 mod rechecks;
@@ -35,15 +36,15 @@ use tokio::sync::watch;
 
 use self::{
     activation::ActivationCollector, build::BuildCollector, certificates::CertificateCollector,
-    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, persist::PersistCollector,
-    process::ProcessCollector, requests::RequestCollector,
+    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, pending::PendingCollector,
+    persist::PersistCollector, process::ProcessCollector, requests::RequestCollector,
 };
 use super::{
     counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts, tls::CertResolver,
 };
 use crate::{
     cluster::{cache::Cache, watch::WatchStatuses},
-    controllers::{persist::PersistStatus, webhook_activation::Activation},
+    controllers::{pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation},
     k8s::events::EventQueue,
     telemetry::spans::Spans,
 };
@@ -92,6 +93,11 @@ impl Metrics {
     /// Adds the metrics of the persist controller.
     pub(super) fn add_persist(&mut self, status: PersistStatus) {
         self.own.register_collector(Box::new(PersistCollector(status)));
+    }
+
+    /// Adds the metric of pending NICs.
+    pub(super) fn add_pending(&mut self, counts: PendingCounts) {
+        self.own.register_collector(Box::new(PendingCollector(counts)));
     }
 
     /// Adds the metric of the webhook activation.

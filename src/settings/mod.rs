@@ -264,10 +264,10 @@ impl Settings {
         struct Document {
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
-            #[serde(rename = "liveChanges")]
-            live_changes: Option<Spanned<WrittenLiveChanges>>,
             events: EventSettings,
             hotplug: HotplugSettings,
+            #[serde(rename = "liveChanges")]
+            live_changes: Option<Spanned<WrittenLiveChanges>>,
             namespaces: NamespaceSettings,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,

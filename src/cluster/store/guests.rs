@@ -213,7 +213,9 @@ impl Guests {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let interned = self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len();
-        interned + self.unattached.len() + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty() && self.networks.is_empty()
+        interned + self.unattached.len() + self.vmis.count() + self.vms.count() == 0
+            && self.macs.is_empty()
+            && self.networks.is_empty()
     }
 }
 

@@ -65,7 +65,11 @@ pub(super) enum EarlierEvent {
 
 impl Tracker {
     /// Notes Events of earlier leaders, in the order of their times.
-    pub(super) fn restore(&mut self, events: impl IntoIterator<Item = (NicKey, String, EarlierEvent)>, now: SystemTime) {
+    pub(super) fn restore(
+        &mut self,
+        events: impl IntoIterator<Item = (NicKey, String, EarlierEvent)>,
+        now: SystemTime,
+    ) {
         for (key, uid, event) in events {
             let tracked = self.0.entry(key).or_default();
             tracked.belongs_to(&uid);
@@ -81,9 +85,9 @@ impl Tracker {
 
     /// Notes which NICs the running guests lack now.
     pub(super) fn observe(&mut self, lacking: &[(Key, Vec<String>)], now: SystemTime) {
-        let keys = lacking.iter().flat_map(|(vm, nics)| {
-            nics.iter().map(move |nic| NicKey { vm: vm.clone(), nic: nic.clone() })
-        });
+        let keys = lacking
+            .iter()
+            .flat_map(|(vm, nics)| nics.iter().map(move |nic| NicKey { vm: vm.clone(), nic: nic.clone() }));
         let keys: BTreeSet<NicKey> = keys.collect();
         for (key, tracked) in &mut self.0 {
             if !keys.contains(key) {

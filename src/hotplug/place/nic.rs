@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    Diagnosis, Direction, Fact, GuestView, HotplugMethod, MigrationNeed, Need, NicReport, PendingReason, Place, Progress, Stage,
-    State, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network, progress, since,
-    text,
+    Diagnosis, Direction, Fact, GuestView, HotplugMethod, MigrationNeed, Need, NicReport, PendingReason, Place,
+    Progress, Stage, State, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network,
+    progress, since, text,
 };
 use crate::admission::Weight;
 
