@@ -4,6 +4,7 @@ mod addinterface;
 mod certs;
 mod check;
 mod demo;
+mod explain;
 mod facts;
 mod guests;
 mod interface;
@@ -47,6 +48,7 @@ enum Command {
     Check(Box<check::CheckArgs>),
     Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
+    Explain(explain::ExplainArgs),
     Plan(Box<plan::PlanArgs>),
     Man(reference::ManArgs),
     #[command(name = "removeinterface")]
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::Explain(args) => args.run(&mut io::stdout().lock()),
         Command::Plan(args) => args.run(&mut io::stdout().lock()),
         Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),

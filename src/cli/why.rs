@@ -125,7 +125,10 @@ fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::{FreePorts, PortCount};
+    use crate::{
+        hotplug::{place::Place, progress::Direction},
+        rules::{FreePorts, PortCount},
+    };
 
     fn nic(place: Place, need: Need, why: &str, fix: &str) -> NicReport {
         NicReport {

@@ -221,6 +221,7 @@ mod tests {
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
         metrics.add_rechecks(RecheckCounts::default());
         let is_leader = watch::Sender::new(true).subscribe();
+        metrics.add_pending(PendingCounts::default());
         metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default(), is_leader });
         metrics.add_events(EventQueue::without_sender());
         metrics.add_settings(ReloadCounts::default());
