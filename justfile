@@ -29,9 +29,30 @@ apiserver:
 docs:
     RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
 
+# Builds the documents as a site into target/site/html, and checks its links (needs Python and npm).
+site:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    tools=target/tools/site
+    if ! cmp --silent docs/site/requirements.txt "$tools/requirements.txt"; then
+        python3 -m venv --clear "$tools/venv"
+        "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --requirement docs/site/requirements.txt
+        cp docs/site/requirements.txt "$tools/"
+    fi
+    python3 docs/site/build.py
+
+# Draws docs/images/demo.svg, the terminal session of the README, from a run of the demo.
+session:
+    cargo build --locked --bin nicplug
+    python3 docs/site/session.py target/debug/nicplug
+
 # Checks the bans, licences and sources of the dependencies (needs cargo-deny).
 deny:
     cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+# Checks the dependencies against the RustSec database, which it downloads (needs cargo-deny and access to GitHub).
+advisories:
+    cargo deny --locked check --hide-inclusion-graph advisories
 
 # Checks that `rust-version` matches the pinned toolchain, and that the code builds with it.
 msrv:
@@ -94,25 +115,25 @@ promtool:
     dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
     install -D "$folder/usr/bin/promtool" target/tools/bin/promtool
 
-# Measures the review of one request body, without the server.
+# Measures the review of one request body with the profile `dist`, without the server.
 bench *flags:
-    cargo bench --locked --bench review -- {{ flags }}
+    cargo bench --profile dist --locked --bench review -- {{ flags }}
 
 # Compares the image's binary with a minimal service (needs h2load): docs/performance.md.
 bench-server *flags:
     bash image/build.sh {{ image_arch }} target/image/{{ image_arch }}
-    cargo build --release --locked --example floor --example bench_server
-    target/release/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug {{ flags }}
+    cargo build --profile dist --locked --example floor --example bench_server
+    target/dist/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug {{ flags }}
 
-# Runs the same benchmark with the binary that cargo builds.
+# Runs the same benchmark with the binary that cargo builds with the profile `dist`.
 bench-server-cargo *flags:
-    cargo build --release --locked --bin nicplug --example floor --example bench_server
-    target/release/examples/bench_server {{ flags }}
+    cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
+    target/dist/examples/bench_server {{ flags }}
 
 # Measures the memory for the facts of a large cluster and the time for its heartbeats: docs/performance.md.
 bench-facts *flags:
-    cargo build --release --locked --example bench_facts
-    target/release/examples/bench_facts {{ flags }}
+    cargo build --profile dist --locked --example bench_facts
+    target/dist/examples/bench_facts {{ flags }}
 
 # Runs the same benchmark, built like the image's binary with the profile of that build.
 bench-facts-image *flags:
@@ -121,8 +142,8 @@ bench-facts-image *flags:
     target={{ arch() }}-unknown-linux-musl
     source image/environment.sh "$target"
     RUSTFLAGS="-Cprofile-use=$PWD/target/training/$target.profdata" \
-        cargo zigbuild --release --locked --target "$target" --example bench_facts
-    "target/$target/release/examples/bench_facts" {{ flags }}
+        cargo zigbuild --profile dist --locked --target "$target" --example bench_facts
+    "target/$target/dist/examples/bench_facts" {{ flags }}
 
 # EMULATOR is a static qemu-user, for another architecture than that of this machine.
 # Builds the image's binary into target/image/ARCH, and runs it in an empty root (half an hour; needs no Docker).
@@ -134,9 +155,27 @@ image-proof arch=image_arch emulator="":
 image:
     docker buildx build --platform linux/amd64,linux/arm64 --build-arg REVISION="$(git rev-parse HEAD)" --tag nicplug .
 
-# Prints the krew manifest and creates its archives (needs both binaries of `just image-proof`).
-krew folder="target/image":
-    @bash deploy/krew.sh {{ folder }}
+# Sets the version X.Y.Z in every file that names it.
+bump version:
+    bash deploy/version.sh {{ version }}
+
+# Creates the files of a release in FOLDER/files: archives, chart, manifest for krew, formula, sums (docs/release.md).
+release-files folder:
+    python3 deploy/release.py {{ folder }}
+
+# Runs the steps of a release that need no credentials (needs Go and Python).
+release-check:
+    bash deploy/check.sh
+
+# Compiles the command line for Windows and macOS, without linking (needs Python; minutes the first time).
+cross-check:
+    bash image/cross.sh check x86_64-pc-windows-gnu
+    bash image/cross.sh check x86_64-apple-darwin
+    bash image/cross.sh check aarch64-apple-darwin
+
+# Builds the static binary twice, in two folders, and compares the bytes (half an hour).
+reproduce arch=image_arch:
+    bash image/reproduce.sh {{ arch }}
 
 # Runs everything that CI runs.
 ci:

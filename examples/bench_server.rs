@@ -61,6 +61,10 @@ fn main() -> anyhow::Result<()> {
     let tls = make_certificate(&work)?;
     let mut floor = program(bins.join("examples/floor"))?;
     let mut nicplug = program(args.nicplug.unwrap_or_else(|| bins.join("nicplug")))?;
+    // The paths contain the profiles of the builds.
+    for service in [&floor, &nicplug] {
+        print(&format!("measured: {}", Path::new(service.get_program()).display()))?;
+    }
     nicplug.args(["serve", "--health-listen", &free_address()?.to_string()]).arg("--facts").arg(&args.facts);
     let both = [Service::start(&mut floor, &work)?, Service::start(&mut nicplug, &work)?];
 
@@ -83,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     print_row("resident memory, MiB", &[[both[0].resident_memory()?, both[1].resident_memory()?]])
 }
 
-/// Returns the release directory, whose subdirectory `examples` contains this program.
+/// Returns the directory of the build, whose subdirectory `examples` contains this program.
 fn folder_of_binaries() -> anyhow::Result<PathBuf> {
     let program = env::current_exe()?;
     let folder = program.ancestors().nth(2).context("the path of the program has too few directories")?;

@@ -4,10 +4,10 @@
 # and PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and
 # `just image-proof` call it.
 #
-# The release PROFILE is built twice, for profile-guided optimization: first instrumented, to record a profile with
+# The PROFILE `dist` is built twice, for profile-guided optimization: first instrumented, to record a profile with
 # train.py, and then optimized with that profile. Other profiles are built once.
 set -euo pipefail
-arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-release}
+arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-dist}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case $arch in
@@ -24,7 +24,7 @@ build() {
     cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "$@"
 }
 
-if [[ $profile == release ]]; then
+if [[ $profile == dist ]]; then
     training=$PWD/target/training
     emulator=()
     if [[ $(uname --machine) != "$cpu" ]]; then
@@ -44,8 +44,11 @@ if [[ $profile == release ]]; then
         python3 image/train.py "$training/$target/$profile/nicplug" "${emulator[@]}"
     "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
         "$profiles"/*.profraw
-    export RUSTFLAGS="-Cprofile-use=$training/$target.profdata"
+    use_profile=-Cprofile-use=$training/$target.profdata
 fi
+# Panic messages contain paths: without these flags the bytes depend on the folder (`just reproduce`).
+export RUSTFLAGS="--remap-path-prefix=$PWD=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+RUSTFLAGS+=" ${use_profile:-}"
 build
 install -D --mode 755 "${CARGO_TARGET_DIR:-target}/$target/$profile/nicplug" "$folder/nicplug"
 unset RUSTFLAGS

@@ -187,14 +187,14 @@ async fn twenty_five_clients_see_no_failure_over_renewals_a_lost_secret_and_a_ye
 
 // === The API server itself ===
 
-/// Creates a VM without NICs by a dry run.
+/// Creates a VMI without NICs by a dry run. The API server sends the creation of a VMI to both webhooks.
 async fn create(fixture: &CertificateFixture) -> Response {
-    let vm = bare_vm("vm").build();
-    requests::create(&fixture.api.admin(), Kind::Vm, &fixture.namespace, &vm, Run::Dry).await
+    let vmi = bare_vm("vm").build_vmi();
+    requests::create(&fixture.api.admin(), Kind::Vmi, &fixture.namespace, &vmi, Run::Dry).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_api_server_that_creates_vms_all_the_time_sees_no_failure_over_any_renewal() {
+async fn an_api_server_that_creates_guests_all_the_time_sees_no_failure_over_any_renewal() {
     guarded(async {
         let Some(fixture) = CertificateFixture::start("renewals").await else { return };
         let fixture = Arc::new(fixture);

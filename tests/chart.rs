@@ -231,6 +231,23 @@ async fn rendered_objects_are_stored_unchanged_and_a_second_manager_can_apply_th
     }
 }
 
+#[tokio::test]
+async fn the_objects_of_helm_test_are_accepted() {
+    let Some(fixture) = ChartFixture::start().await else { return };
+    for file in entries(&rendered().unwrap().join("tests")) {
+        let objects = objects(&file);
+        for object in &objects {
+            let namespace = json!({"metadata": {"name": object["metadata"]["namespace"]}}).to_string();
+            let answer = send(&fixture.admin, Method::POST, "/api/v1/namespaces", JSON, namespace).await;
+            assert!(answer.is_ok() || answer.reason() == "AlreadyExists", "{answer:?}");
+            fixture.apply(object, "helm").await.granted();
+        }
+        for object in &objects {
+            fixture.delete(object).await;
+        }
+    }
+}
+
 // === Helm ===
 
 /// Returns what nicplug writes into a webhook configuration: its CA.

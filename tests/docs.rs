@@ -213,6 +213,55 @@ fn the_index_names_every_document() {
     }
 }
 
+#[test]
+fn the_picture_of_the_demo_shows_what_the_demo_prints() {
+    let picture = fs::read_to_string(root().join("docs/images/demo.svg")).unwrap();
+    let output = nicplug(&["demo", "--once"]);
+    let printed: BTreeSet<&str> = output.lines().collect();
+    let mut lines = 0;
+    for line in picture.lines().filter_map(|line| line.strip_prefix("<text ")?.strip_suffix("</text>")) {
+        let text = line.split_once('>').unwrap().1;
+        let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        if text != "$ nicplug demo --once" && text != "…" {
+            assert!(printed.contains(text.as_str()), "run `just session`: the demo does not print {text:?}");
+            lines += 1;
+        }
+    }
+    assert!(lines > 20, "{lines} lines");
+}
+
+#[test]
+fn each_direct_dependency_has_its_reason() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut needed: BTreeSet<(&str, &str)> = BTreeSet::new();
+    let mut purpose = None;
+    for line in manifest.lines() {
+        if let Some(table) = line.strip_prefix('[') {
+            purpose = if table.contains("dev-dependencies]") {
+                Some("tests")
+            } else {
+                table.contains("dependencies]").then_some("program")
+            };
+        } else if let (Some(purpose), Some((name, _))) = (purpose, line.split_once(" = ")) {
+            needed.insert((purpose, name));
+        }
+    }
+    assert!(needed.contains(&("program", "mimalloc")) && needed.contains(&("tests", "syn")), "{needed:?}");
+    let page = fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
+    let mut explained = BTreeSet::new();
+    let mut purpose = "";
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            purpose = title.strip_prefix("Dependencies of the ").unwrap_or_default();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (name, reason) = row.split_once("` | ").unwrap();
+            assert!(reason.len() > 10, "{line}");
+            explained.insert((purpose, name));
+        }
+    }
+    assert_eq!(explained, needed);
+}
+
 /// Folders whose documents nicplug's users read, and single ones.
 const USER_DOCUMENTS: &[&str] =
     &["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/", "charts/nicplug/"];
@@ -291,7 +340,7 @@ fn arguments_of_nicplug(line: &str) -> Option<Vec<&str>> {
     let line = line.split(" | ").next().unwrap();
     let line = line.split(" # ").next().unwrap();
     let rest =
-        ["kubectl nicplug ", "nicplug ", "target/release/nicplug "].iter().find_map(|start| line.strip_prefix(start));
+        ["kubectl nicplug ", "nicplug ", "target/dist/nicplug "].iter().find_map(|start| line.strip_prefix(start));
     let rest = rest.or_else(|| line.strip_prefix("cargo run").and_then(|rest| Some(rest.split_once(" -- ")?.1)))?;
     Some(rest.split_whitespace().collect())
 }

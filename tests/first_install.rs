@@ -13,7 +13,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 use hyper::http::Method;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -78,6 +78,14 @@ async fn create(admin: &Client, namespace: &str) -> Response {
     requests::create(admin, Kind::Vm, namespace, &bare_vm("vm").build(), Run::Dry).await
 }
 
+/// Runs `nicplug probe`, as `helm test` does, and returns its exit status and its output.
+fn probe(api: &ApiServer, namespace: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    let output =
+        command.args(["probe", "--namespace", namespace, "--kubeconfig"]).arg(api.kubeconfig()).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
 /// The measurement of docs/install.md, "The first minute": run it with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is_reviewed_afterwards() {
@@ -96,6 +104,9 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
     })
     .await;
     assert_eq!(calls().await, 0);
+    let (status, text) = probe(api, &namespace);
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.starts_with("nicplug does not deny the request: check"), "{text}");
 
     // The kubelet starts the container.
     let begin = Instant::now();
@@ -128,6 +139,9 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
     })
     .await;
     assert!(nicplug.page("/metrics").await.contains("\nnicplug_webhook_active 1\n"));
+    let (status, text) = probe(api, &namespace);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.starts_with("nicplug denies the request: ") && text.contains("[NP115]"), "{text}");
     let before = calls().await;
     for _ in 0..20 {
         create(&admin, &namespace).await.granted();

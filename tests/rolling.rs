@@ -206,11 +206,11 @@ async fn a_killed_replica_fails_only_the_requests_that_are_sent_to_it_before_kub
             let service = Service::create(api, &namespace).await;
             let mut set = ReplicaSet::start_on(&service, 3, flags).await;
             Registration::install(api, &service, &set.replicas[0].ca(), FailurePolicy::Fail).await;
-            let (admin, vm) = (api.admin(), Arc::new(bare_vm("vm").build()));
+            let (admin, vmi) = (api.admin(), Arc::new(bare_vm("vm").build_vmi()));
             let load = Load::begin(8, move || {
-                let (admin, vm, namespace) = (admin.clone(), Arc::clone(&vm), namespace.clone());
+                let (admin, vmi, namespace) = (admin.clone(), Arc::clone(&vmi), namespace.clone());
                 async move {
-                    let response = requests::create(&admin, Kind::Vm, &namespace, &vm, Run::Dry).await;
+                    let response = requests::create(&admin, Kind::Vmi, &namespace, &vmi, Run::Dry).await;
                     if response.is_ok() { Ok(()) } else { Err(response.message().to_owned()) }
                 }
             });

@@ -1,9 +1,10 @@
 //! `nicplug certs`: creates a CA and a server certificate, as files.
 
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::{
     fs::{DirBuilder, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
     time::SystemTime,
@@ -43,9 +44,7 @@ impl CertsArgs {
         if !self.force {
             refuse_to_overwrite(&self.dir, &files)?;
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
+        directory_builder()
             .create(&self.dir)
             .with_context(|| format!("cannot create the directory {}", self.dir.display()))?;
         for file in &files {
@@ -100,10 +99,28 @@ fn write(path: &Path, file: &File, force: bool) -> io::Result<()> {
     if force {
         target.set_file_name(format!(".{}.{}", file.name, std::process::id()));
     }
-    let mut handle = OpenOptions::new().write(true).create_new(true).mode(file.mode).open(&target)?;
+    let mut handle = new_file(file.mode).open(&target)?;
     handle.write_all(file.text.as_bytes())?;
     handle.sync_all()?;
     if force { std::fs::rename(&target, path) } else { Ok(()) }
+}
+
+/// Returns a builder of directories that all users can read.
+fn directory_builder() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    builder.mode(0o755);
+    builder
+}
+
+/// Returns options that create a file of a mode. On Windows a file inherits the permissions of its directory.
+fn new_file(#[cfg_attr(not(unix), allow(unused_variables))] mode: u32) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(mode);
+    options
 }
 
 fn report(dir: &Path, files: &[File], out: &mut dyn Write) -> io::Result<()> {

@@ -10,6 +10,7 @@ mod guests;
 mod interface;
 mod kubeconfig;
 mod plan;
+mod probe;
 mod reference;
 mod removeinterface;
 mod review;
@@ -49,8 +50,9 @@ enum Command {
     Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
     Explain(explain::ExplainArgs),
-    Plan(Box<plan::PlanArgs>),
     Man(reference::ManArgs),
+    Plan(Box<plan::PlanArgs>),
+    Probe(probe::ProbeArgs),
     #[command(name = "removeinterface")]
     RemoveInterface(Box<removeinterface::RemoveInterfaceArgs>),
     Review(review::ReviewArgs),
@@ -83,8 +85,9 @@ pub fn main() -> ExitCode {
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
         Command::Explain(args) => args.run(&mut io::stdout().lock()),
-        Command::Plan(args) => args.run(&mut io::stdout().lock()),
+        Command::Probe(args) => args.run(&mut io::stdout().lock()),
         Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
+        Command::Plan(args) => args.run(&mut io::stdout().lock()),
         Command::RemoveInterface(args) => args.run(),
         Command::Review(args) => args.run(),
         Command::Rules(args) => args.run(&mut io::stdout().lock()),

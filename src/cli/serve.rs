@@ -7,6 +7,7 @@ mod logs;
 mod persist;
 mod replica;
 mod settings;
+mod signals;
 mod source;
 mod traces;
 
@@ -14,11 +15,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::{
-    runtime::Builder,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::runtime::Builder;
 
 use self::{
     activation::ActivationArgs,
@@ -153,7 +150,7 @@ impl ServeArgs {
         let runtime = runtime.context("cannot start the runtime")?;
         runtime.block_on(async {
             tokio::spawn(log.follow().context("cannot receive signals")?);
-            let (shutdown, force_shutdown) = signals().context("cannot receive signals")?;
+            let (shutdown, force_shutdown) = signals::stops().context("cannot receive signals")?;
             let Source { facts, watches, leader } = self.source.open(&self.persist, settings.current()).await?;
             let queue = watches
                 .as_ref()
@@ -212,33 +209,6 @@ impl ServeArgs {
             ..Config::new(certificate)
         })
     }
-}
-
-/// Returns futures that end with the first and with the second SIGTERM or SIGINT.
-fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let (first, shutdown) = oneshot::channel();
-    let (second, force_shutdown) = oneshot::channel();
-    tokio::spawn(async move {
-        either(&mut terminate, &mut interrupt).await;
-        // The receivers are gone if the server has ended.
-        let _ = first.send(());
-        either(&mut terminate, &mut interrupt).await;
-        let _ = second.send(());
-    });
-    Ok((received(shutdown), received(force_shutdown)))
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
-}
-
-async fn received(signal: oneshot::Receiver<()>) {
-    let _ = signal.await;
 }
 
 #[cfg(test)]

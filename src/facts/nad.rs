@@ -149,8 +149,24 @@ impl Found {
 #[must_use]
 pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let limit = (name.chars().count() / 2).min(3);
-    let distances = names.map(|other| (strsim::levenshtein(name, other), other));
+    let distances = names.map(|other| (edits(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)
+}
+
+/// Returns the number of letters to insert, delete or replace that changes one text into the other.
+fn edits(from: &str, to: &str) -> usize {
+    // The distances of the letters of `from` so far to each beginning of `to`.
+    let mut row: Vec<usize> = (1..=to.chars().count()).collect();
+    for (index, letter) in from.chars().enumerate() {
+        let (mut diagonal, mut left) = (index, index + 1);
+        for (above, other) in row.iter_mut().zip(to.chars()) {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = *above;
+            left = replaced.min(left + 1).min(diagonal + 1);
+            *above = left;
+        }
+    }
+    row.last().copied().unwrap_or_else(|| from.chars().count())
 }
 
 /// Multus' `namespaceIsolation`: a pod may use the networks of its own namespace and of a few others only.
@@ -205,6 +221,24 @@ impl NamespaceIsolation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_distance_of_two_names_is_the_number_of_edits() {
+        for (from, to, expected) in [
+            ("", "", 0),
+            ("", "blue", 4),
+            ("blue", "", 4),
+            ("blue", "blue", 0),
+            ("blue", "bleu", 2),
+            ("blue", "glue", 1),
+            ("vlan-10", "vlan-100", 1),
+            ("kitten", "sitting", 3),
+            ("zürich", "zurich", 1),
+        ] {
+            assert_eq!(edits(from, to), expected, "{from:?} to {to:?}");
+            assert_eq!(edits(to, from), expected, "{to:?} to {from:?}");
+        }
+    }
 
     #[test]
     fn a_config_is_checked_as_cni_reads_it() {

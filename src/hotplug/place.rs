@@ -1,8 +1,8 @@
 //! Where each NIC of a VM is (template, VMI, pod or guest), why it is not further, and what to do about it.
 //!
 //! It is a pure evaluation of the objects around one guest, for `nicplug status` and `nicplug why`, and for a server
-//! that watches NICs. [`progress`](super::progress) finds the stage; the rules that judge a new NIC find what prevents
-//! the next one, as if the NIC were added now; Events add what other programs reported.
+//! that watches NICs. The module `progress` finds the stage; the rules that judge a new NIC find what prevents the next
+//! one, as if the NIC were added now; Events add what other programs reported.
 
 mod events;
 mod judgement;

@@ -59,9 +59,19 @@ def read_yaml(text: str) -> Any:
 
 
 def render(values: dict[str, Any], chart: Path = CHART, name: str = RELEASE, namespace: str = NAMESPACE) -> str:
-    """Returns the manifest of a release as `helm template` prints it, ordered by template name."""
+    """Returns the manifest that Helm installs, ordered by template name."""
+    return manifest(values, chart, name, namespace, of_test=False)
+
+
+def render_test(values: dict[str, Any]) -> str:
+    """Returns the manifest that `helm test` installs."""
+    return manifest(values, CHART, RELEASE, NAMESPACE, of_test=True)
+
+
+def manifest(values: dict[str, Any], chart: Path, name: str, namespace: str, *, of_test: bool) -> str:
     templates = render_templates(values, chart, name, namespace)
-    return "".join(text for path, text in sorted(templates.items()) if path.endswith(".yaml"))
+    chosen = (path for path in sorted(templates) if path.endswith(".yaml") and ("/templates/tests/" in path) == of_test)
+    return "".join(templates[path] for path in chosen)
 
 
 def render_notes(values: dict[str, Any]) -> str:
@@ -187,9 +197,10 @@ def cluster(kubeconfig: str) -> Iterator[helm.Config]:
 def main(command: str, *arguments: str) -> None:
     match (command, *arguments):
         case ("render",):
-            RENDERED.mkdir(parents=True, exist_ok=True)
+            (RENDERED / "tests").mkdir(parents=True, exist_ok=True)
             for name, values in sets().items():
                 (RENDERED / f"{name}.yaml").write_text(render(values))
+                (RENDERED / f"tests/{name}.yaml").write_text(render_test(values))
                 (RENDERED / f"{name}.txt").write_text(render_notes(values))
         case ("write",):
             # The schema comes first: rendering validates the values against it.

@@ -64,8 +64,7 @@ class Everywhere(unittest.TestCase):
     def test_helm_finds_nothing_to_complain_of(self) -> None:
         for values, _ in self.each():
             report = helm.lint(CHART, values, strict=True)
-            # Severity 1 is a recommendation: the chart has no icon.
-            problems = [message for message in report["messages"] if message["severity"] > 1]
+            problems = [message for message in report["messages"] if message["severity"] > 0]
             self.assertEqual((problems, report["errors"]), ([], []))
 
     def test_rendering_twice_gives_the_same_bytes(self) -> None:
@@ -92,21 +91,27 @@ class Everywhere(unittest.TestCase):
         for _, objects in self.each():
             for item in objects:
                 expected = None if item["kind"] in cluster_scoped else NAMESPACE
+                if item["kind"] in ("PodMonitor", "ServiceMonitor"):
+                    expected = "monitoring"
                 self.assertEqual(item["metadata"].get("namespace"), expected, item["kind"])
 
     def test_pods_are_as_the_restricted_standard_wants_them(self) -> None:
         for values, _ in self.each():
-            spec = pod(values)
-            (container,) = spec["containers"]
-            security = container["securityContext"]
-            self.assertTrue(spec["securityContext"]["runAsNonRoot"])
-            self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
-            self.assertEqual(security["capabilities"], {"drop": ["ALL"]})
-            self.assertTrue(security["readOnlyRootFilesystem"])
-            self.assertFalse(security["allowPrivilegeEscalation"] or security["privileged"])
-            sources = {key for volume in spec["volumes"] for key in volume if key != "name"}
-            self.assertLessEqual(sources, {"configMap", "secret"})
-            self.assertFalse({"hostPID", "hostIPC"} & spec.keys())
+            tests = chart.objects(chart.render_test(values))
+            for spec in [pod(values), *(item["spec"] for item in tests if item["kind"] == "Pod")]:
+                self.assert_restricted(spec)
+
+    def assert_restricted(self, spec: dict[str, Any]) -> None:
+        (container,) = spec["containers"]
+        security = container["securityContext"]
+        self.assertTrue(spec["securityContext"]["runAsNonRoot"])
+        self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
+        self.assertEqual(security["capabilities"], {"drop": ["ALL"]})
+        self.assertTrue(security["readOnlyRootFilesystem"])
+        self.assertFalse(security["allowPrivilegeEscalation"] or security["privileged"])
+        sources = {key for volume in spec.get("volumes", []) for key in volume if key != "name"}
+        self.assertLessEqual(sources, {"configMap", "secret"})
+        self.assertFalse({"hostPID", "hostIPC"} & spec.keys())
 
     def test_volumes_are_mounted_whole_so_that_the_kubelet_updates_them(self) -> None:
         for values, _ in self.each():
@@ -141,6 +146,7 @@ class Everywhere(unittest.TestCase):
         models = {
             "Certificate": cert_manager.Certificate,
             "Issuer": cert_manager.Issuer,
+            "PodMonitor": monitoring.PodMonitor,
             "PrometheusRule": monitoring.PrometheusRule,
             "ServiceMonitor": monitoring.ServiceMonitor,
         }
@@ -177,7 +183,7 @@ def fields_of(annotation: Any) -> dict[str, Any]:
 
 class Templates(unittest.TestCase):
     def test_templates_look_up_nothing_and_use_nothing_random(self) -> None:
-        for file in (CHART / "templates").iterdir():
+        for file in (CHART / "templates").rglob("*.*"):
             self.assertNotRegex(file.read_text(), r"\b(lookup|gen[A-Z]\w+|rand[A-Z]\w+|now|uuidv4|derivePassword)\b")
 
     def test_every_release_name_gives_valid_object_names(self) -> None:
@@ -242,7 +248,7 @@ class Templates(unittest.TestCase):
             with self.subTest(version=version, choice=choice), tempfile.TemporaryDirectory() as folder:
                 # The engine renders for the version that it was built for, so a copy of the chart sets another one.
                 copy = Path(shutil.copytree(CHART, f"{folder}/nicplug"))
-                for file in copy.glob("templates/*"):
+                for file in copy.glob("templates/**/*.*"):
                     file.write_text(file.read_text().replace(".Capabilities.KubeVersion.Version", f'"{version}"'))
                 manifest = render({"webhooks": {"matchConditions": choice}}, copy)
                 self.assertEqual("matchConditions:" in manifest, expected)
@@ -291,6 +297,92 @@ class Templates(unittest.TestCase):
         self.assertEqual(spec["egress"], [{"ports": [{"port": 6443, "protocol": "TCP"}], "to": blocks}])
         webhook, _ = spec["ingress"]
         self.assertEqual(webhook, {"ports": [{"port": 8443, "protocol": "TCP"}], "from": blocks})
+
+    def test_common_annotations_are_on_every_object_and_yield_to_its_own(self) -> None:
+        common = {"commonAnnotations": {"example.com/a": "common", "example.com/b": "common"}}
+        own = {"service": {"annotations": {"example.com/b": "own"}}}
+        objects = chart.objects(render({**common, **own}) + chart.render_test({**common, **own}))
+        for item in objects:
+            annotations = item["metadata"]["annotations"]
+            self.assertEqual(annotations["example.com/a"], "common", item["kind"])
+            self.assertEqual(annotations["example.com/b"], "own" if item["kind"] == "Service" else "common")
+
+    def test_no_change_of_settings_or_certificates_restarts_the_pods(self) -> None:
+        def template(values: dict[str, Any]) -> dict[str, Any]:
+            return by_kind(values, "Deployment")["spec"]["template"]
+
+        changed = {"settings": {"rules": {"NP103": "warn"}}, "log": {"filter": "debug"}}
+        self.assertEqual(template(changed), template({}))
+
+    def test_the_image_has_its_registry_unless_that_is_empty(self) -> None:
+        for image, expected in [
+            ({}, "ghcr.io/nicplug/nicplug:"),
+            ({"registry": "mirror.example.com:5000"}, "mirror.example.com:5000/nicplug/nicplug:"),
+            ({"registry": "", "repository": "mirror.example.com/nicplug"}, "mirror.example.com/nicplug:"),
+        ]:
+            self.assertTrue(pod({"image": image})["containers"][0]["image"].startswith(expected), image)
+
+    def test_an_opt_in_reviews_only_namespaces_with_the_label(self) -> None:
+        team = {"matchLabels": {"team": "a"}}
+        for values, labels in [
+            ({}, None),
+            ({"optIn": True}, {"nicplug.io/review": "enabled"}),
+            ({"optIn": True, "namespaceSelector": team}, {"nicplug.io/review": "enabled", "team": "a"}),
+        ]:
+            for hook in webhooks({"webhooks": values}):
+                self.assertEqual(hook["namespaceSelector"].get("matchLabels"), labels)
+                (exclusion,) = hook["namespaceSelector"]["matchExpressions"]
+                self.assertEqual(exclusion["values"], ["kube-system", NAMESPACE])
+
+    def test_a_disruption_budget_has_one_limit(self) -> None:
+        for values, expected in [
+            ({}, {"maxUnavailable": 1}),
+            ({"maxUnavailable": "50%"}, {"maxUnavailable": "50%"}),
+            ({"minAvailable": 1}, {"minAvailable": 1}),
+            ({"minAvailable": 0}, {"minAvailable": 0}),
+        ]:
+            spec = by_kind({"podDisruptionBudget": values}, "PodDisruptionBudget")["spec"]
+            limits = {key: value for key, value in spec.items() if key.endswith("vailable")}
+            self.assertEqual(limits, expected)
+
+    def test_recreate_has_no_fields_of_a_rolling_update(self) -> None:
+        strategy = by_kind({"strategy": {"type": "Recreate"}}, "Deployment")["spec"]["strategy"]
+        self.assertEqual(strategy, {"type": "Recreate"})
+
+    def test_a_probe_keeps_the_fields_that_the_values_do_not_name(self) -> None:
+        (container,) = pod({"readinessProbe": {"periodSeconds": 7}})["containers"]
+        (default,) = pod({})["containers"]
+        self.assertEqual(container["readinessProbe"], {**default["readinessProbe"], "periodSeconds": 7})
+
+    def test_the_dns_policy_follows_the_network_unless_it_is_set(self) -> None:
+        for values, expected in [
+            ({}, "ClusterFirst"),
+            ({"hostNetwork": True}, "ClusterFirstWithHostNet"),
+            ({"hostNetwork": True, "dnsPolicy": "Default"}, "Default"),
+        ]:
+            self.assertEqual(pod(values)["dnsPolicy"], expected)
+
+    def test_a_monitor_finds_the_pods_from_another_namespace(self) -> None:
+        for kind, key in [("ServiceMonitor", "serviceMonitor"), ("PodMonitor", "podMonitor")]:
+            item = by_kind({"metrics": {key: {"enabled": True, "namespace": "monitoring"}}}, kind)
+            self.assertEqual(item["metadata"]["namespace"], "monitoring")
+            self.assertEqual(item["spec"]["namespaceSelector"], {"matchNames": [NAMESPACE]})
+
+    def test_helm_test_may_only_create_vms_and_runs_behind_no_service(self) -> None:
+        values = {"test": {"namespace": "vms"}}
+        objects = {item["kind"]: item for item in chart.objects(chart.render_test(values))}
+        self.assertEqual(objects.keys(), {"ServiceAccount", "Role", "RoleBinding", "Pod"})
+        (rule,) = objects["Role"]["rules"]
+        self.assertEqual(rule, {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["create"]})
+        self.assertEqual(objects["Role"]["metadata"]["namespace"], "vms")
+        (container,) = objects["Pod"]["spec"]["containers"]
+        self.assertEqual(container["args"], ["probe", "--namespace=vms"])
+        self.assertEqual(container["image"], pod({})["containers"][0]["image"])
+        selector = by_kind({}, "Service")["spec"]["selector"]
+        self.assertFalse(selector.items() <= objects["Pod"]["metadata"]["labels"].items())
+        for item in objects.values():
+            self.assertEqual(item["metadata"]["annotations"]["helm.sh/hook"], "test", item["kind"])
+        self.assertEqual(chart.render_test({"webhooks": {"validating": {"enabled": False}}}), "")
 
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {
@@ -359,6 +451,14 @@ class Schema(unittest.TestCase):
             ("networkPolicy: {apiServer: {cidrs: [10.0.0.1]}}", "cidrs"),
             ("metrics: {serviceMonitor: {interval: 30}}", "interval"),
             ("podLabels: {example.com/team: no way}", "podLabels"),
+            ("strategy: {type: Rolling}", "strategy"),
+            ("strategy: {rollingUpdate: {maxSurge: one}}", "maxSurge"),
+            ("podDisruptionBudget: {minAvailable: half}", "minAvailable"),
+            ("dnsPolicy: Host", "dnsPolicy"),
+            ("extraEnv: [{value: a}]", "name"),
+            ("extraVolumes: [{name: a}]", "extraVolumes"),
+            ("metrics: {podMonitor: {relabelings: [{action: rename}]}}", "action"),
+            ("test: {namespace: a b}", "namespace"),
         ]:
             with self.subTest(text):
                 self.assert_rejected(chart.read_yaml(text), word)

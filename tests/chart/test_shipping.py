@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import tomllib
 import unittest
 from pathlib import Path
-from typing import Any
 
 import yaml
-from chart import CHART, ROOT
+from chart import CHART, ROOT, render
+
+sys.path.append(str(ROOT / "deploy"))
+import release
 
 PACKAGE = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -90,6 +94,11 @@ class ArtifactHub(unittest.TestCase):
         for change in yaml.safe_load(self.ANNOTATIONS["changes"]):
             self.assertIn(change["kind"], {"added", "changed", "deprecated", "removed", "fixed", "security"})
 
+    def test_the_icon_is_a_file_of_the_repository(self) -> None:
+        raw = self.CHART["home"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+        icon = ROOT / self.CHART["icon"].removeprefix(raw)
+        self.assertIn("<svg ", icon.read_text())
+
     def test_links_into_the_repository_point_to_files(self) -> None:
         blob = f"{self.CHART['home']}/blob/main/"
         files = [link["url"].removeprefix(blob) for link in yaml.safe_load(self.ANNOTATIONS["links"])]
@@ -103,21 +112,140 @@ class ArtifactHub(unittest.TestCase):
             self.assertTrue(image["image"].endswith(f":{PACKAGE['version']}"), image)
 
 
-class Krew(unittest.TestCase):
-    """Tests the requirements of krew for a manifest, from its documentation and the checks of its index."""
+class Version(unittest.TestCase):
+    """Cargo.toml holds the version; `just bump` writes it everywhere else."""
 
-    def manifest(self, folder: Path) -> dict[str, Any]:
-        for arch in ("amd64", "arm64"):
-            (folder / arch).mkdir(exist_ok=True)
-            (folder / arch / "nicplug").write_text(arch)
-        command = ["bash", str(ROOT / "deploy/krew.sh"), str(folder)]
-        run = subprocess.run(command, check=True, capture_output=True, text=True)
-        return yaml.safe_load(run.stdout)
+    FILES = [
+        "CHANGELOG.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "Dockerfile",
+        "charts/nicplug/Chart.yaml",
+        "deploy/homebrew.rb",
+        "deploy/install.yaml",
+        "deploy/krew.yaml",
+        "deploy/version.sh",
+        "fuzz/Cargo.lock",
+    ]
+
+    def versions(self, root: Path) -> dict[str, set[str]]:
+        """Returns the versions of nicplug that each file names."""
+        patterns = {
+            "Cargo.toml": r'(?m)^version = "(.+)"$',
+            "Cargo.lock": r'name = "nicplug"\nversion = "(.+)"',
+            "fuzz/Cargo.lock": r'name = "nicplug"\nversion = "(.+)"',
+            "Dockerfile": r'image\.version="(.+?)"',
+            "charts/nicplug/Chart.yaml": r"(?m)(?:^version: |^appVersion: |nicplug/nicplug:)(.+)$",
+            "deploy/install.yaml": r'(?m)(?:nicplug/nicplug:|/version: ")([^"\n]+)"?$',
+            "deploy/krew.yaml": r"(?m)(?:version: v|/download/v)([^/\n]+)",
+            "deploy/homebrew.rb": r'(?:version "|/download/v)([^"/]+)',
+        }
+        return {file: set(re.findall(pattern, (root / file).read_text())) for file, pattern in patterns.items()}
+
+    def test_every_file_has_the_same_version(self) -> None:
+        for file, versions in self.versions(ROOT).items():
+            self.assertEqual(versions, {PACKAGE["version"]}, f"{file}: run `just bump`")
+
+    def test_a_bump_changes_every_file(self) -> None:
+        root = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for file in self.FILES:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, root / file)
+        before = (root / "Cargo.lock").read_text()
+        for version, is_prerelease in [("9.8.7-rc.1", "true"), ("9.8.7", "false")]:
+            subprocess.run(["bash", str(root / "deploy/version.sh"), version], check=True, capture_output=True)
+            self.assertEqual(set.union(*self.versions(root).values()), {version})
+            annotations = yaml.safe_load((root / "charts/nicplug/Chart.yaml").read_text())["annotations"]
+            self.assertEqual(annotations["artifacthub.io/prerelease"], is_prerelease)
+            self.assertIn(f"\n## [{version}] - ", (root / "CHANGELOG.md").read_text())
+        old = f'name = "nicplug"\nversion = "{PACKAGE["version"]}"'
+        self.assertEqual((root / "Cargo.lock").read_text(), before.replace(old, 'name = "nicplug"\nversion = "9.8.7"'))
+        for wrong in ("9.8.7", "1.2", "v1.2.3"):
+            run = subprocess.run(["bash", str(root / "deploy/version.sh"), wrong], capture_output=True, text=True)
+            self.assertNotEqual(run.returncode, 0, wrong)
+
+
+class Workflows(unittest.TestCase):
+    FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+    def test_actions_are_pinned_by_hash(self) -> None:
+        for file in self.FILES:
+            for action in re.findall(r"uses: (.+)", file.read_text()):
+                self.assertRegex(action, r"^[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
+
+    def test_only_the_job_that_publishes_may_write(self) -> None:
+        for file in self.FILES:
+            workflow = yaml.safe_load(file.read_text())
+            self.assertIn(workflow["permissions"], ({}, {"contents": "read"}))
+            for name, job in workflow["jobs"].items():
+                writes = [scope for scope, access in job.get("permissions", {}).items() if access == "write"]
+                self.assertEqual(bool(writes), name == "publish", f"{file.name}: {name}")
+                self.assertIn("timeout-minutes", job)
+
+    def test_no_checkout_keeps_its_credentials(self) -> None:
+        for file in self.FILES:
+            for job in yaml.safe_load(file.read_text())["jobs"].values():
+                for step in job["steps"]:
+                    if step.get("uses", "").startswith("actions/checkout@"):
+                        self.assertIs(step["with"]["persist-credentials"], False)
+
+
+class ReleaseFiles(unittest.TestCase):
+    """Tests the files of a release, with a text in the place of each program."""
 
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.plugin = self.manifest(self.folder)
+        self.create()
+        self.files = self.folder / "files"
+        self.plugin = yaml.safe_load((self.files / "nicplug.yaml").read_text())
         self.spec = self.plugin["spec"]
+
+    def create(self) -> None:
+        for platform in release.PLATFORMS:
+            name = "nicplug.exe" if platform.startswith("windows") else "nicplug"
+            (self.folder / platform).mkdir(exist_ok=True)
+            (self.folder / platform / name).write_text(platform)
+            (self.folder / platform / "nicplug.cdx.json").write_text("{}")
+        release.main(self.folder)
+
+    def sums(self) -> dict[str, str]:
+        lines = (self.files / "SHA256SUMS").read_text().splitlines()
+        return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+    def test_every_file_has_its_sum(self) -> None:
+        found = {file.name: file for file in self.files.iterdir() if file.name != "SHA256SUMS"}
+        self.assertEqual(self.sums(), {name: release.digest(file) for name, file in found.items()})
+        self.assertGreaterEqual(found.keys(), {"install.yaml", "nicplug.rb", "nicplug-linux-amd64.cdx.json"})
+
+    def test_the_same_programs_give_the_same_files(self) -> None:
+        before = self.sums()
+        self.create()
+        self.assertEqual(self.sums(), before)
+
+    def test_the_packed_chart_renders_like_its_folder(self) -> None:
+        packed = self.files / f"nicplug-{PACKAGE['version']}.tgz"
+        with tarfile.open(packed) as archive:
+            archive.extractall(self.folder / "chart", filter="data")
+        unpacked = self.folder / "chart/nicplug"
+        self.assertEqual(render({}, unpacked), render({}))
+        self.assertFalse((unpacked / "ci").exists())
+
+    def test_the_notes_are_those_of_the_changelog(self) -> None:
+        text = "# Changelog\n\n## [Unreleased]\n\nNext.\n\n## [0.0.1] - 2026-01-01\n\nFirst.\n"
+        self.assertEqual(release.notes(text), "Next.\n")
+        self.assertEqual(release.notes(text.replace("0.0.1", PACKAGE["version"])), "First.\n")
+
+    def test_the_formula_names_each_archive_with_its_sum(self) -> None:
+        formula = (self.files / "nicplug.rb").read_text()
+        self.assertNotIn("SUM OF", formula)
+        pairs = re.findall(r'url ".*/(.+?)"\n +sha256 "(.+?)"', formula)
+        self.assertEqual(len(pairs), 4)
+        for name, digest in pairs:
+            self.assertEqual(digest, self.sums()[name])
+
+
+class Krew(ReleaseFiles):
+    """Tests the requirements of krew for a manifest, from its documentation and the checks of its index."""
 
     def test_it_has_exactly_the_fields_of_a_plugin(self) -> None:
         self.assertEqual(self.plugin.keys(), {"apiVersion", "kind", "metadata", "spec"})
@@ -146,16 +274,16 @@ class Krew(unittest.TestCase):
         selectors = [tuple(sorted(platform["selector"]["matchLabels"].items())) for platform in self.spec["platforms"]]
         self.assertEqual(len(selectors), len(set(selectors)))
         for platform in self.spec["platforms"]:
-            archive = self.folder / platform["uri"].rsplit("/")[-1]
+            archive = self.files / platform["uri"].rsplit("/")[-1]
             self.assertEqual(platform["sha256"], hashlib.sha256(archive.read_bytes()).hexdigest())
-            with tarfile.open(archive) as inside:
-                self.assertEqual(inside.getnames(), [file["from"] for file in platform["files"]])
-                program = inside.extractfile(platform["bin"])
-                assert program
-                self.assertEqual(program.read().decode(), platform["selector"]["matchLabels"]["arch"])
-
-    def test_the_same_binaries_give_the_same_archives(self) -> None:
-        self.assertEqual(self.manifest(self.folder), self.plugin)
+            unpacked = self.folder / "unpacked" / archive.name
+            shutil.unpack_archive(archive, unpacked)
+            for file in platform["files"]:
+                self.assertTrue((unpacked / file["from"]).is_file(), file)
+            labels = platform["selector"]["matchLabels"]
+            self.assertEqual((unpacked / platform["bin"]).read_text(), f"{labels['os']}-{labels['arch']}")
+        built = {"-".join(platform["selector"]["matchLabels"].values()) for platform in self.spec["platforms"]}
+        self.assertEqual(built, set(release.PLATFORMS))
 
 
 if __name__ == "__main__":

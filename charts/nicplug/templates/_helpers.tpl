@@ -35,15 +35,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{/* The annotations of an object; called with (list ROOT ANNOTATIONS), of which the second takes precedence. */}}
+{{- define "nicplug.annotations" -}}
+{{- $root := index . 0 }}
+{{- with merge (deepCopy (index . 1 | default dict)) $root.Values.commonAnnotations }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "nicplug.serviceAccountName" -}}
 {{- default (ternary (include "nicplug.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
 {{- define "nicplug.image" -}}
+{{- $name := list .Values.image.registry .Values.image.repository | compact | join "/" }}
 {{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- printf "%s@%s" $name .Values.image.digest }}
 {{- else }}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
 {{- end }}
 
@@ -131,4 +140,25 @@ true
 {{- if and $number (hasKey $units $unit) }}
 {{- mul (int64 $number) (get $units $unit) }}
 {{- end }}
+{{- end }}
+
+{{/*
+How Prometheus scrapes the metrics; called with the values of a monitor. The first relabeling is required: the target
+has a label `endpoint`, for which Prometheus would rename that label of the metrics.
+*/}}
+{{- define "nicplug.scrape" -}}
+interval: {{ .interval }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+path: /metrics
+relabelings:
+  - action: labeldrop
+    regex: endpoint
+  {{- with .relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+scheme: http
+scrapeTimeout: {{ .scrapeTimeout }}
 {{- end }}

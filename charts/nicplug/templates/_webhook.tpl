@@ -35,6 +35,10 @@ service:
 {{- $excluded := append .Values.webhooks.excludedNamespaces .Release.Namespace | uniq | sortAlpha }}
 {{- $exclusion := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" $excluded }}
 {{- $expressions := append (default list $selector.matchExpressions) $exclusion }}
+{{- if .Values.webhooks.optIn }}
+{{- $label := dict "nicplug.io/review" "enabled" }}
+{{- $_ := set $selector "matchLabels" (merge $label (default dict $selector.matchLabels)) }}
+{{- end }}
 {{- toYaml (set $selector "matchExpressions" $expressions) }}
 {{- end }}
 

@@ -5,6 +5,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use super::problem::{Level, Origin, Problem};
 use crate::{
     cluster::manifests::{Comment, Position},
+    facts::nad::closest_name,
     rules::{find, ids},
 };
 
@@ -138,8 +139,7 @@ fn today() -> Date {
 }
 
 fn closest_rule(id: &str) -> Option<&'static str> {
-    let distance = |known: &str| strsim::osa_distance(&id.to_uppercase(), known);
-    ids().into_iter().map(|known| (distance(known), known)).min().filter(|(distance, _)| *distance <= 1).map(|it| it.1)
+    closest_name(&id.to_uppercase(), ids().into_iter())
 }
 
 /// Returns the next line that is not empty and not a comment.

@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use futures_util::{StreamExt, future::Either, stream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::signals::Hangup;
 use crate::{
     server::reload::{self, every},
     telemetry::{self, LogFilter, LogFormat, TelemetryError},
@@ -57,7 +57,7 @@ impl Log {
     /// The signal cannot be received.
     pub(super) fn follow(mut self) -> io::Result<impl Future<Output = ()>> {
         // Received also without a file, because SIGHUP ends a process that does not handle it.
-        let mut hangup = signal(SignalKind::hangup())?;
+        let mut hangup = Hangup::new()?;
         Ok(async move {
             let has_file = self.source.file.is_some();
             let ticks = if has_file { Either::Left(every(reload::INTERVAL)) } else { Either::Right(stream::pending()) };
@@ -65,7 +65,7 @@ impl Log {
             loop {
                 tokio::select! {
                     Some(()) = ticks.next() => {}
-                    () = received(&mut hangup) => {}
+                    () = hangup.received() => {}
                 }
                 self.reload();
             }
@@ -82,11 +82,6 @@ impl Log {
             Err(error) => tracing::warn!(%error, "--log-filter-file: the previous log filter stays"),
         }
     }
-}
-
-async fn received(signal: &mut Signal) {
-    // `None` comes only when the runtime ends.
-    let _ = signal.recv().await;
 }
 
 /// The file and the flag that the filter comes from.

@@ -30,12 +30,10 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
     let resource = nad.resource.as_deref()?;
     let name = nic.name;
     let what = if needs_device(nic, &nad) {
-        format!(
-            "{name:?} gets no device: KubeVirt relies on the network-resources-injector, of which there is no webhook"
-        )
+        format!("{name:?} gets no device: the cluster lacks the webhook of the network-resources-injector")
     } else {
         let short = resource.rsplit('/').next().unwrap_or(resource);
-        format!("{name:?} may start on a node without {short}: no webhook of the network-resources-injector was found")
+        format!("{name:?} may start on a node without {short}: the network-resources-injector has no webhook")
     };
     let fix = "deploy the network-resources-injector".to_owned();
     Some(RULE.advice(case.change.nic_field(nic), what).with_fix(fix))

@@ -52,6 +52,7 @@ pub enum NicChange {
 }
 
 /// Returns each changed NIC with its field, and when its change reaches the guest, apart from what rules find.
+#[must_use]
 pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
     let nics = &case.change.nics;
     let added = nics.added.iter().map(|nic| (*nic, NicChange::Add));

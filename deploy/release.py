@@ -1,0 +1,124 @@
+"""Creates the files of a release: release.py FOLDER
+
+FOLDER/OS-ARCH contains the program for each platform (nicplug, or nicplug.exe for Windows) and may contain its SBOM
+nicplug.cdx.json. FOLDER/completions may contain scripts for shells. The files that a release publishes are written into
+FOLDER/files:
+
+    nicplug-OS-ARCH.tar.gz or .zip   the program, its licence and the completions
+    nicplug-OS-ARCH.cdx.json         its SBOM
+    nicplug-X.Y.Z.tgz                the chart
+    install.yaml                     the chart for kubectl
+    nicplug.yaml, nicplug.rb         the krew manifest and the Homebrew formula, with the sums of the archives
+    SHA256SUMS                       the sums of all of them
+
+and the notes of the release, from CHANGELOG.md, into FOLDER/notes.md. The same programs give the same files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import shutil
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+PLATFORMS = ["darwin-amd64", "darwin-arm64", "linux-amd64", "linux-arm64", "windows-amd64"]
+
+
+def main(folder: Path) -> None:
+    files = folder / "files"
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir()
+    completions = sorted((folder / "completions").glob("*"))
+    for platform in PLATFORMS:
+        program = folder / platform / ("nicplug.exe" if platform.startswith("windows") else "nicplug")
+        if not program.is_file():
+            sys.exit(f"release.py: {program} is missing: build it for each platform of deploy/krew.yaml")
+        members = {program.name: (program.read_bytes(), 0o755), "LICENSE": ((ROOT / "LICENSE").read_bytes(), 0o644)}
+        members |= {f"completions/{file.name}": (file.read_bytes(), 0o644) for file in completions}
+        name = files / f"nicplug-{platform}"
+        if platform.startswith("windows"):
+            name.with_name(f"{name.name}.zip").write_bytes(zip_archive(members))
+        else:
+            name.with_name(f"{name.name}.tar.gz").write_bytes(tar_archive(members))
+        if (bill := program.with_name("nicplug.cdx.json")).is_file():
+            shutil.copyfile(bill, files / f"nicplug-{platform}.cdx.json")
+    (files / f"nicplug-{VERSION}.tgz").write_bytes(tar_archive(chart()))
+    shutil.copyfile(ROOT / "deploy/install.yaml", files / "install.yaml")
+    for template, name in [("krew.yaml", "nicplug.yaml"), ("homebrew.rb", "nicplug.rb")]:
+        (files / name).write_text(fill((ROOT / "deploy" / template).read_text(), files))
+    sums = "".join(f"{digest(file)}  {file.name}\n" for file in sorted(files.iterdir()))
+    (files / "SHA256SUMS").write_text(sums)
+    (folder / "notes.md").write_text(notes((ROOT / "CHANGELOG.md").read_text()))
+
+
+def tar_archive(members: dict[str, tuple[bytes, int]]) -> bytes:
+    """Returns a compressed archive whose bytes depend on the members only."""
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, (content, mode) in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_archive(members: dict[str, tuple[bytes, int]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (content, mode) in members.items():
+            # The earliest time that the format can hold.
+            member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            member.external_attr = mode << 16
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, content)
+    return buffer.getvalue()
+
+
+def chart() -> dict[str, tuple[bytes, int]]:
+    """Returns the files of the chart, as `helm package` packs them: those that .helmignore does not name."""
+    folder = ROOT / "charts/nicplug"
+    lines = (folder / ".helmignore").read_text().splitlines()
+    ignored = [line.strip().strip("/") for line in lines if line.strip() and not line.startswith("#")]
+    members = {}
+    # Helm wants Chart.yaml first.
+    for file in sorted(folder.rglob("*"), key=lambda file: (file.name != "Chart.yaml", file)):
+        path = file.relative_to(folder)
+        if file.is_file() and not any(path.match(name) or name in path.parts for name in ignored):
+            members[f"nicplug/{path}"] = (file.read_bytes(), 0o644)
+    return members
+
+
+def fill(template: str, files: Path) -> str:
+    """Replaces each `SUM OF file`. The comments above the first line are about the file in the repository."""
+    text = re.sub(r"SUM OF ([\w.-]+)", lambda match: digest(files / match[1]), template)
+    return re.sub(r"\A(#.*\n)+", "", text)
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def notes(changelog: str) -> str:
+    """Returns the section of this version, or before its release that of the next one."""
+    sections = dict(re.findall(r"(?ms)^## \[(.+?)\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog))
+    text = sections.get(VERSION, sections.get("Unreleased", "")).strip()
+    if not text:
+        sys.exit(f"release.py: CHANGELOG.md has no section [{VERSION}]: run `just bump`, and write what changed")
+    return text + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

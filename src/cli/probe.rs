@@ -1,0 +1,94 @@
+//! `nicplug probe`: checks that the API server calls nicplug.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Args;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
+
+use super::kubeconfig::{self, Preferred};
+
+/// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
+const RULE: &str = "[NP115]";
+
+/// Check that the API server calls nicplug: send a request that nicplug must deny.
+///
+/// Creates a VM with a malformed request annotation, as a dry run that stores nothing. The exit status is 0 if nicplug
+/// denies it (rule NP115), 1 if it does not, and 2 if the request fails for another reason.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  nicplug probe --namespace default")]
+pub(super) struct ProbeArgs {
+    /// The namespace of the VM. nicplug must review it: its own namespace is excluded.
+    #[arg(long, short, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// The kubeconfig file to use instead of the service account of the pod.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig; defaults to its current context.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl ProbeArgs {
+    /// Sends the request, and writes its result to `out`.
+    pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        let result = runtime.block_on(self.send())?;
+        let (code, text) = match result {
+            Answer::Denied(message) => (ExitCode::SUCCESS, format!("nicplug denies the request: {message}")),
+            Answer::Admitted => (
+                ExitCode::FAILURE,
+                format!(
+                    "nicplug does not deny the request: check that its webhooks review the namespace {}, that its pods \
+                     are ready, and that rule NP115 is enforced",
+                    self.namespace
+                ),
+            ),
+        };
+        writeln!(out, "{text}")?;
+        Ok(code)
+    }
+
+    async fn send(&self) -> anyhow::Result<Answer> {
+        let config = kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
+        let client = Client::try_from(config).context("cannot connect to the API server")?;
+        let namespace = &self.namespace;
+        let path = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines?dryRun=All");
+        let request = hyper::Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
+        let request = request.body(vm().to_string().into_bytes())?;
+        match client.request::<Value>(request).await {
+            Ok(_) => Ok(Answer::Admitted),
+            Err(kube::Error::Api(status)) if status.message.contains(RULE) => {
+                Ok(Answer::Denied(status.message.clone()))
+            }
+            Err(error) => Err(error).context("the API server does not answer as expected"),
+        }
+    }
+}
+
+/// The API server's answer.
+enum Answer {
+    /// nicplug denied the request, with this message.
+    Denied(String),
+    /// The VM would be created.
+    Admitted,
+}
+
+/// Returns a VM that KubeVirt admits and rule NP115 denies.
+fn vm() -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {
+            "name": "nicplug-probe",
+            "annotations": {"nicplug.io/add-interfaces": "not a request"}
+        },
+        "spec": {
+            "runStrategy": "Halted",
+            "template": {"spec": {"domain": {"devices": {}}}}
+        }
+    })
+}
