@@ -111,16 +111,15 @@ impl PendingController {
                 self.counts.replace([]);
                 continue;
             };
-            let tracker = match &mut tracker {
-                Some(tracker) => tracker,
-                None => {
-                    let restored = self.restored().await;
-                    if let Some(error) = log_once.changed(restored.as_ref().err().cloned()) {
-                        tracing::warn!(error, "cannot read the Events about pending NICs");
-                    }
-                    let Ok(restored) = restored else { continue };
-                    tracker.insert(restored)
+            let tracker = if let Some(tracker) = &mut tracker {
+                tracker
+            } else {
+                let restored = self.restored().await;
+                if let Some(error) = log_once.changed(restored.as_ref().err().cloned()) {
+                    tracing::warn!(error, "cannot read the Events about pending NICs");
                 }
+                let Ok(restored) = restored else { continue };
+                tracker.insert(restored)
             };
             self.tick(tracker, after).await;
         }

@@ -132,7 +132,10 @@ mod tests {
         "\"dyniface1\" cannot be hotplugged with model \"e1000e\": only virtio can; set model: virtio, or omit model";
     const FIELD: &str = "spec.template.spec.domain.devices.interfaces[1].model";
 
-    fn parts(text: &str) -> (Option<(&'static str, String)>, Vec<(&'static str, String, String)>) {
+    /// The id, the field and the text of a fault.
+    type Parts = (&'static str, String, String);
+
+    fn parts(text: &str) -> (Option<(&'static str, String)>, Vec<Parts>) {
         let message = Message::parse(text);
         let fault = |fault: Fault| (fault.rule.id, fault.field, fault.what);
         (message.object.map(|object| (object.kind, object.name)), message.faults.into_iter().map(fault).collect())
@@ -155,7 +158,7 @@ mod tests {
                 "Error from server: admission webhook \"validate.nicplug.io\" denied the request: {}",
                 kubectl.replace("The VirtualMachine", "VirtualMachine")
             ),
-            kubectl.to_string().replace("[NP103]", "[np103]."),
+            kubectl.replace("[NP103]", "[np103]."),
         ] {
             assert_eq!(parts(&text), expected, "{text}");
         }

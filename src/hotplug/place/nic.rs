@@ -190,7 +190,7 @@ impl GuestView<'_> {
                 let fix = if needs_migration { "start a live migration" } else { "" };
                 let why = format!("is being removed, and waits for {reason}");
                 let reason = Some(PendingReason::of(reason, &[], progress.migration));
-                Diagnosis { needs_migration, reason, ..Diagnosis::because(place, need, &why, fix) }
+                Diagnosis { reason, needs_migration, ..Diagnosis::because(place, need, &why, fix) }
             }
         }
     }
