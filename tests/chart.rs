@@ -360,6 +360,8 @@ async fn the_service_account_has_the_permissions_that_it_needs_and_no_others() {
         lists("/apis/apps/v1/namespaces/default/controllerrevisions/of-a-vm"),
         lists("/api/v1/namespaces"),
         lists("/api/v1/nodes"),
+        lists("/api/v1/pods"),
+        lists("/api/v1/events"),
         lists("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"),
         named("/api/v1/configmaps", "multus-daemon-config"),
         named(&format!("{own}/secrets"), "nicplug-certificates"),
@@ -379,7 +381,8 @@ async fn the_service_account_has_the_permissions_that_it_needs_and_no_others() {
     ];
     let forbidden = [
         lists("/api/v1/configmaps"),
-        lists("/api/v1/pods"),
+        (Method::POST, "/api/v1/namespaces/default/pods".to_owned()),
+        lists("/api/v1/namespaces/default/pods/a-pod"),
         lists("/api/v1/secrets"),
         lists("/apis/apps/v1/controllerrevisions"),
         lists("/apis/apps/v1/deployments"),

@@ -5,6 +5,7 @@ mod audit;
 mod certs;
 mod check;
 mod demo;
+mod explain;
 mod facts;
 mod guests;
 mod interface;
@@ -50,6 +51,7 @@ enum Command {
     Check(Box<check::CheckArgs>),
     Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
+    Explain(explain::ExplainArgs),
     Man(reference::ManArgs),
     Plan(Box<plan::PlanArgs>),
     Probe(probe::ProbeArgs),
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
+        Command::Explain(args) => args.run(&mut io::stdout().lock()),
         Command::Probe(args) => args.run(&mut io::stdout().lock()),
         Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
         Command::Plan(args) => args.run(&mut io::stdout().lock()),

@@ -156,14 +156,15 @@ impl ServeArgs {
         runtime.block_on(async {
             tokio::spawn(log.follow().context("cannot receive signals")?);
             let (shutdown, force_shutdown) = signals::stops().context("cannot receive signals")?;
-            let Source { facts, watches, persist } = self.source.open(&self.persist).await?;
+            let Source { facts, watches, leader } = self.source.open(&self.persist, settings.current()).await?;
             let queue = watches
                 .as_ref()
                 .map(|watches| EventQueue::start(Events::new(watches.client().clone(), CONTROLLER, &identity())));
             let activation = self.activation.activation(&self.source).await?;
             config.activation = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
-            config.persist = persist.as_ref().map(|persist| persist.status.clone());
+            config.persist = leader.as_ref().and_then(|leader| leader.persist.clone());
+            config.pending = leader.as_ref().and_then(|leader| leader.pending.clone());
             let export = collector.map(traces::start);
             config.spans = export.as_ref().map(|export| export.spans().clone());
             let mut server = Server::bind(config, Reviewer::new(facts, settings.current())).await?;
@@ -175,7 +176,7 @@ impl ServeArgs {
                 let readiness = server.readiness().clone();
                 tokio::spawn(async move { activation.run(|| readiness.is_ready(), every(ACTIVATION_INTERVAL)).await });
             }
-            let mut leader_tasks: Vec<_> = persist.map(|persist| persist.task).into_iter().chain(certificate).collect();
+            let mut leader_tasks: Vec<_> = leader.map(|leader| leader.task).into_iter().chain(certificate).collect();
             let shutdown = async {
                 shutdown.await;
                 // Another replica can lead while this one still answers its last requests.

@@ -17,10 +17,7 @@ use super::{
 };
 use crate::{
     facts::{Fact, nad::closest_name},
-    hotplug::{
-        place::{GuestReport, Need, NicReport, Place, report},
-        progress::Direction,
-    },
+    hotplug::place::{GuestReport, Need, NicReport, report},
 };
 
 /// Explain why a NIC of a VM is not in the guest, and what to do about it.
@@ -107,7 +104,8 @@ fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: 
             Need::Time => Colour::Yellow,
             Need::Action => Colour::Red,
         };
-        page.paragraph(Some(colour), "", "  ", &sentence(nic, now));
+        let age = nic.since.as_deref().and_then(|since| age(since, now));
+        page.paragraph(Some(colour), "", "  ", &nic.sentence(age.as_deref()));
         if !nic.fix.is_empty() {
             page.paragraph(None, "", "  ", &format!("To do: {}", nic.fix));
         } else if nic.need == Need::Time {
@@ -124,33 +122,13 @@ fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: 
     Ok(page.into_text())
 }
 
-/// Returns the causal sentence about a NIC.
-fn sentence(nic: &NicReport, now: Timestamp) -> String {
-    let name = format!("{:?}", nic.name);
-    let since = nic.since.as_deref().and_then(|since| age(since, now));
-    let since = since.map(|age| format!(" (for {age} at least)")).unwrap_or_default();
-    if nic.need == Need::Nothing && nic.why.is_empty() {
-        let place = if nic.place == Place::Guest { "in the guest" } else { "in the VMI" };
-        return format!("{name} is {place}{since}");
-    }
-    let place = match (nic.direction, nic.place) {
-        (Direction::Attach, Place::Template) => "only in the template",
-        (Direction::Attach, Place::Vmi) => "in the VMI, and not in the pod",
-        (Direction::Attach, Place::Pod) => "in the pod, and not in the guest",
-        (Direction::Attach, Place::Guest) => "in the guest",
-        (Direction::Detach, Place::Guest) => "still in the guest",
-        (Direction::Detach, Place::Pod) => "still in the pod",
-        (Direction::Detach, Place::Vmi) => "still in the VMI",
-        (Direction::Detach, Place::Template) => "not in the guest",
-    };
-    let why = &nic.why;
-    if nic.need == Need::Nothing { format!("{name} {why}") } else { format!("{name} is {place}{since}: it {why}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::{FreePorts, PortCount};
+    use crate::{
+        hotplug::{place::Place, progress::Direction},
+        rules::{FreePorts, PortCount},
+    };
 
     fn nic(place: Place, need: Need, why: &str, fix: &str) -> NicReport {
         NicReport {
@@ -164,6 +142,7 @@ mod tests {
             since: Some("2026-11-27T11:00:00Z".to_owned()),
             is_of_boot: None,
             need,
+            reason: None,
             why: why.to_owned(),
             fix: fix.to_owned(),
             needs_migration: need == Need::Action,

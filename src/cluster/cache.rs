@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::mpsc;
 
+pub use super::store::guests::NicAttachment;
 use super::store::{
     Store,
     projection::{ObjectError, Projection},
@@ -134,6 +135,20 @@ impl Cache {
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
         self.read().count(kind)
+    }
+
+    /// Returns the VMs with a NIC that their running guest does not have yet, and the names of those NICs.
+    #[must_use]
+    pub fn unattached_nics(&self) -> Vec<(Key, Vec<String>)> {
+        let store = self.read();
+        let owned = |(key, nics): (&Key, Vec<&str>)| (key.clone(), nics.into_iter().map(str::to_owned).collect());
+        store.guests().unattached().map(owned).collect()
+    }
+
+    /// Returns where a NIC of a VM is.
+    #[must_use]
+    pub fn attachment_of(&self, namespace: &str, vm: &str, nic: &str) -> NicAttachment {
+        self.read().guests().attachment_of(namespace, vm, nic)
     }
 
     /// Whether a user is the service account of a component of KubeVirt.

@@ -1,6 +1,8 @@
-//! Writes to the cluster: the leader's Lease, NICs into templates, certificates, and the activation of the webhooks.
+//! Writes to the cluster: the leader's Lease, NICs into templates, Events about pending NICs, certificates, and the
+//! activation of the webhooks.
 
 pub mod certificates;
 pub mod leader_election;
+pub mod pending;
 pub mod persist;
 pub mod webhook_activation;

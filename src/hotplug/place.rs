@@ -8,6 +8,7 @@ mod events;
 mod judgement;
 mod network;
 mod nic;
+mod pending;
 mod since;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use self::judgement::{Judgement, boot_nics};
+pub use self::pending::PendingReason;
 use super::progress::{
     self, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target,
     objects::{end_of, has_nic, is_in_domain, list, name_is, name_of, text},
@@ -87,6 +89,8 @@ pub struct NicReport {
     pub is_of_boot: Option<bool>,
     /// What it needs to get further.
     pub need: Need,
+    /// The kind of reason why it is not further; `None` if it is where it belongs.
+    pub reason: Option<PendingReason>,
     /// Why it is not further, as the end of a sentence that begins with its name; empty if it is where it belongs.
     pub why: String,
     /// What to do about it; empty if nothing.
@@ -164,6 +168,7 @@ struct GuestView<'s> {
 struct Diagnosis {
     place: Place,
     need: Need,
+    reason: Option<PendingReason>,
     why: String,
     fix: String,
     needs_migration: bool,
@@ -171,11 +176,19 @@ struct Diagnosis {
 
 impl Diagnosis {
     fn settled(place: Place) -> Self {
-        Self { place, need: Need::Nothing, why: String::new(), fix: String::new(), needs_migration: false }
+        Self {
+            place,
+            need: Need::Nothing,
+            reason: None,
+            why: String::new(),
+            fix: String::new(),
+            needs_migration: false,
+        }
     }
 
     fn because(place: Place, need: Need, why: &str, fix: &str) -> Self {
-        Self { place, need, why: why.to_owned(), fix: fix.to_owned(), needs_migration: false }
+        let reason = PendingReason::by_need(need);
+        Self { place, need, reason, why: why.to_owned(), fix: fix.to_owned(), needs_migration: false }
     }
 }
 

@@ -3,11 +3,16 @@
 mod queue;
 mod rate_limit;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event as StoredEvent},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
 use kube::{
-    Client,
+    Api, Client,
+    api::PostParams,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use serde_json::Value;
@@ -28,8 +33,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What an Event reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EventReason {
+    /// A NIC that was reported as pending has reached the guest.
+    InterfaceAttached,
     /// A change that KubeVirt itself made was allowed, although its NICs cannot be attached to the running guest.
     InterfaceNotAttached,
+    /// A NIC of the template has not reached the running guest after a time.
+    InterfacePending,
     /// NICs of a running guest are now in the template of its VM.
     InterfacePersisted,
     /// A change of a running VM was stored for its next restart, although the running guest cannot have it.
@@ -46,8 +55,10 @@ pub enum EventReason {
 
 impl EventReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
+        Self::InterfaceAttached,
         Self::InterfaceNotAttached,
+        Self::InterfacePending,
         Self::InterfacePersisted,
         Self::InterfacePostponed,
         Self::InterfaceRefused,
@@ -60,7 +71,9 @@ impl EventReason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::InterfaceAttached => "InterfaceAttached",
             Self::InterfaceNotAttached => "InterfaceNotAttached",
+            Self::InterfacePending => "InterfacePending",
             Self::InterfacePersisted => "InterfacePersisted",
             Self::InterfacePostponed => "InterfacePostponed",
             Self::InterfaceRefused => "InterfaceRefused",
@@ -73,6 +86,7 @@ impl EventReason {
     /// Returns `action` of the Event.
     fn action(self) -> &'static str {
         match self {
+            Self::InterfaceAttached | Self::InterfacePending => "Attach",
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
             Self::InterfaceNotAttached | Self::InterfacePostponed | Self::InterfaceRefused => "Review",
             Self::SettingsRefused | Self::SettingsReloaded => "Reload",
@@ -83,14 +97,28 @@ impl EventReason {
     #[must_use]
     pub fn event_type(self) -> EventType {
         match self {
-            Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
+            Self::InterfaceAttached | Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
             Self::InterfaceNotAttached
+            | Self::InterfacePending
             | Self::InterfacePostponed
             | Self::InterfaceRefused
             | Self::PersistFailed
             | Self::SettingsRefused => EventType::Warning,
         }
     }
+}
+
+/// An Event whose name identifies what it reports.
+#[derive(Clone, Debug)]
+pub struct NamedEvent {
+    /// The name.
+    pub name: String,
+    /// What it reports.
+    pub reason: EventReason,
+    /// The annotations of the Event.
+    pub annotations: BTreeMap<String, String>,
+    /// The text for people.
+    pub note: String,
 }
 
 /// Writes Events.
@@ -136,6 +164,48 @@ impl Events {
                 tracing::warn!(%error, reason, note, "cannot write an Event");
             }
         }
+        false
+    }
+
+    /// Writes an Event on an object, unless one of this name exists. Returns whether one exists now; an error is only
+    /// logged.
+    pub async fn emit_once(&self, event: NamedEvent, object: &ObjectReference) -> bool {
+        let NamedEvent { name, reason, annotations, note } = event;
+        let namespace = object.namespace.clone().unwrap_or_default();
+        let stored = StoredEvent {
+            action: Some(reason.action().to_owned()),
+            event_time: Some(MicroTime(Timestamp::now())),
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: Some(namespace.clone()),
+                annotations: Some(annotations),
+                ..ObjectMeta::default()
+            },
+            note: Some(truncated(&note)),
+            reason: Some(reason.as_str().to_owned()),
+            regarding: Some(object.clone()),
+            reporting_controller: Some(self.reporter.controller.clone()),
+            reporting_instance: self.reporter.instance.clone(),
+            type_: Some(
+                match reason.event_type() {
+                    EventType::Normal => "Normal",
+                    EventType::Warning => "Warning",
+                }
+                .to_owned(),
+            ),
+            ..StoredEvent::default()
+        };
+        let events: Api<StoredEvent> = Api::namespaced(self.client.clone(), &namespace);
+        let error = match timeout(TIMEOUT, events.create(&PostParams::default(), &stored)).await {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) => ApiError::from(error),
+            Err(_) => ApiError::TimedOut(TIMEOUT),
+        };
+        if error == ApiError::Conflict {
+            return true;
+        }
+        let reason = reason.as_str();
+        tracing::warn!(%error, reason, note, "cannot write an Event");
         false
     }
 }

@@ -133,6 +133,12 @@ impl ApiClient {
         Pages { client: self, collection, fields, params, is_last: false, resource_version: String::new() }
     }
 
+    /// Lists objects at a URL, for kinds that no watch reads, such as `/api/v1/pods`.
+    pub(crate) fn list_at(&self, url: &str, params: ListParams) -> Pages<'_> {
+        let collection = Request::new(url);
+        Pages { client: self, collection, fields: Fields::All, params, is_last: false, resource_version: String::new() }
+    }
+
     /// Watches objects from a resource version on; each line of the stream is an event.
     pub(crate) async fn watch(
         &self,

@@ -198,6 +198,14 @@ impl Rule {
         summary.replace('\n', " ")
     }
 
+    /// Returns why the rule exists, in one line: the section of the documentation about it.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let doc = self.doc();
+        let (_, section) = doc.split_once("## Why\n").unwrap_or_default();
+        section.split("\n## ").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// Returns a finding that something is wrong.
     pub(crate) fn fault(&'static self, cause: CauseType, field: String, what: String) -> Finding {
         let (kind, fix, at_restart) = (FindingKind::Fault(cause), Cow::Borrowed(self.fix), AtRestart::Applied);

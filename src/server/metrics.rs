@@ -14,6 +14,7 @@ mod events;
 mod facts;
 mod findings;
 mod log;
+mod pending;
 mod persist;
 mod process;
 mod rechecks;
@@ -36,8 +37,8 @@ use tokio::sync::watch;
 
 use self::{
     activation::ActivationCollector, build::BuildCollector, certificates::CertificateCollector,
-    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, persist::PersistCollector,
-    process::ProcessCollector, requests::RequestCollector,
+    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, pending::PendingCollector,
+    persist::PersistCollector, process::ProcessCollector, requests::RequestCollector,
 };
 use super::{
     body::BodyBudget, counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts,
@@ -45,7 +46,7 @@ use super::{
 };
 use crate::{
     cluster::{cache::Cache, watch::WatchStatuses},
-    controllers::{persist::PersistStatus, webhook_activation::Activation},
+    controllers::{pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation},
     k8s::events::EventQueue,
     telemetry::{LogQueue, spans::Spans},
 };
@@ -103,6 +104,11 @@ impl Metrics {
     /// Adds the metrics of the persist controller.
     pub(super) fn add_persist(&mut self, status: PersistStatus) {
         self.own.register_collector(Box::new(PersistCollector(status)));
+    }
+
+    /// Adds the metric of pending NICs.
+    pub(super) fn add_pending(&mut self, counts: PendingCounts) {
+        self.own.register_collector(Box::new(PendingCollector(counts)));
     }
 
     /// Adds the metric of the webhook activation.
@@ -227,6 +233,7 @@ mod tests {
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
         metrics.add_rechecks(RecheckCounts::default());
         let is_leader = watch::Sender::new(true).subscribe();
+        metrics.add_pending(PendingCounts::default());
         metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default(), is_leader });
         metrics.add_events(EventQueue::without_sender());
         metrics.add_log(LogQueue::without_writer());

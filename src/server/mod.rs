@@ -64,7 +64,7 @@ pub use self::{
 use crate::{
     admission::{Decision, Reviewer},
     cluster::watch::Watches,
-    controllers::{persist::PersistStatus, webhook_activation::Activation},
+    controllers::{pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation},
     k8s::{
         backoff::{Backoff, Delays},
         events::EventQueue,
@@ -95,6 +95,8 @@ pub struct Config {
     pub watches: Option<Watches>,
     /// The queue for Events about denied requests of KubeVirt; needs `watches`.
     pub events: Option<EventQueue>,
+    /// The numbers of pending NICs, for the metrics, if this process follows them.
+    pub pending: Option<PendingCounts>,
     /// The status of the persist controller, for the metrics, if it runs in this process.
     pub persist: Option<PersistStatus>,
     /// The webhook activation, for the metrics and `/readyz`, if this process manages it.
@@ -117,6 +119,7 @@ impl Config {
             drain: Drain::default(),
             watches: None,
             events: None,
+            pending: None,
             persist: None,
             activation: None,
             spans: None,
@@ -176,6 +179,9 @@ impl Server {
         }
         if let Some(queue) = &events {
             metrics.add_events(queue.clone());
+        }
+        if let Some(pending) = config.pending {
+            metrics.add_pending(pending);
         }
         if let Some(persist) = config.persist {
             metrics.add_persist(persist);

@@ -5,7 +5,7 @@ mod live_changes;
 pub mod overrides;
 mod pattern;
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -69,6 +69,8 @@ pub struct Settings {
     pub rules: BTreeMap<String, Enforcement>,
     /// `attachment`.
     pub attachment: AttachmentSettings,
+    /// `events`.
+    pub events: EventSettings,
     /// `hotplug`.
     pub hotplug: HotplugSettings,
     /// `liveChanges`.
@@ -177,6 +179,29 @@ pub struct HotplugSettings {
     pub bindings: Vec<String>,
 }
 
+/// `events`: which Events nicplug writes about NICs that were admitted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct EventSettings {
+    /// `events.pendingAfterSeconds`: how long a running guest may lack a NIC before an Event reports it; 0 for none.
+    pub pending_after_seconds: u32,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        Self { pending_after_seconds: 120 }
+    }
+}
+
+impl EventSettings {
+    /// Returns how long a running guest may lack a NIC before an Event reports it; `None` for no such Event.
+    #[must_use]
+    pub fn pending_after(&self) -> Option<Duration> {
+        let seconds = u64::from(self.pending_after_seconds);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
 /// Whether Multus' dynamic-networks controller is installed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
@@ -283,6 +308,7 @@ impl Settings {
             api: ApiSettings,
             rules: BTreeMap<String, Spanned<Enforcement>>,
             attachment: AttachmentSettings,
+            events: EventSettings,
             hotplug: HotplugSettings,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
@@ -298,8 +324,18 @@ impl Settings {
             return Ok(Self::default());
         }
         let document: Document = serde_saphyr::from_str(text)?;
-        let Document { api, rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug } =
-            document;
+        let Document {
+            api,
+            rules,
+            attachment,
+            events,
+            hotplug,
+            live_changes,
+            namespaces,
+            queue_memory,
+            reserve_ports,
+            unplug,
+        } = document;
         if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
@@ -312,7 +348,18 @@ impl Settings {
         };
         let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
         let reserve_ports = reserve_ports.map(u64::from);
-        Ok(Self { api, rules, attachment, hotplug, live_changes, namespaces, queue_memory, reserve_ports, unplug })
+        Ok(Self {
+            api,
+            rules,
+            attachment,
+            events,
+            hotplug,
+            live_changes,
+            namespaces,
+            queue_memory,
+            reserve_ports,
+            unplug,
+        })
     }
 
     /// Returns the enforcement of a rule, if the settings name it.

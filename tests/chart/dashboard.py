@@ -268,9 +268,24 @@ ROWS: list[tuple[str, list[Panel]]] = [
         ],
     ),
     (
-        "Persisting of NICs",
+        "Pending and persisted NICs",
         [
-            Panel("Pending", "Objects with NICs to persist.", {"pending": f"max({ours('nicplug_persist_pending')})"}),
+            Panel(
+                "NICs not in the guest",
+                "NICs that running guests lack, by stage and reason.",
+                {
+                    "{{stage}}: {{reason}}": "sum by (stage, reason) "
+                    f"({ours('nicplug_interfaces_pending')}) > 0",
+                },
+                stacked=True,
+                width=6,
+            ),
+            Panel(
+                "NICs to persist",
+                "Objects with NICs to persist.",
+                {"pending": f"max({ours('nicplug_persist_pending')})"},
+                width=6,
+            ),
             Panel(
                 "NICs and failures",
                 "Persisted NICs and failed reconciliations of the last hour.",
@@ -279,12 +294,14 @@ ROWS: list[tuple[str, list[Panel]]] = [
                     "failed: {{reason}}": "sum by (reason) "
                     f"(increase({ours('nicplug_persist_failures_total')}[1h])) > 0",
                 },
+                width=6,
             ),
             Panel(
                 "Leader",
                 "The pod that persists NICs.",
                 {"{{pod}}": f"max by (pod) ({ours('nicplug_persist_leader')})"},
                 stacked=True,
+                width=6,
             ),
         ],
     ),

@@ -165,6 +165,21 @@ CASES = {
         # One pod has not read the RoleBinding yet.
         silent={ours("nicplug_webhook_active"): "1x30", ours("nicplug_webhook_active", "b"): "0x30"},
     ),
+    "NicplugInterfacesPending": Case(
+        fires={
+            ours("nicplug_interfaces_pending", stage="vmi", reason="manual-migration"): "0x5 2x85",
+            ours("nicplug_interfaces_pending", "b", stage="vmi", reason="manual-migration"): "0x90",
+        },
+        labels={"stage": "vmi", "reason": "manual-migration"},
+        description="2 NICs have not reached their running guests for an hour. Stage: vmi. Reason: manual-migration. An "
+        "Event on each VM says what to do.",
+        # A NIC that comes at the next restart may wait for it.
+        silent={
+            ours("nicplug_interfaces_pending", stage="vmi", reason="migration"): "2x50 0x1 2x39",
+            ours("nicplug_interfaces_pending", stage="template", reason="restart"): "2x90",
+        },
+        after=90,
+    ),
     "NicplugPersistStuck": Case(
         fires={ours("nicplug_persist_pending"): "0x5 2x85", ours("nicplug_persist_pending", "b"): "0x90"},
         labels={},
@@ -366,6 +381,8 @@ class Values(unittest.TestCase):
         self.assertEqual(set(unscraped), {"NicplugBypassed", "NicplugSlow", "NicplugUnreachable"})
         without = alerts({**WATCHED, "persist": {"enabled": False}})
         self.assertEqual(alerts().keys() - without.keys(), {"NicplugPersistLeader", "NicplugPersistStuck"})
+        without = alerts({**WATCHED, "pendingEvents": {"enabled": False}})
+        self.assertEqual(alerts().keys() - without.keys(), {"NicplugInterfacesPending"})
 
 
 if __name__ == "__main__":

@@ -387,6 +387,7 @@ class Templates(unittest.TestCase):
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {
             "persist": {"enabled": False},
+            "pendingEvents": {"enabled": False},
             "certificates": {"source": "certManager"},
             "webhooks": {"activateWhenReady": False},
         }

@@ -1,9 +1,11 @@
-//! The part of `serve` that persists NICs of running VMs in templates: its flags and its start.
+//! The part of `serve` that only the leader among the replicas does: it persists NICs of running VMs in templates, and
+//! reports NICs that running guests lack. Its flags and its start.
 
-use std::sync::Arc;
+use std::{convert::Infallible, future, sync::Arc, time::SystemTime};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
+use futures_util::future::join;
 use kube::Client;
 
 use super::{
@@ -12,11 +14,14 @@ use super::{
 };
 use crate::{
     cli::values::HumanDuration,
-    cluster::persist_queue::PersistQueue,
+    cluster::{cache::Cache, persist_queue::PersistQueue},
     controllers::{
         leader_election::{LeaderElector, Timings},
+        pending::{INTERVAL, PendingController, PendingCounts},
         persist::{PersistStatus, Reconciler},
     },
+    server::reload::every,
+    settings::CurrentSettings,
 };
 
 /// The flags of the persist controller and of its Lease.
@@ -27,6 +32,12 @@ pub(super) struct PersistArgs {
     #[arg(long, value_name = "on|off", env = "NICPLUG_PERSIST", default_value = "on", help_heading = "Persist")]
     #[arg(hide_possible_values = true)]
     persist: Switch,
+    /// on: write an Event on the VM of a NIC that the running guest lacks after events.pendingAfterSeconds of the
+    /// settings, and another one when the guest has it. Of several replicas the holder of the Lease does it. off: write
+    /// no such Events.
+    #[arg(long, value_name = "on|off", env = "NICPLUG_PENDING_EVENTS", default_value = "on", help_heading = "Persist")]
+    #[arg(hide_possible_values = true)]
+    pending_events: Switch,
     /// Namespace of the Lease [default: $POD_NAMESPACE, else that of the service account or kubeconfig].
     #[arg(long, value_name = "NAMESPACE", env = "NICPLUG_LEASE_NAMESPACE", help_heading = "Persist")]
     lease_namespace: Option<String>,
@@ -54,17 +65,25 @@ enum Switch {
     Off,
 }
 
-/// A running persist controller.
-pub(super) struct Persist {
-    /// The state that the server's metrics and health checks report.
-    pub(super) status: PersistStatus,
+/// The running controllers of the leader.
+pub(super) struct Leader {
+    /// The state of persisting, for the server's metrics; `None` if it is switched off.
+    pub(super) persist: Option<PersistStatus>,
+    /// The numbers of pending NICs; `None` if their Events are switched off.
+    pub(super) pending: Option<PendingCounts>,
     pub(super) task: LeaderTask,
 }
 
 impl PersistArgs {
-    /// Joins the election, and persists the pending NICs while this replica leads; `None` if it is switched off.
-    pub(super) fn start(&self, client: &Client, queue: PersistQueue) -> anyhow::Result<Option<Persist>> {
-        if self.persist == Switch::Off {
+    /// Joins the election, and runs the controllers while this replica leads; `None` if all are switched off.
+    pub(super) fn start(
+        &self,
+        client: &Client,
+        queue: PersistQueue,
+        cache: &Arc<Cache>,
+        settings: CurrentSettings,
+    ) -> anyhow::Result<Option<Leader>> {
+        if self.persist == Switch::Off && self.pending_events == Switch::Off {
             return Ok(None);
         }
         let timings = self.timings()?;
@@ -72,19 +91,25 @@ impl PersistArgs {
         let given = self.lease_namespace.clone().filter(|namespace| !namespace.is_empty());
         let namespace = given.unwrap_or_else(|| own_namespace(client));
         let elector = LeaderElector::new(client.clone(), &namespace, &self.lease_name, &identity, timings);
-        let reconciler = Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity));
-        let status = PersistStatus { queue, stats: reconciler.stats().clone(), is_leader: elector.is_leader() };
-        tracing::info!(namespace, lease = self.lease_name, identity, "joined the leader election for persist");
-        let work = move || {
-            let reconciler = Arc::clone(&reconciler);
-            async move { reconciler.run().await }
-        };
-        let totals = status.stats.clone();
+        let is_leader = elector.is_leader();
+        let reconciler =
+            (self.persist == Switch::On).then(|| Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity)));
+        let persist =
+            reconciler.as_ref().map(|reconciler| PersistStatus { queue, stats: reconciler.stats().clone(), is_leader });
+        let pending = (self.pending_events == Switch::On).then(|| {
+            let (client, cache) = (client.clone(), Arc::clone(cache));
+            Arc::new(PendingController::new(client, cache, settings, &identity, SystemTime::now))
+        });
+        let counts = pending.as_ref().map(|pending| pending.counts().clone());
+        tracing::info!(namespace, lease = self.lease_name, identity, "joined the leader election");
+        let work = move || lead(reconciler.clone(), pending.clone());
+        let totals = persist.as_ref().map(|status| status.stats.clone());
         let log_totals = move || {
+            let Some(totals) = totals else { return };
             let (persisted, failed, retried) = (totals.persisted(), totals.reported_failures(), totals.retried());
             tracing::info!(persisted, failed, retried, "stopped persisting NICs");
         };
-        Ok(Some(Persist { status, task: LeaderTask::start(elector, work, log_totals) }))
+        Ok(Some(Leader { persist, pending: counts, task: LeaderTask::start(elector, work, log_totals) }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
@@ -103,6 +128,23 @@ impl PersistArgs {
         );
         Ok(timings)
     }
+}
+
+/// Runs the controllers of one term.
+async fn lead(reconciler: Option<Arc<Reconciler>>, pending: Option<Arc<PendingController>>) -> Infallible {
+    let persist = async {
+        match &reconciler {
+            Some(reconciler) => reconciler.run().await,
+            None => future::pending().await,
+        }
+    };
+    let report = async {
+        match &pending {
+            Some(pending) => pending.run(every(INTERVAL)).await,
+            None => future::pending().await,
+        }
+    };
+    join(persist, report).await.0
 }
 
 #[cfg(test)]

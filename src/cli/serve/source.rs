@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use kube::Client;
 
-use super::persist::{Persist, PersistArgs};
+use super::persist::{Leader, PersistArgs};
 use crate::{
     cli::{
         facts,
@@ -17,6 +17,7 @@ use crate::{
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},
+    settings::CurrentSettings,
 };
 
 /// The longest time in which a connection to the API server must open.
@@ -47,19 +48,19 @@ pub(super) struct Source {
     pub(super) facts: Arc<dyn FactSource>,
     /// The watches that keep the facts up to date; `None` without a cluster.
     pub(super) watches: Option<Watches>,
-    /// The persist controller; `None` without a cluster, or if it is switched off.
-    pub(super) persist: Option<Persist>,
+    /// The controllers that only the leader runs; `None` without a cluster, or if all are switched off.
+    pub(super) leader: Option<Leader>,
 }
 
 impl Source {
     fn without_cluster(facts: Arc<dyn FactSource>) -> Self {
-        Self { facts, watches: None, persist: None }
+        Self { facts, watches: None, leader: None }
     }
 }
 
 impl SourceArgs {
-    /// Reads the files, or starts to watch the cluster and to persist NICs in it; needs a runtime.
-    pub(super) async fn open(&self, persist: &PersistArgs) -> anyhow::Result<Source> {
+    /// Reads the files, or starts to watch the cluster and the controllers of the leader; needs a runtime.
+    pub(super) async fn open(&self, persist: &PersistArgs, settings: CurrentSettings) -> anyhow::Result<Source> {
         match &self.facts {
             Some(path) if path.as_os_str() == "none" => Ok(Source::without_cluster(Arc::new(NoFacts))),
             Some(path) => Ok(Source::without_cluster(facts::load(path)?)),
@@ -73,8 +74,8 @@ impl SourceArgs {
                 let queue = PersistQueue::default();
                 let watches = Watches::start(&client, queue.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
-                let persist = persist.start(&client, queue)?;
-                Ok(Source { facts, watches: Some(watches), persist })
+                let leader = persist.start(&client, queue, &facts, settings)?;
+                Ok(Source { facts, watches: Some(watches), leader })
             }
         }
     }

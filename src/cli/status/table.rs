@@ -220,6 +220,7 @@ mod tests {
             since: Some("2026-11-27T11:00:00Z".to_owned()),
             is_of_boot: None,
             need,
+            reason: None,
             why: why.to_owned(),
             fix: fix.to_owned(),
             needs_migration: false,

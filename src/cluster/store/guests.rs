@@ -1,6 +1,6 @@
 //! The VMs and VMIs of a cluster. There may be a hundred thousand, so equal parts of them are stored once.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     interner::Interner,
@@ -9,8 +9,13 @@ use super::{
     network_index::{NetworkIndex, OF_MULTUS, networks},
 };
 use crate::{
-    api::{mac::Mac, network::NadRef},
-    facts::{Fact, NetworkUsers, Placement, Vm, Vmi, nic::GuestNic, vmi::StatusNic},
+    api::{mac::Mac, network::NadRef, vmi::Phase},
+    facts::{
+        Fact, NetworkUsers, Placement, Vm, Vmi,
+        nic::{GuestNic, HotplugMethod},
+        vmi::StatusNic,
+    },
+    k8s::Key,
     pci::Devices,
 };
 
@@ -30,6 +35,8 @@ pub(crate) struct Guests {
     seen: Interner<Vec<StatusNic>>,
     devices: Interner<Devices>,
     placements: Interner<Placement>,
+    /// The VMs with a NIC that their running guest does not have yet.
+    unattached: BTreeSet<Key>,
 }
 
 impl Guests {
@@ -66,6 +73,7 @@ impl Guests {
         self.macs.add(&full_name(namespace, name), Holder::Vmi, macs);
         self.networks.add(&vmi.nics, namespace);
         self.vmis.insert(namespace, name, Arc::new(vmi));
+        self.note_unattached(namespace, name);
     }
 
     /// Inserts or replaces a VM.
@@ -75,10 +83,12 @@ impl Guests {
         let macs = macs_on_networks(&vm.nics, &vm.macs, namespace);
         self.macs.add(&full_name(namespace, name), Holder::Vm, macs);
         self.vms.insert(namespace, name, Arc::new(vm));
+        self.note_unattached(namespace, name);
     }
 
     pub(crate) fn remove_vmi(&mut self, namespace: &str, name: &str) {
         let Some(vmi) = self.vmis.take(namespace, name) else { return };
+        self.unattached.remove(&(namespace.to_owned(), name.to_owned()));
         let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
         self.macs.remove(&full_name(namespace, name), Holder::Vmi, macs);
         self.networks.remove(&vmi.nics, namespace);
@@ -94,6 +104,7 @@ impl Guests {
 
     pub(crate) fn remove_vm(&mut self, namespace: &str, name: &str) {
         let Some(vm) = self.vms.take(namespace, name) else { return };
+        self.unattached.remove(&(namespace.to_owned(), name.to_owned()));
         let macs = macs_on_networks(&vm.nics, &vm.macs, namespace);
         self.macs.remove(&full_name(namespace, name), Holder::Vm, macs);
         self.nics.release(&vm.nics);
@@ -149,6 +160,45 @@ impl Guests {
         users
     }
 
+    /// Notes whether the running guest of a VM lacks a NIC of the template.
+    fn note_unattached(&mut self, namespace: &str, name: &str) {
+        let (Fact::Known(vm), Fact::Known(vmi)) = (self.vm(namespace, name), self.vmi(namespace, name)) else { return };
+        let lacks_one = runs(vmi) && vm.nics.iter().any(|nic| !nic.is_absent && !has_attached(vmi, nic));
+        let key = (namespace.to_owned(), name.to_owned());
+        if lacks_one {
+            self.unattached.insert(key);
+        } else {
+            self.unattached.remove(&key);
+        }
+    }
+
+    /// Returns the VMs with a NIC that their running guest does not have yet, and the names of those NICs.
+    pub(crate) fn unattached(&self) -> impl Iterator<Item = (&Key, Vec<&str>)> {
+        self.unattached.iter().filter_map(|key| {
+            let (namespace, name) = key;
+            let (vm, vmi) = (self.vm(namespace, name).known().copied()?, self.vmi(namespace, name).known().copied()?);
+            let lacking = vm.nics.iter().filter(|nic| !nic.is_absent && !has_attached(vmi, nic));
+            Some((key, lacking.map(|nic| &*nic.name).collect()))
+        })
+    }
+
+    /// Returns where a NIC of a VM is.
+    pub(crate) fn attachment_of(&self, namespace: &str, name: &str, nic: &str) -> NicAttachment {
+        if !self.is_synced() {
+            return NicAttachment::Unknown;
+        }
+        let Fact::Known(vm) = self.vm(namespace, name) else { return NicAttachment::Gone };
+        let Some(nic) = vm.nics.iter().find(|other| &*other.name == nic && !other.is_absent) else {
+            return NicAttachment::Gone;
+        };
+        match self.vmi(namespace, name) {
+            Fact::Known(vmi) if runs(vmi) && has_attached(vmi, nic) => NicAttachment::Attached,
+            Fact::Known(vmi) if runs(vmi) => NicAttachment::Lacking,
+            Fact::Known(_) | Fact::Absent => NicAttachment::NotRunning,
+            Fact::Unknown => NicAttachment::Unknown,
+        }
+    }
+
     /// Whether all VMs and VMIs are known.
     pub(crate) fn is_synced(&self) -> bool {
         self.vms.is_synced() && self.vmis.is_synced()
@@ -163,8 +213,36 @@ impl Guests {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         let interned = self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len();
-        interned + self.vmis.count() + self.vms.count() == 0 && self.macs.is_empty() && self.networks.is_empty()
+        interned + self.unattached.len() + self.vmis.count() + self.vms.count() == 0
+            && self.macs.is_empty()
+            && self.networks.is_empty()
     }
+}
+
+/// Where a NIC of a template is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NicAttachment {
+    /// The running guest has it.
+    Attached,
+    /// The VM, or the NIC in its template, does not exist any more.
+    Gone,
+    /// The running guest lacks it.
+    Lacking,
+    /// The guest does not run.
+    NotRunning,
+    /// Not all VMs and VMIs are known.
+    Unknown,
+}
+
+fn runs(vmi: &Vmi) -> bool {
+    vmi.phase == Phase::Running && !vmi.is_deleting
+}
+
+/// Whether a running guest has a NIC. KubeVirt hotplugs no NIC of some bindings, so the guest booted with those that
+/// its spec has.
+fn has_attached(vmi: &Vmi, nic: &GuestNic) -> bool {
+    vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain)
+        || vmi.nic(&nic.name).is_some_and(|own| own.hotplug == HotplugMethod::None)
 }
 
 fn full_name(namespace: &str, name: &str) -> String {
@@ -291,6 +369,48 @@ mod tests {
                 remove(&mut guests, &name.to_string(), holder(is_vm));
             }
             prop_assert!(guests.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_nic_that_the_running_guest_lacks_is_found_until_the_guest_has_it() {
+        let vm = |nics: &str| format!(r#"{{"spec": {{"template": {{"spec": {nics}}}}}}}"#);
+        let vmi = |phase: &str, nics: &str, seen: &str| {
+            format!(r#"{{"spec": {nics}, "status": {{"phase": "{phase}", "interfaces": [{seen}]}}}}"#)
+        };
+        let in_domain = |nic: u8| format!(r#"{{"name": "n{nic}", "infoSource": "domain"}}"#);
+        let [one, two] = [spec(&[1]), spec(&[1, 2])];
+        let masquerade = two.replace(r#""n2", "bridge""#, r#""n2", "masquerade""#);
+        let absent = two.replace(r#""n2", "bridge": {}"#, r#""n2", "state": "absent", "bridge": {}"#);
+        let in_pod = format!(r#"{}, {{"name": "n2", "infoSource": "multus-status"}}"#, in_domain(1));
+        let both = format!("{}, {}", in_domain(1), in_domain(2));
+        for (template, guest, lacking, attachment) in [
+            (&two, Some(vmi("Running", &one, &in_domain(1))), true, NicAttachment::Lacking),
+            (&two, Some(vmi("Running", &two, &in_pod)), true, NicAttachment::Lacking),
+            (&two, Some(vmi("Running", &two, &both)), false, NicAttachment::Attached),
+            (&two, Some(vmi("Scheduled", &two, "")), false, NicAttachment::NotRunning),
+            (&two, None, false, NicAttachment::NotRunning),
+            (&masquerade, Some(vmi("Running", &masquerade, &in_domain(1))), false, NicAttachment::Attached),
+            (&masquerade, Some(vmi("Running", &one, &in_domain(1))), true, NicAttachment::Lacking),
+            (&absent, Some(vmi("Running", &one, &in_domain(1))), false, NicAttachment::Gone),
+            (&one, Some(vmi("Running", &two, &both)), false, NicAttachment::Gone),
+        ] {
+            let mut guests = Guests::default();
+            let text = vm(template);
+            guests.upsert_vm("demo", "vm", Vm::from(&serde_json::from_str::<VirtualMachine>(&text).unwrap()));
+            assert_eq!(guests.attachment_of("demo", "vm", "n2"), NicAttachment::Unknown);
+            if let Some(text) = &guest {
+                let vmi: VirtualMachineInstance = serde_json::from_str(text).unwrap();
+                guests.upsert_vmi("demo", "vm", Vmi::from(&vmi));
+            }
+            guests.vms_mut().set_synced(true);
+            guests.vmis_mut().set_synced(true);
+            let found: Vec<Vec<&str>> = guests.unattached().map(|(_, nics)| nics).collect();
+            assert_eq!(found, if lacking { vec![vec!["n2"]] } else { Vec::new() }, "{template} {guest:?}");
+            assert_eq!(guests.attachment_of("demo", "vm", "n2"), attachment, "{template} {guest:?}");
+            guests.remove_vm("demo", "vm");
+            guests.remove_vmi("demo", "vm");
+            assert!(guests.is_empty(), "{guest:?}");
         }
     }
 }

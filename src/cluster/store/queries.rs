@@ -2,7 +2,7 @@
 
 use std::{cell::LazyCell, sync::Arc};
 
-use super::{Store, expanders::Revision, listing::AnyListing};
+use super::{Store, expanders::Revision, guests::Guests, listing::AnyListing};
 use crate::{
     api::{
         mac::Mac,
@@ -36,6 +36,11 @@ impl Store {
     #[must_use]
     pub fn kubevirt(&self) -> &Fact<Arc<KubeVirt>> {
         &self.kubevirt
+    }
+
+    /// Returns the VMs and VMIs.
+    pub(in crate::cluster) fn guests(&self) -> &Guests {
+        &self.guests
     }
 
     /// Returns the namespace where KubeVirt is installed.

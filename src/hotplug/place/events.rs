@@ -7,6 +7,9 @@ use super::{
     GuestView,
 };
 
+/// The reason of the Event about a NIC that has not reached the guest, which the server writes.
+const PENDING_EVENT: &str = "InterfacePending";
+
 /// Returns the newest warning about the NIC, as a part of a sentence: one that names it, one about a pod or a migration
 /// of the guest that is on its way, or one about the guest that virt-handler cannot synchronize.
 pub(super) fn warning(observed: &GuestView, nic: &str, pod_interface: &str, since: Option<&str>) -> Option<String> {
@@ -25,7 +28,8 @@ fn is_about(observed: &GuestView, event: &Value, nic: &str, pod_interface: &str)
     let message = text(event, "/message");
     let names_it = || message.contains(&format!("{nic:?}")) || message.contains(pod_interface);
     match kind {
-        "VirtualMachine" => name == guest && names_it(),
+        // The server's Event about the same NIC only repeats the reason.
+        "VirtualMachine" => name == guest && names_it() && text(event, "/reason") != PENDING_EVENT,
         "VirtualMachineInstance" => name == guest && (names_it() || text(event, "/reason") == "SyncFailed"),
         "Pod" => pod(observed, name).is_some_and(|pod| names_it() || text(pod, "/status/phase") == "Pending"),
         "VirtualMachineInstanceMigration" => is_migration_of(observed, name, guest),

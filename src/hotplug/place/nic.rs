@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    Diagnosis, Direction, Fact, GuestView, HotplugMethod, MigrationNeed, Need, NicReport, Place, Progress, Stage,
-    State, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network, progress, since,
-    text,
+    Diagnosis, Direction, Fact, GuestView, HotplugMethod, MigrationNeed, Need, NicReport, PendingReason, Place,
+    Progress, Stage, State, Target, entries, events, has_nic, is_in_domain, judgement, list, name_is, name_of, network,
+    progress, since, text,
 };
 use crate::admission::Weight;
 
@@ -54,6 +54,7 @@ impl GuestView<'_> {
             since: self.since(name, finding.place),
             is_of_boot: self.is_of_boot(name),
             need: finding.need,
+            reason: finding.reason,
             why: finding.why,
             fix: finding.fix,
             needs_migration: finding.needs_migration,
@@ -71,6 +72,9 @@ impl GuestView<'_> {
         let pod_interface = self.pod_interface(&report.name);
         if let Some(warning) = events::warning(self, &report.name, &pod_interface, report.since.as_deref()) {
             report.why = format!("{}; {warning}", report.why);
+            if report.need == Need::Time {
+                report.reason = Some(PendingReason::Event);
+            }
             report.need = Need::Action;
             if report.fix.is_empty() {
                 "fix what the Event reports".clone_into(&mut report.fix);
@@ -159,7 +163,8 @@ impl GuestView<'_> {
             None if need == Need::Action => "remove that obstacle, or restart the VM".to_owned(),
             None => String::new(),
         };
-        Diagnosis { place, need, why, fix, needs_migration }
+        let reason = PendingReason::of(reason, obstacles.as_slice(), migration);
+        Diagnosis { place, need, reason: Some(reason), why, fix, needs_migration }
     }
 
     /// Evaluates a NIC that is absent in the template.
@@ -184,7 +189,8 @@ impl GuestView<'_> {
                 let need = if needs_migration { Need::Action } else { Need::Time };
                 let fix = if needs_migration { "start a live migration" } else { "" };
                 let why = format!("is being removed, and waits for {reason}");
-                Diagnosis { needs_migration, ..Diagnosis::because(place, need, &why, fix) }
+                let reason = Some(PendingReason::of(reason, &[], progress.migration));
+                Diagnosis { reason, needs_migration, ..Diagnosis::because(place, need, &why, fix) }
             }
         }
     }
