@@ -381,7 +381,7 @@ impl<'de> Visitor<'de> for TextsOrNull<'_, 'de> {
     }
 }
 
-/// A list of objects. More than [`ENTRIES_AT_MOST`] entries are an error.
+/// A list of objects. More than `ENTRIES_AT_MOST` entries are an error.
 #[derive(Debug)]
 pub struct List<T>(Vec<T>);
 
