@@ -6,6 +6,7 @@ use crate::{
     api::{
         Text,
         metadata::{Metadata, PREFIX},
+        quote::quote,
         review::ObjectKind,
     },
     change::{Change, ObjectView},
@@ -68,7 +69,7 @@ fn new_keys<'r>(before: Option<&'r Metadata<'r>>, after: &'r Metadata<'r>) -> im
 
 fn unknown(parent: &str, key: &str) -> Written {
     Written {
-        field: format!("{parent}.annotations[{key}]"),
+        field: format!("{parent}.annotations[{}]", excerpt(key)),
         what: format!("annotation {} has no effect", excerpt(key)),
         fix: if key == ANNOTATION {
             Some("set it on the Namespace".to_owned())
@@ -89,7 +90,7 @@ fn new_apply(change: &Change) -> Option<Written> {
     }
     Some(Written {
         field: format!("metadata.annotations[{PREFIX}apply]"),
-        what: format!("{PREFIX}apply {:?} has no effect", excerpt(&text)),
+        what: format!("{PREFIX}apply {} has no effect", quote(&text)),
         fix: Some(format!("write {ON_RESTART}")),
     })
 }

@@ -2,7 +2,10 @@
 
 use super::{RULE, wanted_ports};
 use crate::{
-    api::guest::{GuestSpec, Volume},
+    api::{
+        guest::{GuestSpec, Volume},
+        quote::quote,
+    },
     facts::Fact,
     kubevirt::gates::Gate,
     pci::{self, HotplugCapacity},
@@ -37,8 +40,10 @@ pub(super) fn check(case: &Case) -> Option<Finding> {
         1 => String::new(),
         count => format!(" (of {count})"),
     };
-    let what =
-        format!("disk {first:?}{more} takes a PCI port that nicplug.io/reserve-ports keeps: {left} of {kept} left");
+    let what = format!(
+        "disk {}{more} takes a PCI port that nicplug.io/reserve-ports keeps: {left} of {kept} left",
+        quote(first)
+    );
     let fix = "use bus scsi for a hotplugged disk, or reserve more ports and restart the VM".to_owned();
     Some(RULE.advice(format!("{}.domain.devices.disks", after.path), what).with_fix(fix))
 }
