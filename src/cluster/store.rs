@@ -318,13 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn the_injector_is_missing_only_where_other_webhooks_are_known() {
+    fn the_injector_is_missing_only_where_all_webhooks_are_known() {
+        assert_eq!(Store::default().resource_injector(), Fact::Unknown);
         let mut store = Store::complete();
         let webhooks = |name: &str| {
             json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
                 "metadata": {"name": name}})
         };
-        assert_eq!(store.resource_injector(), Fact::Unknown);
+        assert_eq!(store.resource_injector(), Fact::Absent);
         store.insert(&webhooks("virt-api-mutator")).unwrap();
         assert_eq!(store.resource_injector(), Fact::Absent);
         store.insert(&webhooks("network-resources-injector-config")).unwrap();

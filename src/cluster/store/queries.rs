@@ -169,15 +169,13 @@ impl Store {
         self.daemons.iter().filter_map(|(_, _, daemon)| daemon.as_ref())
     }
 
-    /// Returns whether the network-resources-injector mutates pods. KubeVirt and nicplug have webhooks too, so none at all
-    /// means that they are unknown.
+    /// Returns whether the network-resources-injector mutates pods.
     pub(super) fn resource_injector(&self) -> Fact<()> {
         let mut all = self.mutating_webhooks.iter();
         if all.any(|(_, _, is_injector)| *is_injector) {
             return Fact::Known(());
         }
-        let are_known = self.mutating_webhooks.is_readable() && self.mutating_webhooks.count() > 0;
-        if are_known { Fact::Absent } else { Fact::Unknown }
+        if self.mutating_webhooks.is_readable() { Fact::Absent } else { Fact::Unknown }
     }
 
     /// Returns the namespace isolation of Multus: a thick one reads its ConfigMap, a thin one has flags. Absent if
