@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -710,6 +711,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
             assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
+            assert_eq!(settings.events.pending_after(), Some(Duration::from_mins(1)));
             assert_eq!(settings.unplug, UnplugPolicy::Dropped);
             for (user, groups, namespace, expected) in [
                 ("alice", &[][..], "demo", LiveChanges::Warn),

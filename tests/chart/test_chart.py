@@ -227,6 +227,13 @@ class Templates(unittest.TestCase):
         bindings = {"bindings": ["managedtap"]}
         self.assertEqual(settings({"settings": {"hotplug": bindings}})["hotplug"], bindings)
 
+    def test_each_value_of_the_settings_is_in_the_file(self) -> None:
+        values = sets()["every-value"]
+        # The values have the words that YAML reads as Booleans.
+        expected = values["settings"] | {"rules": settings(values)["rules"]}
+        expected["attachment"] |= {"dynamicNetworks": "no"}
+        self.assertEqual(settings(values), expected)
+
     def test_live_changes_are_a_word_or_a_map(self) -> None:
         for text in ["deny", "warn", "{default: warn}", '{users: {"*:console": warn}, groups: {ops: deny}}']:
             values = chart.read_yaml(f"settings: {{liveChanges: {text}}}")
