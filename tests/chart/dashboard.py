@@ -192,7 +192,7 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "In flight",
-                "Requests that nicplug is reading or reviewing.",
+                "Requests that nicplug is reviewing; --max-in-flight limits them.",
                 {"{{pod}}": f"sum by (pod) ({ours('nicplug_requests_in_flight')})"},
                 width=6,
             ),
