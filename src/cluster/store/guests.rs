@@ -160,15 +160,12 @@ impl Guests {
         users
     }
 
-    /// Notes whether the running guest of a VM lacks a NIC of the template.
+    /// Notes a VM whose running guest lacks a NIC of the template. The removal of the VM or VMI before has removed the
+    /// note.
     fn note_unattached(&mut self, namespace: &str, name: &str) {
         let (Fact::Known(vm), Fact::Known(vmi)) = (self.vm(namespace, name), self.vmi(namespace, name)) else { return };
-        let lacks_one = runs(vmi) && vm.nics.iter().any(|nic| !nic.is_absent && !has_attached(vmi, nic));
-        let key = (namespace.to_owned(), name.to_owned());
-        if lacks_one {
-            self.unattached.insert(key);
-        } else {
-            self.unattached.remove(&key);
+        if runs(vmi) && lacking(vm, vmi).next().is_some() {
+            self.unattached.insert((namespace.to_owned(), name.to_owned()));
         }
     }
 
@@ -177,8 +174,7 @@ impl Guests {
         self.unattached.iter().filter_map(|key| {
             let (namespace, name) = key;
             let (vm, vmi) = (self.vm(namespace, name).known().copied()?, self.vmi(namespace, name).known().copied()?);
-            let lacking = vm.nics.iter().filter(|nic| !nic.is_absent && !has_attached(vmi, nic));
-            Some((key, lacking.map(|nic| &*nic.name).collect()))
+            Some((key, lacking(vm, vmi).map(|nic| &*nic.name).collect()))
         })
     }
 
@@ -236,6 +232,11 @@ pub enum NicAttachment {
 
 fn runs(vmi: &Vmi) -> bool {
     vmi.phase == Phase::Running && !vmi.is_deleting
+}
+
+/// Returns the NICs of a template that a running guest lacks.
+fn lacking<'g>(vm: &'g Vm, vmi: &'g Vmi) -> impl Iterator<Item = &'g GuestNic> {
+    vm.nics.iter().filter(|nic| !nic.is_absent && !has_attached(vmi, nic))
 }
 
 /// Whether a running guest has a NIC. KubeVirt hotplugs no NIC of some bindings, so the guest booted with those that
