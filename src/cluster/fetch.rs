@@ -345,8 +345,8 @@ fn named(name: &str) -> ListParams {
 /// Returns the objects with which KubeVirt may expand a VM.
 fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
     let Ok(vm) = serde_json::from_str::<VirtualMachine>(vm) else { return Vec::new() };
-    let references = Reference::both(&vm).into_iter().flatten();
-    references.flat_map(|reference| reference.paths(namespace)).collect()
+    let references = Reference::both(&vm);
+    references.iter().flatten().flat_map(|reference| reference.paths(namespace)).collect()
 }
 
 /// Returns the name of the ControllerRevision that a VMI was started from.

@@ -9,7 +9,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Reference<'r> {
     /// What the spec of the VM names.
-    pub(super) matcher: &'r Matcher<'r>,
+    matcher: &'r Matcher<'r>,
     /// The kinds of the object: of a namespace, and of the cluster.
     kinds: [Kind; 2],
     /// `controllerRevisionRef.name` of the status; empty if there is none.
@@ -45,24 +45,22 @@ impl<'r> Reference<'r> {
         !self.matcher.revision_name.is_empty() || object == self.matcher.name.as_str()
     }
 
-    /// Returns the kind of the object; `None` if the VM names a kind that KubeVirt does not know.
-    pub(super) fn kind(&self) -> Option<Kind> {
-        let [_, of_cluster] = self.kinds;
+    /// Returns the object; `None` if the VM names a kind that KubeVirt does not know.
+    pub(super) fn object(&self, namespace: &str) -> Option<ObjectPath> {
+        let [of_namespace, of_cluster] = self.kinds;
         let text = &*self.matcher.kind;
-        if text.is_empty() {
-            return Some(of_cluster);
+        let is_named = |kind: Kind| text.eq_ignore_ascii_case(kind.kind()) || text.eq_ignore_ascii_case(kind.plural());
+        let name = &self.matcher.name;
+        if text.is_empty() || is_named(of_cluster) {
+            return Some(ObjectPath::one(of_cluster, "", name));
         }
-        let is_named = |kind: &Kind| text.eq_ignore_ascii_case(kind.kind()) || text.eq_ignore_ascii_case(kind.plural());
-        self.kinds.into_iter().find(is_named)
+        is_named(of_namespace).then(|| ObjectPath::one(of_namespace, namespace, name))
     }
 
     /// Returns the object, and the ControllerRevision that applies instead of it.
-    pub(super) fn paths(&self, namespace: &str) -> Vec<ObjectPath> {
-        let [_, of_cluster] = self.kinds;
-        let object = self
-            .kind()
-            .map(|kind| ObjectPath::one(kind, if kind == of_cluster { "" } else { namespace }, &self.matcher.name));
+    pub(super) fn paths(&self, namespace: &str) -> impl Iterator<Item = ObjectPath> {
         let revision = Some(self.revision()).filter(|name| !name.is_empty());
-        object.into_iter().chain(revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))).collect()
+        let revision = revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name));
+        self.object(namespace).into_iter().chain(revision)
     }
 }

@@ -44,45 +44,34 @@ impl Expanders {
     /// Returns what KubeVirt expands a VM with.
     pub(super) fn expansion(&self, namespace: &str, vm: &VirtualMachine) -> Expansion {
         let [instancetype, preference] = Reference::both(vm);
+        let instancetypes = [&self.instancetypes, &self.cluster_instancetypes];
+        let preferences = [&self.preferences, &self.cluster_preferences];
         Expansion {
-            instancetype: instancetype.map_or(Fact::Absent, |reference| {
-                let of_revision = |revision: &Revision| match revision {
-                    Revision::Instancetype(name, object) => Some((name.clone(), Arc::clone(object))),
-                    _ => None,
-                };
-                let live = |kind| match kind {
-                    Kind::Instancetype => self.instancetypes.get(namespace, &reference.matcher.name),
-                    _ => self.cluster_instancetypes.get("", &reference.matcher.name),
-                };
-                self.find(namespace, &reference, live, of_revision)
+            instancetype: self.find(namespace, instancetype, instancetypes, |revision| match revision {
+                Revision::Instancetype(name, object) => Some((name, object)),
+                _ => None,
             }),
-            preference: preference.map_or(Fact::Absent, |reference| {
-                let of_revision = |revision: &Revision| match revision {
-                    Revision::Preference(name, object) => Some((name.clone(), Arc::clone(object))),
-                    _ => None,
-                };
-                let live = |kind| match kind {
-                    Kind::Preference => self.preferences.get(namespace, &reference.matcher.name),
-                    _ => self.cluster_preferences.get("", &reference.matcher.name),
-                };
-                self.find(namespace, &reference, live, of_revision)
+            preference: self.find(namespace, preference, preferences, |revision| match revision {
+                Revision::Preference(name, object) => Some((name, object)),
+                _ => None,
             }),
         }
     }
 
     /// Finds what a VM names: its ControllerRevision, else the object. Unknown if it cannot be found, because KubeVirt
     /// starts no such VM.
-    fn find<'s, T: 's>(
-        &'s self,
+    fn find<T>(
+        &self,
         namespace: &str,
-        reference: &Reference,
-        live: impl Fn(Kind) -> Fact<&'s Arc<T>>,
-        of_revision: impl Fn(&Revision) -> Option<(Box<str>, Arc<T>)>,
+        reference: Option<Reference>,
+        [of_namespace, of_cluster]: [&Listing<Arc<T>>; 2],
+        of_revision: impl Fn(&Revision) -> Option<(&str, &Arc<T>)>,
     ) -> Fact<Arc<T>> {
+        let Some(reference) = reference else { return Fact::Absent };
         if !reference.revision().is_empty() {
             match self.revisions.get(namespace, reference.revision()) {
                 Fact::Known(revision) => match of_revision(revision) {
-                    Some((name, object)) if reference.accepts(&name) => return Fact::Known(object),
+                    Some((name, object)) if reference.accepts(name) => return Fact::Known(Arc::clone(object)),
                     Some(_) => {}
                     None => return Fact::Unknown,
                 },
@@ -91,7 +80,13 @@ impl Expanders {
                 Fact::Unknown => return Fact::Unknown,
             }
         }
-        let object = reference.kind().map_or(Fact::Unknown, live);
+        let object = reference.object(namespace).map_or(Fact::Unknown, |path| {
+            let listing = match path.kind {
+                Kind::ClusterInstancetype | Kind::ClusterPreference => of_cluster,
+                _ => of_namespace,
+            };
+            listing.get(&path.namespace, path.name())
+        });
         object.known().map_or(Fact::Unknown, |object| Fact::Known(Arc::clone(object)))
     }
 
