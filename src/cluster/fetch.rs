@@ -160,14 +160,10 @@ impl FetchedFacts {
 }
 
 /// Returns the reads of the default networks without a namespace, in this namespace of Multus.
-fn default_networks<'c>(
-    client: &'c ApiClient,
-    plan: &'c FetchPlan,
-    multus_namespace: &str,
-) -> impl Iterator<Item = Read<'c>> {
+fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Vec<Read<'c>> {
     let names = plan.default_networks.iter().filter(|_| plan.includes(Kind::Nad));
     let paths = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name));
-    paths.map(|path| network(client, path).boxed()).collect::<Vec<_>>().into_iter()
+    paths.map(|path| network(client, path).boxed()).collect()
 }
 
 /// The result of one read.
@@ -217,6 +213,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     let FetchPlan { namespace, guest, networks, .. } = plan;
     let all = |path, params| list(client, path, params).map(|fetched| vec![fetched]).boxed();
     let one = |path| get(client, path).map(|fetched| vec![fetched]).boxed();
+    let permitted = |path| list(client, path, ListParams::default()).map(|fetched| without_failures([fetched])).boxed();
     let mut reads: Vec<(Kind, Read)> = vec![
         (Kind::KubeVirt, all(ObjectPath::all(Kind::KubeVirt, ""), ListParams::default())),
         (Kind::DaemonSet, all(ObjectPath::all(Kind::DaemonSet, ""), ListParams::default())),
@@ -230,14 +227,14 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     if !guest.is_empty() {
         reads.push((Kind::Vm, vm(client, ObjectPath::one(Kind::Vm, namespace, guest)).boxed()));
         reads.push((Kind::Vmi, vmi(client, ObjectPath::one(Kind::Vmi, namespace, guest)).boxed()));
-        reads.push((Kind::ResourceQuota, quotas(client, namespace).boxed()));
+        reads.push((Kind::ResourceQuota, permitted(ObjectPath::all(Kind::ResourceQuota, namespace))));
         reads.push((Kind::Migration, all(ObjectPath::all(Kind::Migration, namespace), ListParams::default())));
     }
     for (namespace, name) in &plan.guests {
         reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(ObjectPath::one(kind, namespace, name)))));
     }
     if !networks.is_empty() {
-        reads.push((Kind::MutatingWebhooks, mutating_webhooks(client).boxed()));
+        reads.push((Kind::MutatingWebhooks, permitted(ObjectPath::all(Kind::MutatingWebhooks, ""))));
     }
     for (namespace, name) in networks {
         reads.push((Kind::Nad, network(client, ObjectPath::one(Kind::Nad, namespace, name)).boxed()));
@@ -288,9 +285,9 @@ async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     let vm = get(client, path).await;
     let Fetched::Object(ObjectPath { namespace, .. }, object) = &vm else { return vec![vm] };
     let expanding = expanding_objects(namespace, object);
-    let expanding = join_all(expanding.into_iter().map(|path| get(client, path))).await;
-    let expanding = expanding.into_iter().filter(|fetched| !matches!(fetched, Fetched::Failed(_)));
-    expanding.chain([vm]).collect()
+    let mut fetched = without_failures(join_all(expanding.into_iter().map(|path| get(client, path))).await);
+    fetched.push(vm);
+    fetched
 }
 
 /// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
@@ -326,16 +323,10 @@ async fn nodes(client: &ApiClient) -> Vec<Fetched> {
     }]
 }
 
-/// Lists the quotas of a namespace. Many users may not, and without them a migration is only not known to be refused.
-async fn quotas(client: &ApiClient, namespace: &str) -> Vec<Fetched> {
-    let quotas = list(client, ObjectPath::all(Kind::ResourceQuota, namespace), ListParams::default()).await;
-    if matches!(quotas, Fetched::Failed(_)) { Vec::new() } else { vec![quotas] }
-}
-
-/// Lists the mutating webhooks. Many users may not, and without them the injector is only not known to be missing.
-async fn mutating_webhooks(client: &ApiClient) -> Vec<Fetched> {
-    let webhooks = list(client, ObjectPath::all(Kind::MutatingWebhooks, ""), ListParams::default()).await;
-    if matches!(webhooks, Fetched::Failed(_)) { Vec::new() } else { vec![webhooks] }
+/// Drops failed reads of what many users may not read. Without quotas a migration is only not known to be refused, and
+/// without mutating webhooks the injector is only not known to be missing.
+fn without_failures(fetched: impl IntoIterator<Item = Fetched>) -> Vec<Fetched> {
+    fetched.into_iter().filter(|fetched| !matches!(fetched, Fetched::Failed(_))).collect()
 }
 
 fn named(name: &str) -> ListParams {
