@@ -91,8 +91,7 @@ impl Store {
 
     /// Counts the devices of a guest that KubeVirt expanded, from the JSON text of the revision of its VM.
     fn expanded_devices(&self, namespace: &str, revision: &str) -> Fact<Arc<Devices>> {
-        let Ok(ControllerRevision { data, .. }) = serde_json::from_str(revision) else { return Fact::Absent };
-        let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
+        let Some(vm) = vm_of(revision) else { return Fact::Absent };
         let expansion = self.expanders.expansion(namespace, &vm);
         let template = &vm.spec.template;
         let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
@@ -106,8 +105,8 @@ impl Store {
     /// Returns what KubeVirt expands the VM of a change with; `None` if it names nothing.
     fn expansions(&self, change: &Change) -> Option<Box<Expansions>> {
         let expansion = |view: &ObjectView| match view.expanded_vm() {
-            Some(vm) if vm.needs_expansion() => self.expanders.expansion(change.subject.namespace, vm),
-            _ => Expansion { instancetype: Fact::Absent, preference: Fact::Absent },
+            Some(vm) => self.expanders.expansion(change.subject.namespace, vm),
+            None => Expansion { instancetype: Fact::Absent, preference: Fact::Absent },
         };
         let needs = |view: &ObjectView| view.needs_expansion();
         if !needs(&change.after) && !change.before.as_ref().is_some_and(needs) {
@@ -127,9 +126,8 @@ impl Store {
         if facts.revision == Fact::Unknown
             && let Some(name) = facts.vmi.known().and_then(|vmi| vmi.boot.revision.as_deref())
             && let Fact::Known(Revision::Template(text)) = self.expanders.revision(namespace, name)
-            && let Ok(ControllerRevision { data, .. }) = serde_json::from_str(text)
+            && let Some(vm) = vm_of(text)
         {
-            let vm = VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() };
             names.extend(self.expanders.missing_of(namespace, &vm));
         }
         names
@@ -394,6 +392,12 @@ impl FactSource for Store {
         let (network_users, overrides) = (self.network_users(change), self.overrides(change.namespace));
         Facts { network_users, overrides, ..Facts::default() }
     }
+}
+
+/// Returns the VM whose spec a ControllerRevision stores, from the JSON text of the revision.
+fn vm_of(revision: &str) -> Option<VirtualMachine<'_>> {
+    let ControllerRevision { data, .. } = serde_json::from_str(revision).ok()?;
+    Some(VirtualMachine { spec: data.spec.into(), ..VirtualMachine::default() })
 }
 
 /// Returns the name in `namespace/name`.
