@@ -153,18 +153,8 @@ impl Events {
         // A recorder takes Events that differ only in their note for one series and drops the later notes, so each
         // Event gets its own recorder.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        match timeout(TIMEOUT, recorder.publish(&event, object)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => {
-                let (error, reason) = (ApiError::from(error), reason.as_str());
-                tracing::warn!(%error, reason, note, "cannot write an Event");
-            }
-            Err(_) => {
-                let (error, reason) = (ApiError::TimedOut(TIMEOUT), reason.as_str());
-                tracing::warn!(%error, reason, note, "cannot write an Event");
-            }
-        }
-        false
+        let result = in_time(recorder.publish(&event, object)).await;
+        is_stored(result, reason, note)
     }
 
     /// Writes an Event on an object, unless one of this name exists. Returns whether one exists now; an error is only
@@ -196,18 +186,24 @@ impl Events {
             ..StoredEvent::default()
         };
         let events: Api<StoredEvent> = Api::namespaced(self.client.clone(), &namespace);
-        let error = match timeout(TIMEOUT, events.create(&PostParams::default(), &stored)).await {
-            Ok(Ok(_)) => return true,
-            Ok(Err(error)) => ApiError::from(error),
-            Err(_) => ApiError::TimedOut(TIMEOUT),
-        };
-        if error == ApiError::Conflict {
-            return true;
+        match in_time(events.create(&PostParams::default(), &stored)).await {
+            Err(ApiError::Conflict) => true,
+            result => is_stored(result.map(drop), reason, &note),
         }
-        let reason = reason.as_str();
-        tracing::warn!(%error, reason, note, "cannot write an Event");
-        false
     }
+}
+
+/// Limits the time of a request.
+async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, ApiError> {
+    Ok(timeout(TIMEOUT, request).await.map_err(|_| ApiError::TimedOut(TIMEOUT))??)
+}
+
+/// Returns whether an Event was stored; logs the error.
+fn is_stored(result: Result<(), ApiError>, reason: EventReason, note: &str) -> bool {
+    let Err(error) = result else { return true };
+    let reason = reason.as_str();
+    tracing::warn!(%error, reason, note, "cannot write an Event");
+    false
 }
 
 /// Returns the reference of an Event to a pod; without a uid `kubectl describe` does not find the Event.
