@@ -73,7 +73,8 @@ impl Metrics {
     /// Returns the metrics that every server has.
     pub(super) fn new(
         counts: Counts,
-        (in_flight, bodies): (Arc<InFlight>, Arc<BodyBudget>),
+        in_flight: Arc<InFlight>,
+        bodies: Arc<BodyBudget>,
         certificates: CertResolver,
     ) -> Self {
         let Self { mut own, mut common } = Self::default();
@@ -227,7 +228,7 @@ mod tests {
         let chain = format!("{}{}", made.server, made.ca);
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics =
-            Metrics::new(counts.clone(), (Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000))), pair.into());
+            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000)), pair.into());
         let status = WatchStatuses::default();
         status.iter().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);

@@ -157,7 +157,7 @@ impl Server {
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
         let bodies = Arc::new(BodyBudget::new(limits.bodies));
         let mut metrics =
-            Metrics::new(counts.clone(), (Arc::clone(&in_flight), Arc::clone(&bodies)), certificate.clone());
+            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone());
         let tls = tls::server_config(certificate, client_cas)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
