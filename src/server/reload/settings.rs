@@ -68,18 +68,16 @@ pub fn read(path: &Path, known: &[&str]) -> Result<Settings, FileError> {
     parse(path, known, &contents(path)?)
 }
 
-fn contents(path: &Path) -> Result<Vec<u8>, FileError> {
-    let text = files::read(path).map_err(|error| match error {
+fn contents(path: &Path) -> Result<String, FileError> {
+    files::read(path).map_err(|error| match error {
         FilesError::NotText { path } => FileError::NotText { path },
         FilesError::NotFile { path, what } => FileError::NotFile { path, what },
         FilesError::Unreadable { path, source } => FileError::Unreadable { path, why: source },
         other => FileError::Unreadable { path: path.to_owned(), why: io::Error::other(other) },
-    })?;
-    Ok(text.into_bytes())
+    })
 }
 
-fn parse(path: &Path, known: &[&str], contents: &[u8]) -> Result<Settings, FileError> {
-    let text = str::from_utf8(contents).map_err(|_| FileError::NotText { path: path.to_owned() })?;
+fn parse(path: &Path, known: &[&str], text: &str) -> Result<Settings, FileError> {
     let invalid = |why| FileError::Invalid { path: path.to_owned(), why };
     // The reader of manifests explains what is wrong with a text that is not YAML.
     let documents = manifests::read(text).map_err(|error| invalid(SettingsError::Syntax(error.to_string())))?;
@@ -106,7 +104,7 @@ pub struct SettingsReloader {
     /// The ids of all rules.
     known: Vec<&'static str>,
     current: CurrentSettings,
-    loaded: Loaded<Vec<u8>>,
+    loaded: Loaded<String>,
     /// Why the present contents of the file are not in force.
     error: Option<String>,
     counts: ReloadCounts,
