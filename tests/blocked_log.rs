@@ -1,4 +1,4 @@
-//! A log that nobody reads delays no answer and no end of the program.
+//! A log whose reader has stopped delays neither an answer nor the end of the program.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_do_not_fit_are_dropped_and_counted_while_nobody_reads() {
+    fn lines_that_do_not_fit_are_dropped_and_counted_while_the_output_is_blocked() {
         let (sender, pipe) = mpsc::sync_channel(0);
         let queue = LogQueue::start(Pipe(sender)).unwrap();
         let line = [b'x'; 1024];
