@@ -14,6 +14,7 @@ use support::{
     client::{Client, LOCALHOST, get},
     clock::Clock,
     folder::Folder,
+    metrics,
     wait::{eventually, guarded},
 };
 use tokio::task::spawn_blocking;
@@ -58,13 +59,11 @@ async fn a_log_pipe_that_is_not_read_delays_neither_an_answer_nor_the_end() {
         let ca = std::fs::read_to_string(folder.path().join("ca.crt")).unwrap();
         let mut client = Client::new(address, LOCALHOST, &Clock::default());
         // A pipe holds 64 KiB, and the queue 1 MiB.
-        let dropped = "nicplug_log_lines_dropped_total ";
         loop {
             for _ in 0..500 {
                 client.send_review(&ca).await.unwrap();
             }
-            let metrics = get(health, "/metrics").await.1;
-            if metrics.lines().find_map(|line| line.strip_prefix(dropped)).unwrap() != "0" {
+            if metrics::value::<u64>(&get(health, "/metrics").await.1, "nicplug_log_lines_dropped_total") > 0 {
                 break;
             }
         }

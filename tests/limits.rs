@@ -14,6 +14,7 @@ use nicplug::{
 };
 use support::{
     client::get,
+    metrics,
     server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
     wait::{eventually, guarded},
 };
@@ -157,9 +158,8 @@ async fn bodies_beyond_their_common_limit_get_503_until_another_one_ends() {
         let mut first = RawConnection::open(server.address).await;
         first.send(&request[..request.len() - 1]).await;
         eventually("the body is counted", async || {
-            let metrics = server.metrics().await;
-            let taken = metrics.lines().find_map(|line| line.strip_prefix("nicplug_request_body_bytes "));
-            (taken.unwrap().parse::<usize>().unwrap() >= 80 << 10).then_some(())
+            let taken: usize = metrics::value(&server.metrics().await, "nicplug_request_body_bytes");
+            (taken >= 80 << 10).then_some(())
         })
         .await;
 
@@ -172,7 +172,7 @@ async fn bodies_beyond_their_common_limit_get_503_until_another_one_ends() {
         }
         first.request(&request[request.len() - 1..]).await.assert_answers(&REVIEWS[0]);
         second.request(&request).await.assert_answers(&REVIEWS[0]);
-        assert!(server.metrics().await.contains("nicplug_request_body_bytes 0\n"));
+        assert_eq!(metrics::value::<usize>(&server.metrics().await, "nicplug_request_body_bytes"), 0);
     })
     .await;
 }
