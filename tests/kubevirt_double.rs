@@ -20,7 +20,7 @@ use support::{
         requests::{self, Change, Run},
     },
     builders::{NETWORKS, VM, VmBuilder, names},
-    cases::{data, rows},
+    cases::{LiveRow, data, rows},
     kubevirt::{
         KubeVirtDouble,
         model::{self, Model, NeededMigration, Synced, condition, text},
@@ -32,14 +32,7 @@ use tokio::time::timeout;
 
 // === The replay of real control planes ===
 
-/// An update of a VM on a real control plane, and what was seen a few seconds later.
-#[derive(Deserialize)]
-struct Row {
-    tag: String,
-    review: Value,
-    facts: Vec<Value>,
-    seen: Seen,
-}
+type Row = LiveRow<Seen>;
 
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]

@@ -10,16 +10,9 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc};
 use nicplug::{admission::Reviewer, cluster::manifests, settings::Settings};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::cases::{Answer, data, entries, json_file, reviewer_of_file, rows, store, text_and_rules};
+use support::cases::{Answer, LiveRow, data, entries, json_file, reviewer_of_file, rows, store, text_and_rules};
 
-/// An update of a VM on a real control plane, and what was seen a few seconds later.
-#[derive(Deserialize)]
-struct Row {
-    tag: String,
-    review: Value,
-    facts: Vec<Value>,
-    seen: Seen,
-}
+type Row = LiveRow<Seen>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

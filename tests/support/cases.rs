@@ -15,7 +15,7 @@ use nicplug::{
     rules::RULES,
     settings::{Enforcement, Settings},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// Returns the path of a file or folder of `tests/data`.
@@ -43,6 +43,16 @@ pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
 /// Reads a JSON file.
 pub(crate) fn json_file(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A row of a file in `tests/data/live`: an update of a VM on a real control plane, and what was seen a few seconds
+/// later.
+#[derive(Deserialize)]
+pub(crate) struct LiveRow<Seen> {
+    pub(crate) tag: String,
+    pub(crate) review: Value,
+    pub(crate) facts: Vec<Value>,
+    pub(crate) seen: Seen,
 }
 
 /// Reads a file of cases, one JSON object per line.
