@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use kube::{
     Api, ResourceExt,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DynamicObject, ListParams},
 };
 use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
@@ -122,9 +122,7 @@ impl KubeVirtDouble {
 
     /// Writes fields of a VMI's status by merge patch, and returns the VMI.
     pub(crate) async fn report(&self, vmi: &str, status: Value) -> Value {
-        let patch = Patch::Merge(json!({ "status": status }));
-        let vmi = self.handled.patch(vmi, &PatchParams::default(), &patch).await.unwrap();
-        serde_json::to_value(vmi).unwrap()
+        self.controller.report(vmi, status).await.unwrap()
     }
 
     /// Writes the status entries of NICs, each a name and an `infoSource` such as `domain, guest-agent`.

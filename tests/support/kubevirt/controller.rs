@@ -284,7 +284,8 @@ impl Controller {
         self.report(name, json!({"phase": "Running", "interfaces": nics})).await
     }
 
-    async fn report(&self, name: &str, status: Value) -> kube::Result<Value> {
+    /// Writes fields of a VMI's status by merge patch, and returns the VMI.
+    pub(super) async fn report(&self, name: &str, status: Value) -> kube::Result<Value> {
         let patch = Patch::Merge(json!({ "status": status }));
         let vmi = self.handled.patch(name, &PatchParams::default(), &patch).await?;
         Ok(serde_json::to_value(vmi).unwrap())

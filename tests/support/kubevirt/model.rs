@@ -403,8 +403,8 @@ fn decoded(value: &Value) -> Value {
     }
 }
 
-/// Returns a value as `equality.Semantic.DeepEqual` compares it: an empty list is no list, and neither is an empty struct
-/// that is no pointer, such as `resources`.
+/// Returns a value as `equality.Semantic.DeepEqual` compares it: without empty lists, and without empty structs that are
+/// not pointers, such as `resources`.
 fn without_empty(value: &Value) -> Value {
     const STRUCTS: [&str; 8] =
         ["resources", "devices", "machine", "cpu", "memory", "firmware", "metadata", "nodeSelector"];
