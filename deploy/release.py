@@ -1,10 +1,9 @@
 """Creates the files of a release: release.py FOLDER
 
 FOLDER/OS-ARCH contains the program for each platform (nicplug, or nicplug.exe for Windows) and may contain its SBOM
-nicplug.cdx.json. FOLDER/completions may contain scripts for shells. The files that a release publishes are written into
-FOLDER/files:
+nicplug.cdx.json. The files that a release publishes are written into FOLDER/files:
 
-    nicplug-OS-ARCH.tar.gz or .zip   the program, its licence and the completions
+    nicplug-OS-ARCH.tar.gz or .zip   the program and its licence
     nicplug-OS-ARCH.cdx.json         its SBOM
     nicplug-X.Y.Z.tgz                the chart
     install.yaml                     the chart for kubectl
@@ -36,13 +35,11 @@ def main(folder: Path) -> None:
     files = folder / "files"
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir()
-    completions = sorted((folder / "completions").glob("*"))
     for platform in PLATFORMS:
         program = folder / platform / ("nicplug.exe" if platform.startswith("windows") else "nicplug")
         if not program.is_file():
             sys.exit(f"release.py: {program} is missing: build it for each platform of deploy/krew.yaml")
         members = {program.name: (program.read_bytes(), 0o755), "LICENSE": ((ROOT / "LICENSE").read_bytes(), 0o644)}
-        members |= {f"completions/{file.name}": (file.read_bytes(), 0o644) for file in completions}
         name = files / f"nicplug-{platform}"
         if platform.startswith("windows"):
             name.with_name(f"{name.name}.zip").write_bytes(zip_archive(members))
