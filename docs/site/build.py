@@ -105,7 +105,7 @@ class Page(html.parser.HTMLParser):
 
 
 def dead_links(site: Path) -> list[str]:
-    """Returns the links of the site that lead to no page, no file or no heading."""
+    """Returns the links of the site that lead to a page, a file or a heading that does not exist."""
     pages = {file: Page(file.read_text()) for file in site.rglob("*.html")}
     faults = []
     for file, parsed in sorted(pages.items()):
@@ -120,7 +120,7 @@ def dead_links(site: Path) -> list[str]:
             if not target.is_file():
                 faults.append(f"{file.name}: there is no {link}")
             elif anchor and target in pages and urllib.parse.unquote(anchor) not in pages[target].anchors:
-                faults.append(f"{file.name}: {link} has no such heading")
+                faults.append(f"{file.name}: the page of {link} has no heading of this name")
     return faults
 
 
