@@ -48,16 +48,9 @@ def main() -> None:
 
 def page(text: str) -> str:
     """Returns a document with its links to files outside of docs/ as links to the repository."""
-
-    def target(match: re.Match[str]) -> str:
-        link = match[1]
-        if "://" in link or link.startswith("#") or not link.startswith("../"):
-            return match[0]
-        return f"]({REPOSITORY}/{link.removeprefix('../')})"
-
     # Code is not changed: every second part is a fenced block.
     parts = re.split(r"(?ms)(^```.*?^```$)", text)
-    parts[::2] = [re.sub(r"\]\(([^)\s]+)\)", target, part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"\]\(\.\./([^)\s]+)\)", rf"]({REPOSITORY}/\1)", part) for part in parts[::2]]
     return "".join(parts)
 
 
