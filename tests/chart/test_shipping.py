@@ -190,8 +190,8 @@ class Workflows(unittest.TestCase):
                         self.assertIs(step["with"]["persist-credentials"], False)
 
 
-class ReleaseFiles(unittest.TestCase):
-    """Tests the files of a release, with a text in the place of each program."""
+class WithRelease(unittest.TestCase):
+    """Creates the files of a release, with a text in the place of each program."""
 
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -211,6 +211,10 @@ class ReleaseFiles(unittest.TestCase):
     def sums(self) -> dict[str, str]:
         lines = (self.files / "SHA256SUMS").read_text().splitlines()
         return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+class ReleaseFiles(WithRelease):
+    """Tests the files of a release."""
 
     def test_every_file_has_its_sum(self) -> None:
         found = {file.name: file for file in self.files.iterdir() if file.name != "SHA256SUMS"}
@@ -244,7 +248,7 @@ class ReleaseFiles(unittest.TestCase):
             self.assertEqual(digest, self.sums()[name])
 
 
-class Krew(ReleaseFiles):
+class Krew(WithRelease):
     """Tests the requirements of krew for a manifest, from its documentation and the checks of its index."""
 
     def test_it_has_exactly_the_fields_of_a_plugin(self) -> None:
