@@ -180,15 +180,23 @@ fn unreadable(path: &Path, source: io::Error) -> FilesError {
 
 /// Returns what a file is if it is not an ordinary one.
 fn special(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() || kind.is_dir() { None } else { Some(name_of_special(kind)) }
+}
+
+#[cfg(unix)]
+fn name_of_special(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt as _;
 
-    if kind.is_file() || kind.is_dir() {
-        None
-    } else if kind.is_fifo() {
-        Some("a pipe")
+    if kind.is_fifo() {
+        "a pipe"
     } else if kind.is_socket() {
-        Some("a socket")
+        "a socket"
     } else {
-        Some("a device")
+        "a device"
     }
+}
+
+#[cfg(not(unix))]
+fn name_of_special(_: FileType) -> &'static str {
+    "a device"
 }
