@@ -24,7 +24,7 @@ use super::{
     guests::{self, FoundGuests, Selection},
     interface::resource,
     kubeconfig::{Cluster, ClusterArgs},
-    terminal::{Painter, wrap},
+    terminal::{Colour, Painter, page_width, wrap},
 };
 use crate::{
     hotplug::place::{GuestReport, Need, report},
@@ -133,7 +133,7 @@ impl StatusArgs {
         table::Layout {
             has_namespace: self.all_namespaces,
             is_wide: self.output == Some(Format::Wide),
-            width: table::width(),
+            width: page_width(),
             now: Timestamp::now(),
         }
     }
@@ -246,7 +246,7 @@ pub(super) fn print_notes(guests: &FoundGuests) -> anyhow::Result<()> {
 }
 
 fn note(text: &str) -> anyhow::Result<()> {
-    let text = super::terminal::Painter::for_stderr().paint(super::terminal::Colour::Dim, &wrap(text, "", "  "));
+    let text = Painter::for_stderr().paint(Colour::Dim, &wrap(text, "", "  "));
     writeln!(std::io::stderr().lock(), "{text}")?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::{
     cli::{
         guests::{self, Selection, name_in},
         status::{print_notes, value_of_ports},
+        terminal::broken,
     },
     cluster::store::Store,
     facts::FactSource,
@@ -196,7 +197,7 @@ impl Shown<'_> {
         let mut all = String::new();
         for line in self.lines() {
             let indent = if line.starts_with(' ') { "  " } else { "" };
-            for part in text::wrap(&line, 80 - indent.len()) {
+            for part in broken(&line, text::WIDTH - indent.len()) {
                 all.push_str(indent);
                 all.push_str(&part);
                 all.push('\n');
