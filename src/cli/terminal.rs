@@ -77,7 +77,7 @@ pub(super) fn stdout_width() -> Option<usize> {
 /// Returns the width of a page on standard output: that of `COLUMNS`, else that of the terminal.
 pub(super) fn page_width() -> Option<usize> {
     let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|&width| width > 0);
-    columns.or_else(|| io::stdout().is_terminal().then_some(WIDTH))
+    columns.or_else(stdout_width)
 }
 
 /// As [`wrap_to`], for the usual smallest width.
