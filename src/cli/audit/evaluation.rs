@@ -1,6 +1,9 @@
 //! What is wrong with one guest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 use serde_json::{Value, json};
 
@@ -155,11 +158,11 @@ impl Buses {
 
 impl AuditedGuest {
     /// Returns what sorts guests: the worst first.
-    pub(super) fn rank(&self) -> (Option<Topic>, bool, usize, String, String) {
+    pub(super) fn rank(&self) -> (bool, Option<Topic>, Reverse<usize>, String, String) {
         let worst = self.findings.first().map(|finding| finding.topic);
-        let count = usize::MAX - self.findings.len();
+        let count = Reverse(self.findings.len());
         // A guest without findings comes last.
-        (worst.or(Some(Topic::NotChecked)), worst.is_none(), count, self.namespace.clone(), self.name.clone())
+        (worst.is_none(), worst, count, self.namespace.clone(), self.name.clone())
     }
 }
 
