@@ -241,7 +241,7 @@ impl Planned<'_> {
             "schemaVersion": SCHEMA_VERSION,
             "namespace": self.report.namespace,
             "name": self.report.name,
-            "runs": self.report.runs.known().map(|()| true).or((self.report.runs == Fact::Absent).then_some(false)),
+            "runs": self.report.is_running(),
             "isRefused": self.plan.is_refused(),
             "nics": outlook.map(|outlook| outlook.nics.iter().map(nic_json).collect::<Vec<_>>()).unwrap_or_default(),
             "impossible": pairs(&self.plan.impossible),

@@ -236,11 +236,7 @@ impl GuestAuditor<'_> {
             kind,
             namespace: guest.namespace.clone(),
             name: guest.name.clone(),
-            runs: match report.runs {
-                Fact::Known(()) => Some(true),
-                Fact::Absent => Some(false),
-                Fact::Unknown => None,
-            },
+            runs: report.is_running(),
             ports: report.ports,
             nics: report
                 .nics
