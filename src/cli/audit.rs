@@ -7,7 +7,6 @@ mod sarif;
 mod text;
 
 use std::{
-    collections::BTreeSet,
     io::{self, BufWriter, Write},
     process::ExitCode,
 };
@@ -17,9 +16,9 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use tokio::runtime::Builder;
 
-use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic, UnknownFacts};
+use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic};
 use super::{
-    check::Level,
+    check::{Level, UnknownFacts, unchecked},
     facts::SettingsArgs,
     guests::pages::Scope,
     kubeconfig::{Cluster, ClusterArgs},
@@ -126,13 +125,10 @@ impl AuditReport {
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Returns what was not checked, in one line for each missing kind of object.
-    fn unchecked(&self) -> Vec<String> {
-        let line = |(kind, rules): (&&str, &BTreeSet<&str>)| {
-            let rules: Vec<&str> = rules.iter().copied().collect();
-            format!("Not checked without a {kind}: {}", rules.join(", "))
-        };
-        self.unknown.iter().map(line).collect()
+    /// Returns what was not checked, could not be read, or was taken for granted.
+    fn remarks(&self) -> Vec<String> {
+        let unchecked = unchecked(&self.unknown).into_iter().map(|what| format!("Not checked {what}"));
+        unchecked.chain(self.notes.iter().cloned()).collect()
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -209,9 +205,4 @@ impl AuditArgs {
             None => place,
         }
     }
-}
-
-/// Returns a number with its noun.
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

@@ -31,7 +31,7 @@ use self::{
 pub(super) use self::{
     formats::sarif_of,
     judge::{WithVersion, findings_of_new},
-    problem::{Checked, Level, Origin, Problem, Report},
+    problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
 use super::{facts::SettingsArgs, kubeconfig::ClusterArgs};
 use crate::{

@@ -20,6 +20,7 @@ use tokio::{runtime::Builder, time::sleep};
 
 pub(super) use self::{age::age, json::value_of_ports, printout::Printout};
 use super::{
+    check::count,
     facts::SettingsArgs,
     guests::{self, FoundGuests, Selection},
     interface::resource,
@@ -164,8 +165,7 @@ impl StatusArgs {
         let place =
             if self.all_namespaces { "the cluster".to_owned() } else { format!("namespace {:?}", cluster.namespace) };
         let text = if !guests.list.is_empty() {
-            let count = guests.list.len();
-            format!("No NIC needs anything from you ({count} {} checked)", if count == 1 { "VM" } else { "VMs" })
+            format!("No NIC needs anything from you ({} checked)", count(guests.list.len(), "VM"))
         } else if self.selector.is_some() {
             format!("No VM in {place} has these labels")
         } else {

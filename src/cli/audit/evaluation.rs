@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
 };
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     admission::{Judged, Severity},
     cli::{
-        check::{Level, WithVersion, findings_of_new},
+        check::{Level, UnknownFacts, WithVersion, findings_of_new},
         guests::{FoundGuests, Guest},
         slots::{BusView, bus_after_restart},
     },
@@ -165,9 +165,6 @@ impl AuditedGuest {
         (worst.is_none(), worst, count, self.namespace.clone(), self.name.clone())
     }
 }
-
-/// The facts that were not known, each with the rules that need it.
-pub(super) type UnknownFacts = BTreeMap<&'static str, BTreeSet<&'static str>>;
 
 /// Evaluates guests by the same facts.
 pub(super) struct GuestAuditor<'a> {
@@ -347,6 +344,8 @@ fn migratable(vmi: &Value) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

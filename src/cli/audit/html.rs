@@ -51,7 +51,7 @@ fn data(report: &AuditReport) -> Data<'_> {
         topics: topics
             .map(|(topic, count)| json!({"id": topic.id(), "title": topic.title(), "count": count}))
             .collect(),
-        notes: report.unchecked().into_iter().chain(report.notes.iter().cloned()).collect(),
+        notes: report.remarks(),
         buses: &report.buses.list,
         guests: Each { list: &report.guests, value: guest_value },
     }
