@@ -11,13 +11,12 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use tokio::runtime::Builder;
 
 use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic};
 use super::{
+    block_on,
     check::{Level, UnknownFacts, unchecked},
     facts::SettingsArgs,
     guests::pages::Scope,
@@ -142,8 +141,7 @@ impl AuditArgs {
     /// Prints the audit.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        let report = runtime.block_on(async {
+        let report = block_on(async {
             let cluster = self.cluster.connect().await?;
             self.report(&cluster, &settings).await
         })?;

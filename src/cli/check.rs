@@ -19,7 +19,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use tokio::runtime::Builder;
 
 use self::{
     cluster::ClusterState,
@@ -33,7 +32,7 @@ pub(super) use self::{
     judge::{WithVersion, findings_of_new},
     problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
-use super::{facts::SettingsArgs, kubeconfig::ClusterArgs};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
@@ -246,8 +245,7 @@ impl CheckArgs {
         if !self.cluster {
             return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.connection.connect().await?;
             let state = cluster::read(&cluster).await?;
             Ok((Some(state), cluster.namespace))

@@ -11,10 +11,9 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
-use tokio::runtime::Builder;
 
 use self::message::{Fault, Message, Object};
-use super::{kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
+use super::{block_on, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
 use crate::{
     cluster::manifests::segments,
     k8s::{
@@ -100,14 +99,13 @@ impl ExplainArgs {
         if !is_valid_name(&object.name) {
             return Ok(Stored::NotAsked);
         }
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        Ok(runtime.block_on(async {
+        block_on(async {
             let cluster = match self.cluster.connect().await {
                 Ok(cluster) => cluster,
-                Err(error) => return Stored::NotRead(error.to_string()),
+                Err(error) => return Ok(Stored::NotRead(error.to_string())),
             };
             let path = ObjectPath::one(kind, &cluster.namespace, &object.name);
-            match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
+            Ok(match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
                 Ok(text) => match serde_json::from_str(&text) {
                     Ok(value) => Stored::Found(Box::new(value)),
                     Err(error) => Stored::NotRead(error.to_string()),
@@ -117,8 +115,8 @@ impl ExplainArgs {
                     cluster.namespace
                 )),
                 Err(error) => Stored::NotRead(error.to_string()),
-            }
-        }))
+            })
+        })
     }
 }
 

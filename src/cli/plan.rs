@@ -2,12 +2,12 @@
 
 use std::{io::Write, process::ExitCode, str::FromStr, sync::Arc};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
 
 use super::{
+    block_on,
     facts::SettingsArgs,
     guests::{self, Selection, name_in},
     interface::migration::create_command,
@@ -113,8 +113,7 @@ impl PlanArgs {
         let steps = self.steps();
         ensure!(!steps.is_empty(), "nothing to plan: pass --add, --remove or --set");
         let settings = self.settings.read()?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
             let selection = Selection::Names(vec![name.clone()]);

@@ -7,7 +7,7 @@ mod table;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use futures_util::{FutureExt, Stream, StreamExt, stream::select_all};
 use jiff::Timestamp;
@@ -16,10 +16,11 @@ use kube::{
     api::DynamicObject,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::{runtime::Builder, time::sleep};
+use tokio::time::sleep;
 
 pub(super) use self::{age::age, json::value_of_ports, printout::Printout};
 use super::{
+    block_on,
     check::count,
     facts::SettingsArgs,
     guests::{self, FoundGuests, Selection},
@@ -98,8 +99,7 @@ impl StatusArgs {
         let settings = self.settings.read()?;
         let is_table = !matches!(self.output, Some(Format::Json | Format::Yaml));
         ensure!(is_table || !self.watch, "--watch prints a table: leave -o out, or use -o wide");
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.cluster.connect().await?;
             if self.watch {
                 self.follow(&cluster, &settings, output).await

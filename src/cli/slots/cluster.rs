@@ -2,13 +2,13 @@
 
 use std::{io::Write, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
 
 use super::{Format, NicArgument, SlotsArgs, draw, json, svg, text, view::BusView};
 use crate::{
     cli::{
+        block_on,
         guests::{self, Selection, name_in},
         status::{print_notes, value_of_ports},
         terminal::broken,
@@ -31,8 +31,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// Prints the ports of the VM of the arguments.
 pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let cluster = args.cluster.connect().await?;
         let name = name_in(args.vm.as_deref().unwrap_or_default())?.to_owned();
         let networks: Vec<String> = args.what_if.iter().map(|NicArgument(nic)| nic.network_name.clone()).collect();
