@@ -22,6 +22,7 @@ use super::{
     guests::pages::Scope,
     kubeconfig::{Cluster, ClusterArgs},
     status::Printout,
+    version::newer_note,
 };
 use crate::{
     kubevirt::{NEWEST_KNOWN, Version},
@@ -186,9 +187,7 @@ impl AuditArgs {
                 if self.kubevirt_version.is_none() { format!(": treated as {NEWEST_KNOWN}") } else { String::new() };
             report.notes.push(format!("The version of KubeVirt is not known{assumed}"));
         }
-        if let Some(newer) = self.kubevirt_version.or(present).filter(|version| version.is_newer_than_known()) {
-            report.notes.push(format!("KubeVirt {newer} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
-        }
+        report.notes.extend(self.kubevirt_version.or(present).and_then(newer_note));
         Ok(report)
     }
 

@@ -32,11 +32,11 @@ pub(super) use self::{
     judge::{WithVersion, findings_of_new},
     problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
-use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, version::newer_note};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
-    kubevirt::{NEWEST_KNOWN, Version},
+    kubevirt::Version,
 };
 
 /// The file of ignored objects that is read if it exists.
@@ -254,10 +254,7 @@ impl CheckArgs {
 
     fn note_version(&self, store: &Store, report: &mut Report) {
         let Some(version) = self.kubevirt_version else { return };
-        if version.is_newer_than_known() {
-            let note = format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}");
-            report.assumptions.push(note);
-        }
+        report.assumptions.extend(newer_note(version));
         if store.kubevirt().known().is_none() {
             let note =
                 "the KubeVirt resource is not known: its defaults are assumed, without feature gates and plugins";

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 pub(super) use self::{cluster::bus_after_restart, view::BusView};
-use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument, version::newer_note};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
@@ -101,9 +101,7 @@ impl SlotsArgs {
 
 fn show(guest: &Manifest, store: &Store, version: Version, format: Format) -> anyhow::Result<String> {
     let (layout, mut notes) = draw(guest.kind(), &guest.object, store, version)?;
-    if version.is_newer_than_known() {
-        notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
-    }
+    notes.extend(newer_note(version));
     let view = BusView::new(&title(guest), &layout, version, notes);
     match format {
         Format::Text => Ok(text::render(&view)),
