@@ -129,6 +129,12 @@ pub fn list(path: &Path, is_recursive: bool) -> Result<Vec<PathBuf>, FilesError>
     if files.is_empty() { Err(FilesError::NoFiles { path: path.to_owned() }) } else { Ok(files) }
 }
 
+/// Whether the name of a file has the ending of a manifest.
+#[must_use]
+pub fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+}
+
 fn add_files(folder: &Path, is_recursive: bool, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|source| unreadable(folder, source))?;
@@ -140,8 +146,7 @@ fn add_files(folder: &Path, is_recursive: bool, files: &mut Vec<PathBuf>) -> Res
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
         if is_folder && is_recursive && !is_hidden {
             add_files(&path, is_recursive, files)?;
-        } else if path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known)) && path.is_file()
-        {
+        } else if is_manifest(&path) && path.is_file() {
             files.push(path);
         }
     }
