@@ -100,7 +100,7 @@ impl FromStr for NicArgument {
                 Some(("mac", mac)) => {
                     nic.mac = Some(mac.parse::<Mac>().map_err(|_| anyhow::anyhow!("{mac:?} is not a MAC address"))?);
                 }
-                _ => bail!("{option:?} is no option of a new NIC: the options are sriov and mac=MAC"),
+                _ => bail!("{option:?} is not an option of a new NIC: the options are sriov and mac=MAC"),
             }
         }
         Ok(Self(nic))
