@@ -64,8 +64,8 @@ enum Command {
     // Boxed because it is much larger than the others.
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
-    Version(version::VersionArgs),
     Status(Box<status::StatusArgs>),
+    Version(version::VersionArgs),
     Why(Box<why::WhyArgs>),
 }
 
