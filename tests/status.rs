@@ -202,8 +202,8 @@ async fn a_user_who_may_read_the_vm_only_gets_a_status_and_the_list_of_what_was_
     let unread = ["Not read, no permission: ", "Events", "Pods", "VirtualMachineInstance"];
     let output = run(named).await.check(0, &["is in the template; whether the guest has it is not known"], &unread);
     assert!(output.line(NIC).contains("?/?"), "{output:#?}");
-    let nobody = fixture.command_as("nothing", json!([]), IN_PLACE, &["status"]).await;
-    run(nobody).await.check(2, &[], &["VirtualMachines", "cannot be listed"]);
+    let without_rights = fixture.command_as("nothing", json!([]), IN_PLACE, &["status"]).await;
+    run(without_rights).await.check(2, &[], &["VirtualMachines", "cannot be listed"]);
 }
 
 #[tokio::test]
