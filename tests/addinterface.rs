@@ -19,143 +19,45 @@ use std::{
 use axum::{Router, body::Body, extract::Request};
 use hyper::http::Method;
 use kube::{
-    Api, Client,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
-    runtime::wait::await_condition,
+    Client,
+    api::{ListParams, Patch, PatchParams},
 };
 use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
 use support::{
     api_server::{
-        self, ApiServer,
         crds::Kind,
         requests::{self, Change, Run},
     },
-    builders::{INTERFACES, NETWORKS, VM, VmBuilder, nad, names},
+    builders::{INTERFACES, NETWORKS, VM, names},
+    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, POD, vm},
     folder::Folder,
-    kubevirt::KubeVirtDouble,
     wait::{LONG, eventually},
 };
 use tokio::{
     net::TcpListener,
-    sync::{OnceCell, mpsc},
+    sync::mpsc,
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
 
-const NETWORK: &str = "new-fancy-net";
 const NIC: &str = "dyniface1";
 
 /// The arguments that virtctl had.
 const ADD: [&str; 6] = ["addinterface", VM, "--network-attachment-definition-name", NETWORK, "--name", NIC];
 const REMOVE: [&str; 4] = ["removeinterface", VM, "--name", NIC];
 
-/// Settings of a cluster whose Multus attaches NICs to running pods, and of one that needs a migration for that.
-const IN_PLACE: &str = "attachment: {dynamicNetworks: yes}";
-const BY_MIGRATION: &str = "attachment: {dynamicNetworks: no}";
-
 // === The fixture ===
 
-/// A namespace with a network and KubeVirt's double, in a cluster with KubeVirt 1.9. The double starts no migration.
-struct CommandFixture {
-    api: &'static ApiServer,
-    namespace: String,
-    admin: Client,
-    kubevirt: KubeVirtDouble,
-    folder: Folder,
-}
-
 impl CommandFixture {
-    /// Returns none if there is no API server.
-    async fn start(name: &str) -> Option<Self> {
-        let api = api_server::shared().await?;
-        let (namespace, admin) = (api.namespace(name).await, api.admin());
-        install_kubevirt(api).await;
-        requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
-        let kubevirt = KubeVirtDouble::start(api, &namespace);
-        Some(Self { api, namespace, admin, kubevirt, folder: Folder::new("addinterface") })
-    }
-
-    /// Adds a stopped VM.
-    async fn with_vm(name: &str) -> Option<Self> {
-        let fixture = Self::start(name).await?;
-        requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &vm().build(), Run::Real).await.granted();
-        Some(fixture)
-    }
-
-    /// Adds a running VM.
-    async fn with_running_vm(name: &str) -> Option<Self> {
-        let fixture = Self::with_vm(name).await?;
-        fixture.kubevirt.start_vm(VM).await;
-        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
-        Some(fixture)
-    }
-
-    /// Returns a command of the admin. The settings say how the cluster attaches NICs.
-    fn command(&self, settings: &str, args: &[&str]) -> Command {
-        self.command_with(self.api.kubeconfig().to_owned(), settings, args)
-    }
-
-    /// Returns a command of a user with a role of these rules in the namespace.
-    async fn command_as(&self, user: &str, rules: Value, settings: &str, args: &[&str]) -> Command {
-        for (kind, body) in [
-            ("roles", json!({"metadata": {"name": user}, "rules": rules})),
-            (
-                "rolebindings",
-                json!({"metadata": {"name": user}, "subjects": [{"kind": "User", "name": user}],
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user}}),
-            ),
-        ] {
-            let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{kind}", self.namespace);
-            requests::send(&self.admin, Method::POST, &path, "application/json", body.to_string()).await.granted();
-        }
-        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(self.api.kubeconfig()).unwrap()).unwrap();
-        config["users"][0]["user"]["as"] = json!(user);
-        self.command_with(self.file("user.kubeconfig", &config.to_string()), settings, args)
-    }
-
-    fn command_with(&self, kubeconfig: PathBuf, settings: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
-        command.args(args).args(["--namespace", &self.namespace]).arg("--kubeconfig").arg(kubeconfig);
-        command.arg("--settings").arg(self.file("settings.yaml", settings)).env_remove("KUBECONFIG");
-        command
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-
     async fn get(&self, kind: Kind) -> Value {
         serde_json::to_value(kind.api(&self.admin, &self.namespace).get(VM).await.unwrap()).unwrap()
-    }
-
-    /// Waits for a state of the VMI.
-    async fn vmi_when(&self, is_right: impl Fn(&Value) -> bool) {
-        let vmis = Kind::Vmi.api(&self.admin, &self.namespace);
-        let condition = |vmi: Option<&DynamicObject>| vmi.is_some_and(|vmi| is_right(&vmi.data));
-        let found = timeout(LONG, await_condition(vmis, VM, condition)).await;
-        found.unwrap_or_else(|_| panic!("errors of KubeVirt's double: {:?}", self.kubevirt.errors())).unwrap();
-    }
-
-    /// Creates the pod of the guest.
-    async fn start_pod(&self) {
-        let uid = self.get(Kind::Vmi).await["metadata"]["uid"].clone();
-        let labels = json!({"kubevirt.io/created-by": uid});
-        let pod = json!({"metadata": {"name": "virt-launcher-vm-fedora-abcde", "labels": labels},
-            "spec": {"automountServiceAccountToken": false, "nodeName": "node-a",
-                "containers": [{"name": "compute", "image": "example.com/virt-launcher"}]}});
-        for (kind, object) in [("serviceaccounts", json!({"metadata": {"name": "default"}})), ("pods", pod)] {
-            let path = format!("/api/v1/namespaces/{}/{kind}", self.namespace);
-            requests::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
-        }
     }
 
     /// Writes an annotation of the pod with the interface of the NIC.
     async fn annotate_pod(&self, annotation: &str) {
         let networks = json!([{"name": NETWORK, "interface": pod_interface(NIC)}]).to_string();
-        let path = format!("/api/v1/namespaces/{}/pods/virt-launcher-vm-fedora-abcde", self.namespace);
+        let path = format!("/api/v1/namespaces/{}/pods/{POD}", self.namespace);
         let merge = json!({"metadata": {"annotations": {annotation: networks}}}).to_string();
         requests::send(&self.admin, Method::PATCH, &path, "application/merge-patch+json", merge).await.granted();
     }
@@ -175,27 +77,6 @@ impl CommandFixture {
         let status = json!({"status": {"phase": phase, "migrationState": {"failureReason": "no room"}}});
         migrations.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
     }
-}
-
-/// Creates the KubeVirt resource of the cluster, once.
-async fn install_kubevirt(api: &ApiServer) {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            let (admin, namespace) = (api.admin(), api.namespace("kubevirt").await);
-            let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-                "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
-            requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-            let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
-            let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
-            kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
-        })
-        .await;
-}
-
-/// Begins a VM that the user starts and stops, with one NIC on the pod network.
-fn vm() -> VmBuilder {
-    support::builders::vm().run_strategy("Manual")
 }
 
 /// Returns the rules of a role that can read the VMI and change the VM, but cannot start a migration.
@@ -372,7 +253,7 @@ async fn a_dry_run_stores_nothing_and_only_a_server_dry_run_needs_the_permission
     run(client).await.check(0, &["patched (dry run)"], &[]);
     let mut server = Command::new(env!("CARGO_BIN_EXE_nicplug"));
     server.args(with(&["--dry-run=server", "--namespace", fixture.namespace.clone().leak(), "--kubeconfig"]));
-    server.arg(fixture.folder.path().join("user.kubeconfig"));
+    server.arg(fixture.folder.path().join("kubeconfig"));
     run(server).await.check(1, &[], &["Error from server (Forbidden): ", "cannot patch resource"]);
 }
 
@@ -482,7 +363,7 @@ impl ConflictProxy {
             "clusters": [{"name": "proxy", "cluster": {"server": self.address}}],
             "users": [{"name": "proxy", "user": {}}],
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}]});
-        fixture.file("proxy.kubeconfig", &config.to_string())
+        fixture.folder.write("proxy.kubeconfig", &config.to_string()).into()
     }
 }
 
@@ -552,7 +433,7 @@ async fn an_error_about_the_kubeconfig_names_its_flag() {
 #[tokio::test]
 async fn each_stage_is_printed_when_it_is_reached() {
     let Some(fixture) = CommandFixture::with_running_vm("wait").await else { return };
-    fixture.start_pod().await;
+    fixture.start_pod(VM, POD).await;
     let add = [&ADD[..], &["--wait=60s"]].concat();
     let mut running = Running::start(fixture.command(IN_PLACE, &add));
     running.wait_for(&["✓ template"]).await;
@@ -654,7 +535,7 @@ async fn without_the_flag_migrate_the_command_prints_a_migration_to_copy() {
 #[tokio::test]
 async fn with_the_flag_migrate_a_migration_is_started_if_necessary_and_followed() {
     let Some(fixture) = CommandFixture::with_running_vm("migrate").await else { return };
-    fixture.start_pod().await;
+    fixture.start_pod(VM, POD).await;
     let add = [&ADD[..], &["--migrate"]].concat();
     let mut running = Running::start(fixture.command(BY_MIGRATION, &add));
     running.wait_for(&["✓ VMI spec"]).await;
@@ -690,7 +571,7 @@ async fn a_migration_that_fails_ends_the_wait() {
 #[tokio::test]
 async fn no_migration_is_started_if_multus_attaches_nics_to_running_pods() {
     let Some(fixture) = CommandFixture::with_running_vm("inplace").await else { return };
-    fixture.start_pod().await;
+    fixture.start_pod(VM, POD).await;
     let add = [&ADD[..], &["--migrate"]].concat();
     let mut running = Running::start(fixture.command(IN_PLACE, &add));
     running.wait_for(&["… pod annotation"]).await;

@@ -4,37 +4,20 @@
 
 mod support;
 
-use std::{fs, process::Command};
+use std::process::Command;
 
 use futures_util::{StreamExt, stream};
-use hyper::http::Method;
-use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
-};
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{
     api_server::{
-        self, ApiServer,
         crds::Kind,
         requests::{self, Run},
     },
-    builders::{VmBuilder, bare_vm, nad},
-    folder::Folder,
-    kubevirt::KubeVirtDouble,
+    builders::{VmBuilder, bare_vm},
+    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK},
 };
-use tokio::{sync::OnceCell, task::spawn_blocking};
-
-const NETWORK: &str = "new-fancy-net";
-
-/// A namespace with a network and KubeVirt's double, in a cluster with KubeVirt 1.9.
-struct AuditFixture {
-    api: &'static ApiServer,
-    namespace: String,
-    admin: Client,
-    kubevirt: KubeVirtDouble,
-    folder: Folder,
-}
+use tokio::task::spawn_blocking;
 
 /// The result of a command.
 #[derive(Debug)]
@@ -58,32 +41,10 @@ impl Finished {
     }
 }
 
-impl AuditFixture {
-    /// Returns none if there is no API server.
-    async fn start(name: &str) -> Option<Self> {
-        let api = api_server::shared().await?;
-        let (namespace, admin) = (api.namespace(name).await, api.admin());
-        install_kubevirt(api).await;
-        requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
-        let kubevirt = KubeVirtDouble::start(api, &namespace);
-        let fixture = Self { api, namespace, admin, kubevirt, folder: Folder::new("audit") };
-        fixture.settings("attachment: {dynamicNetworks: yes}");
-        Some(fixture)
-    }
-
-    async fn create(&self, vm: &VmBuilder) {
-        requests::create(&self.admin, Kind::Vm, &self.namespace, &vm.build(), Run::Real).await.granted();
-    }
-
-    /// Creates an object of the core group.
-    async fn create_core(&self, kind: &str, object: Value) {
-        let path = format!("/api/v1/namespaces/{}/{kind}", self.namespace);
-        requests::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
-    }
-
+impl CommandFixture {
     /// Creates a VM and starts it. A guest that boots gets `boot-slots` with so many free ports.
     async fn create_running(&self, vm: &VmBuilder, name: &str, ports: u64, migratable: Value) {
-        self.create(vm).await;
+        self.create_vm(vm).await;
         self.kubevirt.start_vm(name).await;
         self.kubevirt.report_condition(name, migratable).await;
         let slots = format!("v1:port={ports},nics=1,disks=0");
@@ -92,21 +53,13 @@ impl AuditFixture {
         vmis.patch(name, &PatchParams::default(), &Patch::Merge(stamp)).await.unwrap();
     }
 
-    /// Writes the settings, which say how the cluster attaches NICs.
-    fn settings(&self, text: &str) {
-        fs::write(self.folder.path().join("settings.yaml"), text).unwrap();
-    }
-
     /// Runs the command of the admin.
     async fn audit(&self, args: &[&str]) -> Finished {
-        let settings = self.folder.path().join("settings.yaml");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
-        command.arg("audit").args(args).arg("--kubeconfig").arg(self.api.kubeconfig());
-        command.arg("--settings").arg(settings).env_remove("KUBECONFIG").env_remove("COLUMNS");
-        if !args.contains(&"-A") {
-            command.args(["--namespace", &self.namespace]);
-        }
-        run(command).await
+        self.audit_with(IN_PLACE, args).await
+    }
+
+    async fn audit_with(&self, settings: &str, args: &[&str]) -> Finished {
+        run(self.command(settings, &[&["audit"], args].concat())).await
     }
 }
 
@@ -114,22 +67,6 @@ async fn run(mut command: Command) -> Finished {
     let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-/// Creates the KubeVirt resource of the cluster, once.
-async fn install_kubevirt(api: &ApiServer) {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            let (admin, namespace) = (api.admin(), api.namespace("kubevirt").await);
-            let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-                "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
-            requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-            let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
-            let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
-            kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
-        })
-        .await;
 }
 
 /// Begins a VM that the user starts and stops, with one NIC on the pod network.
@@ -159,17 +96,17 @@ fn data_of(page: &str) -> Value {
 
 #[tokio::test]
 async fn an_audit_lists_what_hurts_the_worst_first() {
-    let Some(fixture) = AuditFixture::start("audit").await else { return };
+    let Some(fixture) = CommandFixture::start("audit").await else { return };
     fixture.create_running(&vm("vm-fine"), "vm-fine", 3, can_migrate()).await;
     let fine = fixture.audit(&[]).await.check(0, &["nothing found in 1 guest of namespace \"audit"]);
     assert_eq!(fine.stdout.lines().count(), 1, "{fine:#?}");
 
     let two_bindings = json!({"name": "blue", "bridge": {}, "sriov": {}});
     let network = json!({"name": "blue", "multus": {"networkName": NETWORK}});
-    fixture.create(&vm("vm-denied").nic_with(two_bindings, network)).await;
-    fixture.create(&vm("vm-typo").nic("blue", "new-fancy-nett")).await;
+    fixture.create_vm(&vm("vm-denied").nic_with(two_bindings, network)).await;
+    fixture.create_vm(&vm("vm-typo").nic("blue", "new-fancy-nett")).await;
     fixture
-        .create(&vm("vm-broken").template_metadata(json!({"annotations":
+        .create_vm(&vm("vm-broken").template_metadata(json!({"annotations":
         {"kubevirt.io/pci-interface-slot-count": "5.0"}})))
         .await;
     let pinned = json!({"type": "LiveMigratable", "status": "False", "reason": "DisksNotLiveMigratable"});
@@ -227,7 +164,7 @@ async fn an_audit_lists_what_hurts_the_worst_first() {
 
 #[tokio::test]
 async fn a_nic_that_does_not_arrive_is_a_finding_and_one_on_its_way_a_note() {
-    let Some(fixture) = AuditFixture::start("arrive").await else { return };
+    let Some(fixture) = CommandFixture::start("arrive").await else { return };
     fixture.create_running(&vm("vm-a"), "vm-a", 3, can_migrate()).await;
     let template = vm("vm-a").nic("blue", NETWORK).build()["spec"]["template"].clone();
     let vms = Kind::Vm.api(&fixture.admin, &fixture.namespace);
@@ -235,15 +172,9 @@ async fn a_nic_that_does_not_arrive_is_a_finding_and_one_on_its_way_a_note() {
     vms.patch("vm-a", &PatchParams::default(), &patch).await.unwrap();
     let pending = fixture.audit(&[]).await;
     pending.check(0, &["1 note in 1 guest", "NIC is on its way\n  \"blue\" waits for "]);
-    let uid = Kind::Vmi.api(&fixture.admin, &fixture.namespace).get("vm-a").await.unwrap().metadata.uid.unwrap();
-    fixture.create_core("serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-    let pod = json!({"metadata": {"name": "virt-launcher-vm-a", "labels": {"kubevirt.io/created-by": uid}},
-        "spec": {"automountServiceAccountToken": false, "nodeName": "node-a",
-            "containers": [{"name": "compute", "image": "example.com/virt-launcher"}]}});
-    fixture.create_core("pods", pod).await;
+    fixture.start_pod("vm-a", "virt-launcher-vm-a").await;
     fixture.kubevirt.report_condition("vm-a", json!({"type": "MigrationRequired", "status": "True"})).await;
-    fixture.settings("attachment: {dynamicNetworks: no}");
-    let stuck = fixture.audit(&["-o", "json"]).await.check(1, &[]).json();
+    let stuck = fixture.audit_with(BY_MIGRATION, &["-o", "json"]).await.check(1, &[]).json();
     assert_eq!(topics(&stuck, "vm-a"), ["nic-stuck"], "{stuck:#}");
     assert_eq!(stuck["guests"][0]["findings"][0]["nic"], "blue");
 }
@@ -251,9 +182,9 @@ async fn a_nic_that_does_not_arrive_is_a_finding_and_one_on_its_way_a_note() {
 #[tokio::test]
 async fn vms_of_several_pages_are_joined_with_their_vmis() {
     const VMS: usize = 620;
-    let Some(fixture) = AuditFixture::start("pages").await else { return };
+    let Some(fixture) = CommandFixture::start("pages").await else { return };
     stream::iter(0..VMS)
-        .for_each_concurrent(16, async |number| fixture.create(&vm(&format!("vm-{number}"))).await)
+        .for_each_concurrent(16, async |number| fixture.create_vm(&vm(&format!("vm-{number}"))).await)
         .await;
     // Neither the order of the names nor a VMI without a VM may mix up the lists.
     for name in ["vm-0", "vm-619", "vm-99"] {
@@ -281,7 +212,7 @@ async fn vms_of_several_pages_are_joined_with_their_vmis() {
 
 #[tokio::test]
 async fn what_only_another_version_of_kubevirt_finds_is_marked() {
-    let Some(fixture) = AuditFixture::start("version").await else { return };
+    let Some(fixture) = CommandFixture::start("version").await else { return };
     fixture.create_running(&vm("vm-a"), "vm-a", 3, can_migrate()).await;
     let same = fixture.audit(&["--kubevirt-version", "v1.9.0"]).await;
     same.check(0, &["nothing found in 1 guest", "KubeVirt v1.9.0"]);

@@ -12,10 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
 use k8s_openapi::api::events::v1::Event;
-use kube::{
-    Api, Client,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
-};
+use kube::{Api, Client, api::ListParams};
 use nicplug::{
     cluster::{
         cache::NicAttachment,
@@ -36,6 +33,7 @@ use support::{
     },
     builders::{INTERFACES, NETWORKS, VM, nad, vm},
     clock::Clock,
+    commands::create_kubevirt,
     kubevirt::KubeVirtDouble,
     wait::eventually,
 };
@@ -56,12 +54,7 @@ struct Fixture {
 impl Fixture {
     async fn start(api: &ApiServer, name: &str) -> Self {
         let (namespace, admin) = (api.namespace(name).await, api.admin());
-        let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-            "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
-        requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-        let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
-        let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
-        kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
+        create_kubevirt(&admin, &namespace).await;
         requests::create(&admin, Kind::Nad, &namespace, &nad("net"), Run::Real).await.granted();
         requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
         let kubevirt = KubeVirtDouble::start(api, &namespace);

@@ -5,83 +5,32 @@
 mod support;
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
 use hyper::http::Method;
-use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
-    runtime::wait::await_condition,
-};
+use kube::api::{Patch, PatchParams};
 use nicplug::hotplug::progress::pod_interface;
 use serde_json::{Value, json};
 use support::{
     api_server::{
-        self, ApiServer,
         crds::Kind,
         requests::{self, Run},
     },
-    builders::{VM, VmBuilder, nad},
-    folder::Folder,
-    kubevirt::KubeVirtDouble,
+    builders::VM,
+    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, POD, vm},
     wait::LONG,
 };
-use tokio::{
-    sync::{OnceCell, mpsc},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 
-const NETWORK: &str = "new-fancy-net";
 const NIC: &str = "dyniface1";
-const POD: &str = "virt-launcher-vm-fedora-abcde";
-
-/// Settings of a cluster whose Multus attaches NICs to running pods, and of one that needs a migration for that.
-const IN_PLACE: &str = "attachment: {dynamicNetworks: yes}";
-const BY_MIGRATION: &str = "attachment: {dynamicNetworks: no}";
-
-/// A namespace with a network, a VM and KubeVirt's double, in a cluster with KubeVirt 1.9 that starts no migration.
-struct CommandFixture {
-    api: &'static ApiServer,
-    namespace: String,
-    admin: Client,
-    kubevirt: KubeVirtDouble,
-    folder: Folder,
-}
-
 impl CommandFixture {
-    /// Returns none if there is no API server.
-    async fn start(name: &str) -> Option<Self> {
-        let api = api_server::shared().await?;
-        let (namespace, admin) = (api.namespace(name).await, api.admin());
-        install_kubevirt(api).await;
-        requests::create(&admin, Kind::Nad, &namespace, &nad(NETWORK), Run::Real).await.granted();
-        requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
-        let kubevirt = KubeVirtDouble::start(api, &namespace);
-        Some(Self { api, namespace, admin, kubevirt, folder: Folder::new("status") })
-    }
-
-    /// Starts the VM, with the pod of its guest.
-    async fn with_running_vm(name: &str) -> Option<Self> {
-        let fixture = Self::start(name).await?;
-        let vmi = fixture.kubevirt.start_vm(VM).await;
-        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
-        let pod = json!({"metadata": {"name": POD, "labels": {"kubevirt.io/created-by": vmi["metadata"]["uid"]}},
-            "spec": {"automountServiceAccountToken": false, "nodeName": "node-a",
-                "containers": [{"name": "compute", "image": "example.com/virt-launcher"}]}});
-        fixture.create("serviceaccounts", json!({"metadata": {"name": "default"}})).await;
-        fixture.create("pods", pod).await;
+    /// Adds a running VM, with the pod of its guest.
+    async fn with_guest(name: &str) -> Option<Self> {
+        let fixture = Self::with_running_vm(name).await?;
+        fixture.start_pod(VM, POD).await;
         Some(fixture)
-    }
-
-    /// Creates an object of the core group.
-    async fn create(&self, kind: &str, object: Value) {
-        let path = format!("/api/v1/namespaces/{}/{kind}", self.namespace);
-        requests::send(&self.admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
     }
 
     /// Adds the NIC to the template of the VM, and waits until the VMI has it.
@@ -90,72 +39,6 @@ impl CommandFixture {
         run(self.command(IN_PLACE, &add)).await.check(0, &["patched"], &[]);
         self.vmi_when(|vmi| vmi["spec"]["networks"].as_array().unwrap().len() == 2).await;
     }
-
-    /// Waits for a state of the VMI.
-    async fn vmi_when(&self, is_right: impl Fn(&Value) -> bool) {
-        let vmis = Kind::Vmi.api(&self.admin, &self.namespace);
-        let condition = |vmi: Option<&DynamicObject>| vmi.is_some_and(|vmi| is_right(&vmi.data));
-        let found = timeout(LONG, await_condition(vmis, VM, condition)).await;
-        found.unwrap_or_else(|_| panic!("errors of KubeVirt's double: {:?}", self.kubevirt.errors())).unwrap();
-    }
-
-    /// Returns a command of the admin. The settings say how the cluster attaches NICs.
-    fn command(&self, settings: &str, args: &[&str]) -> Command {
-        self.command_with(self.api.kubeconfig().to_owned(), settings, args)
-    }
-
-    /// Returns a command of a user with a role of these rules in the namespace.
-    async fn command_as(&self, user: &str, rules: Value, settings: &str, args: &[&str]) -> Command {
-        for (kind, body) in [
-            ("roles", json!({"metadata": {"name": user}, "rules": rules})),
-            (
-                "rolebindings",
-                json!({"metadata": {"name": user}, "subjects": [{"kind": "User", "name": user}],
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user}}),
-            ),
-        ] {
-            let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{kind}", self.namespace);
-            requests::send(&self.admin, Method::POST, &path, "application/json", body.to_string()).await.granted();
-        }
-        let mut config: Value = serde_saphyr::from_str(&fs::read_to_string(self.api.kubeconfig()).unwrap()).unwrap();
-        config["users"][0]["user"]["as"] = json!(user);
-        self.command_with(self.file("user.kubeconfig", &config.to_string()), settings, args)
-    }
-
-    fn command_with(&self, kubeconfig: PathBuf, settings: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
-        command.args(args).args(["--namespace", &self.namespace]).arg("--kubeconfig").arg(kubeconfig);
-        command.arg("--settings").arg(self.file("settings.yaml", settings));
-        command.env_remove("KUBECONFIG").env_remove("COLUMNS");
-        command
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-/// Creates the KubeVirt resource of the cluster, once.
-async fn install_kubevirt(api: &ApiServer) {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            let (admin, namespace) = (api.admin(), api.namespace("kubevirt").await);
-            let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-                "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
-            requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-            let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
-            let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(&admin, &namespace);
-            kubevirts.patch_status("kubevirt", &PatchParams::default(), &status).await.unwrap();
-        })
-        .await;
-}
-
-/// Begins a VM that the user starts and stops, with one NIC on the pod network.
-fn vm() -> VmBuilder {
-    support::builders::vm().run_strategy("Manual")
 }
 
 /// The result of a command.
@@ -245,7 +128,7 @@ impl Drop for Running {
 
 #[tokio::test]
 async fn the_status_follows_a_nic_from_the_template_to_the_guest() {
-    let Some(fixture) = CommandFixture::with_running_vm("status").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("status").await else { return };
     let status = || run(fixture.command(IN_PLACE, &["status"]));
     let before = status().await.check(0, &["VM ", "NETWORK", "WHERE", "PORTS"], &[]);
     assert!(before.line("default").contains(" guest "), "{before:#?}");
@@ -262,7 +145,7 @@ async fn the_status_follows_a_nic_from_the_template_to_the_guest() {
 
 #[tokio::test]
 async fn a_nic_that_needs_a_user_is_a_problem_with_exit_status_1() {
-    let Some(fixture) = CommandFixture::with_running_vm("problem").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("problem").await else { return };
     let problems = ["status", "--problems"];
     let fine = run(fixture.command(BY_MIGRATION, &problems)).await;
     fine.check(0, &[], &["No NIC needs anything from you (1 VM checked)"]);
@@ -292,7 +175,7 @@ async fn a_nic_that_needs_a_user_is_a_problem_with_exit_status_1() {
 
 #[tokio::test]
 async fn all_namespaces_and_labels_select_vms() {
-    let Some(fixture) = CommandFixture::with_running_vm("select").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("select").await else { return };
     let mut other = vm().named("vm-other").build();
     other["metadata"]["labels"] = json!({"app": fixture.namespace});
     requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &other, Run::Real).await.granted();
@@ -312,20 +195,20 @@ async fn all_namespaces_and_labels_select_vms() {
 
 #[tokio::test]
 async fn a_user_who_may_read_the_vm_only_gets_a_status_and_the_list_of_what_was_not_read() {
-    let Some(fixture) = CommandFixture::with_running_vm("reader").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("reader").await else { return };
     fixture.add_nic().await;
     let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["get"]}]);
     let named = fixture.command_as("reader", rules, IN_PLACE, &["status", VM]).await;
     let unread = ["Not read, no permission: ", "Events", "Pods", "VirtualMachineInstance"];
     let output = run(named).await.check(0, &["is in the template; whether the guest has it is not known"], &unread);
     assert!(output.line(NIC).contains("?/?"), "{output:#?}");
-    let nobody = fixture.command_as("nothing", json!([]), IN_PLACE, &["status"]).await;
-    run(nobody).await.check(2, &[], &["VirtualMachines", "cannot be listed"]);
+    let without_rights = fixture.command_as("nothing", json!([]), IN_PLACE, &["status"]).await;
+    run(without_rights).await.check(2, &[], &["VirtualMachines", "cannot be listed"]);
 }
 
 #[tokio::test]
 async fn the_watch_prints_the_line_that_changes() {
-    let Some(fixture) = CommandFixture::with_running_vm("watch").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("watch").await else { return };
     let mut running = Running::start(fixture.command(IN_PLACE, &["status", "-w"]));
     running.wait_for(&["default", " guest "]).await;
     fixture.add_nic().await;
@@ -338,7 +221,7 @@ async fn the_watch_prints_the_line_that_changes() {
 
 #[tokio::test]
 async fn the_reason_comes_from_conditions_rules_and_events() {
-    let Some(fixture) = CommandFixture::with_running_vm("why").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("why").await else { return };
     let why = |settings: &'static str, args: &'static [&'static str]| run(fixture.command(settings, args));
     why(IN_PLACE, &["why", VM]).await.check(0, &["\"vm-fedora\" has its NIC in the guest"], &[]);
     fixture.add_nic().await;
@@ -350,7 +233,7 @@ async fn the_reason_comes_from_conditions_rules_and_events() {
     let parts = ["which a user must start (KubeVirt lacks workloadUpdateMethods LiveMigrate)", "kubectl create -f -"];
     manual.check(1, &parts, &[]);
     fixture
-        .create(
+        .create_core(
             "events",
             json!({"metadata": {"generateName": "e-", "namespace": fixture.namespace}, "type": "Warning",
                 "reason": "Failed", "message": format!("adding {}: no bridge br1", pod_interface(NIC)),
@@ -372,7 +255,7 @@ async fn the_reason_comes_from_conditions_rules_and_events() {
 
 #[tokio::test]
 async fn the_plan_tells_when_each_change_arrives_and_how_to_make_it() {
-    let Some(fixture) = CommandFixture::with_running_vm("plan").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("plan").await else { return };
     let add = format!("{NIC}={NETWORK}");
     let plan = async |settings: &'static str, more: &[&str]| {
         run(fixture.command(settings, &[&["plan", VM], more].concat())).await
@@ -406,7 +289,7 @@ async fn the_plan_tells_when_each_change_arrives_and_how_to_make_it() {
 
 #[tokio::test]
 async fn a_plan_without_the_permission_to_read_the_guest_cannot_judge() {
-    let Some(fixture) = CommandFixture::with_running_vm("unsure").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("unsure").await else { return };
     let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["get"]},
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}]);
     let add = format!("{NIC}={NETWORK}");
@@ -418,7 +301,7 @@ async fn a_plan_without_the_permission_to_read_the_guest_cannot_judge() {
 
 #[tokio::test]
 async fn the_ports_of_now_are_those_of_the_record_and_not_those_of_the_template() {
-    let Some(fixture) = CommandFixture::with_running_vm("slots").await else { return };
+    let Some(fixture) = CommandFixture::with_guest("slots").await else { return };
     let vmis = Kind::Vmi.api(&fixture.admin, &fixture.namespace);
     let stamp = json!({"metadata": {"annotations": {"nicplug.io/boot-slots": "v1:port=2,nics=1,disks=0"}}});
     vmis.patch(VM, &PatchParams::default(), &Patch::Merge(stamp)).await.unwrap();

@@ -7,23 +7,22 @@ mod sarif;
 mod text;
 
 use std::{
-    collections::BTreeSet,
     io::{self, BufWriter, Write},
     process::ExitCode,
 };
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use tokio::runtime::Builder;
 
-use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic, UnknownFacts};
+use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic};
 use super::{
-    check::Level,
+    block_on,
+    check::{Level, UnknownFacts, unchecked},
     facts::SettingsArgs,
     guests::pages::Scope,
     kubeconfig::{Cluster, ClusterArgs},
     status::Printout,
+    version::newer_note,
 };
 use crate::{
     kubevirt::{NEWEST_KNOWN, Version},
@@ -126,13 +125,10 @@ impl AuditReport {
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Returns what was not checked, in one line for each missing kind of object.
-    fn unchecked(&self) -> Vec<String> {
-        let line = |(kind, rules): (&&str, &BTreeSet<&str>)| {
-            let rules: Vec<&str> = rules.iter().copied().collect();
-            format!("Not checked without a {kind}: {}", rules.join(", "))
-        };
-        self.unknown.iter().map(line).collect()
+    /// Returns what was not checked, could not be read, or was taken for granted.
+    fn remarks(&self) -> Vec<String> {
+        let unchecked = unchecked(&self.unknown).into_iter().map(|what| format!("Not checked {what}"));
+        unchecked.chain(self.notes.iter().cloned()).collect()
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -146,8 +142,7 @@ impl AuditArgs {
     /// Prints the audit.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        let report = runtime.block_on(async {
+        let report = block_on(async {
             let cluster = self.cluster.connect().await?;
             self.report(&cluster, &settings).await
         })?;
@@ -192,9 +187,7 @@ impl AuditArgs {
                 if self.kubevirt_version.is_none() { format!(": treated as {NEWEST_KNOWN}") } else { String::new() };
             report.notes.push(format!("The version of KubeVirt is not known{assumed}"));
         }
-        if let Some(newer) = self.kubevirt_version.or(present).filter(|version| version.is_newer_than_known()) {
-            report.notes.push(format!("KubeVirt {newer} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
-        }
+        report.notes.extend(self.kubevirt_version.or(present).and_then(newer_note));
         Ok(report)
     }
 
@@ -209,9 +202,4 @@ impl AuditArgs {
             None => place,
         }
     }
-}
-
-/// Returns a number with its noun.
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

@@ -19,7 +19,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use tokio::runtime::Builder;
 
 use self::{
     cluster::ClusterState,
@@ -31,13 +30,13 @@ use self::{
 pub(super) use self::{
     formats::sarif_of,
     judge::{WithVersion, findings_of_new},
-    problem::{Checked, Level, Origin, Problem, Report},
+    problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
-use super::{facts::SettingsArgs, kubeconfig::ClusterArgs};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, version::newer_note};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
-    kubevirt::{NEWEST_KNOWN, Version},
+    kubevirt::Version,
 };
 
 /// The file of ignored objects that is read if it exists.
@@ -246,8 +245,7 @@ impl CheckArgs {
         if !self.cluster {
             return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.connection.connect().await?;
             let state = cluster::read(&cluster).await?;
             Ok((Some(state), cluster.namespace))
@@ -256,10 +254,7 @@ impl CheckArgs {
 
     fn note_version(&self, store: &Store, report: &mut Report) {
         let Some(version) = self.kubevirt_version else { return };
-        if version.is_newer_than_known() {
-            let note = format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}");
-            report.assumptions.push(note);
-        }
+        report.assumptions.extend(newer_note(version));
         if store.kubevirt().known().is_none() {
             let note =
                 "the KubeVirt resource is not known: its defaults are assumed, without feature gates and plugins";

@@ -11,11 +11,11 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
-use tokio::runtime::Builder;
 
 use self::message::{Fault, Message, Object};
-use super::{kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
+use super::{block_on, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
 use crate::{
+    cluster::manifests::segments,
     k8s::{
         api_error::ApiError,
         kind::Kind,
@@ -99,14 +99,13 @@ impl ExplainArgs {
         if !is_valid_name(&object.name) {
             return Ok(Stored::NotAsked);
         }
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        Ok(runtime.block_on(async {
+        block_on(async {
             let cluster = match self.cluster.connect().await {
                 Ok(cluster) => cluster,
-                Err(error) => return Stored::NotRead(error.to_string()),
+                Err(error) => return Ok(Stored::NotRead(error.to_string())),
             };
             let path = ObjectPath::one(kind, &cluster.namespace, &object.name);
-            match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
+            Ok(match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
                 Ok(text) => match serde_json::from_str(&text) {
                     Ok(value) => Stored::Found(Box::new(value)),
                     Err(error) => Stored::NotRead(error.to_string()),
@@ -116,8 +115,8 @@ impl ExplainArgs {
                     cluster.namespace
                 )),
                 Err(error) => Stored::NotRead(error.to_string()),
-            }
-        }))
+            })
+        })
     }
 }
 
@@ -168,20 +167,15 @@ fn add_fault(page: &mut Printout, message: &Message, fault: &Fault, stored: &Sto
 }
 
 /// Returns what the stored object has in a field. A denied change is not stored.
-fn stored_value(object: &Value, field: &str) -> String {
-    let mut value = object;
-    for part in field.split(['.', '[']) {
-        let key = part.trim_end_matches(']');
-        let next = match key.parse::<usize>() {
-            Ok(index) if part.ends_with(']') => value.get(index),
-            _ => value.get(key),
-        };
-        match next {
-            Some(next) => value = next,
-            None => return "the object does not have this field; a denied change is not stored".to_owned(),
-        }
+fn stored_value<'o>(object: &'o Value, field: &str) -> String {
+    let step = |value: &'o Value, segment: &str| match value {
+        Value::Array(entries) => entries.get(segment.parse::<usize>().ok()?),
+        _ => value.get(segment),
+    };
+    match segments(field).into_iter().try_fold(object, step) {
+        Some(value) => value.to_string(),
+        None => "the object does not have this field; a denied change is not stored".to_owned(),
     }
-    value.to_string()
 }
 
 #[cfg(test)]
@@ -230,8 +224,10 @@ mod tests {
 
     #[test]
     fn the_stored_value_of_a_field_is_found() {
-        let object = json!({"spec": {"networks": [{"name": "a"}, {"name": "b"}]}});
+        let object = json!({"metadata": {"annotations": {"nicplug.io/persist": "yes"}},
+            "spec": {"networks": [{"name": "a"}, {"name": "b"}]}});
         assert_eq!(stored_value(&object, "spec.networks[1].name"), "\"b\"");
+        assert_eq!(stored_value(&object, "metadata.annotations[nicplug.io/persist]"), "\"yes\"");
         assert!(stored_value(&object, "spec.networks[2].name").starts_with("the object does not have"));
     }
 }

@@ -9,7 +9,7 @@ mod write;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use kube::{
     Api,
@@ -17,10 +17,10 @@ use kube::{
     core::GroupVersionKind,
 };
 use serde_json::Value;
-use tokio::runtime::Builder;
 
 use self::{follow::Follower, output::Console, write::WriteResult};
 use super::{
+    block_on,
     facts::SettingsArgs,
     kubeconfig::{Cluster, ClusterArgs, explain},
     values::HumanDuration,
@@ -99,8 +99,7 @@ enum OutputFormat {
 /// Runs one of the commands.
 pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let cluster = args.cluster.connect().await?;
         for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
             ensure!(is_valid_name(name), "{name:?} is not a valid name of a {what}");

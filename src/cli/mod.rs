@@ -32,7 +32,9 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::runtime::Builder;
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
@@ -62,8 +64,8 @@ enum Command {
     // Boxed because it is much larger than the others.
     Serve(Box<serve::ServeArgs>),
     Slots(slots::SlotsArgs),
-    Version(version::VersionArgs),
     Status(Box<status::StatusArgs>),
+    Version(version::VersionArgs),
     Why(Box<why::WhyArgs>),
 }
 
@@ -109,6 +111,12 @@ pub fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "nicplug: {error:#}");
         ExitCode::from(2)
     })
+}
+
+/// Runs the requests of a command to their end.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(work)
 }
 
 /// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage and the examples then show

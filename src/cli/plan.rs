@@ -2,12 +2,12 @@
 
 use std::{io::Write, process::ExitCode, str::FromStr, sync::Arc};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
 
 use super::{
+    block_on,
     facts::SettingsArgs,
     guests::{self, Selection, name_in},
     interface::migration::create_command,
@@ -100,7 +100,7 @@ impl FromStr for NicArgument {
                 Some(("mac", mac)) => {
                     nic.mac = Some(mac.parse::<Mac>().map_err(|_| anyhow::anyhow!("{mac:?} is not a MAC address"))?);
                 }
-                _ => bail!("{option:?} is no option of a new NIC: the options are sriov and mac=MAC"),
+                _ => bail!("{option:?} is not an option of a new NIC: the options are sriov and mac=MAC"),
             }
         }
         Ok(Self(nic))
@@ -113,8 +113,7 @@ impl PlanArgs {
         let steps = self.steps();
         ensure!(!steps.is_empty(), "nothing to plan: pass --add, --remove or --set");
         let settings = self.settings.read()?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
             let selection = Selection::Names(vec![name.clone()]);
@@ -241,7 +240,7 @@ impl Planned<'_> {
             "schemaVersion": SCHEMA_VERSION,
             "namespace": self.report.namespace,
             "name": self.report.name,
-            "runs": self.report.runs.known().map(|()| true).or((self.report.runs == Fact::Absent).then_some(false)),
+            "runs": self.report.is_running(),
             "isRefused": self.plan.is_refused(),
             "nics": outlook.map(|outlook| outlook.nics.iter().map(nic_json).collect::<Vec<_>>()).unwrap_or_default(),
             "impossible": pairs(&self.plan.impossible),

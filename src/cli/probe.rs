@@ -6,9 +6,11 @@ use anyhow::Context;
 use clap::Args;
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
 
-use super::kubeconfig::{self, Preferred};
+use super::{
+    block_on,
+    kubeconfig::{self, Preferred},
+};
 
 /// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
 const RULE: &str = "[NP115]";
@@ -35,8 +37,7 @@ pub(super) struct ProbeArgs {
 impl ProbeArgs {
     /// Sends the request, and writes its result to `out`.
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        let result = runtime.block_on(self.send())?;
+        let result = block_on(self.send())?;
         let (code, text) = match result {
             Answer::Denied(message) => (ExitCode::SUCCESS, format!("nicplug denies the request: {message}")),
             Answer::Admitted => (

@@ -141,21 +141,22 @@ fn notation(argument: &Arg) -> String {
 
 fn meaning(argument: &Arg) -> String {
     let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
-    let mut text = help.replace('\n', " ").replace('|', "\\|");
+    // clap removes the full stop of a help text.
+    let mut sentences = vec![help.replace('\n', " ").replace('|', "\\|")];
     let values: Vec<_> = argument.get_possible_values().into_iter().filter(|value| !value.is_hide_set()).collect();
     if argument.get_action().takes_values() && !values.is_empty() {
         let names: Vec<String> = values.iter().map(|value| format!("`{}`", value.get_name())).collect();
-        let _ = write!(text, " One of {}.", names.join(", "));
+        sentences.push(format!("One of {}", names.join(", ")));
     }
     let defaults: Vec<String> =
         argument.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
     if argument.get_action().takes_values() && !defaults.is_empty() && !argument.is_hide_default_value_set() {
-        let _ = write!(text, " Default: {}.", defaults.join(", "));
+        sentences.push(format!("Default: {}", defaults.join(", ")));
     }
     if let Some(variable) = argument.get_env() {
-        let _ = write!(text, " Variable: `{}`.", variable.to_string_lossy());
+        sentences.push(format!("Variable: `{}`", variable.to_string_lossy()));
     }
-    text
+    if sentences.len() == 1 { sentences.concat() } else { sentences.join(". ") + "." }
 }
 
 /// Breaks each paragraph into lines of a document.

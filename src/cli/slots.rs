@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 pub(super) use self::{cluster::bus_after_restart, view::BusView};
-use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument};
+use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument, version::newer_note};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::{
@@ -100,11 +100,8 @@ impl SlotsArgs {
 }
 
 fn show(guest: &Manifest, store: &Store, version: Version, format: Format) -> anyhow::Result<String> {
-    let (layout, mut notes) = draw(guest, store, version)?;
-    notes.extend(layout.notes.iter().map(ToString::to_string));
-    if version.is_newer_than_known() {
-        notes.push(format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}"));
-    }
+    let (layout, mut notes) = draw(guest.kind(), &guest.object, store, version)?;
+    notes.extend(newer_note(version));
     let view = BusView::new(&title(guest), &layout, version, notes);
     match format {
         Format::Text => Ok(text::render(&view)),
@@ -141,32 +138,36 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(files::read(path)?)
 }
 
-fn draw(guest: &Manifest, store: &Store, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
-    draw_object(guest.kind(), &guest.object, store, version)
+/// Returns the bus of a VM or VMI, and what is not known about it.
+fn draw(kind: &str, object: &Value, store: &Store, version: Version) -> anyhow::Result<(BusLayout, Vec<String>)> {
+    let mut notes = Vec::new();
+    let layout = layout_of(kind, object, store, version, &mut notes)?;
+    notes.extend(layout.notes.iter().map(ToString::to_string));
+    Ok((layout, notes))
 }
 
-fn draw_object(
+fn layout_of(
     kind: &str,
     object: &Value,
     store: &Store,
     version: Version,
-) -> anyhow::Result<(BusLayout, Vec<String>)> {
+    notes: &mut Vec<String>,
+) -> anyhow::Result<BusLayout> {
     let text = object.to_string();
     let kinds = store.kubevirt().known().map(Arc::clone).unwrap_or_default();
     let kinds: &KubeVirt = &kinds;
     if kind == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
         let options = boot::pci_options(vmi.metadata.annotations.as_ref());
-        return Ok((BusLayout::of(&vmi.spec, &options, kinds, version)?, Vec::new()));
+        return Ok(BusLayout::of(&vmi.spec, &options, kinds, version)?);
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
     let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_ref());
     let expansion = store.expansion(&vm.metadata.namespace, &vm);
     if let Some(texts) = expansion.texts(spec) {
         let (guest, options) = (expansion.guest(spec, &texts), expansion.options(annotations));
-        return Ok((BusLayout::of(&guest, &options, kinds, version)?, Vec::new()));
+        return Ok(BusLayout::of(&guest, &options, kinds, version)?);
     }
-    let mut notes = Vec::new();
     let is_unknown = [matches!(expansion.instancetype, Fact::Unknown), matches!(expansion.preference, Fact::Unknown)];
     for (field, is_unknown) in ["instancetype", "preference"].into_iter().zip(is_unknown) {
         if is_unknown {
@@ -174,7 +175,7 @@ fn draw_object(
         }
     }
     let options = boot::pci_options(annotations).for_template();
-    Ok((BusLayout::of(spec, &options, kinds, version)?, notes))
+    Ok(BusLayout::of(spec, &options, kinds, version)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod table;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use futures_util::{FutureExt, Stream, StreamExt, stream::select_all};
 use jiff::Timestamp;
@@ -16,15 +16,17 @@ use kube::{
     api::DynamicObject,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::{runtime::Builder, time::sleep};
+use tokio::time::sleep;
 
 pub(super) use self::{age::age, json::value_of_ports, printout::Printout};
 use super::{
+    block_on,
+    check::count,
     facts::SettingsArgs,
     guests::{self, FoundGuests, Selection},
     interface::resource,
     kubeconfig::{Cluster, ClusterArgs},
-    terminal::{Painter, wrap},
+    terminal::{Colour, Painter, page_width, wrap},
 };
 use crate::{
     hotplug::place::{GuestReport, Need, report},
@@ -97,8 +99,7 @@ impl StatusArgs {
         let settings = self.settings.read()?;
         let is_table = !matches!(self.output, Some(Format::Json | Format::Yaml));
         ensure!(is_table || !self.watch, "--watch prints a table: leave -o out, or use -o wide");
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.cluster.connect().await?;
             if self.watch {
                 self.follow(&cluster, &settings, output).await
@@ -133,7 +134,7 @@ impl StatusArgs {
         table::Layout {
             has_namespace: self.all_namespaces,
             is_wide: self.output == Some(Format::Wide),
-            width: table::width(),
+            width: page_width(),
             now: Timestamp::now(),
         }
     }
@@ -164,8 +165,7 @@ impl StatusArgs {
         let place =
             if self.all_namespaces { "the cluster".to_owned() } else { format!("namespace {:?}", cluster.namespace) };
         let text = if !guests.list.is_empty() {
-            let count = guests.list.len();
-            format!("No NIC needs anything from you ({count} {} checked)", if count == 1 { "VM" } else { "VMs" })
+            format!("No NIC needs anything from you ({} checked)", count(guests.list.len(), "VM"))
         } else if self.selector.is_some() {
             format!("No VM in {place} has these labels")
         } else {
@@ -246,7 +246,7 @@ pub(super) fn print_notes(guests: &FoundGuests) -> anyhow::Result<()> {
 }
 
 fn note(text: &str) -> anyhow::Result<()> {
-    let text = super::terminal::Painter::for_stderr().paint(super::terminal::Colour::Dim, &wrap(text, "", "  "));
+    let text = Painter::for_stderr().paint(Colour::Dim, &wrap(text, "", "  "));
     writeln!(std::io::stderr().lock(), "{text}")?;
     Ok(())
 }

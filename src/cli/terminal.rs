@@ -74,6 +74,12 @@ pub(super) fn stdout_width() -> Option<usize> {
     Some(if width == 0 { WIDTH } else { usize::from(width).max(40) })
 }
 
+/// Returns the width of a page on standard output: that of `COLUMNS`, else that of the terminal.
+pub(super) fn page_width() -> Option<usize> {
+    let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|&width| width > 0);
+    columns.or_else(stdout_width)
+}
+
 /// As [`wrap_to`], for the usual smallest width.
 pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
     wrap_to(WIDTH, text, first, next)
@@ -104,6 +110,21 @@ pub(super) fn wrap_to(width: usize, text: &str, first: &str, next: &str) -> Stri
     lines
 }
 
+/// Returns the lines of a text, broken between words; a word that is longer than a line gets one of its own.
+pub(super) fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +133,13 @@ mod tests {
     fn a_text_is_broken_at_blanks_and_long_words_are_not_broken() {
         let text = format!("one two {} three", "x".repeat(90));
         assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
+    }
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(broken("one two three", 7), ["one two", "three"]);
+        assert_eq!(broken("a-very-long-word b", 5), ["a-very-long-word", "b"]);
+        assert!(broken("", 5).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::kubevirt::NEWEST_KNOWN;
+use crate::kubevirt::{NEWEST_KNOWN, Version};
 
 /// Print the version of nicplug, and the newest KubeVirt that it knows.
 #[derive(Args, Debug)]
@@ -21,6 +21,12 @@ enum Format {
     Text,
     /// JSON for programs.
     Json,
+}
+
+/// Returns the note about a KubeVirt that is newer than nicplug knows.
+pub(super) fn newer_note(version: Version) -> Option<String> {
+    let note = || format!("KubeVirt {version} is newer than nicplug knows: treated as {NEWEST_KNOWN}");
+    version.is_newer_than_known().then(note)
 }
 
 impl VersionArgs {

@@ -2,12 +2,12 @@
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use tokio::runtime::Builder;
 
 use super::{
+    block_on,
     facts::SettingsArgs,
     guests::{self, Selection, name_in},
     interface::migration::create_command,
@@ -49,8 +49,7 @@ impl WhyArgs {
     /// Prints the explanation.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
-        let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(async {
+        block_on(async {
             let cluster = self.cluster.connect().await?;
             let name = name_in(&self.vm)?.to_owned();
             let guests = guests::read(&cluster, &Selection::Names(vec![name]), None, &[]).await?;

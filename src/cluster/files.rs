@@ -129,6 +129,12 @@ pub fn list(path: &Path, is_recursive: bool) -> Result<Vec<PathBuf>, FilesError>
     if files.is_empty() { Err(FilesError::NoFiles { path: path.to_owned() }) } else { Ok(files) }
 }
 
+/// Whether the name of a file has the ending of a manifest.
+#[must_use]
+pub fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+}
+
 fn add_files(folder: &Path, is_recursive: bool, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|source| unreadable(folder, source))?;
@@ -140,8 +146,7 @@ fn add_files(folder: &Path, is_recursive: bool, files: &mut Vec<PathBuf>) -> Res
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
         if is_folder && is_recursive && !is_hidden {
             add_files(&path, is_recursive, files)?;
-        } else if path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known)) && path.is_file()
-        {
+        } else if is_manifest(&path) && path.is_file() {
             files.push(path);
         }
     }
@@ -180,15 +185,23 @@ fn unreadable(path: &Path, source: io::Error) -> FilesError {
 
 /// Returns what a file is if it is not an ordinary one.
 fn special(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() || kind.is_dir() { None } else { Some(name_of_special(kind)) }
+}
+
+#[cfg(unix)]
+fn name_of_special(kind: FileType) -> &'static str {
     use std::os::unix::fs::FileTypeExt as _;
 
-    if kind.is_file() || kind.is_dir() {
-        None
-    } else if kind.is_fifo() {
-        Some("a pipe")
+    if kind.is_fifo() {
+        "a pipe"
     } else if kind.is_socket() {
-        Some("a socket")
+        "a socket"
     } else {
-        Some("a device")
+        "a device"
     }
+}
+
+#[cfg(not(unix))]
+fn name_of_special(_: FileType) -> &'static str {
+    "a device"
 }

@@ -10,7 +10,7 @@ mod yaml;
 
 use serde_json::Value;
 
-pub use self::places::{Places, Position};
+pub use self::places::{Places, Position, segments};
 
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]

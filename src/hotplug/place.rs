@@ -66,6 +66,18 @@ pub struct GuestReport {
     pub ports: FreePorts,
 }
 
+impl GuestReport {
+    /// Returns whether the guest runs; `None` if that is not known.
+    #[must_use]
+    pub fn is_running(&self) -> Option<bool> {
+        match self.runs {
+            Fact::Known(()) => Some(true),
+            Fact::Absent => Some(false),
+            Fact::Unknown => None,
+        }
+    }
+}
+
 /// One NIC of a guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NicReport {

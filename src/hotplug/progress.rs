@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The annotation of the guest's pod by which KubeVirt requests networks from Multus.
-const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+pub(super) const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
 /// The annotation of the guest's pod in which Multus reports the attached networks.
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";

@@ -8,6 +8,7 @@
 //! | [`certificates`] | replicas that renew their own certificates |
 //! | [`client`] | TLS clients that behave as the API server does |
 //! | [`clock`] | a clock that a test can move |
+//! | [`commands`] | commands of the built program, on a namespace of the API server |
 //! | [`folder`] | temporary folders, and volumes as the kubelet mounts them |
 //! | [`kube_proxy`] | one address in front of several replicas |
 //! | [`kubevirt`] | a double of KubeVirt's controllers |
@@ -44,6 +45,7 @@ pub(crate) mod cases;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod commands;
 pub(crate) mod folder;
 pub(crate) mod kube_proxy;
 pub(crate) mod kubevirt;

@@ -1,13 +1,16 @@
 //! What is wrong with one guest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     admission::{Judged, Severity},
     cli::{
-        check::{Level, WithVersion, findings_of_new},
+        check::{Level, UnknownFacts, WithVersion, findings_of_new},
         guests::{FoundGuests, Guest},
         slots::{BusView, bus_after_restart},
     },
@@ -155,16 +158,13 @@ impl Buses {
 
 impl AuditedGuest {
     /// Returns what sorts guests: the worst first.
-    pub(super) fn rank(&self) -> (Option<Topic>, bool, usize, String, String) {
+    pub(super) fn rank(&self) -> (bool, Option<Topic>, Reverse<usize>, String, String) {
         let worst = self.findings.first().map(|finding| finding.topic);
-        let count = usize::MAX - self.findings.len();
+        let count = Reverse(self.findings.len());
         // A guest without findings comes last.
-        (worst.or(Some(Topic::NotChecked)), worst.is_none(), count, self.namespace.clone(), self.name.clone())
+        (worst.is_none(), worst, count, self.namespace.clone(), self.name.clone())
     }
 }
-
-/// The facts that were not known, each with the rules that need it.
-pub(super) type UnknownFacts = BTreeMap<&'static str, BTreeSet<&'static str>>;
 
 /// Evaluates guests by the same facts.
 pub(super) struct GuestAuditor<'a> {
@@ -182,12 +182,14 @@ impl GuestAuditor<'_> {
     /// Evaluates a guest. Adds the facts that were not known, and its bus.
     pub(super) fn audit(&self, guest: &Guest, unknown: &mut UnknownFacts, buses: &mut Buses) -> AuditedGuest {
         let store = &self.found.store;
-        let Some(version) = self.wanted else {
-            return self.evaluate(guest, store, self.present.unwrap_or(NEWEST_KNOWN), unknown, buses);
+        let (mut audited, bus) = match self.wanted {
+            Some(version) => self.evaluate(guest, &WithVersion { store, version }, version, unknown),
+            None => self.evaluate(guest, store, self.present.unwrap_or(NEWEST_KNOWN), unknown),
         };
-        let mut audited = self.evaluate(guest, &WithVersion { store, version }, version, unknown, buses);
-        if let Some(present) = self.present.filter(|present| *present != version) {
-            let today = self.evaluate(guest, store, present, unknown, buses);
+        if let (Some(version), Some(present)) = (self.wanted, self.present)
+            && present != version
+        {
+            let (today, _) = self.evaluate(guest, store, present, unknown);
             let identity =
                 |finding: &Finding| (finding.topic, finding.id(), finding.nic.clone(), finding.field.clone());
             let today: HashSet<_> = today.findings.iter().map(identity).collect();
@@ -195,17 +197,18 @@ impl GuestAuditor<'_> {
                 finding.is_new = !today.contains(&identity(finding));
             }
         }
+        audited.bus = bus.filter(|_| self.has_bus).map(|bus| buses.number(bus.value()));
         audited
     }
 
+    /// Evaluates a guest by facts; returns its bus too, if that can be drawn.
     fn evaluate(
         &self,
         guest: &Guest,
         facts: &dyn FactSource,
         version: Version,
         unknown: &mut UnknownFacts,
-        buses: &mut Buses,
-    ) -> AuditedGuest {
+    ) -> (AuditedGuest, Option<BusView>) {
         let report = report(&Surroundings { facts, ..self.found.around(guest, self.settings) });
         let (kind, object) = match (&guest.vm, &guest.vmi) {
             (Some(vm), _) => ("VirtualMachine", vm),
@@ -213,8 +216,8 @@ impl GuestAuditor<'_> {
             (None, _) => ("VirtualMachineInstance", &Value::Null),
         };
         let mut findings = Vec::new();
-        let bus = bus_after_restart(guest.vm.as_ref(), guest.vmi.known(), &self.found.store, version);
-        add_boot_error(&bus, &mut findings);
+        let bus = bus_after_restart(guest.vm.as_ref(), guest.vmi.known(), &self.found.store, version).ok();
+        add_boot_error(bus.as_ref(), &mut findings);
         for judged in findings_of_new(facts, self.settings, kind, &typed(object, kind)) {
             if let (Some(missing), Some(rule)) = (judged.missing, judged.rule) {
                 unknown.entry(missing.as_str()).or_default().insert(rule.id);
@@ -226,15 +229,11 @@ impl GuestAuditor<'_> {
         add_ports(&report, &mut findings);
         findings.extend(guest.vmi.known().and_then(migratable));
         findings.sort_by_key(|finding| finding.topic);
-        AuditedGuest {
+        let audited = AuditedGuest {
             kind,
             namespace: guest.namespace.clone(),
             name: guest.name.clone(),
-            runs: match report.runs {
-                Fact::Known(()) => Some(true),
-                Fact::Absent => Some(false),
-                Fact::Unknown => None,
-            },
+            runs: report.is_running(),
             ports: report.ports,
             nics: report
                 .nics
@@ -245,8 +244,9 @@ impl GuestAuditor<'_> {
                 })
                 .collect(),
             findings,
-            bus: bus.ok().filter(|_| self.has_bus).map(|bus| buses.number(bus.value())),
-        }
+            bus: None,
+        };
+        (audited, bus)
     }
 }
 
@@ -260,8 +260,8 @@ fn typed(object: &Value, kind: &str) -> Value {
     object
 }
 
-fn add_boot_error(bus: &anyhow::Result<BusView>, findings: &mut Vec<Finding>) {
-    if let Some(why) = bus.as_ref().ok().and_then(BusView::boot_error) {
+fn add_boot_error(bus: Option<&BusView>, findings: &mut Vec<Finding>) {
+    if let Some(why) = bus.and_then(BusView::boot_error) {
         let fix = "remove devices or change the annotations that set the PCI topology, before the next restart";
         let why = why.strip_prefix("This guest cannot boot: ").unwrap_or(why);
         findings.push(Finding::of(Topic::WillNotBoot, why.to_owned(), fix));
@@ -344,6 +344,8 @@ fn migratable(vmi: &Value) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

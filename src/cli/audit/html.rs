@@ -9,7 +9,7 @@ use super::{
     AuditReport, AuditedGuest,
     json::{Each, finding},
 };
-use crate::{cli::check::Level, rules::PortCount};
+use crate::cli::check::Level;
 
 /// The page; its script draws the data.
 const PAGE: &str = include_str!("audit.html");
@@ -51,7 +51,7 @@ fn data(report: &AuditReport) -> Data<'_> {
         topics: topics
             .map(|(topic, count)| json!({"id": topic.id(), "title": topic.title(), "count": count}))
             .collect(),
-        notes: report.unchecked().into_iter().chain(report.notes.iter().cloned()).collect(),
+        notes: report.remarks(),
         buses: &report.buses.list,
         guests: Each { list: &report.guests, value: guest_value },
     }
@@ -63,22 +63,12 @@ fn guest_value(guest: &AuditedGuest) -> Value {
         "namespace": guest.namespace,
         "name": guest.name,
         "runs": guest.runs,
-        "now": ports(&guest.ports.now),
-        "later": ports(&guest.ports.after_restart),
+        "now": guest.ports.now.short(),
+        "later": guest.ports.after_restart.short(),
         "nics": guest.nics,
         "bus": guest.bus,
         "findings": guest.findings.iter().map(finding).collect::<Vec<_>>(),
     })
-}
-
-/// Returns a number of ports in words.
-fn ports(ports: &PortCount) -> String {
-    match ports {
-        PortCount::Free { free, estimate, .. } => format!("{}{free}", if estimate.is_some() { "~" } else { "" }),
-        PortCount::Unlimited => "any".to_owned(),
-        PortCount::NotRunning => "-".to_owned(),
-        PortCount::Unknown(_) => "?".to_owned(),
-    }
 }
 
 #[cfg(test)]

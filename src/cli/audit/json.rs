@@ -1,12 +1,13 @@
 //! The audit as JSON for programs.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{AuditReport, AuditedGuest, Finding};
-use crate::cli::{check::Level, status::value_of_ports};
+use crate::cli::{
+    check::{Level, UnknownFacts},
+    status::value_of_ports,
+};
 
 /// The version of the fields below; a field is only added in a version, never removed or changed.
 const SCHEMA_VERSION: u32 = 1;
@@ -22,7 +23,7 @@ pub(super) struct Document<'r> {
     kubevirt_version: &'r str,
     summary: Value,
     guests: Each<'r, AuditedGuest>,
-    unchecked: &'r BTreeMap<&'static str, BTreeSet<&'static str>>,
+    unchecked: &'r UnknownFacts,
     not_read: &'r [String],
 }
 

@@ -1,21 +1,22 @@
 //! The audit as text: a summary, and then the findings by topic; equal findings of several guests are shown once.
 
-use super::{AuditReport, AuditedGuest, Finding, count};
-use crate::cli::{check::Level, status::Printout, terminal::Colour};
+use super::{AuditReport, AuditedGuest, Finding};
+use crate::cli::{
+    check::{Level, count, summary},
+    status::Printout,
+    terminal::Colour,
+};
 
 /// How many guests an equal finding names.
 const MAX_NAMES: usize = 8;
 
 /// Renders the report.
 pub(super) fn render(report: &AuditReport, mut page: Printout) -> String {
-    let levels = [Level::Error, Level::Warning, Level::Note].map(|level| (report.count_level(level), level));
-    let found: Vec<String> =
-        levels.iter().filter(|(number, _)| *number > 0).map(|(number, level)| count(*number, level.as_str())).collect();
-    let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
+    let found = summary(|level| report.count_level(level));
     let guests = count(report.guests.len(), "guest");
     let headline = format!("{found} in {guests} of {}, KubeVirt {}", report.scope, report.version);
-    let worst = levels.iter().find(|(number, _)| *number > 0).map(|(_, level)| *level);
-    page.paragraph(Some(worst.map_or(Colour::Green, colour)), "", "  ", &headline);
+    let worst = [Level::Error, Level::Warning, Level::Note].into_iter().find(|level| report.count_level(*level) > 0);
+    page.paragraph(Some(worst.map_or(Colour::Green, Level::colour)), "", "  ", &headline);
     for (topic, number) in report.topics() {
         page.paragraph(None, "", "        ", &format!("{number:>6}  {}", topic.title()));
     }
@@ -33,12 +34,12 @@ pub(super) fn render(report: &AuditReport, mut page: Printout) -> String {
         }
         add(&mut page, equal, first);
     }
-    let notes: Vec<String> = report.unchecked().into_iter().chain(report.notes.iter().cloned()).collect();
-    if !notes.is_empty() {
+    let remarks = report.remarks();
+    if !remarks.is_empty() {
         page.verbatim("", "\n");
     }
-    for note in notes {
-        page.paragraph(Some(Colour::Dim), "", "  ", &note);
+    for remark in remarks {
+        page.paragraph(Some(Colour::Dim), "", "  ", &remark);
     }
     page.into_text()
 }
@@ -51,7 +52,7 @@ fn is_equal(one: &Finding, other: &Finding) -> bool {
 fn add(page: &mut Printout, equal: &[(&AuditedGuest, &Finding)], finding: &Finding) {
     let rule = finding.rule.map(|rule| format!(" [{}]", rule.id)).unwrap_or_default();
     let new = if finding.is_new { " (new with this version)" } else { "" };
-    page.paragraph(Some(colour(finding.level)), "  ", "    ", &format!("{}{rule}{new}", finding.what));
+    page.paragraph(Some(finding.level.colour()), "  ", "    ", &format!("{}{rule}{new}", finding.what));
     let names: Vec<String> =
         equal.iter().take(MAX_NAMES).map(|(guest, _)| format!("{}/{}", guest.namespace, guest.name)).collect();
     let more = match equal.len().saturating_sub(MAX_NAMES) {
@@ -61,13 +62,5 @@ fn add(page: &mut Printout, equal: &[(&AuditedGuest, &Finding)], finding: &Findi
     page.paragraph(None, "    ", "      ", &format!("{}{more}", names.join(", ")));
     if !finding.fix.is_empty() {
         page.paragraph(None, "    ", "      ", &format!("To do: {}", finding.fix));
-    }
-}
-
-fn colour(level: Level) -> Colour {
-    match level {
-        Level::Error => Colour::Red,
-        Level::Warning => Colour::Yellow,
-        Level::Note => Colour::Cyan,
     }
 }

@@ -47,15 +47,6 @@ fn full_message(problem: &Problem) -> String {
     format!("{object}{} [{}]", problem.message(), problem.origin.id())
 }
 
-/// Returns what was not checked, in one line for each missing kind of object.
-fn unchecked(report: &Report) -> Vec<String> {
-    let line = |(kind, rules): (&&str, &std::collections::BTreeSet<&str>)| {
-        let rules: Vec<&str> = rules.iter().copied().collect();
-        format!("without a {kind}: {}", rules.join(", "))
-    };
-    report.unknown.iter().map(line).collect()
-}
-
 #[cfg(test)]
 mod testing {
     use serde_json::json;

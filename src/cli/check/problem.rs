@@ -8,7 +8,7 @@ use std::{
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
-use crate::{cluster::manifests::Position, facts::FactKind, rules::Rule};
+use crate::{cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -29,6 +29,39 @@ impl Level {
             Self::Note => "note",
         }
     }
+
+    pub(in crate::cli) fn colour(self) -> Colour {
+        match self {
+            Self::Error => Colour::Red,
+            Self::Warning => Colour::Yellow,
+            Self::Note => Colour::Cyan,
+        }
+    }
+}
+
+/// Returns how many problems of each level there are, as in `1 error, 2 notes`.
+pub(in crate::cli) fn summary(count_level: impl Fn(Level) -> usize) -> String {
+    let counts = [Level::Error, Level::Warning, Level::Note].map(|level| (count_level(level), level));
+    let found: Vec<String> =
+        counts.iter().filter(|(number, _)| *number > 0).map(|(number, level)| count(*number, level.as_str())).collect();
+    if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") }
+}
+
+/// Returns a number with its noun.
+pub(in crate::cli) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// The facts that were not known, each with the rules that need it.
+pub(in crate::cli) type UnknownFacts = BTreeMap<&'static str, BTreeSet<&'static str>>;
+
+/// Returns what was not checked, in one line for each missing kind of object.
+pub(in crate::cli) fn unchecked(unknown: &UnknownFacts) -> Vec<String> {
+    let line = |(kind, rules): (&&str, &BTreeSet<&str>)| {
+        let rules: Vec<&str> = rules.iter().copied().collect();
+        format!("without a {kind}: {}", rules.join(", "))
+    };
+    unknown.iter().map(line).collect()
 }
 
 /// Where a problem comes from.
@@ -133,7 +166,7 @@ pub(in crate::cli) struct Report {
     /// The objects that were checked.
     pub(in crate::cli) checked: Vec<Checked>,
     /// The facts that were not known, each with the rules that need it.
-    pub(in crate::cli) unknown: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    pub(in crate::cli) unknown: UnknownFacts,
     /// What the check took for granted.
     pub(in crate::cli) assumptions: Vec<String>,
     pub(in crate::cli) files: usize,

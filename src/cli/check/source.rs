@@ -97,7 +97,8 @@ impl Before {
                 bail!("--git {revision}: {}", error.trim().trim_start_matches("fatal: "));
             }
             let names = String::from_utf8(output.stdout).context("--git: a file name is not UTF-8")?;
-            let names: Vec<&str> = names.split('\0').filter(|name| is_manifest(name) || !path.is_dir()).collect();
+            let names: Vec<&str> =
+                names.split('\0').filter(|name| files::is_manifest(Path::new(name)) || !path.is_dir()).collect();
             let mut git = GitFiles::open(folder)?;
             for name in names.into_iter().filter(|name| !name.is_empty()) {
                 let text = git.read(revision, name).with_context(|| format!("--git {revision}: {name}"))?;
@@ -131,10 +132,6 @@ impl Before {
         }
         Ok(())
     }
-}
-
-fn is_manifest(name: &str) -> bool {
-    [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// Sets the namespace of an object that does not name one.

@@ -2,15 +2,16 @@
 
 use std::{io::Write, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
 
-use super::{Format, NicArgument, SlotsArgs, draw_object, json, svg, text, view::BusView};
+use super::{Format, NicArgument, SlotsArgs, draw, json, svg, text, view::BusView};
 use crate::{
     cli::{
+        block_on,
         guests::{self, Selection, name_in},
         status::{print_notes, value_of_ports},
+        terminal::broken,
     },
     cluster::store::Store,
     facts::FactSource,
@@ -30,8 +31,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// Prints the ports of the VM of the arguments.
 pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    block_on(async {
         let cluster = args.cluster.connect().await?;
         let name = name_in(args.vm.as_deref().unwrap_or_default())?.to_owned();
         let networks: Vec<String> = args.what_if.iter().map(|NicArgument(nic)| nic.network_name.clone()).collect();
@@ -39,7 +39,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let Some(guest) = guests.list.first() else { bail!("VirtualMachine {name:?} was not read") };
         let report = place::report(&guests.around(guest, &settings));
         let (vm, vmi) = (guest.vm.clone(), guest.vmi.known().cloned());
-        let kinds = guests.store.kubevirt().known().map(|kubevirt| (**kubevirt).clone());
+        let present = guests.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         let store = Arc::new(std::mem::take(&mut guests.store));
         let facts: Arc<dyn FactSource> = Arc::clone(&store) as _;
         let plan = match &vm {
@@ -51,7 +51,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
             _ => None,
         };
         let mut notes = Vec::new();
-        let version = args.kubevirt_version.or(kinds.as_ref().and_then(|kinds| kinds.version));
+        let version = args.kubevirt_version.or(present);
         if version.is_none() {
             notes.push(format!("the version of KubeVirt is not known: treated as {NEWEST_KNOWN}"));
         }
@@ -62,9 +62,8 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
             (None, Some(vmi)) => ("VirtualMachineInstance", vmi.clone(), "as it would boot"),
             (None, None) => bail!("VirtualMachine {name:?} was not read"),
         };
-        let (layout, more) = draw_object(kind, &object, &store, version)?;
+        let (layout, more) = draw(kind, &object, &store, version)?;
         notes.extend(more);
-        notes.extend(layout.notes.iter().map(ToString::to_string));
         let shown = Shown { report: &report, plan: plan.as_ref() };
         let title = format!("{kind} {}/{}, {when}", report.namespace, report.name);
         let printed = match args.output {
@@ -73,7 +72,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
                 format!("{}\n{}", shown.text(), text::render(&view))
             }
             Format::Json => {
-                let bus: Value = serde_json::from_str(&json::render(&layout, version, &notes)?)?;
+                let bus = serde_json::to_value(json::output(&layout, version, &notes))?;
                 format!("{}\n", serde_json::to_string_pretty(&shown.json(&bus))?)
             }
             Format::Svg => {
@@ -100,9 +99,8 @@ pub(in crate::cli) fn bus_after_restart(
         (Some(vm), vmi) => ("VirtualMachine", expanded(vm.clone(), vmi, &mut notes)),
         (None, vmi) => ("VirtualMachineInstance", vmi.cloned().unwrap_or_default()),
     };
-    let (layout, more) = draw_object(kind, &object, store, version)?;
+    let (layout, more) = draw(kind, &object, store, version)?;
     notes.extend(more);
-    notes.extend(layout.notes.iter().map(ToString::to_string));
     Ok(BusView::new("", &layout, version, notes))
 }
 
@@ -196,7 +194,7 @@ impl Shown<'_> {
         let mut all = String::new();
         for line in self.lines() {
             let indent = if line.starts_with(' ') { "  " } else { "" };
-            for part in text::wrap(&line, 80 - indent.len()) {
+            for part in broken(&line, text::WIDTH - indent.len()) {
                 all.push_str(indent);
                 all.push_str(&part);
                 all.push('\n');

@@ -10,7 +10,7 @@ use crate::{
 /// The output. A count is `null` without PCIe ports, and for a guest that cannot boot.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Output<'p> {
+pub(super) struct Output<'p> {
     supports_pcie_hotplug: bool,
     ports_in_use: u64,
     placeholders: Option<u64>,
@@ -41,8 +41,13 @@ struct Device<'p> {
 
 /// Renders the bus, indented, with a line feed at the end.
 pub(super) fn render(layout: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(&output(layout, version, notes))? + "\n")
+}
+
+/// Returns the output.
+pub(super) fn output<'p>(layout: &'p BusLayout, version: Version, notes: &'p [String]) -> Output<'p> {
     let budget = &layout.budget;
-    let output = Output {
+    Output {
         supports_pcie_hotplug: budget.supports_pcie_hotplug,
         ports_in_use: budget.ports_in_use,
         placeholders: budget.placeholders,
@@ -54,8 +59,7 @@ pub(super) fn render(layout: &BusLayout, version: Version, notes: &[String]) -> 
         kubevirt_version: version.to_string(),
         devices: devices(layout),
         notes,
-    };
-    Ok(serde_json::to_string_pretty(&output)? + "\n")
+    }
 }
 
 fn devices(layout: &BusLayout) -> Vec<Device<'_>> {

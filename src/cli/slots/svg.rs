@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::{
-    text::{cut, wrap},
+    text::cut,
     view::{Availability, BusView, Group, Row},
 };
+use crate::cli::terminal::broken;
 
 /// The width of a column of cards, in pixels like all lengths here.
 const COLUMN: u32 = 400;
@@ -59,7 +60,7 @@ struct Band {
 
 fn header(view: &BusView, width: u32) -> Band {
     let (ink, paper) = colours(view.availability);
-    let lines = wrap(&view.headline, (width - 2 * MARGIN) as usize / 9);
+    let lines = broken(&view.headline, (width - 2 * MARGIN) as usize / 9);
     let box_height = 10 + LINE * u32::try_from(lines.len()).unwrap_or(1);
     let mut svg = format!(
         r#"<text x="{MARGIN}" y="38" font-size="20" font-weight="600">{}</text>
@@ -254,7 +255,7 @@ fn tone(row: &Row) -> &'static str {
 fn footer(view: &BusView, width: u32, top: u32) -> Band {
     let letters = (width - 2 * MARGIN) as usize / 7;
     let sentences = view.calculation.iter().cloned().chain(view.notes.iter().map(|note| format!("Note: {note}")));
-    let lines: Vec<String> = sentences.flat_map(|sentence| wrap(&sentence, letters)).collect();
+    let lines: Vec<String> = sentences.flat_map(|sentence| broken(&sentence, letters)).collect();
     if lines.is_empty() {
         return Band { svg: String::new(), bottom: top.saturating_sub(LINE) };
     }

@@ -1,9 +1,10 @@
 //! The PCI bus as text for a terminal of 80 columns.
 
 use super::view::{BusView, Group, Row};
+use crate::cli::terminal::broken;
 
 /// The width of a terminal, in columns.
-const WIDTH: usize = 80;
+pub(super) const WIDTH: usize = 80;
 
 /// The maximum length of a name; a longer one is cut.
 const NAME: usize = 20;
@@ -18,12 +19,12 @@ pub(super) fn render(view: &BusView) -> String {
         lines.extend(group_lines(group));
         lines.push(String::new());
     }
-    lines.extend(wrap(&view.headline, WIDTH));
+    lines.extend(broken(&view.headline, WIDTH));
     for sentence in &view.calculation {
-        lines.extend(wrap(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
+        lines.extend(broken(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
     }
     for note in &view.notes {
-        lines.extend(wrap(&format!("note: {note}"), WIDTH));
+        lines.extend(broken(&format!("note: {note}"), WIDTH));
     }
     let mut text = String::new();
     for line in &lines {
@@ -47,7 +48,7 @@ fn row_lines(row: &Row) -> Vec<String> {
     let head = format!("{port:>4} {mark} {:NAME$} {:KIND$} ", cut(&row.name, NAME), row.kind);
     let indent = head.chars().count();
     let mut lines = Vec::new();
-    for (number, part) in wrap(&row.why, WIDTH - indent).into_iter().enumerate() {
+    for (number, part) in broken(&row.why, WIDTH - indent).into_iter().enumerate() {
         lines.push(if number == 0 { format!("{head}{part}") } else { format!("{:indent$}{part}", "") });
     }
     if lines.is_empty() { vec![head] } else { lines }
@@ -61,30 +62,12 @@ pub(super) fn cut(text: &str, length: usize) -> String {
     text.chars().take(length.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Breaks a text between words. A word that is longer than a line gets a line of its own.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_broken_between_words_and_names_are_cut() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("a-very-long-word b", 5), ["a-very-long-word", "b"]);
-        assert!(wrap("", 5).is_empty());
+    fn names_are_cut() {
         assert_eq!(cut("abcdef", 4), "abc…");
         assert_eq!(cut("äöü", 3), "äöü");
     }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-/// Returns the time since a moment in RFC 3339, such as `45s`, `12m`, `3h` or `2d`; `None` if it is no such text.
+/// Returns the time since a moment in RFC 3339, such as `45s`, `12m`, `3h` or `2d`; `None` for another text.
 pub(in crate::cli) fn age(since: &str, now: Timestamp) -> Option<String> {
     let since: Timestamp = since.parse().ok()?;
     let seconds = now.as_second().saturating_sub(since.as_second()).max(0);

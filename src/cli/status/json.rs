@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::guests::Unread,
-    facts::Fact,
     hotplug::{
         place::{GuestReport, NicReport},
         progress::Direction,
@@ -28,16 +27,11 @@ pub(super) fn value(reports: &[GuestReport], unread: &Unread) -> Value {
 
 fn guest(report: &GuestReport) -> Value {
     let kind = if report.has_vm { "VirtualMachine" } else { "VirtualMachineInstance" };
-    let runs = match report.runs {
-        Fact::Known(()) => Value::Bool(true),
-        Fact::Absent => Value::Bool(false),
-        Fact::Unknown => Value::Null,
-    };
     json!({
         "kind": kind,
         "namespace": report.namespace,
         "name": report.name,
-        "runs": runs,
+        "runs": report.is_running(),
         "ports": {
             "now": value_of_ports(&report.ports.now),
             "afterRestart": value_of_ports(&report.ports.after_restart),

@@ -1,7 +1,6 @@
 //! Text in paragraphs: broken at the width of a terminal, and not at all in a pipe or where it is to be copied.
 
-use super::table::{broken, width};
-use crate::cli::terminal::{Colour, Painter};
+use crate::cli::terminal::{Colour, Painter, broken, page_width};
 
 /// The lines of an output.
 pub(in crate::cli) struct Printout {
@@ -13,7 +12,7 @@ pub(in crate::cli) struct Printout {
 impl Printout {
     /// A page for standard output.
     pub(in crate::cli) fn for_stdout() -> Self {
-        Self::of(width())
+        Self::of(page_width())
     }
 
     /// A page of a width, or one whose lines are not broken.

@@ -1,23 +1,15 @@
 //! The table of NICs.
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-};
-
 use jiff::Timestamp;
 
 use super::age;
 use crate::{
-    cli::terminal::{Colour, Painter},
+    cli::terminal::{Colour, Painter, broken},
     hotplug::{
         place::{GuestReport, Need, NicReport},
         progress::Direction,
     },
 };
-
-/// The width of a terminal whose width is not known.
-const TERMINAL: usize = 80;
 
 /// The smallest width of the last column; with less space it gets lines of its own.
 const REASON_AT_LEAST: usize = 40;
@@ -44,12 +36,6 @@ pub(super) struct NicRow {
     cells: Vec<String>,
     why: String,
     colour: Option<Colour>,
-}
-
-/// Returns the width in which to break lines: that of the terminal, else that of `COLUMNS`.
-pub(super) fn width() -> Option<usize> {
-    let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).filter(|&width| width > 0);
-    columns.or_else(|| io::stdout().is_terminal().then_some(TERMINAL))
 }
 
 /// Renders the table of all NICs.
@@ -182,21 +168,6 @@ pub(super) fn lines(rows: &[NicRow], layout: &Layout, has_head: bool, painter: P
         }
     }
     text
-}
-
-/// Breaks a text between words; a word that is longer than a line gets one of its own.
-pub(super) fn broken(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -76,8 +76,9 @@ impl Places {
     }
 }
 
-/// Splits a path into keys and indices. A key in brackets may contain dots and quotes.
-fn segments(path: &str) -> Vec<&str> {
+/// Splits the path of a field into keys and indices. A key in brackets may contain dots and quotes.
+#[must_use]
+pub fn segments(path: &str) -> Vec<&str> {
     let mut segments = Vec::new();
     let mut rest = path;
     while !rest.is_empty() {

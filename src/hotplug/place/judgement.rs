@@ -75,7 +75,7 @@ fn is_obstacle(reason: &Reason, place: Place) -> bool {
         Place::Pod => BEFORE_GUEST.contains(&name),
         Place::Guest => false,
     };
-    // Advice that a migration is needed is no news here; advice that one is hindered is.
+    // The reason says already that a migration is needed, but not what hinders it.
     let is_telling = match reason.weight {
         Weight::Denied => true,
         Weight::Warned => reason.scope == Scope::Hotplug,

@@ -5,15 +5,12 @@ use serde_json::Value;
 
 use super::{
     super::progress::{
-        AttachMethod, attach_method,
+        AttachMethod, NETWORKS, attach_method,
         objects::{condition, is_alive, list, quoted, text},
     },
     Diagnosis, GuestView, Need, Place,
 };
 use crate::{api::network::NadRef, facts::kubevirt::AutoMigration};
-
-/// The annotation of the guest's pod by which KubeVirt requests networks from Multus.
-const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
 /// Returns what a NIC of the guest waits for, if its pod has another network than the VMI.
 pub(super) fn change(observed: &GuestView, nic: &str, pod_interface: &str) -> Option<Diagnosis> {

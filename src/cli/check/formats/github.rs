@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    super::problem::{Level, Problem, Report},
-    full_message, path_of, unchecked,
+    super::problem::{Level, Problem, Report, unchecked},
+    full_message, path_of,
 };
 
 /// How many annotations of a level GitHub shows.
@@ -32,7 +32,7 @@ pub(super) fn render(report: &Report) -> String {
             left_out.push(format!("{} {}s", problems.len() - MAX_SHOWN, level.as_str()));
         }
     }
-    for what in unchecked(report) {
+    for what in unchecked(&report.unknown) {
         let _ = writeln!(text, "not checked {what}");
     }
     let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        problem::{Level, Origin, Problem, Report},
+        problem::{Origin, Problem, Report, unchecked},
         rules_of,
     },
-    path_of, unchecked,
+    path_of,
 };
 
 /// The most results of a run that GitHub reads.
@@ -23,7 +23,8 @@ pub(super) fn render(report: &Report) -> Value {
     problems.truncate(MAX_RESULTS);
     let origins = rules_of(report);
     let ids: Vec<&str> = origins.keys().copied().collect();
-    let mut notes: Vec<String> = unchecked(report).into_iter().map(|what| format!("not checked {what}")).collect();
+    let mut notes: Vec<String> =
+        unchecked(&report.unknown).into_iter().map(|what| format!("not checked {what}")).collect();
     notes.extend(report.assumptions.iter().cloned());
     if left_out > 0 {
         notes.push(format!("{left_out} further findings are left out: a run has at most {MAX_RESULTS}"));
@@ -102,11 +103,7 @@ fn result(problem: &Problem, ids: &[&str]) -> Value {
     json!({
         "ruleId": id,
         "ruleIndex": ids.iter().position(|known| *known == id),
-        "level": match problem.level {
-            Level::Error => "error",
-            Level::Warning => "warning",
-            Level::Note => "note",
-        },
+        "level": problem.level.as_str(),
         "message": {"text": message(problem)},
         "locations": [place],
         "partialFingerprints": {"nicplug/v1": fingerprint},

@@ -2,10 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    super::problem::{Level, Problem, Report},
-    unchecked,
-};
+use super::super::problem::{self, Level, Problem, Report, count, unchecked};
 use crate::cli::terminal::{Colour, Painter, stdout_width, wrap_to};
 
 /// How the text is written.
@@ -41,7 +38,7 @@ pub(super) fn render(report: &Report, style: Style) -> String {
         text.push_str(&style.wrap(note, "note: ", "      "));
         text.push('\n');
     }
-    let unchecked = unchecked(report);
+    let unchecked = unchecked(&report.unknown);
     if !unchecked.is_empty() {
         let what = format!("not checked, because --facts does not say it: {}", unchecked.join("; "));
         text.push_str(&style.wrap(&what, "note: ", "      "));
@@ -55,11 +52,7 @@ pub(super) fn render(report: &Report, style: Style) -> String {
 fn add_problem(text: &mut String, problem: &Problem, style: Style) {
     let Problem { file, at, level, source, object, .. } = problem;
     let painter = style.painter;
-    let colour = match level {
-        Level::Error => Colour::Red,
-        Level::Warning => Colour::Yellow,
-        Level::Note => Colour::Cyan,
-    };
+    let colour = level.colour();
     let place = painter.paint(Colour::Bold, &format!("{file}:{}:{}:", at.line, at.column));
     let kind = painter.paint(colour, &format!("{}[{}]", level.as_str(), problem.origin.id()));
     let object = if object.is_empty() { String::new() } else { format!(" {object}") };
@@ -91,10 +84,7 @@ fn summary(report: &Report) -> String {
         let documents = count(report.documents, "document");
         return format!("nothing to check: {documents} in {} and no object with a guest", count(files, "file"));
     }
-    let levels = [Level::Error, Level::Warning, Level::Note].map(|level| (report.count(level), level));
-    let found: Vec<String> =
-        levels.iter().filter(|(number, _)| *number > 0).map(|(number, level)| count(*number, level.as_str())).collect();
-    let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
+    let found = problem::summary(|level| report.count(level));
     let ignored = if report.ignored > 0 { format!(", {} ignored", report.ignored) } else { String::new() };
     format!("{found} in {scope}{ignored}")
 }
@@ -107,10 +97,6 @@ fn summary_colour(report: &Report) -> Colour {
     } else {
         Colour::Green
     }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 #[cfg(test)]
