@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{anyhow, bail, ensure};
 use futures_util::future::{join, join_all, join3};
-use hyper::http::Request as HttpRequest;
-use kube::core::{Request, params::ListParams};
+use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::kubeconfig::Cluster;
@@ -282,10 +281,6 @@ async fn read_around(
     guests: &mut FoundGuests,
 ) {
     let plan = networks.iter().fold(FetchPlan::about(namespace, ""), |plan, network| plan.with_network(network));
-    let core = |plural: &str| match namespace {
-        "" => format!("/api/v1/{plural}"),
-        namespace => format!("/api/v1/namespaces/{namespace}/{plural}"),
-    };
     let kinds: &[Kind] = if namespace.is_empty() {
         &[Kind::Migration, Kind::ResourceQuota, Kind::Namespace]
     } else {
@@ -295,8 +290,8 @@ async fn read_around(
         fetch_facts(&cluster.client, &plan, TIMEOUT),
         join_all(kinds.iter().map(|&kind| list(client, ObjectPath::all(kind, namespace)))),
         join(
-            list_core(cluster, &core("pods"), ListParams::default().labels(CREATED_BY)),
-            list_core(cluster, &core("events"), ListParams::default().fields("type=Warning")),
+            list_core(client, "pods", namespace, ListParams::default().labels(CREATED_BY)),
+            list_core(client, "events", namespace, ListParams::default().fields("type=Warning")),
         ),
     )
     .await;
@@ -377,21 +372,18 @@ async fn list(client: &ApiClient, path: ObjectPath) -> (ObjectPath, Result<Vec<S
 }
 
 /// Lists objects of the core group, page by page.
-async fn list_core(cluster: &Cluster, url: &str, params: ListParams) -> Result<Vec<Value>, ApiError> {
-    let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
-    let mut params = params.limit(PAGE);
+async fn list_core(
+    client: &ApiClient,
+    plural: &str,
+    namespace: &str,
+    params: ListParams,
+) -> Result<Vec<Value>, ApiError> {
+    let mut pages = client.list_core(plural, namespace, params.limit(PAGE));
     let mut all = Vec::new();
-    loop {
-        let request: HttpRequest<Vec<u8>> = Request::new(url).list(&params)?;
-        let mut page: Value = client.in_time(cluster.client.request(request)).await?;
-        if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-            all.extend(items.into_iter().map(trimmed));
-        }
-        match page.pointer("/metadata/continue").and_then(Value::as_str) {
-            Some(next) if !next.is_empty() => params.continue_token = Some(next.to_owned()),
-            _ => return Ok(all),
-        }
+    while let Some(page) = pages.next().await? {
+        page.for_each(|text| all.push(trimmed(value(text))))?;
     }
+    Ok(all)
 }
 
 /// Drops what no evaluation reads of a Pod or an Event, so that those of a large cluster fit into memory.

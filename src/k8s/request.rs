@@ -60,12 +60,16 @@ impl ObjectPath {
 
     /// Builds requests for the collection that the object is in.
     fn collection(&self) -> Request {
-        let (group, version, plural) = (self.kind.group(), self.kind.version(), self.kind.plural());
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        match self.namespace.as_str() {
-            "" => Request::new(format!("{root}/{plural}")),
-            namespace => Request::new(format!("{root}/namespaces/{namespace}/{plural}")),
-        }
+        collection(self.kind.group(), self.kind.version(), self.kind.plural(), &self.namespace)
+    }
+}
+
+/// Builds requests for all objects of a resource; in all namespaces if `namespace` is empty.
+fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> Request {
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    match namespace {
+        "" => Request::new(format!("{root}/{plural}")),
+        namespace => Request::new(format!("{root}/namespaces/{namespace}/{plural}")),
     }
 }
 
@@ -129,14 +133,16 @@ impl ApiClient {
 
     /// Lists objects page by page; `params.limit` is the size of a page.
     pub(crate) fn list(&self, path: &ObjectPath, params: ListParams, fields: Fields) -> Pages<'_> {
-        let collection = path.collection();
-        Pages { client: self, collection, fields, params, is_last: false, resource_version: String::new() }
+        self.pages(path.collection(), params, fields)
     }
 
-    /// Lists objects at a URL, for kinds that no watch reads, such as `/api/v1/pods`.
-    pub(crate) fn list_at(&self, url: &str, params: ListParams) -> Pages<'_> {
-        let collection = Request::new(url);
-        Pages { client: self, collection, fields: Fields::All, params, is_last: false, resource_version: String::new() }
+    /// Lists objects of the core group that no watch reads, such as `pods`; in all namespaces if `namespace` is empty.
+    pub(crate) fn list_core(&self, plural: &str, namespace: &str, params: ListParams) -> Pages<'_> {
+        self.pages(collection("", "v1", plural, namespace), params, Fields::All)
+    }
+
+    fn pages(&self, collection: Request, params: ListParams, fields: Fields) -> Pages<'_> {
+        Pages { client: self, collection, fields, params, is_last: false, resource_version: String::new() }
     }
 
     /// Watches objects from a resource version on; each line of the stream is an event.

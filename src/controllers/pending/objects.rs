@@ -58,7 +58,7 @@ impl<'c> Reader<'c> {
         let pods = match uid {
             Some(uid) => {
                 let params = ListParams::default().labels(&format!("{CREATED_BY}={uid}"));
-                list(self.client, &format!("/api/v1/namespaces/{namespace}/pods"), params).await.ok()
+                list(self.client, "pods", namespace, params).await.ok()
             }
             None => Some(Vec::new()),
         };
@@ -93,7 +93,7 @@ impl<'c> Reader<'c> {
         let migrations =
             migrations.and_then(|all| all.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()).ok();
         let warnings = ListParams::default().fields("type=Warning");
-        let events = list(self.client, &format!("/api/v1/namespaces/{namespace}/events"), warnings).await.ok();
+        let events = list(self.client, "events", namespace, warnings).await.ok();
         NamespaceObjects { migrations, events }
     }
 }
@@ -103,7 +103,7 @@ pub(super) async fn earlier_events(client: &ApiClient) -> Result<Vec<(NicKey, St
     let mut found = Vec::new();
     for reason in [EventReason::InterfacePending, EventReason::InterfaceAttached] {
         let params = ListParams::default().fields(&format!("reason={}", reason.as_str()));
-        let events = list(client, "/api/v1/events", params).await?;
+        let events = list(client, "events", "", params).await?;
         found.extend(events.iter().filter_map(|event| Some((text(event, "/eventTime").to_owned(), earlier(event)?))));
     }
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -124,8 +124,8 @@ fn earlier(event: &Value) -> Option<(NicKey, String, EarlierEvent)> {
     Some((key, uid.to_owned(), reported))
 }
 
-async fn list(client: &ApiClient, url: &str, params: ListParams) -> Result<Vec<Value>, ApiError> {
-    let objects = client.list_at(url, params.limit(PAGE)).objects().await?;
+async fn list(client: &ApiClient, plural: &str, namespace: &str, params: ListParams) -> Result<Vec<Value>, ApiError> {
+    let objects = client.list_core(plural, namespace, params.limit(PAGE)).objects().await?;
     objects.iter().map(|text| parse(text)).collect()
 }
 
