@@ -6,7 +6,11 @@ mod pool;
 pub(super) mod timing;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
-use super::{AtRestart, Case, CauseType, Finding, attachment_path::shut_down, rule};
+use super::{
+    AtRestart, Case, CauseType, Finding,
+    attachment_path::{changed_address, shut_down},
+    rule,
+};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
@@ -404,12 +408,7 @@ fn evaluate_consequences(case: &Case, vmi: &Vmi, forecast: &Forecast) -> Option<
     if shuts_down || obstacle.is_some_and(|obstacle| obstacle.is_lasting()) {
         return None;
     }
-    let (nic, assigned_by) = case.facts.unstable_address(|name| !is_swapped(name))?;
-    let what = format!(
-        "a migration may change the address of {nic}: {assigned_by} keeps none (no persistent IPs)",
-        nic = quote(nic)
-    );
-    Some(RULE.advice(field, what))
+    Some(RULE.advice(field, changed_address(case.facts, |name| !is_swapped(name))?))
 }
 
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
