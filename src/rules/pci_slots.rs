@@ -243,7 +243,10 @@ fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
 
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
-    let devices = devices_after_restart(case)?;
+    room_of(case, &devices_after_restart(case)?)
+}
+
+fn room_of(case: &Case, devices: &Devices) -> Option<HotplugCapacity> {
     Some(BootSlots::of(&devices.port_usage, &devices.nics, case.version()?)?.capacity)
 }
 
