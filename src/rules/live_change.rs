@@ -431,6 +431,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
+        api::instancetype::PreferredDevices,
         facts::{
             Expansion, Expansions, Fact, GuestNetwork, Preference, nad::Nad, nic::hash_of_interface, vmi::Migratable,
         },
@@ -648,7 +649,8 @@ mod tests {
     fn another_preference_changes_the_nics_that_leave_a_field_to_it() {
         let none = || Expansion { instancetype: Fact::Absent, preference: Fact::Absent };
         let preferring = |model: &str| {
-            let preference = Preference { model: model.into(), ..Preference::default() };
+            let devices = PreferredDevices { interface_model: model.into(), ..PreferredDevices::default() };
+            let preference = Preference { devices, ..Preference::default() };
             Expansion { preference: Fact::Known(Arc::new(preference)), ..none() }
         };
         let to = |after: Expansion| {
