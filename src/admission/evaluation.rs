@@ -17,8 +17,8 @@ use crate::{
     change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, OversizedList},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
-    rules::{self, Case, CauseType, Rule},
-    settings::{Enforcement, Settings},
+    rules::{self, Case, CauseType},
+    settings::Settings,
 };
 
 /// The result of a request.
@@ -392,31 +392,43 @@ fn of_a_fork(facts: Facts) -> Facts {
         quotas,
         overrides,
         mac_users,
+        expansions,
         ..
     } = facts;
-    let of_cluster = Facts { nads, isolation, multus_namespace, attachment, resource_injector, ..Facts::default() };
-    Facts { nodes, quotas, overrides, mac_users, expansions: facts.expansions.map(|_| Box::default()), ..of_cluster }
+    Facts {
+        nads,
+        isolation,
+        multus_namespace,
+        attachment,
+        resource_injector,
+        nodes,
+        quotas,
+        overrides,
+        mac_users,
+        expansions: expansions.map(|_| Box::default()),
+        ..Facts::default()
+    }
 }
 
 /// Applies the rules to a change.
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, facts, policy)
+    let findings = rules::evaluate(&Case { change, facts, settings }, |rule| policy.is_off(rule));
+    verdict::decide(&findings, change, facts, policy)
 }
 
 /// Applies the rules to the start of a migration.
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_without_restart(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+    let findings = rules::evaluate_migration(start, facts, settings, |rule| policy.is_off(rule));
+    verdict::decide_without_restart(&findings, policy)
 }
 
 /// Applies the rules to a change of a network.
 pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_without_restart(&rules::evaluate_network(change, facts, is_off), policy)
+    let findings = rules::evaluate_network(change, facts, |rule| policy.is_off(rule));
+    verdict::decide_without_restart(&findings, policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {

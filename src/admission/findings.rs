@@ -7,8 +7,7 @@ use super::{
 };
 use crate::{
     change::MigrationStart,
-    rules::{self, Case, Rule},
-    settings::Enforcement,
+    rules::{self, Case},
 };
 
 impl Evaluator<'_> {
@@ -28,15 +27,13 @@ impl Evaluator<'_> {
         if let Some(start) = MigrationStart::of(request) {
             let facts = self.facts.facts_for_migration(&start);
             let policy = EnforcementPolicy::new(self.settings, &facts);
-            let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-            let findings = rules::evaluate_migration(&start, &facts, self.settings, is_off);
+            let findings = rules::evaluate_migration(&start, &facts, self.settings, |rule| policy.is_off(rule));
             return judged::without_restart(&findings, policy);
         }
         let Some(change) = self.change_of(request) else { return Vec::new() };
         let facts = self.facts_for(&change);
         let policy = EnforcementPolicy::new(self.settings, &facts);
-        let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
         let case = Case { change: &change, facts: &facts, settings: self.settings };
-        judged::of_change(&rules::evaluate(&case, is_off), &change, &facts, policy)
+        judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, policy)
     }
 }
