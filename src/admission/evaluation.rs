@@ -277,9 +277,7 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
-        if let Some(change) = NetworkChange::of(request) {
-            let multus_namespace = self.settings.attachment.multus_namespace.clone();
-            let change = NetworkChange { multus_namespace, ..change };
+        if let Some(change) = self.network_change_of(request) {
             return self.evaluate_network(endpoint, request, change);
         }
         if request.is_unchanged {
@@ -313,6 +311,13 @@ impl<'e> Evaluator<'e> {
         Some(change)
     }
 
+    /// Returns the change of a network, with the settings that its facts depend on.
+    pub(super) fn network_change_of<'r>(&self, request: &'r Request<'r>) -> Option<NetworkChange<'r>> {
+        let mut change = NetworkChange::of(request)?;
+        change.multus_namespace.clone_from(&self.settings.attachment.multus_namespace);
+        Some(change)
+    }
+
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
         let operations =
@@ -336,8 +341,7 @@ impl<'e> Evaluator<'e> {
         if endpoint == Endpoint::Mutate {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         }
-        let of_kubevirt = is_of_kubevirt(&request.kind);
-        let facts = if of_kubevirt { self.facts.facts_for_migration(&start) } else { Facts::default() };
+        let facts = self.facts_for_migration(request, &start);
         let verdict = decide_migration(&start, &facts, self.settings);
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
     }
@@ -354,6 +358,11 @@ impl<'e> Evaluator<'e> {
         let facts = self.facts.facts_for_network(&change);
         let verdict = decide_network(&change, &facts, self.settings);
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+    }
+
+    /// Returns the facts for the start of a migration; none for that of a fork of KubeVirt, whose objects are not watched.
+    pub(super) fn facts_for_migration(&self, request: &Request, start: &MigrationStart) -> Facts {
+        if is_of_kubevirt(&request.kind) { self.facts.facts_for_migration(start) } else { Facts::default() }
     }
 
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
