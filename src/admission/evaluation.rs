@@ -267,7 +267,7 @@ impl<'e> Evaluator<'e> {
         }
     }
 
-    /// Whether objects of this kind are judged: by their name, those of Kubernetes or of another operator may be of it too.
+    /// Whether objects of this kind are judged. Another operator may have a kind of the same name in its own group.
     #[must_use]
     pub fn judges(&self, kind: &GroupVersionKind) -> bool {
         self.settings.api.judges(&kind.group, ObjectKind::of(kind).group())
