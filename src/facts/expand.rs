@@ -206,7 +206,7 @@ impl Preference {
     }
 
     /// Sets what the preference prefers and an interface leaves out.
-    pub fn apply_to_interface<'t>(&'t self, interface: &mut Interface<'t>, network: Option<&Network>) {
+    fn apply_to_interface<'t>(&'t self, interface: &mut Interface<'t>, network: Option<&Network>) {
         let has_model = interface.model.as_deref().is_some_and(|model| !model.is_empty());
         if !has_model && !self.devices.interface_model.is_empty() {
             interface.model = Some(Text::from(&*self.devices.interface_model));
