@@ -247,7 +247,9 @@ async fn what_kubevirt_expands_a_vm_with_follows_its_objects() {
     let watches = watch(&admin);
     all_synced(&watches).await;
     let expansion = |revision: &str| facts_of_expansion(&watches, &namespace, revision);
-    let model = |revision: &str| expansion(revision).preference.known().map(|preference| preference.model.to_string());
+    let model = |revision: &str| {
+        expansion(revision).preference.known().map(|preference| preference.devices.interface_model.to_string())
+    };
     let memory = || expansion("").instancetype.known().map(|instancetype| instancetype.memory.to_string());
     assert_eq!((model(""), memory()), (None, None));
 

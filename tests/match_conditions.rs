@@ -192,6 +192,9 @@ fn annotations() -> Vec<[Option<(&'static str, &'static str)>; 2]> {
         [Some(("nicplug.io/remove-interfaces", "other")), Some(("nicplug.io/remove-interfaces", "other"))],
         [None, Some(("nicplug.io/reserve-ports", "many"))],
         [None, Some(("nicplug.io/apply", "on-restart"))],
+        [Some(("nicplug.io/apply", "on-restart")), Some(("nicplug.io/apply", "onrestart"))],
+        [None, Some(("nicplug.io/unplug", "drop"))],
+        [None, Some(("nicplug.io/add-interface", "eth1=net"))],
         [None, Some(("example.com/other", "value"))],
     ]
 }

@@ -42,6 +42,12 @@ impl<'e> EnforcementPolicy<'e> {
         self.overridden(rule, rule.enforcement)
     }
 
+    /// Whether a rule is not evaluated.
+    #[must_use]
+    pub fn is_off(&self, rule: &Rule) -> bool {
+        self.for_rule(rule) == Enforcement::Off
+    }
+
     /// Returns how a finding is enforced: a certain fault is denied unless settings or the namespace name its rule.
     #[must_use]
     pub fn for_finding(&self, finding: &Finding) -> Enforcement {

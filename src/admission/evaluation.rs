@@ -17,8 +17,8 @@ use crate::{
     change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, OversizedList},
     facts::{Fact, FactSource, Facts, Vmi},
     mutations::{self, MutationInput},
-    rules::{self, Case, CauseType, Rule},
-    settings::{Enforcement, Settings},
+    rules::{self, Case, CauseType},
+    settings::Settings,
 };
 
 /// The result of a request.
@@ -267,7 +267,7 @@ impl<'e> Evaluator<'e> {
         }
     }
 
-    /// Whether objects of this kind are judged: by their name, those of Kubernetes or of another operator may be of it too.
+    /// Whether objects of this kind are judged. Another operator may have a kind of the same name in its own group.
     #[must_use]
     pub fn judges(&self, kind: &GroupVersionKind) -> bool {
         self.settings.api.judges(&kind.group, ObjectKind::of(kind).group())
@@ -277,9 +277,7 @@ impl<'e> Evaluator<'e> {
         if let Some(start) = MigrationStart::of(request) {
             return self.evaluate_migration(endpoint, request, start);
         }
-        if let Some(change) = NetworkChange::of(request) {
-            let multus_namespace = self.settings.attachment.multus_namespace.clone();
-            let change = NetworkChange { multus_namespace, ..change };
+        if let Some(change) = self.network_change_of(request) {
             return self.evaluate_network(endpoint, request, change);
         }
         if request.is_unchanged {
@@ -313,6 +311,13 @@ impl<'e> Evaluator<'e> {
         Some(change)
     }
 
+    /// Returns the change of a network, with the settings that its facts depend on.
+    pub(super) fn network_change_of<'r>(&self, request: &'r Request<'r>) -> Option<NetworkChange<'r>> {
+        let mut change = NetworkChange::of(request)?;
+        change.multus_namespace.clone_from(&self.settings.attachment.multus_namespace);
+        Some(change)
+    }
+
     fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
         let operations =
@@ -336,8 +341,7 @@ impl<'e> Evaluator<'e> {
         if endpoint == Endpoint::Mutate {
             return Evaluation::new(endpoint, request, Decision::Unhandled);
         }
-        let of_kubevirt = is_of_kubevirt(&request.kind);
-        let facts = if of_kubevirt { self.facts.facts_for_migration(&start) } else { Facts::default() };
+        let facts = self.facts_for_migration(request, &start);
         let verdict = decide_migration(&start, &facts, self.settings);
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
     }
@@ -354,6 +358,11 @@ impl<'e> Evaluator<'e> {
         let facts = self.facts.facts_for_network(&change);
         let verdict = decide_network(&change, &facts, self.settings);
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+    }
+
+    /// Returns the facts for the start of a migration; none for that of a fork of KubeVirt, whose objects are not watched.
+    pub(super) fn facts_for_migration(&self, request: &Request, start: &MigrationStart) -> Facts {
+        if is_of_kubevirt(&request.kind) { self.facts.facts_for_migration(start) } else { Facts::default() }
     }
 
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
@@ -392,31 +401,43 @@ fn of_a_fork(facts: Facts) -> Facts {
         quotas,
         overrides,
         mac_users,
+        expansions,
         ..
     } = facts;
-    let of_cluster = Facts { nads, isolation, multus_namespace, attachment, resource_injector, ..Facts::default() };
-    Facts { nodes, quotas, overrides, mac_users, expansions: facts.expansions.map(|_| Box::default()), ..of_cluster }
+    Facts {
+        nads,
+        isolation,
+        multus_namespace,
+        attachment,
+        resource_injector,
+        nodes,
+        quotas,
+        overrides,
+        mac_users,
+        expansions: expansions.map(|_| Box::default()),
+        ..Facts::default()
+    }
 }
 
 /// Applies the rules to a change.
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide(&rules::evaluate(&Case { change, facts, settings }, is_off), change, facts, policy)
+    let findings = rules::evaluate(&Case { change, facts, settings }, |rule| policy.is_off(rule));
+    verdict::decide(&findings, change, facts, policy)
 }
 
 /// Applies the rules to the start of a migration.
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_without_restart(&rules::evaluate_migration(start, facts, settings, is_off), policy)
+    let findings = rules::evaluate_migration(start, facts, settings, |rule| policy.is_off(rule));
+    verdict::decide_without_restart(&findings, policy)
 }
 
 /// Applies the rules to a change of a network.
 pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts);
-    let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-    verdict::decide_without_restart(&rules::evaluate_network(change, facts, is_off), policy)
+    let findings = rules::evaluate_network(change, facts, |rule| policy.is_off(rule));
+    verdict::decide_without_restart(&findings, policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {

@@ -7,8 +7,7 @@ use super::{
 };
 use crate::{
     change::MigrationStart,
-    rules::{self, Case, Rule},
-    settings::Enforcement,
+    rules::{self, Case},
 };
 
 impl Evaluator<'_> {
@@ -26,17 +25,84 @@ impl Evaluator<'_> {
             return judged::of_causes(&evaluation.verdict.causes);
         }
         if let Some(start) = MigrationStart::of(request) {
-            let facts = self.facts.facts_for_migration(&start);
+            let facts = self.facts_for_migration(request, &start);
             let policy = EnforcementPolicy::new(self.settings, &facts);
-            let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
-            let findings = rules::evaluate_migration(&start, &facts, self.settings, is_off);
+            let findings = rules::evaluate_migration(&start, &facts, self.settings, |rule| policy.is_off(rule));
             return judged::without_restart(&findings, policy);
+        }
+        if let Some(change) = self.network_change_of(request) {
+            let facts = self.facts.facts_for_network(&change);
+            let policy = EnforcementPolicy::new(self.settings, &facts);
+            return judged::without_restart(
+                &rules::evaluate_network(&change, &facts, |rule| policy.is_off(rule)),
+                policy,
+            );
         }
         let Some(change) = self.change_of(request) else { return Vec::new() };
         let facts = self.facts_for(&change);
         let policy = EnforcementPolicy::new(self.settings, &facts);
-        let is_off = |rule: &Rule| policy.for_rule(rule) == Enforcement::Off;
         let case = Case { change: &change, facts: &facts, settings: self.settings };
-        judged::of_change(&rules::evaluate(&case, is_off), &change, &facts, policy)
+        judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        admission::{Severity, parse},
+        change::{Change, NetworkChange},
+        facts::{Fact, FactSource, Facts, NetworkUsers},
+        settings::Settings,
+    };
+
+    /// A cluster where one guest runs, and uses every network.
+    struct OneGuest;
+
+    impl FactSource for OneGuest {
+        fn facts_for(&self, _: &Change) -> Facts {
+            Facts::default()
+        }
+
+        fn facts_for_migration(&self, _: &MigrationStart) -> Facts {
+            Facts { vmi: Fact::Known(Arc::default()), ..Facts::default() }
+        }
+
+        fn facts_for_network(&self, _: &NetworkChange) -> Facts {
+            let users = NetworkUsers { guests: vec!["demo/vm".to_owned()], count: 1 };
+            Facts { network_users: Fact::Known(users), ..Facts::default() }
+        }
+    }
+
+    /// Returns the rules and severities of the findings, after a comparison with the rules of the verdict.
+    fn findings(kind: &str, request: &str) -> Vec<(&'static str, Severity)> {
+        let settings = Settings::parse("api: {groups: {kubevirt.io: [kubevirt.example.com]}}", &[]).unwrap();
+        let review = format!(
+            r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u",
+                "namespace": "demo", "kind": {{{kind}}}, {request}}}}}"#
+        );
+        let body = parse(review.as_bytes());
+        let evaluator = Evaluator::new(&OneGuest, &settings);
+        let evaluation = evaluator.evaluate(Endpoint::Validate, &body);
+        let findings = evaluator.findings(&evaluation);
+        let found: Vec<_> = findings.iter().filter_map(|judged| Some((judged.rule?.id, judged.severity))).collect();
+        let rules: Vec<_> = found.iter().map(|&(rule, _)| rule).collect();
+        assert_eq!(rules, evaluation.verdict.warned_by.ids().collect::<Vec<_>>(), "{review}");
+        found
+    }
+
+    #[test]
+    fn a_changed_network_and_the_migration_of_a_fork_have_the_findings_of_their_verdict() {
+        let nad = |kind: &str| format!(r#"{{"metadata": {{"name": "blue"}}, "spec": {{"config": "{kind}"}}}}"#);
+        let network = format!(r#""operation": "UPDATE", "object": {}, "oldObject": {}"#, nad("a"), nad("b"));
+        let kind = r#""group": "k8s.cni.cncf.io", "kind": "NetworkAttachmentDefinition""#;
+        assert_eq!(findings(kind, &network), [("NP119", Severity::Warned)]);
+
+        let migration = r#""operation": "CREATE", "object": {"spec": {"vmiName": "vm"}}"#;
+        let kind = |group: &str| format!(r#""group": "{group}", "kind": "VirtualMachineInstanceMigration""#);
+        assert_eq!(findings(&kind("kubevirt.io"), migration), []);
+        assert_eq!(findings(&kind("kubevirt.example.com"), migration), [("NP111", Severity::Unchecked)]);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     api::{quote::quote, review::ParsedRequest},
     change::{Change, Nic},
     facts::Facts,
-    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Rule, Scope, Timing, free_ports, timings},
+    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Scope, Timing, free_ports, timings},
     settings::Enforcement,
 };
 
@@ -91,7 +91,7 @@ impl Evaluator<'_> {
     fn outlook_of(&self, change: &Change, facts: &Facts) -> Outlook {
         let case = Case { change, facts, settings: self.settings };
         let policy = EnforcementPolicy::new(self.settings, facts);
-        let findings = rules::evaluate(&case, |rule: &Rule| policy.for_rule(rule) == Enforcement::Off);
+        let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
         let verdict = verdict::decide(&findings, change, facts, policy);
         let mut others: Vec<&Finding> = findings.iter().collect();
         let mut nics = Vec::new();

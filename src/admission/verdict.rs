@@ -10,6 +10,7 @@ pub use self::postponed::Postponed;
 use self::sets::{FactSet, RuleSet};
 use super::enforcement::EnforcementPolicy;
 use crate::{
+    annotations::keys::ON_RESTART,
     api::{quote::cut, review::ObjectKind},
     change::Change,
     facts::{Fact, Facts},
@@ -214,7 +215,7 @@ fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) ->
 
 /// Whether the user requested that impossible changes wait for the next restart.
 fn waits_for_restart(change: &Change) -> bool {
-    change.after.annotation(|annotations| annotations.apply.as_deref()) == Some("on-restart")
+    change.after.annotation(|annotations| annotations.apply.as_deref()) == Some(ON_RESTART)
 }
 
 /// Whether virt-controller makes the change because of another object, which it does until the change is allowed: it

@@ -1,12 +1,10 @@
 //! The keys that begin with `nicplug.io/`: those that nicplug reads, and those that look like one of them.
 
-use std::fmt::Write as _;
-
 use crate::{
     api::{
         Text,
         metadata::{Metadata, PREFIX},
-        quote::quote,
+        quote::{cut, quote},
         review::ObjectKind,
     },
     change::{Change, ObjectView},
@@ -27,7 +25,7 @@ const KEYS: [&str; 8] = [
 ];
 
 /// The only value of `nicplug.io/apply`.
-const ON_RESTART: &str = "on-restart";
+pub const ON_RESTART: &str = "on-restart";
 
 /// The most characters of a key or a value in a message.
 const MAX_EXCERPT: usize = 36;
@@ -68,9 +66,10 @@ fn new_keys<'r>(before: Option<&'r Metadata<'r>>, after: &'r Metadata<'r>) -> im
 }
 
 fn unknown(parent: &str, key: &str) -> Written {
+    let shown = cut(key, MAX_EXCERPT);
     Written {
-        field: format!("{parent}.annotations[{}]", excerpt(key)),
-        what: format!("annotation {} has no effect", excerpt(key)),
+        field: format!("{parent}.annotations[{shown}]"),
+        what: format!("annotation {shown} has no effect"),
         fix: if key == ANNOTATION {
             Some("set it on the Namespace".to_owned())
         } else {
@@ -81,34 +80,25 @@ fn unknown(parent: &str, key: &str) -> Written {
 
 /// Returns the annotation `nicplug.io/apply` if a change gives it a value that is not [`ON_RESTART`].
 fn new_apply(change: &Change) -> Option<Written> {
-    let apply = |view: &ObjectView| -> Option<String> {
-        view.annotation(|annotations| annotations.apply.as_deref()).map(str::to_owned)
-    };
-    let text = apply(&change.after).filter(|text| text != ON_RESTART)?;
-    if change.before.as_ref().and_then(apply).as_ref() == Some(&text) {
+    let text = apply(&change.after).filter(|text| *text != ON_RESTART)?;
+    if change.before.as_ref().and_then(apply) == Some(text) {
         return None;
     }
     Some(Written {
         field: format!("metadata.annotations[{PREFIX}apply]"),
-        what: format!("{PREFIX}apply {} has no effect", quote(&text)),
+        what: format!("{PREFIX}apply {} has no effect", quote(text)),
         fix: Some(format!("write {ON_RESTART}")),
     })
 }
 
+fn apply<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
+    view.annotation(|annotations| annotations.apply.as_deref())
+}
+
 /// Returns the known key that an unknown one resembles: at most a third of its letters differ.
 fn similar(key: &str) -> Option<&'static str> {
-    let name = excerpt(key.strip_prefix(PREFIX)?).to_ascii_lowercase();
+    let name = cut(key.strip_prefix(PREFIX)?, MAX_EXCERPT).to_ascii_lowercase();
     let distances = KEYS.iter().map(|&known| (strsim::osa_distance(&name, known), known));
     let (distance, known) = distances.min()?;
     (distance <= known.len() / 3).then_some(known)
-}
-
-/// Returns the beginning of a text.
-fn excerpt(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_EXCERPT).collect();
-    if shown.len() < text.len() {
-        // Writing to a string cannot fail.
-        let _ = write!(shown, "…");
-    }
-    shown
 }

@@ -77,7 +77,7 @@ pub struct InstancetypeDevice {
 }
 
 /// `spec.annotations` of an instancetype or a preference: those that change the PCI bus of the guest.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct PciAnnotations {
     /// `kubevirt.io/pci-interface-slot-count`.
@@ -160,7 +160,7 @@ pub struct PreferredMachine {
 }
 
 /// `spec.devices` of a preference.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct PreferredDevices {
     /// `preferredAutoattachGraphicsDevice`.

@@ -145,12 +145,9 @@ impl<'r> Change<'r> {
     /// Whether the update of a VM or VMI changes the disks of its guest.
     #[must_use]
     pub fn changes_disks(&self) -> bool {
-        let has_same = |before: &ObjectView<'r>| {
-            is_same(before.guest, self.after.guest)
-                || before.guest.domain.devices.disks == self.after.guest.domain.devices.disks
-        };
+        let disks = |view: &ObjectView<'r>| view.guest.domain.devices.disks;
         matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
-            && self.before.as_ref().is_some_and(|it| !has_same(it))
+            && self.before.as_ref().is_some_and(|before| disks(before) != disks(&self.after))
     }
 
     /// Whether a VM changes in a field that changes NICs of the guest without being part of one.

@@ -454,7 +454,7 @@ mod tests {
             json!({"instancetypeRef": {"controllerRevisionRef": {"name": "vm-u1-1"}}});
         let (facts, errors, urls) = fetched(&change, expanding).await;
         let after = facts.expansion().unwrap();
-        assert_eq!(after.preference.known().map(|preference| &*preference.model), Some("e1000e"));
+        assert_eq!(after.preference.known().map(|preference| &*preference.devices.interface_model), Some("e1000e"));
         assert_eq!(
             after.instancetype.known().map(|instancetype| (instancetype.vcpus, &*instancetype.memory)),
             Some((2, "4Gi"))

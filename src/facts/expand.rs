@@ -20,6 +20,7 @@ use crate::{
     api::{
         Lazy, Present, Text,
         guest::{Devices as GuestDevices, GuestSpec, Quantity},
+        instancetype::PciAnnotations,
         metadata::Annotations,
         network::{Interface, Network, PodNetwork},
     },
@@ -141,17 +142,16 @@ impl Expansion {
     pub fn options<'t>(&'t self, template: Option<&'t Annotations<'_>>) -> PciOptions<'t> {
         let of_instancetype = self.instancetype.known().map(|instancetype| &instancetype.annotations);
         let of_preference = self.preference.known().map(|preference| &preference.annotations);
-        let added = || of_instancetype.into_iter().chain(of_preference);
+        let or_added = |of_template: Option<&'t str>, of_added: fn(&'t PciAnnotations) -> Option<&'t str>| {
+            of_template.or_else(|| of_instancetype.into_iter().chain(of_preference).find_map(of_added))
+        };
         let slot_count = template.and_then(|annotations| annotations.slot_count.as_deref());
         let root_complex = template.and_then(|annotations| annotations.root_complex.as_deref());
         let sidecars = template.and_then(|annotations| annotations.hook_sidecars.as_deref());
         PciOptions {
-            has_sidecars: pci::names_sidecars(
-                sidecars.or_else(|| added().find_map(|annotations| annotations.hook_sidecars.as_deref())),
-            ),
-            slot_count: slot_count.or_else(|| added().find_map(|annotations| annotations.slot_count.as_deref())),
-            root_complex: root_complex.or_else(|| added().find_map(|annotations| annotations.root_complex.as_deref()))
-                == Some("true"),
+            slot_count: or_added(slot_count, |annotations| annotations.slot_count.as_deref()),
+            root_complex: or_added(root_complex, |annotations| annotations.root_complex.as_deref()) == Some("true"),
+            has_sidecars: pci::names_sidecars(or_added(sidecars, |annotations| annotations.hook_sidecars.as_deref())),
             is_template: true,
         }
     }
@@ -159,12 +159,13 @@ impl Expansion {
 
 impl Preference {
     fn apply_autoattach(&self, devices: &mut GuestDevices) {
+        let preferred = &self.devices;
         for (preferred, field) in [
-            (self.autoattach_graphics, &mut devices.autoattach_graphics_device),
-            (self.autoattach_balloon, &mut devices.autoattach_mem_balloon),
-            (self.autoattach_pod, &mut devices.autoattach_pod_interface),
-            (self.autoattach_serial, &mut devices.autoattach_serial_console),
-            (self.autoattach_input, &mut devices.autoattach_input_device),
+            (preferred.autoattach_graphics_device, &mut devices.autoattach_graphics_device),
+            (preferred.autoattach_mem_balloon, &mut devices.autoattach_mem_balloon),
+            (preferred.autoattach_pod_interface, &mut devices.autoattach_pod_interface),
+            (preferred.autoattach_serial_console, &mut devices.autoattach_serial_console),
+            (preferred.autoattach_input_device, &mut devices.autoattach_input_device),
         ] {
             *field = field.or(preferred);
         }
@@ -172,7 +173,7 @@ impl Preference {
 
     /// Adds the NIC that KubeVirt gives to a guest without any, if the preference sets its model.
     fn add_default_nic(&self, guest: &mut GuestSpec) {
-        if self.model.is_empty() || !guest.gets_default_nic() {
+        if self.devices.interface_model.is_empty() || !guest.gets_default_nic() {
             return;
         }
         let mut interface = Interface { name: DEFAULT_NIC.into(), ..Interface::default() };
@@ -191,12 +192,13 @@ impl Preference {
         if domain.machine.kind.is_empty() {
             domain.machine.kind = Text::from(&*self.machine);
         }
-        let devices = domain.devices.value_mut();
-        devices.use_virtio_transitional = devices.use_virtio_transitional.or(self.virtio_transitional);
-        devices.network_interface_multiqueue = devices.network_interface_multiqueue.or(self.multiqueue);
+        let (devices, preferred) = (domain.devices.value_mut(), &self.devices);
+        devices.use_virtio_transitional = devices.use_virtio_transitional.or(preferred.use_virtio_transitional);
+        let multiqueue = devices.network_interface_multiqueue.or(preferred.network_interface_multiqueue);
+        devices.network_interface_multiqueue = multiqueue;
         // KubeVirt cannot distinguish false from unset here, so the preference wins.
-        devices.disable_hotplug = self.disable_hotplug.or(devices.disable_hotplug);
-        devices.rng = devices.rng.or(self.rng);
+        devices.disable_hotplug = preferred.disable_hotplug.or(devices.disable_hotplug);
+        devices.rng = devices.rng.or(preferred.rng);
         for interface in &mut devices.interfaces {
             let network = networks.iter().find(|network| network.name == interface.name);
             self.apply_to_interface(interface, network);
@@ -204,10 +206,10 @@ impl Preference {
     }
 
     /// Sets what the preference prefers and an interface leaves out.
-    pub fn apply_to_interface<'t>(&'t self, interface: &mut Interface<'t>, network: Option<&Network>) {
+    fn apply_to_interface<'t>(&'t self, interface: &mut Interface<'t>, network: Option<&Network>) {
         let has_model = interface.model.as_deref().is_some_and(|model| !model.is_empty());
-        if !has_model && !self.model.is_empty() {
-            interface.model = Some(Text::from(&*self.model));
+        if !has_model && !self.devices.interface_model.is_empty() {
+            interface.model = Some(Text::from(&*self.devices.interface_model));
         }
         if self.binds(interface, network) {
             interface.bindings.masquerade = Some(Present);
@@ -218,12 +220,13 @@ impl Preference {
     #[must_use]
     pub fn binds(&self, interface: &Interface, network: Option<&Network>) -> bool {
         let is_on_pod_network = network.is_some_and(|network| network.pod.is_some());
-        self.has_masquerade && is_on_pod_network && interface.bindings.is_empty()
+        self.devices.interface_masquerade.is_some() && is_on_pod_network && interface.bindings.is_empty()
     }
 
     /// Returns the disks with the preferred buses, including those that KubeVirt adds for volumes without a disk.
     fn disks(&self, guest: &GuestSpec) -> Option<String> {
-        let buses = [("disk", &self.disk_bus), ("cdrom", &self.cdrom_bus), ("lun", &self.lun_bus)];
+        let buses =
+            [("disk", &self.devices.disk_bus), ("cdrom", &self.devices.cdrom_bus), ("lun", &self.devices.lun_bus)];
         if buses.iter().all(|(_, bus)| bus.is_empty()) {
             return None;
         }
@@ -250,18 +253,19 @@ impl Preference {
     }
 
     fn inputs(&self, devices: &GuestDevices) -> Option<String> {
-        if self.input_bus.is_empty() && self.input_type.is_empty() {
+        let preferred = &self.devices;
+        if preferred.input_bus.is_empty() && preferred.input_type.is_empty() {
             return None;
         }
-        let is_attached = devices.autoattach_input_device.or(self.autoattach_input) == Some(true);
+        let is_attached = devices.autoattach_input_device.or(preferred.autoattach_input_device) == Some(true);
         edit_list(&devices.inputs, |inputs| {
             let is_added = inputs.is_empty() && is_attached;
             if is_added {
                 inputs.push(json!({"name": DEFAULT_INPUT}));
             }
             for input in inputs {
-                set_if_empty(input, "bus", &self.input_bus);
-                set_if_empty(input, "type", &self.input_type);
+                set_if_empty(input, "bus", &preferred.input_bus);
+                set_if_empty(input, "type", &preferred.input_type);
                 if is_added {
                     set_if_empty(input, "type", "tablet");
                 }
@@ -271,7 +275,7 @@ impl Preference {
 
     fn sound(&self, devices: &GuestDevices) -> Option<String> {
         let mut sound: Value = serde_json::from_str(devices.sound.text()?).ok()?;
-        (sound.is_object() && set_if_empty(&mut sound, "model", &self.sound_model)).then(|| sound.to_string())
+        (sound.is_object() && set_if_empty(&mut sound, "model", &self.devices.sound_model)).then(|| sound.to_string())
     }
 
     fn video(&self, devices: &GuestDevices) -> Option<String> {
@@ -282,7 +286,7 @@ impl Preference {
         if video.is_null() {
             video = json!({});
         }
-        set_if_empty(&mut video, "type", &self.video).then(|| video.to_string())
+        set_if_empty(&mut video, "type", &self.devices.video_type).then(|| video.to_string())
     }
 }
 

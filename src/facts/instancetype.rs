@@ -1,9 +1,6 @@
 //! Facts about instancetypes and preferences: what they set on a guest that rules read.
 
-use crate::api::{
-    Present,
-    instancetype::{self as api, PciAnnotations, PreferredDevices},
-};
+use crate::api::instancetype::{self as api, PciAnnotations, PreferredDevices};
 
 /// A VirtualMachineInstancetype or VirtualMachineClusterInstancetype, reduced to the fields that rules use.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -19,7 +16,7 @@ pub struct Instancetype {
     /// `hostDevices[]`, as a JSON list; `None` if it is empty.
     pub host_devices: Option<Box<str>>,
     /// The annotations that change the PCI bus.
-    pub annotations: PciSettings,
+    pub annotations: PciAnnotations,
 }
 
 /// A VirtualMachinePreference or VirtualMachineClusterPreference, reduced to the fields that rules use. An empty text
@@ -32,55 +29,10 @@ pub struct Preference {
     pub machine: Box<str>,
     /// `cpu.preferredCPUTopology`.
     pub topology: Topology,
-    /// `devices.preferredAutoattachGraphicsDevice`.
-    pub autoattach_graphics: Option<bool>,
-    /// `devices.preferredAutoattachInputDevice`.
-    pub autoattach_input: Option<bool>,
-    /// `devices.preferredAutoattachMemBalloon`.
-    pub autoattach_balloon: Option<bool>,
-    /// `devices.preferredAutoattachPodInterface`.
-    pub autoattach_pod: Option<bool>,
-    /// `devices.preferredAutoattachSerialConsole`.
-    pub autoattach_serial: Option<bool>,
-    /// `devices.preferredDisableHotplug`.
-    pub disable_hotplug: Option<bool>,
-    /// `devices.preferredNetworkInterfaceMultiQueue`.
-    pub multiqueue: Option<bool>,
-    /// `devices.preferredUseVirtioTransitional`.
-    pub virtio_transitional: Option<bool>,
-    /// `devices.preferredInterfaceModel`.
-    pub model: Box<str>,
-    /// Whether `devices.preferredInterfaceMasquerade` is set.
-    pub has_masquerade: bool,
-    /// `devices.preferredDiskBus`.
-    pub disk_bus: Box<str>,
-    /// `devices.preferredCdromBus`.
-    pub cdrom_bus: Box<str>,
-    /// `devices.preferredLunBus`.
-    pub lun_bus: Box<str>,
-    /// `devices.preferredInputBus`.
-    pub input_bus: Box<str>,
-    /// `devices.preferredInputType`.
-    pub input_type: Box<str>,
-    /// `devices.preferredSoundModel`.
-    pub sound_model: Box<str>,
-    /// `devices.preferredVideoType`.
-    pub video: Box<str>,
-    /// `devices.preferredRng`.
-    pub rng: Option<Present>,
+    /// `devices`.
+    pub devices: PreferredDevices,
     /// The annotations that change the PCI bus.
-    pub annotations: PciSettings,
-}
-
-/// The annotations of an instancetype or a preference that change the PCI bus.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct PciSettings {
-    /// `kubevirt.io/pci-interface-slot-count`.
-    pub slot_count: Option<Box<str>>,
-    /// `kubevirt.io/placePCIDevicesOnRootComplex`.
-    pub root_complex: Option<Box<str>>,
-    /// `hooks.kubevirt.io/hookSidecars`.
-    pub hook_sidecars: Option<Box<str>>,
+    pub annotations: PciAnnotations,
 }
 
 /// How the vCPUs of an instancetype are divided into sockets, cores and threads. Only their product concerns the rules,
@@ -128,7 +80,7 @@ impl From<&api::Instancetype> for Instancetype {
             memory: spec.memory.guest.clone(),
             gpus: list_of(&spec.gpus),
             host_devices: list_of(&spec.host_devices),
-            annotations: PciSettings::from(&spec.annotations),
+            annotations: spec.annotations.clone(),
         }
     }
 }
@@ -144,59 +96,12 @@ fn list_of(devices: &[api::InstancetypeDevice]) -> Option<Box<str>> {
 impl From<&api::Preference> for Preference {
     fn from(object: &api::Preference) -> Self {
         let spec = &object.spec;
-        let PreferredDevices {
-            autoattach_graphics_device,
-            autoattach_input_device,
-            autoattach_mem_balloon,
-            autoattach_pod_interface,
-            autoattach_serial_console,
-            disable_hotplug,
-            network_interface_multiqueue,
-            use_virtio_transitional,
-            interface_model,
-            interface_masquerade,
-            disk_bus,
-            cdrom_bus,
-            lun_bus,
-            input_bus,
-            input_type,
-            sound_model,
-            video_type,
-            rng,
-        } = spec.devices.clone();
         Self {
             architecture: spec.preferred_architecture.clone(),
             machine: spec.machine.kind.clone(),
             topology: Topology::of(spec),
-            autoattach_graphics: autoattach_graphics_device,
-            autoattach_input: autoattach_input_device,
-            autoattach_balloon: autoattach_mem_balloon,
-            autoattach_pod: autoattach_pod_interface,
-            autoattach_serial: autoattach_serial_console,
-            disable_hotplug,
-            multiqueue: network_interface_multiqueue,
-            virtio_transitional: use_virtio_transitional,
-            model: interface_model,
-            has_masquerade: interface_masquerade.is_some(),
-            disk_bus,
-            cdrom_bus,
-            lun_bus,
-            input_bus,
-            input_type,
-            sound_model,
-            video: video_type,
-            rng,
-            annotations: PciSettings::from(&spec.annotations),
-        }
-    }
-}
-
-impl From<&PciAnnotations> for PciSettings {
-    fn from(annotations: &PciAnnotations) -> Self {
-        Self {
-            slot_count: annotations.slot_count.clone(),
-            root_complex: annotations.root_complex.clone(),
-            hook_sidecars: annotations.hook_sidecars.clone(),
+            devices: spec.devices.clone(),
+            annotations: spec.annotations.clone(),
         }
     }
 }

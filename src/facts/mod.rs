@@ -207,7 +207,7 @@ impl Facts {
     }
 
     /// Returns a NIC of the guest whose address may change with a migration, because its network assigns a new one to each
-    /// pod, and what assigns it, as in `whereabouts`. Only NICs with names that `is_kept` accepts are meant.
+    /// pod, and what assigns it, as in `whereabouts`. Considers only NICs whose names `is_kept` accepts.
     #[must_use]
     pub fn unstable_address(&self, is_kept: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
         let mut kept = self.guest_networks.iter().filter(|of| is_kept(&of.nic));

@@ -81,9 +81,16 @@ impl GuestNic {
     /// Returns the NICs of a guest, in the order of its interfaces.
     #[must_use]
     pub fn all(guest: &GuestSpec) -> Vec<Self> {
+        Self::named(guest, |_| true)
+    }
+
+    /// Returns the NICs of a guest whose names a function accepts.
+    #[must_use]
+    pub fn named(guest: &GuestSpec, is_wanted: impl Fn(&str) -> bool) -> Vec<Self> {
         let networks = guest.networks_by_name();
         let network_of = |interface: &Interface| networks.get(interface.name.as_str()).copied();
-        guest.interfaces().iter().map(|interface| Self::of(interface, network_of(interface))).collect()
+        let wanted = guest.interfaces().iter().filter(|interface| is_wanted(&interface.name));
+        wanted.map(|interface| Self::of(interface, network_of(interface))).collect()
     }
 
     /// Returns the NetworkAttachmentDefinition of a NIC of a guest in this namespace. Multus looks for a default network

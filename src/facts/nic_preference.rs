@@ -53,11 +53,12 @@ impl<'c> NicPreference<'c> {
     }
 
     fn read(preference: &'c Preference) -> Self {
+        let devices = &preference.devices;
         Self {
-            model: Some(&*preference.model).filter(|model| !model.is_empty()),
-            multiqueue: preference.multiqueue,
-            autoattach_pod: preference.autoattach_pod,
-            has_masquerade: preference.has_masquerade,
+            model: Some(&*devices.interface_model).filter(|model| !model.is_empty()),
+            multiqueue: devices.network_interface_multiqueue,
+            autoattach_pod: devices.autoattach_pod_interface,
+            has_masquerade: devices.interface_masquerade.is_some(),
         }
     }
 

@@ -152,6 +152,7 @@ mod tests {
     use crate::{
         api::{
             cluster,
+            instancetype::PreferredDevices,
             review::{self, ParsedRequest},
             vmi::VirtualMachineInstance,
         },
@@ -238,7 +239,8 @@ mod tests {
     #[test]
     fn under_a_preferred_model_a_nic_of_a_running_vm_is_virtio_in_words() {
         let preferring = |model: &str, facts: Facts| {
-            let preference = Preference { model: model.into(), ..Preference::default() };
+            let devices = PreferredDevices { interface_model: model.into(), ..PreferredDevices::default() };
+            let preference = Preference { devices, ..Preference::default() };
             let expansion = Expansion { instancetype: Fact::Absent, preference: Fact::Known(Arc::new(preference)) };
             let expansions = Expansions { before: expansion.clone(), after: expansion };
             Facts { expansions: Some(Box::new(expansions)), ..facts }

@@ -26,7 +26,7 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     if case.facts.by_controller {
-        // virt-controller copies what a user wrote, and the user was told.
+        // virt-controller copies what a user wrote, and the answer to that user reported it.
         return Vec::new();
     }
     keys::without_effect(case.change).into_iter().map(finding).collect()

@@ -7,7 +7,7 @@ use crate::{
     api::quote::{QUOTED_AT_MOST, cut, quote},
     change::Nic,
     facts::{
-        Fact, FactKind, Vmi,
+        Fact, FactKind, Facts, Vmi,
         attachment::{InPlace, ReadyNodes},
         kubevirt::{AutoMigration, KubeVirt},
         migration::{Obstacle, missing_on_own_node},
@@ -115,13 +115,18 @@ fn missing_multus(case: &Case) -> Option<String> {
 
 /// Evaluates whether the migration that attaches a NIC keeps the addresses of the guest.
 fn evaluate_address(case: &Case) -> Option<Finding> {
-    let (nic, assigned_by) = case.facts.unstable_address(|_| true)?;
-    let plugged = plugged_by_migration(case)?;
-    let what = format!(
+    let what = changed_address(case.facts, |_| true)?;
+    Some(RULE.advice(case.change.nic_field(plugged_by_migration(case)?), what))
+}
+
+/// Returns what a migration does to the address of a NIC of the guest; see [`Facts::unstable_address`]. NP108 uses this
+/// too.
+pub(super) fn changed_address(facts: &Facts, is_kept: impl Fn(&str) -> bool) -> Option<String> {
+    let (nic, assigned_by) = facts.unstable_address(is_kept)?;
+    Some(format!(
         "a migration may change the address of {nic}: {assigned_by} keeps none (no persistent IPs)",
         nic = quote(nic)
-    );
-    Some(RULE.advice(case.change.nic_field(plugged), what))
+    ))
 }
 
 /// Evaluates whether KubeVirt evicts the guest instead of migrating it. A guest that can migrate has a finding already.

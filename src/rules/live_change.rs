@@ -6,7 +6,11 @@ mod pool;
 pub(super) mod timing;
 
 use self::forecast::{Difference, Forecast, NETWORK_NAME, Restart, Swap};
-use super::{AtRestart, Case, CauseType, Finding, attachment_path::shut_down, rule};
+use super::{
+    AtRestart, Case, CauseType, Finding,
+    attachment_path::{changed_address, shut_down},
+    rule,
+};
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::network::Network,
@@ -404,12 +408,7 @@ fn evaluate_consequences(case: &Case, vmi: &Vmi, forecast: &Forecast) -> Option<
     if shuts_down || obstacle.is_some_and(|obstacle| obstacle.is_lasting()) {
         return None;
     }
-    let (nic, assigned_by) = case.facts.unstable_address(|name| !is_swapped(name))?;
-    let what = format!(
-        "a migration may change the address of {nic}: {assigned_by} keeps none (no persistent IPs)",
-        nic = quote(nic)
-    );
-    Some(RULE.advice(field, what))
+    Some(RULE.advice(field, changed_address(case.facts, |name| !is_swapped(name))?))
 }
 
 const NO_TARGET: &str = "put the old network back, or change it while the VM is stopped";
@@ -432,6 +431,7 @@ mod tests {
 
     use super::RULE;
     use crate::{
+        api::instancetype::PreferredDevices,
         facts::{
             Expansion, Expansions, Fact, GuestNetwork, Preference, nad::Nad, nic::hash_of_interface, vmi::Migratable,
         },
@@ -649,7 +649,8 @@ mod tests {
     fn another_preference_changes_the_nics_that_leave_a_field_to_it() {
         let none = || Expansion { instancetype: Fact::Absent, preference: Fact::Absent };
         let preferring = |model: &str| {
-            let preference = Preference { model: model.into(), ..Preference::default() };
+            let devices = PreferredDevices { interface_model: model.into(), ..PreferredDevices::default() };
+            let preference = Preference { devices, ..Preference::default() };
             Expansion { preference: Fact::Known(Arc::new(preference)), ..none() }
         };
         let to = |after: Expansion| {

@@ -36,7 +36,10 @@ rule! {
 fn check(case: &Case) -> Vec<Finding> {
     let plugged = case.each_plugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
     let unplugged = case.each_unplugged(&RULE, |nic, vmi| evaluate(case, nic, vmi));
-    let swapped = || Swap::all(case).iter().find_map(|swap| evaluate_swap(case, swap));
+    let swapped = || {
+        let migration = running_migration(case, *case.live().known()?)?;
+        Swap::all(case).iter().find_map(|swap| evaluate_swap(case, swap, &migration))
+    };
     plugged.into_iter().chain(unplugged).next().or_else(swapped).into_iter().collect()
 }
 
@@ -48,9 +51,8 @@ fn evaluate(case: &Case, nic: &Nic, vmi: &Vmi) -> Option<Finding> {
 }
 
 /// Evaluates a changed network. The target pod has the old one, so KubeVirt asks for another migration afterwards.
-fn evaluate_swap(case: &Case, swap: &Swap) -> Option<Finding> {
+fn evaluate_swap(case: &Case, swap: &Swap, migration: &str) -> Option<Finding> {
     let Swap { nic, guest, network } = swap;
-    let migration = running_migration(case, case.live().known()?)?;
     let what = format!(
         "{migration} has not finished: {} moves to {network} only by the next one",
         quote(nic.name),

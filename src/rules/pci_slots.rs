@@ -196,11 +196,10 @@ fn nics_in_place(vmi: &Vmi, now: &Devices) -> u64 {
 /// Counts the NICs of the stored template that KubeVirt has not copied yet: an earlier change added them.
 fn waiting_in_template(case: &Case, vmi: &Vmi) -> u64 {
     let Some(before) = case.change.before.filter(|before| before.vmi.is_none()) else { return 0 };
-    let template = GuestNic::all(before.guest);
-    let waits =
-        |nic: &&GuestNic| case.plug_of_guest(nic) != HotplugMethod::None && !nic.is_absent && !vmi.has_nic(&nic.name);
     let added_now: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
-    template.iter().filter(waits).filter(|nic| !added_now.contains(&*nic.name)).count() as u64
+    let missing = GuestNic::named(before.guest, |name| !vmi.has_nic(name) && !added_now.contains(name));
+    let waits = |nic: &&GuestNic| case.plug_of_guest(nic) != HotplugMethod::None && !nic.is_absent;
+    missing.iter().filter(waits).count() as u64
 }
 
 /// Returns the NICs that the guest booted with, as far as its status shows: without those that wait for their device,
@@ -243,7 +242,10 @@ fn is_waiting(case: &Case, vmi: &Vmi, nic: &GuestNic) -> bool {
 
 /// Returns the room that the VM would have after a restart with the new template.
 fn room_after_restart(case: &Case) -> Option<HotplugCapacity> {
-    let devices = devices_after_restart(case)?;
+    room_of(case, &devices_after_restart(case)?)
+}
+
+fn room_of(case: &Case, devices: &Devices) -> Option<HotplugCapacity> {
     Some(BootSlots::of(&devices.port_usage, &devices.nics, case.version()?)?.capacity)
 }
 

@@ -33,7 +33,8 @@ impl LiveChanges {
 
 /// `liveChanges`: for whom a change that cannot be made to a running VM is denied. The settings have a map, or a word
 /// for the default alone.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
 pub struct LiveChangesSettings {
     /// `liveChanges.default`: for a request that no other setting matches.
     pub default: LiveChanges,
@@ -49,14 +50,6 @@ pub(super) struct WrittenLiveChanges(pub(super) Option<LiveChangesSettings>);
 
 impl<'de> Deserialize<'de> for WrittenLiveChanges {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        struct Map {
-            default: LiveChanges,
-            users: ByPattern<LiveChanges>,
-            groups: ByPattern<LiveChanges>,
-        }
-
         struct WordOrMap;
 
         impl<'de> Visitor<'de> for WordOrMap {
@@ -81,8 +74,7 @@ impl<'de> Deserialize<'de> for WrittenLiveChanges {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let Map { default, users, groups } = Map::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Some(LiveChangesSettings { default, users, groups }))
+                LiveChangesSettings::deserialize(MapAccessDeserializer::new(map)).map(Some)
             }
         }
 

@@ -324,41 +324,27 @@ impl Settings {
             return Ok(Self::default());
         }
         let document: Document = serde_saphyr::from_str(text)?;
-        let Document {
-            api,
-            rules,
-            attachment,
-            events,
-            hotplug,
-            live_changes,
-            namespaces,
-            queue_memory,
-            reserve_ports,
-            unplug,
-        } = document;
-        if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
+        if let Some((id, enforcement)) = document.rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
-        let live_changes = match live_changes {
+        let live_changes = match document.live_changes {
             None => LiveChangesSettings::default(),
             Some(Spanned { value: WrittenLiveChanges(Some(settings)), .. }) => settings,
             Some(Spanned { referenced, .. }) => {
                 return Err(SettingsError::LiveChanges { line: referenced.line(), column: referenced.column() });
             }
         };
-        let rules = rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect();
-        let reserve_ports = reserve_ports.map(u64::from);
         Ok(Self {
-            api,
-            rules,
-            attachment,
-            events,
-            hotplug,
+            api: document.api,
+            rules: document.rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect(),
+            attachment: document.attachment,
+            events: document.events,
+            hotplug: document.hotplug,
             live_changes,
-            namespaces,
-            queue_memory,
-            reserve_ports,
-            unplug,
+            namespaces: document.namespaces,
+            queue_memory: document.queue_memory,
+            reserve_ports: document.reserve_ports.map(u64::from),
+            unplug: document.unplug,
         })
     }
 

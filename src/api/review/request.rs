@@ -153,15 +153,7 @@ impl ObjectKind {
     /// Returns `kind` of such an object; `other` if its objects are skipped.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Vmi => "VirtualMachineInstance",
-            Self::Migration => "VirtualMachineInstanceMigration",
-            Self::Nad => "NetworkAttachmentDefinition",
-            Self::Other => "other",
-            Self::Pool => "VirtualMachinePool",
-            Self::ReplicaSet => "VirtualMachineInstanceReplicaSet",
-            Self::Vm => "VirtualMachine",
-        }
+        self.names().map_or("other", |(_, name)| name)
     }
 
     /// Returns the kind for a kind of any version. Forks of KubeVirt serve it in a group of their own: the settings
@@ -175,7 +167,12 @@ impl ObjectKind {
     /// Returns the group in which KubeVirt or Multus serves the kind; empty for [`Self::Other`].
     #[must_use]
     pub fn group(self) -> &'static str {
-        Self::NAMES.iter().find(|(.., kind)| *kind == self).map_or("", |(group, ..)| group)
+        self.names().map_or("", |(group, _)| group)
+    }
+
+    /// Returns the group and the name.
+    fn names(self) -> Option<(&'static str, &'static str)> {
+        Self::NAMES.iter().find(|(.., kind)| *kind == self).map(|&(group, name, _)| (group, name))
     }
 }
 

@@ -162,7 +162,7 @@ mod tests {
         .to_string();
         let expansion = store.expansion("demo", &serde_json::from_str(&text).unwrap());
         assert_eq!(expansion.instancetype, Fact::Absent);
-        expansion.preference.known().map(|preference| preference.model.to_string())
+        expansion.preference.known().map(|preference| preference.devices.interface_model.to_string())
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Finding {
     }
 }
 
-/// What the next restart of a VM does with a change that a rule of scope hotplug finds fault with.
+/// What the next restart of a VM does with a change in which a rule of scope hotplug found a fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AtRestart {
     /// It applies the change, which waits until then.

@@ -86,7 +86,7 @@ impl<'c> Forecast<'c> {
         let preference = NicPreference::of_new(case.change, case.facts, vmi);
         forecast.compare_nics(case, vmi, &old, &new, &preference);
         let is_standing = before.vm.is_some_and(VirtualMachine::requires_restart);
-        if is_withdrawn(case, vmi, before, is_standing) {
+        if is_withdrawn(case, vmi, before, &preference, is_standing) {
             forecast.restart = if is_standing { Restart::Withdrawn } else { Restart::None };
         } else if !forecast.differences.is_empty() {
             forecast.restart = if is_standing { Restart::Standing } else { Restart::New };
@@ -169,11 +169,17 @@ pub(in crate::rules) const NETWORK_NAME: &str = "networkName";
 impl<'c> Swap<'c> {
     /// Returns the NICs of a running VM whose network KubeVirt changes now because of the request.
     pub(in crate::rules) fn all(case: &Case<'c>) -> Vec<Self> {
-        let nics = &case.change.nics;
         let is_relevant = case.change.after.vm.is_some() && case.change.requests.is_none();
-        let changes_nics = !nics.modified.is_empty() || !nics.set_absent.is_empty();
+        // Most changes leave the network as it is, and need no forecast.
+        let is_on_other = |nic: &Nic, vmi: &Vmi| {
+            vmi.nic(nic.name).is_some_and(|guest| guest.network.as_deref() != nic.network_name())
+        };
         match case.live() {
-            Fact::Known(vmi) if is_relevant && changes_nics && case.has(Gate::LiveUpdateNadRef) == Some(true) => {
+            Fact::Known(vmi)
+                if is_relevant
+                    && changed_nics(case).any(|nic| is_on_other(nic, vmi))
+                    && case.has(Gate::LiveUpdateNadRef) == Some(true) =>
+            {
                 let Forecast { swapped, .. } = Forecast::of(case, vmi);
                 swapped.into_iter().filter(|swap| swap.is_of_request(case)).collect()
             }
@@ -183,9 +189,7 @@ impl<'c> Swap<'c> {
 
     /// Whether the request changes the NIC.
     pub(in crate::rules) fn is_of_request(&self, case: &Case) -> bool {
-        let nics = &case.change.nics;
-        let mut changed = nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent);
-        changed.any(|changed| changed.name == self.nic.name)
+        changed_nics(case).any(|changed| changed.name == self.nic.name)
     }
 
     fn of(case: &Case<'c>, nic: Nic<'c>, guest: &'c GuestNic) -> Option<Self> {
@@ -198,14 +202,19 @@ impl<'c> Swap<'c> {
     }
 }
 
+/// Returns the NICs that the request changes, also those that it unplugs.
+fn changed_nics<'c>(case: &Case<'c>) -> impl Iterator<Item = &'c Nic<'c>> {
+    let nics = &case.change.nics;
+    nics.modified.iter().map(|(_, nic)| nic).chain(&nics.set_absent)
+}
+
 /// Returns whether KubeVirt sets no `RestartRequired` for the NICs although the guest differs, because the template is
 /// as at the start of the guest. If the old template is not the one of the start, that one is unknown here: then the
 /// condition of the VM shows whether the old template equals it.
-fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, is_standing: bool) -> bool {
+fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, preference: &NicPreference, is_standing: bool) -> bool {
     let after = case.change.after.guest;
-    let preferences =
-        [NicPreference::of_stored(case.change, case.facts, vmi), NicPreference::of_new(case.change, case.facts, vmi)];
-    let is_unchanged = has_same_nics([before.guest, after], &preferences);
+    let stored = NicPreference::of_stored(case.change, case.facts, vmi);
+    let is_unchanged = has_same_nics((before.guest, &stored), (after, preference));
     if vmi.start_generation() == Some(before.metadata.generation) {
         return is_unchanged;
     }
@@ -214,7 +223,7 @@ fn is_withdrawn(case: &Case, vmi: &Vmi, before: &ObjectView, is_standing: bool) 
 }
 
 /// Returns whether two templates have the same NICs in the same order, as KubeVirt compares them.
-fn has_same_nics([one, other]: [&GuestSpec; 2], [of_one, of_other]: &[NicPreference; 2]) -> bool {
+fn has_same_nics((one, of_one): (&GuestSpec, &NicPreference), (other, of_other): (&GuestSpec, &NicPreference)) -> bool {
     let is_same = |(one, other): (&Interface, &Interface)| {
         one.name == other.name
             && written(one.state.as_ref()) == written(other.state.as_ref())

@@ -3,7 +3,7 @@
 //! It uses the parts by which the rules decide, so that it contradicts none of them. A finding of a rule about the NIC
 //! overrules it; `admission` combines both.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::forecast::Forecast;
 use crate::{
@@ -67,9 +67,9 @@ pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
         }
         Fact::Known(vmi) => {
             let forecast = Forecast::of(case, vmi);
-            let plugged: BTreeMap<&str, Nic> = case.plugged(vmi).map(|nic| (nic.name, *nic)).collect();
+            let plugged: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
             let timing = |nic: &Nic<'c>, change| {
-                if plugged.contains_key(nic.name) {
+                if plugged.contains(nic.name) {
                     return plug(case, vmi, nic);
                 }
                 match change {

@@ -18,11 +18,12 @@ const WITHOUT_DEVICE: [&str; 9] = ["bridge", "cnv-bridge", "ovs", "macvlan", "ip
 /// Evaluates whether the plugins of a network can serve a NIC.
 pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup) -> Option<Finding> {
     let nad = lookup.nad.known()?;
-    let field = case.change.network_name_field(nic.network?.index);
+    let index = nic.network?.index;
+    let field = || case.change.network_name_field(index);
     let ovn = nad.network.ovn.as_deref();
     let fault = ovn.and_then(|ovn| evaluate_ovn(case, nic, name, nad, ovn));
     if let Some(OvnFault { what, fix, at_restart }) = fault {
-        return Some(RULE.fault(CauseType::Invalid, field, what).with_fix(fix).at_restart(at_restart));
+        return Some(RULE.fault(CauseType::Invalid, field(), what).with_fix(fix).at_restart(at_restart));
     }
     let what = unsuitable_binding(nic, nad).or_else(|| {
         let (ovn, other) = (ovn?, lookup.conflict.as_deref()?);
@@ -33,7 +34,7 @@ pub(super) fn evaluate(case: &Case, nic: &Nic, name: NadRef, lookup: &NadLookup)
             network = quote(network)
         ))
     });
-    what.map(|what| RULE.advice(field, what))
+    what.map(|what| RULE.advice(field(), what))
 }
 
 /// Why OVN-Kubernetes does not attach a NIC.

@@ -1,6 +1,6 @@
 //! The free PCI ports of a VM, as rule NP106 counts them, for commands that show them.
 
-use super::{Ports, boot_slots, devices_after_restart, room_after_restart};
+use super::{Ports, boot_slots, devices_after_restart, room_of};
 use crate::{
     facts::{Fact, boot},
     pci::{self, HotplugCapacity},
@@ -125,9 +125,11 @@ fn now(case: &Case) -> (PortCount, String) {
 }
 
 fn after_restart(case: &Case) -> PortCount {
-    if let Some(capacity) = room_after_restart(case).or_else(|| room_of_expanded(case)) {
-        return PortCount::from(capacity)
-            .estimated(devices_after_restart(case).and_then(|devices| case.domain_rewrite(&devices.port_usage)));
+    let devices = devices_after_restart(case);
+    let room = devices.as_ref().and_then(|devices| room_of(case, devices));
+    if let Some(capacity) = room.or_else(|| room_of_expanded(case)) {
+        let rewrite = devices.and_then(|devices| case.domain_rewrite(&devices.port_usage));
+        return PortCount::from(capacity).estimated(rewrite);
     }
     PortCount::Unknown(if case.version().is_none() {
         "KubeVirt's version is not known".to_owned()

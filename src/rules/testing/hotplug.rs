@@ -274,7 +274,7 @@ impl Hotplug {
         let object = format!(r#"{{"spec": {{"devices": {{{devices}}}}}}}"#);
         let preference = Preference::from(&serde_json::from_str::<instancetype::Preference>(&object).unwrap());
         self.preference = r#""preference": {"name": "pe"}, "#.to_owned();
-        let model = Some(preference.model.clone()).filter(|model| !model.is_empty());
+        let model = Some(preference.devices.interface_model.clone()).filter(|model| !model.is_empty());
         let expansion = Expansion { instancetype: Fact::Absent, preference: Fact::Known(Arc::new(preference)) };
         self.facts.expansions = Some(Box::new(Expansions { before: expansion.clone(), after: expansion }));
         self.vmi(|vmi| {
