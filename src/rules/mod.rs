@@ -128,6 +128,9 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Every scope, each at the index of its value.
+    const ALL: [Self; 6] = [Self::Shape, Self::Boot, Self::Hotplug, Self::Persist, Self::Request, Self::Network];
+
     /// Returns the name in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -424,7 +427,9 @@ pub fn evaluate_network(change: &NetworkChange, facts: &Facts, is_off: impl Fn(&
 /// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].
 #[must_use]
 pub fn evaluate(case: &Case, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
-    let applies = |rule: &&&Rule| rule.scope.covers(case.change) && !is_off(rule);
+    // Many rules have one scope.
+    let covers = Scope::ALL.map(|scope| scope.covers(case.change));
+    let applies = |rule: &&&Rule| covers.get(rule.scope as usize) == Some(&true) && !is_off(rule);
     let mut findings = Vec::new();
     for rule in RULES.iter().filter(applies) {
         findings.append(&mut (rule.check)(case));
@@ -547,6 +552,14 @@ mod tests {
             let found: Vec<_> = faults.iter().map(|fault| (fault.rule.id, fault.at_restart)).collect();
             assert_eq!(found, [expected], "{faults:?}");
         }
+    }
+
+    #[test]
+    fn each_scope_is_at_its_index() {
+        for (index, scope) in Scope::ALL.into_iter().enumerate() {
+            assert_eq!(scope as usize, index);
+        }
+        assert!(RULES.iter().all(|rule| Scope::ALL.contains(&rule.scope)));
     }
 
     #[test]
