@@ -16,7 +16,7 @@ use nicplug::{
     cluster::files,
     facts::{FactSource, NoFacts},
     rules::{RULES, find},
-    settings::{Enforcement, Settings},
+    settings::{ApiSettings, Enforcement, Settings},
 };
 use serde_json::Value;
 use support::{
@@ -51,7 +51,7 @@ fn cases() -> Vec<Case> {
     let folders = entries(&data("admission")).into_iter().map(|folder| Case {
         tag: folder.file_name().unwrap().to_str().unwrap().to_owned(),
         facts: match folder.join("facts.yaml") {
-            facts if facts.exists() => Arc::new(files::load(&facts).unwrap()),
+            facts if facts.exists() => Arc::new(files::load(&facts, &ApiSettings::default()).unwrap()),
             _ => Arc::new(NoFacts),
         },
         review: json_file(&folder.join("request.json")),
@@ -59,7 +59,10 @@ fn cases() -> Vec<Case> {
     let mut clusters: BTreeMap<String, Arc<dyn FactSource>> = BTreeMap::new();
     let shapes = rows::<Value>(&data("shape.ndjson")).into_iter().map(|mut row| {
         let name = row["facts"].as_str().unwrap().to_owned();
-        let load = || Arc::new(files::load(&data(&format!("facts-{name}.yaml"))).unwrap()) as Arc<dyn FactSource>;
+        let load = || {
+            Arc::new(files::load(&data(&format!("facts-{name}.yaml")), &ApiSettings::default()).unwrap())
+                as Arc<dyn FactSource>
+        };
         let facts = clusters.entry(name.clone()).or_insert_with(load);
         Case { tag: tag_of(&row), facts: Arc::clone(facts), review: row["review"].take() }
     });

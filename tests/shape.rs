@@ -11,7 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use nicplug::{admission::Reviewer, cluster::files, settings::Enforcement};
+use nicplug::{
+    admission::Reviewer,
+    cluster::files,
+    settings::{ApiSettings, Enforcement},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{
@@ -94,7 +98,7 @@ fn the_rules_agree_with_all_of_the_admitters_responses() {
 /// Settings can turn every denial into a warning, and a warning has 120 characters at most.
 #[test]
 fn no_message_is_cut_when_it_is_a_warning() {
-    let facts = files::load(&data("facts-strict.yaml")).unwrap();
+    let facts = files::load(&data("facts-strict.yaml"), &ApiSettings::default()).unwrap();
     let reviewer = Reviewer::new(Arc::new(facts), every_rule(Enforcement::Warn));
     for case in rows::<Case>(&data("shape.ndjson")) {
         let answer = Answer::to(&reviewer, &case.review);

@@ -360,17 +360,23 @@ impl<'e> Evaluator<'e> {
         Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
     }
 
-    /// Returns the facts for the start of a migration; none for that of a fork of KubeVirt, whose objects are not watched.
+    /// Returns the facts for the start of a migration; none if they are about the objects of another group.
     pub(super) fn facts_for_migration(&self, request: &Request, start: &MigrationStart) -> Facts {
-        if is_of_kubevirt(&request.kind) { self.facts.facts_for_migration(start) } else { Facts::default() }
+        if self.has_facts_of(&request.kind) { self.facts.facts_for_migration(start) } else { Facts::default() }
+    }
+
+    /// Whether the facts are about objects of the group of this kind. A cluster may serve KubeVirt and a fork of it.
+    #[must_use]
+    pub fn has_facts_of(&self, kind: &GroupVersionKind) -> bool {
+        self.facts.reads_group(&kind.group, ObjectKind::of(kind).group())
     }
 
     /// Returns the facts for a change. The request is newer than the facts: a request for a VMI gives its stored spec
     /// and its new status, and a request for a VM gives the whole VM.
     pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
-        if !is_of_kubevirt(change.subject.gvk) {
-            facts = of_a_fork(facts);
+        if !self.has_facts_of(change.subject.gvk) {
+            facts = without_kubevirt(facts);
         }
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {
@@ -389,8 +395,8 @@ fn is_of_kubevirt(kind: &GroupVersionKind) -> bool {
     kind.group.as_str() == ObjectKind::of(kind).group()
 }
 
-/// Returns the facts without those about objects of KubeVirt: those of a fork are in another group, which is not watched.
-fn of_a_fork(facts: Facts) -> Facts {
+/// Returns the facts without those about objects of KubeVirt.
+fn without_kubevirt(facts: Facts) -> Facts {
     let Facts {
         nads,
         isolation,

@@ -143,7 +143,7 @@ impl AuditArgs {
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
         let report = block_on(async {
-            let cluster = self.cluster.connect().await?;
+            let cluster = self.cluster.connect(&settings).await?;
             self.report(&cluster, &settings).await
         })?;
         let mut output = BufWriter::new(output);

@@ -37,6 +37,7 @@ use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
     kubevirt::Version,
+    settings::Settings,
 };
 
 /// The file of ignored objects that is read if it exists.
@@ -200,7 +201,8 @@ impl CheckArgs {
         let paths: Vec<PathBuf> = self.files.iter().chain(&self.more_files).cloned().collect();
         let sources = sources(&paths, self.recursive)?;
         let mut report = Report::default();
-        let (state, namespace) = self.cluster_state()?;
+        let settings = self.settings.read()?;
+        let (state, namespace) = self.cluster_state(&settings)?;
         let before = match (&self.against, &self.git) {
             (Some(path), _) => Some(Before::of_folder(path, self.recursive, &namespace)?),
             (None, Some(revision)) => Some(Before::of_git(revision, &paths, &namespace)?),
@@ -209,16 +211,18 @@ impl CheckArgs {
         let (store, before) = match (state, &self.facts) {
             (Some(state), _) => {
                 report.assumptions.extend(state.notes);
-                (state.store, before.unwrap_or(state.before))
+                (state.store.with_forks(settings.api.clone()), before.unwrap_or(state.before))
             }
-            (None, Some(path)) => (files::load(path).context("--facts")?, before.unwrap_or_default()),
-            (None, None) => (store_of(before.as_ref(), &mut report), before.unwrap_or_default()),
+            (None, Some(path)) => (files::load(path, &settings.api).context("--facts")?, before.unwrap_or_default()),
+            (None, None) => {
+                let store = store_of(before.as_ref(), &mut report).with_forks(settings.api.clone());
+                (store, before.unwrap_or_default())
+            }
         };
         let mut ignores = Ignores::default();
         if let Some(path) = self.ignore_path() {
             ignores.add_file(&path.display().to_string(), &files::read(path).context("--ignore-file")?);
         }
-        let settings = self.settings.read()?;
         let mut judge = Judge { store, settings, namespace, before, version: self.kubevirt_version, ignores, report };
         for source in &sources {
             judge.add_facts(source);
@@ -241,12 +245,12 @@ impl CheckArgs {
     }
 
     /// Returns the state of the cluster, with `--cluster`, and the namespace of objects that do not name one.
-    fn cluster_state(&self) -> anyhow::Result<(Option<ClusterState>, String)> {
+    fn cluster_state(&self, settings: &Settings) -> anyhow::Result<(Option<ClusterState>, String)> {
         if !self.cluster {
             return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
         block_on(async {
-            let cluster = self.connection.connect().await?;
+            let cluster = self.connection.connect(settings).await?;
             let state = cluster::read(&cluster).await?;
             Ok((Some(state), cluster.namespace))
         })

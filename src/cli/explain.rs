@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::Value;
 
 use self::message::{Fault, Message, Object};
-use super::{block_on, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
 use crate::{
     cluster::manifests::segments,
     k8s::{
@@ -46,6 +46,9 @@ pub(super) struct ExplainArgs {
     /// Do not read the object from the cluster.
     #[arg(long)]
     offline: bool,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -99,8 +102,9 @@ impl ExplainArgs {
         if !is_valid_name(&object.name) {
             return Ok(Stored::NotAsked);
         }
+        let settings = self.settings.read()?;
         block_on(async {
-            let cluster = match self.cluster.connect().await {
+            let cluster = match self.cluster.connect(&settings).await {
                 Ok(cluster) => cluster,
                 Err(error) => return Ok(Stored::NotRead(error.to_string())),
             };

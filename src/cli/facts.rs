@@ -35,11 +35,12 @@ pub(super) struct ReviewerArgs {
 impl ReviewerArgs {
     /// Reads facts and settings and builds the reviewer.
     pub(super) fn reviewer(&self) -> anyhow::Result<Reviewer> {
+        let settings = self.settings.read()?;
         let facts: Arc<dyn FactSource> = match &self.facts {
-            Some(path) => load(path)?,
+            Some(path) => load(path, &settings)?,
             None => Arc::new(NoFacts),
         };
-        Ok(Reviewer::new(facts, self.settings.read()?))
+        Ok(Reviewer::new(facts, settings))
     }
 }
 
@@ -68,8 +69,8 @@ impl SettingsArgs {
 }
 
 /// Reads facts from files.
-pub(super) fn load(path: &Path) -> anyhow::Result<Arc<Store>> {
-    let store = files::load(path).context("--facts")?;
+pub(super) fn load(path: &Path, settings: &Settings) -> anyhow::Result<Arc<Store>> {
+    let store = files::load(path, &settings.api).context("--facts")?;
     let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     if let Some(version) = version.filter(|version| version.is_newer_than_known()) {
         tracing::warn!(

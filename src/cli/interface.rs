@@ -100,7 +100,7 @@ enum OutputFormat {
 pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     block_on(async {
-        let cluster = args.cluster.connect().await?;
+        let cluster = args.cluster.connect(&settings).await?;
         for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
             ensure!(is_valid_name(name), "{name:?} is not a valid name of a {what}");
         }
@@ -340,7 +340,11 @@ impl Command<'_> {
         };
         self.console.info(&text)?;
         if needs_manual_migration(&method) && !self.args.migrate {
-            self.console.verbatim(&migration::create_command(&self.cluster.namespace, self.vm)?)?;
+            self.console.verbatim(&migration::create_command(
+                &self.cluster.groups,
+                &self.cluster.namespace,
+                self.vm,
+            )?)?;
             if migration::may_start(&self.cluster).await == Some(false) {
                 self.console.verbatim(&migration::how_to_grant(&self.cluster).await)?;
             }

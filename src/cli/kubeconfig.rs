@@ -9,7 +9,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::k8s::api_error::root_cause;
+use crate::{
+    k8s::{api_error::root_cause, served_groups::ServedGroups},
+    settings::Settings,
+};
 
 /// The configuration that is tried first if no flag names one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +85,8 @@ pub(super) struct ClusterArgs {
 /// A client of a cluster, and the namespace of the command.
 pub(super) struct Cluster {
     pub(super) client: Client,
+    /// The groups in which the cluster serves the kinds of KubeVirt.
+    pub(super) groups: ServedGroups,
     pub(super) namespace: String,
 }
 
@@ -91,12 +96,15 @@ impl ClusterArgs {
         self.namespace.as_deref()
     }
 
-    /// Loads the configuration; sends nothing yet.
-    pub(super) async fn connect(&self) -> anyhow::Result<Cluster> {
+    /// Loads the configuration. Sends nothing yet, unless the settings name forks of KubeVirt: then it asks the API server
+    /// which of them the cluster serves.
+    pub(super) async fn connect(&self, settings: &Settings) -> anyhow::Result<Cluster> {
         let config = load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Kubeconfig).await?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
-        Ok(Cluster { client, namespace })
+        let groups = ServedGroups::new(settings.api.forks());
+        let client = groups.client(config).context("the kubeconfig cannot be used")?;
+        groups.discover(&client).await.map_err(|error| explain(&error))?;
+        Ok(Cluster { client, groups, namespace })
     }
 }
 

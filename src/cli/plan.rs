@@ -24,6 +24,7 @@ use crate::{
         place::{self, GuestReport},
         plan::{FieldChange, Plan, PlanStep, plan},
     },
+    k8s::served_groups::ServedGroups,
     rules::{NicChange, PortCount, Timing},
 };
 
@@ -114,7 +115,7 @@ impl PlanArgs {
         ensure!(!steps.is_empty(), "nothing to plan: pass --add, --remove or --set");
         let settings = self.settings.read()?;
         block_on(async {
-            let cluster = self.cluster.connect().await?;
+            let cluster = self.cluster.connect(&settings).await?;
             let name = name_in(&self.vm)?.to_owned();
             let selection = Selection::Names(vec![name.clone()]);
             let mut guests = guests::read(&cluster, &selection, None, &self.networks()).await?;
@@ -125,7 +126,12 @@ impl PlanArgs {
             };
             let facts: Arc<dyn FactSource> = Arc::new(std::mem::take(&mut guests.store));
             let plan = plan(&vm, &steps, &facts, &settings)?;
-            let planned = Planned { report: &report, after_restart: after_restart(&plan, &report), plan: &plan };
+            let planned = Planned {
+                groups: &cluster.groups,
+                report: &report,
+                after_restart: after_restart(&plan, &report),
+                plan: &plan,
+            };
             let text = match self.output {
                 Format::Text => planned.text(Printout::for_stdout())?,
                 Format::Json => format!("{}\n", serde_json::to_string_pretty(&planned.json())?),
@@ -164,6 +170,7 @@ fn after_restart(plan: &Plan, report: &GuestReport) -> PortCount {
 
 /// A plan, and the VM before it.
 struct Planned<'p> {
+    groups: &'p ServedGroups,
     report: &'p GuestReport,
     plan: &'p Plan,
     after_restart: PortCount,
@@ -219,7 +226,7 @@ impl Planned<'_> {
         };
         if outlook.nics.iter().any(is_manual) {
             page.paragraph(None, "", "  ", "Then, to start the migration:");
-            page.verbatim("", &create_command(&self.report.namespace, &self.report.name)?);
+            page.verbatim("", &create_command(self.groups, &self.report.namespace, &self.report.name)?);
         }
         Ok(())
     }
@@ -395,7 +402,8 @@ mod tests {
             unchanged: vec![("blue".to_owned(), "the template has it already".to_owned())],
         };
         let after_restart = after_restart(&plan, &report);
-        Planned { report: &report, plan: &plan, after_restart }.text(Printout::of(Some(width))).unwrap()
+        let groups = &ServedGroups::default();
+        Planned { groups, report: &report, plan: &plan, after_restart }.text(Printout::of(Some(width))).unwrap()
     }
 
     fn nics() -> Vec<NicOutlook> {

@@ -89,7 +89,7 @@ impl SlotsArgs {
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Some(file) = &self.file else { return cluster::run(&self, output) };
         let store = match &self.facts {
-            Some(path) => files::load(path).context("--facts")?,
+            Some(path) => files::load(path, &self.settings.read()?.api).context("--facts")?,
             None => Store::default(),
         };
         let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);

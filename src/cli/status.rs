@@ -100,7 +100,7 @@ impl StatusArgs {
         let is_table = !matches!(self.output, Some(Format::Json | Format::Yaml));
         ensure!(is_table || !self.watch, "--watch prints a table: leave -o out, or use -o wide");
         block_on(async {
-            let cluster = self.cluster.connect().await?;
+            let cluster = self.cluster.connect(&settings).await?;
             if self.watch {
                 self.follow(&cluster, &settings, output).await
             } else {

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     facts::{Fact, nad::closest_name},
     hotplug::place::{GuestReport, Need, NicReport, report},
+    k8s::served_groups::ServedGroups,
 };
 
 /// Explain why a NIC of a VM is not in the guest, and what to do about it.
@@ -50,13 +51,13 @@ impl WhyArgs {
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
         block_on(async {
-            let cluster = self.cluster.connect().await?;
+            let cluster = self.cluster.connect(&settings).await?;
             let name = name_in(&self.vm)?.to_owned();
             let guests = guests::read(&cluster, &Selection::Names(vec![name]), None, &[]).await?;
             let Some(guest) = guests.list.first() else { bail!("VirtualMachine {:?} was not read", self.vm) };
             let report = report(&guests.around(guest, &settings));
             let nics = self.select(&report)?;
-            let text = explain(&report, &nics, Timestamp::now(), Printout::for_stdout())?;
+            let text = explain(&cluster.groups, &report, &nics, Timestamp::now(), Printout::for_stdout())?;
             output.write_all(text.as_bytes())?;
             if nics.iter().any(|nic| nic.need != Need::Nothing) {
                 print_notes(&guests)?;
@@ -87,7 +88,13 @@ impl WhyArgs {
 }
 
 /// Adds the explanation of each NIC to a page.
-fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: Printout) -> anyhow::Result<String> {
+fn explain(
+    groups: &ServedGroups,
+    report: &GuestReport,
+    nics: &[&NicReport],
+    now: Timestamp,
+    mut page: Printout,
+) -> anyhow::Result<String> {
     if nics.is_empty() {
         let what = match (report.nics.len(), &report.runs) {
             (0, _) => "has no NIC in its template".to_owned(),
@@ -111,7 +118,7 @@ fn explain(report: &GuestReport, nics: &[&NicReport], now: Timestamp, mut page: 
             page.paragraph(None, "", "  ", "To do: nothing yet");
         }
         if nic.needs_migration {
-            page.verbatim("", &create_command(&report.namespace, &report.name)?);
+            page.verbatim("", &create_command(groups, &report.namespace, &report.name)?);
         }
         if !nic.unread.is_empty() {
             let unread = nic.unread.join(", ");
@@ -161,7 +168,8 @@ mod tests {
             ports,
         };
         let nics: Vec<&NicReport> = report.nics.iter().collect();
-        explain(&report, &nics, "2026-11-27T12:00:00Z".parse().unwrap(), Printout::of(width)).unwrap()
+        explain(&ServedGroups::default(), &report, &nics, "2026-11-27T12:00:00Z".parse().unwrap(), Printout::of(width))
+            .unwrap()
     }
 
     #[test]

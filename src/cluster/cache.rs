@@ -15,7 +15,7 @@ use super::store::{
 use crate::{
     change::{Change, MigrationStart, NetworkChange},
     facts::{Fact, FactSource, Facts, boot::Stamp},
-    k8s::{Key, kind::Kind},
+    k8s::{Key, kind::Kind, served_groups::ServedGroups},
 };
 
 /// How many objects are removed under one lock: a request waits for no more than these.
@@ -28,6 +28,8 @@ const WANTED_REVISIONS: usize = 64;
 #[derive(Debug)]
 pub struct Cache {
     store: RwLock<Store>,
+    /// Where the objects of KubeVirt come from.
+    groups: ServedGroups,
     /// ControllerRevisions that a request needed.
     wanted_revisions: mpsc::Sender<WantedRevision>,
 }
@@ -57,8 +59,13 @@ impl Cache {
     /// Returns a cache of a store, and the ControllerRevisions that requests needed.
     #[must_use]
     pub fn new(store: Store) -> (Self, mpsc::Receiver<WantedRevision>) {
+        Self::of_groups(store, ServedGroups::default())
+    }
+
+    /// As [`Self::new`], for a cluster that may serve a fork of KubeVirt.
+    pub(super) fn of_groups(store: Store, groups: ServedGroups) -> (Self, mpsc::Receiver<WantedRevision>) {
         let (wanted_revisions, wanted) = mpsc::channel(WANTED_REVISIONS);
-        (Self { store: RwLock::new(store), wanted_revisions }, wanted)
+        (Self { store: RwLock::new(store), groups, wanted_revisions }, wanted)
     }
 
     /// Locks the store for reading.
@@ -174,6 +181,10 @@ impl Cache {
 }
 
 impl FactSource for Cache {
+    fn reads_group(&self, group: &str, of: &str) -> bool {
+        self.groups.serves(group, of)
+    }
+
     fn facts_for(&self, change: &Change) -> Facts {
         let store = self.read();
         let facts = store.facts_for(change);

@@ -13,6 +13,7 @@ use super::{
     manifests::{self, Manifest, ManifestError, Position},
     store::Store,
 };
+use crate::settings::ApiSettings;
 
 /// The largest input that is read: more than the objects of any cluster, and less than the memory of a workstation.
 const MAX_BYTES: u64 = 512 << 20;
@@ -75,12 +76,13 @@ pub enum FilesError {
     },
 }
 
-/// Reads the facts of a file, or of all `.yaml`, `.yml` and `.json` files of a folder in the order of their names.
+/// Reads the facts of a file, or of all `.yaml`, `.yml` and `.json` files of a folder in the order of their names. The
+/// objects in the groups of forks count as KubeVirt's.
 ///
 /// # Errors
 /// See [`FilesError`]. Objects of kinds that nicplug does not read are skipped, but one must be of a kind that it reads.
-pub fn load(path: &Path) -> Result<Store, FilesError> {
-    let mut store = Store::complete();
+pub fn load(path: &Path, forks: &ApiSettings) -> Result<Store, FilesError> {
+    let mut store = Store::complete().with_forks(forks.clone());
     let mut has_known = false;
     for file in list(path, false)? {
         has_known |= load_text(&mut store, &read(&file)?, &file)?;
@@ -93,7 +95,7 @@ fn load_text(store: &mut Store, text: &str, file: &Path) -> Result<bool, FilesEr
     let mut has_known = false;
     for document in manifests::documents(text) {
         for manifest in document.read().map_err(|error| broken(error.at, error.message))? {
-            has_known |= Store::reads(&manifest.object);
+            has_known |= store.reads(&manifest.object);
             insert(store, &manifest).map_err(|error| broken(error.at, error.message))?;
         }
     }

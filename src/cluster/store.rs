@@ -34,6 +34,7 @@ use crate::{
         nodes::{Node, Nodes},
     },
     k8s::{Key, kind::Kind},
+    settings::ApiSettings,
     settings::overrides::ParsedOverrides,
 };
 
@@ -50,6 +51,8 @@ pub struct Store {
     multus_configs: Listing<MultusConfig>,
     /// Where Multus looks for default networks if neither the settings nor its configuration in this store say so.
     assumed_multus_namespace: Option<Arc<str>>,
+    /// The groups of forks of KubeVirt, whose objects count as KubeVirt's.
+    forks: ApiSettings,
     /// All DaemonSets; `None` for one that attaches no NICs.
     daemons: Listing<Option<AttachmentDaemon>>,
     /// All MutatingWebhookConfigurations: whether one is that of the network-resources-injector.
@@ -95,6 +98,12 @@ impl Store {
         self.assumed_multus_namespace = namespace;
     }
 
+    /// Counts the objects in the groups of these forks as KubeVirt's.
+    #[must_use]
+    pub fn with_forks(self, forks: ApiSettings) -> Self {
+        Self { forks, ..self }
+    }
+
     /// Removes the objects of the kind that were not seen since [`begin_sync`](Self::begin_sync). From now on an object
     /// of the kind that is not in the store does not exist.
     pub fn finish_sync(&mut self, kind: Kind) {
@@ -124,7 +133,7 @@ impl Store {
     /// # Errors
     /// A field has a wrong type. The object then exists and its facts are unknown.
     pub fn insert(&mut self, object: &Value) -> Result<(), ObjectError> {
-        match kind_of(object) {
+        match self.kind_of(object) {
             Some(kind) => self.apply(kind, &object.to_string()),
             None => Ok(()),
         }
@@ -132,8 +141,14 @@ impl Store {
 
     /// Whether the store keeps facts of objects of this kind.
     #[must_use]
-    pub fn reads(object: &Value) -> bool {
-        kind_of(object).is_some()
+    pub fn reads(&self, object: &Value) -> bool {
+        self.kind_of(object).is_some()
+    }
+
+    fn kind_of(&self, object: &Value) -> Option<Kind> {
+        let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
+        let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+        Kind::of(self.forks.of_kubevirt(group), field("kind"))
     }
 
     /// Inserts or replaces an object, from its JSON text.
@@ -248,18 +263,26 @@ impl Store {
     }
 }
 
-fn kind_of(object: &Value) -> Option<Kind> {
-    let field = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-    let group = field("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-    Kind::of(group, field("kind"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::{queries::COMPONENTS, *};
     use crate::{api::network::NadRef, change::NetworkChange, facts::FactSource, settings::overrides::Overrides};
+
+    #[test]
+    fn an_object_in_the_group_of_a_fork_counts_only_if_the_settings_name_it() {
+        let kubevirt = json!({"apiVersion": "kubevirt.example.com/v1", "kind": "KubeVirt", "metadata": {"name": "k"},
+            "status": {"observedKubeVirtVersion": "v1.9.0"}});
+        let forks: ApiSettings =
+            serde_json::from_value(json!({"groups": {"kubevirt.io": ["kubevirt.example.com"]}})).unwrap();
+        for (forks, is_known) in [(forks, true), (ApiSettings::default(), false)] {
+            let mut store = Store::complete().with_forks(forks);
+            assert_eq!(store.reads(&kubevirt), is_known);
+            store.insert(&kubevirt).unwrap();
+            assert_eq!(store.kubevirt().known().is_some(), is_known);
+        }
+    }
 
     #[test]
     fn an_unknown_kind_is_skipped_and_a_wrong_type_is_reported_with_its_path() {

@@ -13,6 +13,7 @@ mod status;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use kube::Client;
 use tokio::{
     sync::mpsc,
@@ -36,6 +37,7 @@ use crate::{
         backoff::{Backoff, Delays},
         kind::Kind,
         request::{ApiClient, ObjectPath},
+        served_groups::ServedGroups,
     },
     kubevirt::NEWEST_KNOWN,
 };
@@ -104,15 +106,33 @@ impl Watches {
     /// Starts the watches. They put each object that asks to persist NICs into the queue.
     #[must_use]
     pub fn start(client: &Client, queue: PersistQueue, tuning: &Tuning) -> Self {
-        let (cache, wanted_revisions) = Cache::new(Store::with_persist_queue(queue));
+        Self::of_groups(client, ServedGroups::default(), queue, tuning)
+    }
+
+    /// As [`Self::start`], for a cluster that may serve a fork of KubeVirt: the client is of these groups.
+    #[must_use]
+    pub fn of_groups(client: &Client, groups: ServedGroups, queue: PersistQueue, tuning: &Tuning) -> Self {
+        let (cache, wanted_revisions) = Cache::of_groups(Store::with_persist_queue(queue), groups.clone());
         let cache = Arc::new(cache);
         let statuses = WatchStatuses::default();
         let mut tasks = JoinSet::new();
+        let (of_discovery, delays) = (client.clone(), tuning.retry_delays);
+        let discovery = {
+            let (client, groups) = (client.clone(), groups.clone());
+            async move { groups.ask(&client, delays).await }.boxed().shared()
+        };
         for status in statuses.iter() {
             let source = ListWatch::new(client.clone(), status.kind, tuning);
             let (status, cache) = (Arc::clone(status), Arc::clone(&cache));
-            tasks.spawn(Watch { source, status, cache, tuning: tuning.clone() }.run());
+            let watch = Watch { source, status, cache, tuning: tuning.clone() };
+            let discovery = discovery.clone();
+            // A watch that began earlier would list the objects of KubeVirt where those of a fork count.
+            tasks.spawn(async move {
+                discovery.await;
+                watch.run().await;
+            });
         }
+        tasks.spawn(async move { groups.ask_for_all(&of_discovery, delays).await });
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
         Self { client: client.clone(), cache, statuses, _tasks: tasks }
     }

@@ -239,6 +239,12 @@ impl Facts {
 
 /// A source of facts, such as watched objects or files.
 pub trait FactSource: Send + Sync {
+    /// Whether the facts about the objects of a group of KubeVirt come from this group. A fork of KubeVirt serves the
+    /// kinds in a group of its own.
+    fn reads_group(&self, group: &str, of: &str) -> bool {
+        group == of
+    }
+
     /// Returns the facts for a change. They come from memory: this neither waits nor fails.
     fn facts_for(&self, change: &Change) -> Facts;
 

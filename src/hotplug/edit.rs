@@ -225,8 +225,10 @@ fn with_annotation(vm: &Value, request: &EditRequest) -> (Value, Value) {
 /// text is taken for a heartbeat, and its objects are not read.
 pub(super) fn review_of(before: &Value, after: &Value, dry_run: bool) -> Vec<u8> {
     let text = |pointer: &str| after.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let kind = json!({"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"});
-    let resource = json!({"group": "kubevirt.io", "version": "v1", "resource": "virtualmachines"});
+    // A fork of KubeVirt serves VMs in a group of its own.
+    let group = text("/apiVersion").split_once('/').map_or("kubevirt.io", |(group, _)| group);
+    let kind = json!({"group": group, "version": "v1", "kind": "VirtualMachine"});
+    let resource = json!({"group": group, "version": "v1", "resource": "virtualmachines"});
     let review = json!({"apiVersion": review::API_VERSION, "kind": "AdmissionReview", "request": {
         "uid": "made-by-a-command", "kind": kind, "resource": resource, "operation": "UPDATE", "dryRun": dry_run,
         "namespace": text("/metadata/namespace"), "name": text("/metadata/name"), "userInfo": {}, "object": after}});

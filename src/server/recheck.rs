@@ -70,7 +70,8 @@ impl Rechecker {
         let mut fresh = fetched.map(|fetched| fetched.store).unwrap_or_default();
         // The configuration of Multus is read again only if the decision depends on it.
         fresh.assume_multus_namespace(query.known.multus_namespace.clone());
-        let second = evaluator.with_facts(&OverlayFacts { fresh, query }).evaluate(first.endpoint(), body);
+        let reads_group = first.request().is_some_and(|request| evaluator.has_facts_of(&request.kind));
+        let second = evaluator.with_facts(&OverlayFacts { fresh, query, reads_group }).evaluate(first.endpoint(), body);
         self.counts.add(match (first.decision(), second.decision()) {
             (Decision::Denied, Decision::Denied) => RecheckResult::Confirmed,
             _ if second.has_same_answer(&first) => RecheckResult::Confirmed,
@@ -142,6 +143,8 @@ impl RecheckQuery {
 struct OverlayFacts {
     fresh: Store,
     query: RecheckQuery,
+    /// Whether the facts are about objects of the group of the request.
+    reads_group: bool,
 }
 
 impl OverlayFacts {
@@ -170,6 +173,10 @@ impl OverlayFacts {
 }
 
 impl FactSource for OverlayFacts {
+    fn reads_group(&self, _group: &str, _of: &str) -> bool {
+        self.reads_group
+    }
+
     fn facts_for(&self, change: &Change) -> Facts {
         self.overlay(self.fresh.facts_for(change))
     }

@@ -102,6 +102,9 @@ pub enum KubeVirtGroup {
     /// `pool.kubevirt.io`.
     #[serde(rename = "pool.kubevirt.io")]
     Pool,
+    /// `instancetype.kubevirt.io`: only read, as facts.
+    #[serde(rename = "instancetype.kubevirt.io")]
+    Instancetype,
 }
 
 impl KubeVirtGroup {
@@ -111,11 +114,24 @@ impl KubeVirtGroup {
         match self {
             Self::KubeVirt => "kubevirt.io",
             Self::Pool => "pool.kubevirt.io",
+            Self::Instancetype => "instancetype.kubevirt.io",
         }
     }
 }
 
 impl ApiSettings {
+    /// Returns the groups of KubeVirt for which forks are named, with the groups of those.
+    pub fn forks(&self) -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        self.groups.iter().map(|(of, forks)| (of.as_str(), forks.clone()))
+    }
+
+    /// Returns the group of KubeVirt that a group stands for: itself unless it is that of a fork.
+    #[must_use]
+    pub fn of_kubevirt<'g>(&self, group: &'g str) -> &'g str {
+        let mut forked = self.groups.iter().filter(|(_, forks)| forks.iter().any(|fork| fork == group));
+        forked.next().map_or(group, |(of, _)| of.as_str())
+    }
+
     /// Whether objects of a group are judged as those of another one: it is the same group, or that of a fork.
     #[must_use]
     pub fn judges(&self, group: &str, as_group: &str) -> bool {

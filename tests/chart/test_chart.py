@@ -573,6 +573,18 @@ class Code(unittest.TestCase):
                 group, *forks = rule["apiGroups"]
                 self.assertEqual(forks, groups.get(group, []))
 
+    def test_nicplug_may_read_and_write_in_the_group_of_a_fork_what_it_may_in_the_one_of_kubevirt(self) -> None:
+        groups = {"kubevirt.io": ["kubevirt.example.com"], "instancetype.kubevirt.io": ["instancetype.example.com"]}
+        values = {"settings": {"api": {"groups": groups}}}
+        role = by_kind(values, "ClusterRole")
+        for rule in role["rules"]:
+            group, *forks = rule["apiGroups"]
+            self.assertEqual(forks, groups.get(group, []))
+        self.assertIn("kubevirt.example.com", [group for rule in role["rules"] for group in rule["apiGroups"]])
+        # nicplug reads the groups only when it starts.
+        annotations = by_kind(values, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        self.assertEqual(json.loads(annotations["nicplug.io/api-groups"]), groups)
+
     def test_networks_are_sent_only_when_they_are_changed_or_deleted_and_never_block(self) -> None:
         review = source("src/api/review")
         (hook,) = (hook for hook in webhooks({}) if hook["name"].startswith("validate-networks."))

@@ -13,7 +13,7 @@ use nicplug::{
     cluster::{files, store::Store},
     facts::{FactSource, NoFacts},
     rules::RULES,
-    settings::{Enforcement, Settings},
+    settings::{ApiSettings, Enforcement, Settings},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub(crate) fn store(objects: &[Value]) -> Store {
 /// Returns a reviewer over a file of facts, or over no facts if the file does not exist.
 pub(crate) fn reviewer_of_file(facts: &Path) -> Reviewer {
     let source: Arc<dyn FactSource> =
-        if facts.exists() { Arc::new(files::load(facts).unwrap()) } else { Arc::new(NoFacts) };
+        if facts.exists() { Arc::new(files::load(facts, &ApiSettings::default()).unwrap()) } else { Arc::new(NoFacts) };
     Reviewer::new(source, Settings::default())
 }
 

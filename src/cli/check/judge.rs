@@ -80,6 +80,10 @@ impl WithVersion<'_> {
 }
 
 impl FactSource for WithVersion<'_> {
+    fn reads_group(&self, group: &str, of: &str) -> bool {
+        self.store.reads_group(group, of)
+    }
+
     fn facts_for(&self, change: &Change) -> Facts {
         self.replace(self.store.facts_for(change))
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::api;
 use crate::{
     cli::kubeconfig::{Cluster, explain},
-    k8s::kind::Kind,
+    k8s::{kind::Kind, served_groups::ServedGroups},
 };
 
 /// The ClusterRole with the permission, which administrators of a namespace lack since KubeVirt 1.5.
@@ -24,7 +24,7 @@ pub(super) async fn may_start(cluster: &Cluster) -> Option<bool> {
     let attributes = ResourceAttributes {
         namespace: Some(cluster.namespace.clone()),
         verb: Some("create".to_owned()),
-        group: Some(Kind::Migration.group().to_owned()),
+        group: Some(cluster.groups.of(Kind::Migration.group()).to_owned()),
         resource: Some(Kind::Migration.plural().to_owned()),
         ..ResourceAttributes::default()
     };
@@ -69,20 +69,20 @@ async fn username(cluster: &Cluster) -> Option<String> {
 }
 
 /// Returns the manifest of a migration.
-pub(super) fn manifest(namespace: &str, vm: &str) -> Value {
-    json!({"apiVersion": "kubevirt.io/v1", "kind": Kind::Migration.kind(),
+fn manifest(groups: &ServedGroups, namespace: &str, vm: &str) -> Value {
+    json!({"apiVersion": format!("{}/{}", groups.of(Kind::Migration.group()), Kind::Migration.version()), "kind": Kind::Migration.kind(),
         "metadata": {"generateName": "nicplug-", "namespace": namespace}, "spec": {"vmiName": vm}})
 }
 
 /// Returns the command that creates the migration.
-pub(in crate::cli) fn create_command(namespace: &str, vm: &str) -> anyhow::Result<String> {
-    let yaml = serde_saphyr::to_string(&manifest(namespace, vm))?;
+pub(in crate::cli) fn create_command(groups: &ServedGroups, namespace: &str, vm: &str) -> anyhow::Result<String> {
+    let yaml = serde_saphyr::to_string(&manifest(groups, namespace, vm))?;
     Ok(format!("kubectl create -f - <<EOF\n{}\nEOF", yaml.trim_end()))
 }
 
 /// Creates the migration, and returns its name.
 pub(super) async fn start(cluster: &Cluster, vm: &str) -> anyhow::Result<String> {
-    let migration: DynamicObject = serde_json::from_value(manifest(&cluster.namespace, vm))?;
+    let migration: DynamicObject = serde_json::from_value(manifest(&cluster.groups, &cluster.namespace, vm))?;
     let migrations: Api<DynamicObject> = api(cluster, Kind::Migration);
     match migrations.create(&PostParams::default(), &migration).await {
         Ok(migration) => Ok(migration.metadata.name.unwrap_or_default()),
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_command_can_be_copied_from_eighty_columns() {
-        let command = create_command("demo", "vm").unwrap();
+        let command = create_command(&ServedGroups::default(), "demo", "vm").unwrap();
         assert!(command.contains("\nspec:\n  vmiName: vm\nEOF"), "{command}");
         assert!(command.lines().all(|line| line.chars().count() <= 80), "{command}");
     }

@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::hotplug::edit::NewNic;
+    use crate::k8s::served_groups::ServedGroups;
 
     /// Returns the error in a cluster of this version, in a namespace with a VMI or without, and with VMs of these
     /// names.
@@ -121,7 +122,11 @@ mod tests {
             *response.status_mut() = StatusCode::from_u16(code).unwrap();
             ready(Ok::<_, Infallible>(response))
         });
-        let cluster = Cluster { client: Client::new(service, "default"), namespace: "demo".to_owned() };
+        let cluster = Cluster {
+            client: Client::new(service, "default"),
+            groups: ServedGroups::default(),
+            namespace: "demo".to_owned(),
+        };
         error(&cluster, "guest", request).await.to_string()
     }
 

@@ -17,6 +17,7 @@ use crate::{
         watch::{Tuning, Watches},
     },
     facts::{FactSource, NoFacts},
+    k8s::served_groups::ServedGroups,
     settings::CurrentSettings,
 };
 
@@ -63,16 +64,17 @@ impl SourceArgs {
     pub(super) async fn open(&self, persist: &PersistArgs, settings: CurrentSettings) -> anyhow::Result<Source> {
         match &self.facts {
             Some(path) if path.as_os_str() == "none" => Ok(Source::without_cluster(Arc::new(NoFacts))),
-            Some(path) => Ok(Source::without_cluster(facts::load(path)?)),
+            Some(path) => Ok(Source::without_cluster(facts::load(path, &settings.load())?)),
             None => {
-                let client = self.client().await.map_err(|error| match error.downcast_ref() {
+                let groups = ServedGroups::new(settings.load().api.forks());
+                let client = self.client_of(&groups).await.map_err(|error| match error.downcast_ref() {
                     Some(LoadError::NotFound(_)) => {
                         anyhow!("{error}, or --facts FILE_OR_DIR or --facts none to serve without a cluster")
                     }
                     _ => error,
                 })?;
                 let queue = PersistQueue::default();
-                let watches = Watches::start(&client, queue.clone(), &Tuning::default());
+                let watches = Watches::of_groups(&client, groups, queue.clone(), &Tuning::default());
                 let facts = Arc::clone(watches.cache());
                 let leader = persist.start(&client, queue, &facts, settings)?;
                 Ok(Source { facts, watches: Some(watches), leader })
@@ -80,10 +82,14 @@ impl SourceArgs {
         }
     }
 
-    /// Returns a client of the cluster.
+    /// Returns a client of the cluster, for what is not KubeVirt's.
     pub(super) async fn client(&self) -> anyhow::Result<Client> {
+        self.client_of(&ServedGroups::default()).await
+    }
+
+    async fn client_of(&self, groups: &ServedGroups) -> anyhow::Result<Client> {
         let mut config = kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        Client::try_from(config).context("the configuration of the cluster cannot be used")
+        groups.client(config).context("the configuration of the cluster cannot be used")
     }
 }

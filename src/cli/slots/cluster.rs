@@ -32,7 +32,7 @@ const SCHEMA_VERSION: u32 = 1;
 pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     block_on(async {
-        let cluster = args.cluster.connect().await?;
+        let cluster = args.cluster.connect(&settings).await?;
         let name = name_in(args.vm.as_deref().unwrap_or_default())?.to_owned();
         let networks: Vec<String> = args.what_if.iter().map(|NicArgument(nic)| nic.network_name.clone()).collect();
         let mut guests = guests::read(&cluster, &Selection::Names(vec![name.clone()]), None, &networks).await?;

@@ -109,6 +109,10 @@ struct Without<'f> {
 }
 
 impl FactSource for Without<'_> {
+    fn reads_group(&self, group: &str, of: &str) -> bool {
+        self.facts.reads_group(group, of)
+    }
+
     fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         facts.vmi = facts.vmi.map(|vmi| Arc::new(without(&vmi, self.nic)));

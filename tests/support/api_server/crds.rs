@@ -71,6 +71,19 @@ pub(crate) async fn install(admin: &Client) {
     installing.join_all().await;
 }
 
+/// Installs the kinds of KubeVirt's own group in another group, as a fork of KubeVirt does.
+pub(crate) async fn install_fork(admin: &Client, group: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/crds");
+    for kind in ["kubevirts", "virtualmachineinstancemigrations", "virtualmachineinstances", "virtualmachines"] {
+        let definition = fs::read_to_string(folder.join(kind).with_extension("yaml")).unwrap();
+        let names = [("group: ", ""), ("name: ", &*format!("{kind}."))];
+        let definition = names.iter().fold(definition, |text, (key, prefix)| {
+            text.replacen(&format!("{key}{prefix}kubevirt.io\n"), &format!("{key}{prefix}{group}\n"), 1)
+        });
+        establish(admin, definition.into_bytes()).await;
+    }
+}
+
 async fn establish(admin: &Client, definition: Vec<u8>) {
     // The API server reads YAML itself.
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";

@@ -1,0 +1,129 @@
+//! A cluster that serves a fork of KubeVirt in a group of its own, on a real API server: `api.groups` of the settings.
+//!
+//! KubeVirt's own group is served too, and has neither a KubeVirt resource nor a VM.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "these are tests")]
+
+mod support;
+
+use std::process::Command;
+
+use hyper::http::Method;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use nicplug::{
+    admission::{Decision, Endpoint, Reviewer},
+    cluster::{
+        persist_queue::PersistQueue,
+        watch::{Tuning, WatchState, Watches},
+    },
+    k8s::{kind::Kind as FactKind, served_groups::ServedGroups},
+    settings::Settings,
+};
+use serde_json::{Value, json};
+use support::{
+    api_server::{
+        self, ApiServer,
+        crds::{self, Kind},
+        requests::{self, Run},
+    },
+    builders::{VM, nad, vm},
+    folder::Folder,
+    wait::eventually,
+};
+
+const GROUP: &str = "kubevirt.example.com";
+const SETTINGS: &str = "{api: {groups: {kubevirt.io: [kubevirt.example.com]}}, attachment: {dynamicNetworks: yes}}";
+
+/// Creates an object of the fork.
+async fn create(admin: &Client, namespace: &str, plural: &str, mut object: Value) {
+    object["apiVersion"] = format!("{GROUP}/v1").into();
+    let path = format!("/apis/{GROUP}/v1/namespaces/{namespace}/{plural}");
+    let status = json!({"status": object["status"]});
+    requests::send(admin, Method::POST, &path, "application/json", object.to_string()).await.granted();
+    // The definition of VMIs has no subresource: their status is written with the object.
+    if plural == "kubevirts" {
+        let path = format!("{path}/{}/status", object["metadata"]["name"].as_str().unwrap());
+        requests::send(admin, Method::PATCH, &path, "application/merge-patch+json", status.to_string()).await.granted();
+    }
+}
+
+/// Creates a fork of KubeVirt 1.9 and a VM that runs, and returns the namespace.
+async fn install(api: &ApiServer) -> String {
+    let (admin, namespace) = (api.admin(), api.namespace("fork").await);
+    crds::install_fork(&admin, GROUP).await;
+    let kubevirt = json!({"kind": "KubeVirt", "metadata": {"name": "kubevirt"}, "spec": {},
+        "status": {"observedKubeVirtVersion": "v1.9.0"}});
+    create(&admin, &namespace, "kubevirts", kubevirt).await;
+    create(&admin, &namespace, "virtualmachines", vm().build()).await;
+    let mut vmi = vm().build_vmi();
+    vmi["status"] = json!({"phase": "Running", "interfaces": [{"name": "default", "infoSource": "domain"}]});
+    create(&admin, &namespace, "virtualmachineinstances", vmi).await;
+    requests::create(&admin, Kind::Nad, &namespace, &nad("blue"), Run::Real).await.granted();
+    namespace
+}
+
+/// Returns the review of an update that adds a NIC.
+fn review(group: &str, namespace: &str, network: &str) -> Vec<u8> {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "name": VM,
+        "namespace": namespace, "operation": "UPDATE", "kind": {"group": group, "kind": "VirtualMachine"},
+        "object": vm().nic("second", network).build(), "oldObject": vm().build()}})
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn the_facts_are_those_of_the_fork() {
+    let Some(api) = api_server::shared().await else { return };
+    let namespace = install(api).await;
+    let settings = Settings::parse(SETTINGS, &[]).unwrap();
+    let groups = ServedGroups::new(settings.api.forks());
+    let kubeconfig = Kubeconfig::read_from(api.kubeconfig()).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let client = groups.client(config).unwrap();
+    let watches = Watches::of_groups(&client, groups, PersistQueue::default(), &Tuning::default());
+    let is_synced = |kind| watches.statuses().of(kind).unwrap().state().0 == WatchState::Synced;
+    let kinds = [FactKind::KubeVirt, FactKind::Vm, FactKind::Vmi, FactKind::Nad];
+    eventually("the watches are synced", async || kinds.into_iter().all(is_synced).then_some(())).await;
+
+    let reviewer = Reviewer::new(std::sync::Arc::clone(watches.cache()) as _, settings);
+    let answer = |group: &str, network: &str| {
+        let answer = reviewer.review(Endpoint::Validate, &review(group, &namespace, network));
+        (answer.decision, String::from_utf8(answer.body).unwrap())
+    };
+    let (decision, text) = answer(GROUP, "missing");
+    assert!(decision == Decision::Denied && text.contains("NP105"), "{text}");
+    let (decision, text) = answer(GROUP, "blue");
+    assert_eq!(decision, Decision::Allowed, "{text}");
+    // Nothing is known about a VM of KubeVirt's own group.
+    let (decision, text) = answer("kubevirt.io", "blue");
+    assert!(decision == Decision::Warned && text.contains("is running is not known"), "{text}");
+}
+
+#[tokio::test]
+async fn the_commands_read_and_change_the_vms_of_the_fork() {
+    let Some(api) = api_server::shared().await else { return };
+    let namespace = install(api).await;
+    let folder = Folder::new("fork");
+    let settings = folder.write("settings.yaml", SETTINGS);
+    let run = async |args: &'static [&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+        command.args(args).arg("--kubeconfig").arg(api.kubeconfig()).args(["--namespace", &namespace]);
+        command.arg("--settings").arg(&settings).env_remove("KUBECONFIG");
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = run(&["status", "--output", "json"]).await;
+    assert!(code == Some(0) && text.contains("\"vm-fedora\""), "{text}");
+    let (_, text) = run(&["plan", VM, "--add", "second=blue"]).await;
+    assert!(text.contains("second"), "{text}");
+    let (code, text) =
+        run(&["addinterface", VM, "--network-attachment-definition-name", "blue", "--name", "second"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let path = format!("/apis/{GROUP}/v1/namespaces/{namespace}/virtualmachines/{VM}");
+    let stored = requests::send(&api.admin(), Method::GET, &path, "", "").await.granted();
+    let names = support::builders::names(&stored, "/spec/template/spec/domain/devices/interfaces");
+    assert!(names.contains(&"second".to_owned()), "{stored:#}");
+}
