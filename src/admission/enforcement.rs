@@ -53,7 +53,8 @@ impl<'e> EnforcementPolicy<'e> {
     pub fn for_finding(&self, finding: &Finding) -> Enforcement {
         match finding.kind {
             FindingKind::Certain(_) => self.overridden(finding.rule, Enforcement::Deny),
-            _ => self.for_rule(finding.rule),
+            FindingKind::InternalError => self.settings.internal_errors.into(),
+            FindingKind::Advice | FindingKind::Fault(_) | FindingKind::Unchecked => self.for_rule(finding.rule),
         }
     }
 

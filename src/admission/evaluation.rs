@@ -80,6 +80,8 @@ pub struct DecisionLabels {
     pub denied_by: RuleSet,
     /// The rules that warn.
     pub warned_by: RuleSet,
+    /// The rules that failed by an internal error.
+    pub failed: RuleSet,
     /// The facts that a rule needed and that were unknown.
     pub unknown: FactSet,
 }
@@ -152,7 +154,7 @@ impl<'r> Evaluation<'r> {
     /// Returns the labels for the metrics.
     #[must_use]
     pub fn labels(&self) -> DecisionLabels {
-        let Verdict { denied_by, warned_by, unknown, .. } = self.verdict;
+        let Verdict { denied_by, warned_by, failed, unknown, .. } = self.verdict;
         let (kind, operation) = match self.request {
             // An object of another group.
             Ok(request) if self.decision == Decision::Unhandled && !is_of_kubevirt(&request.kind) => {
@@ -168,6 +170,7 @@ impl<'r> Evaluation<'r> {
             decision: self.decision,
             denied_by,
             warned_by,
+            failed,
             unknown,
         }
     }

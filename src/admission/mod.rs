@@ -125,6 +125,36 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_in_a_rule_costs_only_the_verdict_of_that_rule() {
+        let body = parse(
+            br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+            "operation": "CREATE", "kind": {"group": "kubevirt.io", "kind": "VirtualMachineInstance"},
+            "object": {"spec": {"networks": [{"name": "a", "pod": {}}]}}}}"#,
+        );
+        let evaluate = |settings: &str| {
+            let settings = Settings::parse(settings, &crate::rules::ids()).unwrap();
+            let evaluation = Evaluator::new(&Unknown, &settings).evaluate(Endpoint::Validate, &body);
+            let labels = evaluation.labels();
+            let ids = |set: verdict::sets::RuleSet| set.ids().collect::<Vec<_>>();
+            (ids(labels.denied_by), ids(labels.failed), String::from_utf8(evaluation.render()).unwrap())
+        };
+        let (denied_by, failed, _) = evaluate("");
+        assert_eq!((denied_by, failed), (vec!["NP004"], vec![]));
+        {
+            let _guard = crate::rules::testing::panic_in("NP003");
+            let (denied_by, failed, text) = evaluate("");
+            assert_eq!((denied_by, failed), (vec!["NP004"], vec!["NP003"]));
+            assert!(text.contains("internal error in NP003: the rule was not checked [NP003]"), "{text}");
+        }
+        let _guard = crate::rules::testing::panic_in("NP004");
+        let (denied_by, failed, text) = evaluate("");
+        assert_eq!((denied_by, failed), (vec![], vec!["NP004"]), "{text}");
+        let (denied_by, failed, text) = evaluate("internalErrors: deny");
+        assert_eq!((denied_by, failed), (vec!["NP004"], vec!["NP004"]));
+        assert!(text.contains("internal error in NP004: the rule was not checked; report the error"), "{text}");
+    }
+
+    #[test]
     fn an_evaluator_keeps_its_settings_until_it_is_dropped() {
         let body = parse(
             br#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",

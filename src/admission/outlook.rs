@@ -135,7 +135,8 @@ fn reason(finding: &Finding, policy: EnforcementPolicy, verdict: &Verdict) -> Op
         (FindingKind::Certain(_) | FindingKind::Fault(_), Enforcement::Deny) if denies => Weight::Denied,
         (FindingKind::Certain(_) | FindingKind::Fault(_), _) => Weight::Warned,
         (FindingKind::Advice, _) => Weight::Advice,
-        (FindingKind::Unchecked, _) => Weight::Unchecked,
+        (FindingKind::InternalError, Enforcement::Deny) if denies => Weight::Denied,
+        (FindingKind::InternalError | FindingKind::Unchecked, _) => Weight::Unchecked,
     };
     let Finding { rule, what, fix, .. } = finding;
     Some(Reason { rule: rule.id, scope: rule.scope, weight, what: what.clone(), fix: fix.clone().into_owned() })

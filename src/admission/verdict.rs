@@ -14,7 +14,7 @@ use crate::{
     api::{quote::cut, review::ObjectKind},
     change::Change,
     facts::{Fact, Facts},
-    rules::{AtRestart, CauseType, Finding, Rule, Scope},
+    rules::{AtRestart, CauseType, Finding, FindingKind, Rule, Scope},
     settings::{Enforcement, LiveChanges},
 };
 
@@ -48,6 +48,8 @@ pub struct Verdict {
     pub denied_by: RuleSet,
     /// The rules that warn.
     pub warned_by: RuleSet,
+    /// The rules that failed by an internal error.
+    pub failed: RuleSet,
     /// The facts that a rule needed and that were unknown.
     pub unknown: FactSet,
 }
@@ -177,6 +179,9 @@ fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) ->
     let mut warnings = WarningGroups::default();
     let mut postponing: Vec<&Rule> = Vec::new();
     for finding in in_order(findings) {
+        if finding.kind == FindingKind::InternalError {
+            verdict.failed.insert(finding.rule);
+        }
         match Effect::of(finding, restart, policy) {
             Effect::Ignored => {}
             Effect::Postpones(reason) => {

@@ -21,6 +21,7 @@ mod interface_fields;
 mod interface_request;
 mod interface_state;
 mod interface_without_network;
+pub(crate) mod isolation;
 mod live_change;
 mod migration_running;
 mod name_in_use;
@@ -41,6 +42,7 @@ use std::borrow::Cow;
 
 pub use self::{
     finding::{AtRestart, CauseType, Finding, FindingKind},
+    isolation::is_isolated,
     live_change::timing::{NicChange, Timing, timings},
     pci_slots::counts::{FreePorts, PortCount, free_ports},
 };
@@ -231,6 +233,24 @@ impl Rule {
         Finding { kind: FindingKind::Unchecked, ..self.advice(String::new(), what.into()) }
     }
 
+    /// Runs the check of the rule; a panic in it is a finding.
+    fn run(&'static self, check: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
+        let check = || {
+            #[cfg(test)]
+            testing::panic_if_requested(self);
+            check()
+        };
+        isolation::isolated(check).unwrap_or_else(|| vec![self.internal_error()])
+    }
+
+    /// Returns the finding that the rule itself failed.
+    fn internal_error(&'static self) -> Finding {
+        let what = format!("internal error in {}: the rule was not checked", self.id);
+        let fix = "report the error in the log of nicplug to its developers, or switch the rule off";
+        let (kind, at_restart) = (FindingKind::InternalError, AtRestart::AppliedAtOnce);
+        Finding { kind, at_restart, fix: Cow::Borrowed(fix), ..self.advice("metadata.name".to_owned(), what) }
+    }
+
     /// Returns a finding that something could not be checked because a fact about an object of this kind is unknown.
     pub(crate) fn unknown(&'static self, missing: FactKind, what: impl Into<String>) -> Finding {
         Finding { missing: Some(missing), ..self.unchecked(what) }
@@ -415,13 +435,14 @@ pub fn evaluate_migration(
     if is_off(&migration_running::RULE) {
         return Vec::new();
     }
-    migration_running::check_start(start, facts, settings)
+    migration_running::RULE.run(|| migration_running::check_start(start, facts, settings))
 }
 
 /// Evaluates a change of a network.
 #[must_use]
 pub fn evaluate_network(change: &NetworkChange, facts: &Facts, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
-    if is_off(&network_in_use::RULE) { Vec::new() } else { network_in_use::check_network(change, facts) }
+    let rule = &network_in_use::RULE;
+    if is_off(rule) { Vec::new() } else { rule.run(|| network_in_use::check_network(change, facts)) }
 }
 
 /// Evaluates every rule that covers the change and is not off; findings are in the order of [`RULES`].
@@ -432,7 +453,7 @@ pub fn evaluate(case: &Case, is_off: impl Fn(&Rule) -> bool) -> Vec<Finding> {
     let applies = |rule: &&&Rule| covers.get(rule.scope as usize) == Some(&true) && !is_off(rule);
     let mut findings = Vec::new();
     for rule in RULES.iter().filter(applies) {
-        findings.append(&mut (rule.check)(case));
+        findings.append(&mut rule.run(|| (rule.check)(case)));
     }
     findings
 }

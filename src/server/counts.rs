@@ -29,6 +29,7 @@ struct Counters {
     refused: CounterArray<{ RefusalReason::ALL.len() }>,
     denied_by: CounterArray<{ RuleSet::CAPACITY }>,
     warned_by: CounterArray<{ RuleSet::CAPACITY }>,
+    failed: CounterArray<{ RuleSet::CAPACITY }>,
     unknown: CounterArray<{ FactKind::ALL.len() }>,
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
@@ -68,6 +69,11 @@ impl Counts {
         self.0.warned_by.get(rule)
     }
 
+    /// Returns the number of answers without the verdict of a rule because of an internal error, by the index of the rule.
+    pub(super) fn failed(&self, rule: usize) -> u64 {
+        self.0.failed.get(rule)
+    }
+
     pub(super) fn unknown(&self, kind: FactKind) -> u64 {
         self.0.unknown.get(kind as usize)
     }
@@ -84,11 +90,12 @@ impl Counts {
 
     /// Counts an answer and the time that it took.
     pub(super) fn add(&self, labels: DecisionLabels, took: Duration) {
-        let DecisionLabels { endpoint, kind, operation, decision, denied_by, warned_by, unknown } = labels;
+        let DecisionLabels { endpoint, kind, operation, decision, denied_by, warned_by, failed, unknown } = labels;
         self.0.requests.add(Series { endpoint, kind, operation, decision }.index());
         self.durations(endpoint).add(took);
         denied_by.indices().for_each(|index| self.0.denied_by.add(index));
         warned_by.indices().for_each(|index| self.0.warned_by.add(index));
+        failed.indices().for_each(|index| self.0.failed.add(index));
         unknown.kinds().for_each(|kind| self.0.unknown.add(kind as usize));
     }
 
@@ -311,6 +318,7 @@ mod tests {
                 decision,
                 denied_by: RuleSet::NONE,
                 warned_by: RuleSet::NONE,
+                failed: RuleSet::NONE,
                 unknown: FactSet::NONE,
             };
             for _ in 0..times {

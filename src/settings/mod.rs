@@ -73,6 +73,8 @@ pub struct Settings {
     pub events: EventSettings,
     /// `hotplug`.
     pub hotplug: HotplugSettings,
+    /// `internalErrors`: what becomes of a request that a rule cannot judge because of an internal error.
+    pub internal_errors: InternalErrors,
     /// `liveChanges`.
     pub live_changes: LiveChangesSettings,
     /// `namespaces`.
@@ -139,6 +141,26 @@ impl ApiSettings {
             of.as_str() == as_group && forks.iter().any(|fork| fork == group)
         };
         group == as_group || self.groups.iter().any(is_fork)
+    }
+}
+
+/// What becomes of a request that a rule cannot judge because of an internal error.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum InternalErrors {
+    /// It is denied.
+    Deny,
+    /// The other rules decide, and a warning says that the rule was not checked.
+    #[default]
+    Warn,
+}
+
+impl From<InternalErrors> for Enforcement {
+    fn from(internal_errors: InternalErrors) -> Self {
+        match internal_errors {
+            InternalErrors::Deny => Self::Deny,
+            InternalErrors::Warn => Self::Warn,
+        }
     }
 }
 
@@ -326,6 +348,8 @@ impl Settings {
             attachment: AttachmentSettings,
             events: EventSettings,
             hotplug: HotplugSettings,
+            #[serde(rename = "internalErrors")]
+            internal_errors: InternalErrors,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
             namespaces: NamespaceSettings,
@@ -360,6 +384,7 @@ impl Settings {
             namespaces: document.namespaces,
             queue_memory: document.queue_memory,
             reserve_ports: document.reserve_ports.map(u64::from),
+            internal_errors: document.internal_errors,
             unplug: document.unplug,
         })
     }

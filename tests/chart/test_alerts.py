@@ -157,6 +157,13 @@ CASES = {
         silent={ours("nicplug_unknown_facts_total", kind="Node"): "0+6x5 30x35"},
         after=40,
     ),
+    "NicplugInternalError": Case(
+        fires={ours("nicplug_internal_errors_total", rule="NP107"): "0x10 1x20"},
+        labels={"rule": "NP107"},
+        description="A fault in rule NP107 of nicplug: requests are answered without its verdict. The log has the place "
+        "of the fault.",
+        silent={ours("nicplug_internal_errors_total", rule="NP107"): "0x30"},
+    ),
     "NicplugWebhookInactive": Case(
         fires={ours("nicplug_webhook_active"): "0x30", ours("nicplug_webhook_active", "b"): "0x30"},
         labels={},

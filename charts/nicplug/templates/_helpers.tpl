@@ -102,6 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- with .Values.settings.hotplug.bindings }}
 {{- $_ := set $settings "hotplug" (dict "bindings" .) }}
 {{- end }}
+{{- $_ := set $settings "internalErrors" .Values.settings.internalErrors }}
 {{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
 {{- with .Values.settings.namespaces.byName }}
 {{- $_ := set $settings.namespaces "byName" . }}

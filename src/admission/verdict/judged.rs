@@ -70,7 +70,9 @@ fn judge(finding: &Finding, effect: Effect) -> Option<Judged> {
     let severity = match effect {
         Effect::Ignored => return None,
         Effect::Denies(_) => Severity::Denied,
-        Effect::Warns if finding.kind == FindingKind::Unchecked => Severity::Unchecked,
+        Effect::Warns if matches!(finding.kind, FindingKind::Unchecked | FindingKind::InternalError) => {
+            Severity::Unchecked
+        }
         Effect::NotDenied(_) | Effect::Postpones(_) | Effect::Warns => Severity::Warned,
     };
     Some(Judged {

@@ -6,6 +6,7 @@ use std::{
     panic,
     path::{Path, PathBuf},
     pin::pin,
+    process,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use futures_util::{StreamExt, future::Either, stream};
 
 use super::signals::Hangup;
 use crate::{
+    rules,
     server::reload::{self, every},
     telemetry::{self, LogFilter, LogFormat, LogQueue, TelemetryError},
 };
@@ -39,7 +41,7 @@ impl LogArgs {
     /// Starts to log by the filter of the file, else of `--log`.
     pub(super) fn start(&self) -> Result<(Log, LogEnd), TelemetryError> {
         let (filter, queue) = telemetry::init(self.log_format, &self.log)?;
-        flush_before_panic_messages(queue.clone());
+        end_at_panics(queue.clone());
         let source = FilterSource { file: self.log_filter_file.clone(), flag: self.log.clone(), last: String::new() };
         let mut log = Log { filter, source };
         log.reload();
@@ -66,12 +68,18 @@ impl Drop for LogEnd {
     }
 }
 
-/// Writes the log lines before the message of a panic, which ends the process.
-fn flush_before_panic_messages(queue: LogQueue) {
+/// Ends the process at a panic, after the log lines and the message: a task that ends silently would leave facts or
+/// certificates outdated. Only a panic in the check of a rule is logged as an error, and the server goes on.
+fn end_at_panics(queue: LogQueue) {
     let write_message = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
+        if rules::is_isolated() {
+            tracing::error!(panic = %info, "internal error in a rule: please report it");
+            return;
+        }
         queue.flush(LAST_LINES);
         write_message(info);
+        process::abort();
     }));
 }
 
@@ -163,6 +171,36 @@ fn directives(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Selects the part of the next test that runs in a process of its own.
+    const PANIC: &str = "NICPLUG_TEST_PANIC";
+
+    #[test]
+    fn only_a_panic_outside_of_a_rule_ends_the_process() {
+        let Ok(place) = std::env::var(PANIC) else {
+            for (place, is_alive) in [("rule", true), ("task", false)] {
+                let name = "cli::serve::logs::tests::only_a_panic_outside_of_a_rule_ends_the_process";
+                let mut command = process::Command::new(std::env::current_exe().unwrap());
+                let output = command.args(["--exact", name, "--nocapture"]).env(PANIC, place).output().unwrap();
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.success(), is_alive, "{place}: {text}");
+                assert!(text.contains("a panic of this test"), "{place}: {text}");
+                assert_eq!(text.contains("internal error in a rule"), is_alive, "{place}: {text}");
+            }
+            return;
+        };
+        let (_, queue) = telemetry::init(LogFormat::Json, "info").unwrap();
+        end_at_panics(queue.clone());
+        let panics = || -> () { panic!("a panic of this test") };
+        if place == "rule" {
+            assert_eq!(rules::isolation::isolated(panics), None);
+        } else {
+            // tokio catches the panic of a task, so it would go unnoticed.
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(runtime.spawn(async move { panics() }));
+        }
+        queue.flush(LAST_LINES);
+    }
 
     #[test]
     fn directives_are_separated_by_lines_or_commas() {

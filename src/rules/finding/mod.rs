@@ -67,6 +67,8 @@ pub enum FindingKind {
     Advice,
     /// Not checked, with a warning.
     Unchecked,
+    /// Not checked because the rule itself failed: a warning, or denied if the settings say so.
+    InternalError,
 }
 
 impl FindingKind {
@@ -75,6 +77,7 @@ impl FindingKind {
     pub fn cause(self) -> Option<CauseType> {
         match self {
             Self::Fault(cause) | Self::Certain(cause) => Some(cause),
+            Self::InternalError => Some(CauseType::Invalid),
             Self::Advice | Self::Unchecked => None,
         }
     }

@@ -3,7 +3,7 @@
 
 mod hotplug;
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 pub(crate) use self::hotplug::Hotplug;
 use super::{Case, Finding, FindingKind, Rule};
@@ -13,6 +13,30 @@ use crate::{
     facts::{Fact, Facts, KubeVirt},
     settings::{Enforcement, Settings},
 };
+
+thread_local! {
+    /// The rule whose check panics on this thread.
+    static PANICKING: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Makes the check of a rule panic on this thread, until the guard is dropped.
+pub(crate) fn panic_in(id: &'static str) -> PanicGuard {
+    PANICKING.set(Some(id));
+    PanicGuard
+}
+
+/// See [`panic_in`].
+pub(crate) struct PanicGuard;
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        PANICKING.set(None);
+    }
+}
+
+pub(super) fn panic_if_requested(rule: &Rule) {
+    assert_ne!(PANICKING.get(), Some(rule.id), "a panic that a test requested");
+}
 
 /// The findings that a test expects.
 #[derive(Debug)]

@@ -24,6 +24,14 @@ impl Collector for FindingCollector {
         let about = ("findings", "Answers that a rule denied or in which it warned, once per answer");
         family(&mut encoder, about, MetricType::Counter, findings)?;
 
+        let failed = RULES
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| ([("rule", rule.id)], ConstCounter::new(self.0.failed(index))));
+        let about =
+            ("internal_errors", "Answers without the verdict of a rule, because the rule failed by an internal error");
+        family(&mut encoder, about, MetricType::Counter, failed)?;
+
         let unknown = FactKind::ALL.map(|kind| ([("kind", kind.as_str())], ConstCounter::new(self.0.unknown(kind))));
         let about = (
             "unknown_facts",
