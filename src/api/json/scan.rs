@@ -11,6 +11,16 @@ pub(super) fn split_plain_string(text: &str) -> Option<(&str, &str)> {
     Some((text, tail.strip_prefix('"')?))
 }
 
+/// Splits a key without escapes, and the colon, from the text after them. There is no whitespace, and a comma before
+/// each key but the first.
+#[inline]
+pub(super) fn split_compact_key(text: &str, is_first: bool) -> Option<(&str, &str)> {
+    let inside = if is_first { text.strip_prefix('"') } else { text.strip_prefix(",\"") }?;
+    let tail = from_special(inside.as_bytes())?;
+    let (key, tail) = inside.split_at_checked(inside.len() - tail.len())?;
+    Some((key, tail.strip_prefix("\":")?))
+}
+
 /// Returns the text after leading whitespace. The API server writes none, so the common case is one comparison.
 #[inline]
 pub(super) fn after_whitespace(text: &[u8]) -> &[u8] {
