@@ -18,6 +18,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct EnforcementPolicy<'e> {
     settings: &'e Settings,
+    /// The namespace of the request.
+    namespace: &'e str,
     /// The overrides of the namespace, or why they have no effect; `None` where the namespace has none.
     overrides: Option<Result<&'e Overrides, RejectedOverrides<'e>>>,
 }
@@ -25,15 +27,15 @@ pub struct EnforcementPolicy<'e> {
 impl<'e> From<&'e Settings> for EnforcementPolicy<'e> {
     /// Returns the policy of the settings alone, without a namespace.
     fn from(settings: &'e Settings) -> Self {
-        Self { settings, overrides: None }
+        Self { settings, namespace: "", overrides: None }
     }
 }
 
 impl<'e> EnforcementPolicy<'e> {
-    /// Returns the policy of the settings and of the namespace's annotation in the facts.
+    /// Returns the policy of the settings for a namespace and of its annotation in the facts.
     #[must_use]
-    pub fn new(settings: &'e Settings, facts: &'e Facts) -> Self {
-        Self { settings, overrides: facts.overrides.known().map(|annotation| accept(annotation, settings)) }
+    pub fn new(settings: &'e Settings, facts: &'e Facts, namespace: &'e str) -> Self {
+        Self { settings, namespace, overrides: facts.overrides.known().map(|annotation| accept(annotation, settings)) }
     }
 
     /// Returns how a rule is enforced.
@@ -84,7 +86,7 @@ impl<'e> EnforcementPolicy<'e> {
     }
 
     fn overridden(&self, rule: &Rule, default: Enforcement) -> Enforcement {
-        let configured = self.settings.enforcement(rule.id).unwrap_or(default);
+        let configured = self.settings.enforcement(rule.id, self.namespace).unwrap_or(default);
         let Some(Ok(overrides)) = self.overrides else { return configured };
         let Some(wanted) = overrides.enforcement(rule.id) else { return configured };
         match self.settings.namespaces.override_policy {
@@ -150,7 +152,7 @@ mod tests {
     /// Returns how NP103 is enforced, and the warning.
     fn np103(settings: &Settings, annotation: &str) -> (Enforcement, Option<String>) {
         let facts = facts(annotation);
-        let policy = EnforcementPolicy::new(settings, &facts);
+        let policy = EnforcementPolicy::new(settings, &facts, "demo");
         (policy.for_rule(find("NP103").unwrap()), policy.warning())
     }
 
@@ -179,7 +181,7 @@ mod tests {
         let (enforcement, warning) = np103(&settings(OverridePolicy::Allow), "NP104=off");
         assert_eq!((enforcement, warning), (find("NP103").unwrap().enforcement, None));
         let unknown = Facts::default();
-        assert_eq!(EnforcementPolicy::new(&Settings::default(), &unknown).warning(), None);
+        assert_eq!(EnforcementPolicy::new(&Settings::default(), &unknown, "demo").warning(), None);
     }
 
     #[test]
@@ -202,7 +204,7 @@ mod tests {
     fn only_the_entries_that_would_loosen_a_rule_have_no_effect() {
         let settings = settings(OverridePolicy::Tighten).with_rule("NP113", Enforcement::Warn);
         let facts = facts("NP113=deny, NP103=off, NP104=warn, NP105=deny");
-        let policy = EnforcementPolicy::new(&settings, &facts);
+        let policy = EnforcementPolicy::new(&settings, &facts, "demo");
         assert_eq!(policy.for_rule(find("NP113").unwrap()), Enforcement::Deny);
         assert_eq!(policy.for_rule(find("NP103").unwrap()), Enforcement::Deny);
         let warning = policy.warning().unwrap();
@@ -219,7 +221,7 @@ mod tests {
             [(OverridePolicy::Tighten, Enforcement::Deny), (OverridePolicy::Allow, Enforcement::Warn)]
         {
             let (settings, facts) = (settings(override_policy), facts("NP107=warn"));
-            assert_eq!(EnforcementPolicy::new(&settings, &facts).for_finding(&finding), expected);
+            assert_eq!(EnforcementPolicy::new(&settings, &facts, "demo").for_finding(&finding), expected);
         }
     }
 }

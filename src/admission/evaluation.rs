@@ -430,21 +430,21 @@ fn without_kubevirt(facts: Facts) -> Facts {
 
 /// Applies the rules to a change.
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
-    let policy = EnforcementPolicy::new(settings, facts);
+    let policy = EnforcementPolicy::new(settings, facts, change.subject.namespace);
     let findings = rules::evaluate(&Case { change, facts, settings }, |rule| policy.is_off(rule));
     verdict::decide(&findings, change, facts, policy)
 }
 
 /// Applies the rules to the start of a migration.
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
-    let policy = EnforcementPolicy::new(settings, facts);
+    let policy = EnforcementPolicy::new(settings, facts, start.namespace);
     let findings = rules::evaluate_migration(start, facts, settings, |rule| policy.is_off(rule));
     verdict::decide_without_restart(&findings, policy)
 }
 
 /// Applies the rules to a change of a network.
 pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
-    let policy = EnforcementPolicy::new(settings, facts);
+    let policy = EnforcementPolicy::new(settings, facts, change.namespace);
     let findings = rules::evaluate_network(change, facts, |rule| policy.is_off(rule));
     verdict::decide_without_restart(&findings, policy)
 }

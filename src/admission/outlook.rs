@@ -90,7 +90,7 @@ impl Evaluator<'_> {
 
     fn outlook_of(&self, change: &Change, facts: &Facts) -> Outlook {
         let case = Case { change, facts, settings: self.settings };
-        let policy = EnforcementPolicy::new(self.settings, facts);
+        let policy = EnforcementPolicy::new(self.settings, facts, change.subject.namespace);
         let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
         let verdict = verdict::decide(&findings, change, facts, policy);
         let mut others: Vec<&Finding> = findings.iter().collect();

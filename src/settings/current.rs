@@ -40,7 +40,7 @@ mod tests {
         let current = CurrentSettings::from(Settings::default());
         let (clone, before) = (current.clone(), current.load());
         current.replace(Settings::default().with_rule("NP103", Enforcement::Warn));
-        assert_eq!(before.enforcement("NP103"), None);
-        assert_eq!(clone.load().enforcement("NP103"), Some(Enforcement::Warn));
+        assert_eq!(before.enforcement("NP103", "demo"), None);
+        assert_eq!(clone.load().enforcement("NP103", "demo"), Some(Enforcement::Warn));
     }
 }

@@ -2,6 +2,7 @@
 
 mod current;
 mod live_changes;
+mod namespaces;
 pub mod overrides;
 mod pattern;
 
@@ -10,12 +11,13 @@ use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use self::live_changes::WrittenLiveChanges;
 pub use self::{
     current::CurrentSettings,
     live_changes::{LiveChanges, LiveChangesSettings},
+    namespaces::{NamespaceEntry, NamespaceSettings, OverridePolicy},
     pattern::ByPattern,
 };
+use self::{live_changes::WrittenLiveChanges, namespaces::WrittenNamespaces};
 
 /// The consequence of a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -253,39 +255,6 @@ pub enum DynamicNetworks {
     No,
 }
 
-/// `namespaces`: the settings of single namespaces, and those that a namespace may override.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct NamespaceSettings {
-    /// `namespaces.override`: which enforcement the annotation of a namespace may set.
-    #[serde(rename = "override")]
-    pub override_policy: OverridePolicy,
-    /// `namespaces.byName`: the settings of namespaces, by name or pattern.
-    pub by_name: ByPattern<NamespaceEntry>,
-}
-
-/// `namespaces.byName.NAME`: the settings of the namespaces with this name or pattern.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct NamespaceEntry {
-    /// `liveChanges`: `None` if the entry does not set it.
-    pub live_changes: Option<LiveChanges>,
-}
-
-/// Which enforcement the annotation of a namespace may set.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum OverridePolicy {
-    /// Any.
-    Allow,
-    /// None.
-    Forbid,
-    /// Only a stricter one. A request that the cluster administrator denies stays denied, even if other users can edit
-    /// the Namespace.
-    #[default]
-    Tighten,
-}
-
 /// `queueMemory`: the limit for queues of virtio NICs.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -352,7 +321,7 @@ impl Settings {
             internal_errors: InternalErrors,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
-            namespaces: NamespaceSettings,
+            namespaces: WrittenNamespaces,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
@@ -364,9 +333,6 @@ impl Settings {
             return Ok(Self::default());
         }
         let document: Document = serde_saphyr::from_str(text)?;
-        if let Some((id, enforcement)) = document.rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
-            return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
-        }
         let live_changes = match document.live_changes {
             None => LiveChangesSettings::default(),
             Some(Spanned { value: WrittenLiveChanges(Some(settings)), .. }) => settings,
@@ -376,12 +342,12 @@ impl Settings {
         };
         Ok(Self {
             api: document.api,
-            rules: document.rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect(),
+            rules: known_rules(document.rules, known)?,
             attachment: document.attachment,
             events: document.events,
             hotplug: document.hotplug,
             live_changes,
-            namespaces: document.namespaces,
+            namespaces: document.namespaces.read(known)?,
             queue_memory: document.queue_memory,
             reserve_ports: document.reserve_ports.map(u64::from),
             internal_errors: document.internal_errors,
@@ -389,10 +355,11 @@ impl Settings {
         })
     }
 
-    /// Returns the enforcement of a rule, if the settings name it.
+    /// Returns the enforcement of a rule in a namespace, if the settings name the rule: for the namespace, or for all.
     #[must_use]
-    pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
-        self.rules.get(rule).copied()
+    pub fn enforcement(&self, rule: &str, namespace: &str) -> Option<Enforcement> {
+        let of_namespace = self.namespaces.by_name.all(namespace).find_map(|entry| entry.rules.get(rule));
+        of_namespace.or_else(|| self.rules.get(rule)).copied()
     }
 
     /// Returns what becomes of a change that cannot be made to a running VM: the first that is set for the user, for
@@ -418,6 +385,17 @@ impl Settings {
     }
 }
 
+/// Returns the enforcement of rules that exist.
+fn known_rules(
+    rules: BTreeMap<String, Spanned<Enforcement>>,
+    known: &[&str],
+) -> Result<BTreeMap<String, Enforcement>, SettingsError> {
+    if let Some((id, enforcement)) = rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
+        return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
+    }
+    Ok(rules.into_iter().map(|(id, enforcement)| (id, enforcement.value)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,9 +407,24 @@ mod tests {
         for (word, enforcement) in [("deny", Enforcement::Deny), ("warn", Enforcement::Warn), ("off", Enforcement::Off)]
         {
             let settings = Settings::parse(&format!("rules: {{NP103: {word}}}"), KNOWN).unwrap();
-            assert_eq!(settings.enforcement("NP103"), Some(enforcement));
-            assert_eq!(settings.enforcement("NP101"), None);
+            assert_eq!(settings.enforcement("NP103", "demo"), Some(enforcement));
+            assert_eq!(settings.enforcement("NP101", "demo"), None);
             assert_eq!(enforcement.as_str(), word);
+        }
+    }
+
+    #[test]
+    fn a_namespace_can_have_rules_of_its_own_and_the_most_specific_entry_counts() {
+        let text = "rules: {NP101: warn, NP103: warn}\nnamespaces:\n  byName:\n    \"*\": {rules: {NP101: deny}}\n    \
+                    \"lab-*\": {rules: {NP103: off}}\n    lab-1: {rules: {NP103: deny}, liveChanges: warn}";
+        let settings = Settings::parse(text, KNOWN).unwrap();
+        for (namespace, np101, np103) in [
+            ("demo", Enforcement::Deny, Enforcement::Warn),
+            ("lab-2", Enforcement::Deny, Enforcement::Off),
+            ("lab-1", Enforcement::Deny, Enforcement::Deny),
+        ] {
+            let found = ["NP101", "NP103"].map(|rule| settings.enforcement(rule, namespace));
+            assert_eq!(found, [Some(np101), Some(np103)], "{namespace}");
         }
     }
 
@@ -485,6 +478,11 @@ mod tests {
             ("queueMemory: {maxQueues: -1}", "line 1"),
             ("namespaces: {override: loosen}", "unknown variant `loosen`"),
             ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),
+            (
+                "namespaces:\n  byName:\n    lab:\n      rules:\n        NP999: warn",
+                "line 5: there is no rule \"NP999\"",
+            ),
+            ("namespaces: {byName: {lab: {rules: {NP103: loud}}}}", "unknown variant `loud`"),
             ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),
             ("rules: [NP103]", "line 1"),

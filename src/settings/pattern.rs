@@ -48,6 +48,12 @@ impl<T> ByPattern<T> {
         self.0.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| value)
     }
 
+    /// Returns the map with other values.
+    pub(super) fn try_map<U, E>(self, change: impl Fn(T) -> Result<U, E>) -> Result<ByPattern<U>, E> {
+        let entries = self.0.into_iter().map(|(pattern, value)| Ok((pattern, change(value)?)));
+        entries.collect::<Result<_, E>>().map(ByPattern)
+    }
+
     /// Returns the values of all entries that match the name, the most specific first.
     pub fn all<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n T> {
         self.0.iter().filter(|(pattern, _)| pattern.matches(name)).map(|(_, value)| value)

@@ -265,7 +265,7 @@ mod tests {
         }
 
         fn enforcement(&self) -> Option<Enforcement> {
-            self.reloader.current.load().enforcement("NP103")
+            self.reloader.current.load().enforcement("NP103", "demo")
         }
 
         /// The metrics: taken, refused, valid.
