@@ -17,17 +17,15 @@ use crate::{
 /// work. The exit status is 1 if the change is denied, or if --wait ends before the NIC is plugged.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  nicplug addinterface vm-fedora --name dyniface1 \\
-    --network-attachment-definition-name new-fancy-net
-  nicplug addinterface vm-fedora --name vlan7 --wait=2m \\
-    --network-attachment-definition-name infra/vlan7")]
+  nicplug addinterface vm-fedora --name dyniface1 --nad new-fancy-net
+  nicplug addinterface vm-fedora --name vlan7 --nad infra/vlan7 --wait=2m")]
 pub(super) struct AddInterfaceArgs {
     /// Name of the VirtualMachine.
     #[arg(value_name = "VM")]
     vm: String,
 
     /// Name of the NetworkAttachmentDefinition; NAMESPACE/NAME if it is in another namespace than the VM.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "nad", value_name = "NAME")]
     network_attachment_definition_name: String,
 
     /// Name of the NIC in the VM.

@@ -243,6 +243,9 @@ impl CheckArgs {
     /// Returns the state of the cluster, with `--cluster`, and the namespace of objects that do not name one.
     fn cluster_state(&self) -> anyhow::Result<(Option<ClusterState>, String)> {
         if !self.cluster {
+            if let Some(flag) = self.connection.connection.given() {
+                bail!("{flag} selects a cluster, which only --cluster reads: add --cluster, or leave {flag} out");
+            }
             return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
         block_on(async {

@@ -63,6 +63,9 @@ enum Stored {
 impl ExplainArgs {
     /// Prints the explanation.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        if let Some(flag) = self.cluster.given().filter(|_| self.offline) {
+            bail!("{flag} selects a cluster, and --offline reads none: leave one of them out");
+        }
         let message = Message::parse(&self.text()?);
         if message.faults.is_empty() {
             bail!(
@@ -105,7 +108,8 @@ impl ExplainArgs {
                 Err(error) => return Ok(Stored::NotRead(error.to_string())),
             };
             let path = ObjectPath::one(kind, &cluster.namespace, &object.name);
-            Ok(match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
+            let limit = cluster.timeout(TIMEOUT);
+            Ok(match ApiClient::new(cluster.client, limit).get(&path).await {
                 Ok(text) => match serde_json::from_str(&text) {
                     Ok(value) => Stored::Found(Box::new(value)),
                     Err(error) => Stored::NotRead(error.to_string()),

@@ -15,7 +15,7 @@ use futures_util::future::{join, join_all, join3};
 use kube::core::params::ListParams;
 use serde_json::Value;
 
-use super::kubeconfig::Cluster;
+use super::{kubeconfig::Cluster, namespace};
 use crate::{
     cluster::{
         fetch::{FetchPlan, fetch_facts},
@@ -136,7 +136,7 @@ pub(super) async fn read(
     further_networks: &[String],
 ) -> anyhow::Result<FoundGuests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
-    let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+    let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
     let mut guests = FoundGuests::default();
     match selection {
         Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
@@ -213,11 +213,12 @@ async fn read_named(
     Ok(())
 }
 
-/// Returns the error for a VM that does not exist, with a similar name.
-async fn not_found(client: &ApiClient, namespace: &str, name: &str) -> anyhow::Error {
-    let path = ObjectPath::all(Kind::Vm, namespace);
-    let all = client.list(&path, ListParams::default().limit(PAGE), Fields::Metadata).objects().await;
-    let names: Vec<String> = all.unwrap_or_default().iter().map(|text| name_of(&value(text)).to_owned()).collect();
+/// Returns the error for a VM that does not exist, or for its namespace, with a similar name.
+pub(super) async fn not_found(client: &ApiClient, namespace: &str, name: &str) -> anyhow::Error {
+    if let Err(error) = namespace::ensure_exists(client, namespace).await {
+        return error;
+    }
+    let names = namespace::names(client, &ObjectPath::all(Kind::Vm, namespace)).await;
     let hint = match closest_name(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; pass -n for another namespace".to_owned(),
@@ -268,6 +269,9 @@ async fn read_all(
             vmi: Fact::Known(vmi),
         }));
     }
+    if guests.list.is_empty() && !namespace.is_empty() {
+        namespace::ensure_exists(client, namespace).await?;
+    }
     guests.list.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
     Ok(())
 }
@@ -287,7 +291,7 @@ async fn read_around(
         &[Kind::Migration, Kind::ResourceQuota]
     };
     let (fetched, lists, (pods, events)) = join3(
-        fetch_facts(&cluster.client, &plan, TIMEOUT),
+        fetch_facts(&cluster.client, &plan, cluster.timeout(TIMEOUT)),
         join_all(kinds.iter().map(|&kind| list(client, ObjectPath::all(kind, namespace)))),
         join(
             list_core(client, "pods", namespace, ListParams::default().labels(CREATED_BY)),

@@ -203,7 +203,7 @@ impl Command<'_> {
         if let EditRequest::Add(nic) = self.request {
             plan = plan.with_network(&nic.network_name);
         }
-        let fetched = fetch_facts(&self.cluster.client, &plan, FACTS_TIMEOUT).await;
+        let fetched = fetch_facts(&self.cluster.client, &plan, self.cluster.timeout(FACTS_TIMEOUT)).await;
         let facts: Arc<dyn FactSource> = Arc::new(fetched.store);
         let dry_run = self.args.dry_run == DryRun::Server;
         match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {

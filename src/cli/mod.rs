@@ -1,6 +1,7 @@
 //! The commands of the program.
 
 mod addinterface;
+mod arguments;
 mod audit;
 mod certs;
 mod check;
@@ -10,6 +11,7 @@ mod facts;
 mod guests;
 mod interface;
 mod kubeconfig;
+mod namespace;
 mod plan;
 mod probe;
 mod reference;
@@ -26,19 +28,19 @@ mod why;
 
 use std::{
     env,
-    ffi::OsStr,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use tokio::runtime::Builder;
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
 #[command(name = "nicplug", version, max_term_width = 100)]
+#[command(after_help = "Flags may stand before the command too:
+  nicplug -n demo status")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -75,14 +77,13 @@ enum Command {
 /// if the command failed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let program = env::args_os().next();
-    if has_name(program.as_deref(), "kubectl_complete-nicplug") {
+    if env::args_os().next().is_some_and(|program| arguments::has_name(&program, "kubectl_complete-nicplug")) {
         let words: Vec<String> = env::args().skip(1).collect();
         // kubectl shows no error of a completion.
         let _ = io::stdout().write_all(reference::complete(&Args::command(), &words).as_bytes());
         return ExitCode::SUCCESS;
     }
-    let result = match parse(program.as_deref()).command {
+    let result = match parse().command {
         Command::AddInterface(args) => args.run(),
         Command::Audit(args) => args.run(&mut io::stdout().lock()),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
@@ -121,9 +122,14 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 /// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage and the examples then show
 /// `kubectl nicplug`.
-fn parse(program: Option<&OsStr>) -> Args {
-    let command = if is_plugin(program) { as_plugin(Args::command()) } else { Args::command().bin_name("nicplug") };
-    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+fn parse() -> Args {
+    let command = if arguments::is_plugin() { as_plugin(Args::command()) } else { Args::command().bin_name("nicplug") };
+    let words = arguments::flags_after_command(env::args_os().collect(), &command);
+    let words = words.unwrap_or_else(|message| {
+        let message = format!("{message}; `{} --help` lists what each command has", arguments::program());
+        command.clone().error(ErrorKind::UnknownArgument, message).exit()
+    });
+    Args::from_arg_matches(&command.get_matches_from(words)).unwrap_or_else(|error| error.exit())
 }
 
 /// Returns the command line as kubectl runs it.
@@ -135,16 +141,8 @@ fn as_plugin(command: clap::Command) -> clap::Command {
         }
         None => sub,
     };
-    let command = command.bin_name("kubectl nicplug");
+    let command = with_examples(command.bin_name("kubectl nicplug"));
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_examples))
-}
-
-fn is_plugin(program: Option<&OsStr>) -> bool {
-    has_name(program, "kubectl-nicplug")
-}
-
-fn has_name(program: Option<&OsStr>, name: &str) -> bool {
-    program.and_then(|program| Path::new(program).file_stem()).is_some_and(|stem| stem == name)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -165,18 +163,6 @@ mod tests {
             "nicplug removeinterface vmi-fedora --name dyniface1 --persist",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_name_of_the_program_shows_that_kubectl_runs_it() {
-        for (program, is_expected) in [
-            (Some("kubectl-nicplug"), true),
-            (Some("/usr/local/bin/kubectl-nicplug"), true),
-            (Some("nicplug"), false),
-            (None, false),
-        ] {
-            assert_eq!(is_plugin(program.map(OsStr::new)), is_expected, "{program:?}");
         }
     }
 

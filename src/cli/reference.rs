@@ -135,6 +135,7 @@ fn notation(argument: &Arg) -> String {
         let separator = if argument.is_require_equals_set() { "=" } else { " " };
         let value = if takes_value { format!("{separator}{}", values.replace('|', "\\|")) } else { String::new() };
         names.push(format!("`--{long}{value}`"));
+        names.extend(argument.get_visible_aliases().unwrap_or_default().iter().map(|alias| format!("`--{alias}`")));
     }
     names.join(", ")
 }

@@ -88,6 +88,9 @@ impl SlotsArgs {
     /// Prints the bus. The exit status is 0 also for a guest that cannot boot, and 1 if a NIC of --what-if cannot work.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Some(file) = &self.file else { return cluster::run(&self, output) };
+        if let Some(flag) = self.cluster.given() {
+            bail!("{flag} selects a cluster, and -f reads a file: leave one of them out");
+        }
         let store = match &self.facts {
             Some(path) => files::load(path).context("--facts")?,
             None => Store::default(),
