@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::interface::{self, InterfaceArgs};
+use super::interface::{self, InterfaceArgs, Job, VmArgs};
 use crate::{
     api::mac::Mac,
     hotplug::edit::{EditRequest, NewNic},
@@ -20,9 +20,8 @@ use crate::{
   nicplug addinterface vm-fedora --name dyniface1 --nad new-fancy-net
   nicplug addinterface vm-fedora --name vlan7 --nad infra/vlan7 --wait=2m")]
 pub(super) struct AddInterfaceArgs {
-    /// Name of the VirtualMachine.
-    #[arg(value_name = "VM")]
-    vm: String,
+    #[command(flatten)]
+    vms: VmArgs,
 
     /// Name of the NetworkAttachmentDefinition; NAMESPACE/NAME if it is in another namespace than the VM.
     #[arg(long, visible_alias = "nad", value_name = "NAME")]
@@ -51,8 +50,9 @@ pub(super) struct AddInterfaceArgs {
 impl AddInterfaceArgs {
     /// Plugs the NIC.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { vm, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
+        let Self { vms, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
             self;
-        interface::run(&vm, &EditRequest::Add(NewNic { name, network_name, mac, is_sriov: sriov }), &interface)
+        let request = EditRequest::Add(NewNic { name, network_name, mac, is_sriov: sriov });
+        interface::run(&vms, &Job { request, ignores_missing: false }, &interface)
     }
 }

@@ -18,6 +18,15 @@ pub(super) fn program() -> &'static str {
     if is_plugin() { "kubectl nicplug" } else { "nicplug" }
 }
 
+/// Returns a word as a shell reads it.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:@=,".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Whether a path ends with this name, and perhaps an extension.
 pub(super) fn has_name(program: &OsStr, name: &str) -> bool {
     Path::new(program).file_stem().is_some_and(|stem| stem == name)
@@ -146,6 +155,13 @@ mod tests {
             for flag in ["-n", "--context", "--kubeconfig", "--request-timeout"].iter().filter(|_| is_expected) {
                 assert!(find_flag(sub, flag).is_some(), "{} {flag}", sub.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_if_a_shell_would_change_it() {
+        for (word, expected) in [("infra/net", "infra/net"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")] {
+            assert_eq!(quoted(word), expected);
         }
     }
 

@@ -47,8 +47,10 @@ pub(super) enum Selection {
     Cluster,
     /// All VMs of the namespace.
     Namespace,
-    /// The VMs with these names, each `NAME`, `vm/NAME` or `vmi/NAME`.
+    /// The VMs with these names, each `NAME`, `vm/NAME` or `vmi/NAME`. One that cannot be read is an error.
     Names(Vec<String>),
+    /// As [`Names`](Self::Names), but the others are read if one cannot be.
+    Each(Vec<String>),
 }
 
 /// A VM, or a VMI without a VM.
@@ -65,6 +67,8 @@ pub(super) struct Guest {
 pub(super) struct FoundGuests {
     /// The VMs and VMIs, by namespace and name.
     pub(super) list: Vec<Guest>,
+    /// The names of [`Selection::Each`] that could not be read, and why.
+    pub(super) missing: Vec<(String, String)>,
     /// The facts for the rules.
     pub(super) store: Store,
     /// What could not be read, each with its reason unless that is a missing permission.
@@ -139,7 +143,13 @@ pub(super) async fn read(
     let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
     let mut guests = FoundGuests::default();
     match selection {
-        Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
+        Selection::Names(names) => {
+            read_named(cluster, &client, names, &mut guests).await?;
+            if let Some((_, error)) = guests.missing.first() {
+                bail!("{error}");
+            }
+        }
+        Selection::Each(names) => read_named(cluster, &client, names, &mut guests).await?,
         Selection::Cluster => read_all(&client, "", labels, &mut guests).await?,
         Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
@@ -194,7 +204,10 @@ async fn read_named(
         let vm = match vm {
             Ok(text) => Some(value(&text)),
             Err(ApiError::NotFound(_)) => None,
-            Err(error) => bail!("VirtualMachine {name:?} cannot be read: {error}"),
+            Err(error) => {
+                guests.missing.push((name.to_owned(), format!("VirtualMachine {name:?} cannot be read: {error}")));
+                continue;
+            }
         };
         let vmi = match vmi {
             Ok(text) => Fact::Known(value(&text)),
@@ -206,7 +219,8 @@ async fn read_named(
             }
         };
         if vm.is_none() && vmi.known().is_none() {
-            return Err(not_found(client, namespace, name).await);
+            guests.missing.push((name.to_owned(), not_found(client, namespace, name).await.to_string()));
+            continue;
         }
         guests.list.push(Guest { namespace: namespace.clone(), name: name.to_owned(), vm, vmi });
     }

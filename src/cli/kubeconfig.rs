@@ -12,7 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use super::values::HumanDuration;
+use super::{arguments::quoted, values::HumanDuration};
 use crate::{facts::nad::closest_name, k8s::api_error::root_cause};
 
 /// The time for a response with `--request-timeout=0`: longer than any command runs.
@@ -206,6 +206,17 @@ impl ClusterArgs {
     /// Returns the namespace of `--namespace`.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+
+    /// Returns the flags that are set, for a command that is printed; each begins with a blank.
+    pub(super) fn repeated(&self) -> String {
+        let ConnectionArgs { context, kubeconfig, as_user, as_groups, request_timeout: _ } = &self.connection;
+        let file = kubeconfig.as_ref().map(|path| path.display().to_string());
+        let mut flags = vec![("-n", self.namespace.as_deref()), ("--context", context.as_deref())];
+        flags.extend([("--kubeconfig", file.as_deref()), ("--as", as_user.as_deref())]);
+        flags.extend(as_groups.iter().map(|group| ("--as-group", Some(group.as_str()))));
+        let all = flags.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", quoted(value?))));
+        all.collect()
     }
 
     /// Returns the first flag that is set, for a command that reads no cluster.

@@ -14,6 +14,7 @@ mod kubeconfig;
 mod namespace;
 mod plan;
 mod probe;
+mod progress;
 mod reference;
 mod removeinterface;
 mod review;

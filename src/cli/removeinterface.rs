@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::interface::{self, InterfaceArgs};
+use super::interface::{self, InterfaceArgs, Job, VmArgs};
 use crate::hotplug::edit::EditRequest;
 
 /// Unplug a NIC from a VM.
@@ -15,9 +15,8 @@ use crate::hotplug::edit::EditRequest;
 #[command(after_help = "Example:
   nicplug removeinterface vm-fedora --name dyniface1 --wait")]
 pub(super) struct RemoveInterfaceArgs {
-    /// Name of the VirtualMachine.
-    #[arg(value_name = "VM")]
-    vm: String,
+    #[command(flatten)]
+    vms: VmArgs,
 
     /// Name of the NIC in the VM.
     #[arg(long, value_name = "NAME")]
@@ -27,6 +26,10 @@ pub(super) struct RemoveInterfaceArgs {
     #[arg(long)]
     persist: bool,
 
+    /// Succeed if the VM has no NIC with this name.
+    #[arg(long)]
+    ignore_not_found: bool,
+
     #[command(flatten)]
     interface: InterfaceArgs,
 }
@@ -34,7 +37,8 @@ pub(super) struct RemoveInterfaceArgs {
 impl RemoveInterfaceArgs {
     /// Unplugs the NIC.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { vm, name, persist: _, interface } = self;
-        interface::run(&vm, &EditRequest::Remove(name), &interface)
+        let Self { vms, name, persist: _, ignore_not_found, interface } = self;
+        let job = Job { request: EditRequest::Remove(name), ignores_missing: ignore_not_found };
+        interface::run(&vms, &job, &interface)
     }
 }

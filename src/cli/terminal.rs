@@ -67,11 +67,24 @@ fn wants_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -
     }
 }
 
+/// Whether the terminal only prints, so that nothing can be redrawn on it.
+pub(super) fn is_dumb() -> bool {
+    env::var("TERM").as_deref() == Ok("dumb")
+}
+
 /// Returns the width of the terminal; `None` if standard output is not one, where lines are not broken.
 pub(super) fn stdout_width() -> Option<usize> {
-    let (terminal_size::Width(width), _) = terminal_size::terminal_size_of(io::stdout())?;
+    terminal_size::terminal_size_of(io::stdout()).map(columns)
+}
+
+/// As [`stdout_width`], for standard error.
+pub(super) fn stderr_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stderr()).map(columns)
+}
+
+fn columns((terminal_size::Width(width), _): (terminal_size::Width, terminal_size::Height)) -> usize {
     // A terminal that does not know its size says 0.
-    Some(if width == 0 { WIDTH } else { usize::from(width).max(40) })
+    if width == 0 { WIDTH } else { usize::from(width).max(40) }
 }
 
 /// Returns the width of a page on standard output: that of `COLUMNS`, else that of the terminal.
@@ -83,6 +96,11 @@ pub(super) fn page_width() -> Option<usize> {
 /// As [`wrap_to`], for the usual smallest width.
 pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
     wrap_to(WIDTH, text, first, next)
+}
+
+/// As [`wrap_to`], for a width; without one the text is not broken.
+pub(super) fn wrap_in(width: Option<usize>, text: &str, first: &str, next: &str) -> String {
+    width.map_or_else(|| format!("{first}{text}"), |width| wrap_to(width, text, first, next))
 }
 
 /// Breaks a text at its blanks; `first` and `next` begin the first and each further line. A word that is longer than a
