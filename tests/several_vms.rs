@@ -6,7 +6,7 @@ mod support;
 
 use std::process::{Command, Output, Stdio};
 
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{
     api_server::crds::Kind,
@@ -170,12 +170,20 @@ async fn migrations_are_paced() {
     for name in vms {
         fixture.run_vm(name).await;
     }
-    let add = with(&ADD, &["web-a", "web-b", "web-c", "--yes", "--migrate", "--max-migrations", "1"]);
+    let add = with(&ADD, &["web-a", "web-b", "web-c", "--yes", "--migrate", "--wait=60s", "--max-migrations", "1"]);
     let command = run(fixture.command(BY_MIGRATION, &add));
     let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
     let work = async {
         let mut waiting = vms.to_vec();
         for count in 1..=vms.len() {
+            let vmis = Kind::Vmi.api(&fixture.admin, &fixture.namespace);
+            eventually("one more guest is to get the NIC", async || {
+                let all = vmis.list(&ListParams::default()).await.unwrap().items;
+                let has_nic = |vmi: &&DynamicObject| vmi.data["spec"]["networks"].as_array().unwrap().len() == 2;
+                (all.iter().filter(has_nic).count() == count).then_some(())
+            })
+            .await;
+            fixture.kubevirt.end_grace_period().await;
             let all = eventually("there is one more migration", async || {
                 let all = migrations.list(&ListParams::default()).await.unwrap().items;
                 (all.len() >= count).then_some(all)
