@@ -32,7 +32,7 @@ pub(super) use self::{
     judge::{WithVersion, findings_of_new},
     problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
-use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, version::newer_note};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, progress::Progress, version::newer_note};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
@@ -199,6 +199,7 @@ impl CheckArgs {
     fn report(&self) -> anyhow::Result<Report> {
         let paths: Vec<PathBuf> = self.files.iter().chain(&self.more_files).cloned().collect();
         let sources = sources(&paths, self.recursive)?;
+        let progress = Progress::start("Reading the cluster");
         let mut report = Report::default();
         let (state, namespace) = self.cluster_state()?;
         let before = match (&self.against, &self.git) {
@@ -225,6 +226,7 @@ impl CheckArgs {
         }
         self.note_version(&judge.store, &mut judge.report);
         for source in &sources {
+            progress.set_text(&format!("Checking {}", source.name()));
             judge.judge(source);
         }
         let Judge { mut ignores, mut report, .. } = judge;

@@ -13,7 +13,9 @@ use clap::Args;
 use serde_json::Value;
 
 use self::message::{Fault, Message, Object};
-use super::{block_on, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
+use super::{
+    arguments::program, block_on, kubeconfig::ClusterArgs, progress::Progress, status::Printout, terminal::Colour,
+};
 use crate::{
     cluster::manifests::segments,
     k8s::{
@@ -88,7 +90,7 @@ impl ExplainArgs {
         }
         let input = io::stdin();
         if self.message.is_empty() && input.is_terminal() {
-            bail!("no message: pass it in quotes, or pipe it into nicplug explain");
+            bail!("no message: pass it in quotes, or pipe it into {} explain", program());
         }
         let mut bytes = Vec::new();
         input.lock().take(LONGEST).read_to_end(&mut bytes).context("standard input cannot be read")?;
@@ -103,6 +105,7 @@ impl ExplainArgs {
             return Ok(Stored::NotAsked);
         }
         block_on(async {
+            let _progress = Progress::start("Reading the object");
             let cluster = match self.cluster.connect().await {
                 Ok(cluster) => cluster,
                 Err(error) => return Ok(Stored::NotRead(error.to_string())),

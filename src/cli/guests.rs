@@ -15,7 +15,7 @@ use futures_util::future::{join, join_all, join3};
 use kube::core::params::ListParams;
 use serde_json::Value;
 
-use super::{kubeconfig::Cluster, namespace};
+use super::{kubeconfig::Cluster, namespace, progress::Progress};
 use crate::{
     cluster::{
         fetch::{FetchPlan, fetch_facts},
@@ -140,6 +140,7 @@ pub(super) async fn read(
     further_networks: &[String],
 ) -> anyhow::Result<FoundGuests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
+    let _progress = Progress::start("Reading the VMs and the cluster");
     let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
     let mut guests = FoundGuests::default();
     match selection {

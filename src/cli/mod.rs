@@ -34,14 +34,19 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StyledStr, error::ErrorKind};
 use tokio::runtime::Builder;
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
 #[command(name = "nicplug", version, max_term_width = 100)]
 #[command(after_help = "Flags may stand before the command too:
-  nicplug -n demo status")]
+  nicplug -n demo status
+
+Exit status:
+  0  the command did what was asked, and found nothing
+  1  something was found, or a change was denied, refused or has not arrived
+  2  the command could not judge or failed, or was called with wrong arguments")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -74,8 +79,8 @@ enum Command {
 
 /// Runs the command that the arguments name.
 ///
-/// The exit status is 0 if the command succeeded, 1 if a change was denied or has not arrived or something was found, 2
-/// if the command failed.
+/// The exit status is 0 if the command did what was asked and found nothing, 1 if something was found or a change was
+/// denied or has not arrived, 2 if the command could not judge or failed. It never depends on the output format.
 #[must_use]
 pub fn main() -> ExitCode {
     if env::args_os().next().is_some_and(|program| arguments::has_name(&program, "kubectl_complete-nicplug")) {
@@ -133,17 +138,31 @@ fn parse() -> Args {
     Args::from_arg_matches(&command.get_matches_from(words)).unwrap_or_else(|error| error.exit())
 }
 
-/// Returns the command line as kubectl runs it.
+/// Returns the command line as kubectl runs it: each text that names a command names it so.
 fn as_plugin(command: clap::Command) -> clap::Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    let with_examples = |sub: clap::Command| match sub.get_after_help().map(ToString::to_string) {
-        Some(help) => {
-            sub.after_help(help.replace("  nicplug ", "  kubectl nicplug ").replace("| nicplug ", "| kubectl nicplug "))
+    let command = with_program(command.bin_name("kubectl nicplug"));
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_program))
+}
+
+fn with_program(command: clap::Command) -> clap::Command {
+    let renamed = |text: Option<&StyledStr>| {
+        let mut text = text?.to_string();
+        for before in ["  ", "| ", "`", "<("] {
+            text = text.replace(&format!("{before}nicplug "), &format!("{before}kubectl nicplug "));
         }
-        None => sub,
+        Some(text)
     };
-    let command = with_examples(command.bin_name("kubectl nicplug"));
-    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_examples))
+    let (about, long, after) = (command.get_about(), command.get_long_about(), command.get_after_help());
+    let texts = (renamed(about), renamed(long), renamed(after));
+    let mut command = command.mut_args(|argument| {
+        let (help, long) = (renamed(argument.get_help()), renamed(argument.get_long_help()));
+        let argument = help.into_iter().fold(argument, clap::Arg::help);
+        long.into_iter().fold(argument, clap::Arg::long_help)
+    });
+    command = texts.0.into_iter().fold(command, clap::Command::about);
+    command = texts.1.into_iter().fold(command, clap::Command::long_about);
+    texts.2.into_iter().fold(command, clap::Command::after_help)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -170,6 +189,17 @@ mod tests {
     #[test]
     fn the_examples_of_the_plugin_run_the_plugin() {
         let mut command = as_plugin(Args::command());
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        for name in names {
+            let help = command.find_subcommand_mut(&name).unwrap().render_long_help().to_string();
+            let others = ["newest known", "nicplug-", "_nicplug"];
+            for line in help.lines().filter(|line| !others.iter().any(|other| line.contains(other))) {
+                let alone = line.replace("kubectl nicplug ", "").contains("  nicplug ");
+                assert!(!alone && !line.contains("`nicplug "), "{name}: {line}");
+            }
+        }
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("  kubectl nicplug -n demo status"), "{help}");
         let check = command.find_subcommand_mut("check").unwrap().render_long_help().to_string();
         assert!(check.contains("\n  kubectl nicplug check -f vm.yaml"), "{check}");
         assert!(check.contains("| kubectl nicplug check -f -"), "{check}");

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     block_on,
     kubeconfig::{ConnectionArgs, Preferred},
+    progress::Progress,
 };
 
 /// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
@@ -52,6 +53,7 @@ impl ProbeArgs {
     }
 
     async fn send(&self) -> anyhow::Result<Answer> {
+        let _progress = Progress::start("Waiting for the API server");
         let config = self.connection.config(Preferred::Pod).await?;
         let client = Client::try_from(config).context("cannot connect to the API server")?;
         let namespace = &self.namespace;

@@ -5,6 +5,8 @@ use std::{
     io::{self, IsTerminal},
 };
 
+use crate::telemetry::colours::wants_colours;
+
 /// The usual smallest width of a terminal.
 const WIDTH: usize = 80;
 
@@ -40,7 +42,7 @@ impl Painter {
     }
 
     fn of(is_terminal: bool) -> Self {
-        Self { is_coloured: wants_colours(is_terminal, |name| env::var(name).ok()) }
+        Self { is_coloured: wants_colours(is_terminal) }
     }
 
     /// Returns the text with each line coloured separately.
@@ -50,20 +52,6 @@ impl Painter {
         }
         let paint = |line: &str| format!("\u{1b}[{}m{line}\u{1b}[0m", colour as u8);
         text.lines().map(paint).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// Whether the output gets colours: by `NO_COLOR` (no-color.org), `CLICOLOR_FORCE` and `CLICOLOR`
-/// (bixense.com/clicolors), and not on a terminal that is called `dumb`.
-fn wants_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
-    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    let is = |name: &str, value: &str| variable(name).as_deref() == Some(value);
-    if is_set("NO_COLOR") {
-        false
-    } else if is_set("CLICOLOR_FORCE") && !is("CLICOLOR_FORCE", "0") {
-        true
-    } else {
-        is_terminal && !is("CLICOLOR", "0") && !is("TERM", "dumb")
     }
 }
 
@@ -158,26 +146,6 @@ mod tests {
         assert_eq!(broken("one two three", 7), ["one two", "three"]);
         assert_eq!(broken("a-very-long-word b", 5), ["a-very-long-word", "b"]);
         assert!(broken("", 5).is_empty());
-    }
-
-    #[test]
-    fn the_environment_switches_colours_on_and_off() {
-        for (is_terminal, variables, expected) in [
-            (true, &[][..], true),
-            (false, &[], false),
-            (true, &[("NO_COLOR", "1")], false),
-            (true, &[("NO_COLOR", "")], true),
-            (true, &[("CLICOLOR", "0")], false),
-            (true, &[("TERM", "dumb")], false),
-            (false, &[("CLICOLOR_FORCE", "1")], true),
-            (false, &[("CLICOLOR_FORCE", "0")], false),
-            (false, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
-            (true, &[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], true),
-        ] {
-            let value =
-                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            assert_eq!(wants_colours(is_terminal, value), expected, "{is_terminal} {variables:?}");
-        }
     }
 
     #[test]

@@ -86,10 +86,7 @@ impl End {
 
 impl Several<'_> {
     pub(super) async fn execute(&self) -> anyhow::Result<ExitCode> {
-        self.console.begin_progress("Reading the VMs and the cluster");
-        let rows = self.read().await;
-        self.console.end_progress();
-        let rows = rows?;
+        let rows = self.read().await?;
         self.print_table(&rows)?;
         let changes: Vec<&Edit> = rows.iter().filter_map(Row::change).collect();
         let dry_run = self.context.args.dry_run;
