@@ -14,11 +14,19 @@ use crate::{
 ///
 /// The command writes the NIC to the VM's template, so that it stays after a restart. Before that it checks the change
 /// with nicplug's rules, based on the objects that you have permission to read; it does not send a change that cannot
-/// work. The exit status is 1 if the change is denied, or if --wait ends before the NIC is plugged.
+/// work.
+///
+/// For several VMs, by name or by --selector, it shows one table of what will happen, asks once, continues after an error,
+/// and ends with a summary. It prints the command that undoes the change.
+///
+/// The exit status is 1 if a change is denied, or if --wait ends before the NIC is plugged; 2 if a VM cannot be read or
+/// changed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nicplug addinterface vm-fedora --name dyniface1 --nad new-fancy-net
-  nicplug addinterface vm-fedora --name vlan7 --nad infra/vlan7 --wait=2m")]
+  nicplug addinterface vm-fedora --name vlan7 --nad infra/vlan7 --wait
+  nicplug addinterface -l app=web --name vlan7 --nad infra/vlan7 --migrate \\
+    --max-migrations 2")]
 pub(super) struct AddInterfaceArgs {
     #[command(flatten)]
     vms: VmArgs,

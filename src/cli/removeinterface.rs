@@ -10,10 +10,15 @@ use crate::hotplug::edit::EditRequest;
 /// Unplug a NIC from a VM.
 ///
 /// If the VM runs, the command sets the state of the NIC to absent in the VM's template, and KubeVirt unplugs it. If
-/// the VM does not run, the command deletes the NIC from the template. Like addinterface, it checks the change first.
+/// the VM does not run, the command deletes the NIC from the template. Like addinterface, it checks the change first, and
+/// takes several VMs.
+///
+/// The exit status is 1 if a change is denied, if a VM has no NIC with this name, or if --wait ends before the NIC is
+/// unplugged; 2 if a VM cannot be read or changed.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:
-  nicplug removeinterface vm-fedora --name dyniface1 --wait")]
+#[command(after_help = "Examples:
+  nicplug removeinterface vm-fedora --name dyniface1 --wait
+  nicplug removeinterface -l app=web --name vlan7 --ignore-not-found --yes")]
 pub(super) struct RemoveInterfaceArgs {
     #[command(flatten)]
     vms: VmArgs,
