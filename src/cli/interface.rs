@@ -276,15 +276,14 @@ impl Command<'_> {
     async fn change(&self, mut checked: Option<(Value, Box<Edit>)>) -> anyhow::Result<Outcome> {
         let dry_run = self.context.args.dry_run;
         for _ in 0..ATTEMPTS {
-            let (before, edit) = match checked.take() {
-                Some(checked) => checked,
-                None => {
-                    let Some(vm) = self.read_vm().await? else { return Err(self.not_found().await) };
-                    match self.check(&vm).await? {
-                        Checked::Edit(edit) => (vm, edit),
-                        Checked::Ignored => return Ok(Outcome::Ignored),
-                        Checked::Denied => return Ok(Outcome::Denied),
-                    }
+            let (before, edit) = if let Some(checked) = checked.take() {
+                checked
+            } else {
+                let Some(vm) = self.read_vm().await? else { return Err(self.not_found().await) };
+                match self.check(&vm).await? {
+                    Checked::Edit(edit) => (vm, edit),
+                    Checked::Ignored => return Ok(Outcome::Ignored),
+                    Checked::Denied => return Ok(Outcome::Denied),
                 }
             };
             if !self.may_proceed(&edit).await? {

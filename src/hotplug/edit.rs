@@ -271,7 +271,7 @@ fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError
 fn check_present(change: &Change, request: &EditRequest, guest: Fact<&Vmi>) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
     let nics = change.after.nics();
-    if nics.get(name.as_str()).is_some() {
+    if nics.contains_key(name.as_str()) {
         return Ok(());
     }
     if guest.known().is_some_and(|vmi| vmi.nics.iter().any(|nic| *nic.name == **name)) {

@@ -193,7 +193,7 @@ impl Plan {
             }
             Err(error @ EditError::Unreadable(_)) => return Err(error),
             Err(EditError::Malformed(why) | EditError::NameInUse(why) | EditError::NotFound(why)) => {
-                self.impossible.push((nic.to_owned(), why))
+                self.impossible.push((nic.to_owned(), why));
             }
         }
         Ok(())

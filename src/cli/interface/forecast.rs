@@ -73,8 +73,12 @@ pub(super) fn may_migrate(request: &EditRequest, edit: &Edit, migrates: bool) ->
     }
     match (request, method_of(edit)) {
         (_, AttachMethod::InPlace) => false,
-        (EditRequest::Add(_), AttachMethod::Migration(AutoMigration::On)) => true,
-        (EditRequest::Add(_), AttachMethod::InPlaceOnSomeNodes { .. } | AttachMethod::Unknown) => true,
+        (
+            EditRequest::Add(_),
+            AttachMethod::Migration(AutoMigration::On)
+            | AttachMethod::InPlaceOnSomeNodes { .. }
+            | AttachMethod::Unknown,
+        ) => true,
         (_, _) => migrates,
     }
 }

@@ -285,8 +285,9 @@ impl Several<'_> {
             Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(&list())?))?,
             Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(&list())?)?,
             Some(OutputFormat::Name) => {
-                let names: String = changed().map(|(name, _)| format!("{}\n", resource_name(name))).collect();
-                Console::object(&names)?;
+                for (name, _) in changed() {
+                    Console::object(&format!("{}\n", resource_name(name)))?;
+                }
             }
             None => {}
         }
