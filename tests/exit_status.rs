@@ -132,6 +132,7 @@ fn commands_without_a_cluster() {
         (&["serve", "--facts", "none", "--kubeconfig", "a"], "", NONE, 2),
         (&["addinterface", "vm", "--name", "a"], "", NONE, 2),
         (&["removeinterface", "vm"], "", NONE, 2),
+        (&["removeinterface", "vm", "--name", "a", "--wait", "90s", "--yes"], "", NONE, 2),
         (&["plan", "vm"], "", PLAN, 2),
         (&["probe", "--kubeconfig", "/nowhere"], "", NONE, 2),
     ] {

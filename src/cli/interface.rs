@@ -151,6 +151,9 @@ pub(super) struct Job {
 pub(super) fn run(vms: &VmArgs, job: &Job, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     let names = vms.names()?;
+    if let Some(time) = args.wait.and_then(|_| names.iter().find(|name| name.parse::<HumanDuration>().is_ok())) {
+        bail!("{time:?} is a time and not the name of a VM: write --wait={time}");
+    }
     let is_single = vms.selector.is_none() && names.len() == 1;
     ensure!(
         is_single || vms.yes || args.dry_run != DryRun::None || can_ask(),
