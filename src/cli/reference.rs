@@ -80,7 +80,8 @@ fn commands(command: &Command) -> impl Iterator<Item = &Command> {
 fn markdown(command: &Command) -> String {
     let mut text = String::from(
         "# Commands\n\nThis page is printed by `nicplug man --markdown`. Each command prints its help with `--help`, and \
-         can be called as\n`kubectl nicplug` too, if the program is installed as `kubectl-nicplug`. Flags may stand before the command\n\
+         can be called as\n`kubectl nicplug` too, if the program is installed as `kubectl-nicplug`. Flags may stand \
+         before the command\n\
          too, as in `nicplug -n demo status`.\n\n\
          | exit status | meaning |\n| --- | --- |\n\
          | 0 | The command did what was asked, and found nothing. |\n\
