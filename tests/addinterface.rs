@@ -214,8 +214,50 @@ async fn a_nic_is_added_to_and_removed_from_a_running_vm_and_a_repeated_command_
     run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[patched, "as soon as the guest releases it"], &[]);
     let vm = fixture.get(Kind::Vm).await;
     assert_eq!(vm.pointer(INTERFACES).unwrap()[1], json!({"name": NIC, "bridge": {}, "state": "absent"}));
-    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[unchanged, "\"dyniface1\" does not exist"], &[]);
+    let going = ["\"dyniface1\" is already being unplugged; `nicplug why vm-fedora dyniface1` shows"];
+    run(fixture.command(IN_PLACE, &REMOVE)).await.check(0, &[&[unchanged][..], &going].concat(), &[]);
     assert_eq!(fixture.get(Kind::Vm).await, vm);
+}
+
+#[tokio::test]
+async fn a_nic_to_remove_that_does_not_exist_is_an_error_with_a_similar_name() {
+    let Some(fixture) = CommandFixture::with_vm("not-found").await else { return };
+    let remove = |name: &'static str| ["removeinterface", VM, "--name", name];
+    let head = "Error (NotFound): VirtualMachine \"vm-fedora\" has no NIC";
+    for (name, hint) in [("defualt", "did you mean \"default\"?"), (NIC, "it has: default")] {
+        let error = format!("{head} {name:?}; {hint}");
+        for output in [&[][..], &["-ojson"], &["--wait"], &["--dry-run"]] {
+            let args = [&remove(name)[..], output].concat();
+            run(fixture.command(IN_PLACE, &args)).await.check(1, &[], &[&error]);
+        }
+    }
+    let ignored = [&remove(NIC)[..], &["--ignore-not-found", "--wait"]].concat();
+    let text = "has no NIC \"dyniface1\"; it has: default: nothing to do";
+    let finished = run(fixture.command(IN_PLACE, &ignored)).await.check(0, &[text], &[]);
+    assert_eq!(finished.stderr, "");
+}
+
+#[tokio::test]
+async fn the_command_that_undoes_a_change_is_printed_and_works() {
+    let Some(fixture) = CommandFixture::with_vm("undo").await else { return };
+    let before = names(&fixture.get(Kind::Vm).await, INTERFACES);
+    let mac = [&ADD[..], &["--mac", "02:00:00:00:00:aa"]].concat();
+    for args in [&mac[..], &REMOVE] {
+        let finished = run(fixture.command(IN_PLACE, args)).await.check(0, &["To undo this:"], &[]);
+        let undo = finished.stdout.lines().find_map(|line| line.trim().strip_prefix("nicplug ")).unwrap().to_owned();
+        let undo: Vec<&str> = undo.split(' ').collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+        command.args(&undo).env_remove("KUBECONFIG");
+        if args == REMOVE {
+            assert!(undo.windows(2).any(|pair| pair == ["--mac", "02:00:00:00:00:aa"]), "{undo:?}");
+            run(command).await.check(0, &["patched"], &[]);
+            assert_eq!(names(&fixture.get(Kind::Vm).await, INTERFACES), ["default", NIC]);
+        } else {
+            run(command).await.check(0, &["patched"], &[]);
+            assert_eq!(names(&fixture.get(Kind::Vm).await, INTERFACES), before);
+            run(fixture.command(IN_PLACE, &mac)).await.check(0, &["patched"], &[]);
+        }
+    }
 }
 
 #[tokio::test]
@@ -435,7 +477,9 @@ async fn each_stage_is_printed_when_it_is_reached() {
     let Some(fixture) = CommandFixture::with_running_vm("wait").await else { return };
     fixture.start_pod(VM, POD).await;
     let add = [&ADD[..], &["--wait=60s"]].concat();
-    let mut running = Running::start(fixture.command(IN_PLACE, &add));
+    let mut command = fixture.command(IN_PLACE, &add);
+    command.env("COLUMNS", "80");
+    let mut running = Running::start(command);
     running.wait_for(&["✓ template"]).await;
     running.wait_for(&["✓ VMI spec"]).await;
     running.wait_for(&["… pod annotation", "waits for KubeVirt to request it"]).await;
@@ -455,7 +499,8 @@ async fn each_stage_is_printed_when_it_is_reached() {
     fixture.kubevirt.report_nics(VM, &[("default", "domain"), (NIC, "domain, guest-agent, multus-status")]).await;
     running.wait_for(&["✓ guest-agent"]).await;
     let finished = running.end().await.check(0, &["\"dyniface1\" is plugged"], &[]);
-    for line in finished.stdout.lines() {
+    // A command that can be copied is not broken.
+    for line in finished.stdout.lines().filter(|line| !line.contains("--kubeconfig")) {
         assert!(line.chars().count() <= 80, "{line:?}");
     }
     assert_documented(&finished.stdout);
@@ -482,7 +527,11 @@ fn assert_documented(printed: &str) {
     let without_time = |line: &str| line.chars().skip(8).collect::<String>();
     let printed: Vec<String> = printed.lines().map(without_time).collect();
     for line in shown.lines().map(without_time) {
-        assert!(printed.contains(&line), "{line:?} is not printed any more: {printed:#?}");
+        // The command that undoes the change has the flags of the test too.
+        assert!(
+            printed.iter().any(|printed| printed.starts_with(&line)),
+            "{line:?} is not printed any more: {printed:#?}"
+        );
     }
 }
 
@@ -515,7 +564,7 @@ async fn a_user_without_permission_to_watch_gets_an_error() {
     let add = [&ADD[..], &["--wait"]].concat();
     let program = fixture.command_as("blind", rules, IN_PLACE, &add).await;
     let stderr = ["cannot follow the NIC: ", "User \"blind\" cannot list resource"];
-    run(program).await.check(1, &["patched"], &stderr);
+    run(program).await.check(2, &["patched"], &stderr);
 }
 
 // === Migrations ===

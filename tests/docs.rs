@@ -301,7 +301,8 @@ impl Help {
         let flags_of = |command: &str| {
             let help = nicplug(&[command, "--help"]);
             let starts = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-            let words = starts.flat_map(|line| line.split([' ', '=', '[', ',']));
+            let aliases = help.lines().filter_map(|line| line.split_once("[alias")).map(|(_, aliases)| aliases);
+            let words = starts.chain(aliases).flat_map(|line| line.split([' ', '=', '[', ',', ']']));
             words.filter(|word| word.starts_with("--")).map(ToOwned::to_owned).collect()
         };
         let mut flags: BTreeMap<_, BTreeSet<String>> = names.map(|name| (name.to_owned(), flags_of(name))).collect();
@@ -314,6 +315,10 @@ impl Help {
     /// check.
     fn check(&self, arguments: &[&str]) -> Result<(), String> {
         let Some((command, rest)) = arguments.split_first() else { return Ok(()) };
+        if *command == "-n" {
+            // The namespace before the command.
+            return self.check(rest.get(1..).unwrap_or_default());
+        }
         if command.starts_with("--") {
             let own = ["--help", "--version"];
             return if own.contains(command) { Ok(()) } else { Err(format!("no flag {command:?}")) };

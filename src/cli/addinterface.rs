@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::interface::{self, InterfaceArgs};
+use super::interface::{self, InterfaceArgs, Job, VmArgs};
 use crate::{
     api::mac::Mac,
     hotplug::edit::{EditRequest, NewNic},
@@ -14,20 +14,25 @@ use crate::{
 ///
 /// The command writes the NIC to the VM's template, so that it stays after a restart. Before that it checks the change
 /// with nicplug's rules, based on the objects that you have permission to read; it does not send a change that cannot
-/// work. The exit status is 1 if the change is denied, or if --wait ends before the NIC is plugged.
+/// work.
+///
+/// For several VMs, by name or by --selector, it shows one table of what will happen, asks once, continues after an error,
+/// and ends with a summary. It prints the command that undoes the change.
+///
+/// The exit status is 1 if a change is denied, or if --wait ends before the NIC is plugged; 2 if a VM cannot be read or
+/// changed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  nicplug addinterface vm-fedora --name dyniface1 \\
-    --network-attachment-definition-name new-fancy-net
-  nicplug addinterface vm-fedora --name vlan7 --wait=2m \\
-    --network-attachment-definition-name infra/vlan7")]
+  nicplug addinterface vm-fedora --name dyniface1 --nad new-fancy-net
+  nicplug addinterface vm-fedora --name vlan7 --nad infra/vlan7 --wait
+  nicplug addinterface -l app=web --name vlan7 --nad infra/vlan7 --migrate \\
+    --max-migrations 2")]
 pub(super) struct AddInterfaceArgs {
-    /// Name of the VirtualMachine.
-    #[arg(value_name = "VM")]
-    vm: String,
+    #[command(flatten)]
+    vms: VmArgs,
 
     /// Name of the NetworkAttachmentDefinition; NAMESPACE/NAME if it is in another namespace than the VM.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "nad", value_name = "NAME")]
     network_attachment_definition_name: String,
 
     /// Name of the NIC in the VM.
@@ -53,8 +58,9 @@ pub(super) struct AddInterfaceArgs {
 impl AddInterfaceArgs {
     /// Plugs the NIC.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { vm, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
+        let Self { vms, network_attachment_definition_name: network_name, name, persist: _, mac, sriov, interface } =
             self;
-        interface::run(&vm, &EditRequest::Add(NewNic { name, network_name, mac, is_sriov: sriov }), &interface)
+        let request = EditRequest::Add(NewNic { name, network_name, mac, is_sriov: sriov });
+        interface::run(&vms, &Job { request, ignores_missing: false }, &interface)
     }
 }

@@ -17,10 +17,11 @@ use jiff::Timestamp;
 use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic};
 use super::{
     block_on,
-    check::{Level, UnknownFacts, unchecked},
+    check::{Level, UnknownFacts, count, unchecked},
     facts::SettingsArgs,
     guests::pages::Scope,
     kubeconfig::{Cluster, ClusterArgs},
+    progress::Progress,
     status::Printout,
     version::newer_note,
 };
@@ -161,6 +162,7 @@ impl AuditArgs {
     }
 
     async fn report(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<AuditReport> {
+        let progress = Progress::start("Reading the cluster");
         let scope = Scope::new(cluster, self.all_namespaces, self.selector.as_deref())?;
         let found = scope.facts().await?;
         let present = found.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
@@ -179,7 +181,11 @@ impl AuditArgs {
         };
         let mut unread = super::guests::Unread::default();
         let AuditReport { guests, unknown, buses, .. } = &mut report;
-        scope.each(&mut unread, |guest| guests.push(auditor.audit(&guest, unknown, buses))).await?;
+        let evaluate = |guest| {
+            guests.push(auditor.audit(&guest, unknown, buses));
+            progress.set_text(&format!("{} evaluated", count(guests.len(), "VM")));
+        };
+        scope.each(&mut unread, evaluate).await?;
         report.guests.sort_by_cached_key(AuditedGuest::rank);
         report.notes = found.unread.notes();
         if present.is_none() {

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::arguments::program;
 use crate::certificates::{self, GeneratedCertificates, Host};
 
 /// Create a CA and a server certificate.
@@ -128,7 +129,7 @@ fn report(dir: &Path, files: &[File], out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}  {}", dir.join(file.name).display(), file.purpose)?;
     }
     let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
-    writeln!(out, "\nNext:\n  nicplug serve --tls-cert {} --tls-key {}", certificate.display(), key.display())
+    writeln!(out, "\nNext:\n  {} serve --tls-cert {} --tls-key {}", program(), certificate.display(), key.display())
 }
 
 #[cfg(test)]

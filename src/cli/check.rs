@@ -32,7 +32,7 @@ pub(super) use self::{
     judge::{WithVersion, findings_of_new},
     problem::{Checked, Level, Origin, Problem, Report, UnknownFacts, count, summary, unchecked},
 };
-use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, version::newer_note};
+use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, progress::Progress, version::newer_note};
 use crate::{
     cluster::{files, store::Store},
     k8s::kind::Kind,
@@ -200,6 +200,7 @@ impl CheckArgs {
     fn report(&self) -> anyhow::Result<Report> {
         let paths: Vec<PathBuf> = self.files.iter().chain(&self.more_files).cloned().collect();
         let sources = sources(&paths, self.recursive)?;
+        let progress = Progress::start("Reading the cluster");
         let mut report = Report::default();
         let settings = self.settings.read()?;
         let (state, namespace) = self.cluster_state(&settings)?;
@@ -229,6 +230,7 @@ impl CheckArgs {
         }
         self.note_version(&judge.store, &mut judge.report);
         for source in &sources {
+            progress.set_text(&format!("Checking {}", source.name()));
             judge.judge(source);
         }
         let Judge { mut ignores, mut report, .. } = judge;
@@ -247,6 +249,9 @@ impl CheckArgs {
     /// Returns the state of the cluster, with `--cluster`, and the namespace of objects that do not name one.
     fn cluster_state(&self, settings: &Settings) -> anyhow::Result<(Option<ClusterState>, String)> {
         if !self.cluster {
+            if let Some(flag) = self.connection.connection.given() {
+                bail!("{flag} selects a cluster, which only --cluster reads: add --cluster, or leave {flag} out");
+            }
             return Ok((None, self.connection.namespace().unwrap_or("default").to_owned()));
         }
         block_on(async {

@@ -13,7 +13,10 @@ use clap::Args;
 use serde_json::Value;
 
 use self::message::{Fault, Message, Object};
-use super::{block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, status::Printout, terminal::Colour};
+use super::{
+    arguments::program, block_on, facts::SettingsArgs, kubeconfig::ClusterArgs, progress::Progress, status::Printout,
+    terminal::Colour,
+};
 use crate::{
     cluster::manifests::segments,
     k8s::{
@@ -66,6 +69,9 @@ enum Stored {
 impl ExplainArgs {
     /// Prints the explanation.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
+        if let Some(flag) = self.cluster.given().filter(|_| self.offline) {
+            bail!("{flag} selects a cluster, and --offline reads none: leave one of them out");
+        }
         let message = Message::parse(&self.text()?);
         if message.faults.is_empty() {
             bail!(
@@ -88,7 +94,7 @@ impl ExplainArgs {
         }
         let input = io::stdin();
         if self.message.is_empty() && input.is_terminal() {
-            bail!("no message: pass it in quotes, or pipe it into nicplug explain");
+            bail!("no message: pass it in quotes, or pipe it into {} explain", program());
         }
         let mut bytes = Vec::new();
         input.lock().take(LONGEST).read_to_end(&mut bytes).context("standard input cannot be read")?;
@@ -104,12 +110,14 @@ impl ExplainArgs {
         }
         let settings = self.settings.read()?;
         block_on(async {
+            let _progress = Progress::start("Reading the object");
             let cluster = match self.cluster.connect(&settings).await {
                 Ok(cluster) => cluster,
                 Err(error) => return Ok(Stored::NotRead(error.to_string())),
             };
             let path = ObjectPath::one(kind, &cluster.namespace, &object.name);
-            Ok(match ApiClient::new(cluster.client, TIMEOUT).get(&path).await {
+            let limit = cluster.timeout(TIMEOUT);
+            Ok(match ApiClient::new(cluster.client, limit).get(&path).await {
                 Ok(text) => match serde_json::from_str(&text) {
                     Ok(value) => Stored::Found(Box::new(value)),
                     Err(error) => Stored::NotRead(error.to_string()),

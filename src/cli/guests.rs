@@ -15,7 +15,7 @@ use futures_util::future::{join, join_all, join3};
 use kube::core::params::ListParams;
 use serde_json::Value;
 
-use super::kubeconfig::Cluster;
+use super::{kubeconfig::Cluster, namespace, progress::Progress};
 use crate::{
     cluster::{
         fetch::{FetchPlan, fetch_facts},
@@ -47,8 +47,10 @@ pub(super) enum Selection {
     Cluster,
     /// All VMs of the namespace.
     Namespace,
-    /// The VMs with these names, each `NAME`, `vm/NAME` or `vmi/NAME`.
+    /// The VMs with these names, each `NAME`, `vm/NAME` or `vmi/NAME`. One that cannot be read is an error.
     Names(Vec<String>),
+    /// As [`Names`](Self::Names), but the others are read if one cannot be.
+    Each(Vec<String>),
 }
 
 /// A VM, or a VMI without a VM.
@@ -65,6 +67,8 @@ pub(super) struct Guest {
 pub(super) struct FoundGuests {
     /// The VMs and VMIs, by namespace and name.
     pub(super) list: Vec<Guest>,
+    /// The names of [`Selection::Each`] that could not be read, and why.
+    pub(super) missing: Vec<(String, String)>,
     /// The facts for the rules.
     pub(super) store: Store,
     /// What could not be read, each with its reason unless that is a missing permission.
@@ -136,10 +140,17 @@ pub(super) async fn read(
     further_networks: &[String],
 ) -> anyhow::Result<FoundGuests> {
     ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
-    let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+    let _progress = Progress::start("Reading the VMs and the cluster");
+    let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
     let mut guests = FoundGuests::default();
     match selection {
-        Selection::Names(names) => read_named(cluster, &client, names, &mut guests).await?,
+        Selection::Names(names) => {
+            read_named(cluster, &client, names, &mut guests).await?;
+            if let Some((_, error)) = guests.missing.first() {
+                bail!("{error}");
+            }
+        }
+        Selection::Each(names) => read_named(cluster, &client, names, &mut guests).await?,
         Selection::Cluster => read_all(&client, "", labels, &mut guests).await?,
         Selection::Namespace => read_all(&client, &cluster.namespace, labels, &mut guests).await?,
     }
@@ -194,7 +205,10 @@ async fn read_named(
         let vm = match vm {
             Ok(text) => Some(value(&text)),
             Err(ApiError::NotFound(_)) => None,
-            Err(error) => bail!("VirtualMachine {name:?} cannot be read: {error}"),
+            Err(error) => {
+                guests.missing.push((name.to_owned(), format!("VirtualMachine {name:?} cannot be read: {error}")));
+                continue;
+            }
         };
         let vmi = match vmi {
             Ok(text) => Fact::Known(value(&text)),
@@ -206,18 +220,20 @@ async fn read_named(
             }
         };
         if vm.is_none() && vmi.known().is_none() {
-            return Err(not_found(client, namespace, name).await);
+            guests.missing.push((name.to_owned(), not_found(client, namespace, name).await.to_string()));
+            continue;
         }
         guests.list.push(Guest { namespace: namespace.clone(), name: name.to_owned(), vm, vmi });
     }
     Ok(())
 }
 
-/// Returns the error for a VM that does not exist, with a similar name.
-async fn not_found(client: &ApiClient, namespace: &str, name: &str) -> anyhow::Error {
-    let path = ObjectPath::all(Kind::Vm, namespace);
-    let all = client.list(&path, ListParams::default().limit(PAGE), Fields::Metadata).objects().await;
-    let names: Vec<String> = all.unwrap_or_default().iter().map(|text| name_of(&value(text)).to_owned()).collect();
+/// Returns the error for a VM that does not exist, or for its namespace, with a similar name.
+pub(super) async fn not_found(client: &ApiClient, namespace: &str, name: &str) -> anyhow::Error {
+    if let Err(error) = namespace::ensure_exists(client, namespace).await {
+        return error;
+    }
+    let names = namespace::names(client, &ObjectPath::all(Kind::Vm, namespace)).await;
     let hint = match closest_name(name, names.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; pass -n for another namespace".to_owned(),
@@ -268,6 +284,9 @@ async fn read_all(
             vmi: Fact::Known(vmi),
         }));
     }
+    if guests.list.is_empty() && !namespace.is_empty() {
+        namespace::ensure_exists(client, namespace).await?;
+    }
     guests.list.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
     Ok(())
 }
@@ -287,7 +306,7 @@ async fn read_around(
         &[Kind::Migration, Kind::ResourceQuota]
     };
     let (fetched, lists, (pods, events)) = join3(
-        fetch_facts(&cluster.client, &plan, TIMEOUT),
+        fetch_facts(&cluster.client, &plan, cluster.timeout(TIMEOUT)),
         join_all(kinds.iter().map(|&kind| list(client, ObjectPath::all(kind, namespace)))),
         join(
             list_core(client, "pods", namespace, ListParams::default().labels(CREATED_BY)),

@@ -2,12 +2,15 @@
 //! next, and follow the NIC.
 
 mod follow;
+mod forecast;
 pub(super) mod migration;
 mod not_found;
 mod output;
+mod several;
+mod undo;
 mod write;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
@@ -18,19 +21,26 @@ use kube::{
 };
 use serde_json::Value;
 
-use self::{follow::Follower, output::Console, write::WriteResult};
+use self::{
+    follow::Follower,
+    output::{Console, can_ask},
+    several::Several,
+    write::WriteResult,
+};
 use super::{
+    arguments::program,
     block_on,
     facts::SettingsArgs,
+    guests::name_in,
     kubeconfig::{Cluster, ClusterArgs, explain},
     values::HumanDuration,
 };
 use crate::{
     cluster::fetch::{FetchError, FetchPlan, fetch_facts},
-    facts::{Fact, FactSource, kubevirt::AutoMigration},
+    facts::{Fact, FactSource},
     hotplug::{
         edit::{self, Edit, EditError, EditRequest},
-        progress::{AttachMethod, Direction, Target, attach_method},
+        progress::{Direction, Target},
     },
     k8s::{kind::Kind, request::is_valid_name},
     settings::Settings,
@@ -45,10 +55,40 @@ const ATTEMPTS: u32 = 5;
 /// The time for `--migrate` without `--wait`: the migration of a guest with much memory takes minutes.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
 
+/// The VMs of both commands.
+#[derive(Args, Debug)]
+pub(super) struct VmArgs {
+    /// Names of VirtualMachines, such as NAME or vm/NAME.
+    #[arg(value_name = "VM", required_unless_present = "selector")]
+    vms: Vec<String>,
+
+    /// All VMs with these labels, such as app=web.
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "vms")]
+    selector: Option<String>,
+
+    /// Change several VMs without a question.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl VmArgs {
+    /// Returns the names, each once.
+    fn names(&self) -> anyhow::Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for argument in &self.vms {
+            let name = name_in(argument)?;
+            if !names.iter().any(|other| other == name) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
 /// The flags of both commands.
 #[derive(Args, Debug)]
 pub(super) struct InterfaceArgs {
-    /// Wait until the NIC is plugged or unplugged, at most 60s or TIME. Prints one line per stage.
+    /// Wait until the NIC is plugged or unplugged, at most 60s or TIME for each VM. Prints one line per stage.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     wait: Option<HumanDuration>,
 
@@ -56,6 +96,10 @@ pub(super) struct InterfaceArgs {
     /// the time of --wait.
     #[arg(long)]
     migrate: bool,
+
+    /// Of several VMs change at most N at a time whose NIC needs a live migration, and wait for each.
+    #[arg(long, value_name = "N")]
+    max_migrations: Option<NonZeroUsize>,
 
     /// Check the change, and do not store it.
     #[arg(long, value_name = "WHERE", value_enum, num_args = 0..=1, require_equals = true)]
@@ -96,90 +140,166 @@ enum OutputFormat {
     Yaml,
 }
 
+/// What a command does to each VM.
+pub(super) struct Job {
+    pub(super) request: EditRequest,
+    /// Whether it is no error if the NIC to remove does not exist.
+    pub(super) ignores_missing: bool,
+}
+
 /// Runs one of the commands.
-pub(super) fn run(vm: &str, request: &EditRequest, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(vms: &VmArgs, job: &Job, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
+    let names = vms.names()?;
+    if let Some(time) = args.wait.and_then(|_| names.iter().find(|name| name.parse::<HumanDuration>().is_ok())) {
+        bail!("{time:?} is a time and not the name of a VM: write --wait={time}");
+    }
+    let is_single = vms.selector.is_none() && names.len() == 1;
+    ensure!(
+        is_single || vms.yes || args.dry_run != DryRun::None || can_ask(),
+        "several VMs can change, and there is no terminal for the question: pass --yes to change them, or --dry-run to \
+         see what would happen"
+    );
     block_on(async {
         let cluster = args.cluster.connect(&settings).await?;
-        for (what, name) in [("VirtualMachine", vm), ("namespace", &cluster.namespace)] {
-            ensure!(is_valid_name(name), "{name:?} is not a valid name of a {what}");
-        }
+        ensure!(is_valid_name(&cluster.namespace), "{:?} is not a valid name of a namespace", cluster.namespace);
         let console = Console::new(args.output.is_some());
-        Command { vm, request, args, settings, cluster, console }.execute().await
+        let context = CommandContext { job, args, settings: &settings, cluster: &cluster };
+        match names.as_slice() {
+            [vm] if is_single => Command { vm, context, console: &console }.execute().await,
+            _ => Several { vms, names: &names, context, console: &console }.execute().await,
+        }
     })
 }
 
-/// One call of a command.
+/// What all VMs of a command have in common.
+#[derive(Clone, Copy)]
+struct CommandContext<'c> {
+    job: &'c Job,
+    args: &'c InterfaceArgs,
+    settings: &'c Settings,
+    cluster: &'c Cluster,
+}
+
+/// The change of one VM.
 struct Command<'c> {
     vm: &'c str,
-    request: &'c EditRequest,
-    args: &'c InterfaceArgs,
-    settings: Settings,
-    cluster: Cluster,
-    console: Console,
+    context: CommandContext<'c>,
+    console: &'c Console,
 }
 
 /// The result of the change.
 enum Outcome {
     /// The VM has the requested state, by this change or already before.
-    Done { edit: Box<Edit>, vm: Value },
+    Done(Box<Done>),
+    /// The VM does not have the NIC to remove, and that is no error.
+    Ignored,
     /// The change was denied, and the reason is printed.
+    Denied,
+}
+
+/// A VM that has the requested state.
+struct Done {
+    edit: Box<Edit>,
+    /// The VM that was read.
+    before: Value,
+    /// The VM after the change.
+    vm: Value,
+}
+
+/// The result of the check of a change.
+enum Checked {
+    Edit(Box<Edit>),
+    /// As [`Outcome::Ignored`].
+    Ignored,
+    /// As [`Outcome::Denied`].
     Denied,
 }
 
 impl Command<'_> {
     async fn execute(&self) -> anyhow::Result<ExitCode> {
-        let Outcome::Done { edit, vm } = self.change().await? else { return Ok(ExitCode::FAILURE) };
-        self.print_result(&edit, &vm)?;
-        if self.args.dry_run != DryRun::None {
+        self.console.begin_progress("Reading the VM and the cluster");
+        let outcome = self.change(None).await;
+        self.console.end_progress();
+        let done = match outcome? {
+            Outcome::Done(done) => done,
+            Outcome::Ignored => return Ok(ExitCode::SUCCESS),
+            Outcome::Denied => return Ok(ExitCode::FAILURE),
+        };
+        self.print_result(&done)?;
+        if self.context.args.dry_run != DryRun::None {
             return Ok(ExitCode::SUCCESS);
         }
-        self.print_forecast(&edit).await?;
-        match (self.timeout(), &edit.running) {
-            (Some(timeout), Fact::Known(())) => self.follower(&edit).follow(timeout).await,
+        self.print_forecast(&done.edit).await?;
+        if done.edit.is_needed() {
+            undo::print(self.context, self.console, &[(self.vm, &done.before)])?;
+        }
+        self.follow(&done.edit, self.timeout()).await
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let migration = self.context.args.migrate.then_some(MIGRATION_TIMEOUT);
+        self.context.args.wait.map(|HumanDuration(timeout)| timeout).or(migration)
+    }
+
+    /// Follows the NIC, if there is a time for it and the VM runs.
+    async fn follow(&self, edit: &Edit, timeout: Option<Duration>) -> anyhow::Result<ExitCode> {
+        match (timeout, &edit.running) {
+            (Some(timeout), Fact::Known(())) => self.follower(edit).follow(timeout).await,
             (Some(_), Fact::Unknown) => {
                 self.console.error("cannot follow the NIC: it is unknown whether the VM runs")?;
-                Ok(ExitCode::FAILURE)
+                Ok(ExitCode::from(2))
             }
             (Some(_), Fact::Absent) | (None, _) => Ok(ExitCode::SUCCESS),
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        let migration = self.args.migrate.then_some(MIGRATION_TIMEOUT);
-        self.args.wait.map(|HumanDuration(timeout)| timeout).or(migration)
-    }
-
     fn follower<'f>(&'f self, edit: &'f Edit) -> Follower<'f> {
-        let direction = match self.request {
+        let request = self.request();
+        let direction = match request {
             EditRequest::Add(_) => Direction::Attach,
             EditRequest::Remove(_) => Direction::Detach,
         };
-        let target = Target { vm: self.vm.to_owned(), nic: self.request.nic().to_owned(), direction };
+        let target = Target { vm: self.vm.to_owned(), nic: request.nic().to_owned(), direction };
         Follower {
-            cluster: &self.cluster,
-            console: &self.console,
+            cluster: self.context.cluster,
+            console: self.console,
             target,
             cluster_info: &edit.cluster_info,
-            migrates: self.args.migrate,
+            migrates: self.context.args.migrate,
         }
     }
 
-    /// Makes the change; again if another client has changed the VM meanwhile.
-    async fn change(&self) -> anyhow::Result<Outcome> {
+    fn request(&self) -> &EditRequest {
+        &self.context.job.request
+    }
+
+    /// Makes the change; again if another client has changed the VM meanwhile. The first attempt sends a change that is
+    /// already checked, if there is one.
+    async fn change(&self, mut checked: Option<(Value, Box<Edit>)>) -> anyhow::Result<Outcome> {
+        let dry_run = self.context.args.dry_run;
         for _ in 0..ATTEMPTS {
-            let Some(vm) = self.read_vm().await? else { return Err(self.not_found().await) };
-            let Some(edit) = self.check(&vm).await? else { return Ok(Outcome::Denied) };
+            let (before, edit) = if let Some(checked) = checked.take() {
+                checked
+            } else {
+                let Some(vm) = self.read_vm().await? else { return Err(self.not_found().await) };
+                match self.check(&vm).await? {
+                    Checked::Edit(edit) => (vm, edit),
+                    Checked::Ignored => return Ok(Outcome::Ignored),
+                    Checked::Denied => return Ok(Outcome::Denied),
+                }
+            };
             if !self.may_proceed(&edit).await? {
                 return Ok(Outcome::Denied);
             }
-            if !edit.is_needed() || self.args.dry_run == DryRun::Client {
+            if !edit.is_needed() || dry_run == DryRun::Client {
                 let vm = edit.object.clone();
-                return Ok(Outcome::Done { edit, vm });
+                return Ok(Outcome::Done(Box::new(Done { edit, before, vm })));
             }
-            match write::write(&self.cluster, self.vm, &edit.patch, self.args.dry_run == DryRun::Server).await? {
+            let cluster = self.context.cluster;
+            match write::write(cluster, self.vm, &edit.patch, dry_run == DryRun::Server).await? {
                 WriteResult::Conflict => {}
-                WriteResult::Stored(vm) => return Ok(Outcome::Done { edit, vm }),
+                WriteResult::Stored(vm) => return Ok(Outcome::Done(Box::new(Done { edit, before, vm }))),
                 WriteResult::Denied(message) => {
                     self.console.error(&message)?;
                     return Ok(Outcome::Denied);
@@ -190,31 +310,40 @@ impl Command<'_> {
     }
 
     async fn read_vm(&self) -> anyhow::Result<Option<Value>> {
-        let vms: Api<DynamicObject> = api(&self.cluster, Kind::Vm);
+        let vms: Api<DynamicObject> = api(self.context.cluster, Kind::Vm);
         match vms.get_opt(self.vm).await {
             Ok(vm) => Ok(vm.map(serde_json::to_value).transpose()?),
             Err(error) => Err(explain(&error).context(format!("VirtualMachine {:?} cannot be read", self.vm))),
         }
     }
 
-    /// Returns the change, and prints its verdict; `None` if it is denied.
-    async fn check(&self, vm: &Value) -> anyhow::Result<Option<Box<Edit>>> {
-        let mut plan = FetchPlan::about(&self.cluster.namespace, self.vm);
-        if let EditRequest::Add(nic) = self.request {
+    /// Checks the change, and prints its verdict.
+    async fn check(&self, vm: &Value) -> anyhow::Result<Checked> {
+        let CommandContext { args, settings, cluster, .. } = self.context;
+        let mut plan = FetchPlan::about(&cluster.namespace, self.vm);
+        if let EditRequest::Add(nic) = self.request() {
             plan = plan.with_network(&nic.network_name);
         }
-        let fetched = fetch_facts(&self.cluster.client, &plan, FACTS_TIMEOUT).await;
+        let fetched = fetch_facts(&cluster.client, &plan, cluster.timeout(FACTS_TIMEOUT)).await;
         let facts: Arc<dyn FactSource> = Arc::new(fetched.store);
-        let dry_run = self.args.dry_run == DryRun::Server;
-        match edit::edit(vm, self.request, &facts, &self.settings, dry_run) {
+        match edit::edit(vm, self.request(), &facts, settings, args.dry_run == DryRun::Server) {
             Ok(edit) => {
                 self.print_verdict(&edit, &fetched.errors)?;
-                Ok(edit.verdict.causes.is_empty().then(|| Box::new(edit)))
+                let is_allowed = edit.verdict.causes.is_empty();
+                Ok(if is_allowed { Checked::Edit(Box::new(edit)) } else { Checked::Denied })
             }
             Err(error @ EditError::Unreadable(_)) => Err(error.into()),
+            Err(EditError::NotFound(why)) if self.context.job.ignores_missing => {
+                self.console.info(&format!("{why}: nothing to do"))?;
+                Ok(Checked::Ignored)
+            }
+            Err(EditError::NotFound(why)) => {
+                self.console.error(&format!("Error (NotFound): {why}"))?;
+                Ok(Checked::Denied)
+            }
             Err(EditError::Malformed(why) | EditError::NameInUse(why)) => {
                 self.console.error(&why)?;
-                Ok(None)
+                Ok(Checked::Denied)
             }
         }
     }
@@ -253,108 +382,86 @@ impl Command<'_> {
     /// Whether the command can continue: not if it will have to start a migration and the user has no permission for
     /// it.
     async fn may_proceed(&self, edit: &Edit) -> anyhow::Result<bool> {
-        let needs_migration = edit.running == Fact::Known(()) && needs_manual_migration(&attach_method_of(edit));
-        if !self.args.migrate || !needs_migration || migration::may_start(&self.cluster).await != Some(false) {
+        let CommandContext { args, cluster, .. } = self.context;
+        let needs_migration = edit.running == Fact::Known(()) && forecast::needs_manual_migration(edit);
+        if self.console.is_of_several() || !args.migrate || !needs_migration {
             return Ok(true);
         }
-        self.console
-            .error("nothing was changed: you have no permission to create the migration that --migrate starts")?;
-        self.console.verbatim(&migration::how_to_grant(&self.cluster).await)?;
-        Ok(false)
+        may_migrate(cluster, self.console).await
     }
 
-    fn print_result(&self, edit: &Edit, vm: &Value) -> anyhow::Result<()> {
-        let name = format!("virtualmachine.kubevirt.io/{}", self.vm);
+    fn print_result(&self, done: &Done) -> anyhow::Result<()> {
+        let Done { edit, vm, .. } = done;
+        let name = resource_name(self.vm);
         let vm = &without_managers(vm);
-        match self.args.output {
+        match self.context.args.output {
             Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
             Some(OutputFormat::Name) => Console::object(&format!("{name}\n"))?,
             Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(vm)?)?,
-            None => {
-                let verb = if edit.is_needed() { "patched" } else { "unchanged" };
-                let mode = match self.args.dry_run {
-                    DryRun::None => "",
-                    DryRun::Client => " (dry run)",
-                    DryRun::Server => " (server dry run)",
-                };
-                self.console.info(&format!("{name} {verb}{mode}"))?;
-            }
+            None => self.console.info(&format!("{name} {}", self.verb(edit)))?,
         }
-        let nic = self.request.nic();
-        match self.request {
-            _ if edit.is_needed() => {}
-            EditRequest::Add(_) => self.console.info(&format!("{nic:?} already exists"))?,
-            EditRequest::Remove(_) => self.console.info(&format!("{nic:?} does not exist"))?,
+        if !edit.is_needed() {
+            self.console.info(&self.unchanged())?;
         }
         Ok(())
+    }
+
+    /// Returns what became of the VM, as kubectl prints it.
+    fn verb(&self, edit: &Edit) -> String {
+        let verb = if edit.is_needed() { "patched" } else { "unchanged" };
+        let mode = match self.context.args.dry_run {
+            DryRun::None => "",
+            DryRun::Client => " (dry run)",
+            DryRun::Server => " (server dry run)",
+        };
+        format!("{verb}{mode}")
+    }
+
+    /// Returns why the VM needs no change.
+    fn unchanged(&self) -> String {
+        let (vm, nic) = (self.vm, self.request().nic());
+        match self.request() {
+            EditRequest::Add(_) => format!("{nic:?} already exists"),
+            EditRequest::Remove(_) => {
+                format!("{nic:?} is already being unplugged; `{} why {vm} {nic}` shows what it waits for", program())
+            }
+        }
     }
 
     /// Prints how KubeVirt will plug or unplug the NIC.
     async fn print_forecast(&self, edit: &Edit) -> anyhow::Result<()> {
-        let (vm, nic) = (self.vm, self.request.nic());
-        let is_new = edit.is_needed();
-        match (&edit.running, self.request) {
-            (Fact::Absent, EditRequest::Add(_)) => {
-                self.console.info(&format!("{vm:?} does not run: it will have {nic:?} at its next start"))?;
-            }
-            (Fact::Absent, EditRequest::Remove(_)) if is_new => {
-                self.console.info(&format!("{vm:?} does not run: {nic:?} is removed"))?;
-            }
-            (Fact::Unknown, _) if is_new => {
-                self.console.info(&format!(
-                    "it is unknown whether {vm:?} runs; if it does, KubeVirt applies the change to the guest"
-                ))?;
-            }
-            (Fact::Known(()), EditRequest::Add(_)) if is_new => self.print_attach_method(edit).await?,
-            (Fact::Known(()), EditRequest::Remove(_)) if is_new => {
-                self.console.info(&format!("{nic:?} is unplugged as soon as the guest releases it"))?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    async fn print_attach_method(&self, edit: &Edit) -> anyhow::Result<()> {
-        let nic = self.request.nic();
-        let method = attach_method_of(edit);
-        let text = match method {
-            AttachMethod::InPlace => {
-                format!("{nic:?} is attached at once: Multus' dynamic-networks controller is ready")
-            }
-            AttachMethod::InPlaceOnSomeNodes { ready, desired } => format!(
-                "{nic:?} is attached at once if the guest is on one of the {ready} of {desired} nodes where Multus' \
-                 dynamic-networks controller is ready, otherwise by a live migration"
-            ),
-            AttachMethod::Migration(AutoMigration::On) => {
-                format!("{nic:?} is attached by a live migration, which KubeVirt starts")
-            }
-            AttachMethod::Migration(_) if self.args.migrate => format!("{nic:?} is attached by a live migration"),
-            AttachMethod::Migration(_) => {
-                format!("{nic:?} is attached by a live migration, which a user must start: pass --migrate, or run")
-            }
-            AttachMethod::Unknown => {
-                format!(
-                    "{nic:?} is attached by Multus or by a live migration: the DaemonSets that decide it cannot be read"
-                )
-            }
-        };
+        let CommandContext { job, args, cluster, .. } = self.context;
+        let text = forecast::sentence(self.vm, &job.request, edit, args.migrate);
+        let Some(text) = text else { return Ok(()) };
         self.console.info(&text)?;
-        if needs_manual_migration(&method) && !self.args.migrate {
-            self.console.verbatim(&migration::create_command(
-                &self.cluster.groups,
-                &self.cluster.namespace,
-                self.vm,
-            )?)?;
-            if migration::may_start(&self.cluster).await == Some(false) {
-                self.console.verbatim(&migration::how_to_grant(&self.cluster).await)?;
+        let is_attached = matches!(job.request, EditRequest::Add(_)) && edit.running == Fact::Known(());
+        if is_attached && forecast::needs_manual_migration(edit) && !args.migrate {
+            self.console.verbatim(&migration::create_command(&cluster.groups, &cluster.namespace, self.vm)?)?;
+            if migration::may_start(cluster).await == Some(false) {
+                self.console.verbatim(&migration::how_to_grant(cluster).await)?;
             }
         }
         Ok(())
     }
 
     async fn not_found(&self) -> anyhow::Error {
-        not_found::error(&self.cluster, self.vm, self.request).await
+        not_found::error(self.context.cluster, self.vm, self.request()).await
     }
+}
+
+/// Whether the user can start a migration, as far as is known; prints what to do if not.
+async fn may_migrate(cluster: &Cluster, console: &Console) -> anyhow::Result<bool> {
+    if migration::may_start(cluster).await != Some(false) {
+        return Ok(true);
+    }
+    console.error("nothing was changed: you have no permission to create the migration that --migrate starts")?;
+    console.verbatim(&migration::how_to_grant(cluster).await)?;
+    Ok(false)
+}
+
+/// Returns a VM as kubectl names it.
+fn resource_name(vm: &str) -> String {
+    format!("virtualmachine.kubevirt.io/{vm}")
 }
 
 /// Returns the object as kubectl prints it, without the long list of field managers.
@@ -364,15 +471,6 @@ fn without_managers(vm: &Value) -> Value {
         metadata.remove("managedFields");
     }
     vm
-}
-
-fn attach_method_of(edit: &Edit) -> AttachMethod {
-    attach_method(edit.is_sriov, &edit.cluster_info)
-}
-
-/// Whether the NIC needs a migration that KubeVirt does not start, as far as is known.
-fn needs_manual_migration(method: &AttachMethod) -> bool {
-    matches!(method, AttachMethod::Migration(migration) if *migration != AutoMigration::On)
 }
 
 /// Returns the client for a kind in the namespace of the command.

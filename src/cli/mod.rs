@@ -1,6 +1,7 @@
 //! The commands of the program.
 
 mod addinterface;
+mod arguments;
 mod audit;
 mod certs;
 mod check;
@@ -10,8 +11,10 @@ mod facts;
 mod guests;
 mod interface;
 mod kubeconfig;
+mod namespace;
 mod plan;
 mod probe;
+mod progress;
 mod reference;
 mod removeinterface;
 mod review;
@@ -26,19 +29,24 @@ mod why;
 
 use std::{
     env,
-    ffi::OsStr,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
 use anyhow::Context;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StyledStr, error::ErrorKind};
 use tokio::runtime::Builder;
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
 #[command(name = "nicplug", version, max_term_width = 100)]
+#[command(after_help = "Flags may stand before the command too:
+  nicplug -n demo status
+
+Exit status:
+  0  the command did what was asked, and found nothing
+  1  something was found, or a change was denied, refused or has not arrived
+  2  the command could not judge or failed, or was called with wrong arguments")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -71,18 +79,17 @@ enum Command {
 
 /// Runs the command that the arguments name.
 ///
-/// The exit status is 0 if the command succeeded, 1 if a change was denied or has not arrived or something was found, 2
-/// if the command failed.
+/// The exit status is 0 if the command did what was asked and found nothing, 1 if something was found or a change was
+/// denied or has not arrived, 2 if the command could not judge or failed. It never depends on the output format.
 #[must_use]
 pub fn main() -> ExitCode {
-    let program = env::args_os().next();
-    if has_name(program.as_deref(), "kubectl_complete-nicplug") {
+    if env::args_os().next().is_some_and(|program| arguments::has_name(&program, "kubectl_complete-nicplug")) {
         let words: Vec<String> = env::args().skip(1).collect();
         // kubectl shows no error of a completion.
         let _ = io::stdout().write_all(reference::complete(&Args::command(), &words).as_bytes());
         return ExitCode::SUCCESS;
     }
-    let result = match parse(program.as_deref()).command {
+    let result = match parse().command {
         Command::AddInterface(args) => args.run(),
         Command::Audit(args) => args.run(&mut io::stdout().lock()),
         Command::Certs(args) => args.run(&mut io::stdout().lock()),
@@ -121,30 +128,41 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 /// Reads the arguments. kubectl runs a plugin by the name `kubectl-nicplug`: the usage and the examples then show
 /// `kubectl nicplug`.
-fn parse(program: Option<&OsStr>) -> Args {
-    let command = if is_plugin(program) { as_plugin(Args::command()) } else { Args::command().bin_name("nicplug") };
-    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+fn parse() -> Args {
+    let command = if arguments::is_plugin() { as_plugin(Args::command()) } else { Args::command().bin_name("nicplug") };
+    let words = arguments::flags_after_command(env::args_os().collect(), &command);
+    let words = words.unwrap_or_else(|message| {
+        let message = format!("{message}; `{} --help` lists what each command has", arguments::program());
+        command.clone().error(ErrorKind::UnknownArgument, message).exit()
+    });
+    Args::from_arg_matches(&command.get_matches_from(words)).unwrap_or_else(|error| error.exit())
 }
 
-/// Returns the command line as kubectl runs it.
+/// Returns the command line as kubectl runs it: each text that names a command names it so.
 fn as_plugin(command: clap::Command) -> clap::Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    let with_examples = |sub: clap::Command| match sub.get_after_help().map(ToString::to_string) {
-        Some(help) => {
-            sub.after_help(help.replace("  nicplug ", "  kubectl nicplug ").replace("| nicplug ", "| kubectl nicplug "))
+    let command = with_program(command.bin_name("kubectl nicplug"));
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_program))
+}
+
+fn with_program(command: clap::Command) -> clap::Command {
+    let renamed = |text: Option<&StyledStr>| {
+        let mut text = text?.to_string();
+        for before in ["  ", "| ", "`", "<("] {
+            text = text.replace(&format!("{before}nicplug "), &format!("{before}kubectl nicplug "));
         }
-        None => sub,
+        Some(text)
     };
-    let command = command.bin_name("kubectl nicplug");
-    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_examples))
-}
-
-fn is_plugin(program: Option<&OsStr>) -> bool {
-    has_name(program, "kubectl-nicplug")
-}
-
-fn has_name(program: Option<&OsStr>, name: &str) -> bool {
-    program.and_then(|program| Path::new(program).file_stem()).is_some_and(|stem| stem == name)
+    let (about, long, after) = (command.get_about(), command.get_long_about(), command.get_after_help());
+    let texts = (renamed(about), renamed(long), renamed(after));
+    let mut command = command.mut_args(|argument| {
+        let (help, long) = (renamed(argument.get_help()), renamed(argument.get_long_help()));
+        let argument = help.into_iter().fold(argument, clap::Arg::help);
+        long.into_iter().fold(argument, clap::Arg::long_help)
+    });
+    command = texts.0.into_iter().fold(command, clap::Command::about);
+    command = texts.1.into_iter().fold(command, clap::Command::long_about);
+    texts.2.into_iter().fold(command, clap::Command::after_help)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -169,20 +187,19 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_program_shows_that_kubectl_runs_it() {
-        for (program, is_expected) in [
-            (Some("kubectl-nicplug"), true),
-            (Some("/usr/local/bin/kubectl-nicplug"), true),
-            (Some("nicplug"), false),
-            (None, false),
-        ] {
-            assert_eq!(is_plugin(program.map(OsStr::new)), is_expected, "{program:?}");
-        }
-    }
-
-    #[test]
     fn the_examples_of_the_plugin_run_the_plugin() {
         let mut command = as_plugin(Args::command());
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        for name in names {
+            let sub = command.find_subcommand_mut(&name).unwrap();
+            let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!examples.lines().any(|line| line.trim_start().starts_with("nicplug ")), "{name}: {examples}");
+            let help = sub.render_long_help().to_string();
+            let words: Vec<&str> = help.split_whitespace().collect();
+            assert!(!words.join(" ").contains("`nicplug "), "{name}: {help}");
+        }
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("  kubectl nicplug -n demo status"), "{help}");
         let check = command.find_subcommand_mut("check").unwrap().render_long_help().to_string();
         assert!(check.contains("\n  kubectl nicplug check -f vm.yaml"), "{check}");
         assert!(check.contains("| kubectl nicplug check -f -"), "{check}");
@@ -214,7 +231,7 @@ mod tests {
         {
             assert!(parse(flags).is_ok(), "{flags:?}");
         }
-        for flags in [&["--wait", "90s"][..], &["--wait=soon"], &["--dry-run=maybe"], &["-o", "wide"]] {
+        for flags in [&["--wait=soon"][..], &["--dry-run=maybe"], &["-o", "wide"]] {
             assert!(parse(flags).is_err(), "{flags:?}");
         }
     }

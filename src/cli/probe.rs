@@ -1,6 +1,6 @@
 //! `nicplug probe`: checks that the API server calls nicplug.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{
     block_on,
-    kubeconfig::{self, Preferred},
+    kubeconfig::{ConnectionArgs, Preferred},
+    progress::Progress,
 };
 
 /// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
@@ -18,7 +19,8 @@ const RULE: &str = "[NP115]";
 /// Check that the API server calls nicplug: send a request that nicplug must deny.
 ///
 /// Creates a VM with a malformed request annotation, as a dry run that stores nothing. The exit status is 0 if nicplug
-/// denies it (rule NP115), 1 if it does not, and 2 if the request fails for another reason.
+/// denies it (rule NP115), 1 if it does not, and 2 if the request fails for another reason. In a pod the command uses the
+/// service account of the pod, unless a flag names a kubeconfig or a context.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   nicplug probe --namespace default")]
@@ -26,12 +28,9 @@ pub(super) struct ProbeArgs {
     /// The namespace of the VM. nicplug must review it: its own namespace is excluded.
     #[arg(long, short, value_name = "NAMESPACE", default_value = "default")]
     namespace: String,
-    /// The kubeconfig file to use instead of the service account of the pod.
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig; defaults to its current context.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 impl ProbeArgs {
@@ -54,7 +53,8 @@ impl ProbeArgs {
     }
 
     async fn send(&self) -> anyhow::Result<Answer> {
-        let config = kubeconfig::load(self.kubeconfig.as_deref(), self.context.as_deref(), Preferred::Pod).await?;
+        let _progress = Progress::start("Waiting for the API server");
+        let config = self.connection.config(Preferred::Pod).await?;
         let client = Client::try_from(config).context("cannot connect to the API server")?;
         let namespace = &self.namespace;
         let path = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines?dryRun=All");

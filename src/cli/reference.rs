@@ -80,11 +80,14 @@ fn commands(command: &Command) -> impl Iterator<Item = &Command> {
 fn markdown(command: &Command) -> String {
     let mut text = String::from(
         "# Commands\n\nThis page is printed by `nicplug man --markdown`. Each command prints its help with `--help`, and \
-         can be called as\n`kubectl nicplug` too, if the program is installed as `kubectl-nicplug`.\n\n\
+         can be called as\n`kubectl nicplug` too, if the program is installed as `kubectl-nicplug`. Flags may stand \
+         before the command\n\
+         too, as in `nicplug -n demo status`.\n\n\
          | exit status | meaning |\n| --- | --- |\n\
-         | 0 | The command succeeded, and found nothing. |\n\
-         | 1 | A change was denied or has not arrived, or something was found. |\n\
-         | 2 | The command could not judge, or was called with wrong arguments. |\n\n\
+         | 0 | The command did what was asked, and found nothing. |\n\
+         | 1 | Something was found, or a change was denied, refused or has not arrived. |\n\
+         | 2 | The command could not judge or failed, or was called with wrong arguments. |\n\nThe exit status \
+         never depends on the output format.\n\n\
          | command | what it does |\n| --- | --- |\n",
     );
     for sub in commands(command) {
@@ -135,6 +138,7 @@ fn notation(argument: &Arg) -> String {
         let separator = if argument.is_require_equals_set() { "=" } else { " " };
         let value = if takes_value { format!("{separator}{}", values.replace('|', "\\|")) } else { String::new() };
         names.push(format!("`--{long}{value}`"));
+        names.extend(argument.get_visible_aliases().unwrap_or_default().iter().map(|alias| format!("`--{alias}`")));
     }
     names.join(", ")
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::facts::ReviewerArgs;
+use super::{arguments::program, facts::ReviewerArgs};
 use crate::admission::{Decision, Endpoint, Reviewer};
 
 /// Answer AdmissionReviews from files or standard input, as the server would.
@@ -93,7 +93,7 @@ fn answer_all(
             input.read_to_end(&mut line)?;
         }
         if is_yaml(&line) {
-            bail!("these are YAML manifests and not AdmissionReviews; use nicplug check");
+            bail!("these are YAML manifests and not AdmissionReviews; use {} check", program());
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
             let answer = reviewer.review(endpoint, &line);

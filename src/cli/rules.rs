@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::terminal;
+use super::{arguments::program, terminal};
 use crate::rules::{RULES, Rule, find};
 
 /// List all rules, or explain one rule.
@@ -38,7 +38,7 @@ impl RulesArgs {
             None => list(self.output),
             Some(id) => match find(id) {
                 Some(rule) => explain(rule, self.output),
-                None => bail!("unknown rule {id:?}; `nicplug rules` lists all rules"),
+                None => bail!("unknown rule {id:?}; `{} rules` lists all rules", program()),
             },
         };
         writeln!(output, "{}", text.trim_end())?;

@@ -36,6 +36,9 @@ use crate::{
 /// With the name of a VM the command reads the cluster. It shows what is free in the running guest now, by the record
 /// that nicplug made at boot, and then the guest after its next restart. With a file it shows the guest at its boot; each
 /// NIC, virtio disk and memory device that is hotplugged later uses a port.
+///
+/// The exit status is 1 if the guest cannot boot or a NIC of --what-if can never work, 2 if the VM cannot be read or it is
+/// not known what becomes of such a NIC.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nicplug slots vm-fedora
@@ -85,17 +88,22 @@ enum Format {
 }
 
 impl SlotsArgs {
-    /// Prints the bus. The exit status is 0 also for a guest that cannot boot, and 1 if a NIC of --what-if cannot work.
+    /// Prints the bus. The exit status is 1 for a guest that cannot boot, or if a NIC of --what-if cannot work.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let Some(file) = &self.file else { return cluster::run(&self, output) };
+        if let Some(flag) = self.cluster.given() {
+            bail!("{flag} selects a cluster, and -f reads a file: leave one of them out");
+        }
         let store = match &self.facts {
             Some(path) => files::load(path, &self.settings.read()?.api).context("--facts")?,
             None => Store::default(),
         };
         let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         let version = self.kubevirt_version.or(version).unwrap_or(NEWEST_KNOWN);
-        output.write_all(show(&read_guest(file)?, &store, version, self.output)?.as_bytes())?;
-        Ok(ExitCode::SUCCESS)
+        let guest = read_guest(file)?;
+        output.write_all(show(&guest, &store, version, self.output)?.as_bytes())?;
+        let (layout, _) = draw(guest.kind(), &guest.object, &store, version)?;
+        Ok(ExitCode::from(u8::from(layout.budget.boot_error.is_some())))
     }
 }
 

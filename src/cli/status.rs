@@ -26,7 +26,7 @@ use super::{
     guests::{self, FoundGuests, Selection},
     interface::resource,
     kubeconfig::{Cluster, ClusterArgs},
-    terminal::{Colour, Painter, page_width, wrap},
+    terminal::{Colour, Painter, page_width, stderr_width, wrap_in},
 };
 use crate::{
     hotplug::place::{GuestReport, Need, report},
@@ -246,7 +246,7 @@ pub(super) fn print_notes(guests: &FoundGuests) -> anyhow::Result<()> {
 }
 
 fn note(text: &str) -> anyhow::Result<()> {
-    let text = Painter::for_stderr().paint(Colour::Dim, &wrap(text, "", "  "));
+    let text = Painter::for_stderr().paint(Colour::Dim, &wrap_in(stderr_width(), text, "", "  "));
     writeln!(std::io::stderr().lock(), "{text}")?;
     Ok(())
 }

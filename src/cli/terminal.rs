@@ -5,6 +5,8 @@ use std::{
     io::{self, IsTerminal},
 };
 
+use crate::telemetry::colours::wants_colours;
+
 /// The usual smallest width of a terminal.
 const WIDTH: usize = 80;
 
@@ -40,7 +42,7 @@ impl Painter {
     }
 
     fn of(is_terminal: bool) -> Self {
-        Self { is_coloured: wants_colours(is_terminal, |name| env::var(name).ok()) }
+        Self { is_coloured: wants_colours(is_terminal) }
     }
 
     /// Returns the text with each line coloured separately.
@@ -53,25 +55,24 @@ impl Painter {
     }
 }
 
-/// Whether the output gets colours: by `NO_COLOR` (no-color.org), `CLICOLOR_FORCE` and `CLICOLOR`
-/// (bixense.com/clicolors), and not on a terminal that is called `dumb`.
-fn wants_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
-    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    let is = |name: &str, value: &str| variable(name).as_deref() == Some(value);
-    if is_set("NO_COLOR") {
-        false
-    } else if is_set("CLICOLOR_FORCE") && !is("CLICOLOR_FORCE", "0") {
-        true
-    } else {
-        is_terminal && !is("CLICOLOR", "0") && !is("TERM", "dumb")
-    }
+/// Whether the terminal only prints, so that nothing can be redrawn on it.
+pub(super) fn is_dumb() -> bool {
+    env::var("TERM").as_deref() == Ok("dumb")
 }
 
 /// Returns the width of the terminal; `None` if standard output is not one, where lines are not broken.
 pub(super) fn stdout_width() -> Option<usize> {
-    let (terminal_size::Width(width), _) = terminal_size::terminal_size_of(io::stdout())?;
+    terminal_size::terminal_size_of(io::stdout()).map(columns)
+}
+
+/// As [`stdout_width`], for standard error.
+pub(super) fn stderr_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stderr()).map(columns)
+}
+
+fn columns((terminal_size::Width(width), _): (terminal_size::Width, terminal_size::Height)) -> usize {
     // A terminal that does not know its size says 0.
-    Some(if width == 0 { WIDTH } else { usize::from(width).max(40) })
+    if width == 0 { WIDTH } else { usize::from(width).max(40) }
 }
 
 /// Returns the width of a page on standard output: that of `COLUMNS`, else that of the terminal.
@@ -83,6 +84,11 @@ pub(super) fn page_width() -> Option<usize> {
 /// As [`wrap_to`], for the usual smallest width.
 pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
     wrap_to(WIDTH, text, first, next)
+}
+
+/// As [`wrap_to`], for a width; without one the text is not broken.
+pub(super) fn wrap_in(width: Option<usize>, text: &str, first: &str, next: &str) -> String {
+    width.map_or_else(|| format!("{first}{text}"), |width| wrap_to(width, text, first, next))
 }
 
 /// Breaks a text at its blanks; `first` and `next` begin the first and each further line. A word that is longer than a
@@ -140,26 +146,6 @@ mod tests {
         assert_eq!(broken("one two three", 7), ["one two", "three"]);
         assert_eq!(broken("a-very-long-word b", 5), ["a-very-long-word", "b"]);
         assert!(broken("", 5).is_empty());
-    }
-
-    #[test]
-    fn the_environment_switches_colours_on_and_off() {
-        for (is_terminal, variables, expected) in [
-            (true, &[][..], true),
-            (false, &[], false),
-            (true, &[("NO_COLOR", "1")], false),
-            (true, &[("NO_COLOR", "")], true),
-            (true, &[("CLICOLOR", "0")], false),
-            (true, &[("TERM", "dumb")], false),
-            (false, &[("CLICOLOR_FORCE", "1")], true),
-            (false, &[("CLICOLOR_FORCE", "0")], false),
-            (false, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
-            (true, &[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], true),
-        ] {
-            let value =
-                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            assert_eq!(wants_colours(is_terminal, value), expected, "{is_terminal} {variables:?}");
-        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
         review::{self, ParsedRequest},
     },
     change::{Change, Nic},
-    facts::{Fact, FactSource},
+    facts::{Fact, FactSource, Vmi, nad::closest_name},
     hotplug::progress::ClusterInfo,
     settings::Settings,
 };
@@ -127,6 +127,9 @@ pub enum EditError {
     /// The VM has another NIC with the name.
     #[error("{0}")]
     NameInUse(String),
+    /// The VM has no NIC with the name, and neither has its running guest.
+    #[error("{0}")]
+    NotFound(String),
     /// The VM does not conform to the API of KubeVirt.
     #[error("the VM cannot be read: {0}")]
     Unreadable(String),
@@ -151,6 +154,7 @@ pub fn edit(
     let (cluster_info, running, is_sriov) = with_change(&body, |change| {
         check_request(change, request)?;
         let facts = facts.facts_for(change);
+        check_present(change, request, facts.live())?;
         let cluster_info = ClusterInfo::of(&facts, settings);
         let running = match facts.live() {
             _ if change.after.stops() => Fact::Absent,
@@ -263,6 +267,25 @@ fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError
         EditRequest::Add(nic) => nics.get(nic.name.as_str()).map_or(Ok(()), |existing| check_same(existing, nic)),
         EditRequest::Remove(_) => Ok(()),
     }
+}
+
+/// Checks that the template has the NIC to remove, or that the guest still has it.
+fn check_present(change: &Change, request: &EditRequest, guest: Fact<&Vmi>) -> Result<(), EditError> {
+    let EditRequest::Remove(name) = request else { return Ok(()) };
+    let nics = change.after.nics();
+    if nics.contains_key(name.as_str()) {
+        return Ok(());
+    }
+    if guest.known().is_some_and(|vmi| vmi.nics.iter().any(|nic| *nic.name == **name)) {
+        return Ok(());
+    }
+    let names: Vec<&str> = nics.keys().copied().collect();
+    let hint = match closest_name(name, names.iter().copied()) {
+        Some(near) => format!("; did you mean {near:?}?"),
+        None if names.is_empty() => "; it has no NIC".to_owned(),
+        None => format!("; it has: {}", names.join(", ")),
+    };
+    Err(EditError::NotFound(format!("VirtualMachine {:?} has no NIC {name:?}{hint}", change.subject.name)))
 }
 
 /// Checks that an existing NIC has the binding and the MAC address of the NIC to add.
@@ -463,10 +486,12 @@ mod tests {
 
     #[test]
     fn a_vm_that_needs_no_change_stays_as_it_is() {
-        for request in [EditRequest::Add(nic("a")), EditRequest::Remove("z".to_owned())] {
-            let edit = edit_in(&vm(), &request, &cluster(true)).unwrap();
+        let mut going = vm();
+        going["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][1]["state"] = json!("absent");
+        for (vm, request) in [(vm(), EditRequest::Add(nic("a"))), (going, EditRequest::Remove("a".to_owned()))] {
+            let edit = edit_in(&vm, &request, &cluster(true)).unwrap();
             assert!(!edit.is_needed(), "{:?}", paths(&edit));
-            assert_eq!(edit.object, vm());
+            assert_eq!(edit.object, vm);
         }
     }
 
@@ -512,6 +537,24 @@ mod tests {
         }
         let same = NewNic { mac: mac("02-00-00-00-00-aa"), network_name: "demo/net".to_owned(), ..nic("a") };
         assert!(!edit_in(&vm, &EditRequest::Add(same), &cluster(true)).unwrap().is_needed());
+    }
+
+    #[test]
+    fn a_nic_that_neither_the_template_nor_the_guest_has_is_not_found() {
+        let vm = vm();
+        let head = "VirtualMachine \"vm\" has no NIC";
+        for (name, hint) in [("defaul", "did you mean \"default\"?"), ("blue", "it has: a, default")] {
+            for facts in [cluster(true), cluster(false), Arc::new(NoFacts)] {
+                let error = edit_in(&vm, &EditRequest::Remove(name.to_owned()), &facts).unwrap_err();
+                assert!(matches!(error, EditError::NotFound(_)), "{error}");
+                assert_eq!(error.to_string(), format!("{head} {name:?}; {hint}"));
+            }
+        }
+        let mut without = vm.clone();
+        without["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"] = json!([]);
+        without["spec"]["template"]["spec"]["networks"] = json!([]);
+        let edit = edit_in(&without, &EditRequest::Remove("a".to_owned()), &cluster(true)).unwrap();
+        assert!(!edit.is_needed(), "the guest still has it, and KubeVirt unplugs it");
     }
 
     #[test]

@@ -192,7 +192,9 @@ impl Plan {
                 self.unchanged.push((nic.to_owned(), why.to_owned()));
             }
             Err(error @ EditError::Unreadable(_)) => return Err(error),
-            Err(EditError::Malformed(why) | EditError::NameInUse(why)) => self.impossible.push((nic.to_owned(), why)),
+            Err(EditError::Malformed(why) | EditError::NameInUse(why) | EditError::NotFound(why)) => {
+                self.impossible.push((nic.to_owned(), why));
+            }
         }
         Ok(())
     }

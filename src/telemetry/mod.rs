@@ -1,5 +1,6 @@
 //! The telemetry of the program: log lines on standard error, and spans for an OpenTelemetry collector.
 
+pub mod colours;
 mod queue;
 pub mod spans;
 
@@ -73,7 +74,7 @@ pub fn init(format: LogFormat, directives: &str) -> Result<(LogFilter, LogQueue)
     let (filter, handle) = reload::Layer::new(parse(directives)?);
     let is_terminal = std::io::stderr().is_terminal();
     let queue = LogQueue::start(std::io::stderr()).map_err(TelemetryError::Thread)?;
-    let lines = dispatch(format, filter, queue.clone(), is_terminal);
+    let lines = dispatch(format, filter, queue.clone(), colours::wants_colours(is_terminal));
     dispatcher::set_global_default(lines).map_err(|_| TelemetryError::Taken)?;
     Ok((LogFilter(handle), queue))
 }

@@ -36,7 +36,7 @@ pub(super) struct ClusterState {
 
 /// Reads every kind that rules use. A kind that the user may not list is unknown.
 pub(super) async fn read(cluster: &Cluster) -> anyhow::Result<ClusterState> {
-    let client = ApiClient::new(cluster.client.clone(), PAGE_TIMEOUT);
+    let client = ApiClient::new(cluster.client.clone(), cluster.timeout(PAGE_TIMEOUT));
     let mut state = ClusterState::default();
     let mut known = 0;
     for kind in Kind::ALL {

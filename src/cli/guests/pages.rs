@@ -15,9 +15,12 @@ use super::{
     Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, networks, read_around,
     read_revisions, value,
 };
-use crate::k8s::{
-    api_error::ApiError,
-    request::{ApiClient, Fields, ObjectPath, Pages, is_valid_name},
+use crate::{
+    cli::namespace,
+    k8s::{
+        api_error::ApiError,
+        request::{ApiClient, Fields, ObjectPath, Pages, is_valid_name},
+    },
 };
 
 /// The longest time for a page.
@@ -41,7 +44,7 @@ impl<'c> Scope<'c> {
     ) -> anyhow::Result<Self> {
         let namespace = if has_all_namespaces { String::new() } else { cluster.namespace.clone() };
         ensure!(has_all_namespaces || is_valid_name(&namespace), "{namespace:?} is not a valid name of a namespace");
-        let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+        let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
         Ok(Self { cluster, client, namespace, labels: labels.map(str::to_owned) })
     }
 
@@ -49,7 +52,15 @@ impl<'c> Scope<'c> {
     pub(in crate::cli) async fn facts(&self) -> anyhow::Result<FoundGuests> {
         let mut unread = Unread::default();
         let mut all_networks = BTreeSet::new();
-        self.each(&mut unread, |guest| all_networks.extend(networks(&guest))).await?;
+        let mut count = 0;
+        let add = |guest| {
+            all_networks.extend(networks(&guest));
+            count += 1;
+        };
+        self.each(&mut unread, add).await?;
+        if count == 0 && !self.namespace.is_empty() {
+            namespace::ensure_exists(&self.client, &self.namespace).await?;
+        }
         let mut found = FoundGuests { unread, ..FoundGuests::default() };
         read_around(self.cluster, &self.client, &self.namespace, &all_networks, &mut found).await;
         let (mut store, mut revisions) = (mem::take(&mut found.store), Vec::new());

@@ -26,10 +26,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{api, migration, output::Console};
 use crate::{
-    cli::{
-        kubeconfig::Cluster,
-        terminal::{Colour, wrap},
-    },
+    cli::{kubeconfig::Cluster, terminal::Colour},
     facts::Fact,
     hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
     k8s::{api_error::root_cause, kind::Kind},
@@ -165,6 +162,13 @@ struct Printed {
 impl Follower<'_> {
     /// Follows the NIC until all stages are reached, at most for the timeout.
     pub(super) async fn follow(&self, timeout: Duration) -> anyhow::Result<ExitCode> {
+        self.console.begin_limited("", timeout);
+        let end = self.follow_until(timeout).await;
+        self.console.end_progress();
+        end
+    }
+
+    async fn follow_until(&self, timeout: Duration) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
         let mut printed = Printed { began, stages: 0, waiting: None, errors: BTreeSet::new(), migration: None };
         let mut view = View::default();
@@ -248,7 +252,7 @@ impl Follower<'_> {
             objects.are_known = Some(false);
         } else if is_refused {
             self.console.error(&format!("cannot follow the NIC: {}", message_of(error)))?;
-            return Ok(Some(ExitCode::FAILURE));
+            return Ok(Some(ExitCode::from(2)));
         }
         if printed.errors.insert(watched) {
             self.console.note(&format!("cannot watch {}: {}", watched.as_str(), message_of(error)))?;
@@ -258,16 +262,34 @@ impl Follower<'_> {
 
     fn print(&self, progress: &Progress, printed: &mut Printed) -> anyhow::Result<()> {
         for (stage, note) in progress.reached.iter().skip(printed.stages) {
-            self.console.row(Some(Colour::Green), &line(printed.began, "✓", stage.as_str(), note))?;
+            self.row(Some(Colour::Green), printed, "✓", stage.as_str(), note)?;
         }
         printed.stages = printed.stages.max(progress.reached.len());
         if let State::Waiting { stage, reason } = &progress.state {
             let waiting = Some((*stage, reason.clone()));
             if printed.waiting != waiting {
-                self.console.row(None, &line(printed.began, "…", stage.as_str(), &format!("waits for {reason}")))?;
+                self.row(None, printed, "…", stage.as_str(), &format!("waits for {reason}"))?;
                 printed.waiting = waiting;
             }
         }
+        Ok(())
+    }
+
+    /// Prints a line of the table: the time since the start, a mark, the stage and a note. For one of several VMs there
+    /// is only the progress of all of them.
+    fn row(
+        &self,
+        colour: Option<Colour>,
+        printed: &Printed,
+        mark: &str,
+        stage: &str,
+        note: &str,
+    ) -> anyhow::Result<()> {
+        if self.console.is_of_several() {
+            return Ok(());
+        }
+        self.console.set_progress(&format!("{stage}: {note}"));
+        self.console.row(colour, &head(printed.began.elapsed(), mark, stage), MARGIN, note)?;
         Ok(())
     }
 
@@ -389,10 +411,9 @@ fn message_of(error: &watcher::Error) -> String {
     status_of(error).map_or_else(|| root_cause(error), |status| status.message.clone())
 }
 
-/// Returns a line of the table: the time since the start, a mark, the stage and a note.
-fn line(began: Instant, mark: &str, stage: &str, note: &str) -> String {
-    let head = format!("{:>6.1}s {mark} {stage:<14} ", began.elapsed().as_secs_f64());
-    wrap(note, &head, &" ".repeat(MARGIN))
+/// Returns the head of a line of the table.
+fn head(elapsed: Duration, mark: &str, stage: &str) -> String {
+    format!("{:>6.1}s {mark} {stage:<14} ", elapsed.as_secs_f64())
 }
 
 fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
@@ -428,12 +449,10 @@ mod tests {
         assert_eq!(objects.known(), Some(&[][..]));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_line_fits_eighty_columns_and_its_continuation_is_indented() {
-        let text = line(Instant::now(), "…", Stage::Multus.as_str(), &"word ".repeat(30));
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines.len() > 1 && lines.iter().all(|line| line.chars().count() <= 80), "{text}");
-        assert!(lines[0].starts_with("   0.0s … multus-status  word"), "{text}");
-        assert_eq!(lines[1].find('w'), Some(MARGIN));
+    #[test]
+    fn the_head_of_a_line_is_as_wide_as_the_margin() {
+        let head = head(Duration::from_millis(1250), "…", Stage::Multus.as_str());
+        assert_eq!(head, "   1.2s … multus-status  ");
+        assert_eq!(head.chars().count(), MARGIN);
     }
 }

@@ -1,26 +1,19 @@
 //! The error for a VM that does not exist.
 
-use kube::{
-    Api,
-    api::{DynamicObject, ListParams},
-};
+use kube::{Api, api::DynamicObject};
 use serde_json::json;
 
 use super::{FACTS_TIMEOUT, api, explain};
 use crate::{
-    cli::kubeconfig::Cluster,
+    cli::{guests, kubeconfig::Cluster},
     cluster::fetch::{FetchPlan, fetch_facts},
-    facts::nad::closest_name,
     hotplug::edit::EditRequest,
-    k8s::kind::Kind,
+    k8s::{kind::Kind, request::ApiClient},
     kubevirt::Version,
 };
 
 /// The first version in which the NICs of a VMI without a VM cannot be changed.
 const WITHOUT_SUBRESOURCE_SINCE: Version = Version::new(1, 1, 0);
-
-/// The maximum number of names that are compared with a misspelled name.
-const MAX_NAMES: u32 = 500;
 
 /// Returns why the VM was not found, and what the user can do.
 pub(super) async fn error(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
@@ -39,7 +32,7 @@ pub(super) async fn error(cluster: &Cluster, name: &str, request: &EditRequest) 
 /// KubeVirt up to 1.0 changes the NICs of a VMI without a VM on request; later versions do not allow it.
 async fn vmi_without_vm(cluster: &Cluster, name: &str, request: &EditRequest) -> anyhow::Error {
     let plan = FetchPlan::about(&cluster.namespace, name).only(&[Kind::KubeVirt]);
-    let fetched = fetch_facts(&cluster.client, &plan, FACTS_TIMEOUT).await;
+    let fetched = fetch_facts(&cluster.client, &plan, cluster.timeout(FACTS_TIMEOUT)).await;
     let version = fetched.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
     let head = format!("{name:?} is a VirtualMachineInstance without a VirtualMachine");
     match version {
@@ -77,15 +70,8 @@ fn subresource_request(cluster: &Cluster, name: &str, request: &EditRequest) -> 
 }
 
 async fn vm_not_found(cluster: &Cluster, name: &str) -> anyhow::Error {
-    let vms: Api<DynamicObject> = api(cluster, Kind::Vm);
-    let all = vms.list_metadata(&ListParams::default().limit(MAX_NAMES)).await;
-    let names: Vec<String> = all.into_iter().flatten().filter_map(|vm| vm.metadata.name).collect();
-    let hint = match closest_name(name, names.iter().map(String::as_str)) {
-        Some(near) => format!("; did you mean {near:?}?"),
-        None if names.is_empty() => "; the namespace has none, pass -n for another one".to_owned(),
-        None => String::new(),
-    };
-    anyhow::anyhow!("VirtualMachine {name:?} not found in namespace {:?}{hint}", cluster.namespace)
+    let client = ApiClient::new(cluster.client.clone(), cluster.timeout(FACTS_TIMEOUT));
+    guests::not_found(&client, &cluster.namespace, name).await
 }
 
 #[cfg(test)]
@@ -126,6 +112,7 @@ mod tests {
             client: Client::new(service, "default"),
             groups: ServedGroups::default(),
             namespace: "demo".to_owned(),
+            request_timeout: None,
         };
         error(&cluster, "guest", request).await.to_string()
     }
@@ -157,7 +144,7 @@ mod tests {
         for (vms, end) in [
             (&["gest", "other"][..], "; did you mean \"gest\"?"),
             (&["other"], ""),
-            (&[], "; the namespace has none, pass -n for another one"),
+            (&[], "; pass -n for another namespace"),
         ] {
             assert_eq!(error_in("v1.9.0", false, vms, &add()).await, format!("{head}{end}"));
         }

@@ -82,8 +82,13 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         };
         output.write_all(printed.as_bytes())?;
         print_notes(&guests)?;
-        let is_refused = plan.is_some_and(|plan| plan.is_refused());
-        Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let is_refused = plan.as_ref().is_some_and(Plan::is_refused) || layout.budget.boot_error.is_some();
+        let is_uncertain = plan.as_ref().is_some_and(Plan::is_uncertain);
+        Ok(ExitCode::from(match (is_refused, is_uncertain) {
+            (true, _) => 1,
+            (false, true) => 2,
+            (false, false) => 0,
+        }))
     })
 }
 
