@@ -34,6 +34,8 @@ pub mod mutations;
 
 pub mod admission;
 
+pub mod policies;
+
 pub mod hotplug;
 
 pub mod certificates;
