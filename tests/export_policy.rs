@@ -20,8 +20,8 @@ use nicplug::{
     admission::Reviewer,
     cluster::manifests,
     policies::EXPRESSED,
-    rules::RULES,
-    settings::{Enforcement, Settings},
+    rules::{RULES, find},
+    settings::Settings,
 };
 use serde_json::{Map, Value, json};
 use support::{
@@ -332,15 +332,18 @@ async fn check(admin: &Client, namespace: &str, number: usize, case: Case) -> Ou
     }
     let facts: Vec<Value> = facts.into_iter().chain(vmi).collect();
     let reviewer = Reviewer::new(Arc::new(store(&facts)), Settings::default());
+    let found = found_by_policies(&response);
+    // The API server has removed the fields that the schema lacks before it evaluated the policies.
+    let reviewed = response.body;
+    let mut object = without_default_binding(&reviewed, &object);
     let operations = patch_for(&reviewer, &review(namespace, stored.as_ref(), &object));
     let bridges = operations.into_iter().filter(|operation| operation.path().to_string().ends_with("/bridge"));
     let patch = Patch(bridges.collect());
     let mutated = !patch.is_empty();
     json_patch::patch(&mut object, &patch).unwrap();
-    assert_eq!(response.body["spec"], object["spec"], "{object:#}");
+    assert_eq!(reviewed["spec"], object["spec"], "{object:#}");
 
     let answer = Answer::to(&reviewer, &review(namespace, stored.as_ref(), &object));
-    let found = found_by_policies(&response);
     for policy in EXPRESSED.iter().filter(|policy| is_claimed(policy.rule, &object)) {
         let causes = answer.causes.iter().map(|cause| text_and_rules(&cause.message));
         let mut sentences = causes.filter(|(_, rules)| *rules == [policy.rule]).map(|(text, _)| text).peekable();
@@ -350,10 +353,27 @@ async fn check(admin: &Client, namespace: &str, number: usize, case: Case) -> Ou
         };
         assert!(!message.contains("resulted in error"), "{message} in {object:#}");
         let what = message.split("; ").next().unwrap();
+        let summary = find(policy.rule).unwrap().summary();
+        if what == summary.trim_end_matches('.') && object.to_string().contains("\\n") {
+            // The API server takes no message of several lines.
+            continue;
+        }
         let has_said = sentences.any(|sentence| sentence.split("; ").next().unwrap() == what);
         assert!(has_said, "{} has found: {message}\nin {object:#}\n{answer:#?}", policy.rule);
     }
     Outcome::Reviewed { found: found.into_keys().collect(), mutated }
+}
+
+/// Returns a reviewed object without the bindings that the one that was sent does not have.
+fn without_default_binding(reviewed: &Value, sent: &Value) -> Value {
+    let mut object = reviewed.clone();
+    let path = format!("/{}/domain/devices/interfaces", path_of_guest(sent).replace('.', "/"));
+    let sent = sent.pointer(&path).and_then(Value::as_array).into_iter().flatten();
+    let reviewed = object.pointer_mut(&path).and_then(Value::as_array_mut).into_iter().flatten();
+    for (reviewed, sent) in reviewed.zip(sent).filter(|(_, sent)| sent.get("bridge").is_none()) {
+        reviewed.as_object_mut().unwrap().remove("bridge");
+    }
+    object
 }
 
 /// Whether a policy claims to find what its rule finds in an object: the rest is among its limits.
@@ -373,9 +393,12 @@ fn is_claimed(rule: &str, object: &Value) -> bool {
 }
 
 fn guest_of(object: &Value) -> &Value {
+    path_of_guest(object).split('.').fold(object, |value, key| &value[key])
+}
+
+fn path_of_guest(object: &Value) -> &'static str {
     let kind = object["kind"].as_str().unwrap();
-    let (.., path) = GUEST_KINDS.into_iter().find(|(_, name, _)| *name == kind).unwrap();
-    path.split('.').fold(object, |value, key| &value[key])
+    GUEST_KINDS.into_iter().find(|(_, name, _)| *name == kind).unwrap().2
 }
 
 fn review(namespace: &str, old: Option<&Value>, new: &Value) -> Value {
@@ -595,22 +618,36 @@ fn spellings() -> Vec<Case> {
     }
     guests.extend(lists_of_networks());
     guests.extend(claims());
-    let of_kinds = |guest: Value| {
-        GUEST_KINDS.map(|kind: GuestKind| {
-            let mut new = object(kind, &guest);
-            if kind.1 == "VirtualMachinePool" {
-                new["apiVersion"] = json!("pool.kubevirt.io/v1beta1");
-            }
-            if kind.1 == "VirtualMachine" {
-                new["spec"]["runStrategy"] = json!("Halted");
-            }
-            if kind.1 == "VirtualMachineInstanceReplicaSet" {
-                new["spec"]["selector"] = json!({"matchLabels": {"a": "b"}});
-            }
-            Case { old: None, new, vmi: None, facts: vec![permissive()] }
-        })
-    };
-    guests.into_iter().flat_map(of_kinds).collect()
+    // The policies read the guest of each kind in the same way, so each guest is the content of one kind.
+    let kinds = GUEST_KINDS.into_iter().cycle();
+    let mut cases: Vec<Case> = guests.iter().zip(kinds).map(|(guest, kind)| creation(kind, guest)).collect();
+    // Only the definition of pools keeps fields that KubeVirt 1.9 does not have.
+    let newer = [
+        (json!({"name": "a", "teleport": {}}), multus()),
+        (json!({"name": "a", "teleport": {}, "state": "absent"}), multus()),
+        (json!({"name": "a", "teleport": {}, "bridge": {}, "sriov": {}}), multus()),
+        (json!({"name": "a", "teleport": {}, "masquerade": {}, "state": "absent"}), json!({"carrierPigeon": {}})),
+        (json!({"name": "a", "bridge": {}, "speed": 9}), json!({"carrierPigeon": {}})),
+        (json!({"name": "a", "speed": 9}), json!({"mtu": 9000})),
+        (json!({"name": "a", "teleport": {}}), json!({"resourceClaim": {"claimName": "c", "requestName": "r"}})),
+    ];
+    cases.extend(
+        newer.map(|(interface, network)| {
+            creation(GUEST_KINDS[3], &bare_vm("case").nic_with(interface, network).guest())
+        }),
+    );
+    cases
+}
+
+fn creation(kind: GuestKind, guest: &Value) -> Case {
+    let mut new = object(kind, guest);
+    match kind.1 {
+        "VirtualMachine" => new["spec"]["runStrategy"] = json!("Halted"),
+        "VirtualMachineInstanceReplicaSet" => new["spec"]["selector"] = json!({"matchLabels": {"a": "b"}}),
+        "VirtualMachinePool" => new["apiVersion"] = json!("pool.kubevirt.io/v1beta1"),
+        _ => {}
+    }
+    Case { old: None, new, vmi: None, facts: vec![permissive()] }
 }
 
 /// Guests whose networks, or pairs of interface and network, are right or wrong.
@@ -702,7 +739,8 @@ fn updates() -> Vec<Case> {
         })
     };
     let mut cases = Vec::new();
-    for old in &lists {
+    // The stored object needs less variety.
+    for old in [&lists[0], &lists[1], &lists[2], &lists[3], &lists[7]] {
         for new in lists.iter().filter(|new| *new != old) {
             let (before, after) = (with("case", old), with("case", new));
             let facts = vec![permissive()];
@@ -780,5 +818,4 @@ fn the_documents_name_what_is_exported() {
     for policy in EXPRESSED {
         assert!(page.contains(policy.rule), "{}", policy.rule);
     }
-    assert!(Enforcement::parse("deny").is_some());
 }

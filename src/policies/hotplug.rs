@@ -24,10 +24,10 @@ pub(super) static HOTPLUG_BINDING: Policy = Policy {
     ['slirp', 'masquerade', 'macvtap', 'passt', 'passtBinding', 'binding']
       .filter(key, key in interface).size() == 1 &&
     !(has(interface.binding) && interface.binding.name in HOTPLUG_BINDINGS))
-  .map(interface, '\"' + interface.name + '\" cannot be hotplugged: ' +
+  .map(interface, strings.quote(interface.name) + ' cannot be hotplugged: ' +
     ['slirp', 'masquerade', 'macvtap', 'passt', 'passtBinding', 'binding']
       .filter(key, key in interface)
-      .map(key, key == 'binding' ? 'binding plugin \"' + interface.binding.name + '\"' : key)[0] +
+      .map(key, key == 'binding' ? 'binding plugin ' + strings.quote(interface.binding.name) : key)[0] +
     ' is attached at boot only')",
         fix: "use bridge: {} (or sriov: {} with an SR-IOV network)",
     }],
@@ -47,8 +47,8 @@ pub(super) static HOTPLUG_MODEL: Policy = Policy {
         name: "otherModels",
         found: "variables.plugged
   .filter(interface, has(interface.bridge) && !(interface.?model.orValue('') in ['', 'virtio']))
-  .map(interface, '\"' + interface.name + '\" cannot be hotplugged with model \"' + interface.model +
-    '\": only virtio can')",
+  .map(interface, strings.quote(interface.name) + ' cannot be hotplugged with model ' +
+    strings.quote(interface.model) + ': only virtio can')",
         fix: "set model: virtio, or omit model",
     }],
     limits: &GUEST_UNSEEN,
@@ -63,7 +63,7 @@ pub(super) static HOTPLUG_NETWORK: Policy = Policy {
         found: "variables.pluggedNetworks
   .filter(network, has(network.pod) || network.?multus.?default.orValue(false) ||
     (has(network.resourceClaim) && !has(network.multus)))
-  .map(network, '\"' + network.?name.orValue('') + '\" cannot be hotplugged: ' +
+  .map(network, strings.quote(network.?name.orValue('')) + ' cannot be hotplugged: ' +
     (has(network.pod) ? 'the pod network' :
       network.?multus.?default.orValue(false) ? 'the multus default network' : 'a resource claim') +
     ' is attached at boot only')",

@@ -301,8 +301,8 @@ enum Names<'n> {
     Only(&'n [String]),
 }
 
-/// Adds the binding of a policy. The rules about hotplug have a second one for namespaces in which `liveChanges` differs
-/// from its default.
+/// Adds the binding of a policy. The rules about hotplug have a second one for namespaces in which `liveChanges`
+/// differs from its default.
 fn add_bindings(yaml: &mut String, policy: &Policy, rule: &Rule, enforcement: Enforcement, options: &Options) {
     let name = name_of(rule);
     let settings = &options.settings;
