@@ -18,6 +18,7 @@ use kube::{
 };
 use serde_json::Value;
 
+pub(super) use self::follow::line_at;
 use self::{follow::Follower, output::Console, write::WriteResult};
 use super::{
     block_on,

@@ -391,7 +391,12 @@ fn message_of(error: &watcher::Error) -> String {
 
 /// Returns a line of the table: the time since the start, a mark, the stage and a note.
 fn line(began: Instant, mark: &str, stage: &str, note: &str) -> String {
-    let head = format!("{:>6.1}s {mark} {stage:<14} ", began.elapsed().as_secs_f64());
+    line_at(began.elapsed(), mark, stage, note)
+}
+
+/// As [`line`], at a time that is given.
+pub(in crate::cli) fn line_at(elapsed: Duration, mark: &str, stage: &str, note: &str) -> String {
+    let head = format!("{:>6.1}s {mark} {stage:<14} ", elapsed.as_secs_f64());
     wrap(note, &head, &" ".repeat(MARGIN))
 }
 
