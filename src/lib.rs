@@ -34,8 +34,6 @@ pub mod mutations;
 
 pub mod admission;
 
-pub mod policies;
-
 pub mod hotplug;
 
 pub mod certificates;

@@ -17,9 +17,8 @@ use hyper::http::Method;
 use json_patch::Patch;
 use kube::Client;
 use nicplug::{
-    admission::Reviewer,
+    admission::{Reviewer, policies::EXPRESSED},
     cluster::manifests,
-    policies::EXPRESSED,
     rules::{RULES, find},
     settings::Settings,
 };

@@ -30,7 +30,6 @@ const MODULES: &[Module] = &[
     Module::pure("rules", &["api", "kubevirt", "pci", "change", "facts", "settings", "annotations"]),
     Module::pure("mutations", &["api", "kubevirt", "pci", "change", "facts", "settings", "annotations"]),
     Module::pure("admission", ALL_BEFORE),
-    Module::pure("policies", &["rules", "settings"]),
     Module::pure("hotplug", ALL_BEFORE),
     Module::open("certificates", &[]),
     Module::open("k8s", &["api"]),

@@ -87,7 +87,7 @@ async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         run_step(number, step, &facts, &client, &printer).await?;
     }
     let reviewed = steps.iter().filter(|step| !step.unreviewed).count();
-    print(&printer.end(reviewed, args.all))?;
+    print(&printer.end(reviewed, args.all || args.curl))?;
     if args.curl {
         let example = steps::example()?;
         facts.set(example.cluster()?);

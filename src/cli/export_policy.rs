@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::facts::SettingsArgs;
 use crate::{
-    policies::{self, EXPRESSED, KubernetesVersion, Mutating, NOT_EXPRESSED, Options},
+    admission::policies::{self, EXPRESSED, KubernetesVersion, Mutating, NOT_EXPRESSED, Options},
     rules::RULES,
 };
 

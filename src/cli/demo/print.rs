@@ -92,10 +92,10 @@ impl Printer {
         })
     }
 
-    pub(super) fn end(&self, reviewed: usize, shows_all: bool) -> String {
+    pub(super) fn end(&self, reviewed: usize, knows_flags: bool) -> String {
         let line = format!("{reviewed} changes reviewed over TLS, all with the expected result.");
         let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &line));
-        if !shows_all {
+        if !knows_flags {
             text.push_str("nicplug demo --all shows every rule, --curl lets you send requests yourself.\n");
         }
         text

@@ -187,7 +187,7 @@ mod tests {
         for (index, variable) in VARIABLES.iter().enumerate() {
             let later = VARIABLES.iter().skip(index);
             assert!(later.clone().all(|later| !uses(variable.expression, later.name)), "{variable:?}");
-            let of_policies = crate::policies::EXPRESSED.iter().flat_map(|policy| policy.checks);
+            let of_policies = crate::admission::policies::EXPRESSED.iter().flat_map(|policy| policy.checks);
             let is_used = of_policies.map(|check| check.found).any(|text| uses(text, variable.name))
                 || later.into_iter().any(|later| uses(later.expression, variable.name));
             assert!(is_used, "{variable:?}");

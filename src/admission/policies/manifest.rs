@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::{
     Check, EXPRESSED, Mutating, NOT_EXPRESSED, Policy, Scope,
     mutation::{self, PATCH, STABLE_SINCE, UNBOUND},
@@ -280,9 +282,9 @@ fn add_block(yaml: &mut String, indent: usize, key: &str, text: &str) {
     }
 }
 
-/// Returns a list of names of Kubernetes as YAML in one line.
+/// Returns a list of names as YAML in one line.
 fn flow(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    let quoted: Vec<String> = names.iter().map(|name| Value::from(*name).to_string()).collect();
     format!("[{}]", quoted.join(", "))
 }
 
