@@ -169,7 +169,7 @@ fn the_demo_has_six_beats_that_a_minute_suffices_to_read() {
         "use \"demo/new-fancy-net\", which exists",
         "nicplug.io/add-interfaces=dyniface1=new-fancy-net",
         "[NP106]",
-        "$ kubectl annotate vm vmi-fedora nicplug.io/reserve-ports=2\n   virtualmachine.kubevirt.io/vmi-fedora annotated\n",
+        "vmi-fedora nicplug.io/reserve-ports=2\n   virtualmachine.kubevirt.io/vmi-fedora annotated\n",
         "✓ guest-agent    the guest has it as \"eth1\"\n   \"dyniface1\" is plugged\n",
         "nicplug demo --all shows every rule",
     ] {

@@ -79,7 +79,7 @@ impl ExportPolicyArgs {
         });
         output.write_all(export.yaml.as_bytes())?;
         let off = EXPRESSED.len() - export.rules;
-        let off = if off == 0 { String::new() } else { format!(", {off} are off in the settings") };
+        let off = if off == 0 { String::new() } else { format!(", {off} set to off") };
         let binding = if export.has_default_binding { "with" } else { "without" };
         // The policies are complete, even if standard error is closed.
         let _ = writeln!(

@@ -173,13 +173,17 @@ fn add_policy(yaml: &mut String, policy: &Policy, rule: &Rule, options: &Options
         add_named(yaml, check.name, &found(check));
     }
     yaml.push_str("  validations:\n");
+    let advice = match policy.scope {
+        Scope::Shape => "",
+        Scope::Hotplug => "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart",
+    };
     for Check { name, fix, .. } in policy.checks {
         // Writing to a string cannot fail.
         let _ = writeln!(yaml, "  - expression: variables.{name}.size() == 0");
-        add_block(yaml, 4, "messageExpression", &format!("variables.{name}[0] +\n  '; {fix} [{}]'", rule.id));
+        add_block(yaml, 4, "messageExpression", &format!("variables.{name}[0] +\n  '; {fix}{advice} [{}]'", rule.id));
         // Kubernetes uses it if the expression fails.
         let summary = rule.summary();
-        add_block(yaml, 4, "message", &format!("{}; {fix} [{}]", summary.trim_end_matches('.'), rule.id));
+        add_block(yaml, 4, "message", &format!("{}; {fix}{advice} [{}]", summary.trim_end_matches('.'), rule.id));
         yaml.push_str("    reason: Invalid\n");
     }
 }

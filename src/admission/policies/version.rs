@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::api::quote::quote;
+
 /// A minor release of Kubernetes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct KubernetesVersion {
@@ -11,7 +13,7 @@ pub struct KubernetesVersion {
 
 /// The text is not a version of Kubernetes.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is not a Kubernetes version; write it as 1.37")]
+#[error("{} is not a Kubernetes version; write it as 1.37", quote(text))]
 pub struct KubernetesVersionError {
     text: String,
 }

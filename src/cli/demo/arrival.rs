@@ -1,5 +1,5 @@
-//! The way of a NIC into the guest, as `nicplug addinterface --wait` shows it. The demo plays KubeVirt, Multus and the
-//! guest: it changes their objects. What it prints about them is evaluated as the command does.
+//! The way of a NIC into the guest, as `nicplug addinterface --wait` shows it. The demo simulates KubeVirt, Multus and
+//! the guest: it changes their objects. The evaluation of these objects is that of the command.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// The guest's path in a VM.
 const GUEST: &str = "/spec/template/spec";
-/// KubeVirt's requests to Multus, and the answer of Multus.
+/// The annotation of the pod by which KubeVirt requests networks from Multus.
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
 /// What is printed after a change of the objects.
@@ -41,9 +41,14 @@ struct Objects {
 /// What KubeVirt, Multus or the guest does.
 type Act = fn(&mut Objects, &str) -> anyhow::Result<()>;
 
-/// Each act, and how long it takes in the demo, in milliseconds.
-const ACTS: [(u64, Act); 5] =
-    [(100, nothing), (300, copy_to_vmi), (300, request_from_multus), (900, attach_to_pod), (400, plug_into_guest)];
+/// Each act, and how long it takes in the demo, in milliseconds. At first only the VM has the NIC.
+const ACTS: [(u64, Option<Act>); 5] = [
+    (100, None),
+    (300, Some(copy_to_vmi)),
+    (300, Some(request_from_multus)),
+    (900, Some(attach_to_pod)),
+    (400, Some(plug_into_guest)),
+];
 
 /// Returns what is printed until the guest has the NIC.
 pub(super) fn moments(step: &Step) -> anyhow::Result<Vec<Moment>> {
@@ -62,7 +67,9 @@ pub(super) fn moments(step: &Step) -> anyhow::Result<Vec<Moment>> {
     for (milliseconds, act) in ACTS {
         let pause = Duration::from_millis(milliseconds);
         elapsed += pause;
-        act(&mut objects, nic)?;
+        if let Some(act) = act {
+            act(&mut objects, nic)?;
+        }
         let snapshot = Snapshot {
             vm: Some(&objects.vm),
             vmi: Some(&objects.vmi),
@@ -87,11 +94,6 @@ pub(super) fn moments(step: &Step) -> anyhow::Result<Vec<Moment>> {
         moments.push(Moment { pause, lines });
     }
     Ok(moments)
-}
-
-/// The VM has the NIC, and the virtual machine instance does not yet.
-fn nothing(_: &mut Objects, _: &str) -> anyhow::Result<()> {
-    Ok(())
 }
 
 fn copy_to_vmi(objects: &mut Objects, _: &str) -> anyhow::Result<()> {

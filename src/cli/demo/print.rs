@@ -22,8 +22,8 @@ impl Printer {
 
     pub(super) fn introduction(address: &SocketAddr) -> String {
         let text = format!(
-            "nicplug demo: a real webhook server on https://{address}, an example cluster, and its running VM vmi-fedora \
-             with one NIC. Each step changes the VM; the output shows what kubectl prints."
+            "nicplug demo: a real webhook server on https://{address}, an example cluster, and its running VM \
+             vmi-fedora with one NIC. Each step changes the VM; the output shows what kubectl prints."
         );
         format!("{}\n", wrap(&text, "", ""))
     }
