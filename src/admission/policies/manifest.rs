@@ -180,7 +180,9 @@ fn add_policy(yaml: &mut String, policy: &Policy, rule: &Rule, options: &Options
     for Check { name, fix, .. } in policy.checks {
         // Writing to a string cannot fail.
         let _ = writeln!(yaml, "  - expression: variables.{name}.size() == 0");
-        add_block(yaml, 4, "messageExpression", &format!("variables.{name}[0] +\n  '; {fix}{advice} [{}]'", rule.id));
+        let end = if advice.is_empty() { String::new() } else { format!("' +\n  '{advice}") };
+        let message = format!("variables.{name}[0] +\n  '; {fix}{end} [{}]'", rule.id);
+        add_block(yaml, 4, "messageExpression", &message);
         // Kubernetes uses it if the expression fails.
         let summary = rule.summary();
         add_block(yaml, 4, "message", &format!("{}; {fix}{advice} [{}]", summary.trim_end_matches('.'), rule.id));
