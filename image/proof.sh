@@ -34,5 +34,5 @@ else
     inside=(unshare --map-root-user chroot "$root")
 fi
 env --ignore-environment "$(command -v "${inside[0]}")" "${inside[@]:1}" "${command[@]}" --version
-env --ignore-environment "$(command -v "${inside[0]}")" "${inside[@]:1}" "${command[@]}" demo --once
+env --ignore-environment "$(command -v "${inside[0]}")" "${inside[@]:1}" "${command[@]}" demo --all
 printf '\nThe whole demo runs in an empty root: %s\n' "$file"

@@ -56,7 +56,7 @@ def main() -> None:
             kubeconfig.write_text(json.dumps(kubeconfig_for(api_port)))
             with serve(command, certificates, "--kubeconfig", str(kubeconfig), "--persist", "off") as (_, health):
                 wait_until(lambda: known_vmis(health) == GUESTS + 1)
-    subprocess.run([*command, "demo", "--once"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "demo", "--all"], check=True, stdout=subprocess.DEVNULL)
 
 
 # === The server ===

@@ -143,20 +143,56 @@ fn facts_are_read_from_a_folder() {
 
 #[test]
 fn the_demo_shows_every_rule_in_eighty_columns_without_colours() {
-    let output = run(&["demo", "--once"], "");
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let verdicts = text.lines().filter(|line| line.contains("is invalid:") || line.ends_with(" configured")).count();
-    assert!(verdicts >= 25, "{text}");
+    let text = demo(&["--all", "--once"]);
+    let is_result = |line: &&str| {
+        line.contains("is invalid:") || [" configured", " annotated"].iter().any(|end| line.ends_with(end))
+    };
+    let verdicts = text.lines().filter(is_result).count();
+    assert!(verdicts >= 40, "{verdicts} in {text}");
     for part in ["patch: add /spec/template", "Warning: "] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     let missing: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !text.contains(&format!("[{id}]"))).collect();
     assert!(missing.is_empty(), "no step shows {missing:?}");
+}
+
+#[test]
+fn the_demo_has_six_beats_that_a_minute_suffices_to_read() {
+    let text = demo(&[]);
+    let titles: Vec<&str> =
+        text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())).collect();
+    assert!(titles.len() == 7 && titles[5].starts_with("6. ") && titles[6].starts_with("6 changes"), "{titles:?}");
+    assert!(text.lines().count() <= 110, "{} lines:\n{text}", text.lines().count());
+    for part in [
+        "eth0  lo",
+        "[NP103]",
+        "use \"demo/new-fancy-net\", which exists",
+        "nicplug.io/add-interfaces=dyniface1=new-fancy-net",
+        "[NP106]",
+        "vmi-fedora nicplug.io/reserve-ports=2\n   virtualmachine.kubevirt.io/vmi-fedora annotated\n",
+        "✓ guest-agent    the guest has it as \"eth1\"\n   \"dyniface1\" is plugged\n",
+        "nicplug demo --all shows every rule",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert_eq!(without_port(&text), without_port(&demo(&["--once"])));
+}
+
+/// Returns the output of the demo, in lines of at most 80 columns without colours.
+fn demo(flags: &[&str]) -> String {
+    let output = run(&[&["demo"], flags].concat(), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     for line in text.lines() {
         assert!(line.chars().count() <= 80, "{line:?}");
         assert!(!line.contains('\u{1b}'), "{line:?}");
     }
+    text
+}
+
+/// Removes the introduction, whose lines depend on the length of the port.
+fn without_port(text: &str) -> &str {
+    text.split_once("\n\n").unwrap().1
 }
 
 #[test]

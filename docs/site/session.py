@@ -1,4 +1,4 @@
-"""Draws a terminal session as docs/images/demo.svg: session.py PROGRAM runs `PROGRAM demo --once` and shows two steps.
+"""Draws a terminal session as docs/images/demo.svg: session.py PROGRAM runs `PROGRAM demo --once` and shows two beats.
 
 tests/docs.rs holds the picture equal to what the program prints.
 """
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PICTURE = Path(__file__).resolve().parents[1] / "images/demo.svg"
-STEPS = ("1. ", "4. ")
+STEPS = ("2. ", "4. ")
 LINE, LEFT, TOP = 19, 20, 56
 COLOURS = {"title": "#8be9fd", "denied": "#ff8a80", "allowed": "#a5d6a7", "text": "#e0e0e0", "prompt": "#f4a259"}
 
@@ -26,7 +26,7 @@ def main(program: str) -> None:
         for line in step.rstrip().splitlines():
             if "is invalid" in line:
                 colour = "denied"
-            elif re.search(r"^ +patch: |configured$", line):
+            elif re.search(r"^ +patch: |(configured|annotated)$", line):
                 colour = "allowed"
             lines.append((colour, line))
             if colour == "title":
@@ -44,7 +44,7 @@ def main(program: str) -> None:
     dots = "".join(f'<circle cx="{24 + 20 * place}" cy="20" r="6" fill="{colour}"/>' for place, colour in buttons)
     PICTURE.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
-        'aria-label="nicplug demo denies a NIC and completes another" font-family="monospace" font-size="15">\n'
+        'aria-label="nicplug demo denies a NIC and adds another by an annotation" font-family="monospace" font-size="15">\n'
         f'<rect width="{width}" height="{height}" rx="10" fill="#1e1e2e"/>\n{dots}\n{rows}</svg>\n'
     )
 

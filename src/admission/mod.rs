@@ -4,11 +4,14 @@
 //! Each body is parsed once. The [`Evaluation`] holds everything that a server logs, counts and reports, so that no
 //! code reads the answer again. A denial that depends on the cluster can be evaluated again with newer facts; see
 //! [`Evaluator::recheck`].
+//!
+//! [`policies`] has the rules that an API server can evaluate itself.
 
 mod enforcement;
 mod evaluation;
 mod findings;
 mod outlook;
+pub mod policies;
 mod recheck;
 mod render;
 pub mod verdict;

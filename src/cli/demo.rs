@@ -1,11 +1,12 @@
 //! `nicplug demo`: reviews a series of changes over real TLS, without a cluster.
 
+mod arrival;
 mod client;
 mod print;
 mod steps;
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -31,28 +32,36 @@ use crate::{
     settings::Settings,
 };
 
-/// Show what nicplug allows and denies, with a real server on this machine and without a cluster.
+/// Show in a minute what nicplug does, with a real server on this machine and without a cluster.
 ///
 /// Creates certificates in memory, starts the server on a free loopback port with the objects of a small example
-/// cluster, and sends it one change after another. Prints the YAML, the patch, and the result like kubectl.
+/// cluster, and sends it one change after another. Prints the change, the patch, and the result like kubectl.
 #[derive(Args, Debug)]
 pub(super) struct DemoArgs {
-    /// Exit after the last step. Without this flag the server keeps running, and the demo prints curl commands for it.
+    /// Show every rule: about forty changes.
     #[arg(long)]
+    all: bool,
+
+    /// Keep the server running after the last step, and print curl commands for it.
+    #[arg(long)]
+    curl: bool,
+
+    /// Exit after the last step, which is the default.
+    #[arg(long, conflicts_with = "curl")]
     once: bool,
 }
 
 impl DemoArgs {
-    /// Runs all steps; fails if the result of a step is not the expected one.
+    /// Runs the steps; fails if the result of a step is not the expected one.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(run(self.once))?;
+        runtime.block_on(run(&self))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn run(once: bool) -> anyhow::Result<()> {
+async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let bundle = certificates::generate(&Host::local()?, SystemTime::now())?;
     let facts = CurrentFacts::default();
     let config = Config::new(CertKeyPair::try_from(&bundle)?.into());
@@ -68,12 +77,18 @@ async fn run(once: bool) -> anyhow::Result<()> {
     let printer = Printer::for_stdout();
     let client = Client::new(address, &bundle.ca)?;
     print(&Printer::introduction(&address))?;
-    let steps = steps::steps()?;
-    for (number, step) in steps.iter().enumerate() {
-        run_step(number + 1, step, &facts, &client, &printer).await?;
+    let mut steps = steps::beats()?;
+    if args.all {
+        steps.extend(steps::steps()?);
     }
-    print(&printer.end(steps.len()))?;
-    if !once {
+    let mut number = 0;
+    for step in &steps {
+        number += usize::from(!step.title.is_empty());
+        run_step(number, step, &facts, &client, &printer).await?;
+    }
+    let reviewed = steps.iter().filter(|step| !step.unreviewed).count();
+    print(&printer.end(reviewed, args.all || args.curl))?;
+    if args.curl {
         let example = steps::example()?;
         facts.set(example.cluster()?);
         print(&Printer::curl_lines(&address, &steps::review(&example)?))?;
@@ -94,6 +109,9 @@ async fn run_step(
     let explain = || format!("step {number}, {:?}", step.title);
     facts.set(step.cluster().with_context(explain)?);
     print(&printer.step(number, step))?;
+    if step.unreviewed {
+        return Ok(print(&printer.unreviewed(step))?);
+    }
     let mut review = steps::review(step).with_context(explain)?;
     let mutated = client.post("/mutate", &review).await.with_context(explain)?;
     let patch = steps::apply_patch(&mut review, &mutated).with_context(explain)?;
@@ -111,6 +129,21 @@ async fn run_step(
         explain(),
         step.expect
     );
+    if !step.arrives.is_empty() {
+        follow(step, printer).await.with_context(explain)?;
+    }
+    Ok(())
+}
+
+/// Prints the way of a NIC into the guest; on a terminal at its pace.
+async fn follow(step: &Step, printer: &Printer) -> anyhow::Result<()> {
+    let is_terminal = io::stdout().is_terminal();
+    for moment in arrival::moments(step)? {
+        if is_terminal {
+            tokio::time::sleep(moment.pause).await;
+        }
+        print(&printer.arrival(&moment.lines))?;
+    }
     Ok(())
 }
 

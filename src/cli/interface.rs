@@ -21,6 +21,7 @@ use kube::{
 };
 use serde_json::Value;
 
+pub(super) use self::follow::line_at;
 use self::{
     follow::Follower,
     output::{Console, can_ask},

@@ -7,6 +7,7 @@ mod certs;
 mod check;
 mod demo;
 mod explain;
+mod export_policy;
 mod facts;
 mod guests;
 mod interface;
@@ -62,6 +63,7 @@ enum Command {
     Completion(reference::CompletionArgs),
     Demo(demo::DemoArgs),
     Explain(explain::ExplainArgs),
+    ExportPolicy(export_policy::ExportPolicyArgs),
     Man(reference::ManArgs),
     Plan(Box<plan::PlanArgs>),
     Probe(probe::ProbeArgs),
@@ -97,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Completion(args) => args.run(Args::command(), &mut io::stdout().lock()),
         Command::Demo(args) => args.run(),
         Command::Explain(args) => args.run(&mut io::stdout().lock()),
+        Command::ExportPolicy(args) => args.run(&mut io::stdout().lock()),
         Command::Probe(args) => args.run(&mut io::stdout().lock()),
         Command::Man(args) => args.run(&Args::command(), &mut io::stdout().lock()),
         Command::Plan(args) => args.run(&mut io::stdout().lock()),

@@ -35,6 +35,11 @@ impl<T> ByPattern<T> {
         self.0.is_empty()
     }
 
+    /// Returns all entries, the most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = (&Pattern, &T)> {
+        self.0.iter().map(|(pattern, value)| (pattern, value))
+    }
+
     /// Returns the value of the most specific entry that matches the name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&T> {
@@ -98,6 +103,18 @@ impl<'de> Deserialize<'de> for Pattern {
 }
 
 impl Pattern {
+    /// Returns the name; `None` for a pattern of names.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        (!self.0.contains('*')).then_some(&self.0)
+    }
+
+    /// Whether it is a pattern that matches some names only.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.name().is_none() && !self.matches("")
+    }
+
     fn rank(&self) -> (bool, Reverse<usize>, &str) {
         let stars = self.0.matches('*').count();
         (stars > 0, Reverse(self.0.chars().count() - stars), &self.0)

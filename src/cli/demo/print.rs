@@ -4,8 +4,11 @@ use std::{fmt::Write as _, net::SocketAddr};
 
 use serde_json::Value;
 
-use super::steps::Step;
+use super::{arrival::ArrivalLine, steps::Step};
 use crate::cli::terminal::{Colour, Painter, wrap};
+
+/// The width of what the user runs, which is indented.
+const INPUT_WIDTH: usize = 75;
 
 /// Formats the output of the demo.
 pub(super) struct Printer {
@@ -19,29 +22,24 @@ impl Printer {
 
     pub(super) fn introduction(address: &SocketAddr) -> String {
         let text = format!(
-            "nicplug demo: a real server on https://{address}, the objects of an example cluster, and the running VM \
-             vmi-fedora with one NIC on the default network. Each step changes the VM, like kubectl apply; the output \
-             shows the other NICs."
+            "nicplug demo: a real webhook server on https://{address}, an example cluster, and its running VM \
+             vmi-fedora with one NIC. Each step changes the VM; the output shows what kubectl prints."
         );
         format!("{}\n", wrap(&text, "", ""))
     }
 
+    /// Formats the change; `number` is that of its title.
     pub(super) fn step(&self, number: usize, step: &Step) -> String {
-        let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
+        let mut text = String::from("\n");
+        if !step.title.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{}", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
+        }
         if !step.note.is_empty() {
             text.push_str(&wrap(&step.note, "   ", "   "));
             text.push('\n');
         }
-        for (annotation, value) in &step.annotate {
-            // Writing to a string cannot fail.
-            let line = format!("     annotations: {{{annotation}: {value:?}}}");
-            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
-        }
-        if !step.delete.is_empty() {
-            let line = format!("     kubectl delete network-attachment-definitions {}", step.delete);
-            let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &line));
-        }
-        for line in step.apply.lines() {
+        for line in input(step).lines() {
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Cyan, &format!("     {line}")));
         }
         text
@@ -50,32 +48,57 @@ impl Printer {
     /// Formats the patch of the mutating webhook, and the result as kubectl prints it.
     pub(super) fn verdict(&self, step: &Step, answer: &Value, patch: Option<&Value>) -> String {
         let mut text = String::new();
+        let response = answer.get("response").unwrap_or(&Value::Null);
+        let error = kubectl_error(step.kind(), response);
+        // The patch of a denied change is not stored.
+        let patch = patch.filter(|_| error.is_none());
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
             let line = format!("patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
             let line = wrap(line.trim_end(), "   ", "          ");
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Dim, &line));
         }
-        let response = answer.get("response").unwrap_or(&Value::Null);
         for warning in response.get("warnings").and_then(Value::as_array).into_iter().flatten() {
             let line = wrap(&format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Yellow, &line));
         }
-        let (colour, line) = match kubectl_error(step.kind(), response) {
+        let (colour, line) = match error {
             Some(error) => (Colour::Red, error),
             None if !step.delete.is_empty() => {
                 let kind = "network-attachment-definition.k8s.cni.cncf.io";
                 (Colour::Green, format!("   {kind} {:?} deleted", step.delete))
             }
-            None => (Colour::Green, format!("   {}.kubevirt.io/vmi-fedora configured", step.kind().to_lowercase())),
+            None => (Colour::Green, success(step)),
         };
         let _ = writeln!(text, "{}", self.painter.paint(colour, &line));
         text
     }
 
-    pub(super) fn end(&self, steps: usize) -> String {
-        let line = format!("{steps} changes reviewed over TLS, all with the expected result.");
-        format!("\n{}\n", self.painter.paint(Colour::Bold, &line))
+    /// Formats the result of a change that nothing has reviewed.
+    pub(super) fn unreviewed(&self, step: &Step) -> String {
+        let mut text = format!("{}\n", self.painter.paint(Colour::Green, &success(step)));
+        for line in step.then.lines() {
+            let _ = writeln!(text, "   {line}");
+        }
+        text
+    }
+
+    /// Formats the lines of a NIC on its way.
+    pub(super) fn arrival(&self, lines: &[ArrivalLine]) -> String {
+        lines.iter().fold(String::new(), |mut text, line| {
+            let colour = if line.is_reached { Colour::Green } else { Colour::Dim };
+            let _ = writeln!(text, "{}", self.painter.paint(colour, &line.text));
+            text
+        })
+    }
+
+    pub(super) fn end(&self, reviewed: usize, knows_flags: bool) -> String {
+        let line = format!("{reviewed} changes reviewed over TLS, all with the expected result.");
+        let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &line));
+        if !knows_flags {
+            text.push_str("nicplug demo --all shows every rule, --curl lets you send requests yourself.\n");
+        }
+        text
     }
 
     pub(super) fn curl_lines(address: &SocketAddr, review: &Value) -> String {
@@ -86,6 +109,42 @@ impl Printer {
         }
         text
     }
+}
+
+/// Returns what the user runs or applies.
+fn input(step: &Step) -> String {
+    if !step.command.is_empty() {
+        return format!("$ {}", step.command);
+    }
+    if step.is_annotation() {
+        let words = step.annotate.iter().map(|(annotation, value)| format!("{annotation}={}", in_shell(value)));
+        let words: Vec<String> = words.collect();
+        let (command, words) = ("$ kubectl annotate vm vmi-fedora", words.join(" "));
+        let fits = command.len() + words.len() < INPUT_WIDTH;
+        return if fits { format!("{command} {words}") } else { format!("{command} \\\n    {words}") };
+    }
+    if !step.delete.is_empty() {
+        return format!("$ kubectl delete network-attachment-definitions {}", step.delete);
+    }
+    let annotations =
+        step.annotate.iter().map(|(annotation, value)| format!("annotations: {{{annotation}: {value:?}}}\n"));
+    annotations.chain([step.apply.clone()]).collect()
+}
+
+/// Returns a word as a shell reads it.
+fn in_shell(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "=,./-_:".contains(letter);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{word}'") }
+}
+
+/// Returns what kubectl or nicplug prints for a change that is stored.
+fn success(step: &Step) -> String {
+    let verb = match (step.is_annotation(), step.command.is_empty()) {
+        (true, _) => "annotated",
+        (false, true) => "configured",
+        (false, false) => "patched",
+    };
+    format!("   {}.kubevirt.io/vmi-fedora {verb}", step.kind().to_lowercase())
 }
 
 /// Formats a denial like kubectl: `The KIND "x" is invalid: FIELD: MESSAGE`, with several causes as a list.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{manifests, store::Store};
 
+const BEATS: &str = include_str!("beats.yaml");
 const STEPS: &str = include_str!("steps.yaml");
 const CLUSTER: &str = include_str!("cluster.yaml");
 const VM: &str = include_str!("vm.yaml");
@@ -29,13 +30,18 @@ pub(super) struct Step {
     stopped: bool,
     guest: Value,
     status: BTreeMap<String, Value>,
+    slots: String,
     stored: String,
     template: String,
     vmi: bool,
     pub(super) delete: String,
     pub(super) apply: String,
     pub(super) annotate: BTreeMap<String, String>,
+    pub(super) command: String,
+    pub(super) arrives: String,
     pub(super) expect: Expect,
+    pub(super) unreviewed: bool,
+    pub(super) then: String,
 }
 
 /// The expected result of a step.
@@ -56,7 +62,12 @@ struct Nics {
     networks: Vec<Value>,
 }
 
-/// Returns all steps in order.
+/// Returns the six beats.
+pub(super) fn beats() -> anyhow::Result<Vec<Step>> {
+    serde_saphyr::from_str(BEATS).context("cannot read the beats of the demo")
+}
+
+/// Returns the further steps in order.
 pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
     serde_saphyr::from_str(STEPS).context("cannot read the steps of the demo")
 }
@@ -75,6 +86,16 @@ impl Step {
             (true, true) => "VirtualMachineInstance",
             (false, true) => "VirtualMachine",
         }
+    }
+
+    /// Whether the user only annotates the VM.
+    pub(super) fn is_annotation(&self) -> bool {
+        !self.annotate.is_empty() && self.apply == self.stored && !self.vmi
+    }
+
+    /// Returns the VM after the change, and its VMI before it.
+    pub(super) fn vm_and_vmi(&self) -> anyhow::Result<(Value, Value)> {
+        Ok((self.vm(&self.apply)?, self.vmi(&self.vm(&self.stored)?)?))
     }
 
     /// Returns the cluster of the step.
@@ -125,10 +146,13 @@ impl Step {
         status.extend(self.status.clone());
         let owner =
             json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": "vmi-fedora", "uid": "fedora"});
+        let annotations = if self.slots.is_empty() { json!({}) } else { json!({"nicplug.io/boot-slots": self.slots}) };
+        let metadata =
+            json!({"name": "vmi-fedora", "namespace": "demo", "annotations": annotations, "ownerReferences": [owner]});
         Ok(json!({
             "apiVersion": "kubevirt.io/v1",
             "kind": "VirtualMachineInstance",
-            "metadata": {"name": "vmi-fedora", "namespace": "demo", "annotations": {}, "ownerReferences": [owner]},
+            "metadata": metadata,
             "spec": spec,
             "status": status,
         }))

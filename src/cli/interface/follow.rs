@@ -26,7 +26,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{api, migration, output::Console};
 use crate::{
-    cli::{kubeconfig::Cluster, terminal::Colour},
+    cli::{
+        kubeconfig::Cluster,
+        terminal::{Colour, wrap},
+    },
     facts::Fact,
     hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
     k8s::{api_error::root_cause, kind::Kind},
@@ -414,6 +417,11 @@ fn message_of(error: &watcher::Error) -> String {
 /// Returns the head of a line of the table.
 fn head(elapsed: Duration, mark: &str, stage: &str) -> String {
     format!("{:>6.1}s {mark} {stage:<14} ", elapsed.as_secs_f64())
+}
+
+/// Returns a line of the table, for the demo: at a time that is given, and broken at 80 columns.
+pub(in crate::cli) fn line_at(elapsed: Duration, mark: &str, stage: &str, note: &str) -> String {
+    wrap(note, &head(elapsed, mark, stage), &" ".repeat(MARGIN))
 }
 
 fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
