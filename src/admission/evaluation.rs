@@ -7,6 +7,7 @@ use json_patch::{Patch, PatchOperation};
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
+    outlook::is_of_running_vm,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},
@@ -92,13 +93,13 @@ pub struct Evaluation<'r> {
     pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
     pub(super) verdict: Verdict,
     pub(super) patch: Option<Patch>,
-    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`] or
-    /// [`Verdict::postponed`].
+    /// `None` for a decision other than a denial, a patch, a warning about [`Verdict::not_denied`] or
+    /// [`Verdict::postponed`], or a change of the NICs of a running VM.
     pub(super) basis: Option<Box<Basis<'r>>>,
 }
 
-/// The input of a decision. Only denials, patches and warnings instead of denials keep it, because it is large and no
-/// other decision needs it again.
+/// The input of a decision. Only denials, patches, warnings instead of denials and changes of running VMs keep it,
+/// because it is large and no other decision needs it again.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "every basis is in a box")]
 pub(super) enum Basis<'r> {
@@ -219,10 +220,12 @@ impl<'r> Evaluation<'r> {
         endpoint: Endpoint,
         request: &'r Request<'r>,
         verdict: Verdict,
+        is_foreseen: bool,
         basis: impl FnOnce() -> Basis<'r>,
     ) -> Self {
         let decision = Decision::of(&verdict);
-        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
+        let is_instead_of_denial = !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
+        let is_kept = is_foreseen || is_instead_of_denial || decision == Decision::Denied;
         let basis = is_kept.then(|| Box::new(basis()));
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
     }
@@ -296,7 +299,9 @@ impl<'e> Evaluator<'e> {
             Endpoint::Validate => {
                 let facts = self.facts_for(&change);
                 let verdict = decide(&change, &facts, self.settings);
-                Evaluation::with_verdict(endpoint, request, verdict, || Basis::Change(change, facts))
+                let is_foreseen = is_of_running_vm(&change, &facts);
+                let basis = || Basis::Change(change, facts);
+                Evaluation::with_verdict(endpoint, request, verdict, is_foreseen, basis)
             }
             // The API server silently drops a patch of a status request that changes anything but the status.
             Endpoint::Mutate if change.requests.is_some() => Evaluation::new(endpoint, request, Decision::Allowed),
@@ -343,7 +348,7 @@ impl<'e> Evaluator<'e> {
         }
         let facts = self.facts_for_migration(request, &start);
         let verdict = decide_migration(&start, &facts, self.settings);
-        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
+        Evaluation::with_verdict(endpoint, request, verdict, false, || Basis::Migration(start, facts))
     }
 
     fn evaluate_network<'r>(
@@ -357,7 +362,7 @@ impl<'e> Evaluator<'e> {
         }
         let facts = self.facts.facts_for_network(&change);
         let verdict = decide_network(&change, &facts, self.settings);
-        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+        Evaluation::with_verdict(endpoint, request, verdict, false, || Basis::Network(change, facts))
     }
 
     /// Returns the facts for the start of a migration; none for that of a fork of KubeVirt, whose objects are not watched.

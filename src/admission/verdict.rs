@@ -111,7 +111,7 @@ pub fn decide_without_restart(findings: &[Finding], policy: EnforcementPolicy) -
 
 /// Whether a change that cannot be made to the running VM can wait for its next restart.
 #[derive(Clone, Copy, Debug)]
-enum Restart<'c> {
+pub(super) enum Restart<'c> {
     /// It waits: the user requested it, or the settings allow it.
     Awaited(&'c Change<'c>),
     /// virt-controller makes the change for the owner of the guest, and retries it without limit.
@@ -123,7 +123,7 @@ enum Restart<'c> {
 }
 
 impl<'c> Restart<'c> {
-    fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
         // Only a fault needs the settings for the user and the groups.
         let has_fault =
             || findings.iter().any(|finding| finding.rule.scope == Scope::Hotplug && finding.kind.cause().is_some());
@@ -141,7 +141,7 @@ impl<'c> Restart<'c> {
 
 /// What a finding does to the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Effect {
+pub(super) enum Effect {
     /// It denies the request.
     Denies(CauseType),
     /// Its rule is off.
@@ -155,7 +155,7 @@ enum Effect {
 }
 
 impl Effect {
-    fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
         let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
             (_, Enforcement::Off) => return Self::Ignored,
             (Some(reason), Enforcement::Deny) => reason,

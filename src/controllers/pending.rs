@@ -23,7 +23,6 @@ use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use ring::digest;
-use serde_json::Value;
 
 pub use self::counts::{PendingCounts, STAGES};
 use self::{
@@ -33,7 +32,7 @@ use self::{
 use crate::{
     cluster::cache::Cache,
     hotplug::{
-        place::{Need, NicReport, PendingReason, Place},
+        place::{Need, NicReport, Place},
         progress::Direction,
     },
     k8s::{
@@ -170,18 +169,13 @@ impl PendingController {
                 return tracker.postpone(vm, now);
             }
         };
-        let waits_for_restart = waits_for_restart(&object);
         let object = reference(&object);
         let uid = object.uid.clone().unwrap_or_default();
         for nic in &report.nics {
             let key = NicKey { vm: vm.clone(), nic: nic.name.clone() };
             let is_pending =
                 nic.need != Need::Nothing && nic.direction == Direction::Attach && nic.place < Place::Guest;
-            let reason = match nic.place {
-                Place::Template if waits_for_restart => Some(PendingReason::Restart),
-                _ => nic.reason,
-            };
-            let finding = reason.filter(|_| is_pending).map(|reason| (nic.place, reason));
+            let finding = nic.reason.filter(|_| is_pending).map(|reason| (nic.place, reason));
             let Some(reason) = tracker.judge(&key, &uid, finding, now) else { continue };
             let name = event_name(&key, &uid, reason.as_str(), tracker.arrivals(&key));
             let annotations = BTreeMap::from([
@@ -217,11 +211,6 @@ fn note(nic: &NicReport) -> String {
         let _ = write!(note, "; not read, so the reason may be another one: {}", nic.unread.join(", "));
     }
     note
-}
-
-/// Whether the owner of a VM lets changes of its NICs wait for the next restart.
-fn waits_for_restart(vm: &Value) -> bool {
-    vm.pointer("/metadata/annotations/nicplug.io~1apply").is_some_and(|apply| apply == "on-restart")
 }
 
 fn vm_reference((namespace, name): &Key, uid: String) -> ObjectReference {
