@@ -341,7 +341,10 @@ fn words(ports: &PortCount) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::verdict::Verdict, rules::FreePorts};
+    use crate::{
+        admission::verdict::Verdict,
+        rules::{AtRestart, FreePorts},
+    };
 
     fn nic(name: &str, change: NicChange, timing: Timing) -> NicOutlook {
         NicOutlook { name: name.to_owned(), change, timing, reasons: Vec::new() }
@@ -373,6 +376,7 @@ mod tests {
             rule: "NP103",
             scope: crate::rules::Scope::Hotplug,
             weight: Weight::Denied,
+            at_restart: AtRestart::Applied,
             what: "model e1000e of \"white\" cannot be hotplugged".to_owned(),
             fix: "use virtio".to_owned(),
         }];

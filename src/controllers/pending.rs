@@ -22,7 +22,6 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use ring::digest;
 
 pub use self::counts::{PendingCounts, STAGES};
 use self::{
@@ -37,7 +36,7 @@ use crate::{
     },
     k8s::{
         Key,
-        events::{EventReason, Events, NamedEvent, reference},
+        events::{EventReason, Events, NamedEvent, name_of_event, reference},
         log_once::LogOnce,
         request::ApiClient,
     },
@@ -55,9 +54,6 @@ const READ_AT_ONCE: usize = 20;
 
 /// How long a response of the API server may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest part of a VM's name in the name of an Event.
-const LONGEST_PREFIX: usize = 200;
 
 /// Reports NICs that running guests lack.
 pub struct PendingController {
@@ -227,13 +223,7 @@ fn vm_reference((namespace, name): &Key, uid: String) -> ObjectReference {
 /// Returns the name of the Event about a NIC: the same for the same NIC and reason, until the NIC has arrived.
 fn event_name(key: &NicKey, uid: &str, what: &str, arrivals: u32) -> String {
     let NicKey { vm: (_, name), nic } = key;
-    let hash = digest::digest(&digest::SHA256, format!("{uid} {nic} {what} {arrivals}").as_bytes());
-    let mut event_name = format!("{}.", name.get(..name.floor_char_boundary(LONGEST_PREFIX)).unwrap_or_default());
-    for byte in hash.as_ref().iter().take(8) {
-        // Writing to a string cannot fail.
-        let _ = write!(event_name, "{byte:02x}");
-    }
-    event_name
+    name_of_event(name, &format!("{uid} {nic} {what} {arrivals}"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! 3. at the *deadline* the remaining connections are aborted.
 
 mod body;
+mod change_events;
 mod connection;
 mod counts;
 pub mod deadline;
@@ -46,6 +47,7 @@ use tokio::{
 
 use self::{
     body::BodyBudget,
+    change_events::ChangeEvents,
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
     in_flight::{InFlight, LogLimit},
@@ -64,7 +66,9 @@ pub use self::{
 use crate::{
     admission::{Decision, Reviewer},
     cluster::watch::Watches,
-    controllers::{pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation},
+    controllers::{
+        changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
+    },
     k8s::{
         backoff::{Backoff, Delays},
         events::EventQueue,
@@ -93,7 +97,7 @@ pub struct Config {
     /// The watches of the cluster from which the reviewer's facts come, if any. The server is ready when all watches
     /// are, and reads the cluster again before a denial that depends on facts.
     pub watches: Option<Watches>,
-    /// The queue for Events about denied requests of KubeVirt; needs `watches`.
+    /// The queue for Events about denied requests of KubeVirt and about changes of running VMs; needs `watches`.
     pub events: Option<EventQueue>,
     /// The numbers of pending NICs, for the metrics, if this process follows them.
     pub pending: Option<PendingCounts>,
@@ -193,12 +197,17 @@ impl Server {
         if let Some(spans) = &spans {
             metrics.add_spans(spans.clone());
         }
+        let change_events = watches
+            .as_ref()
+            .zip(events.clone())
+            .map(|(watches, queue)| ChangeEvents::new(ChangeFollower::start(watches.client().clone(), queue)));
         let denial_events =
             watches.as_ref().zip(events).map(|(watches, queue)| DenialEvents::new(Arc::clone(watches.cache()), queue));
         let router = routes::router(AppState {
             reviewer,
             rechecker,
             denial_events,
+            change_events,
             counts: counts.clone(),
             in_flight,
             spans,

@@ -531,6 +531,7 @@ mod tests {
             reviewer: reviewer(&[kubevirt(), vmi()]),
             rechecker: Some(rechecker),
             denial_events: Some(DenialEvents::new(Arc::new(Cache::new(store).0), events.clone())),
+            change_events: None,
             counts: counts.clone(),
             in_flight: Arc::new(InFlight::new(1)),
             spans: None,

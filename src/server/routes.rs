@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     body::{self, BodyBudget, BodyLimits, ReadError},
+    change_events::ChangeEvents,
     counts::{Counts, RefusalReason},
     deadline::answer_within,
     decision_log::{self, Trace},
@@ -72,6 +73,8 @@ pub(super) struct AppState {
     pub(super) rechecker: Option<Rechecker>,
     /// `None` without a cluster.
     pub(super) denial_events: Option<DenialEvents>,
+    /// `None` without a cluster.
+    pub(super) change_events: Option<ChangeEvents>,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
     /// `None` without a collector.
@@ -119,6 +122,9 @@ impl AppState {
                 decision_log::write(&evaluation, took, trace.as_ref());
                 if let Some(denial_events) = &self.denial_events {
                     denial_events.emit(&evaluation);
+                }
+                if let Some(change_events) = &self.change_events {
+                    change_events.follow(evaluator, &evaluation, &settings);
                 }
                 let status = StatusCode::from_u16(evaluation.http_status());
                 json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
