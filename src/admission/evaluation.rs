@@ -7,7 +7,6 @@ use json_patch::{Patch, PatchOperation};
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
-    outlook::is_of_running_vm,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},
@@ -387,6 +386,17 @@ impl<'e> Evaluator<'e> {
         }
         facts
     }
+}
+
+/// Whether a request changes the NICs of a VM whose guest runs, and is stored if no other webhook refuses it. KubeVirt
+/// itself writes the NICs of `status.interfaceRequests` to the template afterwards.
+pub(super) fn is_of_running_vm(change: &Change, facts: &Facts) -> bool {
+    !change.dry_run
+        && !change.nics.is_empty()
+        && change.after.vm.is_some()
+        && change.before.is_some()
+        && change.requests.is_none()
+        && facts.live().known().is_some()
 }
 
 /// Whether a kind is of the group in which KubeVirt or Multus serves it.

@@ -4,7 +4,7 @@
 use super::{
     Evaluation, Evaluator, ParsedBody,
     enforcement::EnforcementPolicy,
-    evaluation::Basis,
+    evaluation::{Basis, is_of_running_vm},
     verdict::{self, Effect, Restart, Verdict},
 };
 use crate::{
@@ -172,17 +172,6 @@ impl Evaluator<'_> {
         let others = others.into_iter().filter_map(reason).collect();
         Outlook { verdict, nics, others, ports: free_ports(&case) }
     }
-}
-
-/// Whether a request changes the NICs of a VM whose guest runs, and is stored if no other webhook refuses it. KubeVirt
-/// itself writes the NICs of `status.interfaceRequests` to the template afterwards.
-pub(super) fn is_of_running_vm(change: &Change, facts: &Facts) -> bool {
-    !change.dry_run
-        && !change.nics.is_empty()
-        && change.after.vm.is_some()
-        && change.before.is_some()
-        && change.requests.is_none()
-        && facts.live().known().is_some()
 }
 
 /// Whether a finding is about a NIC: it points at its interface or its network, or it names the NIC and points at the

@@ -38,6 +38,11 @@ impl DenialEvents {
         }
     }
 
+    /// Whether a user is a component of KubeVirt.
+    pub(super) fn is_of_kubevirt(&self, user: &str) -> bool {
+        self.cache.is_of_kubevirt(user)
+    }
+
     fn event_of<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, EventReason, String)> {
         let verdict = evaluation.verdict();
         if let Some(change) = evaluation.denied_change() {

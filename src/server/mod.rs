@@ -19,6 +19,7 @@ mod counts;
 pub mod deadline;
 mod decision_log;
 mod denial_events;
+pub mod denials;
 mod health;
 mod in_flight;
 mod limits;
@@ -50,6 +51,7 @@ use self::{
     change_events::ChangeEvents,
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
+    denials::DenialCounts,
     in_flight::{InFlight, LogLimit},
     metrics::Metrics,
     readiness::{Check, Readiness},
@@ -99,8 +101,12 @@ pub struct Config {
     pub watches: Option<Watches>,
     /// The queue for Events about denied requests of KubeVirt and about changes of running VMs; needs `watches`.
     pub events: Option<EventQueue>,
+    /// The number of namespaces that the metric of denials tells apart; 0 for none.
+    pub denial_namespaces: usize,
     /// The numbers of pending NICs, for the metrics, if this process follows them.
     pub pending: Option<PendingCounts>,
+    /// Whether this process is the leader, for the metrics, if it takes part in the election.
+    pub leader: Option<watch::Receiver<bool>>,
     /// The status of the persist controller, for the metrics, if it runs in this process.
     pub persist: Option<PersistStatus>,
     /// The webhook activation, for the metrics and `/readyz`, if this process manages it.
@@ -123,7 +129,9 @@ impl Config {
             drain: Drain::default(),
             watches: None,
             events: None,
+            denial_namespaces: 0,
             pending: None,
+            leader: None,
             persist: None,
             activation: None,
             spans: None,
@@ -162,6 +170,8 @@ impl Server {
         let bodies = Arc::new(BodyBudget::new(limits.bodies));
         let mut metrics =
             Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone());
+        let denials = DenialCounts::new(config.denial_namespaces);
+        metrics.add_denials(denials.clone());
         let tls = tls::server_config(certificate, client_cas)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
@@ -183,6 +193,9 @@ impl Server {
         }
         if let Some(queue) = &events {
             metrics.add_events(queue.clone());
+        }
+        if let Some(is_leader) = config.leader {
+            metrics.add_leader(is_leader);
         }
         if let Some(pending) = config.pending {
             metrics.add_pending(pending);
@@ -208,6 +221,7 @@ impl Server {
             rechecker,
             denial_events,
             change_events,
+            denials,
             counts: counts.clone(),
             in_flight,
             spans,

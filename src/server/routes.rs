@@ -25,6 +25,7 @@ use super::{
     deadline::answer_within,
     decision_log::{self, Trace},
     denial_events::DenialEvents,
+    denials::DenialCounts,
     in_flight::InFlight,
     recheck::Rechecker,
 };
@@ -75,6 +76,7 @@ pub(super) struct AppState {
     pub(super) denial_events: Option<DenialEvents>,
     /// `None` without a cluster.
     pub(super) change_events: Option<ChangeEvents>,
+    pub(super) denials: DenialCounts,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
     /// `None` without a collector.
@@ -119,6 +121,7 @@ impl AppState {
                 let answer = evaluation.render();
                 let took = start.elapsed();
                 self.counts.add(evaluation.labels(), took);
+                self.denials.add(&evaluation, |user| self.is_of_kubevirt(user));
                 decision_log::write(&evaluation, took, trace.as_ref());
                 if let Some(denial_events) = &self.denial_events {
                     denial_events.emit(&evaluation);
@@ -147,6 +150,11 @@ impl AppState {
                 error(StatusCode::REQUEST_TIMEOUT, "the body arrived too slowly").closing()
             }
         }
+    }
+
+    /// Whether a user is a component of KubeVirt; `false` without a cluster.
+    fn is_of_kubevirt(&self, user: &str) -> bool {
+        self.denial_events.as_ref().is_some_and(|events| events.is_of_kubevirt(user))
     }
 
     /// Returns the rechecker if newer facts could change the evaluation.
