@@ -18,7 +18,8 @@ use crate::{
     settings::{Enforcement, LiveChanges},
 };
 
-/// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256.
+/// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256. The answer
+/// adds the name of the object.
 pub const WARNING_LENGTH: usize = 120;
 
 /// The maximum number of causes in one answer. A user fixes ten at a time; a hostile object has a million.
@@ -30,8 +31,9 @@ const CAUSES_LENGTH: usize = 44 << 10;
 /// The maximum length of the message of one cause in characters: longer than any text of a rule.
 const MESSAGE_LENGTH: usize = 1000;
 
-/// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total.
-const MAX_WARNINGS: usize = 30;
+/// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total, those of the names
+/// included.
+const MAX_WARNINGS: usize = 20;
 
 /// The result of the rules for a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -297,7 +299,7 @@ fn ids_that_fit(rules: &[&Rule], space: usize) -> String {
     }
 }
 
-fn without_control_characters(text: &str) -> Cow<'_, str> {
+pub(super) fn without_control_characters(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect())
     } else {
