@@ -199,8 +199,7 @@ fn reason(finding: &Finding, effect: Effect) -> Option<Reason> {
         (Effect::Ignored, _) => return None,
         (Effect::Denies(_), _) => Weight::Denied,
         (Effect::Postpones(_), _) => Weight::Postponed,
-        (Effect::NotDenied(_), _) => Weight::Warned,
-        (Effect::Warns, FindingKind::Certain(_) | FindingKind::Fault(_)) => Weight::Warned,
+        (Effect::NotDenied(_), _) | (Effect::Warns, FindingKind::Certain(_) | FindingKind::Fault(_)) => Weight::Warned,
         (Effect::Warns, FindingKind::Advice) => Weight::Advice,
         (Effect::Warns, FindingKind::Unchecked) => Weight::Unchecked,
     };

@@ -178,7 +178,7 @@ impl ServeArgs {
             config.activation = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
             config.persist = leader.as_ref().and_then(|leader| leader.persist.clone());
-            config.leader = leader.as_ref().map(|leader| leader.is_leader.clone());
+            config.leader = leader.as_ref().map(|leader| leader.leads.clone());
             config.pending = leader.as_ref().and_then(|leader| leader.pending.clone());
             let export = collector.map(traces::start);
             config.spans = export.as_ref().map(|export| export.spans().clone());

@@ -134,7 +134,7 @@ async fn follow(client: ApiClient, mut waiting: mpsc::Receiver<AllowedChange>, e
                 }
             }
             Outcome::NotStored => {
-                tracing::debug!(vm = change.vm.name, "a change of NICs that was allowed is not stored")
+                tracing::debug!(vm = change.vm.name, "a change of NICs that was allowed is not stored");
             }
             Outcome::Unreadable => events.count_dropped(DropReason::Failed),
         }

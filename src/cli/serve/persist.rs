@@ -69,7 +69,7 @@ enum Switch {
 /// The running controllers of the leader.
 pub(super) struct Leader {
     /// Whether this replica leads, for the server's metrics.
-    pub(super) is_leader: watch::Receiver<bool>,
+    pub(super) leads: watch::Receiver<bool>,
     /// The state of persisting, for the server's metrics; `None` if it is switched off.
     pub(super) persist: Option<PersistStatus>,
     /// The numbers of pending NICs; `None` if their Events are switched off.
@@ -111,7 +111,12 @@ impl PersistArgs {
             let (persisted, failed, retried) = (totals.persisted(), totals.reported_failures(), totals.retried());
             tracing::info!(persisted, failed, retried, "stopped persisting NICs");
         };
-        Ok(Some(Leader { is_leader, persist, pending: counts, task: LeaderTask::start(elector, work, log_totals) }))
+        Ok(Some(Leader {
+            leads: is_leader,
+            persist,
+            pending: counts,
+            task: LeaderTask::start(elector, work, log_totals),
+        }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {
