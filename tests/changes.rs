@@ -35,7 +35,8 @@ async fn metric(replica: &Replica, series: &str) -> u64 {
 /// Returns the patch that adds a NIC on the network of the fixture.
 fn add(nic: &str) -> Vec<Value> {
     vec![
-        json!({"op": "add", "path": format!("{NETWORKS}/-"), "value": {"name": nic, "multus": {"networkName": NETWORK}}}),
+        json!({"op": "add", "path": format!("{NETWORKS}/-"),
+            "value": {"name": nic, "multus": {"networkName": NETWORK}}}),
         json!({"op": "add", "path": format!("{INTERFACES}/-"), "value": {"name": nic, "bridge": {}}}),
     ]
 }

@@ -41,8 +41,8 @@ pub(crate) fn cut(text: &str, at_most: usize) -> Cow<'_, str> {
     }
 }
 
-/// Returns a text of at most this many characters, with `…` in its middle if something is left out: long names differ at
-/// their ends.
+/// Returns a text of at most this many characters, with `…` in its middle if something is left out: long names differ
+/// at their ends.
 pub(crate) fn cut_inside(text: &str, at_most: usize) -> Cow<'_, str> {
     let count = text.chars().count();
     if count <= at_most {

@@ -274,7 +274,8 @@ fn nic_json(nic: &NicOutlook) -> Value {
         Timing::Unknown(_) => "unknown",
     };
     let reasons = nic.reasons.iter().map(|reason| json!({"rule": reason.rule, "what": reason.what, "fix": reason.fix}));
-    json!({"name": nic.name, "change": change, "when": when, "why": nic.sentence(), "reasons": reasons.collect::<Vec<_>>()})
+    let reasons: Vec<Value> = reasons.collect();
+    json!({"name": nic.name, "change": change, "when": when, "why": nic.sentence(), "reasons": reasons})
 }
 
 fn print_nic(page: &mut Printout, nic: &NicOutlook) {

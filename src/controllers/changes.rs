@@ -77,8 +77,8 @@ impl TemplateNics {
     }
 }
 
-/// Follows allowed changes, and writes Events about those that are stored. Clones share the queue; the task that follows
-/// them ends with the last clone.
+/// Follows allowed changes, and writes Events about those that are stored. Clones share the queue; the task that
+/// follows them ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct ChangeFollower {
     changes: mpsc::Sender<AllowedChange>,

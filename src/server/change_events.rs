@@ -1,7 +1,8 @@
-//! Events about allowed changes of the NICs of running VMs: when each reaches the guest, in the words of `nicplug plan`.
-//! A console or Argo CD may not show its user the warnings of the answer.
+//! Events about allowed changes of the NICs of running VMs: when each reaches the guest, in the words of `nicplug
+//! plan`. A console or Argo CD may not show its user the warnings of the answer.
 //!
-//! The controller of changes writes the Event when the API server has stored the change. An answer does not wait for it.
+//! The controller of changes writes the Event when the API server has stored the change. An answer does not wait for
+//! it.
 
 use std::fmt::Write;
 
@@ -113,7 +114,8 @@ mod tests {
         };
         let guest = vm(&json!({}), &[nic("old")])["spec"]["template"]["spec"].clone();
         let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-            "metadata": {"namespace": "demo", "name": "vm", "annotations": {"nicplug.io/boot-slots": "v1:port=9,nics=1,disks=0"}},
+            "metadata": {"namespace": "demo", "name": "vm",
+                "annotations": {"nicplug.io/boot-slots": "v1:port=9,nics=1,disks=0"}},
             "spec": guest, "status": {"phase": "Running", "interfaces": [{"name": "old", "infoSource": "domain"}]}});
         let objects = [
             json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"namespace": "kubevirt",

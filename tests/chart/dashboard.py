@@ -227,8 +227,8 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "Who is denied",
-                "Denied requests of the last hour, by the kind of user and, with metrics.denialNamespaces, by namespace: "
-                "the ten with the most.",
+                "Denied requests of the last hour, by the kind of user and, with metrics.denialNamespaces, by "
+                "namespace: the ten with the most.",
                 {
                     "{{requester}} {{resource_namespace}}": "topk(10, sum by (requester, resource_namespace) "
                     f"(increase({ours('nicplug_denials_total')}[1h])) > 0)"

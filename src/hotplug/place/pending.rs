@@ -78,8 +78,8 @@ impl PendingReason {
     }
 }
 
-/// Whether rules deny the copy of a NIC to the running guest, or have let it wait, and the next restart cures each fault:
-/// KubeVirt does not bring such a NIC to the guest before, whatever allowed it in the template.
+/// Whether rules deny the copy of a NIC to the running guest, or have let it wait, and the next restart cures each
+/// fault: KubeVirt does not bring such a NIC to the guest before, whatever allowed it in the template.
 fn waits_for_restart(obstacles: &[Reason]) -> bool {
     let is_fault = |obstacle: &&Reason| matches!(obstacle.weight, Weight::Denied | Weight::Postponed);
     let is_cured = |fault: &Reason| fault.scope == Scope::Hotplug && fault.at_restart == AtRestart::Applied;

@@ -74,8 +74,8 @@ impl RateLimiter {
         true
     }
 
-    /// Whether an Event about a change of an object may be written now; if so, it counts as written. Each change is new,
-    /// so equal notes count as different ones do.
+    /// Whether an Event about a change of an object may be written now; if so, it counts as written. Each change is
+    /// new, so equal notes count as different ones do.
     pub fn admits_change(&mut self, object: &str, now: Instant) -> bool {
         self.changes.retain(|_, bucket| bucket.due.is_some_and(|due| due > now));
         let bucket = self.changes.entry(object.into()).or_default();
