@@ -328,7 +328,8 @@ async fn a_nic_is_plugged_and_unplugged_and_the_writes_of_kubevirt_are_reviewed_
 
 #[tokio::test]
 async fn a_network_in_use_is_deleted_or_changed_with_a_warning_or_not_at_all() {
-    let warning = |namespace: &str| format!("network \"{namespace}/blue\" is in use by 1 running guest: {VM} [NP119]");
+    let warning =
+        |namespace: &str| format!("blue: network \"{namespace}/blue\" is in use by 1 running guest: {VM} [NP119]");
     for (name, deny, settings) in [("network-warn", false, ""), ("network-deny", true, "rules: {NP119: deny}")] {
         let network = json!({"multus": {"networkName": "blue"}});
         let guest = vm().nic_with(json!({"name": "lan", "bridge": {}}), network).build();

@@ -712,6 +712,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
             assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
             assert_eq!(settings.events.pending_after(), Some(Duration::from_mins(1)));
+            assert!(!settings.events.changes);
             assert_eq!(settings.unplug, UnplugPolicy::Dropped);
             for (user, groups, namespace, expected) in [
                 ("alice", &[][..], "demo", LiveChanges::Warn),

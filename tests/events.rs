@@ -54,7 +54,8 @@ async fn a_denied_request_of_kubevirt_is_one_event_on_the_vm_and_one_of_a_user_i
     let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("events").await);
     let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap())];
-    let nicplug = Deployment::start(api, &namespace, FailurePolicy::Fail, &[], &environment).await;
+    let nicplug =
+        Deployment::start(api, &namespace, FailurePolicy::Fail, &["--denial-namespaces=3"], &environment).await;
     let replica = &nicplug.replica;
     requests::create(&admin, Kind::Nad, &namespace, &nad("blue"), Run::Real).await.granted();
     let vm = vm().annotation("nicplug.io/apply", "on-restart").build();
@@ -86,6 +87,14 @@ async fn a_denied_request_of_kubevirt_is_one_event_on_the_vm_and_one_of_a_user_i
     }
     eventually("repeated Events are dropped", async || (metric(replica, rate).await >= 3).then_some(())).await;
     assert_eq!(metric(replica, "nicplug_events_sent_total").await, 2);
+
+    // The denial of the user and the dry run of the controller are counted apart.
+    let denials = async |requester: &str| {
+        let labels = format!("requester=\"{requester}\",resource_namespace=\"{namespace}\"");
+        metric(replica, &format!("nicplug_denials_total{{{labels}}}")).await
+    };
+    assert_eq!((denials("user").await, denials("serviceaccount").await), (1, 0));
+    assert!(denials("kubevirt").await > 4, "{}", denials("kubevirt").await);
 
     // The change of the VM has an Event of its own: it waits for the restart.
     let mut events = events(&admin, &namespace).await;

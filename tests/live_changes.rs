@@ -115,7 +115,7 @@ async fn a_console_is_warned_and_a_person_is_denied_by_the_server_and_by_the_com
         if let Some(warning) = warning {
             let warnings = response["warnings"].as_array().unwrap();
             let about_restart = warnings.iter().filter(|text| text.as_str().unwrap().contains("restart"));
-            assert_eq!(about_restart.collect::<Vec<_>>(), [warning], "{user}");
+            assert_eq!(about_restart.collect::<Vec<_>>(), [&format!("{VM}: {warning}")], "{user}");
         }
         // The command answers with the same bytes.
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
@@ -180,7 +180,8 @@ async fn a_console_stores_an_edit_of_a_running_vm_for_its_restart_and_a_person_i
         response.warnings.iter().filter(|warning| warning.contains("restart")).cloned().collect()
     };
     let dry = edit(&console, &namespace, &edited, Run::Dry).await;
-    assert_eq!((dry.code, about_restart(&dry)), (200, vec![WARNING.to_owned()]), "{dry:?}");
+    let warning = format!("{VM}: {WARNING}");
+    assert_eq!((dry.code, about_restart(&dry)), (200, vec![warning.clone()]), "{dry:?}");
     assert_eq!(postponed_events(&admin, &namespace).await, [] as [Value; 0], "a dry run stores nothing");
     // Only a fault of the shape is denied to the console.
     let shapeless = edited_vm().network(json!({"name": "green", "multus": {"networkName": "blue"}})).guest();
@@ -188,7 +189,7 @@ async fn a_console_stores_an_edit_of_a_running_vm_for_its_restart_and_a_person_i
     assert!(denied.code == 422 && denied.causes().iter().all(|cause| cause.message.contains("[NP004]")), "{denied:?}");
 
     let stored = edit(&console, &namespace, &edited, Run::Real).await;
-    assert_eq!(about_restart(&stored), [WARNING], "{stored:?}");
+    assert_eq!(about_restart(&stored), [warning], "{stored:?}");
     let vm = stored.granted();
     assert_eq!(vm["spec"]["template"]["spec"], edited);
     let events = eventually("the Event is stored", async || {

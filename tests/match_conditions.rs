@@ -100,9 +100,11 @@ async fn check(admin: &Client, namespace: &str, reviewer: &Reviewer, write: &Wri
     json_patch::patch(&mut object, &Patch(patch.clone())).unwrap();
     let answer = Answer::to(reviewer, &review(namespace, write, &object));
     assert_eq!(response.is_ok(), answer.is_allowed, "{write:?}\n{answer:?}\n{response:?}");
-    let warnings: Vec<&String> = response.warnings.iter().filter(|warning| warning.contains("[NP")).collect();
+    let prefix = format!("{}: ", write.new["metadata"]["name"].as_str().unwrap());
+    let warnings = response.warnings.iter().filter(|warning| warning.contains("[NP"));
+    let warnings: Vec<&str> = warnings.map(|warning| warning.strip_prefix(&prefix).unwrap()).collect();
     if answer.is_allowed {
-        assert_eq!(warnings, answer.warnings.iter().collect::<Vec<_>>(), "{write:?}");
+        assert_eq!(warnings, answer.warnings, "{write:?}");
         assert_eq!(response.body["spec"], object["spec"], "{write:?}");
         assert_eq!(annotations_of(&response.body), annotations_of(&object), "{write:?}");
     } else {

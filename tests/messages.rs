@@ -18,7 +18,7 @@ use nicplug::{
     rules::{RULES, find},
     settings::{ApiSettings, Enforcement, Settings},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     cases::{Answer, Cause, data, entries, every_rule, json_file, rows, store, text_and_rules},
     wording::banned_words,
@@ -98,6 +98,34 @@ fn every_message_of_every_case_has_the_required_form() {
     assert!(wrong.is_empty(), "{} messages:\n{}", wrong.len(), wrong.join("\n"));
     let shape: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| id.starts_with("NP00")).collect();
     assert!(shape.iter().all(|id| rules.contains(*id)) && rules.len() > shape.len(), "only {rules:?} have messages");
+}
+
+/// kubectl prints equal lines once: the same change of two objects needs two lines.
+#[test]
+fn no_warning_about_an_object_is_one_about_another_object() {
+    let mut rules = BTreeSet::new();
+    for case in cases() {
+        for settings in [Settings::default(), every_rule(Enforcement::Warn), every_rule(Enforcement::Deny)] {
+            let warnings = |name: &str| -> BTreeSet<String> {
+                let mut review = case.review.clone();
+                review["request"]["name"] = json!(name);
+                let reviewer = Reviewer::new(Arc::clone(&case.facts), settings.clone());
+                let answer = reviewer.review(Endpoint::Validate, review.to_string().as_bytes());
+                let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+                let warnings = answer["response"]["warnings"].as_array().cloned().unwrap_or_default();
+                warnings.iter().map(|warning| warning.as_str().unwrap().to_owned()).collect()
+            };
+            // The facts are about an object of this name.
+            let name = case.review["request"]["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("web-0");
+            let (one, other) = (warnings(name), warnings("web-1"));
+            let is_named = |warning: &String| warning.starts_with(&format!("{name}: "));
+            assert!(one.iter().all(is_named), "{}: {one:?}", case.tag);
+            assert_eq!(one.intersection(&other).collect::<Vec<_>>(), [] as [&String; 0], "{}", case.tag);
+            rules.extend(one.iter().flat_map(|warning| text_and_rules(warning).1).map(str::to_owned));
+        }
+    }
+    // The answer adds the name in one place for all rules; tests/apiserver.rs has the warning of a network.
+    assert!(rules.len() > RULES.len() * 2 / 3, "only {rules:?} have warnings");
 }
 
 /// A command that shows the findings one by one gives the verdict of the webhook.

@@ -8,11 +8,14 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, Client, api::ListParams};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams},
+};
 use nicplug::{
     cluster::{
         cache::NicAttachment,
@@ -33,8 +36,11 @@ use support::{
     },
     builders::{INTERFACES, NETWORKS, VM, nad, vm},
     clock::Clock,
-    commands::create_kubevirt,
+    commands::{BY_MIGRATION, create_kubevirt},
+    folder::Folder,
     kubevirt::KubeVirtDouble,
+    metrics,
+    replica::Replica,
     wait::eventually,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -94,7 +100,7 @@ impl Fixture {
 
     /// Starts a leader.
     fn leader(&self, client: Client) -> Leader {
-        let settings = Settings::parse("attachment: {dynamicNetworks: no}", &[]).unwrap();
+        let settings = Settings::parse(BY_MIGRATION, &[]).unwrap();
         let (cache, clock) = (Arc::clone(self.watches.cache()), self.clock.clone());
         let controller =
             PendingController::new(client, cache, CurrentSettings::from(settings), "test", move || clock.now());
@@ -161,6 +167,17 @@ async fn a_nic_that_does_not_come_has_one_event_and_another_one_when_it_has_come
     let why = "\"blue\" is in the VMI, and not in the pod: it waits for a live migration, which a user must start \
         (KubeVirt lacks workloadUpdateMethods LiveMigrate); to do: start a live migration";
     assert_eq!((fixture.notes("InterfacePending").await, leader.pending()), (vec![why.to_owned()], 1));
+    // The command says the same, and for how long.
+    let folder = Folder::new("settings");
+    let settings = folder.write("settings.yaml", BY_MIGRATION);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command.args(["why", VM, NIC, "--namespace", &fixture.namespace, "--settings", &settings]);
+    let output = command.env("KUBECONFIG", api.kubeconfig()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let (sentence, fix) = why.split_once("; to do: ").unwrap();
+    let (place, reason) = sentence.split_once(": it ").unwrap();
+    let is_same = told.starts_with(&format!("{place} (for ")) && told.contains(&format!("): it {reason}\n"));
+    assert!(is_same && told.contains(&format!("To do: {fix}\n")), "{told}");
     fixture.clock.advance(Duration::from_mins(10));
     leader.tick().await;
     leader.stop().await;
@@ -207,4 +224,80 @@ async fn without_permission_for_pods_and_events_the_event_says_so_and_is_not_rep
         assert!(notes.len() == 1 && notes[0].contains("not read, so the reason may be another one: pods, Events"));
         leader.stop().await;
     }
+}
+
+#[tokio::test]
+async fn each_reason_has_one_event_however_often_it_comes_back() {
+    let Some(api) = ApiServer::start().await else { return };
+    let fixture = Fixture::start(&api, "pending-reasons").await;
+    fixture.add_nic().await;
+    let leader = fixture.leader(fixture.admin.clone());
+    leader.tick().await;
+    let migration = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "m", "namespace": fixture.namespace}, "spec": {"vmiName": VM}});
+    let migrations = Kind::Migration.api(&fixture.admin, &fixture.namespace);
+    for (is_running, manual, running) in [(false, 1, 0), (true, 1, 1), (false, 1, 1), (true, 1, 1)] {
+        if is_running {
+            requests::create(&fixture.admin, Kind::Migration, &fixture.namespace, &migration, Run::Real)
+                .await
+                .granted();
+        } else if running > 0 {
+            migrations.delete("m", &DeleteParams::default()).await.unwrap();
+        }
+        fixture.clock.advance(Duration::from_mins(31));
+        leader.tick().await;
+        let notes = fixture.notes("InterfacePending").await;
+        let count = |part: &str| notes.iter().filter(|note| note.contains(part)).count();
+        assert_eq!((count("a user must start"), count("migration \"m\"")), (manual, running), "{notes:?}");
+        assert_eq!(leader.pending(), u64::from(!is_running));
+    }
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_replicas_the_leader_reports_and_its_successor_repeats_nothing() {
+    let Some(api) = ApiServer::start().await else { return };
+    let fixture = Fixture::start(&api, "pending-replicas").await;
+    let folder = Folder::new("settings");
+    let settings = folder.write("settings.yaml", &format!("{BY_MIGRATION}\nevents: {{pendingAfterSeconds: 1}}"));
+    let flags = [
+        "--settings",
+        &settings,
+        "--persist",
+        "off",
+        "--lease-namespace",
+        &fixture.namespace,
+        "--lease-duration",
+        "3s",
+        "--lease-deadline",
+        "2s",
+        "--lease-retry",
+        "200ms",
+    ];
+    let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap())];
+    let mut replicas =
+        vec![Replica::start_with(&flags, &environment).await, Replica::start_with(&flags, &environment).await];
+    fixture.add_nic().await;
+    // Whether each replica leads, and how many pending NICs it reports.
+    let numbers = async |replicas: &[Replica]| {
+        let mut numbers = Vec::new();
+        for replica in replicas {
+            let page = replica.page("/metrics").await;
+            let pending = "nicplug_interfaces_pending{stage=\"vmi\",reason=\"manual-migration\"}";
+            numbers.push(["nicplug_leader", pending].map(|series| metrics::value::<u64>(&page, series)));
+        }
+        numbers
+    };
+    let found = eventually("the leader reports the NIC", async || {
+        let mut found = numbers(&replicas).await;
+        found.sort_unstable();
+        (found == [[0, 0], [1, 1]]).then_some(())
+    });
+    found.await;
+    assert_eq!(fixture.notes("InterfacePending").await.len(), 1);
+    let leads = numbers(&replicas).await.iter().position(|[leads, _]| *leads == 1).unwrap();
+    replicas.remove(leads).stop().await;
+    let succeeds = async || (numbers(&replicas).await == [[1, 1]]).then_some(());
+    eventually("the other replica leads and counts the NIC", succeeds).await;
+    assert_eq!(fixture.notes("InterfacePending").await.len(), 1);
 }

@@ -231,8 +231,8 @@ async fn an_annotation_of_a_namespace_changes_the_enforcement_as_far_as_the_sett
     let result = async || {
         let response = create(api, &namespace).await;
         assert!(response.is_ok() || response.code == 422, "{response:?}");
-        let warnings = response.warnings.iter().filter(|warning| warning.starts_with("namespace annotation"));
-        (!response.is_ok(), warnings.cloned().collect::<Vec<_>>())
+        let warnings = response.warnings.iter().filter_map(|warning| warning.split_once(": namespace "));
+        (!response.is_ok(), warnings.map(|(_, text)| format!("namespace {text}")).collect::<Vec<_>>())
     };
     assert_eq!(result().await, (true, vec![]));
 

@@ -94,13 +94,13 @@ pub struct Evaluation<'r> {
     pub(super) request: Result<&'r Request<'r>, &'r BodyError>,
     pub(super) verdict: Verdict,
     pub(super) patch: Option<Patch>,
-    /// `None` for a decision other than a denial, a patch, or a warning about [`Verdict::not_denied`] or
-    /// [`Verdict::postponed`].
+    /// `None` for a decision other than a denial, a patch, a warning about [`Verdict::not_denied`] or
+    /// [`Verdict::postponed`], or a change of the NICs of a running VM.
     pub(super) basis: Option<Box<Basis<'r>>>,
 }
 
-/// The input of a decision. Only denials, patches and warnings instead of denials keep it, because it is large and no
-/// other decision needs it again.
+/// The input of a decision. Only denials, patches, warnings instead of denials and changes of running VMs keep it,
+/// because it is large and no other decision needs it again.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "every basis is in a box")]
 pub(super) enum Basis<'r> {
@@ -222,10 +222,12 @@ impl<'r> Evaluation<'r> {
         endpoint: Endpoint,
         request: &'r Request<'r>,
         verdict: Verdict,
+        is_foreseen: bool,
         basis: impl FnOnce() -> Basis<'r>,
     ) -> Self {
         let decision = Decision::of(&verdict);
-        let is_kept = decision == Decision::Denied || !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
+        let is_instead_of_denial = !verdict.not_denied.is_empty() || !verdict.postponed.is_empty();
+        let is_kept = is_foreseen || is_instead_of_denial || decision == Decision::Denied;
         let basis = is_kept.then(|| Box::new(basis()));
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis }
     }
@@ -299,7 +301,9 @@ impl<'e> Evaluator<'e> {
             Endpoint::Validate => {
                 let facts = self.facts_for(&change);
                 let verdict = decide(&change, &facts, self.settings);
-                Evaluation::with_verdict(endpoint, request, verdict, || Basis::Change(change, facts))
+                let is_foreseen = is_of_running_vm(&change, &facts);
+                let basis = || Basis::Change(change, facts);
+                Evaluation::with_verdict(endpoint, request, verdict, is_foreseen, basis)
             }
             // The API server silently drops a patch of a status request that changes anything but the status.
             Endpoint::Mutate if change.requests.is_some() => Evaluation::new(endpoint, request, Decision::Allowed),
@@ -346,7 +350,7 @@ impl<'e> Evaluator<'e> {
         }
         let facts = self.facts_for_migration(request, &start);
         let verdict = decide_migration(&start, &facts, self.settings);
-        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Migration(start, facts))
+        Evaluation::with_verdict(endpoint, request, verdict, false, || Basis::Migration(start, facts))
     }
 
     fn evaluate_network<'r>(
@@ -360,7 +364,7 @@ impl<'e> Evaluator<'e> {
         }
         let facts = self.facts.facts_for_network(&change);
         let verdict = decide_network(&change, &facts, self.settings);
-        Evaluation::with_verdict(endpoint, request, verdict, || Basis::Network(change, facts))
+        Evaluation::with_verdict(endpoint, request, verdict, false, || Basis::Network(change, facts))
     }
 
     /// Returns the facts for the start of a migration; none if they are about the objects of another group.
@@ -391,6 +395,17 @@ impl<'e> Evaluator<'e> {
         }
         facts
     }
+}
+
+/// Whether a request changes the NICs of a VM whose guest runs, and is stored if no other webhook refuses it. KubeVirt
+/// itself writes the NICs of `status.interfaceRequests` to the template afterwards.
+pub(super) fn is_of_running_vm(change: &Change, facts: &Facts) -> bool {
+    !change.dry_run
+        && !change.nics.is_empty()
+        && change.after.vm.is_some()
+        && change.before.is_some()
+        && change.requests.is_none()
+        && facts.live().known().is_some()
 }
 
 /// Whether a kind is of the group in which KubeVirt or Multus serves it.

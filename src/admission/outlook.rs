@@ -2,15 +2,16 @@
 //! findings, enforcement and verdict.
 
 use super::{
-    Evaluator, ParsedBody,
+    Evaluation, Evaluator, ParsedBody,
     enforcement::EnforcementPolicy,
-    verdict::{self, Verdict},
+    evaluation::{Basis, is_of_running_vm},
+    verdict::{self, Effect, Restart, Verdict},
 };
 use crate::{
     api::{quote::quote, review::ParsedRequest},
     change::{Change, Nic},
-    facts::Facts,
-    rules::{self, Case, Finding, FindingKind, FreePorts, NicChange, Scope, Timing, free_ports, timings},
+    facts::{Facts, kubevirt::AutoMigration},
+    rules::{self, AtRestart, Case, Finding, FindingKind, FreePorts, NicChange, Scope, Timing, free_ports, timings},
     settings::Enforcement,
 };
 
@@ -48,6 +49,53 @@ impl NicOutlook {
     pub fn denials(&self) -> impl Iterator<Item = &Reason> {
         self.reasons.iter().filter(|reason| reason.weight == Weight::Denied)
     }
+
+    /// Whether the change waits for the next restart, or never comes, because of what a rule found.
+    #[must_use]
+    pub fn is_postponed(&self) -> bool {
+        self.reasons.iter().any(|reason| reason.weight == Weight::Postponed)
+    }
+
+    /// Returns when the change reaches the guest, and why.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let cited = |reason: &Reason| format!("{} [{}]", reason.what, reason.rule);
+        let denials: Vec<String> = self.denials().map(cited).collect();
+        if !denials.is_empty() {
+            return format!("never: {}", denials.join("; "));
+        }
+        let fails = |reason: &&Reason| reason.weight == Weight::Postponed && reason.at_restart == AtRestart::Fails;
+        if let Some(reason) = self.reasons.iter().find(fails) {
+            return format!("never, and the VM does not start with it: {}", cited(reason));
+        }
+        match (&self.timing, self.change) {
+            (Timing::AtOnce, NicChange::Add) => "at once: Multus attaches it to the running pod".to_owned(),
+            (Timing::AtOnce, NicChange::Modify) => "at once".to_owned(),
+            (Timing::AtOnce, NicChange::Remove) => "at once, as soon as the guest releases it".to_owned(),
+            (Timing::OnSomeNodes { ready, desired }, _) => format!(
+                "at once if the guest is on one of the {ready} of {desired} nodes where Multus' dynamic-networks \
+                 controller is ready, otherwise by a live migration"
+            ),
+            (Timing::ByMigration(AutoMigration::On), _) => "by a live migration, which KubeVirt starts".to_owned(),
+            (Timing::ByMigration(AutoMigration::Off(setting)), _) => {
+                format!("by a live migration, which a user must start: KubeVirt lacks {setting}")
+            }
+            (Timing::ByMigration(AutoMigration::TooOld(version)), _) => {
+                format!("by a live migration, which a user must start: KubeVirt {version} starts none")
+            }
+            (Timing::ByMigration(AutoMigration::ShutDown), _) => {
+                "at the next start: KubeVirt shuts the guest down, because workloadUpdateMethods has Evict".to_owned()
+            }
+            (Timing::ByMigration(AutoMigration::Unknown), _) => {
+                "by a live migration; whether KubeVirt starts it is not known".to_owned()
+            }
+            (Timing::AtRestart(why), _) => format!("at the next restart: {why}"),
+            (Timing::AtStart, _) => "at the next start: the VM does not run".to_owned(),
+            (Timing::Unchanged, NicChange::Remove) => "nothing to do: the guest does not have it".to_owned(),
+            (Timing::Unchanged, _) => "nothing to do: the running guest is so already".to_owned(),
+            (Timing::Unknown(why), _) => format!("not known: {why}"),
+        }
+    }
 }
 
 /// A finding of a rule, with its enforcement.
@@ -59,6 +107,8 @@ pub struct Reason {
     pub scope: Scope,
     /// How it counts.
     pub weight: Weight,
+    /// What the next restart does, if it is a fault of a rule of scope hotplug.
+    pub at_restart: AtRestart,
     /// What was found.
     pub what: String,
     /// How to fix it; empty for advice.
@@ -70,6 +120,8 @@ pub struct Reason {
 pub enum Weight {
     /// The webhook denies the change for it.
     Denied,
+    /// It is a fault for which the change waits for the next restart instead of being denied.
+    Postponed,
     /// It is a fault, and the webhook warns of it.
     Warned,
     /// It is advice.
@@ -88,21 +140,36 @@ impl Evaluator<'_> {
         Some(self.outlook_of(&change, &facts))
     }
 
+    /// Returns the change of the NICs of a running VM that an evaluation allowed, and what becomes of each NIC; `None`
+    /// for another decision, or if the guest is as the change wants it already.
+    #[must_use]
+    pub fn foresee<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, Outlook)> {
+        let Basis::Change(change, facts) = evaluation.basis.as_deref()? else { return None };
+        if !evaluation.verdict.is_allowed() || !is_of_running_vm(change, facts) {
+            return None;
+        }
+        let outlook = self.outlook_of(change, facts);
+        let is_change = outlook.nics.iter().any(|nic| nic.timing != Timing::Unchanged);
+        is_change.then_some((change, outlook))
+    }
+
     fn outlook_of(&self, change: &Change, facts: &Facts) -> Outlook {
         let case = Case { change, facts, settings: self.settings };
         let policy = EnforcementPolicy::new(self.settings, facts, change.subject.namespace);
         let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
         let verdict = verdict::decide(&findings, change, facts, policy);
+        let restart = Restart::of(&findings, change, facts, policy);
+        let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, policy));
         let mut others: Vec<&Finding> = findings.iter().collect();
         let mut nics = Vec::new();
         for (nic, nic_change, timing) in timings(&case) {
             let (own, rest) = others.into_iter().partition(|finding| is_about(finding, change, &nic));
             others = rest;
-            let reasons: Vec<Reason> = own.into_iter().filter_map(|found| reason(found, policy, &verdict)).collect();
+            let reasons: Vec<Reason> = own.into_iter().filter_map(reason).collect();
             let timing = overruled(timing, &reasons);
             nics.push(NicOutlook { name: nic.name.to_owned(), change: nic_change, timing, reasons });
         }
-        let others = others.into_iter().filter_map(|found| reason(found, policy, &verdict)).collect();
+        let others = others.into_iter().filter_map(reason).collect();
         Outlook { verdict, nics, others, ports: free_ports(&case) }
     }
 }
@@ -126,32 +193,32 @@ fn is_about(finding: &Finding, change: &Change, nic: &Nic) -> bool {
         && finding.what.contains(&quote(nic.name).to_string())
 }
 
-/// Returns a finding as the policy weighs it; `None` if its rule is off.
-fn reason(finding: &Finding, policy: EnforcementPolicy, verdict: &Verdict) -> Option<Reason> {
-    // A rule of a change that waits for a restart, or that virt-controller makes, does not deny it.
-    let denies = verdict.denied_by.ids().any(|id| id == finding.rule.id);
-    let weight = match (finding.kind, policy.for_finding(finding)) {
-        (_, Enforcement::Off) => return None,
-        (FindingKind::Certain(_) | FindingKind::Fault(_), Enforcement::Deny) if denies => Weight::Denied,
-        (FindingKind::Certain(_) | FindingKind::Fault(_), _) => Weight::Warned,
-        (FindingKind::Advice, _) => Weight::Advice,
-        (FindingKind::InternalError, Enforcement::Deny) if denies => Weight::Denied,
-        (FindingKind::InternalError | FindingKind::Unchecked, _) => Weight::Unchecked,
+/// Returns a finding with what it does to the request; `None` if its rule is off.
+fn reason(finding: &Finding, effect: Effect) -> Option<Reason> {
+    let weight = match (effect, finding.kind) {
+        (Effect::Ignored, _) => return None,
+        (Effect::Denies(_), _) => Weight::Denied,
+        (Effect::Postpones(_), _) => Weight::Postponed,
+        (Effect::NotDenied(_), _) | (Effect::Warns, FindingKind::Certain(_) | FindingKind::Fault(_)) => Weight::Warned,
+        (Effect::Warns, FindingKind::Advice) => Weight::Advice,
+        (Effect::Warns, FindingKind::InternalError | FindingKind::Unchecked) => Weight::Unchecked,
     };
-    let Finding { rule, what, fix, .. } = finding;
-    Some(Reason { rule: rule.id, scope: rule.scope, weight, what: what.clone(), fix: fix.clone().into_owned() })
+    let Finding { rule, what, fix, at_restart, .. } = finding;
+    let (what, fix) = (what.clone(), fix.clone().into_owned());
+    Some(Reason { rule: rule.id, scope: rule.scope, weight, at_restart: *at_restart, what, fix })
 }
 
-/// Returns the timing, or that of a fault which only warns here: of a rule about what a running guest cannot do, whose
-/// change waits for the restart. Faults of the other rules warn of something else, such as a lost address.
+/// Returns the timing, or that of a fault which denies nothing here: of a rule about what a running guest cannot do,
+/// whose change waits for the restart. Faults of the other rules warn of something else, such as a lost address.
 fn overruled(timing: Timing, reasons: &[Reason]) -> Timing {
     if matches!(timing, Timing::AtStart | Timing::AtRestart(_)) {
         return timing;
     }
-    let waits = |reason: &&Reason| {
-        let rule =
-            rules::find(reason.rule).filter(|rule| rule.scope == Scope::Hotplug && reason.weight == Weight::Warned);
-        rule.is_some_and(|rule| rule.enforcement == Enforcement::Deny || rule.name == LIVE_CHANGE)
+    let waits = |reason: &&Reason| match reason.weight {
+        Weight::Postponed => true,
+        Weight::Warned if reason.scope == Scope::Hotplug => rules::find(reason.rule)
+            .is_some_and(|rule| rule.enforcement == Enforcement::Deny || rule.name == LIVE_CHANGE),
+        _ => false,
     };
     let fault = reasons.iter().find(waits);
     fault.map_or(timing, |fault| Timing::AtRestart(fault.what.clone()))

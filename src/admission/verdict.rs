@@ -18,7 +18,8 @@ use crate::{
     settings::{Enforcement, LiveChanges},
 };
 
-/// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256.
+/// The maximum length of a warning in characters: Kubernetes recommends 120, and may cut longer ones at 256. The answer
+/// adds the name of the object.
 pub const WARNING_LENGTH: usize = 120;
 
 /// The maximum number of causes in one answer. A user fixes ten at a time; a hostile object has a million.
@@ -30,8 +31,9 @@ const CAUSES_LENGTH: usize = 44 << 10;
 /// The maximum length of the message of one cause in characters: longer than any text of a rule.
 const MESSAGE_LENGTH: usize = 1000;
 
-/// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total.
-const MAX_WARNINGS: usize = 30;
+/// The maximum number of warnings in one answer: Kubernetes cuts them at 4096 characters in total, those of the names
+/// included.
+const MAX_WARNINGS: usize = 20;
 
 /// The result of the rules for a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -113,7 +115,7 @@ pub fn decide_without_restart(findings: &[Finding], policy: EnforcementPolicy) -
 
 /// Whether a change that cannot be made to the running VM can wait for its next restart.
 #[derive(Clone, Copy, Debug)]
-enum Restart<'c> {
+pub(super) enum Restart<'c> {
     /// It waits: the user requested it, or the settings allow it.
     Awaited(&'c Change<'c>),
     /// virt-controller makes the change for the owner of the guest, and retries it without limit.
@@ -125,7 +127,7 @@ enum Restart<'c> {
 }
 
 impl<'c> Restart<'c> {
-    fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
         // Only a fault needs the settings for the user and the groups.
         let has_fault =
             || findings.iter().any(|finding| finding.rule.scope == Scope::Hotplug && finding.kind.cause().is_some());
@@ -143,7 +145,7 @@ impl<'c> Restart<'c> {
 
 /// What a finding does to the request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Effect {
+pub(super) enum Effect {
     /// It denies the request.
     Denies(CauseType),
     /// Its rule is off.
@@ -157,7 +159,7 @@ enum Effect {
 }
 
 impl Effect {
-    fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
         let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
             (_, Enforcement::Off) => return Self::Ignored,
             (Some(reason), Enforcement::Deny) => reason,
@@ -302,7 +304,7 @@ fn ids_that_fit(rules: &[&Rule], space: usize) -> String {
     }
 }
 
-fn without_control_characters(text: &str) -> Cow<'_, str> {
+pub(super) fn without_control_characters(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) {
         Cow::Owned(text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect())
     } else {

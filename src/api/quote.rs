@@ -41,6 +41,18 @@ pub(crate) fn cut(text: &str, at_most: usize) -> Cow<'_, str> {
     }
 }
 
+/// Returns a text of at most this many characters, with `…` in its middle if something is left out: long names differ
+/// at their ends.
+pub(crate) fn cut_inside(text: &str, at_most: usize) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= at_most {
+        return Cow::Borrowed(text);
+    }
+    let end = at_most / 2;
+    let start: String = text.chars().take(at_most.saturating_sub(end + 1)).collect();
+    Cow::Owned(text.chars().skip(count - end).fold(start + "…", |cut, letter| cut + letter.encode_utf8(&mut [0; 4])))
+}
+
 /// Limits a message of serde: it may quote a value, whole and between its first and its last words.
 pub(crate) fn cut_middle(message: String) -> String {
     /// Enough for the words before and after the value.

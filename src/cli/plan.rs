@@ -277,10 +277,12 @@ fn nic_json(nic: &NicOutlook) -> Value {
         Timing::ByMigration(_) => "byManualMigration",
         Timing::AtRestart(_) => "atRestart",
         Timing::AtStart => "atStart",
+        Timing::Unchanged => "unchanged",
         Timing::Unknown(_) => "unknown",
     };
     let reasons = nic.reasons.iter().map(|reason| json!({"rule": reason.rule, "what": reason.what, "fix": reason.fix}));
-    json!({"name": nic.name, "change": change, "when": when, "why": sentence(nic), "reasons": reasons.collect::<Vec<_>>()})
+    let reasons: Vec<Value> = reasons.collect();
+    json!({"name": nic.name, "change": change, "when": when, "why": nic.sentence(), "reasons": reasons})
 }
 
 fn print_nic(page: &mut Printout, nic: &NicOutlook) {
@@ -292,16 +294,16 @@ fn print_nic(page: &mut Printout, nic: &NicOutlook) {
     let is_denied = nic.denials().next().is_some();
     let colour = match &nic.timing {
         _ if is_denied => Colour::Red,
-        Timing::AtOnce | Timing::AtStart => Colour::Green,
+        Timing::AtOnce | Timing::AtStart | Timing::Unchanged => Colour::Green,
         _ => Colour::Yellow,
     };
-    page.paragraph(Some(colour), "  ", "      ", &format!("{mark} {}: {}", nic.name, sentence(nic)));
+    page.paragraph(Some(colour), "  ", "      ", &format!("{mark} {}: {}", nic.name, nic.sentence()));
     for reason in nic.denials() {
         page.paragraph(None, "      ", "      ", &format!("to do: {}", reason.fix));
     }
     for reason in nic.reasons.iter().filter(|reason| !is_told(nic, reason)) {
         match reason.weight {
-            Weight::Warned | Weight::Advice => {
+            Weight::Postponed | Weight::Warned | Weight::Advice => {
                 page.paragraph(None, "      ", "      ", &format!("note: {} [{}]", reason.what, reason.rule));
             }
             Weight::Denied | Weight::Unchecked => {}
@@ -318,40 +320,7 @@ fn is_told(nic: &NicOutlook, reason: &Reason) -> bool {
         Timing::AtRestart(_) => &["changes at the next restart", "until a restart"],
         _ => &[],
     };
-    sentence(nic).contains(&reason.what) || parts.iter().any(|part| reason.what.contains(part))
-}
-
-/// Returns when the change of a NIC reaches the guest, and why.
-fn sentence(nic: &NicOutlook) -> String {
-    let denials: Vec<String> = nic.denials().map(|reason| format!("{} [{}]", reason.what, reason.rule)).collect();
-    if !denials.is_empty() {
-        return format!("never: {}", denials.join("; "));
-    }
-    match (&nic.timing, nic.change) {
-        (Timing::AtOnce, NicChange::Add) => "at once: Multus attaches it to the running pod".to_owned(),
-        (Timing::AtOnce, NicChange::Modify) => "at once".to_owned(),
-        (Timing::AtOnce, NicChange::Remove) => "at once, as soon as the guest releases it".to_owned(),
-        (Timing::OnSomeNodes { ready, desired }, _) => format!(
-            "at once if the guest is on one of the {ready} of {desired} nodes where Multus' dynamic-networks controller \
-             is ready, otherwise by a live migration"
-        ),
-        (Timing::ByMigration(AutoMigration::On), _) => "by a live migration, which KubeVirt starts".to_owned(),
-        (Timing::ByMigration(AutoMigration::Off(setting)), _) => {
-            format!("by a live migration, which a user must start: KubeVirt lacks {setting}")
-        }
-        (Timing::ByMigration(AutoMigration::TooOld(version)), _) => {
-            format!("by a live migration, which a user must start: KubeVirt {version} starts none")
-        }
-        (Timing::ByMigration(AutoMigration::ShutDown), _) => {
-            "at the next start: KubeVirt shuts the guest down, because workloadUpdateMethods has Evict".to_owned()
-        }
-        (Timing::ByMigration(AutoMigration::Unknown), _) => {
-            "by a live migration; whether KubeVirt starts it is not known".to_owned()
-        }
-        (Timing::AtRestart(why), _) => format!("at the next restart: {why}"),
-        (Timing::AtStart, _) => "at the next start: the VM does not run".to_owned(),
-        (Timing::Unknown(why), _) => format!("not known: {why}"),
-    }
+    nic.sentence().contains(&reason.what) || parts.iter().any(|part| reason.what.contains(part))
 }
 
 /// Returns what the rules could not check, each once.
@@ -380,7 +349,10 @@ fn words(ports: &PortCount) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{admission::verdict::Verdict, rules::FreePorts};
+    use crate::{
+        admission::verdict::Verdict,
+        rules::{AtRestart, FreePorts},
+    };
 
     fn nic(name: &str, change: NicChange, timing: Timing) -> NicOutlook {
         NicOutlook { name: name.to_owned(), change, timing, reasons: Vec::new() }
@@ -413,6 +385,7 @@ mod tests {
             rule: "NP103",
             scope: crate::rules::Scope::Hotplug,
             weight: Weight::Denied,
+            at_restart: AtRestart::Applied,
             what: "model e1000e of \"white\" cannot be hotplugged".to_owned(),
             fix: "use virtio".to_owned(),
         }];

@@ -14,7 +14,7 @@ mod traces;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, value_parser};
 use tokio::runtime::Builder;
 
 use self::{
@@ -34,6 +34,7 @@ use crate::{
     k8s::events::{EventQueue, Events},
     server::{
         Config, Drain, Limits, Server,
+        denials::MAX_NAMESPACES,
         reload::every,
         tls::{CertResolver, ClientCas},
     },
@@ -136,6 +137,19 @@ pub(super) struct ServeArgs {
     #[arg(default_value_t = HumanDuration(Drain::default().deadline), help_heading = "Shutdown")]
     drain_deadline: HumanDuration,
 
+    /// Number of namespaces that nicplug_denials_total tells apart, from 0 (none) to 1000: the first ones with a denial
+    /// have their own series, and all others together one series for each kind of requester. A client that may read
+    /// the metrics reads the names.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "NICPLUG_DENIAL_NAMESPACES",
+        default_value_t = 0,
+        help_heading = "Metrics"
+    )]
+    #[arg(value_parser = value_parser!(u16).range(..=i64::from(MAX_NAMESPACES)))]
+    denial_namespaces: u16,
+
     #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
@@ -164,6 +178,7 @@ impl ServeArgs {
             config.activation = activation.as_ref().map(|activation| activation.activation());
             (config.watches, config.events) = (watches, queue.clone());
             config.persist = leader.as_ref().and_then(|leader| leader.persist.clone());
+            config.leader = leader.as_ref().map(|leader| leader.leads.clone());
             config.pending = leader.as_ref().and_then(|leader| leader.pending.clone());
             let export = collector.map(traces::start);
             config.spans = export.as_ref().map(|export| export.spans().clone());
@@ -213,6 +228,7 @@ impl ServeArgs {
                 connection_requests: self.max_connection_requests,
                 ..Limits::default()
             },
+            denial_namespaces: self.denial_namespaces.into(),
             drain: Drain { grace: self.drain_grace.0, deadline: self.drain_deadline.0 },
             ..Config::new(certificate)
         })

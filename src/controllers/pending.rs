@@ -22,8 +22,6 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use ring::digest;
-use serde_json::Value;
 
 pub use self::counts::{PendingCounts, STAGES};
 use self::{
@@ -33,12 +31,12 @@ use self::{
 use crate::{
     cluster::cache::Cache,
     hotplug::{
-        place::{Need, NicReport, PendingReason, Place},
+        place::{Need, NicReport, Place},
         progress::Direction,
     },
     k8s::{
         Key,
-        events::{EventReason, Events, NamedEvent, reference},
+        events::{EventReason, Events, NamedEvent, name_of_event, reference},
         log_once::LogOnce,
         request::ApiClient,
     },
@@ -56,9 +54,6 @@ const READ_AT_ONCE: usize = 20;
 
 /// How long a response of the API server may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest part of a VM's name in the name of an Event.
-const LONGEST_PREFIX: usize = 200;
 
 /// Reports NICs that running guests lack.
 pub struct PendingController {
@@ -170,18 +165,13 @@ impl PendingController {
                 return tracker.postpone(vm, now);
             }
         };
-        let waits_for_restart = waits_for_restart(&object);
         let object = reference(&object);
         let uid = object.uid.clone().unwrap_or_default();
         for nic in &report.nics {
             let key = NicKey { vm: vm.clone(), nic: nic.name.clone() };
             let is_pending =
                 nic.need != Need::Nothing && nic.direction == Direction::Attach && nic.place < Place::Guest;
-            let reason = match nic.place {
-                Place::Template if waits_for_restart => Some(PendingReason::Restart),
-                _ => nic.reason,
-            };
-            let finding = reason.filter(|_| is_pending).map(|reason| (nic.place, reason));
+            let finding = nic.reason.filter(|_| is_pending).map(|reason| (nic.place, reason));
             let Some(reason) = tracker.judge(&key, &uid, finding, now) else { continue };
             let name = event_name(&key, &uid, reason.as_str(), tracker.arrivals(&key));
             let annotations = BTreeMap::from([
@@ -219,11 +209,6 @@ fn note(nic: &NicReport) -> String {
     note
 }
 
-/// Whether the owner of a VM lets changes of its NICs wait for the next restart.
-fn waits_for_restart(vm: &Value) -> bool {
-    vm.pointer("/metadata/annotations/nicplug.io~1apply").is_some_and(|apply| apply == "on-restart")
-}
-
 fn vm_reference((namespace, name): &Key, uid: String) -> ObjectReference {
     ObjectReference {
         api_version: Some("kubevirt.io/v1".to_owned()),
@@ -238,13 +223,7 @@ fn vm_reference((namespace, name): &Key, uid: String) -> ObjectReference {
 /// Returns the name of the Event about a NIC: the same for the same NIC and reason, until the NIC has arrived.
 fn event_name(key: &NicKey, uid: &str, what: &str, arrivals: u32) -> String {
     let NicKey { vm: (_, name), nic } = key;
-    let hash = digest::digest(&digest::SHA256, format!("{uid} {nic} {what} {arrivals}").as_bytes());
-    let mut event_name = format!("{}.", name.get(..name.floor_char_boundary(LONGEST_PREFIX)).unwrap_or_default());
-    for byte in hash.as_ref().iter().take(8) {
-        // Writing to a string cannot fail.
-        let _ = write!(event_name, "{byte:02x}");
-    }
-    event_name
+    name_of_event(name, &format!("{uid} {nic} {what} {arrivals}"))
 }
 
 #[cfg(test)]

@@ -490,6 +490,24 @@ mod tests {
     }
 
     #[test]
+    fn a_nic_that_the_next_restart_brings_waits_for_it() {
+        let nic = json!({"name": "blue", "bridge": {}, "model": "e1000e"});
+        // The settings may have let a console store it, so the annotation is not needed.
+        for annotations in [json!({}), json!({"nicplug.io/apply": "on-restart"})] {
+            let mut fixture = Fixture::added().template(&[boot_nic(), nic.clone()]);
+            fixture.vm.as_mut().unwrap()["metadata"]["annotations"] = annotations;
+            assert_eq!(fixture.blue().reason, Some(PendingReason::Restart), "{:?}", fixture.blue());
+            // A restart does not cure a network that is missing.
+            let network = "/spec/template/spec/networks/1/multus/networkName";
+            *fixture.vm.as_mut().unwrap().pointer_mut(network).unwrap() = json!("missing");
+            assert_eq!(fixture.blue().reason, Some(PendingReason::Rule), "{:?}", fixture.blue());
+        }
+        let mut plain = Fixture::added();
+        plain.vm.as_mut().unwrap()["metadata"]["annotations"] = json!({"nicplug.io/apply": "on-restart"});
+        assert_eq!(plain.blue().reason, Some(PendingReason::Controller), "KubeVirt copies it without a restart");
+    }
+
+    #[test]
     fn a_migration_starts_by_itself_or_a_user_starts_it() {
         let required = || {
             let since = "2026-11-27T10:00:00Z";

@@ -267,7 +267,10 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::store::Store, facts::kubevirt::AutoMigration, hotplug::edit::NewNic, k8s::kind::Kind};
+    use crate::{
+        admission::Weight, cluster::store::Store, facts::kubevirt::AutoMigration, hotplug::edit::NewNic,
+        k8s::kind::Kind, settings::Enforcement,
+    };
 
     fn vm() -> Value {
         json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
@@ -280,6 +283,11 @@ mod tests {
     /// A cluster in which the VM runs with three free ports, or does not run.
     fn cluster(runs: bool, has_controller: bool) -> Arc<dyn FactSource> {
         let mut store = Store::complete();
+        fill(&mut store, runs, has_controller);
+        Arc::new(store)
+    }
+
+    fn fill(store: &mut Store, runs: bool, has_controller: bool) {
         let daemon = |name: &str, command: &str| {
             json!({"metadata": {"name": name, "namespace": "kube-system"},
                 "spec": {"template": {"spec": {"containers": [{"command": [command]}]}}},
@@ -315,7 +323,6 @@ mod tests {
         for (kind, object) in objects {
             store.apply(kind, &object.to_string()).unwrap();
         }
-        Arc::new(store)
     }
 
     fn add(name: &str) -> PlanStep {
@@ -371,6 +378,54 @@ mod tests {
         let ports = &allowed.outlook.as_ref().unwrap().ports;
         assert_eq!((ports.now.free(), allowed.free_after()), (Some(2), Some(0)), "{ports:?}");
         assert!(!allowed.is_refused());
+    }
+
+    #[test]
+    fn a_fault_denies_for_itself_only_and_others_of_its_rule_wait() {
+        let mut vm = vm();
+        vm["metadata"]["annotations"] = json!({"nicplug.io/apply": "on-restart"});
+        let settings = Settings::default().with_rule("NP108", Enforcement::Deny);
+        let mut facts = Store::complete();
+        let nad = json!({"metadata": {"name": "other", "namespace": "demo"}, "spec": {}});
+        let steps = [set("blue.network=other"), set("blue.model=e1000e"), set("default.model=e1000e")];
+        fill(&mut facts, true, true);
+        facts.apply(Kind::Nad, &nad.to_string()).unwrap();
+        let facts: Arc<dyn FactSource> = Arc::new(facts);
+        let plan = plan(&vm, &steps, &facts, &settings).unwrap();
+        let outlook = plan.outlook.as_ref().unwrap();
+        let weights = |name: &str| -> Vec<(&str, Weight)> {
+            let nic = outlook.nics.iter().find(|nic| nic.name == name).unwrap();
+            let of_rule = nic.reasons.iter().filter(|reason| reason.rule == "NP108");
+            of_rule.map(|reason| (reason.rule, reason.weight)).collect()
+        };
+        assert_eq!(weights("blue"), [("NP108", Weight::Denied)], "{outlook:#?}");
+        assert_eq!(weights("default"), [("NP108", Weight::Postponed)], "{outlook:#?}");
+        assert!(
+            outlook.nics.iter().any(|nic| nic.is_postponed() && nic.sentence().starts_with("at the next restart: "))
+        );
+    }
+
+    #[test]
+    fn a_nic_that_fails_at_the_restart_never_comes() {
+        let mut vm = vm();
+        vm["metadata"]["annotations"] = json!({"nicplug.io/apply": "on-restart"});
+        let steps = [set("blue.network=missing")];
+        let plan = plan(&vm, &steps, &cluster(true, true), &Settings::default()).unwrap();
+        let nic = &plan.outlook.as_ref().unwrap().nics[0];
+        let sentence = nic.sentence();
+        assert!(sentence.starts_with("never, and the VM does not start with it: "), "{sentence}");
+        assert!(sentence.ends_with("[NP105]"), "{sentence}");
+    }
+
+    #[test]
+    fn a_guest_that_is_as_planned_already_needs_nothing() {
+        let facts = cluster(true, true);
+        let mut without = vm();
+        for list in ["/spec/template/spec/domain/devices/interfaces", "/spec/template/spec/networks"] {
+            without.pointer_mut(list).unwrap().as_array_mut().unwrap().truncate(1);
+        }
+        let again = plan(&without, &[add("blue")], &facts, &Settings::default()).unwrap();
+        assert_eq!(timing(&again, "blue"), Timing::Unchanged);
     }
 
     #[test]

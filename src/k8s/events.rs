@@ -3,7 +3,7 @@
 mod queue;
 mod rate_limit;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -15,6 +15,7 @@ use kube::{
     api::PostParams,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use ring::digest;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -27,6 +28,9 @@ use super::api_error::ApiError;
 /// The longest note of an Event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
 const LONGEST_NOTE: usize = 1024;
 
+/// The longest part of an object's name in the name of an Event, in bytes.
+const LONGEST_PREFIX: usize = 200;
+
 /// How long the API server may take to store an Event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,6 +39,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub enum EventReason {
     /// A NIC that was reported as pending has reached the guest.
     InterfaceAttached,
+    /// A change of the NICs of a running VM was stored; the note says when each reaches the guest.
+    InterfaceChangeStored,
     /// A change that KubeVirt itself made was allowed, although its NICs cannot be attached to the running guest.
     InterfaceNotAttached,
     /// A NIC of the template has not reached the running guest after a time.
@@ -55,8 +61,9 @@ pub enum EventReason {
 
 impl EventReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InterfaceAttached,
+        Self::InterfaceChangeStored,
         Self::InterfaceNotAttached,
         Self::InterfacePending,
         Self::InterfacePersisted,
@@ -72,6 +79,7 @@ impl EventReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InterfaceAttached => "InterfaceAttached",
+            Self::InterfaceChangeStored => "InterfaceChangeStored",
             Self::InterfaceNotAttached => "InterfaceNotAttached",
             Self::InterfacePending => "InterfacePending",
             Self::InterfacePersisted => "InterfacePersisted",
@@ -88,7 +96,10 @@ impl EventReason {
         match self {
             Self::InterfaceAttached | Self::InterfacePending => "Attach",
             Self::InterfacePersisted | Self::PersistFailed => "Persist",
-            Self::InterfaceNotAttached | Self::InterfacePostponed | Self::InterfaceRefused => "Review",
+            Self::InterfaceChangeStored
+            | Self::InterfaceNotAttached
+            | Self::InterfacePostponed
+            | Self::InterfaceRefused => "Review",
             Self::SettingsRefused | Self::SettingsReloaded => "Reload",
         }
     }
@@ -97,7 +108,10 @@ impl EventReason {
     #[must_use]
     pub fn event_type(self) -> EventType {
         match self {
-            Self::InterfaceAttached | Self::InterfacePersisted | Self::SettingsReloaded => EventType::Normal,
+            Self::InterfaceAttached
+            | Self::InterfaceChangeStored
+            | Self::InterfacePersisted
+            | Self::SettingsReloaded => EventType::Normal,
             Self::InterfaceNotAttached
             | Self::InterfacePending
             | Self::InterfacePostponed
@@ -231,6 +245,17 @@ pub(crate) fn reference(object: &Value) -> ObjectReference {
         resource_version: text("/metadata/resourceVersion"),
         ..ObjectReference::default()
     }
+}
+
+/// Returns the name of an Event on an object: the same for the same identity.
+pub(crate) fn name_of_event(object: &str, identity: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, identity.as_bytes());
+    let mut name = format!("{}.", object.get(..object.floor_char_boundary(LONGEST_PREFIX)).unwrap_or_default());
+    for byte in hash.as_ref().iter().take(8) {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 fn truncated(note: &str) -> String {

@@ -1,6 +1,5 @@
 //! Emits an Event on a guest if a request of KubeVirt is denied, or would be denied to another user: a user reads the
-//! answer to their own request, but not the answer to a controller's request. A change that waits for the next restart
-//! of a VM has an Event too, because a console may not show its user the warning.
+//! answer to their own request, but not the answer to a controller's request.
 //!
 //! An answer does not wait for its Event. The rate of Events is limited, per object and for all objects together;
 //! Events above the limit are dropped and counted.
@@ -20,7 +19,7 @@ use crate::{
     k8s::events::{DropReason, EventQueue, EventReason, PendingEvent, RateLimiter},
 };
 
-/// Emits Events for denied requests of KubeVirt's components, and for changes that wait for a restart.
+/// Emits Events for denied requests of KubeVirt's components, and for changes of its own that others may not make.
 pub(super) struct DenialEvents {
     cache: Arc<Cache>,
     queue: EventQueue,
@@ -32,12 +31,16 @@ impl DenialEvents {
         Self { cache, queue, rate_limiter: Mutex::default() }
     }
 
-    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others, or
-    /// if the change waits for the next restart.
+    /// Emits an Event if the evaluation denies a change of one of KubeVirt's components, or would deny it to others.
     pub(super) fn emit(&self, evaluation: &Evaluation) {
         if let Some((change, reason, note)) = self.event_of(evaluation) {
             self.emit_on_guest(change, reason, note);
         }
+    }
+
+    /// Whether a user is a component of KubeVirt.
+    pub(super) fn is_of_kubevirt(&self, user: &str) -> bool {
+        self.cache.is_of_kubevirt(user)
     }
 
     fn event_of<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, EventReason, String)> {
@@ -46,10 +49,6 @@ impl DenialEvents {
             let is_reported = !change.dry_run && self.cache.is_of_kubevirt(change.user);
             return is_reported
                 .then(|| (change, EventReason::InterfaceRefused, denial_note(change, &verdict.message())));
-        }
-        if let Some(change) = evaluation.postponed_change() {
-            let note = postponed_note(change, &verdict.postponed.message());
-            return (!change.dry_run).then_some((change, EventReason::InterfacePostponed, note));
         }
         // Only virt-controller has such a change.
         let change = evaluation.change_not_denied().filter(|change| !change.dry_run)?;
@@ -61,12 +60,12 @@ impl DenialEvents {
         let Some((object, related)) = event_objects(change) else { return };
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let (kind, namespace, name) = (text(&object.kind), text(&object.namespace), text(&object.name));
-        // The repeated denials of a controller leave room for the one Event of a user's change.
+        // The repeated denials of a controller leave room for an Event of another reason.
         let key = format!("{kind}/{namespace}/{name} {}", reason.as_str());
         let is_admitted =
             self.rate_limiter.lock().unwrap_or_else(PoisonError::into_inner).admits(&key, &note, Instant::now());
         if is_admitted {
-            self.queue.emit(PendingEvent { reason, object, related, note });
+            self.queue.emit(PendingEvent { reason, object, related, note, name: None });
         } else {
             self.queue.count_dropped(DropReason::Rate);
         }
@@ -77,10 +76,6 @@ fn warning_note(change: &Change, message: &str) -> String {
     format!("KubeVirt updated {} {:?}: {message}", change.subject.gvk.kind, change.subject.name)
 }
 
-fn postponed_note(change: &Change, message: &str) -> String {
-    format!("change of the running {} {:?}: {message}", change.subject.gvk.kind, change.subject.name)
-}
-
 fn denial_note(change: &Change, message: &str) -> String {
     let Change { subject, before, .. } = change;
     let verb = if before.is_some() { "update" } else { "create" };
@@ -89,7 +84,7 @@ fn denial_note(change: &Change, message: &str) -> String {
 
 /// Returns the object that the Event is about, and the denied object if that is another one: a user looks at the VM of
 /// a VMI.
-fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
+pub(super) fn event_objects(change: &Change) -> Option<(ObjectReference, Option<ObjectReference>)> {
     let subject = change.subject;
     let api_version = format!("{}/{}", subject.gvk.group, subject.gvk.version);
     let reference = |kind: &str, name: &str, uid: &str| ObjectReference {
@@ -185,7 +180,7 @@ mod tests {
             store
         };
         let events = DenialEvents::new(Arc::new(Cache::new(store()).0), EventQueue::without_sender());
-        let settings = Settings::parse("liveChanges: {users: {\"*:console\": warn}}", &[]).unwrap();
+        let settings = Settings::default();
         let store = store();
         for (account, dry_run, expected) in [
             (
@@ -200,15 +195,6 @@ mod tests {
                 Some((EventReason::InterfaceRefused, "KubeVirt may not update VirtualMachine \"web-0\": ")),
             ),
             ("default", false, None),
-            (
-                "console",
-                false,
-                Some((
-                    EventReason::InterfacePostponed,
-                    "change of the running VirtualMachine \"web-0\": waits for the next restart: 2 faults; (1) spec",
-                )),
-            ),
-            ("console", true, None),
         ] {
             let body = body(&format!("system:serviceaccount:kubevirt:{account}"), dry_run);
             let body = parse(body.as_bytes());

@@ -2,7 +2,7 @@
 //!
 //! Each label has a few values that are known in advance, and its series exist from the start: an alert can tell a
 //! value of 0 from a missing one. Names and namespaces are not labels, because a cluster can have a hundred thousand of
-//! them. docs/metrics.md describes all metrics.
+//! them; only denials can have a limited number of namespaces. docs/metrics.md describes all metrics.
 //!
 //! Each file of this folder has the collector of one subject.
 
@@ -10,9 +10,11 @@ mod activation;
 mod build;
 mod certificates;
 mod connections;
+mod denials;
 mod events;
 mod facts;
 mod findings;
+mod leader;
 mod log;
 mod pending;
 mod persist;
@@ -37,12 +39,12 @@ use tokio::sync::watch;
 
 use self::{
     activation::ActivationCollector, build::BuildCollector, certificates::CertificateCollector,
-    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, pending::PendingCollector,
-    persist::PersistCollector, process::ProcessCollector, requests::RequestCollector,
+    connections::ConnectionCollector, facts::FactCollector, findings::FindingCollector, leader::LeaderCollector,
+    pending::PendingCollector, persist::PersistCollector, process::ProcessCollector, requests::RequestCollector,
 };
 use super::{
-    body::BodyBudget, counts::Counts, in_flight::InFlight, recheck::RecheckCounts, reload::settings::ReloadCounts,
-    tls::CertResolver,
+    body::BodyBudget, counts::Counts, denials::DenialCounts, in_flight::InFlight, recheck::RecheckCounts,
+    reload::settings::ReloadCounts, tls::CertResolver,
 };
 use crate::{
     cluster::{cache::Cache, watch::WatchStatuses},
@@ -87,6 +89,11 @@ impl Metrics {
         Self { own, common }
     }
 
+    /// Adds the metric of denials.
+    pub(super) fn add_denials(&mut self, denials: DenialCounts) {
+        self.own.register_collector(Box::new(denials));
+    }
+
     /// Adds the metrics of the watches of a cluster.
     pub(super) fn add_facts(&mut self, cache: Arc<Cache>, status: WatchStatuses) {
         self.own.register_collector(Box::new(FactCollector { cache, status }));
@@ -105,6 +112,11 @@ impl Metrics {
     /// Adds the metrics of the persist controller.
     pub(super) fn add_persist(&mut self, status: PersistStatus) {
         self.own.register_collector(Box::new(PersistCollector(status)));
+    }
+
+    /// Adds the metric of the leader election.
+    pub(super) fn add_leader(&mut self, is_leader: watch::Receiver<bool>) {
+        self.own.register_collector(Box::new(LeaderCollector(is_leader)));
     }
 
     /// Adds the metric of pending NICs.
@@ -229,13 +241,14 @@ mod tests {
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics =
             Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000)), pair.into());
+        metrics.add_denials(DenialCounts::new(1));
         let status = WatchStatuses::default();
         status.iter().for_each(|record| record.touch());
         metrics.add_facts(Arc::new(Cache::new(Store::default()).0), status);
         metrics.add_rechecks(RecheckCounts::default());
-        let is_leader = watch::Sender::new(true).subscribe();
+        metrics.add_leader(watch::Sender::new(true).subscribe());
         metrics.add_pending(PendingCounts::default());
-        metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default(), is_leader });
+        metrics.add_persist(PersistStatus { queue: pending.clone(), stats: PersistStats::default() });
         metrics.add_events(EventQueue::without_sender());
         metrics.add_log(LogQueue::without_writer());
         metrics.add_settings(ReloadCounts::default());
@@ -306,7 +319,8 @@ mod tests {
             "nicplug_connections 1",
             "nicplug_connections_opened_total 1",
             "nicplug_persist_pending 1",
-            "nicplug_persist_leader 1",
+            "nicplug_leader 1",
+            "nicplug_denials_total{requester=\"user\",resource_namespace=\"_other\"} 0",
         ] {
             assert_has(&text, line);
         }

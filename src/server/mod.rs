@@ -13,11 +13,13 @@
 //! 3. at the *deadline* the remaining connections are aborted.
 
 mod body;
+mod change_events;
 mod connection;
 mod counts;
 pub mod deadline;
 mod decision_log;
 mod denial_events;
+pub mod denials;
 mod health;
 mod in_flight;
 mod limits;
@@ -46,8 +48,10 @@ use tokio::{
 
 use self::{
     body::BodyBudget,
+    change_events::ChangeEvents,
     connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
+    denials::DenialCounts,
     in_flight::{InFlight, LogLimit},
     metrics::Metrics,
     readiness::{Check, Readiness},
@@ -64,7 +68,9 @@ pub use self::{
 use crate::{
     admission::{Decision, Reviewer},
     cluster::watch::Watches,
-    controllers::{pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation},
+    controllers::{
+        changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
+    },
     k8s::{
         backoff::{Backoff, Delays},
         events::EventQueue,
@@ -93,10 +99,14 @@ pub struct Config {
     /// The watches of the cluster from which the reviewer's facts come, if any. The server is ready when all watches
     /// are, and reads the cluster again before a denial that depends on facts.
     pub watches: Option<Watches>,
-    /// The queue for Events about denied requests of KubeVirt; needs `watches`.
+    /// The queue for Events about denied requests of KubeVirt and about changes of running VMs; needs `watches`.
     pub events: Option<EventQueue>,
+    /// The number of namespaces that the metric of denials tells apart; 0 for none.
+    pub denial_namespaces: usize,
     /// The numbers of pending NICs, for the metrics, if this process follows them.
     pub pending: Option<PendingCounts>,
+    /// Whether this process is the leader, for the metrics, if it takes part in the election.
+    pub leader: Option<watch::Receiver<bool>>,
     /// The status of the persist controller, for the metrics, if it runs in this process.
     pub persist: Option<PersistStatus>,
     /// The webhook activation, for the metrics and `/readyz`, if this process manages it.
@@ -119,7 +129,9 @@ impl Config {
             drain: Drain::default(),
             watches: None,
             events: None,
+            denial_namespaces: 0,
             pending: None,
+            leader: None,
             persist: None,
             activation: None,
             spans: None,
@@ -158,6 +170,8 @@ impl Server {
         let bodies = Arc::new(BodyBudget::new(limits.bodies));
         let mut metrics =
             Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone());
+        let denials = DenialCounts::new(config.denial_namespaces);
+        metrics.add_denials(denials.clone());
         let tls = tls::server_config(certificate, client_cas)?;
         let (listener, address) = listen(wanted).await?;
         let health = match health_listen {
@@ -180,6 +194,9 @@ impl Server {
         if let Some(queue) = &events {
             metrics.add_events(queue.clone());
         }
+        if let Some(is_leader) = config.leader {
+            metrics.add_leader(is_leader);
+        }
         if let Some(pending) = config.pending {
             metrics.add_pending(pending);
         }
@@ -193,12 +210,18 @@ impl Server {
         if let Some(spans) = &spans {
             metrics.add_spans(spans.clone());
         }
+        let change_events = watches
+            .as_ref()
+            .zip(events.clone())
+            .map(|(watches, queue)| ChangeEvents::new(ChangeFollower::start(watches.client().clone(), queue)));
         let denial_events =
             watches.as_ref().zip(events).map(|(watches, queue)| DenialEvents::new(Arc::clone(watches.cache()), queue));
         let router = routes::router(AppState {
             reviewer,
             rechecker,
             denial_events,
+            change_events,
+            denials,
             counts: counts.clone(),
             in_flight,
             spans,

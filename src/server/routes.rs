@@ -20,10 +20,12 @@ use tokio::time::Instant;
 
 use super::{
     body::{self, BodyBudget, BodyLimits, ReadError},
+    change_events::ChangeEvents,
     counts::{Counts, RefusalReason},
     deadline::answer_within,
     decision_log::{self, Trace},
     denial_events::DenialEvents,
+    denials::DenialCounts,
     in_flight::InFlight,
     recheck::Rechecker,
 };
@@ -72,6 +74,9 @@ pub(super) struct AppState {
     pub(super) rechecker: Option<Rechecker>,
     /// `None` without a cluster.
     pub(super) denial_events: Option<DenialEvents>,
+    /// `None` without a cluster.
+    pub(super) change_events: Option<ChangeEvents>,
+    pub(super) denials: DenialCounts,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
     /// `None` without a collector.
@@ -116,9 +121,13 @@ impl AppState {
                 let answer = evaluation.render();
                 let took = start.elapsed();
                 self.counts.add(evaluation.labels(), took);
+                self.denials.add(&evaluation, |user| self.is_of_kubevirt(user));
                 decision_log::write(&evaluation, took, trace.as_ref());
                 if let Some(denial_events) = &self.denial_events {
                     denial_events.emit(&evaluation);
+                }
+                if let Some(change_events) = &self.change_events {
+                    change_events.follow(evaluator, &evaluation, &settings);
                 }
                 let status = StatusCode::from_u16(evaluation.http_status());
                 json(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Body::from(answer))
@@ -141,6 +150,11 @@ impl AppState {
                 error(StatusCode::REQUEST_TIMEOUT, "the body arrived too slowly").closing()
             }
         }
+    }
+
+    /// Whether a user is a component of KubeVirt; `false` without a cluster.
+    fn is_of_kubevirt(&self, user: &str) -> bool {
+        self.denial_events.as_ref().is_some_and(|events| events.is_of_kubevirt(user))
     }
 
     /// Returns the rechecker if newer facts could change the evaluation.

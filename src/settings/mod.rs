@@ -223,13 +223,15 @@ pub struct HotplugSettings {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct EventSettings {
+    /// `events.changes`: whether a stored change of the NICs of a running VM has an Event.
+    pub changes: bool,
     /// `events.pendingAfterSeconds`: how long a running guest may lack a NIC before an Event reports it; 0 for none.
     pub pending_after_seconds: u32,
 }
 
 impl Default for EventSettings {
     fn default() -> Self {
-        Self { pending_after_seconds: 120 }
+        Self { changes: true, pending_after_seconds: 120 }
     }
 }
 

@@ -222,7 +222,18 @@ ROWS: list[tuple[str, list[Panel]]] = [
                     "{{rule}} {{enforcement}}": "sum by (rule, enforcement) "
                     f"(increase({ours('nicplug_findings_total')}[1h])) > 0"
                 },
-                width=12,
+                width=6,
+                height=9,
+            ),
+            Panel(
+                "Who is denied",
+                "Denied requests of the last hour, by the kind of user and, with metrics.denialNamespaces, by "
+                "namespace: the ten with the most.",
+                {
+                    "{{requester}} {{resource_namespace}}": "topk(10, sum by (requester, resource_namespace) "
+                    f"(increase({ours('nicplug_denials_total')}[1h])) > 0)"
+                },
+                width=6,
                 height=9,
             ),
             Panel(
@@ -315,8 +326,8 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "Leader",
-                "The pod that persists NICs.",
-                {"{{pod}}": f"max by (pod) ({ours('nicplug_persist_leader')})"},
+                "The pod that persists NICs and reports pending ones.",
+                {"{{pod}}": f"max by (pod) ({ours('nicplug_leader')})"},
                 stacked=True,
                 width=6,
             ),

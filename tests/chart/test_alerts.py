@@ -195,12 +195,12 @@ CASES = {
         silent={ours("nicplug_persist_pending"): "2x50 0x1 2x39"},
         after=90,
     ),
-    "NicplugPersistLeader": Case(
-        fires={ours("nicplug_persist_leader"): "1x30", ours("nicplug_persist_leader", "b"): "1x30"},
+    "NicplugLeader": Case(
+        fires={ours("nicplug_leader"): "1x30", ours("nicplug_leader", "b"): "1x30"},
         labels={},
-        description="2 pods report that they are the persist leader; there must be exactly one.",
+        description="2 pods report that they are the leader; there must be exactly one.",
         # One pod releases the Lease, and the other acquires it three minutes later.
-        silent={ours("nicplug_persist_leader"): "1x15 0x15", ours("nicplug_persist_leader", "b"): "0x18 1x12"},
+        silent={ours("nicplug_leader"): "1x15 0x15", ours("nicplug_leader", "b"): "0x18 1x12"},
     ),
     "NicplugCertificateExpiring": Case(
         fires={
@@ -387,9 +387,13 @@ class Values(unittest.TestCase):
         unscraped = alerts({"metrics": {"prometheusRule": {"enabled": True}}})
         self.assertEqual(set(unscraped), {"NicplugBypassed", "NicplugSlow", "NicplugUnreachable"})
         without = alerts({**WATCHED, "persist": {"enabled": False}})
-        self.assertEqual(alerts().keys() - without.keys(), {"NicplugPersistLeader", "NicplugPersistStuck"})
+        self.assertEqual(alerts().keys() - without.keys(), {"NicplugPersistStuck"})
         without = alerts({**WATCHED, "pendingEvents": {"enabled": False}})
         self.assertEqual(alerts().keys() - without.keys(), {"NicplugInterfacesPending"})
+        # Either feature needs the leader.
+        without = alerts({**WATCHED, "persist": {"enabled": False}, "pendingEvents": {"enabled": False}})
+        led = {"NicplugInterfacesPending", "NicplugLeader", "NicplugPersistStuck"}
+        self.assertEqual(alerts().keys() - without.keys(), led)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ pub(crate) fn patch_for(reviewer: &Reviewer, review: &Value) -> Vec<PatchOperati
 pub(crate) struct Answer {
     pub(crate) is_allowed: bool,
     pub(crate) causes: Vec<Cause>,
+    /// Without the name of the object, with which each begins.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -116,6 +117,14 @@ impl Answer {
         let response = &body["response"];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let request = &review["request"];
+        let names = [&request["name"], &request["object"]["metadata"]["name"]].map(|name| name.as_str().unwrap_or(""));
+        let name = names.into_iter().find(|name| !name.is_empty());
+        let warning = |value: &Value| {
+            let (line, prefix) = (text(value), name.map(|name| format!("{name}: ")).unwrap_or_default());
+            let without = line.strip_prefix(&prefix).map(str::to_owned);
+            without.unwrap_or_else(|| panic!("the warning {line:?} does not begin with {prefix:?}"))
+        };
         let cause = |value: &Value| Cause {
             reason: text(&value["reason"]),
             field: text(&value["field"]),
@@ -125,7 +134,7 @@ impl Answer {
             // An answer without a verdict, as for a body without a request, allows nothing.
             is_allowed: response["allowed"] == json!(true),
             causes: list(&response["status"]["details"]["causes"]).iter().map(cause).collect(),
-            warnings: list(&response["warnings"]).iter().map(text).collect(),
+            warnings: list(&response["warnings"]).iter().map(warning).collect(),
         }
     }
 

@@ -94,7 +94,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 {{- $settings := dict "rules" $rules "attachment" $attachment }}
-{{- $_ := set $settings "events" (dict "pendingAfterSeconds" (int64 .Values.settings.events.pendingAfterSeconds)) }}
+{{- $events := .Values.settings.events }}
+{{- $_ := set $settings "events" (dict "changes" $events.changes "pendingAfterSeconds" (int64 $events.pendingAfterSeconds)) }}
 {{- $_ := set $settings "liveChanges" .Values.settings.liveChanges }}
 {{- with .Values.settings.api.groups }}
 {{- $_ := set $settings "api" (dict "groups" .) }}

@@ -196,6 +196,23 @@ pub enum Object<'a> {
 }
 
 impl Request<'_> {
+    /// Returns the name of the object; empty if the API server has not generated it yet.
+    #[must_use]
+    pub fn object_name(&self) -> &str {
+        if !self.name.is_empty() {
+            return &self.name;
+        }
+        match &self.object {
+            Some(Object::Vmi(vmi)) => &vmi.metadata.name,
+            Some(Object::Migration(migration)) => &migration.metadata.name,
+            Some(Object::Nad(nad)) => &nad.metadata.name,
+            Some(Object::Pool(pool)) => &pool.metadata.name,
+            Some(Object::ReplicaSet(set)) => &set.metadata.name,
+            Some(Object::Vm(vm)) => &vm.metadata.name,
+            Some(Object::Other) | None => "",
+        }
+    }
+
     /// Reads the deferred specs, except if the request changes nothing.
     pub(super) fn resolve_specs(&mut self) -> Result<(), JsonError> {
         self.is_unchanged = self.changes_nothing();

@@ -1,6 +1,9 @@
 //! Finds rules, fields and objects in a message as a user copies it: from kubectl, a console, an Event or a log.
 
-use crate::rules::{self, Rule};
+use crate::{
+    k8s::request::is_valid_name,
+    rules::{self, Rule},
+};
 
 /// The kinds of objects that messages name before a quoted name.
 const KINDS: [&str; 6] = [
@@ -115,7 +118,11 @@ fn fault_of(rule: &'static Rule, words: &[&str]) -> Fault {
         }
         None => (String::new(), words),
     };
-    let rest: Vec<&str> = rest.iter().copied().skip_while(|word| matches!(*word, "Warning:" | "*")).collect();
+    let mut rest: Vec<&str> = rest.iter().copied().skip_while(|word| matches!(*word, "Warning:" | "*")).collect();
+    // A warning begins with the name of its object.
+    if field_at.is_none() && rest.first().is_some_and(|word| word.strip_suffix(':').is_some_and(is_valid_name)) {
+        rest.remove(0);
+    }
     Fault { rule, field, what: rest.join(" ").trim_end_matches([';', ',']).to_owned() }
 }
 
@@ -180,7 +187,9 @@ mod tests {
     fn a_warning_has_no_field_and_often_no_object() {
         let warning = "Warning: \"dyniface1\" waits: no migration starts, as KubeVirt lacks LiveMigrate [NP112]";
         let what = "\"dyniface1\" waits: no migration starts, as KubeVirt lacks LiveMigrate";
-        assert_eq!(parts(warning), (None, vec![("NP112", String::new(), what.to_owned())]));
+        for warning in [warning.to_owned(), warning.replace("Warning: ", "Warning: web-0: ")] {
+            assert_eq!(parts(&warning), (None, vec![("NP112", String::new(), what.to_owned())]));
+        }
         assert_eq!(parts("NP103"), (None, vec![("NP103", String::new(), String::new())]));
         for text in ["", "[NP999]", "denied the request: NP103x", "\u{1b}", "\u{1b}[", "\\", "[", "VirtualMachine \""] {
             assert_eq!(parts(text), (None, Vec::new()), "{text:?}");

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use futures_util::future::join;
 use kube::Client;
+use tokio::sync::watch;
 
 use super::{
     leader_task::LeaderTask,
@@ -67,6 +68,8 @@ enum Switch {
 
 /// The running controllers of the leader.
 pub(super) struct Leader {
+    /// Whether this replica leads, for the server's metrics.
+    pub(super) leads: watch::Receiver<bool>,
     /// The state of persisting, for the server's metrics; `None` if it is switched off.
     pub(super) persist: Option<PersistStatus>,
     /// The numbers of pending NICs; `None` if their Events are switched off.
@@ -94,8 +97,7 @@ impl PersistArgs {
         let is_leader = elector.is_leader();
         let reconciler =
             (self.persist == Switch::On).then(|| Arc::new(Reconciler::new(client.clone(), queue.clone(), &identity)));
-        let persist =
-            reconciler.as_ref().map(|reconciler| PersistStatus { queue, stats: reconciler.stats().clone(), is_leader });
+        let persist = reconciler.as_ref().map(|reconciler| PersistStatus { queue, stats: reconciler.stats().clone() });
         let pending = (self.pending_events == Switch::On).then(|| {
             let (client, cache) = (client.clone(), Arc::clone(cache));
             Arc::new(PendingController::new(client, cache, settings, &identity, SystemTime::now))
@@ -109,7 +111,12 @@ impl PersistArgs {
             let (persisted, failed, retried) = (totals.persisted(), totals.reported_failures(), totals.retried());
             tracing::info!(persisted, failed, retried, "stopped persisting NICs");
         };
-        Ok(Some(Leader { persist, pending: counts, task: LeaderTask::start(elector, work, log_totals) }))
+        Ok(Some(Leader {
+            leads: is_leader,
+            persist,
+            pending: counts,
+            task: LeaderTask::start(elector, work, log_totals),
+        }))
     }
 
     fn timings(&self) -> anyhow::Result<Timings> {

@@ -71,7 +71,7 @@ fn event(outcome: ReloadOutcome, object: ObjectReference) -> PendingEvent {
         }
         ReloadOutcome::Taken => (EventReason::SettingsReloaded, "the settings of the file are in force".to_owned()),
     };
-    PendingEvent { reason, object, related: None, note }
+    PendingEvent { reason, object, related: None, note, name: None }
 }
 
 /// Returns a reference to the pod of this process, from the variables that the chart sets; `None` outside of a pod.

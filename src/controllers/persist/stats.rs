@@ -5,8 +5,6 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::watch;
-
 use super::reconcile::ReconcileError;
 use crate::cluster::persist_queue::PersistQueue;
 
@@ -17,8 +15,6 @@ pub struct PersistStatus {
     pub queue: PersistQueue,
     /// The counters of this replica.
     pub stats: PersistStats,
-    /// Whether this replica is the leader.
-    pub is_leader: watch::Receiver<bool>,
 }
 
 /// Counters since the start of this replica, shared by all clones.

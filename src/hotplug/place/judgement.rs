@@ -77,7 +77,7 @@ fn is_obstacle(reason: &Reason, place: Place) -> bool {
     };
     // The reason says already that a migration is needed, but not what hinders it.
     let is_telling = match reason.weight {
-        Weight::Denied => true,
+        Weight::Denied | Weight::Postponed => true,
         Weight::Warned => reason.scope == Scope::Hotplug,
         Weight::Advice => ["live migration, and", "cannot be attached", "may have to wait"]
             .iter()

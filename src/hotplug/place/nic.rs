@@ -148,7 +148,8 @@ impl GuestView<'_> {
         // KubeVirt names a guest that cannot migrate in its own words, which the rule quotes too.
         let is_told = reason.contains("cannot migrate") || reason.starts_with("a restart");
         let mut why = format!("waits for {reason}");
-        for obstacle in obstacles.iter().filter(|obstacle| !(is_told && obstacle.weight == Weight::Denied)) {
+        let is_quoted = |weight| is_told && matches!(weight, Weight::Denied | Weight::Postponed);
+        for obstacle in obstacles.iter().filter(|obstacle| !is_quoted(obstacle.weight)) {
             why.push_str("; ");
             why.push_str(&obstacle.what);
         }
@@ -163,7 +164,7 @@ impl GuestView<'_> {
             None if need == Need::Action => "remove that obstacle, or restart the VM".to_owned(),
             None => String::new(),
         };
-        let reason = PendingReason::of(reason, obstacles.as_slice(), migration);
+        let reason = PendingReason::of(reason, place, &obstacles, migration);
         Diagnosis { place, need, reason: Some(reason), why, fix, needs_migration }
     }
 
@@ -189,7 +190,7 @@ impl GuestView<'_> {
                 let need = if needs_migration { Need::Action } else { Need::Time };
                 let fix = if needs_migration { "start a live migration" } else { "" };
                 let why = format!("is being removed, and waits for {reason}");
-                let reason = Some(PendingReason::of(reason, &[], progress.migration));
+                let reason = Some(PendingReason::of(reason, place, &[], progress.migration));
                 Diagnosis { reason, needs_migration, ..Diagnosis::because(place, need, &why, fix) }
             }
         }

@@ -1,7 +1,10 @@
 //! The reason why a NIC is not further: the sentence for people, and its kind for metrics.
 
 use super::{Direction, MigrationNeed, Need, NicReport, Place};
-use crate::admission::{Reason, Weight};
+use crate::{
+    admission::{Reason, Weight},
+    rules::{AtRestart, Scope},
+};
 
 /// The kind of reason why a NIC is not further.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -58,10 +61,10 @@ impl PendingReason {
     }
 
     /// Returns the reason of a NIC that waits for `next`, with what the rules find.
-    pub(super) fn of(next: &str, obstacles: &[Reason], migration: MigrationNeed) -> Self {
+    pub(super) fn of(next: &str, place: Place, obstacles: &[Reason], migration: MigrationNeed) -> Self {
         if next.contains("cannot migrate") {
             Self::NotMigratable
-        } else if next.starts_with("a restart") {
+        } else if next.starts_with("a restart") || place == Place::Template && waits_for_restart(obstacles) {
             Self::Restart
         } else if obstacles.iter().any(|obstacle| obstacle.weight != Weight::Unchecked) {
             Self::Rule
@@ -73,6 +76,15 @@ impl PendingReason {
             }
         }
     }
+}
+
+/// Whether rules deny the copy of a NIC to the running guest, or have let it wait, and the next restart cures each
+/// fault: KubeVirt does not bring such a NIC to the guest before, whatever allowed it in the template.
+fn waits_for_restart(obstacles: &[Reason]) -> bool {
+    let is_fault = |obstacle: &&Reason| matches!(obstacle.weight, Weight::Denied | Weight::Postponed);
+    let is_cured = |fault: &Reason| fault.scope == Scope::Hotplug && fault.at_restart == AtRestart::Applied;
+    let mut faults = obstacles.iter().filter(is_fault).peekable();
+    faults.peek().is_some() && faults.all(is_cured)
 }
 
 impl NicReport {

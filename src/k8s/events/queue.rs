@@ -1,14 +1,17 @@
 //! Events that no caller waits for: queued at once, and sent one after the other in the background.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::mpsc;
 
-use super::{EventReason, Events};
+use super::{EventReason, Events, NamedEvent};
 
 /// How many Events may wait: a slow API server delays no caller, and costs no more memory than this.
 const CAPACITY: usize = 256;
@@ -24,6 +27,8 @@ pub struct PendingEvent {
     pub related: Option<ObjectReference>,
     /// The text for people.
     pub note: String,
+    /// The name of the Event, if it must not exist twice; else it gets one of its own.
+    pub name: Option<String>,
 }
 
 /// A queue of Events. Clones share it; the task that sends the Events ends with the last clone.
@@ -119,8 +124,15 @@ impl EventCounts {
 }
 
 async fn send(events: Events, mut queue: mpsc::Receiver<PendingEvent>, counts: Arc<EventCounts>) {
-    while let Some(PendingEvent { reason, object, related, note }) = queue.recv().await {
-        if events.emit(reason, &object, related, &note).await {
+    while let Some(PendingEvent { reason, object, related, note, name }) = queue.recv().await {
+        let is_stored = match name {
+            Some(name) => {
+                let event = NamedEvent { name, reason, annotations: BTreeMap::new(), note };
+                events.emit_once(event, &object).await
+            }
+            None => events.emit(reason, &object, related, &note).await,
+        };
+        if is_stored {
             counts.sent.fetch_add(1, Ordering::Relaxed);
         } else {
             counts.count_dropped(DropReason::Failed);
@@ -161,6 +173,7 @@ mod tests {
             object: pod_reference("demo", "a", None),
             related: None,
             note: "a".to_owned(),
+            name: None,
         }
     }
 

@@ -1,4 +1,5 @@
-//! A limit for Events of denials: a controller retries without end, and may do so for a thousand guests at once.
+//! A limit for Events of denials and changes: a controller retries without end, and may do so for a thousand guests at
+//! once.
 
 use std::{
     collections::HashMap,
@@ -18,13 +19,35 @@ const OBJECT_INTERVAL: Duration = Duration::from_mins(1);
 /// The time before the same Event of an object is repeated.
 const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
 
+/// How many Events of one object about changes of it may be written at once before [`OBJECT_INTERVAL`] applies.
+const CHANGE_BURST: u32 = 5;
+
 /// Admits as many Events as a person can read and the API server can store.
 #[derive(Debug, Default)]
 pub struct RateLimiter {
-    /// When the next Event would be due if one came every [`INTERVAL`]; in the past after a pause.
-    due: Option<Instant>,
+    all: Bucket,
     /// The last Event of each object: at most as many as are admitted in [`REPEAT_INTERVAL`].
     last: HashMap<Box<str>, LastEvent>,
+    /// The Events about changes of each object that had one lately.
+    changes: HashMap<Box<str>, Bucket>,
+}
+
+/// Admits a burst, and then one in each interval.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// When the next one would be due if one came in every interval; in the past after a pause.
+    due: Option<Instant>,
+}
+
+impl Bucket {
+    fn admits(&mut self, burst: u32, interval: Duration, now: Instant) -> bool {
+        let due = self.due.map_or(now, |due| due.max(now));
+        let is_within = due.duration_since(now) <= interval * (burst - 1);
+        if is_within {
+            self.due = Some(due + interval);
+        }
+        is_within
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +66,7 @@ impl RateLimiter {
                 return false;
             }
         }
-        if !self.is_within_burst(now) {
+        if !self.all.admits(BURST, INTERVAL, now) {
             return false;
         }
         self.last.retain(|_, last| now.duration_since(last.at) < REPEAT_INTERVAL);
@@ -51,13 +74,12 @@ impl RateLimiter {
         true
     }
 
-    fn is_within_burst(&mut self, now: Instant) -> bool {
-        let due = self.due.map_or(now, |due| due.max(now));
-        let is_within = due.duration_since(now) <= INTERVAL * (BURST - 1);
-        if is_within {
-            self.due = Some(due + INTERVAL);
-        }
-        is_within
+    /// Whether an Event about a change of an object may be written now; if so, it counts as written. Each change is
+    /// new, so equal notes count as different ones do.
+    pub fn admits_change(&mut self, object: &str, now: Instant) -> bool {
+        self.changes.retain(|_, bucket| bucket.due.is_some_and(|due| due > now));
+        let bucket = self.changes.entry(object.into()).or_default();
+        bucket.admits(CHANGE_BURST, OBJECT_INTERVAL, now) && self.all.admits(BURST, INTERVAL, now)
     }
 }
 
@@ -93,6 +115,21 @@ mod tests {
         assert_eq!(admitted(start + SECOND / 2), 0);
         assert_eq!(admitted(start + 3 * SECOND), 3);
         assert_eq!(admitted(start + 1000 * SECOND), 25);
+    }
+
+    #[test]
+    fn an_object_gets_five_events_about_changes_at_once_and_then_one_a_minute() {
+        let (mut rate_limiter, start) = (RateLimiter::default(), Instant::now());
+        let mut admitted = |object: &str, now| (0..20).filter(|_| rate_limiter.admits_change(object, now)).count();
+        assert_eq!((admitted("vm", start), admitted("other", start)), (5, 5));
+        assert_eq!(admitted("vm", start + 59 * SECOND), 0);
+        assert_eq!(admitted("vm", start + 60 * SECOND), 1);
+        assert_eq!(admitted("vm", start + 3600 * SECOND), 5);
+        let many = |now| (0..1000).filter(|number| rate_limiter.admits_change(&number.to_string(), now)).count();
+        assert_eq!({ many }(start + 7200 * SECOND), 25, "all objects together");
+        assert!(rate_limiter.changes.len() <= 1000, "{}", rate_limiter.changes.len());
+        rate_limiter.admits_change("vm", start + 9000 * SECOND);
+        assert_eq!(rate_limiter.changes.len(), 1, "the others are forgotten");
     }
 
     #[test]

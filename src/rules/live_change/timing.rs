@@ -36,6 +36,8 @@ pub enum Timing {
     AtRestart(String),
     /// No guest runs: it takes effect at the next start.
     AtStart,
+    /// The guest is so already: it has the added NIC, or lacks the removed one.
+    Unchanged,
     /// A fact that decides it is not known.
     Unknown(String),
 }
@@ -73,7 +75,8 @@ pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
                     return plug(case, vmi, nic);
                 }
                 match change {
-                    NicChange::Add => Timing::AtOnce,
+                    // The guest has the NIC, or the new NIC is absent.
+                    NicChange::Add => Timing::Unchanged,
                     NicChange::Modify => modify(case, vmi, nic, &forecast),
                     NicChange::Remove => remove(case, vmi, nic),
                 }
@@ -116,7 +119,9 @@ fn remove(case: &Case, vmi: &Vmi, nic: &Nic) -> Timing {
         Some(guest) if is_dropped && !guest.is_absent => {
             Timing::AtRestart("the template drops it without state: absent".to_owned())
         }
-        _ => Timing::AtOnce,
+        Some(_) => Timing::AtOnce,
+        None if vmi.status_nic(nic.name).is_some() => Timing::AtOnce,
+        None => Timing::Unchanged,
     }
 }
 

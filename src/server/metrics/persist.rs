@@ -16,7 +16,7 @@ pub(super) struct PersistCollector(pub(super) PersistStatus);
 
 impl Collector for PersistCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let PersistStatus { queue, stats, is_leader } = &self.0;
+        let PersistStatus { queue, stats } = &self.0;
         let about = ("persist_pending", "Objects that request that a NIC is copied into the template of a VM");
         single(&mut encoder, about, MetricType::Gauge, &gauge(queue.len()))?;
         let interfaces = ConstCounter::new(stats.persisted());
@@ -24,8 +24,6 @@ impl Collector for PersistCollector {
         single(&mut encoder, about, MetricType::Counter, &interfaces)?;
         let failures = ReconcileError::ALL
             .map(|reason| ([("reason", reason.as_str())], ConstCounter::new(stats.failures(reason))));
-        family(&mut encoder, ("persist_failures", "Failed reconciliations, by reason"), MetricType::Counter, failures)?;
-        let about = ("persist_leader", "Whether this replica is the leader: 1 if so, else 0");
-        single(&mut encoder, about, MetricType::Gauge, &gauge(usize::from(*is_leader.borrow())))
+        family(&mut encoder, ("persist_failures", "Failed reconciliations, by reason"), MetricType::Counter, failures)
     }
 }
