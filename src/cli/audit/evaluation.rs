@@ -112,7 +112,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn of(topic: Topic, what: String, fix: &str) -> Self {
+    pub(super) fn of(topic: Topic, what: String, fix: &str) -> Self {
         let (nic, field) = (String::new(), String::new());
         Self { topic, level: topic.level(), rule: None, nic, field, what, fix: fix.to_owned(), is_new: false }
     }
@@ -129,6 +129,7 @@ pub(super) struct AuditedGuest {
     pub(super) kind: &'static str,
     pub(super) namespace: String,
     pub(super) name: String,
+    pub(super) uid: String,
     /// Whether it runs; `None` if that is not known.
     pub(super) runs: Option<bool>,
     pub(super) ports: FreePorts,
@@ -233,6 +234,7 @@ impl GuestAuditor<'_> {
             kind,
             namespace: guest.namespace.clone(),
             name: guest.name.clone(),
+            uid: object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
             runs: report.is_running(),
             ports: report.ports,
             nics: report
