@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{anyhow, ensure};
+use futures_util::future::join_all;
 use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::{
-    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, networks, read_around,
+    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, list, networks, read_around,
     read_revisions, value,
 };
 use crate::k8s::{
@@ -52,6 +53,7 @@ impl<'c> Scope<'c> {
         self.each(&mut unread, |guest| all_networks.extend(networks(&guest))).await?;
         let mut found = FoundGuests { unread, ..FoundGuests::default() };
         read_around(self.cluster, &self.client, &self.namespace, &all_networks, &mut found).await;
+        self.read_expanding(&mut found).await;
         let (mut store, mut revisions) = (mem::take(&mut found.store), Vec::new());
         let has_vmis =
             self.each(&mut Unread::default(), |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
@@ -64,6 +66,25 @@ impl<'c> Scope<'c> {
         found.store = store;
         read_revisions(&self.client, revisions, &mut found).await;
         Ok(found)
+    }
+
+    /// Reads the instancetypes and preferences with which KubeVirt expands the VMs.
+    async fn read_expanding(&self, found: &mut FoundGuests) {
+        let path = |kind: Kind| match kind {
+            Kind::ClusterInstancetype | Kind::ClusterPreference => ObjectPath::all(kind, ""),
+            _ => ObjectPath::all(kind, &self.namespace),
+        };
+        let lists = join_all(Kind::EXPANDING.iter().map(|&kind| list(&self.client, path(kind)))).await;
+        for (path, listed) in lists {
+            match listed {
+                Ok(objects) => {
+                    objects.iter().for_each(|text| drop(found.store.apply(path.kind, text)));
+                    found.store.finish_sync(path.kind);
+                }
+                Err(ApiError::NotInstalled) => found.store.finish_sync(path.kind),
+                Err(error) => found.unread.add(&path, &error),
+            }
+        }
     }
 
     /// Reads the VMs and VMIs, in the order of namespace and name, and calls `take` with each. Returns whether all VMIs
