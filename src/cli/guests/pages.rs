@@ -13,8 +13,8 @@ use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::{
-    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, list, networks, read_around,
-    read_revisions, value,
+    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Store, Unread, add_guest, is_of_vm, key, list, networks,
+    read_around, read_revisions, value,
 };
 use crate::k8s::{
     api_error::ApiError,
@@ -48,15 +48,21 @@ impl<'c> Scope<'c> {
 
     /// Reads the facts about the guests, and what is around them; keeps no VM and no VMI.
     pub(in crate::cli) async fn facts(&self) -> anyhow::Result<FoundGuests> {
-        let mut unread = Unread::default();
+        let mut found = FoundGuests::default();
+        // A cluster has fewer networks than VMs, so its networks are listed, and not looked up one by one.
+        let listed = if self.namespace.is_empty() { self.list_networks().await } else { None };
         let mut all_networks = BTreeSet::new();
-        self.each(&mut unread, |guest| all_networks.extend(networks(&guest))).await?;
-        let mut found = FoundGuests { unread, ..FoundGuests::default() };
+        if listed.is_none() {
+            self.each(&mut Unread::default(), |guest| all_networks.extend(networks(&guest))).await?;
+        }
         read_around(self.cluster, &self.client, &self.namespace, &all_networks, &mut found).await;
+        for (kind, objects) in listed.into_iter().flatten() {
+            add_all(&mut found.store, kind, &objects);
+        }
         self.read_expanding(&mut found).await;
-        let (mut store, mut revisions) = (mem::take(&mut found.store), Vec::new());
-        let has_vmis =
-            self.each(&mut Unread::default(), |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
+        let (mut store, mut revisions, mut unread) = (mem::take(&mut found.store), Vec::new(), Unread::default());
+        let has_vmis = self.each(&mut unread, |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
+        found.unread.extend(unread);
         if self.namespace.is_empty() && self.labels.is_none() {
             store.finish_sync(Kind::Vm);
             if has_vmis {
@@ -68,6 +74,23 @@ impl<'c> Scope<'c> {
         Ok(found)
     }
 
+    /// Lists the networks of the cluster, and the configurations of webhooks, one of which is the injector's. Returns
+    /// none without permission.
+    async fn list_networks(&self) -> Option<Vec<(Kind, Vec<String>)>> {
+        let kinds = [Kind::Nad, Kind::MutatingWebhooks].map(|kind| ObjectPath::all(kind, ""));
+        let lists = join_all(kinds.map(|path| list(&self.client, path))).await;
+        let mut all = Vec::new();
+        for (path, listed) in lists {
+            match listed {
+                Ok(objects) => all.push((path.kind, objects)),
+                Err(_) if path.kind == Kind::Nad => return None,
+                // Without them the injector is only not known to be missing.
+                Err(_) => {}
+            }
+        }
+        Some(all)
+    }
+
     /// Reads the instancetypes and preferences with which KubeVirt expands the VMs.
     async fn read_expanding(&self, found: &mut FoundGuests) {
         let path = |kind: Kind| match kind {
@@ -77,10 +100,7 @@ impl<'c> Scope<'c> {
         let lists = join_all(Kind::EXPANDING.iter().map(|&kind| list(&self.client, path(kind)))).await;
         for (path, listed) in lists {
             match listed {
-                Ok(objects) => {
-                    objects.iter().for_each(|text| drop(found.store.apply(path.kind, text)));
-                    found.store.finish_sync(path.kind);
-                }
+                Ok(objects) => add_all(&mut found.store, path.kind, &objects),
                 Err(ApiError::NotInstalled) => found.store.finish_sync(path.kind),
                 Err(error) => found.unread.add(&path, &error),
             }
@@ -145,6 +165,14 @@ impl<'c> Scope<'c> {
         }
         Ok(has_vmis)
     }
+}
+
+/// Adds all objects of a kind. One that cannot be read stays unknown, as on the server.
+fn add_all(store: &mut Store, kind: Kind, objects: &[String]) {
+    for text in objects {
+        drop(store.apply(kind, text));
+    }
+    store.finish_sync(kind);
 }
 
 /// Returns a guest that is a VMI only.
