@@ -54,10 +54,11 @@ struct Args {
     html: Option<PathBuf>,
 }
 
-/// The time of a run in seconds, and its largest resident memory in MiB.
+/// The time of a run and of its processor in seconds, and its largest resident memory in MiB.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     seconds: f64,
+    processor: f64,
     peak: f64,
 }
 
@@ -109,12 +110,13 @@ fn main() -> anyhow::Result<()> {
         let page = program(&nicplug, &["audit", "-A", "-o", "html"]).output()?;
         fs::write(path, page.stdout)?;
     }
-    print(&format!("{:10}{:>10}{:>10}", "", "seconds", "MiB"))?;
+    print(&format!("{:10}{:>10}{:>12}{:>10}", "", "seconds", "processor", "MiB"))?;
     for (name, of) in [("kubectl", 0), ("nicplug", 1)] {
         let own: Vec<Cost> = costs.iter().map(|pair| [pair.0, pair.1][of]).collect();
         let seconds = median(own.iter().map(|cost| cost.seconds));
         let peak = own.iter().map(|cost| cost.peak).fold(0.0, f64::max);
-        print(&format!("{name:10}{seconds:>10.2}{peak:>10.0}"))?;
+        let processor = median(own.iter().map(|cost| cost.processor));
+        print(&format!("{name:10}{seconds:>10.2}{processor:>12.2}{peak:>10.0}"))?;
     }
     let ratios: Vec<f64> = costs.iter().map(|(kubectl, audit)| audit.seconds / kubectl.seconds).collect();
     let low = ratios.iter().copied().fold(f64::MAX, f64::min);
@@ -124,23 +126,31 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Runs a program, which must end with one of these statuses. Linux keeps the largest resident memory of a process in
-/// its status, so the last value before the end is that of the whole run, except for its last milliseconds.
+/// its status, so the last values before the end are those of the whole run, except for its last milliseconds.
 fn cost(command: &mut Command, statuses: &[i32]) -> anyhow::Result<Cost> {
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).spawn()?;
-    let status_file = format!("/proc/{}/status", child.id());
-    let mut peak = 0.0_f64;
+    let folder = PathBuf::from(format!("/proc/{}", child.id()));
+    let (mut peak, mut processor) = (0.0_f64, 0.0_f64);
     loop {
         if let Some(status) = child.try_wait()? {
             let seconds = start.elapsed().as_secs_f64();
             ensure!(status.code().is_some_and(|code| statuses.contains(&code)), "{command:?}: {status}");
-            return Ok(Cost { seconds, peak });
+            return Ok(Cost { seconds, processor, peak });
         }
-        let text = fs::read_to_string(&status_file).unwrap_or_default();
+        let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
+        processor = processor.max(processor_seconds(&stat));
+        let text = fs::read_to_string(folder.join("status")).unwrap_or_default();
         let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
         peak = peak.max(kib.unwrap_or(0.0) / 1024.0);
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Returns the user and system time in `/proc/PID/stat`, which Linux counts in hundredths of a second.
+fn processor_seconds(stat: &str) -> f64 {
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).into_iter().flatten();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

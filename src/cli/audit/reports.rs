@@ -186,7 +186,7 @@ fn severity(topic: Topic) -> &'static str {
     match topic {
         Topic::WillNotBoot => "critical",
         Topic::NotJudged | Topic::NicStuck | Topic::Denied => "high",
-        Topic::CannotMigrate | Topic::FullNow | Topic::Warned => "medium",
+        Topic::NicDropped | Topic::CannotMigrate | Topic::FullNow | Topic::Warned => "medium",
         Topic::FullLater => "low",
         Topic::NicPending | Topic::NotChecked => "info",
     }
