@@ -158,6 +158,29 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
     let results = after[1]["results"].as_array().unwrap();
     assert_eq!(results.len(), 2, "{results:#?}");
     assert_eq!(results[0]["timestamp"], reports[0]["results"][0]["timestamp"]);
+
+    send(&fixture.admin, Method::DELETE, &path, "", "").await.granted();
+    let rules = json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["list"]},
+        {"apiGroups": ["openreports.io"], "resources": ["reports"], "verbs": ["list"]}]);
+    let args = ["audit", "-o", "report", "--exit-zero"];
+    fixture.command_as("reader", rules, IN_PLACE, &args).await;
+    let kubeconfig = fixture.api.kubeconfig_of("reader", &fixture.folder);
+    // The authorizer learns of the role a moment later.
+    let refused = async || {
+        let finished = run(fixture.command_with(kubeconfig.clone().into(), IN_PLACE, &args)).await;
+        finished.stdout.contains("2 guests of").then_some(finished)
+    };
+    let refused = eventually("the role of the reader is in force", refused).await;
+    refused.check(
+        2,
+        &[
+            "0 created, 0 changed, 0 unchanged, 0 removed",
+            &format!("Report \"{}/nicplug-", fixture.namespace),
+            " was not written: ",
+            "User \"reader\" cannot patch resource \"reports\"",
+            "policyreports.wgpolicyk8s.io cannot be listed: ",
+        ],
+    );
 }
 
 /// Checks a report about `vm-denied`: the API server drops fields that the definition does not have.
