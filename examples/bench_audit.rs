@@ -87,8 +87,8 @@ fn main() -> anyhow::Result<()> {
     BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
     let _server = Server(child);
     let announcement: Value = serde_json::from_str(&line).context("the API server did not start")?;
-    let kubeconfig = announcement["kubeconfig"].as_str().context("no kubeconfig")?;
-    print(&format!("measured: {}, Kubernetes {}", nicplug.display(), announcement["version"]))?;
+    let kubeconfig = text(&announcement, "/kubeconfig");
+    print(&format!("measured: {}, Kubernetes {}", nicplug.display(), text(&announcement, "/version")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let start = Instant::now();
     runtime.block_on(fill(Path::new(kubeconfig), args.vms))?;
@@ -111,8 +111,8 @@ fn main() -> anyhow::Result<()> {
         fs::write(path, page.stdout)?;
     }
     print(&format!("{:10}{:>10}{:>12}{:>10}", "", "seconds", "processor", "MiB"))?;
-    for (name, of) in [("kubectl", 0), ("nicplug", 1)] {
-        let own: Vec<Cost> = costs.iter().map(|pair| [pair.0, pair.1][of]).collect();
+    let (of_kubectl, of_nicplug): (Vec<Cost>, Vec<Cost>) = costs.iter().copied().unzip();
+    for (name, own) in [("kubectl", of_kubectl), ("nicplug", of_nicplug)] {
         let seconds = median(own.iter().map(|cost| cost.seconds));
         let peak = own.iter().map(|cost| cost.peak).fold(0.0, f64::max);
         let processor = median(own.iter().map(|cost| cost.processor));
@@ -176,7 +176,7 @@ async fn fill(kubeconfig: &Path, vms: u64) -> anyhow::Result<()> {
     for path in kinds.into_iter().chain(["k8s.cni.cncf.io/v1/network-attachment-definitions"]) {
         serves(&client, &format!("/apis/{path}")).await?;
     }
-    create(&client, "", "v1/namespaces", &named("Namespace", "v1", "kubevirt")).await?;
+    create(&client, "", "v1/namespaces", &namespace("kubevirt")).await?;
     let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
         "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
     create(&client, "kubevirt", "kubevirt.io/v1/kubevirts", &kubevirt).await?;
@@ -187,24 +187,29 @@ async fn fill(kubeconfig: &Path, vms: u64) -> anyhow::Result<()> {
     client.request_text(request).await?;
 
     let (mut namespaces, mut networks) = (BTreeSet::new(), BTreeSet::new());
-    let namespace_of = |object: &Value| object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+    let namespace_of = |object: &Value| text(object, "/metadata/namespace").to_owned();
     for number in 1..=vms {
         let vm = Guest::new(number).vm();
         let namespace = namespace_of(&vm);
-        for network in vm["spec"]["template"]["spec"]["networks"].as_array().into_iter().flatten() {
-            let Some(name) = network["multus"]["networkName"].as_str() else { continue };
+        let networks_of_vm = vm.pointer("/spec/template/spec/networks").and_then(Value::as_array);
+        for network in networks_of_vm.into_iter().flatten() {
+            let name = text(network, "/multus/networkName");
+            if name.is_empty() {
+                continue;
+            }
             let (namespace, name) = name.split_once('/').unwrap_or((&namespace, name));
             networks.insert((namespace.to_owned(), name.to_owned()));
             namespaces.insert(namespace.to_owned());
         }
         namespaces.insert(namespace);
     }
-    for namespace in &namespaces {
-        create(&client, "", "v1/namespaces", &named("Namespace", "v1", namespace)).await?;
+    for name in &namespaces {
+        create(&client, "", "v1/namespaces", &namespace(name)).await?;
     }
     let of_networks = networks.into_iter().map(|(namespace, name)| {
-        let mut object = named("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", &name);
-        object["spec"] = json!({"config": r#"{"cniVersion": "0.3.1", "type": "bridge", "bridge": "br1"}"#});
+        let object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+            "metadata": {"name": name},
+            "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "bridge", "bridge": "br1"}"#}});
         (namespace, "k8s.cni.cncf.io/v1/network-attachment-definitions", object)
     });
     let of_guests = (1..=vms).flat_map(|number| {
@@ -213,7 +218,7 @@ async fn fill(kubeconfig: &Path, vms: u64) -> anyhow::Result<()> {
         let vmi = (guest.vmi(1), "kubevirt.io/v1/virtualmachineinstances");
         [vm, vmi].map(|(mut object, path)| {
             let namespace = namespace_of(&object);
-            if let Some(metadata) = object["metadata"].as_object_mut() {
+            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
                 metadata.retain(|key, _| ["annotations", "labels", "name"].contains(&key.as_str()));
             }
             (namespace, path, object)
@@ -228,8 +233,12 @@ async fn fill(kubeconfig: &Path, vms: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn named(kind: &str, version: &str, name: &str) -> Value {
-    json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}})
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Creates an object; `path` is `GROUP/VERSION/PLURAL`, or `VERSION/PLURAL` of the core group.

@@ -233,7 +233,7 @@ impl GuestAuditor<'_> {
         }
         add_nics(&report, object, &mut findings);
         add_ports(&report, &mut findings);
-        findings.extend(self.migratable(guest, facts));
+        findings.extend(migratable(guest, facts));
         findings.sort_by_key(|finding| finding.topic);
         let audited = AuditedGuest {
             kind,
@@ -257,31 +257,25 @@ impl GuestAuditor<'_> {
     }
 }
 
-impl GuestAuditor<'_> {
-    /// Returns a finding if a running guest cannot migrate: by its condition, or by nodes and quotas, which the condition
-    /// does not consider.
-    fn migratable(&self, guest: &Guest, facts: &dyn FactSource) -> Option<Finding> {
-        let vmi = guest.vmi.known()?;
-        if vmi.pointer("/status/phase").and_then(Value::as_str) != Some("Running") {
-            return None;
-        }
-        if let Some(finding) = migratable(vmi) {
-            return Some(finding);
-        }
-        let start = MigrationStart { namespace: &guest.namespace, vmi_name: &guest.name };
-        let facts = facts.facts_for_migration(&start);
-        let obstacle = Obstacle::of_guest(&facts, facts.live().known()?)?;
-        let fix = match obstacle {
-            Obstacle::Unavailable { .. } => {
-                "make one of these nodes schedulable before you drain the node of the guest"
-            }
-            Obstacle::Quota { .. } => "raise the quota before the guest migrates",
-            _ => {
-                "make another node fit, or plan a restart for a NIC that needs a migration and for a drain of its node"
-            }
-        };
-        Some(Finding::of(Topic::CannotMigrate, format!("the running guest cannot migrate: {obstacle}"), fix))
+/// Returns a finding if a running guest cannot migrate: by its condition, or by nodes and quotas, which the condition does
+/// not consider.
+fn migratable(guest: &Guest, facts: &dyn FactSource) -> Option<Finding> {
+    let vmi = guest.vmi.known()?;
+    if vmi.pointer("/status/phase").and_then(Value::as_str) != Some("Running") {
+        return None;
     }
+    if let Some(finding) = not_migratable(vmi) {
+        return Some(finding);
+    }
+    let start = MigrationStart { namespace: &guest.namespace, vmi_name: &guest.name };
+    let facts = facts.facts_for_migration(&start);
+    let obstacle = Obstacle::of_guest(&facts, facts.live().known()?)?;
+    let fix = match obstacle {
+        Obstacle::Unavailable { .. } => "make one of these nodes schedulable before you drain the node of the guest",
+        Obstacle::Quota { .. } => "raise the quota before the guest migrates",
+        _ => "make another node fit, or plan a restart for a NIC that needs a migration and for a drain of its node",
+    };
+    Some(Finding::of(Topic::CannotMigrate, format!("the running guest cannot migrate: {obstacle}"), fix))
 }
 
 /// Returns the object with its type, which an item of a list may lack.
@@ -368,7 +362,7 @@ fn add_ports(report: &GuestReport, findings: &mut Vec<Finding>) {
 }
 
 /// Returns a finding if KubeVirt reports that a guest cannot migrate.
-fn migratable(vmi: &Value) -> Option<Finding> {
+fn not_migratable(vmi: &Value) -> Option<Finding> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array)?;
     let condition = conditions.iter().find(|condition| text(condition, "type") == "LiveMigratable")?;
@@ -388,7 +382,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::k8s::kind::Kind;
+    use crate::{cluster::store::Store, k8s::kind::Kind};
 
     #[test]
     fn a_field_belongs_to_the_nic_of_its_list_entry() {
@@ -429,17 +423,16 @@ mod tests {
                 "spec": {"nodeSelector": {"zone": "x"}, "domain": {"devices": {}}},
                 "status": {"phase": phase, "nodeName": "node-a", "conditions": [{"type": "LiveMigratable",
                     "status": status, "reason": "DisksNotLiveMigratable", "message": "no RWX"}]}});
-            let mut found = FoundGuests::default();
-            found.store.apply(Kind::Vmi, &vmi.to_string()).unwrap();
+            let mut store = Store::default();
+            store.apply(Kind::Vmi, &vmi.to_string()).unwrap();
             for node in &nodes {
-                found.store.apply(Kind::Node, &node.to_string()).unwrap();
+                store.apply(Kind::Node, &node.to_string()).unwrap();
             }
-            [Kind::Vmi, Kind::Node].into_iter().for_each(|kind| found.store.finish_sync(kind));
-            let settings = Settings::default();
-            let auditor =
-                GuestAuditor { found: &found, settings: &settings, present: None, wanted: None, has_bus: false };
+            for kind in [Kind::Vmi, Kind::Node] {
+                store.finish_sync(kind);
+            }
             let guest = Guest { namespace: "shop".into(), name: "web".into(), vm: None, vmi: Fact::Known(vmi) };
-            let finding = auditor.migratable(&guest, &found.store);
+            let finding = migratable(&guest, &store);
             assert_eq!(finding.as_ref().map(|finding| finding.what.as_str()), expected, "{phase} {status} {nodes:?}");
         }
     }

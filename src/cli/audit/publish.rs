@@ -150,8 +150,8 @@ impl Publisher {
         while let Some(page) = pages.next().await.map_err(unlisted)? {
             let mut add = |text: &str| {
                 let mut object: Value = serde_json::from_str(text).unwrap_or_default();
-                let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
-                let key = (field("namespace"), field("name"));
+                let field = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+                let key = (field("/metadata/namespace"), field("/metadata/name"));
                 all.insert(key, StoredReport::of(&mut object));
             };
             page.for_each(&mut add).map_err(unlisted)?;

@@ -29,12 +29,16 @@ const MAX_BYTES: usize = 512 * 1024;
 /// The longest message of a result, in characters.
 const MAX_MESSAGE: usize = 4096;
 
+/// The fields of a result.
+type Fields = Map<String, Value>;
+
 /// A report as it must be, without the times of its results.
 #[derive(Debug)]
 pub(super) struct NewReport {
     pub(super) name: String,
-    frame: Map<String, Value>,
-    results: Vec<Value>,
+    /// `metadata.ownerReferences`, `scope` and `summary`.
+    frame: [Value; 3],
+    results: Vec<Fields>,
 }
 
 /// What is kept of a report in the cluster.
@@ -49,11 +53,11 @@ pub(super) struct StoredReport {
 
 /// Returns the reports about a guest: none without findings, and several if one would be too large.
 pub(super) fn reports_of(guest: &AuditedGuest, kubevirt_version: &str) -> Vec<NewReport> {
-    let mut parts: Vec<(Vec<Value>, [usize; 5])> = Vec::new();
+    let mut parts: Vec<(Vec<Fields>, [usize; 5])> = Vec::new();
     let mut bytes = 0;
     for finding in &guest.findings {
         let result = result_of(finding, kubevirt_version);
-        let length = result.to_string().len();
+        let length = text_of(&result).len();
         bytes += length;
         if parts.is_empty() || bytes > MAX_BYTES {
             parts.push(Default::default());
@@ -76,42 +80,42 @@ pub(super) fn reports_of(guest: &AuditedGuest, kubevirt_version: &str) -> Vec<Ne
 const OUTCOMES: [&str; 5] = ["pass", "fail", "warn", "error", "skip"];
 
 impl NewReport {
-    fn of(guest: &AuditedGuest, index: usize, results: Vec<Value>, counts: [usize; 5]) -> Self {
+    fn of(guest: &AuditedGuest, index: usize, results: Vec<Fields>, counts: [usize; 5]) -> Self {
         let AuditedGuest { kind, namespace, name, uid, .. } = guest;
         let part = if index == 0 { String::new() } else { format!("-{}", index + 1) };
-        let owner = json!({"apiVersion": "kubevirt.io/v1", "kind": kind, "name": name, "uid": uid});
-        let mut scope = owner.clone();
-        scope["namespace"] = json!(namespace);
+        let version = "kubevirt.io/v1";
+        let owners = json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid}]);
+        let scope = json!({"apiVersion": version, "kind": kind, "namespace": namespace, "name": name, "uid": uid});
         let summary: Map<String, Value> =
             OUTCOMES.iter().zip(counts).map(|(outcome, count)| ((*outcome).to_owned(), json!(count))).collect();
-        let frame = json!({"metadata": {"ownerReferences": [owner]}, "scope": scope, "summary": summary});
-        Self { name: format!("nicplug-{uid}{part}"), frame: frame.as_object().cloned().unwrap_or_default(), results }
+        Self { name: format!("nicplug-{uid}{part}"), frame: [owners, scope, Value::Object(summary)], results }
     }
 
     /// Whether the stored report has the same content, whatever the times of its results are.
     pub(super) fn is_stored_as(&self, stored: &StoredReport) -> bool {
-        hash(&Value::Object(self.frame.clone())) == stored.frame
+        hash(&json!(self.frame).to_string()) == stored.frame
             && self.results.len() == stored.results.len()
-            && self.results.iter().zip(&stored.results).all(|(result, (stored, _))| hash(result) == *stored)
+            && self.results.iter().zip(&stored.results).all(|(result, (stored, _))| hash(&text_of(result)) == *stored)
     }
 
     /// Returns the object to write. A result that is stored keeps the time at which it was found.
     pub(super) fn object(self, kind: &Resource, stored: Option<&StoredReport>, now: i64) -> Value {
         let known = stored.map(|stored| stored.results.as_slice()).unwrap_or_default();
-        let with_time = |mut result: Value| {
-            let hash = hash(&result);
+        let with_time = |mut result: Fields| {
+            let hash = hash(&text_of(&result));
             let seconds = known.iter().find(|(known, _)| *known == hash).map_or(now, |(_, seconds)| *seconds);
-            result["timestamp"] = json!({"seconds": seconds, "nanos": 0});
+            result.insert("timestamp".to_owned(), json!({"seconds": seconds, "nanos": 0}));
             result
         };
-        let results: Vec<Value> = self.results.into_iter().map(with_time).collect();
-        let mut object = Value::Object(self.frame);
-        object["apiVersion"] = json!(kind.api_version());
-        object["kind"] = json!(kind.kind);
-        object["metadata"]["name"] = json!(self.name);
-        object["metadata"]["labels"] = json!({OWNED.0: OWNED.1});
-        object["results"] = Value::Array(results);
-        object
+        let [owners, scope, summary] = self.frame;
+        json!({
+            "apiVersion": kind.api_version(),
+            "kind": kind.kind,
+            "metadata": {"name": self.name, "labels": {OWNED.0: OWNED.1}, "ownerReferences": owners},
+            "scope": scope,
+            "summary": summary,
+            "results": self.results.into_iter().map(with_time).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -121,28 +125,32 @@ impl StoredReport {
         let mut part = |pointer: &str| object.pointer_mut(pointer).map(Value::take).unwrap_or_default();
         let [uid, owners, scope, summary, results] =
             ["/metadata/uid", "/metadata/ownerReferences", "/scope", "/summary", "/results"].map(&mut part);
-        let frame = json!({"metadata": {"ownerReferences": owners}, "scope": scope, "summary": summary});
+        let frame = json!([owners, scope, summary]);
         let results = if let Value::Array(results) = results { results } else { Vec::new() };
         let without_time = |mut result: Value| {
             let time = result.as_object_mut().and_then(|fields| fields.remove("timestamp")).unwrap_or_default();
-            (hash(&result), time.get("seconds").and_then(Value::as_i64).unwrap_or_default())
+            (hash(&result.to_string()), time.get("seconds").and_then(Value::as_i64).unwrap_or_default())
         };
         Self {
             uid: uid.as_str().unwrap_or_default().to_owned(),
-            frame: hash(&frame),
+            frame: hash(&frame.to_string()),
             results: results.into_iter().map(without_time).collect(),
         }
     }
 }
 
-/// Returns a hash that is the same for equal values, whatever the order of their fields was.
-fn hash(value: &Value) -> u64 {
+/// Returns the JSON text, which is the same for equal values: the fields are sorted.
+fn text_of(result: &Fields) -> String {
+    json!(result).to_string()
+}
+
+fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
+    text.hash(&mut hasher);
     hasher.finish()
 }
 
-fn result_of(finding: &Finding, kubevirt_version: &str) -> Value {
+fn result_of(finding: &Finding, kubevirt_version: &str) -> Fields {
     let fix = if finding.fix.is_empty() { String::new() } else { format!("; to do: {}", finding.fix) };
     let message: String = format!("{}{fix}", finding.what).chars().take(MAX_MESSAGE).collect();
     let mut properties = Map::new();
@@ -157,20 +165,18 @@ fn result_of(finding: &Finding, kubevirt_version: &str) -> Value {
             properties.insert(key.to_owned(), json!(value));
         }
     }
-    let mut result = json!({
-        "source": SOURCE,
-        "policy": finding.id(),
-        "category": finding.topic.title(),
-        "severity": severity(finding.topic),
-        "result": outcome(finding),
-        "scored": finding.level != Level::Note,
-        "message": message,
-        "properties": properties,
-    });
-    if let Some(rule) = finding.rule {
-        result["rule"] = json!(rule.name);
-    }
-    result
+    let fields = [
+        ("source", json!(SOURCE)),
+        ("policy", json!(finding.id())),
+        ("rule", json!(finding.rule.map(|rule| rule.name))),
+        ("category", json!(finding.topic.title())),
+        ("severity", json!(severity(finding.topic))),
+        ("result", json!(outcome(finding))),
+        ("scored", json!(finding.level != Level::Note)),
+        ("message", json!(message)),
+        ("properties", Value::Object(properties)),
+    ];
+    fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn outcome(finding: &Finding) -> &'static str {
