@@ -145,6 +145,11 @@ bench-facts-image *flags:
         cargo zigbuild --profile dist --locked --target "$target" --example bench_facts
     "target/$target/dist/examples/bench_facts" {{ flags }}
 
+# Compares `nicplug audit` of 10,000 VMs on a real API server with kubectl (`just apiserver` first): docs/performance.md.
+bench-audit *flags:
+    cargo build --profile dist --locked --bin nicplug --example bench_audit
+    target/dist/examples/bench_audit {{ flags }}
+
 # EMULATOR is a static qemu-user, for another architecture than that of this machine.
 # Builds the image's binary into target/image/ARCH, and runs it in an empty root (half an hour; needs no Docker).
 image-proof arch=image_arch emulator="":

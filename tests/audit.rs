@@ -7,6 +7,7 @@ mod support;
 use std::process::Command;
 
 use futures_util::{StreamExt, stream};
+use hyper::http::Method;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{
@@ -177,6 +178,33 @@ async fn a_nic_that_does_not_arrive_is_a_finding_and_one_on_its_way_a_note() {
     let stuck = fixture.audit_with(BY_MIGRATION, &["-o", "json"]).await.check(1, &[]).json();
     assert_eq!(topics(&stuck, "vm-a"), ["nic-stuck"], "{stuck:#}");
     assert_eq!(stuck["guests"][0]["findings"][0]["nic"], "blue");
+}
+
+#[tokio::test]
+async fn a_nic_that_the_template_has_lost_is_a_finding_and_the_ports_of_an_instancetype_are_counted() {
+    let Some(fixture) = CommandFixture::start("dropped").await else { return };
+    fixture.create_running(&vm("vm-a").nic("blue", NETWORK), "vm-a", 3, can_migrate()).await;
+    let template = vm("vm-a").build()["spec"]["template"].clone();
+    let vms = Kind::Vm.api(&fixture.admin, &fixture.namespace);
+    let patch = Patch::Merge(json!({"spec": {"template": template}}));
+    vms.patch("vm-a", &PatchParams::default(), &patch).await.unwrap();
+    let path = format!("/apis/instancetype.kubevirt.io/v1beta1/namespaces/{}", fixture.namespace);
+    let instancetype = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineInstancetype",
+        "metadata": {"name": "small"}, "spec": {"cpu": {"guest": 1}, "memory": {"guest": "1Gi"}}});
+    let collection = format!("{path}/virtualmachineinstancetypes");
+    requests::send(&fixture.admin, Method::POST, &collection, "application/json", instancetype.to_string())
+        .await
+        .granted();
+    let mut sized = vm("vm-b").build();
+    sized["spec"]["instancetype"] = json!({"kind": "VirtualMachineInstancetype", "name": "small"});
+    requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &sized, Run::Real).await.granted();
+    let audit = fixture.audit(&["-o", "json"]).await.check(1, &[]).json();
+    assert_eq!(topics(&audit, "vm-a"), ["nic-dropped"], "{audit:#}");
+    let guests = audit["guests"].as_array().unwrap();
+    let finding = &guests[0]["findings"][0];
+    assert_eq!((&finding["nic"], &finding["level"]), (&json!("blue"), &json!("warning")));
+    let sized = guests.iter().find(|guest| guest["name"] == "vm-b").unwrap();
+    assert!(sized["ports"]["afterRestart"]["free"].is_u64(), "{sized:#}");
 }
 
 #[tokio::test]

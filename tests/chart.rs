@@ -37,9 +37,13 @@ use support::{
     },
     builders::bare_vm,
     cases::{Answer, entries},
+    folder::Folder,
     wait::eventually,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::spawn_blocking,
+};
 
 const NAMESPACE: &str = "nicplug-system";
 const APPLY: &str = "application/apply-patch+yaml";
@@ -53,6 +57,8 @@ const FOREIGN_GROUPS: &[&str] = &["cert-manager.io", "monitoring.coreos.com"];
 const SERVER_FIELDS: &[&str] = &[
     // The older name of serviceAccountName, which gets the same value.
     "Deployment.spec.template.spec.serviceAccount",
+    "CronJob.spec.jobTemplate.spec.template.spec.serviceAccount",
+    "CronJob.status",
     "Deployment.status",
     "PodDisruptionBudget.status",
     // The cluster allocates addresses, of the families that it has.
@@ -417,6 +423,73 @@ async fn the_service_account_has_the_permissions_that_it_needs_and_no_others() {
             // Other errors of a request are found after its authorization.
             assert_eq!(answer.code != 403, is_allowed, "{method} {path}: {answer:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_audit_runs_with_its_own_account_which_may_only_write_reports() {
+    let Some(fixture) = ChartFixture::start().await else { return };
+    let objects = &fixture.sets["cert-manager"];
+    for object in objects.iter().filter(|object| !is_foreign(object)) {
+        fixture.apply(object, "helm").await.granted();
+    }
+    let definition = root().join("tests/data/report-crds/reports.yaml");
+    crds::establish(&fixture.admin, fs::read(definition).unwrap()).await;
+    let namespace = fixture.api.namespace("audited").await;
+    let two_bindings = json!({"name": "blue", "bridge": {}, "sriov": {}});
+    let vm = bare_vm("vm").nic_with(two_bindings, json!({"name": "blue", "multus": {"networkName": "net"}})).build();
+    requests::create(&fixture.admin, Kind::Vm, &namespace, &vm, Run::Real).await.granted();
+
+    let pod = &of_kind(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let account = pod["serviceAccountName"].as_str().unwrap();
+    let folder = Folder::new("audit");
+    let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+    let kubeconfig = fixture.api.kubeconfig_of(&user, &folder);
+    let text = of_kind(objects, "ConfigMap")["data"]["settings.yaml"].as_str().unwrap();
+    let settings = folder.write("settings.yaml", text);
+    let args: Vec<String> = pod["containers"][0]["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|arg| arg.as_str().unwrap().replace("/etc/nicplug/settings/settings.yaml", &settings))
+        .collect();
+    let run = async || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+        command.args(&args).args(["--kubeconfig", &kubeconfig]).env_remove("KUBECONFIG").env_remove("COLUMNS");
+        let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+        stdout
+    };
+    // The authorizer learns of the role a moment later.
+    let is_allowed = async || {
+        let client = fixture.api.user(&user);
+        send(&client, Method::GET, "/apis/openreports.io/v1alpha1/reports", JSON, "").await.is_ok().then_some(())
+    };
+    eventually("the role is in force", is_allowed).await;
+    let stdout = run().await;
+    assert!(stdout.contains("reports.openreports.io: 1 created, 0 changed, 0 unchanged, 0 removed"), "{stdout}");
+    assert!(!stdout.contains("no permission"), "{stdout}");
+    let stdout = run().await;
+    assert!(stdout.contains("0 created, 0 changed, 1 unchanged, 0 removed"), "{stdout}");
+
+    let client = fixture.api.user(&user);
+    for (method, path) in [
+        (Method::PATCH, "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/a-vm"),
+        (Method::POST, "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstancemigrations"),
+        (Method::GET, "/apis/kubevirt.io/v1/namespaces/default/virtualmachines/a-vm"),
+        (Method::GET, "/api/v1/secrets"),
+        (Method::GET, "/api/v1/configmaps"),
+        (Method::GET, "/api/v1/namespaces/default/pods/a-pod/log"),
+        (Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events"),
+        (Method::DELETE, "/apis/openreports.io/v1alpha1/clusterreports/a-report"),
+    ] {
+        let content = if method == Method::PATCH { MERGE } else { JSON };
+        let answer = send(&client, method.clone(), &format!("{path}?dryRun=All"), content, "{}").await;
+        assert_eq!(answer.code, 403, "{method} {path}: {answer:?}");
+    }
+    for object in objects {
+        fixture.delete(object).await;
     }
 }
 

@@ -3,6 +3,8 @@
 mod evaluation;
 mod html;
 mod json;
+mod publish;
+mod reports;
 mod sarif;
 mod text;
 
@@ -14,7 +16,10 @@ use std::{
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use self::evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic};
+use self::{
+    evaluation::{AuditedGuest, Buses, Finding, GuestAuditor, Topic},
+    publish::{Published, Publisher},
+};
 use super::{
     block_on,
     check::{Level, UnknownFacts, count, unchecked},
@@ -34,17 +39,19 @@ use crate::{
 ///
 /// The findings are those of the webhook about a VM that is created now, and what `status` shows: NICs that are not in
 /// the guest and why, guests without a free PCI port now or after the next restart, templates that would not boot, and
-/// guests that cannot migrate. The command reads the cluster page by page and changes nothing. It needs the permission to
-/// list VMs; the other objects that it reads only make the answer better, and it lists what it could not read.
+/// guests that cannot migrate. The command reads the cluster page by page. It needs the permission to list VMs; the other
+/// objects that it reads only make the answer better, and it lists what it could not read. Only -o report changes
+/// something: it writes one report for each guest with findings, and removes those that no longer apply.
 ///
 /// The exit status is 0 if nothing was found that a user has to do something about, 1 if something was found, 2 if the
-/// VMs cannot be read or one cannot be judged.
+/// VMs cannot be read, one cannot be judged, or a report cannot be written.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   nicplug audit
   nicplug audit -A -o html > audit.html
   nicplug audit -A --kubevirt-version v1.10.0
-  nicplug audit -l app=web -o sarif > audit.sarif")]
+  nicplug audit -l app=web -o sarif > audit.sarif
+  nicplug audit -A -o report")]
 pub(super) struct AuditArgs {
     /// All namespaces.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
@@ -62,6 +69,10 @@ pub(super) struct AuditArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 
+    /// Exit with status 0 if something was found.
+    #[arg(long)]
+    exit_zero: bool,
+
     #[command(flatten)]
     settings: SettingsArgs,
 
@@ -78,6 +89,8 @@ enum Format {
     Json,
     /// One page for a browser, which loads nothing else.
     Html,
+    /// Reports in the cluster: openreports.io/v1alpha1, else wgpolicyk8s.io/v1alpha2.
+    Report,
     /// SARIF 2.1.0.
     Sarif,
 }
@@ -132,10 +145,10 @@ impl AuditReport {
         unchecked.chain(self.notes.iter().cloned()).collect()
     }
 
-    fn exit_code(&self) -> ExitCode {
+    fn exit_status(&self) -> u8 {
         let not_judged = self.count(|finding| finding.topic == Topic::NotJudged);
         let found = self.count(|finding| finding.level != Level::Note);
-        ExitCode::from(if not_judged > 0 { 2 } else { u8::from(found > 0) })
+        if not_judged > 0 { 2 } else { u8::from(found > 0) }
     }
 }
 
@@ -143,9 +156,17 @@ impl AuditArgs {
     /// Prints the audit.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let settings = self.settings.read()?;
-        let report = block_on(async {
+        let (report, published) = block_on(async {
             let cluster = self.cluster.connect(&settings).await?;
-            self.report(&cluster, &settings).await
+            if self.output != Format::Report {
+                return Ok((self.report(&cluster, &settings).await?, None));
+            }
+            // A cluster without reports is an error at once, and not after all VMs were read.
+            let publisher = Publisher::new(&cluster).await?;
+            let report = self.report(&cluster, &settings).await?;
+            let namespace = if self.all_namespaces { "" } else { cluster.namespace.as_str() };
+            let published = publisher.publish(&report, namespace, self.selector.is_some()).await?;
+            Ok((report, Some(published)))
         })?;
         let mut output = BufWriter::new(output);
         match self.output {
@@ -156,9 +177,19 @@ impl AuditArgs {
             }
             Format::Html => html::write(&report, &mut output)?,
             Format::Sarif => output.write_all(sarif::render(&report)?.as_bytes())?,
+            Format::Report => {
+                let nothing = Published::default();
+                let published = published.as_ref().unwrap_or(&nothing);
+                output.write_all(text::render_published(&report, published, Printout::for_stdout()).as_bytes())?;
+            }
         }
         output.flush()?;
-        Ok(report.exit_code())
+        let has_failed = published.is_some_and(|published| !published.failures.is_empty());
+        Ok(match report.exit_status() {
+            _ if has_failed => ExitCode::from(2),
+            1 if self.exit_zero => ExitCode::SUCCESS,
+            status => ExitCode::from(status),
+        })
     }
 
     async fn report(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<AuditReport> {

@@ -40,6 +40,9 @@ const PAGE: u32 = 500;
 /// The maximum number of guests whose ControllerRevision is read, if nicplug did not record their ports at boot.
 const MAX_REVISIONS: usize = 100;
 
+/// How the annotations of Multus on a pod begin.
+const OF_MULTUS: &str = "k8s.v1.cni.cncf.io/";
+
 /// Which VMs to read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Selection {
@@ -98,6 +101,12 @@ impl Unread {
         } else {
             self.failed.insert(format!("{what}: {error}"));
         }
+    }
+
+    /// Adds what else could not be read.
+    fn extend(&mut self, other: Self) {
+        self.forbidden.extend(other.forbidden);
+        self.failed.extend(other.failed);
     }
 
     /// Returns a sentence for each reason.
@@ -407,12 +416,16 @@ async fn list_core(
 
 /// Drops what no evaluation reads of a Pod or an Event, so that those of a large cluster fit into memory.
 fn trimmed(mut object: Value) -> Value {
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    for (part, kept) in [("spec", "nodeName"), ("status", "phase")] {
-        if let Some(fields) = object.get_mut(part).and_then(Value::as_object_mut) {
-            fields.retain(|name, _| name == kept);
+    let kept = ["annotations", "creationTimestamp", "deletionTimestamp", "labels", "name", "namespace"];
+    for (part, is_kept) in [
+        ("/metadata", &(|name: &str| kept.contains(&name)) as &dyn Fn(&str) -> bool),
+        ("/metadata/annotations", &|name| name.starts_with(OF_MULTUS)),
+        ("/metadata/labels", &|name| name == CREATED_BY),
+        ("/spec", &|name| name == "nodeName"),
+        ("/status", &|name| name == "phase"),
+    ] {
+        if let Some(fields) = object.pointer_mut(part).and_then(Value::as_object_mut) {
+            fields.retain(|name, _| is_kept(name));
         }
     }
     object

@@ -52,10 +52,21 @@ impl Obstacle {
     #[must_use]
     pub fn of(facts: &Facts, settings: &Settings, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
         let of_plugins = Self::of_plugins(facts, &settings.attachment.never_by_migration, nic, namespace);
-        of_plugins.or_else(|| Self::of_nodes(facts, vmi, nic, namespace)).or_else(|| {
-            let mut quotas = facts.quotas.known()?.iter();
-            quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
-        })
+        of_plugins.or_else(|| Self::of_nodes(facts, vmi, nic, namespace)).or_else(|| Self::of_quotas(facts, vmi))
+    }
+
+    /// Returns what hinders a migration of a guest as it is; `None` if nothing does, as far as is known, and in a cluster
+    /// with one node.
+    #[must_use]
+    pub fn of_guest(facts: &Facts, vmi: &Vmi) -> Option<Self> {
+        let nodes = facts.nodes.known().filter(|nodes| nodes.count() > 1);
+        let of_targets = nodes.and_then(|nodes| Self::of_targets(&targets(nodes, vmi)?, vmi));
+        of_targets.or_else(|| Self::of_quotas(facts, vmi))
+    }
+
+    fn of_quotas(facts: &Facts, vmi: &Vmi) -> Option<Self> {
+        let mut quotas = facts.quotas.known()?.iter();
+        quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
     }
 
     fn of_plugins(facts: &Facts, never: &[String], nic: &Nic, namespace: &str) -> Option<Self> {
@@ -76,18 +87,24 @@ impl Obstacle {
             return Some(Self::OneNode);
         }
         let targets = targets(nodes, vmi)?;
-        if targets.is_empty() {
-            let field = vmi.placement.as_ref().map_or("nodeSelector", |placement| placement.field());
-            return Some(Self::Pinned(field));
-        }
-        let available: Vec<_> = targets.iter().filter(|(_, node)| node.is_available()).collect();
-        if let (true, [(first, _), more @ ..]) = (available.is_empty(), &*targets) {
-            let are_cordoned = targets.iter().any(|(_, node)| node.is_cordoned);
-            return Some(Self::Unavailable { are_cordoned, first: (*first).to_owned(), more: more.len() });
+        if let Some(obstacle) = Self::of_targets(&targets, vmi) {
+            return Some(obstacle);
         }
         let resource = resource_of(facts, nic, namespace)?;
-        let offers = available.iter().any(|(_, node)| node.may_offer(&resource));
+        let offers = targets.iter().any(|(_, node)| node.is_available() && node.may_offer(&resource));
         (!offers).then_some(Self::NoResource(resource))
+    }
+
+    fn of_targets(targets: &[(&str, &Node)], vmi: &Vmi) -> Option<Self> {
+        let [(first, _), more @ ..] = targets else {
+            let field = vmi.placement.as_ref().map_or("nodeSelector", |placement| placement.field());
+            return Some(Self::Pinned(field));
+        };
+        if targets.iter().any(|(_, node)| node.is_available()) {
+            return None;
+        }
+        let are_cordoned = targets.iter().any(|(_, node)| node.is_cordoned);
+        Some(Self::Unavailable { are_cordoned, first: (*first).to_owned(), more: more.len() })
     }
 
     /// Whether it stays until a user changes the cluster or the guest.

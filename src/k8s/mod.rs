@@ -7,6 +7,7 @@ pub mod kind;
 pub(crate) mod log_once;
 pub(crate) mod patch;
 pub mod request;
+pub(crate) mod resource;
 pub mod served_groups;
 
 /// Namespace and name.

@@ -65,7 +65,7 @@ impl ObjectPath {
 }
 
 /// Builds requests for all objects of a resource; in all namespaces if `namespace` is empty.
-fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> Request {
+pub(super) fn collection(group: &str, version: &str, plural: &str, namespace: &str) -> Request {
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     match namespace {
         "" => Request::new(format!("{root}/{plural}")),
@@ -133,15 +133,17 @@ impl ApiClient {
 
     /// Lists objects page by page; `params.limit` is the size of a page.
     pub(crate) fn list(&self, path: &ObjectPath, params: ListParams, fields: Fields) -> Pages<'_> {
-        self.pages(path.collection(), params, fields)
+        Pages { fields, ..self.pages(path.collection(), params) }
     }
 
     /// Lists objects of the core group that no watch reads, such as `pods`; in all namespaces if `namespace` is empty.
     pub(crate) fn list_core(&self, plural: &str, namespace: &str, params: ListParams) -> Pages<'_> {
-        self.pages(collection("", "v1", plural, namespace), params, Fields::All)
+        self.pages(collection("", "v1", plural, namespace), params)
     }
 
-    fn pages(&self, collection: Request, params: ListParams, fields: Fields) -> Pages<'_> {
+    /// Returns the pages of a collection, with all fields of its objects.
+    pub(super) fn pages(&self, collection: Request, params: ListParams) -> Pages<'_> {
+        let fields = Fields::All;
         Pages { client: self, collection, fields, params, is_last: false, resource_version: String::new() }
     }
 
@@ -182,7 +184,7 @@ impl ApiClient {
     }
 
     /// Sends a request and returns the body of the response.
-    async fn text(&self, request: hyper::Request<Vec<u8>>) -> Result<String, ApiError> {
+    pub(super) async fn text(&self, request: hyper::Request<Vec<u8>>) -> Result<String, ApiError> {
         self.in_time(Box::pin(self.client.request_text(request))).await
     }
 

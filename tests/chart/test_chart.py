@@ -38,6 +38,13 @@ def pod(values: dict[str, Any]) -> dict[str, Any]:
     return by_kind(values, "Deployment")["spec"]["template"]["spec"]
 
 
+def audit_pod(values: dict[str, Any]) -> dict[str, Any]:
+    return by_kind(values, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
+
+
+AUDIT = {"audit": {"enabled": True}}
+
+
 def args(values: dict[str, Any]) -> list[str]:
     return pod(values)["containers"][0]["args"]
 
@@ -98,7 +105,8 @@ class Everywhere(unittest.TestCase):
     def test_pods_are_as_the_restricted_standard_wants_them(self) -> None:
         for values, _ in self.each():
             tests = chart.objects(chart.render_test(values))
-            for spec in [pod(values), *(item["spec"] for item in tests if item["kind"] == "Pod")]:
+            audit = audit_pod({**values, **AUDIT})["spec"]
+            for spec in [pod(values), audit, *(item["spec"] for item in tests if item["kind"] == "Pod")]:
                 self.assert_restricted(spec)
 
     def assert_restricted(self, spec: dict[str, Any]) -> None:
@@ -135,9 +143,14 @@ class Everywhere(unittest.TestCase):
     def test_selectors_select_the_pods(self) -> None:
         for values, objects in self.each():
             labels = by_kind(values, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+            audit = audit_pod({**values, **AUDIT})["metadata"]["labels"].items()
             for item in objects:
                 selector = item.get("spec", {}).get({"NetworkPolicy": "podSelector"}.get(item["kind"], "selector"), {})
-                self.assertGreaterEqual(labels, selector.get("matchLabels", selector).items(), item["kind"])
+                selector = selector.get("matchLabels", selector).items()
+                is_of_audit = item["metadata"]["name"].endswith("-audit")
+                self.assertGreaterEqual(audit if is_of_audit else labels, selector, item["kind"])
+                if selector:
+                    self.assertFalse(selector <= (labels if is_of_audit else audit), item["kind"])
 
     def test_objects_of_custom_kinds_match_their_models(self) -> None:
         from cloudcoil.models.cert_manager import v1 as cert_manager
@@ -194,9 +207,12 @@ class Templates(unittest.TestCase):
             ("a" * 53, "a" * 50),
             ("a" * 49 + "-bbb", "a" * 49),
         ]:
-            objects = chart.objects(render({}, name=name))
+            objects = chart.objects(render(AUDIT, name=name))
             self.assertIn(expected, {item["metadata"]["name"] for item in objects})
             self.assertLessEqual(max(len(item["metadata"]["name"]) for item in objects), 63)
+            # The name of a Job has 11 further characters.
+            (cron_job,) = (item["metadata"]["name"] for item in objects if item["kind"] == "CronJob")
+            self.assertLessEqual(len(cron_job), 52)
 
     def test_the_certificate_is_for_the_dns_name_that_the_api_server_calls(self) -> None:
         for name, values in sets().items():
@@ -306,7 +322,7 @@ class Templates(unittest.TestCase):
         self.assertEqual(webhook, {"ports": [{"port": 8443, "protocol": "TCP"}], "from": blocks})
 
     def test_common_annotations_are_on_every_object_and_yield_to_its_own(self) -> None:
-        common = {"commonAnnotations": {"example.com/a": "common", "example.com/b": "common"}}
+        common = {**AUDIT, "commonAnnotations": {"example.com/a": "common", "example.com/b": "common"}}
         own = {"service": {"annotations": {"example.com/b": "own"}}}
         objects = chart.objects(render({**common, **own}) + chart.render_test({**common, **own}))
         for item in objects:
@@ -391,6 +407,30 @@ class Templates(unittest.TestCase):
             self.assertEqual(item["metadata"]["annotations"]["helm.sh/hook"], "test", item["kind"])
         self.assertEqual(chart.render_test({"webhooks": {"validating": {"enabled": False}}}), "")
 
+    def test_an_audit_runs_only_if_it_is_enabled_and_has_its_own_account(self) -> None:
+        self.assertNotIn("audit", "".join(item["metadata"]["name"] for item in chart.objects(render({}))))
+        objects = [item for item in chart.objects(render(AUDIT)) if item["metadata"]["name"] == "nicplug-audit"]
+        kinds = [item["kind"] for item in objects]
+        self.assertEqual(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "CronJob"])
+        spec = audit_pod(AUDIT)["spec"]
+        self.assertEqual(spec["serviceAccountName"], "nicplug-audit")
+        self.assertEqual(objects[2]["subjects"][0]["name"], "nicplug-audit")
+        (container,) = spec["containers"]
+        command, *flags = container["args"]
+        self.assertEqual((command, container["image"]), ("audit", pod({})["containers"][0]["image"]))
+        program = source("src/cli/audit") + source("src/cli/facts")
+        for flag in flags:
+            self.assertIn(f" {flag.split('=')[0][2:].replace('-', '_')}: ", program)
+        writes = {
+            (rule["apiGroups"][0], verb) for rule in objects[1]["rules"] for verb in rule["verbs"] if verb not in ("get", "list")
+        }
+        groups = ("openreports.io", "wgpolicyk8s.io")
+        self.assertEqual(writes, {(group, verb) for group in groups for verb in ("create", "delete", "patch")})
+        shared = {"audit": {"enabled": True, "serviceAccount": {"create": False}}, "rbac": {"create": False}}
+        kinds = [item["kind"] for item in chart.objects(render(shared)) if item["metadata"]["name"] == "nicplug-audit"]
+        self.assertEqual(kinds, ["CronJob"])
+        self.assertEqual(audit_pod(shared)["spec"]["serviceAccountName"], "default")
+
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {
             "persist": {"enabled": False},
@@ -466,6 +506,13 @@ class Schema(unittest.TestCase):
             ("extraVolumes: [{name: a}]", "extraVolumes"),
             ("metrics: {podMonitor: {relabelings: [{action: rename}]}}", "action"),
             ("test: {namespace: a b}", "namespace"),
+            ("audit: {schedule: hourly}", "schedule"),
+            ("audit: {schedule: '* * * *'}", "schedule"),
+            ("audit: {timeZone: '+01:00'}", "timeZone"),
+            ("audit: {activeDeadlineSeconds: 0}", "activeDeadlineSeconds"),
+            ("audit: {failedJobsHistoryLimit: -1}", "failedJobsHistoryLimit"),
+            ("audit: {extraArgs: [kubevirt-version]}", "extraArgs"),
+            ("audit: {resources: {limits: {memory: 64MiB}}}", "memory"),
         ]:
             with self.subTest(text):
                 self.assert_rejected(chart.read_yaml(text), word)
@@ -621,7 +668,7 @@ class Documents(unittest.TestCase):
                 scope, group, resource, name, verbs, reason = cells
                 self.assertTrue(reason, line)
                 documented |= {(scope, group, resource, name, verb) for verb in verbs.split(", ")}
-        self.assertEqual(documented, set(permissions({})))
+        self.assertEqual(documented, set(permissions(AUDIT)))
 
     def test_each_alert_has_a_runbook_section(self) -> None:
         runbook = (ROOT / "docs/runbook.md").read_text()
@@ -638,6 +685,8 @@ def permissions(values: dict[str, Any]) -> Iterator[tuple[str, str, str, str, st
     for item in chart.objects(render(values)):
         if item["kind"] in ("ClusterRole", "Role"):
             scope = {"ClusterRole": "cluster", "Role": "namespace"}[item["kind"]]
+            if item["metadata"]["name"].endswith("-audit"):
+                scope = "audit"
             for rule in item["rules"]:
                 for resource in rule["resources"]:
                     for name in rule.get("resourceNames", ["any"]):

@@ -17,6 +17,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The name of the objects of the audit. Truncated, since the name of a CronJob has at most 52 characters. */}}
+{{- define "nicplug.auditName" -}}
+{{- printf "%s-audit" (include "nicplug.fullname" . | trunc 46 | trimSuffix "-") }}
+{{- end }}
+
 {{/* The labels that select the pods. They must never change, since the selector of a Deployment is immutable. */}}
 {{- define "nicplug.selectorLabels" -}}
 app.kubernetes.io/component: webhook

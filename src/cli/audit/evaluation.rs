@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{Judged, Severity},
+    change::MigrationStart,
     cli::{
         check::{Level, UnknownFacts, WithVersion, findings_of_new},
         guests::{FoundGuests, Guest},
         slots::{BusView, bus_after_restart},
     },
-    facts::{Fact, FactSource},
+    facts::{Fact, FactSource, migration::Obstacle},
     hotplug::{
         place::{GuestReport, Need, Surroundings, report},
         progress::Direction,
@@ -31,6 +32,7 @@ pub(super) enum Topic {
     WillNotBoot,
     NicStuck,
     Denied,
+    NicDropped,
     CannotMigrate,
     FullNow,
     FullLater,
@@ -40,11 +42,12 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::NotJudged,
         Self::WillNotBoot,
         Self::NicStuck,
         Self::Denied,
+        Self::NicDropped,
         Self::CannotMigrate,
         Self::FullNow,
         Self::FullLater,
@@ -60,6 +63,7 @@ impl Topic {
             Self::WillNotBoot => "will-not-boot",
             Self::NicStuck => "nic-stuck",
             Self::Denied => "denied",
+            Self::NicDropped => "nic-dropped",
             Self::CannotMigrate => "cannot-migrate",
             Self::FullNow => "ports-full",
             Self::FullLater => "ports-full-after-restart",
@@ -74,8 +78,9 @@ impl Topic {
         match self {
             Self::NotJudged => "Cannot be judged",
             Self::WillNotBoot => "Would not boot",
-            Self::NicStuck => "NIC does not reach the guest without a user",
+            Self::NicStuck => "NIC waits for a user",
             Self::Denied => "Would be denied if created now",
+            Self::NicDropped => "NIC is lost at the next restart",
             Self::CannotMigrate => "Cannot migrate",
             Self::FullNow => "No free PCI port now",
             Self::FullLater => "No free PCI port after the next restart",
@@ -88,7 +93,7 @@ impl Topic {
     fn level(self) -> Level {
         match self {
             Self::NotJudged | Self::WillNotBoot | Self::NicStuck | Self::Denied => Level::Error,
-            Self::CannotMigrate | Self::FullNow | Self::FullLater | Self::Warned => Level::Warning,
+            Self::NicDropped | Self::CannotMigrate | Self::FullNow | Self::FullLater | Self::Warned => Level::Warning,
             Self::NicPending | Self::NotChecked => Level::Note,
         }
     }
@@ -112,7 +117,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn of(topic: Topic, what: String, fix: &str) -> Self {
+    pub(super) fn of(topic: Topic, what: String, fix: &str) -> Self {
         let (nic, field) = (String::new(), String::new());
         Self { topic, level: topic.level(), rule: None, nic, field, what, fix: fix.to_owned(), is_new: false }
     }
@@ -129,6 +134,7 @@ pub(super) struct AuditedGuest {
     pub(super) kind: &'static str,
     pub(super) namespace: String,
     pub(super) name: String,
+    pub(super) uid: String,
     /// Whether it runs; `None` if that is not known.
     pub(super) runs: Option<bool>,
     pub(super) ports: FreePorts,
@@ -225,14 +231,15 @@ impl GuestAuditor<'_> {
             }
             findings.extend(judged_finding(judged, object, &findings));
         }
-        add_nics(&report, &mut findings);
+        add_nics(&report, object, &mut findings);
         add_ports(&report, &mut findings);
-        findings.extend(guest.vmi.known().and_then(migratable));
+        findings.extend(migratable(guest, facts));
         findings.sort_by_key(|finding| finding.topic);
         let audited = AuditedGuest {
             kind,
             namespace: guest.namespace.clone(),
             name: guest.name.clone(),
+            uid: object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
             runs: report.is_running(),
             ports: report.ports,
             nics: report
@@ -248,6 +255,27 @@ impl GuestAuditor<'_> {
         };
         (audited, bus)
     }
+}
+
+/// Returns a finding if a running guest cannot migrate: by its condition, or by nodes and quotas, which the condition does
+/// not consider.
+fn migratable(guest: &Guest, facts: &dyn FactSource) -> Option<Finding> {
+    let vmi = guest.vmi.known()?;
+    if vmi.pointer("/status/phase").and_then(Value::as_str) != Some("Running") {
+        return None;
+    }
+    if let Some(finding) = not_migratable(vmi) {
+        return Some(finding);
+    }
+    let start = MigrationStart { namespace: &guest.namespace, vmi_name: &guest.name };
+    let facts = facts.facts_for_migration(&start);
+    let obstacle = Obstacle::of_guest(&facts, facts.live().known()?)?;
+    let fix = match obstacle {
+        Obstacle::Unavailable { .. } => "make one of these nodes schedulable before you drain the node of the guest",
+        Obstacle::Quota { .. } => "raise the quota before the guest migrates",
+        _ => "make another node fit, or plan a restart for a NIC that needs a migration and for a drain of its node",
+    };
+    Some(Finding::of(Topic::CannotMigrate, format!("the running guest cannot migrate: {obstacle}"), fix))
 }
 
 /// Returns the object with its type, which an item of a list may lack.
@@ -295,15 +323,23 @@ fn nic_of(object: &Value, field: &str) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-fn add_nics(report: &GuestReport, findings: &mut Vec<Finding>) {
+fn add_nics(report: &GuestReport, object: &Value, findings: &mut Vec<Finding>) {
+    let template = object.pointer("/spec/template/spec/domain/devices/interfaces").and_then(Value::as_array);
     for nic in &report.nics {
-        let topic = match nic.need {
-            Need::Nothing => continue,
-            Need::Time => Topic::NicPending,
-            Need::Action => Topic::NicStuck,
-        };
+        let is_in_template = template.is_some_and(|all| all.iter().any(|interface| interface["name"] == *nic.name));
+        let Some(topic) = topic_of_nic(nic.need, nic.direction, is_in_template) else { continue };
         let finding = Finding::of(topic, format!("{:?} {}", nic.name, nic.why), &nic.fix);
         findings.push(Finding { nic: nic.name.clone(), ..finding });
+    }
+}
+
+/// Returns what the place of a NIC means; `None` if it is where it belongs.
+fn topic_of_nic(need: Need, direction: Direction, is_in_template: bool) -> Option<Topic> {
+    match (need, direction) {
+        (Need::Nothing, _) => None,
+        (Need::Time, _) => Some(Topic::NicPending),
+        (Need::Action, Direction::Detach) if !is_in_template => Some(Topic::NicDropped),
+        (Need::Action, _) => Some(Topic::NicStuck),
     }
 }
 
@@ -325,13 +361,12 @@ fn add_ports(report: &GuestReport, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Returns a finding if KubeVirt reports that a running guest cannot migrate.
-fn migratable(vmi: &Value) -> Option<Finding> {
+/// Returns a finding if KubeVirt reports that a guest cannot migrate.
+fn not_migratable(vmi: &Value) -> Option<Finding> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array)?;
     let condition = conditions.iter().find(|condition| text(condition, "type") == "LiveMigratable")?;
-    let is_running = vmi.pointer("/status/phase").and_then(Value::as_str) == Some("Running");
-    if !is_running || text(condition, "status") != "False" {
+    if text(condition, "status") != "False" {
         return None;
     }
     let why: Vec<String> =
@@ -347,6 +382,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::{cluster::store::Store, k8s::kind::Kind};
 
     #[test]
     fn a_field_belongs_to_the_nic_of_its_list_entry() {
@@ -364,20 +400,54 @@ mod tests {
     }
 
     #[test]
-    fn only_a_running_guest_with_the_condition_false_cannot_migrate() {
-        let vmi = |phase: &str, status: &str| {
-            json!({"status": {"phase": phase, "conditions": [
-                {"type": "LiveMigratable", "status": status, "reason": "DisksNotLiveMigratable", "message": "no RWX"}]}})
+    fn a_running_guest_cannot_migrate_by_its_condition_or_by_its_nodes() {
+        let node = |name: &str, is_cordoned: bool, zone: &str| {
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels":
+                {"kubevirt.io/schedulable": "true", "zone": zone}}, "spec": {"unschedulable": is_cordoned}})
         };
-        for (phase, status, is_found) in
-            [("Running", "False", true), ("Running", "True", false), ("Succeeded", "False", false)]
-        {
-            let finding = migratable(&vmi(phase, status));
-            assert_eq!(finding.is_some(), is_found, "{phase} {status}");
-            let what = "the running guest cannot migrate (DisksNotLiveMigratable: no RWX)";
-            assert!(finding.is_none_or(|finding| finding.what == what));
+        let pinned = "the running guest cannot migrate: no other node fits its nodeSelector";
+        let cordoned = "the running guest cannot migrate: the other nodes are cordoned (node-b)";
+        let condition = "the running guest cannot migrate (DisksNotLiveMigratable: no RWX)";
+        for (phase, status, nodes, expected) in [
+            ("Running", "False", vec![], Some(condition)),
+            ("Succeeded", "False", vec![], None),
+            ("Running", "True", vec![], None),
+            ("Running", "True", vec![node("node-a", false, "x")], None),
+            ("Running", "True", vec![node("node-a", false, "x"), node("node-b", false, "x")], None),
+            ("Running", "True", vec![node("node-a", false, "x"), node("node-b", true, "x")], Some(cordoned)),
+            ("Running", "True", vec![node("node-a", false, "x"), node("node-b", false, "y")], Some(pinned)),
+            ("Succeeded", "True", vec![node("node-a", false, "x"), node("node-b", false, "y")], None),
+        ] {
+            let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+                "metadata": {"name": "web", "namespace": "shop", "uid": "u"},
+                "spec": {"nodeSelector": {"zone": "x"}, "domain": {"devices": {}}},
+                "status": {"phase": phase, "nodeName": "node-a", "conditions": [{"type": "LiveMigratable",
+                    "status": status, "reason": "DisksNotLiveMigratable", "message": "no RWX"}]}});
+            let mut store = Store::default();
+            store.apply(Kind::Vmi, &vmi.to_string()).unwrap();
+            for node in &nodes {
+                store.apply(Kind::Node, &node.to_string()).unwrap();
+            }
+            for kind in [Kind::Vmi, Kind::Node] {
+                store.finish_sync(kind);
+            }
+            let guest = Guest { namespace: "shop".into(), name: "web".into(), vm: None, vmi: Fact::Known(vmi) };
+            let finding = migratable(&guest, &store);
+            assert_eq!(finding.as_ref().map(|finding| finding.what.as_str()), expected, "{phase} {status} {nodes:?}");
         }
-        assert!(migratable(&json!({})).is_none());
+    }
+
+    #[test]
+    fn a_nic_that_the_template_has_lost_is_dropped_and_one_that_waits_for_a_user_is_stuck() {
+        for (need, direction, is_in_template, expected) in [
+            (Need::Nothing, Direction::Attach, true, None),
+            (Need::Time, Direction::Attach, true, Some(Topic::NicPending)),
+            (Need::Action, Direction::Attach, true, Some(Topic::NicStuck)),
+            (Need::Action, Direction::Detach, true, Some(Topic::NicStuck)),
+            (Need::Action, Direction::Detach, false, Some(Topic::NicDropped)),
+        ] {
+            assert_eq!(topic_of_nic(need, direction, is_in_template), expected, "{need:?} {direction:?}");
+        }
     }
 
     #[test]

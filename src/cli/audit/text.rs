@@ -1,6 +1,6 @@
 //! The audit as text: a summary, and then the findings by topic; equal findings of several guests are shown once.
 
-use super::{AuditReport, AuditedGuest, Finding};
+use super::{AuditReport, AuditedGuest, Finding, Published, reports::OWNED};
 use crate::cli::{
     check::{Level, count, summary},
     status::Printout,
@@ -12,14 +12,7 @@ const MAX_NAMES: usize = 8;
 
 /// Renders the report.
 pub(super) fn render(report: &AuditReport, mut page: Printout) -> String {
-    let found = summary(|level| report.count_level(level));
-    let guests = count(report.guests.len(), "guest");
-    let headline = format!("{found} in {guests} of {}, KubeVirt {}", report.scope, report.version);
-    let worst = [Level::Error, Level::Warning, Level::Note].into_iter().find(|level| report.count_level(*level) > 0);
-    page.paragraph(Some(worst.map_or(Colour::Green, Level::colour)), "", "  ", &headline);
-    for (topic, number) in report.topics() {
-        page.paragraph(None, "", "        ", &format!("{number:>6}  {}", topic.title()));
-    }
+    add_summary(&mut page, report);
     let findings = report.findings();
     let mut rest = findings.as_slice();
     let mut topic = None;
@@ -34,6 +27,44 @@ pub(super) fn render(report: &AuditReport, mut page: Printout) -> String {
         }
         add(&mut page, equal, first);
     }
+    add_remarks(&mut page, report);
+    page.into_text()
+}
+
+/// Renders what was written into the cluster. The findings are in the reports.
+pub(super) fn render_published(report: &AuditReport, published: &Published, mut page: Printout) -> String {
+    add_summary(&mut page, report);
+    page.verbatim("", "\n");
+    let Published { resource, created, changed, unchanged, removed, failures } = published;
+    let counts = format!("{resource}: {created} created, {changed} changed, {unchanged} unchanged, {removed} removed");
+    page.paragraph(None, "", "  ", &counts);
+    let number = failures.len();
+    for failure in failures.iter().take(MAX_NAMES) {
+        page.paragraph(Some(Colour::Red), "  ", "    ", failure);
+    }
+    if let more @ 1.. = number.saturating_sub(MAX_NAMES) {
+        page.paragraph(Some(Colour::Red), "  ", "    ", &format!("and {more} more"));
+    }
+    if created + changed + unchanged > 0 {
+        let (label, value) = OWNED;
+        page.verbatim("", &format!("To show them: kubectl get {resource} -A -o wide -l {label}={value}"));
+    }
+    add_remarks(&mut page, report);
+    page.into_text()
+}
+
+fn add_summary(page: &mut Printout, report: &AuditReport) {
+    let found = summary(|level| report.count_level(level));
+    let guests = count(report.guests.len(), "guest");
+    let headline = format!("{found} in {guests} of {}, KubeVirt {}", report.scope, report.version);
+    let worst = [Level::Error, Level::Warning, Level::Note].into_iter().find(|level| report.count_level(*level) > 0);
+    page.paragraph(Some(worst.map_or(Colour::Green, Level::colour)), "", "  ", &headline);
+    for (topic, number) in report.topics() {
+        page.paragraph(None, "", "        ", &format!("{number:>6}  {}", topic.title()));
+    }
+}
+
+fn add_remarks(page: &mut Printout, report: &AuditReport) {
     let remarks = report.remarks();
     if !remarks.is_empty() {
         page.verbatim("", "\n");
@@ -41,7 +72,6 @@ pub(super) fn render(report: &AuditReport, mut page: Printout) -> String {
     for remark in remarks {
         page.paragraph(Some(Colour::Dim), "", "  ", &remark);
     }
-    page.into_text()
 }
 
 fn is_equal(one: &Finding, other: &Finding) -> bool {

@@ -8,12 +8,13 @@ use std::{
 };
 
 use anyhow::{anyhow, ensure};
+use futures_util::future::join_all;
 use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::{
-    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, networks, read_around,
-    read_revisions, value,
+    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Store, Unread, add_guest, is_of_vm, key, list, networks,
+    read_around, read_revisions, value,
 };
 use crate::{
     cli::namespace,
@@ -50,22 +51,29 @@ impl<'c> Scope<'c> {
 
     /// Reads the facts about the guests, and what is around them; keeps no VM and no VMI.
     pub(in crate::cli) async fn facts(&self) -> anyhow::Result<FoundGuests> {
-        let mut unread = Unread::default();
+        let mut found = FoundGuests::default();
+        // A cluster has fewer networks than VMs, so its networks are listed, and not looked up one by one.
+        let listed = if self.namespace.is_empty() { self.list_networks().await } else { None };
         let mut all_networks = BTreeSet::new();
-        let mut count = 0;
-        let add = |guest| {
-            all_networks.extend(networks(&guest));
-            count += 1;
-        };
-        self.each(&mut unread, add).await?;
-        if count == 0 && !self.namespace.is_empty() {
-            namespace::ensure_exists(&self.client, &self.namespace).await?;
+        if listed.is_none() {
+            let mut count = 0;
+            let add = |guest| {
+                all_networks.extend(networks(&guest));
+                count += 1;
+            };
+            self.each(&mut Unread::default(), add).await?;
+            if count == 0 && !self.namespace.is_empty() {
+                namespace::ensure_exists(&self.client, &self.namespace).await?;
+            }
         }
-        let mut found = FoundGuests { unread, ..FoundGuests::default() };
         read_around(self.cluster, &self.client, &self.namespace, &all_networks, &mut found).await;
-        let (mut store, mut revisions) = (mem::take(&mut found.store), Vec::new());
-        let has_vmis =
-            self.each(&mut Unread::default(), |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
+        for (kind, objects) in listed.into_iter().flatten() {
+            add_all(&mut found.store, kind, &objects);
+        }
+        self.read_expanding(&mut found).await;
+        let (mut store, mut revisions, mut unread) = (mem::take(&mut found.store), Vec::new(), Unread::default());
+        let has_vmis = self.each(&mut unread, |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
+        found.unread.extend(unread);
         if self.namespace.is_empty() && self.labels.is_none() {
             store.finish_sync(Kind::Vm);
             if has_vmis {
@@ -75,6 +83,39 @@ impl<'c> Scope<'c> {
         found.store = store;
         read_revisions(&self.client, revisions, &mut found).await;
         Ok(found)
+    }
+
+    /// Lists the networks of the cluster, and the configurations of webhooks, one of which is the injector's. Returns
+    /// none without permission.
+    async fn list_networks(&self) -> Option<Vec<(Kind, Vec<String>)>> {
+        let kinds = [Kind::Nad, Kind::MutatingWebhooks].map(|kind| ObjectPath::all(kind, ""));
+        let lists = join_all(kinds.map(|path| list(&self.client, path))).await;
+        let mut all = Vec::new();
+        for (path, listed) in lists {
+            match listed {
+                Ok(objects) => all.push((path.kind, objects)),
+                Err(_) if path.kind == Kind::Nad => return None,
+                // Without them the injector is only not known to be missing.
+                Err(_) => {}
+            }
+        }
+        Some(all)
+    }
+
+    /// Reads the instancetypes and preferences with which KubeVirt expands the VMs.
+    async fn read_expanding(&self, found: &mut FoundGuests) {
+        let path = |kind: Kind| match kind {
+            Kind::ClusterInstancetype | Kind::ClusterPreference => ObjectPath::all(kind, ""),
+            _ => ObjectPath::all(kind, &self.namespace),
+        };
+        let lists = join_all(Kind::EXPANDING.iter().map(|&kind| list(&self.client, path(kind)))).await;
+        for (path, listed) in lists {
+            match listed {
+                Ok(objects) => add_all(&mut found.store, path.kind, &objects),
+                Err(ApiError::NotInstalled) => found.store.finish_sync(path.kind),
+                Err(error) => found.unread.add(&path, &error),
+            }
+        }
     }
 
     /// Reads the VMs and VMIs, in the order of namespace and name, and calls `take` with each. Returns whether all VMIs
@@ -135,6 +176,14 @@ impl<'c> Scope<'c> {
         }
         Ok(has_vmis)
     }
+}
+
+/// Adds all objects of a kind. One that cannot be read stays unknown, as on the server.
+fn add_all(store: &mut Store, kind: Kind, objects: &[String]) {
+    for text in objects {
+        drop(store.apply(kind, text));
+    }
+    store.finish_sync(kind);
 }
 
 /// Returns a guest that is a VMI only.

@@ -84,7 +84,8 @@ pub(crate) async fn install_fork(admin: &Client, group: &str) {
     }
 }
 
-async fn establish(admin: &Client, definition: Vec<u8>) {
+/// Installs a definition unless it exists, and waits until it is established.
+pub(crate) async fn establish(admin: &Client, definition: Vec<u8>) {
     // The API server reads YAML itself.
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     let answer = send(admin, Method::POST, path, "application/yaml", definition).await;
