@@ -318,8 +318,10 @@ async fn the_ports_of_now_are_those_of_the_record_and_not_those_of_the_template(
     let json = slots(&["-o", "json"]).await.check(0, &[], &[]).json();
     assert_eq!(json["now"], json!({"free": 1, "freeAtBoot": 2, "isEstimate": false}), "{json}");
     assert_eq!((&json["pluggedLater"], &json["name"]), (&json!([NIC]), &json!(VM)), "{json}");
+    assert_eq!((&json["schemaVersion"], &json["guest"]), (&json!(1), &json!("VirtualMachine")), "{json}");
     assert_ne!(json["afterRestart"]["freePorts"], json!(1), "{json}");
-    slots(&["-o", "svg"]).await.check(0, &["<svg "], &[]);
+    let parts = ["Now: 1 hotplug port is free, of 2 at boot<", ">After the next restart: ", ">new-fancy-net · "];
+    slots(&["-o", "svg"]).await.check(0, &parts, &[]);
     let one = format!("red={NETWORK}");
     slots(&["--what-if", &one]).await.check(0, &["What if red: it works", "With them 0 are free now"], &[]);
     let two = format!("green={NETWORK}");

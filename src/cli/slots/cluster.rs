@@ -1,36 +1,37 @@
 //! The PCI ports of a VM in the cluster: what is free now, and the bus after the next restart.
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::{Format, NicArgument, SlotsArgs, draw, json, svg, text, view::BusView};
+use super::{NicArgument, Printout, SlotsArgs, draw, now::Now, view::BusView};
 use crate::{
     cli::{
         block_on,
         guests::{self, Selection, name_in},
-        status::{print_notes, value_of_ports},
-        terminal::broken,
+        status::print_notes,
     },
     cluster::store::Store,
     facts::FactSource,
     hotplug::{
         edit::EditRequest,
-        place::{self, GuestReport, Place},
-        plan::{Plan, PlanStep, plan},
-        progress::Direction,
+        place,
+        plan::{PlanStep, plan},
     },
     kubevirt::{NEWEST_KNOWN, Version},
-    rules::PortCount,
 };
-
-/// The version of the JSON output.
-const SCHEMA_VERSION: u32 = 1;
 
 /// Prints the ports of the VM of the arguments.
 pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
+    if args.facts.is_some() {
+        writeln!(io::stderr(), "note: --facts is not used, because the cluster is read; it is for --file")?;
+    }
     block_on(async {
         let cluster = args.cluster.connect().await?;
         let name = name_in(args.vm.as_deref().unwrap_or_default())?.to_owned();
@@ -58,28 +59,16 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let version = version.unwrap_or(NEWEST_KNOWN);
         let changed = plan.as_ref().map(|plan| plan.object.clone());
         let (kind, object, when) = match (changed.or(vm), &vmi) {
-            (Some(vm), vmi) => ("VirtualMachine", expanded(vm, vmi.as_ref(), &mut notes), "after the next restart"),
-            (None, Some(vmi)) => ("VirtualMachineInstance", vmi.clone(), "as it would boot"),
+            (Some(vm), vmi) => ("VirtualMachine", expanded(vm, vmi.as_ref(), &mut notes), super::AFTER_RESTART),
+            (None, Some(vmi)) => ("VirtualMachineInstance", vmi.clone(), super::AT_BOOT),
             (None, None) => bail!("VirtualMachine {name:?} was not read"),
         };
-        let (layout, more) = draw(kind, &object, &store, version)?;
-        notes.extend(more);
-        let shown = Shown { report: &report, plan: plan.as_ref() };
-        let title = format!("{kind} {}/{}, {when}", report.namespace, report.name);
-        let printed = match args.output {
-            Format::Text => {
-                let view = BusView::new(&title, &layout, version, notes);
-                format!("{}\n{}", shown.text(), text::render(&view))
-            }
-            Format::Json => {
-                let bus = serde_json::to_value(json::output(&layout, version, &notes))?;
-                format!("{}\n", serde_json::to_string_pretty(&shown.json(&bus))?)
-            }
-            Format::Svg => {
-                notes.extend(shown.lines());
-                svg::render(&BusView::new(&title, &layout, version, notes))
-            }
+        let printout = Printout {
+            when,
+            now: Some(Now { report: &report, plan: plan.as_ref() }),
+            ..Printout::of(kind, &object, &store, version, notes)?
         };
+        let printed = printout.render(args.output)?;
         output.write_all(printed.as_bytes())?;
         print_notes(&guests)?;
         let is_refused = plan.is_some_and(|plan| plan.is_refused());
@@ -129,95 +118,6 @@ fn expanded(mut vm: Value, vmi: Option<&Value>, notes: &mut Vec<String>) -> Valu
     }
     notes.push(format!("spec.{} is set: memory and devices are those of the running guest", set.join(" and spec.")));
     vm
-}
-
-/// The ports of now.
-struct Shown<'s> {
-    report: &'s GuestReport,
-    plan: Option<&'s Plan>,
-}
-
-impl Shown<'_> {
-    /// Returns the names of the NICs that were plugged after the boot, and of those that are on their way.
-    fn later(&self) -> (Vec<&str>, Vec<&str>) {
-        let attached = || self.report.nics.iter().filter(|nic| nic.direction == Direction::Attach);
-        let is_running = self.report.ports.now != PortCount::NotRunning;
-        let plugged = attached().filter(|nic| nic.place == Place::Guest && nic.is_of_boot == Some(false));
-        let waiting = attached().filter(|nic| is_running && nic.place < Place::Guest);
-        (plugged.map(|nic| nic.name.as_str()).collect(), waiting.map(|nic| nic.name.as_str()).collect())
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let ports = &self.report.ports;
-        let mut lines = vec![match &ports.now {
-            PortCount::Free { free, at_boot, name, estimate } => {
-                let about = if estimate.is_some() { "about " } else { "" };
-                let ports = if *free == 1 { format!("{name} is") } else { format!("{name}s are") };
-                format!("Now: {about}{free} {ports} free, of {at_boot} at boot")
-            }
-            PortCount::Unlimited => "Now: ports do not limit the number of NICs".to_owned(),
-            PortCount::NotRunning => "Now: no guest runs".to_owned(),
-            PortCount::Unknown(why) => format!("Now: the free ports are not known: {why}"),
-        }];
-        if !ports.details.is_empty() {
-            lines.push(format!("  {}", ports.details));
-        }
-        if let PortCount::Free { estimate: Some(why), .. } = ports.now {
-            lines.push(format!("  an estimate: {why}"));
-        }
-        let (plugged, waiting) = self.later();
-        for (what, names) in [("Plugged after the boot", plugged), ("On the way, each with a port", waiting)] {
-            if !names.is_empty() {
-                lines.push(format!("{what}: {}", names.join(", ")));
-            }
-        }
-        let Some(plan) = self.plan else { return lines };
-        for (nic, why) in plan.impossible.iter().chain(&plan.unchanged) {
-            lines.push(format!("What if {nic}: {why}"));
-        }
-        let Some(outlook) = &plan.outlook else { return lines };
-        for nic in &outlook.nics {
-            let denied = nic.denials().next();
-            let what = denied.map_or_else(
-                || "it works".to_owned(),
-                |reason| format!("never: {}; {} [{}]", reason.what, reason.fix, reason.rule),
-            );
-            lines.push(format!("What if {}: {what}", nic.name));
-        }
-        if let (Some(free), false) = (plan.free_after(), plan.is_refused()) {
-            lines.push(format!("With them {free} are free now"));
-        }
-        lines
-    }
-
-    fn text(&self) -> String {
-        let mut all = String::new();
-        for line in self.lines() {
-            let indent = if line.starts_with(' ') { "  " } else { "" };
-            for part in broken(&line, text::WIDTH - indent.len()) {
-                all.push_str(indent);
-                all.push_str(&part);
-                all.push('\n');
-            }
-        }
-        all
-    }
-
-    fn json(&self, bus: &Value) -> Value {
-        let (plugged, waiting) = self.later();
-        json!({
-            "kind": "PciSlots",
-            "schemaVersion": SCHEMA_VERSION,
-            "namespace": self.report.namespace,
-            "name": self.report.name,
-            "now": value_of_ports(&self.report.ports.now),
-            "details": self.report.ports.details,
-            "pluggedLater": plugged,
-            "onTheWay": waiting,
-            "whatIf": self.plan.map(|plan| json!({"isRefused": plan.is_refused(), "freeAfterChange": plan.free_after()})),
-            "afterRestart": bus,
-        })
-    }
 }
 
 #[cfg(test)]
