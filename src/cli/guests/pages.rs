@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_guest, is_of_vm, key, networks, read_around,
-    read_revisions, value,
+    read_objects, value,
 };
 use crate::k8s::{
     api_error::ApiError,
@@ -62,7 +62,7 @@ impl<'c> Scope<'c> {
             }
         }
         found.store = store;
-        read_revisions(&self.client, revisions, &mut found).await;
+        read_objects(&self.client, revisions, &mut found).await;
         Ok(found)
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{NicArgument, Printout, SlotsArgs, draw, now::Now, view::BusView};
 use crate::{
+    api::vm::VirtualMachine,
     cli::{
         block_on,
         guests::{self, Selection, name_in},
@@ -59,7 +60,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let version = version.unwrap_or(NEWEST_KNOWN);
         let changed = plan.as_ref().map(|plan| plan.object.clone());
         let (kind, object, when) = match (changed.or(vm), &vmi) {
-            (Some(vm), vmi) => ("VirtualMachine", expanded(vm, vmi.as_ref(), &mut notes), super::AFTER_RESTART),
+            (Some(vm), vmi) => ("VirtualMachine", expanded(vm, vmi.as_ref(), &store, &mut notes), super::AFTER_RESTART),
             (None, Some(vmi)) => ("VirtualMachineInstance", vmi.clone(), super::AT_BOOT),
             (None, None) => bail!("VirtualMachine {name:?} was not read"),
         };
@@ -85,7 +86,7 @@ pub(in crate::cli) fn bus_after_restart(
 ) -> anyhow::Result<BusView> {
     let mut notes = Vec::new();
     let (kind, object) = match (vm, vmi) {
-        (Some(vm), vmi) => ("VirtualMachine", expanded(vm.clone(), vmi, &mut notes)),
+        (Some(vm), vmi) => ("VirtualMachine", expanded(vm.clone(), vmi, store, &mut notes)),
         (None, vmi) => ("VirtualMachineInstance", vmi.cloned().unwrap_or_default()),
     };
     let (layout, more) = draw(kind, &object, store, version)?;
@@ -93,13 +94,16 @@ pub(in crate::cli) fn bus_after_restart(
     Ok(BusView::new("", &layout, version, notes))
 }
 
-/// Returns the VM as KubeVirt expands it with its instancetype and preference, which the running guest shows: the devices
-/// of the guest, and the NICs of the template.
-fn expanded(mut vm: Value, vmi: Option<&Value>, notes: &mut Vec<String>) -> Value {
+/// Returns the VM as KubeVirt expands it with its instancetype and preference. If they were not read, the running guest
+/// shows the devices, and the template the NICs.
+fn expanded(mut vm: Value, vmi: Option<&Value>, store: &Store, notes: &mut Vec<String>) -> Value {
     let names = ["instancetype", "preference"];
     let is_set = |name: &&&str| vm.pointer(&format!("/spec/{name}")).is_some_and(|value| !value.is_null());
     let set: Vec<&str> = names.iter().filter(is_set).copied().collect();
-    let (Some(running), false) = (vmi.and_then(|vmi| vmi.get("spec")).cloned(), set.is_empty()) else { return vm };
+    if set.is_empty() || is_known(&vm, store) {
+        return vm;
+    }
+    let Some(running) = vmi.and_then(|vmi| vmi.get("spec")).cloned() else { return vm };
     let template = vm.pointer("/spec/template/spec").cloned().unwrap_or_default();
     let mut spec = running;
     for pointer in ["/domain/devices/interfaces", "/networks"] {
@@ -120,6 +124,13 @@ fn expanded(mut vm: Value, vmi: Option<&Value>, notes: &mut Vec<String>) -> Valu
     vm
 }
 
+/// Whether the store has what KubeVirt expands the VM with.
+fn is_known(vm: &Value, store: &Store) -> bool {
+    let text = vm.to_string();
+    serde_json::from_str::<VirtualMachine>(&text)
+        .is_ok_and(|vm| store.expansion(&vm.metadata.namespace, &vm).texts(&vm.spec.template.spec).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,13 +141,31 @@ mod tests {
             "domain": {"devices": {"interfaces": [{"name": "a"}]}}, "networks": [{"name": "a"}]}}}});
         let vmi = json!({"spec": {"domain": {"memory": {"guest": "4Gi"}, "devices": {"rng": {}, "interfaces": []}}}});
         let mut notes = Vec::new();
-        let same = expanded(vm.clone(), None, &mut notes);
+        let store = Store::default();
+        let same = expanded(vm.clone(), None, &store, &mut notes);
         assert!(same == vm && notes.is_empty());
-        let expanded = expanded(vm, Some(&vmi), &mut notes);
+        let expanded = expanded(vm, Some(&vmi), &store, &mut notes);
         let spec = &expanded["spec"]["template"]["spec"];
         assert_eq!(spec["domain"]["memory"]["guest"], "4Gi");
         assert_eq!(spec["domain"]["devices"], json!({"rng": {}, "interfaces": [{"name": "a"}]}));
         assert_eq!((spec["networks"][0]["name"].as_str(), notes.len()), (Some("a"), 1));
         assert!(expanded["spec"].get("instancetype").is_none());
+    }
+
+    #[test]
+    fn an_instancetype_that_was_read_is_used_instead_of_the_running_guest() {
+        let vm = json!({"metadata": {"namespace": "demo"}, "spec": {"instancetype": {"name": "u1"}, "template": {"spec": {
+            "domain": {"devices": {"interfaces": [{"name": "a"}]}}}}}});
+        let mut store = Store::default();
+        store
+            .insert(
+                &json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineClusterInstancetype",
+                "metadata": {"name": "u1"}, "spec": {"cpu": {"guest": 1}, "memory": {"guest": "4Gi"}}}),
+            )
+            .unwrap();
+        let vmi = json!({"spec": {"domain": {"devices": {"rng": {}}}}});
+        let mut notes = Vec::new();
+        assert_eq!(expanded(vm.clone(), Some(&vmi), &store, &mut notes), vm);
+        assert!(notes.is_empty(), "{notes:?}");
     }
 }
