@@ -62,7 +62,7 @@ pub(super) struct CheckArgs {
     #[arg(value_name = "FILE", required_unless_present = "files")]
     more_files: Vec<PathBuf>,
 
-    /// Read the folders in a folder too.
+    /// Read the folders in a folder too, except hidden ones.
     #[arg(short = 'R', long)]
     recursive: bool,
 
@@ -201,11 +201,12 @@ impl CheckArgs {
         let sources = sources(&paths, self.recursive)?;
         let mut report = Report::default();
         let (state, namespace) = self.cluster_state()?;
-        let before = match (&self.against, &self.git) {
+        let mut before = match (&self.against, &self.git) {
             (Some(path), _) => Some(Before::of_folder(path, self.recursive, &namespace)?),
-            (None, Some(revision)) => Some(Before::of_git(revision, &paths, &namespace)?),
+            (None, Some(revision)) => Some(Before::of_git(revision, &paths, self.recursive, &namespace)?),
             (None, None) => None,
         };
+        report.assumptions.extend(before.iter_mut().flat_map(Before::take_notes));
         let (store, before) = match (state, &self.facts) {
             (Some(state), _) => {
                 report.assumptions.extend(state.notes);

@@ -323,7 +323,9 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let document: Document = serde_saphyr::from_str(text)?;
+        // The reader of the file has checked its size and its aliases.
+        let options = serde_saphyr::options! { budget: None };
+        let document: Document = serde_saphyr::from_str_with_options(text, options)?;
         if let Some((id, enforcement)) = document.rules.iter().find(|(id, _)| !known.contains(&id.as_str())) {
             return Err(SettingsError::UnknownRule { id: id.clone(), line: enforcement.referenced.line() });
         }
