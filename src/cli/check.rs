@@ -225,9 +225,7 @@ impl CheckArgs {
             judge.add_facts(source);
         }
         self.note_version(&judge.store, &mut judge.report);
-        for source in &sources {
-            judge.judge(source);
-        }
+        judge.judge_all(&sources);
         let Judge { mut ignores, mut report, .. } = judge;
         if report.documents == 0 && report.problems.is_empty() {
             bail!("the input has no documents; is the command before the pipe right?");
