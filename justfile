@@ -150,6 +150,14 @@ bench-server-cargo *flags:
     cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
     target/dist/examples/bench_server {{ flags }}
 
+# Compares `nicplug check` with kubeconform and conftest (needs Go and `just outputs`; minutes): docs/performance.md.
+bench-check:
+    cargo build --profile dist --locked --bin nicplug
+    GOBIN=$PWD/target/tools/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+    GOBIN=$PWD/target/tools/bin go install github.com/open-policy-agent/conftest@v0.71.1
+    timeout 1800 target/tools/outputs/bin/python benches/check.py target/dist/nicplug \
+        target/tools/bin/kubeconform target/tools/bin/conftest tests/data/crds
+
 # Measures the memory for the facts of a large cluster and the time for its heartbeats: docs/performance.md.
 bench-facts *flags:
     cargo build --profile dist --locked --example bench_facts

@@ -27,7 +27,7 @@ impl NicDetails {
         }
         for (name, interface) in entries("/domain/devices/interfaces") {
             if let Some(mac) = interface.get("macAddress").and_then(Value::as_str) {
-                details.0.entry(name.to_owned()).or_default().1 = mac.to_owned();
+                mac.clone_into(&mut details.0.entry(name.to_owned()).or_default().1);
             }
         }
         details
