@@ -98,6 +98,26 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
+# The schema of SARIF is the one of OASIS, which this npm package ships.
+# Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
+outputs:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    tools=target/tools/outputs
+    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt"; then
+        python3 -m venv --clear "$tools"
+        "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/outputs/requirements.txt
+        (cd "$tools" && npm pack --silent @microsoft/jest-sarif@1.0.0-beta.0 >/dev/null)
+        tar --extract --directory "$tools" --file "$tools/microsoft-jest-sarif-1.0.0-beta.0.tgz"
+        cp tests/outputs/requirements.txt "$tools/"
+    fi
+    schema=$tools/package/lib/schemas/sarif-2.1.0-rtm.5.json
+    sum=2d99159ae54a3eea97f81781cff48780548657c35949f4b7f25e99a2ba4de4f8
+    echo "$sum  $schema" | sha256sum --check --quiet
+    cargo build --quiet --locked --bin nicplug
+    NICPLUG=${CARGO_TARGET_DIR:-target}/debug/nicplug SARIF_SCHEMA=$schema \
+        "$tools/bin/python" -m unittest discover --start-directory tests/outputs
+
 # The Debian package is only extracted: to install it would start its service.
 # Installs promtool, which tests the alerts, into target/tools/bin if it is missing.
 promtool:
@@ -129,6 +149,14 @@ bench-server *flags:
 bench-server-cargo *flags:
     cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
     target/dist/examples/bench_server {{ flags }}
+
+# Compares `nicplug check` with kubeconform and conftest (needs Go and `just outputs`; minutes): docs/performance.md.
+bench-check:
+    cargo build --profile dist --locked --bin nicplug
+    GOBIN=$PWD/target/tools/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+    GOBIN=$PWD/target/tools/bin go install github.com/open-policy-agent/conftest@v0.71.1
+    timeout 1800 target/tools/outputs/bin/python benches/check.py target/dist/nicplug \
+        target/tools/bin/kubeconform target/tools/bin/conftest tests/data/crds
 
 # Measures the memory for the facts of a large cluster and the time for its heartbeats: docs/performance.md.
 bench-facts *flags:

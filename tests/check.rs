@@ -300,3 +300,142 @@ fn another_version_of_kubevirt_is_assumed_and_its_new_findings_say_so() {
     assert!(json_of["assumptions"].to_string().contains("defaults are assumed"), "{json_of}");
     assert!(json_of["unchecked"]["KubeVirt"].is_null(), "{json_of}");
 }
+
+/// What a reader of files says about a text: everything is fine, or a part of its message.
+type Answer = Result<(), &'static str>;
+
+/// A manifest, facts and settings, each in one document of YAML and of JSON, with the anchors of a merge key.
+const GOOD: [[&str; 3]; 3] = [
+    [
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: &m {name: a}\nspec: {domain: {}}\n",
+        r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "a"}, "spec": {"domain": {}}}"#,
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: &m\n  <<: {name: a}\nspec: {domain: {}}\n",
+    ],
+    [
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n",
+        r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}"#,
+        "apiVersion: v1\nkind: Namespace\nmetadata: {labels: &l {a: b}, annotations: *l, <<: {name: a}}\n",
+    ],
+    [
+        "rules:\n  NP003: warn\n",
+        r#"{"rules": {"NP003": "warn"}}"#,
+        "rules: {NP003: &w warn, NP105: *w, <<: {NP103: warn}}\n",
+    ],
+];
+
+/// Reads a text as a manifest, as facts or as settings; returns the message if it is refused.
+fn read_as(reader: usize, folder: &Folder, text: &[u8]) -> Result<(), String> {
+    std::fs::write(folder.path().join("x.yaml"), text).unwrap();
+    let args: &[&str] = match reader {
+        0 => &["-f", "x.yaml"],
+        1 => &["-f", "-", "--facts", "x.yaml"],
+        _ => &["-f", "-", "--settings", "x.yaml"],
+    };
+    let output = check_in(folder.path(), args, "kind: ConfigMap\n");
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(2) => Err(text_of(&output)),
+        code => panic!("{code:?}: {}", text_of(&output)),
+    }
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(output), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A list of aliases, each of which repeats the ten of the level before.
+fn alias_bomb() -> String {
+    let levels = (1..9).map(|level| {
+        let list = vec![format!("*a{}", level - 1); 10].join(", ");
+        format!("a{level}: &a{level} [{list}]\n")
+    });
+    format!("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n{}", levels.collect::<String>())
+}
+
+#[test]
+fn manifests_facts_and_settings_are_read_alike() {
+    let folder = Folder::new("loader");
+    for (reader, [yaml, json, merged]) in GOOD.into_iter().enumerate() {
+        let second: Answer = if reader == 2 { Err("a second document begins") } else { Ok(()) };
+        let cases: [(&str, String, Answer); 17] = [
+            ("YAML", yaml.to_owned(), Ok(())),
+            ("JSON", json.to_owned(), Ok(())),
+            ("anchors, aliases and a merge key", merged.to_owned(), Ok(())),
+            ("CRLF", yaml.replace('\n', "\r\n"), Ok(())),
+            ("a byte order mark", format!("\u{feff}{yaml}"), Ok(())),
+            ("a byte order mark and JSON", format!("\u{feff}{json}\r\n"), Ok(())),
+            ("markers around", format!("---\n{yaml}---\n# nothing\n"), Ok(())),
+            ("a document after a marker", format!("# first\n--- {json}\n"), Ok(())),
+            ("JSON first, then a marker", format!("{json}\n---\n{json}\n"), second),
+            ("JSON and YAML", format!("{json}\n---\n{yaml}"), second),
+            ("a tab", yaml.replacen('\n', "\n\t", 1), Err("indented with a tab")),
+            ("two equal keys", format!("{yaml}{yaml}"), Err("is in line 1 already")),
+            ("an alias bomb", format!("{yaml}{}", alias_bomb()), Err("the aliases repeat more than")),
+            ("an alias in its value", format!("{yaml}x: &x [*x]\n"), Err("the alias is inside the value")),
+            ("too many levels", format!("{yaml}x: {}", "[".repeat(100_000)), Err("nested more than")),
+            ("a template", format!("{yaml}x: {{{{ .Values.x }}}}\n"), Err("render it first")),
+            ("a conflict", format!("<<<<<<< HEAD\n{yaml}"), Err("a merge conflict is not resolved")),
+        ];
+        for (what, content, expected) in cases {
+            let found = read_as(reader, &folder, content.as_bytes());
+            match (&found, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(message), Err(part)) => assert!(message.contains(part), "{what} as {reader}: {message}"),
+                _ => panic!("{what} as {reader}: {found:?} and not {expected:?}"),
+            }
+        }
+        let latin = read_as(reader, &folder, b"# caf\xe9\n").unwrap_err();
+        assert!(latin.contains("not UTF-8 text"), "{latin}");
+    }
+}
+
+#[test]
+fn large_files_are_read_and_too_large_ones_are_not() {
+    let folder = Folder::new("large");
+    let path = folder.path().join("x.yaml");
+    for (reader, [yaml, ..]) in GOOD.into_iter().enumerate() {
+        let line = format!("# {}\n", "x".repeat(1021));
+        let large = format!("{yaml}{}", line.repeat(100 << 10));
+        assert!(large.len() > 100 << 20);
+        read_as(reader, &folder, large.as_bytes()).unwrap();
+        std::fs::File::create(&path).unwrap().set_len((512 << 20) + 1).unwrap();
+        let file = path.to_str().unwrap();
+        let args: &[&str] = match reader {
+            0 => &["-f", file],
+            1 => &["-f", "-", "--facts", file],
+            _ => &["-f", "-", "--settings", file],
+        };
+        let output = check_in(folder.path(), args, "kind: ConfigMap\n");
+        assert_eq!(output.status.code(), Some(2));
+        let said = text_of(&output);
+        assert!(said.contains("has more than 512 MiB") && said.contains("split it"), "{said}");
+    }
+}
+
+#[test]
+fn hidden_folders_are_read_neither_now_nor_before_and_what_was_broken_is_noted() {
+    let folder = Folder::new("hidden");
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b"];
+        let output = Command::new("git").args(identity).args(args).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    git(&["init", "--quiet"]);
+    for sub in [".hidden", "sub"] {
+        std::fs::create_dir_all(folder.path().join("deploy").join(sub)).unwrap();
+    }
+    folder.write("deploy/.hidden/broken.yaml", "kind: [\n");
+    folder.write("deploy/sub/fixed.yaml", "kind: [\n");
+    folder.write("deploy/vm.yaml", VM);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "--message", "one"]);
+    folder.write("deploy/sub/fixed.yaml", &VM.replace("name: web", "name: new"));
+    let (status, with) = json(&check_in(folder.path(), &["-R", "-o", "json", "deploy", "--git", "HEAD"], ""));
+    assert_eq!((status, with["summary"]["objects"].as_u64()), (0, Some(2)), "{with}");
+    let notes = with["assumptions"].to_string();
+    assert!(notes.contains("deploy/sub/fixed.yaml: line 1"), "{notes}");
+    assert!(notes.contains("taken to be new") && !notes.contains(".hidden"), "{notes}");
+    let (_, flat) = json(&check_in(folder.path(), &["-o", "json", "deploy", "--git", "HEAD"], ""));
+    assert_eq!(flat["summary"]["objects"], 1, "{flat}");
+    assert!(!flat["assumptions"].to_string().contains("fixed.yaml"), "{flat}");
+}

@@ -430,6 +430,63 @@ impl Drop for ServeProcess {
 }
 
 /// Creates the certificates of a server by the command, and returns their folder.
+/// A VMI that booted with one NIC and two free ports, and got two NICs since.
+const PLUGGED_VMI: &str = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+"metadata": {"name": "web", "namespace": "shop", "annotations": {"nicplug.io/boot-slots": "v1:port=2,nics=1,disks=0"}},
+"spec": {"domain": {"devices": {"interfaces": [
+  {"name": "default", "masquerade": {}}, {"name": "blue", "bridge": {}}, {"name": "red", "bridge": {}}]}},
+  "networks": [{"name": "default", "pod": {}}, {"name": "blue", "multus": {"networkName": "blue-net"}},
+    {"name": "red", "multus": {"networkName": "infra/red-net"}}]},
+"status": {"phase": "Running", "interfaces": [
+  {"name": "default", "infoSource": "domain", "mac": "02:00:00:00:00:0a"},
+  {"name": "blue", "infoSource": "domain, multus-status", "mac": "02:00:00:00:00:0b"},
+  {"name": "red", "infoSource": "domain, multus-status", "mac": "02:00:00:00:00:0c"}]}}"#;
+
+#[test]
+fn slots_of_a_vmi_in_a_file_are_those_that_its_record_leaves_free() {
+    let output = |format: &str| {
+        let output = run(&["slots", "-f", "-", "-o", format], PLUGGED_VMI);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = output("text");
+    for part in ["Now: 0 hotplug ports are free, of 2 at boot\n", "fix: unplug a NIC", "after the boot: blue, red\n"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let json: Value = serde_json::from_str(&output("json")).unwrap();
+    for (field, expected) in [
+        ("kind", "PciSlots".into()),
+        ("schemaVersion", 1.into()),
+        ("guest", "VirtualMachineInstance".into()),
+        ("namespace", "shop".into()),
+        ("name", "web".into()),
+        ("pluggedLater", Value::from(vec!["blue", "red"])),
+    ] {
+        assert_eq!(json[field], expected, "{field}");
+    }
+    assert_eq!((&json["now"]["free"], &json["now"]["freeAtBoot"]), (&0.into(), &2.into()), "{json}");
+    assert!(json["afterRestart"]["freePorts"].as_u64() > Some(0), "{json}");
+    let svg = output("svg");
+    for part in [
+        "class=\"full\">Now: 0 hotplug ports are free, of 2 at boot<",
+        ">As it would boot with these devices: 4 of",
+        ">infra/red-net · 02:00:00:00:00:0c · virtio<",
+        ">pod network · 02:00:00:00:00:0a · virtio<",
+    ] {
+        assert!(svg.contains(part), "{part} is not in {svg}");
+    }
+}
+
+#[test]
+fn slots_of_a_manifest_say_nothing_about_now() {
+    let vm = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web"},
+        "spec": {"template": {"spec": {"domain": {"devices": {}}}}}}"#;
+    let output = run(&["slots", "-f", "-", "-o", "json"], vm);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["name"], &json["guest"]), (&"web".into(), &"VirtualMachine".into()));
+    assert!(json.get("now").is_none() && json["afterRestart"]["freePorts"].is_u64(), "{json}");
+}
+
 fn certificates(folder: &Folder) -> PathBuf {
     let certificates = folder.path().join("certificates");
     assert!(run(&["certs", certificates.to_str().unwrap()], "").status.success());

@@ -318,11 +318,30 @@ async fn the_ports_of_now_are_those_of_the_record_and_not_those_of_the_template(
     let json = slots(&["-o", "json"]).await.check(0, &[], &[]).json();
     assert_eq!(json["now"], json!({"free": 1, "freeAtBoot": 2, "isEstimate": false}), "{json}");
     assert_eq!((&json["pluggedLater"], &json["name"]), (&json!([NIC]), &json!(VM)), "{json}");
+    assert_eq!((&json["schemaVersion"], &json["guest"]), (&json!(1), &json!("VirtualMachine")), "{json}");
     assert_ne!(json["afterRestart"]["freePorts"], json!(1), "{json}");
-    slots(&["-o", "svg"]).await.check(0, &["<svg "], &[]);
+    let parts = ["Now: 1 hotplug port is free, of 2 at boot<", ">After the next restart: ", ">new-fancy-net · "];
+    slots(&["-o", "svg"]).await.check(0, &parts, &[]);
     let one = format!("red={NETWORK}");
     slots(&["--what-if", &one]).await.check(0, &["What if red: it works", "With them 0 are free now"], &[]);
     let two = format!("green={NETWORK}");
     slots(&["--what-if", &one, &two]).await.check(1, &["never: no free hotplug port for", "[NP106]"], &[]);
     run(fixture.command(IN_PLACE, &["slots"])).await.check(2, &[], &["required"]);
+}
+
+#[tokio::test]
+async fn the_bus_of_a_stopped_vm_has_the_memory_of_its_instancetype() {
+    let Some(fixture) = CommandFixture::start("slots-typed").await else { return };
+    let path = format!("/apis/instancetype.kubevirt.io/v1beta1/namespaces/{}", fixture.namespace);
+    let instancetype = json!({"apiVersion": "instancetype.kubevirt.io/v1beta1", "kind": "VirtualMachineInstancetype",
+        "metadata": {"name": "large"}, "spec": {"cpu": {"guest": 1}, "memory": {"guest": "4Gi"}}});
+    let path = format!("{path}/virtualmachineinstancetypes");
+    requests::send(&fixture.admin, Method::POST, &path, "application/json", instancetype.to_string()).await.granted();
+    let mut vm = vm().build();
+    vm["spec"]["instancetype"] = json!({"name": "large", "kind": "VirtualMachineInstancetype"});
+    vm["spec"]["template"]["spec"]["domain"].as_object_mut().unwrap().remove("memory");
+    requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &vm, Run::Real).await.granted();
+    let slots = run(fixture.command(IN_PLACE, &["slots", VM])).await;
+    let slots = slots.check(0, &["Now: no guest runs", "more than 2Gi"], &[]);
+    assert!(!slots.stdout.contains("instancetype names is not known"), "{slots:#?}");
 }

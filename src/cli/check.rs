@@ -63,7 +63,7 @@ pub(super) struct CheckArgs {
     #[arg(value_name = "FILE", required_unless_present = "files")]
     more_files: Vec<PathBuf>,
 
-    /// Read the folders in a folder too.
+    /// Read the folders in a folder too, except hidden ones.
     #[arg(short = 'R', long)]
     recursive: bool,
 
@@ -204,11 +204,12 @@ impl CheckArgs {
         let mut report = Report::default();
         let settings = self.settings.read()?;
         let (state, namespace) = self.cluster_state(&settings)?;
-        let before = match (&self.against, &self.git) {
+        let mut before = match (&self.against, &self.git) {
             (Some(path), _) => Some(Before::of_folder(path, self.recursive, &namespace)?),
-            (None, Some(revision)) => Some(Before::of_git(revision, &paths, &namespace)?),
+            (None, Some(revision)) => Some(Before::of_git(revision, &paths, self.recursive, &namespace)?),
             (None, None) => None,
         };
+        report.assumptions.extend(before.iter_mut().flat_map(Before::take_notes));
         let (store, before) = match (state, &self.facts) {
             (Some(state), _) => {
                 report.assumptions.extend(state.notes);
@@ -229,10 +230,7 @@ impl CheckArgs {
             judge.add_facts(source);
         }
         self.note_version(&judge.store, &mut judge.report);
-        for source in &sources {
-            progress.set_text(&format!("Checking {}", source.name()));
-            judge.judge(source);
-        }
+        judge.judge_all(&sources, |name| progress.set_text(&format!("Checking {name}")));
         let Judge { mut ignores, mut report, .. } = judge;
         if report.documents == 0 && report.problems.is_empty() {
             bail!("the input has no documents; is the command before the pipe right?");

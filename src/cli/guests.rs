@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{kubeconfig::Cluster, namespace, progress::Progress};
 use crate::{
     cluster::{
-        fetch::{FetchPlan, fetch_facts},
+        fetch::{FetchPlan, expanding_objects, fetch_facts},
         store::Store,
     },
     facts::{Fact, nad::closest_name},
@@ -37,8 +37,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of a page of a list, as kubectl has it.
 const PAGE: u32 = 500;
 
-/// The maximum number of guests whose ControllerRevision is read, if nicplug did not record their ports at boot.
-const MAX_REVISIONS: usize = 100;
+/// The maximum number of objects that are read one by one: ControllerRevisions of guests whose ports at boot nicplug did
+/// not record, and what KubeVirt expands VMs with.
+const MAX_OBJECTS: usize = 100;
 
 /// How the annotations of Multus on a pod begin.
 const OF_MULTUS: &str = "k8s.v1.cni.cncf.io/";
@@ -170,8 +171,12 @@ pub(super) async fn read(
     let mut revisions = Vec::new();
     for guest in &guests.list {
         revisions.extend(add_guest(&mut guests.store, guest));
+        // For a list, KubeVirt's own copies for each VM would be too many reads.
+        if let (Selection::Names(_), Some(vm)) = (selection, &guest.vm) {
+            revisions.extend(expanding_objects(&guest.namespace, &vm.to_string()));
+        }
     }
-    read_revisions(&client, revisions, &mut guests).await;
+    read_objects(&client, revisions, &mut guests).await;
     Ok(guests)
 }
 
@@ -366,17 +371,17 @@ fn add_guest(store: &mut Store, guest: &Guest) -> Option<ObjectPath> {
     revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))
 }
 
-/// Adds ControllerRevisions to the facts.
-async fn read_revisions(client: &ApiClient, mut revisions: Vec<ObjectPath>, guests: &mut FoundGuests) {
-    revisions.truncate(MAX_REVISIONS);
+/// Adds objects to the facts.
+async fn read_objects(client: &ApiClient, mut paths: Vec<ObjectPath>, guests: &mut FoundGuests) {
+    paths.truncate(MAX_OBJECTS);
     let get = |path: ObjectPath| async move {
         let object = client.get(&path).await;
         (path, object)
     };
-    for (path, object) in join_all(revisions.into_iter().filter(ObjectPath::is_valid).map(get)).await {
+    for (path, object) in join_all(paths.into_iter().filter(ObjectPath::is_valid).map(get)).await {
         match object {
-            Ok(text) => drop(guests.store.apply(Kind::Revision, &text)),
-            Err(ApiError::NotFound(_)) => guests.store.mark_absent(Kind::Revision, &path.namespace, path.name()),
+            Ok(text) => drop(guests.store.apply(path.kind, &text)),
+            Err(ApiError::NotFound(_)) => guests.store.mark_absent(path.kind, &path.namespace, path.name()),
             Err(error) => guests.unread.add(&path, &error),
         }
     }

@@ -1,41 +1,42 @@
 //! `nicplug slots`: draws a guest's PCI bus, and shows how many ports are free for hotplug.
 
 mod cluster;
+mod file;
 mod json;
+mod nics;
+mod now;
 mod svg;
 mod text;
 mod view;
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 pub(super) use self::{cluster::bus_after_restart, view::BusView};
+use self::{nics::NicDetails, now::Now};
 use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument, version::newer_note};
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
-    cluster::{
-        files,
-        manifests::{self, Manifest},
-        store::Store,
-    },
+    cluster::store::Store,
     facts::{Fact, KubeVirt, boot},
-    kubevirt::{NEWEST_KNOWN, Version},
+    kubevirt::Version,
     pci::BusLayout,
 };
+
+/// When the bus of a VM in the cluster is the one that is shown.
+const AFTER_RESTART: &str = "after the next restart";
+
+/// When the bus of a VMI is the one that is shown: its NICs and disks of now are taken to be there at boot.
+const AT_BOOT: &str = "as it would boot with these devices";
 
 /// Show which device uses which PCI port of a guest, and how many ports are free for hotplugged NICs.
 ///
 /// With the name of a VM the command reads the cluster. It shows what is free in the running guest now, by the record
 /// that nicplug made at boot, and then the guest after its next restart. With a file it shows the guest at its boot; each
-/// NIC, virtio disk and memory device that is hotplugged later uses a port.
+/// NIC, virtio disk and memory device that is hotplugged later uses a port. A VMI in a file is shown as it runs too.
 ///
 /// The exit status is 1 if the guest cannot boot or a NIC of --what-if can never work, 2 if the VM cannot be read or it is
 /// not known what becomes of such a NIC.
@@ -45,16 +46,16 @@ use crate::{
   nicplug slots vm-fedora --what-if vlan7=infra/vlan7
   nicplug slots -f vm.yaml -o svg > slots.svg")]
 pub(super) struct SlotsArgs {
-    /// Name of a VirtualMachine in the cluster, such as NAME or vm/NAME.
-    #[arg(value_name = "VM", required_unless_present = "file", conflicts_with_all = ["file", "facts"])]
+    /// Name of a VirtualMachine in the cluster, such as NAME or vm/NAME; with --file, in the file.
+    #[arg(value_name = "VM", required_unless_present = "file")]
     vm: Option<String>,
 
-    /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` is standard input. Of several the first is used.
+    /// A VirtualMachine or VirtualMachineInstance in YAML or JSON; `-` is standard input. Of several, VM names one.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
     /// Show the VM as if it had these NICs too; name and NetworkAttachmentDefinition of each. Nothing is changed.
-    #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm")]
+    #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm", conflicts_with = "file")]
     what_if: Vec<NicArgument>,
 
     /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
@@ -62,7 +63,7 @@ pub(super) struct SlotsArgs {
     kubevirt_version: Option<Version>,
 
     /// A file or a folder with the KubeVirt resource: its version, binding plugins and permitted host devices are used.
-    /// The instancetype and the preference of a VM are read from there too.
+    /// The instancetype and the preference of a VM are read from there too. Only with --file.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
 
@@ -90,60 +91,85 @@ enum Format {
 impl SlotsArgs {
     /// Prints the bus. The exit status is 1 for a guest that cannot boot, or if a NIC of --what-if cannot work.
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
-        let Some(file) = &self.file else { return cluster::run(&self, output) };
-        if let Some(flag) = self.cluster.given() {
-            bail!("{flag} selects a cluster, and -f reads a file: leave one of them out");
+        match &self.file {
+            Some(path) => file::run(&self, path, output),
+            None => cluster::run(&self, output),
         }
-        let store = match &self.facts {
-            Some(path) => files::load(path, &self.settings.read()?.api).context("--facts")?,
-            None => Store::default(),
-        };
-        let version = store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
-        let version = self.kubevirt_version.or(version).unwrap_or(NEWEST_KNOWN);
-        let guest = read_guest(file)?;
-        output.write_all(show(&guest, &store, version, self.output)?.as_bytes())?;
-        let (layout, _) = draw(guest.kind(), &guest.object, &store, version)?;
-        Ok(ExitCode::from(u8::from(layout.budget.boot_error.is_some())))
     }
 }
 
-fn show(guest: &Manifest, store: &Store, version: Version, format: Format) -> anyhow::Result<String> {
-    let (layout, mut notes) = draw(guest.kind(), &guest.object, store, version)?;
-    notes.extend(newer_note(version));
-    let view = BusView::new(&title(guest), &layout, version, notes);
-    match format {
-        Format::Text => Ok(text::render(&view)),
-        Format::Json => json::render(&layout, version, &view.notes),
-        Format::Svg => Ok(svg::render(&view)),
-    }
+/// What is printed about a guest: the ports of now if it runs, and its bus at boot.
+struct Printout<'p> {
+    kind: &'p str,
+    namespace: String,
+    name: String,
+    /// When the guest has this bus; empty for a manifest.
+    when: &'static str,
+    layout: BusLayout,
+    version: Version,
+    notes: Vec<String>,
+    nics: NicDetails,
+    now: Option<Now<'p>>,
 }
 
-fn title(guest: &Manifest) -> String {
-    let name = |key| guest.object.pointer(key).and_then(Value::as_str).unwrap_or_default();
-    match (name("/metadata/namespace"), name("/metadata/name")) {
-        ("", name) => format!("{} {name}", guest.kind()),
-        (namespace, name) => format!("{} {namespace}/{name}", guest.kind()),
+impl<'p> Printout<'p> {
+    /// Returns the bus of a VM or VMI, with notes on what is not known about it.
+    fn of(
+        kind: &'p str,
+        object: &Value,
+        store: &Store,
+        version: Version,
+        mut notes: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let (layout, more) = draw(kind, object, store, version)?;
+        notes.extend(more);
+        notes.extend(newer_note(version));
+        let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self {
+            kind,
+            namespace: text("/metadata/namespace"),
+            name: text("/metadata/name"),
+            when: "",
+            layout,
+            version,
+            notes,
+            nics: NicDetails::of(kind, object),
+            now: None,
+        })
     }
-}
 
-/// Returns the first VM or VMI of a file.
-fn read_guest(path: &Path) -> anyhow::Result<Manifest> {
-    let manifests = manifests::read(&read(path)?).with_context(|| format!("{}", path.display()))?;
-    let is_guest = |manifest: &Manifest| {
-        manifest.api_version().starts_with("kubevirt.io/")
-            && matches!(manifest.kind(), "VirtualMachine" | "VirtualMachineInstance")
-    };
-    let Some(guest) = manifests.into_iter().find(is_guest) else {
-        bail!("{} has no VirtualMachine or VirtualMachineInstance of kubevirt.io", path.display());
-    };
-    Ok(guest)
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    if path == Path::new("-") {
-        return Ok(files::read_from(io::stdin().lock(), Path::new("standard input"))?);
+    /// Whether the guest cannot boot.
+    fn fails(&self) -> bool {
+        self.layout.budget.boot_error.is_some()
     }
-    Ok(files::read(path)?)
+
+    fn title(&self) -> String {
+        match self.namespace.as_str() {
+            "" => format!("{} {}", self.kind, self.name),
+            namespace => format!("{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+
+    fn render(mut self, format: Format) -> anyhow::Result<String> {
+        if let Format::Json = format {
+            return json::render(&self);
+        }
+        if let Some(Now { report, .. }) = &self.now {
+            self.nics.add_report(&report.nics);
+        }
+        let title = self.title();
+        let mut view = BusView::new(&title, &self.layout, self.version, self.notes);
+        self.nics.describe(&mut view);
+        view.when = self.when;
+        Ok(match (format, &self.now) {
+            (Format::Svg, now) => {
+                view.now = now.as_ref().map(Now::view);
+                svg::render(&view)
+            }
+            (_, Some(now)) => format!("{}\n{}", now.text(), text::render(&view)),
+            (_, None) => text::render(&view),
+        })
+    }
 }
 
 /// Returns the bus of a VM or VMI, and what is not known about it.
@@ -189,6 +215,10 @@ fn layout_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        cluster::manifests::{self, Manifest},
+        kubevirt::NEWEST_KNOWN,
+    };
 
     const VM: &str = r#"
 apiVersion: kubevirt.io/v1
@@ -224,8 +254,10 @@ spec:
 status: {observedKubeVirtVersion: v1.8.2}
 ";
 
-    fn guest(text: &str) -> Manifest {
-        manifests::read(text).unwrap().remove(0)
+    fn show(text: &str, store: &Store, version: Version, format: Format) -> String {
+        let Manifest { object, .. } = manifests::read(text).unwrap().remove(0);
+        let kind = object["kind"].as_str().unwrap();
+        Printout::of(kind, &object, store, version, Vec::new()).unwrap().render(format).unwrap()
     }
 
     fn kubevirt() -> Store {
@@ -241,7 +273,8 @@ status: {observedKubeVirtVersion: v1.8.2}
     }
 
     fn json(text: &str, store: &Store) -> Value {
-        serde_json::from_str(&show(&guest(text), store, NEWEST_KNOWN, Format::Json).unwrap()).unwrap()
+        let output: Value = serde_json::from_str(&show(text, store, NEWEST_KNOWN, Format::Json)).unwrap();
+        output["afterRestart"].clone()
     }
 
     #[test]
@@ -271,7 +304,7 @@ status: {observedKubeVirtVersion: v1.8.2}
                 "{word}: {notes:?}"
             );
         }
-        let newer = show(&guest(VM), &Store::default(), Version::new(1, 12, 0), Format::Text).unwrap();
+        let newer = show(VM, &Store::default(), Version::new(1, 12, 0), Format::Text);
         assert_eq!(newer.matches("newer than nicplug knows").count(), 1);
     }
 
@@ -316,7 +349,7 @@ spec: {devices: {preferredDiskBus: virtio, preferredInterfaceModel: e1000}}
         {
             assert_eq!(on(name), Some(place.into()), "{name}");
         }
-        let text = show(&guest(vm), &store_of(&facts), NEWEST_KNOWN, Format::Text).unwrap();
+        let text = show(vm, &store_of(&facts), NEWEST_KNOWN, Format::Text);
         assert!(text.contains("more than 2Gi"), "{text}");
         let notes = json(vm, &Store::default())["notes"].as_array().map(Vec::len);
         assert_eq!(notes, Some(2));
@@ -324,7 +357,7 @@ spec: {devices: {preferredDiskBus: virtio, preferredInterfaceModel: e1000}}
 
     #[test]
     fn the_text_fits_eighty_columns_and_shows_each_port_on_one_line() {
-        let text = show(&guest(VM), &kubevirt(), NEWEST_KNOWN, Format::Text).unwrap();
+        let text = show(VM, &kubevirt(), NEWEST_KNOWN, Format::Text);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("   1 ■ default              interface     model virtio\n"), "{text}");
         assert!(

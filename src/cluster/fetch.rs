@@ -333,8 +333,9 @@ fn named(name: &str) -> ListParams {
     ListParams::default().fields(&format!("metadata.name={name}"))
 }
 
-/// Returns the objects with which KubeVirt may expand a VM.
-fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
+/// Returns the objects with which KubeVirt may expand a VM, given as its JSON text.
+#[must_use]
+pub fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
     let Ok(vm) = serde_json::from_str::<VirtualMachine>(vm) else { return Vec::new() };
     let references = Reference::both(&vm);
     references.iter().flatten().flat_map(|reference| reference.paths(namespace)).collect()

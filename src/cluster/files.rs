@@ -114,7 +114,7 @@ pub fn insert(store: &mut Store, manifest: &Manifest) -> Result<(), ManifestErro
 }
 
 /// Returns the file itself, or the `.yaml`, `.yml` and `.json` files of a folder in the order of their names; with
-/// `is_recursive` also those of the folders in it.
+/// `is_recursive` also those of the folders in it whose names do not begin with a dot.
 ///
 /// # Errors
 /// The path cannot be read, is neither a file nor a folder, or the folder has no such file.
@@ -164,6 +164,9 @@ pub fn read(path: &Path) -> Result<String, FilesError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if let Some(what) = special(metadata.file_type()) {
         return Err(FilesError::NotFile { path: path.to_owned(), what });
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(FilesError::TooLarge { path: path.to_owned() });
     }
     read_from(File::open(path).map_err(|source| unreadable(path, source))?, path)
 }

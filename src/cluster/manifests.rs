@@ -111,6 +111,13 @@ impl<'t> Document<'t> {
         self.chunk.text
     }
 
+    /// Returns the text with blank lines and columns before it, so that its places are those of the file.
+    #[must_use]
+    pub fn text_in_place(&self) -> String {
+        let Chunk { text, line, column } = self.chunk;
+        format!("{}{}{text}", "\n".repeat(line - 1), " ".repeat(column))
+    }
+
     /// Reads the objects: usually one, more of a `List` or of JSON objects that follow one another.
     ///
     /// # Errors
@@ -371,8 +378,10 @@ mod tests {
             ("{\"a\": 1,\n \"a\": 2}", 2, 2, "the key \"a\" is in line 1 already"),
             ("a: 1\n---\nb: {c: 1, c: 2}\n", 3, 11, "the key \"c\" is in line 3 already"),
             ("spec:\n\tname: a\n", 2, 0, "indented with a tab"),
+            ("spec:\n  a: b\n\tc: d\n", 3, 1, "indented with a tab"),
             ("spec:\n  name: {{ .Values.name }}\n", 2, 0, "helm template"),
-            ("spec:\n<<<<<<< HEAD\n  a: 1\n", 2, 0, "merge conflict"),
+            ("spec:\n<<<<<<< HEAD\n  a: 1\n", 2, 1, "merge conflict"),
+            ("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> x\n", 1, 1, "merge conflict"),
             ("a: *b\n", 1, 0, "no anchor of this name"),
             ("a: \"b\n", 0, 0, "closing quote"),
             ("a: b: c\n", 1, 0, "in quotes"),

@@ -640,5 +640,8 @@ mod tests {
         let report = alone.report();
         assert!(!report.has_vm && report.nics.iter().all(|nic| nic.need == Need::Nothing), "{report:?}");
         assert_eq!(report.name, "vm");
+        let estimate = report.ports.now.short();
+        assert!(estimate.starts_with('~'), "{estimate}");
+        assert!(matches!(report.ports.after_restart, crate::rules::PortCount::Unknown(_)), "{:?}", report.ports);
     }
 }

@@ -334,7 +334,9 @@ impl Settings {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self::default());
         }
-        let document: Document = serde_saphyr::from_str(text)?;
+        // The reader of the file has checked its size and its aliases.
+        let options = serde_saphyr::options! { budget: None };
+        let document: Document = serde_saphyr::from_str_with_options(text, options)?;
         let live_changes = match document.live_changes {
             None => LiveChangesSettings::default(),
             Some(Spanned { value: WrittenLiveChanges(Some(settings)), .. }) => settings,

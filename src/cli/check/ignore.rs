@@ -42,10 +42,16 @@ pub(super) struct Ignores {
 
 impl Ignores {
     /// Adds the comments of a document. A comment that has a line for itself is about the next line.
-    pub(super) fn add_comments(&mut self, file: &str, comments: &[Comment], text_lines: &[&str]) {
+    /// `text_line` returns a line of the file by its number.
+    pub(super) fn add_comments<'t>(
+        &mut self,
+        file: &str,
+        comments: &[Comment],
+        text_line: impl Fn(usize) -> Option<&'t str>,
+    ) {
         for Comment { line, is_alone, text } in comments {
             let Some(rest) = text.trim_start().strip_prefix(MARKER) else { continue };
-            let target = if *is_alone { next_line(text_lines, *line) } else { *line };
+            let target = if *is_alone { next_line(&text_line, *line) } else { *line };
             self.add(file, *line, rest, Target::Line(target));
         }
     }
@@ -143,10 +149,9 @@ fn closest_rule(id: &str) -> Option<&'static str> {
 }
 
 /// Returns the next line that is not empty and not a comment.
-fn next_line(lines: &[&str], line: usize) -> usize {
-    let mut following = (line + 1..).zip(lines.iter().skip(line));
-    let is_content = |(_, text): &(usize, &&str)| !text.trim().is_empty() && !text.trim_start().starts_with('#');
-    following.find(is_content).map_or(line, |(number, _)| number)
+fn next_line<'t>(text_line: impl Fn(usize) -> Option<&'t str>, line: usize) -> usize {
+    let mut following = (line + 1..).map_while(|number| Some((number, text_line(number)?.trim())));
+    following.find(|(_, text)| !text.is_empty() && !text.starts_with('#')).map_or(line, |(number, _)| number)
 }
 
 /// Whether a text matches a pattern, in which `*` stands for any characters.
@@ -177,10 +182,14 @@ mod tests {
         Problem { object: object.to_owned(), ..Problem::of_file("a.yaml", at, Level::Error, rule, "x") }
     }
 
+    fn lines<'t>(all: &'t [&'t str]) -> impl Fn(usize) -> Option<&'t str> {
+        |number| all.get(number - 1).copied()
+    }
+
     fn of_comment(text: &str) -> Ignores {
         let mut ignores = Ignores::default();
         let comment = Comment { line: 2, is_alone: false, text: text.to_owned() };
-        ignores.add_comments("a.yaml", &[comment], &["a", "b", "c"]);
+        ignores.add_comments("a.yaml", &[comment], lines(&["a", "b", "c"]));
         ignores
     }
 
@@ -198,7 +207,7 @@ mod tests {
     fn a_comment_alone_is_about_the_next_line_with_content() {
         let mut ignores = Ignores::default();
         let comment = Comment { line: 1, is_alone: true, text: "nicplug:ignore NP105 known".to_owned() };
-        ignores.add_comments("a.yaml", &[comment], &["# nicplug:ignore NP105 known", "", "# more", "  a: b"]);
+        ignores.add_comments("a.yaml", &[comment], lines(&["# nicplug:ignore NP105 known", "", "# more", "  a: b"]));
         assert!(ignores.covers(&problem_at(4, "")));
     }
 

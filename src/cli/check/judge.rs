@@ -1,6 +1,15 @@
 //! The judgement of manifests by the evaluation of the webhook.
 
-use std::{cell::OnceCell, collections::HashSet, fmt::Write as _, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::HashSet,
+    fmt::Write as _,
+    ops::Range,
+    sync::{
+        Arc,
+        mpsc::{self, SyncSender},
+    },
+};
 
 use serde_json::{Value, json};
 
@@ -14,8 +23,8 @@ use crate::{
     api::review::{GroupVersionKind, ObjectKind},
     change::{Change, MigrationStart},
     cluster::{
-        files,
-        manifests::{self, Document, Manifest, Places, Position},
+        files::{self, FilesError},
+        manifests::{self, Comment, Manifest, ManifestError, Places, Position},
         store::Store,
     },
     facts::{Fact, FactSource, Facts, KubeVirt},
@@ -43,25 +52,63 @@ pub(super) struct Judge {
     pub(super) report: Report,
 }
 
-/// A text and, once a problem is found in it, its lines.
-struct Text<'t> {
-    text: &'t str,
-    lines: OnceCell<Vec<&'t str>>,
+/// A text and, once a problem is found in it, where its lines are.
+struct Text {
+    text: Arc<str>,
+    lines: OnceCell<Vec<Range<usize>>>,
 }
 
-impl<'t> Text<'t> {
-    fn new(text: &'t str) -> Self {
+impl Text {
+    fn new(text: Arc<str>) -> Self {
         Self { text, lines: OnceCell::new() }
     }
 
-    fn lines(&self) -> &[&'t str] {
-        self.lines.get_or_init(|| self.text.lines().collect())
+    /// Returns a line, counted from 1.
+    fn line(&self, number: usize) -> Option<&str> {
+        let lines = self.lines.get_or_init(|| {
+            let mut end = 0;
+            let range = |line: &str| {
+                let start = end;
+                end += line.len();
+                start..end
+            };
+            self.text.split_inclusive('\n').map(range).collect()
+        });
+        let range = lines.get(number.checked_sub(1)?)?.clone();
+        self.text.get(range)
     }
 
     /// Returns the line of a place; empty if it is too long to be shown.
     fn line_at(&self, at: Position) -> String {
-        let line = self.lines().get(at.line.saturating_sub(1)).copied().unwrap_or_default();
-        if line.len() > MAX_SOURCE { String::new() } else { line.trim_end().to_owned() }
+        let line = self.line(at.line).unwrap_or_default().trim_end();
+        if line.len() > MAX_SOURCE { String::new() } else { line.to_owned() }
+    }
+}
+
+/// How many documents are read before those that are judged.
+const READ_AHEAD: usize = 64;
+
+/// A part of the input, in its order.
+enum Part {
+    File(Result<Arc<str>, FilesError>),
+    Document { comments: Vec<Comment>, manifests: Result<Vec<Manifest>, ManifestError> },
+}
+
+/// Reads the sources, and passes their parts on until the receiver is gone.
+fn read_parts(sources: &[Source], parts: &SyncSender<(usize, Part)>) {
+    for (index, source) in sources.iter().enumerate() {
+        let text = source.read().map(Arc::<str>::from);
+        let copy = text.as_ref().map_or_else(|_| Arc::from(""), Arc::clone);
+        if parts.send((index, Part::File(text))).is_err() {
+            return;
+        }
+        for document in manifests::documents(&copy) {
+            let comments = if document.text().contains(MARKER) { document.comments() } else { Vec::new() };
+            let part = Part::Document { comments, manifests: document.read() };
+            if parts.send((index, part)).is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -97,8 +144,8 @@ impl Judge {
     /// Adds the facts of the checked files themselves: a network of the same chart is known.
     pub(super) fn add_facts(&mut self, source: &Source) {
         let Ok(text) = source.read() else { return };
-        let text = Text::new(&text);
-        for document in manifests::documents(text.text) {
+        let text = Text::new(text.into());
+        for document in manifests::documents(&text.text) {
             if !FACT_KINDS.iter().any(|kind| document.text().contains(kind)) {
                 continue;
             }
@@ -116,31 +163,53 @@ impl Judge {
         }
     }
 
-    /// Judges all objects of a source.
-    pub(super) fn judge(&mut self, source: &Source) {
+    /// Judges all objects of the sources. Another thread reads them, which takes longer than to judge them.
+    pub(super) fn judge_all(&mut self, sources: &[Source], begin: impl Fn(&str)) {
+        std::thread::scope(|scope| {
+            let (sender, parts) = mpsc::sync_channel(READ_AHEAD);
+            scope.spawn(move || read_parts(sources, &sender));
+            let mut text = Text::new("".into());
+            for (index, part) in parts {
+                let Some(source) = sources.get(index) else { continue };
+                match part {
+                    Part::File(read) => {
+                        begin(&source.name());
+                        text = self.start_file(source, read);
+                    }
+                    Part::Document { comments, manifests } => self.judge_document(source, &text, &comments, manifests),
+                }
+            }
+        });
+    }
+
+    fn start_file(&mut self, source: &Source, read: Result<Arc<str>, FilesError>) -> Text {
         self.report.files += 1;
-        let text = match source.read() {
-            Ok(text) => text,
+        match read {
+            Ok(text) => Text::new(text),
             Err(error) => {
                 let mut what = error.to_string();
                 if let Some(cause) = std::error::Error::source(&error) {
                     let _ = write!(what, " ({cause})");
                 }
-                return self.add_fault(source, &Text::new(""), Position::start(), &what, true);
+                let text = Text::new("".into());
+                self.add_fault(source, &text, Position::start(), &what, true);
+                text
             }
-        };
-        let text = Text::new(&text);
-        for document in manifests::documents(text.text) {
-            self.report.documents += 1;
-            if document.text().contains(MARKER) {
-                self.ignores.add_comments(&source.name(), &document.comments(), text.lines());
-            }
-            self.judge_document(source, &text, &document);
         }
     }
 
-    fn judge_document(&mut self, source: &Source, text: &Text, document: &Document) {
-        match document.read() {
+    fn judge_document(
+        &mut self,
+        source: &Source,
+        text: &Text,
+        comments: &[Comment],
+        manifests: Result<Vec<Manifest>, ManifestError>,
+    ) {
+        self.report.documents += 1;
+        if !comments.is_empty() {
+            self.ignores.add_comments(&source.name(), comments, |number| text.line(number));
+        }
+        match manifests {
             Ok(manifests) => manifests.into_iter().for_each(|manifest| self.judge_manifest(source, text, manifest)),
             Err(error) => self.add_fault(source, text, error.at, &error.message, true),
         }

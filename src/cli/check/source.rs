@@ -5,6 +5,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    string::FromUtf8Error,
 };
 
 use anyhow::{Context, bail};
@@ -57,23 +58,36 @@ pub(super) fn sources(paths: &[PathBuf], is_recursive: bool) -> anyhow::Result<V
     Ok(sources)
 }
 
-/// The objects as they were before, by kind, namespace and name.
+/// The objects as they were before.
 #[derive(Debug, Default)]
-pub(super) struct Before(HashMap<String, Value>);
+pub(super) struct Before {
+    /// By kind, namespace and name.
+    objects: HashMap<String, Value>,
+    /// Why some of them are unknown.
+    notes: Vec<String>,
+}
 
 impl Before {
     /// Reads the objects of a folder or file.
     pub(super) fn of_folder(path: &Path, is_recursive: bool, namespace: &str) -> anyhow::Result<Self> {
         let mut before = Self::default();
         for file in files::list(path, is_recursive).context("--against")? {
-            let text = files::read(&file).context("--against")?;
-            before.add(&text, namespace).with_context(|| format!("--against: {}", file.display()))?;
+            match files::read(&file) {
+                Ok(text) => before.add(&text, namespace, &format!("--against {}", file.display())),
+                Err(error) => before.notes.push(format!("--against: {error}; its objects are taken to be new")),
+            }
         }
         Ok(before)
     }
 
-    /// Reads the objects that the same files and folders had in a revision of git.
-    pub(super) fn of_git(revision: &str, paths: &[PathBuf], namespace: &str) -> anyhow::Result<Self> {
+    /// Reads the objects that the same files and folders had in a revision of git. Of a folder it reads what
+    /// [`files::list`] does: no hidden folder in it, and its folders only with `is_recursive`.
+    pub(super) fn of_git(
+        revision: &str,
+        paths: &[PathBuf],
+        is_recursive: bool,
+        namespace: &str,
+    ) -> anyhow::Result<Self> {
         if revision.starts_with('-') {
             bail!("--git {revision} is not a revision; name a branch, a tag or a commit");
         }
@@ -89,7 +103,8 @@ impl Before {
                 None => (path.as_path(), ".".as_ref()),
             };
             let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-            let arguments = ["ls-tree", "-r", "-z", "--full-name", "--name-only", revision, "--"];
+            // Names are relative to the folder.
+            let arguments = ["ls-tree", "-r", "-z", "--name-only", revision, "--"];
             let output = Command::new("git").current_dir(folder).args(arguments).arg(name).output();
             let output = output.context("--git: the program `git` cannot be run")?;
             if !output.status.success() {
@@ -97,12 +112,14 @@ impl Before {
                 bail!("--git {revision}: {}", error.trim().trim_start_matches("fatal: "));
             }
             let names = String::from_utf8(output.stdout).context("--git: a file name is not UTF-8")?;
-            let names: Vec<&str> =
-                names.split('\0').filter(|name| files::is_manifest(Path::new(name)) || !path.is_dir()).collect();
+            let is_read = |name: &&str| !name.is_empty() && (!path.is_dir() || is_listed(name, is_recursive));
             let mut git = GitFiles::open(folder)?;
-            for name in names.into_iter().filter(|name| !name.is_empty()) {
-                let text = git.read(revision, name).with_context(|| format!("--git {revision}: {name}"))?;
-                before.add(&text, namespace).with_context(|| format!("--git {revision}: {name}"))?;
+            for name in names.split('\0').filter(is_read) {
+                let what = format!("--git {revision}: {}", folder.join(name).display());
+                match git.read(revision, name).with_context(|| what.clone())? {
+                    Ok(text) => before.add(&text, namespace, &what),
+                    Err(_) => before.notes.push(format!("{what} is not UTF-8 text; its objects are taken to be new")),
+                }
             }
             git.close();
         }
@@ -111,27 +128,44 @@ impl Before {
 
     /// Returns the object as it was.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key)
+        self.objects.get(key)
     }
 
     /// Adds an object of a cluster.
     pub(super) fn insert(&mut self, object: Value) {
-        self.0.insert(key_of(&object), object);
+        self.objects.insert(key_of(&object), object);
     }
 
     pub(super) fn objects(&self) -> impl Iterator<Item = &Value> {
-        self.0.values()
+        self.objects.values()
     }
 
-    fn add(&mut self, text: &str, namespace: &str) -> anyhow::Result<()> {
+    /// Returns why some objects are unknown.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Adds the objects of a text. What was broken before may be fixed now, so it is only noted.
+    fn add(&mut self, text: &str, namespace: &str, what: &str) {
         for document in manifests::documents(text) {
-            for Manifest { mut object, .. } in document.read()? {
-                set_namespace(&mut object, namespace);
-                self.0.insert(key_of(&object), object);
+            match document.read() {
+                Ok(manifests) => {
+                    for Manifest { mut object, .. } in manifests {
+                        set_namespace(&mut object, namespace);
+                        self.insert(object);
+                    }
+                }
+                Err(error) => self.notes.push(format!("{what}: {error}; its objects are taken to be new")),
             }
         }
-        Ok(())
     }
+}
+
+/// Whether a file of a folder is read, given its name relative to the folder.
+fn is_listed(name: &str, is_recursive: bool) -> bool {
+    let (folders, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let is_hidden = folders.split('/').any(|folder| folder.starts_with('.'));
+    files::is_manifest(Path::new(file)) && !is_hidden && (is_recursive || folders.is_empty())
 }
 
 /// Sets the namespace of an object that does not name one.
@@ -168,9 +202,9 @@ impl GitFiles {
         Ok(Self { child, input, output: BufReader::new(output) })
     }
 
-    /// Returns the text of a file, whose name is relative to the root of the repository.
-    fn read(&mut self, revision: &str, name: &str) -> anyhow::Result<String> {
-        writeln!(self.input, "{revision}:{name}")?;
+    /// Returns the text of a file, whose name is relative to the folder; the error inside if it is not UTF-8.
+    fn read(&mut self, revision: &str, name: &str) -> anyhow::Result<Result<String, FromUtf8Error>> {
+        writeln!(self.input, "{revision}:./{name}")?;
         self.input.flush()?;
         let mut header = String::new();
         self.output.read_line(&mut header)?;
@@ -183,7 +217,7 @@ impl GitFiles {
         let mut contents = vec![0; size + 1];
         self.output.read_exact(&mut contents)?;
         contents.pop();
-        String::from_utf8(contents).context("it is not UTF-8 text")
+        Ok(String::from_utf8(contents))
     }
 
     fn close(self) {
@@ -192,5 +226,25 @@ impl GitFiles {
         drop(output);
         // The process ends at the end of its input; its status says nothing more.
         let _ = child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_revision_the_same_files_are_read_as_of_the_folder() {
+        for (name, alone, recursive) in [
+            ("vm.yaml", true, true),
+            (".vm.yaml", true, true),
+            ("a/vm.yml", false, true),
+            ("a/b/vm.json", false, true),
+            (".github/vm.yaml", false, false),
+            ("a/.b/vm.yaml", false, false),
+            ("notes.txt", false, false),
+        ] {
+            assert_eq!((is_listed(name, false), is_listed(name, true)), (alone, recursive), "{name}");
+        }
     }
 }

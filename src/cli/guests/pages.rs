@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Store, Unread, add_guest, is_of_vm, key, list, networks,
-    read_around, read_revisions, value,
+    read_around, read_objects, value,
 };
 use crate::{
     cli::namespace,
@@ -81,7 +81,7 @@ impl<'c> Scope<'c> {
             }
         }
         found.store = store;
-        read_revisions(&self.client, revisions, &mut found).await;
+        read_objects(&self.client, revisions, &mut found).await;
         Ok(found)
     }
 

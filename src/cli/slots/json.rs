@@ -1,13 +1,18 @@
 //! The PCI bus as JSON for programs.
 
 use serde::Serialize;
+use serde_json::Map;
 
+use super::Printout;
 use crate::{
     kubevirt::Version,
     pci::{BusLayout, Slot, SlotPosition},
 };
 
-/// The output. A count is `null` without PCIe ports, and for a guest that cannot boot.
+/// The version of the format: a field that is removed or changes its meaning makes a new one.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The bus at boot. A count is `null` without PCIe ports, and for a guest that cannot boot.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Output<'p> {
@@ -39,13 +44,23 @@ struct Device<'p> {
     why: &'p str,
 }
 
-/// Renders the bus, indented, with a line feed at the end.
-pub(super) fn render(layout: &BusLayout, version: Version, notes: &[String]) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(&output(layout, version, notes))? + "\n")
+/// Renders the guest, indented, with a line feed at the end.
+pub(super) fn render(printout: &Printout) -> anyhow::Result<String> {
+    let Printout { kind, namespace, name, layout, version, notes, now, .. } = printout;
+    let mut all = Map::new();
+    all.insert("kind".to_owned(), "PciSlots".into());
+    all.insert("schemaVersion".to_owned(), SCHEMA_VERSION.into());
+    all.insert("guest".to_owned(), (*kind).into());
+    all.insert("namespace".to_owned(), namespace.as_str().into());
+    all.insert("name".to_owned(), name.as_str().into());
+    if let Some(now) = now {
+        now.add_to(&mut all);
+    }
+    all.insert("afterRestart".to_owned(), serde_json::to_value(output(layout, *version, notes))?);
+    Ok(serde_json::to_string_pretty(&all)? + "\n")
 }
 
-/// Returns the output.
-pub(super) fn output<'p>(layout: &'p BusLayout, version: Version, notes: &'p [String]) -> Output<'p> {
+fn output<'p>(layout: &'p BusLayout, version: Version, notes: &'p [String]) -> Output<'p> {
     let budget = &layout.budget;
     Output {
         supports_pcie_hotplug: budget.supports_pcie_hotplug,

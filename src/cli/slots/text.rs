@@ -14,12 +14,16 @@ const KIND: usize = 13;
 
 /// Renders the text.
 pub(super) fn render(view: &BusView) -> String {
-    let mut lines = vec![view.title.clone(), view.subtitle.clone(), String::new()];
+    let title = if view.when.is_empty() { view.title.clone() } else { format!("{}, {}", view.title, view.when) };
+    let mut lines = vec![title, view.subtitle.clone(), String::new()];
     for group in &view.groups {
         lines.extend(group_lines(group));
         lines.push(String::new());
     }
     lines.extend(broken(&view.headline, WIDTH));
+    if !view.fix.is_empty() {
+        lines.extend(broken(&format!("fix: {}", view.fix), WIDTH - 2).iter().map(|line| format!("  {line}")));
+    }
     for sentence in &view.calculation {
         lines.extend(broken(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     kubevirt::Version,
     pci::{BusLayout, MachineType, PortBudget, PortCase, Scheme, Slot, SlotPosition},
+    rules,
 };
 
 /// The PCI bus of a guest, as texts.
@@ -12,12 +13,18 @@ use crate::{
 pub(in crate::cli) struct BusView {
     /// Kind and name of the guest.
     pub(super) title: String,
+    /// When the guest has this bus; empty for a manifest.
+    pub(super) when: &'static str,
+    /// The ports of the running guest.
+    pub(super) now: Option<NowView>,
     /// Its machine type and its KubeVirt version.
     pub(super) subtitle: String,
     /// The result in one line.
     pub(super) headline: String,
     /// Whether the guest can boot and a NIC can be hotplugged.
     pub(super) availability: Availability,
+    /// What to do if no port is free; empty otherwise.
+    pub(super) fix: &'static str,
     /// The slots, by their bus.
     pub(super) groups: Vec<Group>,
     /// The calculation of the result, one sentence per entry.
@@ -35,6 +42,25 @@ pub(super) enum Availability {
     Full,
     /// The guest cannot boot.
     CannotBoot,
+    /// No guest runs, or its ports are not known.
+    Unknown,
+}
+
+/// The ports of a running guest, as texts.
+#[derive(Debug)]
+pub(super) struct NowView {
+    pub(super) headline: String,
+    pub(super) availability: Availability,
+    pub(super) lines: Vec<NowLine>,
+}
+
+/// A line about a running guest.
+#[derive(Debug)]
+pub(super) struct NowLine {
+    pub(super) text: String,
+    pub(super) is_indented: bool,
+    /// Whether it says what does not work.
+    pub(super) is_bad: bool,
 }
 
 /// The slots of one bus.
@@ -53,6 +79,10 @@ pub(super) struct Row {
     /// The kind of the device; empty if the name is the same.
     pub(super) kind: &'static str,
     pub(super) why: String,
+    /// The network of a NIC; empty if it is not known.
+    pub(super) network: String,
+    /// The MAC address of a NIC; empty if KubeVirt chooses it.
+    pub(super) mac: String,
     pub(super) is_free: bool,
 }
 
@@ -60,11 +90,15 @@ impl BusView {
     /// Describes a bus in words.
     pub(super) fn new(title: &str, layout: &BusLayout, version: Version, notes: Vec<String>) -> Self {
         let budget = &layout.budget;
+        let availability = availability(budget);
         Self {
             title: title.to_owned(),
+            when: "",
+            now: None,
             subtitle: subtitle(budget, version),
             headline: headline(budget),
-            availability: availability(budget),
+            availability,
+            fix: fix(availability),
             groups: groups(layout),
             calculation: calculation(budget),
             notes,
@@ -85,7 +119,7 @@ impl BusView {
             "subtitle": self.subtitle,
             "headline": self.headline,
             "state": match self.availability {
-                Availability::Free => "free",
+                Availability::Free | Availability::Unknown => "free",
                 Availability::Full => "full",
                 Availability::CannotBoot => "cannotBoot",
             },
@@ -120,6 +154,12 @@ fn availability(budget: &PortBudget) -> Availability {
         (None, Some(0)) => Availability::Full,
         (None, _) => Availability::Free,
     }
+}
+
+/// Returns what to do if no port is free at boot: what NP107 says about it.
+fn fix(availability: Availability) -> &'static str {
+    let rule = (availability == Availability::Full).then(|| rules::find("NP107")).flatten();
+    rule.map_or("", |rule| rule.fix)
 }
 
 fn headline(budget: &PortBudget) -> String {
@@ -171,7 +211,8 @@ fn row(slot: &Slot) -> Row {
     let is_free = slot.is_free();
     let name = if is_free { "free".to_owned() } else { printable(&slot.name) };
     let kind = if is_free || slot.name == slot.kind { "" } else { slot.kind };
-    Row { port, name, kind, why: slot.why.clone(), is_free }
+    let (network, mac) = (String::new(), String::new());
+    Row { port, name, kind, why: slot.why.clone(), network, mac, is_free }
 }
 
 /// Replaces control characters, which could change the state of a terminal.

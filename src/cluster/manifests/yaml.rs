@@ -252,9 +252,31 @@ fn value_of(mut text: Cow<str>, style: ScalarStyle, tag: Option<&Tag>) -> Result
 /// Returns what the user can do about an error of the parser.
 fn explain(error: &ScanError, chunk: &Chunk) -> ManifestError {
     let mark = error.marker();
+    if matches!(error.kind(), ErrorKind::TabInPlainScalar)
+        && let Some((line, column)) = next_tab(chunk, mark.line())
+    {
+        // The parser names the beginning of the text that the line with the tab would continue.
+        return ManifestError { at: chunk.position(line, column, 1), message: TAB.to_owned() };
+    }
+    // The parser stops where the lines after the mark of a conflict do not fit.
+    if let Some((number, line)) = (1..).zip(chunk.text.lines()).find(|(_, line)| line.starts_with("<<<<<<< ")) {
+        let message = fault_of_line(line).unwrap_or_default().to_owned();
+        return ManifestError { at: chunk.position(number, 0, 1), message };
+    }
     let message = fault_of_line(chunk.line(mark.line())).map_or_else(|| explain_kind(error.kind()), str::to_owned);
     ManifestError { at: chunk.position(mark.line(), mark.col(), 1), message }
 }
+
+/// Returns the first line after this one that is indented with a tab, and the column of the tab.
+fn next_tab(chunk: &Chunk, line: usize) -> Option<(usize, usize)> {
+    let lines = (1..).zip(chunk.text.lines()).skip(line);
+    lines.map(|(number, text)| (number, text, text.find(|letter| letter != ' '))).find_map(|(number, text, start)| {
+        let start = start?;
+        (text.as_bytes().get(start) == Some(&b'\t')).then_some((number, start))
+    })
+}
+
+const TAB: &str = "the line is indented with a tab; YAML allows only spaces";
 
 /// Returns the fault of a line that is not YAML at all.
 fn fault_of_line(line: &str) -> Option<&'static str> {
@@ -264,7 +286,7 @@ fn fault_of_line(line: &str) -> Option<&'static str> {
     } else if line.contains("{{") {
         Some("this is a template and not a manifest; render it first, as with `helm template`")
     } else if indent.contains('\t') {
-        Some("the line is indented with a tab; YAML allows only spaces")
+        Some(TAB)
     } else {
         None
     }

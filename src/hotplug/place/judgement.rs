@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     super::{edit::review_of, progress::ClusterInfo},
@@ -14,7 +14,7 @@ use crate::{
     change::Change,
     facts::{FactSource, Facts, Vmi, nic::GuestNic},
     pci::BootSlots,
-    rules::{self, FreePorts, Scope},
+    rules::{self, FreePorts, PortCount, Scope},
 };
 
 /// The annotation in which nicplug records the ports of a guest at boot.
@@ -39,12 +39,10 @@ pub(super) struct Judgement {
 impl Judgement {
     /// Evaluates the VM as it is.
     pub(super) fn of(around: &Surroundings) -> Self {
-        let Some(vm) = around.vm else {
-            let ports = FreePorts::unknown("only the ports of a VirtualMachine are counted");
-            return Self { cluster_info: ClusterInfo::default(), ports };
-        };
+        let alone = if around.vm.is_none() { around.vmi.known().map(|vmi| vm_of(vmi)) } else { None };
         let ports = FreePorts::unknown("the VM cannot be read");
         let mut judgement = Self { cluster_info: ClusterInfo::default(), ports };
+        let Some(vm) = around.vm.or(alone.as_ref()) else { return judgement };
         let body = review_of(vm, vm, true);
         let body = admission::parse(&body);
         if let Ok(ParsedRequest::Valid(request)) = &body
@@ -55,8 +53,21 @@ impl Judgement {
         if let Some(outlook) = Evaluator::new(around.facts, around.settings).outlook(&body) {
             judgement.ports = outlook.ports;
         }
+        if alone.is_some() {
+            judgement.ports.after_restart = PortCount::Unknown("a VirtualMachineInstance does not restart".to_owned());
+        }
         judgement
     }
+}
+
+/// Returns the VM whose template is a VMI that has none, so that its ports can be counted.
+fn vm_of(vmi: &Value) -> Value {
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"namespace": text(vmi, "/metadata/namespace"), "name": text(vmi, "/metadata/name")},
+        "spec": {"runStrategy": "Always", "template": {"metadata": {}, "spec": vmi.get("spec")}},
+    })
 }
 
 /// Returns what keeps a NIC from getting further than this place, as the rules find it: the worst first.

@@ -79,14 +79,26 @@ fn contents(path: &Path) -> Result<String, FileError> {
 
 fn parse(path: &Path, known: &[&str], text: &str) -> Result<Settings, FileError> {
     let invalid = |why| FileError::Invalid { path: path.to_owned(), why };
+    let syntax = |message: String| invalid(SettingsError::Syntax(message));
     // The reader of manifests explains what is wrong with a text that is not YAML.
-    let documents = manifests::read(text).map_err(|error| invalid(SettingsError::Syntax(error.to_string())))?;
-    if let Some(second) = documents.get(1) {
-        let message = format!("line {}: a second document begins; write all settings in one", second.line);
-        return Err(invalid(SettingsError::Syntax(message)));
+    let documents: Vec<_> = manifests::documents(text).collect();
+    let mut objects = Vec::new();
+    for document in &documents {
+        objects.extend(document.read().map_err(|error| syntax(error.to_string()))?);
     }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Settings::parse(text, known).map_err(invalid)
+    match (documents.as_slice(), objects.as_slice()) {
+        (_, [_, second, ..]) => {
+            Err(syntax(format!("line {}: a second document begins; write all settings in one", second.line)))
+        }
+        (_, [one]) if !one.object.is_object() => {
+            let message = "this is not an object; write keys with values, such as `rules: {NP103: warn}`";
+            Err(syntax(format!("line {}: {message}", one.line)))
+        }
+        // A text of comments has no document.
+        ([], _) => Ok(Settings::default()),
+        ([one], _) => Settings::parse(&one.text_in_place(), known).map_err(invalid),
+        _ => Err(syntax("there is more than one document; write all settings in one".to_owned())),
+    }
 }
 
 /// The result of a change of the file.
