@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::process::Command;
-
 use futures_util::{StreamExt, stream};
 use hyper::http::Method;
 use kube::api::{Patch, PatchParams};
@@ -18,7 +16,6 @@ use support::{
     builders::{VmBuilder, bare_vm},
     commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run},
 };
-use tokio::task::spawn_blocking;
 
 impl CommandFixture {
     /// Creates a VM and starts it. A guest that boots gets `boot-slots` with so many free ports.

@@ -18,7 +18,6 @@ use support::{
     commands::{CommandFixture, Finished, IN_PLACE, NETWORK, run},
     wait::eventually,
 };
-use tokio::task::spawn_blocking;
 
 const REPORTS: &str = "/apis/openreports.io/v1alpha1";
 const POLICY_REPORTS: &str = "/apis/wgpolicyk8s.io/v1alpha2";

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::{
     api_server::crds::Kind,
     builders::{INTERFACES, names},
-    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run, vm},
+    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, run, vm},
     wait::eventually,
 };
 

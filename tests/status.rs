@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use hyper::http::Method;
@@ -22,7 +22,7 @@ use support::{
     commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, POD, run, vm},
     wait::LONG,
 };
-use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 
 const NIC: &str = "dyniface1";
 impl CommandFixture {

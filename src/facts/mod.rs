@@ -219,9 +219,9 @@ impl Facts {
             resource_injector,
             nodes,
             quotas,
-            overrides,
-            mac_users,
             expansions,
+            mac_users,
+            overrides,
             ..Self::default()
         }
     }
