@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use hyper::http::Method;
 use kube::api::DeleteParams;
