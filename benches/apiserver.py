@@ -1,10 +1,10 @@
 """Measures what nicplug adds to a request at a real API server: apiserver.py APISERVER NICPLUG [PAIRS] [ROUNDS]
 
-A user updates a running VM in a namespace that nicplug judges and in one that it does not, in turns. Beside nicplug a
-stand-in for KubeVirt's validating webhook answers after 8 ms in both namespaces, the time that virt-api takes. nicplug
-watches the cluster, and its webhooks are those of deploy/install.yaml, with a URL instead of the Service and without the
-second namespace. The result is the p50 of both namespaces, the difference, and how long each webhook took by the
-histogram of the API server. The recipe is `just bench-apiserver`.
+A user updates a running VM in a namespace that nicplug judges and in one that it does not, in turns. Beside nicplug
+a stand-in for KubeVirt's validating webhook answers after 8 ms in both namespaces, the time that virt-api takes.
+nicplug watches the cluster, and its webhooks are those of deploy/install.yaml, with a URL instead of the Service
+and without the second namespace. The result is the p50 of both namespaces, the difference, and how long each
+webhook took by the histogram of the API server. The recipe is `just bench-apiserver`.
 """
 
 from __future__ import annotations
