@@ -183,6 +183,12 @@ bench-audit *flags:
     cargo build --profile dist --locked --bin nicplug --example bench_audit
     target/dist/examples/bench_audit {{ flags }}
 
+# Measures what nicplug adds to a request at a real API server (`just apiserver` first; minutes): docs/performance.md.
+bench-apiserver pairs="100" rounds="3": chart-tools
+    cargo build --profile dist --locked --bin nicplug
+    timeout 900 target/tools/chart/bin/python benches/apiserver.py target/apiserver/apiserver target/dist/nicplug \
+        {{ pairs }} {{ rounds }}
+
 # EMULATOR is a static qemu-user, for another architecture than that of this machine.
 # Builds the image's binary into target/image/ARCH, and runs it in an empty root (half an hour; needs no Docker).
 image-proof arch=image_arch emulator="":

@@ -16,7 +16,6 @@ use crate::{
     api::review::{BodyError, GroupVersionKind, InvalidField, ObjectKind, Operation, ParsedRequest, Request},
     change::{Change, MAX_NICS, MAX_OPTIONS, MigrationStart, NetworkChange, OversizedList},
     facts::{Fact, FactSource, Facts, Vmi},
-    mutations::{self, MutationInput},
     rules::{self, Case, CauseType},
     settings::Settings,
 };
@@ -213,7 +212,7 @@ impl<'r> Evaluation<'r> {
         (self.decision, &self.verdict, &self.patch) == (other.decision, &other.verdict, &other.patch)
     }
 
-    fn new(endpoint: Endpoint, request: &'r Request<'r>, decision: Decision) -> Self {
+    pub(super) fn new(endpoint: Endpoint, request: &'r Request<'r>, decision: Decision) -> Self {
         let verdict = Verdict::default();
         Self { endpoint, decision, request: Ok(request), verdict, patch: None, basis: None }
     }
@@ -323,20 +322,6 @@ impl<'e> Evaluator<'e> {
         let mut change = NetworkChange::of(request)?;
         change.multus_namespace.clone_from(&self.settings.attachment.multus_namespace);
         Some(change)
-    }
-
-    fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
-        let facts = self.facts_for(&change);
-        let operations =
-            mutations::operations(&MutationInput { change: &change, facts: &facts, settings: self.settings });
-        if operations.is_empty() {
-            return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
-        }
-        Evaluation {
-            patch: Some(Patch(operations)),
-            basis: Some(Box::new(Basis::Change(change, facts))),
-            ..Evaluation::new(Endpoint::Mutate, request, Decision::Patched)
-        }
     }
 
     fn evaluate_migration<'r>(

@@ -2,6 +2,10 @@
 //!
 //! Facts from a watch are older than the cluster by a moment. If one of them is the reason for a denial, or for a patch
 //! that would be wrong, then a server that can read the cluster does so and evaluates the request again.
+//!
+//! A denial with a cause that is the same without any facts stays a denial whatever the cluster holds, so it is sent at
+//! once. KubeVirt's webhooks judge the same request at the same time, and the user reads only the first denial. The
+//! other causes of that answer are those of the facts in memory.
 
 use super::{
     Decision, Endpoint, Evaluation, Evaluator,
@@ -65,8 +69,8 @@ impl<'e> Evaluator<'e> {
     }
 
     /// Returns the part of an evaluation that newer facts can change; `None` if the decision does no harm, or is the
-    /// same without any facts. It applies the rules again, so only a denial, and a warning instead of one,
-    /// pays for it.
+    /// same without any facts. Of a denial one cause that is the same without any facts is enough. It applies the rules
+    /// again, so only a denial, and a warning instead of one, pays for it.
     #[must_use]
     pub fn recheck<'d, 'r>(&self, evaluation: &'d Evaluation<'r>) -> Option<Recheck<'d, 'r>> {
         let verdict = &evaluation.verdict;
@@ -105,17 +109,16 @@ fn drops_nic_of_stopped_vm(change: &Change, facts: &Facts) -> bool {
 }
 
 /// Returns the facts on which the causes of a denial, or of a change that waits, depend; `None` if they are the same
-/// without any facts.
+/// without any facts, or if one cause of a denial is.
 fn dependencies(denial: &Verdict, facts: &Facts, decide: impl Fn(&Facts) -> Verdict) -> Option<FactDependencies> {
-    let matters = |facts: &Facts| {
-        let Verdict { causes, postponed, .. } = decide(facts);
-        (&causes, &postponed) != (&denial.causes, &denial.postponed)
-    };
+    let differs = |other: &Verdict| (&other.causes, &other.postponed) != (&denial.causes, &denial.postponed);
     // The enforcement that the namespace asks for, and who the user is, are not read again.
     let (overrides, by_controller) = (facts.overrides.clone(), facts.by_controller);
-    if !matters(&Facts { overrides, by_controller, ..Facts::default() }) {
+    let without_facts = decide(&Facts { overrides, by_controller, ..Facts::default() });
+    if !differs(&without_facts) || denial.causes.iter().any(|cause| without_facts.causes.contains(cause)) {
         return None;
     }
+    let matters = |facts: &Facts| differs(&decide(facts));
     // A fact that is unknown already cannot be a reason, so the rules are not applied for it.
     Some(FactDependencies {
         attachment: !matches!(facts.attachment, Fact::Unknown)

@@ -18,10 +18,11 @@ rule! {
     /// ## Why
     /// nicplug's mutating webhook applies `nicplug.io/add-interfaces` and `nicplug.io/remove-interfaces` and removes
     /// them before the VM is validated. An annotation that is still there could not be applied: it is malformed, its
-    /// name belongs to another NIC, or the mutating webhook was not called. If it were stored, it would have no effect,
-    /// and nothing would report that. A name consists of letters, digits, `-` and `_`; a network is `NAD` or
-    /// `NAMESPACE/NAD`. The rule also checks `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to
-    /// 1.0 writes. It warns if `nicplug.io/unplug` is neither `absent` nor `dropped`: the annotation then has no effect.
+    /// name belongs to another NIC, the mutating webhook was not called, or its patch would be longer than 47 KiB, which
+    /// it warns about. If the annotation were stored, it would have no effect, and nothing would report that. A name
+    /// consists of letters, digits, `-` and `_`; a network is `NAD` or `NAMESPACE/NAD`. The rule also checks
+    /// `status.interfaceRequests`, which `virtctl addinterface` of KubeVirt up to 1.0 writes. It warns if
+    /// `nicplug.io/unplug` is neither `absent` nor `dropped`: the annotation then has no effect.
     ///
     /// ## Example
     /// ```yaml
@@ -80,7 +81,7 @@ fn rejected_status(rejected: RejectedStatusRequest) -> Finding {
 
 /// Returns a fault for each valid request: the mutating webhook would have applied it and removed the annotation.
 fn not_applied(changes: &InterfaceChanges) -> Vec<Finding> {
-    let what = "the request was not applied: nicplug's mutating webhook was not called";
+    let what = "the request was not applied: nicplug's mutating webhook was not called, or its patch was too long";
     let fix = "check that the MutatingWebhookConfiguration names nicplug and that nicplug responds, then apply again; \
                or edit interfaces and networks of the template";
     changes.requests.iter().map(|&kind| fault(kind, CauseType::Invalid, what.to_owned(), fix)).collect()

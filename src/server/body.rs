@@ -255,6 +255,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_body_of_one_frame_is_not_copied() {
+        let budget = BodyBudget::new(1 << 20);
+        let sent = Bytes::from(vec![b' '; 7 * KIB]);
+        let received = read(&mut Body::from(sent.clone()), limits(1 << 20), &mut budget.share()).await.unwrap();
+        assert_eq!((received.as_ptr(), received.len()), (sent.as_ptr(), sent.len()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn bodies_take_their_bytes_from_the_budget_until_they_are_dropped() {
         let budget = BodyBudget::new(100 * KIB);
         let body = |length: usize| Body::from(vec![b' '; length]);

@@ -461,6 +461,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_denial_with_a_cause_of_the_request_alone_reads_nothing_whatever_its_other_causes_need() {
+        // The name that is given twice is a fault of the request; that its network is missing is a fact.
+        let (twice, missing) = ("[NP001]", "[NP105]");
+        for (nics, causes, reads) in [
+            (&["old", "new"][..], &[missing][..], true),
+            (&["old", "new", "new"], &[twice, missing], false),
+            (&["old", "old"], &[twice], false),
+        ] {
+            // By the API server the network exists.
+            let (rechecker, requested) = cluster(|path| match path {
+                NAD => Some((200, object("NetworkAttachmentDefinition", "net"))),
+                path => Some(running(path)),
+            });
+            let reviewer = reviewer(&[kubevirt(), vmi()]);
+            let body = body(nics, &json!({}));
+            let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
+            assert_eq!(first.decision, Decision::Denied, "{nics:?}");
+            for cause in [twice, missing] {
+                assert_eq!(text(&first).contains(cause), causes.contains(&cause), "{nics:?}: {}", text(&first));
+            }
+            assert_eq!(!requested.lock().unwrap().is_empty(), reads, "{nics:?}");
+            assert_eq!(results(&rechecker), if reads { [0, 1, 0] } else { [0, 0, 0] }, "{nics:?}");
+            // The causes that need facts stay as the first evaluation found them.
+            assert_eq!(first == last, !reads, "{nics:?}: {}", text(&last));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_nic_of_a_guest_that_was_just_started_is_unplugged() {
         let (rechecker, _) = cluster(|path| Some(running(path)));
         let reviewer = reviewer(&[kubevirt()]);
