@@ -24,7 +24,7 @@ use support::{
         webhooks::FailurePolicy,
     },
     builders::{INTERFACES, VM, bare_vm, vm},
-    cases::{Answer, patch_for},
+    cases::{Answer, Cause, patch_for},
     replica::Deployment,
 };
 
@@ -45,6 +45,8 @@ enum Write {
     Merge,
     /// As a server-side apply to [`VM`], in a dry run.
     Apply,
+    /// As a server-side apply that creates an object, which is stored.
+    ApplyNew,
     /// As a JSON patch of [`VM`], in a dry run.
     JsonPatch,
 }
@@ -85,64 +87,96 @@ async fn an_object_is_judged_as_it_is_stored_however_it_is_spelled() {
         let text = text_of(&good_vm());
         post(&admin, namespace, "application/json", "", &text.replace("NAME", VM)).await.granted();
     }
-    let _nicplug = Deployment::start(api, &reviewed, FailurePolicy::Fail, &["--facts", "none"], &[]).await;
+    // As the chart has it for the mutating webhook. Its match conditions fail for a list that is a number, which the
+    // schema refuses a moment later.
+    let _nicplug = Deployment::start(api, &reviewed, FailurePolicy::Ignore, &["--facts", "none"], &[]).await;
     let reviewer = Reviewer::new(Arc::new(NoFacts), Settings::default());
     let namespaces = Namespaces { admin, plain, reviewed, reviewer };
 
     let cases: Vec<Case> = spelled().chain(written_in_yaml()).chain(json_patches()).collect();
     let runs = cases.iter().enumerate().flat_map(|(number, case)| VALIDATIONS.map(|mode| (number, case, mode)));
     let checked = runs.map(|(number, case, mode)| check(&namespaces, number, case, mode));
-    let outcomes: Vec<Outcome> = stream::iter(checked).buffer_unordered(AT_ONCE).collect().await;
+    let outcomes: Vec<_> = stream::iter(checked).buffer_unordered(AT_ONCE).collect().await;
 
-    let count = |outcome| outcomes.iter().filter(|found| **found == outcome).count();
+    let differences: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    for difference in &differences {
+        println!("{difference}\n");
+    }
+    assert!(differences.is_empty(), "{} differences", differences.len());
+    let count = |outcome| outcomes.iter().filter(|found| **found == Ok(outcome)).count();
     let counts = [Outcome::Refused, Outcome::Denied, Outcome::Stored].map(count);
     println!("{} requests: refused, denied, stored: {counts:?}", outcomes.len());
     assert!(counts.iter().all(|count| *count > 100), "refused, denied, stored: {counts:?}");
 }
 
-/// Sends a text to both namespaces and compares the response with the answer to the object.
-async fn check(namespaces: &Namespaces, number: usize, case: &Case, validation: &str) -> Outcome {
+/// What a client sees of a write.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    is_stored: bool,
+    causes: Vec<Cause>,
+    warnings: Vec<String>,
+    spec: Value,
+    annotations: Map<String, Value>,
+    /// A key of the spec that a component which reads keys in any case would take for another one.
+    other_spelling: Option<String>,
+}
+
+/// Sends a text to both namespaces and compares the response with the answer to the object; the difference, if any.
+async fn check(namespaces: &Namespaces, number: usize, case: &Case, validation: &str) -> Result<Outcome, String> {
     let Namespaces { admin, plain, reviewed, reviewer } = namespaces;
-    let name = match case.write {
-        Write::Create | Write::CreateYaml => format!("case-{number}-{}", validation.to_lowercase()),
-        _ => VM.to_owned(),
-    };
+    let creates = matches!(case.write, Write::Create | Write::CreateYaml | Write::ApplyNew);
+    let name = if creates { format!("case-{number}-{}", validation.to_lowercase()) } else { VM.to_owned() };
     let text = case.text.replace("NAME", &name);
-    let without = write(admin, plain, case.write, validation, &text).await;
-    let response = write(admin, reviewed, case.write, validation, &text).await;
-    let context = || format!("{} {:?} {validation}: {text}\n{response:?}", case.spelling, case.write);
+    let without = write(admin, plain, case.write, &name, validation, &text).await;
+    let response = write(admin, reviewed, case.write, &name, validation, &text).await;
+    let context = format!("{} as {:?}, {validation}: {text}", case.spelling, case.write);
     if !without.is_ok() {
-        assert_eq!((response.code, response.reason()), (without.code, without.reason()), "{}", context());
-        return Outcome::Refused;
+        let [plain, reviewed] = [&without, &response].map(|response| (response.code, response.reason()));
+        return if plain == reviewed { Ok(Outcome::Refused) } else { Err(format!("{context}\n{response:?}")) };
     }
 
     let mut object = without.body.clone();
     object["metadata"]["namespace"] = json!(reviewed);
-    let old = match case.write {
-        Write::Create | Write::CreateYaml => None,
-        _ => Some(Kind::Vm.api(admin, reviewed).get(VM).await.unwrap()),
-    };
+    let old = if creates { None } else { Some(Kind::Vm.api(admin, reviewed).get(VM).await.unwrap()) };
     let old = serde_json::to_value(old).unwrap();
     let review = support::builders::review(("kubevirt.io", "VirtualMachine", ""), &old, &object);
-    let review = of_object(review, &name, reviewed);
+    let mut review = of_object(review, &name, reviewed);
     json_patch::patch(&mut object, &Patch(patch_for(reviewer, &review))).unwrap();
-    let mut patched = review;
-    patched["request"]["object"] = object.clone();
-    let answer = Answer::to(reviewer, &patched);
-    assert_eq!(response.is_ok(), answer.is_allowed, "{answer:?} {}", context());
-    if !answer.is_allowed {
-        assert_eq!(response.causes(), answer.causes, "{}", context());
-        return Outcome::Denied;
+    review["request"]["object"] = object.clone();
+    let answer = Answer::to(reviewer, &review);
+    let expected = if answer.is_allowed {
+        Seen {
+            is_stored: true,
+            warnings: answer.warnings,
+            spec: object["spec"].clone(),
+            annotations: annotations_of(&object),
+            ..Seen::default()
+        }
+    } else {
+        Seen { causes: answer.causes, ..Seen::default() }
+    };
+    let seen = seen(&response, &name);
+    if seen == expected {
+        Ok(if expected.is_stored { Outcome::Stored } else { Outcome::Denied })
+    } else {
+        Err(format!("{context}\nexpected {expected:?}\ngot {seen:?}, {}", response.message()))
     }
-    assert_eq!(response.body["spec"], object["spec"], "{}", context());
-    assert_eq!(annotations_of(&response.body), annotations_of(&object), "{}", context());
+}
+
+fn seen(response: &Response, name: &str) -> Seen {
+    if !response.is_ok() {
+        return Seen { causes: response.causes(), ..Seen::default() };
+    }
     let prefix = format!("{name}: ");
     let warnings = response.warnings.iter().filter(|warning| warning.contains("[NP"));
-    let warnings: Vec<&str> = warnings.map(|warning| warning.strip_prefix(&prefix).unwrap()).collect();
-    assert_eq!(warnings, answer.warnings, "{}", context());
-    // A component that reads keys in any case would find no other value than nicplug.
-    assert_eq!(other_spelling(&response.body["spec"]), None, "{}", context());
-    Outcome::Stored
+    Seen {
+        is_stored: true,
+        warnings: warnings.map(|warning| warning.strip_prefix(&prefix).unwrap_or(warning).to_owned()).collect(),
+        spec: response.body["spec"].clone(),
+        annotations: annotations_of(&response.body),
+        other_spelling: other_spelling(&response.body["spec"]).map(str::to_owned),
+        ..Seen::default()
+    }
 }
 
 fn of_object(mut review: Value, name: &str, namespace: &str) -> Value {
@@ -171,18 +205,19 @@ fn other_spelling(value: &Value) -> Option<&str> {
 
 // === Requests ===
 
-async fn write(admin: &Client, namespace: &str, write: Write, validation: &str, text: &str) -> Response {
+async fn write(admin: &Client, namespace: &str, write: Write, name: &str, validation: &str, text: &str) -> Response {
     let query = format!("fieldValidation={validation}");
     let patch = async |content_type: &str, parameters: &str| {
-        let path = format!("{}/{VM}?dryRun=All&{query}{parameters}", Kind::Vm.path(namespace));
+        let path = format!("{}/{name}?{query}{parameters}", Kind::Vm.path(namespace));
         send(admin, Method::PATCH, &path, &format!("application/{content_type}"), text).await
     };
     match write {
         Write::Create => post(admin, namespace, "application/json", &query, text).await,
         Write::CreateYaml => post(admin, namespace, "application/yaml", &query, text).await,
-        Write::Merge => patch("merge-patch+json", "").await,
-        Write::Apply => patch("apply-patch+yaml", "&fieldManager=gitops&force=true").await,
-        Write::JsonPatch => patch("json-patch+json", "").await,
+        Write::Merge => patch("merge-patch+json", "&dryRun=All").await,
+        Write::Apply => patch("apply-patch+yaml", "&dryRun=All&fieldManager=gitops&force=true").await,
+        Write::ApplyNew => patch("apply-patch+yaml", "&fieldManager=gitops&force=true").await,
+        Write::JsonPatch => patch("json-patch+json", "&dryRun=All").await,
     }
 }
 
@@ -247,7 +282,7 @@ fn spelled() -> impl Iterator<Item = Case> {
         let values = [&good, &bad].map(|object| object.pointer(&pointer).unwrap().to_string());
         spellings(path.last().unwrap(), &values).into_iter().flat_map(move |(spelling, entry)| {
             let text = with_entry(&good, path, &entry);
-            [Write::Create, Write::CreateYaml, Write::Merge, Write::Apply].map(|write| Case {
+            [Write::Create, Write::CreateYaml, Write::Merge, Write::Apply, Write::ApplyNew].map(|write| Case {
                 spelling: format!("{} {spelling}", path.join(".")),
                 write,
                 text: text.clone(),
@@ -305,9 +340,8 @@ fn spellings(key: &str, [good, bad]: &[String; 2]) -> Vec<(&'static str, String)
 fn written_in_yaml() -> impl Iterator<Item = Case> {
     let head = "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: NAME}\n";
     let vm = |devices: &str, rest: &str| {
-        format!(
-            "{head}{rest}spec: {{runStrategy: Always, template: {{spec: {{domain: {{devices: {devices}}}, networks: [{{name: default, pod: {{}}}}]}}}}}}\n"
-        )
+        let guest = format!("{{domain: {{devices: {devices}}}, networks: [{{name: default, pod: {{}}}}]}}");
+        format!("{head}{rest}spec: {{runStrategy: Always, template: {{spec: {guest}}}}}\n")
     };
     let good = "[{name: default, masquerade: {}}]";
     let bad = "[{name: default, masquerade: {}}, {name: ghost, bridge: {}}]";
@@ -343,7 +377,7 @@ fn written_in_yaml() -> impl Iterator<Item = Case> {
         ("second document", format!("{}---\n{}", vm(&format!("{{interfaces: {good}}}"), ""), vm(bad, ""))),
     ];
     texts.into_iter().flat_map(|(spelling, text)| {
-        [Write::CreateYaml, Write::Apply].map(|write| Case {
+        [Write::CreateYaml, Write::Apply, Write::ApplyNew].map(|write| Case {
             spelling: format!("YAML: {spelling}"),
             write,
             text: text.clone(),
