@@ -26,7 +26,8 @@ const REVIEWS: [&[u8]; 3] = [
 ];
 
 fuzz_target!(|text: &str| {
-    let lines = text.lines().count() + 1;
+    // In YAML a carriage return alone ends a line too.
+    let lines = text.matches(['\n', '\r']).count() + 1;
     let mut store = Store::complete();
     let mut has_facts = false;
     for document in manifests::documents(text) {
@@ -66,11 +67,22 @@ fn check(manifest: &Manifest, lines: usize) {
         check_place(manifest.places.find(path), lines);
     }
     if let Value::Object(object) = &manifest.object
+        && !has_fraction(&manifest.object)
         && !object.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"))
     {
         let again = manifests::read(&manifest.object.to_string()).expect("JSON is read");
         assert_eq!(again.len(), 1);
         assert_eq!(again[0].object, manifest.object);
+    }
+}
+
+/// Whether a number has a fraction: serde_json may read one that it has written with another last digit.
+fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(entries) => entries.iter().any(has_fraction),
+        Value::Object(fields) => fields.values().any(has_fraction),
+        _ => false,
     }
 }
 

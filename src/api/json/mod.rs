@@ -10,7 +10,7 @@
 //! no reason: call serde_json to find it.
 
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(super) mod fuzzing;
 mod scan;
 mod skip;
 mod skipped;
