@@ -278,7 +278,8 @@ fn text_of(object: &Value) -> String {
 fn spelled() -> impl Iterator<Item = Case> {
     PATHS.into_iter().flat_map(|(kind, path)| {
         let [good, bad] = pair(kind);
-        let pointer: String = path.iter().map(|key| format!("/{}", key.replace('/', "~1"))).collect();
+        let pointer: Vec<String> = path.iter().map(|key| format!("/{}", key.replace('/', "~1"))).collect();
+        let pointer = pointer.concat();
         let values = [&good, &bad].map(|object| object.pointer(&pointer).unwrap().to_string());
         spellings(path.last().unwrap(), &values).into_iter().flat_map(move |(spelling, entry)| {
             let text = with_entry(&good, path, &entry);
@@ -304,7 +305,8 @@ fn with_entry(object: &Value, path: &[&str], text: &str) -> String {
 
 /// Returns the entry of a key with the good value, the bad one, or both, in many spellings.
 fn spellings(key: &str, [good, bad]: &[String; 2]) -> Vec<(&'static str, String)> {
-    let escaped: String = key.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect();
+    let escaped: Vec<String> = key.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect();
+    let escaped = escaped.concat();
     let first_escaped = format!("\\u{:04X}{}", u32::from(key.chars().next().unwrap()), &key[1..]);
     let slashes = key.replace('/', "\\/");
     let upper = key.to_uppercase();
@@ -395,10 +397,8 @@ fn json_patches() -> impl Iterator<Item = Case> {
         let second = if key == "path" { &path } else { second };
         for (spelling, entry) in spellings(key, &[first.to_owned(), second.to_owned()]) {
             let entries = [("op", "\"replace\""), ("path", &path), ("value", &bad)];
-            let entries = entries.map(|(other, value)| match other == key {
-                true => entry.clone(),
-                false => format!("\"{other}\":{value}"),
-            });
+            let entries =
+                entries.map(|(other, value)| if other == key { entry.clone() } else { format!("\"{other}\":{value}") });
             cases.push((format!("{key} {spelling}"), format!("[{{{}}}]", entries.join(","))));
         }
     }
