@@ -71,12 +71,34 @@ msrv:
     fi
     cargo check --locked
 
-# Fuzzes the review of a request body (needs cargo-fuzz); fuzz/artifacts keeps each body that fails.
-fuzz seconds="60":
+# TARGET is one of `cargo fuzz list`; without one, the seconds are divided among all.
+# Fuzzes every target, each for an equal part of the seconds (needs cargo-fuzz); fuzz/artifacts keeps what fails.
+fuzz seconds="60" target="":
+    #!/usr/bin/env bash
+    set -euo pipefail
     cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
-    @mkdir -p target/fuzz-corpus
-    @# Stable Rust has no sanitizers, and code without `unsafe` does not need them.
-    cargo fuzz run --sanitizer none --codegen-units 16 review target/fuzz-corpus fuzz/corpus/review -- -max_total_time={{ seconds }} -verbosity=0 -print_final_stats=1
+    # Stable Rust has no sanitizers, and code without `unsafe` does not need them.
+    flags=(--sanitizer none --codegen-units 16)
+    cargo fuzz build "${flags[@]}" {{ target }}
+    mapfile -t targets < <(if [[ -n "{{ target }}" ]]; then echo "{{ target }}"; else cargo fuzz list; fi)
+    for target in "${targets[@]}"; do
+        echo "fuzzing $target for $(({{ seconds }} / ${#targets[@]})) s"
+        mkdir -p "target/fuzz-corpus/$target"
+        cargo fuzz run "${flags[@]}" "$target" "target/fuzz-corpus/$target" "fuzz/corpus/$target" -- \
+            -dict=fuzz/words.dict -max_total_time=$(({{ seconds }} / ${#targets[@]})) \
+            -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+    done
+
+# Reduces the corpus of a target to the smallest inputs that reach the same code, with those that fuzzing has found.
+fuzz-minimise target:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    folder=$(mktemp --directory)
+    mkdir -p "target/fuzz-corpus/{{ target }}"
+    cargo fuzz run --sanitizer none --codegen-units 16 {{ target }} -- \
+        -merge=1 "$folder" "fuzz/corpus/{{ target }}" "target/fuzz-corpus/{{ target }}"
+    rm --recursive "fuzz/corpus/{{ target }}"
+    mv "$folder" "fuzz/corpus/{{ target }}"
 
 # Without promtool (`just promtool`) the tests of the alerts are skipped.
 # Tests the chart with Helm's own engine, and renders it into target/chart (needs Python).

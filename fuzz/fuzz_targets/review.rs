@@ -1,82 +1,50 @@
-//! Reviews arbitrary bytes: nicplug must not panic, and each response must keep the guarantees of the webhook.
+//! Reviews arbitrary bytes: nicplug must not panic, each response must keep the guarantees of the webhook, and the
+//! spelling of the JSON must not matter.
 
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
-
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use json_patch::Patch;
 use libfuzzer_sys::fuzz_target;
-use nicplug::{
-    admission::{Endpoint, Reviewer},
-    api::vmi::VirtualMachineInstance,
-    change::Change,
-    facts::{Fact, FactSource, Facts, KubeVirt, Vmi},
-    settings::Settings,
-};
+use nicplug::admission::Endpoint;
+use nicplug_fuzz::{REVIEWER, answer, patched};
 use serde_json::Value;
 
-/// The guest that runs.
-const VMI: &str = r#"{"spec": {"networks": [{"name": "defaultnetwork", "pod": {}}], "domain": {"devices": {
-    "interfaces": [{"name": "defaultnetwork", "masquerade": {}}]}}}, "status": {"phase": "Running"}}"#;
-
-/// A running VM on a KubeVirt without feature gates, so that most rules have findings.
-struct Running;
-
-impl FactSource for Running {
-    fn facts_for(&self, _change: &Change) -> Facts {
-        let kubevirt = KubeVirt { version: "v1.3.1".parse().ok(), ..KubeVirt::default() };
-        let vmi: VirtualMachineInstance = serde_json::from_str(VMI).expect("the VMI is valid");
-        let vmi = Vmi::of(&vmi, &vmi, &kubevirt);
-        Facts { kubevirt: Fact::Known(Arc::new(kubevirt)), vmi: Fact::Known(Arc::new(vmi)), ..Facts::default() }
-    }
-}
-
-static REVIEWER: LazyLock<Reviewer> = LazyLock::new(|| Reviewer::new(Arc::new(Running), Settings::default()));
-
 fuzz_target!(|body: &[u8]| {
-    answer(Endpoint::Validate, body);
-    if let Some(patched) = answer(Endpoint::Mutate, body).and_then(|response| patched(body, &response)) {
-        let again = answer(Endpoint::Mutate, &patched).expect("a patched review is readable");
+    answer(&REVIEWER, Endpoint::Validate, body);
+    if let Some(patched) = answer(&REVIEWER, Endpoint::Mutate, body).and_then(|response| patched(body, &response)) {
+        let again = answer(&REVIEWER, Endpoint::Mutate, &patched).expect("a patched review is readable");
         assert_eq!(again.get("patch"), None, "patched twice");
+    }
+    if let Ok(review) = serde_json::from_slice::<Value>(body) {
+        let compact = review.to_string();
+        let escaped = escaped(&compact);
+        let indented = serde_json::to_string_pretty(&review).expect("a value is JSON");
+        for endpoint in Endpoint::ALL {
+            let expected = REVIEWER.review(endpoint, compact.as_bytes());
+            assert_eq!(REVIEWER.review(endpoint, escaped.as_bytes()), expected, "escaped: {escaped}");
+            assert_eq!(REVIEWER.review(endpoint, indented.as_bytes()), expected, "indented: {indented}");
+        }
     }
 });
 
-/// Returns the `response` to a body, or `None` if the body is not a review.
-fn answer(endpoint: Endpoint, body: &[u8]) -> Option<Value> {
-    let answer = REVIEWER.review(endpoint, body);
-    let mut review: Value = serde_json::from_slice(&answer.body).expect("the answer is JSON");
-    match answer.status {
-        200 => {}
-        400 => {
-            assert!(review["error"].is_string(), "rejected without a reason: {review}");
-            return None;
+/// Returns the same JSON with the first letter of each string, keys included, as an escape.
+fn escaped(compact: &str) -> String {
+    let mut text = String::with_capacity(compact.len() * 2);
+    let (mut is_inside, mut is_first, mut is_escape) = (false, false, false);
+    for letter in compact.chars() {
+        if is_inside && is_first && letter.is_ascii_alphanumeric() {
+            text.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            text.push(letter);
         }
-        status => panic!("the status is {status}"),
+        is_first = false;
+        if is_escape {
+            is_escape = false;
+        } else if is_inside && letter == '\\' {
+            is_escape = true;
+        } else if letter == '"' {
+            is_inside = !is_inside;
+            is_first = is_inside;
+        }
     }
-
-    let response = review["response"].take();
-    if let Some(uid) = uid(body) {
-        assert_eq!(response["uid"], uid.as_str(), "another uid");
-    }
-    let is_allowed = response["allowed"].as_bool().expect("`allowed` is a Boolean");
-    assert!(is_allowed || endpoint == Endpoint::Validate, "/mutate denies: {response}");
-    assert!(is_allowed || !response["status"]["details"]["causes"][0].is_null(), "denied without a cause: {response}");
-    Some(response)
-}
-
-/// Returns `request.uid`, read without the parser of nicplug.
-fn uid(body: &[u8]) -> Option<String> {
-    let review: Value = serde_json::from_slice(body).ok()?;
-    Some(review["request"]["uid"].as_str()?.to_owned())
-}
-
-/// Returns the body with the patch of the response applied to its object; `None` if there is no patch.
-fn patched(body: &[u8], response: &Value) -> Option<Vec<u8>> {
-    let patch = BASE64.decode(response.get("patch")?.as_str()?).expect("the patch is base64");
-    let patch: Patch = serde_json::from_slice(&patch).expect("the patch is RFC 6902");
-    // nicplug skips fields that it does not need without validating them, so the body may be invalid JSON.
-    let mut review: Value = serde_json::from_slice(body).ok()?;
-    json_patch::patch(&mut review["request"]["object"], &patch).expect("the patch fits the object");
-    Some(serde_json::to_vec(&review).expect("a value is JSON"))
+    text
 }

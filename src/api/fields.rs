@@ -129,6 +129,12 @@ where
     Ok(())
 }
 
+/// Reads the value of an annotation; `null` is an empty text.
+pub(crate) fn annotation<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Option<Text<'de>>) -> Result<(), A::Error> {
+    *place = Some(map.next_value::<Option<_>>()?.unwrap_or_default());
+    Ok(())
+}
+
 /// Reads an object.
 pub(crate) fn object<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place: &mut T) -> Result<(), A::Error> {
     map.next_value_seed(ObjectOrNull(place)).map(drop)

@@ -37,6 +37,8 @@ fields! {
 pub const PREFIX: &str = "nicplug.io/";
 
 /// The annotations that nicplug reads; all others are skipped.
+///
+/// `null` is an empty text: the API server stores it so, and sends `null` to webhooks in a server-side apply.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Annotations<'a> {
     /// `nicplug.io/add-interfaces`: NICs to add to a VM's template.
@@ -67,17 +69,17 @@ pub struct Annotations<'a> {
 
 fields! {
     Annotations {
-        "nicplug.io/add-interfaces" => add_interfaces: value,
-        "nicplug.io/remove-interfaces" => remove_interfaces: value,
-        "nicplug.io/apply" => apply: value,
-        "nicplug.io/persist" => persist: value,
-        "nicplug.io/reserve-ports" => reserve_ports: value,
-        "nicplug.io/unplug" => unplug: value,
-        "nicplug.io/boot-slots" => boot_slots: value,
-        "kubevirt.io/pci-interface-slot-count" => slot_count: value,
-        "kubevirt.io/pci-topology-version" => topology_version: value,
-        "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: value,
-        "hooks.kubevirt.io/hookSidecars" => hook_sidecars: value,
+        "nicplug.io/add-interfaces" => add_interfaces: annotation,
+        "nicplug.io/remove-interfaces" => remove_interfaces: annotation,
+        "nicplug.io/apply" => apply: annotation,
+        "nicplug.io/persist" => persist: annotation,
+        "nicplug.io/reserve-ports" => reserve_ports: annotation,
+        "nicplug.io/unplug" => unplug: annotation,
+        "nicplug.io/boot-slots" => boot_slots: annotation,
+        "kubevirt.io/pci-interface-slot-count" => slot_count: annotation,
+        "kubevirt.io/pci-topology-version" => topology_version: annotation,
+        "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: annotation,
+        "hooks.kubevirt.io/hookSidecars" => hook_sidecars: annotation,
         others PREFIX => unknown,
     }
 }
@@ -98,5 +100,20 @@ fields! {
         "kind" => kind: nullable,
         "name" => name: nullable,
         "uid" => uid: nullable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_that_is_null_is_an_empty_text_as_the_api_server_stores_it() {
+        let read = |text: &'static str| serde_json::from_str::<Annotations>(text).unwrap();
+        let annotations = read(r#"{"nicplug.io/add-interfaces": null, "nicplug.io/persist": "lan"}"#);
+        assert_eq!(annotations.add_interfaces.as_deref(), Some(""));
+        assert_eq!(annotations.persist.as_deref(), Some("lan"));
+        assert_eq!(annotations.remove_interfaces, None);
+        assert!(serde_json::from_str::<Annotations>(r#"{"nicplug.io/persist": 5}"#).is_err());
     }
 }

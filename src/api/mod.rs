@@ -34,6 +34,8 @@ use serde_json::value::RawValue;
 
 pub use self::fields::List;
 pub(crate) use self::fields::NESTED_AT_MOST;
+#[cfg(fuzzing)]
+pub use self::json::fuzzing::compare;
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///

@@ -20,6 +20,8 @@ pub mod deadline;
 mod decision_log;
 mod denial_events;
 pub mod denials;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod in_flight;
 mod limits;

@@ -9,6 +9,8 @@
 //! The reader accepts what serde_json accepts and returns the same values; a property test checks that. Its error gives
 //! no reason: call serde_json to find it.
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod scan;
 mod skip;
 mod skipped;

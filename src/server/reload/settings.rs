@@ -77,7 +77,11 @@ fn contents(path: &Path) -> Result<String, FileError> {
     })
 }
 
-fn parse(path: &Path, known: &[&str], text: &str) -> Result<Settings, FileError> {
+/// Reads settings from the text of a file; `path` names it in errors.
+///
+/// # Errors
+/// The settings cannot be used.
+pub fn parse(path: &Path, known: &[&str], text: &str) -> Result<Settings, FileError> {
     let invalid = |why| FileError::Invalid { path: path.to_owned(), why };
     let syntax = |message: String| invalid(SettingsError::Syntax(message));
     // The reader of manifests explains what is wrong with a text that is not YAML.
