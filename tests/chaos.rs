@@ -23,6 +23,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     env,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -271,7 +272,10 @@ impl Cluster {
             let name = format!("nicplug-{}", self.started.fetch_add(1, Ordering::Relaxed));
             let environment =
                 [("KUBECONFIG", self.kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", name.as_str())];
-            let replica = Replica::start_with(&self.installation.flags(&FLAGS), &environment).await;
+            let program = Path::new(env!("CARGO_BIN_EXE_nicplug"));
+            let replica = Replica::start_program(program, &self.installation.flags(&FLAGS), &environment).await;
+            // Without a certificate in the Secret it waits for the leader, who may wait for a new CA to spread.
+            until("the replica is ready", async || replica.is_ready().await.then_some(())).await;
             self.replicas.push(replica);
             self.update_endpoints();
         }
@@ -342,7 +346,8 @@ impl Cluster {
         secrets.patch(SECRET, &PatchParams::default(), &Patch::Merge(json!({ "data": data }))).await.unwrap();
         until("there is a new certificate", async || {
             let data = secrets.get(SECRET).await.ok()?.data.unwrap_or_default();
-            keys.iter().all(|key| data.contains_key(*key)).then_some(())
+            let is_written = |key: &&str| data.get(*key).is_some_and(|value| !value.0.is_empty());
+            keys.iter().all(is_written).then_some(())
         })
         .await;
     }

@@ -44,7 +44,7 @@ use nicplug::{
     server::{Config as ServerConfig, Server, tls::CertKeyPair},
     settings::Settings,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{
     api_server::{
         ApiServer,
@@ -128,7 +128,8 @@ impl Load {
 }
 
 impl Nicplug {
-    /// Starts it, and waits until it is ready if `waits`.
+    /// Starts it, and waits until it is ready if `waits`. It fetches the revision of the guest when a request needs it, so
+    /// the first verdict is a warning.
     async fn start(client: &Client, namespace: &str, waits: bool) -> Self {
         let watches = Watches::start(client, PersistQueue::default(), &tuning());
         let reviewer = Reviewer::new(Arc::clone(watches.cache()) as Arc<dyn FactSource>, Settings::default());
@@ -169,6 +170,16 @@ impl Nicplug {
 
     /// Returns the verdict on a NIC that is added on a network.
     async fn verdict(&self, network: &str) -> Verdict {
+        self.answer(network).await.0
+    }
+
+    /// Checks the verdict on a NIC that is added on a network.
+    async fn expect(&self, network: &str, expected: Verdict) {
+        let (verdict, response) = self.answer(network).await;
+        assert_eq!(verdict, expected, "{network}: {response}");
+    }
+
+    async fn answer(&self, network: &str) -> (Verdict, Value) {
         let old = vm().build();
         let new = vm().nic("second", network).build();
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
@@ -179,10 +190,10 @@ impl Nicplug {
         let response = &answer["response"];
         if response["allowed"] != json!(true) {
             assert!(response["status"]["message"].as_str().unwrap().contains("[NP105"), "{response}");
-            return Verdict::Denied;
+            return (Verdict::Denied, response.clone());
         }
         let is_warned = response["warnings"].to_string().contains("was not checked");
-        if is_warned { Verdict::Warned } else { Verdict::Allowed }
+        (if is_warned { Verdict::Warned } else { Verdict::Allowed }, response.clone())
     }
 
     /// Waits for a verdict; returns how long it took.
@@ -265,17 +276,17 @@ async fn a_killed_api_server_makes_facts_stale_until_it_runs_again() {
         let Some(mut api) = ApiServer::start().await else { return };
         let namespace = namespace(&api).await;
         let nicplug = Nicplug::start(&api.admin(), &namespace, true).await;
-        assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Denied);
+        nicplug.until("blue", Verdict::Allowed).await;
+        nicplug.expect("missing", Verdict::Denied).await;
 
         api.kill().await;
         let stale = nicplug.until_networks_are("stale").await;
-        assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
+        nicplug.expect("blue", Verdict::Allowed).await;
         // A denial that the API server cannot confirm is a warning.
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Warned);
+        nicplug.expect("missing", Verdict::Warned).await;
         api.start_again().await;
         let healed = nicplug.until_current().await;
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Denied);
+        nicplug.expect("missing", Verdict::Denied).await;
         let figures = format!("stale after {stale:.1?}, current {healed:.1?} after the API server was ready again");
         nicplug.end("API server killed", &figures).await;
     })
@@ -288,13 +299,14 @@ async fn a_suspended_api_server_makes_facts_stale_until_it_continues() {
         let Some(api) = ApiServer::start().await else { return };
         let namespace = namespace(&api).await;
         let nicplug = Nicplug::start(&api.admin(), &namespace, true).await;
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Denied);
+        nicplug.until("blue", Verdict::Allowed).await;
+        nicplug.expect("missing", Verdict::Denied).await;
 
         api.pause();
         // The port is open and no connection ends: only silence says that the API server does not work.
         let stale = nicplug.until_networks_are("stale").await;
-        assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Warned);
+        nicplug.expect("blue", Verdict::Allowed).await;
+        nicplug.expect("missing", Verdict::Warned).await;
         api.resume();
         let healed = nicplug.until_current().await;
         create_network(&api.admin(), &namespace, "late").await;
@@ -329,7 +341,7 @@ async fn after_a_restore_of_etcd_to_an_older_state_the_facts_are_those_of_that_s
         api.start_again().await;
         let late = nicplug.until("late-499", Verdict::Denied).await;
         let again = nicplug.until("deleted-later", Verdict::Allowed).await;
-        assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
+        nicplug.until("blue", Verdict::Allowed).await;
         // Changes are followed from there.
         create_network(&api.admin(), &namespace, "after").await;
         nicplug.until("after", Verdict::Allowed).await;
@@ -351,7 +363,7 @@ async fn a_watch_whose_connection_was_lost_silently_is_replaced() {
         let mut config = Config::try_from(Kubeconfig::read_from(api.kubeconfig()).unwrap()).unwrap();
         config.cluster_url = format!("https://{}", link.address).parse().unwrap();
         let nicplug = Nicplug::start(&Client::try_from(config).unwrap(), &namespace, true).await;
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Denied);
+        nicplug.expect("missing", Verdict::Denied).await;
 
         let lost = Instant::now();
         link.lose_connections();
@@ -360,7 +372,7 @@ async fn a_watch_whose_connection_was_lost_silently_is_replaced() {
         // The denial of a network that was created unseen is checked at the API server, also by a new connection.
         assert_ne!(nicplug.verdict("late").await, Verdict::Denied);
         nicplug.until("blue", Verdict::Denied).await;
-        assert_eq!(nicplug.verdict("late").await, Verdict::Allowed);
+        nicplug.until("late", Verdict::Allowed).await;
         nicplug.until_current().await;
         let healed = lost.elapsed();
         nicplug.end("watch silent", &format!("right {healed:.1?} after the connections were lost")).await;
@@ -470,6 +482,7 @@ async fn during_a_storm_of_410_no_fact_gets_lost_and_lists_are_paced() {
         let namespace = namespace(&api).await;
         let faults = Faults::new(Fault::None);
         let nicplug = Nicplug::start(&faults.client(&api), &namespace, true).await;
+        nicplug.until("blue", Verdict::Allowed).await;
         // Open watches end when the API server is restarted, and each new one is answered with 410.
         let (mut api, begin) = (api, Instant::now());
         faults.set(Fault::Expired);
@@ -479,7 +492,7 @@ async fn during_a_storm_of_410_no_fact_gets_lost_and_lists_are_paced() {
         let count = async || support::metrics::value::<u64>(&nicplug.get("/metrics").await.1, expired);
         let enough = async || {
             // The facts of before stay.
-            assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
+            nicplug.expect("blue", Verdict::Allowed).await;
             (count().await >= 10).then_some(())
         };
         measured("ten watches are refused", enough).await;
@@ -516,14 +529,15 @@ async fn slow_lists_make_a_new_replica_wait_and_an_old_one_keep_its_facts() {
         assert_ne!(nicplug.verdict("missing").await, Verdict::Denied);
         faults.set(Fault::None);
         let ready = nicplug.until_current().await;
-        assert_eq!(nicplug.verdict("missing").await, Verdict::Denied);
+        nicplug.until("blue", Verdict::Allowed).await;
+        nicplug.expect("missing", Verdict::Denied).await;
 
         // A replica that has facts keeps them: here all watches end, and all lists are slow.
         faults.set(Fault::HeldLists);
         api.stop().await;
         api.start_again().await;
         nicplug.until_networks_are("stale").await;
-        assert_eq!(nicplug.verdict("blue").await, Verdict::Allowed);
+        nicplug.expect("blue", Verdict::Allowed).await;
         faults.set(Fault::None);
         let healed = nicplug.until_current().await;
         let figures =

@@ -15,7 +15,7 @@ mod support;
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex,
@@ -221,7 +221,7 @@ struct Rollout<'a> {
 }
 
 impl Rollout<'_> {
-    async fn add(&mut self, program: &PathBuf, name: &str) {
+    async fn add(&mut self, program: &Path, name: &str) {
         let environment = [("KUBECONFIG", self.kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", name)];
         let fast = [
             "--listen=127.0.0.1:0",
