@@ -248,9 +248,18 @@ enum Verdict {
 
 // === The cluster ===
 
-/// Creates a namespace with a running VM and the network `blue`.
+/// Creates a namespace with a running VM and the network `blue`, in a cluster with KubeVirt 1.9.
 async fn namespace(api: &ApiServer) -> String {
     let (admin, namespace) = (api.admin(), api.namespace("fault").await);
+    let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
+        "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"},
+            "workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate"]}}});
+    requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
+    let (path, version) = (
+        format!("{}/kubevirt/status", Kind::KubeVirt.path(&namespace)),
+        json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}).to_string(),
+    );
+    send(&admin, Method::PATCH, &path, "application/merge-patch+json", version).await.granted();
     create_network(&admin, &namespace, "blue").await;
     requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
     let double = KubeVirtDouble::start(api, &namespace);
