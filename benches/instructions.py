@@ -29,8 +29,8 @@ REVIEW = "*nicplug::admission::Reviewer::review*"
 HEARTBEAT = "vmi-update-status-heartbeat"
 VM_EDIT = "vm-update-merge-patch-add-nic"
 
-# The most instructions that `--check` accepts: those of `cargo build --release` for x86_64, and a twentieth more.
-BOUNDS = {HEARTBEAT: 0, VM_EDIT: 0}
+# The instructions with `cargo build --release` for x86_64. `--check` accepts a twentieth more.
+MEASURED = {HEARTBEAT: 38_595, VM_EDIT: 98_314}
 
 COUNTS = (100, 200)
 
@@ -44,7 +44,8 @@ def main() -> None:
     binary = args.binary.resolve()
     too_many = []
     print("| review | bytes | instructions |\n| --- | --- | --- |")
-    for name, bound in BOUNDS.items():
+    for name, measured in MEASURED.items():
+        bound = measured * 21 // 20
         review = read(name)
         count = show(binary, name, review)
         if args.check and count > bound:

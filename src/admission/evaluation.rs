@@ -383,7 +383,7 @@ impl<'e> Evaluator<'e> {
     pub(super) fn facts_for(&self, change: &Change) -> Facts {
         let mut facts = self.facts.facts_for(change);
         if !self.has_facts_of(change.subject.gvk) {
-            facts = without_kubevirt(facts);
+            facts = facts.without_kubevirt();
         }
         let before = change.before.and_then(|before| before.vmi);
         if let (Some(before), Some(after)) = (before, change.after.vmi) {
@@ -411,36 +411,6 @@ pub(super) fn is_of_running_vm(change: &Change, facts: &Facts) -> bool {
 /// Whether a kind is of the group in which KubeVirt or Multus serves it.
 fn is_of_kubevirt(kind: &GroupVersionKind) -> bool {
     kind.group.as_str() == ObjectKind::of(kind).group()
-}
-
-/// Returns the facts without those about objects of KubeVirt.
-fn without_kubevirt(facts: Facts) -> Facts {
-    let Facts {
-        nads,
-        isolation,
-        multus_namespace,
-        attachment,
-        resource_injector,
-        nodes,
-        quotas,
-        overrides,
-        mac_users,
-        expansions,
-        ..
-    } = facts;
-    Facts {
-        nads,
-        isolation,
-        multus_namespace,
-        attachment,
-        resource_injector,
-        nodes,
-        quotas,
-        overrides,
-        mac_users,
-        expansions: expansions.map(|_| Box::default()),
-        ..Facts::default()
-    }
 }
 
 /// Applies the rules to a change.

@@ -194,6 +194,38 @@ pub struct NetworkUsers {
 }
 
 impl Facts {
+    /// Returns the facts without those about objects of KubeVirt.
+    #[must_use]
+    pub fn without_kubevirt(self) -> Self {
+        let Self {
+            nads,
+            isolation,
+            multus_namespace,
+            attachment,
+            resource_injector,
+            nodes,
+            quotas,
+            overrides,
+            mac_users,
+            expansions,
+            ..
+        } = self;
+        let expansions = expansions.map(|_| Box::default());
+        Self {
+            nads,
+            isolation,
+            multus_namespace,
+            attachment,
+            resource_injector,
+            nodes,
+            quotas,
+            overrides,
+            mac_users,
+            expansions,
+            ..Self::default()
+        }
+    }
+
     /// Returns the NetworkAttachmentDefinition of a NIC of a VM in this namespace.
     #[must_use]
     pub fn nad_of<'n>(&'n self, nic: &Nic<'n>, own_namespace: &'n str) -> Option<NadRef<'n>> {
