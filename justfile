@@ -20,6 +20,14 @@ lint:
 test *flags:
     cargo test --locked {{ flags }}
 
+# Two replicas under load on a real API server, and one random fault after the other: docs/reliability.md.
+chaos seconds="600" seed="14":
+    CI=true CHAOS_SECONDS={{ seconds }} CHAOS_SEED={{ seed }} cargo test --locked --test chaos -- --nocapture
+
+# Stops, suspends and restores a real API server with the timings of `nicplug serve` (15 minutes): docs/reliability.md.
+faults:
+    CI=true FAULTS=real cargo test --locked --test faults -- --nocapture --test-threads=1
+
 # Builds the API server for the integration tests (needs Go; takes minutes the first time): tests/apiserver/README.md.
 apiserver:
     @test -z "$(gofmt -l tests/apiserver | tee /dev/stderr)"

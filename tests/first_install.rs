@@ -15,64 +15,27 @@ mod support;
 
 use std::{process::Command, time::Instant};
 
-use hyper::http::Method;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
     runtime::wait::await_condition,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
     api_server::{
         self, ApiServer,
         crds::Kind,
         endpoints,
-        requests::{self, Response, Run, send},
-        service::ClusterIp,
-        webhooks::chart,
+        requests::{self, Response, Run},
     },
     builders::bare_vm,
-    folder::Folder,
+    installation::{Installation, NAMESPACE},
     replica::Replica,
     wait::eventually,
 };
 
-const NAMESPACE: &str = "nicplug-system";
 const WEBHOOK: &str = "validate.nicplug.io";
-
-async fn apply(admin: &Client, object: &Value) {
-    let path = format!("{}?fieldManager=kubectl", requests::path_of(object));
-    send(admin, Method::PATCH, &path, "application/apply-patch+yaml", object.to_string()).await.granted();
-}
-
-/// Returns the flags of the Deployment, with the address of the Service and a file with the settings of the ConfigMap.
-fn flags(objects: &[Value], service: &ClusterIp, folder: &Folder) -> Vec<String> {
-    let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
-    let settings = of_kind("ConfigMap")["data"]["settings.yaml"].as_str().unwrap();
-    let settings = folder.write("settings.yaml", settings);
-    let container = &of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0];
-    let given = container["args"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap());
-    let flags = given.skip(1).filter_map(|flag| match flag.split_once('=').unwrap() {
-        ("--listen", _) => Some(format!("--listen={}", service.address())),
-        // The replica of the tests has its own.
-        ("--health-listen", _) => None,
-        ("--settings", _) => Some(format!("--settings={settings}")),
-        _ => Some(flag.to_owned()),
-    });
-    flags.collect()
-}
-
-/// Writes a kubeconfig of nicplug's service account, with a token as the kubelet mounts one.
-async fn kubeconfig(api: &ApiServer, folder: &Folder) -> String {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/nicplug/token");
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}).to_string();
-    let token = send(&api.admin(), Method::POST, &path, "application/json", request).await.granted();
-    let admin = kube::config::Kubeconfig::read_from(api.kubeconfig()).unwrap();
-    let mut config = serde_json::to_value(admin).unwrap();
-    config["users"][0]["user"] = json!({"token": token["status"]["token"]});
-    folder.write("kubeconfig", &config.to_string())
-}
 
 async fn create(admin: &Client, namespace: &str) -> Response {
     requests::create(admin, Kind::Vm, namespace, &bare_vm("vm").build(), Run::Dry).await
@@ -91,12 +54,7 @@ fn probe(api: &ApiServer, namespace: &str) -> (Option<i32>, String) {
 async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is_reviewed_afterwards() {
     let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("first").await);
-    let (service, folder) = (ClusterIp::reserve(), Folder::new("first-install"));
-    let mut objects = chart(NAMESPACE);
-    for object in &mut objects {
-        service.write_into(object);
-        apply(&admin, object).await;
-    }
+    let installation = Installation::apply(&admin).await;
     let calls = async || api.webhook_calls(WEBHOOK, "CREATE").await;
     eventually("the webhook is registered and not called", async || {
         create(&admin, &namespace).await.granted();
@@ -110,10 +68,9 @@ async fn no_request_is_denied_before_the_first_replica_is_ready_and_every_one_is
 
     // The kubelet starts the container.
     let begin = Instant::now();
-    let (flags, kubeconfig) = (flags(&objects, &service, &folder), kubeconfig(api, &folder).await);
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let kubeconfig = installation.kubeconfig(api).await;
     let environment = [("KUBECONFIG", kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE)];
-    let nicplug = Replica::start_with(&flags, &environment).await;
+    let nicplug = Replica::start_with(&installation.flags(&[]), &environment).await;
     let ready = begin.elapsed();
     eventually("nicplug waits for the Service", async || {
         create(&admin, &namespace).await.granted();

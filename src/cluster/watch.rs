@@ -181,6 +181,8 @@ struct Cursor {
     refused_since: Option<Instant>,
     /// Whether a page or an event came since the last delay.
     is_alive: bool,
+    /// Whether etcd may have been restored to an older state: the watch was lost or silent since the last event.
+    is_in_doubt: bool,
 }
 
 impl Watch {
@@ -206,9 +208,12 @@ impl Watch {
 
     /// Lists the objects if necessary, and then applies events until the API server ends the watch.
     async fn follow(&self, cursor: &mut Cursor) -> Result<(), ApiError> {
-        if cursor.resource_version.is_none() {
-            self.list(cursor).await?;
+        match &cursor.resource_version {
+            None => self.list(cursor).await?,
+            Some(known) if cursor.is_in_doubt => self.check_version(known).await?,
+            Some(_) => {}
         }
+        cursor.is_in_doubt = false;
         let Some(resource_version) = &cursor.resource_version else { return Ok(()) };
         let mut events = self.source.watch(resource_version).await?;
         // Not before the watch is open: facts that cannot be watched would become outdated unnoticed.
@@ -228,8 +233,22 @@ impl Watch {
                 Err(error) => break Err(error),
             }
         };
+        cursor.is_in_doubt = events.was_cut();
         cursor.resource_version = events.resource_version();
         end
+    }
+
+    /// Fails with [`ApiError::Expired`] if the API server has an older state than the one that is known, as after a
+    /// restore of etcd. It opens a watch from a version of its future without an error, and sends no event before it
+    /// has reached that version: until then the facts would be outdated unnoticed.
+    async fn check_version(&self, known: &str) -> Result<(), ApiError> {
+        let current = self.source.current_version().await?;
+        if current.is_some_and(|current| is_older(&current, known)) {
+            let kind = self.kind().kind();
+            tracing::warn!(kind, "the API server has an older state than before: listing all objects again");
+            return Err(ApiError::Expired);
+        }
+        Ok(())
     }
 
     async fn list(&self, cursor: &mut Cursor) -> Result<(), ApiError> {
@@ -286,6 +305,9 @@ impl Watch {
         if watch_error != WatchError::NotInstalled || !self.kind().is_optional() {
             self.status.count_error(watch_error);
         }
+        if watch_error == WatchError::Unavailable {
+            cursor.is_in_doubt = true;
+        }
         let message = error.to_string();
         self.status.enter(match watch_error {
             // The facts stay current until the next list, which comes now.
@@ -315,6 +337,12 @@ impl Watch {
     fn kind(&self) -> Kind {
         self.status.kind
     }
+}
+
+/// Whether a resource version precedes another one. Kubernetes guarantees this order for the versions of one kind
+/// (KEP-5504); versions that are not numbers have none.
+fn is_older(version: &str, than: &str) -> bool {
+    matches!((version.parse::<u64>(), than.parse::<u64>()), (Ok(version), Ok(than)) if version < than)
 }
 
 fn log_unreadable(error: &ObjectError) {
@@ -572,13 +600,15 @@ mod tests {
         assert_eq!((test.state(), test.nad("b"), test.nad("x")), ("stale", Fact::Known(()), Fact::Absent));
         let (WatchState::Stale(error), _) = test.status.state() else { panic!() };
         assert!(error.contains("connection refused"), "{error}");
+        // The API server is asked whether it still has that version.
+        test.server.answers(200, list(14, "", &[]));
         let _wire = test.server.watch();
         test.wait(Duration::from_secs(10)).await;
         // Synced again without any event.
         assert_eq!(test.state(), "synced");
         let urls = test.server.urls();
         assert!(urls.last().unwrap().contains("resourceVersion=14"), "{urls:?}");
-        assert_eq!(urls.iter().filter(|uri| uri.contains("limit=")).count(), 1, "{urls:?}");
+        assert_eq!(urls.iter().filter(|uri| uri.contains("limit=2")).count(), 1, "{urls:?}");
         assert_eq!(test.status.error_count(WatchError::Unavailable), 3);
     }
 
@@ -687,10 +717,46 @@ mod tests {
         test.server.answers(200, list(9, "", &[nad("a", 1)]));
         let _wire = test.server.watch();
         test.settle().await;
+        test.server.answers(200, list(9, "", &[nad("a", 1)]));
         let _second = test.server.watch();
         test.wait(Tuning::default().idle_timeout + Duration::from_secs(5)).await;
-        assert_eq!(test.server.urls().len(), 3);
-        assert_eq!(test.state(), "synced");
+        assert_eq!(test.server.urls().len(), 4);
+        assert_eq!((test.state(), test.nad("a")), ("synced", Fact::Known(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_whose_state_is_older_than_before_is_listed_again() {
+        for is_silent in [true, false] {
+            let mut test = TestWatch::new();
+            test.server.answers(200, list(90, "", &[nad("a", 1), nad("b", 80)]));
+            let wire = test.server.watch();
+            test.settle().await;
+            if !is_silent {
+                drop(wire);
+                test.server.breaks();
+            }
+            test.server.answers(200, list(40, "more", &[nad("a", 1)]));
+            test.server.answers(200, list(40, "", &[nad("a", 1)]));
+            let again = test.server.watch();
+            let idle_timeout = if is_silent { Tuning::default().idle_timeout } else { Duration::ZERO };
+            test.wait(idle_timeout + Duration::from_secs(5)).await;
+            assert_eq!((test.nad("a"), test.nad("b"), test.state()), (Fact::Known(()), Fact::Absent, "synced"));
+            again.send("ADDED", &nad("b", 41));
+            test.settle().await;
+            assert_eq!(test.nad("b"), Fact::Known(()));
+            let urls = test.server.urls();
+            assert!(urls.last().unwrap().contains("resourceVersion=40"), "{urls:?}");
+            assert_eq!(test.status.error_count(WatchError::Expired), 1);
+        }
+    }
+
+    #[test]
+    fn only_numbers_have_an_order() {
+        for (version, than, expected) in
+            [("9", "10", true), ("10", "9", false), ("9", "9", false), ("a", "9", false), ("9", "", false)]
+        {
+            assert_eq!(is_older(version, than), expected, "{version} {than}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,10 +15,7 @@ use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     core::v1::Secret,
 };
-use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt, watcher, watcher::watch_object},
-};
+use kube::{Api, Client, runtime::watcher};
 use tokio::sync::watch;
 
 use self::objects::{RenewalError, WebhookConfiguration};
@@ -33,7 +30,7 @@ use crate::{
         validity::date,
     },
     facts::Fact,
-    k8s::{api_error::root_cause, log_once::LogOnce},
+    k8s::{api_error::root_cause, follow::follow, log_once::LogOnce},
 };
 
 /// The names of the objects that hold the certificates and that must trust them.
@@ -127,11 +124,11 @@ impl CertificateController {
     pub async fn watch(&self) -> Infallible {
         let ObjectNames { namespace, secret, webhooks } = &self.names;
         let secrets = Api::namespaced(self.client.clone(), namespace);
-        let mut secrets = pin!(watch_object::<Secret>(secrets, secret).default_backoff());
+        let mut secrets = pin!(follow::<Secret>(secrets, secret));
         let validating = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        let mut validating = pin!(watch_object(validating, webhooks).default_backoff());
+        let mut validating = pin!(follow(validating, webhooks));
         let mutating = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        let mut mutating = pin!(watch_object(mutating, webhooks).default_backoff());
+        let mut mutating = pin!(follow(mutating, webhooks));
         let mut log_once = LogOnce::default();
         loop {
             let error = tokio::select! {

@@ -142,7 +142,7 @@ impl PendingController {
             let name = event_name(&key, &uid, "attached", tracker.arrivals(&key));
             let annotations = BTreeMap::from([(INTERFACE.to_owned(), key.nic.clone())]);
             let note = format!("{:?} is in the guest", key.nic);
-            let event = NamedEvent { name, reason: EventReason::InterfaceAttached, annotations, note };
+            let event = NamedEvent { name, reason: EventReason::InterfaceAttached, annotations, related: None, note };
             if self.events.emit_once(event, &vm_reference(&key.vm, uid)).await {
                 tracker.reported_arrival(&key, now);
             }
@@ -178,7 +178,8 @@ impl PendingController {
                 (INTERFACE.to_owned(), nic.name.clone()),
                 (REASON.to_owned(), reason.as_str().to_owned()),
             ]);
-            let event = NamedEvent { name, reason: EventReason::InterfacePending, annotations, note: note(nic) };
+            let event =
+                NamedEvent { name, reason: EventReason::InterfacePending, annotations, related: None, note: note(nic) };
             if self.events.emit_once(event, &object).await {
                 tracker.reported_pending(&key, reason);
                 let (namespace, vm) = vm;

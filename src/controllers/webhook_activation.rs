@@ -21,7 +21,6 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher::watch_object},
 };
 use serde_json::json;
 use tokio::sync::watch;
@@ -30,6 +29,7 @@ use crate::{
     facts::Fact,
     k8s::{
         api_error::{ApiError, root_cause},
+        follow::follow,
         log_once::LogOnce,
     },
 };
@@ -88,7 +88,7 @@ impl WebhookActivation {
     pub async fn run(&self, is_ready: impl Fn() -> bool, ticks: impl Stream<Item = ()>) -> Infallible {
         let ObjectNames { namespace, binding, .. } = &self.names;
         let bindings = Api::namespaced(self.client.clone(), namespace);
-        let mut bindings = pin!(watch_object::<RoleBinding>(bindings, binding).default_backoff());
+        let mut bindings = pin!(follow::<RoleBinding>(bindings, binding));
         let mut ticks = pin!(ticks);
         let mut is_bound = Fact::Unknown;
         let mut log_once = LogOnce::default();

@@ -131,6 +131,8 @@ pub struct NamedEvent {
     pub reason: EventReason,
     /// The annotations of the Event.
     pub annotations: BTreeMap<String, String>,
+    /// A second object that it concerns.
+    pub related: Option<ObjectReference>,
     /// The text for people.
     pub note: String,
 }
@@ -174,7 +176,12 @@ impl Events {
     /// Writes an Event on an object, unless one of this name exists. Returns whether one exists now; an error is only
     /// logged.
     pub async fn emit_once(&self, event: NamedEvent, object: &ObjectReference) -> bool {
-        let NamedEvent { name, reason, annotations, note } = event;
+        self.try_emit_once(event, object).await.is_ok()
+    }
+
+    /// As [`emit_once`](Self::emit_once), and returns the error that it has logged.
+    pub(crate) async fn try_emit_once(&self, event: NamedEvent, object: &ObjectReference) -> Result<(), ApiError> {
+        let NamedEvent { name, reason, annotations, related, note } = event;
         let namespace = object.namespace.clone().unwrap_or_default();
         let stored = StoredEvent {
             action: Some(reason.action().to_owned()),
@@ -188,6 +195,7 @@ impl Events {
             note: Some(truncated(&note)),
             reason: Some(reason.as_str().to_owned()),
             regarding: Some(object.clone()),
+            related,
             reporting_controller: Some(self.reporter.controller.clone()),
             reporting_instance: self.reporter.instance.clone(),
             type_: Some(
@@ -201,8 +209,11 @@ impl Events {
         };
         let events: Api<StoredEvent> = Api::namespaced(self.client.clone(), &namespace);
         match in_time(events.create(&PostParams::default(), &stored)).await {
-            Err(ApiError::Conflict) => true,
-            result => is_stored(result.map(drop), reason, &note),
+            Ok(_) | Err(ApiError::Conflict) => Ok(()),
+            Err(error) => {
+                is_stored(Err(error.clone()), reason, &note);
+                Err(error)
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod api_error;
 pub mod backoff;
 pub mod events;
+pub(crate) mod follow;
 pub mod kind;
 pub(crate) mod log_once;
 pub(crate) mod patch;

@@ -95,8 +95,14 @@ impl Client {
         self.connection = None;
     }
 
-    /// Sends a review and reads the response. A new connection trusts these CAs.
+    /// Sends a review and checks that the response answers it. A new connection trusts these CAs.
     pub(crate) async fn send_review(&mut self, cas: &str) -> Result<(), String> {
+        let body = self.send(cas, REVIEW.0.clone()).await?;
+        if body["response"]["uid"] == REVIEW.1 { Ok(()) } else { Err(body.to_string()) }
+    }
+
+    /// Sends the body of a review and reads the response. A new connection trusts these CAs.
+    pub(crate) async fn send(&mut self, cas: &str, review: Bytes) -> Result<Value, String> {
         let context = |step: &'static str| move |error: &dyn std::fmt::Display| format!("{step}: {error}");
         if self.connection.is_none() {
             self.opened += 1;
@@ -108,20 +114,20 @@ impl Client {
         }
         let sender = self.connection.as_mut().unwrap();
         let request = Request::post("/validate?timeout=10s").header("host", "nicplug");
-        let request = request.header("content-type", "application/json").body(Full::new(REVIEW.0.clone())).unwrap();
+        let request = request.header("content-type", "application/json").body(Full::new(review)).unwrap();
         sender.ready().await.map_err(|error| context("connection")(&error))?;
         let response = sender.send_request(request).await.map_err(|error| context("request")(&error))?;
         let is_last = response.headers().get("connection").is_some_and(|value| value == "close");
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|error| context("response")(&error))?.to_bytes();
         let body: Value = serde_json::from_slice(&body).map_err(|error| context("response")(&error))?;
-        if status != 200 || body["response"]["uid"] != REVIEW.1 {
+        if status != 200 {
             return Err(format!("{status}: {body}"));
         }
         if is_last {
             self.disconnect();
         }
-        Ok(())
+        Ok(body)
     }
 }
 
@@ -144,18 +150,30 @@ impl ClientPool {
 
     /// Sends a review once, on any connection, and reads the response.
     pub(crate) async fn send_review(&self) -> Result<(), String> {
-        let mut client = self.take().unwrap_or_else(|| Client::new(self.address, &self.name, &Clock::default()));
+        let mut client = self.take();
         client.send_review(&self.cas).await?;
+        self.keep(client);
+        Ok(())
+    }
+
+    /// Sends the body of a review once, on any connection, and reads the response.
+    pub(crate) async fn send(&self, review: Bytes) -> Result<Value, String> {
+        let mut client = self.take();
+        let answer = client.send(&self.cas, review).await?;
+        self.keep(client);
+        Ok(answer)
+    }
+
+    fn keep(&self, client: Client) {
         let mut idle = self.idle.lock().unwrap();
         if client.is_connected() && idle.len() < IDLE {
             idle.push(client);
         }
-        Ok(())
     }
 
-    fn take(&self) -> Option<Client> {
+    fn take(&self) -> Client {
         let mut idle = self.idle.lock().unwrap();
         idle.retain(Client::is_connected);
-        idle.pop()
+        idle.pop().unwrap_or_else(|| Client::new(self.address, &self.name, &Clock::default()))
     }
 }

@@ -10,8 +10,10 @@
 //! | [`clock`] | a clock that a test can move |
 //! | [`commands`] | commands of the built program, on a namespace of the API server |
 //! | [`folder`] | temporary folders, and volumes as the kubelet mounts them |
+//! | [`installation`] | what `deploy/install.yaml` installs, and the flags of its replicas |
 //! | [`kube_proxy`] | one address in front of several replicas |
 //! | [`kubevirt`] | a double of KubeVirt's controllers |
+//! | [`link`] | a network between nicplug and the API server that loses connections silently |
 //! | [`metrics`] | values of a metrics page |
 //! | [`replica`] | the built program, `nicplug serve` |
 //! | [`server`] | the server in the test's own process, and a client that writes raw bytes |
@@ -47,8 +49,10 @@ pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod commands;
 pub(crate) mod folder;
+pub(crate) mod installation;
 pub(crate) mod kube_proxy;
 pub(crate) mod kubevirt;
+pub(crate) mod link;
 pub(crate) mod metrics;
 pub(crate) mod replica;
 pub(crate) mod server;

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -46,6 +47,11 @@ impl Replica {
         Self::launch(Arc::new(certificates(&[])), "127.0.0.1:0", flags, environment).await
     }
 
+    /// As [`start_with`](Self::start_with), another build of the program. It may not be ready yet.
+    pub(crate) async fn start_program(program: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn(program, Arc::new(certificates(&[])), "127.0.0.1:0", flags, environment).await
+    }
+
     /// Starts it on the ClusterIP of a Service, with a certificate for the Service's name.
     pub(crate) async fn start_on(service: &Service, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let certificates = Arc::new(certificates(&["--host", &service.host()]));
@@ -64,6 +70,19 @@ impl Replica {
     }
 
     async fn launch(certificates: Arc<Folder>, listen: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_nicplug"));
+        let replica = Self::spawn(program, certificates, listen, flags, environment).await;
+        eventually("/readyz answers 200", async || replica.is_ready().await.then_some(())).await;
+        replica
+    }
+
+    async fn spawn(
+        program: &Path,
+        certificates: Arc<Folder>,
+        listen: &str,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let file = |name: &str| certificates.path().join(name).to_str().unwrap().to_owned();
         let (chain, key) = (file("tls.crt"), file("tls.key"));
         let mut defaults = vec![
@@ -75,7 +94,7 @@ impl Replica {
             ("--log-format", "json"),
         ];
         defaults.retain(|(flag, _)| !flags.iter().any(|given| given.split('=').next() == Some(flag)));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+        let mut command = Command::new(program);
         command.arg("serve").args(defaults.iter().flat_map(|(flag, value)| [*flag, value])).args(flags);
         // A test never uses the cluster of the developer.
         command.env_remove("KUBECONFIG");
@@ -93,7 +112,6 @@ impl Replica {
         let mut replica = Self { child, certificates, address: None, health: None, log, reader: Some(reader) };
         replica.health = Some(replica.logged_address("health checks").await);
         replica.address = Some(replica.logged_address("serving").await);
-        eventually("/readyz answers 200", async || replica.is_ready().await.then_some(())).await;
         replica
     }
 

@@ -43,6 +43,14 @@ impl ListWatch {
         self.client.list(&self.path, params, self.fields())
     }
 
+    /// Reads the resource version that the API server has now, by a list of one object.
+    pub(super) async fn current_version(&self) -> Result<Option<String>, ApiError> {
+        let params = ListParams { field_selector: self.field_selector(), limit: Some(1), ..ListParams::default() };
+        let mut pages = self.client.list(&self.path, params, Fields::Metadata);
+        pages.next().await?;
+        Ok(pages.resource_version())
+    }
+
     /// Watches all objects from a resource version on.
     pub(super) async fn watch(&self, resource_version: &str) -> Result<EventStream, ApiError> {
         let params = WatchParams {
@@ -53,7 +61,7 @@ impl ListWatch {
         };
         let lines = self.client.watch(&self.path, &params, resource_version, self.fields()).await?;
         let (idle_timeout, start) = (self.tuning.idle_timeout, resource_version.to_owned());
-        Ok(EventStream { lines, idle_timeout, start, line: Vec::new(), next: Vec::new() })
+        Ok(EventStream { lines, idle_timeout, start, line: Vec::new(), next: Vec::new(), was_cut: false })
     }
 
     /// Returns how long the API server is asked to keep a watch open.
@@ -85,6 +93,7 @@ pub(super) struct EventStream {
     /// The last event, and the part of the next one that has arrived.
     line: Vec<u8>,
     next: Vec<u8>,
+    was_cut: bool,
 }
 
 impl EventStream {
@@ -94,9 +103,17 @@ impl EventStream {
         match timeout(self.idle_timeout, self.lines.read_until(b'\n', &mut self.next)).await {
             Ok(Ok(_)) if self.next.ends_with(b"\n") => {}
             // An end in the middle of a line means a lost connection; the next request reports why.
-            Ok(Ok(_)) | Err(_) => return Ok(None),
+            Ok(Ok(_)) => {
+                self.was_cut = !self.next.is_empty();
+                return Ok(None);
+            }
+            Err(_) => {
+                self.was_cut = true;
+                return Ok(None);
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a watch lost its connection");
+                self.was_cut = true;
                 return Ok(None);
             }
         }
@@ -107,6 +124,11 @@ impl EventStream {
         }
         std::mem::swap(&mut self.line, &mut self.next);
         Ok(read(&self.line))
+    }
+
+    /// Whether the watch ended because its connection was lost or silent, and not because the API server ended it.
+    pub(super) fn was_cut(&self) -> bool {
+        self.was_cut
     }
 
     /// Returns the resource version of the last event; `None` if that is unknown. It is read here and not from each

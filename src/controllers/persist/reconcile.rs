@@ -1,6 +1,6 @@
 //! The reconciliation of one object: reads it, writes what is missing, and reports the result on the object.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::{
     facts::KubeVirt,
     k8s::{
         api_error::ApiError,
-        events::{EventReason, reference},
+        events::{EventReason, NamedEvent, name_of_event, reference},
         kind::Kind,
         request::ObjectPath,
     },
@@ -146,11 +146,9 @@ impl<'v> Reconcile<'v> {
             return Ok(false);
         }
         // The Event comes before the annotation changes: if this replica is killed in between, the next one finds the
-        // annotation and writes the Event.
+        // annotation and writes the Event, or finds it.
         let note = format!("{} is in the VM's template, and stays after a restart", names_of(&done));
-        if self.reported.insert(note.clone()) {
-            self.emit(EventReason::InterfacePersisted, vm, Some(vmi), &note).await;
-        }
+        self.emit_persisted(vm, Some(vmi), !plan.operations.is_empty(), &note).await?;
         self.annotate(vmi, vm, settled).await?;
         self.reported.remove(&note);
         Ok(true)
@@ -176,7 +174,8 @@ impl<'v> Reconcile<'v> {
         for why in &plan.rejected {
             self.report(&vm, vmi.as_ref(), &why.to_string()).await;
         }
-        if !plan.operations.is_empty() {
+        let was_written = !plan.operations.is_empty();
+        if was_written {
             let related = vmi.as_ref().unwrap_or(&vm);
             self.write(&vm, related, None, plan.operations, &names_of(&plan.done)).await?;
             self.reconciler.stats.count_persisted(plan.done.len());
@@ -185,9 +184,7 @@ impl<'v> Reconcile<'v> {
             return Ok(false);
         }
         let note = format!("the VM's template has {} as asked in status.interfaceRequests", names_of(&plan.done));
-        if self.reported.insert(note.clone()) {
-            self.emit(EventReason::InterfacePersisted, &vm, vmi.as_ref(), &note).await;
-        }
+        self.emit_persisted(&vm, vmi.as_ref(), was_written, &note).await?;
         self.write(&vm, &vm, Some("status"), plan.status_operations, "the requests").await?;
         self.reported.remove(&note);
         Ok(true)
@@ -226,6 +223,39 @@ impl<'v> Reconcile<'v> {
             self.report_as(&refused, vm, Some(related), &format!("{refused}: {error}")).await;
         }
         patched
+    }
+
+    /// Writes the Event of persisted NICs, once: its name identifies the NICs and the generation of the template that
+    /// has them, so that it is the same for the next leader if this one is killed before the next step.
+    ///
+    /// # Errors
+    /// The API server did not answer. The next try writes the Event, before the next step.
+    async fn emit_persisted(
+        &mut self,
+        vm: &Value,
+        vmi: Option<&Value>,
+        was_written: bool,
+        note: &str,
+    ) -> Result<(), ApiError> {
+        if self.reported.contains(note) {
+            return Ok(());
+        }
+        let read = vm.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
+        let generation = read.saturating_add(i64::from(was_written));
+        let (uid, guest) = (text(vm, "uid"), vmi.map(|vmi| text(vmi, "uid")).unwrap_or_default());
+        let event = NamedEvent {
+            name: name_of_event(text(vm, "name"), &format!("{uid} {guest} persisted {generation} {note}")),
+            reason: EventReason::InterfacePersisted,
+            annotations: BTreeMap::new(),
+            related: vmi.map(reference),
+            note: note.to_owned(),
+        };
+        let written = self.reconciler.events.try_emit_once(event, &reference(vm)).await;
+        if let Err(error @ (ApiError::Unavailable(_) | ApiError::TimedOut(_))) = written {
+            return Err(error);
+        }
+        self.reported.insert(note.to_owned());
+        Ok(())
     }
 
     async fn emit(&self, reason: EventReason, object: &Value, related: Option<&Value>, note: &str) {

@@ -127,7 +127,7 @@ async fn send(events: Events, mut queue: mpsc::Receiver<PendingEvent>, counts: A
     while let Some(PendingEvent { reason, object, related, note, name }) = queue.recv().await {
         let is_stored = match name {
             Some(name) => {
-                let event = NamedEvent { name, reason, annotations: BTreeMap::new(), note };
+                let event = NamedEvent { name, reason, annotations: BTreeMap::new(), related, note };
                 events.emit_once(event, &object).await
             }
             None => events.emit(reason, &object, related, &note).await,

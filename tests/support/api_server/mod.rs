@@ -10,9 +10,9 @@ pub(crate) mod service;
 pub(crate) mod webhooks;
 
 use std::{
-    env,
+    env, fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
 };
@@ -75,6 +75,49 @@ impl ApiServer {
         // Dropping the process waits for its end.
         let process = self.process.take();
         spawn_blocking(move || drop(process)).await.unwrap();
+    }
+
+    /// Kills it: nothing is flushed or closed in order.
+    pub(crate) async fn kill(&mut self) {
+        self.signal("KILL");
+        self.stop().await;
+    }
+
+    /// Suspends it: its port stays open, and nothing answers until [`resume`](Self::resume).
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(self.folder.is_some(), "no test may stop the shared API server");
+        self.process.as_ref().unwrap().signal(name);
+    }
+
+    /// Copies the data of etcd while the server is stopped.
+    pub(crate) fn snapshot(&self) -> Folder {
+        let copy = Folder::new("snapshot");
+        self.copy(&self.data(), copy.path());
+        copy
+    }
+
+    /// Replaces the data of etcd by an earlier copy while the server is stopped.
+    pub(crate) fn restore(&self, snapshot: &Folder) {
+        fs::remove_dir_all(self.data()).unwrap();
+        self.copy(&snapshot.path().join("etcd"), self.data().parent().unwrap());
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.as_ref().unwrap().path().join("etcd")
+    }
+
+    fn copy(&self, from: &Path, into: &Path) {
+        assert!(self.process.is_none(), "the API server is stopped before its data are copied");
+        let copied = Command::new("cp").arg("-R").args([from, into]).status().unwrap();
+        assert!(copied.success(), "{copied}");
     }
 
     /// Starts a stopped server with the same data, port and credentials.

@@ -3,9 +3,9 @@
 use std::{
     env,
     fs::{self, File},
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     thread::{self, JoinHandle},
     time::SystemTime,
 };
@@ -121,6 +121,19 @@ impl Process {
         Self { input: child.stdin.take(), child, log: Some(log) }
     }
 
+    /// Sends a signal to the program and to the programs that it has started.
+    pub(super) fn signal(&self, name: &str) {
+        let sent = self.try_signal(name);
+        assert!(sent.as_ref().is_ok_and(ExitStatus::success), "kill -{name}: {sent:?}");
+    }
+
+    fn try_signal(&self, name: &str) -> io::Result<ExitStatus> {
+        let id = self.child.id();
+        let started = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let ids = started.split_whitespace().map(str::to_owned).chain([id.to_string()]);
+        Command::new("kill").arg(format!("-{name}")).args(ids).status()
+    }
+
     /// Reads the first line of its standard output, which is empty if it ended without one.
     fn line(&mut self) -> String {
         let mut line = String::new();
@@ -131,6 +144,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // A suspended program does not see that its input is closed.
+        if thread::panicking() {
+            let _ = self.try_signal("CONT");
+        }
         self.input = None;
         let _ = self.child.wait();
         let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();

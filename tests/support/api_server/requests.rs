@@ -111,12 +111,23 @@ pub(crate) async fn send(
     content_type: &str,
     body: impl Into<Vec<u8>>,
 ) -> Response {
+    try_send(client, method, path, content_type, body).await.unwrap()
+}
+
+/// As [`send`], and returns the error if no response came.
+pub(crate) async fn try_send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: impl Into<Vec<u8>>,
+) -> Result<Response, kube::Error> {
     let request = Request::builder().method(method).uri(path).header("content-type", content_type);
-    let response = client.send(request.body(Body::from(body.into())).unwrap()).await.unwrap();
+    let response = client.send(request.body(Body::from(body.into())).unwrap()).await?;
     let (head, body) = response.into_parts();
-    let body = body.collect_bytes().await.unwrap();
+    let body = body.collect_bytes().await?;
     let body = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
-    Response { code: head.status.as_u16(), body, warnings: warnings(&head.headers) }
+    Ok(Response { code: head.status.as_u16(), body, warnings: warnings(&head.headers) })
 }
 
 /// Returns the text at a path of the API server.

@@ -1,0 +1,491 @@
+//! Chaos on a real API server: two replicas behind one address under load, and one fault after the other.
+//!
+//! `cargo test --test chaos` runs eight faults, about a minute, always the same ones. `just chaos SECONDS SEED` runs
+//! faults for that long (docs/reliability.md). What is checked does not depend on time:
+//!
+//! - A request whose verdict depends on nothing but the request has that verdict, or fails: the connection broke, or the
+//!   API server could not call the webhook.
+//! - A NIC on a network that exists is never denied, also while nicplug's facts lag behind. After each fault a NIC on a
+//!   network that does not exist is denied again.
+//! - Each NIC to persist is written into its template once, by one write, and has one Event.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "these are tests"
+)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::http::Method;
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use support::{
+    api_server::{
+        ApiServer,
+        crds::Kind,
+        endpoints,
+        requests::{self, Change, Response, Run, try_send},
+    },
+    builders::{bare_vm, nad, vm},
+    installation::{Installation, NAMESPACE},
+    kube_proxy::KubeProxy,
+    kubevirt::KubeVirtDouble,
+    replica::Replica,
+    wait::eventually,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+/// Flags that make the election of a leader and the end of a replica fast enough for tests.
+const FLAGS: [&str; 6] = [
+    "--listen=127.0.0.1:0",
+    "--lease-duration=3s",
+    "--lease-deadline=2s",
+    "--lease-retry=200ms",
+    "--drain-grace=100ms",
+    "--drain-deadline=5s",
+];
+const SECRET: &str = "nicplug-certificates";
+const PERSIST: &str = "nicplug.io/persist";
+/// The network that is created and deleted all the time.
+const NETWORK: &str = "flip";
+/// How many faults run if no duration is given.
+const FAULTS: usize = 8;
+const CLIENTS: usize = 4;
+
+/// How long the test waits for the end of a fault. The leader of the certificates waits a minute before it uses a new
+/// CA, and another replica leads 15 seconds after a kill.
+const LIMIT: Duration = Duration::from_mins(5);
+
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let polling = async {
+        loop {
+            if let Some(value) = check().await {
+                return value;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, polling).await.unwrap_or_else(|_| panic!("did not happen within {LIMIT:?}: {what}"))
+}
+
+// === Load ===
+
+/// What the clients have seen, and what they need to know.
+#[derive(Default)]
+struct Load {
+    is_over: AtomicBool,
+    /// Whether the API server says that it is ready: a load balancer sends it requests only then.
+    is_ready: AtomicBool,
+    right: AtomicUsize,
+    /// Answers that were allowed because the facts were of a moment before.
+    lagging: AtomicUsize,
+    /// How often each error occurred.
+    failures: Mutex<BTreeMap<String, usize>>,
+    wrong: Mutex<Vec<String>>,
+    network: Mutex<Network>,
+}
+
+/// The network of which the verdicts depend.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Network {
+    /// How often it was created or deleted.
+    version: u64,
+    /// None while it is being created or deleted.
+    exists: Option<bool>,
+}
+
+impl Load {
+    fn begin(self: &Arc<Self>, admin: &Client, namespace: &str, seed: u64) -> JoinSet<()> {
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            let (load, admin, namespace) = (Arc::clone(self), admin.clone(), namespace.to_owned());
+            let mut random = fastrand::Rng::with_seed(seed + number as u64 + 1);
+            clients.spawn(async move {
+                while !load.is_over.load(Ordering::Relaxed) {
+                    load.send(&admin, &namespace, random.usize(0..3)).await;
+                }
+            });
+        }
+        clients
+    }
+
+    /// Sends one request and checks the answer.
+    async fn send(&self, admin: &Client, namespace: &str, request: usize) {
+        if !self.is_ready.load(Ordering::Relaxed) {
+            return sleep(Duration::from_millis(20)).await;
+        }
+        let vms = format!("{}?dryRun=All", Kind::Vm.path(namespace));
+        let twice = || bare_vm("twice").nic("a", NETWORK).nic("a", NETWORK).build();
+        let before = *self.network.lock().unwrap();
+        let sent = match request {
+            0 => try_send(admin, Method::POST, &vms, "application/json", bare_vm("good").build().to_string()).await,
+            1 => try_send(admin, Method::POST, &vms, "application/json", twice().to_string()).await,
+            _ => try_plug(admin, namespace).await,
+        };
+        let after = *self.network.lock().unwrap();
+        let response = match sent {
+            Ok(response) if is_failure(&response) => return self.fail(response.message()).await,
+            Err(error) => return self.fail(&error.to_string()).await,
+            Ok(response) => response,
+        };
+        let exists = if before == after { before.exists } else { None };
+        let rule = |id: &str| response.message().contains(id);
+        let is_right = match (request, response.is_ok()) {
+            (0, is_ok) => is_ok,
+            (1, is_ok) => !is_ok && rule("[NP002"),
+            (_, true) if exists == Some(false) => {
+                self.lagging.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            (_, true) => true,
+            (_, false) => rule("[NP105") && exists != Some(true),
+        };
+        if is_right {
+            self.right.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.wrong.lock().unwrap().push(format!("request {request}, {before:?}, {after:?}: {response:?}"));
+        }
+    }
+
+    /// Counts a failure. The client tries again a moment later.
+    async fn fail(&self, message: &str) {
+        // Addresses and names differ.
+        let reason = message.rsplit(": ").next().unwrap_or_default().to_owned();
+        *self.failures.lock().unwrap().entry(reason).or_default() += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+
+    /// Creates or deletes the network, if the API server answers.
+    async fn flip(&self, admin: &Client, namespace: &str, exists: bool) {
+        let path = Kind::Nad.path(namespace);
+        let set = |exists| {
+            let mut network = self.network.lock().unwrap();
+            *network = Network { version: network.version + 1, exists };
+        };
+        set(None);
+        until("the network is as wanted", async || {
+            let sent = if exists {
+                try_send(admin, Method::POST, &path, "application/json", nad(NETWORK).to_string()).await
+            } else {
+                try_send(admin, Method::DELETE, &format!("{path}/{NETWORK}"), "application/json", "").await
+            };
+            let done = if exists { 409 } else { 404 };
+            sent.is_ok_and(|response| response.is_ok() || response.code == done).then_some(())
+        })
+        .await;
+        set(Some(exists));
+    }
+}
+
+/// Whether the API server could not process a request, or could not call the webhook.
+fn is_failure(response: &Response) -> bool {
+    let is_busy = [429, 500, 502, 503, 504].contains(&response.code);
+    is_busy || response.message().contains("failed calling webhook")
+}
+
+/// Adds a NIC on the network to a running VM by a dry run.
+async fn try_plug(admin: &Client, namespace: &str) -> Result<Response, kube::Error> {
+    let with = vm().named("load").nic("second", NETWORK).build();
+    let path = format!("{}/load?dryRun=All", Kind::Vm.path(namespace));
+    let patch = json!({"spec": {"template": with["spec"]["template"]}}).to_string();
+    try_send(admin, Method::PATCH, &path, "application/merge-patch+json", patch).await
+}
+
+// === Faults ===
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Fault {
+    OneReplicaKilled,
+    BothReplicasKilled,
+    ReplicaTerminated,
+    ApiServerKilled,
+    ApiServerRestarted,
+    CertificateRenewed,
+    CaRenewed,
+}
+
+impl Fault {
+    /// A new CA takes more than a minute.
+    const QUICK: [Self; 6] = [
+        Self::OneReplicaKilled,
+        Self::BothReplicasKilled,
+        Self::ReplicaTerminated,
+        Self::ApiServerKilled,
+        Self::ApiServerRestarted,
+        Self::CertificateRenewed,
+    ];
+}
+
+/// Two replicas of the installation, behind the address of its Service.
+struct Cluster {
+    api: ApiServer,
+    installation: Installation,
+    kubeconfig: String,
+    proxy: KubeProxy,
+    replicas: Vec<Replica>,
+    load: Arc<Load>,
+    started: AtomicU64,
+}
+
+impl Cluster {
+    async fn start(api: ApiServer) -> Self {
+        let installation = Installation::apply(&api.admin()).await;
+        let kubeconfig = installation.kubeconfig(&api).await;
+        let proxy = KubeProxy::start_at(installation.service.address()).await;
+        let (load, started) = (Arc::default(), AtomicU64::new(0));
+        let mut cluster = Self { api, installation, kubeconfig, proxy, replicas: Vec::new(), load, started };
+        cluster.refill().await;
+        endpoints::publish(&cluster.api.admin(), NAMESPACE, "nicplug", true).await;
+        eventually("the webhooks are active", async || {
+            cluster.replicas[0].page("/metrics").await.contains("\nnicplug_webhook_active 1\n").then_some(())
+        })
+        .await;
+        cluster
+    }
+
+    /// Starts replicas until there are two, and tells kube-proxy.
+    async fn refill(&mut self) {
+        self.update_endpoints();
+        while self.replicas.len() < 2 {
+            let name = format!("nicplug-{}", self.started.fetch_add(1, Ordering::Relaxed));
+            let environment =
+                [("KUBECONFIG", self.kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", name.as_str())];
+            let program = Path::new(env!("CARGO_BIN_EXE_nicplug"));
+            let replica = Replica::start_program(program, &self.installation.flags(&FLAGS), &environment).await;
+            // Without a certificate in the Secret it waits for the leader, who may wait for a new CA to spread.
+            until("the replica is ready", async || replica.is_ready().await.then_some(())).await;
+            self.replicas.push(replica);
+            self.update_endpoints();
+        }
+    }
+
+    fn update_endpoints(&self) {
+        self.proxy.set_endpoints(&self.replicas.iter().map(Replica::address).collect::<Vec<_>>());
+    }
+
+    /// Waits until the clients have sent more requests: a fault meets them in the middle.
+    async fn wait_for_requests(&self) {
+        let sent = || {
+            let failed: usize = self.load.failures.lock().unwrap().values().sum();
+            self.load.right.load(Ordering::Relaxed) + failed
+        };
+        let enough = sent() + 20;
+        until("more requests are sent", async || (sent() >= enough).then_some(())).await;
+    }
+
+    /// Lets a fault happen, and ends it.
+    async fn suffer(&mut self, fault: Fault, random: &mut fastrand::Rng) {
+        match fault {
+            Fault::OneReplicaKilled => {
+                // By SIGKILL. kube-proxy learns of it later.
+                drop(self.replicas.remove(random.usize(0..2)));
+                self.wait_for_requests().await;
+                self.refill().await;
+            }
+            Fault::BothReplicasKilled => {
+                self.replicas.clear();
+                self.wait_for_requests().await;
+                self.refill().await;
+            }
+            Fault::ReplicaTerminated => {
+                let replica = self.replicas.remove(random.usize(0..2));
+                self.update_endpoints();
+                replica.stop().await;
+                self.refill().await;
+            }
+            Fault::ApiServerKilled | Fault::ApiServerRestarted => {
+                if fault == Fault::ApiServerKilled {
+                    self.api.kill().await;
+                    self.load.is_ready.store(false, Ordering::Relaxed);
+                } else {
+                    // It ends in order when no new requests come.
+                    self.load.is_ready.store(false, Ordering::Relaxed);
+                    self.api.stop().await;
+                }
+                self.api.start_again().await;
+                self.load.is_ready.store(true, Ordering::Relaxed);
+            }
+            Fault::CertificateRenewed => self.renew(&["tls.crt", "tls.key"]).await,
+            Fault::CaRenewed => self.renew(&["ca.key", "tls.crt", "tls.key"]).await,
+        }
+        for replica in &self.replicas {
+            until("each replica is ready and its facts are current", async || {
+                let is_current = !replica.page("/readyz?verbose").await.contains("stale for");
+                (is_current && replica.is_ready().await).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Removes keys from the Secret, and waits until nicplug has written a new certificate.
+    async fn renew(&self, keys: &[&str]) {
+        let secrets: Api<Secret> = Api::namespaced(self.api.admin(), NAMESPACE);
+        let data: serde_json::Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+        secrets.patch(SECRET, &PatchParams::default(), &Patch::Merge(json!({ "data": data }))).await.unwrap();
+        until("there is a new certificate", async || {
+            let data = secrets.get(SECRET).await.ok()?.data.unwrap_or_default();
+            let is_written = |key: &&str| data.get(*key).is_some_and(|value| !value.0.is_empty());
+            keys.iter().all(is_written).then_some(())
+        })
+        .await;
+    }
+}
+
+// === NICs to persist ===
+
+/// Creates a running VM with one NIC.
+async fn start_vm(api: &ApiServer, double: &KubeVirtDouble, namespace: &str, name: &str) {
+    requests::create(&api.admin(), Kind::Vm, namespace, &vm().named(name).build(), Run::Real).await.granted();
+    double.start_vm(name).await;
+    double.report_condition(name, json!({"type": "LiveMigratable", "status": "True"})).await;
+}
+
+/// Plugs a NIC into a guest, which nicplug is to persist.
+async fn plug_to_persist(controller: &Client, namespace: &str, name: &str) {
+    let guest = vm().nic("kept", "static").guest();
+    let devices = &guest["domain"]["devices"];
+    let patch = json!({"metadata": {"annotations": {PERSIST: "kept"}}, "spec": {"networks": guest["networks"],
+        "domain": {"devices": {"interfaces": devices["interfaces"]}}}});
+    requests::change(controller, Kind::Vmi, namespace, name, Change::Merge(patch), Run::Real).await.granted();
+}
+
+async fn get(admin: &Client, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+    let path = format!("{}/{name}", kind.path(namespace));
+    let response = try_send(admin, Method::GET, &path, "", "").await.ok()?;
+    response.is_ok().then_some(response.body)
+}
+
+fn template_nics(vm: &Value) -> Vec<&str> {
+    let interfaces = vm["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"].as_array().unwrap();
+    interfaces.iter().map(|interface| interface["name"].as_str().unwrap()).collect()
+}
+
+/// Returns how many Events report the persisted NIC of each VM.
+async fn persist_events(admin: &Client, namespace: &str) -> BTreeMap<String, usize> {
+    let events: Api<Event> = Api::namespaced(admin.clone(), namespace);
+    let mut counts = BTreeMap::new();
+    for event in events.list(&ListParams::default()).await.unwrap() {
+        if event.reason.as_deref() == Some("InterfacePersisted") {
+            *counts.entry(event.regarding.unwrap().name.unwrap()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+// === The run ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_cause_no_wrong_verdict_and_each_nic_is_persisted_once_with_one_event() {
+    let Some(api) = ApiServer::start().await else { return };
+    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let (seconds, seed) = (number("CHAOS_SECONDS"), number("CHAOS_SEED").unwrap_or(14));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (admin, namespace) = (api.admin(), api.namespace("chaos").await);
+    let controller = api.service_account("kubevirt", "kubevirt-controller");
+    requests::create(&admin, Kind::Nad, &namespace, &nad("static"), Run::Real).await.granted();
+    let mut cluster = Cluster::start(api).await;
+    let double = KubeVirtDouble::start(&cluster.api, &namespace);
+    start_vm(&cluster.api, &double, &namespace, "load").await;
+    let load = Arc::clone(&cluster.load);
+    load.flip(&admin, &namespace, true).await;
+    load.is_ready.store(true, Ordering::Relaxed);
+    let mut clients = load.begin(&admin, &namespace, seed);
+
+    let begin = Instant::now();
+    let mut durations: BTreeMap<Fault, Vec<Duration>> = BTreeMap::new();
+    let mut persisted = BTreeMap::new();
+    let is_over = |count: usize| match seconds {
+        Some(seconds) => begin.elapsed() >= Duration::from_secs(seconds),
+        None => count >= FAULTS,
+    };
+    while !is_over(persisted.len()) {
+        let fault = match seconds {
+            // Each of them at least once.
+            None => Fault::QUICK.get(persisted.len()).copied().unwrap_or_else(|| Fault::QUICK[random.usize(0..6)]),
+            Some(_) if random.u8(0..20) == 0 => Fault::CaRenewed,
+            Some(_) => Fault::QUICK[random.usize(0..6)],
+        };
+        let name = format!("vm-{}", persisted.len());
+        start_vm(&cluster.api, &double, &namespace, &name).await;
+        let generation = |vm: &Value| vm["metadata"]["generation"].as_i64().unwrap();
+        let before = generation(&get(&admin, Kind::Vm, &namespace, &name).await.unwrap());
+        plug_to_persist(&controller, &namespace, &name).await;
+        // The fault meets the writes of the leader at another step each time.
+        sleep(Duration::from_millis(random.u64(0..300))).await;
+        let start = Instant::now();
+        cluster.suffer(fault, &mut random).await;
+        until("the NIC is persisted", async || {
+            let vmi = get(&admin, Kind::Vmi, &namespace, &name).await?;
+            vmi["metadata"]["annotations"][PERSIST].is_null().then_some(())
+        })
+        .await;
+        let healed = start.elapsed();
+        durations.entry(fault).or_default().push(healed);
+        println!("{:>6.1?} {fault:?}: all well after {healed:.1?}", begin.elapsed());
+        persisted.insert(name, before);
+
+        // Verdicts that depend on facts are exact again.
+        load.flip(&admin, &namespace, false).await;
+        until("a NIC on a deleted network is denied", async || {
+            let response = try_plug(&admin, &namespace).await.ok()?;
+            (response.code == 422 && response.message().contains("[NP105")).then_some(())
+        })
+        .await;
+        load.flip(&admin, &namespace, true).await;
+        for _ in 0..5 {
+            let response = try_plug(&admin, &namespace).await.unwrap();
+            assert!(response.is_ok() || is_failure(&response), "{response:?}");
+        }
+    }
+    load.is_over.store(true, Ordering::Relaxed);
+    while clients.join_next().await.is_some() {}
+
+    for (name, before) in &persisted {
+        let vm = get(&admin, Kind::Vm, &namespace, name).await.unwrap();
+        assert_eq!(template_nics(&vm), ["default", "kept"], "{name}");
+        assert_eq!(vm["metadata"]["generation"].as_i64().unwrap(), before + 1, "{name}: the template was written once");
+    }
+    let events = persist_events(&admin, &namespace).await;
+    let expected: BTreeMap<String, usize> = persisted.keys().map(|name| (name.clone(), 1)).collect();
+    assert_eq!(events, expected, "each NIC has one Event");
+    let (right, lagging) = (load.right.load(Ordering::Relaxed), load.lagging.load(Ordering::Relaxed));
+    let (failures, wrong) = (load.failures.lock().unwrap().clone(), load.wrong.lock().unwrap().clone());
+    println!("seed {seed}: {} faults in {:.0?}", persisted.len(), begin.elapsed());
+    for (fault, durations) in &durations {
+        let longest = durations.iter().max().unwrap();
+        println!("  {fault:?}: {}, all well after {longest:.1?} at most", durations.len());
+    }
+    let failed: usize = failures.values().sum();
+    println!(
+        "{right} right answers, {lagging} of them by facts of a moment before; {} wrong; {failed} failed:",
+        wrong.len()
+    );
+    for (reason, count) in &failures {
+        println!("  {count} {reason}");
+    }
+    println!("{} NICs persisted, each by one write and with one Event", persisted.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(right > 0);
+}
