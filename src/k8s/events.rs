@@ -169,8 +169,7 @@ impl Events {
         // A recorder takes Events that differ only in their note for one series and drops the later notes, so each
         // Event gets its own recorder.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        let result = in_time(recorder.publish(&event, object)).await;
-        is_stored(result, reason, note)
+        in_time(recorder.publish(&event, object)).await.inspect_err(|error| log(error, reason, note)).is_ok()
     }
 
     /// Writes an Event on an object, unless one of this name exists. Returns whether one exists now; an error is only
@@ -211,7 +210,7 @@ impl Events {
         match in_time(events.create(&PostParams::default(), &stored)).await {
             Ok(_) | Err(ApiError::Conflict) => Ok(()),
             Err(error) => {
-                is_stored(Err(error.clone()), reason, &note);
+                log(&error, reason, &note);
                 Err(error)
             }
         }
@@ -223,12 +222,9 @@ async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T,
     Ok(timeout(TIMEOUT, request).await.map_err(|_| ApiError::TimedOut(TIMEOUT))??)
 }
 
-/// Returns whether an Event was stored; logs the error.
-fn is_stored(result: Result<(), ApiError>, reason: EventReason, note: &str) -> bool {
-    let Err(error) = result else { return true };
+fn log(error: &ApiError, reason: EventReason, note: &str) {
     let reason = reason.as_str();
     tracing::warn!(%error, reason, note, "cannot write an Event");
-    false
 }
 
 /// Returns the reference of an Event to a pod; without a uid `kubectl describe` does not find the Event.
