@@ -116,7 +116,7 @@ impl Watches {
         let cache = Arc::new(cache);
         let statuses = WatchStatuses::default();
         let mut tasks = JoinSet::new();
-        let (of_discovery, delays) = (client.clone(), tuning.retry_delays);
+        let delays = tuning.retry_delays;
         let discovery = {
             let (client, groups) = (client.clone(), groups.clone());
             async move { groups.ask(&client, delays).await }.boxed().shared()
@@ -132,7 +132,11 @@ impl Watches {
                 watch.run().await;
             });
         }
-        tasks.spawn(async move { groups.ask_for_all(&of_discovery, delays).await });
+        let of_discovery = client.clone();
+        tasks.spawn(async move {
+            discovery.await;
+            groups.ask_for_all(&of_discovery, delays).await;
+        });
         tasks.spawn(fetch_revisions(client.clone(), Arc::clone(&cache), wanted_revisions, tuning.clone()));
         Self { client: client.clone(), cache, statuses, _tasks: tasks }
     }

@@ -10,7 +10,11 @@ use kube::{
 use tokio::time::sleep;
 use tower::util::MapRequestLayer;
 
-use super::backoff::{Backoff, Delays};
+use super::{
+    api_error::root_cause,
+    backoff::{Backoff, Delays},
+    log_once::LogOnce,
+};
 
 /// Which group the cluster serves for each group of KubeVirt of which a fork may exist. The clients of one cluster share
 /// it.
@@ -84,14 +88,14 @@ impl ServedGroups {
         Uri::from_parts(parts).ok()
     }
 
-    /// Asks the API server which groups it serves. A fork that the settings name comes before KubeVirt itself. Returns
-    /// whether all are known now.
+    /// Asks the API server which groups it serves, unless all are known. A fork that the settings name comes before
+    /// KubeVirt itself.
     ///
     /// # Errors
     /// The API server cannot be asked.
-    pub async fn discover(&self, client: &Client) -> kube::Result<bool> {
-        if self.0.is_empty() {
-            return Ok(true);
+    pub async fn discover(&self, client: &Client) -> kube::Result<()> {
+        if self.are_known() {
+            return Ok(());
         }
         let served = client.list_api_groups().await?;
         let is_served = |name: &str| served.groups.iter().any(|group| group.name == name);
@@ -102,26 +106,33 @@ impl ServedGroups {
                 let _ = served.set(found.to_owned());
             }
         }
-        Ok(self.0.iter().all(|group| group.served.get().is_some()))
+        Ok(())
+    }
+
+    fn are_known(&self) -> bool {
+        self.0.iter().all(|group| group.served.get().is_some())
     }
 
     /// As [`Self::discover`], again and again until the API server has answered.
     pub async fn ask(&self, client: &Client, retry_delays: Delays) {
         let mut backoff = Backoff::new(retry_delays);
-        let mut is_logged = false;
+        let mut log_once = LogOnce::default();
         while let Err(error) = self.discover(client).await {
-            if !std::mem::replace(&mut is_logged, true) {
-                tracing::warn!(%error, "cannot ask the API server whether it serves KubeVirt or a fork of it");
+            if let Some(error) = log_once.changed(Some(root_cause(&error))) {
+                tracing::warn!(error, "cannot ask the API server whether it serves KubeVirt or a fork of it");
             }
             sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Asks until all groups are known: the cluster serves the group of a fork only when the fork is installed.
+    /// Asks again, some time after [`Self::ask`], until all groups are known: the cluster serves the group of a fork only
+    /// when the fork is installed.
     pub async fn ask_for_all(&self, client: &Client, retry_delays: Delays) {
         let mut backoff = Backoff::new(retry_delays);
-        while !matches!(self.discover(client).await, Ok(true)) {
+        while !self.are_known() {
             sleep(backoff.next_delay()).await;
+            // After an error it asks again too.
+            let _ = self.discover(client).await;
         }
         for Group { name, served, .. } in self.0.iter() {
             if let Some(served) = served.get().filter(|served| served != name) {
