@@ -97,17 +97,12 @@ impl DenialCounts {
 
     fn count(&self, requester: Requester, namespace: &str) {
         let mut all = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_name = namespace.len() <= LONGEST_NAMESPACE && is_valid_name(namespace);
-        let has_room = all.namespaces.len() < self.max_namespaces;
-        let numbers = match all.namespaces.contains_key(namespace) {
-            true => all.namespaces.get_mut(namespace),
-            false if has_room && is_name => Some(all.namespaces.entry(namespace.into()).or_default()),
-            false => None,
-        };
-        let numbers = match numbers {
-            Some(numbers) => numbers,
-            None => &mut all.others,
-        };
+        let AllNumbers { namespaces, others } = &mut *all;
+        let has_room = namespaces.len() < self.max_namespaces;
+        if has_room && namespace.len() <= LONGEST_NAMESPACE && is_valid_name(namespace) {
+            namespaces.entry(namespace.into()).or_default();
+        }
+        let numbers = namespaces.get_mut(namespace).unwrap_or(others);
         if let Some(number) = numbers.get_mut(requester as usize) {
             *number += 1;
         }
