@@ -30,7 +30,7 @@ impl Routes {
     /// Returns the routes of a server with this reviewer.
     ///
     /// # Panics
-    /// There is no runtime.
+    /// The runtime cannot be built.
     #[must_use]
     #[allow(clippy::expect_used, reason = "a fuzz target fails by a panic")]
     pub fn new(reviewer: Reviewer) -> Self {
@@ -49,13 +49,13 @@ impl Routes {
             body_window: limits.body_window,
             timeout: limits.request,
         });
-        Self { router, runtime: Builder::new_current_thread().enable_time().build().expect("there is a runtime") }
+        Self { router, runtime: Builder::new_current_thread().enable_time().build().expect("the runtime is built") }
     }
 
     /// Posts a body in parts of so many bytes; returns the status and the body of the response.
     ///
     /// # Panics
-    /// There is no response.
+    /// The routes do not respond.
     #[must_use]
     #[allow(clippy::expect_used, reason = "a fuzz target fails by a panic")]
     pub fn post(&self, endpoint: Endpoint, body: &[u8], part: usize) -> (u16, Vec<u8>) {
