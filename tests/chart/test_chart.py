@@ -623,11 +623,13 @@ class Code(unittest.TestCase):
     def test_nicplug_may_read_and_write_in_the_group_of_a_fork_what_it_may_in_the_one_of_kubevirt(self) -> None:
         groups = {"kubevirt.io": ["kubevirt.example.com"], "instancetype.kubevirt.io": ["instancetype.example.com"]}
         values = {"settings": {"api": {"groups": groups}}}
-        role = by_kind(values, "ClusterRole")
-        for rule in role["rules"]:
-            group, *forks = rule["apiGroups"]
-            self.assertEqual(forks, groups.get(group, []))
-        self.assertIn("kubevirt.example.com", [group for rule in role["rules"] for group in rule["apiGroups"]])
+        roles = [item for item in chart.objects(render(values | AUDIT)) if item["kind"] == "ClusterRole"]
+        self.assertEqual([role["metadata"]["name"] for role in roles], ["nicplug-audit", "nicplug"])
+        for role in roles:
+            for rule in role["rules"]:
+                group, *forks = rule["apiGroups"]
+                self.assertEqual(forks, groups.get(group, []))
+            self.assertIn("kubevirt.example.com", [group for rule in role["rules"] for group in rule["apiGroups"]])
         # nicplug reads the groups only when it starts.
         annotations = by_kind(values, "Deployment")["spec"]["template"]["metadata"]["annotations"]
         self.assertEqual(json.loads(annotations["nicplug.io/api-groups"]), groups)

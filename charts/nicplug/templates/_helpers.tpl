@@ -76,6 +76,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{/* A group of KubeVirt, and those of its forks if there are settings; called with (dict "group" … "settings" …). */}}
+{{- define "nicplug.apiGroups" -}}
+- {{ .group }}
+{{- if .settings }}
+{{- with get .settings.api.groups .group }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* An address to listen on, with its port; called with (list ADDRESS PORT). */}}
 {{- define "nicplug.listen" -}}
 {{- $address := index . 0 }}

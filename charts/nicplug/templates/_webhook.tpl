@@ -48,12 +48,7 @@ settings for the groups of forks.
 */}}
 {{- define "nicplug.rule" -}}
 - apiGroups:
-    - {{ .group }}
-    {{- if .settings }}
-    {{- with get .settings.api.groups .group }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- end }}
+    {{- include "nicplug.apiGroups" . | nindent 4 }}
   apiVersions:
     {{- toYaml .versions | nindent 4 }}
   operations:
