@@ -259,9 +259,8 @@ fn explain(error: &ScanError, chunk: &Chunk) -> ManifestError {
         return ManifestError { at: chunk.position(line, column, 1), message: TAB.to_owned() };
     }
     // The parser stops where the lines after the mark of a conflict do not fit.
-    if let Some((number, line)) = (1..).zip(chunk.text.lines()).find(|(_, line)| line.starts_with("<<<<<<< ")) {
-        let message = fault_of_line(line).unwrap_or_default().to_owned();
-        return ManifestError { at: chunk.position(number, 0, 1), message };
+    if let Some((number, _)) = (1..).zip(chunk.text.lines()).find(|(_, line)| line.starts_with("<<<<<<< ")) {
+        return ManifestError { at: chunk.position(number, 0, 1), message: CONFLICT.to_owned() };
     }
     let message = fault_of_line(chunk.line(mark.line())).map_or_else(|| explain_kind(error.kind()), str::to_owned);
     ManifestError { at: chunk.position(mark.line(), mark.col(), 1), message }
@@ -276,13 +275,15 @@ fn next_tab(chunk: &Chunk, line: usize) -> Option<(usize, usize)> {
     })
 }
 
+const CONFLICT: &str = "a merge conflict is not resolved; choose one of the versions and remove the marks";
+
 const TAB: &str = "the line is indented with a tab; YAML allows only spaces";
 
 /// Returns the fault of a line that is not YAML at all.
 fn fault_of_line(line: &str) -> Option<&'static str> {
     let indent = line.get(..line.len() - line.trim_start().len()).unwrap_or_default();
     if ["<<<<<<< ", "=======", ">>>>>>> "].iter().any(|mark| line.starts_with(mark)) {
-        Some("a merge conflict is not resolved; choose one of the versions and remove the marks")
+        Some(CONFLICT)
     } else if line.contains("{{") {
         Some("this is a template and not a manifest; render it first, as with `helm template`")
     } else if indent.contains('\t') {
