@@ -85,11 +85,8 @@ pub fn parse(path: &Path, known: &[&str], text: &str) -> Result<Settings, FileEr
     let invalid = |why| FileError::Invalid { path: path.to_owned(), why };
     let syntax = |message: String| invalid(SettingsError::Syntax(message));
     // The reader of manifests explains what is wrong with a text that is not YAML.
+    let objects = manifests::read(text).map_err(|error| syntax(error.to_string()))?;
     let documents: Vec<_> = manifests::documents(text).collect();
-    let mut objects = Vec::new();
-    for document in &documents {
-        objects.extend(document.read().map_err(|error| syntax(error.to_string()))?);
-    }
     match (documents.as_slice(), objects.as_slice()) {
         (_, [_, second, ..]) => {
             Err(syntax(format!("line {}: a second document begins; write all settings in one", second.line)))
