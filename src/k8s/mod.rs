@@ -11,5 +11,8 @@ pub mod request;
 pub(crate) mod resource;
 pub mod served_groups;
 
+/// The prefix of the names of service accounts, before `NAMESPACE:NAME`.
+pub(crate) const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+
 /// Namespace and name.
 pub(crate) type Key = (String, String);

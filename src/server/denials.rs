@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     admission::{Decision, Evaluation},
-    k8s::request::is_valid_name,
+    k8s::{SERVICE_ACCOUNT, request::is_valid_name},
 };
 
 /// The most namespaces that can have counters of their own.
@@ -21,9 +21,6 @@ const LONGEST_NAMESPACE: usize = 63;
 
 /// Stands for all namespaces without counters of their own. No namespace can have this name.
 pub(super) const OTHER_NAMESPACES: &str = "_other";
-
-/// The prefix of the names of service accounts.
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Who made a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

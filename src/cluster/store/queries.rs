@@ -20,7 +20,7 @@ use crate::{
         nodes::Nodes,
         wire::Wire,
     },
-    k8s::kind::Kind,
+    k8s::{SERVICE_ACCOUNT, kind::Kind},
     pci::{self, Devices},
     settings::overrides::ParsedOverrides,
 };
@@ -56,7 +56,7 @@ impl Store {
 
     /// Returns the name of the service account, if the user is a component of KubeVirt.
     fn component<'u>(&self, user: &'u str) -> Option<&'u str> {
-        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let (namespace, name) = user.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')?;
         let is_component = COMPONENTS.contains(&name) && namespace == self.kubevirt_namespace().unwrap_or("kubevirt");
         is_component.then_some(name)
     }
