@@ -157,9 +157,9 @@ impl Evaluator<'_> {
         let case = Case { change, facts, settings: self.settings };
         let policy = EnforcementPolicy::new(self.settings, facts, change.subject.namespace);
         let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
-        let verdict = verdict::decide(&findings, change, facts, policy);
-        let restart = Restart::of(&findings, change, facts, policy);
-        let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, policy));
+        let verdict = verdict::decide(&findings, change, facts, &policy);
+        let restart = Restart::of(&findings, change, facts, &policy);
+        let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, &policy));
         let mut others: Vec<&Finding> = findings.iter().collect();
         let mut nics = Vec::new();
         for (nic, nic_change, timing) in timings(&case) {
