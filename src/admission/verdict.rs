@@ -176,7 +176,8 @@ impl Effect {
     }
 }
 
-fn combine(findings: &[Finding], restart: Restart, policy: &EnforcementPolicy) -> Verdict {
+/// Returns the verdict on a change that can wait for the next restart as far as `restart` says.
+pub(super) fn combine(findings: &[Finding], restart: Restart, policy: &EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
     let mut postponing: Vec<&Rule> = Vec::new();
