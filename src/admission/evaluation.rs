@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::PatchOperation;
 
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
+    patching::Patch,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},
@@ -147,7 +148,7 @@ impl<'r> Evaluation<'r> {
     /// Returns the operations on the object; none unless the decision is [`Decision::Patched`].
     #[must_use]
     pub fn into_patch(self) -> Vec<PatchOperation> {
-        self.patch.map(|Patch(operations)| operations).unwrap_or_default()
+        self.patch.map(|patch| patch.operations).unwrap_or_default()
     }
 
     /// Returns the labels for the metrics.
