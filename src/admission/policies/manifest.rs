@@ -79,7 +79,7 @@ struct EnforcedPolicy<'p> {
 }
 
 impl<'p> EnforcedPolicy<'p> {
-    /// Returns the enforcement by the settings; `None` if there is no such rule.
+    /// Returns the enforcement by the settings; `None` if no rule has its id.
     fn of(policy: &'p Policy, settings: &Settings) -> Option<Self> {
         let rule = find(policy.rule)?;
         let of_namespace = |namespace: &str| {
