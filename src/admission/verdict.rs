@@ -35,6 +35,10 @@ const MESSAGE_LENGTH: usize = 1000;
 /// included.
 const MAX_WARNINGS: usize = 20;
 
+/// How a user lets a change wait that cannot be made to the running VM. It follows the fix.
+pub(super) const WAIT_ADVICE: &str =
+    "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart";
+
 /// The result of the rules for a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Verdict {
@@ -176,7 +180,7 @@ impl Effect {
     }
 }
 
-/// Returns the verdict on a change that can wait for the next restart as far as `restart` says.
+/// Returns the verdict on findings; `restart` is whether the change can wait for the next restart.
 pub(super) fn combine(findings: &[Finding], restart: Restart, policy: &EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
@@ -244,11 +248,8 @@ fn acts_for_an_owner(change: &Change, facts: &Facts) -> bool {
 }
 
 fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
-    let advice = if finding.rule.scope == Scope::Hotplug && matches!(restart, Restart::Possible) {
-        "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart"
-    } else {
-        ""
-    };
+    let advice =
+        if finding.rule.scope == Scope::Hotplug && matches!(restart, Restart::Possible) { WAIT_ADVICE } else { "" };
     let message = format!("{}; {}{advice} [{}]", finding.what, finding.fix, finding.rule.id);
     Cause {
         reason,
