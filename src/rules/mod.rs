@@ -156,7 +156,7 @@ impl Scope {
             Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
-                // NP108 tells what a changed template does to the guests of a pool.
+                // NP108 reports what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
                 ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::ReplicaSet => false,
             },
