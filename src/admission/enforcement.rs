@@ -9,33 +9,35 @@ use crate::{
     facts::Facts,
     rules::{Finding, FindingKind, Rule, find},
     settings::{
-        Enforcement, LiveChanges, OverridePolicy, Settings,
+        Enforcement, LiveChanges, NamespaceRules, OverridePolicy, Settings,
         overrides::{ANNOTATION, Overrides, OverridesError, ParsedOverrides},
     },
 };
 
 /// How strictly each rule is enforced for one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EnforcementPolicy<'e> {
     settings: &'e Settings,
-    /// The namespace of the request.
-    namespace: &'e str,
+    /// The enforcement that the settings have for the namespace.
+    rules: NamespaceRules<'e>,
     /// The overrides of the namespace, or why they have no effect; `None` where the namespace has none.
     overrides: Option<Result<&'e Overrides, RejectedOverrides<'e>>>,
 }
 
+#[cfg(test)]
 impl<'e> From<&'e Settings> for EnforcementPolicy<'e> {
     /// Returns the policy of the settings alone, without a namespace.
     fn from(settings: &'e Settings) -> Self {
-        Self { settings, namespace: "", overrides: None }
+        Self { settings, rules: settings.rules_in(""), overrides: None }
     }
 }
 
 impl<'e> EnforcementPolicy<'e> {
     /// Returns the policy of the settings for a namespace and of its annotation in the facts.
     #[must_use]
-    pub fn new(settings: &'e Settings, facts: &'e Facts, namespace: &'e str) -> Self {
-        Self { settings, namespace, overrides: facts.overrides.known().map(|annotation| accept(annotation, settings)) }
+    pub fn new(settings: &'e Settings, facts: &'e Facts, namespace: &str) -> Self {
+        let overrides = facts.overrides.known().map(|annotation| accept(annotation, settings));
+        Self { settings, rules: settings.rules_in(namespace), overrides }
     }
 
     /// Returns how a rule is enforced.
@@ -86,7 +88,7 @@ impl<'e> EnforcementPolicy<'e> {
     }
 
     fn overridden(&self, rule: &Rule, default: Enforcement) -> Enforcement {
-        let configured = self.settings.enforcement(rule.id, self.namespace).unwrap_or(default);
+        let configured = self.rules.enforcement(rule.id).unwrap_or(default);
         let Some(Ok(overrides)) = self.overrides else { return configured };
         let Some(wanted) = overrides.enforcement(rule.id) else { return configured };
         match self.settings.namespaces.override_policy {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::PatchOperation;
 
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
+    patching::Patch,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},
@@ -147,7 +148,7 @@ impl<'r> Evaluation<'r> {
     /// Returns the operations on the object; none unless the decision is [`Decision::Patched`].
     #[must_use]
     pub fn into_patch(self) -> Vec<PatchOperation> {
-        self.patch.map(|Patch(operations)| operations).unwrap_or_default()
+        self.patch.map(|patch| patch.operations).unwrap_or_default()
     }
 
     /// Returns the labels for the metrics.
@@ -402,21 +403,21 @@ fn is_of_kubevirt(kind: &GroupVersionKind) -> bool {
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts, change.subject.namespace);
     let findings = rules::evaluate(&Case { change, facts, settings }, |rule| policy.is_off(rule));
-    verdict::decide(&findings, change, facts, policy)
+    verdict::decide(&findings, change, facts, &policy)
 }
 
 /// Applies the rules to the start of a migration.
 pub(super) fn decide_migration(start: &MigrationStart, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts, start.namespace);
     let findings = rules::evaluate_migration(start, facts, settings, |rule| policy.is_off(rule));
-    verdict::decide_without_restart(&findings, policy)
+    verdict::decide_without_restart(&findings, &policy)
 }
 
 /// Applies the rules to a change of a network.
 pub(super) fn decide_network(change: &NetworkChange, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts, change.namespace);
     let findings = rules::evaluate_network(change, facts, |rule| policy.is_off(rule));
-    verdict::decide_without_restart(&findings, policy)
+    verdict::decide_without_restart(&findings, &policy)
 }
 
 fn evaluate_fault<'r>(endpoint: Endpoint, request: &'r Request<'r>, fault: &InvalidField) -> Evaluation<'r> {

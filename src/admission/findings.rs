@@ -28,21 +28,21 @@ impl Evaluator<'_> {
             let facts = self.facts_for_migration(request, &start);
             let policy = EnforcementPolicy::new(self.settings, &facts, start.namespace);
             let findings = rules::evaluate_migration(&start, &facts, self.settings, |rule| policy.is_off(rule));
-            return judged::without_restart(&findings, policy);
+            return judged::without_restart(&findings, &policy);
         }
         if let Some(change) = self.network_change_of(request) {
             let facts = self.facts.facts_for_network(&change);
             let policy = EnforcementPolicy::new(self.settings, &facts, change.namespace);
             return judged::without_restart(
                 &rules::evaluate_network(&change, &facts, |rule| policy.is_off(rule)),
-                policy,
+                &policy,
             );
         }
         let Some(change) = self.change_of(request) else { return Vec::new() };
         let facts = self.facts_for(&change);
         let policy = EnforcementPolicy::new(self.settings, &facts, change.subject.namespace);
         let case = Case { change: &change, facts: &facts, settings: self.settings };
-        judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, policy)
+        judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, &policy)
     }
 }
 

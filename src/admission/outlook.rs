@@ -137,41 +137,57 @@ impl Evaluator<'_> {
         let Ok(ParsedRequest::Valid(request)) = body else { return None };
         let change = self.change_of(request).filter(|change| change.after.vm.is_some() && change.before.is_some())?;
         let facts = self.facts_for(&change);
-        Some(self.outlook_of(&change, &facts))
+        Some(self.with_findings(&change, &facts, |case, findings, restart, policy| {
+            let (nics, others) = by_nic(case, findings, restart, policy);
+            Outlook { verdict: verdict::combine(findings, restart, policy), nics, others, ports: free_ports(case) }
+        }))
     }
 
     /// Returns the change of the NICs of a running VM that an evaluation allowed, and what becomes of each NIC; `None`
     /// for another decision, or if the guest is as the change wants it already.
     #[must_use]
-    pub fn foresee<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, Outlook)> {
+    pub fn foresee<'e, 'r>(&self, evaluation: &'e Evaluation<'r>) -> Option<(&'e Change<'r>, Vec<NicOutlook>)> {
         let Basis::Change(change, facts) = evaluation.basis.as_deref()? else { return None };
         if !evaluation.verdict.is_allowed() || !is_of_running_vm(change, facts) {
             return None;
         }
-        let outlook = self.outlook_of(change, facts);
-        let is_change = outlook.nics.iter().any(|nic| nic.timing != Timing::Unchanged);
-        is_change.then_some((change, outlook))
+        let (nics, _) = self.with_findings(change, facts, by_nic);
+        let is_change = nics.iter().any(|nic| nic.timing != Timing::Unchanged);
+        is_change.then_some((change, nics))
     }
 
-    fn outlook_of(&self, change: &Change, facts: &Facts) -> Outlook {
+    /// Applies the rules, and returns what a function makes of their findings.
+    fn with_findings<T>(
+        &self,
+        change: &Change,
+        facts: &Facts,
+        make: impl FnOnce(&Case, &[Finding], Restart, &EnforcementPolicy) -> T,
+    ) -> T {
         let case = Case { change, facts, settings: self.settings };
         let policy = EnforcementPolicy::new(self.settings, facts, change.subject.namespace);
         let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
-        let verdict = verdict::decide(&findings, change, facts, policy);
-        let restart = Restart::of(&findings, change, facts, policy);
-        let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, policy));
-        let mut others: Vec<&Finding> = findings.iter().collect();
-        let mut nics = Vec::new();
-        for (nic, nic_change, timing) in timings(&case) {
-            let (own, rest) = others.into_iter().partition(|finding| is_about(finding, change, &nic));
-            others = rest;
-            let reasons: Vec<Reason> = own.into_iter().filter_map(reason).collect();
-            let timing = overruled(timing, &reasons);
-            nics.push(NicOutlook { name: nic.name.to_owned(), change: nic_change, timing, reasons });
-        }
-        let others = others.into_iter().filter_map(reason).collect();
-        Outlook { verdict, nics, others, ports: free_ports(&case) }
+        make(&case, &findings, Restart::of(&findings, change, facts, &policy), &policy)
     }
+}
+
+/// Returns what becomes of each NIC, and the findings about no single NIC.
+fn by_nic(
+    case: &Case,
+    findings: &[Finding],
+    restart: Restart,
+    policy: &EnforcementPolicy,
+) -> (Vec<NicOutlook>, Vec<Reason>) {
+    let reason = |finding: &Finding| reason(finding, Effect::of(finding, restart, policy));
+    let mut others: Vec<&Finding> = findings.iter().collect();
+    let mut nics = Vec::new();
+    for (nic, nic_change, timing) in timings(case) {
+        let (own, rest) = others.into_iter().partition(|finding| is_about(finding, case.change, &nic));
+        others = rest;
+        let reasons: Vec<Reason> = own.into_iter().filter_map(reason).collect();
+        let timing = overruled(timing, &reasons);
+        nics.push(NicOutlook { name: nic.name.to_owned(), change: nic_change, timing, reasons });
+    }
+    (nics, others.into_iter().filter_map(reason).collect())
 }
 
 /// Whether a finding is about a NIC: it points at its interface or its network, or it names the NIC and points at the

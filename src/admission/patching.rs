@@ -1,8 +1,6 @@
 //! The evaluation of a request at `/mutate`: a patch, if it is short enough.
 
-use std::io;
-
-use json_patch::{Patch, PatchOperation};
+use json_patch::PatchOperation;
 
 use super::{Decision, Endpoint, Evaluation, Evaluator, evaluation::Basis, verdict::Verdict};
 use crate::{
@@ -15,6 +13,14 @@ use crate::{
 /// 64 KiB. A patch that adds 80 NICs has 20 KiB.
 const PATCH_KIB: usize = 47;
 
+/// The patch of an answer.
+#[derive(Debug, PartialEq)]
+pub(super) struct Patch {
+    pub(super) operations: Vec<PatchOperation>,
+    /// The operations as JSON.
+    pub(super) text: Vec<u8>,
+}
+
 impl Evaluator<'_> {
     pub(super) fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
@@ -23,8 +29,10 @@ impl Evaluator<'_> {
         if operations.is_empty() {
             return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
         }
+        // Writing cannot fail: every operation has a JSON form.
+        let text = serde_json::to_vec(&operations).unwrap_or_default();
         // A part of a patch would change something else than the user asked for. `/validate` gets the object as it is.
-        if length(&operations) > PATCH_KIB << 10 {
+        if text.len() > PATCH_KIB << 10 {
             let warning = format!(
                 "nicplug changed nothing: the patch has more than {PATCH_KIB} KiB; change fewer NICs at a time"
             );
@@ -34,33 +42,11 @@ impl Evaluator<'_> {
             };
         }
         Evaluation {
-            patch: Some(Patch(operations)),
+            patch: Some(Patch { operations, text }),
             basis: Some(Box::new(Basis::Change(change, facts))),
             ..Evaluation::new(Endpoint::Mutate, request, Decision::Patched)
         }
     }
-}
-
-/// Returns the length of a patch as JSON, in bytes.
-fn length(operations: &[PatchOperation]) -> usize {
-    /// Counts the bytes that are written to it.
-    struct Length(usize);
-
-    impl io::Write for Length {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let mut length = Length(0);
-    // Writing cannot fail: every operation has a JSON form.
-    let _ = serde_json::to_writer(&mut length, operations);
-    length.0
 }
 
 #[cfg(test)]
@@ -115,8 +101,8 @@ mod tests {
             let answer: Value = serde_json::from_slice(&patch).unwrap();
             if mutated == Decision::Patched {
                 let patch = BASE64.decode(answer["response"]["patch"].as_str().unwrap()).unwrap();
-                let Patch(operations) = serde_json::from_slice(&patch).unwrap();
-                assert_eq!((length(&operations), operations.len()), (patch.len(), 2 * nics + 1));
+                let operations: Vec<PatchOperation> = serde_json::from_slice(&patch).unwrap();
+                assert_eq!((serde_json::to_vec(&operations).unwrap(), operations.len()), (patch, 2 * nics + 1));
                 continue;
             }
             assert!(answer["response"]["patch"].is_null());

@@ -42,7 +42,7 @@ impl Evaluation<'_> {
             uid: &request.uid,
             allowed: self.verdict.is_allowed(),
             status: self.status(request),
-            patch: self.patch.as_ref(),
+            patch: self.patch.as_ref().map(|patch| &*patch.text),
             warnings: &warnings,
         };
         to_json(&ResponseReview::new(&response))

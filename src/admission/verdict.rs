@@ -35,6 +35,10 @@ const MESSAGE_LENGTH: usize = 1000;
 /// included.
 const MAX_WARNINGS: usize = 20;
 
+/// How a user lets a change wait that cannot be made to the running VM. It follows the fix.
+pub(super) const WAIT_ADVICE: &str =
+    "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart";
+
 /// The result of the rules for a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Verdict {
@@ -103,13 +107,13 @@ pub struct Cause {
 
 /// Returns the verdict on a change.
 #[must_use]
-pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: EnforcementPolicy) -> Verdict {
+pub fn decide(findings: &[Finding], change: &Change, facts: &Facts, policy: &EnforcementPolicy) -> Verdict {
     combine(findings, Restart::of(findings, change, facts, policy), policy)
 }
 
 /// Returns the verdict on the start of a migration or on a change of a network, which a restart cannot replace.
 #[must_use]
-pub fn decide_without_restart(findings: &[Finding], policy: EnforcementPolicy) -> Verdict {
+pub fn decide_without_restart(findings: &[Finding], policy: &EnforcementPolicy) -> Verdict {
     combine(findings, Restart::NotApplicable, policy)
 }
 
@@ -127,7 +131,7 @@ pub(super) enum Restart<'c> {
 }
 
 impl<'c> Restart<'c> {
-    pub(super) fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(findings: &[Finding], change: &'c Change, facts: &Facts, policy: &EnforcementPolicy) -> Self {
         // Only a fault needs the settings for the user and the groups.
         let has_fault =
             || findings.iter().any(|finding| finding.rule.scope == Scope::Hotplug && finding.kind.cause().is_some());
@@ -159,7 +163,7 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    pub(super) fn of(finding: &Finding, restart: Restart, policy: EnforcementPolicy) -> Self {
+    pub(super) fn of(finding: &Finding, restart: Restart, policy: &EnforcementPolicy) -> Self {
         let reason = match (finding.kind.cause(), policy.for_finding(finding)) {
             (_, Enforcement::Off) => return Self::Ignored,
             (Some(reason), Enforcement::Deny) => reason,
@@ -176,7 +180,8 @@ impl Effect {
     }
 }
 
-fn combine(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Verdict {
+/// Returns the verdict on findings; `restart` is whether the change can wait for the next restart.
+pub(super) fn combine(findings: &[Finding], restart: Restart, policy: &EnforcementPolicy) -> Verdict {
     let mut verdict = Verdict::default();
     let mut warnings = WarningGroups::default();
     let mut postponing: Vec<&Rule> = Vec::new();
@@ -243,11 +248,8 @@ fn acts_for_an_owner(change: &Change, facts: &Facts) -> bool {
 }
 
 fn cause(reason: CauseType, finding: &Finding, restart: Restart) -> Cause {
-    let advice = if finding.rule.scope == Scope::Hotplug && matches!(restart, Restart::Possible) {
-        "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart"
-    } else {
-        ""
-    };
+    let advice =
+        if finding.rule.scope == Scope::Hotplug && matches!(restart, Restart::Possible) { WAIT_ADVICE } else { "" };
     let message = format!("{}; {}{advice} [{}]", finding.what, finding.fix, finding.rule.id);
     Cause {
         reason,
@@ -413,7 +415,7 @@ mod tests {
             fault("NP002", "spec.domain.devices.interfaces[2]"),
         ];
         let verdict = with_change("", |change| {
-            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+            decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&Settings::default()))
         });
         let fields: Vec<&str> = verdict.causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
@@ -430,7 +432,7 @@ mod tests {
         {
             let settings = Settings::default().with_rule("NP001", enforcement);
             let verdict = with_change("", |change| {
-                decide(&[fault("NP001", "spec.x")], change, &Facts::default(), EnforcementPolicy::from(&settings))
+                decide(&[fault("NP001", "spec.x")], change, &Facts::default(), &EnforcementPolicy::from(&settings))
             });
             assert_eq!((verdict.causes.len(), verdict.warnings.len()), (causes, warnings), "{enforcement:?}");
         }
@@ -440,7 +442,7 @@ mod tests {
     fn on_restart_changes_only_the_hotplug_denials_and_into_one_warning() {
         let findings = vec![fault("NP102", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c")];
         let verdict = with_change(r#""nicplug.io/apply": "on-restart""#, |change| {
-            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+            decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.causes.len(), 1);
         assert_eq!(verdict.warnings, ["the change of the running VM waits for its next restart [NP102, NP103]"]);
@@ -469,7 +471,7 @@ mod tests {
         let ParsedRequest::Valid(request) = review::read(body.as_bytes()).unwrap() else { panic!("{body}") };
         let settings = Settings::parse(settings, &rules::ids()).unwrap();
         let change = Change::of(&request).unwrap();
-        decide(findings, &change, &Facts::default(), EnforcementPolicy::from(&settings))
+        decide(findings, &change, &Facts::default(), &EnforcementPolicy::from(&settings))
     }
 
     #[test]
@@ -567,14 +569,14 @@ mod tests {
         let findings = [fault("NP103", "spec.a"), fault("NP103", "spec.b"), fault("NP001", "spec.c"), unknown];
         let settings = Settings::default().with_rule("NP001", Enforcement::Warn);
         let verdict =
-            with_change("", |change| decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&settings)));
+            with_change("", |change| decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&settings)));
         assert_eq!(verdict.denied_by.ids().collect::<Vec<_>>(), ["NP103"]);
         assert_eq!(verdict.warned_by.ids().collect::<Vec<_>>(), ["NP001", "NP105"]);
         assert_eq!(verdict.unknown.kinds().collect::<Vec<_>>(), [FactKind::Nad]);
         // A rule that is off is not included.
         let settings = settings.with_rule("NP103", Enforcement::Off).with_rule("NP105", Enforcement::Off);
         let verdict =
-            with_change("", |change| decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&settings)));
+            with_change("", |change| decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&settings)));
         assert!(verdict.denied_by.is_empty() && verdict.unknown == FactSet::default());
     }
 
@@ -597,7 +599,7 @@ mod tests {
         let facts = Facts { by_controller: true, vm: vm.map(Arc::new), vmi: vmi.map(Arc::new), ..Facts::default() };
         let findings = [fault("NP103", "spec.a"), fault("NP001", "spec.b")];
         let policy = Settings::default();
-        decide(&findings, &Change::of(&request).unwrap(), &facts, EnforcementPolicy::from(&policy))
+        decide(&findings, &Change::of(&request).unwrap(), &facts, &EnforcementPolicy::from(&policy))
     }
 
     #[test]
@@ -635,7 +637,7 @@ mod tests {
                 &[fault("NP103", "spec.a")],
                 change,
                 &Facts::default(),
-                EnforcementPolicy::from(&Settings::default()),
+                &EnforcementPolicy::from(&Settings::default()),
             )
         });
         assert!(verdict.causes[0].message.contains("nicplug.io/apply=on-restart"), "{:?}", verdict.causes);
@@ -657,7 +659,7 @@ mod tests {
         let findings: Vec<Finding> =
             (0..5000).map(|index| fault("NP001", &format!("spec.networks[{index}]"))).collect();
         let verdict = with_change("", |change| {
-            decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+            decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.causes.len(), MAX_CAUSES);
         assert!(verdict.warnings[0].starts_with("4900 further faults"), "{:?}", verdict.warnings);
@@ -667,7 +669,7 @@ mod tests {
     fn equal_warnings_appear_once() {
         let finding = || rules::find("NP101").unwrap().unchecked("not known");
         let verdict = with_change("", |change| {
-            decide(&[finding(), finding()], change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+            decide(&[finding(), finding()], change, &Facts::default(), &EnforcementPolicy::from(&Settings::default()))
         });
         assert_eq!(verdict.warnings, ["not known [NP101]"]);
     }
@@ -678,7 +680,7 @@ mod tests {
         let warnings = |what: &str| {
             let findings = vec![finding("NP101", what), finding("NP102", what), finding("NP103", what)];
             with_change("", |change| {
-                decide(&findings, change, &Facts::default(), EnforcementPolicy::from(&Settings::default()))
+                decide(&findings, change, &Facts::default(), &EnforcementPolicy::from(&Settings::default()))
             })
             .warnings
         };

@@ -197,31 +197,18 @@ impl Facts {
     /// Returns the facts without those about objects of KubeVirt.
     #[must_use]
     pub fn without_kubevirt(self) -> Self {
-        let Self {
-            nads,
-            isolation,
-            multus_namespace,
-            attachment,
-            resource_injector,
-            nodes,
-            quotas,
-            overrides,
-            mac_users,
-            expansions,
-            ..
-        } = self;
-        let expansions = expansions.map(|_| Box::default());
         Self {
-            nads,
-            isolation,
-            multus_namespace,
-            attachment,
-            resource_injector,
-            nodes,
-            quotas,
-            expansions,
-            mac_users,
-            overrides,
+            nads: self.nads,
+            isolation: self.isolation,
+            multus_namespace: self.multus_namespace,
+            attachment: self.attachment,
+            resource_injector: self.resource_injector,
+            nodes: self.nodes,
+            quotas: self.quotas,
+            // That the VM names an instancetype or a preference is known from the request.
+            expansions: self.expansions.map(|_| Box::default()),
+            mac_users: self.mac_users,
+            overrides: self.overrides,
             ..Self::default()
         }
     }

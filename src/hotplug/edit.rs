@@ -273,10 +273,7 @@ fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError
 fn check_present(change: &Change, request: &EditRequest, guest: Fact<&Vmi>) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
     let nics = change.after.nics();
-    if nics.contains_key(name.as_str()) {
-        return Ok(());
-    }
-    if guest.known().is_some_and(|vmi| vmi.nics.iter().any(|nic| *nic.name == **name)) {
+    if nics.contains_key(name.as_str()) || guest.known().is_some_and(|vmi| vmi.has_nic(name)) {
         return Ok(());
     }
     let names: Vec<&str> = nics.keys().copied().collect();

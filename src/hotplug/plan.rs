@@ -269,7 +269,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::Weight, cluster::store::Store, facts::kubevirt::AutoMigration, hotplug::edit::NewNic,
-        k8s::kind::Kind, settings::Enforcement,
+        k8s::kind::Kind, rules::FreePorts, settings::Enforcement,
     };
 
     fn vm() -> Value {
@@ -415,6 +415,21 @@ mod tests {
         let sentence = nic.sentence();
         assert!(sentence.starts_with("never, and the VM does not start with it: "), "{sentence}");
         assert!(sentence.ends_with("[NP105]"), "{sentence}");
+    }
+
+    #[test]
+    fn what_a_failed_rule_would_decide_is_not_known() {
+        let facts = cluster(true, true);
+        {
+            let _guard = crate::rules::testing::panic_in("NP108");
+            let plan = plan_in(&facts, &[add("red")]);
+            assert_eq!(timing(&plan, "red"), Timing::Unknown("an internal error in nicplug".to_owned()));
+            assert!(plan.outlook.unwrap().ports.now.free().is_some());
+        }
+        let _guard = crate::rules::testing::panic_in("NP106");
+        let plan = plan_in(&facts, &[add("red")]);
+        assert_eq!(timing(&plan, "red"), Timing::AtOnce);
+        assert_eq!(plan.outlook.unwrap().ports, FreePorts::unknown("an internal error in nicplug"));
     }
 
     #[test]

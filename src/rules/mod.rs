@@ -156,7 +156,7 @@ impl Scope {
             Self::Network => false,
             Self::Hotplug => match change.subject.kind {
                 ObjectKind::Vm | ObjectKind::Vmi => !change.nics.is_empty() || change.changes_all_nics(),
-                // NP108 tells what a changed template does to the guests of a pool.
+                // NP108 reports what a changed template does to the guests of a pool.
                 ObjectKind::Pool => change.before.is_some() && !change.nics.is_empty(),
                 ObjectKind::Migration | ObjectKind::Nad | ObjectKind::Other | ObjectKind::ReplicaSet => false,
             },
@@ -235,12 +235,17 @@ impl Rule {
 
     /// Runs the check of the rule; a panic in it is a finding.
     fn run(&'static self, check: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
-        let check = || {
+        self.isolated(check).unwrap_or_else(|| vec![self.internal_error()])
+    }
+
+    /// Runs the check of the rule, or something else that uses its parts; `None` if it panics.
+    #[allow(clippy::unused_self, reason = "a test chooses the rule that panics")]
+    fn isolated<T>(&self, part: impl FnOnce() -> T) -> Option<T> {
+        isolation::isolated(|| {
             #[cfg(test)]
             testing::panic_if_requested(self);
-            check()
-        };
-        isolation::isolated(check).unwrap_or_else(|| vec![self.internal_error()])
+            part()
+        })
     }
 
     /// Returns the finding that the rule itself failed.

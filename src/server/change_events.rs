@@ -48,12 +48,12 @@ fn allowed_change(evaluator: Evaluator, evaluation: &Evaluation, settings: &Sett
     let foreseen = settings.events.changes.then(|| evaluator.foresee(evaluation)).flatten();
     if let Some(change) = evaluation.postponed_change().filter(|change| !change.dry_run) {
         let mut parts = vec![evaluation.verdict().postponed.message()];
-        let nics = foreseen.iter().flat_map(|(_, outlook)| &outlook.nics).filter(|nic| !nic.is_postponed());
+        let nics = foreseen.iter().flat_map(|(_, nics)| nics).filter(|nic| !nic.is_postponed());
         parts.extend(described(nics));
         return expected(change, EventReason::InterfacePostponed, &parts.join("; "));
     }
-    let (change, outlook) = foreseen?;
-    expected(change, EventReason::InterfaceChangeStored, &described(outlook.nics.iter())?)
+    let (change, nics) = foreseen?;
+    expected(change, EventReason::InterfaceChangeStored, &described(nics.iter())?)
 }
 
 fn expected(change: &Change, reason: EventReason, message: &str) -> Option<AllowedChange> {

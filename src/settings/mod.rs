@@ -14,7 +14,7 @@ use serde_saphyr::Spanned;
 pub use self::{
     current::CurrentSettings,
     live_changes::{LiveChanges, LiveChangesSettings},
-    namespaces::{NamespaceEntry, NamespaceSettings, OverridePolicy},
+    namespaces::{NamespaceEntry, NamespaceRules, NamespaceSettings, OverridePolicy},
     pattern::ByPattern,
 };
 use self::{live_changes::WrittenLiveChanges, namespaces::WrittenNamespaces};
@@ -362,8 +362,15 @@ impl Settings {
     /// Returns the enforcement of a rule in a namespace, if the settings name the rule: for the namespace, or for all.
     #[must_use]
     pub fn enforcement(&self, rule: &str, namespace: &str) -> Option<Enforcement> {
-        let of_namespace = self.namespaces.by_name.all(namespace).find_map(|entry| entry.rules.get(rule));
-        of_namespace.or_else(|| self.rules.get(rule)).copied()
+        self.rules_in(namespace).enforcement(rule)
+    }
+
+    /// Returns the enforcement of all rules in a namespace. It compares the namespace with each entry of
+    /// `namespaces.byName`, so a request does this once and not for each rule.
+    #[must_use]
+    pub fn rules_in(&self, namespace: &str) -> NamespaceRules<'_> {
+        let of_namespace = self.namespaces.by_name.all(namespace).map(|entry| &entry.rules);
+        NamespaceRules::new(of_namespace.chain([&self.rules]))
     }
 
     /// Returns what becomes of a change that cannot be made to a running VM: the first that is set for the user, for

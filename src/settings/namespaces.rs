@@ -25,6 +25,23 @@ pub struct NamespaceEntry {
     pub rules: BTreeMap<String, Enforcement>,
 }
 
+/// The enforcement of rules in one namespace.
+#[derive(Clone, Debug)]
+pub struct NamespaceRules<'s>(Vec<&'s BTreeMap<String, Enforcement>>);
+
+impl<'s> NamespaceRules<'s> {
+    /// Takes the maps that apply to the namespace, the most specific first.
+    pub(super) fn new(maps: impl Iterator<Item = &'s BTreeMap<String, Enforcement>>) -> Self {
+        Self(maps.filter(|rules| !rules.is_empty()).collect())
+    }
+
+    /// Returns the enforcement of a rule, if the settings name the rule: for the namespace, or for all.
+    #[must_use]
+    pub fn enforcement(&self, rule: &str) -> Option<Enforcement> {
+        self.0.iter().find_map(|rules| rules.get(rule)).copied()
+    }
+}
+
 /// Which enforcement the annotation of a namespace may set.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]

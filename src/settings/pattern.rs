@@ -60,7 +60,7 @@ impl<T> ByPattern<T> {
     }
 
     /// Returns the values of all entries that match the name, the most specific first.
-    pub fn all<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n T> {
+    pub fn all<'m>(&'m self, name: &str) -> impl Iterator<Item = &'m T> {
         self.0.iter().filter(|(pattern, _)| pattern.matches(name)).map(|(_, value)| value)
     }
 }

@@ -4,7 +4,7 @@ use super::{Check, Policy, Scope};
 
 /// What all three do not see.
 const GUEST_UNSEEN: [&str; 3] = [
-    "The VM's status tells whether the guest runs (printableStatus Running, Paused or Migrating); nicplug reads the \
+    "The VM's status shows whether the guest runs (printableStatus Running, Paused or Migrating); nicplug reads the \
      VMI, and also judges a guest that is starting.",
     "A NIC counts as plugged if the update adds it to the template; nicplug compares with the running guest, so it \
      also judges a NIC that is still pending, and allows one that the guest has already.",

@@ -11,6 +11,7 @@ use super::{
     version::KubernetesVersion,
 };
 use crate::{
+    admission::verdict::WAIT_ADVICE,
     rules::{Rule, find},
     settings::{Enforcement, KubeVirtGroup, LiveChanges, NamespaceEntry, OverridePolicy, Settings},
 };
@@ -79,7 +80,7 @@ struct EnforcedPolicy<'p> {
 }
 
 impl<'p> EnforcedPolicy<'p> {
-    /// Returns the enforcement by the settings; `None` if there is no such rule.
+    /// Returns the enforcement by the settings; `None` if no rule has its id.
     fn of(policy: &'p Policy, settings: &Settings) -> Option<Self> {
         let rule = find(policy.rule)?;
         let of_namespace = |namespace: &str| {
@@ -199,7 +200,7 @@ fn add_policy(yaml: &mut String, policy: &Policy, rule: &Rule, options: &Options
     yaml.push_str("  validations:\n");
     let advice = match policy.scope {
         Scope::Shape => "",
-        Scope::Hotplug => "; to let it wait for the next restart, annotate the VM with nicplug.io/apply=on-restart",
+        Scope::Hotplug => WAIT_ADVICE,
     };
     for Check { name, fix, .. } in policy.checks {
         // Writing to a string cannot fail.

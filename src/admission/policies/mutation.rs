@@ -17,17 +17,15 @@ pub enum Mutating {
 /// The first version with the stable API.
 pub(super) const STABLE_SINCE: KubernetesVersion = KubernetesVersion::new(1, 36);
 
-/// The first version with any of the APIs.
-pub(super) const KNOWN_SINCE: KubernetesVersion = KubernetesVersion::new(1, 32);
-
 /// Returns the version of the API in a version of Kubernetes; `None` before the alpha.
 pub(super) fn api_version(kubernetes: KubernetesVersion) -> Option<&'static str> {
     const BETA_SINCE: KubernetesVersion = KubernetesVersion::new(1, 34);
+    const ALPHA_SINCE: KubernetesVersion = KubernetesVersion::new(1, 32);
     if kubernetes >= STABLE_SINCE {
         Some("v1")
     } else if kubernetes >= BETA_SINCE {
         Some("v1beta1")
-    } else if kubernetes >= KNOWN_SINCE {
+    } else if kubernetes >= ALPHA_SINCE {
         Some("v1alpha1")
     } else {
         None

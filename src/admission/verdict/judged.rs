@@ -41,13 +41,13 @@ pub(in crate::admission) fn of_change(
     findings: &[Finding],
     change: &Change,
     facts: &Facts,
-    policy: EnforcementPolicy,
+    policy: &EnforcementPolicy,
 ) -> Vec<Judged> {
     of(findings, Restart::of(findings, change, facts, policy), policy)
 }
 
 /// Returns the findings on the start of a migration or on a change of a network that the policy does not ignore.
-pub(in crate::admission) fn without_restart(findings: &[Finding], policy: EnforcementPolicy) -> Vec<Judged> {
+pub(in crate::admission) fn without_restart(findings: &[Finding], policy: &EnforcementPolicy) -> Vec<Judged> {
     of(findings, Restart::NotApplicable, policy)
 }
 
@@ -60,7 +60,7 @@ pub(in crate::admission) fn of_causes(causes: &[Cause]) -> Vec<Judged> {
     causes.iter().map(judged).collect()
 }
 
-fn of(findings: &[Finding], restart: Restart, policy: EnforcementPolicy) -> Vec<Judged> {
+fn of(findings: &[Finding], restart: Restart, policy: &EnforcementPolicy) -> Vec<Judged> {
     let of_namespace = policy.warning().map(|warning| without_rule(&warning, Severity::Warned));
     let judged = in_order(findings).filter_map(|finding| judge(finding, Effect::of(finding, restart, policy)));
     of_namespace.into_iter().chain(judged).collect()

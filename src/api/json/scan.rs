@@ -11,8 +11,10 @@ pub(super) fn split_plain_string(text: &str) -> Option<(&str, &str)> {
     Some((text, tail.strip_prefix('"')?))
 }
 
-/// Splits a key without escapes, and the colon, from the text after them. There is no whitespace, and a comma before
-/// each key but the first.
+/// Splits a key without escapes, and the colon, from the text after them; `None` if whitespace stands around the key. A
+/// comma comes before each key but the first.
+///
+/// By [`split_plain_string`] a heartbeat would take a twentieth more instructions: here each end is one comparison.
 #[inline]
 pub(super) fn split_compact_key(text: &str, is_first: bool) -> Option<(&str, &str)> {
     let inside = if is_first { text.strip_prefix('"') } else { text.strip_prefix(",\"") }?;

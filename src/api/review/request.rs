@@ -9,7 +9,7 @@ use crate::api::{
     JsonObject, JsonText, Text,
     cluster::NetworkAttachmentDefinition,
     json::JsonError,
-    metadata::Annotations,
+    metadata::{Annotations, Metadata},
     nullable,
     vm::{Migration, Pool, ReplicaSet, VirtualMachine},
     vmi::VirtualMachineInstance,
@@ -203,13 +203,9 @@ impl Request<'_> {
             return &self.name;
         }
         match &self.object {
-            Some(Object::Vmi(vmi)) => &vmi.metadata.name,
-            Some(Object::Migration(migration)) => &migration.metadata.name,
             Some(Object::Nad(nad)) => &nad.metadata.name,
-            Some(Object::Pool(pool)) => &pool.metadata.name,
-            Some(Object::ReplicaSet(set)) => &set.metadata.name,
-            Some(Object::Vm(vm)) => &vm.metadata.name,
-            Some(Object::Other) | None => "",
+            Some(object) => object.metadata().map_or("", |metadata| &metadata.name),
+            None => "",
         }
     }
 
@@ -276,15 +272,19 @@ impl<'a> Object<'a> {
     }
 
     fn annotations(&self) -> Option<&Annotations<'a>> {
-        let metadata = match self {
-            Self::Vmi(vmi) => &vmi.metadata,
-            Self::Migration(migration) => &migration.metadata,
-            Self::Nad(_) | Self::Other => return None,
-            Self::Pool(pool) => &pool.metadata,
-            Self::ReplicaSet(set) => &set.metadata,
-            Self::Vm(vm) => &vm.metadata,
-        };
-        metadata.annotations.as_ref()
+        self.metadata()?.annotations.as_ref()
+    }
+
+    /// Returns the metadata of an object of KubeVirt.
+    fn metadata(&self) -> Option<&Metadata<'a>> {
+        match self {
+            Self::Vmi(vmi) => Some(&vmi.metadata),
+            Self::Migration(migration) => Some(&migration.metadata),
+            Self::Nad(_) | Self::Other => None,
+            Self::Pool(pool) => Some(&pool.metadata),
+            Self::ReplicaSet(set) => Some(&set.metadata),
+            Self::Vm(vm) => Some(&vm.metadata),
+        }
     }
 }
 

@@ -45,8 +45,8 @@ pub struct Response<'r> {
     pub allowed: bool,
     /// The reason of a denial. An API server ignores it in a response that allows; other clients expect it there too.
     pub status: Status<'r>,
-    /// `patchType` and `patch`: a JSON patch (RFC 6902).
-    pub patch: Option<&'r json_patch::Patch>,
+    /// `patchType` and `patch`: a JSON patch (RFC 6902) as text.
+    pub patch: Option<&'r [u8]>,
     /// `warnings`: kubectl prints each on a line.
     pub warnings: &'r [String],
 }
@@ -60,9 +60,8 @@ impl Serialize for Response<'_> {
         response.serialize_field("allowed", &self.allowed)?;
         response.serialize_field("status", &self.status)?;
         if let Some(patch) = self.patch {
-            let text = serde_json::to_vec(patch).map_err(serde::ser::Error::custom)?;
             response.serialize_field("patchType", "JSONPatch")?;
-            response.serialize_field("patch", &BASE64.encode(text))?;
+            response.serialize_field("patch", &BASE64.encode(patch))?;
         }
         if !self.warnings.is_empty() {
             response.serialize_field("warnings", self.warnings)?;

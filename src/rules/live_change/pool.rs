@@ -10,7 +10,7 @@ use crate::{
     rules::{Case, CauseType, Finding},
 };
 
-/// Tells what the new NICs in the template do to the guests of the pool.
+/// Returns a finding about what the new NICs in the template do to the guests of the pool.
 pub(super) fn check(case: &Case, pool: &PoolSpec) -> Option<Finding> {
     let change = case.change;
     if change.after.metadata.deletion_timestamp.is_some() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::forecast::Forecast;
+use super::{RULE, forecast::Forecast};
 use crate::{
     change::Nic,
     facts::{
@@ -61,29 +61,32 @@ pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
     let removed = nics.removed.iter().chain(&nics.set_absent).map(|nic| (*nic, NicChange::Remove));
     let modified = nics.modified.iter().map(|(_, nic)| (*nic, NicChange::Modify));
     let all: Vec<_> = added.chain(modified).chain(removed).collect();
-    match case.live() {
-        Fact::Absent => all.into_iter().map(|(nic, change)| (nic, change, Timing::AtStart)).collect(),
-        Fact::Unknown => {
-            let unknown = || Timing::Unknown("whether the VM runs is not known".to_owned());
-            all.into_iter().map(|(nic, change)| (nic, change, unknown())).collect()
+    let timings = match case.live() {
+        Fact::Absent => vec![Timing::AtStart; all.len()],
+        Fact::Unknown => vec![Timing::Unknown("whether the VM runs is not known".to_owned()); all.len()],
+        Fact::Known(vmi) => RULE
+            .isolated(|| of_running(case, vmi, &all))
+            .unwrap_or_else(|| vec![Timing::Unknown("an internal error in nicplug".to_owned()); all.len()]),
+    };
+    all.into_iter().zip(timings).map(|((nic, change), timing)| (nic, change, timing)).collect()
+}
+
+/// Returns when each of these changes reaches a running guest.
+fn of_running(case: &Case, vmi: &Vmi, all: &[(Nic, NicChange)]) -> Vec<Timing> {
+    let forecast = Forecast::of(case, vmi);
+    let plugged: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
+    let timing = |(nic, change): &(Nic, NicChange)| {
+        if plugged.contains(nic.name) {
+            return plug(case, vmi, nic);
         }
-        Fact::Known(vmi) => {
-            let forecast = Forecast::of(case, vmi);
-            let plugged: BTreeSet<&str> = case.plugged(vmi).map(|nic| nic.name).collect();
-            let timing = |nic: &Nic<'c>, change| {
-                if plugged.contains(nic.name) {
-                    return plug(case, vmi, nic);
-                }
-                match change {
-                    // The guest has the NIC, or the new NIC is absent.
-                    NicChange::Add => Timing::Unchanged,
-                    NicChange::Modify => modify(case, vmi, nic, &forecast),
-                    NicChange::Remove => remove(case, vmi, nic),
-                }
-            };
-            all.into_iter().map(|(nic, change)| (nic, change, timing(&nic, change))).collect()
+        match change {
+            // The guest has the NIC, or the new NIC is absent.
+            NicChange::Add => Timing::Unchanged,
+            NicChange::Modify => modify(case, vmi, nic, &forecast),
+            NicChange::Remove => remove(case, vmi, nic),
         }
-    }
+    };
+    all.iter().map(timing).collect()
 }
 
 fn plug(case: &Case, vmi: &Vmi, nic: &Nic) -> Timing {

@@ -1,6 +1,6 @@
 //! The free PCI ports of a VM, as rule NP106 counts them, for commands that show them.
 
-use super::{Ports, boot_slots, devices_after_restart, room_of};
+use super::{Ports, RULE, boot_slots, devices_after_restart, room_of};
 use crate::{
     facts::{Fact, boot},
     pci::{self, HotplugCapacity},
@@ -97,8 +97,11 @@ impl From<HotplugCapacity> for PortCount {
 /// Counts the free ports.
 #[must_use]
 pub fn free_ports(case: &Case) -> FreePorts {
-    let (now, details) = now(case);
-    FreePorts { now, details, after_restart: after_restart(case) }
+    let count = || {
+        let (now, details) = now(case);
+        FreePorts { now, details, after_restart: after_restart(case) }
+    };
+    RULE.isolated(count).unwrap_or_else(|| FreePorts::unknown("an internal error in nicplug"))
 }
 
 fn now(case: &Case) -> (PortCount, String) {
