@@ -144,7 +144,7 @@ enum OutputFormat {
 /// What a command does to each VM.
 pub(super) struct Job {
     pub(super) request: EditRequest,
-    /// Whether it is no error if the NIC to remove does not exist.
+    /// Whether the command succeeds if the NIC to remove does not exist.
     pub(super) ignores_missing: bool,
 }
 
@@ -158,8 +158,8 @@ pub(super) fn run(vms: &VmArgs, job: &Job, args: &InterfaceArgs) -> anyhow::Resu
     let is_single = vms.selector.is_none() && names.len() == 1;
     ensure!(
         is_single || vms.yes || args.dry_run != DryRun::None || can_ask(),
-        "several VMs can change, and there is no terminal for the question: pass --yes to change them, or --dry-run to \
-         see what would happen"
+        "several VMs can change, and nicplug cannot ask without a terminal: pass --yes to change them, or --dry-run to see \
+         what would happen"
     );
     block_on(async {
         let cluster = args.cluster.connect(&settings).await?;
@@ -193,7 +193,7 @@ struct Command<'c> {
 enum Outcome {
     /// The VM has the requested state, by this change or already before.
     Done(Box<Done>),
-    /// The VM does not have the NIC to remove, and that is no error.
+    /// The VM does not have the NIC to remove, and the command succeeds without a change.
     Ignored,
     /// The change was denied, and the reason is printed.
     Denied,
