@@ -5,7 +5,10 @@ use std::{fmt::Write as _, net::SocketAddr};
 use serde_json::Value;
 
 use super::{arrival::ArrivalLine, steps::Step};
-use crate::cli::terminal::{Colour, Painter, wrap};
+use crate::cli::{
+    arguments::program,
+    terminal::{Colour, Painter, wrap},
+};
 
 /// The width of what the user runs, which is indented.
 const INPUT_WIDTH: usize = 75;
@@ -96,7 +99,8 @@ impl Printer {
         let line = format!("{reviewed} changes reviewed over TLS, all with the expected result.");
         let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &line));
         if !knows_flags {
-            text.push_str("nicplug demo --all shows every rule, --curl lets you send requests yourself.\n");
+            let _ =
+                writeln!(text, "{} demo --all shows every rule, --curl lets you send requests yourself.", program());
         }
         text
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use super::{AT_BOOT, Printout, SlotsArgs, now::Now};
 use crate::{
-    cli::guests::name_in,
+    cli::{arguments::program, guests::name_in},
     cluster::{
         files,
         manifests::{self, Manifest},
@@ -108,7 +108,7 @@ fn select(all: Vec<Manifest>, api: &ApiSettings, argument: Option<&str>, source:
         (1, 0, Some(guest), _) | (0, 1, _, Some(guest)) => Ok(Selected { guest, vmi: None }),
         (0, 0, ..) => bail!("{source} has no VM named {:?}; it has {names}", name.unwrap_or_default()),
         _ if name.is_some() => bail!("{source} has several guests named {:?}; keep one", name.unwrap_or_default()),
-        _ => bail!("{source} has several guests; name one of {names}, as in `nicplug slots NAME -f FILE`"),
+        _ => bail!("{source} has several guests; name one of {names}, as in `{} slots NAME -f FILE`", program()),
     }
 }
 
