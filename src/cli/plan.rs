@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{
+    arguments::quoted,
     block_on,
     facts::SettingsArgs,
     guests::{self, Selection, name_in},
@@ -232,9 +233,9 @@ impl Planned<'_> {
     }
 
     fn patch_command(&self) -> anyhow::Result<String> {
-        let patch = serde_json::to_string(&self.plan.patch)?.replace('\'', r"'\''");
+        let patch = quoted(&serde_json::to_string(&self.plan.patch)?);
         let GuestReport { namespace, name, .. } = self.report;
-        Ok(format!("kubectl patch virtualmachine {name} --namespace={namespace} --type=json --patch='{patch}'"))
+        Ok(format!("kubectl patch virtualmachine {name} --namespace={namespace} --type=json --patch={patch}"))
     }
 
     fn json(&self) -> Value {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{arrival::ArrivalLine, steps::Step};
 use crate::cli::{
-    arguments::program,
+    arguments::{program, quoted},
     terminal::{Colour, Painter, wrap},
 };
 
@@ -121,7 +121,7 @@ fn input(step: &Step) -> String {
         return format!("$ {}", step.command);
     }
     if step.is_annotation() {
-        let words = step.annotate.iter().map(|(annotation, value)| format!("{annotation}={}", in_shell(value)));
+        let words = step.annotate.iter().map(|(annotation, value)| format!("{annotation}={}", quoted(value)));
         let words: Vec<String> = words.collect();
         let (command, words) = ("$ kubectl annotate vm vmi-fedora", words.join(" "));
         let fits = command.len() + words.len() < INPUT_WIDTH;
@@ -133,12 +133,6 @@ fn input(step: &Step) -> String {
     let annotations =
         step.annotate.iter().map(|(annotation, value)| format!("annotations: {{{annotation}: {value:?}}}\n"));
     annotations.chain([step.apply.clone()]).collect()
-}
-
-/// Returns a word as a shell reads it.
-fn in_shell(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "=,./-_:".contains(letter);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
 /// Returns what kubectl or nicplug prints for a change that is stored.
