@@ -195,6 +195,18 @@ pub(super) fn name_in(argument: &str) -> anyhow::Result<&str> {
     Ok(name)
 }
 
+/// Returns the names in arguments, each once.
+pub(super) fn names_in(arguments: &[String]) -> anyhow::Result<Vec<&str>> {
+    let mut names: Vec<&str> = Vec::new();
+    for argument in arguments {
+        let name = name_in(argument)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Reads VMs and VMIs by their names, for which the permission `get` is enough.
 async fn read_named(
     cluster: &Cluster,
@@ -203,13 +215,7 @@ async fn read_named(
     guests: &mut FoundGuests,
 ) -> anyhow::Result<()> {
     let namespace = &cluster.namespace;
-    let mut names: Vec<&str> = Vec::new();
-    for argument in arguments {
-        let name = name_in(argument)?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
+    let names = names_in(arguments)?;
     let both = |name: &&str| {
         let [vm, vmi] = [Kind::Vm, Kind::Vmi].map(|kind| ObjectPath::one(kind, namespace, name));
         async move { join(client.get(&vm), client.get(&vmi)).await }

@@ -32,7 +32,7 @@ use super::{
     arguments::program,
     block_on,
     facts::SettingsArgs,
-    guests::name_in,
+    guests::names_in,
     kubeconfig::{Cluster, ClusterArgs, explain},
     values::HumanDuration,
 };
@@ -70,20 +70,6 @@ pub(super) struct VmArgs {
     /// Change several VMs without a question.
     #[arg(short, long)]
     yes: bool,
-}
-
-impl VmArgs {
-    /// Returns the names, each once.
-    fn names(&self) -> anyhow::Result<Vec<String>> {
-        let mut names: Vec<String> = Vec::new();
-        for argument in &self.vms {
-            let name = name_in(argument)?;
-            if !names.iter().any(|other| other == name) {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
-    }
 }
 
 /// The flags of both commands.
@@ -151,7 +137,7 @@ pub(super) struct Job {
 /// Runs one of the commands.
 pub(super) fn run(vms: &VmArgs, job: &Job, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let names = vms.names()?;
+    let names = names_in(&vms.vms)?;
     if let Some(time) = args.wait.and_then(|_| names.iter().find(|name| name.parse::<HumanDuration>().is_ok())) {
         bail!("{time:?} is a time and not the name of a VM: write --wait={time}");
     }

@@ -29,7 +29,7 @@ const LONGEST_NAME: usize = 40;
 /// A command about several VMs.
 pub(super) struct Several<'c> {
     pub(super) vms: &'c VmArgs,
-    pub(super) names: &'c [String],
+    pub(super) names: &'c [&'c str],
     pub(super) context: CommandContext<'c>,
     pub(super) console: &'c Console,
 }
@@ -115,7 +115,7 @@ impl Several<'_> {
         let selector = self.vms.selector.as_deref();
         let selection = match selector {
             Some(_) => Selection::Namespace,
-            None => Selection::Each(self.names.to_vec()),
+            None => Selection::Each(self.names.iter().map(ToString::to_string).collect()),
         };
         let networks: Vec<String> = match &job.request {
             EditRequest::Add(nic) => vec![full_name(&nic.network_name, &cluster.namespace)],
