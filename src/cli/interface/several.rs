@@ -118,20 +118,20 @@ impl Several<'_> {
             None => Selection::Each(self.names.iter().map(ToString::to_string).collect()),
         };
         let networks: Vec<String> = match &job.request {
-            EditRequest::Add(nic) => vec![full_name(&nic.network_name, &cluster.namespace)],
+            EditRequest::Add(nic) => vec![nic.network_name.clone()],
             EditRequest::Remove(_) => Vec::new(),
         };
-        let mut guests = guests::read(cluster, &selection, selector, &networks).await?;
-        for note in guests.unread.notes() {
+        let FoundGuests { list, missing, store, unread, .. } =
+            guests::read(cluster, &selection, selector, &networks).await?;
+        for note in unread.notes() {
             self.console.note(&note)?;
         }
-        let FoundGuests { list, missing, store, .. } = &mut guests;
         if let (Some(labels), true) = (selector, list.is_empty()) {
             bail!("no VM in namespace {:?} has the labels {labels:?}", cluster.namespace);
         }
-        let facts: Arc<dyn FactSource> = Arc::new(std::mem::take(store));
-        let mut rows: Vec<Row> = list.drain(..).map(|guest| self.row(guest, &facts)).collect();
-        rows.extend(missing.drain(..).map(|(name, why)| Row { name, state: State::Failed(why) }));
+        let facts: Arc<dyn FactSource> = Arc::new(store);
+        let mut rows: Vec<Row> = list.into_iter().map(|guest| self.row(guest, &facts)).collect();
+        rows.extend(missing.into_iter().map(|(name, why)| Row { name, state: State::Failed(why) }));
         let position = |row: &Row| self.names.iter().position(|name| *name == row.name);
         rows.sort_by_key(position);
         Ok(rows)
@@ -331,11 +331,6 @@ impl Row {
             State::Failed(why) => (Some(Colour::Red), format!("not judged: {why}")),
         }
     }
-}
-
-/// Returns a network with its namespace.
-fn full_name(network: &str, namespace: &str) -> String {
-    if network.contains('/') { network.to_owned() } else { format!("{namespace}/{network}") }
 }
 
 /// Returns how many VMs came to which end, and the names of those that need attention.
