@@ -104,12 +104,6 @@ impl Unread {
         }
     }
 
-    /// Adds what else could not be read.
-    fn extend(&mut self, other: Self) {
-        self.forbidden.extend(other.forbidden);
-        self.failed.extend(other.failed);
-    }
-
     /// Returns a sentence for each reason.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -344,11 +338,7 @@ async fn read_around(
     for (path, listed) in lists {
         match listed {
             Ok(objects) => {
-                // An object that cannot be read stays unknown, as on the server.
-                for text in &objects {
-                    drop(guests.store.apply(path.kind, text));
-                }
-                guests.store.finish_sync(path.kind);
+                add_all(&mut guests.store, path.kind, &objects);
                 if path.kind == Kind::Migration {
                     guests.migrations = Some(grouped(objects.iter().map(|text| value(text)).collect(), namespace_of));
                 }
@@ -358,6 +348,14 @@ async fn read_around(
             Err(error) => guests.unread.add(&path, &error),
         }
     }
+}
+
+/// Adds all objects of a kind. One that cannot be read stays unknown, as on the server.
+fn add_all(store: &mut Store, kind: Kind, objects: &[String]) {
+    for text in objects {
+        drop(store.apply(kind, text));
+    }
+    store.finish_sync(kind);
 }
 
 /// Adds a guest to the facts. Returns its ControllerRevision, if its ports at boot are not recorded.
