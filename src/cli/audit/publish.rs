@@ -69,7 +69,7 @@ enum Change {
 impl Publisher {
     /// Asks the cluster which kind of reports it serves.
     pub(super) async fn new(cluster: &Cluster) -> anyhow::Result<Self> {
-        let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+        let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
         let mut served = Vec::new();
         for kind in KINDS {
             let unknown = |error| anyhow!("whether the cluster has {} is unknown: {error}", kind.api_version());
