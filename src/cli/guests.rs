@@ -369,10 +369,14 @@ fn add_guest(store: &mut Store, guest: &Guest) -> Option<ObjectPath> {
             Fact::Unknown => {}
         }
     }
-    let is_recorded = |vmi: &Value| vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some();
-    let vmi = guest.vmi.known().filter(|vmi| !is_recorded(vmi));
+    let vmi = guest.vmi.known().filter(|vmi| !has_boot_record(vmi));
     let revision = vmi.and_then(|vmi| vmi.pointer("/status/virtualMachineRevisionName")?.as_str());
     revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))
+}
+
+/// Whether nicplug recorded the ports of a VMI at boot.
+pub(super) fn has_boot_record(vmi: &Value) -> bool {
+    vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some()
 }
 
 /// Adds objects to the facts.
@@ -481,7 +485,7 @@ fn is_of_vm(vmi: &Value) -> bool {
 }
 
 /// Returns namespace and name.
-fn key(object: &Value) -> (String, String) {
+pub(super) fn key(object: &Value) -> (String, String) {
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     (namespace.to_owned(), name_of(object).to_owned())
 }

@@ -17,7 +17,7 @@ use super::{
     reports::{KINDS, OWNED, StoredReport, reports_of},
 };
 use crate::{
-    cli::kubeconfig::Cluster,
+    cli::{guests, kubeconfig::Cluster},
     k8s::{api_error::ApiError, request::ApiClient, resource::Resource},
 };
 
@@ -150,9 +150,7 @@ impl Publisher {
         while let Some(page) = pages.next().await.map_err(unlisted)? {
             let mut add = |text: &str| {
                 let mut object: Value = serde_json::from_str(text).unwrap_or_default();
-                let field = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-                let key = (field("/metadata/namespace"), field("/metadata/name"));
-                all.insert(key, StoredReport::of(&mut object));
+                all.insert(guests::key(&object), StoredReport::of(&mut object));
             };
             page.for_each(&mut add).map_err(unlisted)?;
         }
