@@ -370,8 +370,7 @@ impl Command<'_> {
     /// it.
     async fn may_proceed(&self, edit: &Edit) -> anyhow::Result<bool> {
         let CommandContext { args, cluster, .. } = self.context;
-        let needs_migration = edit.running == Fact::Known(()) && forecast::needs_manual_migration(edit);
-        if self.console.is_of_several() || !args.migrate || !needs_migration {
+        if self.console.is_of_several() || !args.migrate || !forecast::waits_for_manual_migration(edit) {
             return Ok(true);
         }
         may_migrate(cluster, self.console).await
@@ -421,8 +420,7 @@ impl Command<'_> {
         let text = forecast::sentence(self.vm, &job.request, edit, args.migrate);
         let Some(text) = text else { return Ok(()) };
         self.console.info(&text)?;
-        let is_attached = matches!(job.request, EditRequest::Add(_)) && edit.running == Fact::Known(());
-        if is_attached && forecast::needs_manual_migration(edit) && !args.migrate {
+        if forecast::needs_hint(&job.request, edit, args.migrate) {
             self.console.verbatim(&migration::create_command(&cluster.groups, &cluster.namespace, self.vm)?)?;
             if migration::may_start(cluster).await == Some(false) {
                 self.console.verbatim(&migration::how_to_grant(cluster).await)?;

@@ -16,7 +16,7 @@ use crate::{
         guests::{self, FoundGuests, Guest, Selection},
         terminal::Colour,
     },
-    facts::{Fact, FactSource},
+    facts::FactSource,
     hotplug::edit::{self, Edit, EditError, EditRequest},
 };
 
@@ -91,8 +91,7 @@ impl Several<'_> {
         let changes: Vec<&Edit> = rows.iter().filter_map(Row::change).collect();
         let dry_run = self.context.args.dry_run;
         if !changes.is_empty() && dry_run == DryRun::None {
-            let needs_migration =
-                changes.iter().any(|edit| edit.running == Fact::Known(()) && forecast::needs_manual_migration(edit));
+            let needs_migration = changes.iter().any(|edit| forecast::waits_for_manual_migration(edit));
             if self.context.args.migrate && needs_migration && !may_migrate(self.context.cluster, self.console).await? {
                 return Ok(ExitCode::FAILURE);
             }
