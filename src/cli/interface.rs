@@ -127,6 +127,18 @@ enum OutputFormat {
     Yaml,
 }
 
+impl OutputFormat {
+    /// Prints the names of VMs, or an object about them.
+    fn print(self, vms: &[&str], object: impl FnOnce() -> Value) -> anyhow::Result<()> {
+        let text = match self {
+            Self::Json => serde_json::to_string_pretty(&object())? + "\n",
+            Self::Name => vms.iter().map(|vm| resource_name(vm) + "\n").collect(),
+            Self::Yaml => serde_saphyr::to_string(&object())?,
+        };
+        Ok(Console::object(&text)?)
+    }
+}
+
 /// What a command does to each VM.
 pub(super) struct Job {
     pub(super) request: EditRequest,
@@ -378,13 +390,9 @@ impl Command<'_> {
 
     fn print_result(&self, done: &Done) -> anyhow::Result<()> {
         let Done { edit, vm, .. } = done;
-        let name = resource_name(self.vm);
-        let vm = &without_managers(vm);
         match self.context.args.output {
-            Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
-            Some(OutputFormat::Name) => Console::object(&format!("{name}\n"))?,
-            Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(vm)?)?,
-            None => self.console.info(&format!("{name} {}", self.verb(edit)))?,
+            Some(format) => format.print(&[self.vm], || without_managers(vm))?,
+            None => self.console.info(&format!("{} {}", resource_name(self.vm), self.verb(edit)))?,
         }
         if !edit.is_needed() {
             self.console.info(&self.unchanged())?;

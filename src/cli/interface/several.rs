@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Command, CommandContext, Console, Done, DryRun, MIGRATION_TIMEOUT, Outcome, OutputFormat, VmArgs, forecast,
-    may_migrate, resource_name, undo, without_managers,
+    Command, CommandContext, Console, Done, DryRun, MIGRATION_TIMEOUT, Outcome, VmArgs, forecast, may_migrate,
+    resource_name, undo, without_managers,
 };
 use crate::{
     cli::{
@@ -275,22 +275,11 @@ impl Several<'_> {
     // === The end ===
 
     fn print_objects(&self, results: &[Result]) -> anyhow::Result<()> {
-        let changed = || results.iter().filter_map(|result| result.objects.as_ref().map(|(_, vm)| (&result.name, vm)));
-        let list = || {
-            json!({"apiVersion": "v1", "kind": "List",
-            "items": changed().map(|(_, vm)| without_managers(vm)).collect::<Vec<_>>()})
-        };
-        match self.context.args.output {
-            Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(&list())?))?,
-            Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(&list())?)?,
-            Some(OutputFormat::Name) => {
-                for (name, _) in changed() {
-                    Console::object(&format!("{}\n", resource_name(name)))?;
-                }
-            }
-            None => {}
-        }
-        Ok(())
+        let Some(format) = self.context.args.output else { return Ok(()) };
+        let changed = results.iter().filter_map(|result| Some((result.name.as_str(), &result.objects.as_ref()?.1)));
+        let (names, vms): (Vec<&str>, Vec<&Value>) = changed.unzip();
+        let items = || vms.into_iter().map(without_managers).collect::<Vec<_>>();
+        format.print(&names, || json!({"apiVersion": "v1", "kind": "List", "items": items()}))
     }
 
     fn print_summary(&self, results: &[Result]) -> anyhow::Result<()> {
