@@ -53,41 +53,39 @@ pub(super) struct StoredReport {
 
 /// Returns the reports about a guest: none without findings, and several if one would be too large.
 pub(super) fn reports_of(guest: &AuditedGuest, kubevirt_version: &str) -> Vec<NewReport> {
-    let mut parts: Vec<(Vec<Fields>, [usize; 5])> = Vec::new();
+    let mut parts: Vec<Vec<Fields>> = Vec::new();
     let mut bytes = 0;
     for finding in &guest.findings {
         let result = result_of(finding, kubevirt_version);
         let length = text_of(&result).len();
         bytes += length;
-        if parts.is_empty() || bytes > MAX_BYTES {
-            parts.push(Default::default());
-            bytes = length;
-        }
-        if let Some((results, counts)) = parts.last_mut() {
-            results.push(result);
-            counts
-                .iter_mut()
-                .zip(OUTCOMES)
-                .filter(|(_, it)| *it == outcome(finding))
-                .for_each(|(count, _)| *count += 1);
+        match parts.last_mut() {
+            Some(results) if bytes <= MAX_BYTES => results.push(result),
+            _ => {
+                parts.push(vec![result]);
+                bytes = length;
+            }
         }
     }
     let parts = parts.into_iter().enumerate();
-    parts.map(|(index, (results, counts))| NewReport::of(guest, index, results, counts)).collect()
+    parts.map(|(index, results)| NewReport::of(guest, index, results)).collect()
 }
 
 /// The values of `result`, in the order of the fields of `summary`.
 const OUTCOMES: [&str; 5] = ["pass", "fail", "warn", "error", "skip"];
 
 impl NewReport {
-    fn of(guest: &AuditedGuest, index: usize, results: Vec<Fields>, counts: [usize; 5]) -> Self {
+    fn of(guest: &AuditedGuest, index: usize, results: Vec<Fields>) -> Self {
         let AuditedGuest { kind, namespace, name, uid, .. } = guest;
         let part = if index == 0 { String::new() } else { format!("-{}", index + 1) };
         let version = "kubevirt.io/v1";
         let owners = json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid}]);
         let scope = json!({"apiVersion": version, "kind": kind, "namespace": namespace, "name": name, "uid": uid});
+        let count = |outcome: &str| {
+            results.iter().filter(|fields| fields.get("result").is_some_and(|result| result == outcome)).count()
+        };
         let summary: Map<String, Value> =
-            OUTCOMES.iter().zip(counts).map(|(outcome, count)| ((*outcome).to_owned(), json!(count))).collect();
+            OUTCOMES.into_iter().map(|outcome| (outcome.to_owned(), json!(count(outcome)))).collect();
         Self { name: format!("nicplug-{uid}{part}"), frame: [owners, scope, Value::Object(summary)], results }
     }
 
