@@ -31,12 +31,12 @@ use crate::{
         terminal::{Colour, wrap},
     },
     facts::Fact,
-    hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
+    hotplug::{
+        place::CREATED_BY,
+        progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
+    },
     k8s::{api_error::root_cause, kind::Kind},
 };
-
-/// The label of a guest's pods that holds the VMI's uid.
-const CREATED_BY: &str = "kubevirt.io/created-by";
 
 /// The width of time, mark and stage in a line.
 const MARGIN: usize = 25;
