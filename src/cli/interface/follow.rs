@@ -165,7 +165,7 @@ struct Printed {
 impl Follower<'_> {
     /// Follows the NIC until all stages are reached, at most for the timeout.
     pub(super) async fn follow(&self, timeout: Duration) -> anyhow::Result<ExitCode> {
-        self.console.begin_limited("", timeout);
+        self.console.begin_limited(timeout);
         let end = self.follow_until(timeout).await;
         self.console.end_progress();
         end
