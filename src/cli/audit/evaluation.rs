@@ -14,6 +14,7 @@ use crate::{
         check::{Level, UnknownFacts, WithVersion, findings_of_new},
         guests::{FoundGuests, Guest},
         slots::{BusView, bus_after_restart},
+        status::place_of,
     },
     facts::{Fact, FactSource, migration::Obstacle},
     hotplug::{
@@ -246,8 +247,8 @@ impl GuestAuditor<'_> {
                 .nics
                 .into_iter()
                 .map(|nic| {
-                    let leaves = if nic.direction == Direction::Detach { " (leaves)" } else { "" };
-                    [nic.name, nic.network, format!("{}{leaves}", nic.place.as_str())]
+                    let place = place_of(&nic);
+                    [nic.name, nic.network, place]
                 })
                 .collect(),
             findings,
