@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cli::{guests, kubeconfig::Cluster},
-    k8s::{api_error::ApiError, request::ApiClient, resource::Resource},
+    k8s::{api_error::ApiError, kind::Kind, request::ApiClient, resource::Resource},
 };
 
 /// The writer in `metadata.managedFields`.
@@ -42,6 +42,8 @@ pub(super) struct Publisher {
     kind: Resource,
     /// The other kind, if the cluster serves both: an earlier audit may have written it.
     other: Option<Resource>,
+    /// The group in which the cluster serves VMs.
+    group: String,
 }
 
 /// What was written.
@@ -85,7 +87,7 @@ impl Publisher {
                  https://github.com/openreports/reports-api"
             );
         };
-        Ok(Self { client, kind, other: served.next() })
+        Ok(Self { client, kind, other: served.next(), group: cluster.groups.of(Kind::Vm.group()).to_owned() })
     }
 
     /// Makes the reports of a namespace, or of all if it is empty, those of the audit. With a selector, reports about
@@ -102,7 +104,7 @@ impl Publisher {
         let mut changes = Vec::new();
         let now = Timestamp::now().as_second();
         for guest in &report.guests {
-            for new in reports_of(guest, &report.version) {
+            for new in reports_of(guest, &self.group, &report.version) {
                 let key = (guest.namespace.clone(), new.name.clone());
                 let known = stored.remove(&key);
                 if known.as_ref().is_some_and(|known| new.is_stored_as(known)) {
