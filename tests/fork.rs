@@ -108,7 +108,7 @@ async fn the_commands_read_and_change_the_vms_of_the_fork() {
     let namespace = install(api).await;
     let folder = Folder::new("fork");
     let settings = folder.write("settings.yaml", SETTINGS);
-    let run = async |args: &'static [&str]| {
+    let run = async |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.args(args).arg("--kubeconfig").arg(api.kubeconfig()).args(["--namespace", &namespace]);
         command.arg("--settings").arg(&settings).env_remove("KUBECONFIG");
@@ -119,6 +119,13 @@ async fn the_commands_read_and_change_the_vms_of_the_fork() {
     assert!(code == Some(0) && text.contains("\"vm-fedora\""), "{text}");
     let (_, text) = run(&["plan", VM, "--add", "second=blue"]).await;
     assert!(text.contains("second"), "{text}");
+    // The VM runs, so the rules of hotplug apply to its change.
+    let interface = json!({"name": "second", "bridge": {}, "model": "e1000e"});
+    let mut changed = vm().nic_with(interface, json!({"multus": {"networkName": "blue"}})).build();
+    changed["apiVersion"] = format!("{GROUP}/v1").into();
+    let file = folder.write("vm.json", &changed.to_string());
+    let (code, text) = run(&["check", "--cluster", "--file", &file]).await;
+    assert!(code == Some(1) && text.contains("NP103"), "{text}");
     let (code, text) =
         run(&["addinterface", VM, "--network-attachment-definition-name", "blue", "--name", "second"]).await;
     assert_eq!(code, Some(0), "{text}");

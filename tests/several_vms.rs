@@ -84,7 +84,7 @@ async fn several_vms_are_changed_with_a_table_a_summary_and_the_command_that_und
 #[tokio::test]
 async fn without_a_terminal_several_vms_need_a_flag_and_nothing_is_changed() {
     let Some(fixture) = CommandFixture::with_vms("noask", &["web-a", "web-b"]).await else { return };
-    let advice = "there is no terminal for the question: pass --yes to change them, or --dry-run to see";
+    let advice = "nicplug cannot ask without a terminal: pass --yes to change them, or --dry-run to see";
     for more in [&["web-a", "web-b"][..], &["-l", "app=web"], &["-l", "app=web", "-o", "json"]] {
         run(fixture.command(IN_PLACE, &with(&ADD, more))).await.check(2, &[], &[advice]);
     }

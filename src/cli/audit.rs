@@ -10,6 +10,7 @@ mod text;
 
 use std::{
     io::{self, BufWriter, Write},
+    mem,
     process::ExitCode,
 };
 
@@ -195,7 +196,8 @@ impl AuditArgs {
     async fn report(&self, cluster: &Cluster, settings: &Settings) -> anyhow::Result<AuditReport> {
         let progress = Progress::start("Reading the cluster");
         let scope = Scope::new(cluster, self.all_namespaces, self.selector.as_deref())?;
-        let found = scope.facts().await?;
+        let mut found = scope.facts().await?;
+        let mut unread = mem::take(&mut found.unread);
         let present = found.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         let mut report = AuditReport {
             scope: self.scope(cluster),
@@ -210,7 +212,6 @@ impl AuditArgs {
             wanted: self.kubevirt_version,
             has_bus: self.output == Format::Html,
         };
-        let mut unread = super::guests::Unread::default();
         let AuditReport { guests, unknown, buses, .. } = &mut report;
         let evaluate = |guest| {
             guests.push(auditor.audit(&guest, unknown, buses));
@@ -218,7 +219,7 @@ impl AuditArgs {
         };
         scope.each(&mut unread, evaluate).await?;
         report.guests.sort_by_cached_key(AuditedGuest::rank);
-        report.notes = found.unread.notes();
+        report.notes = unread.notes();
         if present.is_none() {
             let assumed =
                 if self.kubevirt_version.is_none() { format!(": treated as {NEWEST_KNOWN}") } else { String::new() };

@@ -200,7 +200,7 @@ impl CheckArgs {
     fn report(&self) -> anyhow::Result<Report> {
         let paths: Vec<PathBuf> = self.files.iter().chain(&self.more_files).cloned().collect();
         let sources = sources(&paths, self.recursive)?;
-        let progress = Progress::start("Reading the cluster");
+        let progress = Progress::start(if self.cluster { "Reading the cluster" } else { "Reading the files" });
         let mut report = Report::default();
         let settings = self.settings.read()?;
         let (state, namespace) = self.cluster_state(&settings)?;

@@ -104,12 +104,6 @@ impl Unread {
         }
     }
 
-    /// Adds what else could not be read.
-    fn extend(&mut self, other: Self) {
-        self.forbidden.extend(other.forbidden);
-        self.failed.extend(other.failed);
-    }
-
     /// Returns a sentence for each reason.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -195,6 +189,18 @@ pub(super) fn name_in(argument: &str) -> anyhow::Result<&str> {
     Ok(name)
 }
 
+/// Returns the names in arguments, each once.
+pub(super) fn names_in(arguments: &[String]) -> anyhow::Result<Vec<&str>> {
+    let mut names: Vec<&str> = Vec::new();
+    for argument in arguments {
+        let name = name_in(argument)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Reads VMs and VMIs by their names, for which the permission `get` is enough.
 async fn read_named(
     cluster: &Cluster,
@@ -203,13 +209,7 @@ async fn read_named(
     guests: &mut FoundGuests,
 ) -> anyhow::Result<()> {
     let namespace = &cluster.namespace;
-    let mut names: Vec<&str> = Vec::new();
-    for argument in arguments {
-        let name = name_in(argument)?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
+    let names = names_in(arguments)?;
     let both = |name: &&str| {
         let [vm, vmi] = [Kind::Vm, Kind::Vmi].map(|kind| ObjectPath::one(kind, namespace, name));
         async move { join(client.get(&vm), client.get(&vmi)).await }
@@ -338,11 +338,7 @@ async fn read_around(
     for (path, listed) in lists {
         match listed {
             Ok(objects) => {
-                // An object that cannot be read stays unknown, as on the server.
-                for text in &objects {
-                    drop(guests.store.apply(path.kind, text));
-                }
-                guests.store.finish_sync(path.kind);
+                add_all(&mut guests.store, path.kind, &objects);
                 if path.kind == Kind::Migration {
                     guests.migrations = Some(grouped(objects.iter().map(|text| value(text)).collect(), namespace_of));
                 }
@@ -352,6 +348,14 @@ async fn read_around(
             Err(error) => guests.unread.add(&path, &error),
         }
     }
+}
+
+/// Adds all objects of a kind. One that cannot be read stays unknown, as on the server.
+fn add_all(store: &mut Store, kind: Kind, objects: &[String]) {
+    for text in objects {
+        drop(store.apply(kind, text));
+    }
+    store.finish_sync(kind);
 }
 
 /// Adds a guest to the facts. Returns its ControllerRevision, if its ports at boot are not recorded.
@@ -365,10 +369,14 @@ fn add_guest(store: &mut Store, guest: &Guest) -> Option<ObjectPath> {
             Fact::Unknown => {}
         }
     }
-    let is_recorded = |vmi: &Value| vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some();
-    let vmi = guest.vmi.known().filter(|vmi| !is_recorded(vmi));
+    let vmi = guest.vmi.known().filter(|vmi| !has_boot_record(vmi));
     let revision = vmi.and_then(|vmi| vmi.pointer("/status/virtualMachineRevisionName")?.as_str());
     revision.map(|name| ObjectPath::one(Kind::Revision, namespace, name))
+}
+
+/// Whether nicplug recorded the ports of a VMI at boot.
+pub(super) fn has_boot_record(vmi: &Value) -> bool {
+    vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some()
 }
 
 /// Adds objects to the facts.
@@ -477,7 +485,7 @@ fn is_of_vm(vmi: &Value) -> bool {
 }
 
 /// Returns namespace and name.
-fn key(object: &Value) -> (String, String) {
+pub(super) fn key(object: &Value) -> (String, String) {
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     (namespace.to_owned(), name_of(object).to_owned())
 }

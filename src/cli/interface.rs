@@ -32,7 +32,7 @@ use super::{
     arguments::program,
     block_on,
     facts::SettingsArgs,
-    guests::name_in,
+    guests::names_in,
     kubeconfig::{Cluster, ClusterArgs, explain},
     values::HumanDuration,
 };
@@ -70,20 +70,6 @@ pub(super) struct VmArgs {
     /// Change several VMs without a question.
     #[arg(short, long)]
     yes: bool,
-}
-
-impl VmArgs {
-    /// Returns the names, each once.
-    fn names(&self) -> anyhow::Result<Vec<String>> {
-        let mut names: Vec<String> = Vec::new();
-        for argument in &self.vms {
-            let name = name_in(argument)?;
-            if !names.iter().any(|other| other == name) {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
-    }
 }
 
 /// The flags of both commands.
@@ -141,25 +127,37 @@ enum OutputFormat {
     Yaml,
 }
 
+impl OutputFormat {
+    /// Prints the names of VMs, or an object about them.
+    fn print(self, vms: &[&str], object: impl FnOnce() -> Value) -> anyhow::Result<()> {
+        let text = match self {
+            Self::Json => serde_json::to_string_pretty(&object())? + "\n",
+            Self::Name => vms.iter().map(|vm| resource_name(vm) + "\n").collect(),
+            Self::Yaml => serde_saphyr::to_string(&object())?,
+        };
+        Ok(Console::object(&text)?)
+    }
+}
+
 /// What a command does to each VM.
 pub(super) struct Job {
     pub(super) request: EditRequest,
-    /// Whether it is no error if the NIC to remove does not exist.
+    /// Whether the command succeeds if the NIC to remove does not exist.
     pub(super) ignores_missing: bool,
 }
 
 /// Runs one of the commands.
 pub(super) fn run(vms: &VmArgs, job: &Job, args: &InterfaceArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
-    let names = vms.names()?;
+    let names = names_in(&vms.vms)?;
     if let Some(time) = args.wait.and_then(|_| names.iter().find(|name| name.parse::<HumanDuration>().is_ok())) {
         bail!("{time:?} is a time and not the name of a VM: write --wait={time}");
     }
     let is_single = vms.selector.is_none() && names.len() == 1;
     ensure!(
         is_single || vms.yes || args.dry_run != DryRun::None || can_ask(),
-        "several VMs can change, and there is no terminal for the question: pass --yes to change them, or --dry-run to \
-         see what would happen"
+        "several VMs can change, and nicplug cannot ask without a terminal: pass --yes to change them, or --dry-run to see \
+         what would happen"
     );
     block_on(async {
         let cluster = args.cluster.connect(&settings).await?;
@@ -193,7 +191,7 @@ struct Command<'c> {
 enum Outcome {
     /// The VM has the requested state, by this change or already before.
     Done(Box<Done>),
-    /// The VM does not have the NIC to remove, and that is no error.
+    /// The VM does not have the NIC to remove, and the command succeeds without a change.
     Ignored,
     /// The change was denied, and the reason is printed.
     Denied,
@@ -384,8 +382,7 @@ impl Command<'_> {
     /// it.
     async fn may_proceed(&self, edit: &Edit) -> anyhow::Result<bool> {
         let CommandContext { args, cluster, .. } = self.context;
-        let needs_migration = edit.running == Fact::Known(()) && forecast::needs_manual_migration(edit);
-        if self.console.is_of_several() || !args.migrate || !needs_migration {
+        if self.console.is_of_several() || !args.migrate || !forecast::waits_for_manual_migration(edit) {
             return Ok(true);
         }
         may_migrate(cluster, self.console).await
@@ -393,13 +390,9 @@ impl Command<'_> {
 
     fn print_result(&self, done: &Done) -> anyhow::Result<()> {
         let Done { edit, vm, .. } = done;
-        let name = resource_name(self.vm);
-        let vm = &without_managers(vm);
         match self.context.args.output {
-            Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(vm)?))?,
-            Some(OutputFormat::Name) => Console::object(&format!("{name}\n"))?,
-            Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(vm)?)?,
-            None => self.console.info(&format!("{name} {}", self.verb(edit)))?,
+            Some(format) => format.print(&[self.vm], || without_managers(vm))?,
+            None => self.console.info(&format!("{} {}", resource_name(self.vm), self.verb(edit)))?,
         }
         if !edit.is_needed() {
             self.console.info(&self.unchanged())?;
@@ -435,8 +428,7 @@ impl Command<'_> {
         let text = forecast::sentence(self.vm, &job.request, edit, args.migrate);
         let Some(text) = text else { return Ok(()) };
         self.console.info(&text)?;
-        let is_attached = matches!(job.request, EditRequest::Add(_)) && edit.running == Fact::Known(());
-        if is_attached && forecast::needs_manual_migration(edit) && !args.migrate {
+        if forecast::needs_hint(&job.request, edit, args.migrate) {
             self.console.verbatim(&migration::create_command(&cluster.groups, &cluster.namespace, self.vm)?)?;
             if migration::may_start(cluster).await == Some(false) {
                 self.console.verbatim(&migration::how_to_grant(cluster).await)?;

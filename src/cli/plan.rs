@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{
+    arguments::quoted,
     block_on,
     facts::SettingsArgs,
     guests::{self, Selection, name_in},
@@ -139,11 +140,7 @@ impl PlanArgs {
             };
             output.write_all(text.as_bytes())?;
             print_notes(&guests)?;
-            Ok(match (plan.is_refused(), plan.is_uncertain()) {
-                (true, _) => ExitCode::FAILURE,
-                (false, true) => ExitCode::from(2),
-                (false, false) => ExitCode::SUCCESS,
-            })
+            Ok(ExitCode::from(exit_status(&plan)))
         })
     }
 
@@ -159,6 +156,15 @@ impl PlanArgs {
         let added = self.add.iter().map(|NicArgument(nic)| nic.network_name.clone());
         let set = self.set.iter().filter(|change| change.field == crate::hotplug::plan::NicField::Network);
         added.chain(set.map(|change| change.value.clone())).collect()
+    }
+}
+
+/// Returns 1 if a change can never work, else 2 if something that decides is not known.
+pub(super) fn exit_status(plan: &Plan) -> u8 {
+    match (plan.is_refused(), plan.is_uncertain()) {
+        (true, _) => 1,
+        (false, true) => 2,
+        (false, false) => 0,
     }
 }
 
@@ -232,9 +238,9 @@ impl Planned<'_> {
     }
 
     fn patch_command(&self) -> anyhow::Result<String> {
-        let patch = serde_json::to_string(&self.plan.patch)?.replace('\'', r"'\''");
+        let patch = quoted(&serde_json::to_string(&self.plan.patch)?);
         let GuestReport { namespace, name, .. } = self.report;
-        Ok(format!("kubectl patch virtualmachine {name} --namespace={namespace} --type=json --patch='{patch}'"))
+        Ok(format!("kubectl patch virtualmachine {name} --namespace={namespace} --type=json --patch={patch}"))
     }
 
     fn json(&self) -> Value {

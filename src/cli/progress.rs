@@ -30,9 +30,9 @@ impl Progress {
         Self::new(text, "{spinner} {msg} ({elapsed})", DELAY)
     }
 
-    /// As [`start`](Self::start), at once and with a limit, such as `60s`.
-    pub(super) fn with_limit(text: &str, limit: Duration) -> Self {
-        Self::new(text, &format!("{{spinner}} {{elapsed}} of {}  {{msg}}", seconds(limit)), Duration::ZERO)
+    /// As [`start`](Self::start), at once, with a limit such as `60s`, and without a text at first.
+    pub(super) fn with_limit(limit: Duration) -> Self {
+        Self::new("", &format!("{{spinner}} {{elapsed}} of {}  {{msg}}", seconds(limit)), Duration::ZERO)
     }
 
     fn new(text: &str, template: &str, delay: Duration) -> Self {

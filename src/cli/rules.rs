@@ -53,7 +53,7 @@ fn list(format: Format) -> String {
             let rows = RULES.iter().map(|rule| {
                 let first = format!("{:7}{:7}", rule.id, rule.enforcement.as_str());
                 let text = format!("{}: {}", rule.name, rule.summary().replace('`', ""));
-                terminal::wrap_to(terminal::stdout_width().unwrap_or(usize::MAX), &text, &first, &next) + "\n"
+                terminal::wrap_in(terminal::stdout_width(), &text, &first, &next) + "\n"
             });
             format!("{:7}{:7}NAME: WHAT IT CATCHES\n{}", "ID", "", rows.collect::<String>())
         }

@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio::time::sleep;
 
-pub(super) use self::{age::age, json::value_of_ports, printout::Printout};
+pub(super) use self::{age::age, json::value_of_ports, printout::Printout, table::place_of};
 use super::{
     block_on,
     check::count,

@@ -14,6 +14,7 @@ use crate::{
         check::{Level, UnknownFacts, WithVersion, findings_of_new},
         guests::{FoundGuests, Guest},
         slots::{BusView, bus_after_restart},
+        status::place_of,
     },
     facts::{Fact, FactSource, migration::Obstacle},
     hotplug::{
@@ -224,7 +225,7 @@ impl GuestAuditor<'_> {
         let mut findings = Vec::new();
         let bus = bus_after_restart(guest.vm.as_ref(), guest.vmi.known(), &self.found.store, version).ok();
         add_boot_error(bus.as_ref(), &mut findings);
-        for judged in findings_of_new(facts, self.settings, kind, &typed(object, kind)) {
+        for judged in findings_of_new(facts, self.settings, kind, typed(object, kind)) {
             if let (Some(missing), Some(rule)) = (judged.missing, judged.rule) {
                 unknown.entry(missing.as_str()).or_default().insert(rule.id);
                 continue;
@@ -246,8 +247,8 @@ impl GuestAuditor<'_> {
                 .nics
                 .into_iter()
                 .map(|nic| {
-                    let leaves = if nic.direction == Direction::Detach { " (leaves)" } else { "" };
-                    [nic.name, nic.network, format!("{}{leaves}", nic.place.as_str())]
+                    let place = place_of(&nic);
+                    [nic.name, nic.network, place]
                 })
                 .collect(),
             findings,

@@ -17,8 +17,8 @@ use super::{
     reports::{KINDS, OWNED, StoredReport, reports_of},
 };
 use crate::{
-    cli::kubeconfig::Cluster,
-    k8s::{api_error::ApiError, request::ApiClient, resource::Resource},
+    cli::{guests, kubeconfig::Cluster},
+    k8s::{api_error::ApiError, kind::Kind, request::ApiClient, resource::Resource},
 };
 
 /// The writer in `metadata.managedFields`.
@@ -42,6 +42,8 @@ pub(super) struct Publisher {
     kind: Resource,
     /// The other kind, if the cluster serves both: an earlier audit may have written it.
     other: Option<Resource>,
+    /// The group in which the cluster serves VMs.
+    group: String,
 }
 
 /// What was written.
@@ -69,7 +71,7 @@ enum Change {
 impl Publisher {
     /// Asks the cluster which kind of reports it serves.
     pub(super) async fn new(cluster: &Cluster) -> anyhow::Result<Self> {
-        let client = ApiClient::new(cluster.client.clone(), TIMEOUT);
+        let client = ApiClient::new(cluster.client.clone(), cluster.timeout(TIMEOUT));
         let mut served = Vec::new();
         for kind in KINDS {
             let unknown = |error| anyhow!("whether the cluster has {} is unknown: {error}", kind.api_version());
@@ -85,7 +87,7 @@ impl Publisher {
                  https://github.com/openreports/reports-api"
             );
         };
-        Ok(Self { client, kind, other: served.next() })
+        Ok(Self { client, kind, other: served.next(), group: cluster.groups.of(Kind::Vm.group()).to_owned() })
     }
 
     /// Makes the reports of a namespace, or of all if it is empty, those of the audit. With a selector, reports about
@@ -102,7 +104,7 @@ impl Publisher {
         let mut changes = Vec::new();
         let now = Timestamp::now().as_second();
         for guest in &report.guests {
-            for new in reports_of(guest, &report.version) {
+            for new in reports_of(guest, &self.group, &report.version) {
                 let key = (guest.namespace.clone(), new.name.clone());
                 let known = stored.remove(&key);
                 if known.as_ref().is_some_and(|known| new.is_stored_as(known)) {
@@ -150,9 +152,7 @@ impl Publisher {
         while let Some(page) = pages.next().await.map_err(unlisted)? {
             let mut add = |text: &str| {
                 let mut object: Value = serde_json::from_str(text).unwrap_or_default();
-                let field = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-                let key = (field("/metadata/namespace"), field("/metadata/name"));
-                all.insert(key, StoredReport::of(&mut object));
+                all.insert(guests::key(&object), StoredReport::of(&mut object));
             };
             page.for_each(&mut add).map_err(unlisted)?;
         }

@@ -51,43 +51,42 @@ pub(super) struct StoredReport {
     results: Vec<(u64, i64)>,
 }
 
-/// Returns the reports about a guest: none without findings, and several if one would be too large.
-pub(super) fn reports_of(guest: &AuditedGuest, kubevirt_version: &str) -> Vec<NewReport> {
-    let mut parts: Vec<(Vec<Fields>, [usize; 5])> = Vec::new();
+/// Returns the reports about a guest, whose kind the cluster serves in a group: none without findings, and several if one
+/// would be too large.
+pub(super) fn reports_of(guest: &AuditedGuest, group: &str, kubevirt_version: &str) -> Vec<NewReport> {
+    let mut parts: Vec<Vec<Fields>> = Vec::new();
     let mut bytes = 0;
     for finding in &guest.findings {
         let result = result_of(finding, kubevirt_version);
         let length = text_of(&result).len();
         bytes += length;
-        if parts.is_empty() || bytes > MAX_BYTES {
-            parts.push(Default::default());
-            bytes = length;
-        }
-        if let Some((results, counts)) = parts.last_mut() {
-            results.push(result);
-            counts
-                .iter_mut()
-                .zip(OUTCOMES)
-                .filter(|(_, it)| *it == outcome(finding))
-                .for_each(|(count, _)| *count += 1);
+        match parts.last_mut() {
+            Some(results) if bytes <= MAX_BYTES => results.push(result),
+            _ => {
+                parts.push(vec![result]);
+                bytes = length;
+            }
         }
     }
     let parts = parts.into_iter().enumerate();
-    parts.map(|(index, (results, counts))| NewReport::of(guest, index, results, counts)).collect()
+    parts.map(|(index, results)| NewReport::of(guest, group, index, results)).collect()
 }
 
 /// The values of `result`, in the order of the fields of `summary`.
 const OUTCOMES: [&str; 5] = ["pass", "fail", "warn", "error", "skip"];
 
 impl NewReport {
-    fn of(guest: &AuditedGuest, index: usize, results: Vec<Fields>, counts: [usize; 5]) -> Self {
+    fn of(guest: &AuditedGuest, group: &str, index: usize, results: Vec<Fields>) -> Self {
         let AuditedGuest { kind, namespace, name, uid, .. } = guest;
         let part = if index == 0 { String::new() } else { format!("-{}", index + 1) };
-        let version = "kubevirt.io/v1";
+        let version = format!("{group}/v1");
         let owners = json!([{"apiVersion": version, "kind": kind, "name": name, "uid": uid}]);
         let scope = json!({"apiVersion": version, "kind": kind, "namespace": namespace, "name": name, "uid": uid});
+        let count = |outcome: &str| {
+            results.iter().filter(|fields| fields.get("result").is_some_and(|result| result == outcome)).count()
+        };
         let summary: Map<String, Value> =
-            OUTCOMES.iter().zip(counts).map(|(outcome, count)| ((*outcome).to_owned(), json!(count))).collect();
+            OUTCOMES.into_iter().map(|outcome| (outcome.to_owned(), json!(count(outcome)))).collect();
         Self { name: format!("nicplug-{uid}{part}"), frame: [owners, scope, Value::Object(summary)], results }
     }
 
@@ -219,7 +218,7 @@ mod tests {
     }
 
     fn only_report(findings: &[(Topic, &str)]) -> NewReport {
-        let mut reports = reports_of(&guest(findings), "v1.9.0");
+        let mut reports = reports_of(&guest(findings), "kubevirt.example.com", "v1.9.0");
         assert_eq!(reports.len(), 1);
         reports.remove(0)
     }
@@ -232,13 +231,16 @@ mod tests {
         assert_eq!(object["metadata"]["name"], "nicplug-u-1");
         assert_eq!(object["metadata"]["labels"], json!({"app.kubernetes.io/managed-by": "nicplug"}));
         assert_eq!(object["scope"]["namespace"], "shop");
+        for reference in [&object["scope"], &object["metadata"]["ownerReferences"][0]] {
+            assert_eq!(reference["apiVersion"], "kubevirt.example.com/v1");
+        }
         assert_eq!(object["summary"], json!({"pass": 0, "fail": 1, "warn": 1, "error": 0, "skip": 0}));
         let [boot, pending] = object["results"].as_array().unwrap().as_slice() else { panic!("{object:#}") };
         assert_eq!((&boot["severity"], &boot["result"]), (&json!("critical"), &json!("fail")));
         assert_eq!(boot["message"], "no ports; to do: restart it");
         assert_eq!(boot["timestamp"], json!({"seconds": 7, "nanos": 0}));
         assert_eq!((&pending["result"], &pending["scored"]), (&json!("warn"), &json!(false)));
-        assert!(reports_of(&guest(&[]), "v1.9.0").is_empty());
+        assert!(reports_of(&guest(&[]), "kubevirt.io", "v1.9.0").is_empty());
     }
 
     #[test]
@@ -262,7 +264,7 @@ mod tests {
     fn many_results_are_split_and_a_long_message_is_cut() {
         let long = "x".repeat(3 * MAX_MESSAGE);
         let findings = [(Topic::Denied, long.as_str())].repeat(300);
-        let reports = reports_of(&guest(&findings), "v1.9.0");
+        let reports = reports_of(&guest(&findings), "kubevirt.io", "v1.9.0");
         let names: Vec<&str> = reports.iter().map(|report| report.name.as_str()).collect();
         assert_eq!(names, ["nicplug-u-1", "nicplug-u-1-2", "nicplug-u-1-3"]);
         let mut count = 0;

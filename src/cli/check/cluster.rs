@@ -55,13 +55,13 @@ pub(super) async fn read(cluster: &Cluster) -> anyhow::Result<ClusterState> {
     let mut state = ClusterState::default();
     let mut known = 0;
     for kind in Kind::ALL {
-        match state.read_kind(&client, kind, "").await {
+        match state.read_kind(&client, cluster, kind, "").await {
             Ok(()) => {
                 state.store.finish_sync(kind);
                 known += 1;
             }
             Err(error) if error.is_forbidden() && IN_NAMESPACE.contains(&kind) => {
-                match state.read_kind(&client, kind, &cluster.namespace).await {
+                match state.read_kind(&client, cluster, kind, &cluster.namespace).await {
                     Ok(()) => {
                         let namespace = &cluster.namespace;
                         state.notes.push(format!("{kind}s are known only in namespace {namespace:?}: {error}"));
@@ -82,13 +82,20 @@ pub(super) async fn read(cluster: &Cluster) -> anyhow::Result<ClusterState> {
 }
 
 impl ClusterState {
-    async fn read_kind(&mut self, client: &ApiClient, kind: Kind, namespace: &str) -> Result<(), ApiError> {
+    async fn read_kind(
+        &mut self,
+        client: &ApiClient,
+        cluster: &Cluster,
+        kind: Kind,
+        namespace: &str,
+    ) -> Result<(), ApiError> {
+        let group = cluster.groups.of(kind.group());
         let params = ListParams::default().limit(PAGE_SIZE);
         let params = if kind == Kind::ConfigMap { params.fields(MULTUS_CONFIG) } else { params };
         let path = ObjectPath::all(kind, namespace);
         let mut pages = client.list(&path, params, Fields::All);
         while let Some(page) = pages.next().await? {
-            page.for_each(|text| self.add(kind, text))?;
+            page.for_each(|text| self.add(kind, group, text))?;
         }
         Ok(())
     }
@@ -110,14 +117,15 @@ impl ClusterState {
         }
     }
 
-    fn add(&mut self, kind: Kind, text: &str) {
+    /// Adds an object that the cluster serves in a group.
+    fn add(&mut self, kind: Kind, group: &str, text: &str) {
         // An object that cannot be read is unknown, and the store notes that.
         let _ = self.store.apply(kind, text);
         if matches!(kind, Kind::Vm | Kind::Vmi)
             && let Ok(Value::Object(mut object)) = serde_json::from_str(text)
         {
             // Items of a list of the API server may have neither.
-            object.insert("apiVersion".to_owned(), format!("{}/{}", kind.group(), kind.version()).into());
+            object.insert("apiVersion".to_owned(), format!("{group}/{}", kind.version()).into());
             object.insert("kind".to_owned(), kind.kind().into());
             self.before.insert(Value::Object(object));
         }

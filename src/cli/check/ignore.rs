@@ -4,6 +4,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::problem::{Level, Origin, Problem};
 use crate::{
+    cli::arguments::program,
     cluster::manifests::{Comment, Position},
     facts::nad::closest_name,
     rules::{find, ids},
@@ -109,7 +110,7 @@ impl Ignores {
         if let Some(unknown) = rules.iter().find(|rule| find(rule).is_none_or(|known| known.id != **rule)) {
             let what = match closest_rule(unknown) {
                 Some(near) => format!("there is no rule {unknown:?}; write {near}"),
-                None => format!("there is no rule {unknown:?}; `nicplug rules` lists the ids"),
+                None => format!("there is no rule {unknown:?}; `{} rules` lists the ids", program()),
             };
             return self.fault(file, line, &what);
         }

@@ -297,9 +297,9 @@ pub(in crate::cli) fn findings_of_new(
     facts: &dyn FactSource,
     settings: &Settings,
     kind: &'static str,
-    object: &Value,
+    object: Value,
 ) -> Vec<Judged> {
-    let manifest = Manifest { line: 1, object: object.clone(), places: Places::default() };
+    let manifest = Manifest { line: 1, object, places: Places::default() };
     let gvk = GroupVersionKind { group: "kubevirt.io".into(), version: "v1".into(), kind: kind.into() };
     evaluate(facts, settings, &manifest, &gvk, None).1
 }

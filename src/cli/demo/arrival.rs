@@ -6,15 +6,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::steps::Step;
+use super::steps::{GUEST, Step};
 use crate::{
     cli::interface::line_at,
     facts::{Fact, attachment::InPlace},
     hotplug::progress::{self, ClusterInfo, Direction, Snapshot, State, Target, pod_interface},
 };
 
-/// The guest's path in a VM.
-const GUEST: &str = "/spec/template/spec";
 /// The annotation of the pod by which KubeVirt requests networks from Multus.
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, net::SocketAddr};
 use serde_json::Value;
 
 use super::{arrival::ArrivalLine, steps::Step};
-use crate::cli::terminal::{Colour, Painter, wrap};
+use crate::cli::{
+    arguments::{program, quoted},
+    terminal::{Colour, Painter, wrap},
+};
 
 /// The width of what the user runs, which is indented.
 const INPUT_WIDTH: usize = 75;
@@ -96,7 +99,8 @@ impl Printer {
         let line = format!("{reviewed} changes reviewed over TLS, all with the expected result.");
         let mut text = format!("\n{}\n", self.painter.paint(Colour::Bold, &line));
         if !knows_flags {
-            text.push_str("nicplug demo --all shows every rule, --curl lets you send requests yourself.\n");
+            let _ =
+                writeln!(text, "{} demo --all shows every rule, --curl lets you send requests yourself.", program());
         }
         text
     }
@@ -117,7 +121,7 @@ fn input(step: &Step) -> String {
         return format!("$ {}", step.command);
     }
     if step.is_annotation() {
-        let words = step.annotate.iter().map(|(annotation, value)| format!("{annotation}={}", in_shell(value)));
+        let words = step.annotate.iter().map(|(annotation, value)| format!("{annotation}={}", quoted(value)));
         let words: Vec<String> = words.collect();
         let (command, words) = ("$ kubectl annotate vm vmi-fedora", words.join(" "));
         let fits = command.len() + words.len() < INPUT_WIDTH;
@@ -129,12 +133,6 @@ fn input(step: &Step) -> String {
     let annotations =
         step.annotate.iter().map(|(annotation, value)| format!("annotations: {{{annotation}: {value:?}}}\n"));
     annotations.chain([step.apply.clone()]).collect()
-}
-
-/// Returns a word as a shell reads it.
-fn in_shell(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "=,./-_:".contains(letter);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{word}'") }
 }
 
 /// Returns what kubectl or nicplug prints for a change that is stored.

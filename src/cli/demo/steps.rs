@@ -15,7 +15,7 @@ const CLUSTER: &str = include_str!("cluster.yaml");
 const VM: &str = include_str!("vm.yaml");
 
 /// The path of the guest's spec in a VM.
-const GUEST: &str = "/spec/template/spec";
+pub(super) const GUEST: &str = "/spec/template/spec";
 
 /// The only user with permission to change the spec of a VMI.
 const CONTROLLER: &str = "system:serviceaccount:kubevirt:kubevirt-controller";

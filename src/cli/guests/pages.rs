@@ -4,7 +4,6 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeSet, VecDeque},
-    mem,
 };
 
 use anyhow::{anyhow, ensure};
@@ -13,7 +12,7 @@ use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::{
-    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Store, Unread, add_guest, is_of_vm, key, list, networks,
+    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_all, add_guest, is_of_vm, key, list, networks,
     read_around, read_objects, value,
 };
 use crate::{
@@ -71,16 +70,15 @@ impl<'c> Scope<'c> {
             add_all(&mut found.store, kind, &objects);
         }
         self.read_expanding(&mut found).await;
-        let (mut store, mut revisions, mut unread) = (mem::take(&mut found.store), Vec::new(), Unread::default());
-        let has_vmis = self.each(&mut unread, |guest| revisions.extend(add_guest(&mut store, &guest))).await?;
-        found.unread.extend(unread);
+        let FoundGuests { store, unread, .. } = &mut found;
+        let mut revisions = Vec::new();
+        let has_vmis = self.each(unread, |guest| revisions.extend(add_guest(store, &guest))).await?;
         if self.namespace.is_empty() && self.labels.is_none() {
             store.finish_sync(Kind::Vm);
             if has_vmis {
                 store.finish_sync(Kind::Vmi);
             }
         }
-        found.store = store;
         read_objects(&self.client, revisions, &mut found).await;
         Ok(found)
     }
@@ -176,14 +174,6 @@ impl<'c> Scope<'c> {
         }
         Ok(has_vmis)
     }
-}
-
-/// Adds all objects of a kind. One that cannot be read stays unknown, as on the server.
-fn add_all(store: &mut Store, kind: Kind, objects: &[String]) {
-    for text in objects {
-        drop(store.apply(kind, text));
-    }
-    store.finish_sync(kind);
 }
 
 /// Returns a guest that is a VMI only.

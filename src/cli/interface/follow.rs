@@ -31,12 +31,12 @@ use crate::{
         terminal::{Colour, wrap},
     },
     facts::Fact,
-    hotplug::progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
+    hotplug::{
+        place::CREATED_BY,
+        progress::{self, ClusterInfo, Direction, MigrationNeed, Progress, Snapshot, Stage, State, Target},
+    },
     k8s::{api_error::root_cause, kind::Kind},
 };
-
-/// The label of a guest's pods that holds the VMI's uid.
-const CREATED_BY: &str = "kubevirt.io/created-by";
 
 /// The width of time, mark and stage in a line.
 const MARGIN: usize = 25;
@@ -165,7 +165,7 @@ struct Printed {
 impl Follower<'_> {
     /// Follows the NIC until all stages are reached, at most for the timeout.
     pub(super) async fn follow(&self, timeout: Duration) -> anyhow::Result<ExitCode> {
-        self.console.begin_limited("", timeout);
+        self.console.begin_limited(timeout);
         let end = self.follow_until(timeout).await;
         self.console.end_progress();
         end

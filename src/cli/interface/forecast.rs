@@ -53,8 +53,9 @@ fn attached(method: &AttachMethod, migrates: bool) -> String {
     }
 }
 
-fn needs_hint(request: &EditRequest, edit: &Edit, migrates: bool) -> bool {
-    matches!(request, EditRequest::Add(_)) && needs_manual_migration(edit) && !migrates
+/// Whether the user gets the command that starts the migration of a running VM.
+pub(super) fn needs_hint(request: &EditRequest, edit: &Edit, migrates: bool) -> bool {
+    matches!(request, EditRequest::Add(_)) && waits_for_manual_migration(edit) && !migrates
 }
 
 fn method_of(edit: &Edit) -> AttachMethod {
@@ -64,6 +65,11 @@ fn method_of(edit: &Edit) -> AttachMethod {
 /// Whether the NIC needs a migration that KubeVirt does not start, as far as is known.
 pub(super) fn needs_manual_migration(edit: &Edit) -> bool {
     matches!(method_of(edit), AttachMethod::Migration(migration) if migration != AutoMigration::On)
+}
+
+/// As [`needs_manual_migration`], and the VM runs.
+pub(super) fn waits_for_manual_migration(edit: &Edit) -> bool {
+    edit.running == Fact::Known(()) && needs_manual_migration(edit)
 }
 
 /// Whether the change leads to a migration, or may do so.

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 
 use super::api;
 use crate::{
-    cli::kubeconfig::{Cluster, explain},
+    cli::{
+        arguments::quoted,
+        kubeconfig::{Cluster, explain},
+    },
     k8s::{kind::Kind, served_groups::ServedGroups},
 };
 
@@ -56,9 +59,7 @@ fn binding_of(name: &str) -> (String, String) {
         let binding = account.rsplit(':').next().unwrap_or(account);
         return (format!("migrate-{binding}"), format!("--serviceaccount={account}"));
     }
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.' | '@' | ':');
-    let quote = if name.chars().all(is_plain) { "" } else { "'" };
-    ("migrate".to_owned(), format!("--user={quote}{name}{quote}"))
+    ("migrate".to_owned(), format!("--user={}", quoted(name)))
 }
 
 /// Returns the user's name from the API server; needs Kubernetes 1.28.
@@ -99,6 +100,7 @@ mod tests {
         for (name, binding, subject) in [
             ("jane", "migrate", "--user=jane"),
             ("Jane Doe", "migrate", "--user='Jane Doe'"),
+            ("o'neill", "migrate", r"--user='o'\''neill'"),
             ("system:serviceaccount:demo:bot", "migrate-bot", "--serviceaccount=demo:bot"),
         ] {
             assert_eq!(binding_of(name), (binding.to_owned(), subject.to_owned()));

@@ -65,13 +65,13 @@ impl Console {
         *self.shared.progress.borrow_mut() = Some(Progress::start(text));
     }
 
-    /// As [`begin_progress`](Self::begin_progress), with the elapsed time and its limit.
-    pub(super) fn begin_limited(&self, text: &str, limit: Duration) {
+    /// As [`begin_progress`](Self::begin_progress), with the elapsed time and its limit instead of a text.
+    pub(super) fn begin_limited(&self, limit: Duration) {
         if self.is_of_several() {
             return;
         }
         self.end_progress();
-        *self.shared.progress.borrow_mut() = Some(Progress::with_limit(text, limit));
+        *self.shared.progress.borrow_mut() = Some(Progress::with_limit(limit));
     }
 
     pub(super) fn set_progress(&self, text: &str) {

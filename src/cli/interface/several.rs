@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Command, CommandContext, Console, Done, DryRun, MIGRATION_TIMEOUT, Outcome, OutputFormat, VmArgs, forecast,
-    may_migrate, resource_name, undo, without_managers,
+    Command, CommandContext, Console, Done, DryRun, MIGRATION_TIMEOUT, Outcome, VmArgs, forecast, may_migrate,
+    resource_name, undo, without_managers,
 };
 use crate::{
     cli::{
@@ -16,7 +16,7 @@ use crate::{
         guests::{self, FoundGuests, Guest, Selection},
         terminal::Colour,
     },
-    facts::{Fact, FactSource},
+    facts::FactSource,
     hotplug::edit::{self, Edit, EditError, EditRequest},
 };
 
@@ -29,7 +29,7 @@ const LONGEST_NAME: usize = 40;
 /// A command about several VMs.
 pub(super) struct Several<'c> {
     pub(super) vms: &'c VmArgs,
-    pub(super) names: &'c [String],
+    pub(super) names: &'c [&'c str],
     pub(super) context: CommandContext<'c>,
     pub(super) console: &'c Console,
 }
@@ -91,8 +91,7 @@ impl Several<'_> {
         let changes: Vec<&Edit> = rows.iter().filter_map(Row::change).collect();
         let dry_run = self.context.args.dry_run;
         if !changes.is_empty() && dry_run == DryRun::None {
-            let needs_migration =
-                changes.iter().any(|edit| edit.running == Fact::Known(()) && forecast::needs_manual_migration(edit));
+            let needs_migration = changes.iter().any(|edit| forecast::waits_for_manual_migration(edit));
             if self.context.args.migrate && needs_migration && !may_migrate(self.context.cluster, self.console).await? {
                 return Ok(ExitCode::FAILURE);
             }
@@ -115,23 +114,23 @@ impl Several<'_> {
         let selector = self.vms.selector.as_deref();
         let selection = match selector {
             Some(_) => Selection::Namespace,
-            None => Selection::Each(self.names.to_vec()),
+            None => Selection::Each(self.names.iter().map(ToString::to_string).collect()),
         };
         let networks: Vec<String> = match &job.request {
-            EditRequest::Add(nic) => vec![full_name(&nic.network_name, &cluster.namespace)],
+            EditRequest::Add(nic) => vec![nic.network_name.clone()],
             EditRequest::Remove(_) => Vec::new(),
         };
-        let mut guests = guests::read(cluster, &selection, selector, &networks).await?;
-        for note in guests.unread.notes() {
+        let FoundGuests { list, missing, store, unread, .. } =
+            guests::read(cluster, &selection, selector, &networks).await?;
+        for note in unread.notes() {
             self.console.note(&note)?;
         }
-        let FoundGuests { list, missing, store, .. } = &mut guests;
         if let (Some(labels), true) = (selector, list.is_empty()) {
             bail!("no VM in namespace {:?} has the labels {labels:?}", cluster.namespace);
         }
-        let facts: Arc<dyn FactSource> = Arc::new(std::mem::take(store));
-        let mut rows: Vec<Row> = list.drain(..).map(|guest| self.row(guest, &facts)).collect();
-        rows.extend(missing.drain(..).map(|(name, why)| Row { name, state: State::Failed(why) }));
+        let facts: Arc<dyn FactSource> = Arc::new(store);
+        let mut rows: Vec<Row> = list.into_iter().map(|guest| self.row(guest, &facts)).collect();
+        rows.extend(missing.into_iter().map(|(name, why)| Row { name, state: State::Failed(why) }));
         let position = |row: &Row| self.names.iter().position(|name| *name == row.name);
         rows.sort_by_key(position);
         Ok(rows)
@@ -276,22 +275,11 @@ impl Several<'_> {
     // === The end ===
 
     fn print_objects(&self, results: &[Result]) -> anyhow::Result<()> {
-        let changed = || results.iter().filter_map(|result| result.objects.as_ref().map(|(_, vm)| (&result.name, vm)));
-        let list = || {
-            json!({"apiVersion": "v1", "kind": "List",
-            "items": changed().map(|(_, vm)| without_managers(vm)).collect::<Vec<_>>()})
-        };
-        match self.context.args.output {
-            Some(OutputFormat::Json) => Console::object(&format!("{}\n", serde_json::to_string_pretty(&list())?))?,
-            Some(OutputFormat::Yaml) => Console::object(&serde_saphyr::to_string(&list())?)?,
-            Some(OutputFormat::Name) => {
-                for (name, _) in changed() {
-                    Console::object(&format!("{}\n", resource_name(name)))?;
-                }
-            }
-            None => {}
-        }
-        Ok(())
+        let Some(format) = self.context.args.output else { return Ok(()) };
+        let changed = results.iter().filter_map(|result| Some((result.name.as_str(), &result.objects.as_ref()?.1)));
+        let (names, vms): (Vec<&str>, Vec<&Value>) = changed.unzip();
+        let items = || vms.into_iter().map(without_managers).collect::<Vec<_>>();
+        format.print(&names, || json!({"apiVersion": "v1", "kind": "List", "items": items()}))
     }
 
     fn print_summary(&self, results: &[Result]) -> anyhow::Result<()> {
@@ -331,11 +319,6 @@ impl Row {
             State::Failed(why) => (Some(Colour::Red), format!("not judged: {why}")),
         }
     }
-}
-
-/// Returns a network with its namespace.
-fn full_name(network: &str, namespace: &str) -> String {
-    if network.contains('/') { network.to_owned() } else { format!("{namespace}/{network}") }
 }
 
 /// Returns how many VMs came to which end, and the names of those that need attention.

@@ -15,6 +15,7 @@ use crate::{
     cli::{
         block_on,
         guests::{self, Selection, name_in},
+        plan::exit_status,
         status::print_notes,
     },
     cluster::store::Store,
@@ -22,7 +23,7 @@ use crate::{
     hotplug::{
         edit::EditRequest,
         place,
-        plan::{Plan, PlanStep, plan},
+        plan::{PlanStep, plan},
     },
     kubevirt::{NEWEST_KNOWN, Version},
 };
@@ -73,13 +74,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let printed = printout.render(args.output)?;
         output.write_all(printed.as_bytes())?;
         print_notes(&guests)?;
-        let is_refused = plan.as_ref().is_some_and(Plan::is_refused) || fails;
-        let is_uncertain = plan.as_ref().is_some_and(Plan::is_uncertain);
-        Ok(ExitCode::from(match (is_refused, is_uncertain) {
-            (true, _) => 1,
-            (false, true) => 2,
-            (false, false) => 0,
-        }))
+        Ok(ExitCode::from(if fails { 1 } else { plan.as_ref().map_or(0, exit_status) }))
     })
 }
 

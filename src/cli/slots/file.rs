@@ -10,7 +10,10 @@ use anyhow::{Context, bail};
 
 use super::{AT_BOOT, Printout, SlotsArgs, now::Now};
 use crate::{
-    cli::guests::name_in,
+    cli::{
+        arguments::program,
+        guests::{has_boot_record, name_in},
+    },
     cluster::{
         files,
         manifests::{self, Manifest},
@@ -42,7 +45,7 @@ pub(super) fn run(args: &SlotsArgs, path: &Path, output: &mut impl Write) -> any
     let is_vmi = vmi.is_none() && guest.kind() == VMI;
     // Only a VMI that the cluster has started shows what is free now.
     let vmi = vmi.or_else(|| is_vmi.then(|| guest.clone()));
-    let running = vmi.filter(|vmi| vmi.object.pointer("/status/phase").is_some() || stamp(vmi));
+    let running = vmi.filter(|vmi| vmi.object.pointer("/status/phase").is_some() || has_boot_record(&vmi.object));
     let report = match &running {
         Some(vmi) => {
             files::insert(&mut store, vmi).with_context(|| source.clone())?;
@@ -69,11 +72,6 @@ pub(super) fn run(args: &SlotsArgs, path: &Path, output: &mut impl Write) -> any
 }
 
 const VMI: &str = "VirtualMachineInstance";
-
-/// Whether nicplug recorded the ports at boot.
-fn stamp(vmi: &Manifest) -> bool {
-    vmi.object.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some()
-}
 
 /// The guest of a file.
 #[derive(Debug)]
@@ -108,7 +106,7 @@ fn select(all: Vec<Manifest>, api: &ApiSettings, argument: Option<&str>, source:
         (1, 0, Some(guest), _) | (0, 1, _, Some(guest)) => Ok(Selected { guest, vmi: None }),
         (0, 0, ..) => bail!("{source} has no VM named {:?}; it has {names}", name.unwrap_or_default()),
         _ if name.is_some() => bail!("{source} has several guests named {:?}; keep one", name.unwrap_or_default()),
-        _ => bail!("{source} has several guests; name one of {names}, as in `nicplug slots NAME -f FILE`"),
+        _ => bail!("{source} has several guests; name one of {names}, as in `{} slots NAME -f FILE`", program()),
     }
 }
 

@@ -15,7 +15,7 @@ const SCHEMA_VERSION: u32 = 1;
 /// The bus at boot. A count is `null` without PCIe ports, and for a guest that cannot boot.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Output<'p> {
+struct Output<'p> {
     supports_pcie_hotplug: bool,
     ports_in_use: u64,
     placeholders: Option<u64>,

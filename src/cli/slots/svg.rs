@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn no_text_leaves_the_drawing_or_covers_another() {
         let long = "production-infrastructure-networks-of-the-storage-backend-".repeat(8);
-        let words = "a sentence about ports that nobody has shortened ".repeat(9);
+        let words = "a sentence about ports that is not shortened yet ".repeat(9);
         let mut view = view(33);
         (view.title, view.subtitle, view.headline) = (long.clone(), words.clone(), words.clone());
         (view.when, view.calculation, view.notes) = ("after the next restart", vec![words.clone()], vec![long.clone()]);

@@ -59,7 +59,7 @@ fn row_lines(row: &Row) -> Vec<String> {
 }
 
 /// Returns the text, cut to a maximum length with an ellipsis at the end.
-pub(super) fn cut(text: &str, length: usize) -> String {
+fn cut(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
         return text.to_owned();
     }

@@ -59,10 +59,7 @@ fn rows_of(guest: &GuestReport, layout: &Layout) -> Vec<NicRow> {
 }
 
 fn row(guest: &GuestReport, nic: &NicReport, ports: &str, layout: &Layout) -> NicRow {
-    let place = match nic.direction {
-        Direction::Attach => nic.place.as_str().to_owned(),
-        Direction::Detach => format!("{} (leaves)", nic.place.as_str()),
-    };
+    let place = place_of(nic);
     let since = nic.since.as_deref().and_then(|since| age(since, layout.now));
     let mac = nic.mac.as_deref().unwrap_or("-");
     let details = [nic.network.as_str(), nic.binding.as_str(), nic.model.as_str(), mac];
@@ -78,6 +75,14 @@ fn row(guest: &GuestReport, nic: &NicReport, ports: &str, layout: &Layout) -> Ni
         Need::Action => Some(Colour::Red),
     };
     NicRow { key: format!("{}/{}/{}", guest.namespace, guest.name, nic.name), state, cells, why, colour }
+}
+
+/// Returns where a NIC is, and whether it leaves.
+pub(in crate::cli) fn place_of(nic: &NicReport) -> String {
+    match nic.direction {
+        Direction::Attach => nic.place.as_str().to_owned(),
+        Direction::Detach => format!("{} (leaves)", nic.place.as_str()),
+    }
 }
 
 fn cells(

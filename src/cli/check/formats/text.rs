@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::problem::{self, Level, Problem, Report, count, unchecked};
-use crate::cli::terminal::{Colour, Painter, stdout_width, wrap_to};
+use crate::cli::terminal::{Colour, Painter, stdout_width, wrap_in};
 
 /// How the text is written.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ impl Style {
 
     /// Returns a text in lines of the width.
     fn wrap(self, text: &str, first: &str, next: &str) -> String {
-        wrap_to(self.width.unwrap_or(usize::MAX), text, first, next)
+        wrap_in(self.width, text, first, next)
     }
 }
 
