@@ -68,13 +68,18 @@ impl CommandFixture {
     /// Adds a running VM.
     pub(crate) async fn with_running_vm(name: &str) -> Option<Self> {
         let fixture = Self::with_vm(name).await?;
-        fixture.kubevirt.start_vm(VM).await;
-        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
+        fixture.run_vm(VM).await;
         Some(fixture)
     }
 
     pub(crate) async fn create_vm(&self, vm: &VmBuilder) {
         requests::create(&self.admin, Kind::Vm, &self.namespace, &vm.build(), Run::Real).await.granted();
+    }
+
+    /// Starts a VM, whose guest can migrate.
+    pub(crate) async fn run_vm(&self, name: &str) {
+        self.kubevirt.start_vm(name).await;
+        self.kubevirt.report_condition(name, json!({"type": "LiveMigratable", "status": "True"})).await;
     }
 
     /// Creates an object of the core group.
