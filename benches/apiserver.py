@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -38,7 +39,7 @@ ROUNDS = 3
 WARM_UP = 20
 # No run takes longer.
 LIMIT_SECONDS = 600
-# The kinds whose objects nicplug reads before it is ready.
+# The paths of the groups.
 KUBEVIRT = "/apis/kubevirt.io/v1"
 NADS = "/apis/k8s.cni.cncf.io/v1"
 HISTOGRAM = "apiserver_admission_webhook_admission_duration_seconds"
@@ -290,7 +291,7 @@ def measure(api: Api, case: Case, pairs: int) -> dict[str, list[float]]:
     return times
 
 
-def wait_until(what: str, is_true: object) -> None:
+def wait_until(what: str, is_true: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not is_true():
         if time.monotonic() > end:

@@ -6,10 +6,9 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
     os::unix::fs::symlink,
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -30,16 +29,11 @@ use support::{
         requests::{self, Change, Run},
     },
     builders::{INTERFACES, NETWORKS, VM, names},
-    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, POD, vm},
+    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, POD, Running, run, vm},
     folder::Folder,
-    wait::{LONG, eventually},
+    wait::eventually,
 };
-use tokio::{
-    net::TcpListener,
-    sync::mpsc,
-    task::{JoinHandle, spawn_blocking},
-    time::timeout,
-};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 const NIC: &str = "dyniface1";
 
@@ -84,106 +78,6 @@ fn without_migrations() -> Value {
     json!([{"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines", "virtualmachineinstances"],
             "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}])
-}
-
-/// The result of a command.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    /// Standard error on one line, so that line breaks do not split a text.
-    stderr: String,
-}
-
-impl Finished {
-    /// Checks the exit status, and parts of standard output and standard error.
-    #[track_caller]
-    fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        let output = unwrapped(&self.stdout);
-        let missing = stdout.iter().find(|part| !output.contains(**part));
-        let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
-        assert_eq!(missing, None, "{self:#?}");
-        self
-    }
-}
-
-impl From<Output> for Finished {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        for line in stdout.lines().chain(stderr.lines()) {
-            assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
-        }
-        Self { code: output.status.code(), stdout, stderr: unwrapped(&stderr) }
-    }
-}
-
-/// Returns a wrapped text on one line.
-fn unwrapped(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Runs a command to its end.
-async fn run(mut command: Command) -> Finished {
-    spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
-}
-
-/// A running command, whose standard output is read line by line.
-struct Running {
-    child: Child,
-    lines: mpsc::UnboundedReceiver<String>,
-    output: String,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::unbounded_channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, output: String::new() }
-    }
-
-    /// Waits for a line with these parts.
-    async fn wait_for(&mut self, parts: &[&str]) {
-        let wait = async {
-            while let Some(line) = self.lines.recv().await {
-                self.output.push_str(&line);
-                self.output.push('\n');
-                if parts.iter().all(|part| line.contains(part)) {
-                    return true;
-                }
-            }
-            false
-        };
-        if timeout(LONG, wait).await != Ok(true) {
-            let stderr = self.kill();
-            panic!("no line has {parts:?}:\n{}{stderr}", self.output);
-        }
-    }
-
-    /// Kills the command and returns its standard error.
-    fn kill(&mut self) -> String {
-        let _ = self.child.kill();
-        let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
-    }
-
-    async fn end(mut self) -> Finished {
-        let wait = spawn_blocking(move || {
-            let mut stderr = String::new();
-            self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-            (self.child.wait().unwrap(), stderr, self.lines, self.output)
-        });
-        let (status, stderr, mut lines, mut stdout) = timeout(LONG, wait).await.expect("the command ends").unwrap();
-        while let Some(line) = lines.recv().await {
-            stdout.push_str(&line);
-            stdout.push('\n');
-        }
-        Finished { code: status.code(), stdout, stderr: unwrapped(&stderr) }
-    }
 }
 
 // === Writes ===
@@ -637,7 +531,7 @@ async fn a_user_without_permission_to_migrate_gets_an_error_before_the_vm_is_cha
     let add = [&ADD[..], &["--migrate"]].concat();
     let program = fixture.command_as("jane", without_migrations(), BY_MIGRATION, &add).await;
     let grant = format!(
-        "kubectl create rolebinding migrate --namespace={} \\ --clusterrole=kubevirt.io:migrate --user=jane",
+        "kubectl create rolebinding migrate --namespace={} \\\n    --clusterrole=kubevirt.io:migrate --user=jane",
         fixture.namespace
     );
     run(program).await.check(

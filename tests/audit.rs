@@ -13,8 +13,8 @@ use support::{
         crds::Kind,
         requests::{self, Run},
     },
-    builders::{VmBuilder, bare_vm},
-    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run},
+    builders::VmBuilder,
+    commands::{self, BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run},
 };
 
 impl CommandFixture {
@@ -41,9 +41,7 @@ impl CommandFixture {
 
 /// Begins a VM that the user starts and stops, with one NIC on the pod network.
 fn vm(name: &str) -> VmBuilder {
-    bare_vm(name)
-        .run_strategy("Manual")
-        .nic_with(json!({"name": "default", "masquerade": {}}), json!({"name": "default", "pod": {}}))
+    commands::vm().named(name)
 }
 
 fn can_migrate() -> Value {

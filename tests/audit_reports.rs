@@ -14,8 +14,8 @@ use support::{
         crds::{self, Kind},
         requests::{self, send},
     },
-    builders::{VmBuilder, bare_vm},
-    commands::{CommandFixture, Finished, IN_PLACE, NETWORK, run},
+    builders::VmBuilder,
+    commands::{self, CommandFixture, Finished, IN_PLACE, NETWORK, run},
     wait::eventually,
 };
 
@@ -54,9 +54,7 @@ impl CommandFixture {
 }
 
 fn vm(name: &str) -> VmBuilder {
-    bare_vm(name)
-        .run_strategy("Manual")
-        .nic_with(json!({"name": "default", "masquerade": {}}), json!({"name": "default", "pod": {}}))
+    commands::vm().named(name)
 }
 
 /// A VM that the webhook would deny, with NP006.

@@ -42,7 +42,6 @@ use support::{
     api_server::{
         ApiServer,
         crds::Kind,
-        endpoints,
         requests::{self, Change, Response, Run, try_send},
     },
     builders::{bare_vm, nad, vm},
@@ -50,22 +49,16 @@ use support::{
     kube_proxy::KubeProxy,
     kubevirt::KubeVirtDouble,
     replica::Replica,
-    wait::eventually,
+    wait::within,
 };
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 /// Flags that make the election of a leader and the end of a replica fast enough for tests.
-const FLAGS: [&str; 6] = [
-    "--listen=127.0.0.1:0",
-    "--lease-duration=3s",
-    "--lease-deadline=2s",
-    "--lease-retry=200ms",
-    "--drain-grace=100ms",
-    "--drain-deadline=5s",
-];
+const FLAGS: [&str; 5] =
+    ["--lease-duration=3s", "--lease-deadline=2s", "--lease-retry=200ms", "--drain-grace=100ms", "--drain-deadline=5s"];
 const SECRET: &str = "nicplug-certificates";
 const PERSIST: &str = "nicplug.io/persist";
 /// The network that is created and deleted all the time.
@@ -78,16 +71,8 @@ const CLIENTS: usize = 4;
 /// CA, and another replica leads 15 seconds after a kill.
 const LIMIT: Duration = Duration::from_mins(5);
 
-async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
-    let polling = async {
-        loop {
-            if let Some(value) = check().await {
-                return value;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(LIMIT, polling).await.unwrap_or_else(|_| panic!("did not happen within {LIMIT:?}: {what}"))
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> T {
+    within(LIMIT, what, check).await
 }
 
 // === Load ===
@@ -257,11 +242,7 @@ impl Cluster {
         let (load, started) = (Arc::default(), AtomicU64::new(0));
         let mut cluster = Self { api, installation, kubeconfig, proxy, replicas: Vec::new(), load, started };
         cluster.refill().await;
-        endpoints::publish(&cluster.api.admin(), NAMESPACE, "nicplug", true).await;
-        eventually("the webhooks are active", async || {
-            cluster.replicas[0].page("/metrics").await.contains("\nnicplug_webhook_active 1\n").then_some(())
-        })
-        .await;
+        cluster.installation.activate(&cluster.api.admin(), &cluster.replicas[0]).await;
         cluster
     }
 
@@ -270,10 +251,8 @@ impl Cluster {
         self.update_endpoints();
         while self.replicas.len() < 2 {
             let name = format!("nicplug-{}", self.started.fetch_add(1, Ordering::Relaxed));
-            let environment =
-                [("KUBECONFIG", self.kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", name.as_str())];
             let program = Path::new(env!("CARGO_BIN_EXE_nicplug"));
-            let replica = Replica::start_program(program, &self.installation.flags(&FLAGS), &environment).await;
+            let replica = self.installation.start_replica(program, &self.kubeconfig, &name, &FLAGS).await;
             // Without a certificate in the Secret it waits for the leader, who may wait for a new CA to spread.
             until("the replica is ready", async || replica.is_ready().await.then_some(())).await;
             self.replicas.push(replica);
@@ -282,7 +261,7 @@ impl Cluster {
     }
 
     fn update_endpoints(&self) {
-        self.proxy.set_endpoints(&self.replicas.iter().map(Replica::address).collect::<Vec<_>>());
+        self.proxy.set_replicas(&self.replicas);
     }
 
     /// Waits until the clients have sent more requests: a fault meets them in the middle.

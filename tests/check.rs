@@ -6,13 +6,12 @@
 mod support;
 
 use std::{
-    io::Write,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use serde_json::Value;
-use support::{cases::data, folder::Folder};
+use support::{cases::data, commands::output_for, folder::Folder};
 
 /// A VM with a NIC on the pod network and one on a bridge.
 const VM: &str = "\
@@ -47,17 +46,9 @@ spec:
 ";
 
 fn check_in(folder: &Path, args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
-        .arg("check")
-        .args(args)
-        .current_dir(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command.arg("check").args(args).current_dir(folder);
+    output_for(command, input)
 }
 
 /// Returns the exit status and the JSON of a check of standard input.

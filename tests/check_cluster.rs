@@ -5,10 +5,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeSet,
-    process::{Command, Output},
-};
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::{Value, json};
 use support::{
@@ -19,10 +16,9 @@ use support::{
     },
     builders::{VM, VmBuilder, bare_vm},
     cases::text_and_rules,
-    commands::{CommandFixture, IN_PLACE, NETWORK, vm},
+    commands::{CommandFixture, IN_PLACE, NETWORK, run, vm},
     replica::Deployment,
 };
-use tokio::task::spawn_blocking;
 
 /// Adds a NIC to a VM.
 fn plug(vm: VmBuilder, interface: Value, network: &str) -> VmBuilder {
@@ -61,14 +57,9 @@ async fn apply(fixture: &CommandFixture, object: &Value) -> Response {
     requests::create(admin, Kind::Vm, namespace, object, Run::Dry).await
 }
 
-async fn run(mut command: Command) -> Output {
-    spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
 async fn checked(command: Command) -> (i32, Value) {
-    let output = run(command).await;
-    let json = serde_json::from_slice(&output.stdout);
-    (output.status.code().unwrap(), json.unwrap_or_else(|error| panic!("{error}: {output:?}")))
+    let finished = run(command).await;
+    (finished.code.unwrap(), finished.json())
 }
 
 /// Returns rule and field of each finding of a level.
@@ -132,8 +123,5 @@ async fn a_user_of_one_namespace_gets_the_verdict_of_that_namespace() {
     }
 
     let stranger = fixture.command_as("stranger", json!([]), IN_PLACE, &args).await;
-    let output = run(stranger).await;
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(error.contains("--cluster: ") && error.contains("forbidden"), "{error}");
+    run(stranger).await.check(2, &[], &["--cluster: ", "forbidden"]);
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 use support::{
     cases::{data, json_file},
     client::get,
+    commands::output_for,
     folder::Folder,
 };
 use tokio::runtime::Builder;
@@ -429,7 +430,6 @@ impl Drop for ServeProcess {
     }
 }
 
-/// Creates the certificates of a server by the command, and returns their folder.
 /// A VMI that booted with one NIC and two free ports, and got two NICs since.
 const PLUGGED_VMI: &str = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
 "metadata": {"name": "web", "namespace": "shop", "annotations": {"nicplug.io/boot-slots": "v1:port=2,nics=1,disks=0"}},
@@ -487,6 +487,7 @@ fn slots_of_a_manifest_say_nothing_about_now() {
     assert!(json.get("now").is_none() && json["afterRestart"]["freePorts"].is_u64(), "{json}");
 }
 
+/// Creates the certificates of a server by the command, and returns their folder.
 fn certificates(folder: &Folder) -> PathBuf {
     let certificates = folder.path().join("certificates");
     assert!(run(&["certs", certificates.to_str().unwrap()], "").status.success());
@@ -494,16 +495,9 @@ fn certificates(folder: &Folder) -> PathBuf {
 }
 
 fn run(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_nicplug"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that ends without reading its input closes the pipe; its output shows why.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command.args(args);
+    output_for(command, input)
 }
 
 fn lines(output: &[u8]) -> Vec<Value> {

@@ -4,18 +4,14 @@
 
 mod support;
 
-use std::{
-    net::TcpListener,
-    process::{Command, Output},
-};
+use std::{net::TcpListener, process::Command};
 
 use serde_json::json;
 use support::{
     builders::VM,
-    commands::{CommandFixture, IN_PLACE},
+    commands::{CommandFixture, IN_PLACE, run, run_blocking},
     folder::Folder,
 };
-use tokio::task::spawn_blocking;
 
 /// Each command that reads a cluster, with arguments by which it does.
 const CONNECTING: [&[&str]; 9] = [
@@ -29,21 +25,6 @@ const CONNECTING: [&[&str]; 9] = [
     &["status"],
     &["why", VM],
 ];
-
-/// Runs a command, and returns its exit status and its standard error on one line.
-fn finish(mut command: Command) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = String::from_utf8(stderr).unwrap();
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    (
-        status.code(),
-        format!("{text}{}", if status.success() { String::from_utf8(stdout).unwrap() } else { String::new() }),
-    )
-}
-
-async fn run(command: Command) -> (Option<i32>, String) {
-    spawn_blocking(move || finish(command)).await.unwrap()
-}
 
 fn nicplug(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
@@ -67,8 +48,8 @@ fn a_request_timeout_ends_each_command_that_reads_a_cluster() {
     let folder = Folder::new("connection");
     let file = kubeconfig(&folder, &format!("http://{}", listener.local_addr().unwrap()));
     for args in CONNECTING {
-        let (code, error) = finish(nicplug(&[args, &["--request-timeout=50ms", "--kubeconfig", &file]].concat()));
-        assert_eq!(code, Some(2), "{args:?}: {error}");
+        let command = nicplug(&[args, &["--request-timeout=50ms", "--kubeconfig", &file]].concat());
+        let error = run_blocking(command).check(2, &[], &[]).stderr;
         assert!(error.contains("no answer within 0.05 s") || error.contains("timed out"), "{args:?}: {error}");
     }
 }
@@ -93,9 +74,7 @@ fn a_kubeconfig_or_a_context_that_does_not_exist_is_named() {
             if !variable.is_empty() {
                 command.env("KUBECONFIG", variable);
             }
-            let (code, error) = finish(command);
-            assert_eq!(code, Some(2), "{args:?} {flags:?}: {error}");
-            assert!(error.contains(part), "{args:?} {flags:?}: {error}");
+            run_blocking(command).check(2, &[], &[part]);
         }
     }
 }
@@ -113,27 +92,21 @@ fn a_command_that_reads_no_cluster_refuses_the_flags_of_one() {
         (&["explain", "--offline", "--context", "a", "x [NP103]"], "--context selects a cluster, and --offline"),
         (&["status", "--as-group", "staff"], "--as <USER>"),
     ] {
-        let (code, error) = finish(nicplug(args));
-        assert_eq!(code, Some(2), "{args:?}: {error}");
-        assert!(error.contains(part), "{args:?}: {error}");
+        run_blocking(nicplug(args)).check(2, &[], &[part]);
     }
 }
 
 #[tokio::test]
 async fn commands_act_as_another_user() {
     let Some(fixture) = CommandFixture::with_vm("impersonated").await else { return };
-    for (flags, code, part) in [
-        (&["--as", "nemo"][..], 2, "User \"nemo\" cannot list resource \"virtualmachines\""),
-        (&["--as", "nemo", "--as-group", "system:masters"], 0, VM),
-    ] {
-        let (found, text) = run(fixture.command(IN_PLACE, &[&["status"], flags].concat())).await;
-        assert_eq!(found, Some(code), "{text}");
-        assert!(text.contains(part), "{text}");
-    }
+    let status = ["status", "--as", "nemo"];
+    let refused = "User \"nemo\" cannot list resource \"virtualmachines\"";
+    run(fixture.command(IN_PLACE, &status)).await.check(2, &[], &[refused]);
+    let of_group = [&status[..], &["--as-group", "system:masters"]].concat();
+    run(fixture.command(IN_PLACE, &of_group)).await.check(0, &[VM], &[]);
     let add = ["addinterface", VM, "--nad", "net", "--name", "blue", "--as", "nemo"];
-    let (code, text) = run(fixture.command(IN_PLACE, &add)).await;
-    assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("User \"nemo\" cannot get resource \"virtualmachines\""), "{text}");
+    let refused = "User \"nemo\" cannot get resource \"virtualmachines\"";
+    run(fixture.command(IN_PLACE, &add)).await.check(2, &[], &[refused]);
 }
 
 #[tokio::test]
@@ -144,9 +117,7 @@ async fn flags_may_stand_before_the_command() {
         ["-n", &fixture.namespace, "--kubeconfig", kubeconfig, "status", VM],
         ["--kubeconfig", kubeconfig, "--namespace", &fixture.namespace, "status", VM],
     ] {
-        let (code, text) = run(nicplug(&args)).await;
-        assert_eq!(code, Some(0), "{text}");
-        assert!(text.contains("default"), "{text}");
+        run(nicplug(&args)).await.check(0, &["default"], &[]);
     }
 }
 
@@ -158,10 +129,9 @@ async fn a_namespace_that_does_not_exist_is_named() {
     for args in CONNECTING.into_iter().filter(|args| !["check", "probe"].contains(&args[0])) {
         for (namespace, hint) in [(near.as_str(), fixture.namespace.as_str()), ("elsewhere", "pass -n for another one")]
         {
-            let (code, text) = run(nicplug(&[args, &["-n", namespace, "--kubeconfig", kubeconfig]].concat())).await;
-            assert_eq!(code, Some(2), "{args:?}: {text}");
-            assert!(text.contains(&format!("namespace {namespace:?} not found; ")), "{args:?}: {text}");
-            assert!(text.contains(hint), "{args:?}: {text}");
+            let command = nicplug(&[args, &["-n", namespace, "--kubeconfig", kubeconfig]].concat());
+            let missing = format!("namespace {namespace:?} not found; ");
+            run(command).await.check(2, &[], &[&missing, hint]);
         }
     }
 }

@@ -51,17 +51,18 @@ use support::{
         crds::Kind,
         requests::{self, Run, send},
     },
-    builders::{VM, nad, vm},
+    builders::{GUEST_KINDS, VM, nad, review, vm},
     client::{ClientPool, LOCALHOST, get},
+    commands::create_kubevirt_with,
     kubevirt::KubeVirtDouble,
     link::Link,
     server::BUNDLE,
-    wait::guarded,
+    wait::{guarded, within},
 };
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 /// How long a test waits for an event. With the timings of `nicplug serve` some take minutes.
@@ -86,17 +87,9 @@ fn tuning() -> Tuning {
 }
 
 /// Waits until `check` returns a value, and returns it with the time that it took.
-async fn measured<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> (T, Duration) {
+async fn measured<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> (T, Duration) {
     let begin = Instant::now();
-    let polling = async {
-        loop {
-            if let Some(value) = check().await {
-                return value;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let value = timeout(LIMIT, polling).await.unwrap_or_else(|_| panic!("did not happen within {LIMIT:?}: {what}"));
+    let value = within(LIMIT, what, check).await;
     (value, begin.elapsed())
 }
 
@@ -180,12 +173,8 @@ impl Nicplug {
     }
 
     async fn answer(&self, network: &str) -> (Verdict, Value) {
-        let old = vm().build();
-        let new = vm().nic("second", network).build();
-        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
-            "name": VM, "namespace": self.namespace, "operation": "UPDATE",
-            "kind": {"group": "kubevirt.io", "version": "v1", "kind": "VirtualMachine"}, "object": new,
-            "oldObject": old}});
+        let mut review = review(GUEST_KINDS[0], &vm().build(), &vm().nic("second", network).build());
+        review["request"]["namespace"] = json!(self.namespace);
         let answer = self.pool.send(Bytes::from(review.to_string())).await.expect("each review is answered");
         let response = &answer["response"];
         if response["allowed"] != json!(true) {
@@ -251,15 +240,7 @@ enum Verdict {
 /// Creates a namespace with a running VM and the network `blue`, in a cluster with KubeVirt 1.9.
 async fn namespace(api: &ApiServer) -> String {
     let (admin, namespace) = (api.admin(), api.namespace("fault").await);
-    let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-        "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"},
-            "workloadUpdateStrategy": {"workloadUpdateMethods": ["LiveMigrate"]}}});
-    requests::create(&admin, Kind::KubeVirt, &namespace, &kubevirt, Run::Real).await.granted();
-    let (path, version) = (
-        format!("{}/kubevirt/status", Kind::KubeVirt.path(&namespace)),
-        json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}).to_string(),
-    );
-    send(&admin, Method::PATCH, &path, "application/merge-patch+json", version).await.granted();
+    create_kubevirt_with(&admin, &namespace, &json!({"workloadUpdateMethods": ["LiveMigrate"]})).await;
     create_network(&admin, &namespace, "blue").await;
     requests::create(&admin, Kind::Vm, &namespace, &vm().build(), Run::Real).await.granted();
     let double = KubeVirtDouble::start(api, &namespace);
@@ -487,25 +468,27 @@ where
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn during_a_storm_of_410_no_fact_gets_lost_and_lists_are_paced() {
     guarded(async {
-        let Some(api) = ApiServer::start().await else { return };
+        let Some(mut api) = ApiServer::start().await else { return };
         let namespace = namespace(&api).await;
         let faults = Faults::new(Fault::None);
         let nicplug = Nicplug::start(&faults.client(&api), &namespace, true).await;
         nicplug.until("blue", Verdict::Allowed).await;
         // Open watches end when the API server is restarted, and each new one is answered with 410.
-        let (mut api, begin) = (api, Instant::now());
         faults.set(Fault::Expired);
         api.stop().await;
         api.start_again().await;
         let expired = "nicplug_facts_errors_total{kind=\"NetworkAttachmentDefinition\",error=\"expired\"}";
         let count = async || support::metrics::value::<u64>(&nicplug.get("/metrics").await.1, expired);
+        let (begin, refused, listed) = (Instant::now(), count().await, faults.lists.load(Ordering::Relaxed));
         let enough = async || {
             // The facts of before stay.
             nicplug.expect("blue", Verdict::Allowed).await;
-            (count().await >= 10).then_some(())
+            (count().await >= refused + 10).then_some(())
         };
-        measured("ten watches are refused", enough).await;
-        let (lists, lasted) = (faults.lists.load(Ordering::Relaxed), begin.elapsed());
+        measured("ten more watches are refused", enough).await;
+        let (lists, lasted) = (faults.lists.load(Ordering::Relaxed) - listed, begin.elapsed());
+        // There are nine delays between ten refusals, each of at least half of the first delay.
+        assert!(lasted >= tuning().retry_delays.first * 9 / 2, "{lists} lists in {lasted:?}");
 
         create_network(&api.admin(), &namespace, "late").await;
         faults.set(Fault::None);

@@ -29,7 +29,8 @@ use support::{
         crds::{self, Kind},
         requests::{self, Run},
     },
-    builders::{VM, nad, vm},
+    builders::{INTERFACES, VM, nad, names, review, vm},
+    commands::run,
     folder::Folder,
     wait::eventually,
 };
@@ -66,12 +67,11 @@ async fn install(api: &ApiServer) -> String {
 }
 
 /// Returns the review of an update that adds a NIC.
-fn review(group: &str, namespace: &str, network: &str) -> Vec<u8> {
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u", "name": VM,
-        "namespace": namespace, "operation": "UPDATE", "kind": {"group": group, "kind": "VirtualMachine"},
-        "object": vm().nic("second", network).build(), "oldObject": vm().build()}})
-    .to_string()
-    .into_bytes()
+fn review_of(group: &'static str, namespace: &str, network: &str) -> Vec<u8> {
+    let kind = (group, "VirtualMachine", "spec.template.spec");
+    let mut review = review(kind, &vm().build(), &vm().nic("second", network).build());
+    review["request"]["namespace"] = json!(namespace);
+    review.to_string().into_bytes()
 }
 
 #[tokio::test]
@@ -89,8 +89,8 @@ async fn the_facts_are_those_of_the_fork() {
     eventually("the watches are synced", async || kinds.into_iter().all(is_synced).then_some(())).await;
 
     let reviewer = Reviewer::new(std::sync::Arc::clone(watches.cache()) as _, settings);
-    let answer = |group: &str, network: &str| {
-        let answer = reviewer.review(Endpoint::Validate, &review(group, &namespace, network));
+    let answer = |group: &'static str, network: &str| {
+        let answer = reviewer.review(Endpoint::Validate, &review_of(group, &namespace, network));
         (answer.decision, String::from_utf8(answer.body).unwrap())
     };
     let (decision, text) = answer(GROUP, "missing");
@@ -108,29 +108,23 @@ async fn the_commands_read_and_change_the_vms_of_the_fork() {
     let namespace = install(api).await;
     let folder = Folder::new("fork");
     let settings = folder.write("settings.yaml", SETTINGS);
-    let run = async |args: &[&str]| {
+    let command = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
         command.args(args).arg("--kubeconfig").arg(api.kubeconfig()).args(["--namespace", &namespace]);
         command.arg("--settings").arg(&settings).env_remove("KUBECONFIG");
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+        command
     };
-    let (code, text) = run(&["status", "--output", "json"]).await;
-    assert!(code == Some(0) && text.contains("\"vm-fedora\""), "{text}");
-    let (_, text) = run(&["plan", VM, "--add", "second=blue"]).await;
-    assert!(text.contains("second"), "{text}");
+    run(command(&["status", "--output", "json"])).await.check(0, &["\"vm-fedora\""], &[]);
+    run(command(&["plan", VM, "--add", "second=blue"])).await.check(0, &["second"], &[]);
     // The VM runs, so the rules of hotplug apply to its change.
     let interface = json!({"name": "second", "bridge": {}, "model": "e1000e"});
     let mut changed = vm().nic_with(interface, json!({"multus": {"networkName": "blue"}})).build();
     changed["apiVersion"] = format!("{GROUP}/v1").into();
     let file = folder.write("vm.json", &changed.to_string());
-    let (code, text) = run(&["check", "--cluster", "--file", &file]).await;
-    assert!(code == Some(1) && text.contains("NP103"), "{text}");
-    let (code, text) =
-        run(&["addinterface", VM, "--network-attachment-definition-name", "blue", "--name", "second"]).await;
-    assert_eq!(code, Some(0), "{text}");
+    run(command(&["check", "--cluster", "--file", &file])).await.check(1, &["NP103"], &[]);
+    let add = ["addinterface", VM, "--network-attachment-definition-name", "blue", "--name", "second"];
+    run(command(&add)).await.check(0, &[], &[]);
     let path = format!("/apis/{GROUP}/v1/namespaces/{namespace}/virtualmachines/{VM}");
     let stored = requests::send(&api.admin(), Method::GET, &path, "", "").await.granted();
-    let names = support::builders::names(&stored, "/spec/template/spec/domain/devices/interfaces");
-    assert!(names.contains(&"second".to_owned()), "{stored:#}");
+    assert!(names(&stored, INTERFACES).contains(&"second".to_owned()), "{stored:#}");
 }

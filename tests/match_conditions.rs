@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use json_patch::Patch;
 use kube::Client;
 use nicplug::{admission::Reviewer, facts::NoFacts, settings::Settings};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use support::{
     api_server::{
         self,
@@ -20,6 +20,7 @@ use support::{
         webhooks::FailurePolicy,
     },
     builders::VmBuilder,
+    builders::annotations_of,
     cases::{Answer, data, patch_for, rows},
     replica::Deployment,
 };
@@ -115,11 +116,6 @@ async fn check(admin: &Client, namespace: &str, reviewer: &Reviewer, write: &Wri
         (true, false) => Outcome::Answered,
         (true, true) => Outcome::Silent,
     }
-}
-
-/// The API server stores no empty map of annotations.
-fn annotations_of(object: &Value) -> Map<String, Value> {
-    object["metadata"]["annotations"].as_object().cloned().unwrap_or_default()
 }
 
 async fn send(admin: &Client, namespace: &str, write: &Write) -> Response {

@@ -102,7 +102,7 @@ fn every_message_of_every_case_has_the_required_form() {
 
 /// kubectl prints equal lines once: the same change of two objects needs two lines.
 #[test]
-fn no_warning_about_an_object_is_one_about_another_object() {
+fn equal_changes_of_two_objects_have_different_warnings() {
     let mut rules = BTreeSet::new();
     for case in cases() {
         for settings in [Settings::default(), every_rule(Enforcement::Warn), every_rule(Enforcement::Deny)] {

@@ -101,7 +101,7 @@ impl ReplicaSet {
 
     /// Tells kube-proxy which replicas there are.
     fn update_endpoints(&self) {
-        self.proxy.set_endpoints(&self.replicas.iter().map(Replica::address).collect::<Vec<_>>());
+        self.proxy.set_replicas(&self.replicas);
     }
 }
 

@@ -30,11 +30,6 @@ impl CommandFixture {
         Some(fixture)
     }
 
-    async fn run_vm(&self, name: &str) {
-        self.kubevirt.start_vm(name).await;
-        self.kubevirt.report_condition(name, json!({"type": "LiveMigratable", "status": "True"})).await;
-    }
-
     /// Returns the NICs of a VM.
     async fn nics(&self, vm: &str) -> Vec<String> {
         let vm = Kind::Vm.api(&self.admin, &self.namespace).get(vm).await.unwrap();

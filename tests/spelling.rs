@@ -23,7 +23,7 @@ use support::{
         requests::{Response, send},
         webhooks::FailurePolicy,
     },
-    builders::{INTERFACES, VM, bare_vm, vm},
+    builders::{INTERFACES, VM, annotations_of, bare_vm, vm},
     cases::{Answer, Cause, patch_for},
     replica::Deployment,
 };
@@ -84,7 +84,7 @@ async fn an_object_is_judged_as_it_is_stored_however_it_is_spelled() {
     let (plain, reviewed) = (api.namespace("plain").await, api.namespace("spelled").await);
     let admin = api.admin();
     for namespace in [&plain, &reviewed] {
-        let text = text_of(&good_vm());
+        let text = good_vm().to_string();
         post(&admin, namespace, "application/json", "", &text.replace("NAME", VM)).await.granted();
     }
     // As the chart has it for the mutating webhook. Its match conditions fail for a list that is a number, which the
@@ -185,11 +185,6 @@ fn of_object(mut review: Value, name: &str, namespace: &str) -> Value {
     review
 }
 
-/// The API server stores no empty map of annotations.
-fn annotations_of(object: &Value) -> Map<String, Value> {
-    object["metadata"]["annotations"].as_object().cloned().unwrap_or_default()
-}
-
 /// Returns a key of an object that differs from one of [`PATHS`] only in case.
 fn other_spelling(value: &Value) -> Option<&str> {
     let keys: Vec<&str> = PATHS.iter().flat_map(|(_, path)| path.iter().copied()).collect();
@@ -268,10 +263,6 @@ fn pair(pair: Pair) -> [Value; 2] {
             [with("eth1=net"), with("no network")]
         }
     }
-}
-
-fn text_of(object: &Value) -> String {
-    object.to_string()
 }
 
 /// Each field in each spelling, in each kind of write.

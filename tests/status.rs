@@ -4,10 +4,7 @@
 
 mod support;
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-};
+use std::process::Command;
 
 use hyper::http::Method;
 use kube::api::{Patch, PatchParams};
@@ -19,12 +16,11 @@ use support::{
         requests::{self, Run},
     },
     builders::VM,
-    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, POD, run, vm},
-    wait::LONG,
+    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, POD, Running, run, vm},
 };
-use tokio::{sync::mpsc, time::timeout};
 
 const NIC: &str = "dyniface1";
+
 impl CommandFixture {
     /// Adds a running VM, with the pod of its guest.
     async fn with_guest(name: &str) -> Option<Self> {
@@ -47,42 +43,6 @@ impl Finished {
     fn line(&self, nic: &str) -> String {
         let line = self.stdout.lines().find(|line| line.split_whitespace().nth(1) == Some(nic));
         line.unwrap_or_else(|| panic!("no line is about {nic}: {self:#?}")).to_owned()
-    }
-}
-
-/// A running command, whose standard output is read line by line.
-struct Running {
-    child: Child,
-    lines: mpsc::UnboundedReceiver<String>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::unbounded_channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
-    }
-
-    /// Waits for a line with these parts.
-    async fn wait_for(&mut self, parts: &[&str]) {
-        let wait = async {
-            while let Some(line) = self.lines.recv().await {
-                if parts.iter().all(|part| line.contains(part)) {
-                    return true;
-                }
-            }
-            false
-        };
-        assert_eq!(timeout(LONG, wait).await, Ok(true), "no line has {parts:?}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -33,10 +33,9 @@ use support::{
     api_server::{
         ApiServer,
         crds::Kind,
-        endpoints,
         requests::{self, Run, send},
     },
-    builders::{VM, bare_vm, nad, vm},
+    builders::{GUEST_KINDS, bare_vm, nad, review, vm},
     cases::{Answer, patch_for, store},
     folder::Folder,
     installation::{Installation, NAMESPACE},
@@ -70,12 +69,6 @@ fn reviewer(annotations: &Value, of_namespace: &Value) -> Reviewer {
     Reviewer::new(Arc::new(store(&objects)), Settings::default())
 }
 
-fn review(kind: &str, old: &Value, new: &Value) -> Value {
-    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-        "uid": "u", "kind": {"group": "kubevirt.io", "version": "v1", "kind": kind}, "name": VM, "namespace": "demo",
-        "operation": "UPDATE", "userInfo": {"username": "alice"}, "object": new, "oldObject": old}})
-}
-
 /// Returns the answer to a NIC that is added to the running VM.
 fn answer_to_a_nic(reviewer: &Reviewer, annotations: &Value) -> Answer {
     let with_annotations = |mut vm: Value| {
@@ -83,7 +76,7 @@ fn answer_to_a_nic(reviewer: &Reviewer, annotations: &Value) -> Answer {
         vm
     };
     let (old, new) = (with_annotations(vm().build()), with_annotations(vm().nic("second", "blue").build()));
-    Answer::to(reviewer, &review("VirtualMachine", &old, &new))
+    Answer::to(reviewer, &review(GUEST_KINDS[0], &old, &new))
 }
 
 #[test]
@@ -119,7 +112,7 @@ fn a_stamp_of_any_version_is_read_or_unknown_and_never_a_reason_to_deny() {
         vmi["metadata"]["annotations"] = annotations.clone();
         let mut heartbeat = vmi.clone();
         heartbeat["status"] = json!({"guestOSInfo": {"kernelVersion": "2"}});
-        let heartbeat = review("VirtualMachineInstance", &vmi, &heartbeat);
+        let heartbeat = review(GUEST_KINDS[1], &vmi, &heartbeat);
         assert_eq!(patch_for(&reviewer, &heartbeat), [], "{shown}");
     }
 }
@@ -222,15 +215,8 @@ struct Rollout<'a> {
 
 impl Rollout<'_> {
     async fn add(&mut self, program: &Path, name: &str) {
-        let environment = [("KUBECONFIG", self.kubeconfig.as_str()), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", name)];
-        let fast = [
-            "--listen=127.0.0.1:0",
-            "--lease-duration=3s",
-            "--lease-deadline=2s",
-            "--lease-retry=200ms",
-            "--drain-grace=500ms",
-        ];
-        let replica = Replica::start_program(program, &self.installation.flags(&fast), &environment).await;
+        let flags = ["--lease-retry=200ms", "--drain-grace=500ms"];
+        let replica = self.installation.start_replica(program, &self.kubeconfig, name, &flags).await;
         eventually("the replica is ready", async || replica.is_ready().await.then_some(())).await;
         self.replicas.push(replica);
         self.update_endpoints();
@@ -244,7 +230,7 @@ impl Rollout<'_> {
     }
 
     fn update_endpoints(&self) {
-        self.proxy.set_endpoints(&self.replicas.iter().map(Replica::address).collect::<Vec<_>>());
+        self.proxy.set_replicas(&self.replicas);
     }
 }
 
@@ -263,11 +249,7 @@ async fn two_versions_side_by_side_share_certificates_leases_and_the_role_bindin
         let (certificates, certificates_task) = holders(&admin, "nicplug-certificates");
         rollout.add(&old, "old-0").await;
         rollout.add(&old, "old-1").await;
-        endpoints::publish(&admin, NAMESPACE, "nicplug", true).await;
-        eventually("the webhooks are active", async || {
-            rollout.replicas[0].page("/metrics").await.contains("\nnicplug_webhook_active 1\n").then_some(())
-        })
-        .await;
+        installation.activate(&admin, &rollout.replicas[0]).await;
         let before = shared_objects(&admin).await;
 
         let (is_over, created) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());

@@ -5,15 +5,12 @@
 
 use libfuzzer_sys::fuzz_target;
 use nicplug::admission::Endpoint;
-use nicplug_fuzz::{REVIEWER, answer, patched};
+use nicplug_fuzz::{REVIEWER, answer, patched_once};
 use serde_json::Value;
 
 fuzz_target!(|body: &[u8]| {
     answer(&REVIEWER, Endpoint::Validate, body);
-    if let Some(patched) = answer(&REVIEWER, Endpoint::Mutate, body).and_then(|response| patched(body, &response)) {
-        let again = answer(&REVIEWER, Endpoint::Mutate, &patched).expect("a patched review is readable");
-        assert_eq!(again.get("patch"), None, "patched twice");
-    }
+    patched_once(body);
     if let Ok(review) = serde_json::from_slice::<Value>(body) {
         let compact = review.to_string();
         let escaped = escaped(&compact);

@@ -5,10 +5,9 @@
 
 use std::{cell::LazyCell, thread_local};
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use libfuzzer_sys::fuzz_target;
 use nicplug::{admission::Endpoint, server::fuzzing::Routes};
-use nicplug_fuzz::{REVIEWER, answer, patched};
+use nicplug_fuzz::{REVIEWER, patched, patched_once};
 use serde_json::Value;
 
 thread_local! {
@@ -21,13 +20,9 @@ fuzz_target!(|body: &[u8]| {
     let before = post(Endpoint::Validate, body, part);
     let (status, response) = post(Endpoint::Mutate, body, part);
     assert_eq!(post(Endpoint::Validate, body, part), before, "a second answer differs");
-    let Some(of_function) = answer(&REVIEWER, Endpoint::Mutate, body).and_then(|response| patched(body, &response))
-    else {
-        return;
-    };
+    let Some(of_function) = patched_once(body) else { return };
     let review: Value = serde_json::from_slice(&response).expect("the answer is JSON");
     assert_eq!(status, 200);
-    assert!(BASE64.decode(review["response"]["patch"].as_str().expect("there is a patch")).is_ok());
     let of_server = patched(body, &review["response"]).expect("there is a patch");
     assert_eq!(of_server, of_function);
     post(Endpoint::Validate, &of_server, part);

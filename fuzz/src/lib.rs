@@ -62,6 +62,17 @@ pub fn answer(reviewer: &Reviewer, endpoint: Endpoint, body: &[u8]) -> Option<Va
     Some(response)
 }
 
+/// Returns the body as the reviewer of `/mutate` patches it; `None` if there is no patch.
+///
+/// # Panics
+/// An answer breaks a guarantee of the webhook, or the patched body is patched again.
+pub fn patched_once(body: &[u8]) -> Option<Vec<u8>> {
+    let patched = patched(body, &answer(&REVIEWER, Endpoint::Mutate, body)?)?;
+    let again = answer(&REVIEWER, Endpoint::Mutate, &patched).expect("a patched review is readable");
+    assert_eq!(again.get("patch"), None, "patched twice");
+    Some(patched)
+}
+
 /// Returns the body with the patch of a response of `/mutate` applied to its object; `None` if there is no patch.
 ///
 /// # Panics

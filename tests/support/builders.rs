@@ -144,6 +144,11 @@ pub(crate) fn names(object: &Value, list: &str) -> Vec<String> {
     entries.map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Returns the annotations of an object. The API server stores no empty map of them.
+pub(crate) fn annotations_of(object: &Value) -> Map<String, Value> {
+    object["metadata"]["annotations"].as_object().cloned().unwrap_or_default()
+}
+
 // === Reviews ===
 
 /// A kind that contains a guest: its group, its name, and the path of the guest.

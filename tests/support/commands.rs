@@ -1,8 +1,9 @@
 //! Commands of the built program on a namespace of the real API server.
 
 use std::{
+    io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use hyper::http::Method;
@@ -12,7 +13,11 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use super::{
     api_server::{
@@ -63,13 +68,18 @@ impl CommandFixture {
     /// Adds a running VM.
     pub(crate) async fn with_running_vm(name: &str) -> Option<Self> {
         let fixture = Self::with_vm(name).await?;
-        fixture.kubevirt.start_vm(VM).await;
-        fixture.kubevirt.report_condition(VM, json!({"type": "LiveMigratable", "status": "True"})).await;
+        fixture.run_vm(VM).await;
         Some(fixture)
     }
 
     pub(crate) async fn create_vm(&self, vm: &VmBuilder) {
         requests::create(&self.admin, Kind::Vm, &self.namespace, &vm.build(), Run::Real).await.granted();
+    }
+
+    /// Starts a VM, whose guest can migrate.
+    pub(crate) async fn run_vm(&self, name: &str) {
+        self.kubevirt.start_vm(name).await;
+        self.kubevirt.report_condition(name, json!({"type": "LiveMigratable", "status": "True"})).await;
     }
 
     /// Creates an object of the core group.
@@ -134,6 +144,9 @@ impl CommandFixture {
 /// The exit status and the output of a command.
 #[derive(Debug)]
 pub(crate) struct Finished {
+    /// What was run, for the messages of failed checks.
+    #[expect(dead_code, reason = "it is read by Debug")]
+    command: String,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     /// Standard error with one blank between words, so that line breaks do not split a text.
@@ -161,21 +174,112 @@ impl Finished {
     }
 
     /// Returns standard output as JSON.
+    #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap()
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+impl Finished {
+    fn new(command: String, output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        for line in stdout.lines().chain(stderr.lines()) {
+            assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
+        }
+        let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { command, code: output.status.code(), stdout, stderr }
     }
 }
 
 /// Runs a command to its end, without a terminal.
-pub(crate) async fn run(mut command: Command) -> Finished {
-    let output = spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-    for line in stdout.lines().chain(stderr.lines()) {
-        assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
+pub(crate) async fn run(command: Command) -> Finished {
+    spawn_blocking(|| run_blocking(command)).await.unwrap()
+}
+
+/// As [`run`], for a test without a runtime.
+pub(crate) fn run_blocking(mut command: Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Finished::new(format!("{command:?}"), output)
+}
+
+/// Runs a command to its end with this standard input.
+pub(crate) fn output_for(mut command: Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A program that ends without reading its input closes the pipe; its output shows why.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// A running command, whose standard output is read line by line; killed when it is dropped.
+pub(crate) struct Running {
+    command: String,
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    /// The lines that were read.
+    stdout: String,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { command: format!("{command:?}"), child, lines, stdout: String::new() }
     }
-    let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-    Finished { code: output.status.code(), stdout, stderr }
+
+    /// Waits for a line with these parts.
+    pub(crate) async fn wait_for(&mut self, parts: &[&str]) {
+        let wait = async {
+            while let Some(line) = self.lines.recv().await {
+                self.keep(&line);
+                if parts.iter().all(|part| line.contains(part)) {
+                    return true;
+                }
+            }
+            false
+        };
+        if timeout(LONG, wait).await != Ok(true) {
+            let _ = self.child.kill();
+            let stderr = read(self.child.stderr.take().unwrap());
+            panic!("no line has {parts:?}:\n{}{stderr}", self.stdout);
+        }
+    }
+
+    /// Waits for the end of the command.
+    pub(crate) async fn end(mut self) -> Finished {
+        let stderr = self.child.stderr.take().unwrap();
+        let end = async {
+            while let Some(line) = self.lines.recv().await {
+                self.keep(&line);
+            }
+            spawn_blocking(move || read(stderr)).await.unwrap()
+        };
+        let stderr = timeout(LONG, end).await.expect("the command ends");
+        let stdout = std::mem::take(&mut self.stdout).into_bytes();
+        let output = Output { status: self.child.wait().unwrap(), stdout, stderr: stderr.into_bytes() };
+        Finished::new(self.command.clone(), output)
+    }
+
+    fn keep(&mut self, line: &str) {
+        self.stdout.push_str(line);
+        self.stdout.push('\n');
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(mut stream: impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Begins a VM that the user starts and stops, with one NIC on the pod network.
@@ -189,10 +293,15 @@ async fn install_kubevirt(api: &ApiServer) {
     INSTALLED.get_or_init(async || create_kubevirt(&api.admin(), &api.namespace("kubevirt").await).await).await;
 }
 
-/// Creates the KubeVirt resource of a cluster with KubeVirt 1.9.
+/// Creates the KubeVirt resource of a cluster with KubeVirt 1.9, which starts no migration.
 pub(crate) async fn create_kubevirt(admin: &Client, namespace: &str) {
+    create_kubevirt_with(admin, namespace, &json!({})).await;
+}
+
+/// Creates the KubeVirt resource of a cluster with KubeVirt 1.9 and this `workloadUpdateStrategy`.
+pub(crate) async fn create_kubevirt_with(admin: &Client, namespace: &str, strategy: &Value) {
     let kubevirt = json!({"apiVersion": "kubevirt.io/v1", "kind": "KubeVirt", "metadata": {"name": "kubevirt"},
-        "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}}});
+        "spec": {"configuration": {"vmRolloutStrategy": "LiveUpdate"}, "workloadUpdateStrategy": strategy}});
     requests::create(admin, Kind::KubeVirt, namespace, &kubevirt, Run::Real).await.granted();
     let status = Patch::Merge(json!({"status": {"observedKubeVirtVersion": "v1.9.0"}}));
     let kubevirts: Api<DynamicObject> = Kind::KubeVirt.api(admin, namespace);

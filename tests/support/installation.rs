@@ -1,18 +1,22 @@
 //! What `deploy/install.yaml` installs, and replicas that run as its Deployment runs them: with its flags, as its service
 //! account.
 
+use std::path::Path;
+
 use hyper::http::Method;
 use kube::Client;
 use serde_json::{Value, json};
 
 use super::{
     api_server::{
-        ApiServer,
+        ApiServer, endpoints,
         requests::{self, send},
         service::ClusterIp,
         webhooks::chart,
     },
     folder::Folder,
+    replica::Replica,
+    wait::eventually,
 };
 
 /// The namespace of the installation.
@@ -58,6 +62,22 @@ impl Installation {
         let mut config = serde_json::to_value(admin).unwrap();
         config["users"][0]["user"] = json!({"token": token["status"]["token"]});
         self.folder.write("kubeconfig", &config.to_string())
+    }
+
+    /// Starts a replica on a free port, with the name of its pod and further flags. It may not be ready yet.
+    pub(crate) async fn start_replica(&self, program: &Path, kubeconfig: &str, pod: &str, further: &[&str]) -> Replica {
+        let environment = [("KUBECONFIG", kubeconfig), ("POD_NAMESPACE", NAMESPACE), ("POD_NAME", pod)];
+        let flags = self.flags(&[&["--listen=127.0.0.1:0"], further].concat());
+        Replica::start_program(program, &flags, &environment).await
+    }
+
+    /// Reports the pods as ready, and waits until a replica has seen that the API server calls the webhooks.
+    pub(crate) async fn activate(&self, admin: &Client, replica: &Replica) {
+        endpoints::publish(admin, NAMESPACE, "nicplug", true).await;
+        eventually("the webhooks are active", async || {
+            replica.page("/metrics").await.contains("\nnicplug_webhook_active 1\n").then_some(())
+        })
+        .await;
     }
 }
 

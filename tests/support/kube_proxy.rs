@@ -12,6 +12,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::replica::Replica;
+
 /// Passes connections to an address on to the endpoints behind it, in turn and byte by byte, as kube-proxy does.
 pub(crate) struct KubeProxy {
     pub(crate) address: SocketAddr,
@@ -94,5 +96,10 @@ impl KubeProxy {
     /// Sends new connections to these endpoints. Open connections stay where they are.
     pub(crate) fn set_endpoints(&self, endpoints: &[SocketAddr]) {
         self.state.lock().unwrap().endpoints = endpoints.to_vec();
+    }
+
+    /// Sends new connections to these replicas.
+    pub(crate) fn set_replicas(&self, replicas: &[Replica]) {
+        self.set_endpoints(&replicas.iter().map(Replica::address).collect::<Vec<_>>());
     }
 }

@@ -13,7 +13,16 @@ const GUARD: Duration = Duration::from_mins(15);
 /// Calls `check` until it returns a value; panics with `what` if it returns none within [`LONG`].
 ///
 /// It is for state that cannot be watched. Changes of objects can: see `kube::runtime::wait`.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl FnMut() -> F) -> T {
+    within(LONG, what, check).await
+}
+
+/// As [`eventually`], for an event that may take longer than [`LONG`].
+pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut check: impl FnMut() -> F,
+) -> T {
     let polling = async {
         loop {
             if let Some(value) = check().await {
@@ -22,7 +31,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             time::sleep(Duration::from_millis(20)).await;
         }
     };
-    time::timeout(LONG, polling).await.unwrap_or_else(|_| panic!("did not happen within {LONG:?}: {what}"))
+    time::timeout(limit, polling).await.unwrap_or_else(|_| panic!("did not happen within {limit:?}: {what}"))
 }
 
 /// Runs a test and fails it if it hangs. No test depends on how long the limit is.
