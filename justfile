@@ -139,6 +139,11 @@ promtool:
 bench *flags:
     cargo bench --profile dist --locked --bench review -- {{ flags }}
 
+# Counts the instructions of a review with valgrind, and fails above the bounds of `benches/instructions.py`.
+instructions *flags:
+    cargo build --quiet --release --locked --bin nicplug
+    python3 benches/instructions.py target/release/nicplug --check {{ flags }}
+
 # Compares the image's binary with a minimal service (needs h2load): docs/performance.md.
 bench-server *flags:
     bash image/build.sh {{ image_arch }} target/image/{{ image_arch }}

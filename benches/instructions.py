@@ -29,7 +29,7 @@ REVIEW = "*nicplug::admission::Reviewer::review*"
 HEARTBEAT = "vmi-update-status-heartbeat"
 VM_EDIT = "vm-update-merge-patch-add-nic"
 
-# The most instructions that `--check` accepts: those of `cargo build --profile dist` for x86_64, and a twentieth more.
+# The most instructions that `--check` accepts: those of `cargo build --release` for x86_64, and a twentieth more.
 BOUNDS = {HEARTBEAT: 0, VM_EDIT: 0}
 
 COUNTS = (100, 200)

@@ -16,31 +16,9 @@ use support::{
         requests::{self, Run},
     },
     builders::{VmBuilder, bare_vm},
-    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK},
+    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run},
 };
 use tokio::task::spawn_blocking;
-
-/// The result of a command.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Finished {
-    #[track_caller]
-    fn check(self, code: i32, stdout: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        let missing = stdout.iter().find(|part| !self.stdout.contains(**part));
-        assert_eq!(missing, None, "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap()
-    }
-}
 
 impl CommandFixture {
     /// Creates a VM and starts it. A guest that boots gets `boot-slots` with so many free ports.
@@ -62,12 +40,6 @@ impl CommandFixture {
     async fn audit_with(&self, settings: &str, args: &[&str]) -> Finished {
         run(self.command(settings, &[&["audit"], args].concat())).await
     }
-}
-
-async fn run(mut command: Command) -> Finished {
-    let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// Begins a VM that the user starts and stops, with one NIC on the pod network.
@@ -99,7 +71,7 @@ fn data_of(page: &str) -> Value {
 async fn an_audit_lists_what_hurts_the_worst_first() {
     let Some(fixture) = CommandFixture::start("audit").await else { return };
     fixture.create_running(&vm("vm-fine"), "vm-fine", 3, can_migrate()).await;
-    let fine = fixture.audit(&[]).await.check(0, &["nothing found in 1 guest of namespace \"audit"]);
+    let fine = fixture.audit(&[]).await.check_output(0, &["nothing found in 1 guest of namespace \"audit"]);
     assert_eq!(fine.stdout.lines().count(), 1, "{fine:#?}");
 
     let two_bindings = json!({"name": "blue", "bridge": {}, "sriov": {}});
@@ -114,7 +86,7 @@ async fn an_audit_lists_what_hurts_the_worst_first() {
     fixture.create_running(&vm("vm-pinned"), "vm-pinned", 3, pinned).await;
     fixture.create_running(&vm("vm-full"), "vm-full", 0, can_migrate()).await;
 
-    let json = fixture.audit(&["-o", "json"]).await.check(1, &[]).json();
+    let json = fixture.audit(&["-o", "json"]).await.check_output(1, &[]).json();
     assert_eq!((&json["kind"], &json["schemaVersion"]), (&json!("NicAudit"), &json!(1)));
     assert_eq!(json["summary"]["guests"], 6, "{json:#}");
     for (name, expected) in [
@@ -131,7 +103,7 @@ async fn an_audit_lists_what_hurts_the_worst_first() {
         json["guests"].as_array().unwrap().iter().map(|guest| guest["name"].as_str().unwrap()).collect();
     assert_eq!(order, ["vm-broken", "vm-denied", "vm-pinned", "vm-full", "vm-typo", "vm-fine"]);
 
-    let text = fixture.audit(&[]).await.check(
+    let text = fixture.audit(&[]).await.check_output(
         1,
         &[
             "2 errors, 3 warnings in 6 guests of namespace \"audit",
@@ -149,14 +121,14 @@ async fn an_audit_lists_what_hurts_the_worst_first() {
             .map(|heading| text.stdout.find(heading).unwrap_or_else(|| panic!("{heading}: {text:#?}")));
     assert!(places.is_sorted(), "{}", text.stdout);
 
-    let sarif = fixture.audit(&["-o", "sarif"]).await.check(1, &[]).json();
+    let sarif = fixture.audit(&["-o", "sarif"]).await.check_output(1, &[]).json();
     let results = sarif["runs"][0]["results"].as_array().unwrap();
     let ids: Vec<&str> = results.iter().map(|result| result["ruleId"].as_str().unwrap()).collect();
     assert_eq!(ids, ["will-not-boot", "NP006", "cannot-migrate", "ports-full", "NP105"], "{sarif:#}");
     let uri = &results[4]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
     assert_eq!(*uri, format!("namespaces/{}/virtualmachines/vm-typo", fixture.namespace));
 
-    let page = fixture.audit(&["-o", "html"]).await.check(1, &["<!doctype html>"]);
+    let page = fixture.audit(&["-o", "html"]).await.check_output(1, &["<!doctype html>"]);
     let data = data_of(&page.stdout);
     assert_eq!(data["guests"].as_array().unwrap().len(), 6);
     let buses = data["buses"].as_array().unwrap();
@@ -172,10 +144,10 @@ async fn a_nic_that_does_not_arrive_is_a_finding_and_one_on_its_way_a_note() {
     let patch = Patch::Merge(json!({"spec": {"template": template}}));
     vms.patch("vm-a", &PatchParams::default(), &patch).await.unwrap();
     let pending = fixture.audit(&[]).await;
-    pending.check(0, &["1 note in 1 guest", "NIC is on its way\n  \"blue\" waits for "]);
+    pending.check_output(0, &["1 note in 1 guest", "NIC is on its way\n  \"blue\" waits for "]);
     fixture.start_pod("vm-a", "virt-launcher-vm-a").await;
     fixture.kubevirt.report_condition("vm-a", json!({"type": "MigrationRequired", "status": "True"})).await;
-    let stuck = fixture.audit_with(BY_MIGRATION, &["-o", "json"]).await.check(1, &[]).json();
+    let stuck = fixture.audit_with(BY_MIGRATION, &["-o", "json"]).await.check_output(1, &[]).json();
     assert_eq!(topics(&stuck, "vm-a"), ["nic-stuck"], "{stuck:#}");
     assert_eq!(stuck["guests"][0]["findings"][0]["nic"], "blue");
 }
@@ -198,7 +170,7 @@ async fn a_nic_that_the_template_has_lost_is_a_finding_and_the_ports_of_an_insta
     let mut sized = vm("vm-b").build();
     sized["spec"]["instancetype"] = json!({"kind": "VirtualMachineInstancetype", "name": "small"});
     requests::create(&fixture.admin, Kind::Vm, &fixture.namespace, &sized, Run::Real).await.granted();
-    let audit = fixture.audit(&["-o", "json"]).await.check(1, &[]).json();
+    let audit = fixture.audit(&["-o", "json"]).await.check_output(1, &[]).json();
     assert_eq!(topics(&audit, "vm-a"), ["nic-dropped"], "{audit:#}");
     let guests = audit["guests"].as_array().unwrap();
     let finding = &guests[0]["findings"][0];
@@ -235,7 +207,7 @@ async fn vms_of_several_pages_are_joined_with_their_vmis() {
     let running = names(&|guest| guest["runs"] == true && guest["kind"] == "VirtualMachine");
     assert_eq!(running, ["vm-0", "vm-619", "vm-99"]);
     let all = fixture.audit(&["-A", "-l", "app=none"]).await;
-    all.check(0, &["nothing found in 0 guests of all namespaces, labels app=none"]);
+    all.check_output(0, &["nothing found in 0 guests of all namespaces, labels app=none"]);
 }
 
 #[tokio::test]
@@ -243,9 +215,9 @@ async fn what_only_another_version_of_kubevirt_finds_is_marked() {
     let Some(fixture) = CommandFixture::start("version").await else { return };
     fixture.create_running(&vm("vm-a"), "vm-a", 3, can_migrate()).await;
     let same = fixture.audit(&["--kubevirt-version", "v1.9.0"]).await;
-    same.check(0, &["nothing found in 1 guest", "KubeVirt v1.9.0"]);
+    same.check_output(0, &["nothing found in 1 guest", "KubeVirt v1.9.0"]);
     let newer = fixture.audit(&["--kubevirt-version", "v1.12.0"]).await;
-    newer.check(0, &["KubeVirt v1.12.0 is newer than nicplug knows"]);
+    newer.check_output(0, &["KubeVirt v1.12.0 is newer than nicplug knows"]);
     let wrong = fixture.audit(&["--kubevirt-version", "x"]).await;
     assert_eq!(wrong.code, Some(2), "{wrong:#?}");
 }

@@ -15,37 +15,13 @@ use support::{
         requests::{self, send},
     },
     builders::{VmBuilder, bare_vm},
-    commands::{CommandFixture, IN_PLACE, NETWORK},
+    commands::{CommandFixture, Finished, IN_PLACE, NETWORK, run},
     wait::eventually,
 };
 use tokio::task::spawn_blocking;
 
 const REPORTS: &str = "/apis/openreports.io/v1alpha1";
 const POLICY_REPORTS: &str = "/apis/wgpolicyk8s.io/v1alpha2";
-
-/// The exit status and the output of a command.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Finished {
-    #[track_caller]
-    fn check(self, code: i32, parts: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        let missing = parts.iter().find(|part| !format!("{}{}", self.stdout, self.stderr).contains(**part));
-        assert_eq!(missing, None, "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-}
-
-async fn run(mut command: Command) -> Finished {
-    let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
 
 impl CommandFixture {
     async fn write_reports(&self, args: &[&str]) -> Finished {
@@ -110,11 +86,12 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
     fixture.create_vm(&denied("vm-denied")).await;
     fixture.create_vm(&vm("vm-typo").nic("blue", "new-fancy-nett")).await;
     let neither = fixture.write_reports(&[]).await;
-    neither.check(2, &["neither openreports.io/v1alpha1 nor wgpolicyk8s.io/v1alpha2", "install the CRDs of https"]);
+    neither
+        .check_output(2, &["neither openreports.io/v1alpha1 nor wgpolicyk8s.io/v1alpha2", "install the CRDs of https"]);
 
     fixture.install("policyreports.yaml").await;
     let first = fixture.write_reports(&[]).await;
-    first.check(
+    first.check_output(
         1,
         &[
             "1 error, 1 warning in 3 guests of namespace \"reports",
@@ -127,13 +104,13 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
 
     fixture.install("reports.yaml").await;
     let moved = fixture.write_reports(&["--exit-zero"]).await;
-    moved.check(0, &["\nreports.openreports.io: 2 created, 0 changed, 0 unchanged, 2 removed\n"]);
+    moved.check_output(0, &["\nreports.openreports.io: 2 created, 0 changed, 0 unchanged, 2 removed\n"]);
     assert_eq!(fixture.reports(POLICY_REPORTS).await, Vec::<Value>::new());
     let reports = fixture.reports(REPORTS).await;
     check_report(&reports[0], &fixture.namespace);
 
     let again = fixture.write_reports(&[]).await;
-    again.check(1, &["0 created, 0 changed, 2 unchanged, 0 removed"]);
+    again.check_output(1, &["0 created, 0 changed, 2 unchanged, 0 removed"]);
     assert_eq!(versions(&fixture.reports(REPORTS).await), versions(&reports));
 
     // A report of another tool stays, and so do reports about guests that are not selected.
@@ -143,7 +120,7 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
     let path = format!("{REPORTS}/namespaces/{}/reports", fixture.namespace);
     send(&fixture.admin, Method::POST, &path, "application/json", other.to_string()).await.granted();
     let none = fixture.write_reports(&["-l", "app=none"]).await;
-    none.check(0, &["nothing found in 0 guests", "0 created, 0 changed, 0 unchanged, 0 removed"]);
+    none.check_output(0, &["nothing found in 0 guests", "0 created, 0 changed, 0 unchanged, 0 removed"]);
     fixture.delete_vm("vm-typo").await;
     let changed = json!({"spec": {"template": {"spec": denied("vm-denied").nic("red", "new-fancy-nett").build()["spec"]
         ["template"]["spec"]}}});
@@ -152,7 +129,7 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
         .await
         .granted();
     let last = fixture.write_reports(&[]).await;
-    last.check(1, &["0 created, 1 changed, 0 unchanged, 1 removed"]);
+    last.check_output(1, &["0 created, 1 changed, 0 unchanged, 1 removed"]);
     let after = fixture.reports(REPORTS).await;
     assert_eq!(guests(&after), ["another", "vm-denied"]);
     let results = after[1]["results"].as_array().unwrap();
@@ -171,7 +148,7 @@ async fn reports_are_written_once_for_each_guest_in_the_api_that_the_cluster_has
         finished.stdout.contains("2 guests of").then_some(finished)
     };
     let refused = eventually("the role of the reader is in force", refused).await;
-    refused.check(
+    refused.check_output(
         2,
         &[
             "0 created, 0 changed, 0 unchanged, 0 removed",

@@ -4,17 +4,14 @@
 
 mod support;
 
-use std::process::{Command, Output, Stdio};
-
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{
     api_server::crds::Kind,
     builders::{INTERFACES, names},
-    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, vm},
+    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, run, vm},
     wait::eventually,
 };
-use tokio::task::spawn_blocking;
 
 const NIC: &str = "dyniface1";
 const ADD: [&str; 5] = ["addinterface", "--nad", NETWORK, "--name", NIC];
@@ -43,32 +40,6 @@ impl CommandFixture {
         let vm = Kind::Vm.api(&self.admin, &self.namespace).get(vm).await.unwrap();
         names(&serde_json::to_value(vm).unwrap(), INTERFACES)
     }
-}
-
-/// The result of a command.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Finished {
-    #[track_caller]
-    fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        let missing = stdout.iter().find(|part| !self.stdout.contains(**part));
-        let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
-        assert_eq!(missing, None, "{self:#?}");
-        self
-    }
-}
-
-async fn run(mut command: Command) -> Finished {
-    let output = spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
-    let Output { status, stdout, stderr } = output;
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Finished { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
 
 fn with(head: &[&'static str], more: &[&'static str]) -> Vec<&'static str> {

@@ -19,7 +19,7 @@ use support::{
         requests::{self, Run},
     },
     builders::VM,
-    commands::{BY_MIGRATION, CommandFixture, IN_PLACE, NETWORK, POD, vm},
+    commands::{BY_MIGRATION, CommandFixture, Finished, IN_PLACE, NETWORK, POD, run, vm},
     wait::LONG,
 };
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
@@ -41,51 +41,13 @@ impl CommandFixture {
     }
 }
 
-/// The result of a command.
-#[derive(Debug)]
-struct Finished {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 impl Finished {
-    /// Checks the exit status, and parts of standard output and standard error.
-    #[track_caller]
-    fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        let missing = stdout.iter().find(|part| !self.stdout.contains(**part));
-        let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
-        assert_eq!(missing, None, "{self:#?}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap()
-    }
-
     /// Returns the line of the table about a NIC.
     #[track_caller]
     fn line(&self, nic: &str) -> String {
         let line = self.stdout.lines().find(|line| line.split_whitespace().nth(1) == Some(nic));
         line.unwrap_or_else(|| panic!("no line is about {nic}: {self:#?}")).to_owned()
     }
-}
-
-impl From<Output> for Finished {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        for line in stdout.lines().chain(stderr.lines()) {
-            assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
-        }
-        Self { code: output.status.code(), stdout, stderr: stderr.split_whitespace().collect::<Vec<_>>().join(" ") }
-    }
-}
-
-/// Runs a command to its end.
-async fn run(mut command: Command) -> Finished {
-    spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
 }
 
 /// A running command, whose standard output is read line by line.

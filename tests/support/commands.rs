@@ -1,6 +1,9 @@
 //! Commands of the built program on a namespace of the real API server.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use hyper::http::Method;
 use kube::{
@@ -9,7 +12,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 
 use super::{
     api_server::{
@@ -126,6 +129,53 @@ impl CommandFixture {
         command.env_remove("KUBECONFIG").env_remove("COLUMNS");
         command
     }
+}
+
+/// The exit status and the output of a command.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    /// Standard error with one blank between words, so that line breaks do not split a text.
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Checks the exit status, and parts of standard output and standard error.
+    #[track_caller]
+    pub(crate) fn check(self, code: i32, stdout: &[&str], stderr: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let missing = stdout.iter().find(|part| !self.stdout.contains(**part));
+        let missing = missing.or_else(|| stderr.iter().find(|part| !self.stderr.contains(**part)));
+        assert_eq!(missing, None, "{self:#?}");
+        self
+    }
+
+    /// Checks the exit status, and parts of standard output or standard error.
+    #[track_caller]
+    pub(crate) fn check_output(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let missing = parts.iter().find(|part| !self.stdout.contains(**part) && !self.stderr.contains(**part));
+        assert_eq!(missing, None, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Returns standard output as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// Runs a command to its end, without a terminal.
+pub(crate) async fn run(mut command: Command) -> Finished {
+    let output = spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    for line in stdout.lines().chain(stderr.lines()) {
+        assert!(!line.contains('\u{1b}'), "there is a colour without a terminal: {line:?}");
+    }
+    let stderr = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    Finished { code: output.status.code(), stdout, stderr }
 }
 
 /// Begins a VM that the user starts and stops, with one NIC on the pod network.
