@@ -54,7 +54,7 @@ async fn a_request_with_an_ambiguous_length_gets_400_and_nothing_after_it_is_rea
 async fn a_header_without_an_end_gets_431() {
     guarded(async {
         let server = TestServer::start().await;
-        let many: String = (0..10_000).map(|number| format!("x-{number}: y\r\n")).collect();
+        let many = "x-header: y\r\n".repeat(10_000);
         for bomb in [many, format!("x: {}\r\n", "y".repeat(200_000))] {
             let mut connection = RawConnection::open(server.address).await;
             // The server may have closed it before all is sent.

@@ -200,11 +200,10 @@ async fn start_with_connections(limit: usize) -> TestServer {
 #[tokio::test]
 async fn a_connection_beyond_the_limit_replaces_the_one_that_is_idle_longest() {
     guarded(async {
-        // Two of the places are for handshakes.
         let server = start_with_connections(8).await;
         let request = post("/validate", JSON, &REVIEWS[0].body);
         let mut open = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..8 {
             let mut connection = RawConnection::open(server.address).await;
             connection.request(&request).await.assert_answers(&REVIEWS[0]);
             open.push(connection);
@@ -299,11 +298,11 @@ async fn an_address_above_its_share_loses_its_own_connection_first() {
     }
 
     guarded(async {
-        // Six places are not for handshakes, and an address has a share of four.
+        // An address has a share of four.
         let server = start_with_connections(8).await;
         let mut oldest = open(&server, 2).await;
         let mut many = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..7 {
             many.push(open(&server, 3).await);
         }
         for connection in &mut many[1..] {

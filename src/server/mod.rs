@@ -373,7 +373,7 @@ impl Server {
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                () = time::sleep(PLACE_PAUSE), if open > places.without_surplus() => {}
+                () = time::sleep(PLACE_PAUSE), if !places.suffice(open) => {}
                 accepted = accept(&self.listener, retry_at), if !is_full => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();

@@ -79,9 +79,9 @@ impl Places {
         self.limit.saturating_sub(self.limit / HANDSHAKES)
     }
 
-    /// Returns a number of connections of which none is too many, whatever their phases.
-    pub(crate) fn without_surplus(self) -> usize {
-        self.handshakes().min(self.established())
+    /// Whether none of so many connections is too many.
+    pub(crate) fn suffice(self, count: usize) -> bool {
+        count <= self.limit
     }
 
     /// Returns a connection to remove if there are too many, and it is one that waits for its client:
@@ -92,6 +92,10 @@ impl Places {
     pub(super) fn to_remove<I: Copy>(self, all: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
         let (handshakes, established): (Vec<_>, Vec<_>) =
             all.iter().filter(|place| place.phase != Phase::Closing).partition(|place| place.phase == Phase::Handshake);
+        // Below the limit all places are for all.
+        if self.suffice(handshakes.len() + established.len()) {
+            return None;
+        }
         if handshakes.len() > self.handshakes() {
             let counts = of_addresses(&handshakes);
             let most = counts.values().max().copied()?;
@@ -104,7 +108,10 @@ impl Places {
         let counts = of_addresses(&established);
         let share = self.limit / ONE_ADDRESS;
         let is_above_share = |place: &Place<I>| counts.get(&place.address).is_some_and(|count| *count > share);
-        [true, false].into_iter().find_map(|only_above_share| {
+        // While such an address has idle ones, those of others stay, even if its own are not idle for long enough yet.
+        let is_decided = established.iter().any(|place| place.phase == Phase::Idle && is_above_share(place));
+        let passes: &[bool] = if is_decided { &[true] } else { &[true, false] };
+        passes.iter().find_map(|&only_above_share| {
             let of_phase = |phase| {
                 let candidates = established.iter().filter(move |place| place.phase == phase);
                 candidates.filter(move |place| !only_above_share || is_above_share(place))
@@ -164,21 +171,24 @@ mod tests {
         use Removal::{Abort, Close};
         // At a limit of 4 one place is for a handshake.
         for (connections, expected) in [
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0)][..], &[][..]),
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Header, 20)], &[(1, Close)]),
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Idle, 7), (4, Idle, 1), (5, Idle, 2)], &[(1, Close), (2, Close)]),
-            (&[(1, Request, 0), (2, Request, 0), (3, Header, 9), (4, Header, 0)], &[(2, Abort)]),
+            (&[(1, Idle, 5), (2, Idle, 9), (3, Handshake, 8), (4, Handshake, 20)][..], &[][..]),
+            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Header, 20), (5, Request, 0)], &[(1, Close)]),
+            (
+                &[(1, Idle, 5), (2, Idle, 9), (3, Idle, 7), (4, Idle, 1), (5, Idle, 2), (6, Idle, 3)],
+                &[(1, Close), (2, Close)],
+            ),
+            (&[(1, Request, 0), (2, Request, 0), (5, Request, 0), (3, Header, 9), (4, Header, 0)], &[(3, Abort)]),
             // All have requests, or have just completed their handshake.
             (&[(1, Request, 0), (2, Request, 0), (3, Request, 0), (4, Idle, 0), (5, Header, 0)], &[]),
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Closing, 1)], &[]),
-            // A handshake takes only the places of handshakes.
-            (&[(1, Handshake, 9), (2, Idle, 1), (3, Request, 0), (4, Request, 0)], &[]),
-            (&[(1, Handshake, 1), (2, Handshake, 9), (1, Handshake, 2), (3, Idle, 30)], &[(2, Abort), (1, Abort)]),
-            (&[(1, Handshake, 0), (2, Handshake, 0), (3, Idle, 30)], &[(0, Abort)]),
+            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Request, 0), (5, Closing, 1)], &[]),
+            // A handshake has a place.
+            (&[(1, Handshake, 9), (2, Idle, 1), (3, Request, 0), (4, Request, 0), (5, Request, 0)], &[(1, Close)]),
+            (&[(1, Handshake, 1), (2, Handshake, 9), (1, Handshake, 2), (3, Idle, 30), (4, Request, 0)], &[(2, Abort)]),
+            (&[(1, Handshake, 0), (2, Handshake, 0), (3, Idle, 30), (4, Idle, 30), (5, Request, 0)], &[(0, Abort)]),
             // An address with more than half of the places.
-            (&[(1, Idle, 1), (1, Idle, 2), (1, Request, 0), (2, Idle, 30)], &[(1, Close)]),
-            (&[(1, Header, 9), (1, Header, 2), (1, Request, 0), (2, Idle, 30)], &[(0, Abort)]),
-            (&[(1, Request, 0), (1, Request, 0), (1, Header, 0), (2, Idle, 30)], &[(3, Close)]),
+            (&[(1, Idle, 1), (1, Idle, 2), (1, Request, 0), (2, Idle, 30), (3, Request, 0)], &[(1, Close)]),
+            (&[(1, Header, 9), (1, Header, 2), (1, Request, 0), (2, Idle, 30), (3, Request, 0)], &[(0, Abort)]),
+            (&[(1, Request, 0), (1, Request, 0), (1, Header, 0), (2, Idle, 30), (3, Request, 0)], &[(3, Close)]),
         ] {
             assert_eq!(removed(4, connections), expected, "{connections:?}");
         }

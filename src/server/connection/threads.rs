@@ -96,7 +96,7 @@ impl Connections {
     /// Returns their number.
     pub(crate) fn remove_surplus(&mut self, places: Places) -> usize {
         // Fewer connections cannot be too many, and they are not looked at for each new one.
-        if self.len() <= places.without_surplus() {
+        if places.suffice(self.len()) {
             return 0;
         }
         self.remove(places, usize::MAX)
