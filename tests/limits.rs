@@ -15,12 +15,12 @@ use nicplug::{
 use support::{
     client::get,
     metrics,
-    server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
+    server::{CONNECTOR, JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
     wait::{eventually, guarded},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::spawn_blocking,
 };
 
@@ -190,16 +190,127 @@ async fn a_body_that_stops_is_cut() {
     .await;
 }
 
+async fn start_with_connections(limit: usize) -> TestServer {
+    let server = TestServer::start_with(|config| config.limits.connections = limit).await;
+    // The self-check has a connection of its own.
+    eventually("the server is ready", async || server.readiness.is_ready().then_some(())).await;
+    server
+}
+
 #[tokio::test]
-async fn a_connection_beyond_the_limit_is_served_when_another_one_ends() {
+async fn a_connection_beyond_the_limit_replaces_the_one_that_is_idle_longest() {
     guarded(async {
-        let server = TestServer::start_with(|config| config.limits.connections = 1).await;
-        let mut first = RawConnection::open(server.address).await;
-        let second = tokio::spawn(RawConnection::open(server.address));
-        first.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
-        drop(first);
-        let mut second = second.await.unwrap();
-        second.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        let server = start_with_connections(8).await;
+        let request = post("/validate", JSON, &REVIEWS[0].body);
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            let mut connection = RawConnection::open(server.address).await;
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+            open.push(connection);
+        }
+        for connection in &mut open[1..] {
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+        }
+        let mut further = RawConnection::open(server.address).await;
+        further.request(&request).await.assert_answers(&REVIEWS[0]);
+        open.remove(0).closed().await;
+        for connection in open.iter_mut().chain([&mut further]) {
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+        }
+
+        let (status, report) = get(server.health, "/readyz?verbose").await;
+        assert!(status == 200 && report.contains("the limit was reached"), "{report}");
+        assert!(metrics::value::<u64>(&server.metrics().await, "nicplug_connections_removed_total") >= 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn half_handshakes_at_the_limit_lock_no_client_out() {
+    guarded(async {
+        let server = start_with_connections(8).await;
+        let mut half = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            // The server may have closed it already.
+            let _ = stream.write_all(&[22, 3, 1]).await;
+            half.push(stream);
+        }
+        let mut client = RawConnection::open(server.address).await;
+        client.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        assert!(matches!(half[0].read(&mut [0]).await, Ok(0) | Err(_)));
+    })
+    .await;
+}
+
+/// The choice used to be made before the new connection arrived: if the chosen one had a request by then, none was
+/// closed for the new one, and none later.
+#[tokio::test]
+async fn a_connection_with_a_request_keeps_its_place_at_the_limit() {
+    guarded(async {
+        let server = start_with_connections(1).await;
+        let review = &REVIEWS[0];
+        let mut busy = send_head_only(server.address, "/validate", review).await;
+        for _ in 0..2 {
+            let mut further = RawConnection::open(server.address).await;
+            further.request(&post("/validate", JSON, &review.body)).await.assert_answers(review);
+            further.closed().await;
+        }
+        busy.request(&review.body).await.assert_answers(review);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_waits_while_all_have_requests() {
+    guarded(async {
+        let server = start_with_connections(1).await;
+        let review = &REVIEWS[0];
+        let mut busy = Vec::new();
+        // The limit, and those that may be open while others end.
+        for _ in 0..17 {
+            busy.push(send_head_only(server.address, "/validate", review).await);
+        }
+        let waiting = tokio::spawn(RawConnection::open(server.address));
+        let open: usize = metrics::value(&server.metrics().await, "nicplug_connections");
+        assert_eq!(open, 17);
+        let (status, report) = get(server.health, "/readyz?verbose").await;
+        assert!(status == 200 && report.contains("the limit was reached"), "{report}");
+
+        busy[3].request(&review.body).await.assert_answers(review);
+        let mut waiting = waiting.await.unwrap();
+        waiting.request(&post("/validate", JSON, &review.body)).await.assert_answers(review);
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_above_its_share_loses_its_own_connection_first() {
+    /// Opens a connection from an address of loopback, and sends a request.
+    async fn open(server: &TestServer, address: u8) -> RawConnection {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, address], 0).into()).unwrap();
+        let stream = socket.connect(server.address).await.unwrap();
+        let mut connection = RawConnection::over(stream, &CONNECTOR).await.unwrap();
+        connection.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        connection
+    }
+
+    guarded(async {
+        // An address has a share of four.
+        let server = start_with_connections(8).await;
+        let mut oldest = open(&server, 2).await;
+        let mut many = Vec::new();
+        for _ in 0..7 {
+            many.push(open(&server, 3).await);
+        }
+        for connection in &mut many[1..] {
+            connection.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        }
+        let _further = open(&server, 4).await;
+        many.remove(0).closed().await;
+        oldest.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! One connection from its TLS handshake to its end, as one task with one timer.
 
+pub(super) mod places;
 pub(super) mod threads;
 mod timeouts;
 
@@ -87,6 +88,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     context: Arc<ConnectionContext>,
+    timeouts: Arc<ConnectionTimeouts>,
     mut closing: oneshot::Receiver<Infallible>,
 ) {
     let _guard = context.counts.add_connection();
@@ -97,13 +99,12 @@ pub(super) async fn serve(
             // The client sends a request once the handshake is complete, and would lose it.
             if let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
-                serve_requests(stream, &context, timeouts, future::pending()).await;
+                serve_requests(stream, &context, Arc::new(timeouts), future::pending()).await;
             }
             return;
         }
     };
     if let Some(stream) = stream {
-        let timeouts = ConnectionTimeouts::new(&context.limits, fastrand::u32(..));
         serve_requests(stream, &context, timeouts, closing.map(drop)).await;
     }
 }
@@ -158,10 +159,10 @@ fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &Connectio
 async fn serve_requests(
     stream: Stream,
     context: &Arc<ConnectionContext>,
-    timeouts: ConnectionTimeouts,
+    timeouts: Arc<ConnectionTimeouts>,
     closing: impl Future<Output = ()>,
 ) {
-    let timeouts = Arc::new(timeouts);
+    timeouts.end_handshake();
     let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
     let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
     let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));

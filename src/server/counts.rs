@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -34,6 +34,7 @@ struct Counters {
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
     failed_handshakes: AtomicU64,
+    removed: RemovedConnections,
 }
 
 impl Counts {
@@ -84,6 +85,11 @@ impl Counts {
         (self.0.connections_opened.load(Ordering::Relaxed), closed)
     }
 
+    /// Returns the counter of connections that were removed at their limit.
+    pub(super) fn removed(&self) -> &RemovedConnections {
+        &self.0.removed
+    }
+
     pub(super) fn failed_handshakes(&self) -> u64 {
         self.0.failed_handshakes.load(Ordering::Relaxed)
     }
@@ -111,6 +117,44 @@ impl Counts {
     pub(super) fn add_connection(&self) -> ConnectionGuard {
         self.0.connections_opened.fetch_add(1, Ordering::Relaxed);
         ConnectionGuard(self.clone())
+    }
+}
+
+/// How many connections were removed at their limit, and when it was reached the last time.
+#[derive(Debug)]
+pub(super) struct RemovedConnections {
+    origin: Instant,
+    count: AtomicU64,
+    /// The last time, in milliseconds since `origin`, and one more; 0 if there was none.
+    last: AtomicU64,
+}
+
+impl RemovedConnections {
+    /// The time for which the limit counts as reached.
+    const SHOWN: Duration = Duration::from_mins(1);
+
+    /// Counts connections that are removed now; 0 if the limit is reached and none can be removed.
+    pub(super) fn add(&self, count: usize) {
+        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now.saturating_add(1), Ordering::Relaxed);
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the number of connections that were removed.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the time since the limit was reached, unless that was long ago.
+    pub(super) fn last(&self) -> Option<Duration> {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed).checked_sub(1)?);
+        Some(self.origin.elapsed().saturating_sub(last)).filter(|age| *age < Self::SHOWN)
+    }
+}
+
+impl Default for RemovedConnections {
+    fn default() -> Self {
+        Self { origin: Instant::now(), count: AtomicU64::new(0), last: AtomicU64::new(0) }
     }
 }
 

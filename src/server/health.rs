@@ -10,6 +10,7 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
+use futures_util::FutureExt;
 use hyper::{
     header::{CONTENT_TYPE, HeaderName},
     server::conn::http1,
@@ -19,13 +20,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
 use super::{
+    counts::RemovedConnections,
+    in_flight::LogLimit,
     metrics::{self, Metrics},
+    open_files,
     readiness::{Health, Readiness},
 };
 use crate::{
@@ -71,30 +75,83 @@ pub(super) fn activation_health(activation: &Activation) -> Health {
     }
 }
 
+/// Returns the health of the connections. A replica at their limit still answers; one that is not ready would leave its
+/// share to the others, which the same clients would take next.
+pub(super) fn connection_health(removed: &RemovedConnections, limit: usize) -> Health {
+    match removed.last() {
+        None => Health::Good,
+        Some(age) => Health::Fair(
+            format!(
+                "the limit was reached {}s ago (--max-connections {limit}): since the start {} connections that waited \
+                 for their clients were closed for new ones",
+                age.as_secs(),
+                removed.count()
+            )
+            .into(),
+        ),
+    }
+}
+
 /// Answers probes and scrapes until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     let router = TowerToHyperService::new(router(readiness, metrics));
     let mut connections = JoinSet::new();
     // Those that were opened, the oldest first; some have ended.
     let mut opened = VecDeque::<AbortHandle>::new();
+    let mut reserve = reserved_descriptor();
+    let failed = LogLimit::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    opened.retain(|connection| !connection.is_finished());
-                    if opened.len() >= MAX_CONNECTIONS && let Some(oldest) = opened.pop_front() {
-                        oldest.abort();
-                    }
-                    opened.push_back(connections.spawn(serve_connection(stream, peer, router.clone())));
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => {
+                reserve = reserve.or_else(reserved_descriptor);
+                continue;
+            }
+        };
+        let is_exhausted = accepted.as_ref().is_err_and(open_files::is_exhausted);
+        let accepted = match reserve.take() {
+            // Without an await in between, another part of the process hardly takes the descriptor.
+            Some(descriptor) if is_exhausted => {
+                drop(descriptor);
+                listener.accept().now_or_never().unwrap_or(accepted)
+            }
+            unused => {
+                reserve = unused;
+                accepted
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                opened.retain(|connection| !connection.is_finished());
+                if opened.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = opened.pop_front()
+                {
+                    oldest.abort();
                 }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection for health checks");
-                    sleep(ACCEPT_PAUSE).await;
+                opened.push_back(connections.spawn(serve_connection(stream, peer, router.clone())));
+            }
+            Err(error) => {
+                if let Some(suppressed) = failed.pass() {
+                    tracing::error!(%error, suppressed, "cannot accept a connection for health checks");
                 }
-            },
-            Some(_) = connections.join_next() => {}
+                // The end of the oldest one frees its descriptor.
+                if is_exhausted && let Some(oldest) = opened.pop_front() {
+                    oldest.abort();
+                }
+                // Each connection ends soon, and leaves its descriptor to the next one.
+                tokio::select! {
+                    () = sleep(ACCEPT_PAUSE) => {}
+                    Some(_) = connections.join_next() => {}
+                }
+            }
         }
+        reserve = reserve.or_else(reserved_descriptor);
     }
+}
+
+/// Returns a file descriptor to close when a probe needs one and the process has no other; `None` if there is none.
+fn reserved_descriptor() -> Option<TcpSocket> {
+    TcpSocket::new_v4().ok()
 }
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: TowerToHyperService<Router>) {

@@ -14,7 +14,8 @@ pub struct Limits {
     pub body_window: Duration,
     /// Requests whose body is complete and that are evaluated; a further one gets 503.
     pub in_flight: usize,
-    /// Open connections; a further one waits in the kernel's queue.
+    /// Open connections, a quarter of them in their handshake. A further one closes the one that is idle longest, or
+    /// waits in the kernel's queue. Fewer if the process may not open so many files.
     pub connections: usize,
     /// Time from the header of a request to its answer. `?timeout=` of a request can only shorten it.
     pub request: Duration,

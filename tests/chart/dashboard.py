@@ -361,10 +361,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "New connections",
-                "Opened connections, and connections whose TLS handshake failed.",
+                "Opened connections, connections whose TLS handshake failed, and those closed for new ones at the limit.",
                 {
                     "opened": f"sum(rate({ours('nicplug_connections_opened_total')}[$__rate_interval]))",
                     "failed": f"sum(rate({ours('nicplug_handshake_failures_total')}[$__rate_interval]))",
+                    "removed": f"sum(rate({ours('nicplug_connections_removed_total')}[$__rate_interval]))",
                 },
                 unit="cps",
                 width=6,

@@ -3,16 +3,29 @@
 //! A runtime with several threads wakes a second thread whenever an idle one finds work, in case there is more work. An
 //! answer takes less time than that, so most requests would wake a thread that finds nothing to do.
 
-use std::{collections::HashMap, convert::Infallible, future, io, net::SocketAddr, num::NonZero, sync::Arc, thread};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future, io,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    sync::Arc,
+    thread,
+};
 
 use tokio::{
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::oneshot,
-    task::{Id, JoinSet},
+    task::{AbortHandle, Id, JoinSet},
+    time::Instant,
 };
 
-use super::ConnectionContext;
+use super::{
+    ConnectionContext,
+    places::{Place, Places, Removal},
+    timeouts::ConnectionTimeouts,
+};
 use crate::server::connection;
 
 /// The open connections.
@@ -25,8 +38,12 @@ pub(crate) struct Connections {
 /// An open connection.
 struct OpenConnection {
     _thread: Arc<Thread>,
-    /// When it is dropped, the connection closes as soon as it has no request.
-    _closer: oneshot::Sender<Infallible>,
+    /// When it is dropped, the connection closes as soon as it has no request. `None` if it was dropped, or the task
+    /// aborted.
+    closer: Option<oneshot::Sender<Infallible>>,
+    task: AbortHandle,
+    address: IpAddr,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
 impl Connections {
@@ -61,9 +78,59 @@ impl Connections {
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
         let (closer, closing) = oneshot::channel();
-        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(context), closing));
-        self.open.insert(task.id(), OpenConnection { _thread: Arc::clone(thread), _closer: closer });
+        let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
+        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), closing);
+        let task = self.tasks.spawn(serve);
+        let open = OpenConnection {
+            _thread: Arc::clone(thread),
+            closer: Some(closer),
+            task: task.clone(),
+            address: peer.ip().to_canonical(),
+            timeouts,
+        };
+        self.open.insert(task.id(), open);
         Ok(())
+    }
+
+    /// Removes the connections that are too many, as far as they wait for their clients; see [`Places::to_remove`].
+    /// Returns their number.
+    pub(crate) fn remove_surplus(&mut self, places: Places) -> usize {
+        // Fewer connections cannot be too many, and they are not looked at for each new one.
+        if places.suffice(self.len()) {
+            return 0;
+        }
+        self.remove(places, usize::MAX)
+    }
+
+    /// Removes one connection that waits for its client, because the process needs its file descriptor. Returns the
+    /// number of removed ones.
+    pub(crate) fn remove_one(&mut self) -> usize {
+        self.remove(Places::new(1), 1)
+    }
+
+    fn remove(&mut self, places: Places, at_most: usize) -> usize {
+        let staying = self.open.iter().filter(|(_, connection)| connection.closer.is_some());
+        let mut all: Vec<_> = staying
+            .map(|(id, connection)| Place {
+                id: *id,
+                address: connection.address,
+                phase: connection.timeouts.phase(),
+                waits_since: connection.timeouts.waits_since(),
+            })
+            .collect();
+        let (now, before) = (Instant::now(), all.len());
+        while before - all.len() < at_most
+            && let Some((id, removal)) = places.to_remove(&all, now)
+        {
+            all.retain(|place| place.id != id);
+            if let Some(connection) = self.open.get_mut(&id) {
+                connection.closer = None;
+                if removal == Removal::Abort {
+                    connection.task.abort();
+                }
+            }
+        }
+        before - all.len()
     }
 
     /// Waits until a connection has ended; forever if there is none.

@@ -29,6 +29,8 @@ const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Phase {
+    /// The end of the TLS handshake.
+    Handshake,
     /// The first byte of a request.
     Idle,
     /// The rest of the header.
@@ -42,11 +44,11 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
+    const ALL: [Self; 6] = [Self::Handshake, Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
 }
 
-/// The phase of one connection and its deadline. Only the task of the connection uses it. The fields are atomics
-/// because a task must be `Send`; they cost nothing more.
+/// The phase of one connection and its deadline. Only the task of the connection changes it; at the limit of
+/// connections the acceptor reads it.
 pub(crate) struct ConnectionTimeouts {
     phase: AtomicU8,
     origin: Instant,
@@ -58,6 +60,7 @@ pub(crate) struct ConnectionTimeouts {
     remaining: AtomicU64,
     /// The age at which a request is the last one, in nanoseconds.
     max_age: u64,
+    handshake: Duration,
     idle: Duration,
     header: Duration,
     request: Duration,
@@ -70,19 +73,18 @@ impl ConnectionTimeouts {
         // At most half of the whole: the 32 bits of the share, and one more for the half.
         let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let reduced = |whole: u64| whole - reduction(whole);
-        let timeouts = Self {
-            phase: AtomicU8::new(Phase::Idle as u8),
+        Self {
+            phase: AtomicU8::new(Phase::Handshake as u8),
             origin: Instant::now(),
-            deadline: AtomicU64::new(0),
+            deadline: AtomicU64::new(nanos(limits.handshake)),
             unread: AtomicBool::new(false),
             remaining: AtomicU64::new(reduced(limits.connection_requests as u64)),
             max_age: reduced(nanos(limits.connection_age)),
+            handshake: limits.handshake,
             idle: limits.idle,
             header: limits.header,
             request: limits.request,
-        };
-        timeouts.deadline.store(nanos(limits.idle), Ordering::Relaxed);
-        timeouts
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -93,6 +95,22 @@ impl ConnectionTimeouts {
     /// Returns the end of the phase.
     pub(crate) fn deadline(&self) -> Instant {
         self.origin + Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
+    }
+
+    /// Returns the beginning of a phase in which the connection waits for its client; `None` for another phase.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let at_most = match self.phase() {
+            Phase::Handshake => self.handshake,
+            Phase::Idle => self.idle,
+            Phase::Header => self.header,
+            Phase::Request | Phase::Response | Phase::Closing => return None,
+        };
+        self.deadline().checked_sub(at_most)
+    }
+
+    /// Begins the idle phase, when the handshake is complete.
+    pub(crate) fn end_handshake(&self) {
+        self.enter(Phase::Idle, self.idle);
     }
 
     /// Begins the request phase, when the header is complete. Returns whether the request is the last of the
@@ -214,6 +232,7 @@ mod tests {
     /// Returns the number of requests that a connection may have.
     fn requests(share: u32, limit: usize) -> usize {
         let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), limit), share);
+        timeouts.end_handshake();
         1 + std::iter::repeat_with(|| timeouts.begin_request()).take_while(|is_last| !is_last).count()
     }
 
@@ -229,8 +248,10 @@ mod tests {
     #[test]
     fn a_request_of_an_old_connection_is_the_last_one() {
         let young = ConnectionTimeouts::new(&limits(Duration::from_hours(1), 1000), 0);
+        young.end_handshake();
         assert!(!young.begin_request());
         let old = ConnectionTimeouts::new(&limits(Duration::from_nanos(1), 1000), 0);
+        old.end_handshake();
         assert!(old.begin_request());
     }
 }

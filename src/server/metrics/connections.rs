@@ -22,6 +22,9 @@ impl Collector for ConnectionCollector {
         let about = ("connections_opened", "Connections that were opened");
         single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(opened))?;
 
+        let removed = ConstCounter::new(self.0.removed().count());
+        let about = ("connections_removed", "Connections that were closed for new ones at the limit");
+        single(&mut encoder, about, MetricType::Counter, &removed)?;
         let failed = ConstCounter::new(self.0.failed_handshakes());
         let about = ("handshake_failures", "Connections without a completed TLS handshake; port checks are included");
         single(&mut encoder, about, MetricType::Counter, &failed)
