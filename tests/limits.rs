@@ -4,18 +4,22 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use nicplug::{
     admission::Reviewer,
     change::Change,
     facts::{FactSource, Facts},
+    server::Limits,
     settings::Settings,
 };
 use support::{
     client::get,
     metrics,
-    server::{CONNECTOR, JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
+    server::{CONNECTOR, JSON, REVIEWS, RawConnection, SHORT, TestServer, answered, post, send_head_only},
     wait::{eventually, guarded},
 };
 use tokio::{
@@ -191,10 +195,29 @@ async fn a_body_that_stops_is_cut() {
 }
 
 async fn start_with_connections(limit: usize) -> TestServer {
-    let server = TestServer::start_with(|config| config.limits.connections = limit).await;
-    // The self-check has a connection of its own.
+    start_with_limits(|limits| limits.connections = limit).await
+}
+
+async fn start_with_limits(change: impl FnOnce(&mut Limits)) -> TestServer {
+    let server = TestServer::start_with(|config| change(&mut config.limits)).await;
     eventually("the server is ready", async || server.readiness.is_ready().then_some(())).await;
+    eventually("the self-check has closed its connection", async || {
+        (open_connections(&server).await == 0).then_some(())
+    })
+    .await;
     server
+}
+
+async fn open_connections(server: &TestServer) -> usize {
+    metrics::value(&server.metrics().await, "nicplug_connections")
+}
+
+async fn limit_is_reported(server: &TestServer) {
+    eventually("/readyz says that the limit was reached", async || {
+        let (status, report) = get(server.health, "/readyz?verbose").await;
+        (status == 200 && report.contains("the limit was reached")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -218,9 +241,13 @@ async fn a_connection_beyond_the_limit_replaces_the_one_that_is_idle_longest() {
             connection.request(&request).await.assert_answers(&REVIEWS[0]);
         }
 
-        let (status, report) = get(server.health, "/readyz?verbose").await;
-        assert!(status == 200 && report.contains("the limit was reached"), "{report}");
-        assert!(metrics::value::<u64>(&server.metrics().await, "nicplug_connections_removed_total") >= 1);
+        limit_is_reported(&server).await;
+        eventually("one connection was removed", async || {
+            let removed: u64 = metrics::value(&server.metrics().await, "nicplug_connections_removed_total");
+            (removed == 1).then_some(())
+        })
+        .await;
+        assert_eq!(metrics::value::<u64>(&server.metrics().await, "nicplug_connections_limit"), 8);
     })
     .await;
 }
@@ -236,8 +263,7 @@ async fn half_handshakes_at_the_limit_lock_no_client_out() {
             let _ = stream.write_all(&[22, 3, 1]).await;
             half.push(stream);
         }
-        let mut client = RawConnection::open(server.address).await;
-        client.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        answered(server.address, &REVIEWS[0]).await;
         assert!(matches!(half[0].read(&mut [0]).await, Ok(0) | Err(_)));
     })
     .await;
@@ -252,9 +278,7 @@ async fn a_connection_with_a_request_keeps_its_place_at_the_limit() {
         let review = &REVIEWS[0];
         let mut busy = send_head_only(server.address, "/validate", review).await;
         for _ in 0..2 {
-            let mut further = RawConnection::open(server.address).await;
-            further.request(&post("/validate", JSON, &review.body)).await.assert_answers(review);
-            further.closed().await;
+            answered(server.address, review).await.closed().await;
         }
         busy.request(&review.body).await.assert_answers(review);
     })
@@ -271,15 +295,28 @@ async fn a_connection_waits_while_all_have_requests() {
         for _ in 0..17 {
             busy.push(send_head_only(server.address, "/validate", review).await);
         }
-        let waiting = tokio::spawn(RawConnection::open(server.address));
-        let open: usize = metrics::value(&server.metrics().await, "nicplug_connections");
-        assert_eq!(open, 17);
-        let (status, report) = get(server.health, "/readyz?verbose").await;
-        assert!(status == 200 && report.contains("the limit was reached"), "{report}");
+        let address = server.address;
+        let waiting = tokio::spawn(async move { answered(address, &REVIEWS[0]).await });
+        limit_is_reported(&server).await;
+        assert_eq!(open_connections(&server).await, 17);
 
         busy[3].request(&review.body).await.assert_answers(review);
-        let mut waiting = waiting.await.unwrap();
-        waiting.request(&post("/validate", JSON, &review.body)).await.assert_answers(review);
+        waiting.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_arrive_lock_no_client_out() {
+    guarded(async {
+        let server = start_with_limits(|limits| (limits.connections, limits.arrival) = (8, Duration::ZERO)).await;
+        let review = &REVIEWS[0];
+        let mut incomplete = Vec::new();
+        for _ in 0..40 {
+            incomplete.push(send_head_only(server.address, "/validate", review).await);
+        }
+        answered(server.address, review).await;
+        incomplete.remove(0).closed().await;
     })
     .await;
 }

@@ -19,18 +19,19 @@ use std::{
 };
 
 use axum::{Router, response::Response};
-use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     io::BufReader,
     net::TcpStream,
-    sync::oneshot,
     time::{sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use self::timeouts::{ConnectionTimeouts, Phase, TimedStream};
+use self::{
+    places::Removal,
+    timeouts::{ConnectionTimeouts, Phase, TimedBody, TimedStream},
+};
 use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
 
 /// A TLS stream over TCP.
@@ -83,21 +84,22 @@ impl ConnectionContext {
     }
 }
 
-/// Serves a connection until it ends. It closes as soon as it has no request once the sender of `closing` is dropped.
+/// Serves a connection until it ends, or until `removal` says how to end it.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     context: Arc<ConnectionContext>,
     timeouts: Arc<ConnectionTimeouts>,
-    mut closing: oneshot::Receiver<Infallible>,
+    mut removal: impl Future<Output = Removal> + Unpin,
 ) {
     let _guard = context.counts.add_connection();
     let mut handshake = pin!(handshake(stream, peer, &context));
     let stream = tokio::select! {
+        biased;
         stream = &mut handshake => stream,
-        _ = &mut closing => {
+        removal = &mut removal => {
             // The client sends a request once the handshake is complete, and would lose it.
-            if let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
+            if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
                 serve_requests(stream, &context, Arc::new(timeouts), future::pending()).await;
             }
@@ -105,7 +107,7 @@ pub(super) async fn serve(
         }
     };
     if let Some(stream) = stream {
-        serve_requests(stream, &context, timeouts, closing.map(drop)).await;
+        serve_requests(stream, &context, timeouts, removal).await;
     }
 }
 
@@ -160,15 +162,15 @@ async fn serve_requests(
     stream: Stream,
     context: &Arc<ConnectionContext>,
     timeouts: Arc<ConnectionTimeouts>,
-    closing: impl Future<Output = ()>,
+    removal: impl Future<Output = Removal>,
 ) {
     timeouts.end_handshake();
     let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
     let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
     let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
     let mut timer = pin!(sleep_until(timeouts.deadline()));
-    let mut closing = pin!(closing);
-    let mut is_closing = false;
+    let mut removal = pin!(removal);
+    let mut removed = None;
 
     poll_fn(|cx| {
         loop {
@@ -176,11 +178,19 @@ async fn serve_requests(
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
-            if is_closing && timeouts.phase() == Phase::Idle {
-                connection.as_mut().graceful_shutdown();
-                timeouts.begin_closing();
-                continue;
+            if removed.is_none()
+                && let Poll::Ready(removal) = removal.as_mut().poll(cx)
+            {
+                removed = Some(removal);
+            }
+            match (removed, timeouts.phase()) {
+                (Some(_), Phase::Idle) => {
+                    connection.as_mut().graceful_shutdown();
+                    timeouts.begin_closing();
+                    continue;
+                }
+                (Some(Removal::Abort), Phase::Header | Phase::Body) => return Poll::Ready(()),
+                _ => {}
             }
             // A reset is expensive, so a later deadline does not reset the timer: it can fire early, and is reset then.
             let deadline = timeouts.deadline();
@@ -214,7 +224,8 @@ struct RequestHandler {
 impl RequestHandler {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         let is_last = self.timeouts.begin_request();
-        let answer = self.context.router.call(request);
+        let timed = |body| TimedBody::new(body, Arc::clone(&self.timeouts));
+        let answer = self.context.router.call(request.map(timed));
         let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));
         async move {
             let mut response = answer.await?;

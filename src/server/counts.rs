@@ -387,6 +387,19 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_of_connections_counts_as_reached_for_a_minute() {
+        let removed = RemovedConnections::default();
+        assert_eq!((removed.count(), removed.last()), (0, None));
+        removed.add(0);
+        assert_eq!((removed.count(), removed.last().is_some()), (0, true));
+        removed.add(3);
+        assert_eq!((removed.count(), removed.last().is_some()), (3, true));
+        let minute_ago = Instant::now().checked_sub(RemovedConnections::SHOWN).unwrap();
+        let removed = RemovedConnections { origin: minute_ago, last: AtomicU64::new(1), ..removed };
+        assert_eq!(removed.last(), None);
+    }
+
+    #[test]
     fn a_connection_is_open_until_its_guard_is_dropped() {
         let counts = Counts::default();
         let open = counts.add_connection();

@@ -43,7 +43,7 @@ const MAX_CONNECTIONS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The limit for the header of a request. The kubelet waits one second for an answer by default.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause after a failed accept. Its length does not grow, because a probe comes only every few seconds.
+/// The longest pause after a failed accept. It does not grow, because a probe comes only every few seconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Returns the health of a watch. Stale or unknown facts do not make the replica unready: an answer from memory, or a
@@ -109,20 +109,16 @@ pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: 
             }
         };
         let is_exhausted = accepted.as_ref().is_err_and(open_files::is_exhausted);
-        let accepted = match reserve.take() {
-            // Without an await in between, another part of the process hardly takes the descriptor.
-            Some(descriptor) if is_exhausted => {
-                drop(descriptor);
-                listener.accept().now_or_never().unwrap_or(accepted)
-            }
-            unused => {
-                reserve = unused;
-                accepted
-            }
+        let accepted = if is_exhausted && let Some(descriptor) = reserve.take() {
+            // No await is in between, so another thread seldom takes the descriptor.
+            drop(descriptor);
+            listener.accept().now_or_never().unwrap_or(accepted)
+        } else {
+            accepted
         };
+        opened.retain(|connection| !connection.is_finished());
         match accepted {
             Ok((stream, peer)) => {
-                opened.retain(|connection| !connection.is_finished());
                 if opened.len() >= MAX_CONNECTIONS
                     && let Some(oldest) = opened.pop_front()
                 {
@@ -134,11 +130,13 @@ pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: 
                 if let Some(suppressed) = failed.pass() {
                     tracing::error!(%error, suppressed, "cannot accept a connection for health checks");
                 }
-                // The end of the oldest one frees its descriptor.
-                if is_exhausted && let Some(oldest) = opened.pop_front() {
+                // Its end frees a descriptor. The newest one stays: it may be a probe that is just being answered.
+                if is_exhausted
+                    && opened.len() > 1
+                    && let Some(oldest) = opened.pop_front()
+                {
                     oldest.abort();
                 }
-                // Each connection ends soon, and leaves its descriptor to the next one.
                 tokio::select! {
                     () = sleep(ACCEPT_PAUSE) => {}
                     Some(_) = connections.join_next() => {}
@@ -151,7 +149,7 @@ pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: 
 
 /// Returns a file descriptor to close when a probe needs one and the process has no other; `None` if there is none.
 fn reserved_descriptor() -> Option<TcpSocket> {
-    TcpSocket::new_v4().ok()
+    TcpSocket::new_v4().or_else(|_| TcpSocket::new_v6()).ok()
 }
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: TowerToHyperService<Router>) {

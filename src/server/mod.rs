@@ -177,8 +177,9 @@ impl Server {
         let counts = Counts::default();
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
         let bodies = Arc::new(BodyBudget::new(limits.bodies));
+        let limit = limits.connections;
         let mut metrics =
-            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone());
+            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone(), limit);
         let denials = DenialCounts::new(config.denial_namespaces);
         metrics.add_denials(denials.clone());
         let tls = tls::server_config(certificate, client_cas)?;
@@ -189,8 +190,8 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
-        let (of_connections, limit) = (counts.clone(), limits.connections);
-        readiness.add_computed("connections", move || health::connection_health(of_connections.removed(), limit));
+        let removed = counts.clone();
+        readiness.add_computed("connections", move || health::connection_health(removed.removed(), limit));
         let rechecker = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
             for record in watches.statuses().iter() {
@@ -354,7 +355,7 @@ impl Server {
         let mut backoff = Backoff::new(RETRY_DELAYS);
         let mut retry_at = None;
         let limit = self.context.limits.connections;
-        let places = Places::new(limit);
+        let places = Places::new(&self.context.limits);
         let (refused, full) = (LogLimit::new(), LogLimit::new());
         loop {
             let removed = self.connections.remove_surplus(places);
@@ -389,7 +390,7 @@ impl Server {
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
                         if open_files::is_exhausted(&error) {
-                            self.counts.removed().add(self.connections.remove_one());
+                            self.counts.removed().add(self.connections.remove_one(places));
                         }
                         let pause = backoff.next_delay();
                         retry_at = Some(Instant::now() + pause);

@@ -1,7 +1,7 @@
 //! Which connection makes place for a new one at the limit of connections.
 //!
 //! Otherwise a client could lock all others out: by connections without a request for two minutes, by unfinished
-//! handshakes for ten seconds.
+//! handshakes for ten seconds, by unfinished bodies for five.
 //!
 //! The choice depends only on the connections that are open now, and is made again until none is too many. A choice
 //! that is made for a new connection before it arrives can be wrong when it arrives, and is then never made up for.
@@ -10,7 +10,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use super::timeouts::Phase;
+use crate::server::limits::Limits;
 
 /// The connections that may be open beyond the limit, while those that make place for them end.
 const SPARE: usize = 16;
@@ -26,37 +26,52 @@ const ONE_ADDRESS: usize = 2;
 /// its request within this time, unless it is slow.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// The time for a header after which its connection makes place. An API server sends it at once.
-const SLOW_HEADER: Duration = Duration::from_secs(1);
-
 /// The numbers of connections that may be open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places {
     limit: usize,
+    /// The time from the first byte of a request after which its connection makes place if it is incomplete.
+    arrival: Duration,
+}
+
+/// What an open connection is used for, and since when it waits for its client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Use {
+    /// A TLS handshake.
+    Handshake { since: Instant },
+    /// Nothing, between two requests.
+    None { since: Instant },
+    /// A request whose header or body is incomplete.
+    PartOfRequest { since: Instant },
+    /// A complete request, until the client has its answer.
+    Request,
 }
 
 /// An open connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Place<I> {
     pub(super) id: I,
     pub(super) address: IpAddr,
-    pub(super) phase: Phase,
-    /// Since when it waits for its client; `None` if it does not.
-    pub(super) waits_since: Option<Instant>,
+    pub(super) used_for: Use,
 }
 
-/// How a connection is removed.
+/// How a connection is removed. It never loses a complete request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Removal {
-    /// At once: it has no complete request.
-    Abort,
-    /// After a request that is just arriving.
+pub(crate) enum Removal {
+    /// It is closed as soon as it has no request.
     Close,
+    /// The same, but a handshake or a request that is still incomplete is aborted.
+    Abort,
 }
 
 impl Places {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit }
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { limit: limits.connections, arrival: limits.arrival }
+    }
+
+    /// Returns the same for only one connection.
+    pub(crate) fn only_one(self) -> Self {
+        Self { limit: 1, ..self }
     }
 
     /// Returns the most connections that are ever open. A further one waits in the kernel's queue.
@@ -87,43 +102,47 @@ impl Places {
     /// Returns a connection to remove if there are too many, and it is one that waits for its client:
     ///
     /// - of too many handshakes the oldest of the address that has most of them;
-    /// - of too many other connections the longest idle one, else the one with the slowest header; if an address has
+    /// - of too many other connections the longest idle one, else the one with the slowest request; if an address has
     ///   more than its share, one of that address first.
     pub(super) fn to_remove<I: Copy>(self, all: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
-        let (handshakes, established): (Vec<_>, Vec<_>) =
-            all.iter().filter(|place| place.phase != Phase::Closing).partition(|place| place.phase == Phase::Handshake);
         // Below the limit all places are for all.
-        if self.suffice(handshakes.len() + established.len()) {
+        if self.suffice(all.len()) {
             return None;
         }
+        let (handshakes, established): (Vec<_>, Vec<_>) =
+            all.iter().copied().partition(|place| matches!(place.used_for, Use::Handshake { .. }));
         if handshakes.len() > self.handshakes() {
             let counts = of_addresses(&handshakes);
-            let most = counts.values().max().copied()?;
-            let candidates = handshakes.iter().filter(|place| counts.get(&place.address) == Some(&most));
-            return longest(candidates, Duration::ZERO, now).map(|id| (id, Removal::Abort));
+            let most = counts.values().max();
+            let of_most = handshakes.iter().filter(|place| counts.get(&place.address) == most);
+            return longest(of_most, Place::handshake_since).map(|(_, id)| (id, Removal::Abort));
         }
         if established.len() <= self.established() {
             return None;
         }
         let counts = of_addresses(&established);
         let share = self.limit / ONE_ADDRESS;
-        let is_above_share = |place: &Place<I>| counts.get(&place.address).is_some_and(|count| *count > share);
+        let of_large: Vec<_> =
+            established.iter().copied().filter(|place| counts.get(&place.address) > Some(&share)).collect();
         // While such an address has idle ones, those of others stay, even if its own are not idle for long enough yet.
-        let is_decided = established.iter().any(|place| place.phase == Phase::Idle && is_above_share(place));
-        let passes: &[bool] = if is_decided { &[true] } else { &[true, false] };
-        passes.iter().find_map(|&only_above_share| {
-            let of_phase = |phase| {
-                let candidates = established.iter().filter(move |place| place.phase == phase);
-                candidates.filter(move |place| !only_above_share || is_above_share(place))
-            };
-            let idle = longest(of_phase(Phase::Idle), IDLE, now).map(|id| (id, Removal::Close));
-            idle.or_else(|| longest(of_phase(Phase::Header), SLOW_HEADER, now).map(|id| (id, Removal::Abort)))
-        })
+        let is_decided = of_large.iter().any(|place| place.idle_since().is_some());
+        match self.to_remove_of(&of_large, now) {
+            None if !is_decided => self.to_remove_of(&established, now),
+            decided => decided,
+        }
+    }
+
+    /// Returns the connection of some established ones that is idle longest, else the one with the slowest request.
+    fn to_remove_of<I: Copy>(self, places: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
+        let after = |at_least, (since, id)| (now.saturating_duration_since(since) >= at_least).then_some(id);
+        let idle = longest(places, Place::idle_since).and_then(|longest| after(IDLE, longest));
+        let slow = || longest(places, Place::incomplete_since).and_then(|longest| after(self.arrival, longest));
+        idle.map(|id| (id, Removal::Close)).or_else(|| slow().map(|id| (id, Removal::Abort)))
     }
 }
 
 /// Returns the number of connections of each address.
-fn of_addresses<I>(places: &[&Place<I>]) -> HashMap<IpAddr, usize> {
+fn of_addresses<I>(places: &[Place<I>]) -> HashMap<IpAddr, usize> {
     let mut counts = HashMap::new();
     for place in places {
         *counts.entry(place.address).or_default() += 1;
@@ -131,34 +150,64 @@ fn of_addresses<I>(places: &[&Place<I>]) -> HashMap<IpAddr, usize> {
     counts
 }
 
-/// Returns the connection that waits longest, if it has waited for some time.
+/// Returns the connection that waits longest, and since when, of those for which `since` returns a time.
 fn longest<'p, I: Copy + 'p>(
-    candidates: impl Iterator<Item = &'p &'p Place<I>>,
-    at_least: Duration,
-    now: Instant,
-) -> Option<I> {
-    let waiting = candidates.filter_map(|place| Some((place.waits_since?, place.id)));
-    let (since, id) = waiting.min_by_key(|(since, _)| *since)?;
-    (now.saturating_duration_since(since) >= at_least).then_some(id)
+    places: impl IntoIterator<Item = &'p Place<I>>,
+    since: fn(&Place<I>) -> Option<Instant>,
+) -> Option<(Instant, I)> {
+    let waiting = places.into_iter().filter_map(|place| Some((since(place)?, place.id)));
+    waiting.min_by_key(|(since, _)| *since)
+}
+
+impl<I> Place<I> {
+    fn handshake_since(&self) -> Option<Instant> {
+        if let Use::Handshake { since } = self.used_for { Some(since) } else { None }
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        if let Use::None { since } = self.used_for { Some(since) } else { None }
+    }
+
+    fn incomplete_since(&self) -> Option<Instant> {
+        if let Use::PartOfRequest { since } = self.used_for { Some(since) } else { None }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn places(limit: usize) -> Places {
+        Places::new(&Limits { connections: limit, ..Limits::default() })
+    }
+
+    /// What a connection is used for, and for how many seconds it waits.
+    #[derive(Clone, Copy, Debug)]
+    enum Seconds {
+        Handshake(u64),
+        Idle(u64),
+        Part(u64),
+        Request,
+    }
+
     /// Returns the indexes of the connections that are removed, the first one first, of some: each has the last byte of
-    /// its address, its phase and the seconds for which it waits.
-    fn removed(limit: usize, connections: &[(u8, Phase, u64)]) -> Vec<(usize, Removal)> {
+    /// its address, and what it is used for.
+    fn removed(limit: usize, connections: &[(u8, Seconds)]) -> Vec<(usize, Removal)> {
         let now = Instant::now() + Duration::from_hours(1);
-        let place = |(id, &(address, phase, seconds)): (usize, &(u8, Phase, u64))| Place {
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let place = |(id, &(address, used)): (usize, &(u8, Seconds))| Place {
             id,
             address: [10, 0, 0, address].into(),
-            phase,
-            waits_since: Some(now - Duration::from_secs(seconds)).filter(|_| phase != Phase::Request),
+            used_for: match used {
+                Seconds::Handshake(seconds) => Use::Handshake { since: ago(seconds) },
+                Seconds::Idle(seconds) => Use::None { since: ago(seconds) },
+                Seconds::Part(seconds) => Use::PartOfRequest { since: ago(seconds) },
+                Seconds::Request => Use::Request,
+            },
         };
         let mut all: Vec<_> = connections.iter().enumerate().map(place).collect();
         let mut removed = Vec::new();
-        while let Some((id, removal)) = Places::new(limit).to_remove(&all, now) {
+        while let Some((id, removal)) = places(limit).to_remove(&all, now) {
             all.retain(|place| place.id != id);
             removed.push((id, removal));
         }
@@ -167,28 +216,28 @@ mod tests {
 
     #[test]
     fn connections_that_need_their_places_least_are_removed() {
-        use Phase::{Closing, Handshake, Header, Idle, Request};
         use Removal::{Abort, Close};
+        use Seconds::{Handshake, Idle, Part, Request};
         // At a limit of 4 one place is for a handshake.
         for (connections, expected) in [
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Handshake, 8), (4, Handshake, 20)][..], &[][..]),
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Header, 20), (5, Request, 0)], &[(1, Close)]),
+            (&[(1, Idle(5)), (2, Idle(9)), (3, Handshake(8)), (4, Handshake(20))][..], &[][..]),
+            (&[(1, Idle(5)), (2, Idle(9)), (3, Request), (4, Part(20)), (5, Request)], &[(1, Close)]),
             (
-                &[(1, Idle, 5), (2, Idle, 9), (3, Idle, 7), (4, Idle, 1), (5, Idle, 2), (6, Idle, 3)],
+                &[(1, Idle(5)), (2, Idle(9)), (3, Idle(7)), (4, Idle(1)), (5, Idle(2)), (6, Idle(3))],
                 &[(1, Close), (2, Close)],
             ),
-            (&[(1, Request, 0), (2, Request, 0), (5, Request, 0), (3, Header, 9), (4, Header, 0)], &[(3, Abort)]),
+            (&[(1, Request), (2, Request), (5, Request), (3, Part(9)), (4, Part(0))], &[(3, Abort)]),
             // All have requests, or have just completed their handshake.
-            (&[(1, Request, 0), (2, Request, 0), (3, Request, 0), (4, Idle, 0), (5, Header, 0)], &[]),
-            (&[(1, Idle, 5), (2, Idle, 9), (3, Request, 0), (4, Request, 0), (5, Closing, 1)], &[]),
+            (&[(1, Request), (2, Request), (3, Request), (4, Idle(0)), (5, Part(0))], &[]),
             // A handshake has a place.
-            (&[(1, Handshake, 9), (2, Idle, 1), (3, Request, 0), (4, Request, 0), (5, Request, 0)], &[(1, Close)]),
-            (&[(1, Handshake, 1), (2, Handshake, 9), (1, Handshake, 2), (3, Idle, 30), (4, Request, 0)], &[(2, Abort)]),
-            (&[(1, Handshake, 0), (2, Handshake, 0), (3, Idle, 30), (4, Idle, 30), (5, Request, 0)], &[(0, Abort)]),
+            (&[(1, Handshake(9)), (2, Idle(1)), (3, Request), (4, Request), (5, Request)], &[(1, Close)]),
+            (&[(1, Handshake(1)), (2, Handshake(9)), (1, Handshake(2)), (3, Idle(30)), (4, Request)], &[(2, Abort)]),
+            (&[(1, Handshake(0)), (2, Handshake(0)), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[(0, Abort)]),
             // An address with more than half of the places.
-            (&[(1, Idle, 1), (1, Idle, 2), (1, Request, 0), (2, Idle, 30), (3, Request, 0)], &[(1, Close)]),
-            (&[(1, Header, 9), (1, Header, 2), (1, Request, 0), (2, Idle, 30), (3, Request, 0)], &[(0, Abort)]),
-            (&[(1, Request, 0), (1, Request, 0), (1, Header, 0), (2, Idle, 30), (3, Request, 0)], &[(3, Close)]),
+            (&[(1, Idle(1)), (1, Idle(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(1, Close)]),
+            (&[(1, Part(9)), (1, Part(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(0, Abort)]),
+            (&[(1, Request), (1, Request), (1, Part(0)), (2, Idle(30)), (3, Request)], &[(3, Close)]),
+            (&[(1, Request), (1, Request), (1, Idle(0)), (2, Idle(30)), (3, Request)], &[]),
         ] {
             assert_eq!(removed(4, connections), expected, "{connections:?}");
         }
@@ -196,10 +245,9 @@ mod tests {
 
     #[test]
     fn a_limit_of_one_leaves_a_place_for_a_handshake_and_one_for_requests() {
-        let places = Places::new(1);
-        assert_eq!((places.handshakes(), places.established()), (1, 1));
-        let places = Places::new(1000);
-        assert_eq!((places.handshakes(), places.established()), (250, 750));
-        assert_eq!(Places::new(Places::limit_of_most(500)).most(), 500);
+        for (limit, expected) in [(1, (1, 1)), (2, (1, 2)), (4, (1, 3)), (1000, (250, 750))] {
+            assert_eq!((places(limit).handshakes(), places(limit).established()), expected, "{limit}");
+        }
+        assert_eq!(places(Places::limit_of_most(500)).most(), 500);
     }
 }

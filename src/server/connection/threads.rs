@@ -13,11 +13,12 @@ use std::{
     thread,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::oneshot,
-    task::{AbortHandle, Id, JoinSet},
+    task::{Id, JoinSet},
     time::Instant,
 };
 
@@ -38,10 +39,8 @@ pub(crate) struct Connections {
 /// An open connection.
 struct OpenConnection {
     _thread: Arc<Thread>,
-    /// When it is dropped, the connection closes as soon as it has no request. `None` if it was dropped, or the task
-    /// aborted.
-    closer: Option<oneshot::Sender<Infallible>>,
-    task: AbortHandle,
+    /// Removes the connection; when it is dropped, as by [`Removal::Close`]. `None` if it was used.
+    remover: Option<oneshot::Sender<Removal>>,
     address: IpAddr,
     timeouts: Arc<ConnectionTimeouts>,
 }
@@ -77,14 +76,14 @@ impl Connections {
         // Registers the socket with the runtime of that thread.
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
-        let (closer, closing) = oneshot::channel();
+        let (remover, removed) = oneshot::channel();
+        let removal = removed.map(|removal| removal.unwrap_or(Removal::Close));
         let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
-        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), closing);
+        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), removal);
         let task = self.tasks.spawn(serve);
         let open = OpenConnection {
             _thread: Arc::clone(thread),
-            closer: Some(closer),
-            task: task.clone(),
+            remover: Some(remover),
             address: peer.ip().to_canonical(),
             timeouts,
         };
@@ -104,18 +103,16 @@ impl Connections {
 
     /// Removes one connection that waits for its client, because the process needs its file descriptor. Returns the
     /// number of removed ones.
-    pub(crate) fn remove_one(&mut self) -> usize {
-        self.remove(Places::new(1), 1)
+    pub(crate) fn remove_one(&mut self, places: Places) -> usize {
+        self.remove(places.only_one(), 1)
     }
 
     fn remove(&mut self, places: Places, at_most: usize) -> usize {
-        let staying = self.open.iter().filter(|(_, connection)| connection.closer.is_some());
+        let staying = self.open.iter().filter(|(_, connection)| connection.remover.is_some());
         let mut all: Vec<_> = staying
-            .map(|(id, connection)| Place {
-                id: *id,
-                address: connection.address,
-                phase: connection.timeouts.phase(),
-                waits_since: connection.timeouts.waits_since(),
+            .filter_map(|(&id, connection)| {
+                let used_for = connection.timeouts.current_use()?;
+                Some(Place { id, address: connection.address, used_for })
             })
             .collect();
         let (now, before) = (Instant::now(), all.len());
@@ -123,11 +120,9 @@ impl Connections {
             && let Some((id, removal)) = places.to_remove(&all, now)
         {
             all.retain(|place| place.id != id);
-            if let Some(connection) = self.open.get_mut(&id) {
-                connection.closer = None;
-                if removal == Removal::Abort {
-                    connection.task.abort();
-                }
+            if let Some(remover) = self.open.get_mut(&id).and_then(|connection| connection.remover.take()) {
+                // The error says that the connection has ended.
+                let _ = remover.send(removal);
             }
         }
         before - all.len()

@@ -9,17 +9,19 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
+use super::places::Use;
 use crate::server::limits::Limits;
 
 /// The time in which the client must close after the server has closed.
@@ -27,7 +29,6 @@ const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
 pub(crate) enum Phase {
     /// The end of the TLS handshake.
     Handshake,
@@ -35,8 +36,10 @@ pub(crate) enum Phase {
     Idle,
     /// The rest of the header.
     Header,
-    /// The rest of the body, and the answer of the webhook.
-    Request,
+    /// The rest of the body.
+    Body,
+    /// The answer of the webhook.
+    Answer,
     /// The client, to read the answer.
     Response,
     /// The client, to close.
@@ -44,16 +47,38 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [Self::Handshake, Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
+    const ALL: [Self; 7] =
+        [Self::Handshake, Self::Idle, Self::Header, Self::Body, Self::Answer, Self::Response, Self::Closing];
 }
 
-/// The phase of one connection and its deadline. Only the task of the connection changes it; at the limit of
-/// connections the acceptor reads it.
+/// A phase and its deadline.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stage {
+    phase: Phase,
+    /// In nanoseconds since the connection began.
+    deadline: u64,
+}
+
+impl Stage {
+    /// The low bits of a word, which hold the phase. The others hold the deadline, and suffice for 73 years.
+    const PHASE_BITS: u32 = 3;
+
+    fn to_word(self) -> u64 {
+        self.deadline.min(u64::MAX >> Self::PHASE_BITS) << Self::PHASE_BITS | self.phase as u64
+    }
+
+    fn of_word(word: u64) -> Self {
+        let phase = Phase::ALL.into_iter().find(|phase| *phase as u64 == word & ((1 << Self::PHASE_BITS) - 1));
+        Self { phase: phase.unwrap_or(Phase::Closing), deadline: word >> Self::PHASE_BITS }
+    }
+}
+
+/// The phase of one connection and its deadline. Only the task of the connection changes it. At the limit of connections
+/// the acceptor reads it, in one word: the phase of one moment with the deadline of another would be wrong.
 pub(crate) struct ConnectionTimeouts {
-    phase: AtomicU8,
+    /// A [`Stage`].
+    stage: AtomicU64,
     origin: Instant,
-    /// The end of the phase, in nanoseconds since `origin`.
-    deadline: AtomicU64,
     /// Whether a part of a request's body is unread.
     unread: AtomicBool,
     /// The number of requests that the connection may still have.
@@ -73,10 +98,10 @@ impl ConnectionTimeouts {
         // At most half of the whole: the 32 bits of the share, and one more for the half.
         let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let reduced = |whole: u64| whole - reduction(whole);
+        let stage = Stage { phase: Phase::Handshake, deadline: nanos(limits.handshake) };
         Self {
-            phase: AtomicU8::new(Phase::Handshake as u8),
+            stage: AtomicU64::new(stage.to_word()),
             origin: Instant::now(),
-            deadline: AtomicU64::new(nanos(limits.handshake)),
             unread: AtomicBool::new(false),
             remaining: AtomicU64::new(reduced(limits.connection_requests as u64)),
             max_age: reduced(nanos(limits.connection_age)),
@@ -87,25 +112,40 @@ impl ConnectionTimeouts {
         }
     }
 
+    fn stage(&self) -> Stage {
+        Stage::of_word(self.stage.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, stage: Stage) {
+        self.stage.store(stage.to_word(), Ordering::Relaxed);
+    }
+
     pub(crate) fn phase(&self) -> Phase {
-        let phase = usize::from(self.phase.load(Ordering::Relaxed));
-        Phase::ALL.get(phase).copied().unwrap_or(Phase::Closing)
+        self.stage().phase
     }
 
     /// Returns the end of the phase.
     pub(crate) fn deadline(&self) -> Instant {
-        self.origin + Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
+        self.at(self.stage().deadline)
     }
 
-    /// Returns the beginning of a phase in which the connection waits for its client; `None` for another phase.
-    pub(crate) fn waits_since(&self) -> Option<Instant> {
-        let at_most = match self.phase() {
-            Phase::Handshake => self.handshake,
-            Phase::Idle => self.idle,
-            Phase::Header => self.header,
-            Phase::Request | Phase::Response | Phase::Closing => return None,
-        };
-        self.deadline().checked_sub(at_most)
+    fn at(&self, nanos: u64) -> Instant {
+        self.origin + Duration::from_nanos(nanos)
+    }
+
+    /// Returns what the connection is used for; `None` if it closes.
+    pub(crate) fn current_use(&self) -> Option<Use> {
+        let Stage { phase, deadline } = self.stage();
+        // A deadline is the beginning and a time limit.
+        let since = |limit: Duration| self.at(deadline.saturating_sub(nanos(limit)));
+        Some(match phase {
+            Phase::Handshake => Use::Handshake { since: since(self.handshake) },
+            Phase::Idle => Use::None { since: since(self.idle) },
+            Phase::Header => Use::PartOfRequest { since: since(self.header) },
+            Phase::Body => Use::PartOfRequest { since: since(self.header + self.request) },
+            Phase::Answer | Phase::Response => Use::Request,
+            Phase::Closing => return None,
+        })
     }
 
     /// Begins the idle phase, when the handshake is complete.
@@ -113,8 +153,7 @@ impl ConnectionTimeouts {
         self.enter(Phase::Idle, self.idle);
     }
 
-    /// Begins the request phase, when the header is complete. Returns whether the request is the last of the
-    /// connection.
+    /// Begins the body phase, when the header is complete. Returns whether the request is the last of the connection.
     pub(crate) fn begin_request(&self) -> bool {
         if self.phase() == Phase::Idle {
             // The request was in the buffer already, after the previous one.
@@ -122,17 +161,25 @@ impl ConnectionTimeouts {
         }
         // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times
         // together.
-        let deadline = self.deadline.fetch_add(nanos(self.request), Ordering::Relaxed);
+        let deadline = self.stage().deadline;
+        self.set(Stage { phase: Phase::Body, deadline: deadline.saturating_add(nanos(self.request)) });
         let age = deadline.saturating_sub(nanos(self.header));
-        self.phase.store(Phase::Request as u8, Ordering::Relaxed);
         let remaining = self.remaining.load(Ordering::Relaxed).saturating_sub(1);
         self.remaining.store(remaining, Ordering::Relaxed);
         remaining == 0 || age >= self.max_age
     }
 
+    /// Begins the answer phase, when the body is complete.
+    fn end_body(&self) {
+        let stage = self.stage();
+        if stage.phase == Phase::Body {
+            self.set(Stage { phase: Phase::Answer, ..stage });
+        }
+    }
+
     /// Begins the response phase, before the answer is written.
     pub(crate) fn begin_response(&self, unread: bool) {
-        self.phase.store(Phase::Response as u8, Ordering::Relaxed);
+        self.set(Stage { phase: Phase::Response, ..self.stage() });
         if unread {
             self.unread.store(true, Ordering::Relaxed);
         }
@@ -145,14 +192,46 @@ impl ConnectionTimeouts {
         }
     }
 
-    fn enter(&self, phase: Phase, at_most: Duration) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.deadline.store(nanos(self.origin.elapsed() + at_most), Ordering::Relaxed);
+    fn enter(&self, phase: Phase, limit: Duration) {
+        self.set(Stage { phase, deadline: nanos(self.origin.elapsed() + limit) });
     }
 }
 
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The body of a request that updates the phase of its connection.
+pub(crate) struct TimedBody {
+    body: Incoming,
+    timeouts: Arc<ConnectionTimeouts>,
+}
+
+impl TimedBody {
+    pub(crate) fn new(body: Incoming, timeouts: Arc<ConnectionTimeouts>) -> Self {
+        Self { body, timeouts }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.timeouts.end_body();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A stream that updates the phase of its connection.
@@ -243,6 +322,41 @@ mod tests {
         {
             assert_eq!(requests(share, limit), expected, "{share} of {limit}");
         }
+    }
+
+    #[test]
+    fn a_stage_fits_into_a_word() {
+        for phase in Phase::ALL {
+            for deadline in [0, 1, nanos(Duration::from_hours(24 * 365 * 70))] {
+                let stage = Stage { phase, deadline };
+                assert_eq!(Stage::of_word(stage.to_word()), stage);
+            }
+        }
+        assert_eq!(Stage::of_word(Stage { phase: Phase::Idle, deadline: u64::MAX }.to_word()).phase, Phase::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_incomplete_from_its_first_byte_to_the_end_of_its_body() {
+        let start = Instant::now();
+        let pause = async || tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let timeouts = ConnectionTimeouts::new(&Limits::default(), 0);
+        assert_eq!(timeouts.current_use(), Some(Use::Handshake { since: start }));
+        pause().await;
+        timeouts.end_handshake();
+        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(1) }));
+        pause().await;
+        timeouts.enter(Phase::Header, timeouts.header);
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(2) }));
+        pause().await;
+        timeouts.begin_request();
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(2) }));
+        timeouts.end_body();
+        assert_eq!(timeouts.current_use(), Some(Use::Request));
+        timeouts.begin_response(false);
+        assert_eq!(timeouts.current_use(), Some(Use::Request));
+        timeouts.begin_closing();
+        assert_eq!(timeouts.current_use(), None);
     }
 
     #[test]
