@@ -21,12 +21,13 @@ use std::{
 use axum::{Router, response::Response};
 use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use rustls::server::Acceptor;
 use tokio::{
     io::BufReader,
     net::TcpStream,
     time::{sleep_until, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use self::{
     places::Removal,
@@ -54,7 +55,7 @@ pub(super) struct ConnectionContext {
     pub(super) limits: Limits,
     /// Whether the self-check has passed. Until then a failed handshake can be the server's own.
     pub(super) self_check_passed: AtomicBool,
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     http: http1::Builder,
     router: TowerToHyperService<Router>,
     draining: AtomicBool,
@@ -67,7 +68,7 @@ impl ConnectionContext {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(MAX_HEADER).max_buf_size(MAX_BUFFER);
         Self {
-            tls: TlsAcceptor::from(Arc::new(tls)),
+            tls: Arc::new(tls),
             http,
             router: TowerToHyperService::new(router),
             self_check_passed: AtomicBool::new(false),
@@ -93,7 +94,7 @@ pub(super) async fn serve(
     mut removal: impl Future<Output = Removal> + Unpin,
 ) {
     let _guard = context.counts.add_connection();
-    let mut handshake = pin!(handshake(stream, peer, &context));
+    let mut handshake = pin!(handshake(stream, peer, &context, &timeouts));
     let stream = tokio::select! {
         biased;
         stream = &mut handshake => stream,
@@ -101,23 +102,34 @@ pub(super) async fn serve(
             // The client sends a request once the handshake is complete, and would lose it.
             if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
-                serve_requests(stream, &context, Arc::new(timeouts), future::pending()).await;
+                serve_requests(stream, &context, &Arc::new(timeouts), future::pending()).await;
             }
             return;
         }
     };
     if let Some(stream) = stream {
-        serve_requests(stream, &context, timeouts, removal).await;
+        serve_requests(stream, &context, &timeouts, removal).await;
     }
 }
 
-async fn handshake(stream: TcpStream, peer: SocketAddr, context: &ConnectionContext) -> Option<Stream> {
+async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: &ConnectionContext,
+    timeouts: &ConnectionTimeouts,
+) -> Option<Stream> {
+    timeouts.begin_handshake();
     // An answer is one small write, which Nagle's algorithm would only delay.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
-    match timeout(context.limits.handshake, context.tls.accept(stream)).await {
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        timeouts.end_hello();
+        start.into_stream(Arc::clone(&context.tls)).await
+    };
+    match timeout(context.limits.handshake, handshake).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             log_failed_handshake(peer, &error, context);
@@ -161,12 +173,12 @@ fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &Connectio
 async fn serve_requests(
     stream: Stream,
     context: &Arc<ConnectionContext>,
-    timeouts: Arc<ConnectionTimeouts>,
+    timeouts: &Arc<ConnectionTimeouts>,
     removal: impl Future<Output = Removal>,
 ) {
     timeouts.end_handshake();
-    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
-    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(timeouts)));
+    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(timeouts) };
     let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
     let mut timer = pin!(sleep_until(timeouts.deadline()));
     let mut removal = pin!(removal);

@@ -22,22 +22,26 @@ const HANDSHAKES: usize = 4;
 /// API servers may have one address, that of a node.
 const ONE_ADDRESS: usize = 2;
 
-/// The time for which a connection must be idle before it makes place: a client that has completed its handshake sends
-/// its request within this time, unless it is slow.
-const IDLE: Duration = Duration::from_millis(100);
+/// The time for which a connection must wait for the first byte of a handshake or of a request before it makes place. A
+/// client sends that at once, unless it is slow.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// The numbers of connections that may be open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places {
     limit: usize,
-    /// The time from the first byte of a request after which its connection makes place if it is incomplete.
+    /// The time for the rest of a handshake or of a request, after which its connection makes place.
     arrival: Duration,
 }
 
 /// What an open connection is used for, and since when it waits for its client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Use {
-    /// A TLS handshake.
+    /// A TLS handshake that the server has not begun.
+    Accepted,
+    /// A TLS handshake without its first message.
+    Hello { since: Instant },
+    /// A TLS handshake that is incomplete.
     Handshake { since: Instant },
     /// Nothing, between two requests.
     None { since: Instant },
@@ -101,7 +105,7 @@ impl Places {
 
     /// Returns a connection to remove if there are too many, and it is one that waits for its client:
     ///
-    /// - of too many handshakes the oldest of the address that has most of them;
+    /// - of too many handshakes the oldest without its first message, else the slowest, of the address that has most;
     /// - of too many other connections the longest idle one, else the one with the slowest request; if an address has
     ///   more than its share, one of that address first.
     pub(super) fn to_remove<I: Copy>(self, all: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
@@ -109,13 +113,15 @@ impl Places {
         if self.suffice(all.len()) {
             return None;
         }
-        let (handshakes, established): (Vec<_>, Vec<_>) =
-            all.iter().copied().partition(|place| matches!(place.used_for, Use::Handshake { .. }));
+        let (handshakes, established): (Vec<_>, Vec<_>) = all.iter().copied().partition(Place::is_handshake);
         if handshakes.len() > self.handshakes() {
             let counts = of_addresses(&handshakes);
             let most = counts.values().max();
-            let of_most = handshakes.iter().filter(|place| counts.get(&place.address) == most);
-            return longest(of_most, Place::handshake_since).map(|(_, id)| (id, Removal::Abort));
+            let of_most: Vec<_> =
+                handshakes.iter().copied().filter(|place| counts.get(&place.address) == most).collect();
+            let silent = longest(&of_most, Place::hello_since, SILENCE, now);
+            let slow = || longest(&of_most, Place::handshake_since, self.arrival, now);
+            return silent.or_else(slow).map(|id| (id, Removal::Abort));
         }
         if established.len() <= self.established() {
             return None;
@@ -134,10 +140,8 @@ impl Places {
 
     /// Returns the connection of some established ones that is idle longest, else the one with the slowest request.
     fn to_remove_of<I: Copy>(self, places: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
-        let after = |at_least, (since, id)| (now.saturating_duration_since(since) >= at_least).then_some(id);
-        let idle = longest(places, Place::idle_since).and_then(|longest| after(IDLE, longest));
-        let slow = || longest(places, Place::incomplete_since).and_then(|longest| after(self.arrival, longest));
-        idle.map(|id| (id, Removal::Close)).or_else(|| slow().map(|id| (id, Removal::Abort)))
+        let idle = longest(places, Place::idle_since, SILENCE, now).map(|id| (id, Removal::Close));
+        idle.or_else(|| longest(places, Place::request_since, self.arrival, now).map(|id| (id, Removal::Abort)))
     }
 }
 
@@ -150,16 +154,27 @@ fn of_addresses<I>(places: &[Place<I>]) -> HashMap<IpAddr, usize> {
     counts
 }
 
-/// Returns the connection that waits longest, and since when, of those for which `since` returns a time.
-fn longest<'p, I: Copy + 'p>(
-    places: impl IntoIterator<Item = &'p Place<I>>,
+/// Returns the connection that waits longest, of those for which `since` returns a time, if that is long enough ago.
+fn longest<I: Copy>(
+    places: &[Place<I>],
     since: fn(&Place<I>) -> Option<Instant>,
-) -> Option<(Instant, I)> {
-    let waiting = places.into_iter().filter_map(|place| Some((since(place)?, place.id)));
-    waiting.min_by_key(|(since, _)| *since)
+    at_least: Duration,
+    now: Instant,
+) -> Option<I> {
+    let waiting = places.iter().filter_map(|place| Some((since(place)?, place.id)));
+    let (since, id) = waiting.min_by_key(|(since, _)| *since)?;
+    (now.saturating_duration_since(since) >= at_least).then_some(id)
 }
 
 impl<I> Place<I> {
+    fn is_handshake(&self) -> bool {
+        matches!(self.used_for, Use::Accepted | Use::Hello { .. } | Use::Handshake { .. })
+    }
+
+    fn hello_since(&self) -> Option<Instant> {
+        if let Use::Hello { since } = self.used_for { Some(since) } else { None }
+    }
+
     fn handshake_since(&self) -> Option<Instant> {
         if let Use::Handshake { since } = self.used_for { Some(since) } else { None }
     }
@@ -168,7 +183,7 @@ impl<I> Place<I> {
         if let Use::None { since } = self.used_for { Some(since) } else { None }
     }
 
-    fn incomplete_since(&self) -> Option<Instant> {
+    fn request_since(&self) -> Option<Instant> {
         if let Use::PartOfRequest { since } = self.used_for { Some(since) } else { None }
     }
 }
@@ -184,6 +199,8 @@ mod tests {
     /// What a connection is used for, and for how many seconds it waits.
     #[derive(Clone, Copy, Debug)]
     enum Seconds {
+        Accepted,
+        Hello(u64),
         Handshake(u64),
         Idle(u64),
         Part(u64),
@@ -199,6 +216,8 @@ mod tests {
             id,
             address: [10, 0, 0, address].into(),
             used_for: match used {
+                Seconds::Accepted => Use::Accepted,
+                Seconds::Hello(seconds) => Use::Hello { since: ago(seconds) },
                 Seconds::Handshake(seconds) => Use::Handshake { since: ago(seconds) },
                 Seconds::Idle(seconds) => Use::None { since: ago(seconds) },
                 Seconds::Part(seconds) => Use::PartOfRequest { since: ago(seconds) },
@@ -217,7 +236,7 @@ mod tests {
     #[test]
     fn connections_that_need_their_places_least_are_removed() {
         use Removal::{Abort, Close};
-        use Seconds::{Handshake, Idle, Part, Request};
+        use Seconds::{Accepted, Handshake, Hello, Idle, Part, Request};
         // At a limit of 4 one place is for a handshake.
         for (connections, expected) in [
             (&[(1, Idle(5)), (2, Idle(9)), (3, Handshake(8)), (4, Handshake(20))][..], &[][..]),
@@ -232,7 +251,10 @@ mod tests {
             // A handshake has a place.
             (&[(1, Handshake(9)), (2, Idle(1)), (3, Request), (4, Request), (5, Request)], &[(1, Close)]),
             (&[(1, Handshake(1)), (2, Handshake(9)), (1, Handshake(2)), (3, Idle(30)), (4, Request)], &[(2, Abort)]),
-            (&[(1, Handshake(0)), (2, Handshake(0)), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[(0, Abort)]),
+            (&[(1, Handshake(9)), (1, Hello(2)), (2, Hello(3)), (3, Idle(30)), (4, Request)], &[(1, Abort)]),
+            // The server itself may be late, and then ends no handshake that it could complete.
+            (&[(1, Handshake(0)), (2, Handshake(0)), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[]),
+            (&[(1, Accepted), (2, Accepted), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[]),
             // An address with more than half of the places.
             (&[(1, Idle(1)), (1, Idle(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(1, Close)]),
             (&[(1, Part(9)), (1, Part(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(0, Abort)]),

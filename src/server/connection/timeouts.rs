@@ -30,7 +30,11 @@ const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
-    /// The end of the TLS handshake.
+    /// The server, to begin the TLS handshake.
+    Accepted,
+    /// The first message of the handshake.
+    Hello,
+    /// The rest of the handshake.
     Handshake,
     /// The first byte of a request.
     Idle,
@@ -47,8 +51,17 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] =
-        [Self::Handshake, Self::Idle, Self::Header, Self::Body, Self::Answer, Self::Response, Self::Closing];
+    const ALL: [Self; 9] = [
+        Self::Accepted,
+        Self::Hello,
+        Self::Handshake,
+        Self::Idle,
+        Self::Header,
+        Self::Body,
+        Self::Answer,
+        Self::Response,
+        Self::Closing,
+    ];
 }
 
 /// A phase and its deadline.
@@ -60,8 +73,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// The low bits of a word, which hold the phase. The others hold the deadline, and suffice for 73 years.
-    const PHASE_BITS: u32 = 3;
+    /// The low bits of a word, which hold the phase. The others hold the deadline, and suffice for 36 years.
+    const PHASE_BITS: u32 = 4;
 
     fn to_word(self) -> u64 {
         self.deadline.min(u64::MAX >> Self::PHASE_BITS) << Self::PHASE_BITS | self.phase as u64
@@ -98,7 +111,7 @@ impl ConnectionTimeouts {
         // At most half of the whole: the 32 bits of the share, and one more for the half.
         let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let reduced = |whole: u64| whole - reduction(whole);
-        let stage = Stage { phase: Phase::Handshake, deadline: nanos(limits.handshake) };
+        let stage = Stage { phase: Phase::Accepted, deadline: nanos(limits.handshake) };
         Self {
             stage: AtomicU64::new(stage.to_word()),
             origin: Instant::now(),
@@ -139,6 +152,8 @@ impl ConnectionTimeouts {
         // A deadline is the beginning and a time limit.
         let since = |limit: Duration| self.at(deadline.saturating_sub(nanos(limit)));
         Some(match phase {
+            Phase::Accepted => Use::Accepted,
+            Phase::Hello => Use::Hello { since: since(self.handshake) },
             Phase::Handshake => Use::Handshake { since: since(self.handshake) },
             Phase::Idle => Use::None { since: since(self.idle) },
             Phase::Header => Use::PartOfRequest { since: since(self.header) },
@@ -146,6 +161,17 @@ impl ConnectionTimeouts {
             Phase::Answer | Phase::Response => Use::Request,
             Phase::Closing => return None,
         })
+    }
+
+    /// Begins the hello phase, when the task of the connection runs for the first time. The limit of the handshake counts
+    /// from here.
+    pub(crate) fn begin_handshake(&self) {
+        self.enter(Phase::Hello, self.handshake);
+    }
+
+    /// Begins the handshake phase, when the first message of the handshake is complete.
+    pub(crate) fn end_hello(&self) {
+        self.enter(Phase::Handshake, self.handshake);
     }
 
     /// Begins the idle phase, when the handshake is complete.
@@ -327,7 +353,7 @@ mod tests {
     #[test]
     fn a_stage_fits_into_a_word() {
         for phase in Phase::ALL {
-            for deadline in [0, 1, nanos(Duration::from_hours(24 * 365 * 70))] {
+            for deadline in [0, 1, nanos(Duration::from_hours(24 * 365 * 30))] {
                 let stage = Stage { phase, deadline };
                 assert_eq!(Stage::of_word(stage.to_word()), stage);
             }
@@ -341,16 +367,22 @@ mod tests {
         let pause = async || tokio::time::sleep(Duration::from_secs(1)).await;
         let after = |seconds| start + Duration::from_secs(seconds);
         let timeouts = ConnectionTimeouts::new(&Limits::default(), 0);
-        assert_eq!(timeouts.current_use(), Some(Use::Handshake { since: start }));
+        assert_eq!(timeouts.current_use(), Some(Use::Accepted));
+        pause().await;
+        timeouts.begin_handshake();
+        assert_eq!(timeouts.current_use(), Some(Use::Hello { since: after(1) }));
+        pause().await;
+        timeouts.end_hello();
+        assert_eq!(timeouts.current_use(), Some(Use::Handshake { since: after(2) }));
         pause().await;
         timeouts.end_handshake();
-        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(1) }));
+        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(3) }));
         pause().await;
         timeouts.enter(Phase::Header, timeouts.header);
-        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(2) }));
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(4) }));
         pause().await;
         timeouts.begin_request();
-        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(2) }));
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(4) }));
         timeouts.end_body();
         assert_eq!(timeouts.current_use(), Some(Use::Request));
         timeouts.begin_response(false);
