@@ -504,11 +504,10 @@ class Load:
 
     async def connect(self) -> Exchange:
         loop = asyncio.get_running_loop()
-        return (
-            await loop.create_connection(
-                Exchange, "127.0.0.1", self.port, ssl=self.tls, server_hostname="127.0.0.1", ssl_handshake_timeout=60
-            )
-        )[1]
+        _, connection = await loop.create_connection(
+            Exchange, "127.0.0.1", self.port, ssl=self.tls, server_hostname="127.0.0.1", ssl_handshake_timeout=60
+        )
+        return connection
 
     async def one(self) -> None:
         loop = asyncio.get_running_loop()
@@ -528,6 +527,10 @@ class Load:
             else:
                 connection.transport.abort()
 
+    def close(self) -> None:
+        for connection in self.idle:
+            connection.transport.abort()
+
     async def closed_loop(self, clients: int, seconds: float) -> None:
         """Sends the next request of a client when it has the answer to the one before."""
         loop = asyncio.get_running_loop()
@@ -538,6 +541,7 @@ class Load:
                 await self.one()
 
         await asyncio.gather(*(client() for _ in range(clients)))
+        self.close()
 
     async def open_loop(self, rate: float, seconds: float) -> None:
         """Sends requests at the rate, whatever the answers; one that finds no seat is kept back."""
@@ -554,6 +558,7 @@ class Load:
             tasks |= {asyncio.ensure_future(self.one()) for _ in range(count)}
             await asyncio.sleep(0.005)
         await asyncio.gather(*tasks)
+        self.close()
 
 
 def processor_time(server: Server) -> float:

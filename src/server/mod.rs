@@ -31,6 +31,7 @@ pub mod readiness;
 mod recheck;
 pub mod reload;
 mod routes;
+mod run_queue;
 mod self_check;
 pub mod tls;
 

@@ -354,10 +354,12 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "Open connections",
-                "Each API server keeps several connections open.",
-                {"{{pod}}": f"sum by (pod) ({ours('nicplug_connections')})"},
+                "Each API server keeps several connections open. The limit is that of the pod with the fewest.",
+                {
+                    "{{pod}}": f"sum by (pod) ({ours('nicplug_connections')})",
+                    "limit": f"min({ours('nicplug_connections_limit')})",
+                },
                 width=6,
-                stacked=True,
             ),
             Panel(
                 "New connections",

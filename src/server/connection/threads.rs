@@ -27,7 +27,7 @@ use super::{
     places::{Place, Places, Removal},
     timeouts::ConnectionTimeouts,
 };
-use crate::server::connection;
+use crate::server::{connection, run_queue};
 
 /// The open connections.
 pub(crate) struct Connections {
@@ -155,7 +155,7 @@ struct Thread {
 
 impl Thread {
     fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(run_queue::note_empty).build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("connections".to_owned()).spawn(move || {
