@@ -181,8 +181,8 @@ async fn a_request_that_waits_too_long_for_the_processor_gets_503() {
             responses.push(last.response().await.status);
         }
         assert_eq!(responses.last(), Some(&503), "{responses:?}");
-        // The queue is empty again.
-        assert_eq!(last.request(&impatient).await.status, 400);
+        // Until the queue has been empty once.
+        while last.request(&impatient).await.status != 400 {}
     })
     .await;
 }
