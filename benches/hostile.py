@@ -58,7 +58,8 @@ class Server:
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*wrapper, nicplug, "serve", *flags, "--log-format", "json", "--facts", ROOT / "examples/bench_server.yaml"]
+                [*wrapper, nicplug, "serve", *flags, "--log-format", "json"]
+                + ["--facts", ROOT / "examples/bench_server.yaml"]
                 + ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"]
                 + ["--tls-cert", folder / "tls.crt", "--tls-key", folder / "tls.key"],
                 stderr=log,
@@ -562,13 +563,13 @@ class Load:
 
 
 def processor_time(server: Server) -> float:
-    """Returns the processor time of the server in seconds; unlike the time of a clock, other programs hardly change it."""
+    """Returns the processor time of the server in seconds, which other programs hardly change."""
     threads = Path(f"/proc/{server.process.pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def run_load(server: Server, load: Load, name: str, run) -> tuple[float, float, list[str]]:
-    """Runs a load and prints its line. Returns the good answers a second, the processor time of each, and what failed."""
+    """Runs a load, prints its line, and returns the good answers a second, the processor time of each, and failures."""
     before, start = processor_time(server), time.monotonic()
     asyncio.run(run(load))
     seconds, used = time.monotonic() - start, processor_time(server) - before
@@ -581,8 +582,9 @@ def run_load(server: Server, load: Load, name: str, run) -> tuple[float, float, 
     slowest = f"{max(refused):.2f}" if refused else "-"
     failed = {status: len(durations) for status, durations in times.items()}
     rate, cost = len(good) / seconds, used / max(len(good), 1)
+    share = used / seconds * 100
     print(
-        f"    {name:24} {rate:9.1f} {cost * 1e6:10.0f} {used / seconds * 100:9.1f} {p99:8.2f} {len(refused):7} {slowest:>8}"
+        f"    {name:24} {rate:9.1f} {cost * 1e6:10.0f} {share:9.1f} {p99:8.2f} {len(refused):7} {slowest:>8}"
         f" {load.kept_back:10} {failed or 'none'}",
         flush=True,
     )

@@ -85,8 +85,8 @@ use crate::{
 /// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
 const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
 
-/// The pause after which the server looks again for connections that are too many: a handshake that ends, or a connection
-/// that becomes idle, is not an event for it.
+/// The pause after which the server looks again for connections that are too many: a handshake that ends, or a
+/// connection that becomes idle, is not an event for it.
 const PLACE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The configuration of a server.

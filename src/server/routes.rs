@@ -110,7 +110,7 @@ impl AppState {
             Ok(body) => {
                 // The other half is for the time before the first byte was read, and for the answer.
                 if run_queue::is_long(start) && run_queue::wait().await > within / 2 {
-                    return self.respond_overload();
+                    return self.respond_busy();
                 }
                 // A place is taken only now, so that a client that sends slowly takes none.
                 let Some(_permit) = self.in_flight.enter() else { return self.respond_overload() };
@@ -174,6 +174,11 @@ impl AppState {
     fn respond_overload(&self) -> Response {
         self.counts.add_refused(RefusalReason::Overload);
         try_again("too many requests at once: try again in a second")
+    }
+
+    fn respond_busy(&self) -> Response {
+        self.counts.add_refused(RefusalReason::Processor);
+        try_again("the request waited for the processor for too long: try again in a second")
     }
 
     /// Discards the rest of the body and responds; the connection is kept as for other overload.

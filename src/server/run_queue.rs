@@ -4,9 +4,9 @@
 //! how many of them have requests nor for how long they wait, and it would review requests whose clients have given up:
 //! the more clients wait, the fewer get an answer in time.
 //!
-//! If the queue has not been empty for some time, a complete request goes to its end once. Meanwhile the thread reads the
-//! other requests, which takes less time than to review them, and hyper drops those whose clients have gone. A request
-//! that waited for too long is refused.
+//! If the queue has not been empty for some time, a complete request goes to its end once. Meanwhile the thread reads
+//! the other requests, which takes less time than to review them, and hyper drops those whose clients have gone. A
+//! request that waited for too long is refused.
 
 use std::{cell::Cell, time::Duration};
 

@@ -113,7 +113,7 @@ impl Shared {
             dropped += self.take(&mut lines);
             let is_written = output.write_all(&lines).is_ok();
             if !is_written {
-                let lost = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                let lost = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
                 self.dropped.fetch_add(lost, Ordering::Relaxed);
                 dropped += lost;
             }

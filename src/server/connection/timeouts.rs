@@ -86,8 +86,8 @@ impl Stage {
     }
 }
 
-/// The phase of one connection and its deadline. Only the task of the connection changes it. At the limit of connections
-/// the acceptor reads it, in one word: the phase of one moment with the deadline of another would be wrong.
+/// The phase of one connection and its deadline. Only the task of the connection changes it. At the limit of
+/// connections the acceptor reads it, in one word: the phase of one moment with the deadline of another would be wrong.
 pub(crate) struct ConnectionTimeouts {
     /// A [`Stage`].
     stage: AtomicU64,
@@ -163,8 +163,7 @@ impl ConnectionTimeouts {
         })
     }
 
-    /// Begins the hello phase, when the task of the connection runs for the first time. The limit of the handshake counts
-    /// from here.
+    /// Begins the hello phase, when the task of the connection runs for the first time.
     pub(crate) fn begin_handshake(&self) {
         self.enter(Phase::Hello, self.handshake);
     }
