@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     sync::{Arc, Mutex, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nicplug::{
@@ -124,65 +124,6 @@ async fn requests_beyond_the_limit_get_503_until_another_one_ends() {
         drop(end);
         blocked.response().await.assert_answers(review);
         other.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
-    })
-    .await;
-}
-
-/// A request that waited for the processor for more than half of the API server's time gets 503 without a review.
-#[tokio::test]
-async fn a_request_that_waits_too_long_for_the_processor_gets_503() {
-    guarded(async {
-        let processors = std::thread::available_parallelism().unwrap().get();
-        if processors < 2 {
-            return;
-        }
-        let (asked, questions) = mpsc::channel();
-        let (end, ended) = mpsc::channel();
-        let facts = Arc::new(BlockedFacts { asked, end: Mutex::new(ended) });
-        let reviewer = Reviewer::new(facts, Settings::default());
-        let server = TestServer::start_reviewing(reviewer, |_| {}).await;
-        self_check_has_ended(&server).await;
-        // There is a thread for each processor, and each connection goes to the one with the fewest.
-        let mut connections = Vec::new();
-        for _ in 0..=2 * processors {
-            connections.push(RawConnection::open(server.address).await);
-        }
-        let mut last = connections.pop().unwrap();
-        let mut second = connections.remove(processors);
-        let mut first = connections.remove(0);
-        let mut elsewhere = connections.remove(0);
-
-        let review = REVIEWS.iter().find(|review| review.uid == "3ae79a1a-f3d7-409c-82ac-948f2f6306e8").unwrap();
-        let slow = post("/validate", JSON, &review.body);
-        // This is no review, so its answer needs no facts.
-        let impatient = post("/validate?timeout=1us", JSON, b"{}");
-        let questions = Arc::new(Mutex::new(questions));
-        let is_asked = async || {
-            let questions = Arc::clone(&questions);
-            spawn_blocking(move || questions.lock().unwrap().recv().unwrap()).await.unwrap();
-        };
-        let mut responses = Vec::new();
-        // The kernel may tell the thread of the last request before the second one, and then it is answered.
-        while responses.len() < 10 && responses.last() != Some(&503) {
-            first.send(&slow).await;
-            is_asked().await;
-            // Both are in the queue when the thread has reviewed the first one, and the second one takes long.
-            second.send(&slow).await;
-            last.send(&impatient).await;
-            end.send(()).unwrap();
-            first.response().await.assert_answers(review);
-            is_asked().await;
-            let busy = Instant::now();
-            while busy.elapsed() <= SHORT {
-                assert_eq!(elsewhere.request(&impatient).await.status, 400);
-            }
-            end.send(()).unwrap();
-            second.response().await.assert_answers(review);
-            responses.push(last.response().await.status);
-        }
-        assert_eq!(responses.last(), Some(&503), "{responses:?}");
-        // Until the queue has been empty once.
-        while last.request(&impatient).await.status != 400 {}
     })
     .await;
 }

@@ -91,9 +91,10 @@ pub(super) async fn serve(
     peer: SocketAddr,
     context: Arc<ConnectionContext>,
     timeouts: Arc<ConnectionTimeouts>,
-    mut removal: impl Future<Output = Removal> + Unpin,
+    removal: impl Future<Output = Removal>,
 ) {
     let _guard = context.counts.add_connection();
+    let mut removal = pin!(removal);
     let mut handshake = pin!(handshake(stream, peer, &context, &timeouts));
     let stream = tokio::select! {
         biased;

@@ -232,12 +232,10 @@ pub(super) enum RefusalReason {
     Overload,
     /// The path is unknown.
     Path,
-    /// The request waited for the processor for too long.
-    Processor,
 }
 
 impl RefusalReason {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::BodyBroken,
         Self::BodiesTooLarge,
         Self::BodyLate,
@@ -247,7 +245,6 @@ impl RefusalReason {
         Self::Method,
         Self::Overload,
         Self::Path,
-        Self::Processor,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -261,7 +258,6 @@ impl RefusalReason {
             Self::Method => "method",
             Self::Overload => "overload",
             Self::Path => "path",
-            Self::Processor => "processor",
         }
     }
 }

@@ -31,7 +31,6 @@ pub mod readiness;
 mod recheck;
 pub mod reload;
 mod routes;
-mod run_queue;
 mod self_check;
 pub mod tls;
 

@@ -13,12 +13,11 @@ use std::{
     thread,
 };
 
-use futures_util::FutureExt;
 use tokio::{
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::oneshot,
-    task::{Id, JoinSet},
+    task::{Id, JoinSet, yield_now},
     time::Instant,
 };
 
@@ -27,7 +26,7 @@ use super::{
     places::{Place, Places, Removal},
     timeouts::ConnectionTimeouts,
 };
-use crate::server::{connection, run_queue};
+use crate::server::connection;
 
 /// The open connections.
 pub(crate) struct Connections {
@@ -77,7 +76,13 @@ impl Connections {
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
         let (remover, removed) = oneshot::channel();
-        let removal = removed.map(|removal| removal.unwrap_or(Removal::Close));
+        let removal = async {
+            let removal = removed.await.unwrap_or(Removal::Close);
+            // On a busy thread the client's bytes may have arrived without notice. After this the runtime knows of them,
+            // and the task reads them before it ends the connection.
+            yield_now().await;
+            removal
+        };
         let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
         let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), removal);
         let task = self.tasks.spawn(serve);
@@ -155,7 +160,7 @@ struct Thread {
 
 impl Thread {
     fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().on_thread_park(run_queue::note_empty).build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("connections".to_owned()).spawn(move || {
