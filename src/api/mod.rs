@@ -21,6 +21,7 @@ pub mod placement;
 pub mod probe;
 pub(crate) mod quote;
 pub mod review;
+mod sparse;
 pub mod vm;
 pub mod vmi;
 
@@ -36,6 +37,7 @@ pub use self::fields::List;
 pub(crate) use self::fields::NESTED_AT_MOST;
 #[cfg(fuzzing)]
 pub use self::json::fuzzing::compare;
+pub use self::sparse::{Empty, Sparse};
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
@@ -44,6 +46,9 @@ pub use self::json::fuzzing::compare;
 pub struct Text<'a>(Cow<'a, str>);
 
 impl Text<'_> {
+    /// The empty text.
+    pub(crate) const EMPTY: Self = Self(Cow::Borrowed(""));
+
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
