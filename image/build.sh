@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug` and its SBOM
-# `nicplug.cdx.json` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs Rust, a C compiler, Python, crates.io
-# and PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and
-# `just image-proof` call it.
+# Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug`, its SBOM
+# `nicplug.cdx.json` and the profile `nicplug.profdata` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs
+# Rust, a C compiler, Python, crates.io and PyPI, and a static qemu-user for another architecture than that of this
+# machine. The Dockerfile and `just image-proof` call it.
 #
 # The PROFILE `dist` is built twice, for profile-guided optimization: first instrumented, to record a profile with
-# train.py, and then optimized with that profile. Other profiles are built once.
+# train.py, and then optimized with that profile. Other profiles are built once, and write no nicplug.profdata.
+#
+# With CRYPTOGRAPHY=fips the binary contains the FIPS module of AWS-LC instead of ring. Its build needs cmake and Go.
 set -euo pipefail
 arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-dist}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,9 +21,18 @@ case $arch in
         ;;
 esac
 
+case ${CRYPTOGRAPHY:-ring} in
+    ring) features=() ;;
+    fips) features=(--no-default-features --features fips) ;;
+    *)
+        echo "build.sh: CRYPTOGRAPHY=\"$CRYPTOGRAPHY\" is unknown; use ring (the default) or fips" >&2
+        exit 1
+        ;;
+esac
+
 source image/environment.sh "$target"
 build() {
-    cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "$@"
+    cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
 }
 
 if [[ $profile == dist ]]; then
@@ -45,6 +56,7 @@ if [[ $profile == dist ]]; then
     "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
         "$profiles"/*.profraw
     use_profile=-Cprofile-use=$training/$target.profdata
+    install -D --mode 644 "$training/$target.profdata" "$folder/nicplug.profdata"
 fi
 # Panic messages contain paths: without these flags the bytes depend on the folder (`just reproduce`).
 export RUSTFLAGS="--remap-path-prefix=$PWD=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -62,6 +74,6 @@ fi
 name=nicplug-$arch
 trap 'rm --force "$name.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)} \
-    "$cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps \
+    "$cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps "${features[@]}" \
     --override-filename "$name"
 install -D --mode 644 "$name.json" "$folder/nicplug.cdx.json"

@@ -73,6 +73,7 @@ use crate::{
     controllers::{
         changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
     },
+    crypto,
     k8s::{
         backoff::{Backoff, Delays},
         events::EventQueue,
@@ -298,7 +299,7 @@ impl Server {
             let metrics = std::mem::take(&mut self.metrics);
             health.spawn(health::serve(listener, self.readiness.clone(), metrics));
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, cryptography = crypto::name(), "serving");
         let mut self_checks = JoinSet::new();
         self_checks.spawn(run_self_check(
             self.self_check.clone(),

@@ -16,16 +16,18 @@ use std::{
 
 use rustls::{
     InconsistentKeys, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
-use crate::certificates::{
-    GeneratedCertificates, Host,
-    chain::is_valid_for,
-    validity::{Validity, ValidityPhase},
+use crate::{
+    certificates::{
+        GeneratedCertificates, Host,
+        chain::is_valid_for,
+        validity::{Validity, ValidityPhase},
+    },
+    crypto::provider,
 };
 
 /// A certificate chain and its private key.
@@ -245,10 +247,6 @@ pub(super) fn server_config(
     Ok(config)
 }
 
-pub(super) fn provider() -> CryptoProvider {
-    ring::default_provider()
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
@@ -347,6 +345,15 @@ mod tests {
         let bundle = bundle();
         assert!(CertKeyPair::try_from(&bundle).is_ok());
         assert!(ClientCas::from_pem(bundle.ca.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn connections_use_the_fips_module_with_the_feature_fips() {
+        let cas = ClientCas::from_pem(bundle().ca.as_bytes()).unwrap();
+        for cas in [None, Some(cas)] {
+            let config = server_config(CertResolver::default(), cas).unwrap();
+            assert_eq!(config.fips(), cfg!(feature = "fips"));
+        }
     }
 
     #[test]
