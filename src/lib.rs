@@ -11,12 +11,9 @@
 //!
 //! All modules from [`api`] to [`hotplug`] are pure: they use no network, no clock, no file and no global state.
 //! [`cluster`] reads the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks;
-//! [`cli`] has the commands. [`crypto`] chooses the implementation of hashes and TLS. `tests/layers.rs` checks which
-//! module uses which.
+//! [`cli`] has the commands. `tests/layers.rs` checks which module uses which.
 
 // In reading order: a module uses only modules above it.
-pub mod crypto;
-
 pub mod api;
 
 pub mod kubevirt;

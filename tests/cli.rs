@@ -396,7 +396,7 @@ impl ServeProcess {
         };
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certs.join("ca.crt")).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(nicplug::crypto::provider().into())
+        let config = ClientConfig::builder_with_provider(nicplug::certificates::crypto::provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)

@@ -11,8 +11,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{Host, validity::Validity};
-use crate::crypto::provider;
+use super::{Host, crypto::provider, validity::Validity};
 
 /// A certificate and its dates. Two are equal if their bytes are.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -38,7 +38,7 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StyledStr, error::ErrorKind};
 use tokio::runtime::Builder;
 
-use crate::crypto;
+use crate::certificates::crypto;
 
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]

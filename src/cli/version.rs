@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::{
-    crypto,
+    certificates::crypto,
     kubevirt::{NEWEST_KNOWN, Version},
 };
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::objects::{condition, failed_migration, is_alive, list, name_is, name_of, quoted, text};
 use crate::{
-    crypto::sha256,
+    api::hash::sha256,
     facts::{Fact, Facts, KubeVirt, attachment::InPlace, kubevirt::AutoMigration},
     kubevirt::Version,
     rules,

@@ -23,7 +23,7 @@ pub use self::{
     rate_limit::RateLimiter,
 };
 use super::api_error::ApiError;
-use crate::crypto::sha256;
+use crate::api::hash::sha256;
 
 /// The longest note of an Event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
 const LONGEST_NOTE: usize = 1024;

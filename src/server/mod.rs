@@ -69,11 +69,11 @@ pub use self::{
 };
 use crate::{
     admission::{Decision, Reviewer},
+    certificates::crypto,
     cluster::watch::Watches,
     controllers::{
         changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
     },
-    crypto,
     k8s::{
         backoff::{Backoff, Delays},
         events::EventQueue,

@@ -21,13 +21,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::{
-    certificates::{
-        GeneratedCertificates, Host,
-        chain::is_valid_for,
-        validity::{Validity, ValidityPhase},
-    },
+use crate::certificates::{
+    GeneratedCertificates, Host,
+    chain::is_valid_for,
     crypto::provider,
+    validity::{Validity, ValidityPhase},
 };
 
 /// A certificate chain and its private key.

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{cli::terminal::Colour, cluster::manifests::Position, crypto::sha256, facts::FactKind, rules::Rule};
+use crate::{api::hash::sha256, cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::crypto::provider;
+use crate::certificates::crypto::provider;
 
 /// A client of the demo's server.
 pub(super) struct Client {
