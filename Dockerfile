@@ -10,11 +10,11 @@
 # The compiler runs natively and cross-compiles. Emulation is only used to run the training workload for
 # profile-guided optimization.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95.0-bookworm AS build
-# CRYPTOGRAPHY=fips builds with the FIPS module of AWS-LC instead of ring; only that build needs cmake and Go.
+# CRYPTOGRAPHY=fips builds with the FIPS module of AWS-LC instead of ring, for the architecture of this machine only.
 ARG CRYPTOGRAPHY=ring
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv qemu-user-static \
-        $([ "$CRYPTOGRAPHY" = ring ] || echo cmake golang-go) \
+        $([ "$CRYPTOGRAPHY" = ring ] || echo cmake golang-go musl-tools) \
     && rm --recursive /var/lib/apt/lists
 WORKDIR /nicplug
 COPY . .

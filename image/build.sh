@@ -7,7 +7,8 @@
 # The PROFILE `dist` is built twice, for profile-guided optimization: first instrumented, to record a profile with
 # train.py, and then optimized with that profile. Other profiles are built once, and write no nicplug.profdata.
 #
-# With CRYPTOGRAPHY=fips the binary contains the FIPS module of AWS-LC instead of ring. Its build needs cmake and Go.
+# With CRYPTOGRAPHY=fips the binary contains the FIPS module of AWS-LC instead of ring. Its build needs cmake, Go and
+# musl-gcc (Debian: musl-tools), and a machine of the same architecture.
 set -euo pipefail
 arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-dist}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,8 +23,22 @@ case $arch in
 esac
 
 case ${CRYPTOGRAPHY:-ring} in
-    ring) features=() ;;
-    fips) features=(--no-default-features --features fips) ;;
+    ring) cargo=(cargo zigbuild) features=() ;;
+    fips)
+        # Zig writes no file for `-S -MD -o`, with which the build of the module makes its assembler text.
+        cargo=(env "CC_${target//-/_}=musl-gcc" cargo build)
+        features=(--no-default-features --features fips)
+        if [[ $(uname --machine) != "$cpu" ]]; then
+            echo "build.sh: CRYPTOGRAPHY=fips cannot be built for another architecture; use a machine of $cpu" >&2
+            exit 1
+        fi
+        for tool in musl-gcc cmake go; do
+            if ! command -v "$tool" >/dev/null; then
+                echo "build.sh: CRYPTOGRAPHY=fips needs $tool; install it (Debian: musl-tools, cmake, golang-go)" >&2
+                exit 1
+            fi
+        done
+        ;;
     *)
         echo "build.sh: CRYPTOGRAPHY=\"$CRYPTOGRAPHY\" is unknown; use ring (the default) or fips" >&2
         exit 1
@@ -32,7 +47,7 @@ esac
 
 source image/environment.sh "$target"
 build() {
-    cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
+    "${cargo[@]}" --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
 }
 
 if [[ $profile == dist ]]; then
