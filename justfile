@@ -42,8 +42,8 @@ apiserver:
     bash tests/apiserver/build.sh target/apiserver/apiserver
 
 # Builds the API documentation; warnings, such as dead links, are errors.
-docs:
-    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
+docs *flags:
+    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps {{ flags }}
 
 # Builds the documents as a site into target/site/html, and checks its links (needs Python and npm).
 site:
@@ -89,7 +89,7 @@ msrv:
     cargo build --quiet --release --locked
 
 # TARGET is one of `cargo fuzz list`; without one, the seconds are divided among all.
-# Fuzzes every target, each for an equal part of the seconds (needs cargo-fuzz); fuzz/artifacts keeps what fails.
+# Fuzzes every target for an equal part of the seconds, one on each core; fuzz/artifacts keeps what fails (cargo-fuzz).
 fuzz seconds="60" target="":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -98,12 +98,24 @@ fuzz seconds="60" target="":
     flags=(--sanitizer none --codegen-units 16)
     cargo fuzz build "${flags[@]}" {{ target }}
     mapfile -t targets < <(if [[ -n "{{ target }}" ]]; then echo "{{ target }}"; else cargo fuzz list; fi)
-    for target in "${targets[@]}"; do
-        echo "fuzzing $target for $(({{ seconds }} / ${#targets[@]})) s"
-        mkdir -p "target/fuzz-corpus/$target"
-        cargo fuzz run "${flags[@]}" "$target" "target/fuzz-corpus/$target" "fuzz/corpus/$target" -- \
-            -dict=fuzz/words.dict -max_total_time=$(({{ seconds }} / ${#targets[@]})) \
+    share=$(({{ seconds }} / ${#targets[@]}))
+    fuzz() {
+        mkdir -p "target/fuzz-corpus/$1"
+        echo "fuzzing for $share s"
+        cargo fuzz run "${flags[@]}" "$1" "target/fuzz-corpus/$1" "fuzz/corpus/$1" -- \
+            -dict=fuzz/words.dict -max_total_time="$share" \
             -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+    }
+    jobs=()
+    for target in "${targets[@]}"; do
+        while (($(jobs -pr | wc -l) >= $(nproc))); do
+            wait -n
+        done
+        fuzz "$target" |& sed "s/^/$target: /" &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do
+        wait "$job"
     done
 
 # Reduces the corpus of a target to the smallest inputs that reach the same code, with those that fuzzing has found.
