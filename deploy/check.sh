@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release, checks their
-# sums, unpacks them and runs the program: check.sh [PROGRAM]. Without PROGRAM the program is built. Only the program of
-# this machine is real; a text stands in for the others.
+# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release, checks
+# their sums, unpacks them and runs the program: check.sh [PROGRAM]. Without PROGRAM the program is built. Only the
+# program of this machine is real; a text stands in for the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,8 +1,8 @@
 """Creates the files of a release: release.py FOLDER
 
 FOLDER/OS-ARCH contains the program for each platform (nicplug, or nicplug.exe for Windows). It may contain its SBOM
-nicplug.cdx.json, and the profile nicplug.profdata that it was optimised with. The program of this machine is run for the
-completion scripts and the manual pages. The files that a release publishes are written into FOLDER/files:
+nicplug.cdx.json, and the profile nicplug.profdata that it was optimised with. The program of this machine is run for
+the completion scripts and the manual pages. The files that a release publishes are written into FOLDER/files:
 
     nicplug-OS-ARCH.tar.gz or .zip   the program, its licence, completion scripts and manual pages
     nicplug-OS-ARCH.cdx.json         its SBOM

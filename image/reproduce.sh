@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that a build is reproducible: reproduce.sh ARCH [PROFDATA] builds the static binary of the committed sources in
-# two folders of different names and compares the bytes. Both builds are optimised with one recorded profile, because two
-# recordings differ: PROFDATA, such as nicplug-linux-ARCH.profdata of a release, or that of the last image/build.sh here.
+# two folders of different names and compares the bytes. Both builds are optimised with one recorded profile, because
+# two recordings differ: PROFDATA, such as nicplug-linux-ARCH.profdata of a release, or that of the last build here.
 set -euo pipefail
 arch=$1 data=${2:+$(realpath "$2")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -9,9 +9,9 @@
 //!                         facts       settings                               cluster state, configuration
 //! ```
 //!
-//! All modules from [`api`] to [`hotplug`] are pure: they use no network, no clock, no file and no global state.
-//! [`cluster`] reads the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks;
-//! [`cli`] has the commands. `tests/layers.rs` checks which module uses which.
+//! All modules up to [`hotplug`] are pure: they use no network, no clock, no file and no global state. [`cluster`]
+//! reads the cluster, [`controllers`] write to it, both by means of [`k8s`]; [`server`] serves the webhooks; [`cli`]
+//! has the commands. `tests/layers.rs` checks which module uses which.
 
 // In reading order: a module uses only modules above it.
 pub mod api;

@@ -1,5 +1,5 @@
-//! The implementation of TLS, which a feature chooses when the program is compiled: ring (`ring`, the default), or the FIPS
-//! module of AWS-LC (`fips`). docs/security.md describes the second one.
+//! The implementation of TLS, which a feature chooses when the program is compiled: ring (`ring`, the default), or the
+//! FIPS module of AWS-LC (`fips`). docs/security.md describes the second one.
 
 use rustls::crypto::CryptoProvider;
 
