@@ -90,6 +90,6 @@ name=nicplug-$arch
 trap 'rm --force "$name.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)} \
     "$cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps \
-        "${features[@]}" \
+    "${features[@]}" \
     --override-filename "$name"
 install -D --mode 644 "$name.json" "$folder/nicplug.cdx.json"
