@@ -46,6 +46,10 @@ case ${CRYPTOGRAPHY:-ring} in
 esac
 
 source image/environment.sh "$target"
+if [[ ${CRYPTOGRAPHY:-ring} == fips ]]; then
+    # musl-gcc has no headers of the kernel; those of glibc come after musl's.
+    export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0 -idirafter /usr/include -idirafter /usr/include/$cpu-linux-gnu"
+fi
 build() {
     "${cargo[@]}" --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
 }
