@@ -11,6 +11,7 @@
 pub mod cluster;
 mod fields;
 pub mod guest;
+pub mod hash;
 pub mod instancetype;
 mod json;
 pub mod json_patch;
