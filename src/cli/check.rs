@@ -6,6 +6,7 @@ mod formats;
 mod ignore;
 mod judge;
 mod problem;
+mod reading;
 mod source;
 
 use std::{

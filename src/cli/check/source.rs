@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     string::FromUtf8Error,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -24,7 +25,7 @@ const STDIN: &str = "<stdin>";
 pub(super) enum Source {
     File(PathBuf),
     /// Standard input, which can be read only once.
-    Text(String),
+    Text(Arc<String>),
 }
 
 impl Source {
@@ -37,10 +38,10 @@ impl Source {
     }
 
     /// Returns the text. A file is read each time, so that the memory does not grow with the number of files.
-    pub(super) fn read(&self) -> Result<String, FilesError> {
+    pub(super) fn read(&self) -> Result<Arc<String>, FilesError> {
         match self {
-            Self::File(path) => files::read(path),
-            Self::Text(text) => Ok(text.clone()),
+            Self::File(path) => files::read(path).map(Arc::new),
+            Self::Text(text) => Ok(Arc::clone(text)),
         }
     }
 }
@@ -50,7 +51,8 @@ pub(super) fn sources(paths: &[PathBuf], is_recursive: bool) -> anyhow::Result<V
     let mut sources = Vec::new();
     for path in paths {
         if path == Path::new("-") {
-            sources.push(Source::Text(files::read_from(io::stdin().lock(), Path::new("standard input"))?));
+            let text = files::read_from(io::stdin().lock(), Path::new("standard input"))?;
+            sources.push(Source::Text(Arc::new(text)));
             continue;
         }
         sources.extend(files::list(path, is_recursive)?.into_iter().map(Source::File));
@@ -127,8 +129,8 @@ impl Before {
     }
 
     /// Returns the object as it was.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.objects.get(key)
+    pub(super) fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        if self.objects.is_empty() { None } else { self.objects.get(&key(api_version, kind, namespace, name)) }
     }
 
     /// Adds an object of a cluster.
@@ -177,11 +179,15 @@ pub(super) fn set_namespace(object: &mut Value, namespace: &str) {
     }
 }
 
-/// Returns what identifies an object in its cluster, whatever its version.
-pub(super) fn key_of(object: &Value) -> String {
+fn key_of(object: &Value) -> String {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let group = text("/apiVersion").split_once('/').map_or("", |(group, _)| group);
-    format!("{group} {} {}/{}", text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+    key(text("/apiVersion"), text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// Returns what identifies an object in its cluster, whatever its version.
+fn key(api_version: &str, kind: &str, namespace: &str, name: &str) -> String {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    format!("{group} {kind} {namespace}/{name}")
 }
 
 /// Reads files of revisions with one process of git.
