@@ -6,11 +6,12 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Command, Output},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{cases::data, commands::output_for, folder::Folder};
 
 /// A VM with a NIC on the pod network and one on a bridge.
@@ -266,6 +267,35 @@ fn an_ignored_finding_needs_a_reason_and_a_baseline_survives_moved_lines() {
     let (status, json_of) = json(&check_in(folder.path(), &["vmi.yaml", "--baseline", "base.json", "-o", "json"], ""));
     assert_eq!(status, 1);
     assert!(json_of["findings"].to_string().contains("is fixed"), "{json_of}");
+}
+
+#[test]
+fn a_path_begins_at_the_root_of_the_repository_however_the_file_is_named() {
+    let folder = Folder::new("check");
+    for inner in [".git", "deploy/a b"] {
+        std::fs::create_dir_all(folder.path().join(inner)).unwrap();
+    }
+    let file = folder.write("deploy/a b/vmi.yaml", BROKEN_VMI);
+    let root = std::fs::canonicalize(folder.path()).unwrap();
+    let mut fingerprints = BTreeSet::new();
+    for (working, name) in [(".", "deploy/a b/vmi.yaml"), ("deploy", "./a b/../a b/vmi.yaml"), ("deploy/a b", &file)] {
+        let outputs =
+            ["--output-file=q.sarif", "--output-file=gitlab=q.json", "--output-file=q.xml", "--output=github"];
+        let working = folder.path().join(working);
+        let github = text(&check_in(&working, &[&[name], &outputs[..]].concat(), ""));
+        assert!(github.starts_with("::error file=deploy/a b/vmi.yaml,line=5,"), "{name}: {github}");
+        let read = |name: &str| std::fs::read_to_string(working.join(name)).unwrap();
+        let (sarif, gitlab): (Value, Value) =
+            (serde_json::from_str(&read("q.sarif")).unwrap(), serde_json::from_str(&read("q.json")).unwrap());
+        let run = &sarif["runs"][0];
+        let place = &run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"];
+        assert_eq!(*place, json!({"uri": "deploy/a%20b/vmi.yaml", "uriBaseId": "%SRCROOT%"}), "{name}");
+        assert_eq!(run["originalUriBaseIds"], json!({"%SRCROOT%": {"uri": format!("file://{}/", root.display())}}));
+        assert_eq!(gitlab[0]["location"]["path"], "deploy/a b/vmi.yaml", "{name}");
+        fingerprints.insert(gitlab[0]["fingerprint"].to_string());
+        assert!(read("q.xml").contains("classname=\"deploy/a b/vmi.yaml VirtualMachineInstance default/a\""), "{name}");
+    }
+    assert_eq!(fingerprints.len(), 1, "a baseline serves in each folder");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod cluster;
 mod formats;
 mod ignore;
 mod judge;
+mod location;
 mod problem;
 mod reading;
 mod source;
@@ -170,6 +171,8 @@ impl CheckArgs {
     /// Checks the files and writes the results.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let mut report = self.report()?;
+        // JUnit has a case for each object.
+        report.locate_files(self.formats().any(|format| format == Format::Junit));
         report.add_fingerprints();
         if let Some(path) = &self.write_baseline {
             fs::write(path, baseline::write(&report)?)
@@ -188,6 +191,12 @@ impl CheckArgs {
         let text = formats::render(&report, self.output, Style::of_stdout())?;
         io::stdout().lock().write_all(text.as_bytes())?;
         Ok(self.exit_code(&report))
+    }
+
+    /// Returns the format of each output.
+    fn formats(&self) -> impl Iterator<Item = Format> {
+        let files = self.output_file.iter().map(|file| file.format.unwrap_or(self.output));
+        files.chain([self.output])
     }
 
     fn exit_code(&self, report: &Report) -> ExitCode {

@@ -8,6 +8,7 @@ use std::{
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
+use super::location::Locations;
 use crate::{cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
@@ -173,6 +174,8 @@ pub(in crate::cli) struct Report {
     pub(in crate::cli) documents: usize,
     /// How many problems an ignore or the baseline has hidden.
     pub(in crate::cli) ignored: usize,
+    /// Where the files are in their repository.
+    pub(in crate::cli) locations: Locations,
 }
 
 impl Report {
@@ -185,12 +188,19 @@ impl Report {
         self.problems.iter().filter(|problem| problem.level == level).count()
     }
 
+    /// Finds where the files of the problems are in their repository; with `all` also those of the other objects.
+    pub(super) fn locate_files(&mut self, all: bool) {
+        let checked = self.checked.iter().filter(|_| all).map(|checked| checked.file.as_str());
+        self.locations = Locations::of(self.problems.iter().map(|problem| problem.file.as_str()).chain(checked));
+    }
+
     /// Gives each problem its fingerprint: of its file, object, rule and field, and a number if these are equal.
     pub(in crate::cli) fn add_fingerprints(&mut self) {
         let mut seen: HashMap<String, usize> = HashMap::new();
-        for problem in &mut self.problems {
+        let Self { problems, locations, .. } = self;
+        for problem in problems {
             let Problem { file, object, stable_field, .. } = &*problem;
-            let file = file.strip_prefix("./").unwrap_or(file);
+            let file = locations.path(file);
             let mut identity = format!("{file}\n{object}\n{}\n{stable_field}", problem.origin.id());
             if problem.origin.rule().is_none() {
                 let _ = write!(identity, "\n{}", problem.what);

@@ -18,7 +18,7 @@ use crate::cluster::{
 };
 
 /// The name of standard input in outputs.
-const STDIN: &str = "<stdin>";
+pub(super) const STDIN: &str = "<stdin>";
 
 /// A text with manifests.
 #[derive(Debug)]

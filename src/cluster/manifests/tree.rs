@@ -308,11 +308,11 @@ mod tests {
 
     #[test]
     fn a_tree_borrows_its_texts_and_has_the_json_text_of_its_value() {
-        let text = "a: [plain, 'quoted', \"e\\tx\", 1.5, -2, true, null]\nb: {c: |\n    x\n  }\n";
-        for text in
-            [text.replace("|\n    x\n  ", "x"), r#"{"a": ["plain", "e\tx", 1.5, -2, true, null], "b": {}}"#.to_owned()]
-        {
-            let tree = tree(&text);
+        for text in [
+            "a: [plain, 'quoted', \"e\\tx\", 1.5, -2, true, null]\nb: |\n  x\n",
+            r#"{"a": ["plain", "e\tx", 1.5, -2, true, null], "b": {}}"#,
+        ] {
+            let tree = tree(text);
             assert_eq!(serde_json::from_str::<Value>(&tree.to_json().unwrap()).unwrap(), tree.to_value());
             let Some(Content::List(entries)) = tree.get("a").map(|list| &list.content) else { panic!("{tree:?}") };
             assert!(matches!(entries[0].content, Content::Text(Cow::Borrowed("plain"))), "{tree:?}");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     super::problem::{Level, Problem, Report, unchecked},
-    full_message, path_of,
+    full_message,
 };
 
 /// How many annotations of a level GitHub shows.
@@ -17,7 +17,7 @@ pub(super) fn render(report: &Report) -> String {
         let problems: Vec<&Problem> = report.problems.iter().filter(|problem| problem.level == level).collect();
         for problem in problems.iter().take(MAX_SHOWN) {
             let Problem { at, .. } = problem;
-            let (file, title) = (property(path_of(problem)), property(&title(problem)));
+            let (file, title) = (property(report.locations.path(&problem.file)), property(&title(problem)));
             let end = at.column + at.length;
             // Writing to a string cannot fail.
             let _ = writeln!(
