@@ -128,9 +128,16 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
-# The schema of SARIF is the one of OASIS, which this npm package ships.
 # Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
-outputs:
+outputs: outputs-tools
+    cargo build --quiet --locked --bin nicplug
+    NICPLUG=${CARGO_TARGET_DIR:-target}/debug/nicplug \
+        SARIF_SCHEMA=target/tools/outputs/package/lib/schemas/sarif-2.1.0-rtm.5.json \
+        target/tools/outputs/bin/python -m unittest discover --start-directory tests/outputs
+
+# The schema of SARIF is the one of OASIS, which this npm package ships.
+# Installs the programs and the schema that `just outputs` and `just bench-check` use, if they are missing.
+outputs-tools:
     #!/usr/bin/env bash
     set -euo pipefail
     tools=target/tools/outputs
@@ -144,9 +151,6 @@ outputs:
     schema=$tools/package/lib/schemas/sarif-2.1.0-rtm.5.json
     sum=2d99159ae54a3eea97f81781cff48780548657c35949f4b7f25e99a2ba4de4f8
     echo "$sum  $schema" | sha256sum --check --quiet
-    cargo build --quiet --locked --bin nicplug
-    NICPLUG=${CARGO_TARGET_DIR:-target}/debug/nicplug SARIF_SCHEMA=$schema \
-        "$tools/bin/python" -m unittest discover --start-directory tests/outputs
 
 # The Debian package is only extracted: to install it would start its service.
 # Installs promtool, which tests the alerts, into target/tools/bin if it is missing.

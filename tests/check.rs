@@ -267,6 +267,28 @@ fn an_ignored_finding_needs_a_reason_and_a_baseline_survives_moved_lines() {
     let (status, json_of) = json(&check_in(folder.path(), &["vmi.yaml", "--baseline", "base.json", "-o", "json"], ""));
     assert_eq!(status, 1);
     assert!(json_of["findings"].to_string().contains("is fixed"), "{json_of}");
+
+    // A commit hook checks some of the files.
+    folder.write("vm.yaml", VM);
+    let others = ["vm.yaml", "--baseline", "base.json", "-o", "json"];
+    let (status, others_of) = json(&check_in(folder.path(), &others, ""));
+    assert_eq!((status, places(&others_of)), (0, vec![]), "{others_of}");
+    std::fs::remove_file(folder.path().join("vmi.yaml")).unwrap();
+    let (_, others_of) = json(&check_in(folder.path(), &others, ""));
+    assert!(others_of["findings"].to_string().contains("is fixed"), "{others_of}");
+}
+
+#[test]
+fn warnings_are_errors_in_each_output_if_asked_for() {
+    let facts = data("facts-default.yaml");
+    let args = ["-f", "-", "--facts", facts.to_str().unwrap()];
+    for (flag, expected) in [(&[][..], (0, "warning")), (&["--warnings-as-errors"], (1, "error"))] {
+        let (status, found) = json(&check_in(Path::new("."), &[&args[..], &["-o", "json"], flag].concat(), VM));
+        let finding = &found["findings"][0];
+        assert_eq!((status, finding["level"].as_str().unwrap()), expected, "{found}");
+        let junit = check_in(Path::new("."), &[&args[..], &["-o", "junit"], flag].concat(), VM);
+        assert_eq!(text(&junit).contains("<failure"), expected.0 == 1, "{}", text(&junit));
+    }
 }
 
 #[test]

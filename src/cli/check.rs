@@ -101,7 +101,7 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "[FORMAT=]FILE")]
     output_file: Vec<OutputFile>,
 
-    /// Exit with status 1 for warnings too.
+    /// Treat warnings as errors.
     #[arg(long)]
     warnings_as_errors: bool,
 
@@ -171,6 +171,9 @@ impl CheckArgs {
     /// Checks the files and writes the results.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let mut report = self.report()?;
+        if self.warnings_as_errors {
+            report.raise_warnings();
+        }
         // JUnit has a case for each object.
         report.locate_files(self.formats().any(|format| format == Format::Junit));
         report.add_fingerprints();
@@ -190,21 +193,13 @@ impl CheckArgs {
         }
         let text = formats::render(&report, self.output, Style::of_stdout())?;
         io::stdout().lock().write_all(text.as_bytes())?;
-        Ok(self.exit_code(&report))
+        Ok(exit_code(&report))
     }
 
     /// Returns the format of each output.
     fn formats(&self) -> impl Iterator<Item = Format> {
         let files = self.output_file.iter().map(|file| file.format.unwrap_or(self.output));
         files.chain([self.output])
-    }
-
-    fn exit_code(&self, report: &Report) -> ExitCode {
-        if report.problems.iter().any(|problem| problem.is_unreadable) {
-            return ExitCode::from(2);
-        }
-        let warnings = if self.warnings_as_errors { report.count(Level::Warning) } else { 0 };
-        ExitCode::from(u8::from(report.count(Level::Error) + warnings > 0))
     }
 
     fn report(&self) -> anyhow::Result<Report> {
@@ -248,7 +243,10 @@ impl CheckArgs {
         let before = report.problems.len();
         report.problems.retain(|problem| !ignores.covers(problem));
         report.ignored = before - report.problems.len();
-        report.problems.extend(ignores.into_problems());
+        report.problems.extend(ignores.into_problems(&report.checked));
+        if self.baseline.is_some() {
+            report.names = sources.iter().map(Source::name).collect();
+        }
         let order: HashMap<String, usize> = sources.iter().map(Source::name).zip(0..).collect();
         report.problems.sort_by_key(|problem| (order.get(&problem.file).copied().unwrap_or(usize::MAX), problem.at));
         Ok(report)
@@ -283,6 +281,13 @@ impl CheckArgs {
         let default = Path::new(IGNORE_FILE);
         self.ignore_file.as_deref().or_else(|| default.is_file().then_some(default))
     }
+}
+
+fn exit_code(report: &Report) -> ExitCode {
+    if report.problems.iter().any(|problem| problem.is_unreadable) {
+        return ExitCode::from(2);
+    }
+    ExitCode::from(u8::from(report.count(Level::Error) > 0))
 }
 
 /// Returns the facts without a cluster: none. Each guest that was there before is taken to run, because the rules of

@@ -50,6 +50,12 @@ impl Locations {
         }
     }
 
+    /// Whether a file with this path is in the repository of one of the files.
+    pub(super) fn contains(&self, path: &str) -> bool {
+        let roots: HashSet<&Path> = self.files.values().filter_map(|location| location.root.as_deref()).collect();
+        roots.into_iter().any(|root| root.join(path).exists())
+    }
+
     /// Returns the root of the repository of a file.
     pub(super) fn root(&self, name: &str) -> Option<&Path> {
         self.files.get(name)?.root.as_deref()

@@ -171,6 +171,8 @@ pub(in crate::cli) struct Report {
     /// What the check took for granted.
     pub(in crate::cli) assumptions: Vec<String>,
     pub(in crate::cli) files: usize,
+    /// The names of all files, if there is a baseline.
+    pub(in crate::cli) names: Vec<String>,
     pub(in crate::cli) documents: usize,
     /// How many problems an ignore or the baseline has hidden.
     pub(in crate::cli) ignored: usize,
@@ -188,10 +190,19 @@ impl Report {
         self.problems.iter().filter(|problem| problem.level == level).count()
     }
 
-    /// Finds where the files of the problems are in their repository; with `all` also those of the other objects.
+    /// Finds where the files of the problems are in their repository, and all in `names`; with `all` also those of the
+    /// other objects.
     pub(super) fn locate_files(&mut self, all: bool) {
-        let checked = self.checked.iter().filter(|_| all).map(|checked| checked.file.as_str());
-        self.locations = Locations::of(self.problems.iter().map(|problem| problem.file.as_str()).chain(checked));
+        let checked = self.checked.iter().filter(|_| all).map(|checked| &checked.file);
+        let names = self.problems.iter().map(|problem| &problem.file).chain(&self.names).chain(checked);
+        self.locations = Locations::of(names.map(String::as_str));
+    }
+
+    /// Makes each warning an error.
+    pub(super) fn raise_warnings(&mut self) {
+        for problem in self.problems.iter_mut().filter(|problem| problem.level == Level::Warning) {
+            problem.level = Level::Error;
+        }
     }
 
     /// Gives each problem its fingerprint: of its file, object, rule and field, and a number if these are equal.

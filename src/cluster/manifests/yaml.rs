@@ -308,6 +308,9 @@ fn explain_kind(kind: &ErrorKind) -> String {
         | ErrorKind::InvalidBlockEntryWhitespace
         | ErrorKind::InvalidMappingValueWhitespace => "a tab is not allowed here; YAML allows only spaces",
         ErrorKind::UnexpectedCharacter { character: '\0' } => "there is a NUL byte; save the file as UTF-8 text",
+        ErrorKind::UnexpectedCharacter { character } if character.is_control() => {
+            return format!("there is the control character {character:?}; remove it, or write it as in \"\\x1b\"");
+        }
         ErrorKind::UnexpectedCharacter { character } => {
             return format!("a text cannot begin with {character:?}; put it in quotes");
         }
