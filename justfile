@@ -141,7 +141,7 @@ outputs-tools:
     #!/usr/bin/env bash
     set -euo pipefail
     tools=target/tools/outputs
-    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt"; then
+    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt" || ! "$tools/bin/check-jsonschema" --version &>/dev/null; then
         python3 -m venv --clear "$tools"
         "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/outputs/requirements.txt
         (cd "$tools" && npm pack --silent @microsoft/jest-sarif@1.0.0-beta.0 >/dev/null)
@@ -189,8 +189,8 @@ bench-server-cargo *flags:
     cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
     target/dist/examples/bench_server {{ flags }}
 
-# Compares `nicplug check` with kubeconform and conftest (needs Go and `just outputs`; minutes): docs/performance.md.
-bench-check:
+# Compares `nicplug check` with kubeconform and conftest (needs Go, Python and npm; minutes): docs/performance.md.
+bench-check: outputs-tools
     cargo build --profile dist --locked --bin nicplug
     GOBIN=$PWD/target/tools/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
     GOBIN=$PWD/target/tools/bin go install github.com/open-policy-agent/conftest@v0.71.1

@@ -231,9 +231,7 @@ impl CheckArgs {
             ignores.add_file(&path.display().to_string(), &files::read(path).context("--ignore-file")?);
         }
         let mut judge = Judge { store, settings, namespace, before, version: self.kubevirt_version, ignores, report };
-        for source in &sources {
-            judge.add_facts(source);
-        }
+        judge.add_facts(&sources);
         self.note_version(&judge.store, &mut judge.report);
         judge.judge_all(&sources, |name| progress.set_text(&format!("Checking {name}")));
         let Judge { mut ignores, mut report, .. } = judge;

@@ -122,9 +122,20 @@ impl FactSource for WithVersion<'_> {
 
 impl Judge {
     /// Adds the facts of the checked files themselves: a network of the same chart is known.
-    pub(super) fn add_facts(&mut self, source: &Source) {
-        let Ok(text) = source.read() else { return };
-        for document in manifests::documents(&text) {
+    pub(super) fn add_facts(&mut self, sources: &[Source]) {
+        let mut kept = 0;
+        for source in sources {
+            // The error is reported when the file is judged.
+            let Ok(text) = source.read() else { continue };
+            if FACT_KINDS.iter().any(|kind| text.contains(kind)) {
+                self.add_facts_of(source, &text);
+            }
+            source.keep(text, &mut kept);
+        }
+    }
+
+    fn add_facts_of(&mut self, source: &Source, text: &Arc<String>) {
+        for document in manifests::documents(text) {
             if !FACT_KINDS.iter().any(|kind| document.text().contains(kind)) {
                 continue;
             }
@@ -135,7 +146,7 @@ impl Judge {
                     }
                     if let Err(error) = files::insert(&mut self.store, &manifest) {
                         let what = format!("{}; write the field as its API defines it", error.message);
-                        let file = CheckedFile { name: source.name(), text: Text::new(Arc::clone(&text)) };
+                        let file = CheckedFile { name: source.name(), text: Text::new(Arc::clone(text)) };
                         self.add_fault(&file, error.at, &what, false);
                     }
                 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     string::FromUtf8Error,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use anyhow::{Context, bail};
@@ -20,28 +20,43 @@ use crate::cluster::{
 /// The name of standard input in outputs.
 pub(super) const STDIN: &str = "<stdin>";
 
+/// How many bytes of the files are kept after the first of two readings: those of most checks, so that each file is
+/// opened once, and few enough for any machine.
+const MAX_KEPT: usize = 32 << 20;
+
 /// A text with manifests.
 #[derive(Debug)]
-pub(super) enum Source {
-    File(PathBuf),
-    /// Standard input, which can be read only once.
-    Text(Arc<String>),
+pub(super) struct Source {
+    /// `None` for standard input.
+    path: Option<PathBuf>,
+    /// The text, if it is kept. That of standard input always is, because it can be read only once.
+    text: OnceLock<Arc<String>>,
 }
 
 impl Source {
+    fn file(path: PathBuf) -> Self {
+        Self { path: Some(path), text: OnceLock::new() }
+    }
+
     /// Returns the name in outputs.
     pub(super) fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Text(_) => STDIN.to_owned(),
+        self.path.as_ref().map_or_else(|| STDIN.to_owned(), |path| path.display().to_string())
+    }
+
+    /// Returns the text. A file that is not kept is read each time, so that the memory does not grow with the files.
+    pub(super) fn read(&self) -> Result<Arc<String>, FilesError> {
+        match (self.text.get(), &self.path) {
+            (Some(text), _) => Ok(Arc::clone(text)),
+            (None, Some(path)) => files::read(path).map(Arc::new),
+            (None, None) => Ok(Arc::default()),
         }
     }
 
-    /// Returns the text. A file is read each time, so that the memory does not grow with the number of files.
-    pub(super) fn read(&self) -> Result<Arc<String>, FilesError> {
-        match self {
-            Self::File(path) => files::read(path).map(Arc::new),
-            Self::Text(text) => Ok(Arc::clone(text)),
+    /// Keeps a text for the next reading, if `kept` bytes of others leave room for it.
+    pub(super) fn keep(&self, text: Arc<String>, kept: &mut usize) {
+        if *kept + text.len() <= MAX_KEPT {
+            *kept += text.len();
+            self.text.get_or_init(|| text);
         }
     }
 }
@@ -52,10 +67,10 @@ pub(super) fn sources(paths: &[PathBuf], is_recursive: bool) -> anyhow::Result<V
     for path in paths {
         if path == Path::new("-") {
             let text = files::read_from(io::stdin().lock(), Path::new("standard input"))?;
-            sources.push(Source::Text(Arc::new(text)));
+            sources.push(Source { path: None, text: Arc::new(text).into() });
             continue;
         }
-        sources.extend(files::list(path, is_recursive)?.into_iter().map(Source::File));
+        sources.extend(files::list(path, is_recursive)?.into_iter().map(Source::file));
     }
     Ok(sources)
 }
