@@ -17,7 +17,7 @@ use super::{
     source::{Before, Source, set_namespace},
 };
 use crate::{
-    admission::{Endpoint, Evaluator, Judged, ParsedBody, Severity, parse},
+    admission::{Endpoint, Evaluator, Judged, Severity, parse},
     api::review::{GroupVersionKind, ObjectKind},
     change::{Change, MigrationStart},
     cluster::{
@@ -274,12 +274,11 @@ struct Subject<'s> {
 /// Evaluates an object as the two webhooks do, one after the other. Returns the object if the first one changes it.
 fn evaluate(facts: &dyn FactSource, settings: &Settings, subject: &Subject) -> (Option<Value>, Vec<Judged>) {
     let evaluator = Evaluator::new(facts, settings);
-    let find = |request: &ParsedBody| evaluator.findings(&evaluator.evaluate(Endpoint::Validate, request));
     let body = review(subject);
     let request = parse(body.as_bytes());
     let patch = evaluator.evaluate(Endpoint::Mutate, &request).into_patch();
     if patch.is_empty() {
-        return (None, find(&request));
+        return (None, evaluator.findings(&request));
     }
     let mut object = serde_json::from_str(subject.json).unwrap_or_default();
     // The patch was made for this object.
@@ -292,7 +291,7 @@ fn evaluate(facts: &dyn FactSource, settings: &Settings, subject: &Subject) -> (
         kind: gvk.kind.as_str().into(),
     };
     let body = review(&Subject { gvk, namespace, name, before, json: &json });
-    (Some(object), find(&parse(body.as_bytes())))
+    (Some(object), evaluator.findings(&parse(body.as_bytes())))
 }
 
 /// Returns what the webhook would find in an object of `kubevirt.io` that is created now.
