@@ -203,6 +203,22 @@ fn facts_and_networks_of_the_same_files_are_known() {
 }
 
 #[test]
+fn the_annotation_of_a_namespace_without_effect_is_reported_like_by_the_webhook() {
+    let namespace =
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations: {nicplug.io/rules: NP1O3=off}\n";
+    let facts = data("facts-default.yaml");
+    let args = ["-f", "-", "--facts", facts.to_str().unwrap(), "-o", "json"];
+    let vm = VM
+        .replace("        multus: {networkName: blue-net}", "        pod: {}")
+        .replace("          - name: blue\n            bridge: {}\n", "")
+        .replace("      - name: blue\n        pod: {}\n", "");
+    let (status, found) = json(&check_in(Path::new("."), &args, &format!("{namespace}---\n{vm}")));
+    assert_eq!((status, found["findings"][0]["rule"].as_str()), (0, Some("namespace")), "{found}");
+    let (_, without) = json(&check_in(Path::new("."), &args, &vm));
+    assert_eq!(places(&without), [], "{without}");
+}
+
+#[test]
 fn two_guests_with_one_address_are_found() {
     let vm = VM.replace("bridge: {}", "bridge: {}\n            macAddress: \"02:00:00:00:00:01\"");
     let (_, json) = check(&format!("{vm}---\n{}", vm.replace("name: web", "name: db")));
