@@ -149,14 +149,26 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
-# The schema of SARIF is the one of OASIS, which this npm package ships.
 # PROGRAM is a nicplug that is built already.
 # Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
-outputs program="":
+outputs program="": outputs-tools
+    #!/usr/bin/env bash
+    set -euo pipefail
+    program="{{ program }}"
+    if [[ -z $program ]]; then
+        cargo build --quiet --locked --bin nicplug
+        program=${CARGO_TARGET_DIR:-target}/debug/nicplug
+    fi
+    NICPLUG=$program SARIF_SCHEMA=target/tools/outputs/package/lib/schemas/sarif-2.1.0-rtm.5.json \
+        target/tools/outputs/bin/python -m unittest discover --start-directory tests/outputs
+
+# The schema of SARIF is the one of OASIS, which this npm package ships.
+# Installs the programs and the schema that `just outputs` and `just bench-check` use, if they are missing.
+outputs-tools:
     #!/usr/bin/env bash
     set -euo pipefail
     tools=target/tools/outputs
-    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt"; then
+    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt" || ! "$tools/bin/check-jsonschema" --version &>/dev/null; then
         python3 -m venv --clear "$tools"
         "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/outputs/requirements.txt
         (cd "$tools" && npm pack --silent @microsoft/jest-sarif@1.0.0-beta.0 >/dev/null)
@@ -166,13 +178,6 @@ outputs program="":
     schema=$tools/package/lib/schemas/sarif-2.1.0-rtm.5.json
     sum=2d99159ae54a3eea97f81781cff48780548657c35949f4b7f25e99a2ba4de4f8
     echo "$sum  $schema" | sha256sum --check --quiet
-    program="{{ program }}"
-    if [[ -z $program ]]; then
-        cargo build --quiet --locked --bin nicplug
-        program=${CARGO_TARGET_DIR:-target}/debug/nicplug
-    fi
-    NICPLUG=$program SARIF_SCHEMA=$schema \
-        "$tools/bin/python" -m unittest discover --start-directory tests/outputs
 
 # The Debian package is only extracted: to install it would start its service.
 # Installs promtool, which tests the alerts, into target/tools/bin if it is missing.
@@ -211,8 +216,8 @@ bench-server-cargo *flags:
     cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
     target/dist/examples/bench_server {{ flags }}
 
-# Compares `nicplug check` with kubeconform and conftest (needs Go and `just outputs`; minutes): docs/performance.md.
-bench-check:
+# Compares `nicplug check` with kubeconform and conftest (needs Go, Python and npm; minutes): docs/performance.md.
+bench-check: outputs-tools
     cargo build --profile dist --locked --bin nicplug
     GOBIN=$PWD/target/tools/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
     GOBIN=$PWD/target/tools/bin go install github.com/open-policy-agent/conftest@v0.71.1
