@@ -307,14 +307,17 @@ fn print_nic(page: &mut Printout, nic: &NicOutlook) {
     for reason in nic.denials() {
         page.paragraph(None, "      ", "      ", &format!("to do: {}", reason.fix));
     }
-    for reason in nic.reasons.iter().filter(|reason| !is_told(nic, reason)) {
-        match reason.weight {
-            Weight::Postponed | Weight::Warned | Weight::Advice => {
-                page.paragraph(None, "      ", "      ", &format!("note: {} [{}]", reason.what, reason.rule));
-            }
-            Weight::Denied | Weight::Unchecked => {}
-        }
+    for note in notes(nic) {
+        page.paragraph(None, "      ", "      ", &note);
     }
+}
+
+/// Returns what rules found about a NIC beside what its sentence says.
+pub(super) fn notes(nic: &NicOutlook) -> impl Iterator<Item = String> {
+    let is_note = |reason: &&Reason| {
+        matches!(reason.weight, Weight::Postponed | Weight::Warned | Weight::Advice) && !is_told(nic, reason)
+    };
+    nic.reasons.iter().filter(is_note).map(|reason| format!("note: {} [{}]", reason.what, reason.rule))
 }
 
 /// Whether the sentence about a NIC says what a rule found already.
@@ -330,7 +333,7 @@ fn is_told(nic: &NicOutlook, reason: &Reason) -> bool {
 }
 
 /// Returns what the rules could not check, each once.
-fn unchecked(outlook: &Outlook) -> Vec<String> {
+pub(super) fn unchecked(outlook: &Outlook) -> Vec<String> {
     let all = outlook.nics.iter().flat_map(|nic| &nic.reasons).chain(&outlook.others);
     let mut texts: Vec<String> = Vec::new();
     for reason in all.filter(|reason| reason.weight == Weight::Unchecked) {

@@ -7,7 +7,12 @@ use super::{
     view::{Availability, NowLine, NowView},
 };
 use crate::{
-    cli::{status::value_of_ports, terminal::broken},
+    admission::Weight,
+    cli::{
+        plan::{notes, unchecked},
+        status::value_of_ports,
+        terminal::broken,
+    },
     hotplug::{
         place::{GuestReport, Place},
         plan::Plan,
@@ -105,13 +110,17 @@ impl Now<'_> {
         }
         let Some(outlook) = &plan.outlook else { return lines };
         for nic in &outlook.nics {
-            let denied = nic.denials().next();
-            let what = denied.map_or_else(
-                || "it works".to_owned(),
-                |reason| format!("never: {}; {} [{}]", reason.what, reason.fix, reason.rule),
-            );
-            lines.push(NowLine { is_bad: denied.is_some(), ..line(format!("What if {}: {what}", nic.name)) });
+            let is_denied = nic.denials().next().is_some();
+            lines.push(NowLine { is_bad: is_denied, ..line(format!("What if {}: {}", nic.name, nic.sentence())) });
+            lines.extend(nic.denials().map(|reason| indented(format!("to do: {}", reason.fix))));
+            lines.extend(notes(nic).map(indented));
         }
+        let others = outlook.others.iter().filter(|reason| reason.weight != Weight::Unchecked);
+        lines.extend(others.map(|reason| NowLine {
+            is_bad: reason.weight == Weight::Denied,
+            ..line(format!("{} [{}]", reason.what, reason.rule))
+        }));
+        lines.extend(unchecked(outlook).into_iter().map(line));
         if let (Some(free), false) = (plan.free_after(), plan.is_refused()) {
             lines.push(line(format!("With them {free} are free now")));
         }
