@@ -181,7 +181,9 @@ fn the_demo_has_six_beats_that_a_minute_suffices_to_read() {
 
 /// Returns the output of the demo, in lines of at most 80 columns without colours.
 fn demo(flags: &[&str]) -> String {
-    let output = run(&[&["demo"], flags].concat(), "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command.arg("demo").args(flags).env("COLUMNS", "80");
+    let output = output_for(command, "");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     for line in text.lines() {

@@ -158,7 +158,7 @@ impl<'p> Printout<'p> {
         }
     }
 
-    fn render(mut self, format: Format) -> anyhow::Result<String> {
+    fn render(mut self, format: Format, width: Option<usize>) -> anyhow::Result<String> {
         if let Format::Json = format {
             return json::render(&self);
         }
@@ -174,8 +174,8 @@ impl<'p> Printout<'p> {
                 view.now = now.as_ref().map(Now::view);
                 svg::render(&view)
             }
-            (_, Some(now)) => format!("{}\n{}", now.text(), text::render(&view)),
-            (_, None) => text::render(&view),
+            (_, Some(now)) => format!("{}\n{}", now.text(width), text::render(&view, width)),
+            (_, None) => text::render(&view, width),
         })
     }
 }
@@ -276,7 +276,7 @@ status: {observedKubeVirtVersion: v1.8.2}
     fn show(text: &str, store: &Store, version: Version, format: Format) -> String {
         let Manifest { object, .. } = manifests::read(text).unwrap().remove(0);
         let kind = object["kind"].as_str().unwrap();
-        Printout::of(kind, &object, store, version, Vec::new()).unwrap().render(format).unwrap()
+        Printout::of(kind, &object, store, version, Vec::new()).unwrap().render(format, Some(80)).unwrap()
     }
 
     fn kubevirt() -> Store {

@@ -17,6 +17,7 @@ use crate::{
         guests::{self, Selection, name_in},
         plan::exit_status,
         status::print_notes,
+        terminal::page_width,
     },
     cluster::store::Store,
     facts::FactSource,
@@ -64,7 +65,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
             ..Printout::of(kind, &object, &store, version, notes)?
         };
         let fails = printout.fails();
-        let printed = printout.render(args.output)?;
+        let printed = printout.render(args.output, page_width())?;
         output.write_all(printed.as_bytes())?;
         print_notes(&guests)?;
         Ok(ExitCode::from(if fails { 1 } else { plan.as_ref().map_or(0, exit_status) }))

@@ -15,6 +15,7 @@ use crate::{
         arguments::program,
         guests::{has_boot_record, name_in},
         plan::exit_status,
+        terminal::page_width,
     },
     cluster::{
         files,
@@ -89,7 +90,7 @@ pub(super) fn run(args: &SlotsArgs, path: &Path, output: &mut impl Write) -> any
         ..Printout::of(guest.kind(), object, &store, version, Vec::new())?
     };
     let fails = printout.fails();
-    output.write_all(printout.render(args.output)?.as_bytes())?;
+    output.write_all(printout.render(args.output, page_width())?.as_bytes())?;
     Ok(ExitCode::from(if fails { 1 } else { plan.as_ref().map_or(0, exit_status) }))
 }
 

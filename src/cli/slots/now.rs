@@ -11,7 +11,6 @@ use crate::{
     cli::{
         plan::{notes, unchecked},
         status::value_of_ports,
-        terminal::broken,
     },
     hotplug::{
         place::{GuestReport, Place},
@@ -34,14 +33,13 @@ impl Now<'_> {
         NowView { headline, availability, lines: self.lines() }
     }
 
-    /// Returns the lines for a terminal.
-    pub(super) fn text(&self) -> String {
+    /// Returns the lines for a width.
+    pub(super) fn text(&self, width: Option<usize>) -> String {
         let headline = NowLine { text: self.headline().0, is_indented: false, is_bad: false };
         let mut all = String::new();
         for line in std::iter::once(headline).chain(self.lines()) {
             let indent = if line.is_indented { "  " } else { "" };
-            for part in broken(&line.text, text::WIDTH - indent.len()) {
-                all.push_str(indent);
+            for part in text::in_lines(&line.text, indent, width) {
                 all.push_str(&part);
                 all.push('\n');
             }
