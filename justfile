@@ -128,8 +128,8 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
-# The schema of SARIF is the one of OASIS, which this npm package ships.
-# Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
+# The schema of SARIF is the one of OASIS, which this npm package ships. Without Chromium the page is not tested.
+# Reads the outputs of `check` and `audit` with other programs, and tries the action and the hook (needs Python and npm).
 outputs:
     #!/usr/bin/env bash
     set -euo pipefail
