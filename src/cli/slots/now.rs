@@ -120,7 +120,8 @@ impl Now<'_> {
         }));
         lines.extend(unchecked(outlook).into_iter().map(line));
         if let (Some(free), false) = (plan.free_after(), plan.is_refused()) {
-            lines.push(line(format!("With them {free} are free now")));
+            let are = if free == 1 { "is" } else { "are" };
+            lines.push(line(format!("With them {free} {are} free now")));
         }
         lines
     }
