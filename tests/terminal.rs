@@ -76,6 +76,23 @@ fn progress_leaves_nothing_on_the_screen_and_a_pipe_or_a_dumb_terminal_shows_non
     assert_eq!((shown.code, dumb.code, piped.status.code()), (Some(2), Some(2), Some(2)));
 }
 
+#[tokio::test]
+async fn the_wait_for_a_nic_shows_the_elapsed_time_and_the_limit() {
+    let Some(fixture) = CommandFixture::with_running_vm("wait").await else { return };
+    let add = ["addinterface", VM, "--name", "dyniface1", "--nad", NETWORK, "--wait=20s"];
+    let mut command = fixture.command(IN_PLACE, &add);
+    prepare(&mut command, &[]);
+    spawn_blocking(move || {
+        let mut terminal = Terminal::start(command, 100);
+        // No double of Multus runs, so the NIC does not arrive.
+        terminal.wait_for(" 0s of 20s ");
+        terminal.wait_for(" 1s of 20s ");
+        terminal.wait_for("waits for");
+    })
+    .await
+    .unwrap();
+}
+
 // === The question ===
 
 #[tokio::test]
