@@ -216,7 +216,7 @@ async fn a_plan_without_the_permission_to_read_the_guest_cannot_judge() {
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["*"], "verbs": ["get"]}]);
     let add = format!("{NIC}={NETWORK}");
     let plan = fixture.command_as("unsure", rules, IN_PLACE, &["plan", VM, "--add", &add]).await;
-    run(plan).await.check(2, &["+ dyniface1: not known: whether the VM runs is not known"], &["Not read"]);
+    run(plan).await.check(2, &["+ dyniface1: not known: its VirtualMachineInstance is not known"], &["Not read"]);
 }
 
 // === slots ===
