@@ -62,7 +62,8 @@ impl Now<'_> {
     /// Returns the names of the NICs that were plugged after the boot, and of those that are on their way.
     fn later(&self) -> (Vec<&str>, Vec<&str>) {
         let attached = || self.report.nics.iter().filter(|nic| nic.direction == Direction::Attach);
-        let is_running = self.report.is_running() == Some(true);
+        // Without the VMI it is not known where a NIC is.
+        let is_running = matches!(self.report.ports.now, PortCount::Free { .. } | PortCount::Unlimited);
         let plugged = attached().filter(|nic| nic.place == Place::Guest && nic.is_of_boot == Some(false));
         let waiting = attached().filter(|nic| is_running && nic.place < Place::Guest);
         (plugged.map(|nic| nic.name.as_str()).collect(), waiting.map(|nic| nic.name.as_str()).collect())
