@@ -57,7 +57,7 @@ impl SettingsArgs {
     /// Reads the settings; without a file these are the defaults.
     pub(super) fn read(&self) -> anyhow::Result<Settings> {
         match &self.settings {
-            Some(path) => settings::read(path, &rules::ids()).map_err(explain),
+            Some(path) => settings::read(path, &rules::ids()).map_err(|error| explain(&error)),
             None => Ok(Settings::default()),
         }
     }
@@ -65,12 +65,12 @@ impl SettingsArgs {
     /// Reads the settings of a file that may change; `None` without a file.
     pub(super) fn reloader(&self) -> anyhow::Result<Option<SettingsReloader>> {
         let reloader = self.settings.as_deref().map(|path| SettingsReloader::open(path, &rules::ids())).transpose();
-        reloader.map_err(explain)
+        reloader.map_err(|error| explain(&error))
     }
 }
 
 /// Returns the error about a settings file, with the command that lists the rules if one does not exist.
-fn explain(error: FileError) -> anyhow::Error {
+fn explain(error: &FileError) -> anyhow::Error {
     let is_unknown_rule = matches!(error, FileError::Invalid { why: SettingsError::UnknownRule { .. }, .. });
     let hint = if is_unknown_rule { format!("; `{} rules` lists the ids", program()) } else { String::new() };
     anyhow!("--settings: {error}{hint}")

@@ -79,10 +79,10 @@ impl Terminal {
         let begin = Instant::now();
         while !self.text().contains(part) {
             let left = LONG.saturating_sub(begin.elapsed());
-            match self.chunks.recv_timeout(left) {
-                Ok(chunk) => self.shown.extend(chunk),
-                Err(_) => panic!("the terminal does not show {part:?}:\n{}", self.text()),
-            }
+            let Ok(chunk) = self.chunks.recv_timeout(left) else {
+                panic!("the terminal does not show {part:?}:\n{}", self.text());
+            };
+            self.shown.extend(chunk);
         }
     }
 
