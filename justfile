@@ -150,7 +150,8 @@ chart-tools:
     fi
 
 # PROGRAM is a nicplug that is built already.
-# Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
+# Without Chromium the page of the audit is not tested.
+# Reads the outputs of `check` and `audit` with other programs, and tries the action and the hook (needs Python and npm).
 outputs program="": outputs-tools
     #!/usr/bin/env bash
     set -euo pipefail

@@ -19,7 +19,7 @@ use crate::{
     },
     change::{Change, Nic},
     facts::{Fact, FactSource, Vmi, nad::closest_name},
-    hotplug::progress::ClusterInfo,
+    hotplug::{place::runs_by_status, progress::ClusterInfo},
     settings::Settings,
 };
 
@@ -160,7 +160,7 @@ pub fn edit(
             _ if change.after.stops() => Fact::Absent,
             Fact::Known(_) => Fact::Known(()),
             Fact::Absent => Fact::Absent,
-            Fact::Unknown => Fact::Unknown,
+            Fact::Unknown => runs_by_status(vm),
         };
         Ok((cluster_info, running, is_sriov(change, request)))
     })?;
@@ -578,6 +578,20 @@ mod tests {
         let unknown = edit_in(&vm(), &EditRequest::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
         assert!(unknown.verdict.causes.is_empty() && !unknown.verdict.warnings.is_empty(), "{:?}", unknown.verdict);
         assert_eq!(unknown.running, Fact::Unknown);
+    }
+
+    #[test]
+    fn without_its_vmi_the_status_of_the_vm_shows_whether_it_runs() {
+        for (status, expected) in [
+            (json!({}), Fact::Unknown),
+            (json!({"created": true}), Fact::Known(())),
+            (json!({"created": false}), Fact::Absent),
+        ] {
+            let mut vm = vm();
+            vm["status"] = status;
+            let facts: Arc<dyn FactSource> = Arc::new(NoFacts);
+            assert_eq!(edit_in(&vm, &EditRequest::Add(nic("b")), &facts).unwrap().running, expected);
+        }
     }
 
     #[test]

@@ -265,6 +265,17 @@ impl Store {
         conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
     }
 
+    /// Returns the facts about the migration of a guest as it is, with the networks of its NICs. `multus_namespace` is the
+    /// namespace of the settings where Multus looks for default networks.
+    #[must_use]
+    pub fn facts_to_move(&self, guest: &MigrationStart, multus_namespace: Option<&Arc<str>>) -> Facts {
+        let facts = self.facts_for_migration(guest);
+        let multus_namespace = self.multus_namespace(multus_namespace);
+        let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let guest_networks = self.networks_of_guest(guest.namespace, &facts.vmi, multus_namespace);
+        Facts { guest_networks, ..facts }
+    }
+
     /// Returns the networks of a guest's NICs.
     fn networks_of_guest(&self, namespace: &str, vmi: &Fact<Arc<Vmi>>, multus_namespace: &str) -> Vec<GuestNetwork> {
         let nics = vmi.known().into_iter().flat_map(|vmi| vmi.nics.iter()).filter(|nic| !nic.is_absent);

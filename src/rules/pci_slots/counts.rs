@@ -108,7 +108,7 @@ fn now(case: &Case) -> (PortCount, String) {
     let vmi = match case.live() {
         Fact::Absent => return (PortCount::NotRunning, String::new()),
         Fact::Unknown => {
-            return (PortCount::Unknown("whether the VM runs is not known".to_owned()), String::new());
+            return (PortCount::Unknown("its VirtualMachineInstance is not known".to_owned()), String::new());
         }
         Fact::Known(vmi) => vmi,
     };
