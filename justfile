@@ -284,6 +284,11 @@ cross-check:
 reproduce arch=image_arch profdata="":
     bash image/reproduce.sh {{ arch }} {{ profdata }}
 
+# Attacks `nicplug serve` on loopback, and measures what a well-behaved client notices (minutes): docs/reliability.md.
+hostile *words:
+    cargo build --profile dist --locked --bin nicplug
+    timeout 900 python3 benches/hostile.py target/dist/nicplug {{ words }}
+
 # Runs everything that CI runs.
 ci:
     bash .ci/run
