@@ -145,7 +145,7 @@ impl<'r> NicDiff<'r> {
                     network: Some(Indexed { index, value: network }),
                 });
             }
-            let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&*options.name));
+            let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&options.name));
             diff.set_absent.extend(removed.map(|nic| Nic {
                 interface: nic.interface.map(|entry| Indexed { index, ..entry }),
                 network: nic.network.map(|entry| Indexed { index, ..entry }),

@@ -114,7 +114,7 @@ impl<'c> Forecast<'c> {
         let has_ordinal_names = vmi.has_ordinal_names();
         let mut has_pod_network = false;
         for (index, guest) in vmi.nics.iter().enumerate() {
-            let nic = new.get(&*guest.name).filter(|nic| nic.interface.is_some()).copied();
+            let nic = new.get(&guest.name).filter(|nic| nic.interface.is_some()).copied();
             let is_unplugged = guest.is_absent || (!has_ordinal_names && nic.is_some_and(|nic| nic.is_absent()));
             if is_unplugged && vmi.status_nic(&guest.name).is_none() {
                 // KubeVirt removes it from the guest.
