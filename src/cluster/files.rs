@@ -102,6 +102,24 @@ fn load_text(store: &mut Store, text: &str, file: &Path) -> Result<bool, FilesEr
     Ok(has_known)
 }
 
+/// Returns the first object of the files that is the wanted one.
+///
+/// # Errors
+/// A file cannot be read, or a document before the object.
+pub fn find(path: &Path, is_wanted: impl Fn(&Manifest) -> bool) -> Result<Option<Manifest>, FilesError> {
+    for file in list(path, false)? {
+        let broken =
+            |error: ManifestError| FilesError::Broken { path: file.clone(), at: error.at, message: error.message };
+        for document in manifests::documents(&read(&file)?) {
+            let mut objects = document.read().map_err(broken)?.into_iter();
+            if let Some(object) = objects.find(|object| is_wanted(object)) {
+                return Ok(Some(object));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Inserts an object into a store; skips objects of kinds that nicplug does not read.
 ///
 /// # Errors

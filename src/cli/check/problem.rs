@@ -5,11 +5,10 @@ use std::{
     fmt::Write as _,
 };
 
-use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use super::location::Locations;
-use crate::{cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
+use crate::{api::hash::sha256, cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -228,8 +227,7 @@ impl Report {
 
 /// Returns the first 128 bits of the hash of a text, in hexadecimal digits.
 fn hex(text: &str) -> String {
-    let hash = digest(&SHA256, text.as_bytes());
-    hash.as_ref().iter().take(16).fold(String::new(), |mut hex, byte| {
+    sha256(text.as_bytes()).iter().take(16).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })
