@@ -394,12 +394,11 @@ impl ServeProcess {
     fn review(&self, certs: &Path, body: &str) -> String {
         use rustls::{
             ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-            crypto::ring,
             pki_types::{CertificateDer, pem::PemObject},
         };
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certs.join("ca.crt")).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        let config = ClientConfig::builder_with_provider(nicplug::certificates::crypto::provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)

@@ -168,7 +168,10 @@ async fn readiness_reports_each_check_by_name() {
         let server = TestServer::start().await;
         while get(server.health, "/readyz").await.0 != 200 {}
         assert_eq!(get(server.health, "/readyz").await, (200, "ok\n".to_owned()));
-        assert_eq!(get(server.health, "/readyz?verbose").await, (200, "[+]webhook ok\nready\n".to_owned()));
+        assert_eq!(
+            get(server.health, "/readyz?verbose").await,
+            (200, "[+]webhook ok\n[+]connections ok\nready\n".to_owned())
+        );
 
         let facts = server.readiness.add("facts", "KubeVirt has not been listed yet");
         let (status, body) = get(server.health, "/readyz").await;

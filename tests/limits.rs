@@ -4,23 +4,27 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
 
 use nicplug::{
     admission::Reviewer,
     change::Change,
     facts::{FactSource, Facts},
+    server::Limits,
     settings::Settings,
 };
 use support::{
     client::get,
     metrics,
-    server::{JSON, REVIEWS, RawConnection, SHORT, TestServer, post, send_head_only},
+    server::{CONNECTOR, JSON, REVIEWS, RawConnection, SHORT, TestServer, answered, post, send_head_only},
     wait::{eventually, guarded},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::spawn_blocking,
 };
 
@@ -124,6 +128,65 @@ async fn requests_beyond_the_limit_get_503_until_another_one_ends() {
     .await;
 }
 
+/// A request that waited for the processor for more than half of the API server's time gets 503 without a review.
+#[tokio::test]
+async fn a_request_that_waits_too_long_for_the_processor_gets_503() {
+    guarded(async {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        if processors < 2 {
+            return;
+        }
+        let (asked, questions) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let facts = Arc::new(BlockedFacts { asked, end: Mutex::new(ended) });
+        let reviewer = Reviewer::new(facts, Settings::default());
+        let server = TestServer::start_reviewing(reviewer, |_| {}).await;
+        self_check_has_ended(&server).await;
+        // There is a thread for each processor, and each connection goes to the one with the fewest.
+        let mut connections = Vec::new();
+        for _ in 0..=2 * processors {
+            connections.push(RawConnection::open(server.address).await);
+        }
+        let mut last = connections.pop().unwrap();
+        let mut second = connections.remove(processors);
+        let mut first = connections.remove(0);
+        let mut elsewhere = connections.remove(0);
+
+        let review = REVIEWS.iter().find(|review| review.uid == "3ae79a1a-f3d7-409c-82ac-948f2f6306e8").unwrap();
+        let slow = post("/validate", JSON, &review.body);
+        // This is no review, so its answer needs no facts.
+        let impatient = post("/validate?timeout=1us", JSON, b"{}");
+        let questions = Arc::new(Mutex::new(questions));
+        let is_asked = async || {
+            let questions = Arc::clone(&questions);
+            spawn_blocking(move || questions.lock().unwrap().recv().unwrap()).await.unwrap();
+        };
+        let mut responses = Vec::new();
+        // The kernel may tell the thread of the last request before the second one, and then it is answered.
+        while responses.len() < 10 && responses.last() != Some(&503) {
+            first.send(&slow).await;
+            is_asked().await;
+            // Both are in the queue when the thread has reviewed the first one, and the second one takes long.
+            second.send(&slow).await;
+            last.send(&impatient).await;
+            end.send(()).unwrap();
+            first.response().await.assert_answers(review);
+            is_asked().await;
+            let busy = Instant::now();
+            while busy.elapsed() <= SHORT {
+                assert_eq!(elsewhere.request(&impatient).await.status, 400);
+            }
+            end.send(()).unwrap();
+            second.response().await.assert_answers(review);
+            responses.push(last.response().await.status);
+        }
+        assert_eq!(responses.last(), Some(&503), "{responses:?}");
+        // Until the queue has been empty once.
+        while last.request(&impatient).await.status != 400 {}
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn bodies_that_lack_one_byte_take_no_place() {
     guarded(async {
@@ -190,16 +253,164 @@ async fn a_body_that_stops_is_cut() {
     .await;
 }
 
+async fn start_with_connections(limit: usize) -> TestServer {
+    start_with_limits(|limits| limits.connections = limit).await
+}
+
+async fn start_with_limits(change: impl FnOnce(&mut Limits)) -> TestServer {
+    let server = TestServer::start_with(|config| change(&mut config.limits)).await;
+    self_check_has_ended(&server).await;
+    server
+}
+
+async fn self_check_has_ended(server: &TestServer) {
+    eventually("the server is ready", async || server.readiness.is_ready().then_some(())).await;
+    eventually("the self-check has closed its connection", async || {
+        (open_connections(server).await == 0).then_some(())
+    })
+    .await;
+}
+
+async fn open_connections(server: &TestServer) -> usize {
+    metrics::value(&server.metrics().await, "nicplug_connections")
+}
+
+async fn limit_is_reported(server: &TestServer) {
+    eventually("/readyz says that the limit was reached", async || {
+        let (status, report) = get(server.health, "/readyz?verbose").await;
+        (status == 200 && report.contains("the limit was reached")).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn a_connection_beyond_the_limit_is_served_when_another_one_ends() {
+async fn a_connection_beyond_the_limit_replaces_the_one_that_is_idle_longest() {
     guarded(async {
-        let server = TestServer::start_with(|config| config.limits.connections = 1).await;
-        let mut first = RawConnection::open(server.address).await;
-        let second = tokio::spawn(RawConnection::open(server.address));
-        first.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
-        drop(first);
-        let mut second = second.await.unwrap();
-        second.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        let server = start_with_connections(8).await;
+        let request = post("/validate", JSON, &REVIEWS[0].body);
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            let mut connection = RawConnection::open(server.address).await;
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+            open.push(connection);
+        }
+        for connection in &mut open[1..] {
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+        }
+        let mut further = RawConnection::open(server.address).await;
+        further.request(&request).await.assert_answers(&REVIEWS[0]);
+        open.remove(0).closed().await;
+        for connection in open.iter_mut().chain([&mut further]) {
+            connection.request(&request).await.assert_answers(&REVIEWS[0]);
+        }
+
+        limit_is_reported(&server).await;
+        eventually("one connection was removed", async || {
+            let removed: u64 = metrics::value(&server.metrics().await, "nicplug_connections_removed_total");
+            (removed == 1).then_some(())
+        })
+        .await;
+        assert_eq!(metrics::value::<u64>(&server.metrics().await, "nicplug_connections_limit"), 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn half_handshakes_at_the_limit_lock_no_client_out() {
+    guarded(async {
+        let server = start_with_connections(8).await;
+        let mut half = Vec::new();
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            // The server may have closed it already.
+            let _ = stream.write_all(&[22, 3, 1]).await;
+            half.push(stream);
+        }
+        answered(server.address, &REVIEWS[0]).await;
+        assert!(matches!(half[0].read(&mut [0]).await, Ok(0) | Err(_)));
+    })
+    .await;
+}
+
+/// The choice used to be made before the new connection arrived: if the chosen one had a request by then, none was
+/// closed for the new one, and none later.
+#[tokio::test]
+async fn a_connection_with_a_request_keeps_its_place_at_the_limit() {
+    guarded(async {
+        let server = start_with_connections(1).await;
+        let review = &REVIEWS[0];
+        let mut busy = send_head_only(server.address, "/validate", review).await;
+        for _ in 0..2 {
+            answered(server.address, review).await.closed().await;
+        }
+        busy.request(&review.body).await.assert_answers(review);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_waits_while_all_have_requests() {
+    guarded(async {
+        let server = start_with_connections(1).await;
+        let review = &REVIEWS[0];
+        let mut busy = Vec::new();
+        // The limit, and those that may be open while others end.
+        for _ in 0..17 {
+            busy.push(send_head_only(server.address, "/validate", review).await);
+        }
+        let address = server.address;
+        let waiting = tokio::spawn(async move { answered(address, &REVIEWS[0]).await });
+        limit_is_reported(&server).await;
+        assert_eq!(open_connections(&server).await, 17);
+
+        busy[3].request(&review.body).await.assert_answers(review);
+        waiting.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_arrive_lock_no_client_out() {
+    guarded(async {
+        let server = start_with_limits(|limits| (limits.connections, limits.arrival) = (8, Duration::ZERO)).await;
+        let review = &REVIEWS[0];
+        let mut incomplete = Vec::new();
+        for _ in 0..40 {
+            incomplete.push(send_head_only(server.address, "/validate", review).await);
+        }
+        answered(server.address, review).await;
+        incomplete.remove(0).closed().await;
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_above_its_share_loses_its_own_connection_first() {
+    /// Opens a connection from an address of loopback, and sends a request.
+    async fn open(server: &TestServer, address: u8) -> RawConnection {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, address], 0).into()).unwrap();
+        let stream = socket.connect(server.address).await.unwrap();
+        let mut connection = RawConnection::over(stream, &CONNECTOR).await.unwrap();
+        connection.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        connection
+    }
+
+    guarded(async {
+        // An address has a share of four.
+        let server = start_with_connections(8).await;
+        let mut oldest = open(&server, 2).await;
+        let mut many = Vec::new();
+        for _ in 0..7 {
+            many.push(open(&server, 3).await);
+        }
+        for connection in &mut many[1..] {
+            connection.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+        }
+        let _further = open(&server, 4).await;
+        many.remove(0).closed().await;
+        oldest.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
     })
     .await;
 }

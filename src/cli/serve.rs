@@ -93,7 +93,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_IN_FLIGHT", default_value_t = Limits::default().in_flight)]
     #[arg(help_heading = "Limits")]
     max_in_flight: usize,
-    /// Maximum number of open connections. One more waits until another one closes.
+    /// Maximum number of open connections, a quarter of them in their TLS handshake. One more closes the one that is idle
+    /// longest, else one whose request is incomplete after a second, or waits if there is none. The number is reduced
+    /// if the process may not open so many files.
     #[arg(long, value_name = "COUNT", env = "NICPLUG_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     #[arg(help_heading = "Limits")]
     max_connections: usize,

@@ -211,11 +211,11 @@ fn layout_of(
     let kinds: &KubeVirt = &kinds;
     if kind == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
-        let options = boot::pci_options(vmi.metadata.annotations.as_ref());
+        let options = boot::pci_options(vmi.metadata.annotations.as_deref());
         return Ok(BusLayout::of(&vmi.spec, &options, kinds, version)?);
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
-    let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_ref());
+    let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_deref());
     let expansion = store.expansion(&vm.metadata.namespace, &vm);
     if let Some(texts) = expansion.texts(spec) {
         let (guest, options) = (expansion.guest(spec, &texts), expansion.options(annotations));

@@ -273,10 +273,10 @@ fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError
 fn check_present(change: &Change, request: &EditRequest, guest: Fact<&Vmi>) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
     let nics = change.after.nics();
-    if nics.contains_key(name.as_str()) || guest.known().is_some_and(|vmi| vmi.has_nic(name)) {
+    if nics.get(name).is_some() || guest.known().is_some_and(|vmi| vmi.has_nic(name)) {
         return Ok(());
     }
-    let names: Vec<&str> = nics.keys().copied().collect();
+    let names: Vec<&str> = nics.iter().map(|nic| nic.name).collect();
     let hint = match closest_name(name, names.iter().copied()) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; it has no NIC".to_owned(),

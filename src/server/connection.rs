@@ -1,5 +1,6 @@
 //! One connection from its TLS handshake to its end, as one task with one timer.
 
+pub(super) mod places;
 pub(super) mod threads;
 mod timeouts;
 
@@ -18,18 +19,20 @@ use std::{
 };
 
 use axum::{Router, response::Response};
-use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, service::Service};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use rustls::server::Acceptor;
 use tokio::{
     io::BufReader,
     net::TcpStream,
-    sync::oneshot,
     time::{sleep_until, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use self::timeouts::{ConnectionTimeouts, Phase, TimedStream};
+use self::{
+    places::Removal,
+    timeouts::{ConnectionTimeouts, Phase, TimedBody, TimedStream},
+};
 use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
 
 /// A TLS stream over TCP.
@@ -52,7 +55,7 @@ pub(super) struct ConnectionContext {
     pub(super) limits: Limits,
     /// Whether the self-check has passed. Until then a failed handshake can be the server's own.
     pub(super) self_check_passed: AtomicBool,
-    tls: TlsAcceptor,
+    tls: Arc<rustls::ServerConfig>,
     http: http1::Builder,
     router: TowerToHyperService<Router>,
     draining: AtomicBool,
@@ -65,7 +68,7 @@ impl ConnectionContext {
         let mut http = http1::Builder::new();
         http.header_read_timeout(None).max_header_size(MAX_HEADER).max_buf_size(MAX_BUFFER);
         Self {
-            tls: TlsAcceptor::from(Arc::new(tls)),
+            tls: Arc::new(tls),
             http,
             router: TowerToHyperService::new(router),
             self_check_passed: AtomicBool::new(false),
@@ -82,39 +85,51 @@ impl ConnectionContext {
     }
 }
 
-/// Serves a connection until it ends. It closes as soon as it has no request once the sender of `closing` is dropped.
+/// Serves a connection until it ends, or until `removal` says how to end it.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     context: Arc<ConnectionContext>,
-    mut closing: oneshot::Receiver<Infallible>,
+    timeouts: Arc<ConnectionTimeouts>,
+    mut removal: impl Future<Output = Removal> + Unpin,
 ) {
     let _guard = context.counts.add_connection();
-    let mut handshake = pin!(handshake(stream, peer, &context));
+    let mut handshake = pin!(handshake(stream, peer, &context, &timeouts));
     let stream = tokio::select! {
+        biased;
         stream = &mut handshake => stream,
-        _ = &mut closing => {
+        removal = &mut removal => {
             // The client sends a request once the handshake is complete, and would lose it.
-            if let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
+            if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
-                serve_requests(stream, &context, timeouts, future::pending()).await;
+                serve_requests(stream, &context, &Arc::new(timeouts), future::pending()).await;
             }
             return;
         }
     };
     if let Some(stream) = stream {
-        let timeouts = ConnectionTimeouts::new(&context.limits, fastrand::u32(..));
-        serve_requests(stream, &context, timeouts, closing.map(drop)).await;
+        serve_requests(stream, &context, &timeouts, removal).await;
     }
 }
 
-async fn handshake(stream: TcpStream, peer: SocketAddr, context: &ConnectionContext) -> Option<Stream> {
+async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: &ConnectionContext,
+    timeouts: &ConnectionTimeouts,
+) -> Option<Stream> {
+    timeouts.begin_handshake();
     // An answer is one small write, which Nagle's algorithm would only delay.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
-    match timeout(context.limits.handshake, context.tls.accept(stream)).await {
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        timeouts.end_hello();
+        start.into_stream(Arc::clone(&context.tls)).await
+    };
+    match timeout(context.limits.handshake, handshake).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             log_failed_handshake(peer, &error, context);
@@ -158,16 +173,16 @@ fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &Connectio
 async fn serve_requests(
     stream: Stream,
     context: &Arc<ConnectionContext>,
-    timeouts: ConnectionTimeouts,
-    closing: impl Future<Output = ()>,
+    timeouts: &Arc<ConnectionTimeouts>,
+    removal: impl Future<Output = Removal>,
 ) {
-    let timeouts = Arc::new(timeouts);
-    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&timeouts)));
-    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(&timeouts) };
+    timeouts.end_handshake();
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(timeouts)));
+    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(timeouts) };
     let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
     let mut timer = pin!(sleep_until(timeouts.deadline()));
-    let mut closing = pin!(closing);
-    let mut is_closing = false;
+    let mut removal = pin!(removal);
+    let mut removed = None;
 
     poll_fn(|cx| {
         loop {
@@ -175,11 +190,19 @@ async fn serve_requests(
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            is_closing = is_closing || closing.as_mut().poll(cx).is_ready();
-            if is_closing && timeouts.phase() == Phase::Idle {
-                connection.as_mut().graceful_shutdown();
-                timeouts.begin_closing();
-                continue;
+            if removed.is_none()
+                && let Poll::Ready(removal) = removal.as_mut().poll(cx)
+            {
+                removed = Some(removal);
+            }
+            match (removed, timeouts.phase()) {
+                (Some(_), Phase::Idle) => {
+                    connection.as_mut().graceful_shutdown();
+                    timeouts.begin_closing();
+                    continue;
+                }
+                (Some(Removal::Abort), Phase::Header | Phase::Body) => return Poll::Ready(()),
+                _ => {}
             }
             // A reset is expensive, so a later deadline does not reset the timer: it can fire early, and is reset then.
             let deadline = timeouts.deadline();
@@ -213,7 +236,8 @@ struct RequestHandler {
 impl RequestHandler {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         let is_last = self.timeouts.begin_request();
-        let answer = self.context.router.call(request);
+        let timed = |body| TimedBody::new(body, Arc::clone(&self.timeouts));
+        let answer = self.context.router.call(request.map(timed));
         let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));
         async move {
             let mut response = answer.await?;

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -34,6 +34,7 @@ struct Counters {
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
     failed_handshakes: AtomicU64,
+    removed: RemovedConnections,
 }
 
 impl Counts {
@@ -84,6 +85,11 @@ impl Counts {
         (self.0.connections_opened.load(Ordering::Relaxed), closed)
     }
 
+    /// Returns the counter of connections that were removed at their limit.
+    pub(super) fn removed(&self) -> &RemovedConnections {
+        &self.0.removed
+    }
+
     pub(super) fn failed_handshakes(&self) -> u64 {
         self.0.failed_handshakes.load(Ordering::Relaxed)
     }
@@ -111,6 +117,44 @@ impl Counts {
     pub(super) fn add_connection(&self) -> ConnectionGuard {
         self.0.connections_opened.fetch_add(1, Ordering::Relaxed);
         ConnectionGuard(self.clone())
+    }
+}
+
+/// How many connections were removed at their limit, and when it was reached the last time.
+#[derive(Debug)]
+pub(super) struct RemovedConnections {
+    origin: Instant,
+    count: AtomicU64,
+    /// The last time, in milliseconds since `origin`, and one more; 0 if there was none.
+    last: AtomicU64,
+}
+
+impl RemovedConnections {
+    /// The time for which the limit counts as reached.
+    const SHOWN: Duration = Duration::from_mins(1);
+
+    /// Counts connections that are removed now; 0 if the limit is reached and none can be removed.
+    pub(super) fn add(&self, count: usize) {
+        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now.saturating_add(1), Ordering::Relaxed);
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the number of connections that were removed.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the time since the limit was reached, unless that was long ago.
+    pub(super) fn last(&self) -> Option<Duration> {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed).checked_sub(1)?);
+        Some(self.origin.elapsed().saturating_sub(last)).filter(|age| *age < Self::SHOWN)
+    }
+}
+
+impl Default for RemovedConnections {
+    fn default() -> Self {
+        Self { origin: Instant::now(), count: AtomicU64::new(0), last: AtomicU64::new(0) }
     }
 }
 
@@ -188,10 +232,12 @@ pub(super) enum RefusalReason {
     Overload,
     /// The path is unknown.
     Path,
+    /// The request waited for the processor for too long.
+    Processor,
 }
 
 impl RefusalReason {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::BodyBroken,
         Self::BodiesTooLarge,
         Self::BodyLate,
@@ -201,6 +247,7 @@ impl RefusalReason {
         Self::Method,
         Self::Overload,
         Self::Path,
+        Self::Processor,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -214,6 +261,7 @@ impl RefusalReason {
             Self::Method => "method",
             Self::Overload => "overload",
             Self::Path => "path",
+            Self::Processor => "processor",
         }
     }
 }
@@ -340,6 +388,19 @@ mod tests {
         assert_eq!(filled, [(25e-6, 2), (50e-6, 1), (1e-3, 1), (10.0, 1), (f64::INFINITY, 1)]);
         assert!((histogram.sum() - 20.001_052).abs() < 1e-9, "{}", histogram.sum());
         assert!(Histogram::BOUNDS.is_sorted_by(|one, other| one < other));
+    }
+
+    #[test]
+    fn the_limit_of_connections_counts_as_reached_for_a_minute() {
+        let removed = RemovedConnections::default();
+        assert_eq!((removed.count(), removed.last()), (0, None));
+        removed.add(0);
+        assert_eq!((removed.count(), removed.last().is_some()), (0, true));
+        removed.add(3);
+        assert_eq!((removed.count(), removed.last().is_some()), (3, true));
+        let minute_ago = Instant::now().checked_sub(RemovedConnections::SHOWN).unwrap();
+        let removed = RemovedConnections { origin: minute_ago, last: AtomicU64::new(1), ..removed };
+        assert_eq!(removed.last(), None);
     }
 
     #[test]

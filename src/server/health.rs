@@ -10,6 +10,7 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
+use futures_util::FutureExt;
 use hyper::{
     header::{CONTENT_TYPE, HeaderName},
     server::conn::http1,
@@ -19,13 +20,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 
 use super::{
+    counts::RemovedConnections,
+    in_flight::LogLimit,
     metrics::{self, Metrics},
+    open_files,
     readiness::{Health, Readiness},
 };
 use crate::{
@@ -39,7 +43,7 @@ const MAX_CONNECTIONS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The limit for the header of a request. The kubelet waits one second for an answer by default.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause after a failed accept. Its length does not grow, because a probe comes only every few seconds.
+/// The longest pause after a failed accept. It does not grow, because a probe comes only every few seconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Returns the health of a watch. Stale or unknown facts do not make the replica unready: an answer from memory, or a
@@ -71,30 +75,81 @@ pub(super) fn activation_health(activation: &Activation) -> Health {
     }
 }
 
+/// Returns the health of the connections. A replica at their limit still answers; one that is not ready would leave its
+/// share to the others, which the same clients would take next.
+pub(super) fn connection_health(removed: &RemovedConnections, limit: usize) -> Health {
+    match removed.last() {
+        None => Health::Good,
+        Some(age) => Health::Fair(
+            format!(
+                "the limit was reached {}s ago (--max-connections {limit}): since the start {} connections that waited \
+                 for their clients were closed for new ones",
+                age.as_secs(),
+                removed.count()
+            )
+            .into(),
+        ),
+    }
+}
+
 /// Answers probes and scrapes until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     let router = TowerToHyperService::new(router(readiness, metrics));
     let mut connections = JoinSet::new();
     // Those that were opened, the oldest first; some have ended.
     let mut opened = VecDeque::<AbortHandle>::new();
+    let mut reserve = reserved_descriptor();
+    let failed = LogLimit::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    opened.retain(|connection| !connection.is_finished());
-                    if opened.len() >= MAX_CONNECTIONS && let Some(oldest) = opened.pop_front() {
-                        oldest.abort();
-                    }
-                    opened.push_back(connections.spawn(serve_connection(stream, peer, router.clone())));
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => {
+                reserve = reserve.or_else(reserved_descriptor);
+                continue;
+            }
+        };
+        let is_exhausted = accepted.as_ref().is_err_and(open_files::is_exhausted);
+        let accepted = if is_exhausted && let Some(descriptor) = reserve.take() {
+            // No await is in between, so another thread seldom takes the descriptor.
+            drop(descriptor);
+            listener.accept().now_or_never().unwrap_or(accepted)
+        } else {
+            accepted
+        };
+        opened.retain(|connection| !connection.is_finished());
+        match accepted {
+            Ok((stream, peer)) => {
+                if opened.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = opened.pop_front()
+                {
+                    oldest.abort();
                 }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection for health checks");
-                    sleep(ACCEPT_PAUSE).await;
+                opened.push_back(connections.spawn(serve_connection(stream, peer, router.clone())));
+            }
+            Err(error) => {
+                if let Some(suppressed) = failed.pass() {
+                    tracing::error!(%error, suppressed, "cannot accept a connection for health checks");
                 }
-            },
-            Some(_) = connections.join_next() => {}
+                // Its end frees a descriptor. The newest one stays: it may be a probe that is just being answered.
+                if is_exhausted
+                    && opened.len() > 1
+                    && let Some(oldest) = opened.pop_front()
+                {
+                    oldest.abort();
+                }
+                tokio::select! {
+                    () = sleep(ACCEPT_PAUSE) => {}
+                    Some(_) = connections.join_next() => {}
+                }
+            }
         }
+        reserve = reserve.or_else(reserved_descriptor);
     }
+}
+
+/// Returns a file descriptor to close when a probe needs one and the process has no other; `None` if there is none.
+fn reserved_descriptor() -> Option<TcpSocket> {
+    TcpSocket::new_v4().or_else(|_| TcpSocket::new_v6()).ok()
 }
 
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: TowerToHyperService<Router>) {

@@ -14,7 +14,9 @@ pub struct Limits {
     pub body_window: Duration,
     /// Requests whose body is complete and that are evaluated; a further one gets 503.
     pub in_flight: usize,
-    /// Open connections; a further one waits in the kernel's queue.
+    /// Open connections, at the limit a quarter of them in their handshake. A further one closes the one that is idle
+    /// longest, or has the slowest request, or waits in the kernel's queue. Fewer if the process may not open so many
+    /// files.
     pub connections: usize,
     /// Time from the header of a request to its answer. `?timeout=` of a request can only shorten it.
     pub request: Duration,
@@ -22,6 +24,9 @@ pub struct Limits {
     pub handshake: Duration,
     /// Time from the first byte of a request to the end of its header.
     pub header: Duration,
+    /// Time from the first byte of a request after which a connection with an incomplete one is closed for a new
+    /// connection, at the limit of connections. An API server sends a request at once.
+    pub arrival: Duration,
     /// Time without a request after which a connection is closed; also the time before its first request.
     pub idle: Duration,
     /// Age at which a connection is closed with its next answer. Each connection gets a random part of it, at least a
@@ -47,6 +52,7 @@ impl Default for Limits {
             request: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
+            arrival: Duration::from_secs(1),
             // The API server (client-go) closes an idle connection after ninety seconds. If the webhook closed it
             // first, a request that the API server is just sending could be lost.
             idle: Duration::from_mins(2),

@@ -78,12 +78,13 @@ impl Metrics {
         in_flight: Arc<InFlight>,
         bodies: Arc<BodyBudget>,
         certificates: CertResolver,
+        connection_limit: usize,
     ) -> Self {
         let Self { mut own, mut common } = Self::default();
         own.register_collector(Box::new(BuildCollector));
         own.register_collector(Box::new(RequestCollector { counts: counts.clone(), in_flight, bodies }));
         own.register_collector(Box::new(FindingCollector(counts.clone())));
-        own.register_collector(Box::new(ConnectionCollector(counts)));
+        own.register_collector(Box::new(ConnectionCollector { counts, limit: connection_limit }));
         own.register_collector(Box::new(CertificateCollector(certificates)));
         common.register_collector(Box::new(ProcessCollector::new(SystemTime::now())));
         Self { own, common }
@@ -240,7 +241,7 @@ mod tests {
         let chain = format!("{}{}", made.server, made.ca);
         let pair = CertKeyPair::from_pem(chain.as_bytes(), made.server_key.as_bytes()).unwrap();
         let mut metrics =
-            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000)), pair.into());
+            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::new(BodyBudget::new(1000)), pair.into(), 1000);
         metrics.add_denials(DenialCounts::new(1));
         let status = WatchStatuses::default();
         status.iter().for_each(|record| record.touch());

@@ -26,10 +26,12 @@ mod health;
 mod in_flight;
 mod limits;
 mod metrics;
+mod open_files;
 pub mod readiness;
 mod recheck;
 pub mod reload;
 mod routes;
+mod run_queue;
 mod self_check;
 pub mod tls;
 
@@ -51,7 +53,7 @@ use tokio::{
 use self::{
     body::BodyBudget,
     change_events::ChangeEvents,
-    connection::{ConnectionContext, threads::Connections},
+    connection::{ConnectionContext, places::Places, threads::Connections},
     denial_events::DenialEvents,
     denials::DenialCounts,
     in_flight::{InFlight, LogLimit},
@@ -69,6 +71,7 @@ pub use self::{
 };
 use crate::{
     admission::{Decision, Reviewer},
+    certificates::crypto,
     cluster::watch::Watches,
     controllers::{
         changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
@@ -82,6 +85,10 @@ use crate::{
 
 /// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
 const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
+
+/// The pause after which the server looks again for connections that are too many: a handshake that ends, or a
+/// connection that becomes idle, is not an event for it.
+const PLACE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The configuration of a server.
 #[derive(Debug)]
@@ -164,14 +171,17 @@ impl Server {
     /// An address cannot be bound, the certificates cannot be used, or the limits are invalid.
     pub async fn bind(config: Config, reviewer: Reviewer) -> Result<Self, ServerError> {
         limits::check(&config.limits, &config.drain)?;
-        let Config { listen: wanted, health_listen, certificate, client_cas, limits, drain, .. } = config;
+        let Config { listen: wanted, health_listen, certificate, client_cas, mut limits, drain, .. } = config;
+        let connections = Connections::new().map_err(ServerError::Threads)?;
+        limits.connections = open_files::hold_to_limit(limits.connections);
         let (watches, events, spans) = (config.watches, config.events, config.spans);
         let self_check = SelfCheck::new(certificate.clone(), client_cas.is_some());
         let counts = Counts::default();
         let in_flight = Arc::new(InFlight::new(limits.in_flight));
         let bodies = Arc::new(BodyBudget::new(limits.bodies));
+        let limit = limits.connections;
         let mut metrics =
-            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone());
+            Metrics::new(counts.clone(), Arc::clone(&in_flight), Arc::clone(&bodies), certificate.clone(), limit);
         let denials = DenialCounts::new(config.denial_namespaces);
         metrics.add_denials(denials.clone());
         let tls = tls::server_config(certificate, client_cas)?;
@@ -182,6 +192,8 @@ impl Server {
         };
         let readiness = Readiness::default();
         let serving = readiness.add("webhook", "not accepting connections yet");
+        let removed = counts.clone();
+        readiness.add_computed("connections", move || health::connection_health(removed.removed(), limit));
         let rechecker = watches.as_ref().map(|watches| {
             metrics.add_facts(Arc::clone(watches.cache()), watches.statuses().clone());
             for record in watches.statuses().iter() {
@@ -233,7 +245,6 @@ impl Server {
             timeout: limits.request,
         });
         let context = Arc::new(ConnectionContext::new(tls, router, limits, counts.clone()));
-        let connections = Connections::new().map_err(ServerError::Threads)?;
         Ok(Self {
             listener,
             address,
@@ -298,7 +309,7 @@ impl Server {
             let metrics = std::mem::take(&mut self.metrics);
             health.spawn(health::serve(listener, self.readiness.clone(), metrics));
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, cryptography = crypto::name(), "serving");
         let mut self_checks = JoinSet::new();
         self_checks.spawn(run_self_check(
             self.self_check.clone(),
@@ -346,13 +357,29 @@ impl Server {
         let mut backoff = Backoff::new(RETRY_DELAYS);
         let mut retry_at = None;
         let limit = self.context.limits.connections;
+        let places = Places::new(&self.context.limits);
         let (refused, full) = (LogLimit::new(), LogLimit::new());
         loop {
-            let is_below_limit = self.connections.len() < limit;
+            let removed = self.connections.remove_surplus(places);
+            let open = self.connections.len();
+            let is_full = open >= places.most();
+            if removed > 0 || is_full {
+                self.counts.removed().add(removed);
+                if let Some(suppressed) = full.pass() {
+                    tracing::warn!(
+                        limit,
+                        open,
+                        removed,
+                        suppressed,
+                        "the limit of connections is reached (--max-connections)"
+                    );
+                }
+            }
             tokio::select! {
                 () = &mut end => return,
                 () = self.connections.one_ended() => {}
-                accepted = accept(&self.listener, retry_at), if is_below_limit => match accepted {
+                () = time::sleep(PLACE_PAUSE), if !places.suffice(open) => {}
+                accepted = accept(&self.listener, retry_at), if !is_full => match accepted {
                     Ok((stream, peer)) => {
                         backoff.reset();
                         retry_at = None;
@@ -361,14 +388,12 @@ impl Server {
                         {
                             tracing::error!(%peer, %error, suppressed, "cannot serve a connection");
                         }
-                        if self.connections.len() == limit
-                            && let Some(suppressed) = full.pass()
-                        {
-                            tracing::warn!(limit, suppressed, "the limit of connections is reached (--max-connections)");
-                        }
                     }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
+                        if open_files::is_exhausted(&error) {
+                            self.counts.removed().add(self.connections.remove_one(places));
+                        }
                         let pause = backoff.next_delay();
                         retry_at = Some(Instant::now() + pause);
                         tracing::error!(%error, ?pause, "cannot accept connections");

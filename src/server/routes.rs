@@ -28,6 +28,7 @@ use super::{
     denials::DenialCounts,
     in_flight::InFlight,
     recheck::Rechecker,
+    run_queue,
 };
 use crate::{
     admission::{self, Decision, Endpoint, Evaluation, Reviewer},
@@ -100,12 +101,17 @@ impl AppState {
         }
         let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
         let start = Instant::now();
-        let deadline = start + answer_within(request.uri().query(), self.timeout);
+        let within = answer_within(request.uri().query(), self.timeout);
+        let deadline = start + within;
         let limits = BodyLimits { length: self.max_body, start, deadline, window: self.body_window };
         let mut share = self.bodies.share();
         let mut body = request.into_body();
         match body::read(&mut body, limits, &mut share).await {
             Ok(body) => {
+                // The other half is for the time before the first byte was read, and for the answer.
+                if run_queue::is_long(start) && run_queue::wait().await > within / 2 {
+                    return self.respond_busy();
+                }
                 // A place is taken only now, so that a client that sends slowly takes none.
                 let Some(_permit) = self.in_flight.enter() else { return self.respond_overload() };
                 // The body is parsed once; everything below borrows from it.
@@ -168,6 +174,11 @@ impl AppState {
     fn respond_overload(&self) -> Response {
         self.counts.add_refused(RefusalReason::Overload);
         try_again("too many requests at once: try again in a second")
+    }
+
+    fn respond_busy(&self) -> Response {
+        self.counts.add_refused(RefusalReason::Processor);
+        try_again("the request waited for the processor for too long: try again in a second")
     }
 
     /// Discards the rest of the body and responds; the connection is kept as for other overload.

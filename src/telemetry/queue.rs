@@ -1,7 +1,8 @@
 //! The queue of log lines: a thread writes them, so that a slow reader of the log delays no answer.
 //!
 //! Standard error is often a pipe, and a write to a full pipe waits for its reader. A line that does not fit into the
-//! queue is dropped and counted instead. One line says how many were dropped, once there is room again.
+//! queue, or that cannot be written because a disk is full, is dropped and counted instead. One line says how many were
+//! dropped, once others are written again.
 
 use std::{
     io::{self, Write},
@@ -106,16 +107,24 @@ impl Shared {
 
     fn write_to(&self, mut output: impl Write) {
         let mut lines = Vec::new();
+        // The lines that were dropped since the last line about it.
+        let mut dropped = 0;
         loop {
-            let dropped = self.take(&mut lines);
-            // There is nowhere to report the error.
-            let _ = output.write_all(&lines);
+            dropped += self.take(&mut lines);
+            let is_written = output.write_all(&lines).is_ok();
+            if !is_written {
+                let lost = lines.split_inclusive(|byte| *byte == b'\n').count() as u64;
+                self.dropped.fetch_add(lost, Ordering::Relaxed);
+                dropped += lost;
+            }
             if lines.capacity() > KEPT {
                 lines = Vec::new();
             }
             lines.clear();
-            if dropped > 0 {
-                tracing::warn!(dropped, "log lines were dropped: the reader of the log was too slow");
+            // While nothing can be written, this line would be lost too, and the next one about it.
+            if is_written && dropped > 0 {
+                tracing::warn!(dropped, "log lines were dropped: standard error was full, or its reader too slow");
+                dropped = 0;
             }
         }
     }
@@ -172,6 +181,32 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Fails to write each batch before the last one.
+    struct FullDisk(mpsc::Sender<Vec<u8>>);
+
+    impl Write for FullDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            if bytes.ends_with(b"last\n") { Ok(bytes.len()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let (sender, tried) = mpsc::channel();
+        let queue = LogQueue::start(FullDisk(sender)).unwrap();
+        for line in ["one\n", "two\n", "last\n"] {
+            (&queue).write_all(line.as_bytes()).unwrap();
+            queue.flush(Duration::from_mins(1));
+            assert_eq!(tried.recv().unwrap(), line.as_bytes());
+        }
+        assert_eq!(queue.dropped(), 2);
     }
 
     #[test]

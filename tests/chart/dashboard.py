@@ -354,17 +354,20 @@ ROWS: list[tuple[str, list[Panel]]] = [
             ),
             Panel(
                 "Open connections",
-                "Each API server keeps several connections open.",
-                {"{{pod}}": f"sum by (pod) ({ours('nicplug_connections')})"},
+                "Each API server keeps several connections open. The limit is that of the pod with the fewest.",
+                {
+                    "{{pod}}": f"sum by (pod) ({ours('nicplug_connections')})",
+                    "limit": f"min({ours('nicplug_connections_limit')})",
+                },
                 width=6,
-                stacked=True,
             ),
             Panel(
                 "New connections",
-                "Opened connections, and connections whose TLS handshake failed.",
+                "Opened connections, connections whose TLS handshake failed, and those closed for new ones at the limit.",
                 {
                     "opened": f"sum(rate({ours('nicplug_connections_opened_total')}[$__rate_interval]))",
                     "failed": f"sum(rate({ours('nicplug_handshake_failures_total')}[$__rate_interval]))",
+                    "removed": f"sum(rate({ours('nicplug_connections_removed_total')}[$__rate_interval]))",
                 },
                 unit="cps",
                 width=6,

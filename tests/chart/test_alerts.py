@@ -136,6 +136,18 @@ CASES = {
         description="0.50 requests per second are rejected without review. Reason: overload.",
         silent={ours("nicplug_requests_refused_total", reason="overload"): "0x10 30x20"},
     ),
+    "NicplugConnectionsAtLimit": Case(
+        fires={ours("nicplug_connections"): "990x30", ours("nicplug_connections_limit"): "1000x30"},
+        labels={"pod": "a"},
+        description="Pod a uses 99% of the connections that it may have open."
+        " At the limit it closes idle connections for new ones.",
+        silent={
+            ours("nicplug_connections"): "900x30",
+            ours("nicplug_connections", "b"): "990x15 10x15",
+            ours("nicplug_connections_limit"): "1000x30",
+            ours("nicplug_connections_limit", "b"): "1000x30",
+        },
+    ),
     "NicplugFactsStale": Case(
         fires={
             ours("nicplug_facts_state", pod, kind="VirtualMachine", state=state): value

@@ -34,6 +34,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     cases::{data, entries},
     client::get,
+    wait::eventually,
 };
 
 /// A limit that no test reaches.
@@ -91,7 +92,7 @@ pub(crate) fn connector(
 ) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(BUNDLE.ca.as_bytes()).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(nicplug::certificates::crypto::provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots);
@@ -226,6 +227,21 @@ impl RawResponse {
     }
 }
 
+/// Sends a review on a new connection until it is answered, and returns the connection. At the limit of connections a
+/// client can lose its connection before it sends the request, if it is slow.
+pub(crate) async fn answered(address: SocketAddr, review: &RecordedReview) -> RawConnection {
+    let request = post("/validate", JSON, &review.body);
+    let (connection, response) = eventually("a review on a new connection is answered", async || {
+        let mut connection = RawConnection::open_with(address, &CONNECTOR).await.ok()?;
+        connection.try_send(&request).await.ok()?;
+        let response = connection.try_response().await.ok()?;
+        Some((connection, response))
+    })
+    .await;
+    response.assert_answers(review);
+    connection
+}
+
 /// Sends the head of a review and waits until the server begins to read the body, which the caller can send later.
 pub(crate) async fn send_head_only(address: SocketAddr, path: &str, review: &RecordedReview) -> RawConnection {
     let mut connection = RawConnection::open(address).await;
@@ -276,6 +292,7 @@ impl TestServer {
                 header: HOUR,
                 idle: HOUR,
                 body_window: HOUR,
+                arrival: HOUR,
                 ..Limits::default()
             },
             drain: Drain { grace: HOUR, deadline: HOUR },

@@ -226,7 +226,7 @@ impl GuestAuditor<'_> {
         let mut findings = Vec::new();
         let bus = bus_after_restart(guest.vm.as_ref(), guest.vmi.known(), &self.found.store, version).ok();
         add_boot_error(bus.as_ref(), &mut findings);
-        for judged in findings_of_new(facts, self.settings, kind, typed(object, kind)) {
+        for judged in findings_of_new(facts, self.settings, kind, &typed(object, kind)) {
             if let (Some(missing), Some(rule)) = (judged.missing, judged.rule) {
                 unknown.entry(missing.as_str()).or_default().insert(rule.id);
                 continue;

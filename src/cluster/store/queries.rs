@@ -95,7 +95,7 @@ impl Store {
         let expansion = self.expanders.expansion(namespace, &vm);
         let template = &vm.spec.template;
         let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
-        let options = expansion.options(template.metadata.annotations.as_ref());
+        let options = expansion.options(template.metadata.annotations.as_deref());
         match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.registry()) {
             Ok(devices) => Fact::Known(Arc::new(devices)),
             Err(_) => Fact::Absent,

@@ -3,17 +3,31 @@
 //! A runtime with several threads wakes a second thread whenever an idle one finds work, in case there is more work. An
 //! answer takes less time than that, so most requests would wake a thread that finds nothing to do.
 
-use std::{collections::HashMap, convert::Infallible, future, io, net::SocketAddr, num::NonZero, sync::Arc, thread};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future, io,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    sync::Arc,
+    thread,
+};
 
+use futures_util::FutureExt;
 use tokio::{
     net::TcpStream,
     runtime::{Builder, Handle},
     sync::oneshot,
     task::{Id, JoinSet},
+    time::Instant,
 };
 
-use super::ConnectionContext;
-use crate::server::connection;
+use super::{
+    ConnectionContext,
+    places::{Place, Places, Removal},
+    timeouts::ConnectionTimeouts,
+};
+use crate::server::{connection, run_queue};
 
 /// The open connections.
 pub(crate) struct Connections {
@@ -25,8 +39,10 @@ pub(crate) struct Connections {
 /// An open connection.
 struct OpenConnection {
     _thread: Arc<Thread>,
-    /// When it is dropped, the connection closes as soon as it has no request.
-    _closer: oneshot::Sender<Infallible>,
+    /// Removes the connection; when it is dropped, as by [`Removal::Close`]. `None` if it was used.
+    remover: Option<oneshot::Sender<Removal>>,
+    address: IpAddr,
+    timeouts: Arc<ConnectionTimeouts>,
 }
 
 impl Connections {
@@ -60,10 +76,56 @@ impl Connections {
         // Registers the socket with the runtime of that thread.
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
-        let (closer, closing) = oneshot::channel();
-        let task = self.tasks.spawn(connection::serve(stream, peer, Arc::clone(context), closing));
-        self.open.insert(task.id(), OpenConnection { _thread: Arc::clone(thread), _closer: closer });
+        let (remover, removed) = oneshot::channel();
+        let removal = removed.map(|removal| removal.unwrap_or(Removal::Close));
+        let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
+        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), removal);
+        let task = self.tasks.spawn(serve);
+        let open = OpenConnection {
+            _thread: Arc::clone(thread),
+            remover: Some(remover),
+            address: peer.ip().to_canonical(),
+            timeouts,
+        };
+        self.open.insert(task.id(), open);
         Ok(())
+    }
+
+    /// Removes the connections that are too many, as far as they wait for their clients; see [`Places::to_remove`].
+    /// Returns their number.
+    pub(crate) fn remove_surplus(&mut self, places: Places) -> usize {
+        // Fewer connections cannot be too many, and they are not looked at for each new one.
+        if places.suffice(self.len()) {
+            return 0;
+        }
+        self.remove(places, usize::MAX)
+    }
+
+    /// Removes one connection that waits for its client, because the process needs its file descriptor. Returns the
+    /// number of removed ones.
+    pub(crate) fn remove_one(&mut self, places: Places) -> usize {
+        self.remove(places.only_one(), 1)
+    }
+
+    fn remove(&mut self, places: Places, at_most: usize) -> usize {
+        let staying = self.open.iter().filter(|(_, connection)| connection.remover.is_some());
+        let mut all: Vec<_> = staying
+            .filter_map(|(&id, connection)| {
+                let used_for = connection.timeouts.current_use()?;
+                Some(Place { id, address: connection.address, used_for })
+            })
+            .collect();
+        let (now, before) = (Instant::now(), all.len());
+        while before - all.len() < at_most
+            && let Some((id, removal)) = places.to_remove(&all, now)
+        {
+            all.retain(|place| place.id != id);
+            if let Some(remover) = self.open.get_mut(&id).and_then(|connection| connection.remover.take()) {
+                // The error says that the connection has ended.
+                let _ = remover.send(removal);
+            }
+        }
+        before - all.len()
     }
 
     /// Waits until a connection has ended; forever if there is none.
@@ -93,7 +155,7 @@ struct Thread {
 
 impl Thread {
     fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(run_queue::note_empty).build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("connections".to_owned()).spawn(move || {

@@ -9,17 +9,19 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
+use super::places::Use;
 use crate::server::limits::Limits;
 
 /// The time in which the client must close after the server has closed.
@@ -27,14 +29,21 @@ const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
 pub(crate) enum Phase {
+    /// The server, to begin the TLS handshake.
+    Accepted,
+    /// The first message of the handshake.
+    Hello,
+    /// The rest of the handshake.
+    Handshake,
     /// The first byte of a request.
     Idle,
     /// The rest of the header.
     Header,
-    /// The rest of the body, and the answer of the webhook.
-    Request,
+    /// The rest of the body.
+    Body,
+    /// The answer of the webhook.
+    Answer,
     /// The client, to read the answer.
     Response,
     /// The client, to close.
@@ -42,22 +51,54 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Idle, Self::Header, Self::Request, Self::Response, Self::Closing];
+    const ALL: [Self; 9] = [
+        Self::Accepted,
+        Self::Hello,
+        Self::Handshake,
+        Self::Idle,
+        Self::Header,
+        Self::Body,
+        Self::Answer,
+        Self::Response,
+        Self::Closing,
+    ];
 }
 
-/// The phase of one connection and its deadline. Only the task of the connection uses it. The fields are atomics
-/// because a task must be `Send`; they cost nothing more.
+/// A phase and its deadline.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stage {
+    phase: Phase,
+    /// In nanoseconds since the connection began.
+    deadline: u64,
+}
+
+impl Stage {
+    /// The low bits of a word, which hold the phase. The others hold the deadline, and suffice for 36 years.
+    const PHASE_BITS: u32 = 4;
+
+    fn to_word(self) -> u64 {
+        self.deadline.min(u64::MAX >> Self::PHASE_BITS) << Self::PHASE_BITS | self.phase as u64
+    }
+
+    fn of_word(word: u64) -> Self {
+        let phase = Phase::ALL.into_iter().find(|phase| *phase as u64 == word & ((1 << Self::PHASE_BITS) - 1));
+        Self { phase: phase.unwrap_or(Phase::Closing), deadline: word >> Self::PHASE_BITS }
+    }
+}
+
+/// The phase of one connection and its deadline. Only the task of the connection changes it. At the limit of
+/// connections the acceptor reads it, in one word: the phase of one moment with the deadline of another would be wrong.
 pub(crate) struct ConnectionTimeouts {
-    phase: AtomicU8,
+    /// A [`Stage`].
+    stage: AtomicU64,
     origin: Instant,
-    /// The end of the phase, in nanoseconds since `origin`.
-    deadline: AtomicU64,
     /// Whether a part of a request's body is unread.
     unread: AtomicBool,
     /// The number of requests that the connection may still have.
     remaining: AtomicU64,
     /// The age at which a request is the last one, in nanoseconds.
     max_age: u64,
+    handshake: Duration,
     idle: Duration,
     header: Duration,
     request: Duration,
@@ -70,33 +111,74 @@ impl ConnectionTimeouts {
         // At most half of the whole: the 32 bits of the share, and one more for the half.
         let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let reduced = |whole: u64| whole - reduction(whole);
-        let timeouts = Self {
-            phase: AtomicU8::new(Phase::Idle as u8),
+        let stage = Stage { phase: Phase::Accepted, deadline: nanos(limits.handshake) };
+        Self {
+            stage: AtomicU64::new(stage.to_word()),
             origin: Instant::now(),
-            deadline: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             remaining: AtomicU64::new(reduced(limits.connection_requests as u64)),
             max_age: reduced(nanos(limits.connection_age)),
+            handshake: limits.handshake,
             idle: limits.idle,
             header: limits.header,
             request: limits.request,
-        };
-        timeouts.deadline.store(nanos(limits.idle), Ordering::Relaxed);
-        timeouts
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::of_word(self.stage.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, stage: Stage) {
+        self.stage.store(stage.to_word(), Ordering::Relaxed);
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        let phase = usize::from(self.phase.load(Ordering::Relaxed));
-        Phase::ALL.get(phase).copied().unwrap_or(Phase::Closing)
+        self.stage().phase
     }
 
     /// Returns the end of the phase.
     pub(crate) fn deadline(&self) -> Instant {
-        self.origin + Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
+        self.at(self.stage().deadline)
     }
 
-    /// Begins the request phase, when the header is complete. Returns whether the request is the last of the
-    /// connection.
+    fn at(&self, nanos: u64) -> Instant {
+        self.origin + Duration::from_nanos(nanos)
+    }
+
+    /// Returns what the connection is used for; `None` if it closes.
+    pub(crate) fn current_use(&self) -> Option<Use> {
+        let Stage { phase, deadline } = self.stage();
+        // A deadline is the beginning and a time limit.
+        let since = |limit: Duration| self.at(deadline.saturating_sub(nanos(limit)));
+        Some(match phase {
+            Phase::Accepted => Use::Accepted,
+            Phase::Hello => Use::Hello { since: since(self.handshake) },
+            Phase::Handshake => Use::Handshake { since: since(self.handshake) },
+            Phase::Idle => Use::None { since: since(self.idle) },
+            Phase::Header => Use::PartOfRequest { since: since(self.header) },
+            Phase::Body => Use::PartOfRequest { since: since(self.header + self.request) },
+            Phase::Answer | Phase::Response => Use::Request,
+            Phase::Closing => return None,
+        })
+    }
+
+    /// Begins the hello phase, when the task of the connection runs for the first time.
+    pub(crate) fn begin_handshake(&self) {
+        self.enter(Phase::Hello, self.handshake);
+    }
+
+    /// Begins the handshake phase, when the first message of the handshake is complete.
+    pub(crate) fn end_hello(&self) {
+        self.enter(Phase::Handshake, self.handshake);
+    }
+
+    /// Begins the idle phase, when the handshake is complete.
+    pub(crate) fn end_handshake(&self) {
+        self.enter(Phase::Idle, self.idle);
+    }
+
+    /// Begins the body phase, when the header is complete. Returns whether the request is the last of the connection.
     pub(crate) fn begin_request(&self) -> bool {
         if self.phase() == Phase::Idle {
             // The request was in the buffer already, after the previous one.
@@ -104,17 +186,25 @@ impl ConnectionTimeouts {
         }
         // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times
         // together.
-        let deadline = self.deadline.fetch_add(nanos(self.request), Ordering::Relaxed);
+        let deadline = self.stage().deadline;
+        self.set(Stage { phase: Phase::Body, deadline: deadline.saturating_add(nanos(self.request)) });
         let age = deadline.saturating_sub(nanos(self.header));
-        self.phase.store(Phase::Request as u8, Ordering::Relaxed);
         let remaining = self.remaining.load(Ordering::Relaxed).saturating_sub(1);
         self.remaining.store(remaining, Ordering::Relaxed);
         remaining == 0 || age >= self.max_age
     }
 
+    /// Begins the answer phase, when the body is complete.
+    fn end_body(&self) {
+        let stage = self.stage();
+        if stage.phase == Phase::Body {
+            self.set(Stage { phase: Phase::Answer, ..stage });
+        }
+    }
+
     /// Begins the response phase, before the answer is written.
     pub(crate) fn begin_response(&self, unread: bool) {
-        self.phase.store(Phase::Response as u8, Ordering::Relaxed);
+        self.set(Stage { phase: Phase::Response, ..self.stage() });
         if unread {
             self.unread.store(true, Ordering::Relaxed);
         }
@@ -127,14 +217,46 @@ impl ConnectionTimeouts {
         }
     }
 
-    fn enter(&self, phase: Phase, at_most: Duration) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.deadline.store(nanos(self.origin.elapsed() + at_most), Ordering::Relaxed);
+    fn enter(&self, phase: Phase, limit: Duration) {
+        self.set(Stage { phase, deadline: nanos(self.origin.elapsed() + limit) });
     }
 }
 
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The body of a request that updates the phase of its connection.
+pub(crate) struct TimedBody {
+    body: Incoming,
+    timeouts: Arc<ConnectionTimeouts>,
+}
+
+impl TimedBody {
+    pub(crate) fn new(body: Incoming, timeouts: Arc<ConnectionTimeouts>) -> Self {
+        Self { body, timeouts }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.timeouts.end_body();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A stream that updates the phase of its connection.
@@ -214,6 +336,7 @@ mod tests {
     /// Returns the number of requests that a connection may have.
     fn requests(share: u32, limit: usize) -> usize {
         let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), limit), share);
+        timeouts.end_handshake();
         1 + std::iter::repeat_with(|| timeouts.begin_request()).take_while(|is_last| !is_last).count()
     }
 
@@ -227,10 +350,53 @@ mod tests {
     }
 
     #[test]
+    fn a_stage_fits_into_a_word() {
+        for phase in Phase::ALL {
+            for deadline in [0, 1, nanos(Duration::from_hours(24 * 365 * 30))] {
+                let stage = Stage { phase, deadline };
+                assert_eq!(Stage::of_word(stage.to_word()), stage);
+            }
+        }
+        assert_eq!(Stage::of_word(Stage { phase: Phase::Idle, deadline: u64::MAX }.to_word()).phase, Phase::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_incomplete_from_its_first_byte_to_the_end_of_its_body() {
+        let start = Instant::now();
+        let pause = async || tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let timeouts = ConnectionTimeouts::new(&Limits::default(), 0);
+        assert_eq!(timeouts.current_use(), Some(Use::Accepted));
+        pause().await;
+        timeouts.begin_handshake();
+        assert_eq!(timeouts.current_use(), Some(Use::Hello { since: after(1) }));
+        pause().await;
+        timeouts.end_hello();
+        assert_eq!(timeouts.current_use(), Some(Use::Handshake { since: after(2) }));
+        pause().await;
+        timeouts.end_handshake();
+        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(3) }));
+        pause().await;
+        timeouts.enter(Phase::Header, timeouts.header);
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(4) }));
+        pause().await;
+        timeouts.begin_request();
+        assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(4) }));
+        timeouts.end_body();
+        assert_eq!(timeouts.current_use(), Some(Use::Request));
+        timeouts.begin_response(false);
+        assert_eq!(timeouts.current_use(), Some(Use::Request));
+        timeouts.begin_closing();
+        assert_eq!(timeouts.current_use(), None);
+    }
+
+    #[test]
     fn a_request_of_an_old_connection_is_the_last_one() {
         let young = ConnectionTimeouts::new(&limits(Duration::from_hours(1), 1000), 0);
+        young.end_handshake();
         assert!(!young.begin_request());
         let old = ConnectionTimeouts::new(&limits(Duration::from_nanos(1), 1000), 0);
+        old.end_handshake();
         assert!(old.begin_request());
     }
 }

@@ -13,7 +13,10 @@ use crate::telemetry::LogQueue;
 
 impl Collector for LogQueue {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let about = ("log_lines_dropped", "Log lines that were not written, because their reader was too slow");
+        let about = (
+            "log_lines_dropped",
+            "Log lines that were not written, because standard error was full or its reader too slow",
+        );
         single(&mut encoder, about, MetricType::Counter, &ConstCounter::new(self.dropped()))
     }
 }
