@@ -10,15 +10,18 @@
 # The compiler runs natively and cross-compiles. Emulation is only used to run the training workload for
 # profile-guided optimization.
 FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95.0-bookworm AS build
+# CRYPTOGRAPHY=fips builds with the FIPS module of AWS-LC instead of ring, for the architecture of this machine only.
+ARG CRYPTOGRAPHY=ring
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv qemu-user-static \
+        $([ "$CRYPTOGRAPHY" = ring ] || echo cmake golang-go musl-tools) \
     && rm --recursive /var/lib/apt/lists
 WORKDIR /nicplug
 COPY . .
 ARG TARGETARCH SOURCE_DATE_EPOCH
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/nicplug/target \
-    bash image/build.sh "$TARGETARCH" /out
+    CRYPTOGRAPHY=$CRYPTOGRAPHY bash image/build.sh "$TARGETARCH" /out
 
 FROM scratch
 ARG REVISION=""

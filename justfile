@@ -16,6 +16,14 @@ fmt *flags:
 lint:
     cargo clippy --locked --all-targets -- --deny warnings
 
+# Builds and tests nicplug with the FIPS module of AWS-LC (needs cmake and Go): docs/security.md.
+fips:
+    cargo test --locked --no-default-features --features fips --lib -- crypto hash tls
+    cargo test --locked --no-default-features --features fips --test tls --test first_install
+    cargo build --release --locked --no-default-features --features fips
+    ${CARGO_TARGET_DIR:-target}/release/nicplug version
+    ${CARGO_TARGET_DIR:-target}/release/nicplug demo --once
+
 # Runs the tests.
 test *flags:
     cargo test --locked {{ flags }}
@@ -34,8 +42,8 @@ apiserver:
     bash tests/apiserver/build.sh target/apiserver/apiserver
 
 # Builds the API documentation; warnings, such as dead links, are errors.
-docs:
-    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps
+docs *flags:
+    RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps {{ flags }}
 
 # Builds the documents as a site into target/site/html, and checks its links (needs Python and npm).
 site:
@@ -54,15 +62,16 @@ session:
     cargo build --locked --bin nicplug
     python3 docs/site/session.py target/debug/nicplug
 
-# Checks the bans, licences and sources of the dependencies (needs cargo-deny).
+# Checks the bans, licences and sources of the dependencies, of both features of cryptography (needs cargo-deny).
 deny:
     cargo deny --locked check --hide-inclusion-graph bans licenses sources
+    cargo deny --locked --no-default-features --features fips check --hide-inclusion-graph bans licenses sources
 
 # Checks the dependencies against the RustSec database, which it downloads (needs cargo-deny and access to GitHub).
 advisories:
     cargo deny --locked check --hide-inclusion-graph advisories
 
-# Checks that `rust-version` matches the pinned toolchain, and that the code builds with it.
+# Checks that `rust-version` matches the pinned toolchain, and that the program builds with it.
 msrv:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -77,10 +86,10 @@ msrv:
         echo "channel is \"$toolchain\" in rust-toolchain.toml, but the active compiler is $compiler" >&2
         exit 1
     fi
-    cargo check --locked
+    cargo build --quiet --release --locked
 
 # TARGET is one of `cargo fuzz list`; without one, the seconds are divided among all.
-# Fuzzes every target, each for an equal part of the seconds (needs cargo-fuzz); fuzz/artifacts keeps what fails.
+# Fuzzes every target for an equal part of the seconds, one on each core; fuzz/artifacts keeps what fails (cargo-fuzz).
 fuzz seconds="60" target="":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -89,12 +98,24 @@ fuzz seconds="60" target="":
     flags=(--sanitizer none --codegen-units 16)
     cargo fuzz build "${flags[@]}" {{ target }}
     mapfile -t targets < <(if [[ -n "{{ target }}" ]]; then echo "{{ target }}"; else cargo fuzz list; fi)
-    for target in "${targets[@]}"; do
-        echo "fuzzing $target for $(({{ seconds }} / ${#targets[@]})) s"
-        mkdir -p "target/fuzz-corpus/$target"
-        cargo fuzz run "${flags[@]}" "$target" "target/fuzz-corpus/$target" "fuzz/corpus/$target" -- \
-            -dict=fuzz/words.dict -max_total_time=$(({{ seconds }} / ${#targets[@]})) \
+    share=$(({{ seconds }} / ${#targets[@]}))
+    fuzz() {
+        mkdir -p "target/fuzz-corpus/$1"
+        echo "fuzzing for $share s"
+        cargo fuzz run "${flags[@]}" "$1" "target/fuzz-corpus/$1" "fuzz/corpus/$1" -- \
+            -dict=fuzz/words.dict -max_total_time="$share" \
             -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+    }
+    jobs=()
+    for target in "${targets[@]}"; do
+        while (($(jobs -pr | wc -l) >= $(nproc))); do
+            wait -n
+        done
+        fuzz "$target" |& sed "s/^/$target: /" &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do
+        wait "$job"
     done
 
 # Reduces the corpus of a target to the smallest inputs that reach the same code, with those that fuzzing has found.
@@ -128,13 +149,27 @@ chart-tools:
         cp tests/chart/requirements.txt target/tools/chart/
     fi
 
+# PROGRAM is a nicplug that is built already.
+# Without Chromium the page of the audit is not tested.
+# Reads the outputs of `check` and `audit` with other programs, and tries the action and the hook (needs Python and npm).
+outputs program="": outputs-tools
+    #!/usr/bin/env bash
+    set -euo pipefail
+    program="{{ program }}"
+    if [[ -z $program ]]; then
+        cargo build --quiet --locked --bin nicplug
+        program=${CARGO_TARGET_DIR:-target}/debug/nicplug
+    fi
+    NICPLUG=$program SARIF_SCHEMA=target/tools/outputs/package/lib/schemas/sarif-2.1.0-rtm.5.json \
+        target/tools/outputs/bin/python -m unittest discover --start-directory tests/outputs
+
 # The schema of SARIF is the one of OASIS, which this npm package ships.
-# Reads the outputs of `nicplug check` with other programs, and tries the action and the hook (needs Python and npm).
-outputs:
+# Installs the programs and the schema that `just outputs` and `just bench-check` use, if they are missing.
+outputs-tools:
     #!/usr/bin/env bash
     set -euo pipefail
     tools=target/tools/outputs
-    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt"; then
+    if ! cmp --silent tests/outputs/requirements.txt "$tools/requirements.txt" || ! "$tools/bin/check-jsonschema" --version &>/dev/null; then
         python3 -m venv --clear "$tools"
         "$tools/bin/pip" install --quiet --disable-pip-version-check --requirement tests/outputs/requirements.txt
         (cd "$tools" && npm pack --silent @microsoft/jest-sarif@1.0.0-beta.0 >/dev/null)
@@ -144,9 +179,6 @@ outputs:
     schema=$tools/package/lib/schemas/sarif-2.1.0-rtm.5.json
     sum=2d99159ae54a3eea97f81781cff48780548657c35949f4b7f25e99a2ba4de4f8
     echo "$sum  $schema" | sha256sum --check --quiet
-    cargo build --quiet --locked --bin nicplug
-    NICPLUG=${CARGO_TARGET_DIR:-target}/debug/nicplug SARIF_SCHEMA=$schema \
-        "$tools/bin/python" -m unittest discover --start-directory tests/outputs
 
 # The Debian package is only extracted: to install it would start its service.
 # Installs promtool, which tests the alerts, into target/tools/bin if it is missing.
@@ -185,8 +217,8 @@ bench-server-cargo *flags:
     cargo build --profile dist --locked --bin nicplug --example floor --example bench_server
     target/dist/examples/bench_server {{ flags }}
 
-# Compares `nicplug check` with kubeconform and conftest (needs Go and `just outputs`; minutes): docs/performance.md.
-bench-check:
+# Compares `nicplug check` with kubeconform and conftest (needs Go, Python and npm; minutes): docs/performance.md.
+bench-check: outputs-tools
     cargo build --profile dist --locked --bin nicplug
     GOBIN=$PWD/target/tools/bin go install github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
     GOBIN=$PWD/target/tools/bin go install github.com/open-policy-agent/conftest@v0.71.1
@@ -237,9 +269,9 @@ bump version:
 release-files folder:
     python3 deploy/release.py {{ folder }}
 
-# Runs the steps of a release that need no credentials (needs Go and Python).
-release-check:
-    bash deploy/check.sh
+# Runs the steps of a release that need no credentials, with PROGRAM or a new build (needs Go and Python).
+release-check program="":
+    bash deploy/check.sh {{ program }}
 
 # Compiles the command line for Windows and macOS, without linking (needs Python; minutes the first time).
 cross-check:
@@ -247,9 +279,10 @@ cross-check:
     bash image/cross.sh check x86_64-apple-darwin
     bash image/cross.sh check aarch64-apple-darwin
 
+# PROFDATA is the profile of a release; without it, that of the last `just image-proof`.
 # Builds the static binary twice, in two folders, and compares the bytes (half an hour).
-reproduce arch=image_arch:
-    bash image/reproduce.sh {{ arch }}
+reproduce arch=image_arch profdata="":
+    bash image/reproduce.sh {{ arch }} {{ profdata }}
 
 # Attacks `nicplug serve` on loopback, and measures what a well-behaved client notices (minutes): docs/reliability.md.
 hostile *words:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release, checks their
-# sums, unpacks them and runs the program. Only the program of this machine is real; a text stands in for the others.
+# Runs the steps of a release that need no credentials: lints the workflows, creates the files of a release, checks
+# their sums, unpacks them and runs the program: check.sh [PROGRAM]. Without PROGRAM the program is built. Only the
+# program of this machine is real; a text stands in for the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,8 +9,11 @@ actionlint=target/tools/bin/actionlint
 [[ -x $actionlint ]] || GOBIN=$PWD/target/tools/bin go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 "$actionlint"
 
-cargo build --quiet --locked --bin nicplug
-program=${CARGO_TARGET_DIR:-target}/debug/nicplug
+program=${1:-}
+if [[ -z $program ]]; then
+    cargo build --quiet --locked --bin nicplug
+    program=${CARGO_TARGET_DIR:-target}/debug/nicplug
+fi
 folder=$PWD/target/release-check
 rm --recursive --force "$folder"
 for platform in darwin-amd64 darwin-arm64 linux-amd64 linux-arm64 windows-amd64; do
@@ -36,9 +40,16 @@ for archive in nicplug-*-*.tar.gz nicplug-*-*.zip; do
     platform=${archive#nicplug-}
     cmp "$folder"/unpacked/nicplug* "$folder/${platform%%.*}"/nicplug*
     cmp "$folder/unpacked/LICENSE" ../../../LICENSE
+    bash -n "$folder/unpacked/completions/nicplug.bash"
+    for page in nicplug nicplug-addinterface nicplug-serve; do
+        grep --quiet "^\.TH $page 1 " "$folder/unpacked/man/$page.1"
+    done
     if [[ $platform == linux-$arch.* ]]; then
         [[ $("$folder/unpacked/nicplug" --version) == "$version" ]]
         "$folder/unpacked/nicplug" rules NP103 >/dev/null
+        "$folder/unpacked/nicplug" demo --once >/dev/null
+        # The program names the same completions and pages that the archive contains.
+        "$folder/unpacked/nicplug" completion bash | cmp - "$folder/unpacked/completions/nicplug.bash"
     fi
     rm --recursive "$folder/unpacked"
 done

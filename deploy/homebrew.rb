@@ -31,6 +31,12 @@ class Nicplug < Formula
     bin.install "nicplug"
     # kubectl finds a plugin by this name.
     bin.install_symlink "nicplug" => "kubectl-nicplug"
+    # kubectl completes the arguments of a plugin with a program of this name.
+    bin.install_symlink "nicplug" => "kubectl_complete-nicplug"
+    bash_completion.install "completions/nicplug.bash" => "nicplug"
+    fish_completion.install "completions/nicplug.fish"
+    zsh_completion.install "completions/_nicplug"
+    man1.install Dir["man/*.1"]
   end
 
   test do

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug` and its SBOM
-# `nicplug.cdx.json` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs Rust, a C compiler, Python, crates.io
-# and PyPI, and a static qemu-user for another architecture than that of this machine. The Dockerfile and
-# `just image-proof` call it.
+# Builds the content of the image: build.sh ARCH FOLDER [PROFILE] writes the static binary `nicplug`, its SBOM
+# `nicplug.cdx.json` and the profile `nicplug.profdata` into FOLDER. ARCH is amd64 or arm64, as in Docker. It needs
+# Rust, a C compiler, Python, crates.io and PyPI, and a static qemu-user for another architecture than that of this
+# machine. The Dockerfile and `just image-proof` call it.
 #
 # The PROFILE `dist` is built twice, for profile-guided optimization: first instrumented, to record a profile with
-# train.py, and then optimized with that profile. Other profiles are built once.
+# train.py, and then optimized with that profile. Other profiles are built once, and write no nicplug.profdata.
+#
+# With CRYPTOGRAPHY=fips the binary contains the FIPS module of AWS-LC instead of ring. Its build needs cmake, Go and
+# musl-gcc (Debian: musl-tools), and a machine of the same architecture.
 set -euo pipefail
 arch=$1 folder=$(realpath --canonicalize-missing "$2") profile=${3:-dist}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,9 +22,36 @@ case $arch in
         ;;
 esac
 
+case ${CRYPTOGRAPHY:-ring} in
+    ring) cargo=(cargo zigbuild) features=() ;;
+    fips)
+        # Zig writes no file for `-S -MD -o`, with which the build of the module makes its assembler text.
+        cargo=(env "CC_${target//-/_}=musl-gcc" cargo build)
+        features=(--no-default-features --features fips)
+        if [[ $(uname --machine) != "$cpu" ]]; then
+            echo "build.sh: CRYPTOGRAPHY=fips cannot be built for another architecture; use a machine of $cpu" >&2
+            exit 1
+        fi
+        for tool in musl-gcc cmake go; do
+            if ! command -v "$tool" >/dev/null; then
+                echo "build.sh: CRYPTOGRAPHY=fips needs $tool; install it (Debian: musl-tools, cmake, golang-go)" >&2
+                exit 1
+            fi
+        done
+        ;;
+    *)
+        echo "build.sh: CRYPTOGRAPHY=\"$CRYPTOGRAPHY\" is unknown; use ring (the default) or fips" >&2
+        exit 1
+        ;;
+esac
+
 source image/environment.sh "$target"
+if [[ ${CRYPTOGRAPHY:-ring} == fips ]]; then
+    # musl-gcc has no headers of the kernel; those of glibc come after musl's.
+    export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0 -idirafter /usr/include -idirafter /usr/include/$cpu-linux-gnu"
+fi
 build() {
-    cargo zigbuild --locked --profile "$profile" --target "$target" --bin nicplug "$@"
+    "${cargo[@]}" --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
 }
 
 if [[ $profile == dist ]]; then
@@ -45,6 +75,7 @@ if [[ $profile == dist ]]; then
     "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
         "$profiles"/*.profraw
     use_profile=-Cprofile-use=$training/$target.profdata
+    install -D --mode 644 "$training/$target.profdata" "$folder/nicplug.profdata"
 fi
 # Panic messages contain paths: without these flags the bytes depend on the folder (`just reproduce`).
 export RUSTFLAGS="--remap-path-prefix=$PWD=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -63,5 +94,6 @@ name=nicplug-$arch
 trap 'rm --force "$name.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)} \
     "$cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --no-build-deps \
+    "${features[@]}" \
     --override-filename "$name"
 install -D --mode 644 "$name.json" "$folder/nicplug.cdx.json"

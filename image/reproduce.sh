@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Checks that a build is reproducible: reproduce.sh ARCH [PROFILE] builds the static binary of the committed sources in
-# two folders of different names and compares the bytes. With the profile `dist` both builds use one recorded profile,
-# target/training/TARGET.profdata of image/build.sh: two recordings differ.
+# Checks that a build is reproducible: reproduce.sh ARCH [PROFDATA] builds the static binary of the committed sources in
+# two folders of different names and compares the bytes. Both builds are optimised with one recorded profile, because
+# two recordings differ: PROFDATA, such as nicplug-linux-ARCH.profdata of a release, or that of the last build here.
 set -euo pipefail
-arch=$1 profile=${2:-dist}
+arch=$1 data=${2:+$(realpath "$2")}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case $arch in
     amd64) target=x86_64-unknown-linux-musl ;;
@@ -13,6 +13,11 @@ case $arch in
         exit 1
         ;;
 esac
+data=${data:-$PWD/target/training/$target.profdata}
+if [[ ! -f $data ]]; then
+    echo "reproduce.sh: $data is missing: run \`just image-proof $arch\`, or name the profile of a release" >&2
+    exit 1
+fi
 source image/environment.sh "$target"
 
 folder=$(mktemp --directory)
@@ -20,19 +25,13 @@ trap 'rm --recursive --force "$folder"' EXIT
 for name in one another-name; do
     mkdir "$folder/$name"
     git archive HEAD | tar --extract --directory "$folder/$name"
-    # The paths of the sources and of cargo's registry are in panic messages and symbols.
+    cp "$data" "$folder/$name.profdata"
+    # The paths of the sources and of cargo's registry are in panic messages.
     export RUSTFLAGS="--remap-path-prefix=$folder/$name=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    if [[ $profile == dist ]]; then
-        data=$PWD/target/training/$target.profdata
-        if [[ ! -f $data ]]; then
-            echo "reproduce.sh: $data is missing: run \`just image-proof $arch\`" >&2
-            exit 1
-        fi
-        RUSTFLAGS+=" -Cprofile-use=$data"
-    fi
+    RUSTFLAGS+=" -Cprofile-use=$folder/$name.profdata"
     (cd "$folder/$name" && env --unset=CARGO_TARGET_DIR \
-        cargo zigbuild --quiet --locked --profile "$profile" --target "$target" --bin nicplug)
-    mv "$folder/$name/target/$target/${profile/dev/debug}/nicplug" "$folder/$name.binary"
+        cargo zigbuild --quiet --locked --profile dist --target "$target" --bin nicplug)
+    mv "$folder/$name/target/$target/dist/nicplug" "$folder/$name.binary"
     rm --recursive "${folder:?}/$name"
 done
 sha256sum "$folder"/*.binary

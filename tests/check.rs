@@ -6,11 +6,12 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Command, Output},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{cases::data, commands::output_for, folder::Folder};
 
 /// A VM with a NIC on the pod network and one on a bridge.
@@ -202,6 +203,22 @@ fn facts_and_networks_of_the_same_files_are_known() {
 }
 
 #[test]
+fn the_annotation_of_a_namespace_without_effect_is_reported_like_by_the_webhook() {
+    let namespace =
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations: {nicplug.io/rules: NP1O3=off}\n";
+    let facts = data("facts-default.yaml");
+    let args = ["-f", "-", "--facts", facts.to_str().unwrap(), "-o", "json"];
+    let vm = VM
+        .replace("        multus: {networkName: blue-net}", "        pod: {}")
+        .replace("          - name: blue\n            bridge: {}\n", "")
+        .replace("      - name: blue\n        pod: {}\n", "");
+    let (status, found) = json(&check_in(Path::new("."), &args, &format!("{namespace}---\n{vm}")));
+    assert_eq!((status, found["findings"][0]["rule"].as_str()), (0, Some("namespace")), "{found}");
+    let (_, without) = json(&check_in(Path::new("."), &args, &vm));
+    assert_eq!(places(&without), [], "{without}");
+}
+
+#[test]
 fn two_guests_with_one_address_are_found() {
     let vm = VM.replace("bridge: {}", "bridge: {}\n            macAddress: \"02:00:00:00:00:01\"");
     let (_, json) = check(&format!("{vm}---\n{}", vm.replace("name: web", "name: db")));
@@ -266,6 +283,57 @@ fn an_ignored_finding_needs_a_reason_and_a_baseline_survives_moved_lines() {
     let (status, json_of) = json(&check_in(folder.path(), &["vmi.yaml", "--baseline", "base.json", "-o", "json"], ""));
     assert_eq!(status, 1);
     assert!(json_of["findings"].to_string().contains("is fixed"), "{json_of}");
+
+    // A commit hook checks some of the files.
+    folder.write("vm.yaml", VM);
+    let others = ["vm.yaml", "--baseline", "base.json", "-o", "json"];
+    let (status, others_of) = json(&check_in(folder.path(), &others, ""));
+    assert_eq!((status, places(&others_of)), (0, vec![]), "{others_of}");
+    std::fs::remove_file(folder.path().join("vmi.yaml")).unwrap();
+    let (_, others_of) = json(&check_in(folder.path(), &others, ""));
+    assert!(others_of["findings"].to_string().contains("is fixed"), "{others_of}");
+}
+
+#[test]
+fn warnings_are_errors_in_each_output_if_asked_for() {
+    let facts = data("facts-default.yaml");
+    let args = ["-f", "-", "--facts", facts.to_str().unwrap()];
+    for (flag, expected) in [(&[][..], (0, "warning")), (&["--warnings-as-errors"], (1, "error"))] {
+        let (status, found) = json(&check_in(Path::new("."), &[&args[..], &["-o", "json"], flag].concat(), VM));
+        let finding = &found["findings"][0];
+        assert_eq!((status, finding["level"].as_str().unwrap()), expected, "{found}");
+        let junit = check_in(Path::new("."), &[&args[..], &["-o", "junit"], flag].concat(), VM);
+        assert_eq!(text(&junit).contains("<failure"), expected.0 == 1, "{}", text(&junit));
+    }
+}
+
+#[test]
+fn a_path_begins_at_the_root_of_the_repository_however_the_file_is_named() {
+    let folder = Folder::new("check");
+    for inner in [".git", "deploy/a b"] {
+        std::fs::create_dir_all(folder.path().join(inner)).unwrap();
+    }
+    let file = folder.write("deploy/a b/vmi.yaml", BROKEN_VMI);
+    let root = std::fs::canonicalize(folder.path()).unwrap();
+    let mut fingerprints = BTreeSet::new();
+    for (working, name) in [(".", "deploy/a b/vmi.yaml"), ("deploy", "./a b/../a b/vmi.yaml"), ("deploy/a b", &file)] {
+        let outputs =
+            ["--output-file=q.sarif", "--output-file=gitlab=q.json", "--output-file=q.xml", "--output=github"];
+        let working = folder.path().join(working);
+        let github = text(&check_in(&working, &[&[name], &outputs[..]].concat(), ""));
+        assert!(github.starts_with("::error file=deploy/a b/vmi.yaml,line=5,"), "{name}: {github}");
+        let read = |name: &str| std::fs::read_to_string(working.join(name)).unwrap();
+        let (sarif, gitlab): (Value, Value) =
+            (serde_json::from_str(&read("q.sarif")).unwrap(), serde_json::from_str(&read("q.json")).unwrap());
+        let run = &sarif["runs"][0];
+        let place = &run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"];
+        assert_eq!(*place, json!({"uri": "deploy/a%20b/vmi.yaml", "uriBaseId": "%SRCROOT%"}), "{name}");
+        assert_eq!(run["originalUriBaseIds"], json!({"%SRCROOT%": {"uri": format!("file://{}/", root.display())}}));
+        assert_eq!(gitlab[0]["location"]["path"], "deploy/a b/vmi.yaml", "{name}");
+        fingerprints.insert(gitlab[0]["fingerprint"].to_string());
+        assert!(read("q.xml").contains("classname=\"deploy/a b/vmi.yaml VirtualMachineInstance default/a\""), "{name}");
+    }
+    assert_eq!(fingerprints.len(), 1, "a baseline serves in each folder");
 }
 
 #[test]

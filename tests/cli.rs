@@ -181,7 +181,9 @@ fn the_demo_has_six_beats_that_a_minute_suffices_to_read() {
 
 /// Returns the output of the demo, in lines of at most 80 columns without colours.
 fn demo(flags: &[&str]) -> String {
-    let output = run(&[&["demo"], flags].concat(), "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    command.arg("demo").args(flags).env("COLUMNS", "80");
+    let output = output_for(command, "");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     for line in text.lines() {
@@ -392,12 +394,11 @@ impl ServeProcess {
     fn review(&self, certs: &Path, body: &str) -> String {
         use rustls::{
             ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-            crypto::ring,
             pki_types::{CertificateDer, pem::PemObject},
         };
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certs.join("ca.crt")).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        let config = ClientConfig::builder_with_provider(nicplug::certificates::crypto::provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
@@ -485,6 +486,80 @@ fn slots_of_a_manifest_say_nothing_about_now() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["name"], &json["guest"]), (&"web".into(), &"VirtualMachine".into()));
     assert!(json.get("now").is_none() && json["afterRestart"]["freePorts"].is_u64(), "{json}");
+}
+
+#[test]
+fn slots_of_a_file_with_further_nics_need_no_cluster() {
+    let folder = Folder::new("what-if");
+    let vm = r#"{"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"template": {"spec": {
+            "domain": {"devices": {"interfaces": [{"name": "default", "masquerade": {}}]}},
+            "networks": [{"name": "default", "pod": {}}]}}}}"#;
+    let vm_file = folder.write("vm.json", vm);
+    let nad = |name: &str| {
+        format!(
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{config: '{{\"cniVersion\": \"0.4.0\", \"type\": \"bridge\"}}'}}\n---\n"
+        )
+    };
+    let version = "apiVersion: kubevirt.io/v1\nkind: KubeVirt\nmetadata: {name: kubevirt, namespace: kubevirt}\n\
+        status: {observedKubeVirtVersion: v1.9.0}\n---\n";
+    let stopped = folder.write("stopped.yaml", &format!("{version}{}", nad("blue-net")));
+    // The guest of the VM booted with one NIC and two free ports, which NICs use that the template does not have.
+    let running = folder.write("running.yaml", &format!("{version}{}{PLUGGED_VMI}", nad("blue-net")));
+    let slots = |args: &[&str]| {
+        let output = run(&[&["slots", "-f", &vm_file], args].concat(), "");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    for (args, status, parts) in [
+        (
+            &["--facts", &stopped, "--what-if", "green=blue-net"][..],
+            0,
+            &["Now: no guest runs\nWhat if green: at the next start: the VM does not run\n", " green "][..],
+        ),
+        (
+            &["--facts", &stopped, "--what-if", "green=blu-net"],
+            0,
+            &["What if green: at the next start: the VM does not run\n\nVirtualMachine"],
+        ),
+        (&["--what-if", "green=blue-net"], 0, &["What if green: at the next start: the VM does not run\n"]),
+        (
+            &["--facts", &running, "--what-if", "green=blue-net"],
+            1,
+            &["Now: 0 hotplug ports are free, of 2 at boot\n", "What if green: never: ", "[NP106]"],
+        ),
+        (&["--facts", &running], 0, &["Now: 0 hotplug ports are free, of 2 at boot\n"]),
+        (&["--facts", &stopped, "--what-if", "default=blue-net"], 1, &["What if default: "]),
+    ] {
+        let (code, text) = slots(args);
+        assert_eq!(code, Some(status), "{args:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{args:?}: {part:?} is not in {text}");
+        }
+    }
+    let vmi = folder.write("vmi.json", PLUGGED_VMI);
+    let output = run(&["slots", "-f", &vmi, "--what-if", "green=blue-net"], "");
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("--what-if needs a VirtualMachine: \"web\" is only a VMI"), "{error}");
+}
+
+#[test]
+fn an_error_about_the_settings_names_the_command_as_the_user_called_it() {
+    let folder = Folder::new("plugin");
+    let settings = folder.write("settings.yaml", "rules: {NP999: warn}");
+    let plugin = folder.path().join("kubectl-nicplug");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_nicplug"), &plugin).unwrap();
+    for (program, name) in
+        [(plugin.as_path(), "kubectl nicplug"), (Path::new(env!("CARGO_BIN_EXE_nicplug")), "nicplug")]
+    {
+        let mut command = Command::new(program);
+        command.args(["status", "--settings", &settings]);
+        let error = String::from_utf8(output_for(command, "").stderr).unwrap();
+        let expected = format!("settings.yaml: line 1: there is no rule \"NP999\"; `{name} rules` lists the ids\n");
+        assert!(error.ends_with(&expected), "{error}");
+    }
 }
 
 /// Creates the certificates of a server by the command, and returns their folder.

@@ -335,7 +335,8 @@ impl Help {
 }
 
 fn nicplug(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_nicplug")).args(arguments).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicplug"));
+    let output = command.args(arguments).env("COLUMNS", "80").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -137,7 +137,7 @@ fn the_findings_of_every_case_are_those_of_its_verdict() {
             let body = case.review.to_string();
             let parsed = parse(body.as_bytes());
             let evaluation = evaluator.evaluate(Endpoint::Validate, &parsed);
-            let findings = evaluator.findings(&evaluation);
+            let findings = evaluator.findings(&parsed);
             let of = |severities: &[Severity]| -> BTreeSet<&str> {
                 let judged = findings.iter().filter(|judged| severities.contains(&judged.severity));
                 judged.filter_map(|judged| judged.rule).map(|rule| rule.id).collect()

@@ -6,6 +6,7 @@ tests/docs.rs holds the picture equal to what the program prints.
 from __future__ import annotations
 
 import html
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,9 @@ COLOURS = {"title": "#8be9fd", "denied": "#ff8a80", "allowed": "#a5d6a7", "text"
 
 
 def main(program: str) -> None:
-    output = subprocess.run([program, "demo", "--once"], check=True, capture_output=True, text=True).stdout
+    command = [program, "demo", "--once"]
+    environment = os.environ | {"COLUMNS": "80"}
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     steps = [step for step in output.split("\n\n") if step.startswith(STEPS)]
     lines = [("prompt", "$ nicplug demo --once")]
     for step in steps:

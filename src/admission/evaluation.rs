@@ -7,7 +7,7 @@ use json_patch::PatchOperation;
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
-    patch::Patch,
+    patching::Patch,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},

@@ -1,28 +1,23 @@
 //! The findings behind a decision, for commands that show the place of each.
 
 use super::{
-    Decision, Endpoint, Evaluation, Evaluator,
+    Endpoint, Evaluator, ParsedBody,
     enforcement::EnforcementPolicy,
     verdict::judged::{self, Judged},
 };
 use crate::{
+    api::review::ParsedRequest,
     change::MigrationStart,
     rules::{self, Case},
 };
 
 impl Evaluator<'_> {
-    /// Returns the findings that made an evaluation deny or warn, in the order of the document. It applies the rules
-    /// again, so only a command that shows them pays for it.
+    /// Returns the findings that make the answer of `/validate` deny or warn, in the order of the document.
     #[must_use]
-    pub fn findings(&self, evaluation: &Evaluation) -> Vec<Judged> {
-        let is_judged = matches!(evaluation.decision(), Decision::Denied | Decision::Warned);
-        let Some(request) = evaluation.request().filter(|_| is_judged && evaluation.endpoint() == Endpoint::Validate)
-        else {
+    pub fn findings(&self, body: &ParsedBody) -> Vec<Judged> {
+        let Ok(ParsedRequest::Valid(request)) = body else { return self.causes(body) };
+        if !self.judges(&request.kind) {
             return Vec::new();
-        };
-        if evaluation.verdict.denied_by.is_empty() && evaluation.verdict.warned_by.is_empty() {
-            // The object cannot be read, or has too many NICs.
-            return judged::of_causes(&evaluation.verdict.causes);
         }
         if let Some(start) = MigrationStart::of(request) {
             let facts = self.facts_for_migration(request, &start);
@@ -33,16 +28,25 @@ impl Evaluator<'_> {
         if let Some(change) = self.network_change_of(request) {
             let facts = self.facts.facts_for_network(&change);
             let policy = EnforcementPolicy::new(self.settings, &facts, change.namespace);
-            return judged::without_restart(
-                &rules::evaluate_network(&change, &facts, |rule| policy.is_off(rule)),
-                &policy,
-            );
+            let findings = rules::evaluate_network(&change, &facts, |rule| policy.is_off(rule));
+            return judged::without_restart(&findings, &policy);
         }
-        let Some(change) = self.change_of(request) else { return Vec::new() };
+        if request.is_unchanged {
+            return Vec::new();
+        }
+        let Some(change) = self.change_of(request).filter(|change| !change.is_irrelevant()) else { return Vec::new() };
+        if change.oversized_list().is_some() {
+            return self.causes(body);
+        }
         let facts = self.facts_for(&change);
         let policy = EnforcementPolicy::new(self.settings, &facts, change.subject.namespace);
         let case = Case { change: &change, facts: &facts, settings: self.settings };
         judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, &policy)
+    }
+
+    /// Returns the causes of a denial that no rule makes: the object cannot be read, or has too many NICs.
+    fn causes(&self, body: &ParsedBody) -> Vec<Judged> {
+        judged::of_causes(&self.evaluate(Endpoint::Validate, body).verdict.causes)
     }
 }
 
@@ -86,7 +90,7 @@ mod tests {
         let body = parse(review.as_bytes());
         let evaluator = Evaluator::new(&OneGuest, &settings);
         let evaluation = evaluator.evaluate(Endpoint::Validate, &body);
-        let findings = evaluator.findings(&evaluation);
+        let findings = evaluator.findings(&body);
         let found: Vec<_> = findings.iter().filter_map(|judged| Some((judged.rule?.id, judged.severity))).collect();
         let rules: Vec<_> = found.iter().map(|&(rule, _)| rule).collect();
         assert_eq!(rules, evaluation.verdict.warned_by.ids().collect::<Vec<_>>(), "{review}");

@@ -11,7 +11,6 @@ mod enforcement;
 mod evaluation;
 mod findings;
 mod outlook;
-mod patch;
 mod patching;
 pub mod policies;
 mod recheck;

@@ -1,6 +1,8 @@
 //! The evaluation of a request at `/mutate`: a patch, if it is short enough.
 
-use super::{Decision, Endpoint, Evaluation, Evaluator, evaluation::Basis, patch::Patch, verdict::Verdict};
+use json_patch::PatchOperation;
+
+use super::{Decision, Endpoint, Evaluation, Evaluator, evaluation::Basis, verdict::Verdict};
 use crate::{
     api::review::Request,
     change::Change,
@@ -11,6 +13,14 @@ use crate::{
 /// 64 KiB. A patch that adds 80 NICs has 20 KiB.
 const PATCH_KIB: usize = 47;
 
+/// The patch of an answer.
+#[derive(Debug, PartialEq)]
+pub(super) struct Patch {
+    pub(super) operations: Vec<PatchOperation>,
+    /// The operations as JSON.
+    pub(super) text: Vec<u8>,
+}
+
 impl Evaluator<'_> {
     pub(super) fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
@@ -19,9 +29,10 @@ impl Evaluator<'_> {
         if operations.is_empty() {
             return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
         }
-        let patch = Patch::of(operations);
+        // Writing cannot fail: every operation has a JSON form.
+        let text = serde_json::to_vec(&operations).unwrap_or_default();
         // A part of a patch would change something else than the user asked for. `/validate` gets the object as it is.
-        if patch.text.len() > PATCH_KIB << 10 {
+        if text.len() > PATCH_KIB << 10 {
             let warning = format!(
                 "nicplug changed nothing: the patch has more than {PATCH_KIB} KiB; change fewer NICs at a time"
             );
@@ -31,7 +42,7 @@ impl Evaluator<'_> {
             };
         }
         Evaluation {
-            patch: Some(patch),
+            patch: Some(Patch { operations, text }),
             basis: Some(Box::new(Basis::Change(change, facts))),
             ..Evaluation::new(Endpoint::Mutate, request, Decision::Patched)
         }
@@ -41,7 +52,6 @@ impl Evaluator<'_> {
 #[cfg(test)]
 mod tests {
     use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-    use json_patch::PatchOperation;
     use serde_json::{Value, json};
 
     use super::*;

@@ -37,6 +37,15 @@ pub(crate) trait Fields<'de>: Default {
     fn remove_nested_lists(&mut self) {}
 }
 
+/// A field that few objects have takes one word in its view.
+impl<'de, T: Fields<'de>> Fields<'de> for Box<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error> {
+        (**self).fill(map)
+    }
+}
+
 /// The number of entries that a list keeps. KubeVirt's schema permits 256 interfaces, networks, disks or volumes.
 pub(crate) const ENTRIES_AT_MOST: usize = 256;
 

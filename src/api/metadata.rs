@@ -1,6 +1,6 @@
 //! `metadata` of the objects that a request carries.
 
-use super::{Present, Text, fields::fields};
+use super::{Empty, Present, Sparse, Text, fields::fields};
 
 /// `metadata` of any object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Metadata<'a> {
     /// `generation`: 0 if missing.
     pub generation: i64,
     /// `annotations`: `None` if a patch has to create the map first.
-    pub annotations: Option<Annotations<'a>>,
+    pub annotations: Option<Sparse<Annotations<'a>>>,
     /// `deletionTimestamp`: set while the object is being deleted.
     pub deletion_timestamp: Option<Present>,
     /// `ownerReferences[]`.
@@ -81,6 +81,30 @@ fields! {
         "kubevirt.io/placePCIDevicesOnRootComplex" => root_complex: annotation,
         "hooks.kubevirt.io/hookSidecars" => hook_sidecars: annotation,
         others PREFIX => unknown,
+    }
+}
+
+impl Empty for Annotations<'_> {
+    fn empty<'v>() -> &'v Self
+    where
+        Self: 'v,
+    {
+        const {
+            &Annotations {
+                add_interfaces: None,
+                remove_interfaces: None,
+                apply: None,
+                persist: None,
+                reserve_ports: None,
+                unplug: None,
+                boot_slots: None,
+                slot_count: None,
+                topology_version: None,
+                root_complex: None,
+                hook_sidecars: None,
+                unknown: Vec::new(),
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod cluster;
 mod fields;
 pub mod guest;
+pub mod hash;
 pub mod instancetype;
 mod json;
 pub mod json_patch;
@@ -21,6 +22,7 @@ pub mod placement;
 pub mod probe;
 pub(crate) mod quote;
 pub mod review;
+mod sparse;
 pub mod vm;
 pub mod vmi;
 
@@ -36,6 +38,7 @@ pub use self::fields::List;
 pub(crate) use self::fields::NESTED_AT_MOST;
 #[cfg(fuzzing)]
 pub use self::json::fuzzing::compare;
+pub use self::sparse::{Empty, Sparse};
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///
@@ -44,6 +47,9 @@ pub use self::json::fuzzing::compare;
 pub struct Text<'a>(Cow<'a, str>);
 
 impl Text<'_> {
+    /// The empty text.
+    pub(crate) const EMPTY: Self = Self(Cow::Borrowed(""));
+
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {

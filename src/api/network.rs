@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de::MapAccess};
 
 use super::{
-    Present, Shape, Text,
+    Empty, Present, Shape, Sparse, Text,
     fields::{self, Fields, NESTED_AT_MOST, fields},
     mac::Mac,
     quote::{QUOTED_AT_MOST, cut, quote},
@@ -20,11 +20,11 @@ pub struct Network<'a> {
     /// `name`: empty if missing.
     pub name: Text<'a>,
     /// `pod`: the pod's own network.
-    pub pod: Option<PodNetwork<'a>>,
+    pub pod: Option<Sparse<PodNetwork<'a>>>,
     /// `multus`: a network of a NetworkAttachmentDefinition.
     pub multus: Option<Multus<'a>>,
     /// `resourceClaim`: a network of a DRA device (KubeVirt v1.9, alpha).
-    pub resource_claim: Option<ResourceClaimSource<'a>>,
+    pub resource_claim: Option<Box<ResourceClaimSource<'a>>>,
     /// The number of unknown fields with an object as value: sources of a newer KubeVirt.
     pub unknown_sources: u8,
 }
@@ -67,6 +67,15 @@ fields! {
     PodNetwork {
         "vmNetworkCIDR" => cidr: nullable,
         "vmIPv6NetworkCIDR" => ipv6_cidr: nullable,
+    }
+}
+
+impl Empty for PodNetwork<'_> {
+    fn empty<'v>() -> &'v Self
+    where
+        Self: 'v,
+    {
+        const { &PodNetwork { cidr: Text::EMPTY, ipv6_cidr: Text::EMPTY } }
     }
 }
 
@@ -113,10 +122,17 @@ pub struct Interface<'a> {
     pub model: Option<Text<'a>>,
     /// `macAddress`.
     pub mac_address: Option<Text<'a>>,
-    /// `pciAddress`.
-    pub pci_address: Option<Text<'a>>,
     /// `state`: unset, `absent`, `up` or `down`.
     pub state: Option<Text<'a>>,
+    /// The fields that few interfaces have.
+    pub options: Sparse<InterfaceOptions<'a>>,
+}
+
+/// Fields of an interface that are rarely set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InterfaceOptions<'a> {
+    /// `pciAddress`.
+    pub pci_address: Option<Text<'a>>,
     /// `ports[]`; an empty list differs from a missing one, as in KubeVirt.
     pub ports: Option<Vec<Port<'a>>>,
     /// `portRanges[]` (KubeVirt v1.9, alpha); an empty list differs from a missing one.
@@ -131,6 +147,26 @@ pub struct Interface<'a> {
     pub tag: Option<Text<'a>>,
     /// Whether its lists were not kept, because the lists of all interfaces have too many entries.
     pub has_too_many_entries: bool,
+}
+
+impl Empty for InterfaceOptions<'_> {
+    fn empty<'v>() -> &'v Self
+    where
+        Self: 'v,
+    {
+        const {
+            &InterfaceOptions {
+                pci_address: None,
+                ports: None,
+                port_ranges: None,
+                dhcp_options: None,
+                boot_order: None,
+                acpi_index: None,
+                tag: None,
+                has_too_many_entries: false,
+            }
+        }
+    }
 }
 
 impl Interface<'_> {
@@ -362,14 +398,16 @@ impl<'de> Fields<'de> for Interface<'de> {
     }
 
     fn nested_entries(&self) -> usize {
+        let InterfaceOptions { ports, port_ranges, dhcp_options, .. } = &*self.options;
         let options =
-            self.dhcp_options.as_ref().map_or(0, |options| options.ntp_servers.len() + options.private_options.len());
-        self.ports.as_ref().map_or(0, Vec::len) + self.port_ranges.as_ref().map_or(0, Vec::len) + options
+            dhcp_options.as_ref().map_or(0, |options| options.ntp_servers.len() + options.private_options.len());
+        ports.as_ref().map_or(0, Vec::len) + port_ranges.as_ref().map_or(0, Vec::len) + options
     }
 
     fn remove_nested_lists(&mut self) {
-        (self.ports, self.port_ranges, self.dhcp_options) = (None, None, None);
-        self.has_too_many_entries = true;
+        let options = self.options.value_mut();
+        (options.ports, options.port_ranges, options.dhcp_options) = (None, None, None);
+        options.has_too_many_entries = true;
     }
 }
 
@@ -403,14 +441,14 @@ fn read_interface_field<'de, A: MapAccess<'de>>(
         "passt" => fields::value(map, &mut bindings.passt),
         "model" => fields::value(map, &mut interface.model),
         "macAddress" => fields::value(map, &mut interface.mac_address),
-        "pciAddress" => fields::value(map, &mut interface.pci_address),
+        "pciAddress" => fields::value(map, &mut interface.options.value_mut().pci_address),
         "state" => fields::value(map, &mut interface.state),
-        "ports" => fields::optional_objects(map, &mut interface.ports),
-        "portRanges" => fields::optional_objects(map, &mut interface.port_ranges),
-        "dhcpOptions" => fields::optional(map, &mut interface.dhcp_options),
-        "bootOrder" => fields::value(map, &mut interface.boot_order),
-        "acpiIndex" => fields::value(map, &mut interface.acpi_index),
-        "tag" => fields::value(map, &mut interface.tag),
+        "ports" => fields::optional_objects(map, &mut interface.options.value_mut().ports),
+        "portRanges" => fields::optional_objects(map, &mut interface.options.value_mut().port_ranges),
+        "dhcpOptions" => fields::optional(map, &mut interface.options.value_mut().dhcp_options),
+        "bootOrder" => fields::value(map, &mut interface.options.value_mut().boot_order),
+        "acpiIndex" => fields::value(map, &mut interface.options.value_mut().acpi_index),
+        "tag" => fields::value(map, &mut interface.options.value_mut().tag),
         _ => count_object(map, &mut bindings.unknown),
     }
 }

@@ -58,9 +58,9 @@ pub struct VirtualMachineSpec<'a> {
     /// `template`: KubeVirt creates the VirtualMachineInstance from it.
     pub template: GuestTemplate<'a>,
     /// `instancetype`: sets CPU and memory, and may set devices.
-    pub instancetype: Option<Matcher<'a>>,
+    pub instancetype: Option<Box<Matcher<'a>>>,
     /// `preference`: may set what the template leaves out, such as machine type, NIC model and disk bus.
-    pub preference: Option<Matcher<'a>>,
+    pub preference: Option<Box<Matcher<'a>>>,
     /// `runStrategy`: `Always`, `Halted`, `Manual`, …
     pub run_strategy: Option<Text<'a>>,
     /// `running`: the older field for `runStrategy` Always or Halted.

@@ -6,13 +6,12 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use rustls::{
     RootCertStore,
     client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
-    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
     sign::CertifiedKey,
 };
 
-use super::{Host, validity::Validity};
+use super::{Host, crypto::provider, validity::Validity};
 
 /// A certificate and its dates. Two are equal if their bytes are.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,7 +53,7 @@ impl Certificate {
         let Ok(start) = self.validity.not_before.duration_since(std::time::UNIX_EPOCH) else { return false };
         // A time at which it is valid.
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(start.as_secs()));
-        let algorithms = ring::default_provider().signature_verification_algorithms.all;
+        let algorithms = provider().signature_verification_algorithms.all;
         roots.add(ca.der.clone()).is_ok()
             && verify_server_cert_signed_by_trust_anchor(&certificate, &roots, &[], moment, algorithms).is_ok()
     }
@@ -63,7 +62,7 @@ impl Certificate {
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
         let Ok(key) = PrivateKeyDer::from_pem_slice(key.as_bytes()) else { return false };
-        CertifiedKey::from_der(vec![self.der.clone()], key, &ring::default_provider()).is_ok()
+        CertifiedKey::from_der(vec![self.der.clone()], key, &provider()).is_ok()
     }
 }
 

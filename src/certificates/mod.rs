@@ -3,6 +3,7 @@
 //! For development, for the demo, and for clusters without their own issuer. The caller passes the current time.
 
 pub mod chain;
+pub mod crypto;
 pub mod renewal;
 pub mod validity;
 

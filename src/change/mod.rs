@@ -3,12 +3,11 @@
 mod network;
 mod nics;
 
-use std::{collections::BTreeMap, ptr, sync::Arc};
+use std::{ptr, sync::Arc};
 
-use self::nics::nics_of;
 pub use self::{
     network::NetworkChange,
-    nics::{Indexed, Nic, NicDiff},
+    nics::{Indexed, Nic, NicDiff, NicsByName},
 };
 use crate::api::{
     self, Text,
@@ -44,7 +43,7 @@ pub struct Change<'r> {
     /// The NICs that differ.
     pub nics: NicDiff<'r>,
     /// All NICs of the new object by name; `None` if the lists of NICs are unchanged, because no rule needs them then.
-    by_name: Option<BTreeMap<&'r str, Nic<'r>>>,
+    by_name: Option<NicsByName<'r>>,
     /// `status.interfaceRequests[]` of a VM, if the request changes the status and adds entries. Then [`Self::nics`]
     /// holds the requested NICs, and their indices are those of the entries.
     pub requests: Option<StatusRequests<'r>>,
@@ -73,7 +72,7 @@ impl<'r> Change<'r> {
         let subject = Subject { kind, gvk: &request.kind, namespace: &request.namespace, name };
         let before_guest = before.map(|view| view.guest);
         let is_as_before = before_guest.is_some_and(|guest| guest.has_same_nics(after.guest));
-        let by_name = (!is_as_before).then(|| nics_of(after.guest));
+        let by_name = (!is_as_before).then(|| NicsByName::of(after.guest));
         let nics = match (requests, &by_name) {
             (Some(requests), _) => NicDiff::requested(requests, &after),
             (None, Some(new)) => NicDiff::of(before_guest, new),
@@ -113,7 +112,7 @@ impl<'r> Change<'r> {
         }
         let asks = |has: &Annotations| has.add_interfaces.is_some() || has.remove_interfaces.is_some();
         let is_vm = self.subject.kind == ObjectKind::Vm;
-        is_vm && self.after.metadata.annotations.as_ref().is_some_and(asks)
+        is_vm && self.after.metadata.annotations.as_deref().is_some_and(asks)
     }
 
     /// Whether the change sets `nicplug.io/unplug` of a VM.
@@ -130,7 +129,7 @@ impl<'r> Change<'r> {
         let is_suspect = |has: &Annotations| has.apply.is_some() || !has.unknown.is_empty();
         let views = [self.after.metadata, self.after.guest_metadata];
         matches!(self.subject.kind, ObjectKind::Vm | ObjectKind::Vmi)
-            && views.into_iter().any(|metadata| metadata.annotations.as_ref().is_some_and(is_suspect))
+            && views.into_iter().any(|metadata| metadata.annotations.as_deref().is_some_and(is_suspect))
     }
 
     /// Whether the object has `nicplug.io/persist`, and the change sets it or adds a NIC.
@@ -181,7 +180,7 @@ impl<'r> Change<'r> {
             } else if guest.networks.len() > MAX_NICS {
                 Some(OversizedList::Nics(format!("{path}.networks")))
             } else {
-                let index = guest.interfaces().iter().position(|interface| interface.has_too_many_entries)?;
+                let index = guest.interfaces().iter().position(|interface| interface.options.has_too_many_entries)?;
                 Some(OversizedList::Options(format!("{path}.domain.devices.interfaces[{index}]")))
             }
         })
@@ -189,7 +188,7 @@ impl<'r> Change<'r> {
 
     /// Returns all NICs of the new object by name; none unless the request [changes NICs](Self::changes_nics).
     pub fn nics_by_name(&self) -> impl Iterator<Item = &Nic<'r>> {
-        self.by_name.iter().flat_map(BTreeMap::values)
+        self.by_name.iter().flatten()
     }
 
     /// Returns a NIC of the new object; `None` unless the request [changes NICs](Self::changes_nics).
@@ -360,7 +359,7 @@ impl<'r> ObjectView<'r> {
     #[must_use]
     pub fn matchers(&self) -> [Option<&'r Matcher<'r>>; 2] {
         let spec = self.expanded_vm().map(|vm| &vm.spec);
-        [spec.and_then(|spec| spec.instancetype.as_ref()), spec.and_then(|spec| spec.preference.as_ref())]
+        [spec.and_then(|spec| spec.instancetype.as_deref()), spec.and_then(|spec| spec.preference.as_deref())]
     }
 
     /// Whether the object is a VM whose guest KubeVirt stops: the VM is halted or being deleted.
@@ -372,13 +371,13 @@ impl<'r> ObjectView<'r> {
     /// Returns an annotation of the object.
     #[must_use]
     pub fn annotation(&self, read: impl Fn(&'r Annotations<'r>) -> Option<&'r str>) -> Option<&'r str> {
-        self.metadata.annotations.as_ref().and_then(read)
+        self.metadata.annotations.as_deref().and_then(read)
     }
 
     /// Returns all NICs of the guest by name.
     #[must_use]
-    pub fn nics(&self) -> BTreeMap<&'r str, Nic<'r>> {
-        nics_of(self.guest)
+    pub fn nics(&self) -> NicsByName<'r> {
+        NicsByName::of(self.guest)
     }
 }
 

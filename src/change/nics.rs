@@ -1,6 +1,6 @@
 //! The NICs of a guest by name, and the difference between two states of a guest.
 
-use std::collections::BTreeMap;
+use std::slice;
 
 use super::{ObjectView, StatusRequests};
 use crate::api::{
@@ -107,14 +107,14 @@ impl<'r> NicDiff<'r> {
         if before.is_some_and(|before| before.has_same_nics(after)) {
             return Self::default();
         }
-        Self::of(before, &nics_of(after))
+        Self::of(before, &NicsByName::of(after))
     }
 
-    pub(super) fn of(before: Option<&'r GuestSpec<'r>>, new: &BTreeMap<&'r str, Nic<'r>>) -> Self {
-        let old = before.map(nics_of).unwrap_or_default();
+    pub(super) fn of(before: Option<&'r GuestSpec<'r>>, new: &NicsByName<'r>) -> Self {
+        let old = before.map(NicsByName::of).unwrap_or_default();
         let mut diff = Self::default();
-        for (name, nic) in new {
-            match old.get(name) {
+        for nic in new {
+            match old.get(nic.name) {
                 Some(old) if old.is_same(nic) => {}
                 Some(old) if old.is_complete() && nic.interface.is_some() => {
                     if nic.is_absent() && !old.is_absent() {
@@ -127,8 +127,8 @@ impl<'r> NicDiff<'r> {
                 _ => diff.added.push(*nic),
             }
         }
-        let is_gone = |name: &&str| new.get(name).is_none_or(|nic| nic.interface.is_none());
-        diff.removed = old.values().filter(|nic| nic.is_complete() && is_gone(&nic.name)).copied().collect();
+        let is_gone = |nic: &Nic| new.get(nic.name).is_none_or(|nic| nic.interface.is_none());
+        diff.removed = old.iter().filter(|nic| nic.is_complete() && is_gone(nic)).copied().collect();
         diff.sort();
         diff
     }
@@ -145,7 +145,7 @@ impl<'r> NicDiff<'r> {
                     network: Some(Indexed { index, value: network }),
                 });
             }
-            let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&*options.name));
+            let removed = request.remove_interface_options.as_ref().and_then(|options| nics.get(&options.name));
             diff.set_absent.extend(removed.map(|nic| Nic {
                 interface: nic.interface.map(|entry| Indexed { index, ..entry }),
                 network: nic.network.map(|entry| Indexed { index, ..entry }),
@@ -164,17 +164,55 @@ impl<'r> NicDiff<'r> {
     }
 }
 
-pub(super) fn nics_of<'r>(guest: &'r GuestSpec<'r>) -> BTreeMap<&'r str, Nic<'r>> {
-    let mut nics: BTreeMap<&str, Nic> = BTreeMap::new();
-    for (index, value) in guest.interfaces().iter().enumerate() {
-        let name = value.name.as_str();
-        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).interface = Some(Indexed { index, value });
+/// The NICs of a guest, sorted by name.
+#[derive(Debug, Default)]
+pub struct NicsByName<'r>(Vec<Nic<'r>>);
+
+impl<'r> NicsByName<'r> {
+    pub(super) fn of(guest: &'r GuestSpec<'r>) -> Self {
+        let interfaces = guest.interfaces().iter().enumerate().map(|(index, value)| Nic {
+            name: &value.name,
+            interface: Some(Indexed { index, value }),
+            network: None,
+        });
+        let networks = guest.networks.iter().enumerate().map(|(index, value)| Nic {
+            name: &value.name,
+            interface: None,
+            network: Some(Indexed { index, value }),
+        });
+        let mut nics: Vec<Nic> = interfaces.chain(networks).collect();
+        nics.sort_by_key(|nic| nic.name);
+        nics.dedup_by(|next, nic| {
+            let is_same = next.name == nic.name;
+            if is_same {
+                nic.interface = next.interface.or(nic.interface);
+                nic.network = next.network.or(nic.network);
+            }
+            is_same
+        });
+        Self(nics)
     }
-    for (index, value) in guest.networks.iter().enumerate() {
-        let name = value.name.as_str();
-        nics.entry(name).or_insert(Nic { name, ..Nic::default() }).network = Some(Indexed { index, value });
+
+    /// Returns the NIC of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Nic<'r>> {
+        let index = self.0.binary_search_by_key(&name, |nic| nic.name).ok()?;
+        self.0.get(index)
     }
-    nics
+
+    /// Returns all NICs.
+    pub fn iter(&self) -> slice::Iter<'_, Nic<'r>> {
+        self.0.iter()
+    }
+}
+
+impl<'n, 'r> IntoIterator for &'n NicsByName<'r> {
+    type Item = &'n Nic<'r>;
+    type IntoIter = slice::Iter<'n, Nic<'r>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 #[cfg(test)]
@@ -268,7 +306,7 @@ mod tests {
                 names
             };
             let gone_completely = |diff: &NicDiff, kept: &GuestSpec| {
-                let kept = nics_of(kept);
+                let kept = NicsByName::of(kept);
                 let mut names: Vec<String> = diff
                     .removed
                     .iter()

@@ -39,6 +39,10 @@ pub(super) fn has_name(program: &OsStr, name: &str) -> bool {
 /// The command has no such flag. The message names both.
 pub(super) fn flags_after_command(words: Vec<OsString>, command: &Command) -> Result<Vec<OsString>, String> {
     let Some((chosen, position)) = find_command(&words, command) else { return Ok(words) };
+    // The first word is no command: then clap suggests one.
+    let Some(chosen) = chosen else {
+        return Ok([words.get(..1), words.get(position..)].into_iter().flatten().flatten().cloned().collect());
+    };
     let Some(before) = words.get(1..position).filter(|before| !before.is_empty()) else { return Ok(words) };
     if let Some(flag) = before.iter().filter_map(|word| flag_of(word)).find(|flag| find_flag(chosen, flag).is_none()) {
         // A flag of the program itself, such as --help.
@@ -53,13 +57,13 @@ pub(super) fn flags_after_command(words: Vec<OsString>, command: &Command) -> Re
     Ok([program, name, before, after].concat())
 }
 
-/// Returns the command that the words name, and its position.
-fn find_command<'c>(words: &[OsString], command: &'c Command) -> Option<(&'c Command, usize)> {
+/// Returns the command that the words name, if it exists, and its position; `None` if no word is a command.
+fn find_command<'c>(words: &[OsString], command: &'c Command) -> Option<(Option<&'c Command>, usize)> {
     let mut position = 1;
     while let Some(word) = words.get(position) {
         let Some(flag) = flag_of(word) else {
             let name = word.to_str()?;
-            return command.get_subcommands().find(|sub| sub.get_name() == name).map(|sub| (sub, position));
+            return Some((command.get_subcommands().find(|sub| sub.get_name() == name), position));
         };
         // The same flag takes a value in each command that has it.
         let all = command.get_subcommands().find_map(|sub| find_flag(sub, &flag));
@@ -125,7 +129,7 @@ mod tests {
             ("nicplug --help", "nicplug --help"),
             ("nicplug --version", "nicplug --version"),
             ("nicplug -n demo", "nicplug -n demo"),
-            ("nicplug -n demo stauts", "nicplug -n demo stauts"),
+            ("nicplug -n demo stauts web", "nicplug stauts web"),
         ] {
             assert_eq!(moved(line).as_deref(), Ok(expected), "{line}");
         }

@@ -5,7 +5,9 @@ mod cluster;
 mod formats;
 mod ignore;
 mod judge;
+mod location;
 mod problem;
+mod reading;
 mod source;
 
 use std::{
@@ -99,7 +101,7 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "[FORMAT=]FILE")]
     output_file: Vec<OutputFile>,
 
-    /// Exit with status 1 for warnings too.
+    /// Treat warnings as errors.
     #[arg(long)]
     warnings_as_errors: bool,
 
@@ -138,9 +140,9 @@ enum Format {
 }
 
 /// A file that gets an output.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct OutputFile {
-    format: Option<Format>,
+    format: Format,
     path: PathBuf,
 }
 
@@ -148,20 +150,29 @@ impl FromStr for OutputFile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some((format, path)) = text.split_once('=')
-            && let Ok(format) = Format::from_str(format, false)
-        {
-            return Ok(Self { format: Some(format), path: path.into() });
+        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains(['/', '.'])) {
+            let unknown = |_| format!("there is no format {name:?}; write one of {}", Format::names());
+            return Ok(Self { format: Format::from_str(name, false).map_err(unknown)?, path: path.into() });
         }
         let path = PathBuf::from(text);
         let format = match path.extension().and_then(|ending| ending.to_str()) {
-            Some("sarif") => Some(Format::Sarif),
-            Some("json") => Some(Format::Json),
-            Some("xml") => Some(Format::Junit),
-            Some("txt") => Some(Format::Text),
-            _ => None,
+            Some("sarif") => Format::Sarif,
+            Some("json") => Format::Json,
+            Some("xml") => Format::Junit,
+            Some("txt") => Format::Text,
+            _ => {
+                return Err(format!("the ending names no format; write FORMAT={text} with one of {}", Format::names()));
+            }
         };
         Ok(Self { format, path })
+    }
+}
+
+impl Format {
+    /// Returns the names of all formats.
+    fn names() -> String {
+        let names = Self::value_variants().iter().filter_map(Self::to_possible_value);
+        names.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -169,6 +180,11 @@ impl CheckArgs {
     /// Checks the files and writes the results.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let mut report = self.report()?;
+        if self.warnings_as_errors {
+            report.raise_warnings();
+        }
+        // JUnit has a case for each object.
+        report.locate_files(self.formats().any(|format| format == Format::Junit));
         report.add_fingerprints();
         if let Some(path) = &self.write_baseline {
             fs::write(path, baseline::write(&report)?)
@@ -181,20 +197,18 @@ impl CheckArgs {
             baseline::apply(&mut report, &path.display().to_string(), &files::read(path).context("--baseline")?)?;
         }
         for OutputFile { format, path } in &self.output_file {
-            let text = formats::render(&report, format.unwrap_or(self.output), Style::PLAIN)?;
+            let text = formats::render(&report, *format, Style::PLAIN)?;
             fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
         }
         let text = formats::render(&report, self.output, Style::of_stdout())?;
         io::stdout().lock().write_all(text.as_bytes())?;
-        Ok(self.exit_code(&report))
+        Ok(exit_code(&report))
     }
 
-    fn exit_code(&self, report: &Report) -> ExitCode {
-        if report.problems.iter().any(|problem| problem.is_unreadable) {
-            return ExitCode::from(2);
-        }
-        let warnings = if self.warnings_as_errors { report.count(Level::Warning) } else { 0 };
-        ExitCode::from(u8::from(report.count(Level::Error) + warnings > 0))
+    /// Returns the format of each output.
+    fn formats(&self) -> impl Iterator<Item = Format> {
+        let files = self.output_file.iter().map(|file| file.format);
+        files.chain([self.output])
     }
 
     fn report(&self) -> anyhow::Result<Report> {
@@ -226,9 +240,7 @@ impl CheckArgs {
             ignores.add_file(&path.display().to_string(), &files::read(path).context("--ignore-file")?);
         }
         let mut judge = Judge { store, settings, namespace, before, version: self.kubevirt_version, ignores, report };
-        for source in &sources {
-            judge.add_facts(source);
-        }
+        judge.add_facts(&sources);
         self.note_version(&judge.store, &mut judge.report);
         judge.judge_all(&sources, |name| progress.set_text(&format!("Checking {name}")));
         let Judge { mut ignores, mut report, .. } = judge;
@@ -238,7 +250,10 @@ impl CheckArgs {
         let before = report.problems.len();
         report.problems.retain(|problem| !ignores.covers(problem));
         report.ignored = before - report.problems.len();
-        report.problems.extend(ignores.into_problems());
+        report.problems.extend(ignores.into_problems(&report.checked));
+        if self.baseline.is_some() {
+            report.names = sources.iter().map(Source::name).collect();
+        }
         let order: HashMap<String, usize> = sources.iter().map(Source::name).zip(0..).collect();
         report.problems.sort_by_key(|problem| (order.get(&problem.file).copied().unwrap_or(usize::MAX), problem.at));
         Ok(report)
@@ -275,6 +290,13 @@ impl CheckArgs {
     }
 }
 
+fn exit_code(report: &Report) -> ExitCode {
+    if report.problems.iter().any(|problem| problem.is_unreadable) {
+        return ExitCode::from(2);
+    }
+    ExitCode::from(u8::from(report.count(Level::Error) > 0))
+}
+
 /// Returns the facts without a cluster: none. Each guest that was there before is taken to run, because the rules of
 /// hotplug would not apply otherwise.
 fn store_of(before: Option<&Before>, report: &mut Report) -> Store {
@@ -295,4 +317,31 @@ fn store_of(before: Option<&Before>, report: &mut Report) -> Store {
 /// Returns the ids of all rules of a report, sorted, each with what the problems come from.
 fn rules_of(report: &Report) -> BTreeMap<&'static str, Origin> {
     report.problems.iter().map(|problem| (problem.origin.id(), problem.origin)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_a_file_is_named_or_in_its_ending() {
+        for (text, expected) in [
+            ("out.sarif", Ok((Format::Sarif, "out.sarif"))),
+            ("a/out.xml", Ok((Format::Junit, "a/out.xml"))),
+            ("gitlab=out.json", Ok((Format::Gitlab, "out.json"))),
+            ("sarif=a=b", Ok((Format::Sarif, "a=b"))),
+            ("./a=b.json", Ok((Format::Json, "./a=b.json"))),
+            ("sarf=out", Err("there is no format \"sarf\"; write one of text, json, sarif, junit, github, gitlab")),
+            ("out", Err("the ending names no format; write FORMAT=out with one of text,")),
+            ("out.yaml", Err("the ending names no format; write FORMAT=out.yaml with one of text,")),
+        ] {
+            match (text.parse::<OutputFile>(), expected) {
+                (Ok(OutputFile { format, path }), Ok(expected)) => {
+                    assert_eq!((format, path.to_str().unwrap()), expected, "{text}");
+                }
+                (Err(message), Err(part)) => assert!(message.starts_with(part), "{text}: {message}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
 }

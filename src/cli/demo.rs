@@ -76,7 +76,7 @@ async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
     let printer = Printer::for_stdout();
     let client = Client::new(address, &bundle.ca)?;
-    print(&Printer::introduction(&address))?;
+    print(&printer.introduction(&address))?;
     let mut steps = steps::beats()?;
     if args.all {
         steps.extend(steps::steps()?);

@@ -5,17 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::arguments::program;
 use crate::{
     admission::Reviewer,
     cluster::{files, store::Store},
     facts::{FactSource, NoFacts},
     kubevirt::NEWEST_KNOWN,
     rules,
-    server::reload::settings::{self, SettingsReloader},
-    settings::Settings,
+    server::reload::settings::{self, FileError, SettingsReloader},
+    settings::{Settings, SettingsError},
 };
 
 /// The flags from which a command builds its reviewer.
@@ -56,7 +57,7 @@ impl SettingsArgs {
     /// Reads the settings; without a file these are the defaults.
     pub(super) fn read(&self) -> anyhow::Result<Settings> {
         match &self.settings {
-            Some(path) => settings::read(path, &rules::ids()).context("--settings"),
+            Some(path) => settings::read(path, &rules::ids()).map_err(|error| explain(&error)),
             None => Ok(Settings::default()),
         }
     }
@@ -64,8 +65,15 @@ impl SettingsArgs {
     /// Reads the settings of a file that may change; `None` without a file.
     pub(super) fn reloader(&self) -> anyhow::Result<Option<SettingsReloader>> {
         let reloader = self.settings.as_deref().map(|path| SettingsReloader::open(path, &rules::ids())).transpose();
-        reloader.context("--settings")
+        reloader.map_err(|error| explain(&error))
     }
+}
+
+/// Returns the error about a settings file, with the command that lists the rules if one does not exist.
+fn explain(error: &FileError) -> anyhow::Error {
+    let is_unknown_rule = matches!(error, FileError::Invalid { why: SettingsError::UnknownRule { .. }, .. });
+    let hint = if is_unknown_rule { format!("; `{} rules` lists the ids", program()) } else { String::new() };
+    anyhow!("--settings: {error}{hint}")
 }
 
 /// Reads facts from files.

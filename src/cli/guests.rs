@@ -2,19 +2,26 @@
 //!
 //! What the user has no permission to read is listed as unread, and the rest is evaluated without it.
 
+mod expanders;
 pub(super) mod pages;
+mod unread;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Duration,
 };
 
 use anyhow::{anyhow, bail, ensure};
-use futures_util::future::{join, join_all, join3};
+use futures_util::{
+    StreamExt,
+    future::{join, join_all, join3},
+    stream,
+};
 use kube::core::params::ListParams;
 use serde_json::Value;
 
+use self::expanders::{is_expanded, read_expanders};
+pub(super) use self::unread::Unread;
 use super::{kubeconfig::Cluster, namespace, progress::Progress};
 use crate::{
     cluster::{
@@ -37,9 +44,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of a page of a list, as kubectl has it.
 const PAGE: u32 = 500;
 
-/// The maximum number of objects that are read one by one: ControllerRevisions of guests whose ports at boot nicplug did
-/// not record, and what KubeVirt expands VMs with.
-const MAX_OBJECTS: usize = 100;
+/// The maximum number of ControllerRevisions that are read one by one for guests whose ports at boot nicplug did not
+/// record.
+const MAX_REVISIONS: usize = 100;
+
+/// How many objects are read at the same time.
+const READ_AT_ONCE: usize = 32;
 
 /// How the annotations of Multus on a pod begin.
 const OF_MULTUS: &str = "k8s.v1.cni.cncf.io/";
@@ -85,36 +95,6 @@ pub(super) struct FoundGuests {
 
 /// Objects by their namespace.
 type ByNamespace = BTreeMap<String, Vec<Value>>;
-
-/// What could not be read.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    /// Objects without permission.
-    pub(super) forbidden: BTreeSet<String>,
-    /// Objects with another error, and the error.
-    pub(super) failed: BTreeSet<String>,
-}
-
-impl Unread {
-    fn add(&mut self, what: &impl fmt::Display, error: &ApiError) {
-        if error.is_forbidden() {
-            self.forbidden.insert(what.to_string());
-        } else {
-            self.failed.insert(format!("{what}: {error}"));
-        }
-    }
-
-    /// Returns a sentence for each reason.
-    pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.forbidden.is_empty() {
-            let all: Vec<&str> = self.forbidden.iter().map(String::as_str).collect();
-            notes.push(format!("Not read, no permission: {}", all.join(", ")));
-        }
-        notes.extend(self.failed.iter().map(|failed| format!("Not read: {failed}")));
-        notes
-    }
-}
 
 impl FoundGuests {
     /// Returns everything around a guest.
@@ -162,13 +142,20 @@ pub(super) async fn read(
     let mut all_networks: BTreeSet<String> = guests.list.iter().flat_map(networks).collect();
     all_networks.extend(further_networks.iter().cloned());
     read_around(cluster, &client, namespace, &all_networks, &mut guests).await;
-    let mut revisions = Vec::new();
-    for guest in &guests.list {
-        revisions.extend(add_guest(&mut guests.store, guest));
-        // For a list, KubeVirt's own copies for each VM would be too many reads.
-        if let (Selection::Names(_), Some(vm)) = (selection, &guest.vm) {
-            revisions.extend(expanding_objects(&guest.namespace, &vm.to_string()));
+    let mut revisions: Vec<ObjectPath> =
+        guests.list.iter().filter_map(|guest| add_guest(&mut guests.store, guest)).collect();
+    revisions.truncate(MAX_REVISIONS);
+    let mut expanded = guests.list.iter().filter(|guest| guest.vm.as_ref().is_some_and(is_expanded));
+    match selection {
+        // For these the permission `get` is enough.
+        Selection::Names(_) | Selection::Each(_) => {
+            for guest in expanded {
+                let vm = guest.vm.as_ref().map(Value::to_string).unwrap_or_default();
+                revisions.extend(expanding_objects(&guest.namespace, &vm));
+            }
         }
+        Selection::Cluster | Selection::Namespace if expanded.next().is_none() => {}
+        Selection::Cluster | Selection::Namespace => read_expanders(&client, namespace, &mut guests).await,
     }
     read_objects(&client, revisions, &mut guests).await;
     Ok(guests)
@@ -379,14 +366,16 @@ pub(super) fn has_boot_record(vmi: &Value) -> bool {
     vmi.pointer("/metadata/annotations/nicplug.io~1boot-slots").is_some()
 }
 
-/// Adds objects to the facts.
-async fn read_objects(client: &ApiClient, mut paths: Vec<ObjectPath>, guests: &mut FoundGuests) {
-    paths.truncate(MAX_OBJECTS);
+/// Adds objects to the facts, each once.
+async fn read_objects(client: &ApiClient, paths: Vec<ObjectPath>, guests: &mut FoundGuests) {
     let get = |path: ObjectPath| async move {
         let object = client.get(&path).await;
         (path, object)
     };
-    for (path, object) in join_all(paths.into_iter().filter(ObjectPath::is_valid).map(get)).await {
+    let mut seen = BTreeSet::new();
+    let paths = paths.into_iter().filter(|path| path.is_valid() && seen.insert(path.to_string()));
+    let mut objects = stream::iter(paths).map(get).buffer_unordered(READ_AT_ONCE);
+    while let Some((path, object)) = objects.next().await {
         match object {
             Ok(text) => drop(guests.store.apply(path.kind, &text)),
             Err(ApiError::NotFound(_)) => guests.store.mark_absent(path.kind, &path.namespace, path.name()),
@@ -511,16 +500,5 @@ mod tests {
         for argument in ["pod/web", "Web", "vm/", ""] {
             assert!(name_in(argument).is_err(), "{argument}");
         }
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_listed_by_its_reason() {
-        let mut unread = Unread::default();
-        unread.add(&"Pods", &ApiError::Forbidden("no".to_owned()));
-        unread.add(&"Events", &ApiError::Forbidden("no".to_owned()));
-        unread.add(&"KubeVirts", &ApiError::Refused("odd".to_owned()));
-        let notes = unread.notes();
-        assert_eq!(notes[0], "Not read, no permission: Events, Pods");
-        assert!(notes[1].starts_with("Not read: KubeVirts: ") && notes.len() == 2, "{notes:?}");
     }
 }

@@ -21,7 +21,7 @@ use kube::{
 };
 use serde_json::Value;
 
-pub(super) use self::follow::line_at;
+pub(super) use self::follow::head;
 use self::{
     follow::Follower,
     output::{Console, can_ask},

@@ -38,6 +38,8 @@ use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StyledStr, error::ErrorKind};
 use tokio::runtime::Builder;
 
+use crate::certificates::crypto;
+
 /// An admission webhook that makes network-interface hotplug of KubeVirt virtual machines fail early and clearly.
 #[derive(Debug, Parser)]
 #[command(name = "nicplug", version, max_term_width = 100)]
@@ -90,6 +92,9 @@ pub fn main() -> ExitCode {
         // kubectl shows no error of a completion.
         let _ = io::stdout().write_all(reference::complete(&Args::command(), &words).as_bytes());
         return ExitCode::SUCCESS;
+    }
+    if cfg!(feature = "fips") {
+        crypto::install();
     }
     let result = match parse().command {
         Command::AddInterface(args) => args.run(),

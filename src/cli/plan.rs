@@ -114,6 +114,7 @@ impl PlanArgs {
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let steps = self.steps();
         ensure!(!steps.is_empty(), "nothing to plan: pass --add, --remove or --set");
+        self.ensure_consistent()?;
         let settings = self.settings.read()?;
         block_on(async {
             let cluster = self.cluster.connect(&settings).await?;
@@ -149,6 +150,17 @@ impl PlanArgs {
         let removed = self.remove.iter().map(|name| PlanStep::Edit(EditRequest::Remove(name.clone())));
         let set = self.set.iter().map(|change| PlanStep::Set(change.clone()));
         removed.chain(added).chain(set).collect()
+    }
+
+    /// Checks that no NIC that is removed is changed.
+    fn ensure_consistent(&self) -> anyhow::Result<()> {
+        for name in &self.remove {
+            ensure!(
+                !self.set.iter().any(|change| change.nic == *name),
+                "{name:?} is in --remove and in --set: a NIC that is removed cannot be changed"
+            );
+        }
+        Ok(())
     }
 
     /// Returns the networks that the plan adds.
@@ -209,6 +221,7 @@ impl Planned<'_> {
         }
         let now = match (ports.now.free(), self.plan.free_after()) {
             (Some(_), Some(after)) => format!("{} now, {after} after the change", words(&ports.now)),
+            _ if ports.now == PortCount::NotRunning => "none now, as no guest runs".to_owned(),
             _ => format!("{} now", words(&ports.now)),
         };
         let restart = words(&self.after_restart);
@@ -307,14 +320,17 @@ fn print_nic(page: &mut Printout, nic: &NicOutlook) {
     for reason in nic.denials() {
         page.paragraph(None, "      ", "      ", &format!("to do: {}", reason.fix));
     }
-    for reason in nic.reasons.iter().filter(|reason| !is_told(nic, reason)) {
-        match reason.weight {
-            Weight::Postponed | Weight::Warned | Weight::Advice => {
-                page.paragraph(None, "      ", "      ", &format!("note: {} [{}]", reason.what, reason.rule));
-            }
-            Weight::Denied | Weight::Unchecked => {}
-        }
+    for note in notes(nic) {
+        page.paragraph(None, "      ", "      ", &note);
     }
+}
+
+/// Returns what rules found about a NIC beside what its sentence says.
+pub(super) fn notes(nic: &NicOutlook) -> impl Iterator<Item = String> {
+    let is_note = |reason: &&Reason| {
+        matches!(reason.weight, Weight::Postponed | Weight::Warned | Weight::Advice) && !is_told(nic, reason)
+    };
+    nic.reasons.iter().filter(is_note).map(|reason| format!("note: {} [{}]", reason.what, reason.rule))
 }
 
 /// Whether the sentence about a NIC says what a rule found already.
@@ -330,7 +346,7 @@ fn is_told(nic: &NicOutlook, reason: &Reason) -> bool {
 }
 
 /// Returns what the rules could not check, each once.
-fn unchecked(outlook: &Outlook) -> Vec<String> {
+pub(super) fn unchecked(outlook: &Outlook) -> Vec<String> {
     let all = outlook.nics.iter().flat_map(|nic| &nic.reasons).chain(&outlook.others);
     let mut texts: Vec<String> = Vec::new();
     for reason in all.filter(|reason| reason.weight == Weight::Unchecked) {
@@ -347,7 +363,7 @@ fn words(ports: &PortCount) -> String {
         PortCount::Free { free, estimate: None, .. } => free.to_string(),
         PortCount::Free { free, estimate: Some(_), .. } => format!("about {free}"),
         PortCount::Unlimited => "any number".to_owned(),
-        PortCount::NotRunning => "none, as no guest runs,".to_owned(),
+        PortCount::NotRunning => "none".to_owned(),
         PortCount::Unknown(why) => format!("not known ({why})"),
     }
 }
@@ -423,6 +439,22 @@ No command: a change is denied as a whole; leave out what never works
         let line =
             "  + red: by a live migration, which a user must start: KubeVirt lacks workloadUpdateMethods LiveMigrate";
         assert!(text.lines().any(|shown| shown == line), "{text}");
+    }
+
+    #[test]
+    fn a_nic_that_is_removed_is_not_changed() {
+        let args = |words: &[&str]| {
+            let matches = PlanArgs::augment_args(clap::Command::new("plan")).try_get_matches_from(words).unwrap();
+            <PlanArgs as clap::FromArgMatches>::from_arg_matches(&matches).unwrap()
+        };
+        for (words, expected) in [
+            (&["plan", "vm", "--remove", "a", "--add", "b=net", "--set", "c.state=down"][..], None),
+            (&["plan", "vm", "--remove", "a", "--set", "a.state=down"], Some("--remove and in --set")),
+        ] {
+            let error = args(words).ensure_consistent().err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), expected.is_some(), "{words:?}");
+            assert!(error.is_none_or(|error| error.contains(expected.unwrap())), "{words:?}");
+        }
     }
 
     #[test]

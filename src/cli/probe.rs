@@ -4,14 +4,15 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use kube::Client;
 use serde_json::{Value, json};
 
 use super::{
     block_on,
-    kubeconfig::{ConnectionArgs, Preferred},
+    facts::SettingsArgs,
+    kubeconfig::{ConnectionArgs, Preferred, explain},
     progress::Progress,
 };
+use crate::k8s::served_groups::ServedGroups;
 
 /// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
 const RULE: &str = "[NP115]";
@@ -20,7 +21,8 @@ const RULE: &str = "[NP115]";
 ///
 /// Creates a VM with a malformed request annotation, as a dry run that stores nothing. The exit status is 0 if nicplug
 /// denies it (rule NP115), 1 if it does not, and 2 if the request fails for another reason. In a pod the command uses the
-/// service account of the pod, unless a flag names a kubeconfig or a context.
+/// service account of the pod, unless a flag names a kubeconfig or a context. The settings only name the group of a fork
+/// of KubeVirt (api.groups).
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   nicplug probe --namespace default")]
@@ -30,13 +32,17 @@ pub(super) struct ProbeArgs {
     namespace: String,
 
     #[command(flatten)]
+    settings: SettingsArgs,
+
+    #[command(flatten)]
     connection: ConnectionArgs,
 }
 
 impl ProbeArgs {
     /// Sends the request, and writes its result to `out`.
     pub(super) fn run(self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-        let result = block_on(self.send())?;
+        let groups = ServedGroups::new(self.settings.read()?.api.forks());
+        let result = block_on(self.send(&groups))?;
         let (code, text) = match result {
             Answer::Denied(message) => (ExitCode::SUCCESS, format!("nicplug denies the request: {message}")),
             Answer::Admitted => (
@@ -52,14 +58,15 @@ impl ProbeArgs {
         Ok(code)
     }
 
-    async fn send(&self) -> anyhow::Result<Answer> {
+    async fn send(&self, groups: &ServedGroups) -> anyhow::Result<Answer> {
         let _progress = Progress::start("Waiting for the API server");
         let config = self.connection.config(Preferred::Pod).await?;
-        let client = Client::try_from(config).context("cannot connect to the API server")?;
+        let client = groups.client(config).context("cannot connect to the API server")?;
+        groups.discover(&client).await.map_err(|error| explain(&error))?;
         let namespace = &self.namespace;
         let path = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines?dryRun=All");
         let request = hyper::Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
-        let request = request.body(vm().to_string().into_bytes())?;
+        let request = request.body(vm(groups.of("kubevirt.io")).to_string().into_bytes())?;
         match client.request::<Value>(request).await {
             Ok(_) => Ok(Answer::Admitted),
             Err(kube::Error::Api(status)) if status.message.contains(RULE) => {
@@ -79,9 +86,9 @@ enum Answer {
 }
 
 /// Returns a VM that KubeVirt admits and rule NP115 denies.
-fn vm() -> Value {
+fn vm(group: &str) -> Value {
     json!({
-        "apiVersion": "kubevirt.io/v1",
+        "apiVersion": format!("{group}/v1"),
         "kind": "VirtualMachine",
         "metadata": {
             "name": "nicplug-probe",

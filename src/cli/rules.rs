@@ -1,12 +1,14 @@
 //! `nicplug rules`: lists and explains the rules.
 
+mod page;
+
 use std::{fmt::Write as _, io::Write, process::ExitCode};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{arguments::program, terminal};
+use super::{arguments::program, status::Printout, terminal};
 use crate::rules::{RULES, Rule, find};
 
 /// List all rules, or explain one rule.
@@ -53,7 +55,7 @@ fn list(format: Format) -> String {
             let rows = RULES.iter().map(|rule| {
                 let first = format!("{:7}{:7}", rule.id, rule.enforcement.as_str());
                 let text = format!("{}: {}", rule.name, rule.summary().replace('`', ""));
-                terminal::wrap_in(terminal::stdout_width(), &text, &first, &next) + "\n"
+                terminal::wrap_in(terminal::page_width(), &text, &first, &next) + "\n"
             });
             format!("{:7}{:7}NAME: WHAT IT CATCHES\n{}", "ID", "", rows.collect::<String>())
         }
@@ -64,16 +66,7 @@ fn list(format: Format) -> String {
 
 fn explain(rule: &Rule, format: Format) -> String {
     match format {
-        Format::Table => format!(
-            "{} {} ({}, {} by default)\n\n{}\n\nField: {}\nFix:   {}\n",
-            rule.id,
-            rule.name,
-            rule.scope.as_str(),
-            rule.enforcement.as_str(),
-            rule.doc(),
-            rule.field,
-            rule.fix
-        ),
+        Format::Table => page::render(rule, Printout::for_stdout()),
         Format::Json => pretty(&as_json(rule)),
         Format::Markdown => section(rule),
     }

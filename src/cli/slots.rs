@@ -21,9 +21,14 @@ use super::{facts::SettingsArgs, kubeconfig::ClusterArgs, plan::NicArgument, ver
 use crate::{
     api::{vm::VirtualMachine, vmi::VirtualMachineInstance},
     cluster::store::Store,
-    facts::{Fact, KubeVirt, boot},
+    facts::{Fact, FactSource, KubeVirt, boot},
+    hotplug::{
+        edit::EditRequest,
+        plan::{Plan, PlanStep, plan},
+    },
     kubevirt::Version,
     pci::BusLayout,
+    settings::Settings,
 };
 
 /// When the bus of a VM in the cluster is the one that is shown.
@@ -36,7 +41,8 @@ const AT_BOOT: &str = "as it would boot with these devices";
 ///
 /// With the name of a VM the command reads the cluster. It shows what is free in the running guest now, by the record
 /// that nicplug made at boot, and then the guest after its next restart. With a file it shows the guest at its boot; each
-/// NIC, virtio disk and memory device that is hotplugged later uses a port. A VMI in a file is shown as it runs too.
+/// NIC, virtio disk and memory device that is hotplugged later uses a port. A VMI in the file or in --facts is shown as
+/// it runs too.
 ///
 /// The exit status is 1 if the guest cannot boot or a NIC of --what-if can never work, 2 if the VM cannot be read or it is
 /// not known what becomes of such a NIC.
@@ -44,7 +50,8 @@ const AT_BOOT: &str = "as it would boot with these devices";
 #[command(after_help = "Examples:
   nicplug slots vm-fedora
   nicplug slots vm-fedora --what-if vlan7=infra/vlan7
-  nicplug slots -f vm.yaml -o svg > slots.svg")]
+  nicplug slots -f vm.yaml -o svg > slots.svg
+  nicplug slots -f vm.yaml --facts facts --what-if vlan7=infra/vlan7")]
 pub(super) struct SlotsArgs {
     /// Name of a VirtualMachine in the cluster, such as NAME or vm/NAME; with --file, in the file.
     #[arg(value_name = "VM", required_unless_present = "file")]
@@ -55,7 +62,7 @@ pub(super) struct SlotsArgs {
     file: Option<PathBuf>,
 
     /// Show the VM as if it had these NICs too; name and NetworkAttachmentDefinition of each. Nothing is changed.
-    #[arg(long, value_name = "NIC=NAD", num_args = 1.., requires = "vm", conflicts_with = "file")]
+    #[arg(long, value_name = "NIC=NAD", num_args = 1..)]
     what_if: Vec<NicArgument>,
 
     /// The KubeVirt version that starts the guest, such as v1.6.0 [default: that of --facts, else the newest known].
@@ -63,7 +70,8 @@ pub(super) struct SlotsArgs {
     kubevirt_version: Option<Version>,
 
     /// A file or a folder with the KubeVirt resource: its version, binding plugins and permitted host devices are used.
-    /// The instancetype and the preference of a VM are read from there too. Only with --file.
+    /// The instancetype and the preference of a VM, its VMI, and the networks of --what-if are read from there too. Only
+    /// with --file.
     #[arg(long, value_name = "FILE_OR_DIR", env = "NICPLUG_FACTS")]
     facts: Option<PathBuf>,
 
@@ -150,7 +158,7 @@ impl<'p> Printout<'p> {
         }
     }
 
-    fn render(mut self, format: Format) -> anyhow::Result<String> {
+    fn render(mut self, format: Format, width: Option<usize>) -> anyhow::Result<String> {
         if let Format::Json = format {
             return json::render(&self);
         }
@@ -166,10 +174,21 @@ impl<'p> Printout<'p> {
                 view.now = now.as_ref().map(Now::view);
                 svg::render(&view)
             }
-            (_, Some(now)) => format!("{}\n{}", now.text(), text::render(&view)),
-            (_, None) => text::render(&view),
+            (_, Some(now)) => format!("{}\n{}", now.text(width), text::render(&view, width)),
+            (_, None) => text::render(&view, width),
         })
     }
+}
+
+/// Plans the NICs of `--what-if`.
+fn plan_with(
+    nics: &[NicArgument],
+    vm: &Value,
+    facts: &Arc<dyn FactSource>,
+    settings: &Settings,
+) -> anyhow::Result<Plan> {
+    let steps = nics.iter().map(|NicArgument(nic)| PlanStep::Edit(EditRequest::Add(nic.clone())));
+    Ok(plan(vm, &steps.collect::<Vec<_>>(), facts, settings)?)
 }
 
 /// Returns the bus of a VM or VMI, and what is not known about it.
@@ -192,11 +211,11 @@ fn layout_of(
     let kinds: &KubeVirt = &kinds;
     if kind == "VirtualMachineInstance" {
         let vmi: VirtualMachineInstance = serde_json::from_str(&text).context("the VirtualMachineInstance")?;
-        let options = boot::pci_options(vmi.metadata.annotations.as_ref());
+        let options = boot::pci_options(vmi.metadata.annotations.as_deref());
         return Ok(BusLayout::of(&vmi.spec, &options, kinds, version)?);
     }
     let vm: VirtualMachine = serde_json::from_str(&text).context("the VirtualMachine")?;
-    let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_ref());
+    let (spec, annotations) = (&vm.spec.template.spec, vm.spec.template.metadata.annotations.as_deref());
     let expansion = store.expansion(&vm.metadata.namespace, &vm);
     if let Some(texts) = expansion.texts(spec) {
         let (guest, options) = (expansion.guest(spec, &texts), expansion.options(annotations));
@@ -257,7 +276,7 @@ status: {observedKubeVirtVersion: v1.8.2}
     fn show(text: &str, store: &Store, version: Version, format: Format) -> String {
         let Manifest { object, .. } = manifests::read(text).unwrap().remove(0);
         let kind = object["kind"].as_str().unwrap();
-        Printout::of(kind, &object, store, version, Vec::new()).unwrap().render(format).unwrap()
+        Printout::of(kind, &object, store, version, Vec::new()).unwrap().render(format, Some(80)).unwrap()
     }
 
     fn kubevirt() -> Store {

@@ -81,11 +81,6 @@ pub(super) fn page_width() -> Option<usize> {
     columns.or_else(stdout_width)
 }
 
-/// As [`wrap_to`], for the usual smallest width.
-pub(super) fn wrap(text: &str, first: &str, next: &str) -> String {
-    wrap_to(WIDTH, text, first, next)
-}
-
 /// As [`wrap_to`], for a width; without one the text is not broken.
 pub(super) fn wrap_in(width: Option<usize>, text: &str, first: &str, next: &str) -> String {
     width.map_or_else(|| format!("{first}{text}"), |width| wrap_to(width, text, first, next))
@@ -138,7 +133,7 @@ mod tests {
     #[test]
     fn a_text_is_broken_at_blanks_and_long_words_are_not_broken() {
         let text = format!("one two {} three", "x".repeat(90));
-        assert_eq!(wrap(&text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
+        assert_eq!(wrap_to(80, &text, "* ", "  "), format!("* one two\n  {}\n  three", "x".repeat(90)));
     }
 
     #[test]

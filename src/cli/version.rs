@@ -1,13 +1,16 @@
-//! `nicplug version`: the version of the program, and of KubeVirt that it knows.
+//! `nicplug version`: the version of the program, of KubeVirt that it knows, and the cryptography.
 
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::kubevirt::{NEWEST_KNOWN, Version};
+use crate::{
+    certificates::crypto,
+    kubevirt::{NEWEST_KNOWN, Version},
+};
 
-/// Print the version of nicplug, and the newest KubeVirt that it knows.
+/// Print the version of nicplug, the newest KubeVirt that it knows, and the cryptography that it uses.
 #[derive(Args, Debug)]
 pub(super) struct VersionArgs {
     /// Output format.
@@ -34,9 +37,16 @@ impl VersionArgs {
     pub(super) fn run(self, output: &mut impl Write) -> anyhow::Result<ExitCode> {
         let version = env!("CARGO_PKG_VERSION");
         match self.output {
-            Format::Text => writeln!(output, "nicplug v{version}\nnewest known KubeVirt: {NEWEST_KNOWN}")?,
+            Format::Text => {
+                writeln!(output, "nicplug v{version}\nnewest known KubeVirt: {NEWEST_KNOWN}")?;
+                writeln!(output, "cryptography: {}", crypto::name())?;
+            }
             Format::Json => {
-                let json = json!({"version": format!("v{version}"), "newestKnownKubeVirt": NEWEST_KNOWN.to_string()});
+                let json = json!({
+                    "version": format!("v{version}"),
+                    "newestKnownKubeVirt": NEWEST_KNOWN.to_string(),
+                    "cryptography": crypto::name(),
+                });
                 writeln!(output, "{json:#}")?;
             }
         }

@@ -158,6 +158,12 @@ impl Cache {
         self.read().guests().attachment_of(namespace, vm, nic)
     }
 
+    /// Returns the group in which the cluster serves the kinds of a group of KubeVirt.
+    #[must_use]
+    pub fn served_group<'g>(&'g self, group: &'g str) -> &'g str {
+        self.groups.of(group)
+    }
+
     /// Whether a user is the service account of a component of KubeVirt.
     #[must_use]
     pub fn is_of_kubevirt(&self, user: &str) -> bool {

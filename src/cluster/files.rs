@@ -102,6 +102,24 @@ fn load_text(store: &mut Store, text: &str, file: &Path) -> Result<bool, FilesEr
     Ok(has_known)
 }
 
+/// Returns the first object of the files that is the wanted one.
+///
+/// # Errors
+/// A file cannot be read, or a document before the object.
+pub fn find(path: &Path, is_wanted: impl Fn(&Manifest) -> bool) -> Result<Option<Manifest>, FilesError> {
+    for file in list(path, false)? {
+        let broken =
+            |error: ManifestError| FilesError::Broken { path: file.clone(), at: error.at, message: error.message };
+        for document in manifests::documents(&read(&file)?) {
+            let mut objects = document.read().map_err(broken)?.into_iter();
+            if let Some(object) = objects.find(|object| is_wanted(object)) {
+                return Ok(Some(object));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Inserts an object into a store; skips objects of kinds that nicplug does not read.
 ///
 /// # Errors
@@ -140,15 +158,16 @@ pub fn is_manifest(path: &Path) -> bool {
 fn add_files(folder: &Path, is_recursive: bool, files: &mut Vec<PathBuf>) -> Result<(), FilesError> {
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|source| unreadable(folder, source))?;
-    entries.sort_by_key(fs::DirEntry::file_name);
+    entries.sort_by_cached_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
         // A link to a folder may lead back to a parent, so links are followed to files only.
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if is_folder && is_recursive && !is_hidden {
+        let kind = entry.file_type().ok();
+        let is_folder = kind.is_some_and(|kind| kind.is_dir());
+        let is_hidden = || entry.file_name().as_encoded_bytes().starts_with(b".");
+        if is_folder && is_recursive && !is_hidden() {
             add_files(&path, is_recursive, files)?;
-        } else if is_manifest(&path) && path.is_file() {
+        } else if is_manifest(&path) && (kind.is_some_and(|kind| kind.is_file()) || path.is_file()) {
             files.push(path);
         }
     }
@@ -168,7 +187,10 @@ pub fn read(path: &Path) -> Result<String, FilesError> {
     if metadata.len() > MAX_BYTES {
         return Err(FilesError::TooLarge { path: path.to_owned() });
     }
-    read_from(File::open(path).map_err(|source| unreadable(path, source))?, path)
+    let file = File::open(path).map_err(|source| unreadable(path, source))?;
+    // One byte more, so that the end of the file is found without a larger buffer.
+    let length = usize::try_from(metadata.len()).unwrap_or_default();
+    read_into(Vec::with_capacity(length + 1), file, path)
 }
 
 /// Reads UTF-8 text; `path` names it in errors.
@@ -176,7 +198,10 @@ pub fn read(path: &Path) -> Result<String, FilesError> {
 /// # Errors
 /// As for [`read`].
 pub fn read_from(reader: impl Read, path: &Path) -> Result<String, FilesError> {
-    let mut bytes = Vec::new();
+    read_into(Vec::new(), reader, path)
+}
+
+fn read_into(mut bytes: Vec<u8>, reader: impl Read, path: &Path) -> Result<String, FilesError> {
     reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|source| unreadable(path, source))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_BYTES) {
         return Err(FilesError::TooLarge { path: path.to_owned() });

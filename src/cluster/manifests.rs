@@ -4,13 +4,14 @@
 //! kubectl reads, with the same types of values, and refuses two equal keys, which kubectl refuses too.
 
 mod json;
-mod places;
 mod scalar;
+mod tree;
 mod yaml;
 
 use serde_json::Value;
 
-pub use self::places::{Places, Position, segments};
+use self::tree::Content;
+pub use self::tree::{Position, Tree, segments};
 
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +21,13 @@ pub struct Manifest {
     /// The object.
     pub object: Value,
     /// The places of its fields.
-    pub places: Places,
+    pub places: Tree<'static>,
+}
+
+impl From<Tree<'_>> for Manifest {
+    fn from(tree: Tree<'_>) -> Self {
+        Self { line: tree.at.line, object: tree.to_value(), places: tree.into_owned() }
+    }
 }
 
 impl Manifest {
@@ -98,6 +105,16 @@ pub fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
     split(text).map(|chunk| Document { chunk })
 }
 
+/// Where a document is in a text.
+#[derive(Clone, Copy, Debug)]
+pub struct DocumentPlace {
+    /// The first byte.
+    start: usize,
+    length: usize,
+    line: usize,
+    column: usize,
+}
+
 /// A part of a text between two `---` lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Document<'t> {
@@ -105,6 +122,20 @@ pub struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
+    /// Returns the document of a place in a text.
+    #[must_use]
+    pub fn at(text: &'t str, place: DocumentPlace) -> Self {
+        let DocumentPlace { start, length, line, column } = place;
+        Self { chunk: Chunk { text: text.get(start..start + length).unwrap_or_default(), start, line, column } }
+    }
+
+    /// Returns the place, to read the document again.
+    #[must_use]
+    pub fn place(&self) -> DocumentPlace {
+        let Chunk { text, start, line, column } = self.chunk;
+        DocumentPlace { start, length: text.len(), line, column }
+    }
+
     /// Returns the text.
     #[must_use]
     pub fn text(&self) -> &'t str {
@@ -114,20 +145,29 @@ impl<'t> Document<'t> {
     /// Returns the text with blank lines and columns before it, so that its places are those of the file.
     #[must_use]
     pub fn text_in_place(&self) -> String {
-        let Chunk { text, line, column } = self.chunk;
+        let Chunk { text, line, column, .. } = self.chunk;
         format!("{}{}{text}", "\n".repeat(line - 1), " ".repeat(column))
     }
 
-    /// Reads the objects: usually one, more of a `List` or of JSON objects that follow one another.
+    /// Reads the objects.
     ///
     /// # Errors
     /// The text is neither YAML nor JSON.
     pub fn read(&self) -> Result<Vec<Manifest>, ManifestError> {
-        let mut manifests = Vec::new();
-        for (object, places) in self.nodes()? {
-            expand(object, places, &mut manifests);
+        Ok(self.trees()?.into_iter().map(Manifest::from).collect())
+    }
+
+    /// Reads the objects without copies of their texts: usually one, more of a `List` or of JSON objects that follow
+    /// one another.
+    ///
+    /// # Errors
+    /// The text is neither YAML nor JSON.
+    pub fn trees(&self) -> Result<Vec<Tree<'t>>, ManifestError> {
+        let mut trees = Vec::new();
+        for tree in self.documents()? {
+            expand(tree, &mut trees);
         }
-        Ok(manifests)
+        Ok(trees)
     }
 
     /// Returns the comments.
@@ -137,7 +177,7 @@ impl<'t> Document<'t> {
         comments.map(|(line, is_alone, text)| Comment { line, is_alone, text }).collect()
     }
 
-    fn nodes(&self) -> Result<Vec<(Value, Places)>, ManifestError> {
+    fn documents(&self) -> Result<Vec<Tree<'t>>, ManifestError> {
         let text = self.chunk.text.trim_start();
         let Some(inside) = text.strip_prefix('{') else { return yaml::read(&self.chunk) };
         // An object in braces can be YAML too, where keys have no quotes and comments are allowed.
@@ -152,6 +192,8 @@ impl<'t> Document<'t> {
 #[derive(Clone, Copy, Debug)]
 struct Chunk<'t> {
     text: &'t str,
+    /// The first byte of it in its file.
+    start: usize,
     line: usize,
     /// How many columns of the first line are before the text: those of `---`.
     column: usize,
@@ -173,15 +215,17 @@ impl<'t> Chunk<'t> {
 /// Splits a text into documents with their first lines. A line that starts with `---` always ends a document (YAML 1.2,
 /// section 9.1), and cannot be inside a JSON string, so each document is read by itself and has its own errors.
 fn split(text: &str) -> impl Iterator<Item = Chunk<'_>> {
-    let mut rest = Some(text.strip_prefix('\u{feff}').unwrap_or(text));
-    let (mut line, mut column) = (1, 0);
+    let first = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut rest = Some(first);
+    let (mut start, mut line, mut column) = (text.len() - first.len(), 1, 0);
     let chunks = std::iter::from_fn(move || {
         let text = rest?;
-        let chunk = Chunk { text: text.get(..marker_in(text)).unwrap_or_default(), line, column };
+        let chunk = Chunk { text: text.get(..marker_in(text)).unwrap_or_default(), start, line, column };
         line += chunk.text.bytes().filter(|&byte| byte == b'\n').count();
         column = "---".len();
         // Content may follow the marker on its line.
         rest = text.get(chunk.text.len() + column..);
+        start += chunk.text.len() + column;
         Some(chunk)
     });
     chunks.filter(|chunk| chunk.text.lines().any(has_content)).map(without_blank_start)
@@ -205,7 +249,9 @@ fn marker_in(text: &str) -> usize {
 /// Returns the chunk without the rest of the marker's line, so that its first line is that of its first content.
 fn without_blank_start(chunk: Chunk<'_>) -> Chunk<'_> {
     match chunk.text.split_once('\n') {
-        Some((first, rest)) if !has_content(first) => Chunk { text: rest, line: chunk.line + 1, column: 0 },
+        Some((first, rest)) if !has_content(first) => {
+            Chunk { text: rest, start: chunk.start + first.len() + 1, line: chunk.line + 1, column: 0 }
+        }
         _ => chunk,
     }
 }
@@ -216,22 +262,12 @@ fn has_content(line: &str) -> bool {
 }
 
 /// Adds the items of a `List`, or the object itself. An empty document adds nothing.
-fn expand(object: Value, places: Places, manifests: &mut Vec<Manifest>) {
-    match object {
-        Value::Null => {}
-        Value::Object(mut list) if is_list(&list) => {
-            let Some(Value::Array(items)) = list.remove("items") else { return };
-            for (item, places) in items.into_iter().zip(places.entries_of("items")) {
-                expand(item, places, manifests);
-            }
-        }
-        object => manifests.push(Manifest { line: places.at.line, object, places }),
+fn expand<'t>(tree: Tree<'t>, trees: &mut Vec<Tree<'t>>) {
+    match tree.into_items() {
+        Ok(items) => items.into_iter().for_each(|item| expand(item, trees)),
+        Err(tree) if matches!(tree.content, Content::Null) => {}
+        Err(tree) => trees.push(tree),
     }
-}
-
-fn is_list(object: &serde_json::Map<String, Value>) -> bool {
-    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    kind.ends_with("List") && object.get("items").is_some_and(Value::is_array)
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl PendingController {
             let annotations = BTreeMap::from([(INTERFACE.to_owned(), key.nic.clone())]);
             let note = format!("{:?} is in the guest", key.nic);
             let event = NamedEvent { name, reason: EventReason::InterfaceAttached, annotations, related: None, note };
-            if self.events.emit_once(event, &vm_reference(&key.vm, uid)).await {
+            if self.events.emit_once(event, &self.vm_reference(&key.vm, uid)).await {
                 tracker.reported_arrival(&key, now);
             }
         }
@@ -152,6 +152,18 @@ impl PendingController {
             self.read(tracker, &mut reader, &vm, now).await;
         }
         self.counts.replace(tracker.findings());
+    }
+
+    /// Returns the reference of an Event to a VM, in the group in which the cluster serves VMs.
+    fn vm_reference(&self, (namespace, name): &Key, uid: String) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(format!("{}/v1", self.cache.served_group("kubevirt.io"))),
+            kind: Some("VirtualMachine".to_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            uid: Some(uid).filter(|uid| !uid.is_empty()),
+            ..ObjectReference::default()
+        }
     }
 
     /// Reads a VM and reports its pending NICs.
@@ -208,17 +220,6 @@ fn note(nic: &NicReport) -> String {
         let _ = write!(note, "; not read, so the reason may be another one: {}", nic.unread.join(", "));
     }
     note
-}
-
-fn vm_reference((namespace, name): &Key, uid: String) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("kubevirt.io/v1".to_owned()),
-        kind: Some("VirtualMachine".to_owned()),
-        namespace: Some(namespace.clone()),
-        name: Some(name.clone()),
-        uid: Some(uid).filter(|uid| !uid.is_empty()),
-        ..ObjectReference::default()
-    }
 }
 
 /// Returns the name of the Event about a NIC: the same for the same NIC and reason, until the NIC has arrived.

@@ -39,7 +39,7 @@ impl BootFacts {
     /// Reads a VMI; `spec` and `status` may be two states of it.
     #[must_use]
     pub fn of(spec: &VirtualMachineInstance, status: &VirtualMachineInstance, registry: &dyn DeviceRegistry) -> Self {
-        let annotations = spec.metadata.annotations.as_ref();
+        let annotations = spec.metadata.annotations.as_deref();
         let options = pci_options(annotations);
         let without_registry = count_devices(&spec.spec, &options, &NoRegistry);
         let depends_on_registry = without_registry.as_ref().is_ok_and(|devices| !devices.notes.is_empty());

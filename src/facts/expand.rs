@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     api::{
-        Lazy, Present, Text,
+        Lazy, Present, Sparse, Text,
         guest::{Devices as GuestDevices, GuestSpec, Quantity},
         instancetype::PciAnnotations,
         metadata::Annotations,
-        network::{Interface, Network, PodNetwork},
+        network::{Interface, Network},
     },
     change::ObjectView,
     facts::boot,
@@ -61,7 +61,7 @@ pub fn with_guest<T>(
     expansion: Option<&Expansion>,
     read: impl FnOnce(&GuestSpec, &PciOptions) -> T,
 ) -> Option<T> {
-    let annotations = view.guest_metadata.annotations.as_ref();
+    let annotations = view.guest_metadata.annotations.as_deref();
     let options = boot::pci_options(annotations);
     if !view.needs_expansion() {
         let options = if view.vmi.is_some() { options } else { options.for_template() };
@@ -179,7 +179,7 @@ impl Preference {
         let mut interface = Interface { name: DEFAULT_NIC.into(), ..Interface::default() };
         interface.bindings.bridge = Some(Present);
         guest.domain.value_mut().devices.value_mut().interfaces.push(interface);
-        let pod = Some(PodNetwork::default());
+        let pod = Some(Sparse::default());
         guest.networks.push(Network { name: DEFAULT_NIC.into(), pod, ..Network::default() });
     }
 

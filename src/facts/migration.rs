@@ -3,7 +3,7 @@
 //! KubeVirt renders the guest's `nodeSelector` and affinity again for the target pod, and keeps it off the guest's own
 //! node. The condition LiveMigratable says nothing about nodes. Taints are not judged.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
     Facts, Nad, Vmi,
@@ -51,17 +51,21 @@ impl Obstacle {
     /// known.
     #[must_use]
     pub fn of(facts: &Facts, settings: &Settings, vmi: &Vmi, nic: &Nic, namespace: &str) -> Option<Self> {
-        let of_plugins = Self::of_plugins(facts, &settings.attachment.never_by_migration, nic, namespace);
+        // The guest is moved with all its NICs. One whose network changes is on the new network then.
+        let own = facts.known_nad(nic, namespace);
+        let others = networks(facts).filter(|(name, _)| *name != nic.name);
+        let of_plugins = Self::of_plugins(settings, own.iter().map(|nad| (nic.name, nad)).chain(others));
         of_plugins.or_else(|| Self::of_nodes(facts, vmi, nic, namespace)).or_else(|| Self::of_quotas(facts, vmi))
     }
 
     /// Returns what hinders a migration of a guest as it is; `None` if nothing does, as far as is known, and in a cluster
     /// with one node.
     #[must_use]
-    pub fn of_guest(facts: &Facts, vmi: &Vmi) -> Option<Self> {
+    pub fn of_guest(facts: &Facts, settings: &Settings, vmi: &Vmi) -> Option<Self> {
         let nodes = facts.nodes.known().filter(|nodes| nodes.count() > 1);
-        let of_targets = nodes.and_then(|nodes| Self::of_targets(&targets(nodes, vmi)?, vmi));
-        of_targets.or_else(|| Self::of_quotas(facts, vmi))
+        let of_targets = || nodes.and_then(|nodes| Self::of_targets(&targets(nodes, vmi)?, vmi));
+        let of_plugins = Self::of_plugins(settings, networks(facts));
+        of_plugins.or_else(of_targets).or_else(|| Self::of_quotas(facts, vmi))
     }
 
     fn of_quotas(facts: &Facts, vmi: &Vmi) -> Option<Self> {
@@ -69,15 +73,15 @@ impl Obstacle {
         quotas.find_map(|quota| Some(Self::Quota { name: quota.name.to_string(), shortage: quota.shortage(vmi)? }))
     }
 
-    fn of_plugins(facts: &Facts, never: &[String], nic: &Nic, namespace: &str) -> Option<Self> {
+    fn of_plugins<'f>(
+        settings: &Settings,
+        mut networks: impl Iterator<Item = (&'f str, &'f Arc<Nad>)>,
+    ) -> Option<Self> {
+        let never = &settings.attachment.never_by_migration;
         if never.is_empty() {
             return None;
         }
         let plugin_of = |nad: &Nad| never.iter().find(|never| nad.network.plugins.iter().any(|it| **it == ***never));
-        let own = facts.known_nad(nic, namespace);
-        // The guest is moved with all its NICs. One whose network changes is on the new network then.
-        let others = facts.guest_networks.iter().filter(|of| *of.nic != *nic.name).map(|of| (&*of.nic, &of.nad));
-        let mut networks = own.iter().map(|nad| (nic.name, nad)).chain(others);
         networks.find_map(|(nic, nad)| Some(Self::Plugin { plugin: plugin_of(nad)?.clone(), nic: nic.to_owned() }))
     }
 
@@ -131,6 +135,11 @@ impl fmt::Display for Obstacle {
             Self::NoResource(resource) => write!(formatter, "no other node offers {resource}"),
         }
     }
+}
+
+/// Returns the NICs of the guest with their networks, as far as they are known.
+fn networks(facts: &Facts) -> impl Iterator<Item = (&str, &Arc<Nad>)> {
+    facts.guest_networks.iter().map(|of| (&*of.nic, &of.nad))
 }
 
 /// Returns the nodes other than its own that a guest may run on; `None` if its own node is unknown and may be any of

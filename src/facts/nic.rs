@@ -153,13 +153,13 @@ pub fn written<'t>(text: Option<&'t Text<'_>>) -> Option<&'t str> {
 pub fn hash_of_interface(interface: &Interface) -> u64 {
     let mut hasher = DefaultHasher::new();
     interface.bindings.hash(&mut hasher);
-    written(interface.pci_address.as_ref()).hash(&mut hasher);
-    interface.ports.as_deref().unwrap_or_default().hash(&mut hasher);
-    interface.port_ranges.as_deref().unwrap_or_default().hash(&mut hasher);
-    interface.dhcp_options.hash(&mut hasher);
-    interface.boot_order.hash(&mut hasher);
-    interface.acpi_index.filter(|&index| index != 0).hash(&mut hasher);
-    written(interface.tag.as_ref()).hash(&mut hasher);
+    written(interface.options.pci_address.as_ref()).hash(&mut hasher);
+    interface.options.ports.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.options.port_ranges.as_deref().unwrap_or_default().hash(&mut hasher);
+    interface.options.dhcp_options.hash(&mut hasher);
+    interface.options.boot_order.hash(&mut hasher);
+    interface.options.acpi_index.filter(|&index| index != 0).hash(&mut hasher);
+    written(interface.options.tag.as_ref()).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -65,7 +65,7 @@ impl<'c> NicPreference<'c> {
     /// Infers the preference from the fields that the template leaves out and the guest has.
     fn infer(template: &ObjectView<'c>, vmi: &'c Vmi) -> Self {
         let nics = template.nics();
-        let interface_of = |nic: &GuestNic| nics.get(&*nic.name).and_then(|nic| nic.interface).map(|entry| entry.value);
+        let interface_of = |nic: &GuestNic| nics.get(&nic.name).and_then(|nic| nic.interface).map(|entry| entry.value);
         let has_no_model =
             |nic: &&GuestNic| interface_of(nic).is_some_and(|interface| written(interface.model.as_ref()).is_none());
         let is_masqueraded = |nic: &GuestNic| {

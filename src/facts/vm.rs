@@ -26,7 +26,7 @@ pub struct Vm {
 
 impl From<&VirtualMachine<'_>> for Vm {
     fn from(vm: &VirtualMachine) -> Self {
-        let annotations = vm.metadata.annotations.as_ref();
+        let annotations = vm.metadata.annotations.as_deref();
         let reserve_ports = annotations.and_then(|annotations| annotations.reserve_ports.as_deref());
         Self {
             nics: GuestNic::all(&vm.spec.template.spec).into(),

@@ -19,7 +19,7 @@ use crate::{
     },
     change::{Change, Nic},
     facts::{Fact, FactSource, Vmi, nad::closest_name},
-    hotplug::progress::ClusterInfo,
+    hotplug::{place::runs_by_status, progress::ClusterInfo},
     settings::Settings,
 };
 
@@ -160,7 +160,7 @@ pub fn edit(
             _ if change.after.stops() => Fact::Absent,
             Fact::Known(_) => Fact::Known(()),
             Fact::Absent => Fact::Absent,
-            Fact::Unknown => Fact::Unknown,
+            Fact::Unknown => runs_by_status(vm),
         };
         Ok((cluster_info, running, is_sriov(change, request)))
     })?;
@@ -273,10 +273,10 @@ fn check_request(change: &Change, request: &EditRequest) -> Result<(), EditError
 fn check_present(change: &Change, request: &EditRequest, guest: Fact<&Vmi>) -> Result<(), EditError> {
     let EditRequest::Remove(name) = request else { return Ok(()) };
     let nics = change.after.nics();
-    if nics.contains_key(name.as_str()) || guest.known().is_some_and(|vmi| vmi.has_nic(name)) {
+    if nics.get(name).is_some() || guest.known().is_some_and(|vmi| vmi.has_nic(name)) {
         return Ok(());
     }
-    let names: Vec<&str> = nics.keys().copied().collect();
+    let names: Vec<&str> = nics.iter().map(|nic| nic.name).collect();
     let hint = match closest_name(name, names.iter().copied()) {
         Some(near) => format!("; did you mean {near:?}?"),
         None if names.is_empty() => "; it has no NIC".to_owned(),
@@ -578,6 +578,20 @@ mod tests {
         let unknown = edit_in(&vm(), &EditRequest::Add(nic("b")), &(Arc::new(NoFacts) as Arc<dyn FactSource>)).unwrap();
         assert!(unknown.verdict.causes.is_empty() && !unknown.verdict.warnings.is_empty(), "{:?}", unknown.verdict);
         assert_eq!(unknown.running, Fact::Unknown);
+    }
+
+    #[test]
+    fn without_its_vmi_the_status_of_the_vm_shows_whether_it_runs() {
+        for (status, expected) in [
+            (json!({}), Fact::Unknown),
+            (json!({"created": true}), Fact::Known(())),
+            (json!({"created": false}), Fact::Absent),
+        ] {
+            let mut vm = vm();
+            vm["status"] = status;
+            let facts: Arc<dyn FactSource> = Arc::new(NoFacts);
+            assert_eq!(edit_in(&vm, &EditRequest::Add(nic("b")), &facts).unwrap().running, expected);
+        }
     }
 
     #[test]

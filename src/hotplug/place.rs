@@ -249,11 +249,16 @@ fn runs(around: &Surroundings) -> Fact<()> {
     match around.vmi {
         Fact::Known(vmi) if end_of(vmi).is_none() => Fact::Known(()),
         Fact::Known(_) | Fact::Absent => Fact::Absent,
-        Fact::Unknown => match around.vm.and_then(|vm| vm.pointer("/status/created")).and_then(Value::as_bool) {
-            Some(true) => Fact::Known(()),
-            Some(false) => Fact::Absent,
-            None => Fact::Unknown,
-        },
+        Fact::Unknown => around.vm.map_or(Fact::Unknown, runs_by_status),
+    }
+}
+
+/// Whether the guest of a VM runs, by the status of the VM.
+pub(super) fn runs_by_status(vm: &Value) -> Fact<()> {
+    match vm.pointer("/status/created").and_then(Value::as_bool) {
+        Some(true) => Fact::Known(()),
+        Some(false) => Fact::Absent,
+        None => Fact::Unknown,
     }
 }
 

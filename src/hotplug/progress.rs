@@ -13,11 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use ring::digest;
 use serde_json::Value;
 
 use self::objects::{condition, failed_migration, is_alive, list, name_is, name_of, quoted, text};
 use crate::{
+    api::hash::sha256,
     facts::{Fact, Facts, KubeVirt, attachment::InPlace, kubevirt::AutoMigration},
     kubevirt::Version,
     rules,
@@ -208,9 +208,8 @@ pub enum AttachMethod {
 /// Returns the name of a NIC's interface in its pod, since KubeVirt 0.59: `pod` and the start of the name's SHA-256.
 #[must_use]
 pub fn pod_interface(nic: &str) -> String {
-    let hash = digest::digest(&digest::SHA256, nic.as_bytes());
     let mut name = String::from("pod");
-    for byte in hash.as_ref() {
+    for byte in sha256(nic.as_bytes()) {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
     }

@@ -15,7 +15,6 @@ use kube::{
     api::PostParams,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use ring::digest;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -24,6 +23,7 @@ pub use self::{
     rate_limit::RateLimiter,
 };
 use super::api_error::ApiError;
+use crate::api::hash::sha256;
 
 /// The longest note of an Event, in bytes (`NoteLengthLimit` in k8s.io/kubernetes).
 const LONGEST_NOTE: usize = 1024;
@@ -256,9 +256,8 @@ pub(crate) fn reference(object: &Value) -> ObjectReference {
 
 /// Returns the name of an Event on an object: the same for the same identity.
 pub(crate) fn name_of_event(object: &str, identity: &str) -> String {
-    let hash = digest::digest(&digest::SHA256, identity.as_bytes());
     let mut name = format!("{}.", object.get(..object.floor_char_boundary(LONGEST_PREFIX)).unwrap_or_default());
-    for byte in hash.as_ref().iter().take(8) {
+    for byte in sha256(identity.as_bytes()).iter().take(8) {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
     }

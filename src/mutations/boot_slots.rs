@@ -23,7 +23,7 @@ pub(super) fn operations(input: &MutationInput) -> Vec<PatchOperation> {
     match (input.change.before.map(|before| before.vmi), input.change.after.vmi) {
         (None, Some(vmi)) => annotate_new(input, vmi),
         (Some(Some(old)), Some(new)) => {
-            set(new, &[(BOOT_SLOTS, boot_slots_of(old.metadata.annotations.as_ref()).map(str::to_owned))])
+            set(new, &[(BOOT_SLOTS, boot_slots_of(old.metadata.annotations.as_deref()).map(str::to_owned))])
         }
         (_, None) | (Some(None), Some(_)) => Vec::new(),
     }
@@ -44,7 +44,7 @@ fn annotate_new(input: &MutationInput, vmi: &VirtualMachineInstance) -> Vec<Patc
 fn boot_slots(input: &MutationInput, vmi: &VirtualMachineInstance) -> Option<(Option<u64>, BootSlots)> {
     let kubevirt = input.facts.kubevirt.known()?;
     let version = kubevirt.version?;
-    let placement = boot::pci_options(vmi.metadata.annotations.as_ref());
+    let placement = boot::pci_options(vmi.metadata.annotations.as_deref());
     let devices = pci::count_devices(&vmi.spec, &placement, &**kubevirt).ok()?;
     let reserved = match reserve_ports::requested(&input.change.after, input.facts, input.settings) {
         ReservePorts::Ports(wanted) => match pci::reserve(&devices.port_usage, &devices.nics, version, wanted) {
@@ -66,7 +66,7 @@ fn set(vmi: &VirtualMachineInstance, wanted: &[(&'static str, Option<String>)]) 
         // Every object from the API server has metadata; without it the patch has no parent for the annotations.
         return Vec::new();
     }
-    let annotations = vmi.metadata.annotations.as_ref();
+    let annotations = vmi.metadata.annotations.as_deref();
     let present = |key: &str| if key == BOOT_SLOTS { boot_slots_of(annotations) } else { slot_count_of(annotations) };
     let mut operations = Vec::new();
     for (key, value) in wanted {

@@ -130,13 +130,13 @@ fn absent(interface: &Interface) -> Value {
     set("state", Some(json!("absent")));
     set("model", interface.model.as_ref().map(|text| json!(text.as_str())));
     set("macAddress", interface.mac_address.as_ref().map(|text| json!(text.as_str())));
-    set("pciAddress", interface.pci_address.as_ref().map(|text| json!(text.as_str())));
-    set("ports", interface.ports.as_ref().map(|ports| ports.iter().map(port).collect()));
-    set("portRanges", interface.port_ranges.as_ref().map(|ranges| ranges.iter().map(port_range).collect()));
-    set("dhcpOptions", interface.dhcp_options.as_ref().map(dhcp_options));
-    set("bootOrder", interface.boot_order.map(Value::from));
-    set("acpiIndex", interface.acpi_index.map(Value::from));
-    set("tag", interface.tag.as_ref().map(|text| json!(text.as_str())));
+    set("pciAddress", interface.options.pci_address.as_ref().map(|text| json!(text.as_str())));
+    set("ports", interface.options.ports.as_ref().map(|ports| ports.iter().map(port).collect()));
+    set("portRanges", interface.options.port_ranges.as_ref().map(|ranges| ranges.iter().map(port_range).collect()));
+    set("dhcpOptions", interface.options.dhcp_options.as_ref().map(dhcp_options));
+    set("bootOrder", interface.options.boot_order.map(Value::from));
+    set("acpiIndex", interface.options.acpi_index.map(Value::from));
+    set("tag", interface.options.tag.as_ref().map(|text| json!(text.as_str())));
     Value::Object(fields)
 }
 

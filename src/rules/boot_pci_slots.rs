@@ -170,7 +170,7 @@ fn expanded_devices(
 
 /// Counts the devices that the template itself has.
 fn devices_of_template(view: &ObjectView, kinds: &dyn DeviceRegistry) -> Result<Devices, String> {
-    let options = boot::pci_options(view.guest_metadata.annotations.as_ref()).for_template();
+    let options = boot::pci_options(view.guest_metadata.annotations.as_deref()).for_template();
     pci::count_devices(view.guest, &options, kinds).map_err(|error| error.to_string())
 }
 

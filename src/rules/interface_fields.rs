@@ -58,7 +58,7 @@ fn check(case: &Case) -> Vec<Finding> {
         }
         findings.extend(dhcp::check(&checked));
     }
-    if permits_ranges.is_none() && guest.interfaces().iter().any(|interface| interface.port_ranges.is_some()) {
+    if permits_ranges.is_none() && guest.interfaces().iter().any(|interface| interface.options.port_ranges.is_some()) {
         findings
             .push(RULE.unknown(FactKind::KubeVirt, "portRanges were not checked: the KubeVirt resource is not known"));
     }

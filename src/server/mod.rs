@@ -70,6 +70,7 @@ pub use self::{
 };
 use crate::{
     admission::{Decision, Reviewer},
+    certificates::crypto,
     cluster::watch::Watches,
     controllers::{
         changes::ChangeFollower, pending::PendingCounts, persist::PersistStatus, webhook_activation::Activation,
@@ -307,7 +308,7 @@ impl Server {
             let metrics = std::mem::take(&mut self.metrics);
             health.spawn(health::serve(listener, self.readiness.clone(), metrics));
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, cryptography = crypto::name(), "serving");
         let mut self_checks = JoinSet::new();
         self_checks.spawn(run_self_check(
             self.self_check.clone(),

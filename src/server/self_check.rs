@@ -16,7 +16,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::{CertResolver, provider};
+use super::tls::CertResolver;
+use crate::certificates::crypto::provider;
 
 /// The limit of a self-check: more than it needs even on a slow machine.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,7 +16,6 @@ use std::{
 
 use rustls::{
     InconsistentKeys, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
@@ -25,6 +24,7 @@ use rustls::{
 use crate::certificates::{
     GeneratedCertificates, Host,
     chain::is_valid_for,
+    crypto::provider,
     validity::{Validity, ValidityPhase},
 };
 
@@ -245,10 +245,6 @@ pub(super) fn server_config(
     Ok(config)
 }
 
-pub(super) fn provider() -> CryptoProvider {
-    ring::default_provider()
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
@@ -347,6 +343,15 @@ mod tests {
         let bundle = bundle();
         assert!(CertKeyPair::try_from(&bundle).is_ok());
         assert!(ClientCas::from_pem(bundle.ca.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn connections_use_the_fips_module_with_the_feature_fips() {
+        let cas = ClientCas::from_pem(bundle().ca.as_bytes()).unwrap();
+        for cas in [None, Some(cas)] {
+            let config = server_config(CertResolver::default(), cas).unwrap();
+            assert_eq!(config.fips(), cfg!(feature = "fips"));
+        }
     }
 
     #[test]

@@ -287,7 +287,7 @@ pub enum SettingsError {
         column: u64,
     },
     /// The rule id does not exist.
-    #[error("line {line}: there is no rule {id:?}; `nicplug rules` lists the ids")]
+    #[error("line {line}: there is no rule {id:?}")]
     UnknownRule {
         /// The id as written.
         id: String,

@@ -399,7 +399,10 @@ class Templates(unittest.TestCase):
         self.assertEqual(rule, {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["create"]})
         self.assertEqual(objects["Role"]["metadata"]["namespace"], "vms")
         (container,) = objects["Pod"]["spec"]["containers"]
-        self.assertEqual(container["args"], ["probe", "--namespace=vms"])
+        settings = "--settings=/etc/nicplug/settings/settings.yaml"
+        self.assertEqual(container["args"], ["probe", "--namespace=vms", settings])
+        (volume,) = objects["Pod"]["spec"]["volumes"]
+        self.assertEqual(volume["configMap"]["name"], by_kind({}, "ConfigMap")["metadata"]["name"])
         self.assertEqual(container["image"], pod({})["containers"][0]["image"])
         selector = by_kind({}, "Service")["spec"]["selector"]
         self.assertFalse(selector.items() <= objects["Pod"]["metadata"]["labels"].items())
@@ -430,6 +433,20 @@ class Templates(unittest.TestCase):
         kinds = [item["kind"] for item in chart.objects(render(shared)) if item["metadata"]["name"] == "nicplug-audit"]
         self.assertEqual(kinds, ["CronJob"])
         self.assertEqual(audit_pod(shared)["spec"]["serviceAccountName"], "default")
+
+    def test_an_audit_is_scheduled_by_its_own_affinity_and_priority(self) -> None:
+        spec = audit_pod(AUDIT)["spec"]
+        self.assertFalse({"affinity", "priorityClassName"} & set(spec))
+        affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+        values = {"audit": {"enabled": True, "affinity": affinity, "priorityClassName": "low"}, "priorityClassName": "high"}
+        spec = audit_pod({**values, "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]})["spec"]
+        self.assertEqual((spec["affinity"], spec["priorityClassName"]), (affinity, "low"))
+        self.assertEqual((spec["nodeSelector"], spec["tolerations"]), ({"a": "b"}, [{"operator": "Exists"}]))
+
+    def test_the_probe_may_create_the_vms_of_a_fork(self) -> None:
+        values = {"settings": {"api": {"groups": {"kubevirt.io": ["kubevirt.example.com"]}}}}
+        (role,) = [item for item in chart.objects(chart.render_test(values)) if item["kind"] == "Role"]
+        self.assertEqual(role["rules"][0]["apiGroups"], ["kubevirt.io", "kubevirt.example.com"])
 
     def test_what_is_switched_off_has_no_rights(self) -> None:
         without = {

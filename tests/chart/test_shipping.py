@@ -191,7 +191,10 @@ class Workflows(unittest.TestCase):
 
 
 class WithRelease(unittest.TestCase):
-    """Creates the files of a release, with a text in the place of each program."""
+    """Creates the files of a release, with a text in the place of each program and of what it writes."""
+
+    DOCUMENTS = {f"completions/{name}": shell.encode() for shell, name in release.COMPLETIONS.items()}
+    DOCUMENTS |= {"man/nicplug.1": b"manual"}
 
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -206,7 +209,8 @@ class WithRelease(unittest.TestCase):
             (self.folder / platform).mkdir(exist_ok=True)
             (self.folder / platform / name).write_text(platform)
             (self.folder / platform / "nicplug.cdx.json").write_text("{}")
-        release.main(self.folder)
+        (self.folder / "linux-amd64/nicplug.profdata").write_text("profile")
+        release.main(self.folder, self.DOCUMENTS)
 
     def sums(self) -> dict[str, str]:
         lines = (self.files / "SHA256SUMS").read_text().splitlines()
@@ -220,6 +224,23 @@ class ReleaseFiles(WithRelease):
         found = {file.name: file for file in self.files.iterdir() if file.name != "SHA256SUMS"}
         self.assertEqual(self.sums(), {name: release.digest(file) for name, file in found.items()})
         self.assertGreaterEqual(found.keys(), {"install.yaml", "nicplug.rb", "nicplug-linux-amd64.cdx.json"})
+        self.assertIn("nicplug-linux-amd64.profdata", found)
+
+    def test_every_archive_has_the_licence_the_completions_and_the_manual(self) -> None:
+        archives = [file for file in self.files.iterdir() if re.fullmatch(r"nicplug-\w+-\w+\.(tar\.gz|zip)", file.name)]
+        self.assertEqual(len(archives), len(release.PLATFORMS))
+        for archive in archives:
+            unpacked = self.folder / "unpacked" / archive.name
+            shutil.unpack_archive(archive, unpacked)
+            found = {str(file.relative_to(unpacked)) for file in unpacked.rglob("*") if file.is_file()}
+            program = "nicplug.exe" if archive.suffix == ".zip" else "nicplug"
+            self.assertEqual(found, {program, "LICENSE", *self.DOCUMENTS})
+
+    def test_the_formula_installs_files_of_the_archives(self) -> None:
+        formula = (self.files / "nicplug.rb").read_text()
+        for name in re.findall(r'(?:completion|bin)\.install "(.+?)"', formula):
+            self.assertIn(name, {"nicplug", *self.DOCUMENTS})
+        self.assertIn('man1.install Dir["man/*.1"]', formula)
 
     def test_the_same_programs_give_the_same_files(self) -> None:
         before = self.sums()
@@ -238,6 +259,9 @@ class ReleaseFiles(WithRelease):
         text = "# Changelog\n\n## [Unreleased]\n\nNext.\n\n## [0.0.1] - 2026-01-01\n\nFirst.\n"
         self.assertEqual(release.notes(text), "Next.\n")
         self.assertEqual(release.notes(text.replace("0.0.1", PACKAGE["version"])), "First.\n")
+        linked = text.replace("Next.", "[a](docs/a.md#b), [c](https://c.example)")
+        absolute = f"{release.REPOSITORY}/blob/v{PACKAGE['version']}/docs/a.md#b"
+        self.assertEqual(release.notes(linked), f"[a]({absolute}), [c](https://c.example)\n")
 
     def test_the_formula_names_each_archive_with_its_sum(self) -> None:
         formula = (self.files / "nicplug.rb").read_text()

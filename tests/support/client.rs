@@ -40,7 +40,7 @@ pub(crate) async fn handshake(
     for ca in CertificateDer::pem_slice_iter(cas.as_bytes()) {
         roots.add(ca.unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(nicplug::certificates::crypto::provider());
     let config = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()
         .unwrap()

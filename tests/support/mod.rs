@@ -17,6 +17,7 @@
 //! | [`metrics`] | values of a metrics page |
 //! | [`replica`] | the built program, `nicplug serve` |
 //! | [`server`] | the server in the test's own process, and a client that writes raw bytes |
+//! | [`terminal`] | commands of the built program on a pseudo-terminal |
 //! | [`wait`] | waiting for events |
 //! | [`wording`] | words that user-facing texts may not have |
 //!
@@ -56,5 +57,6 @@ pub(crate) mod link;
 pub(crate) mod metrics;
 pub(crate) mod replica;
 pub(crate) mod server;
+pub(crate) mod terminal;
 pub(crate) mod wait;
 pub(crate) mod wording;

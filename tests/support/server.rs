@@ -92,7 +92,7 @@ pub(crate) fn connector(
 ) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(BUNDLE.ca.as_bytes()).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(nicplug::certificates::crypto::provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots);

@@ -1,6 +1,6 @@
 //! Finds the ends of strings, whitespace and numbers.
 
-use wide::u8x16;
+use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x16};
 
 /// Splits a string without escapes from the text after it; `None` if the text does not begin with such a string.
 #[inline]
@@ -70,10 +70,17 @@ fn from_special_near_the_end(text: &[u8]) -> Option<&[u8]> {
 
 /// Returns which of sixteen bytes are quotes, backslashes or control characters: one bit each, the first byte lowest.
 #[inline]
-fn specials(bytes: [u8; 16]) -> u32 {
-    let bytes = u8x16::new(bytes);
-    let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-    let is_delimiter = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'));
+fn specials(bytes: [u8; 16]) -> u64 {
+    // A text is too short to choose a level at run time.
+    dispatch!(Level::baseline(), simd => specials_with(simd, bytes))
+}
+
+#[allow(clippy::inline_always, reason = "the instructions of a level exist in its context only")]
+#[inline(always)]
+fn specials_with<S: Simd>(simd: S, bytes: [u8; 16]) -> u64 {
+    let bytes: u8x16<S> = bytes.simd_into(simd);
+    let is_control = bytes.min(0x1f).simd_eq(bytes);
+    let is_delimiter = bytes.simd_eq(b'"') | bytes.simd_eq(b'\\');
     (is_control | is_delimiter).to_bitmask()
 }
 

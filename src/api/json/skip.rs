@@ -4,73 +4,57 @@
 //! per byte, the first byte lowest. Six shifts then find the bytes inside strings, and counting bits counts brackets.
 //! The idea is from Langdale and Lemire, "Parsing gigabytes of JSON per second" (2019), section 3.
 
+//!
+//! The code is compiled for each level of SIMD that a processor may have, and the processor chooses at run time: AVX2 has
+//! a third of the instructions of SSE2, the level of every x86-64.
+
 use std::mem;
 
-use wide::u8x16;
+use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x64};
 
 /// Returns the text after a list or an object that begins here; `None` if it has no end.
 ///
 /// Square and curly brackets count alike, and any text may stand between them: `[1 2}` is skipped.
 #[inline(never)]
 pub(super) fn after_brackets(text: &[u8]) -> Option<&[u8]> {
-    let (mut strings, mut brackets) = (Strings::default(), Brackets::default());
-    after(text, |block| {
-        let [quotes, backslashes, opening, closing] = block.marks(|bytes| {
-            // A square bracket differs from the curly one of its side in one bit, which other bytes may have too.
-            let curly = bytes | u8x16::splat(b'[' ^ b'{');
-            [is(bytes, b'"'), is(bytes, b'\\'), is(curly, b'{'), is(curly, b'}')]
-        });
-        let outside = !strings.inside(quotes, backslashes);
-        brackets.end(opening & outside, closing & outside)
-    })
+    dispatch!(Level::new(), simd => after(simd, text, Brackets::default()))
 }
 
 /// Returns the text after a string whose opening quote was consumed; `None` if it has no end.
 #[inline(never)]
 pub(super) fn after_string(text: &[u8]) -> Option<&[u8]> {
-    let mut strings = Strings::default();
-    after(text, |block| {
-        let [quotes, backslashes] = block.marks(|bytes| [is(bytes, b'"'), is(bytes, b'\\')]);
-        first(quotes & !strings.escaped(backslashes))
-    })
+    dispatch!(Level::new(), simd => after(simd, text, Strings::default()))
 }
 
-/// Returns the text after the byte that `find` finds in one of the blocks. The last block is padded with spaces.
-#[inline]
-fn after(text: &[u8], mut find: impl FnMut(Block) -> Option<usize>) -> Option<&[u8]> {
+/// Finds the end of a value.
+///
+/// Its methods, and all functions that they call, have to be inlined: the instructions of a level exist only in the
+/// function that was compiled for the level. A closure would not be inlined.
+trait FindEnd {
+    /// Returns the offset of the last byte of the value, if it is in this block.
+    fn end<S: Simd>(&mut self, bytes: u8x64<S>) -> Option<usize>;
+}
+
+/// Returns the text after the end of a value. The last block is padded with spaces.
+#[allow(clippy::inline_always, reason = "see FindEnd")]
+#[inline(always)]
+fn after<S: Simd>(simd: S, text: &[u8], mut value: impl FindEnd) -> Option<&[u8]> {
     let (blocks, last) = text.as_chunks::<64>();
     for (number, block) in blocks.iter().enumerate() {
-        if let Some(place) = find(Block(block)) {
+        if let Some(place) = value.end(u8x64::from_slice(simd, block)) {
             return text.get(number * 64 + place + 1..);
         }
     }
     let mut block = [b' '; 64];
     block.get_mut(..last.len())?.copy_from_slice(last);
-    last.get(find(Block(&block))? + 1..)
+    last.get(value.end(u8x64::from_slice(simd, &block))? + 1..)
 }
 
-/// Returns which of the bytes equal `byte`.
-#[inline]
-fn is(bytes: u8x16, byte: u8) -> u8x16 {
-    bytes.simd_eq(u8x16::splat(byte))
-}
-
-/// Bytes that are examined together.
-#[derive(Clone, Copy)]
-struct Block<'t>(&'t [u8; 64]);
-
-impl Block<'_> {
-    /// Returns `N` bit masks. `classes` computes them for sixteen bytes at a time.
-    #[inline]
-    fn marks<const N: usize>(self, classes: impl Fn(u8x16) -> [u8x16; N]) -> [u64; N] {
-        let mut marks = [0; N];
-        for (number, chunk) in self.0.as_chunks::<16>().0.iter().enumerate() {
-            for (marks, class) in marks.iter_mut().zip(classes(u8x16::new(*chunk))) {
-                *marks |= u64::from(class.to_bitmask()) << (number * 16);
-            }
-        }
-        marks
-    }
+/// Returns which of the bytes equal `byte`: one bit each.
+#[allow(clippy::inline_always, reason = "see FindEnd")]
+#[inline(always)]
+fn marks<S: Simd>(bytes: u8x64<S>, byte: u8) -> u64 {
+    bytes.simd_eq(byte).to_bitmask()
 }
 
 /// The state of strings from block to block.
@@ -82,9 +66,18 @@ struct Strings {
     is_escaped: u64,
 }
 
+impl FindEnd for Strings {
+    #[allow(clippy::inline_always, reason = "see FindEnd")]
+    #[inline(always)]
+    fn end<S: Simd>(&mut self, bytes: u8x64<S>) -> Option<usize> {
+        first(marks(bytes, b'"') & !self.escaped(marks(bytes, b'\\')))
+    }
+}
+
 impl Strings {
     /// Returns the bytes inside strings, including opening quotes and excluding closing ones.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "see FindEnd")]
+    #[inline(always)]
     fn inside(&mut self, quotes: u64, backslashes: u64) -> u64 {
         let mut inside = quotes & !self.escaped(backslashes);
         // Each bit becomes the parity of all bits up to it.
@@ -97,7 +90,8 @@ impl Strings {
     }
 
     /// Returns the bytes after a backslash that is not escaped itself.
-    #[inline]
+    #[allow(clippy::inline_always, reason = "see FindEnd")]
+    #[inline(always)]
     fn escaped(&mut self, backslashes: u64) -> u64 {
         let carried = mem::take(&mut self.is_escaped);
         let backslashes = backslashes & !carried;
@@ -119,46 +113,57 @@ const EVEN: u64 = u64::MAX / 3;
 
 /// Returns the runs of ones that begin at `first`, each with the bit after it, and whether the last run reaches the
 /// end.
-#[inline]
+#[allow(clippy::inline_always, reason = "see FindEnd")]
+#[inline(always)]
 fn runs(ones: u64, first: u64) -> (u64, bool) {
     // Adding the first bit of a run turns the run to zeros and the bit after it to one. Other runs stay.
     let (sum, overflows) = ones.overflowing_add(first);
     (sum ^ ones, overflows)
 }
 
-/// Counts open brackets.
+/// A list or an object, with the brackets that are open.
 #[derive(Default)]
 struct Brackets {
+    strings: Strings,
     open: usize,
 }
 
-impl Brackets {
-    /// Returns the offset at which the last open bracket is closed, if that is in this block.
-    #[inline]
-    fn end(&mut self, opening: u64, closing: u64) -> Option<usize> {
+impl FindEnd for Brackets {
+    #[allow(clippy::inline_always, reason = "see FindEnd")]
+    #[inline(always)]
+    fn end<S: Simd>(&mut self, bytes: u8x64<S>) -> Option<usize> {
+        let outside = !self.strings.inside(marks(bytes, b'"'), marks(bytes, b'\\'));
+        // A square bracket differs from the curly one of its side in one bit, which other bytes may have too.
+        let curly = bytes | (b'[' ^ b'{');
+        let (opening, closing) = (marks(curly, b'{') & outside, marks(curly, b'}') & outside);
         let (opens, closes) = (opening.count_ones() as usize, closing.count_ones() as usize);
         // Only a block that closes at least as many brackets as are open has to be examined bracket by bracket.
-        if self.open > closes {
-            self.open = self.open + opens - closes;
-            return None;
-        }
-        let mut left = opening | closing;
-        while let Some(place) = first(left) {
-            if opening >> place & 1 == 1 {
-                self.open += 1;
-            } else if self.open <= 1 {
-                return Some(place);
-            } else {
-                self.open -= 1;
+        if self.open <= closes {
+            let (mut left, mut closed) = (closing, 0);
+            while let Some(place) = first(left) {
+                closed += 1;
+                let opened = (opening & below(place)).count_ones() as usize;
+                if self.open + opened <= closed {
+                    return Some(place);
+                }
+                left &= left - 1;
             }
-            left &= left - 1;
         }
+        self.open = self.open + opens - closes;
         None
     }
 }
 
+/// Returns a mask of the bits below `place`.
+#[allow(clippy::inline_always, reason = "see FindEnd")]
+#[inline(always)]
+fn below(place: usize) -> u64 {
+    (1 << place) - 1
+}
+
 /// Returns the index of the lowest bit.
-#[inline]
+#[allow(clippy::inline_always, reason = "see FindEnd")]
+#[inline(always)]
 fn first(bits: u64) -> Option<usize> {
     (bits != 0).then(|| bits.trailing_zeros() as usize)
 }

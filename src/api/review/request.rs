@@ -272,7 +272,7 @@ impl<'a> Object<'a> {
     }
 
     fn annotations(&self) -> Option<&Annotations<'a>> {
-        self.metadata()?.annotations.as_ref()
+        self.metadata()?.annotations.as_deref()
     }
 
     /// Returns the metadata of an object of KubeVirt.

@@ -16,6 +16,7 @@ use crate::{
         slots::{BusView, bus_after_restart},
         status::place_of,
     },
+    cluster::store::Store,
     facts::{Fact, FactSource, migration::Obstacle},
     hotplug::{
         place::{GuestReport, Need, Surroundings, report},
@@ -225,7 +226,7 @@ impl GuestAuditor<'_> {
         let mut findings = Vec::new();
         let bus = bus_after_restart(guest.vm.as_ref(), guest.vmi.known(), &self.found.store, version).ok();
         add_boot_error(bus.as_ref(), &mut findings);
-        for judged in findings_of_new(facts, self.settings, kind, typed(object, kind)) {
+        for judged in findings_of_new(facts, self.settings, kind, &typed(object, kind)) {
             if let (Some(missing), Some(rule)) = (judged.missing, judged.rule) {
                 unknown.entry(missing.as_str()).or_default().insert(rule.id);
                 continue;
@@ -234,7 +235,7 @@ impl GuestAuditor<'_> {
         }
         add_nics(&report, object, &mut findings);
         add_ports(&report, &mut findings);
-        findings.extend(migratable(guest, facts));
+        findings.extend(migratable(guest, &self.found.store, self.settings));
         findings.sort_by_key(|finding| finding.topic);
         let audited = AuditedGuest {
             kind,
@@ -258,9 +259,9 @@ impl GuestAuditor<'_> {
     }
 }
 
-/// Returns a finding if a running guest cannot migrate: by its condition, or by nodes and quotas, which the condition does
-/// not consider.
-fn migratable(guest: &Guest, facts: &dyn FactSource) -> Option<Finding> {
+/// Returns a finding if a running guest cannot migrate: by its condition, or by the settings, nodes and quotas, which the
+/// condition does not consider.
+fn migratable(guest: &Guest, store: &Store, settings: &Settings) -> Option<Finding> {
     let vmi = guest.vmi.known()?;
     if vmi.pointer("/status/phase").and_then(Value::as_str) != Some("Running") {
         return None;
@@ -269,9 +270,10 @@ fn migratable(guest: &Guest, facts: &dyn FactSource) -> Option<Finding> {
         return Some(finding);
     }
     let start = MigrationStart { namespace: &guest.namespace, vmi_name: &guest.name };
-    let facts = facts.facts_for_migration(&start);
-    let obstacle = Obstacle::of_guest(&facts, facts.live().known()?)?;
+    let facts = store.facts_to_move(&start, settings.attachment.multus_namespace.as_ref());
+    let obstacle = Obstacle::of_guest(&facts, settings, facts.live().known()?)?;
     let fix = match obstacle {
+        Obstacle::Plugin { .. } => "plan a restart for a NIC that needs a migration and for a drain of its node",
         Obstacle::Unavailable { .. } => "make one of these nodes schedulable before you drain the node of the guest",
         Obstacle::Quota { .. } => "raise the quota before the guest migrates",
         _ => "make another node fit, or plan a restart for a NIC that needs a migration and for a drain of its node",
@@ -383,7 +385,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{cluster::store::Store, k8s::kind::Kind};
+    use crate::k8s::kind::Kind;
 
     #[test]
     fn a_field_belongs_to_the_nic_of_its_list_entry() {
@@ -433,8 +435,39 @@ mod tests {
                 store.finish_sync(kind);
             }
             let guest = Guest { namespace: "shop".into(), name: "web".into(), vm: None, vmi: Fact::Known(vmi) };
-            let finding = migratable(&guest, &store);
+            let finding = migratable(&guest, &store, &Settings::default());
             assert_eq!(finding.as_ref().map(|finding| finding.what.as_str()), expected, "{phase} {status} {nodes:?}");
+        }
+    }
+
+    #[test]
+    fn a_running_guest_cannot_migrate_with_a_plugin_of_the_settings() {
+        let network = |name: &str, plugin: &str| {
+            json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"config": json!({"cniVersion": "0.4.0", "type": plugin}).to_string()}})
+        };
+        let vmi = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u"},
+            "spec": {"domain": {"devices": {"interfaces": [{"name": "a", "bridge": {}}, {"name": "b", "bridge": {}}]}},
+                "networks": [{"name": "a", "multus": {"networkName": "blue"}},
+                    {"name": "b", "multus": {"networkName": "passed"}}]},
+            "status": {"phase": "Running", "nodeName": "node-a"}});
+        let mut store = Store::default();
+        store.apply(Kind::Vmi, &vmi.to_string()).unwrap();
+        for network in [network("blue", "bridge"), network("passed", "host-device")] {
+            store.apply(Kind::Nad, &network.to_string()).unwrap();
+        }
+        let guest = Guest { namespace: "shop".into(), name: "web".into(), vm: None, vmi: Fact::Known(vmi) };
+        let expected = "the running guest cannot migrate: plugin host-device of \"b\" does not migrate";
+        for (settings, expected) in [
+            ("{}", None),
+            ("attachment: {neverByMigration: [macvtap]}", None),
+            ("attachment: {neverByMigration: [macvtap, host-device]}", Some(expected)),
+        ] {
+            let finding = migratable(&guest, &store, &Settings::parse(settings, &[]).unwrap());
+            assert_eq!(finding.as_ref().map(|finding| finding.what.as_str()), expected, "{settings}");
+            assert!(finding.is_none_or(|finding| finding.fix.starts_with("plan a restart")));
         }
     }
 

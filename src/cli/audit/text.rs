@@ -60,7 +60,7 @@ fn add_summary(page: &mut Printout, report: &AuditReport) {
     let worst = [Level::Error, Level::Warning, Level::Note].into_iter().find(|level| report.count_level(*level) > 0);
     page.paragraph(Some(worst.map_or(Colour::Green, Level::colour)), "", "  ", &headline);
     for (topic, number) in report.topics() {
-        page.paragraph(None, "", "        ", &format!("{number:>6}  {}", topic.title()));
+        page.paragraph(None, &format!("{number:>6}  "), "        ", topic.title());
     }
 }
 
@@ -92,5 +92,94 @@ fn add(page: &mut Printout, equal: &[(&AuditedGuest, &Finding)], finding: &Findi
     page.paragraph(None, "    ", "      ", &format!("{}{more}", names.join(", ")));
     if !finding.fix.is_empty() {
         page.paragraph(None, "    ", "      ", &format!("To do: {}", finding.fix));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::evaluation::Topic, *};
+    use crate::rules::{FreePorts, PortCount, find};
+
+    fn guest(name: &str, findings: Vec<Finding>) -> AuditedGuest {
+        AuditedGuest {
+            kind: "VirtualMachine",
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+            runs: Some(true),
+            ports: FreePorts { now: PortCount::Unlimited, details: String::new(), after_restart: PortCount::Unlimited },
+            nics: Vec::new(),
+            findings,
+            bus: None,
+        }
+    }
+
+    fn report() -> AuditReport {
+        let waits = "\"blue\" waits for a live migration, which a user must start (KubeVirt lacks workloadUpdateMethods \
+            LiveMigrate)";
+        let stuck = Finding::of(Topic::NicStuck, waits.to_owned(), "start a live migration");
+        let what = "NetworkAttachmentDefinition \"blu-net\" does not exist in namespace \"shop\"";
+        let fix = "create it, or use \"shop/blue-net\", which exists";
+        let warned = Finding { rule: find("NP105"), ..Finding::of(Topic::Warned, what.to_owned(), fix) };
+        let many = (0..10).map(|number| guest(&format!("web-{number}"), vec![warned.clone()]));
+        AuditReport {
+            scope: "namespace \"shop\"".to_owned(),
+            version: "v1.9.0".to_owned(),
+            guests: [guest("db", vec![stuck])].into_iter().chain(many).collect(),
+            notes: vec!["Not read, no permission: Pods of namespace \"shop\", Events of namespace \"shop\"".to_owned()],
+            ..AuditReport::default()
+        }
+    }
+
+    #[test]
+    fn the_audit_fits_eighty_columns() {
+        assert_eq!(
+            render(&report(), Printout::of(Some(80))),
+            "\
+1 error, 10 warnings in 11 guests of namespace \"shop\", KubeVirt v1.9.0
+     1  NIC waits for a user
+    10  Would draw a warning if created now
+
+NIC waits for a user
+  \"blue\" waits for a live migration, which a user must start (KubeVirt lacks
+    workloadUpdateMethods LiveMigrate)
+    shop/db
+    To do: start a live migration
+
+Would draw a warning if created now
+  NetworkAttachmentDefinition \"blu-net\" does not exist in namespace \"shop\"
+    [NP105]
+    shop/web-0, shop/web-1, shop/web-2, shop/web-3, shop/web-4, shop/web-5,
+      shop/web-6, shop/web-7 and 2 more (all with -o json)
+    To do: create it, or use \"shop/blue-net\", which exists
+
+Not read, no permission: Pods of namespace \"shop\", Events of namespace \"shop\"
+"
+        );
+    }
+
+    #[test]
+    fn the_audit_uses_a_hundred_and_twenty_columns() {
+        assert_eq!(
+            render(&report(), Printout::of(Some(120))),
+            "\
+1 error, 10 warnings in 11 guests of namespace \"shop\", KubeVirt v1.9.0
+     1  NIC waits for a user
+    10  Would draw a warning if created now
+
+NIC waits for a user
+  \"blue\" waits for a live migration, which a user must start (KubeVirt lacks workloadUpdateMethods LiveMigrate)
+    shop/db
+    To do: start a live migration
+
+Would draw a warning if created now
+  NetworkAttachmentDefinition \"blu-net\" does not exist in namespace \"shop\" [NP105]
+    shop/web-0, shop/web-1, shop/web-2, shop/web-3, shop/web-4, shop/web-5, shop/web-6, shop/web-7 and 2 more (all
+      with -o json)
+    To do: create it, or use \"shop/blue-net\", which exists
+
+Not read, no permission: Pods of namespace \"shop\", Events of namespace \"shop\"
+"
+        );
     }
 }

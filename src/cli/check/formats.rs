@@ -36,11 +36,6 @@ fn pretty(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Returns the path of a problem's file in a repository.
-fn path_of(problem: &Problem) -> &str {
-    problem.file.strip_prefix("./").unwrap_or(&problem.file)
-}
-
 /// Returns the message with the object and the rule, for outputs that show nothing else.
 fn full_message(problem: &Problem) -> String {
     let object = if problem.object.is_empty() { String::new() } else { format!("{}: ", problem.object) };

@@ -2,7 +2,7 @@
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::problem::{Level, Origin, Problem};
+use super::problem::{Checked, Level, Origin, Problem};
 use crate::{
     cli::arguments::program,
     cluster::manifests::{Comment, Position},
@@ -94,12 +94,16 @@ impl Ignores {
         }
     }
 
-    /// Returns the ignores that have expired, are written wrongly, or match nothing.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    /// Returns the ignores that have expired, are written wrongly, or match nothing. A pattern that matches no checked
+    /// object is only noted: a commit hook checks some of the files.
+    pub(super) fn into_problems(self, checked: &[Checked]) -> Vec<Problem> {
         let unused = self.ignores.into_iter().filter(|ignore| !ignore.is_used);
-        let unused = unused.map(|Ignore { file, line, rules, .. }| {
-            let what = format!("nothing of {} is ignored here; remove it", rules.join(", "));
-            problem(&file, line, &what)
+        let unused = unused.map(|Ignore { file, line, rules, target, .. }| match target {
+            Target::Objects(pattern) if !checked.iter().any(|checked| matches(&pattern, &checked.object)) => {
+                let what = format!("no checked object is {pattern}; remove the line if there is none in any file");
+                Problem { level: Level::Note, ..problem(&file, line, &what) }
+            }
+            _ => problem(&file, line, &format!("nothing of {} is ignored here; remove it", rules.join(", "))),
         });
         self.problems.into_iter().chain(unused).collect()
     }
@@ -199,7 +203,7 @@ mod tests {
         let mut ignores = of_comment(" nicplug:ignore NP103,NP105 until=9999-01-31 created by the platform team");
         assert!(ignores.covers(&problem_at(2, "")));
         assert!(!ignores.covers(&problem_at(3, "")));
-        assert!(ignores.into_problems().is_empty());
+        assert!(ignores.into_problems(&[]).is_empty());
         let mut ignores = of_comment(" nicplug:ignore NP103 later");
         assert!(!ignores.covers(&problem_at(2, "")));
     }
@@ -225,10 +229,10 @@ mod tests {
         ] {
             let mut ignores = of_comment(text);
             assert!(!ignores.covers(&problem_at(3, "")));
-            let problems: Vec<String> = ignores.into_problems().iter().map(Problem::message).collect();
+            let problems: Vec<String> = ignores.into_problems(&[]).iter().map(Problem::message).collect();
             assert!(matches!(problems.as_slice(), [one] if one.contains(expected)), "{text}: {problems:?}");
         }
-        assert!(of_comment("another comment").into_problems().is_empty());
+        assert!(of_comment("another comment").into_problems(&[]).is_empty());
     }
 
     #[test]
@@ -240,7 +244,21 @@ mod tests {
         assert!(ignores.covers(&problem_at(7, "VirtualMachine shop/web-1")));
         assert!(!ignores.covers(&problem_at(7, "VirtualMachine other/web-1")));
         assert!(!ignores.covers(&problem_at(7, "")));
-        assert_eq!(ignores.into_problems().len(), 1, "the last line is incomplete");
+        assert_eq!(ignores.into_problems(&[]).len(), 1, "the last line is incomplete");
+    }
+
+    #[test]
+    fn a_pattern_without_a_finding_is_a_warning_and_one_without_an_object_a_note() {
+        for (checked, level, part) in [
+            ("VirtualMachine shop/web-1", Level::Warning, "nothing of NP105 is ignored"),
+            ("VirtualMachine shop/db", Level::Note, "no checked object is VirtualMachine shop/web-*"),
+        ] {
+            let mut ignores = Ignores::default();
+            ignores.add_file("ignores", "NP105 VirtualMachine shop/web-* the NADs come later\n");
+            let checked = Checked { file: "a.yaml".to_owned(), object: checked.to_owned() };
+            let problems = ignores.into_problems(&[checked]);
+            assert!(matches!(problems.as_slice(), [one] if one.level == level && one.message().contains(part)));
+        }
     }
 
     #[test]

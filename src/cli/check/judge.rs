@@ -1,22 +1,20 @@
 //! The judgement of manifests by the evaluation of the webhook.
 
 use std::{
-    cell::OnceCell,
+    cell::{LazyCell, OnceCell},
     collections::HashSet,
     fmt::Write as _,
     ops::Range,
-    sync::{
-        Arc,
-        mpsc::{self, SyncSender},
-    },
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
 
 use super::{
-    ignore::{Ignores, MARKER},
+    ignore::Ignores,
     problem::{Checked, Level, Origin, Problem, Report, stable_field},
-    source::{Before, Source, key_of, set_namespace},
+    reading::{Part, ReadDocument, ReadObject, Reading},
+    source::{Before, Source, set_namespace},
 };
 use crate::{
     admission::{Endpoint, Evaluator, Judged, Severity, parse},
@@ -24,10 +22,11 @@ use crate::{
     change::{Change, MigrationStart},
     cluster::{
         files::{self, FilesError},
-        manifests::{self, Comment, Manifest, ManifestError, Places, Position},
+        manifests::{self, Document, Position},
         store::Store,
     },
     facts::{Fact, FactSource, Facts, KubeVirt},
+    k8s::kind::Kind,
     kubevirt::Version,
     settings::Settings,
 };
@@ -52,14 +51,22 @@ pub(super) struct Judge {
     pub(super) report: Report,
 }
 
+/// A file that is checked.
+struct CheckedFile {
+    /// The name in outputs.
+    name: String,
+    text: Text,
+}
+
 /// A text and, once a problem is found in it, where its lines are.
+#[derive(Default)]
 struct Text {
-    text: Arc<str>,
+    text: Arc<String>,
     lines: OnceCell<Vec<Range<usize>>>,
 }
 
 impl Text {
-    fn new(text: Arc<str>) -> Self {
+    fn new(text: Arc<String>) -> Self {
         Self { text, lines: OnceCell::new() }
     }
 
@@ -82,33 +89,6 @@ impl Text {
     fn line_at(&self, at: Position) -> String {
         let line = self.line(at.line).unwrap_or_default().trim_end();
         if line.len() > MAX_SOURCE { String::new() } else { line.to_owned() }
-    }
-}
-
-/// How many documents are read before those that are judged.
-const READ_AHEAD: usize = 64;
-
-/// A part of the input, in its order.
-enum Part {
-    File(Result<Arc<str>, FilesError>),
-    Document { comments: Vec<Comment>, manifests: Result<Vec<Manifest>, ManifestError> },
-}
-
-/// Reads the sources, and passes their parts on until the receiver is gone.
-fn read_parts(sources: &[Source], parts: &SyncSender<(usize, Part)>) {
-    for (index, source) in sources.iter().enumerate() {
-        let text = source.read().map(Arc::<str>::from);
-        let copy = text.as_ref().map_or_else(|_| Arc::from(""), Arc::clone);
-        if parts.send((index, Part::File(text))).is_err() {
-            return;
-        }
-        for document in manifests::documents(&copy) {
-            let comments = if document.text().contains(MARKER) { document.comments() } else { Vec::new() };
-            let part = Part::Document { comments, manifests: document.read() };
-            if parts.send((index, part)).is_err() {
-                return;
-            }
-        }
     }
 }
 
@@ -142,10 +122,20 @@ impl FactSource for WithVersion<'_> {
 
 impl Judge {
     /// Adds the facts of the checked files themselves: a network of the same chart is known.
-    pub(super) fn add_facts(&mut self, source: &Source) {
-        let Ok(text) = source.read() else { return };
-        let text = Text::new(text.into());
-        for document in manifests::documents(&text.text) {
+    pub(super) fn add_facts(&mut self, sources: &[Source]) {
+        let mut kept = 0;
+        for source in sources {
+            // The error is reported when the file is judged.
+            let Ok(text) = source.read() else { continue };
+            if FACT_KINDS.iter().any(|kind| text.contains(kind)) {
+                self.add_facts_of(source, &text);
+            }
+            source.keep(text, &mut kept);
+        }
+    }
+
+    fn add_facts_of(&mut self, source: &Source, text: &Arc<String>) {
+        for document in manifests::documents(text) {
             if !FACT_KINDS.iter().any(|kind| document.text().contains(kind)) {
                 continue;
             }
@@ -156,104 +146,107 @@ impl Judge {
                     }
                     if let Err(error) = files::insert(&mut self.store, &manifest) {
                         let what = format!("{}; write the field as its API defines it", error.message);
-                        self.add_fault(source, &text, error.at, &what, false);
+                        let file = CheckedFile { name: source.name(), text: Text::new(Arc::clone(text)) };
+                        self.add_fault(&file, error.at, &what, false);
                     }
                 }
             }
         }
     }
 
-    /// Judges all objects of the sources. Another thread reads them, which takes longer than to judge them.
+    /// Judges all objects of the sources. `begin` gets the name of a file now and then.
     pub(super) fn judge_all(&mut self, sources: &[Source], begin: impl Fn(&str)) {
+        let (namespace, api) = (self.namespace.clone(), self.settings.api.clone());
+        let reading = Reading { sources, namespace: &namespace, api: &api };
         std::thread::scope(|scope| {
-            let (sender, parts) = mpsc::sync_channel(READ_AHEAD);
-            scope.spawn(move || read_parts(sources, &sender));
-            let mut text = Text::new("".into());
-            for (index, part) in parts {
-                let Some(source) = sources.get(index) else { continue };
-                match part {
-                    Part::File(read) => {
-                        begin(&source.name());
-                        text = self.start_file(source, read);
+            let mut file = CheckedFile { name: String::new(), text: Text::default() };
+            for batch in reading.start(scope) {
+                begin(&file.name);
+                for part in batch {
+                    match part {
+                        Part::File(number, text) => {
+                            file.name = sources.get(number).map(Source::name).unwrap_or_default();
+                            self.start_file(&mut file, text);
+                        }
+                        Part::Document(document) => self.judge_document(&file, document),
                     }
-                    Part::Document { comments, manifests } => self.judge_document(source, &text, &comments, manifests),
                 }
             }
         });
     }
 
-    fn start_file(&mut self, source: &Source, read: Result<Arc<str>, FilesError>) -> Text {
+    fn start_file(&mut self, file: &mut CheckedFile, text: Result<Arc<String>, FilesError>) {
         self.report.files += 1;
-        match read {
-            Ok(text) => Text::new(text),
+        file.text = Text::default();
+        match text {
+            Ok(text) => file.text = Text::new(text),
             Err(error) => {
                 let mut what = error.to_string();
                 if let Some(cause) = std::error::Error::source(&error) {
                     let _ = write!(what, " ({cause})");
                 }
-                let text = Text::new("".into());
-                self.add_fault(source, &text, Position::start(), &what, true);
-                text
+                self.add_fault(file, Position::start(), &what, true);
             }
         }
     }
 
-    fn judge_document(
-        &mut self,
-        source: &Source,
-        text: &Text,
-        comments: &[Comment],
-        manifests: Result<Vec<Manifest>, ManifestError>,
-    ) {
+    fn judge_document(&mut self, file: &CheckedFile, document: ReadDocument) {
         self.report.documents += 1;
-        if !comments.is_empty() {
-            self.ignores.add_comments(&source.name(), comments, |number| text.line(number));
+        if !document.comments.is_empty() {
+            self.ignores.add_comments(&file.name, &document.comments, |number| file.text.line(number));
         }
-        match manifests {
-            Ok(manifests) => manifests.into_iter().for_each(|manifest| self.judge_manifest(source, text, manifest)),
-            Err(error) => self.add_fault(source, text, error.at, &error.message, true),
+        // Most documents have no finding, so their fields have no places until one is found.
+        let trees = LazyCell::new(|| Document::at(&file.text.text, document.place).trees().unwrap_or_default());
+        match document.objects {
+            Ok(objects) => objects.iter().for_each(|object| {
+                self.judge_object(file, object, |field| trees.get(object.number).map(|tree| tree.find(field)));
+            }),
+            Err(error) => self.add_fault(file, error.at, &error.message, true),
         }
     }
 
-    fn judge_manifest(&mut self, source: &Source, text: &Text, mut manifest: Manifest) {
-        let (api_version, kind) = (manifest.api_version().to_owned(), manifest.kind().to_owned());
-        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-        let gvk = GroupVersionKind { group: group.into(), version: version.into(), kind: kind.as_str().into() };
-        let kind = ObjectKind::of(&gvk);
-        if kind == ObjectKind::Other || !self.settings.api.judges(group, kind.group()) {
-            return;
-        }
-        set_namespace(&mut manifest.object, &self.namespace);
-        let before = self.before.get(&key_of(&manifest.object)).cloned();
-        let object = format!("{} {}/{}", manifest.kind(), manifest.namespace(), manifest.name());
-        let (object_after, judged) = self.findings(&manifest, &gvk, before.as_ref());
+    fn judge_object(&mut self, file: &CheckedFile, object: &ReadObject, find: impl Fn(&str) -> Option<Position>) {
+        let before = self.before.get(&object.api_version, &object.kind_text, &object.namespace, &object.name).cloned();
+        let subject = Subject {
+            gvk: object.gvk(),
+            namespace: &object.namespace,
+            name: object.shown_name(),
+            json: &object.json,
+            before: before.as_ref(),
+        };
+        let shown = format!("{} {}/{}", object.kind_text, subject.namespace, subject.name);
+        let (patched, judged) = self.findings(&subject);
+        let after = LazyCell::new(|| patched.unwrap_or_else(|| serde_json::from_str(&object.json).unwrap_or_default()));
         for judged in judged {
             if let Some(missing) = judged.missing {
                 self.report.add_unknown(missing, origin_of(&judged));
                 continue;
             }
-            let problem = problem_of(source, text, &manifest, &object, &object_after, judged);
-            self.report.problems.push(problem);
+            let at = find(&judged.field).unwrap_or_else(Position::start);
+            self.report.problems.push(problem_of(file, at, &shown, &after, judged));
         }
-        self.report.checked.push(Checked { file: source.name(), object });
-        if matches!(kind, ObjectKind::Vm | ObjectKind::Vmi) && before.is_none() {
+        self.report.checked.push(Checked { file: file.name.clone(), object: shown });
+        let kind = match object.kind {
+            ObjectKind::Vm => Kind::Vm,
+            ObjectKind::Vmi => Kind::Vmi,
+            _ => return,
+        };
+        if before.is_none() {
             // The next object with the same MAC address is found. A field of a wrong type was reported above.
-            let _ = self.store.insert(&manifest.object);
+            let _ = self.store.apply(kind, &object.json);
         }
     }
 
-    /// Returns the object as the mutating webhook makes it, and what the validating webhook finds in it. With
-    /// `--kubevirt-version`, findings that the present version does not have say so.
-    fn findings(&self, manifest: &Manifest, gvk: &GroupVersionKind, before: Option<&Value>) -> (Value, Vec<Judged>) {
-        let Some(version) = self.version else {
-            return evaluate(&self.store, &self.settings, manifest, gvk, before);
-        };
+    /// Returns the object as the mutating webhook makes it, `None` if it does not change it, and what the validating
+    /// webhook finds in it. With `--kubevirt-version`, findings that the present version does not have say so.
+    fn findings(&self, subject: &Subject) -> (Option<Value>, Vec<Judged>) {
+        let Some(version) = self.version else { return evaluate(&self.store, &self.settings, subject) };
         let facts = WithVersion { store: &self.store, version };
-        let (object, mut judged) = evaluate(&facts, &self.settings, manifest, gvk, before);
+        let (object, mut judged) = evaluate(&facts, &self.settings, subject);
         let present = self.store.kubevirt().known().and_then(|kubevirt| kubevirt.version);
         if present.is_some_and(|present| present != version) {
             let identity = |judged: &Judged| (origin_of(judged).id(), judged.field.clone());
-            let (_, today) = evaluate(&self.store, &self.settings, manifest, gvk, before);
+            let (_, today) = evaluate(&self.store, &self.settings, subject);
             let today: HashSet<_> = today.iter().map(identity).collect();
             for judged in judged.iter_mut().filter(|judged| !today.contains(&identity(judged))) {
                 let _ = write!(judged.what, " (new with KubeVirt {version})");
@@ -262,34 +255,43 @@ impl Judge {
         (object, judged)
     }
 
-    fn add_fault(&mut self, source: &Source, text: &Text, at: Position, what: &str, is_unreadable: bool) {
-        let problem = Problem::of_file(&source.name(), at, Level::Error, Origin::Manifest, what);
-        self.report.problems.push(Problem { source: text.line_at(at), is_unreadable, ..problem });
+    fn add_fault(&mut self, file: &CheckedFile, at: Position, what: &str, is_unreadable: bool) {
+        let problem = Problem::of_file(&file.name, at, Level::Error, Origin::Manifest, what);
+        self.report.problems.push(Problem { source: file.text.line_at(at), is_unreadable, ..problem });
     }
 }
 
-/// Evaluates an object as the two webhooks do, one after the other.
-fn evaluate(
-    facts: &dyn FactSource,
-    settings: &Settings,
-    manifest: &Manifest,
-    gvk: &GroupVersionKind,
-    before: Option<&Value>,
-) -> (Value, Vec<Judged>) {
+/// An object that the API server would send to the webhooks.
+struct Subject<'s> {
+    gvk: GroupVersionKind<'s>,
+    namespace: &'s str,
+    name: &'s str,
+    json: &'s str,
+    /// The object as it was; `None` for a new one.
+    before: Option<&'s Value>,
+}
+
+/// Evaluates an object as the two webhooks do, one after the other. Returns the object if the first one changes it.
+fn evaluate(facts: &dyn FactSource, settings: &Settings, subject: &Subject) -> (Option<Value>, Vec<Judged>) {
     let evaluator = Evaluator::new(facts, settings);
-    let mut object = manifest.object.clone();
-    let body = review(manifest, gvk, &object, before);
-    let patch = evaluator.evaluate(Endpoint::Mutate, &parse(body.as_bytes())).into_patch();
-    let body = if patch.is_empty() {
-        body
-    } else {
-        // The patch was made for this object.
-        let _ = json_patch::patch(&mut object, &patch);
-        review(manifest, gvk, &object, before)
+    let body = review(subject);
+    let request = parse(body.as_bytes());
+    let patch = evaluator.evaluate(Endpoint::Mutate, &request).into_patch();
+    if patch.is_empty() {
+        return (None, evaluator.findings(&request));
+    }
+    let mut object = serde_json::from_str(subject.json).unwrap_or_default();
+    // The patch was made for this object.
+    let _ = json_patch::patch(&mut object, &patch);
+    let json = object.to_string();
+    let Subject { ref gvk, namespace, name, before, .. } = *subject;
+    let gvk = GroupVersionKind {
+        group: gvk.group.as_str().into(),
+        version: gvk.version.as_str().into(),
+        kind: gvk.kind.as_str().into(),
     };
-    let parsed = parse(body.as_bytes());
-    let judged = evaluator.findings(&evaluator.evaluate(Endpoint::Validate, &parsed));
-    (object, judged)
+    let body = review(&Subject { gvk, namespace, name, before, json: &json });
+    (Some(object), evaluator.findings(&parse(body.as_bytes())))
 }
 
 /// Returns what the webhook would find in an object of `kubevirt.io` that is created now.
@@ -297,27 +299,35 @@ pub(in crate::cli) fn findings_of_new(
     facts: &dyn FactSource,
     settings: &Settings,
     kind: &'static str,
-    object: Value,
+    object: &Value,
 ) -> Vec<Judged> {
-    let manifest = Manifest { line: 1, object, places: Places::default() };
+    let metadata = |key: &str| object.pointer("/metadata").and_then(|metadata| metadata.get(key)?.as_str());
     let gvk = GroupVersionKind { group: "kubevirt.io".into(), version: "v1".into(), kind: kind.into() };
-    evaluate(facts, settings, &manifest, &gvk, None).1
+    let subject = Subject {
+        gvk,
+        namespace: metadata("namespace").unwrap_or_default(),
+        name: metadata("name").or_else(|| metadata("generateName")).unwrap_or_default(),
+        json: &object.to_string(),
+        before: None,
+    };
+    evaluate(facts, settings, &subject).1
 }
 
 /// Returns the AdmissionReview that the API server would send.
-fn review(manifest: &Manifest, gvk: &GroupVersionKind, object: &Value, before: Option<&Value>) -> String {
-    let head = json!({
-        "uid": "check",
-        "kind": {"group": gvk.group.as_str(), "version": gvk.version.as_str(), "kind": gvk.kind.as_str()},
-        "operation": if before.is_some() { "UPDATE" } else { "CREATE" },
-        "namespace": manifest.namespace(),
-        "name": manifest.name(),
-    });
-    let head = head.to_string();
-    let mut body = String::from(r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":"#);
-    body.push_str(head.strip_suffix('}').unwrap_or(&head));
-    let _ = write!(body, r#","object":{object}"#);
+fn review(subject: &Subject) -> String {
+    let Subject { gvk, namespace, name, json, before } = subject;
+    let text = |text: &str| Value::from(text).to_string();
+    let operation = if before.is_some() { "UPDATE" } else { "CREATE" };
+    let (group, version, kind) = (text(gvk.group.as_str()), text(gvk.version.as_str()), text(gvk.kind.as_str()));
+    let (namespace, name) = (text(namespace), text(name));
+    let mut body = format!(
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"check",
+        "kind":{{"group":{group},"version":{version},"kind":{kind}}},"operation":"{operation}",
+        "namespace":{namespace},"name":{name},"object":"#
+    );
+    body.push_str(json);
     if let Some(before) = before {
+        // Writing to a string cannot fail.
         let _ = write!(body, r#","oldObject":{before}"#);
     }
     body.push_str("}}");
@@ -332,20 +342,12 @@ fn origin_of(judged: &Judged) -> Origin {
     }
 }
 
-fn problem_of(
-    source: &Source,
-    text: &Text,
-    manifest: &Manifest,
-    object: &str,
-    object_after: &Value,
-    judged: Judged,
-) -> Problem {
+fn problem_of(file: &CheckedFile, at: Position, object: &str, object_after: &Value, judged: Judged) -> Problem {
     let level = match judged.severity {
         Severity::Denied => Level::Error,
         Severity::Warned => Level::Warning,
         Severity::Unchecked => Level::Note,
     };
-    let at = manifest.places.find(&judged.field);
     let origin = origin_of(&judged);
     // YAML reads `y`, `off` and `5` as other types than text.
     let is_untyped_text = matches!(origin, Origin::Manifest) && judged.what.ends_with("expected a string");
@@ -356,8 +358,8 @@ fn problem_of(
         field: judged.field,
         what: judged.what,
         fix,
-        source: text.line_at(at),
-        ..Problem::of_file(&source.name(), at, level, origin, "")
+        source: file.text.line_at(at),
+        ..Problem::of_file(&file.name, at, level, origin, "")
     }
 }
 

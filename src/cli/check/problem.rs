@@ -5,10 +5,10 @@ use std::{
     fmt::Write as _,
 };
 
-use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
-use crate::{cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
+use super::location::Locations;
+use crate::{api::hash::sha256, cli::terminal::Colour, cluster::manifests::Position, facts::FactKind, rules::Rule};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -170,9 +170,13 @@ pub(in crate::cli) struct Report {
     /// What the check took for granted.
     pub(in crate::cli) assumptions: Vec<String>,
     pub(in crate::cli) files: usize,
+    /// The names of all files, if there is a baseline.
+    pub(in crate::cli) names: Vec<String>,
     pub(in crate::cli) documents: usize,
     /// How many problems an ignore or the baseline has hidden.
     pub(in crate::cli) ignored: usize,
+    /// Where the files are in their repository.
+    pub(in crate::cli) locations: Locations,
 }
 
 impl Report {
@@ -185,12 +189,28 @@ impl Report {
         self.problems.iter().filter(|problem| problem.level == level).count()
     }
 
+    /// Finds where the files of the problems are in their repository, and all in `names`; with `all` also those of the
+    /// other objects.
+    pub(super) fn locate_files(&mut self, all: bool) {
+        let checked = self.checked.iter().filter(|_| all).map(|checked| &checked.file);
+        let names = self.problems.iter().map(|problem| &problem.file).chain(&self.names).chain(checked);
+        self.locations = Locations::of(names.map(String::as_str));
+    }
+
+    /// Makes each warning an error.
+    pub(super) fn raise_warnings(&mut self) {
+        for problem in self.problems.iter_mut().filter(|problem| problem.level == Level::Warning) {
+            problem.level = Level::Error;
+        }
+    }
+
     /// Gives each problem its fingerprint: of its file, object, rule and field, and a number if these are equal.
     pub(in crate::cli) fn add_fingerprints(&mut self) {
         let mut seen: HashMap<String, usize> = HashMap::new();
-        for problem in &mut self.problems {
+        let Self { problems, locations, .. } = self;
+        for problem in problems {
             let Problem { file, object, stable_field, .. } = &*problem;
-            let file = file.strip_prefix("./").unwrap_or(file);
+            let file = locations.path(file);
             let mut identity = format!("{file}\n{object}\n{}\n{stable_field}", problem.origin.id());
             if problem.origin.rule().is_none() {
                 let _ = write!(identity, "\n{}", problem.what);
@@ -207,8 +227,7 @@ impl Report {
 
 /// Returns the first 128 bits of the hash of a text, in hexadecimal digits.
 fn hex(text: &str) -> String {
-    let hash = digest(&SHA256, text.as_bytes());
-    hash.as_ref().iter().take(16).fold(String::new(), |mut hex, byte| {
+    sha256(text.as_bytes()).iter().take(16).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

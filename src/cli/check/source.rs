@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     string::FromUtf8Error,
+    sync::{Arc, OnceLock},
 };
 
 use anyhow::{Context, bail};
@@ -17,30 +18,45 @@ use crate::cluster::{
 };
 
 /// The name of standard input in outputs.
-const STDIN: &str = "<stdin>";
+pub(super) const STDIN: &str = "<stdin>";
+
+/// How many bytes of the files are kept after the first of two readings: those of most checks, so that each file is
+/// opened once, and few enough for any machine.
+const MAX_KEPT: usize = 32 << 20;
 
 /// A text with manifests.
 #[derive(Debug)]
-pub(super) enum Source {
-    File(PathBuf),
-    /// Standard input, which can be read only once.
-    Text(String),
+pub(super) struct Source {
+    /// `None` for standard input.
+    path: Option<PathBuf>,
+    /// The text, if it is kept. That of standard input always is, because it can be read only once.
+    text: OnceLock<Arc<String>>,
 }
 
 impl Source {
+    fn file(path: PathBuf) -> Self {
+        Self { path: Some(path), text: OnceLock::new() }
+    }
+
     /// Returns the name in outputs.
     pub(super) fn name(&self) -> String {
-        match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Text(_) => STDIN.to_owned(),
+        self.path.as_ref().map_or_else(|| STDIN.to_owned(), |path| path.display().to_string())
+    }
+
+    /// Returns the text. A file that is not kept is read each time, so that the memory does not grow with the files.
+    pub(super) fn read(&self) -> Result<Arc<String>, FilesError> {
+        match (self.text.get(), &self.path) {
+            (Some(text), _) => Ok(Arc::clone(text)),
+            (None, Some(path)) => files::read(path).map(Arc::new),
+            (None, None) => Ok(Arc::default()),
         }
     }
 
-    /// Returns the text. A file is read each time, so that the memory does not grow with the number of files.
-    pub(super) fn read(&self) -> Result<String, FilesError> {
-        match self {
-            Self::File(path) => files::read(path),
-            Self::Text(text) => Ok(text.clone()),
+    /// Keeps a text for the next reading, if `kept` bytes of others leave room for it.
+    pub(super) fn keep(&self, text: Arc<String>, kept: &mut usize) {
+        if *kept + text.len() <= MAX_KEPT {
+            *kept += text.len();
+            self.text.get_or_init(|| text);
         }
     }
 }
@@ -50,10 +66,11 @@ pub(super) fn sources(paths: &[PathBuf], is_recursive: bool) -> anyhow::Result<V
     let mut sources = Vec::new();
     for path in paths {
         if path == Path::new("-") {
-            sources.push(Source::Text(files::read_from(io::stdin().lock(), Path::new("standard input"))?));
+            let text = files::read_from(io::stdin().lock(), Path::new("standard input"))?;
+            sources.push(Source { path: None, text: Arc::new(text).into() });
             continue;
         }
-        sources.extend(files::list(path, is_recursive)?.into_iter().map(Source::File));
+        sources.extend(files::list(path, is_recursive)?.into_iter().map(Source::file));
     }
     Ok(sources)
 }
@@ -127,8 +144,8 @@ impl Before {
     }
 
     /// Returns the object as it was.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        self.objects.get(key)
+    pub(super) fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Option<&Value> {
+        if self.objects.is_empty() { None } else { self.objects.get(&key(api_version, kind, namespace, name)) }
     }
 
     /// Adds an object of a cluster.
@@ -177,11 +194,15 @@ pub(super) fn set_namespace(object: &mut Value, namespace: &str) {
     }
 }
 
-/// Returns what identifies an object in its cluster, whatever its version.
-pub(super) fn key_of(object: &Value) -> String {
+fn key_of(object: &Value) -> String {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let group = text("/apiVersion").split_once('/').map_or("", |(group, _)| group);
-    format!("{group} {} {}/{}", text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+    key(text("/apiVersion"), text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+}
+
+/// Returns what identifies an object in its cluster, whatever its version.
+fn key(api_version: &str, kind: &str, namespace: &str, name: &str) -> String {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    format!("{group} {kind} {namespace}/{name}")
 }
 
 /// Reads files of revisions with one process of git.

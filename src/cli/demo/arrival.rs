@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::steps::{GUEST, Step};
 use crate::{
-    cli::interface::line_at,
+    cli::interface::head,
     facts::{Fact, attachment::InPlace},
     hotplug::progress::{self, ClusterInfo, Direction, Snapshot, State, Target, pod_interface},
 };
@@ -26,7 +26,8 @@ pub(super) struct Moment {
 /// A line, and whether it reports a stage that is reached.
 pub(super) struct ArrivalLine {
     pub(super) is_reached: bool,
-    pub(super) text: String,
+    pub(super) head: String,
+    pub(super) note: String,
 }
 
 /// The objects around a guest.
@@ -78,15 +79,22 @@ pub(super) fn moments(step: &Step) -> anyhow::Result<Vec<Moment>> {
         let progress = progress::observe(&target, &snapshot, &cluster_info);
         let reached = progress.reached.iter().skip(printed);
         let mut lines: Vec<ArrivalLine> = reached
-            .map(|(stage, note)| ArrivalLine { is_reached: true, text: line_at(elapsed, "✓", stage.as_str(), note) })
+            .map(|(stage, note)| ArrivalLine {
+                is_reached: true,
+                head: head(elapsed, "✓", stage.as_str()),
+                note: note.clone(),
+            })
             .collect();
         printed = progress.reached.len();
         lines.push(match progress.state {
             State::Waiting { stage, reason } => ArrivalLine {
                 is_reached: false,
-                text: line_at(elapsed, "…", stage.as_str(), &format!("waits for {reason}")),
+                head: head(elapsed, "…", stage.as_str()),
+                note: format!("waits for {reason}"),
             },
-            State::Done => ArrivalLine { is_reached: true, text: format!("   {nic:?} is plugged") },
+            State::Done => {
+                ArrivalLine { is_reached: true, head: "   ".to_owned(), note: format!("{nic:?} is plugged") }
+            }
             State::Stopped(because) => anyhow::bail!("the NIC does not arrive: {because}"),
         });
         moments.push(Moment { pause, lines });
@@ -136,13 +144,16 @@ mod tests {
     fn the_nic_reaches_every_stage() {
         let steps = steps::beats().unwrap();
         let step = steps.iter().find(|step| !step.arrives.is_empty()).unwrap();
-        let lines: Vec<String> =
-            moments(step).unwrap().into_iter().flat_map(|moment| moment.lines).map(|line| line.text).collect();
+        let lines: Vec<String> = moments(step)
+            .unwrap()
+            .into_iter()
+            .flat_map(|moment| moment.lines)
+            .map(|line| line.head + &line.note)
+            .collect();
         let text = lines.join("\n");
         for stage in ["template", "VMI spec", "pod annotation", "multus-status", "domain", "guest-agent"] {
             assert!(text.contains(&format!("✓ {stage}")), "{text}");
         }
         assert!(text.ends_with("\"dyniface1\" is plugged"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }
 }

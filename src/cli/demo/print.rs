@@ -1,4 +1,4 @@
-//! The output of the demo: at most 80 columns, and colours only on a terminal.
+//! The output of the demo: broken at the width of a terminal, and colours only on one.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{arrival::ArrivalLine, steps::Step};
 use crate::cli::{
     arguments::{program, quoted},
-    terminal::{Colour, Painter, wrap},
+    terminal::{Colour, Painter, page_width, wrap_in},
 };
 
 /// The width of what the user runs, which is indented.
@@ -16,19 +16,21 @@ const INPUT_WIDTH: usize = 75;
 /// Formats the output of the demo.
 pub(super) struct Printer {
     painter: Painter,
+    /// The width of the terminal; `None` if lines are not broken.
+    width: Option<usize>,
 }
 
 impl Printer {
     pub(super) fn for_stdout() -> Self {
-        Self { painter: Painter::for_stdout() }
+        Self { painter: Painter::for_stdout(), width: page_width() }
     }
 
-    pub(super) fn introduction(address: &SocketAddr) -> String {
+    pub(super) fn introduction(&self, address: &SocketAddr) -> String {
         let text = format!(
             "nicplug demo: a real webhook server on https://{address}, an example cluster, and its running VM \
              vmi-fedora with one NIC. Each step changes the VM; the output shows what kubectl prints."
         );
-        format!("{}\n", wrap(&text, "", ""))
+        format!("{}\n", wrap_in(self.width, &text, "", ""))
     }
 
     /// Formats the change; `number` is that of its title.
@@ -39,7 +41,7 @@ impl Printer {
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Bold, &format!("{number}. {}", step.title)));
         }
         if !step.note.is_empty() {
-            text.push_str(&wrap(&step.note, "   ", "   "));
+            text.push_str(&wrap_in(self.width, &step.note, "   ", "   "));
             text.push('\n');
         }
         for line in input(step).lines() {
@@ -52,17 +54,17 @@ impl Printer {
     pub(super) fn verdict(&self, step: &Step, answer: &Value, patch: Option<&Value>) -> String {
         let mut text = String::new();
         let response = answer.get("response").unwrap_or(&Value::Null);
-        let error = kubectl_error(step.kind(), response);
+        let error = kubectl_error(step.kind(), response, self.width);
         // The patch of a denied change is not stored.
         let patch = patch.filter(|_| error.is_none());
         for operation in patch.and_then(Value::as_array).into_iter().flatten() {
             let part = |key: &str| operation.get(key).map_or(String::new(), Value::to_string);
             let line = format!("patch: {} {} {}", part("op"), part("path"), part("value")).replace('"', "");
-            let line = wrap(line.trim_end(), "   ", "          ");
+            let line = wrap_in(self.width, line.trim_end(), "   ", "          ");
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Dim, &line));
         }
         for warning in response.get("warnings").and_then(Value::as_array).into_iter().flatten() {
-            let line = wrap(&format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
+            let line = wrap_in(self.width, &format!("Warning: {}", warning.as_str().unwrap_or_default()), "   ", "   ");
             let _ = writeln!(text, "{}", self.painter.paint(Colour::Yellow, &line));
         }
         let (colour, line) = match error {
@@ -90,7 +92,9 @@ impl Printer {
     pub(super) fn arrival(&self, lines: &[ArrivalLine]) -> String {
         lines.iter().fold(String::new(), |mut text, line| {
             let colour = if line.is_reached { Colour::Green } else { Colour::Dim };
-            let _ = writeln!(text, "{}", self.painter.paint(colour, &line.text));
+            let next = " ".repeat(line.head.chars().count());
+            let _ =
+                writeln!(text, "{}", self.painter.paint(colour, &wrap_in(self.width, &line.note, &line.head, &next)));
             text
         })
     }
@@ -146,16 +150,16 @@ fn success(step: &Step) -> String {
 }
 
 /// Formats a denial like kubectl: `The KIND "x" is invalid: FIELD: MESSAGE`, with several causes as a list.
-fn kubectl_error(kind: &str, response: &Value) -> Option<String> {
+fn kubectl_error(kind: &str, response: &Value, width: Option<usize>) -> Option<String> {
     let causes = response.pointer("/status/details/causes")?.as_array()?;
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let lines: Vec<String> =
         causes.iter().map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message"))).collect();
     let head = format!("The {kind} \"vmi-fedora\" is invalid:");
     Some(match lines.as_slice() {
-        [line] => wrap(&format!("{head} {line}"), "   ", "   "),
+        [line] => wrap_in(width, &format!("{head} {line}"), "   ", "   "),
         lines => {
-            let list: Vec<String> = lines.iter().map(|line| wrap(line, "   * ", "     ")).collect();
+            let list: Vec<String> = lines.iter().map(|line| wrap_in(width, line, "   * ", "     ")).collect();
             format!("   {head}\n{}", list.join("\n"))
         }
     })
@@ -172,14 +176,14 @@ mod tests {
         let cause = |field: &str| json!({"field": field, "message": "wrong"});
         let response = |causes: Value| json!({"status": {"details": {"causes": causes}}});
         assert_eq!(
-            kubectl_error("VirtualMachine", &response(json!([cause("a")]))).unwrap(),
+            kubectl_error("VirtualMachine", &response(json!([cause("a")])), None).unwrap(),
             "   The VirtualMachine \"vmi-fedora\" is invalid: a: wrong"
         );
         assert!(
-            kubectl_error("VirtualMachine", &response(json!([cause("a"), cause("b")])))
+            kubectl_error("VirtualMachine", &response(json!([cause("a"), cause("b")])), None)
                 .unwrap()
                 .ends_with(":\n   * a: wrong\n   * b: wrong")
         );
-        assert!(kubectl_error("VirtualMachine", &json!({"allowed": true})).is_none());
+        assert!(kubectl_error("VirtualMachine", &json!({"allowed": true}), None).is_none());
     }
 }

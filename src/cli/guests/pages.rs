@@ -12,8 +12,8 @@ use kube::core::params::ListParams;
 use serde_json::Value;
 
 use super::{
-    Cluster, Fact, FoundGuests, Guest, Kind, PAGE, Unread, add_all, add_guest, is_of_vm, key, list, networks,
-    read_around, read_objects, value,
+    Cluster, Fact, FoundGuests, Guest, Kind, MAX_REVISIONS, PAGE, Unread, add_all, add_guest, is_expanded, is_of_vm,
+    key, list, networks, read_around, read_expanders, read_objects, value,
 };
 use crate::{
     cli::namespace,
@@ -69,15 +69,21 @@ impl<'c> Scope<'c> {
         for (kind, objects) in listed.into_iter().flatten() {
             add_all(&mut found.store, kind, &objects);
         }
-        self.read_expanding(&mut found).await;
         let FoundGuests { store, unread, .. } = &mut found;
-        let mut revisions = Vec::new();
-        let has_vmis = self.each(unread, |guest| revisions.extend(add_guest(store, &guest))).await?;
+        let (mut revisions, mut is_any_expanded) = (Vec::new(), false);
+        let add = |guest: Guest| {
+            revisions.extend(add_guest(store, &guest).filter(|_| revisions.len() < MAX_REVISIONS));
+            is_any_expanded |= guest.vm.as_ref().is_some_and(is_expanded);
+        };
+        let has_vmis = self.each(unread, add).await?;
         if self.namespace.is_empty() && self.labels.is_none() {
             store.finish_sync(Kind::Vm);
             if has_vmis {
                 store.finish_sync(Kind::Vmi);
             }
+        }
+        if is_any_expanded {
+            read_expanders(&self.client, &self.namespace, &mut found).await;
         }
         read_objects(&self.client, revisions, &mut found).await;
         Ok(found)
@@ -98,22 +104,6 @@ impl<'c> Scope<'c> {
             }
         }
         Some(all)
-    }
-
-    /// Reads the instancetypes and preferences with which KubeVirt expands the VMs.
-    async fn read_expanding(&self, found: &mut FoundGuests) {
-        let path = |kind: Kind| match kind {
-            Kind::ClusterInstancetype | Kind::ClusterPreference => ObjectPath::all(kind, ""),
-            _ => ObjectPath::all(kind, &self.namespace),
-        };
-        let lists = join_all(Kind::EXPANDING.iter().map(|&kind| list(&self.client, path(kind)))).await;
-        for (path, listed) in lists {
-            match listed {
-                Ok(objects) => add_all(&mut found.store, path.kind, &objects),
-                Err(ApiError::NotInstalled) => found.store.finish_sync(path.kind),
-                Err(error) => found.unread.add(&path, &error),
-            }
-        }
     }
 
     /// Reads the VMs and VMIs, in the order of namespace and name, and calls `take` with each. Returns whether all VMIs

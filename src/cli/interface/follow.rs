@@ -26,10 +26,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{api, migration, output::Console};
 use crate::{
-    cli::{
-        kubeconfig::Cluster,
-        terminal::{Colour, wrap},
-    },
+    cli::{kubeconfig::Cluster, terminal::Colour},
     facts::Fact,
     hotplug::{
         place::CREATED_BY,
@@ -415,13 +412,8 @@ fn message_of(error: &watcher::Error) -> String {
 }
 
 /// Returns the head of a line of the table.
-fn head(elapsed: Duration, mark: &str, stage: &str) -> String {
+pub(in crate::cli) fn head(elapsed: Duration, mark: &str, stage: &str) -> String {
     format!("{:>6.1}s {mark} {stage:<14} ", elapsed.as_secs_f64())
-}
-
-/// Returns a line of the table, for the demo: at a time that is given, and broken at 80 columns.
-pub(in crate::cli) fn line_at(elapsed: Duration, mark: &str, stage: &str, note: &str) -> String {
-    wrap(note, &head(elapsed, mark, stage), &" ".repeat(MARGIN))
 }
 
 fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::{NicArgument, Printout, SlotsArgs, draw, now::Now, view::BusView};
+use super::{NicArgument, Printout, SlotsArgs, draw, now::Now, plan_with, view::BusView};
 use crate::{
     api::vm::VirtualMachine,
     cli::{
@@ -17,14 +17,11 @@ use crate::{
         guests::{self, Selection, name_in},
         plan::exit_status,
         status::print_notes,
+        terminal::page_width,
     },
     cluster::store::Store,
     facts::FactSource,
-    hotplug::{
-        edit::EditRequest,
-        place,
-        plan::{PlanStep, plan},
-    },
+    hotplug::place,
     kubevirt::{NEWEST_KNOWN, Version},
 };
 
@@ -46,10 +43,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
         let store = Arc::new(std::mem::take(&mut guests.store));
         let facts: Arc<dyn FactSource> = Arc::clone(&store) as _;
         let plan = match &vm {
-            Some(vm) if !args.what_if.is_empty() => {
-                let add = |NicArgument(nic): &NicArgument| PlanStep::Edit(EditRequest::Add(nic.clone()));
-                Some(plan(vm, &args.what_if.iter().map(add).collect::<Vec<_>>(), &facts, &settings)?)
-            }
+            Some(vm) if !args.what_if.is_empty() => Some(plan_with(&args.what_if, vm, &facts, &settings)?),
             None if !args.what_if.is_empty() => bail!("--what-if needs a VirtualMachine: {name:?} is only a VMI"),
             _ => None,
         };
@@ -71,7 +65,7 @@ pub(super) fn run(args: &SlotsArgs, output: &mut impl Write) -> anyhow::Result<E
             ..Printout::of(kind, &object, &store, version, notes)?
         };
         let fails = printout.fails();
-        let printed = printout.render(args.output)?;
+        let printed = printout.render(args.output, page_width())?;
         output.write_all(printed.as_bytes())?;
         print_notes(&guests)?;
         Ok(ExitCode::from(if fails { 1 } else { plan.as_ref().map_or(0, exit_status) }))

@@ -4,15 +4,18 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
 
-use super::{AT_BOOT, Printout, SlotsArgs, now::Now};
+use super::{AT_BOOT, Printout, SlotsArgs, now::Now, plan_with};
 use crate::{
     cli::{
         arguments::program,
         guests::{has_boot_record, name_in},
+        plan::exit_status,
+        terminal::page_width,
     },
     cluster::{
         files,
@@ -21,6 +24,7 @@ use crate::{
     },
     facts::Fact,
     hotplug::place::{self, Surroundings},
+    k8s::kind::Kind,
     kubevirt::NEWEST_KNOWN,
     settings::ApiSettings,
 };
@@ -42,33 +46,52 @@ pub(super) fn run(args: &SlotsArgs, path: &Path, output: &mut impl Write) -> any
     let text = if is_stdin { files::read_from(io::stdin().lock(), Path::new(&source))? } else { files::read(path)? };
     let guests = manifests::read(&text).with_context(|| source.clone())?;
     let Selected { guest, vmi } = select(guests, &settings.api, args.vm.as_deref(), &source)?;
-    let is_vmi = vmi.is_none() && guest.kind() == VMI;
-    // Only a VMI that the cluster has started shows what is free now.
-    let vmi = vmi.or_else(|| is_vmi.then(|| guest.clone()));
-    let running = vmi.filter(|vmi| vmi.object.pointer("/status/phase").is_some() || has_boot_record(&vmi.object));
-    let report = match &running {
-        Some(vmi) => {
-            files::insert(&mut store, vmi).with_context(|| source.clone())?;
-            Some(place::report(&Surroundings {
-                vm: (!is_vmi).then_some(&guest.object),
-                vmi: Fact::Known(&vmi.object),
-                pods: None,
-                migrations: None,
-                events: None,
-                facts: &store,
-                settings: &settings,
-            }))
+    let is_vmi = guest.kind() == VMI;
+    if is_vmi && !args.what_if.is_empty() {
+        bail!("--what-if needs a VirtualMachine: {:?} is only a VMI", guest.name());
+    }
+    let vmi = match (vmi, &args.facts) {
+        (None, _) if is_vmi => Some(guest.clone()),
+        (None, Some(facts)) => {
+            let is_wanted = |object: &Manifest| {
+                is_guest(object, &settings.api) && object.kind() == VMI && place_of(object) == place_of(&guest)
+            };
+            files::find(facts, is_wanted).context("--facts")?
         }
-        None => None,
+        (vmi, _) => vmi,
     };
+    // Only a VMI that the cluster has started shows what is free now.
+    let running = vmi.filter(|vmi| vmi.object.pointer("/status/phase").is_some() || has_boot_record(&vmi.object));
+    match &running {
+        Some(vmi) => files::insert(&mut store, vmi).with_context(|| source.clone())?,
+        // The VM of a file is shown as it boots.
+        None => store.mark_absent(Kind::Vmi, guest.namespace(), guest.name()),
+    }
+    let store = Arc::new(store);
+    let plan = match args.what_if.as_slice() {
+        [] => None,
+        nics => Some(plan_with(nics, &guest.object, &(Arc::clone(&store) as _), &settings)?),
+    };
+    let report = (running.is_some() || plan.is_some()).then(|| {
+        place::report(&Surroundings {
+            vm: (!is_vmi).then_some(&guest.object),
+            vmi: running.as_ref().map_or(Fact::Absent, |vmi| Fact::Known(&vmi.object)),
+            pods: None,
+            migrations: None,
+            events: None,
+            facts: &*store,
+            settings: &settings,
+        })
+    });
+    let object = plan.as_ref().map_or(&guest.object, |plan| &plan.object);
     let printout = Printout {
         when: if is_vmi && report.is_some() { AT_BOOT } else { "" },
-        now: report.as_ref().map(|report| Now { report, plan: None }),
-        ..Printout::of(guest.kind(), &guest.object, &store, version, Vec::new())?
+        now: report.as_ref().map(|report| Now { report, plan: plan.as_ref() }),
+        ..Printout::of(guest.kind(), object, &store, version, Vec::new())?
     };
     let fails = printout.fails();
-    output.write_all(printout.render(args.output)?.as_bytes())?;
-    Ok(ExitCode::from(u8::from(fails)))
+    output.write_all(printout.render(args.output, page_width())?.as_bytes())?;
+    Ok(ExitCode::from(if fails { 1 } else { plan.as_ref().map_or(0, exit_status) }))
 }
 
 const VMI: &str = "VirtualMachineInstance";
@@ -82,14 +105,19 @@ struct Selected {
     vmi: Option<Manifest>,
 }
 
+fn is_guest(manifest: &Manifest, api: &ApiSettings) -> bool {
+    let group = manifest.api_version().split_once('/').map_or("", |(group, _)| group);
+    api.of_kubevirt(group) == "kubevirt.io" && matches!(manifest.kind(), "VirtualMachine" | VMI)
+}
+
+fn place_of(manifest: &Manifest) -> (&str, &str) {
+    (manifest.namespace(), manifest.name())
+}
+
 /// Returns the guest of a file: the only one, or that with the name.
 fn select(all: Vec<Manifest>, api: &ApiSettings, argument: Option<&str>, source: &str) -> anyhow::Result<Selected> {
     let name = argument.map(name_in).transpose()?;
-    let is_guest = |manifest: &Manifest| {
-        let group = manifest.api_version().split_once('/').map_or("", |(group, _)| group);
-        api.of_kubevirt(group) == "kubevirt.io" && matches!(manifest.kind(), "VirtualMachine" | VMI)
-    };
-    let guests: Vec<Manifest> = all.into_iter().filter(is_guest).collect();
+    let guests: Vec<Manifest> = all.into_iter().filter(|manifest| is_guest(manifest, api)).collect();
     let names: Vec<String> = guests.iter().map(|guest| format!("{} {}", guest.kind(), guest.name())).collect();
     let names = names.join(", ");
     if guests.is_empty() {

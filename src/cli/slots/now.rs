@@ -7,7 +7,11 @@ use super::{
     view::{Availability, NowLine, NowView},
 };
 use crate::{
-    cli::{status::value_of_ports, terminal::broken},
+    admission::Weight,
+    cli::{
+        plan::{notes, unchecked},
+        status::value_of_ports,
+    },
     hotplug::{
         place::{GuestReport, Place},
         plan::Plan,
@@ -29,14 +33,13 @@ impl Now<'_> {
         NowView { headline, availability, lines: self.lines() }
     }
 
-    /// Returns the lines for a terminal.
-    pub(super) fn text(&self) -> String {
+    /// Returns the lines for a width.
+    pub(super) fn text(&self, width: Option<usize>) -> String {
         let headline = NowLine { text: self.headline().0, is_indented: false, is_bad: false };
         let mut all = String::new();
         for line in std::iter::once(headline).chain(self.lines()) {
             let indent = if line.is_indented { "  " } else { "" };
-            for part in broken(&line.text, text::WIDTH - indent.len()) {
-                all.push_str(indent);
+            for part in text::in_lines(&line.text, indent, width) {
                 all.push_str(&part);
                 all.push('\n');
             }
@@ -59,7 +62,8 @@ impl Now<'_> {
     /// Returns the names of the NICs that were plugged after the boot, and of those that are on their way.
     fn later(&self) -> (Vec<&str>, Vec<&str>) {
         let attached = || self.report.nics.iter().filter(|nic| nic.direction == Direction::Attach);
-        let is_running = self.report.ports.now != PortCount::NotRunning;
+        // Without the VMI it is not known where a NIC is.
+        let is_running = matches!(self.report.ports.now, PortCount::Free { .. } | PortCount::Unlimited);
         let plugged = attached().filter(|nic| nic.place == Place::Guest && nic.is_of_boot == Some(false));
         let waiting = attached().filter(|nic| is_running && nic.place < Place::Guest);
         (plugged.map(|nic| nic.name.as_str()).collect(), waiting.map(|nic| nic.name.as_str()).collect())
@@ -105,15 +109,20 @@ impl Now<'_> {
         }
         let Some(outlook) = &plan.outlook else { return lines };
         for nic in &outlook.nics {
-            let denied = nic.denials().next();
-            let what = denied.map_or_else(
-                || "it works".to_owned(),
-                |reason| format!("never: {}; {} [{}]", reason.what, reason.fix, reason.rule),
-            );
-            lines.push(NowLine { is_bad: denied.is_some(), ..line(format!("What if {}: {what}", nic.name)) });
+            let is_denied = nic.denials().next().is_some();
+            lines.push(NowLine { is_bad: is_denied, ..line(format!("What if {}: {}", nic.name, nic.sentence())) });
+            lines.extend(nic.denials().map(|reason| indented(format!("to do: {}", reason.fix))));
+            lines.extend(notes(nic).map(indented));
         }
+        let others = outlook.others.iter().filter(|reason| reason.weight != Weight::Unchecked);
+        lines.extend(others.map(|reason| NowLine {
+            is_bad: reason.weight == Weight::Denied,
+            ..line(format!("{} [{}]", reason.what, reason.rule))
+        }));
+        lines.extend(unchecked(outlook).into_iter().map(line));
         if let (Some(free), false) = (plan.free_after(), plan.is_refused()) {
-            lines.push(line(format!("With them {free} are free now")));
+            let are = if free == 1 { "is" } else { "are" };
+            lines.push(line(format!("With them {free} {are} free now")));
         }
         lines
     }

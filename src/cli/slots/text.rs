@@ -1,10 +1,13 @@
-//! The PCI bus as text for a terminal of 80 columns.
+//! The PCI bus as text: its lines are broken at the width of a terminal, and not at all without one.
 
 use super::view::{BusView, Group, Row};
 use crate::cli::terminal::broken;
 
-/// The width of a terminal, in columns.
-pub(super) const WIDTH: usize = 80;
+/// The width of the headings without a terminal, in columns.
+const WIDTH: usize = 80;
+
+/// The smallest width: that of the columns of a device, with some of the last one.
+const SMALLEST: usize = 60;
 
 /// The maximum length of a name; a longer one is cut.
 const NAME: usize = 20;
@@ -12,23 +15,23 @@ const NAME: usize = 20;
 /// The width of the column for the kind.
 const KIND: usize = 13;
 
-/// Renders the text.
-pub(super) fn render(view: &BusView) -> String {
+/// Renders the text for a width.
+pub(super) fn render(view: &BusView, width: Option<usize>) -> String {
     let title = if view.when.is_empty() { view.title.clone() } else { format!("{}, {}", view.title, view.when) };
     let mut lines = vec![title, view.subtitle.clone(), String::new()];
     for group in &view.groups {
-        lines.extend(group_lines(group));
+        lines.extend(group_lines(group, width));
         lines.push(String::new());
     }
-    lines.extend(broken(&view.headline, WIDTH));
+    lines.extend(in_lines(&view.headline, "", width));
     if !view.fix.is_empty() {
-        lines.extend(broken(&format!("fix: {}", view.fix), WIDTH - 2).iter().map(|line| format!("  {line}")));
+        lines.extend(in_lines(&format!("fix: {}", view.fix), "  ", width));
     }
     for sentence in &view.calculation {
-        lines.extend(broken(sentence, WIDTH - 2).iter().map(|line| format!("  {line}")));
+        lines.extend(in_lines(sentence, "  ", width));
     }
     for note in &view.notes {
-        lines.extend(broken(&format!("note: {note}"), WIDTH));
+        lines.extend(in_lines(&format!("note: {note}"), "", width));
     }
     let mut text = String::new();
     for line in &lines {
@@ -38,24 +41,36 @@ pub(super) fn render(view: &BusView) -> String {
     text
 }
 
-fn group_lines(group: &Group) -> Vec<String> {
+/// Returns a text in indented lines of a width.
+pub(super) fn in_lines(text: &str, indent: &str, width: Option<usize>) -> Vec<String> {
+    match width {
+        Some(width) => broken(text, width.max(SMALLEST).saturating_sub(indent.len())),
+        None => vec![text.to_owned()],
+    }
+    .iter()
+    .map(|line| format!("{indent}{line}"))
+    .collect()
+}
+
+fn group_lines(group: &Group, width: Option<usize>) -> Vec<String> {
     let heading = format!("── {} ", group.heading);
-    let rule = "─".repeat(WIDTH.saturating_sub(heading.chars().count()));
+    let rule = "─".repeat(width.unwrap_or(WIDTH).saturating_sub(heading.chars().count()));
     let mut lines = vec![format!("{heading}{rule}")];
-    lines.extend(group.rows.iter().flat_map(row_lines));
+    lines.extend(group.rows.iter().flat_map(|row| row_lines(row, width)));
     lines
 }
 
-fn row_lines(row: &Row) -> Vec<String> {
+fn row_lines(row: &Row, width: Option<usize>) -> Vec<String> {
     let port = row.port.map_or(String::new(), |port| port.to_string());
     let mark = if row.is_free { '□' } else { '■' };
     let head = format!("{port:>4} {mark} {:NAME$} {:KIND$} ", cut(&row.name, NAME), row.kind);
-    let indent = head.chars().count();
-    let mut lines = Vec::new();
-    for (number, part) in broken(&row.why, WIDTH - indent).into_iter().enumerate() {
-        lines.push(if number == 0 { format!("{head}{part}") } else { format!("{:indent$}{part}", "") });
+    let indent = " ".repeat(head.chars().count());
+    let mut lines = in_lines(&row.why, &indent, width);
+    match lines.first_mut() {
+        Some(first) => first.replace_range(..indent.len(), &head),
+        None => lines.push(head),
     }
-    if lines.is_empty() { vec![head] } else { lines }
+    lines
 }
 
 /// Returns the text, cut to a maximum length with an ellipsis at the end.

@@ -1,20 +1,19 @@
 //! JSON objects, one after another, with the place of each field.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     Chunk, ManifestError,
-    places::{Children, Places, Position},
-    yaml::duplicate,
+    tree::{Content, Fields, Position, Tree},
 };
 
 /// The deepest nesting: far more than an object of Kubernetes has, and little enough for the stack.
 const MAX_DEPTH: usize = 128;
 
 /// Reads the objects of a chunk.
-pub(super) fn read(chunk: &Chunk) -> Result<Vec<(Value, Places)>, ManifestError> {
+pub(super) fn read<'t>(chunk: &Chunk<'t>) -> Result<Vec<Tree<'t>>, ManifestError> {
     let mut reader = Reader { chunk, rest: chunk.text, line: 1, line_start: chunk.text, depth: 0 };
     let mut documents = Vec::new();
     loop {
@@ -29,51 +28,47 @@ pub(super) fn read(chunk: &Chunk) -> Result<Vec<(Value, Places)>, ManifestError>
     }
 }
 
-struct Reader<'c> {
-    chunk: &'c Chunk<'c>,
-    rest: &'c str,
+struct Reader<'c, 't> {
+    chunk: &'c Chunk<'t>,
+    rest: &'t str,
     line: usize,
     /// The text from the start of the line.
-    line_start: &'c str,
+    line_start: &'t str,
     depth: usize,
 }
 
-impl Reader<'_> {
-    fn value(&mut self) -> Result<(Value, Places), ManifestError> {
+impl<'t> Reader<'_, 't> {
+    fn value(&mut self) -> Result<Tree<'t>, ManifestError> {
         self.skip_space();
         match self.rest.chars().next() {
             Some('{') => self.nested(Self::object),
             Some('[') => self.nested(Self::list),
             Some('"') => {
                 let (text, at) = self.string()?;
-                Ok((Value::String(text), Places { at, children: Children::None }))
+                Ok(Tree { at, content: Content::Text(text) })
             }
             Some(_) => self.word(),
             None => Err(self.error("the text ends inside an object; add the missing `}`")),
         }
     }
 
-    fn nested(
-        &mut self,
-        read: fn(&mut Self) -> Result<(Value, Children), ManifestError>,
-    ) -> Result<(Value, Places), ManifestError> {
+    fn nested(&mut self, read: fn(&mut Self) -> Result<Content<'t>, ManifestError>) -> Result<Tree<'t>, ManifestError> {
         let at = self.here(1);
         if self.depth == MAX_DEPTH {
             return Err(self.error("the values are nested more than 128 levels deep; make them flatter"));
         }
         self.depth += 1;
         self.advance(1);
-        let (value, children) = read(self)?;
+        let content = read(self)?;
         self.depth -= 1;
-        Ok((value, Places { at, children }))
+        Ok(Tree { at, content })
     }
 
-    fn object(&mut self) -> Result<(Value, Children), ManifestError> {
-        let mut entries = Map::new();
-        let mut places: BTreeMap<String, (Position, Places)> = BTreeMap::new();
+    fn object(&mut self) -> Result<Content<'t>, ManifestError> {
+        let mut fields = Fields::default();
         self.skip_space();
         if self.take('}') {
-            return Ok((Value::Object(entries), Children::Fields(places)));
+            return Ok(fields.into());
         }
         loop {
             self.skip_space();
@@ -81,19 +76,16 @@ impl Reader<'_> {
                 return Err(self.error("a key in double quotes was expected; remove a comma before `}`"));
             }
             let (key, at) = self.string()?;
-            if let Some((first, _)) = places.get(&key) {
-                return Err(duplicate(&key, *first, at));
-            }
+            fields.check(&key, at)?;
             self.skip_space();
             if !self.take(':') {
                 return Err(self.error("a colon was expected after the key"));
             }
-            let (value, place) = self.value()?;
-            entries.insert(key.clone(), value);
-            places.insert(key, (at, place));
+            let value = self.value()?;
+            fields.push(key, at, value);
             self.skip_space();
             if self.take('}') {
-                return Ok((Value::Object(entries), Children::Fields(places)));
+                return Ok(fields.into());
             }
             if !self.take(',') {
                 return Err(self.error("a comma or `}` was expected after the value"));
@@ -101,19 +93,17 @@ impl Reader<'_> {
         }
     }
 
-    fn list(&mut self) -> Result<(Value, Children), ManifestError> {
-        let (mut values, mut places) = (Vec::new(), Vec::new());
+    fn list(&mut self) -> Result<Content<'t>, ManifestError> {
+        let mut entries = Vec::new();
         self.skip_space();
         if self.take(']') {
-            return Ok((Value::Array(values), Children::Entries(places)));
+            return Ok(Content::List(entries));
         }
         loop {
-            let (value, place) = self.value()?;
-            values.push(value);
-            places.push(place);
+            entries.push(self.value()?);
             self.skip_space();
             if self.take(']') {
-                return Ok((Value::Array(values), Children::Entries(places)));
+                return Ok(Content::List(entries));
             }
             if !self.take(',') {
                 return Err(self.error("a comma or `]` was expected after the value"));
@@ -122,7 +112,7 @@ impl Reader<'_> {
     }
 
     /// Reads a string; serde_json reads its escapes.
-    fn string(&mut self) -> Result<(String, Position), ManifestError> {
+    fn string(&mut self) -> Result<(Cow<'t, str>, Position), ManifestError> {
         let mut is_escaped = false;
         let end = self.rest.bytes().skip(1).position(|byte| {
             let ends = byte == b'"' && !is_escaped;
@@ -134,7 +124,12 @@ impl Reader<'_> {
             return Err(self.error("the text in quotes does not end in this line; add the closing quote"));
         };
         let at = self.here(text.chars().count());
-        let value = serde_json::from_str(text).map_err(|_| {
+        let value = if text.contains('\\') {
+            serde_json::from_str(text).map(Cow::Owned)
+        } else {
+            serde_json::from_str(text).map(Cow::Borrowed)
+        };
+        let value = value.map_err(|_| {
             self.error("the text in quotes has a wrong escape or a control character; write it as \\n or \\u0000")
         })?;
         self.advance(text.len());
@@ -142,7 +137,7 @@ impl Reader<'_> {
     }
 
     /// Reads a number, `true`, `false` or `null`.
-    fn word(&mut self) -> Result<(Value, Places), ManifestError> {
+    fn word(&mut self) -> Result<Tree<'t>, ManifestError> {
         let end =
             self.rest.find(|letter: char| letter.is_whitespace() || matches!(letter, ',' | '}' | ']' | ':' | '"'));
         let word = self.rest.get(..end.unwrap_or(self.rest.len())).unwrap_or_default();
@@ -151,7 +146,13 @@ impl Reader<'_> {
             self.error("a value was expected; put a text in double quotes, and remove a comma too many")
         })?;
         self.advance(word.len());
-        Ok((value, Places { at, children: Children::None }))
+        let content = match value {
+            Value::Bool(value) => Content::Bool(value),
+            Value::Number(number) => Content::Number(number),
+            // A word has no quotes and no brackets.
+            _ => Content::Null,
+        };
+        Ok(Tree { at, content })
     }
 
     fn take(&mut self, expected: char) -> bool {

@@ -1,14 +1,18 @@
 //! The type of a plain YAML scalar, as kubectl reads it (YAML 1.1, in `sigs.k8s.io/yaml`).
 
-use serde_json::{Number, Value};
+use std::borrow::Cow;
+
+use serde_json::Number;
+
+use super::tree::Content;
 
 /// Returns the value of a plain scalar: null, a boolean, a number, else the text itself.
-pub(super) fn resolve(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Value::Bool(false),
-        _ => number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number),
+pub(super) fn resolve(text: Cow<'_, str>) -> Content<'_> {
+    match &*text {
+        "" | "~" | "null" | "Null" | "NULL" => Content::Null,
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Content::Bool(true),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Content::Bool(false),
+        _ => number(&text).map_or(Content::Text(text), Content::Number),
     }
 }
 
@@ -56,7 +60,10 @@ fn whole(digits: &str) -> Option<u64> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{
+        super::tree::{Position, Tree},
+        *,
+    };
 
     #[test]
     fn a_scalar_has_the_type_that_kubectl_sends() {
@@ -89,7 +96,8 @@ mod tests {
             ("0x", json!("0x")),
             ("++1", json!("++1")),
         ] {
-            assert_eq!(resolve(text), expected, "{text:?}");
+            let tree = Tree { at: Position::start(), content: resolve(text.into()) };
+            assert_eq!(tree.to_value(), expected, "{text:?}");
         }
     }
 }

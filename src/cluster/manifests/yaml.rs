@@ -1,18 +1,12 @@
 //! A YAML document as an object with the place of each field.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    mem,
-};
+use std::{borrow::Cow, collections::HashMap, mem};
 
 use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Span, Tag};
-use serde_json::{Map, Value};
 
 use super::{
-    Chunk, ManifestError,
-    places::{Children, Places, Position},
-    scalar,
+    Chunk, ManifestError, scalar,
+    tree::{Content, Entry, Fields, Position, Tree},
 };
 
 /// How many values the aliases of a document may repeat. A document written by hand repeats a few hundred.
@@ -21,11 +15,8 @@ const MAX_REPEATED: usize = 100_000;
 /// The prefix of the tags that YAML defines.
 const CORE: &str = "tag:yaml.org,2002:";
 
-/// An object and the places of its fields.
-type Node = (Value, Places);
-
 /// Reads the documents of a chunk: usually one, and more if a `...` line separates them.
-pub(super) fn read(chunk: &Chunk) -> Result<Vec<Node>, ManifestError> {
+pub(super) fn read<'t>(chunk: &Chunk<'t>) -> Result<Vec<Tree<'t>>, ManifestError> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut builder = Builder::new(chunk);
@@ -59,68 +50,109 @@ pub(super) fn comments(chunk: &Chunk) -> Vec<(usize, bool, String)> {
 }
 
 /// A list or an object that is not complete.
-struct Frame {
-    value: Open,
+struct Frame<'t> {
+    value: Open<'t>,
     at: Position,
     anchor: usize,
     /// [`Builder::count`] at the start.
     count: usize,
 }
 
-enum Open {
-    List(Vec<Value>, Vec<Places>),
-    Object {
-        entries: Map<String, Value>,
-        places: BTreeMap<String, (Position, Places)>,
-        key: Option<(String, Position)>,
-        /// The values of `<<`.
-        merged: Vec<Node>,
-    },
+enum Open<'t> {
+    List(Vec<Tree<'t>>),
+    Object(OpenObject<'t>),
 }
 
-/// Makes objects out of events.
-struct Builder<'c> {
-    chunk: &'c Chunk<'c>,
-    frames: Vec<Frame>,
+#[derive(Default)]
+struct OpenObject<'t> {
+    fields: Fields<'t>,
+    next: Next<'t>,
+    /// The values of `<<`.
+    merged: Vec<Tree<'t>>,
+}
+
+/// What the next value of an object is.
+#[derive(Default)]
+enum Next<'t> {
+    #[default]
+    Key,
+    /// The value of a key.
+    Value(Cow<'t, str>, Position),
+    /// The value of `<<`.
+    Merged,
+}
+
+impl<'t> OpenObject<'t> {
+    fn close(mut self) -> Result<Content<'t>, ManifestError> {
+        self.merged.into_iter().try_for_each(|tree| merge(tree, &mut self.fields))?;
+        Ok(self.fields.into())
+    }
+}
+
+/// Copies the keys of a merged object, or of each of a list of them, that the object does not have.
+fn merge<'t>(tree: Tree<'t>, fields: &mut Fields<'t>) -> Result<(), ManifestError> {
+    match tree.content {
+        Content::Object(entries) => {
+            for Entry { key, at, value } in entries {
+                if fields.find(&key).is_none() {
+                    fields.push(key, at, value);
+                }
+            }
+            Ok(())
+        }
+        Content::List(trees) if trees.iter().all(|tree| matches!(tree.content, Content::Object(_))) => {
+            trees.into_iter().try_for_each(|tree| merge(tree, fields))
+        }
+        _ => Err(error(tree.at, "`<<` merges an object or a list of objects; write `<<: *name` of such an anchor")),
+    }
+}
+
+/// Makes trees out of events.
+struct Builder<'c, 't> {
+    chunk: &'c Chunk<'t>,
+    frames: Vec<Frame<'t>>,
     /// The values with an anchor, and how many values are in each.
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<usize, (Tree<'t>, usize)>,
     /// How many values were read, with those that aliases repeat.
     count: usize,
     /// How many of them aliases repeat.
     repeated: usize,
-    documents: Vec<Node>,
+    documents: Vec<Tree<'t>>,
 }
 
-impl<'c> Builder<'c> {
-    fn new(chunk: &'c Chunk<'c>) -> Self {
+impl<'c, 't> Builder<'c, 't> {
+    fn new(chunk: &'c Chunk<'t>) -> Self {
         Self { chunk, frames: Vec::new(), anchors: HashMap::new(), count: 0, repeated: 0, documents: Vec::new() }
     }
 
-    fn add(&mut self, event: Event, span: &Span) -> Result<(), ManifestError> {
+    fn add(&mut self, event: Event<'t>, span: &Span) -> Result<(), ManifestError> {
         let at = self.chunk.position(span.start.line(), span.start.col(), length(span));
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let value = value_of(text, style, tag.as_deref()).map_err(|message| ManifestError { at, message })?;
+                let is_merge = style == ScalarStyle::Plain && text == "<<" && tag.is_none();
+                let content =
+                    content_of(text, style, tag.as_deref()).map_err(|message| ManifestError { at, message })?;
                 self.count += 1;
-                let is_merge = style == ScalarStyle::Plain && value.as_str() == Some("<<");
-                self.finish((value, Places { at, children: Children::None }), anchor, 1, is_merge)
+                self.finish(Tree { at, content }, anchor, 1, is_merge)
             }
             Event::SequenceStart(_, anchor, _) => {
-                self.open(Open::List(Vec::new(), Vec::new()), at, anchor);
+                self.open(Open::List(Vec::new()), at, anchor);
                 Ok(())
             }
             Event::MappingStart(_, anchor, _) => {
-                let (entries, places) = (Map::new(), BTreeMap::new());
-                self.open(Open::Object { entries, places, key: None, merged: Vec::new() }, at, anchor);
+                self.open(Open::Object(OpenObject::default()), at, anchor);
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(Frame { value, at, anchor, count }) = self.frames.pop() else { return Ok(()) };
-                let node = close(value, at)?;
-                self.finish(node, anchor, self.count - count, false)
+                let content = match value {
+                    Open::List(entries) => Content::List(entries),
+                    Open::Object(object) => object.close()?,
+                };
+                self.finish(Tree { at, content }, anchor, self.count - count, false)
             }
             Event::Alias(anchor) => {
-                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+                let Some((tree, size)) = self.anchors.get(&anchor).cloned() else {
                     return Err(error(at, "the alias is inside the value that it repeats; write the value out"));
                 };
                 self.repeated += size;
@@ -129,7 +161,7 @@ impl<'c> Builder<'c> {
                     return Err(ManifestError { at, message });
                 }
                 self.count += size;
-                self.finish(node, 0, size, false)
+                self.finish(tree, 0, size, false)
             }
             Event::DocumentEnd => {
                 self.anchors.clear();
@@ -140,34 +172,27 @@ impl<'c> Builder<'c> {
         }
     }
 
-    fn open(&mut self, value: Open, at: Position, anchor: usize) {
+    fn open(&mut self, value: Open<'t>, at: Position, anchor: usize) {
         self.frames.push(Frame { value, at, anchor, count: self.count });
         self.count += 1;
     }
 
     /// Puts a complete value where it belongs.
-    fn finish(&mut self, node: Node, anchor: usize, size: usize, is_merge: bool) -> Result<(), ManifestError> {
+    fn finish(&mut self, tree: Tree<'t>, anchor: usize, size: usize, is_merge: bool) -> Result<(), ManifestError> {
         if anchor != 0 {
-            self.anchors.insert(anchor, (node.clone(), size));
+            self.anchors.insert(anchor, (tree.clone(), size));
         }
-        let (value, places) = node;
         match self.frames.last_mut().map(|frame| &mut frame.value) {
-            None => self.documents.push((value, places)),
-            Some(Open::List(values, all)) => {
-                values.push(value);
-                all.push(places);
-            }
-            Some(Open::Object { entries, places: all, key, merged }) => match key.take() {
-                None if is_merge => *key = Some((String::from("<<"), Position::default())),
-                None => *key = Some((key_of(value, places.at)?, places.at)),
-                Some((_, at)) if at == Position::default() => merged.push((value, places)),
-                Some((name, at)) => {
-                    if let Some((first, _)) = all.get(&name) {
-                        return Err(duplicate(&name, *first, at));
-                    }
-                    entries.insert(name.clone(), value);
-                    all.insert(name, (at, places));
+            None => self.documents.push(tree),
+            Some(Open::List(entries)) => entries.push(tree),
+            Some(Open::Object(object)) => match mem::take(&mut object.next) {
+                Next::Key if is_merge => object.next = Next::Merged,
+                Next::Key => object.next = Next::Value(key_of(tree.content, tree.at)?, tree.at),
+                Next::Value(key, at) => {
+                    object.fields.check(&key, at)?;
+                    object.fields.push(key, at, tree);
                 }
+                Next::Merged => object.merged.push(tree),
             },
         }
         Ok(())
@@ -183,68 +208,26 @@ fn error(at: Position, message: &str) -> ManifestError {
     ManifestError { at, message: message.to_owned() }
 }
 
-/// Two keys with one name: one of the values would be lost.
-pub(super) fn duplicate(name: &str, first: Position, at: Position) -> ManifestError {
-    ManifestError { at, message: format!("the key {name:?} is in line {} already; keep one of the two", first.line) }
-}
-
-fn close(value: Open, at: Position) -> Result<Node, ManifestError> {
-    match value {
-        Open::List(values, places) => Ok((Value::Array(values), Places { at, children: Children::Entries(places) })),
-        Open::Object { mut entries, mut places, merged, .. } => {
-            for node in merged {
-                merge(node, &mut entries, &mut places)?;
-            }
-            Ok((Value::Object(entries), Places { at, children: Children::Fields(places) }))
-        }
-    }
-}
-
-/// Copies the keys of a merged object, or of each of a list of them, that the object does not have.
-fn merge(
-    (value, places): Node,
-    entries: &mut Map<String, Value>,
-    all: &mut BTreeMap<String, (Position, Places)>,
-) -> Result<(), ManifestError> {
-    match (value, places.children) {
-        (Value::Object(merged), Children::Fields(mut places)) => {
-            for (key, value) in merged {
-                if let Some(place) = places.remove(&key).filter(|_| !entries.contains_key(&key)) {
-                    entries.insert(key.clone(), value);
-                    all.insert(key, place);
-                }
-            }
-            Ok(())
-        }
-        (Value::Array(values), Children::Entries(places)) if values.iter().all(Value::is_object) => {
-            values.into_iter().zip(places).try_for_each(|node| merge(node, entries, all))
-        }
-        _ => Err(error(places.at, "`<<` merges an object or a list of objects; write `<<: *name` of such an anchor")),
-    }
-}
-
-fn key_of(value: Value, at: Position) -> Result<String, ManifestError> {
-    match value {
-        Value::String(key) => Ok(key),
-        Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        Value::Null => Err(error(at, "the key is empty; write its name before the colon")),
-        Value::Array(_) | Value::Object(_) => {
+fn key_of(content: Content<'_>, at: Position) -> Result<Cow<'_, str>, ManifestError> {
+    match content {
+        Content::Text(key) => Ok(key),
+        Content::Bool(value) => Ok(Cow::Owned(value.to_string())),
+        Content::Number(number) => Ok(Cow::Owned(number.to_string())),
+        Content::Null => Err(error(at, "the key is empty; write its name before the colon")),
+        Content::List(_) | Content::Object(_) => {
             Err(error(at, "the key is a list or an object; write a name, and put a text with braces in quotes"))
         }
     }
 }
 
-fn value_of(mut text: Cow<str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
+fn content_of<'t>(text: Cow<'t, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Content<'t>, String> {
     let Some(tag) = tag else {
-        return Ok(match style {
-            ScalarStyle::Plain => scalar::resolve(&text),
-            _ => Value::String(mem::take(&mut text).into_owned()),
-        });
+        return Ok(if style == ScalarStyle::Plain { scalar::resolve(text) } else { Content::Text(text) });
     };
     let name = format!("{}{}", tag.handle(), tag.suffix());
     match name.strip_prefix(CORE).unwrap_or(&name) {
-        "str" | "!" | "binary" => Ok(Value::String(text.into_owned())),
-        "bool" | "float" | "int" | "null" => Ok(scalar::resolve(&text)),
+        "str" | "!" | "binary" => Ok(Content::Text(text)),
+        "bool" | "float" | "int" | "null" => Ok(scalar::resolve(text)),
         other => Err(format!("Kubernetes does not know the YAML tag {other:?}; remove it")),
     }
 }
@@ -325,6 +308,9 @@ fn explain_kind(kind: &ErrorKind) -> String {
         | ErrorKind::InvalidBlockEntryWhitespace
         | ErrorKind::InvalidMappingValueWhitespace => "a tab is not allowed here; YAML allows only spaces",
         ErrorKind::UnexpectedCharacter { character: '\0' } => "there is a NUL byte; save the file as UTF-8 text",
+        ErrorKind::UnexpectedCharacter { character } if character.is_control() => {
+            return format!("there is the control character {character:?}; remove it, or write it as in \"\\x1b\"");
+        }
         ErrorKind::UnexpectedCharacter { character } => {
             return format!("a text cannot begin with {character:?}; put it in quotes");
         }

@@ -95,7 +95,7 @@ impl Store {
         let expansion = self.expanders.expansion(namespace, &vm);
         let template = &vm.spec.template;
         let Some(texts) = expansion.texts(&template.spec) else { return Fact::Unknown };
-        let options = expansion.options(template.metadata.annotations.as_ref());
+        let options = expansion.options(template.metadata.annotations.as_deref());
         match pci::count_devices(&expansion.guest(&template.spec, &texts), &options, &*self.registry()) {
             Ok(devices) => Fact::Known(Arc::new(devices)),
             Err(_) => Fact::Absent,
@@ -263,6 +263,17 @@ impl Store {
             other.network.ovn.as_ref().is_some_and(|other| own.name == other.name && own.settings != other.settings)
         });
         conflicts.map(|(namespace, name, _)| NadRef { namespace, name }).min().map(|name| name.to_string())
+    }
+
+    /// Returns the facts about the migration of a guest as it is, with the networks of its NICs. `multus_namespace` is the
+    /// namespace of the settings where Multus looks for default networks.
+    #[must_use]
+    pub fn facts_to_move(&self, guest: &MigrationStart, multus_namespace: Option<&Arc<str>>) -> Facts {
+        let facts = self.facts_for_migration(guest);
+        let multus_namespace = self.multus_namespace(multus_namespace);
+        let multus_namespace = multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
+        let guest_networks = self.networks_of_guest(guest.namespace, &facts.vmi, multus_namespace);
+        Facts { guest_networks, ..facts }
     }
 
     /// Returns the networks of a guest's NICs.

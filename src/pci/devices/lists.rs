@@ -1,6 +1,6 @@
 //! The lists of devices in a spec, and its disks after KubeVirt's defaulting.
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use serde::Deserialize;
 
@@ -54,11 +54,18 @@ impl DeviceLists<'_> {
     pub(in crate::pci) fn defaulted_disks(&self, architecture: Architecture) -> Vec<DefaultedDisk<'_>> {
         let default_bus = architecture.default_disk_bus();
         let listed = self.disks.iter().map(|disk| DefaultedDisk::of(disk, default_bus));
-        let disks = self.disks.iter().map(|disk| disk.name.as_str());
-        let names: BTreeSet<&str> =
-            disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect();
-        let implied = self.volumes.iter().filter(|volume| !names.contains(volume.name.as_str()));
-        let implied = implied.map(|volume| DefaultedDisk {
+        let names = LazyCell::new(|| -> BTreeSet<&str> {
+            let disks = self.disks.iter().map(|disk| disk.name.as_str());
+            disks.chain(self.filesystems.iter().map(|filesystem| filesystem.name.as_str())).collect()
+        });
+        // Most manifests list disks and volumes in the same order, and then the set is not needed.
+        let is_at = |index: usize, name: &str| self.disks.get(index).is_some_and(|disk| disk.name.as_str() == name);
+        let implied = self.volumes.iter().enumerate();
+        let implied = implied.filter(|(index, volume)| {
+            let name = volume.name.as_str();
+            !is_at(*index, name) && !names.contains(name)
+        });
+        let implied = implied.map(|(_, volume)| DefaultedDisk {
             name: &volume.name,
             form: DiskForm::Disk,
             bus: default_bus,

@@ -80,7 +80,7 @@ impl<'v> DeviceWalk<'v, '_> {
         if interface.is_absent() {
             return nowhere("state absent: not in the guest");
         }
-        let address = interface.pci_address.as_deref();
+        let address = interface.options.pci_address.as_deref();
         if interface.bindings.sriov.is_some() {
             return Device::new(DeviceKind::SriovInterface, &interface.name, SlotKind::Port, "SR-IOV").at(address);
         }

@@ -46,7 +46,7 @@ pub(super) fn check(case: &Case) -> Option<Finding> {
 fn is_written_back(case: &Case) -> bool {
     match case.live() {
         Fact::Known(_) => {
-            let annotations = case.change.after.guest_metadata.annotations.as_ref();
+            let annotations = case.change.after.guest_metadata.annotations.as_deref();
             annotations.is_none_or(|annotations| annotations.topology_version.as_deref().is_none_or(str::is_empty))
         }
         Fact::Absent => false,
@@ -55,7 +55,7 @@ fn is_written_back(case: &Case) -> bool {
 }
 
 fn slot_count<'r>(view: &ObjectView<'r>) -> Option<&'r str> {
-    view.guest_metadata.annotations.as_ref()?.slot_count.as_deref()
+    view.guest_metadata.annotations.as_deref()?.slot_count.as_deref()
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ fn bytes_of_mac(address: &str) -> Option<usize> {
 }
 
 fn pci(interface: &CheckedInterface) -> Option<Finding> {
-    let address = interface.fields.pci_address.as_deref().filter(|address| !address.is_empty())?;
+    let address = interface.fields.options.pci_address.as_deref().filter(|address| !address.is_empty())?;
     if is_pci_address(address) {
         return None;
     }

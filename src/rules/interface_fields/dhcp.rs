@@ -15,7 +15,7 @@ const PRIVATE: std::ops::RangeInclusive<i64> = 224..=254;
 
 /// Checks the options of one interface.
 pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
-    let Some(options) = &interface.fields.dhcp_options else { return Vec::new() };
+    let Some(options) = &interface.fields.options.dhcp_options else { return Vec::new() };
     let mut findings = Vec::new();
     findings.extend(duplicate(interface, &options.private_options));
     for (index, option) in options.private_options.iter().enumerate() {

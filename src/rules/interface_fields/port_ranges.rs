@@ -10,7 +10,7 @@ const RANGES_AT_MOST: usize = 10;
 
 /// Checks an interface in a cluster without the gate, where even an empty list is a fault.
 pub(super) fn without_gate(interface: &CheckedInterface) -> Option<Finding> {
-    interface.fields.port_ranges.as_ref()?;
+    interface.fields.options.port_ranges.as_ref()?;
     let what = format!("interface {} has portRanges, but feature gate PortRangesSpec is off", interface.name());
     let fix = "use ports instead, or add PortRangesSpec to spec.configuration.developerConfiguration.featureGates of \
                the KubeVirt resource";
@@ -19,7 +19,7 @@ pub(super) fn without_gate(interface: &CheckedInterface) -> Option<Finding> {
 
 /// Checks the ranges of a NIC on the pod network; KubeVirt ignores them on other networks.
 pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
-    let Some(ranges) = &interface.fields.port_ranges else { return Vec::new() };
+    let Some(ranges) = &interface.fields.options.port_ranges else { return Vec::new() };
     let mut findings = Vec::new();
     findings.extend(beside_ports(interface));
     findings.extend(without_masquerade(interface));
@@ -39,7 +39,7 @@ pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
 }
 
 fn beside_ports(interface: &CheckedInterface) -> Option<Finding> {
-    interface.fields.ports.as_ref()?;
+    interface.fields.options.ports.as_ref()?;
     let what = format!("interface {} has both ports and portRanges", interface.name());
     Some(interface.fault(
         CauseType::Invalid,

@@ -16,7 +16,7 @@ pub(super) const LAST_PORT: i64 = 65_535;
 
 /// Checks the ports of a NIC on the pod network; KubeVirt ignores them on other networks.
 pub(super) fn check(interface: &CheckedInterface) -> Vec<Finding> {
-    let ports = interface.fields.ports.as_deref().unwrap_or_default();
+    let ports = interface.fields.options.ports.as_deref().unwrap_or_default();
     let mut findings = Vec::new();
     let mut names = BTreeSet::new();
     for (index, port) in ports.iter().enumerate() {

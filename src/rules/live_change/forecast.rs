@@ -4,8 +4,6 @@
 //! `pkg/virt-controller/watch/vm/vm.go`, `IsRestartRequired` in `pkg/network/vmliveupdate/restart.go`, and `Sync` in
 //! `pkg/network/controllers/vm.go` (v1.6.6, v1.8.4, v1.9.0).
 
-use std::collections::BTreeMap;
-
 use crate::{
     annotations::interfaces::DEFAULT_NIC,
     api::{
@@ -14,7 +12,7 @@ use crate::{
         network::{Bindings, Interface, NadRef, Network},
         vm::VirtualMachine,
     },
-    change::{Nic, ObjectView},
+    change::{Nic, NicsByName, ObjectView},
     facts::{
         Fact, NicPreference, Vmi,
         nic::{GuestNic, NetworkRole, hash_of_source, written},
@@ -108,15 +106,15 @@ impl<'c> Forecast<'c> {
         &mut self,
         case: &Case<'c>,
         vmi: &'c Vmi,
-        old: &BTreeMap<&'c str, Nic<'c>>,
-        new: &BTreeMap<&'c str, Nic<'c>>,
+        old: &NicsByName<'c>,
+        new: &NicsByName<'c>,
         preference: &NicPreference<'c>,
     ) {
         let copies_networks = case.has(Gate::LiveUpdateNadRef) == Some(true);
         let has_ordinal_names = vmi.has_ordinal_names();
         let mut has_pod_network = false;
         for (index, guest) in vmi.nics.iter().enumerate() {
-            let nic = new.get(&*guest.name).filter(|nic| nic.interface.is_some()).copied();
+            let nic = new.get(&guest.name).filter(|nic| nic.interface.is_some()).copied();
             let is_unplugged = guest.is_absent || (!has_ordinal_names && nic.is_some_and(|nic| nic.is_absent()));
             if is_unplugged && vmi.status_nic(&guest.name).is_none() {
                 // KubeVirt removes it from the guest.
@@ -140,7 +138,7 @@ impl<'c> Forecast<'c> {
                 self.swapped.extend(Swap::of(case, nic, guest));
             }
         }
-        for nic in new.values().filter(|nic| is_copied(case, nic) && !vmi.has_nic(nic.name)) {
+        for nic in new.iter().filter(|nic| is_copied(case, nic) && !vmi.has_nic(nic.name)) {
             has_pod_network |= is_on_pod_network(nic);
             let has_model = nic.interface.is_some_and(|entry| written(entry.value.model.as_ref()).is_some());
             if let Some(model) = preference.model.filter(|_| !has_model) {
@@ -150,7 +148,7 @@ impl<'c> Forecast<'c> {
         let checks_pod_network = case.version().is_some_and(|version| version.is_at_least(1, 8));
         let mut networks = case.change.after.guest.networks.iter();
         if checks_pod_network && !has_pod_network && networks.any(|network| network.pod.is_some()) {
-            self.differences.push(Difference::PodNetwork(new.values().find(|nic| is_on_pod_network(nic)).copied()));
+            self.differences.push(Difference::PodNetwork(new.iter().find(|nic| is_on_pod_network(nic)).copied()));
         }
     }
 
@@ -294,13 +292,13 @@ fn different_field(
 fn changed_field(one: &Interface, other: &Interface) -> Option<&'static str> {
     let differs = [
         (one.bindings != other.bindings, "the binding"),
-        (one.pci_address != other.pci_address, "pciAddress"),
-        (one.ports != other.ports, "ports"),
-        (one.port_ranges != other.port_ranges, "portRanges"),
-        (one.dhcp_options != other.dhcp_options, "dhcpOptions"),
-        (one.boot_order != other.boot_order, "bootOrder"),
-        (one.acpi_index != other.acpi_index, "acpiIndex"),
-        (one.tag != other.tag, "tag"),
+        (one.options.pci_address != other.options.pci_address, "pciAddress"),
+        (one.options.ports != other.options.ports, "ports"),
+        (one.options.port_ranges != other.options.port_ranges, "portRanges"),
+        (one.options.dhcp_options != other.options.dhcp_options, "dhcpOptions"),
+        (one.options.boot_order != other.options.boot_order, "bootOrder"),
+        (one.options.acpi_index != other.options.acpi_index, "acpiIndex"),
+        (one.options.tag != other.options.tag, "tag"),
     ];
     differs.into_iter().find_map(|(differs, field)| differs.then_some(field))
 }

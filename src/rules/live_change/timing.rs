@@ -63,7 +63,7 @@ pub fn timings<'c>(case: &Case<'c>) -> Vec<(Nic<'c>, NicChange, Timing)> {
     let all: Vec<_> = added.chain(modified).chain(removed).collect();
     let timings = match case.live() {
         Fact::Absent => vec![Timing::AtStart; all.len()],
-        Fact::Unknown => vec![Timing::Unknown("whether the VM runs is not known".to_owned()); all.len()],
+        Fact::Unknown => vec![Timing::Unknown("its VirtualMachineInstance is not known".to_owned()); all.len()],
         Fact::Known(vmi) => RULE
             .isolated(|| of_running(case, vmi, &all))
             .unwrap_or_else(|| vec![Timing::Unknown("an internal error in nicplug".to_owned()); all.len()]),

@@ -108,7 +108,7 @@ fn now(case: &Case) -> (PortCount, String) {
     let vmi = match case.live() {
         Fact::Absent => return (PortCount::NotRunning, String::new()),
         Fact::Unknown => {
-            return (PortCount::Unknown("whether the VM runs is not known".to_owned()), String::new());
+            return (PortCount::Unknown("its VirtualMachineInstance is not known".to_owned()), String::new());
         }
         Fact::Known(vmi) => vmi,
     };
@@ -151,7 +151,7 @@ fn after_restart(case: &Case) -> PortCount {
 fn room_of_expanded(case: &Case) -> Option<HotplugCapacity> {
     let after = &case.change.after;
     let (Fact::Known(vmi), true) = (case.live(), after.vm.is_some() && after.needs_expansion()) else { return None };
-    let options = boot::pci_options(after.guest_metadata.annotations.as_ref()).for_template();
+    let options = boot::pci_options(after.guest_metadata.annotations.as_deref()).for_template();
     let kinds = case.facts.kubevirt.known()?;
     let nics = pci::count_devices(after.guest, &options, &**kinds).ok()?.nics;
     let devices = vmi.boot.current_devices.as_ref()?;

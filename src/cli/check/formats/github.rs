@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    super::problem::{Level, Problem, Report, unchecked},
-    full_message, path_of,
+    super::problem::{Level, Problem, Report, count, summary, unchecked},
+    full_message,
 };
 
 /// How many annotations of a level GitHub shows.
@@ -17,7 +17,7 @@ pub(super) fn render(report: &Report) -> String {
         let problems: Vec<&Problem> = report.problems.iter().filter(|problem| problem.level == level).collect();
         for problem in problems.iter().take(MAX_SHOWN) {
             let Problem { at, .. } = problem;
-            let (file, title) = (property(path_of(problem)), property(&title(problem)));
+            let (file, title) = (property(report.locations.path(&problem.file)), property(&title(problem)));
             let end = at.column + at.length;
             // Writing to a string cannot fail.
             let _ = writeln!(
@@ -29,15 +29,15 @@ pub(super) fn render(report: &Report) -> String {
             );
         }
         if problems.len() > MAX_SHOWN {
-            left_out.push(format!("{} {}s", problems.len() - MAX_SHOWN, level.as_str()));
+            left_out.push(count(problems.len() - MAX_SHOWN, level.as_str()));
         }
     }
     for what in unchecked(&report.unknown) {
         let _ = writeln!(text, "not checked {what}");
     }
-    let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));
+    let (found, objects) = (summary(|level| report.count(level)), count(report.checked.len(), "object"));
     let shown = if left_out.is_empty() { String::new() } else { format!("; not shown: {}", left_out.join(", ")) };
-    let _ = writeln!(text, "nicplug: {errors} errors, {warnings} warnings in {} objects{shown}", report.checked.len());
+    let _ = writeln!(text, "nicplug: {found} in {objects}{shown}");
     text
 }
 
@@ -74,7 +74,7 @@ mod tests {
             lines[0]
         );
         assert!(lines[1].contains("::warning ") && lines[1].contains("100%25"), "{}", lines[1]);
-        assert_eq!(lines.last(), Some(&"nicplug: 1 errors, 1 warnings in 2 objects"));
+        assert_eq!(lines.last(), Some(&"nicplug: 1 error, 1 warning, 1 note in 2 objects"));
     }
 
     #[test]
@@ -84,6 +84,6 @@ mod tests {
         report.problems.extend(vec![problem; 14]);
         let text = render(&report);
         assert_eq!(text.lines().filter(|line| line.starts_with("::error ")).count(), 10);
-        assert!(text.ends_with("15 errors, 1 warnings in 2 objects; not shown: 5 errors\n"), "{text}");
+        assert!(text.ends_with("15 errors, 1 warning, 1 note in 2 objects; not shown: 5 errors\n"), "{text}");
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::problem::{Level, Problem, Report},
-    full_message, path_of,
+    full_message,
 };
 
 pub(super) fn render(report: &Report) -> Value {
@@ -18,7 +18,7 @@ pub(super) fn render(report: &Report) -> Value {
                 Level::Warning => "minor",
                 Level::Note => "info",
             },
-            "location": {"path": path_of(problem), "lines": {"begin": problem.at.line.max(1)}},
+            "location": {"path": report.locations.path(&problem.file), "lines": {"begin": problem.at.line.max(1)}},
         })
     };
     report.problems.iter().map(finding).collect()

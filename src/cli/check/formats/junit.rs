@@ -10,10 +10,10 @@ use super::super::problem::{Level, Problem, Report};
 pub(super) fn render(report: &Report) -> String {
     let mut suites: BTreeMap<&str, (Vec<&str>, Vec<&Problem>)> = BTreeMap::new();
     for checked in &report.checked {
-        suites.entry(&checked.file).or_default().0.push(&checked.object);
+        suites.entry(report.locations.path(&checked.file)).or_default().0.push(&checked.object);
     }
     for problem in &report.problems {
-        suites.entry(&problem.file).or_default().1.push(problem);
+        suites.entry(report.locations.path(&problem.file)).or_default().1.push(problem);
     }
     let mut cases = String::new();
     let (mut tests, mut failures) = (0, 0);
@@ -33,7 +33,7 @@ pub(super) fn render(report: &Report) -> String {
             let _ = writeln!(cases, "    <testcase classname=\"{}\" name=\"nicplug\"/>", escape(&class(file, object)));
         }
         for problem in problems {
-            add_case(&mut cases, problem);
+            add_case(&mut cases, file, problem);
         }
         cases.push_str("  </testsuite>\n");
     }
@@ -47,8 +47,8 @@ fn class(file: &str, object: &str) -> String {
     if object.is_empty() { file.to_owned() } else { format!("{file} {object}") }
 }
 
-fn add_case(cases: &mut String, problem: &Problem) {
-    let Problem { file, object, at, .. } = problem;
+fn add_case(cases: &mut String, file: &str, problem: &Problem) {
+    let Problem { object, at, .. } = problem;
     let class = escape(&class(file, object));
     let message = escape(&problem.message());
     let place = escape(&format!("{file}:{}:{}", at.line, at.column));
@@ -88,10 +88,10 @@ mod tests {
         let xml = render(&report());
         for part in [
             "<testsuites name=\"nicplug\" tests=\"4\" failures=\"1\" errors=\"0\">",
-            "<testcase classname=\"./deploy/vm.yaml VirtualMachine shop/db\" name=\"nicplug\"/>",
-            "<testcase classname=\"./deploy/vm.yaml VirtualMachine shop/web\" name=\"NP103\"",
+            "<testcase classname=\"deploy/vm.yaml VirtualMachine shop/db\" name=\"nicplug\"/>",
+            "<testcase classname=\"deploy/vm.yaml VirtualMachine shop/web\" name=\"NP103\"",
             "model &quot;e1000e&quot; cannot be plugged into the running guest &lt;web&gt;",
-            "<system-out>./deploy/vm.yaml:20:18: warning: the guest",
+            "<system-out>deploy/vm.yaml:20:18: warning: the guest",
         ] {
             assert!(xml.contains(part), "{part} is not in {xml}");
         }

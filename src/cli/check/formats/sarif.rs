@@ -1,15 +1,13 @@
 //! SARIF 2.1.0 (docs.oasis-open.org/sarif), within the limits of GitHub's code scanning.
 
-use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{
-    super::{
-        problem::{Origin, Problem, Report, unchecked},
-        rules_of,
-    },
-    path_of,
+use super::super::{
+    location::{Locations, uri, uri_of_folder},
+    problem::{Origin, Problem, Report, unchecked},
+    rules_of,
 };
 
 /// The most results of a run that GitHub reads.
@@ -21,6 +19,7 @@ pub(super) fn render(report: &Report) -> Value {
     problems.sort_by_key(|problem| problem.level);
     let left_out = problems.len().saturating_sub(MAX_RESULTS);
     problems.truncate(MAX_RESULTS);
+    let roots = Roots::of(report, &problems);
     let origins = rules_of(report);
     let ids: Vec<&str> = origins.keys().copied().collect();
     let mut notes: Vec<String> =
@@ -41,11 +40,12 @@ pub(super) fn render(report: &Report) -> Value {
                 "rules": origins.values().map(|origin| rule(*origin)).collect::<Vec<_>>(),
             }},
             "columnKind": "unicodeCodePoints",
+            "originalUriBaseIds": roots.uris(),
             "invocations": [{
                 "executionSuccessful": is_complete,
                 "toolExecutionNotifications": notes.iter().map(note).collect::<Vec<_>>(),
             }],
-            "results": problems.into_iter().map(|problem| result(problem, &ids)).collect::<Vec<_>>(),
+            "results": problems.into_iter().map(|problem| result(problem, &ids, &roots)).collect::<Vec<_>>(),
         }],
     })
 }
@@ -84,7 +84,46 @@ fn pascal_case(name: &str) -> String {
         .collect()
 }
 
-fn result(problem: &Problem, ids: &[&str]) -> Value {
+/// The roots of the repositories that have the files, usually one.
+struct Roots<'r> {
+    locations: &'r Locations,
+    roots: Vec<&'r Path>,
+}
+
+impl<'r> Roots<'r> {
+    fn of(report: &'r Report, problems: &[&Problem]) -> Self {
+        let mut roots: Vec<&Path> = Vec::new();
+        for root in problems.iter().filter_map(|problem| report.locations.root(&problem.file)) {
+            if !roots.contains(&root) {
+                roots.push(root);
+            }
+        }
+        Self { locations: &report.locations, roots }
+    }
+
+    fn uris(&self) -> Value {
+        let uri = |(number, root): (usize, &&Path)| Some((base_id(number), json!({"uri": uri_of_folder(root)?})));
+        Value::Object(self.roots.iter().enumerate().filter_map(uri).collect())
+    }
+
+    /// Returns the place of a file, relative to its root.
+    fn place(&self, file: &str) -> Value {
+        let path = self.locations.path(file);
+        let root = self.locations.root(file);
+        match root.and_then(|root| self.roots.iter().position(|known| *known == root)) {
+            Some(number) => json!({"uri": uri(path), "uriBaseId": base_id(number)}),
+            None if path.starts_with('/') => json!({"uri": format!("file://{}", uri(path))}),
+            None => json!({"uri": uri(path)}),
+        }
+    }
+}
+
+/// Returns the name of a root. The first one is that which GitHub and editors replace by the checked-out folder.
+fn base_id(number: usize) -> String {
+    if number == 0 { "%SRCROOT%".to_owned() } else { format!("%SRCROOT{}%", number + 1) }
+}
+
+fn result(problem: &Problem, ids: &[&str], roots: &Roots) -> Value {
     let Problem { at, object, field, fingerprint, .. } = problem;
     let id = problem.origin.id();
     let name = if field.is_empty() { object.clone() } else { format!("{object} {field}") };
@@ -92,7 +131,7 @@ fn result(problem: &Problem, ids: &[&str]) -> Value {
     let place = json!({
         "logicalLocations": logical,
         "physicalLocation": {
-            "artifactLocation": {"uri": uri(path_of(problem))},
+            "artifactLocation": roots.place(&problem.file),
             "region": {
                 "startLine": at.line.max(1),
                 "startColumn": at.column.max(1),
@@ -114,19 +153,6 @@ fn result(problem: &Problem, ids: &[&str]) -> Value {
 fn message(problem: &Problem) -> String {
     let message = problem.message();
     if message.trim().is_empty() { problem.origin.id().to_owned() } else { message }
-}
-
-/// Returns a path as a URI reference: other characters than those of RFC 3986 are encoded.
-fn uri(path: &str) -> String {
-    path.bytes().fold(String::new(), |mut uri, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(uri, "%{byte:02X}");
-        }
-        uri
-    })
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ fn add_problem(text: &mut String, problem: &Problem, style: Style) {
     let Problem { file, at, level, source, object, .. } = problem;
     let painter = style.painter;
     let colour = level.colour();
+    let (file, object, source) = (printable(file), printable(object), printable(source));
     let place = painter.paint(Colour::Bold, &format!("{file}:{}:{}:", at.line, at.column));
     let kind = painter.paint(colour, &format!("{}[{}]", level.as_str(), problem.origin.id()));
     let object = if object.is_empty() { String::new() } else { format!(" {object}") };
@@ -63,10 +64,9 @@ fn add_problem(text: &mut String, problem: &Problem, style: Style) {
     if !source.is_empty() {
         let number = at.line.to_string();
         let blank = " ".repeat(number.len());
-        let line = source.replace('\t', " ");
-        let carets = "^".repeat(at.length.min(line.chars().count().saturating_sub(at.column - 1)).max(1));
+        let carets = "^".repeat(at.length.min(source.chars().count().saturating_sub(at.column - 1)).max(1));
         let bar = |text: &str| painter.paint(Colour::Dim, text);
-        let _ = writeln!(text, "  {} {line}", bar(&format!("{number} |")));
+        let _ = writeln!(text, "  {} {source}", bar(&format!("{number} |")));
         let before = " ".repeat(at.column - 1);
         let _ = writeln!(text, "  {} {before}{}", bar(&format!("{blank} |")), painter.paint(colour, &carets));
     }
@@ -74,6 +74,16 @@ fn add_problem(text: &mut String, problem: &Problem, style: Style) {
         text.push_str(&style.wrap(&problem.fix, "  fix: ", "       "));
         text.push('\n');
     }
+}
+
+/// Returns a text without the characters that control a terminal, and of the same length: a tab is a space.
+fn printable(text: &str) -> String {
+    let show = |letter: char| match letter {
+        '\t' => ' ',
+        letter if letter.is_control() => char::REPLACEMENT_CHARACTER,
+        letter => letter,
+    };
+    text.chars().map(show).collect()
 }
 
 /// Returns how many of what were found.
@@ -131,6 +141,18 @@ note: not checked, because --facts does not say it: without a KubeVirt: NP101,
             expected.replace("start it\n       again", "start it again").replace("NP101,\n      NP106", "NP101, NP106");
         assert_eq!(of_width(Some(120)), joined);
         assert_eq!(of_width(None), joined);
+    }
+
+    #[test]
+    fn what_controls_a_terminal_is_not_printed() {
+        let mut report = report();
+        let problem = &mut report.problems[0];
+        (problem.source, problem.object) =
+            ("\tmodel: \u{1b}[31me1000e".to_owned(), "VirtualMachine \u{1b}c/a".to_owned());
+        let text = render(&report, Style::PLAIN);
+        assert!(text.contains("  9 |  model: \u{fffd}[31me1000e\n"), "{text}");
+        assert!(text.contains("VirtualMachine \u{fffd}c/a\n"), "{text}");
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn project(revision: &ControllerRevision, text: &str, registry: &KubeVirt) -> Pr
     if spec.instancetype.is_some() || spec.preference.is_some() {
         return ProjectedRevision { revision: Some(Revision::Template(text.into())), ..ProjectedRevision::default() };
     }
-    let options = boot::pci_options(spec.template.metadata.annotations.as_ref()).for_template();
+    let options = boot::pci_options(spec.template.metadata.annotations.as_deref()).for_template();
     let Ok(devices) = pci::count_devices(&spec.template.spec, &options, registry) else {
         return ProjectedRevision::default();
     };
