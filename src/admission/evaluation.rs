@@ -7,7 +7,7 @@ use json_patch::PatchOperation;
 use super::{
     Endpoint, ParsedBody,
     enforcement::EnforcementPolicy,
-    patching::Patch,
+    patch::Patch,
     verdict::{
         self, Cause, Verdict,
         sets::{FactSet, RuleSet},

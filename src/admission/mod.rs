@@ -11,6 +11,7 @@ mod enforcement;
 mod evaluation;
 mod findings;
 mod outlook;
+mod patch;
 mod patching;
 pub mod policies;
 mod recheck;

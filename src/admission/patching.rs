@@ -1,8 +1,6 @@
 //! The evaluation of a request at `/mutate`: a patch, if it is short enough.
 
-use json_patch::PatchOperation;
-
-use super::{Decision, Endpoint, Evaluation, Evaluator, evaluation::Basis, verdict::Verdict};
+use super::{Decision, Endpoint, Evaluation, Evaluator, evaluation::Basis, patch::Patch, verdict::Verdict};
 use crate::{
     api::review::Request,
     change::Change,
@@ -13,14 +11,6 @@ use crate::{
 /// 64 KiB. A patch that adds 80 NICs has 20 KiB.
 const PATCH_KIB: usize = 47;
 
-/// The patch of an answer.
-#[derive(Debug, PartialEq)]
-pub(super) struct Patch {
-    pub(super) operations: Vec<PatchOperation>,
-    /// The operations as JSON.
-    pub(super) text: Vec<u8>,
-}
-
 impl Evaluator<'_> {
     pub(super) fn mutate<'r>(&self, request: &'r Request<'r>, change: Change<'r>) -> Evaluation<'r> {
         let facts = self.facts_for(&change);
@@ -29,10 +19,9 @@ impl Evaluator<'_> {
         if operations.is_empty() {
             return Evaluation::new(Endpoint::Mutate, request, Decision::Allowed);
         }
-        // Writing cannot fail: every operation has a JSON form.
-        let text = serde_json::to_vec(&operations).unwrap_or_default();
+        let patch = Patch::of(operations);
         // A part of a patch would change something else than the user asked for. `/validate` gets the object as it is.
-        if text.len() > PATCH_KIB << 10 {
+        if patch.text.len() > PATCH_KIB << 10 {
             let warning = format!(
                 "nicplug changed nothing: the patch has more than {PATCH_KIB} KiB; change fewer NICs at a time"
             );
@@ -42,7 +31,7 @@ impl Evaluator<'_> {
             };
         }
         Evaluation {
-            patch: Some(Patch { operations, text }),
+            patch: Some(patch),
             basis: Some(Box::new(Basis::Change(change, facts))),
             ..Evaluation::new(Endpoint::Mutate, request, Decision::Patched)
         }
@@ -52,6 +41,7 @@ impl Evaluator<'_> {
 #[cfg(test)]
 mod tests {
     use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+    use json_patch::PatchOperation;
     use serde_json::{Value, json};
 
     use super::*;

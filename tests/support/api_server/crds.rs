@@ -92,8 +92,11 @@ pub(crate) async fn establish(admin: &Client, definition: Vec<u8>) {
     assert!(answer.is_ok() || answer.reason() == "AlreadyExists", "{answer:?}");
     let name = if answer.is_ok() { &answer.body["metadata"]["name"] } else { &answer.body["details"]["name"] };
     let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
-    let established = await_condition(definitions, name.as_str().unwrap(), is_crd_established());
-    timeout(LONG, established).await.expect("the definition is established").unwrap();
+    // A busy API server may compact its store before the watch begins, and then refuses it: begin again.
+    let established = async {
+        while await_condition(definitions.clone(), name.as_str().unwrap(), is_crd_established()).await.is_err() {}
+    };
+    timeout(LONG, established).await.expect("the definition is established");
 }
 
 /// Changes the schema of VirtualMachines so that it keeps `status.interfaceRequests`, as KubeVirt up to 1.0 has it.
