@@ -1,12 +1,15 @@
-//! The reading of the checked files by a thread of its own, so that the next documents are read while others are judged.
+//! The reading of the checked files by threads of its own, so that the next documents are read while others are judged.
+//!
+//! One thread reads the files and finds where documents begin. As many as there are processors read the documents, which
+//! is most of the work of a check. The batches are received in their order, because an object is judged by those before it.
 
 use std::{
     ops::ControlFlow,
     sync::{
-        Arc,
+        Arc, Mutex,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::Scope,
+    thread::{self, Scope},
 };
 
 use super::{ignore::MARKER, source::Source};
@@ -14,7 +17,7 @@ use crate::{
     api::review::{GroupVersionKind, ObjectKind},
     cluster::{
         files::FilesError,
-        manifests::{self, Comment, DocumentPlace, ManifestError, Tree},
+        manifests::{self, Comment, Document, DocumentPlace, ManifestError, Tree},
     },
     settings::ApiSettings,
 };
@@ -24,15 +27,27 @@ use crate::{
 const BATCH_DOCUMENTS: usize = 128;
 const BATCH_BYTES: usize = 256 << 10;
 
-/// How many batches are read before those that are judged.
+/// How many batches each thread reads before those that are judged.
 const READ_AHEAD: usize = 2;
 
 /// A part of the input, in its order.
-pub(super) enum Part {
+pub(super) enum Part<D = ReadDocument> {
     /// A file begins: its number in the sources, and its text.
     File(usize, Result<Arc<String>, FilesError>),
     /// A document of the last file.
-    Document(ReadDocument),
+    Document(D),
+}
+
+/// A document that is not read yet.
+struct UnreadDocument {
+    file: Arc<String>,
+    place: DocumentPlace,
+}
+
+/// Parts to read, and where to send them then.
+struct Job {
+    parts: Vec<Part<UnreadDocument>>,
+    sender: SyncSender<Vec<Part>>,
 }
 
 /// A document of a file.
@@ -83,29 +98,56 @@ pub(super) struct Reading<'r> {
 }
 
 impl<'r> Reading<'r> {
-    /// Starts to read, and returns the batches. The thread ends when the receiver is gone.
-    pub(super) fn start<'s>(self, scope: &'s Scope<'s, 'r>) -> Receiver<Vec<Part>> {
-        let (sender, batches) = sync_channel(READ_AHEAD);
+    /// Starts to read, and returns the batches. The threads end when the iterator is gone.
+    pub(super) fn start<'s>(self, scope: &'s Scope<'s, 'r>) -> impl Iterator<Item = Vec<Part>> + use<'s, 'r> {
+        let readers = thread::available_parallelism().map_or(1, usize::from);
+        let (jobs, queue) = sync_channel::<Job>(readers * READ_AHEAD);
+        let (order, batches) = sync_channel::<Receiver<Vec<Part>>>(readers * READ_AHEAD);
         scope.spawn(move || {
-            let mut batch = Batch { sender, parts: Vec::new(), bytes: 0 };
-            let _ = self.read(&mut batch);
+            let _ = self.split(&mut Batch { jobs, order, parts: Vec::new(), bytes: 0 });
         });
-        batches
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..readers {
+            let queue = Arc::clone(&queue);
+            scope.spawn(move || self.read(&queue));
+        }
+        // A batch is missing only if its thread panicked, and then the scope does too.
+        batches.into_iter().map_while(|batch| batch.recv().ok())
     }
 
-    fn read(self, batch: &mut Batch) -> ControlFlow<()> {
+    /// Reads the files, and passes their documents on.
+    fn split(self, batch: &mut Batch) -> ControlFlow<()> {
         for (number, source) in self.sources.iter().enumerate() {
             let text = source.read();
-            let copy = text.as_ref().map(Arc::clone).unwrap_or_default();
+            let file = text.as_ref().map(Arc::clone).unwrap_or_default();
             batch.add(Part::File(number, text), 0)?;
-            for document in manifests::documents(&copy) {
-                let comments = if document.text().contains(MARKER) { document.comments() } else { Vec::new() };
-                let objects = document.trees().map(|trees| self.objects(trees));
-                let part = ReadDocument { place: document.place(), comments, objects };
-                batch.add(Part::Document(part), document.text().len())?;
+            for document in manifests::documents(&file) {
+                let length = document.text().len();
+                let unread = UnreadDocument { file: Arc::clone(&file), place: document.place() };
+                batch.add(Part::Document(unread), length)?;
             }
         }
         batch.send()
+    }
+
+    /// Reads documents until there are no more.
+    fn read(self, queue: &Mutex<Receiver<Job>>) {
+        let next = || queue.lock().ok()?.recv().ok();
+        while let Some(Job { parts, sender }) = next() {
+            let read = |part| match part {
+                Part::File(number, text) => Part::File(number, text),
+                Part::Document(document) => Part::Document(self.document(&document)),
+            };
+            // This fails if the check has ended.
+            let _ = sender.send(parts.into_iter().map(read).collect());
+        }
+    }
+
+    fn document(self, UnreadDocument { file, place }: &UnreadDocument) -> ReadDocument {
+        let document = Document::at(file, *place);
+        let comments = if document.text().contains(MARKER) { document.comments() } else { Vec::new() };
+        let objects = document.trees().map(|trees| self.objects(trees));
+        ReadDocument { place: *place, comments, objects }
     }
 
     fn objects(self, trees: Vec<Tree>) -> Vec<ReadObject> {
@@ -140,13 +182,14 @@ impl<'r> Reading<'r> {
 
 /// The parts that are passed on next.
 struct Batch {
-    sender: SyncSender<Vec<Part>>,
-    parts: Vec<Part>,
+    jobs: SyncSender<Job>,
+    order: SyncSender<Receiver<Vec<Part>>>,
+    parts: Vec<Part<UnreadDocument>>,
     bytes: usize,
 }
 
 impl Batch {
-    fn add(&mut self, part: Part, bytes: usize) -> ControlFlow<()> {
+    fn add(&mut self, part: Part<UnreadDocument>, bytes: usize) -> ControlFlow<()> {
         self.parts.push(part);
         self.bytes += bytes;
         if self.parts.len() >= BATCH_DOCUMENTS || self.bytes >= BATCH_BYTES {
@@ -158,10 +201,63 @@ impl Batch {
 
     fn send(&mut self) -> ControlFlow<()> {
         self.bytes = 0;
-        match self.sender.send(std::mem::take(&mut self.parts)) {
-            Ok(()) => ControlFlow::Continue(()),
-            // The receiver is gone.
-            Err(_) => ControlFlow::Break(()),
+        let (sender, batch) = sync_channel(1);
+        let job = Job { parts: std::mem::take(&mut self.parts), sender };
+        // An error says that the receiver is gone.
+        if self.order.send(batch).is_ok() && self.jobs.send(job).is_ok() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::*;
+    use crate::cli::check::source::sources;
+
+    /// Reads a file of `count` VMs and an empty one after it, and passes the parts on.
+    fn read<T>(count: usize, receive: impl FnOnce(&mut dyn Iterator<Item = Part>) -> T) -> T {
+        let folder = folder_of(count);
+        let sources = sources(std::slice::from_ref(&folder), false).unwrap();
+        let api = ApiSettings::default();
+        let reading = Reading { sources: &sources, namespace: "demo", api: &api };
+        let result = thread::scope(|scope| receive(&mut reading.start(scope).flatten()));
+        fs::remove_dir_all(folder).unwrap();
+        result
+    }
+
+    fn folder_of(count: usize) -> std::path::PathBuf {
+        let folder = std::env::temp_dir().join(format!("nicplug-reading-{}-{count}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let vm = |number| {
+            format!("---\napiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {{name: vm-{number}}}\n")
+        };
+        fs::write(folder.join("a.yaml"), (0..count).map(vm).collect::<String>()).unwrap();
+        fs::write(folder.join("b.yaml"), "").unwrap();
+        folder
+    }
+
+    #[test]
+    fn documents_are_received_in_their_order_however_long_each_takes() {
+        let count = BATCH_DOCUMENTS * 20 + 1;
+        let names = read(count, |parts| {
+            let name = |part: Part| match part {
+                Part::File(number, _) => format!("file {number}"),
+                Part::Document(document) => document.objects.unwrap().pop().map_or_else(String::new, |vm| vm.name),
+            };
+            parts.map(name).filter(|name| !name.is_empty()).collect::<Vec<_>>()
+        });
+        let vms = (0..count).map(|number| format!("vm-{number}"));
+        let expected: Vec<_> = ["file 0".to_owned()].into_iter().chain(vms).chain(["file 1".to_owned()]).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_threads_end_when_their_documents_are_not_received() {
+        assert!(matches!(read(BATCH_DOCUMENTS * 50, |parts| parts.next()), Some(Part::File(0, Ok(_)))));
     }
 }
