@@ -14,7 +14,7 @@ use super::{
     ignore::Ignores,
     problem::{Checked, Level, Origin, Problem, Report, stable_field},
     reading::{Part, ReadDocument, ReadObject, Reading},
-    source::{Before, Source, set_namespace},
+    source::{Before, Source, set_namespace, texts_with},
 };
 use crate::{
     admission::{Endpoint, Evaluator, Judged, Severity, parse},
@@ -123,14 +123,8 @@ impl FactSource for WithVersion<'_> {
 impl Judge {
     /// Adds the facts of the checked files themselves: a network of the same chart is known.
     pub(super) fn add_facts(&mut self, sources: &[Source]) {
-        let mut kept = 0;
-        for source in sources {
-            // The error is reported when the file is judged.
-            let Ok(text) = source.read() else { continue };
-            if FACT_KINDS.iter().any(|kind| text.contains(kind)) {
-                self.add_facts_of(source, &text);
-            }
-            source.keep(text, &mut kept);
+        for (source, text) in texts_with(sources, &FACT_KINDS) {
+            self.add_facts_of(source, &text);
         }
     }
 

@@ -3,10 +3,15 @@
 use std::{
     collections::HashMap,
     io::{self, BufRead, BufReader, Read, Write},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     string::FromUtf8Error,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use anyhow::{Context, bail};
@@ -53,12 +58,35 @@ impl Source {
     }
 
     /// Keeps a text for the next reading, if `kept` bytes of others leave room for it.
-    pub(super) fn keep(&self, text: Arc<String>, kept: &mut usize) {
-        if *kept + text.len() <= MAX_KEPT {
-            *kept += text.len();
+    fn keep(&self, text: Arc<String>, kept: &AtomicUsize) {
+        let length = text.len();
+        if kept.fetch_add(length, Ordering::Relaxed) + length <= MAX_KEPT {
             self.text.get_or_init(|| text);
+        } else {
+            kept.fetch_sub(length, Ordering::Relaxed);
         }
     }
+}
+
+/// Reads all sources by as many threads as there are processors. Keeps texts for the next reading, and returns those
+/// with one of the words, in the order of their sources.
+pub(super) fn texts_with<'s>(sources: &'s [Source], words: &[&str]) -> Vec<(&'s Source, Arc<String>)> {
+    let kept = AtomicUsize::new(0);
+    let read = |source: &'s Source| {
+        // The error is reported when the file is judged.
+        let text = source.read().ok()?;
+        let found = words.iter().any(|word| text.contains(word)).then(|| (source, Arc::clone(&text)));
+        source.keep(text, &kept);
+        found
+    };
+    let readers = thread::available_parallelism().map_or(1, usize::from);
+    let length = sources.len().div_ceil(readers).max(1);
+    thread::scope(|scope| {
+        let read = |part: &'s [Source]| scope.spawn(move || part.iter().filter_map(read).collect::<Vec<_>>());
+        let threads: Vec<_> = sources.chunks(length).map(read).collect();
+        let texts = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        texts.flatten().collect()
+    })
 }
 
 /// Returns the sources that `--file` names.
