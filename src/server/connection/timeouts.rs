@@ -51,6 +51,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Every phase, each at the index of its value.
     const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Hello,
@@ -81,7 +82,8 @@ impl Stage {
     }
 
     fn of_word(word: u64) -> Self {
-        let phase = Phase::ALL.into_iter().find(|phase| *phase as u64 == word & ((1 << Self::PHASE_BITS) - 1));
+        let phase = usize::try_from(word & ((1 << Self::PHASE_BITS) - 1)).ok();
+        let phase = phase.and_then(|phase| Phase::ALL.get(phase)).copied();
         Self { phase: phase.unwrap_or(Phase::Closing), deadline: word >> Self::PHASE_BITS }
     }
 }
