@@ -9,10 +9,13 @@ use std::{
         Arc, Mutex,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    thread::{self, Scope},
+    thread::Scope,
 };
 
-use super::{ignore::MARKER, source::Source};
+use super::{
+    ignore::MARKER,
+    source::{Source, readers},
+};
 use crate::{
     api::review::{GroupVersionKind, ObjectKind},
     cluster::{
@@ -100,7 +103,7 @@ pub(super) struct Reading<'r> {
 impl<'r> Reading<'r> {
     /// Starts to read, and returns the batches. The threads end when the iterator is gone.
     pub(super) fn start<'s>(self, scope: &'s Scope<'s, 'r>) -> impl Iterator<Item = Vec<Part>> + use<'s, 'r> {
-        let readers = thread::available_parallelism().map_or(1, usize::from);
+        let readers = readers();
         let (jobs, queue) = sync_channel::<Job>(readers * READ_AHEAD);
         let (order, batches) = sync_channel::<Receiver<Vec<Part>>>(readers * READ_AHEAD);
         scope.spawn(move || {

@@ -68,6 +68,11 @@ impl Source {
     }
 }
 
+/// Returns how many threads read: as many as there are processors.
+pub(super) fn readers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Reads all sources by as many threads as there are processors. Keeps texts for the next reading, and returns those
 /// with one of the words, in the order of their sources.
 pub(super) fn texts_with<'s>(sources: &'s [Source], words: &[&str]) -> Vec<(&'s Source, Arc<String>)> {
@@ -79,8 +84,7 @@ pub(super) fn texts_with<'s>(sources: &'s [Source], words: &[&str]) -> Vec<(&'s 
         source.keep(text, &kept);
         found
     };
-    let readers = thread::available_parallelism().map_or(1, usize::from);
-    let length = sources.len().div_ceil(readers).max(1);
+    let length = sources.len().div_ceil(readers()).max(1);
     thread::scope(|scope| {
         let read = |part: &'s [Source]| scope.spawn(move || part.iter().filter_map(read).collect::<Vec<_>>());
         let threads: Vec<_> = sources.chunks(length).map(read).collect();
