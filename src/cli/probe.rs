@@ -12,7 +12,7 @@ use super::{
     kubeconfig::{ConnectionArgs, Preferred, explain},
     progress::Progress,
 };
-use crate::k8s::served_groups::ServedGroups;
+use crate::k8s::{kind::Kind, served_groups::ServedGroups};
 
 /// The rule that denies the request: KubeVirt does not know its annotation, so that only nicplug can deny it.
 const RULE: &str = "[NP115]";
@@ -66,7 +66,7 @@ impl ProbeArgs {
         let namespace = &self.namespace;
         let path = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines?dryRun=All");
         let request = hyper::Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
-        let request = request.body(vm(groups.of("kubevirt.io")).to_string().into_bytes())?;
+        let request = request.body(vm(groups.of(Kind::Vm.group())).to_string().into_bytes())?;
         match client.request::<Value>(request).await {
             Ok(_) => Ok(Answer::Admitted),
             Err(kube::Error::Api(status)) if status.message.contains(RULE) => {

@@ -37,6 +37,7 @@ use crate::{
     k8s::{
         Key,
         events::{EventReason, Events, NamedEvent, name_of_event, reference},
+        kind::Kind,
         log_once::LogOnce,
         request::ApiClient,
     },
@@ -157,7 +158,7 @@ impl PendingController {
     /// Returns the reference of an Event to a VM, in the group in which the cluster serves VMs.
     fn vm_reference(&self, (namespace, name): &Key, uid: String) -> ObjectReference {
         ObjectReference {
-            api_version: Some(format!("{}/v1", self.cache.served_group("kubevirt.io"))),
+            api_version: Some(format!("{}/{}", self.cache.served_group(Kind::Vm.group()), Kind::Vm.version())),
             kind: Some("VirtualMachine".to_owned()),
             namespace: Some(namespace.clone()),
             name: Some(name.clone()),
