@@ -557,7 +557,7 @@ fn an_error_about_the_settings_names_the_command_as_the_user_called_it() {
         let mut command = Command::new(program);
         command.args(["status", "--settings", &settings]);
         let error = String::from_utf8(output_for(command, "").stderr).unwrap();
-        let expected = format!("settings.yaml: line 1: there is no rule \"NP999\"; `{name} rules` lists the ids\n");
+        let expected = format!("settings.yaml: line 1: unknown rule \"NP999\"; `{name} rules` lists the ids\n");
         assert!(error.ends_with(&expected), "{error}");
     }
 }

@@ -186,7 +186,7 @@ async fn a_change_is_reloaded_and_an_invalid_one_is_rejected_and_reported() {
     assert!(has("nicplug_settings_valid 1").await);
 
     update(&mut volume, "rules:\n  NP004: deny\n  NP999: deny\n");
-    let error = format!("the previous settings stay in force: {}: line 3: there is no rule \"NP999\"", file.display());
+    let error = format!("the previous settings stay in force: {}: line 3: unknown rule \"NP999\"", file.display());
     let report = format!("\n[+]settings ok: {error}");
     eventually("the error is reported", async || replica.page("/readyz?verbose").await.contains(&report).then_some(()))
         .await;
@@ -239,7 +239,7 @@ async fn an_annotation_of_a_namespace_changes_the_enforcement_as_far_as_the_sett
     let warning = |text: &str| format!("namespace annotation nicplug.io/rules {text}");
     for (rules, expected_denial, expected) in [
         (json!("NP004=warn"), false, None),
-        (json!("NP004=warn, NP999=off"), true, Some(warning("has no effect: there is no rule \"NP999\""))),
+        (json!("NP004=warn, NP999=off"), true, Some(warning("has no effect: unknown rule \"NP999\""))),
         (json!("NP004=off"), false, None),
         (json!("NP004"), true, Some(warning("has no effect: \"NP004\" is not RULE=ENFORCEMENT, such as NP103=warn"))),
         (json!("NP004=warn"), false, None),

@@ -112,7 +112,7 @@ impl fmt::Display for RejectedOverrides<'_> {
         match self {
             Self::Forbidden => formatter.write_str("the settings forbid it"),
             Self::Malformed(error) => error.fmt(formatter),
-            Self::UnknownRule(id) => write!(formatter, "there is no rule {id}", id = quote(id)),
+            Self::UnknownRule(id) => write!(formatter, "unknown rule {id}", id = quote(id)),
         }
     }
 }
@@ -190,8 +190,8 @@ mod tests {
     fn an_annotation_with_a_mistake_has_no_effect_and_causes_a_warning() {
         let malformed = |annotation: &str| Overrides::parse(annotation).unwrap_err().to_string();
         for (override_policy, annotation, reason) in [
-            (OverridePolicy::Allow, "NP103=off,NP999=warn", "there is no rule \"NP999\"".to_owned()),
-            (OverridePolicy::Allow, "np103=off", "there is no rule \"np103\"".to_owned()),
+            (OverridePolicy::Allow, "NP103=off,NP999=warn", "unknown rule \"NP999\"".to_owned()),
+            (OverridePolicy::Allow, "np103=off", "unknown rule \"np103\"".to_owned()),
             (OverridePolicy::Allow, "NP103=off,NP104", malformed("NP103=off,NP104")),
             (OverridePolicy::Tighten, "NP103=off,NP104=no", malformed("NP103=off,NP104=no")),
             (OverridePolicy::Forbid, "NP103=off", "the settings forbid it".to_owned()),

@@ -39,7 +39,7 @@ pub(super) fn has_name(program: &OsStr, name: &str) -> bool {
 /// The command has no such flag. The message names both.
 pub(super) fn flags_after_command(words: Vec<OsString>, command: &Command) -> Result<Vec<OsString>, String> {
     let Some((chosen, position)) = find_command(&words, command) else { return Ok(words) };
-    // The first word is no command: then clap suggests one.
+    // clap suggests a command for an unknown first word.
     let Some(chosen) = chosen else {
         return Ok([words.get(..1), words.get(position..)].into_iter().flatten().flatten().cloned().collect());
     };

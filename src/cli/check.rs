@@ -151,7 +151,7 @@ impl FromStr for OutputFile {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains(['/', '.'])) {
-            let unknown = |_| format!("there is no format {name:?}; write one of {}", Format::names());
+            let unknown = |_| format!("unknown format {name:?}; write one of {}", Format::names());
             return Ok(Self { format: Format::from_str(name, false).map_err(unknown)?, path: path.into() });
         }
         let path = PathBuf::from(text);
@@ -331,7 +331,7 @@ mod tests {
             ("gitlab=out.json", Ok((Format::Gitlab, "out.json"))),
             ("sarif=a=b", Ok((Format::Sarif, "a=b"))),
             ("./a=b.json", Ok((Format::Json, "./a=b.json"))),
-            ("sarf=out", Err("there is no format \"sarf\"; write one of text, json, sarif, junit, github, gitlab")),
+            ("sarf=out", Err("unknown format \"sarf\"; write one of text, json, sarif, junit, github, gitlab")),
             ("out", Err("the ending names no format; write FORMAT=out with one of text,")),
             ("out.yaml", Err("the ending names no format; write FORMAT=out.yaml with one of text,")),
         ] {

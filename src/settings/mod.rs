@@ -287,7 +287,7 @@ pub enum SettingsError {
         column: u64,
     },
     /// The rule id does not exist.
-    #[error("line {line}: there is no rule {id:?}")]
+    #[error("line {line}: unknown rule {id:?}")]
     UnknownRule {
         /// The id as written.
         id: String,
@@ -488,11 +488,8 @@ mod tests {
             ("hotplug: {binding: [managedtap]}", "binding"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
             ("namespaces: {override: loosen}", "unknown variant `loosen`"),
-            ("rules:\n  NP103: warn\n  NP999: warn", "line 3: there is no rule \"NP999\""),
-            (
-                "namespaces:\n  byName:\n    lab:\n      rules:\n        NP999: warn",
-                "line 5: there is no rule \"NP999\"",
-            ),
+            ("rules:\n  NP103: warn\n  NP999: warn", "line 3: unknown rule \"NP999\""),
+            ("namespaces:\n  byName:\n    lab:\n      rules:\n        NP999: warn", "line 5: unknown rule \"NP999\""),
             ("namespaces: {byName: {lab: {rules: {NP103: loud}}}}", "unknown variant `loud`"),
             ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),

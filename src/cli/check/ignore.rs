@@ -113,8 +113,8 @@ impl Ignores {
         let rules: Vec<String> = words.next().unwrap_or_default().split(',').map(str::to_owned).collect();
         if let Some(unknown) = rules.iter().find(|rule| find(rule).is_none_or(|known| known.id != **rule)) {
             let what = match closest_rule(unknown) {
-                Some(near) => format!("there is no rule {unknown:?}; write {near}"),
-                None => format!("there is no rule {unknown:?}; `{} rules` lists the ids", program()),
+                Some(near) => format!("unknown rule {unknown:?}; write {near}"),
+                None => format!("unknown rule {unknown:?}; `{} rules` lists the ids", program()),
             };
             return self.fault(file, line, &what);
         }
@@ -222,9 +222,9 @@ mod tests {
             ("nicplug:ignore NP105", "no reason"),
             ("nicplug:ignore NP105 until=2020-01-01 old", "expired on 2020-01-01"),
             ("nicplug:ignore NP105 until=soon old", "not a date"),
-            ("nicplug:ignore NP999 why", "there is no rule \"NP999\"; `nicplug rules`"),
+            ("nicplug:ignore NP999 why", "unknown rule \"NP999\"; `nicplug rules`"),
             ("nicplug:ignore np105 why", "write NP105"),
-            ("nicplug:ignore", "there is no rule \"\""),
+            ("nicplug:ignore", "unknown rule \"\""),
             ("nicplug:ignore NP105 matches nothing", "nothing of NP105 is ignored"),
         ] {
             let mut ignores = of_comment(text);

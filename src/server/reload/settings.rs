@@ -320,7 +320,7 @@ mod tests {
         let path = file.path.display().to_string();
         let errors: [(&[u8], &str); 5] = [
             (b"rules:\n  NP103: loud\n", "line 2 column 10: unknown variant `loud`"),
-            (b"rules:\n  NP104: warn\n", "line 2: there is no rule \"NP104\""),
+            (b"rules:\n  NP104: warn\n", "line 2: unknown rule \"NP104\""),
             (b"rules: {NP103: deny", "line 1"),
             (b"rule: {}", "line 1"),
             (b"rules: {} # \xff", "is not UTF-8 text"),

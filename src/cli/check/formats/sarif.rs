@@ -118,7 +118,7 @@ impl<'r> Roots<'r> {
     }
 }
 
-/// Returns the name of a root. The first one is that which GitHub and editors replace by the checked-out folder.
+/// Returns the name of a root. GitHub and editors replace that of the first one by the checked-out folder.
 fn base_id(number: usize) -> String {
     if number == 0 { "%SRCROOT%".to_owned() } else { format!("%SRCROOT{}%", number + 1) }
 }
