@@ -444,6 +444,7 @@ where
                 if entries.len() == self.at_most {
                     return Err(Error::custom(format_args!("the list has more than {} entries", self.at_most)));
                 }
+                reserve_first(&mut entries);
                 entries.push(entry);
             }
             Ok(entries)
@@ -453,9 +454,15 @@ where
     deserializer.deserialize_seq(BoundedVisitor { at_most, entries: PhantomData })
 }
 
-/// The entries for which a list allocates first. Most guests have one or two NICs, and the view of one is large: without
-/// this number a vector begins with four.
+/// The entries for which a list allocates first. Most guests have one or two NICs and disks, and the view of one is
+/// large: without this number a vector begins with four.
 const FIRST_ENTRIES: usize = 2;
+
+fn reserve_first<T>(entries: &mut Vec<T>) {
+    if entries.capacity() == 0 {
+        entries.reserve_exact(FIRST_ENTRIES);
+    }
+}
 
 /// Appends a view to a list and fills it there.
 struct NewElement<'v, T>(&'v mut Vec<T>);
@@ -464,9 +471,7 @@ impl<'de, T: Fields<'de>> DeserializeSeed<'de> for NewElement<'_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.0.capacity() == 0 {
-            self.0.reserve_exact(FIRST_ENTRIES);
-        }
+        reserve_first(self.0);
         self.0.push(T::default());
         match self.0.last_mut() {
             Some(view) => deserializer.deserialize_map(ViewVisitor(view)),

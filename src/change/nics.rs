@@ -118,17 +118,19 @@ impl<'r> NicDiff<'r> {
                 Some(old) if old.is_same(nic) => {}
                 Some(old) if old.is_complete() && nic.interface.is_some() => {
                     if nic.is_absent() && !old.is_absent() {
-                        diff.set_absent.push(*nic);
+                        push(&mut diff.set_absent, *nic);
                     } else {
-                        diff.modified.push((*old, *nic));
+                        push(&mut diff.modified, (*old, *nic));
                     }
                 }
                 Some(old) if old.is_complete() => {}
-                _ => diff.added.push(*nic),
+                _ => push(&mut diff.added, *nic),
             }
         }
-        let is_gone = |nic: &Nic| new.get(nic.name).is_none_or(|nic| nic.interface.is_none());
-        diff.removed = old.iter().filter(|nic| nic.is_complete() && is_gone(nic)).copied().collect();
+        let is_gone = |nic: &&Nic| new.get(nic.name).is_none_or(|nic| nic.interface.is_none());
+        for nic in old.iter().filter(|nic| nic.is_complete()).filter(is_gone) {
+            push(&mut diff.removed, *nic);
+        }
         diff.sort();
         diff
     }
@@ -162,6 +164,14 @@ impl<'r> NicDiff<'r> {
         self.set_absent.sort_by_key(indices);
         self.modified.sort_by_key(|(_, nic)| indices(nic));
     }
+}
+
+/// Appends an entry. Most requests change one NIC, and a vector begins with room for four.
+fn push<T>(list: &mut Vec<T>, entry: T) {
+    if list.capacity() == 0 {
+        list.reserve_exact(1);
+    }
+    list.push(entry);
 }
 
 /// The NICs of a guest, sorted by name.

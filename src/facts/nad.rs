@@ -124,6 +124,12 @@ pub fn nad_of<'n>(nic: &Nic<'n>, own_namespace: &'n str, multus_namespace: &'n s
 }
 
 impl Nads {
+    /// Returns an empty collection with room for a number of names.
+    #[must_use]
+    pub fn with_capacity(names: usize) -> Self {
+        Self(Vec::with_capacity(names))
+    }
+
     /// Stores the result for a name.
     pub fn insert(&mut self, name: NadRef, lookup: NadLookup) {
         self.0.retain(|found| !found.is_of(name));

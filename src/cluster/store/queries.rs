@@ -235,7 +235,7 @@ impl Store {
     }
 
     fn nads_of(&self, change: &Change, multus_namespace: &str) -> Nads {
-        let mut nads = Nads::default();
+        let mut nads = Nads::with_capacity(change.nics.added_or_modified().count());
         let own = change.subject.namespace;
         for nic in change.nics.added_or_modified() {
             let Some(name) = nad_of(nic, own, multus_namespace) else { continue };

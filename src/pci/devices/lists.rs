@@ -71,7 +71,9 @@ impl DeviceLists<'_> {
             bus: default_bus,
             address: None,
         });
-        listed.chain(implied).collect()
+        let mut disks = Vec::with_capacity(self.disks.len());
+        disks.extend(listed.chain(implied));
+        disks
     }
 }
 
