@@ -70,7 +70,7 @@ fn a_hundred_times_as_many_unread_entries_cost_no_further_allocation() {
 const REVIEW_BYTES: [(&str, [u64; 2]); 3] = [
     ("vm-update-merge-patch-add-nic", [4_000, 3_640]),
     ("vm-update-server-side-apply-dry-run", [4_096, 3_780]),
-    ("vmi-update-status-heartbeat", [2_110, 2_110]),
+    ("vmi-update-status-heartbeat", [570, 570]),
 ];
 
 #[test]

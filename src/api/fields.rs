@@ -212,6 +212,15 @@ where
     map.next_value_seed(SharedObject { place, name: json::DEFERRED })
 }
 
+/// As [`deferred`], for an object that is rarely repeated, and read only if the request changes something.
+pub(crate) fn postponed<'de, A, T>(map: &mut A, place: &mut Shared<'de, T>) -> Result<(), A::Error>
+where
+    A: MapAccess<'de>,
+    T: Fields<'de>,
+{
+    map.next_value_seed(SharedObject { place, name: json::POSTPONED })
+}
+
 /// Skips a value.
 pub(crate) fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     map.next_value::<IgnoredAny>().map(drop)
@@ -233,7 +242,7 @@ impl<'de, T: Fields<'de>> Visitor<'de> for ViewVisitor<'_, T> {
 }
 
 /// Fills a view; returns false for `null`.
-struct ObjectOrNull<'v, T>(&'v mut T);
+pub(crate) struct ObjectOrNull<'v, T>(pub(crate) &'v mut T);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ObjectOrNull<'_, T> {
     type Value = bool;
@@ -299,10 +308,12 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match Arc::get_mut(&mut self.place.value) {
-            Some(view) => ObjectOrNull(view).deserialize(deserializer).map(drop),
-            None => Ok(()),
+        let mut view = Arc::<T>::default();
+        if let Some(view) = Arc::get_mut(&mut view) {
+            ObjectOrNull(view).deserialize(deserializer)?;
         }
+        self.place.value = Some(view);
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     nullable,
     placement::{Affinity, NodeSelector},
     probe::Probe,
+    sparse::empty,
 };
 
 /// The part of a `VirtualMachineInstanceSpec` that the rules read.
@@ -61,6 +62,8 @@ fields! {
         "volumes" => volumes: value,
     }
 }
+
+empty!(GuestSpec);
 
 impl<'a> GuestSpec<'a> {
     /// `domain.devices.interfaces[]`.

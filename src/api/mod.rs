@@ -265,18 +265,25 @@ impl<T> Deref for WithPresence<T> {
 ///
 /// The value is empty until a deferred field is read, or a repeated one is shared from the other object. Reading a
 /// request does both, except if the request changes nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared<'a, T> {
-    value: Arc<T>,
+    /// `None` means empty.
+    value: Option<Arc<T>>,
     deferred: Option<JsonText<'a>>,
     is_repeated: bool,
+}
+
+impl<T> Default for Shared<'_, T> {
+    fn default() -> Self {
+        Self { value: None, deferred: None, is_repeated: false }
+    }
 }
 
 impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads the value, if it was deferred.
     fn read(&mut self) -> Result<(), json::JsonError> {
         if let Some(text) = self.deferred.take() {
-            self.value = Arc::new(json::read(text.0)?);
+            self.value = Some(Arc::new(json::read(text.0)?));
         }
         Ok(())
     }
@@ -284,7 +291,7 @@ impl<'a, T: Deserialize<'a>> Shared<'a, T> {
 
 impl<T> From<T> for Shared<'_, T> {
     fn from(value: T) -> Self {
-        Self { value: Arc::new(value), deferred: None, is_repeated: false }
+        Self { value: Some(Arc::new(value)), ..Self::default() }
     }
 }
 
@@ -297,7 +304,7 @@ impl<T> Shared<'_, T> {
     /// Takes the value of the other object, if this one repeats it.
     fn share_from(&mut self, other: &Self) {
         if self.is_repeated {
-            self.value = Arc::clone(&other.value);
+            self.value.clone_from(&other.value);
             self.is_repeated = other.is_repeated;
         }
     }
@@ -305,21 +312,21 @@ impl<T> Shared<'_, T> {
 
 impl<T> Clone for Shared<'_, T> {
     fn clone(&self) -> Self {
-        Self { value: Arc::clone(&self.value), ..*self }
+        Self { value: self.value.clone(), ..*self }
     }
 }
 
-impl<T> Deref for Shared<'_, T> {
+impl<T: Empty> Deref for Shared<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.value
+        self.value.as_deref().unwrap_or_else(T::empty)
     }
 }
 
-impl<T: PartialEq> PartialEq for Shared<'_, T> {
+impl<T: Empty + PartialEq> PartialEq for Shared<'_, T> {
     fn eq(&self, other: &Self) -> bool {
-        is_same(&*self.value, &*other.value)
+        is_same(&**self, &**other)
     }
 }
 

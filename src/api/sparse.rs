@@ -25,6 +25,22 @@ pub trait Empty {
         Self: 'v;
 }
 
+/// Implements [`Empty`] for a view that has a default.
+macro_rules! empty {
+    ($view:ident) => {
+        impl $crate::api::Empty for $view<'_> {
+            fn empty<'v>() -> &'v Self
+            where
+                Self: 'v,
+            {
+                static EMPTY: ::std::sync::LazyLock<$view<'static>> = ::std::sync::LazyLock::new($view::default);
+                &EMPTY
+            }
+        }
+    };
+}
+pub(super) use empty;
+
 impl<T: Empty> Deref for Sparse<T> {
     type Target = T;
 

@@ -9,6 +9,7 @@ use super::{
     guest::GuestSpec,
     metadata::Metadata,
     network::{Bindings, Interface, Multus, Network},
+    sparse::empty,
     vmi::Condition,
 };
 
@@ -76,6 +77,8 @@ fields! {
         "running" => running: value,
     }
 }
+
+empty!(VirtualMachineSpec);
 
 /// `instancetype` or `preference` of a VirtualMachine: names the object whose spec KubeVirt applies to the guest.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -10,6 +10,7 @@ use super::{
     guest::{GuestSpec, Quantity},
     metadata::Metadata,
     quote::{QUOTED_AT_MOST, cut},
+    sparse::empty,
 };
 
 /// `VirtualMachineInstance`: one run of a guest.
@@ -20,14 +21,14 @@ pub struct VirtualMachineInstance<'a> {
     /// `spec`.
     pub spec: Shared<'a, GuestSpec<'a>>,
     /// `status`.
-    pub status: VirtualMachineInstanceStatus<'a>,
+    pub status: Shared<'a, VirtualMachineInstanceStatus<'a>>,
 }
 
 fields! {
     VirtualMachineInstance {
         "metadata" => metadata: with_presence,
         "spec" => spec: deferred,
-        "status" => status: object,
+        "status" => status: postponed,
     }
 }
 
@@ -61,6 +62,8 @@ fields! {
         "virtualMachineRevisionName" => virtual_machine_revision_name: value,
     }
 }
+
+empty!(VirtualMachineInstanceStatus);
 
 /// `status.memory` of a VirtualMachineInstance (KubeVirt 1.1 and later).
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -344,7 +344,8 @@ pub fn expanding_objects(namespace: &str, vm: &str) -> Vec<ObjectPath> {
 /// Returns the name of the ControllerRevision that a VMI was started from.
 fn revision_of(vmi: &str) -> Option<String> {
     let vmi: VirtualMachineInstance = serde_json::from_str(vmi).ok()?;
-    vmi.status.virtual_machine_revision_name.map(|name| name.to_string()).filter(|name| !name.is_empty())
+    let revision = vmi.status.virtual_machine_revision_name.as_deref();
+    revision.filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl Vmi {
             is_deleting: status.metadata.deletion_timestamp.is_some(),
             nics: GuestNic::all(&spec.spec).into(),
             status_nics: status_nics.into(),
-            migratable: Migratable::from(&status.status),
+            migratable: Migratable::from(&*status.status),
             is_migrating: status.status.migration_state.as_ref().is_some_and(MigrationState::is_running),
             queues_per_nic: queues_per_nic(&spec.spec).unwrap_or(0),
             node: status.status.node_name.as_str().into(),

@@ -43,6 +43,10 @@ pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
 /// As [`REPEATABLE`], but the visitor receives the text of the first object, by `visit_borrowed_str`.
 pub(super) const DEFERRED: &str = "$nicplug::Deferred";
 
+/// The name of a newtype whose visitor receives the text of an object from [`read_pair`], by `visit_borrowed_str`. To
+/// every other deserializer it is an ordinary newtype, as it is for a value of another type.
+pub(super) const POSTPONED: &str = "$nicplug::Postponed";
+
 /// Values that are read may be nested one level less than this, as in serde_json. Skipped values have no limit.
 const DEPTH: u8 = 128;
 
@@ -249,6 +253,14 @@ impl<'de> Reader<'de> {
         }
     }
 
+    /// Returns the text of an object; see [`POSTPONED`].
+    fn postponed<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, JsonError> {
+        if self.peek()? != b'{' || matches!(self.first, FirstObject::Disabled) {
+            return visitor.visit_newtype_struct(self);
+        }
+        visitor.visit_borrowed_str(self.skip()?)
+    }
+
     /// Reads the content of a list or an object. The opening bracket was seen but not consumed.
     #[inline]
     fn inside<T>(
@@ -342,6 +354,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
             TEXT_OF_VALUE => visitor.visit_borrowed_str(self.skip()?),
             REPEATABLE => self.repeatable(false, visitor),
             DEFERRED => self.repeatable(true, visitor),
+            POSTPONED => self.postponed(visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -8,6 +8,7 @@ use serde::{
 use crate::api::{
     JsonObject, JsonText, Text,
     cluster::NetworkAttachmentDefinition,
+    fields::{Fields, ObjectOrNull},
     json::JsonError,
     metadata::{Annotations, Metadata},
     nullable,
@@ -39,7 +40,7 @@ pub struct Request<'a> {
     /// `oldObject`: the stored state.
     pub old_object: Option<Object<'a>>,
     /// Whether this is an update that changes neither spec nor annotations, as heartbeats do. The specs were compared
-    /// as text then, and are empty in the objects.
+    /// as text then; they are empty in the objects, and so is the status of a VMI.
     pub is_unchanged: bool,
 }
 
@@ -82,8 +83,7 @@ impl<'a> UserInfo<'a> {
 }
 
 /// `operation` of a request.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "UPPERCASE")]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Operation {
     /// `CONNECT`: has no object that nicplug reads.
     Connect,
@@ -95,8 +95,15 @@ pub enum Operation {
     Update,
     /// Missing, or unknown to nicplug.
     #[default]
-    #[serde(other)]
     Other,
+}
+
+impl<'de> Deserialize<'de> for Operation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(deserializer)?;
+        let known = Self::ALL.into_iter().find(|operation| operation.as_str() == text.as_str());
+        Ok(known.unwrap_or(Self::Other))
+    }
 }
 
 impl Operation {
@@ -209,15 +216,15 @@ impl Request<'_> {
         }
     }
 
-    /// Reads the deferred specs, except if the request changes nothing.
-    pub(super) fn resolve_specs(&mut self) -> Result<(), JsonError> {
+    /// Reads the deferred objects, except if the request changes nothing.
+    pub(super) fn resolve(&mut self) -> Result<(), JsonError> {
         self.is_unchanged = self.changes_nothing();
-        if self.is_unchanged { Ok(()) } else { self.read_specs() }
+        if self.is_unchanged { Ok(()) } else { self.read_deferred() }
     }
 
-    pub(super) fn read_specs(&mut self) -> Result<(), JsonError> {
+    pub(super) fn read_deferred(&mut self) -> Result<(), JsonError> {
         for object in self.object.iter_mut().chain(&mut self.old_object) {
-            object.read_spec()?;
+            object.read_deferred()?;
         }
         if let (Some(new), Some(old)) = (&mut self.object, &mut self.old_object) {
             old.share_from(new);
@@ -235,9 +242,9 @@ impl Request<'_> {
 }
 
 impl<'a> Object<'a> {
-    fn read_spec(&mut self) -> Result<(), JsonError> {
+    fn read_deferred(&mut self) -> Result<(), JsonError> {
         match self {
-            Self::Vmi(vmi) => vmi.spec.read(),
+            Self::Vmi(vmi) => vmi.spec.read().and(vmi.status.read()),
             Self::Pool(pool) => pool.spec.virtual_machine_template.spec.read(),
             Self::Vm(vm) => vm.spec.read(),
             Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => Ok(()),
@@ -296,16 +303,21 @@ impl<'de> DeserializeSeed<'de> for ObjectKind {
         fn boxed<'de, D, T>(deserializer: D, wrap: fn(Box<T>) -> Object<'de>) -> Result<Option<Object<'de>>, D::Error>
         where
             D: Deserializer<'de>,
-            T: Deserialize<'de>,
+            T: Fields<'de>,
         {
-            let object = Option::<JsonObject<Box<T>>>::deserialize(deserializer)?;
-            Ok(object.map(|object| wrap(object.0)))
+            // Filled in its box: a view is long.
+            let mut view = Box::<T>::default();
+            let is_present = ObjectOrNull(&mut *view).deserialize(deserializer)?;
+            Ok(is_present.then(|| wrap(view)))
         }
 
         match self {
             Self::Vmi => boxed(deserializer, Object::Vmi),
             Self::Migration => boxed(deserializer, Object::Migration),
-            Self::Nad => boxed(deserializer, Object::Nad),
+            Self::Nad => {
+                let nad = Option::<JsonObject<_>>::deserialize(deserializer)?;
+                Ok(nad.map(|JsonObject(nad)| Object::Nad(Box::new(nad))))
+            }
             Self::Other => Option::<IgnoredAny>::deserialize(deserializer).map(|object| object.map(|_| Object::Other)),
             Self::Pool => boxed(deserializer, Object::Pool),
             Self::ReplicaSet => boxed(deserializer, Object::ReplicaSet),
