@@ -209,8 +209,10 @@ instructions *flags:
 # Compares the image's binary with a minimal service (needs h2load): docs/performance.md.
 bench-server *flags:
     bash image/build.sh {{ image_arch }} target/image/{{ image_arch }}
-    cargo build --profile dist --locked --example floor --example bench_server
-    target/dist/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug {{ flags }}
+    bash benches/floor.sh {{ image_arch }} target/image/{{ image_arch }}/nicplug target/image/{{ image_arch }}/floor
+    cargo build --profile dist --locked --example bench_server
+    target/dist/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug \
+        --floor target/image/{{ image_arch }}/floor {{ flags }}
 
 # Runs the same benchmark with the binary that cargo builds with the profile `dist`.
 bench-server-cargo *flags:

@@ -24,7 +24,13 @@ use rustls::{
 const REVIEWS: [&str; 2] = ["vm-update-merge-patch-add-nic", "vmi-update-status-heartbeat"];
 
 /// The number of connections: as many idle connections as client-go, and so the API server, keeps for one host.
-const CONNECTIONS: &str = "25";
+const CONNECTIONS: usize = 25;
+
+/// Other numbers of connections, measured with the edit.
+const OTHER_CONNECTIONS: [usize; 4] = [1, 4, 64, 256];
+
+/// The lengths of the objects in further measurements of the edit, in KiB.
+const LENGTHS: [usize; 2] = [256, 1024];
 
 /// The number of clients that open new connections in parallel.
 const CONNECTING_CLIENTS: usize = 4;
@@ -33,7 +39,7 @@ const CONNECTING_CLIENTS: usize = 4;
 #[derive(Parser)]
 struct Args {
     /// Number of measurements of each service.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 9)]
     pairs: usize,
     /// Duration of the load in each measurement, in seconds.
     #[arg(long, default_value_t = 5)]
@@ -50,6 +56,9 @@ struct Args {
     /// Binary to measure, such as that of the image; defaults to the nicplug beside this program.
     #[arg(long)]
     nicplug: Option<PathBuf>,
+    /// Floor to compare it with; defaults to the one beside this program.
+    #[arg(long)]
+    floor: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -59,7 +68,7 @@ fn main() -> anyhow::Result<()> {
     let work = bins.join("bench-server");
     fs::create_dir_all(&work)?;
     let tls = make_certificate(&work)?;
-    let mut floor = program(bins.join("examples/floor"))?;
+    let mut floor = program(args.floor.unwrap_or_else(|| bins.join("examples/floor")))?;
     let mut nicplug = program(args.nicplug.unwrap_or_else(|| bins.join("nicplug")))?;
     // The paths contain the profiles of the builds.
     for service in [&floor, &nicplug] {
@@ -76,12 +85,32 @@ fn main() -> anyhow::Result<()> {
         let (file, body) = compact(&args.reviews.join(review).with_extension("json"), &work)?;
         let request = http_request(&body);
         print(&format!("{review}, {} bytes", body.len()))?;
-        let pairs = pairs(&both, args.pairs, |service| throughput(service, &file, args.seconds))?;
-        print_row("requests/s, 25 connections", &pairs)?;
+        let loads = pairs(&both, args.pairs, |service| load(service, &file, CONNECTIONS, args.seconds, &work))?;
+        print_row(
+            "requests/s, 25 connections",
+            &loads.iter().map(|pair| pair.map(|load| load.rate)).collect::<Vec<_>>(),
+        )?;
+        print_row(
+            "p99 of these requests, µs",
+            &loads.iter().map(|pair| pair.map(|load| load.p99)).collect::<Vec<_>>(),
+        )?;
         let pairs = self::pairs(&both, args.pairs, |service| latency(service, &tls, &request, args.requests))?;
         print_row("p50 of a request on 1 connection, µs", &pairs)?;
         let pairs = self::pairs(&both, args.pairs, |service| handshakes(service, &tls, &request, args.seconds))?;
         print_row("new connections/s, one request each", &pairs)?;
+    }
+    let (file, body) = compact(&args.reviews.join(REVIEWS[0]).with_extension("json"), &work)?;
+    print(&format!("{}, requests/s", REVIEWS[0]))?;
+    for connections in OTHER_CONNECTIONS {
+        let pairs =
+            pairs(&both, args.pairs, |service| Ok(load(service, &file, connections, args.seconds, &work)?.rate))?;
+        print_row(&format!("{connections} connections"), &pairs)?;
+    }
+    for length in LENGTHS {
+        let file = with_unread_fields(&body, length << 10, &work)?;
+        let pairs =
+            pairs(&both, args.pairs, |service| Ok(load(service, &file, CONNECTIONS, args.seconds, &work)?.rate))?;
+        print_row(&format!("25 connections, objects of {length} KiB"), &pairs)?;
     }
     print("after all measurements")?;
     print_row("resident memory, MiB", &[[both[0].resident_memory()?, both[1].resident_memory()?]])
@@ -131,6 +160,22 @@ fn compact(review: &Path, folder: &Path) -> anyhow::Result<(PathBuf, Vec<u8>)> {
     let file = folder.join(review.file_name().context("the review has no file name")?);
     fs::write(&file, &body)?;
     Ok((file, body))
+}
+
+/// Writes the review with fields of about `length` bytes in each object that no rule reads, and returns the file.
+fn with_unread_fields(body: &[u8], length: usize, folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut review: serde_json::Value = serde_json::from_slice(body)?;
+    let entry = serde_json::json!({
+        "manager": "other", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {"f:a": {}, "f:b": {}}}},
+    });
+    let entries = vec![entry.clone(); length / entry.to_string().len()];
+    for object in ["object", "oldObject"] {
+        let fields = review.pointer_mut(&format!("/request/{object}/metadata/managedFields"));
+        *fields.context("the review has no managedFields")? = entries.clone().into();
+    }
+    let file = folder.join(format!("{length}.json"));
+    fs::write(&file, serde_json::to_vec(&review)?)?;
+    Ok(file)
 }
 
 fn http_request(body: &[u8]) -> Vec<u8> {
@@ -189,11 +234,11 @@ impl Drop for Service {
 }
 
 /// Measures both services `count` times, and alternates which one comes first.
-fn pairs(
+fn pairs<T>(
     [floor, nicplug]: &[Service; 2],
     count: usize,
-    mut measure: impl FnMut(&Service) -> anyhow::Result<f64>,
-) -> anyhow::Result<Vec<[f64; 2]>> {
+    mut measure: impl FnMut(&Service) -> anyhow::Result<T>,
+) -> anyhow::Result<Vec<[T; 2]>> {
     let mut pairs = Vec::with_capacity(count);
     for round in 0..count {
         if round % 2 == 0 {
@@ -206,12 +251,24 @@ fn pairs(
     Ok(pairs)
 }
 
-/// Returns the requests per second over 25 persistent connections, measured by h2load.
-fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f64> {
+/// What h2load measured.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Requests per second.
+    rate: f64,
+    /// The 99th percentile of their times, in microseconds.
+    p99: f64,
+}
+
+/// Sends the body over persistent connections with h2load.
+fn load(service: &Service, body: &Path, connections: usize, seconds: u64, folder: &Path) -> anyhow::Result<Load> {
+    let log = folder.join("h2load.log");
     let output = Command::new("h2load")
-        .args(["--h1", "--clients", CONNECTIONS, "--warm-up-time", "1", "--duration", &seconds.to_string()])
-        .args(["--header", "content-type: application/json", "--data"])
+        .args(["--h1", "--clients", &connections.to_string(), "--warm-up-time", "1"])
+        .args(["--duration", &seconds.to_string(), "--header", "content-type: application/json", "--data"])
         .arg(body)
+        .arg("--log-file")
+        .arg(&log)
         .arg(format!("https://{}/validate?timeout=10s", service.address))
         .output()?;
     let report = String::from_utf8(output.stdout)?;
@@ -219,7 +276,11 @@ fn throughput(service: &Service, body: &Path, seconds: u64) -> anyhow::Result<f6
     ensure!(report.contains(" 0 3xx, 0 4xx, 0 5xx"), "h2load got responses other than 200:\n{report}");
     let rate =
         report.lines().find_map(|line| line.strip_prefix("finished in ")?.split(", ").nth(1)?.strip_suffix(" req/s"));
-    Ok(rate.with_context(|| format!("h2load printed no rate:\n{report}"))?.parse()?)
+    let rate = rate.with_context(|| format!("h2load printed no rate:\n{report}"))?.parse()?;
+    // The columns are the start, the status and the time.
+    let times = fs::read_to_string(&log)?.lines().filter_map(|line| line.rsplit('\t').next()?.parse().ok()).collect();
+    fs::remove_file(&log)?;
+    Ok(Load { rate, p99: percentile(times, 99).context("h2load logged no request")? })
 }
 
 /// Returns the median time of a request on one connection, in microseconds. A server may close the connection after a
@@ -312,9 +373,13 @@ fn print_row(name: &str, pairs: &[[f64; 2]]) -> anyhow::Result<()> {
     print(&format!("  {name:36}{floor:>10.1}{nicplug:>10.1}   {ratio:.2} ({least:.2} to {most:.2})"))
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+fn median(values: Vec<f64>) -> Option<f64> {
+    percentile(values, 50)
+}
+
+fn percentile(mut values: Vec<f64>, percent: usize) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    values.get(values.len() * percent / 100).copied()
 }
 
 fn print(line: &str) -> anyhow::Result<()> {

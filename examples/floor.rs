@@ -23,8 +23,16 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::NoServerSessionStorage,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+};
 use tokio_rustls::TlsAcceptor;
+
+/// The allocator of nicplug in the same build.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A response that allows the request, as long as nicplug's response.
 const RESPONSE: &str = concat!(
@@ -55,9 +63,15 @@ async fn main() -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(&args)?));
     let routes = Router::new().route("/validate", post(respond)).layer(DefaultBodyLimit::max(BODY_LIMIT));
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    // An instrumented build writes its counts only when it returns from `main`.
+    let mut end = signal(SignalKind::terminate())?;
     loop {
-        let (stream, _) = listener.accept().await?;
-        tokio::spawn(serve(stream, acceptor.clone(), routes.clone()));
+        tokio::select! {
+            accepted = listener.accept() => {
+                tokio::spawn(serve(accepted?.0, acceptor.clone(), routes.clone()));
+            }
+            _ = end.recv() => return Ok(()),
+        }
     }
 }
 

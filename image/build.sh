@@ -50,13 +50,11 @@ if [[ ${CRYPTOGRAPHY:-ring} == fips ]]; then
     # musl-gcc has no headers of the kernel; those of glibc come after musl's.
     export "CFLAGS_${target//-/_}=-DMI_DEFAULT_ALLOW_THP=0 -idirafter /usr/include -idirafter /usr/include/$cpu-linux-gnu"
 fi
-build() {
-    "${cargo[@]}" --locked --profile "$profile" --target "$target" --bin nicplug "${features[@]}" "$@"
-}
+build=("${cargo[@]}" --locked --bin nicplug "${features[@]}")
 
-if [[ $profile == dist ]]; then
-    training=$PWD/target/training
-    emulator=()
+# train FOLDER: runs the instrumented program in the folder through the work of nicplug.
+train() {
+    local emulator=()
     if [[ $(uname --machine) != "$cpu" ]]; then
         if ! qemu=$(command -v "qemu-$cpu-static"); then
             echo "build.sh: recording a profile for $arch needs an emulator: install qemu-user-static" >&2
@@ -65,24 +63,16 @@ if [[ $profile == dist ]]; then
         # An emulated request takes twenty times as long; fewer requests give the same proportions.
         emulator=(--emulator "$qemu" --requests 100)
     fi
-    rustup component add llvm-tools
-    profiles=$training/$target.profiles
-    rm --recursive --force "$profiles"
-    # Zig's linker has no option for an initial symbol, so rust-lld links the instrumented binary.
-    RUSTFLAGS="-Cprofile-generate=$profiles -Clinker=rust-lld -Clinker-flavor=ld.lld" build --target-dir "$training"
-    LLVM_PROFILE_FILE="$profiles/%p.profraw" \
-        python3 image/train.py "$training/$target/$profile/nicplug" "${emulator[@]}"
-    "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata merge --output "$training/$target.profdata" \
-        "$profiles"/*.profraw
-    use_profile=-Cprofile-use=$training/$target.profdata
-    install -D --mode 644 "$training/$target.profdata" "$folder/nicplug.profdata"
+    python3 image/train.py "$1/nicplug" "${emulator[@]}"
+}
+
+if [[ $profile == dist ]]; then
+    by_counts "$target" "$target" train "${build[@]}"
+    install -D --mode 644 "target/training/$target.profdata" "$folder/nicplug.profdata"
+else
+    RUSTFLAGS=$(without_paths) "${build[@]}" --profile "$profile" --target "$target"
 fi
-# Panic messages contain paths: without these flags the bytes depend on the folder (`just reproduce`).
-export RUSTFLAGS="--remap-path-prefix=$PWD=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-RUSTFLAGS+=" ${use_profile:-}"
-build
 install -D --mode 755 "${CARGO_TARGET_DIR:-target}/$target/$profile/nicplug" "$folder/nicplug"
-unset RUSTFLAGS
 
 cyclonedx=target/tools/bin/cargo-cyclonedx version=0.5.9
 if [[ $("$cyclonedx" cyclonedx --version 2>/dev/null) != *" $version" ]]; then

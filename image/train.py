@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Runs an instrumented binary through the work of nicplug in a cluster, to record a profile for the compiler.
 
-    train.py BINARY [--emulator FILE] [--requests COUNT]
+    train.py BINARY [--emulator FILE] [--requests COUNT] [--floor FILE]
 
 The binary writes its profile to LLVM_PROFILE_FILE when it ends. It serves the real reviews of tests/data over TLS, on
 persistent and on new connections; it lists and watches the VMs of a fake API server, with their heartbeats; and it runs
 its own demo, which contains most denials. The compiler treats code that does not run here as cold.
+
+With --floor the instrumented floor of the benchmark (examples/floor.rs) gets the same reviews instead, and BINARY only
+makes its certificate.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -44,11 +48,16 @@ def main() -> None:
     parser.add_argument("binary", type=Path)
     parser.add_argument("--emulator", help="a static qemu-user, for a binary of another architecture")
     parser.add_argument("--requests", type=int, default=1500, help="how often each review is sent to each endpoint")
+    parser.add_argument("--floor", type=Path, help="train this floor instead of the binary")
     args = parser.parse_args()
     command = [*filter(None, [args.emulator]), str(args.binary.resolve())]
     with tempfile.TemporaryDirectory() as folder:
         certificates = Path(folder) / "certificates"
         subprocess.run([*command, "certs", str(certificates)], check=True, stdout=subprocess.DEVNULL)
+        if args.floor:
+            with serve_floor(args.floor.resolve(), certificates) as port:
+                send_reviews(port, certificates / "ca.crt", args.requests, ENDPOINTS[:1])
+            return
         with serve(command, certificates, "--facts", str(FACTS)) as (port, _):
             send_reviews(port, certificates / "ca.crt", args.requests)
         with api_server(heartbeats=args.requests // 10) as api_port:
@@ -86,6 +95,32 @@ def serve(command: list[str], certificates: Path, *flags: str) -> Iterator[tuple
         process.wait()
 
 
+@contextmanager
+def serve_floor(floor: Path, certificates: Path) -> Iterator[int]:
+    """Runs the floor, yields its port, and checks that it exits cleanly."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    pair = ["--tls-cert", str(certificates / "tls.crt"), "--tls-key", str(certificates / "tls.key")]
+    process = subprocess.Popen([floor, *pair, "--listen", f"127.0.0.1:{port}"])
+    try:
+        wait_until(lambda: listens(port) or process.poll() is not None)
+        yield port
+        process.send_signal(signal.SIGTERM)
+        if process.wait(TIMEOUT) != 0:
+            raise SystemExit(f"the floor ended with status {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def ports(log: Path) -> dict[str, int]:
     """Returns the ports in the log, by the message that announces each."""
     # The last line may be incomplete.
@@ -118,7 +153,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 # === The client ===
 
 
-def send_reviews(port: int, ca: Path, requests: int) -> None:
+def send_reviews(port: int, ca: Path, requests: int, endpoints: tuple[str, ...] = ENDPOINTS) -> None:
     context = ssl.create_default_context(cafile=str(ca))
     bodies = [json.dumps(json.loads(path.read_text()), separators=(",", ":")).encode() for path in REVIEWS]
     errors: list[str] = []
@@ -129,11 +164,11 @@ def send_reviews(port: int, ca: Path, requests: int) -> None:
             connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=TIMEOUT)
             for _ in range(requests // CONNECTIONS):
                 for body in bodies:
-                    for endpoint in ENDPOINTS:
+                    for endpoint in endpoints:
                         post(connection, endpoint, body)
             for number in range(requests // CONNECTIONS // 4):
                 connection.close()
-                post(connection, ENDPOINTS[0], bodies[number % len(bodies)])
+                post(connection, endpoints[0], bodies[number % len(bodies)])
         except (OSError, http.client.HTTPException, AssertionError) as error:
             errors.append(f"{type(error).__name__}: {error}")
 
