@@ -3,6 +3,8 @@
 //! A real API server (tests/apiserver) holds VMs with their VMIs and networks. kubectl prints the VMs and VMIs as JSON,
 //! and nicplug audits them, in turns, so that other work of the machine affects both. The result is the ratio of the
 //! times within a turn, and the largest resident memory of each program.
+//!
+//! After that `nicplug serve` starts until it is ready, in turns with a bare client that only reads the VMs and VMIs.
 
 #[path = "bench_facts/guests.rs"]
 mod guests;
@@ -10,7 +12,8 @@ mod guests;
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -21,10 +24,12 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::Request;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::guests::Guest;
@@ -60,6 +65,12 @@ struct Cost {
     seconds: f64,
     processor: f64,
     peak: f64,
+}
+
+/// A page of a list, without its items.
+#[derive(Deserialize)]
+struct Page {
+    metadata: ListMeta,
 }
 
 /// An API server. It ends when its standard input closes.
@@ -122,7 +133,78 @@ fn main() -> anyhow::Result<()> {
     let low = ratios.iter().copied().fold(f64::MAX, f64::min);
     let high = ratios.iter().copied().fold(0.0, f64::max);
     let middle = median(ratios.into_iter());
-    print(&format!("ratio {middle:.2} (median of {} pairs, {low:.2} to {high:.2})", args.pairs))
+    print(&format!("ratio {middle:.2} (median of {} pairs, {low:.2} to {high:.2})", args.pairs))?;
+
+    let mut starts = Vec::new();
+    for _ in 0..args.pairs {
+        let start = Instant::now();
+        runtime.block_on(list(Path::new(kubeconfig)))?;
+        starts.push((start.elapsed().as_secs_f64(), seconds_to_ready(&nicplug, kubeconfig)?));
+    }
+    let bare = median(starts.iter().map(|(bare, _)| *bare));
+    let ready = median(starts.iter().map(|(_, ready)| *ready));
+    print(&format!("a bare client lists in {bare:.2} s, nicplug serve is ready after {ready:.2} s (medians)"))
+}
+
+/// Starts `nicplug serve`, and returns the seconds until it is ready.
+fn seconds_to_ready(nicplug: &Path, kubeconfig: &str) -> anyhow::Result<f64> {
+    let folder = env::temp_dir().join(format!("bench-audit-{}", std::process::id()));
+    let certificates = Command::new(nicplug).arg("certs").arg(&folder).stdout(Stdio::null()).status()?;
+    ensure!(certificates.success(), "nicplug certs: {certificates}");
+    let health = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let mut command = Command::new(nicplug);
+    command.arg("serve").arg("--tls-cert").arg(folder.join("tls.crt")).arg("--tls-key").arg(folder.join("tls.key"));
+    command.args(["--listen", "127.0.0.1:0", "--persist", "off", "--health-listen", &health.to_string()]);
+    command.args(["--kubeconfig", kubeconfig]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.spawn()?;
+    let seconds = loop {
+        if is_ready(health) {
+            break start.elapsed().as_secs_f64();
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("{command:?}: {status}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    child.kill()?;
+    child.wait()?;
+    fs::remove_dir_all(&folder)?;
+    Ok(seconds)
+}
+
+fn is_ready(health: SocketAddr) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(health)?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
+}
+
+async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Reads all VMs and VMIs, in pages and both kinds at the same time, and keeps none.
+async fn list(kubeconfig: &Path) -> anyhow::Result<()> {
+    let client = connect(kubeconfig).await?;
+    let pages = async |plural: &str| -> anyhow::Result<()> {
+        let mut next = String::new();
+        loop {
+            let path = format!("/apis/kubevirt.io/v1/{plural}?limit=500&continue={next}");
+            let page = client.request_text(Request::get(path).body(Vec::new())?).await?;
+            match serde_json::from_str::<Page>(&page)?.metadata.continue_ {
+                Some(token) if !token.is_empty() => next = token,
+                _ => return Ok(()),
+            }
+        }
+    };
+    tokio::try_join!(pages("virtualmachines"), pages("virtualmachineinstances")).map(drop)
 }
 
 /// Runs a program, which must end with one of these statuses. Linux keeps the largest resident memory of a process in
@@ -161,9 +243,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Creates the definitions, KubeVirt, and the VMs with their VMIs and networks.
 async fn fill(kubeconfig: &Path, vms: u64) -> anyhow::Result<()> {
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
-    let client = Client::try_from(config)?;
+    let client = connect(kubeconfig).await?;
     for entry in fs::read_dir(DEFINITIONS)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
