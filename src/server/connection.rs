@@ -9,7 +9,7 @@ use std::{
     future::{self, Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,7 +23,7 @@ use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, se
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustls::server::Acceptor;
 use tokio::{
-    io::BufReader,
+    io::{AsyncBufRead, BufReader},
     net::TcpStream,
     time::{sleep_until, timeout},
 };
@@ -31,9 +31,9 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use self::{
     places::Removal,
-    timeouts::{ConnectionTimeouts, Phase, TimedBody, TimedStream},
+    timeouts::{ConnectionTimeouts, Phase, RequestStart, TimedBody, TimedStream},
 };
-use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
+use super::{counts::Counts, in_flight::LogLimit, limits::Limits, overload::Waited, routes::CLOSE};
 
 /// A TLS stream over TCP.
 type Stream = TlsStream<BufReader<TcpStream>>;
@@ -126,8 +126,11 @@ async fn handshake(
     }
     let stream = BufReader::with_capacity(READ_BUFFER, stream);
     let handshake = async {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         timeouts.end_hello();
+        if has_closed(&mut start.io).await {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         start.into_stream(Arc::clone(&context.tls)).await
     };
     match timeout(context.limits.handshake, handshake).await {
@@ -142,6 +145,16 @@ async fn handshake(
             None
         }
     }
+}
+
+/// Whether the client has closed the connection, as far as the runtime knows: it costs no call of the system. The client
+/// of a connection that waited long may have given up, and the rest of the handshake is its expensive part.
+async fn has_closed(stream: &mut BufReader<TcpStream>) -> bool {
+    poll_fn(|cx| {
+        let more = Pin::new(&mut *stream).poll_fill_buf(cx);
+        Poll::Ready(matches!(more, Poll::Ready(Ok([]) | Err(_))))
+    })
+    .await
 }
 
 /// Counts a failed handshake, and logs a warning if it ended with a TLS error. A client that only closes the connection
@@ -235,8 +248,11 @@ struct RequestHandler {
 }
 
 impl RequestHandler {
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        let is_last = self.timeouts.begin_request();
+    fn answer(&self, mut request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        let RequestStart { is_last, waited } = self.timeouts.begin_request();
+        if let Some(waited) = Waited::of(waited) {
+            request.extensions_mut().insert(waited);
+        }
         let timed = |body| TimedBody::new(body, Arc::clone(&self.timeouts));
         let answer = self.context.router.call(request.map(timed));
         let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));
