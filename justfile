@@ -286,10 +286,16 @@ cross-check:
 reproduce arch=image_arch profdata="":
     bash image/reproduce.sh {{ arch }} {{ profdata }}
 
+# The binary is static like the image's, with its allocator and the setting of the Dockerfile, but without its profile.
 # Attacks `nicplug serve` on loopback, and measures what a well-behaved client notices (minutes): docs/reliability.md.
 hostile *words:
-    cargo build --profile dist --locked --bin nicplug
-    timeout 900 python3 benches/hostile.py target/dist/nicplug {{ words }}
+    #!/usr/bin/env bash
+    set -euo pipefail
+    target={{ arch() }}-unknown-linux-musl
+    source image/environment.sh "$target"
+    cargo zigbuild --profile dist --locked --target "$target" --bin nicplug
+    export MIMALLOC_PURGE_DELAY=10
+    timeout 900 python3 benches/hostile.py "target/$target/dist/nicplug" {{ words }}
 
 # Runs everything that CI runs.
 ci:

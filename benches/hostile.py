@@ -601,12 +601,12 @@ def overload(nicplug: str, folder: Path) -> list[str]:
         os.sched_setaffinity(0, os.sched_getaffinity(0) - {processor} or {processor})
         try:
             review, large = REVIEW.read_bytes(), many_nics(250)
-            for name, body, seats, keep, is_bound in [
-                ("a review on a kept connection", review, 100, True, True),
-                ("a review on a new connection, one API server", review, API_SERVER, False, True),
-                ("a review on a new connection, three API servers", review, 3 * API_SERVER, False, True),
-                ("a review of 250 NICs on a new connection, one API server", large, API_SERVER, False, False),
-                ("a review of 250 NICs on a new connection, three API servers", large, 3 * API_SERVER, False, False),
+            for name, body, seats, keep in [
+                ("a review on a kept connection", review, 100, True),
+                ("a review on a new connection, one API server", review, API_SERVER, False),
+                ("a review on a new connection, three API servers", review, 3 * API_SERVER, False),
+                ("a review of 250 NICs on a new connection, one API server", large, API_SERVER, False),
+                ("a review of 250 NICs on a new connection, three API servers", large, 3 * API_SERVER, False),
             ]:
                 print(f"{name}; load {os.getloadavg()[0]:.1f}")
                 columns = f"{'200/s':>9} {'µs of each':>10} {'% of one':>9} {'p99, s':>8} {'503':>7} {'slowest':>8}"
@@ -625,8 +625,7 @@ def overload(nicplug: str, folder: Path) -> list[str]:
                 print(f"    goodput: {least / cost:.2f} of the peak by processor time, {rate / peak:.2f} by the clock")
                 if least / cost < GOODPUT:
                     faults.append(f"overload, {name}: the goodput is {least / cost:.2f} of the peak")
-                if is_bound:
-                    faults += [f"overload, {name}: {what}" for what in failed]
+                faults += [f"overload, {name}: {what}" for what in failed]
         finally:
             server.process.kill()
             server.process.wait()
@@ -664,6 +663,8 @@ async def attack(server: Server, name: str) -> list[str]:
         if server.files() <= files:
             break
         await asyncio.sleep(0.25)
+    # The allocator returns memory when it is used again.
+    await asyncio.to_thread(lambda: Measurement(server, 1).result())
     left, files_left = server.memory() - memory, server.files() - files
     ratio = p99 / p99_before
     print(

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use nicplug::{
     admission::Reviewer,
     change::Change,
@@ -124,6 +125,52 @@ async fn requests_beyond_the_limit_get_503_until_another_one_ends() {
         drop(end);
         blocked.response().await.assert_answers(review);
         other.request(&post("/validate", JSON, &REVIEWS[0].body)).await.assert_answers(&REVIEWS[0]);
+    })
+    .await;
+}
+
+/// Facts that take a while, as the review of an object with many NICs does.
+struct SlowFacts;
+
+impl FactSource for SlowFacts {
+    fn facts_for(&self, _: &Change) -> Facts {
+        std::thread::sleep(SHORT);
+        Facts::default()
+    }
+}
+
+#[tokio::test]
+async fn requests_that_wait_too_long_for_the_processor_get_503() {
+    guarded(async {
+        let reviewer = Reviewer::new(Arc::new(SlowFacts), Settings::default());
+        let server = TestServer::start_reviewing(reviewer, |_| ()).await;
+        self_check_has_ended(&server).await;
+        let review = REVIEWS.iter().find(|review| review.uid == "3ae79a1a-f3d7-409c-82ac-948f2f6306e8").unwrap();
+        // Small requests are not refused.
+        let request = &post("/validate?timeout=1s", JSON, &[review.body.clone(), vec![b' '; 16 << 10]].concat());
+        // The reviews of one thread would take 1.5 s together.
+        let count = 15 * std::thread::available_parallelism().unwrap().get();
+        let answers = join_all((0..count).map(async |_| {
+            let mut connection = RawConnection::open(server.address).await;
+            (connection.request(request).await, connection)
+        }))
+        .await;
+
+        let mut refused = 0;
+        for (response, mut connection) in answers {
+            if response.status == 503 {
+                assert_eq!(response.header("retry-after"), Some("1"));
+                assert!(!response.closes(), "another handshake would cost more than the refusal");
+                refused += 1;
+                // A later request of the connection has not waited.
+                connection.request(request).await.assert_answers(review);
+            } else {
+                response.assert_answers(review);
+            }
+        }
+        assert!((1..count).contains(&refused), "{refused} of {count}");
+        let counted = "nicplug_requests_refused_total{reason=\"processor\"}";
+        assert_eq!(metrics::value::<usize>(&server.metrics().await, counted), refused);
     })
     .await;
 }

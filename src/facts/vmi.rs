@@ -35,8 +35,8 @@ pub struct Vmi {
     pub is_migrating: bool,
     /// The number of queues of each virtio NIC: the number of vCPUs with multiqueue, else 1; 0 if unknown.
     pub queues_per_nic: u32,
-    /// `status.nodeName`: the node where it runs; empty if unknown.
-    pub node: Box<str>,
+    /// `status.nodeName`: the node where it runs; empty if unknown. Guests on one node share it.
+    pub node: Arc<str>,
     /// What it requires of its node; `None` if nothing, or if that cannot be read. Guests with equal requirements share
     /// one.
     pub placement: Option<Arc<Placement>>,

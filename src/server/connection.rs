@@ -1,6 +1,7 @@
 //! One connection from its TLS handshake to its end, as one task with one timer.
 
 pub(super) mod places;
+mod records;
 pub(super) mod threads;
 mod timeouts;
 
@@ -23,7 +24,7 @@ use hyper::{Request, body::Incoming, header::CONNECTION, server::conn::http1, se
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use rustls::server::Acceptor;
 use tokio::{
-    io::BufReader,
+    io::AsyncBufReadExt,
     net::TcpStream,
     time::{sleep_until, timeout},
 };
@@ -31,15 +32,13 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use self::{
     places::Removal,
-    timeouts::{ConnectionTimeouts, Phase, TimedBody, TimedStream},
+    records::RecordStream,
+    timeouts::{ConnectionTimeouts, Phase, RequestStart, TimedBody, TimedStream},
 };
-use super::{counts::Counts, in_flight::LogLimit, limits::Limits, routes::CLOSE};
+use super::{counts::Counts, in_flight::LogLimit, limits::Limits, overload::Waited, routes::CLOSE};
 
-/// A TLS stream over TCP.
-type Stream = TlsStream<BufReader<TcpStream>>;
-
-/// The size of a TLS record, in bytes. rustls reads a quarter of it at once by default, and most requests are longer.
-const READ_BUFFER: usize = 16 << 10;
+/// A TLS stream over TCP. Boxed, because its place is needed each time that a future moves it.
+type Stream = Box<TlsStream<RecordStream>>;
 
 /// Longer than any header that the API server sends.
 const MAX_HEADER: usize = 16 << 10;
@@ -95,19 +94,22 @@ pub(super) async fn serve(
 ) {
     let _guard = context.counts.add_connection();
     let mut removal = pin!(removal);
-    let mut handshake = pin!(handshake(stream, peer, &context, &timeouts));
+    // Boxed, so that the connection has no place for it later.
+    let mut handshake = Box::pin(handshake(stream, peer, &context, &timeouts));
     let stream = tokio::select! {
         biased;
         stream = &mut handshake => stream,
         removal = &mut removal => {
             // The client sends a request once the handshake is complete, and would lose it.
-            if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, handshake).await {
+            if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, &mut handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
-                serve_requests(stream, &context, &Arc::new(timeouts), future::pending()).await;
+                // Boxed, so that the other connections have no place for it.
+                Box::pin(serve_requests(stream, &context, &Arc::new(timeouts), future::pending())).await;
             }
             return;
         }
     };
+    drop(handshake);
     if let Some(stream) = stream {
         serve_requests(stream, &context, &timeouts, removal).await;
     }
@@ -124,14 +126,19 @@ async fn handshake(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stream = BufReader::with_capacity(READ_BUFFER, stream);
+    let stream = RecordStream::new(stream);
     let handshake = async {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         timeouts.end_hello();
+        // The client of a connection that waited long may have given up, and the rest of the handshake is its expensive
+        // part.
+        if start.io.has_closed().await {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         start.into_stream(Arc::clone(&context.tls)).await
     };
     match timeout(context.limits.handshake, handshake).await {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok(stream)) => Some(Box::new(stream)),
         Ok(Err(error)) => {
             log_failed_handshake(peer, &error, context);
             None
@@ -172,19 +179,25 @@ fn log_failed_handshake(peer: SocketAddr, error: &io::Error, context: &Connectio
 
 /// Answers the requests of a connection, one after the other.
 async fn serve_requests(
-    stream: Stream,
+    mut stream: Stream,
     context: &Arc<ConnectionContext>,
     timeouts: &Arc<ConnectionTimeouts>,
     removal: impl Future<Output = Removal>,
 ) {
     timeouts.end_handshake();
-    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(timeouts)));
-    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(timeouts) };
-    let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
     let mut timer = pin!(sleep_until(timeouts.deadline()));
     let mut removal = pin!(removal);
     let mut removed = None;
-
+    // hyper takes 16 KiB at once, so it starts only when it has something to do. It gets the end of the stream, too.
+    tokio::select! {
+        biased;
+        _ = stream.fill_buf() => {}
+        removal = &mut removal => removed = Some(removal),
+        () = &mut timer => {}
+    }
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(timeouts)));
+    let service = RequestHandler { context: Arc::clone(context), timeouts: Arc::clone(timeouts) };
+    let mut connection = pin!(context.http.serve_connection(stream, hyper::service::service_fn(|r| service.answer(r))));
     poll_fn(|cx| {
         loop {
             // This is polled first, so that a request that has arrived is not treated as a timeout.
@@ -235,8 +248,11 @@ struct RequestHandler {
 }
 
 impl RequestHandler {
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        let is_last = self.timeouts.begin_request();
+    fn answer(&self, mut request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        let RequestStart { is_last, waited } = self.timeouts.begin_request();
+        if let Some(waited) = Waited::of(waited) {
+            request.extensions_mut().insert(waited);
+        }
         let timed = |body| TimedBody::new(body, Arc::clone(&self.timeouts));
         let answer = self.context.router.call(request.map(timed));
         let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));

@@ -232,10 +232,12 @@ pub(super) enum RefusalReason {
     Overload,
     /// The path is unknown.
     Path,
+    /// The request waited too long for the processor.
+    Processor,
 }
 
 impl RefusalReason {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::BodyBroken,
         Self::BodiesTooLarge,
         Self::BodyLate,
@@ -245,6 +247,7 @@ impl RefusalReason {
         Self::Method,
         Self::Overload,
         Self::Path,
+        Self::Processor,
     ];
 
     pub(super) fn as_str(self) -> &'static str {
@@ -258,6 +261,7 @@ impl RefusalReason {
             Self::Method => "method",
             Self::Overload => "overload",
             Self::Path => "path",
+            Self::Processor => "processor",
         }
     }
 }

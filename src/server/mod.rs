@@ -27,6 +27,7 @@ mod in_flight;
 mod limits;
 mod metrics;
 mod open_files;
+mod overload;
 pub mod readiness;
 mod recheck;
 pub mod reload;
@@ -57,6 +58,7 @@ use self::{
     denials::DenialCounts,
     in_flight::{InFlight, LogLimit},
     metrics::Metrics,
+    overload::Overload,
     readiness::{Check, Readiness},
     recheck::Rechecker,
     reload::settings::ReloadCounts,
@@ -237,6 +239,7 @@ impl Server {
             denials,
             counts: counts.clone(),
             in_flight,
+            overload: Overload::new(),
             spans,
             max_body: limits.body,
             bodies,

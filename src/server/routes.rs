@@ -27,6 +27,7 @@ use super::{
     denial_events::DenialEvents,
     denials::DenialCounts,
     in_flight::InFlight,
+    overload::{Overload, Waited},
     recheck::Rechecker,
 };
 use crate::{
@@ -79,6 +80,7 @@ pub(super) struct AppState {
     pub(super) denials: DenialCounts,
     pub(super) counts: Counts,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) overload: Overload,
     /// `None` without a collector.
     pub(super) spans: Option<Spans>,
     /// The limit of a body, in bytes.
@@ -100,11 +102,14 @@ impl AppState {
         }
         let trace = self.spans.as_ref().and_then(|spans| Trace::of(spans, request.headers()));
         let start = Instant::now();
-        let deadline = start + answer_within(request.uri().query(), self.timeout);
+        let time = answer_within(request.uri().query(), self.timeout);
+        let deadline = start + time;
+        let waited = request.extensions().get::<Waited>().copied();
         let limits = BodyLimits { length: self.max_body, start, deadline, window: self.body_window };
         let mut share = self.bodies.share();
         let mut body = request.into_body();
         match body::read(&mut body, limits, &mut share).await {
+            Ok(body) if self.overload.refuses(waited, body.len(), time).await => self.respond_busy(),
             Ok(body) => {
                 // A place is taken only now, so that a client that sends slowly takes none.
                 let Some(_permit) = self.in_flight.enter() else { return self.respond_overload() };
@@ -168,6 +173,12 @@ impl AppState {
     fn respond_overload(&self) -> Response {
         self.counts.add_refused(RefusalReason::Overload);
         try_again("too many requests at once: try again in a second")
+    }
+
+    /// As [`respond_overload`](Self::respond_overload), for want of the processor.
+    fn respond_busy(&self) -> Response {
+        self.counts.add_refused(RefusalReason::Processor);
+        try_again("the request waited too long for the processor: try again in a second")
     }
 
     /// Discards the rest of the body and responds; the connection is kept as for other overload.

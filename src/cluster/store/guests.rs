@@ -35,6 +35,8 @@ pub(crate) struct Guests {
     seen: Interner<Vec<StatusNic>>,
     devices: Interner<Devices>,
     placements: Interner<Placement>,
+    /// The names of nodes.
+    nodes: Interner<str>,
     /// The VMs with a NIC that their running guest does not have yet.
     unattached: BTreeSet<Key>,
 }
@@ -68,6 +70,10 @@ impl Guests {
         if let Some(placement) = &mut vmi.placement {
             self.placements.intern(placement);
         }
+        self.nodes.intern(&mut vmi.node);
+        if let Fact::Known(vm) = self.vm(namespace, name) {
+            share(&vm.macs, &mut vmi.macs);
+        }
         self.remove_vmi(namespace, name);
         let macs = macs_on_networks(&vmi.nics, &vmi.macs, namespace);
         self.macs.add(&full_name(namespace, name), Holder::Vmi, macs);
@@ -79,6 +85,9 @@ impl Guests {
     /// Inserts or replaces a VM.
     pub(crate) fn upsert_vm(&mut self, namespace: &str, name: &str, mut vm: Vm) {
         self.nics.intern(&mut vm.nics);
+        if let Fact::Known(vmi) = self.vmi(namespace, name) {
+            share(&vmi.macs, &mut vm.macs);
+        }
         self.remove_vm(namespace, name);
         let macs = macs_on_networks(&vm.nics, &vm.macs, namespace);
         self.macs.add(&full_name(namespace, name), Holder::Vm, macs);
@@ -100,6 +109,7 @@ impl Guests {
         if let Some(placement) = &vmi.placement {
             self.placements.release(placement);
         }
+        self.nodes.release(&vmi.node);
     }
 
     pub(crate) fn remove_vm(&mut self, namespace: &str, name: &str) {
@@ -208,7 +218,8 @@ impl Guests {
     /// Whether the store of guests, with its interners, is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        let interned = self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len();
+        let interned =
+            self.nics.len() + self.seen.len() + self.devices.len() + self.placements.len() + self.nodes.len();
         interned + self.unattached.len() + self.vmis.count() + self.vms.count() == 0
             && self.macs.is_empty()
             && self.networks.is_empty()
@@ -244,6 +255,13 @@ fn lacking<'g>(vm: &'g Vm, vmi: &'g Vmi) -> impl Iterator<Item = &'g GuestNic> {
 fn has_attached(vmi: &Vmi, nic: &GuestNic) -> bool {
     vmi.status_nic(&nic.name).is_some_and(|seen| seen.is_in_domain)
         || vmi.nic(&nic.name).is_some_and(|own| own.hotplug == HotplugMethod::None)
+}
+
+/// Replaces the MAC addresses of an object by those of the other object of its guest if they are equal, as nearly always.
+fn share(others: &Arc<[Option<Mac>]>, own: &mut Arc<[Option<Mac>]>) {
+    if others == own {
+        *own = Arc::clone(others);
+    }
 }
 
 fn full_name(namespace: &str, name: &str) -> String {

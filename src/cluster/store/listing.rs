@@ -19,19 +19,13 @@ pub(crate) struct Listing<T> {
 
 #[derive(Debug)]
 struct Slot<T> {
-    state: State<T>,
+    /// `None` for an object that does not exist, or that cannot be read.
+    object: Option<T>,
+    /// Whether it exists and cannot be read.
+    is_unreadable: bool,
     /// The last list in which the object was seen. It is atomic, so that an unchanged object can be marked under a read
     /// lock.
     generation: AtomicU32,
-}
-
-#[derive(Debug)]
-enum State<T> {
-    Known(T),
-    /// It was read by name and not found.
-    Absent,
-    /// It exists and cannot be read.
-    Unreadable,
 }
 
 impl<T> Default for Listing<T> {
@@ -47,11 +41,12 @@ impl<T> Listing<T> {
 
     /// Returns the object of a name.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Fact<&T> {
-        match self.slot(namespace, name).map(|slot| &slot.state) {
-            Some(State::Known(object)) => Fact::Known(object),
-            Some(State::Absent) => Fact::Absent,
+        match self.slot(namespace, name) {
+            Some(Slot { object: Some(object), .. }) => Fact::Known(object),
+            Some(Slot { is_unreadable: true, .. }) => Fact::Unknown,
+            Some(_) => Fact::Absent,
             None if self.is_synced => Fact::Absent,
-            Some(State::Unreadable) | None => Fact::Unknown,
+            None => Fact::Unknown,
         }
     }
 
@@ -62,13 +57,13 @@ impl<T> Listing<T> {
 
     /// Inserts an object and returns the one that it replaces.
     pub(crate) fn insert(&mut self, namespace: &str, name: &str, object: T) -> Option<T> {
-        self.set(namespace, name, State::Known(object))
+        self.set(namespace, name, Some(object), false)
     }
 
-    fn set(&mut self, namespace: &str, name: &str, state: State<T>) -> Option<T> {
-        let slot = Slot { state, generation: AtomicU32::new(self.generation) };
+    fn set(&mut self, namespace: &str, name: &str, object: Option<T>, is_unreadable: bool) -> Option<T> {
+        let slot = Slot { object, is_unreadable, generation: AtomicU32::new(self.generation) };
         if let Some(present) = self.namespaces.get_mut(namespace).and_then(|names| names.get_mut(name)) {
-            return known(std::mem::replace(present, slot));
+            return std::mem::replace(present, slot).object;
         }
         self.namespaces.entry(namespace.into()).or_default().insert(name.into(), slot);
         None
@@ -81,34 +76,26 @@ impl<T> Listing<T> {
         if names.is_empty() {
             self.namespaces.remove(namespace);
         }
-        slot.and_then(known)
+        slot.and_then(|slot| slot.object)
     }
 
     /// Iterates over the objects with their namespaces and names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &T)> {
         let names = self.namespaces.iter().flat_map(|(namespace, names)| {
-            names.iter().map(move |(name, slot)| (namespace.as_ref(), name.as_ref(), &slot.state))
+            names.iter().map(move |(name, slot)| (namespace.as_ref(), name.as_ref(), slot))
         });
-        names.filter_map(|(namespace, name, state)| match state {
-            State::Known(object) => Some((namespace, name, object)),
-            State::Absent | State::Unreadable => None,
-        })
+        names.filter_map(|(namespace, name, slot)| Some((namespace, name, slot.object.as_ref()?)))
     }
 
     /// Iterates over the objects of a namespace with their names.
     pub(crate) fn iter_in(&self, namespace: &str) -> impl Iterator<Item = (&str, &T)> {
         let names = self.namespaces.get(namespace).into_iter().flatten();
-        names.filter_map(|(name, slot)| match &slot.state {
-            State::Known(object) => Some((name.as_ref(), object)),
-            State::Absent | State::Unreadable => None,
-        })
+        names.filter_map(|(name, slot)| Some((name.as_ref(), slot.object.as_ref()?)))
     }
 
     /// Iterates over the namespaces that have an object of the name.
     pub(crate) fn namespaces_with(&self, name: &str) -> impl Iterator<Item = &str> {
-        let has = |names: &HashMap<Box<str>, Slot<T>>| {
-            names.get(name).is_some_and(|slot| matches!(slot.state, State::Known(_)))
-        };
+        let has = |names: &HashMap<Box<str>, Slot<T>>| names.get(name).is_some_and(|slot| slot.object.is_some());
         self.namespaces.iter().filter(move |(_, names)| has(names)).map(|(namespace, _)| namespace.as_ref())
     }
 
@@ -129,14 +116,7 @@ impl<T> Listing<T> {
 }
 
 fn is_readable<T>(names: &HashMap<Box<str>, Slot<T>>) -> bool {
-    !names.values().any(|slot| matches!(slot.state, State::Unreadable))
-}
-
-fn known<T>(slot: Slot<T>) -> Option<T> {
-    match slot.state {
-        State::Known(object) => Some(object),
-        State::Absent | State::Unreadable => None,
-    }
+    !names.values().any(|slot| slot.is_unreadable)
 }
 
 /// A listing of objects of any type.
@@ -181,15 +161,15 @@ impl<T> AnyListing for Listing<T> {
     }
 
     fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
-        self.slot(namespace, name).is_some_and(|slot| matches!(slot.state, State::Unreadable))
+        self.slot(namespace, name).is_some_and(|slot| slot.is_unreadable)
     }
 
     fn mark_unreadable(&mut self, namespace: &str, name: &str) {
-        self.set(namespace, name, State::Unreadable);
+        self.set(namespace, name, None, true);
     }
 
     fn mark_absent(&mut self, namespace: &str, name: &str) {
-        self.set(namespace, name, State::Absent);
+        self.set(namespace, name, None, false);
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {

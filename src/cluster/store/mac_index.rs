@@ -25,8 +25,8 @@ pub(crate) enum Holder {
 pub(crate) struct MacIndex {
     /// One sorted map: nearly every address has one guest, and a map for each address would be many times larger.
     users: BTreeMap<User, Holders>,
-    /// The networks and guests, as `namespace/name`.
-    names: Interner<str>,
+    /// The networks, as `namespace/name`.
+    networks: Interner<str>,
 }
 
 /// A guest that has an address on a network.
@@ -77,14 +77,14 @@ impl Holders {
 }
 
 impl MacIndex {
-    /// Adds the addresses of an object.
+    /// Adds the addresses of an object. They share the name of the guest, which an interner for all guests would have to
+    /// hold once more.
     pub(crate) fn add<'n>(&mut self, guest: &str, holder: Holder, macs: impl Iterator<Item = MacOnNetwork<'n>>) {
         let guest = guest.into();
         for mac in macs {
             let mut user = User::new(mac, &guest);
             if !self.users.contains_key(&user) {
-                self.names.intern(&mut user.network);
-                self.names.intern(&mut user.guest);
+                self.networks.intern(&mut user.network);
             }
             self.users.entry(user).or_default().set(holder, true);
         }
@@ -99,8 +99,7 @@ impl MacIndex {
             holders.set(holder, false);
             if *holders == Holders::default() {
                 self.users.remove(&user);
-                self.names.release(&user.network);
-                self.names.release(&user.guest);
+                self.networks.release(&user.network);
             }
         }
     }
@@ -120,7 +119,7 @@ impl MacIndex {
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.names.len() == 0
+        self.users.is_empty() && self.networks.len() == 0
     }
 }
 

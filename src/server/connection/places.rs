@@ -23,8 +23,9 @@ const HANDSHAKES: usize = 4;
 const ONE_ADDRESS: usize = 2;
 
 /// The time for which a connection must wait for the first byte of a handshake or of a request before it makes place. A
-/// client sends that at once, unless it is slow.
-const SILENCE: Duration = Duration::from_millis(100);
+/// client sends that at once, unless it is slow. A busy API server may open a hundred connections before it sends the
+/// first message of each.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// The numbers of connections that may be open.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +44,7 @@ pub(crate) enum Use {
     Hello { since: Instant },
     /// A TLS handshake that is incomplete.
     Handshake { since: Instant },
-    /// Nothing, between two requests.
+    /// Nothing, between two requests. Before its first request a connection counts as waiting only after a while.
     None { since: Instant },
     /// A request whose header or body is incomplete.
     PartOfRequest { since: Instant },

@@ -76,14 +76,8 @@ impl Connections {
         let _runtime = thread.runtime.enter();
         let stream = TcpStream::from_std(stream.into_std()?)?;
         let (remover, removed) = oneshot::channel();
-        let removal = async {
-            let removal = removed.await.unwrap_or(Removal::Close);
-            // On a busy thread the client's bytes may have arrived without notice. After this the runtime knows of them,
-            // and the task reads them before it ends the connection.
-            yield_now().await;
-            removal
-        };
         let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
+        let removal = removal(removed, Arc::clone(&timeouts));
         let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), removal);
         let task = self.tasks.spawn(serve);
         let open = OpenConnection {
@@ -151,6 +145,17 @@ impl Connections {
     }
 }
 
+/// Waits until a connection is removed, and returns how.
+async fn removal(removed: oneshot::Receiver<Removal>, timeouts: Arc<ConnectionTimeouts>) -> Removal {
+    let removal = removed.await.unwrap_or(Removal::Close);
+    // On a busy thread the client's bytes may have arrived without notice. After this the runtime knows of them, and the
+    // task reads them before it ends the connection.
+    let phase = timeouts.phase();
+    yield_now().await;
+    // A client that has sent something was not slow, so it gets its answer.
+    if timeouts.phase() == phase { removal } else { Removal::Close }
+}
+
 /// A thread for connections. When it is dropped, the thread ends and drops its tasks.
 struct Thread {
     runtime: Handle,
@@ -181,6 +186,21 @@ mod tests {
         Counts, Limits,
         tls::{self, CertResolver},
     };
+
+    #[tokio::test]
+    async fn a_connection_that_was_read_meanwhile_is_not_aborted() {
+        for (is_read, expected) in [(false, Removal::Abort), (true, Removal::Close)] {
+            let timeouts = Arc::new(ConnectionTimeouts::new(&Limits::default(), 0));
+            timeouts.begin_handshake();
+            let (remover, removed) = oneshot::channel();
+            remover.send(Removal::Abort).unwrap();
+            if is_read {
+                let timeouts = Arc::clone(&timeouts);
+                tokio::spawn(async move { timeouts.end_hello() });
+            }
+            assert_eq!(removal(removed, timeouts).await, expected);
+        }
+    }
 
     fn loads(connections: &Connections) -> Vec<usize> {
         connections.threads.iter().map(|thread| Arc::strong_count(thread) - 1).collect()

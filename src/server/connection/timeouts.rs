@@ -98,11 +98,14 @@ pub(crate) struct ConnectionTimeouts {
     unread: AtomicBool,
     /// The number of requests that the connection may still have.
     remaining: AtomicU64,
+    /// The number that it may have in all.
+    max_requests: u64,
     /// The age at which a request is the last one, in nanoseconds.
     max_age: u64,
     handshake: Duration,
     idle: Duration,
     header: Duration,
+    arrival: Duration,
     request: Duration,
 }
 
@@ -113,16 +116,19 @@ impl ConnectionTimeouts {
         // At most half of the whole: the 32 bits of the share, and one more for the half.
         let reduction = |whole: u64| u64::try_from((u128::from(whole) * u128::from(share)) >> 33).unwrap_or(0);
         let reduced = |whole: u64| whole - reduction(whole);
+        let max_requests = reduced(limits.connection_requests as u64);
         let stage = Stage { phase: Phase::Accepted, deadline: nanos(limits.handshake) };
         Self {
             stage: AtomicU64::new(stage.to_word()),
             origin: Instant::now(),
             unread: AtomicBool::new(false),
-            remaining: AtomicU64::new(reduced(limits.connection_requests as u64)),
+            remaining: AtomicU64::new(max_requests),
+            max_requests,
             max_age: reduced(nanos(limits.connection_age)),
             handshake: limits.handshake,
             idle: limits.idle,
             header: limits.header,
+            arrival: limits.arrival,
             request: limits.request,
         }
     }
@@ -157,12 +163,19 @@ impl ConnectionTimeouts {
             Phase::Accepted => Use::Accepted,
             Phase::Hello => Use::Hello { since: since(self.handshake) },
             Phase::Handshake => Use::Handshake { since: since(self.handshake) },
+            // Under load a client may need more than a moment from its handshake to its first request, and would lose that.
+            Phase::Idle if self.is_fresh() => Use::None { since: since(self.idle) + self.arrival },
             Phase::Idle => Use::None { since: since(self.idle) },
             Phase::Header => Use::PartOfRequest { since: since(self.header) },
             Phase::Body => Use::PartOfRequest { since: since(self.header + self.request) },
             Phase::Answer | Phase::Response => Use::Request,
             Phase::Closing => return None,
         })
+    }
+
+    /// Whether no request has begun yet.
+    fn is_fresh(&self) -> bool {
+        self.remaining.load(Ordering::Relaxed) == self.max_requests
     }
 
     /// Begins the hello phase, when the task of the connection runs for the first time.
@@ -180,8 +193,8 @@ impl ConnectionTimeouts {
         self.enter(Phase::Idle, self.idle);
     }
 
-    /// Begins the body phase, when the header is complete. Returns whether the request is the last of the connection.
-    pub(crate) fn begin_request(&self) -> bool {
+    /// Begins the body phase, when the header is complete.
+    pub(crate) fn begin_request(&self) -> RequestStart {
         if self.phase() == Phase::Idle {
             // The request was in the buffer already, after the previous one.
             self.enter(Phase::Header, self.header);
@@ -191,9 +204,13 @@ impl ConnectionTimeouts {
         let deadline = self.stage().deadline;
         self.set(Stage { phase: Phase::Body, deadline: deadline.saturating_add(nanos(self.request)) });
         let age = deadline.saturating_sub(nanos(self.header));
+        let is_first = self.is_fresh();
         let remaining = self.remaining.load(Ordering::Relaxed).saturating_sub(1);
         self.remaining.store(remaining, Ordering::Relaxed);
-        remaining == 0 || age >= self.max_age
+        RequestStart {
+            is_last: remaining == 0 || age >= self.max_age,
+            waited: Duration::from_nanos(if is_first { age } else { 0 }),
+        }
     }
 
     /// Begins the answer phase, when the body is complete.
@@ -222,6 +239,15 @@ impl ConnectionTimeouts {
     fn enter(&self, phase: Phase, limit: Duration) {
         self.set(Stage { phase, deadline: nanos(self.origin.elapsed() + limit) });
     }
+}
+
+/// What the connection says about a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct RequestStart {
+    /// Whether it is the last of the connection.
+    pub(crate) is_last: bool,
+    /// For the first request of the connection, the time from the accept to its first byte, else zero.
+    pub(crate) waited: Duration,
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -339,7 +365,7 @@ mod tests {
     fn requests(share: u32, limit: usize) -> usize {
         let timeouts = ConnectionTimeouts::new(&limits(Duration::from_hours(24), limit), share);
         timeouts.end_handshake();
-        1 + std::iter::repeat_with(|| timeouts.begin_request()).take_while(|is_last| !is_last).count()
+        1 + std::iter::repeat_with(|| timeouts.begin_request().is_last).take_while(|is_last| !is_last).count()
     }
 
     #[test]
@@ -377,7 +403,7 @@ mod tests {
         assert_eq!(timeouts.current_use(), Some(Use::Handshake { since: after(2) }));
         pause().await;
         timeouts.end_handshake();
-        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(3) }));
+        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(3) + timeouts.arrival }));
         pause().await;
         timeouts.enter(Phase::Header, timeouts.header);
         assert_eq!(timeouts.current_use(), Some(Use::PartOfRequest { since: after(4) }));
@@ -388,17 +414,31 @@ mod tests {
         assert_eq!(timeouts.current_use(), Some(Use::Request));
         timeouts.begin_response(false);
         assert_eq!(timeouts.current_use(), Some(Use::Request));
+        timeouts.enter(Phase::Idle, timeouts.idle);
+        assert_eq!(timeouts.current_use(), Some(Use::None { since: after(5) }));
         timeouts.begin_closing();
         assert_eq!(timeouts.current_use(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_request_of_a_connection_has_waited_since_the_accept() {
+        let timeouts = ConnectionTimeouts::new(&Limits::default(), 0);
+        for seconds in [3, 0, 0] {
+            tokio::time::advance(Duration::from_secs(3)).await;
+            timeouts.enter(Phase::Header, timeouts.header);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let start = timeouts.begin_request();
+            assert_eq!(start, RequestStart { is_last: false, waited: Duration::from_secs(seconds) });
+        }
     }
 
     #[test]
     fn a_request_of_an_old_connection_is_the_last_one() {
         let young = ConnectionTimeouts::new(&limits(Duration::from_hours(1), 1000), 0);
         young.end_handshake();
-        assert!(!young.begin_request());
+        assert!(!young.begin_request().is_last);
         let old = ConnectionTimeouts::new(&limits(Duration::from_nanos(1), 1000), 0);
         old.end_handshake();
-        assert!(old.begin_request());
+        assert!(old.begin_request().is_last);
     }
 }
