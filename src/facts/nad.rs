@@ -136,6 +136,24 @@ impl Nads {
         let found = self.0.iter().find(|found| found.is_of(name));
         found.map(|found| found.lookup.clone()).unwrap_or_default()
     }
+
+    /// Completes lookups of single networks by earlier ones that saw the networks of all namespaces: a network of the
+    /// same name in another namespace, and other settings for the same OVN network.
+    #[must_use]
+    pub fn with_hints_of(mut self, earlier: &Self) -> Self {
+        for Found { namespace, name, lookup } in &mut self.0 {
+            let earlier = earlier.lookup(NadRef { namespace, name });
+            if earlier.nad != lookup.nad {
+                continue;
+            }
+            lookup.conflict = earlier.conflict;
+            let elsewhere = |hint: &String| NadRef::parse(hint, namespace).namespace != namespace;
+            if let Some(hint) = earlier.suggestion.filter(elsewhere) {
+                lookup.suggestion = Some(hint);
+            }
+        }
+        self
+    }
 }
 
 impl Found {
