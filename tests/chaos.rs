@@ -5,7 +5,7 @@
 //!
 //! - Each answer to a request is that of the library (`Reviewer::review`) to the review of the request and to the facts
 //!   of that time: allowed or denied, message, causes, warnings and the object after the patch. Facts may be of a moment
-//!   before, but the networks and the guest of a denial may not. While the API server is disturbed, facts may be of
+//!   before, but the networks and the guest of a denial may not. While the API server does not answer, facts may be of
 //!   before or unknown.
 //! - Each NIC to persist is written into its template once, by one write, and has one Event.
 //!
@@ -32,7 +32,7 @@ mod chaos {
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
     path::Path,
     sync::{
         Arc,
@@ -59,6 +59,7 @@ use support::{
     installation::{Installation, NAMESPACE},
     kube_proxy::KubeProxy,
     kubevirt::KubeVirtDouble,
+    link::Link,
     replica::Replica,
     wait::within,
 };
@@ -89,29 +90,32 @@ enum Fault {
     ReplicaTerminated,
     ApiServerKilled,
     ApiServerRestarted,
+    ReplicasCutOff,
     CertificateRenewed,
     CaRenewed,
 }
 
 impl Fault {
     /// A new CA takes more than a minute.
-    const QUICK: [Self; 6] = [
+    const QUICK: [Self; 7] = [
         Self::OneReplicaKilled,
         Self::BothReplicasKilled,
         Self::ReplicaTerminated,
         Self::ApiServerKilled,
         Self::ApiServerRestarted,
+        Self::ReplicasCutOff,
         Self::CertificateRenewed,
     ];
 
     /// Whether facts may be old or unknown meanwhile.
-    fn stops_api_server(self) -> bool {
-        matches!(self, Self::ApiServerKilled | Self::ApiServerRestarted)
+    fn hides_facts(self) -> bool {
+        matches!(self, Self::ApiServerKilled | Self::ApiServerRestarted | Self::ReplicasCutOff)
     }
 
     /// Whether the API server may fail to call a webhook meanwhile.
     fn breaks_calls(self) -> bool {
-        self.stops_api_server() || matches!(self, Self::OneReplicaKilled | Self::BothReplicasKilled)
+        use Fault::{ApiServerKilled, ApiServerRestarted, BothReplicasKilled, OneReplicaKilled};
+        matches!(self, ApiServerKilled | ApiServerRestarted | BothReplicasKilled | OneReplicaKilled)
     }
 }
 
@@ -120,6 +124,8 @@ struct Cluster {
     api: ApiServer,
     installation: Installation,
     kubeconfig: String,
+    /// The network from the replicas to the API server.
+    link: Link,
     proxy: KubeProxy,
     replicas: Vec<Replica>,
     load: Arc<Load>,
@@ -131,9 +137,12 @@ impl Cluster {
         let history = History::begin(&api).await;
         let installation = Installation::apply(&api.admin()).await;
         let kubeconfig = installation.kubeconfig(&api).await;
+        let link = Link::to(api.address().strip_prefix("https://").unwrap().parse().unwrap()).await;
+        let text = fs::read_to_string(&kubeconfig).unwrap();
+        fs::write(&kubeconfig, text.replace(api.address(), &format!("https://{}", link.address))).unwrap();
         let proxy = KubeProxy::start_at(installation.service.address()).await;
         let (load, started) = (Arc::new(Load::new(history, &installation.settings(), api.admin())), AtomicU64::new(0));
-        let mut cluster = Self { api, installation, kubeconfig, proxy, replicas: Vec::new(), load, started };
+        let mut cluster = Self { api, installation, kubeconfig, link, proxy, replicas: Vec::new(), load, started };
         cluster.refill().await;
         cluster.installation.activate(&cluster.api.admin(), &cluster.replicas[0]).await;
         cluster
@@ -189,6 +198,12 @@ impl Cluster {
                 }
                 self.api.start_again().await;
                 self.load.is_ready.store(true, Ordering::Relaxed);
+            }
+            Fault::ReplicasCutOff => {
+                // The API server goes on to call them.
+                self.link.cut(true);
+                self.load.wait_for_requests(200).await;
+                self.link.cut(false);
             }
             Fault::CertificateRenewed => self.renew(&["tls.crt", "tls.key"]).await,
             Fault::CaRenewed => self.renew(&["ca.key", "tls.crt", "tls.key"]).await,
@@ -284,9 +299,9 @@ async fn random_faults_cause_no_wrong_verdict_and_each_nic_is_persisted_once_wit
     while !is_over(persisted.len()) {
         let fault = match seconds {
             // Each of them at least once.
-            None => Fault::QUICK.get(persisted.len()).copied().unwrap_or_else(|| Fault::QUICK[random.usize(0..6)]),
+            None => Fault::QUICK.get(persisted.len()).copied().unwrap_or_else(|| Fault::QUICK[random.usize(0..7)]),
             Some(_) if random.u8(0..20) == 0 => Fault::CaRenewed,
-            Some(_) => Fault::QUICK[random.usize(0..6)],
+            Some(_) => Fault::QUICK[random.usize(0..7)],
         };
         let name = format!("vm-{}", persisted.len());
         start_vm(&cluster.api, &double, &namespace, &name).await;

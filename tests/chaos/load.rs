@@ -192,20 +192,17 @@ impl Load {
                     counts.last_depending = counts.last_depending.max(Some(*sent));
                 }
             }
-            Agreement::Lagging(lag) => {
+            Agreement::Lagging(lag, part) => {
                 counts.lagging += 1;
                 counts.longest_lag = counts.longest_lag.max(lag);
-                if lag > Duration::from_secs(1) {
-                    println!("{lag:.1?} behind: {}", self.faults_before(*sent));
-                }
-                if disturbance.api_server.is_none() {
+                if disturbance.facts.is_none() {
                     counts.longest_lag_undisturbed = counts.longest_lag_undisturbed.max(lag);
+                    if lag > Duration::from_secs(1) {
+                        println!("{part:?} is {lag:.1?} behind: {}", self.faults_before(*sent));
+                    }
                 }
             }
-            Agreement::Unknown(hidden) => {
-                counts.unknown += 1;
-                println!("  without {hidden:?}, {disturbance:?}: {}", outcome.text());
-            }
+            Agreement::Unknown => counts.unknown += 1,
             Agreement::Ignored => counts.ignored += 1,
             Agreement::Wrong => {
                 let expected = self.replay.expected(&self.history, request, *sent, *answered);
@@ -240,7 +237,7 @@ impl Load {
         let meanwhile =
             || faults.iter().filter(|(_, begin, end)| *begin <= answered && end.is_none_or(|end| end >= sent));
         Disturbance {
-            api_server: meanwhile().filter(|(fault, ..)| fault.stops_api_server()).map(|(_, begin, _)| *begin).min(),
+            facts: meanwhile().filter(|(fault, ..)| fault.hides_facts()).map(|(_, begin, _)| *begin).min(),
             calls: meanwhile().any(|(fault, ..)| fault.breaks_calls()),
         }
     }

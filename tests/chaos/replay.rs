@@ -94,10 +94,10 @@ fn parts(object: &Value) -> (Value, Value) {
 pub(crate) enum Agreement {
     /// With the facts of that time; and whether other facts would give another answer.
     Current { depends_on_facts: bool },
-    /// With facts that were replaced this long before the request was sent.
-    Lagging(Duration),
-    /// With these facts being unknown.
-    Unknown(Hidden),
+    /// With facts that were replaced this long before the request was sent, and their part.
+    Lagging(Duration, Part),
+    /// With some facts being unknown.
+    Unknown,
     /// With the object as it was sent: the API server could not call the webhook whose failure is ignored.
     Ignored,
     /// With no replay.
@@ -107,8 +107,8 @@ pub(crate) enum Agreement {
 /// What happened around the time of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disturbance {
-    /// Since when the API server has been disturbed, if it was; facts may be of before, or unknown.
-    pub(crate) api_server: Option<Instant>,
+    /// Since when nicplug could not read the API server, if it could not; facts may be of before, or unknown.
+    pub(crate) facts: Option<Instant>,
     /// Whether calls of the webhooks may have failed.
     pub(crate) calls: bool,
 }
@@ -127,8 +127,11 @@ impl Hidden {
     const ATTACHMENT: u16 = 64;
     const ISOLATION: u16 = 128;
     /// The networks, each by its own bit.
-    const NETWORKS: [(&'static str, u16); 4] = [(STATIC, 256), (NETWORK, 512), ("flipp", 1024), (ELSEWHERE, 2048)];
-    const END: u16 = 4096;
+    const NETWORKS: [(&'static str, u16); 4] =
+        [(STATIC, 256), (NETWORK, Self::NETWORK), ("flipp", Self::NETWORK), (ELSEWHERE, 1024)];
+    /// Also the network whose name is similar, because a message names the other one.
+    const NETWORK: u16 = 512;
+    const END: u16 = 2048;
     /// The facts that are not listed here.
     const REST: u16 = !(Self::END - 1);
     const ALL: u16 = u16::MAX;
@@ -137,17 +140,14 @@ impl Hidden {
         self.0 & what != 0
     }
 
-    /// Returns what may be unknown if the API server does not answer: one or two of the facts, or all that are read again
-    /// before a denial.
+    /// Returns what may be unknown if the API server does not answer: all that is read again before a denial, or, if it
+    /// answers some requests, one or two of the facts.
     fn sets() -> Vec<Self> {
+        let again = Self::ALL & !(Self::USERS | Self::ATTACHMENT | Self::ISOLATION | Self::MACS | Self::REST);
+        let all = [again, again | Self::MACS, again | Self::USERS, Self::ALL & !Self::REST];
         let bits = || std::iter::successors(Some(1), |bit| Some(bit * 2)).take_while(|bit| *bit < Self::END);
-        let pairs = bits().flat_map(|one| bits().map(move |other| Self(one | other)));
-        let again = Self(Self::ALL & !(Self::USERS | Self::ATTACHMENT | Self::ISOLATION | Self::REST));
-        let mut sets: Vec<Self> =
-            pairs.chain([again, Self(again.0 & !Self::MACS), Self(Self::ALL & !Self::REST)]).collect();
-        sets.sort_by_key(|set| (set.0.count_ones(), set.0));
-        sets.dedup();
-        sets
+        let pairs = bits().flat_map(|one| bits().take_while(move |other| *other <= one).map(move |other| one | other));
+        all.into_iter().chain(pairs).map(Self).collect()
     }
 }
 
@@ -235,28 +235,24 @@ impl Replay {
         if replay.agrees(&current, &current, Hidden::default()) {
             return Agreement::Current { depends_on_facts: replay.depends_on_facts(&current) };
         }
-        let earliest = disturbance.api_server.map_or(sent, |begin| begin.min(sent)) - LAG;
-        for since in history.replacements(earliest, sent) {
+        let earliest = disturbance.facts.map_or(sent, |begin| begin.min(sent)) - LAG;
+        for (since, part) in history.replacements(earliest, sent) {
             if replay.agrees(&current, &of(since), Hidden::default()) {
-                return Agreement::Lagging(sent - since);
+                return Agreement::Lagging(sent - since, part);
             }
         }
         let old = of(earliest);
-        // The VM that had the address when nicplug looked is gone, and others are not read again.
-        let held = |contents: &Contents| {
-            contents[Part::Holder as usize].iter().any(|content| history.content(Part::Holder, *content).is_some())
-        };
-        let is_held = held(&old) && of(sent)[Part::Holder as usize].len() < old[Part::Holder as usize].len()
-            || current[Part::Holder as usize].len() > 1;
-        if is_held && replay.agrees(&current, &old, Hidden(Hidden::MACS)) {
-            return Agreement::Unknown(Hidden(Hidden::MACS));
+        // The VM with the address may be gone when nicplug reads it again; then it reads no other VM.
+        let macs = Hidden(Hidden::MACS);
+        if old[Part::Holder as usize].len() > 1 && replay.agrees(&current, &old, macs) {
+            return Agreement::Unknown;
         }
         if disturbance.calls && (replay.agrees_unmutated(&old) || request.kind == Kind::Nad && outcome.is_silent()) {
             return Agreement::Ignored;
         }
-        if disturbance.api_server.is_some() || answered - sent >= RECHECK {
-            if let Some(hidden) = Hidden::sets().into_iter().find(|hidden| replay.agrees(&current, &old, *hidden)) {
-                return Agreement::Unknown(hidden);
+        if disturbance.facts.is_some() || answered - sent >= RECHECK {
+            if Hidden::sets().into_iter().any(|hidden| replay.agrees(&current, &old, hidden)) {
+                return Agreement::Unknown;
             }
         }
         Agreement::Wrong
@@ -361,23 +357,42 @@ impl Replays<'_> {
     /// Whether the answer is that of one state of the facts. Those in memory may be old. A denial has read the networks
     /// and the guest again, unless one of its causes is the same without any facts.
     fn agrees(&self, current: &Contents, old: &Contents, hidden: Hidden) -> bool {
+        let Self { replay, history, request, outcome } = self;
         let mut objects: Vec<(Value, Vec<String>)> = Vec::new();
-        for state in states(old) {
-            let object = self.replay.mutate(self.history, self.request, state, hidden);
-            if !objects.contains(&object) {
-                objects.push(object);
+        // Of all that changes, a mutation depends on the guest alone.
+        for guest in &old[Part::Guest as usize] {
+            let mut state = current.each_ref().map(|contents| contents[0]);
+            state[Part::Guest as usize] = *guest;
+            let is_checked = self.drops_nic_by_old_facts(*guest, current);
+            let facts = [Some(Hidden::default()).filter(|_| !is_checked), Some(hidden).filter(|_| request.removes())];
+            for hidden in facts.into_iter().flatten() {
+                let object = replay.mutate(history, request, state, hidden);
+                if !objects.contains(&object) {
+                    objects.push(object);
+                }
             }
         }
         objects.into_iter().any(|(object, warnings)| {
-            let may_be_old = !self.outcome.is_denied() || self.has_cause_of_request(&object, old);
+            let may_be_old = !outcome.is_denied() || self.has_cause_of_request(&object, old);
             let mut contents = old.clone();
-            if !may_be_old {
-                for part in [Part::Network, Part::Guest] {
+            for part in [Part::Network, Part::Guest] {
+                if !may_be_old {
                     contents[part as usize].clone_from(&current[part as usize]);
                 }
             }
-            self.agrees_with(&object, &warnings, &contents, hidden)
+            // What one webhook cannot read again, the other one may not need.
+            [hidden, Hidden::default()]
+                .into_iter()
+                .any(|hidden| self.agrees_with(&object, &warnings, &contents, hidden))
         })
+    }
+
+    /// Whether a mutation by this guest is checked again: it drops a NIC because no guest runs, and that was before.
+    fn drops_nic_by_old_facts(&self, guest: usize, current: &Contents) -> bool {
+        let runs = |vmi: Value| vmi["status"]["phase"] == "Running";
+        self.request.removes()
+            && !current[Part::Guest as usize].contains(&guest)
+            && !self.history.content(Part::Guest, guest).is_some_and(runs)
     }
 
     /// Whether the answer is that to the object as it was sent.
@@ -386,7 +401,13 @@ impl Replays<'_> {
     }
 
     fn agrees_with(&self, object: &Value, warnings: &[String], contents: &Contents, hidden: Hidden) -> bool {
-        states(contents).into_iter().any(|state| {
+        let mut contents = contents.clone();
+        for (part, bit) in [(Part::Network, Hidden::NETWORK), (Part::Guest, Hidden::GUEST)] {
+            if hidden.hides(bit) {
+                contents[part as usize].truncate(1);
+            }
+        }
+        states(&contents).into_iter().any(|state| {
             let Self { replay, history, request, outcome } = self;
             replay.validate(history, request, object, warnings.to_vec(), state, hidden) == **outcome
         })

@@ -37,7 +37,7 @@ impl Request {
         let namespace = history.namespace.as_str();
         let stored = || history.fixed.iter().find(|object| object["metadata"]["name"] == GUEST).unwrap();
         let created = bare_vm(&format!("new-{}", random.u16(..)));
-        match random.usize(0..16) {
+        match random.usize(0..17) {
             // Verdicts that depend on the request alone.
             0 => Self::create(Kind::Vm, namespace, created.build()),
             1 => Self::create(Kind::Vm, namespace, created.nic("a", NETWORK).nic("a", NETWORK).build()),
@@ -53,7 +53,12 @@ impl Request {
                 let network = json!({"multus": {"networkName": STATIC}});
                 Self::update(namespace, stored(), &template(&vm().nic_with(absent, network)))
             }
-            14 => Self::update(namespace, stored(), &annotation("add-interfaces", &additions(random))),
+            14 => {
+                let mut patch = template(&with_nics(vm().nic(NIC, STATIC), random));
+                merge(&mut patch, &annotation("apply", "on-restart"));
+                Self::update(namespace, stored(), &patch)
+            }
+            15 => Self::update(namespace, stored(), &annotation("add-interfaces", &additions(random))),
             _ => {
                 let names = [NIC, "default", "blue,default", "unknown"];
                 Self::update(namespace, stored(), &annotation("remove-interfaces", names[random.usize(0..4)]))
@@ -140,6 +145,11 @@ impl Request {
     /// Returns the name of the webhook that validates it.
     pub(crate) fn webhook(&self) -> &'static str {
         if self.kind == Kind::Nad { "validate-networks.nicplug.io" } else { "validate.nicplug.io" }
+    }
+
+    /// Whether it asks to remove NICs by the annotation.
+    pub(crate) fn removes(&self) -> bool {
+        !self.after["metadata"]["annotations"]["nicplug.io/remove-interfaces"].is_null()
     }
 
     /// Whether the mutating webhook is registered for its kind.
