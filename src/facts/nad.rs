@@ -270,6 +270,35 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_is_kept_as_long_as_the_network_itself_is_the_same() {
+        let name = NadRef { namespace: "demo", name: "net" };
+        let nad = |config: &str| Fact::Known(Arc::new(Nad::read(config, "")));
+        let lookup = |nad: &Fact<Arc<Nad>>, suggestion: Option<&str>, conflict: Option<&str>| NadLookup {
+            nad: nad.clone(),
+            suggestion: suggestion.map(str::to_owned),
+            conflict: conflict.map(str::to_owned),
+        };
+        let hints = |fresh: NadLookup, earlier: NadLookup| {
+            let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
+            fresh_nads.insert(name, fresh);
+            earlier_nads.insert(name, earlier);
+            let lookup = fresh_nads.with_hints_of(&earlier_nads).lookup(name);
+            (lookup.suggestion, lookup.conflict)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let absent = |suggestion| lookup(&Fact::Absent, suggestion, None);
+        assert_eq!(hints(absent(None), absent(Some("other/net"))), (some("other/net"), None));
+        assert_eq!(hints(absent(Some("demo/nets")), absent(Some("other/net"))), (some("other/net"), None));
+        // The networks of the same namespace were read again.
+        assert_eq!(hints(absent(None), absent(Some("demo/nets"))), (None, None));
+        let [one, other] = [r#"{"type": "bridge"}"#, r#"{"type": "macvlan"}"#].map(nad);
+        let conflicting = |nad| lookup(nad, None, Some("other/net"));
+        assert_eq!(hints(lookup(&one, None, None), conflicting(&one)), (None, some("other/net")));
+        assert_eq!(hints(lookup(&other, None, None), conflicting(&one)), (None, None));
+        assert_eq!(hints(lookup(&one, None, None), absent(Some("other/net"))), (None, None));
+    }
+
+    #[test]
     fn isolation_is_off_unless_set_to_true() {
         let read = |text: &str| {
             let data = [("daemon-config.json".to_owned(), text.to_owned())].into();
