@@ -1,7 +1,8 @@
 //! Chaos on a real API server: two replicas behind one address under load, and one fault after the other.
 //!
-//! `cargo test --test chaos` runs eight faults, about a minute, always the same ones. `just chaos SECONDS SEED` runs
-//! faults for that long (docs/reliability.md). What is checked does not depend on time:
+//! `cargo test --test chaos` runs seven faults, each once: two to three minutes, most of them for the orderly end of an
+//! API server and a new certificate. `just chaos SECONDS SEED` runs faults for that long (docs/reliability.md). What is
+//! checked does not depend on time:
 //!
 //! - Each answer to a request is that of the library (`Reviewer::review`) to the review of the request and to the facts
 //!   of that time: allowed or denied, message, causes, warnings and the object after the patch. Facts may be of a moment
@@ -71,7 +72,7 @@ const FLAGS: [&str; 5] =
 const SECRET: &str = "nicplug-certificates";
 const PERSIST: &str = "nicplug.io/persist";
 /// How many faults run if no duration is given.
-const FAULTS: usize = 8;
+const FAULTS: usize = Fault::QUICK.len();
 
 /// How long the test waits for the end of a fault. The leader of the certificates waits a minute before it uses a new
 /// CA, and another replica leads 15 seconds after a kill.
@@ -112,10 +113,10 @@ impl Fault {
         matches!(self, Self::ApiServerKilled | Self::ApiServerRestarted | Self::ReplicasCutOff)
     }
 
-    /// Whether the API server may fail to call a webhook meanwhile.
+    /// Whether the API server may fail to call a webhook meanwhile. That a replica ends in order is among them, because its
+    /// grace period is so short here that the API server may use a connection which it is closing.
     fn breaks_calls(self) -> bool {
-        use Fault::{ApiServerKilled, ApiServerRestarted, BothReplicasKilled, OneReplicaKilled};
-        matches!(self, ApiServerKilled | ApiServerRestarted | BothReplicasKilled | OneReplicaKilled)
+        !matches!(self, Self::ReplicasCutOff | Self::CertificateRenewed | Self::CaRenewed)
     }
 }
 
@@ -298,8 +299,7 @@ async fn random_faults_cause_no_wrong_verdict_and_each_nic_is_persisted_once_wit
     };
     while !is_over(persisted.len()) {
         let fault = match seconds {
-            // Each of them at least once.
-            None => Fault::QUICK.get(persisted.len()).copied().unwrap_or_else(|| Fault::QUICK[random.usize(0..7)]),
+            None => Fault::QUICK[persisted.len()],
             Some(_) if random.u8(0..20) == 0 => Fault::CaRenewed,
             Some(_) => Fault::QUICK[random.usize(0..7)],
         };

@@ -1,6 +1,7 @@
 //! Replays requests by the library alone, and compares the answers.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
@@ -231,23 +232,26 @@ impl Replay {
     ) -> Agreement {
         let of = |since| history.contents(since, answered);
         let current = of(sent);
-        let replay = Replays { replay: self, history, request, outcome };
+        let replay = Replays { replay: self, history, request, outcome, known: RefCell::default() };
         if replay.agrees(&current, &current, Hidden::default()) {
             return Agreement::Current { depends_on_facts: replay.depends_on_facts(&current) };
         }
         let earliest = disturbance.facts.map_or(sent, |begin| begin.min(sent)) - LAG;
-        for (since, part) in history.replacements(earliest, sent) {
-            if replay.agrees(&current, &of(since), Hidden::default()) {
-                return Agreement::Lagging(sent - since, part);
-            }
-        }
         let old = of(earliest);
+        if disturbance.calls && request.kind == Kind::Nad && outcome.is_silent() {
+            return Agreement::Ignored;
+        }
+        let replacements = history.replacements(earliest, sent);
+        let is_newer = |(since, _): &(Instant, Part)| !replay.agrees(&current, &of(*since), Hidden::default());
+        if let Some((since, part)) = replacements.get(replacements.partition_point(is_newer)) {
+            return Agreement::Lagging(sent - *since, *part);
+        }
         // The VM with the address may be gone when nicplug reads it again; then it reads no other VM.
         let macs = Hidden(Hidden::MACS);
         if old[Part::Holder as usize].len() > 1 && replay.agrees(&current, &old, macs) {
             return Agreement::Unknown;
         }
-        if disturbance.calls && (replay.agrees_unmutated(&old) || request.kind == Kind::Nad && outcome.is_silent()) {
+        if disturbance.calls && replay.agrees_unmutated(&old) {
             return Agreement::Ignored;
         }
         if disturbance.facts.is_some() || answered - sent >= RECHECK {
@@ -351,13 +355,15 @@ struct Replays<'r> {
     history: &'r History,
     request: &'r Request,
     outcome: &'r Outcome,
+    /// Whether the answer is that to an object, after warnings of the mutation, by a state of the facts.
+    known: RefCell<HashMap<(String, State, Hidden), bool>>,
 }
 
 impl Replays<'_> {
     /// Whether the answer is that of one state of the facts. Those in memory may be old. A denial has read the networks
     /// and the guest again, unless one of its causes is the same without any facts.
     fn agrees(&self, current: &Contents, old: &Contents, hidden: Hidden) -> bool {
-        let Self { replay, history, request, outcome } = self;
+        let Self { replay, history, request, outcome, .. } = self;
         let mut objects: Vec<(Value, Vec<String>)> = Vec::new();
         // Of all that changes, a mutation depends on the guest alone.
         for guest in &old[Part::Guest as usize] {
@@ -380,10 +386,9 @@ impl Replays<'_> {
                     contents[part as usize].clone_from(&current[part as usize]);
                 }
             }
-            // What one webhook cannot read again, the other one may not need.
-            [hidden, Hidden::default()]
-                .into_iter()
-                .any(|hidden| self.agrees_with(&object, &warnings, &contents, hidden))
+            let agrees = |hidden| self.agrees_with(&object, &warnings, &contents, hidden);
+            // What the mutating webhook could not read again, the other one may know, or may not need.
+            agrees(hidden) || request.removes() && agrees(Hidden::default())
         })
     }
 
@@ -407,16 +412,22 @@ impl Replays<'_> {
                 contents[part as usize].truncate(1);
             }
         }
+        let text = format!("{object} {warnings:?}");
         states(&contents).into_iter().any(|state| {
-            let Self { replay, history, request, outcome } = self;
-            replay.validate(history, request, object, warnings.to_vec(), state, hidden) == **outcome
+            let Self { replay, history, request, outcome, known } = self;
+            *known.borrow_mut().entry((text.clone(), state, hidden)).or_insert_with(|| {
+                replay.validate(history, request, object, warnings.to_vec(), state, hidden) == **outcome
+            })
         })
     }
 
     /// Whether a cause of the denial depends on the request alone.
-    fn has_cause_of_request(&self, object: &Value, contents: &Contents) -> bool {
+    fn has_cause_of_request(&self, object: &Value, all: &Contents) -> bool {
         let Some((_, causes)) = &self.outcome.denial else { return false };
-        states(contents).into_iter().any(|state| {
+        // The enforcement is known in any case.
+        let mut contents = all.each_ref().map(|contents| vec![contents[0]]);
+        contents[Part::Namespace as usize].clone_from(&all[Part::Namespace as usize]);
+        states(&contents).into_iter().any(|state| {
             let Self { replay, history, request, .. } = self;
             let without = replay.validate(history, request, object, Vec::new(), state, Hidden(Hidden::ALL));
             without.denial.is_some_and(|(_, always)| always.iter().any(|cause| causes.contains(cause)))
@@ -428,7 +439,7 @@ impl Replays<'_> {
         [Part::Network, Part::Guest].into_iter().any(|part| {
             let mut contents = current.each_ref().map(|contents| vec![contents[0]]);
             contents[part as usize] = self.history.all_contents(part);
-            let Self { replay, history, request, outcome } = self;
+            let Self { replay, history, request, outcome, .. } = self;
             let mut all = states(&contents).into_iter();
             all.any(|state| replay.outcome(history, request, (state, state), Hidden::default()) != **outcome)
         })
