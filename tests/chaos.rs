@@ -4,10 +4,10 @@
 //! API server and a new certificate. `just chaos SECONDS SEED` runs faults for that long (docs/reliability.md). What is
 //! checked does not depend on time:
 //!
-//! - Each answer to a request is that of the library (`Reviewer::review`) to the review of the request and to the facts
-//!   of that time: allowed or denied, message, causes, warnings and the object after the patch. Facts may be of a moment
-//!   before, but the networks and the guest of a denial may not. While the API server does not answer, facts may be of
-//!   before or unknown.
+//! - Each answer is that of the library (`Reviewer::review`) to the review of the request and to the facts of that time:
+//!   allowed or denied, message, causes, warnings and the object after the patch. Facts may be of a moment before, but
+//!   the networks and the guest of a denial may not. While the API server does not answer, facts may be of before or
+//!   unknown.
 //! - Each NIC to persist is written into its template once, by one write, and has one Event.
 //!
 //! A request without an answer has failed: the connection broke, or the API server could not call the webhook.
@@ -113,8 +113,8 @@ impl Fault {
         matches!(self, Self::ApiServerKilled | Self::ApiServerRestarted | Self::ReplicasCutOff)
     }
 
-    /// Whether the API server may fail to call a webhook meanwhile. That a replica ends in order is among them, because its
-    /// grace period is so short here that the API server may use a connection which it is closing.
+    /// Whether the API server may fail to call a webhook meanwhile. A replica that ends in order is among the causes: its
+    /// grace period is so short here that the API server may use a connection that it closes.
     fn breaks_calls(self) -> bool {
         !matches!(self, Self::ReplicasCutOff | Self::CertificateRenewed | Self::CaRenewed)
     }

@@ -1,8 +1,8 @@
 //! The objects on which the verdicts depend, and when they were how.
 //!
-//! Only the test writes them, one write after the other, into a namespace of its own. So the state of the cluster at any
-//! time is known: an object has its new content at the earliest when the write is sent, and its old content at the latest
-//! until the write is acknowledged.
+//! Only the test writes them, one write after the other, into a namespace of its own. So the state of the cluster at
+//! any time is known: an object has its new content at the earliest when the write is sent, and its old content at the
+//! latest until the write is acknowledged.
 
 use std::sync::Mutex;
 

@@ -2,9 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, mem,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -131,14 +131,14 @@ impl Load {
     }
 
     /// Ends the clients, and returns what they have seen.
-    pub(crate) async fn end(&self, mut tasks: JoinSet<()>) -> MutexGuard<'_, Counts> {
+    pub(crate) async fn end(&self, mut tasks: JoinSet<()>) -> Counts {
         self.is_over.store(true, Ordering::Relaxed);
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap();
         }
         self.judge();
         assert!(self.answers.lock().unwrap().is_empty());
-        self.counts.lock().unwrap()
+        mem::take(&mut *self.counts.lock().unwrap())
     }
 
     /// Sends one request.
