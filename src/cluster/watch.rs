@@ -195,9 +195,12 @@ impl Watch {
         let mut cursor = Cursor::default();
         loop {
             let start = Instant::now();
+            let had_version = cursor.resource_version.is_some();
             let result = self.follow(&mut cursor).await;
             let is_alive = std::mem::take(&mut cursor.is_alive);
-            if is_alive {
+            // The API server answers, so the list that must follow does not wait as long as after an outage.
+            let is_expired = had_version && matches!(result, Err(ApiError::Expired));
+            if is_alive || is_expired {
                 backoff.reset();
             }
             match result {
@@ -639,6 +642,30 @@ mod tests {
         test.wait(Duration::from_secs(10)).await;
         assert_eq!((test.nad("a"), test.nad("b"), test.nad("c")), (Fact::Absent, Fact::Known(()), Fact::Known(())));
         assert_eq!((test.state(), test.status.error_count(WatchError::Expired)), ("synced", 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_outage_an_expired_resource_version_is_replaced_at_once() {
+        let mut test = TestWatch::new();
+        test.server.answers(200, list(9, "", &[nad("a", 1)]));
+        let wire = test.server.watch();
+        test.settle().await;
+        for _ in 0..100 {
+            test.server.breaks();
+        }
+        drop(wire);
+        // By now the pauses between the tries are long.
+        test.wait(Duration::from_mins(2)).await;
+        assert_eq!((test.nad("b"), test.state()), (Fact::Absent, "stale"));
+        test.server.now_answers(200, list(20, "", &[]));
+        let wire = test.server.watch();
+        test.wait(Duration::from_secs(31)).await;
+        assert_eq!(test.state(), "synced");
+        wire.send("ERROR", &status(410, "too old resource version: 9 (15)"));
+        test.server.answers(200, list(20, "", &[nad("b", 15)]));
+        let _wire = test.server.watch();
+        test.wait(Duration::from_secs(1)).await;
+        assert_eq!((test.nad("a"), test.nad("b"), test.state()), (Fact::Absent, Fact::Known(()), "synced"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -142,6 +142,24 @@ impl Nads {
         let found = self.0.iter().find(|found| found.is_of(name));
         found.map(|found| found.lookup.clone()).unwrap_or_default()
     }
+
+    /// Completes lookups of single networks by earlier ones that saw the networks of all namespaces: a network of the
+    /// same name in another namespace, and other settings for the same OVN network.
+    #[must_use]
+    pub fn with_hints_of(mut self, earlier: &Self) -> Self {
+        for Found { namespace, name, lookup } in &mut self.0 {
+            let earlier = earlier.lookup(NadRef { namespace, name });
+            if earlier.nad != lookup.nad {
+                continue;
+            }
+            lookup.conflict = earlier.conflict;
+            let elsewhere = |hint: &String| NadRef::parse(hint, namespace).namespace != namespace;
+            if let Some(hint) = earlier.suggestion.filter(elsewhere) {
+                lookup.suggestion = Some(hint);
+            }
+        }
+        self
+    }
 }
 
 impl Found {
@@ -255,6 +273,35 @@ mod tests {
         ] {
             assert_eq!(closest_name(name, names.into_iter()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_hint_is_kept_as_long_as_the_network_itself_is_the_same() {
+        let name = NadRef { namespace: "demo", name: "net" };
+        let nad = |config: &str| Fact::Known(Arc::new(Nad::read(config, "")));
+        let lookup = |nad: &Fact<Arc<Nad>>, suggestion: Option<&str>, conflict: Option<&str>| NadLookup {
+            nad: nad.clone(),
+            suggestion: suggestion.map(str::to_owned),
+            conflict: conflict.map(str::to_owned),
+        };
+        let hints = |fresh: NadLookup, earlier: NadLookup| {
+            let [mut fresh_nads, mut earlier_nads] = [Nads::default(), Nads::default()];
+            fresh_nads.insert(name, fresh);
+            earlier_nads.insert(name, earlier);
+            let lookup = fresh_nads.with_hints_of(&earlier_nads).lookup(name);
+            (lookup.suggestion, lookup.conflict)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let absent = |suggestion| lookup(&Fact::Absent, suggestion, None);
+        assert_eq!(hints(absent(None), absent(Some("other/net"))), (some("other/net"), None));
+        assert_eq!(hints(absent(Some("demo/nets")), absent(Some("other/net"))), (some("other/net"), None));
+        // The networks of the same namespace were read again.
+        assert_eq!(hints(absent(None), absent(Some("demo/nets"))), (None, None));
+        let [one, other] = [r#"{"type": "bridge"}"#, r#"{"type": "macvlan"}"#].map(nad);
+        let conflicting = |nad| lookup(nad, None, Some("other/net"));
+        assert_eq!(hints(lookup(&one, None, None), conflicting(&one)), (None, some("other/net")));
+        assert_eq!(hints(lookup(&other, None, None), conflicting(&one)), (None, None));
+        assert_eq!(hints(lookup(&one, None, None), absent(Some("other/net"))), (None, None));
     }
 
     #[test]

@@ -156,6 +156,8 @@ impl OverlayFacts {
             isolation: if is_fresh(Kind::ConfigMap) { fresh.isolation } else { known.isolation.clone() },
             overrides: known.overrides.clone(),
             by_controller: known.by_controller,
+            // Only the networks that the change names are read again.
+            nads: fresh.nads.with_hints_of(&known.nads),
             // They never deny.
             quotas: known.quotas.clone(),
             resource_injector: known.resource_injector,
@@ -427,6 +429,18 @@ mod tests {
         assert_eq!(requested.iter().filter(|path| path.as_str() == NAD).count(), 1, "{requested:?}");
         // The denial does not depend on a fact that needs a list of the whole cluster.
         assert!(!requested.iter().any(|path| path.contains("nodes") || path.contains("daemonsets")), "{requested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_confirmed_denial_says_in_which_namespace_the_network_exists() {
+        let mut elsewhere = object("NetworkAttachmentDefinition", "net");
+        elsewhere["metadata"]["namespace"] = json!("other");
+        let reviewer = reviewer(&[kubevirt(), vmi(), elsewhere]);
+        let (rechecker, _) = cluster(|path| Some(running(path)));
+        let body = body(&["old", "new"], &json!({}));
+        let (first, last) = confirm(&rechecker, &reviewer, Endpoint::Validate, &body).await;
+        assert!(text(&last).contains("other/net"), "{}", text(&last));
+        assert_eq!((text(&first), results(&rechecker)), (text(&last), [1, 0, 0]));
     }
 
     #[tokio::test(start_paused = true)]

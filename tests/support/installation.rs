@@ -1,7 +1,7 @@
 //! What `deploy/install.yaml` installs, and replicas that run as its Deployment runs them: with its flags, as its service
 //! account.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use hyper::http::Method;
 use kube::Client;
@@ -42,6 +42,11 @@ impl Installation {
         }
         let flags = flags(&objects, &service, &folder);
         Self { service, flags, folder }
+    }
+
+    /// Returns the settings of the ConfigMap.
+    pub(crate) fn settings(&self) -> String {
+        fs::read_to_string(self.folder.path().join("settings.yaml")).unwrap()
     }
 
     /// Returns the flags of the Deployment, with the address of the Service and a file with the settings of the
