@@ -27,7 +27,7 @@ use serde::{
 };
 
 use self::{
-    scan::{after_number, short_whole_number, split_compact_key, split_plain_string, trim_start},
+    scan::{after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start},
     skipped::SkippedValues,
 };
 
@@ -231,9 +231,9 @@ impl<'de> Reader<'de> {
         match self.first {
             FirstObject::Disabled => visitor.visit_newtype_struct(self),
             // An object ends at its last bracket, so the text after a match does not matter.
-            FirstObject::Read(text) => match self.rest.strip_prefix(text) {
+            FirstObject::Read(text) => match strip_long_prefix(self.rest.as_bytes(), text.as_bytes()) {
                 Some(tail) => {
-                    self.rest = tail;
+                    self.advance_to(tail)?;
                     visitor.visit_unit()
                 }
                 None => visitor.visit_newtype_struct(self),

@@ -49,6 +49,26 @@ pub(super) fn trim_start(text: &str) -> &str {
     }
 }
 
+/// Returns the text after a prefix; `None` if it begins with something else.
+///
+/// `strip_prefix` calls `memcmp`. That of musl, which the image's binary has, compares byte by byte: for the values that
+/// `oldObject` repeats it would take as many instructions as the rest of a heartbeat.
+#[inline]
+pub(super) fn strip_long_prefix<'t>(text: &'t [u8], prefix: &[u8]) -> Option<&'t [u8]> {
+    let (start, tail) = text.split_at_checked(prefix.len())?;
+    let is_same = match (start.last_chunk::<BLOCK>(), prefix.last_chunk::<BLOCK>()) {
+        (Some(last), Some(last_of_prefix)) => {
+            let mut blocks = start.as_chunks::<BLOCK>().0.iter().zip(prefix.as_chunks::<BLOCK>().0);
+            last == last_of_prefix && blocks.all(|(block, block_of_prefix)| block == block_of_prefix)
+        }
+        _ => start == prefix,
+    };
+    is_same.then_some(tail)
+}
+
+/// The bytes that [`strip_long_prefix`] compares at once: so many are compared without a call.
+const BLOCK: usize = 32;
+
 /// Returns the text from the first quote, backslash or control character on.
 #[inline]
 pub(super) fn from_special(mut text: &[u8]) -> Option<&[u8]> {
@@ -111,4 +131,28 @@ pub(super) fn short_whole_number(text: &str) -> Option<u64> {
         return None;
     }
     text.bytes().try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_long_prefix_is_stripped_like_any_other(
+            prefix in prop::collection::vec(0..3_u8, 0..100),
+            tail in prop::collection::vec(0..3_u8, 0..10),
+            change in any::<prop::sample::Index>(),
+        ) {
+            let mut text = [&prefix[..], &tail].concat();
+            prop_assert_eq!(strip_long_prefix(&text, &prefix), Some(&tail[..]));
+            prop_assert_eq!(strip_long_prefix(&prefix, &text), prefix.strip_prefix(&text[..]));
+            if !prefix.is_empty() {
+                text[change.index(prefix.len())] += 3;
+                prop_assert_eq!(strip_long_prefix(&text, &prefix), None);
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Long values that were skipped once and may be repeated.
 
 use super::{
-    scan::{after_number, after_whitespace, from_special},
+    scan::{after_number, after_whitespace, from_special, strip_long_prefix},
     skip,
 };
 
@@ -66,7 +66,7 @@ impl<'de> SkippedValues<'de> {
     fn after_delimited(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
         let Some(head) = text.first_chunk().copied() else { return after_delimited(text) };
         let mut known = self.values.iter().take(self.count).filter(|(known, _)| *known == head);
-        if let Some(tail) = known.find_map(|(_, value)| text.strip_prefix(*value)) {
+        if let Some(tail) = known.find_map(|(_, value)| strip_long_prefix(text, value)) {
             return Some(tail);
         }
         let tail = after_delimited(text)?;
