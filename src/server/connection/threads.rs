@@ -18,7 +18,7 @@ use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
     task::{Id, JoinSet, yield_now},
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -152,8 +152,11 @@ async fn removal(removed: oneshot::Receiver<Removal>, timeouts: Arc<ConnectionTi
     // task reads them before it ends the connection.
     let phase = timeouts.phase();
     yield_now().await;
-    // A client that has sent something was not slow, so it gets its answer.
-    if timeouts.phase() == phase { removal } else { Removal::Close }
+    if timeouts.phase() != phase {
+        // A client that has just sent something is not slow: it gets time for the rest.
+        sleep(timeouts.arrival()).await;
+    }
+    removal
 }
 
 /// A thread for connections. When it is dropped, the thread ends and drops its tasks.
@@ -178,6 +181,8 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::Router;
     use tokio::net::TcpListener;
 
@@ -187,10 +192,12 @@ mod tests {
         tls::{self, CertResolver},
     };
 
-    #[tokio::test]
-    async fn a_connection_that_was_read_meanwhile_is_not_aborted() {
-        for (is_read, expected) in [(false, Removal::Abort), (true, Removal::Close)] {
-            let timeouts = Arc::new(ConnectionTimeouts::new(&Limits::default(), 0));
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_read_meanwhile_is_removed_later() {
+        let limits = Limits::default();
+        for (is_read, expected) in [(false, Duration::ZERO), (true, limits.arrival)] {
+            let start = Instant::now();
+            let timeouts = Arc::new(ConnectionTimeouts::new(&limits, 0));
             timeouts.begin_handshake();
             let (remover, removed) = oneshot::channel();
             remover.send(Removal::Abort).unwrap();
@@ -198,7 +205,8 @@ mod tests {
                 let timeouts = Arc::clone(&timeouts);
                 tokio::spawn(async move { timeouts.end_hello() });
             }
-            assert_eq!(removal(removed, timeouts).await, expected);
+            assert_eq!(removal(removed, timeouts).await, Removal::Abort);
+            assert_eq!(start.elapsed(), expected);
         }
     }
 

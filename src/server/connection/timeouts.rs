@@ -173,6 +173,11 @@ impl ConnectionTimeouts {
         })
     }
 
+    /// Returns the time in which a request must arrive while connections need places.
+    pub(crate) fn arrival(&self) -> Duration {
+        self.arrival
+    }
+
     /// Whether no request has begun yet.
     fn is_fresh(&self) -> bool {
         self.remaining.load(Ordering::Relaxed) == self.max_requests
