@@ -116,9 +116,7 @@ pub(crate) mod parse_count {
 
 /// Finds the reason why a body cannot be read, and reads the readable part of it.
 fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
-    let body: Body<Bare> =
-        serde_json::from_str(text).map_err(|error| BodyError::InvalidRequest(without_position(&error)))?;
+    let body: Body<Bare> = json::read(text).map_err(|json::JsonError| reason(text))?;
     if !is_review(&body.api_version, &body.kind) {
         let (api_version, kind) = (body.api_version.to_string(), body.kind.to_string());
         return Err(BodyError::OtherType { api_version, kind });
@@ -135,9 +133,28 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
         }
     }
     let kind = ObjectKind::of(&request.kind);
-    match find_invalid_field(kind, object, false).or_else(|| find_invalid_field(kind, old_object, true)) {
-        Some(fault) => Ok(ParsedRequest::Invalid(request, fault)),
-        None => Err(BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned())),
+    for (text, in_old_object) in [(object, false), (old_object, true)] {
+        if let Some(fault) = find_invalid_field(kind, text, in_old_object)? {
+            return Ok(ParsedRequest::Invalid(request, fault));
+        }
+    }
+    Err(BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned()))
+}
+
+/// The bytes of a body in which serde_json looks for the reason why its outer parts cannot be read. It takes 40
+/// instructions for each, and only a client that is not an API server sends such a body.
+const EXPLAINED: usize = 16 << 10;
+
+/// Returns why the parts around the objects of a body cannot be read.
+fn reason(text: &str) -> BodyError {
+    let start = text.floor_char_boundary(EXPLAINED);
+    match serde_json::from_str::<Body<Bare>>(&text[..start]) {
+        Err(error) if error.is_data() => BodyError::InvalidRequest(without_position(&error)),
+        Err(error) if error.is_eof() && start < text.len() => {
+            BodyError::InvalidRequest(format!("there is a fault after its first {start} bytes"))
+        }
+        Err(error) => BodyError::NotJson(error.to_string()),
+        Ok(_) => BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned()),
     }
 }
 
@@ -145,12 +162,23 @@ fn is_review(api_version: &str, kind: &str) -> bool {
     api_version == API_VERSION && kind == "AdmissionReview"
 }
 
-fn find_invalid_field(kind: ObjectKind, text: Option<JsonText>, in_old_object: bool) -> Option<InvalidField> {
-    let mut deserializer = serde_json::Deserializer::from_str(text?.as_str());
+/// Returns the field of an object that has another type than in the API.
+fn find_invalid_field(
+    kind: ObjectKind,
+    text: Option<JsonText>,
+    in_old_object: bool,
+) -> Result<Option<InvalidField>, BodyError> {
+    let Some(text) = text.map(JsonText::as_str) else { return Ok(None) };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
-    let error = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track)).err()?;
+    let read = kind.deserialize(serde_path_to_error::Deserializer::new(&mut deserializer, &mut track));
+    let Err(error) = read else { return Ok(None) };
+    if !error.is_data() {
+        // JSON that is nested too deeply is JSON.
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| BodyError::NotJson(error.to_string()))?;
+    }
     let message = without_position(&error);
-    Some(InvalidField { in_old_object, field: track.path().to_string(), message })
+    Ok(Some(InvalidField { in_old_object, field: track.path().to_string(), message }))
 }
 
 /// Returns the message of an error without line and column, which are useless for a body that the user never sees.
@@ -489,6 +517,12 @@ mod tests {
         assert!(error(&body(r#"{"uid":5}"#)).contains("expected a string"));
         let beta = r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1","request":{"uid":"u"}}"#;
         assert!(error(beta).contains("\"admission.k8s.io/v1beta1\""), "{}", error(beta));
+        let broken = body(&format!(r#"{{"uid":"u",{VM},"object":{{"metadata":{{"name":nul}}}}}}"#));
+        assert!(error(&broken).contains("not JSON: expected"), "{}", error(&broken));
+        let deep = format!("{{\"a\":{}", "[".repeat(100_000));
+        assert!(error(&deep).contains("a fault after its first 16384 bytes"), "{}", error(&deep));
+        let late = body(&format!(r#"{{"options":"{}","uid":5}}"#, "é".repeat(100_000)));
+        assert!(error(&late).contains("a fault after its first 1638"), "{}", error(&late));
         assert!(read(b"\xff\xfe").unwrap_err().to_string().contains("not JSON"));
     }
 }
