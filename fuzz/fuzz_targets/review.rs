@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nicplug::admission::Endpoint;
+use nicplug::admission::{Decision, Endpoint};
 use nicplug_fuzz::{REVIEWER, answer, patched_once};
 use serde_json::Value;
 
@@ -17,8 +17,15 @@ fuzz_target!(|body: &[u8]| {
         let indented = serde_json::to_string_pretty(&review).expect("a value is JSON");
         for endpoint in Endpoint::ALL {
             let expected = REVIEWER.review(endpoint, compact.as_bytes());
-            assert_eq!(REVIEWER.review(endpoint, escaped.as_bytes()), expected, "escaped: {escaped}");
-            assert_eq!(REVIEWER.review(endpoint, indented.as_bytes()), expected, "indented: {indented}");
+            for spelling in [&escaped, &indented] {
+                let answer = REVIEWER.review(endpoint, spelling.as_bytes());
+                // The reason why a body is malformed is not looked for in all of a long body.
+                if expected.decision == Decision::Malformed {
+                    assert_eq!(answer.decision, expected.decision, "{spelling}");
+                } else {
+                    assert_eq!(answer, expected, "{spelling}");
+                }
+            }
         }
     }
 });

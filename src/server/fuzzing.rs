@@ -15,6 +15,7 @@ use super::{
     denials::DenialCounts,
     in_flight::InFlight,
     limits::Limits,
+    overload::Overload,
     routes::{self, AppState},
 };
 use crate::admission::{Endpoint, Reviewer};
@@ -43,6 +44,7 @@ impl Routes {
             denials: DenialCounts::new(0),
             counts: Counts::default(),
             in_flight: Arc::new(InFlight::new(limits.in_flight)),
+            overload: Overload::new(),
             spans: None,
             max_body: limits.body,
             bodies: Arc::new(BodyBudget::new(limits.bodies)),
