@@ -19,13 +19,19 @@ pub(crate) struct Listing<T> {
 
 #[derive(Debug)]
 struct Slot<T> {
-    /// `None` for an object that does not exist, or that cannot be read.
-    object: Option<T>,
-    /// Whether it exists and cannot be read.
-    is_unreadable: bool,
+    state: State<T>,
     /// The last list in which the object was seen. It is atomic, so that an unchanged object can be marked under a read
     /// lock.
     generation: AtomicU32,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Known(T),
+    /// It was read by name and not found.
+    Absent,
+    /// It exists and cannot be read.
+    Unreadable,
 }
 
 impl<T> Default for Listing<T> {
@@ -41,12 +47,11 @@ impl<T> Listing<T> {
 
     /// Returns the object of a name.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Fact<&T> {
-        match self.slot(namespace, name) {
-            Some(Slot { object: Some(object), .. }) => Fact::Known(object),
-            Some(Slot { is_unreadable: true, .. }) => Fact::Unknown,
-            Some(_) => Fact::Absent,
+        match self.slot(namespace, name).map(|slot| &slot.state) {
+            Some(State::Known(object)) => Fact::Known(object),
+            Some(State::Absent) => Fact::Absent,
             None if self.is_synced => Fact::Absent,
-            None => Fact::Unknown,
+            Some(State::Unreadable) | None => Fact::Unknown,
         }
     }
 
@@ -57,13 +62,13 @@ impl<T> Listing<T> {
 
     /// Inserts an object and returns the one that it replaces.
     pub(crate) fn insert(&mut self, namespace: &str, name: &str, object: T) -> Option<T> {
-        self.set(namespace, name, Some(object), false)
+        self.set(namespace, name, State::Known(object))
     }
 
-    fn set(&mut self, namespace: &str, name: &str, object: Option<T>, is_unreadable: bool) -> Option<T> {
-        let slot = Slot { object, is_unreadable, generation: AtomicU32::new(self.generation) };
+    fn set(&mut self, namespace: &str, name: &str, state: State<T>) -> Option<T> {
+        let slot = Slot { state, generation: AtomicU32::new(self.generation) };
         if let Some(present) = self.namespaces.get_mut(namespace).and_then(|names| names.get_mut(name)) {
-            return std::mem::replace(present, slot).object;
+            return known(std::mem::replace(present, slot));
         }
         self.namespaces.entry(namespace.into()).or_default().insert(name.into(), slot);
         None
@@ -76,26 +81,34 @@ impl<T> Listing<T> {
         if names.is_empty() {
             self.namespaces.remove(namespace);
         }
-        slot.and_then(|slot| slot.object)
+        slot.and_then(known)
     }
 
     /// Iterates over the objects with their namespaces and names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &T)> {
         let names = self.namespaces.iter().flat_map(|(namespace, names)| {
-            names.iter().map(move |(name, slot)| (namespace.as_ref(), name.as_ref(), slot))
+            names.iter().map(move |(name, slot)| (namespace.as_ref(), name.as_ref(), &slot.state))
         });
-        names.filter_map(|(namespace, name, slot)| Some((namespace, name, slot.object.as_ref()?)))
+        names.filter_map(|(namespace, name, state)| match state {
+            State::Known(object) => Some((namespace, name, object)),
+            State::Absent | State::Unreadable => None,
+        })
     }
 
     /// Iterates over the objects of a namespace with their names.
     pub(crate) fn iter_in(&self, namespace: &str) -> impl Iterator<Item = (&str, &T)> {
         let names = self.namespaces.get(namespace).into_iter().flatten();
-        names.filter_map(|(name, slot)| Some((name.as_ref(), slot.object.as_ref()?)))
+        names.filter_map(|(name, slot)| match &slot.state {
+            State::Known(object) => Some((name.as_ref(), object)),
+            State::Absent | State::Unreadable => None,
+        })
     }
 
     /// Iterates over the namespaces that have an object of the name.
     pub(crate) fn namespaces_with(&self, name: &str) -> impl Iterator<Item = &str> {
-        let has = |names: &HashMap<Box<str>, Slot<T>>| names.get(name).is_some_and(|slot| slot.object.is_some());
+        let has = |names: &HashMap<Box<str>, Slot<T>>| {
+            names.get(name).is_some_and(|slot| matches!(slot.state, State::Known(_)))
+        };
         self.namespaces.iter().filter(move |(_, names)| has(names)).map(|(namespace, _)| namespace.as_ref())
     }
 
@@ -116,7 +129,14 @@ impl<T> Listing<T> {
 }
 
 fn is_readable<T>(names: &HashMap<Box<str>, Slot<T>>) -> bool {
-    !names.values().any(|slot| slot.is_unreadable)
+    !names.values().any(|slot| matches!(slot.state, State::Unreadable))
+}
+
+fn known<T>(slot: Slot<T>) -> Option<T> {
+    match slot.state {
+        State::Known(object) => Some(object),
+        State::Absent | State::Unreadable => None,
+    }
 }
 
 /// A listing of objects of any type.
@@ -161,15 +181,15 @@ impl<T> AnyListing for Listing<T> {
     }
 
     fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
-        self.slot(namespace, name).is_some_and(|slot| slot.is_unreadable)
+        self.slot(namespace, name).is_some_and(|slot| matches!(slot.state, State::Unreadable))
     }
 
     fn mark_unreadable(&mut self, namespace: &str, name: &str) {
-        self.set(namespace, name, None, true);
+        self.set(namespace, name, State::Unreadable);
     }
 
     fn mark_absent(&mut self, namespace: &str, name: &str) {
-        self.set(namespace, name, None, false);
+        self.set(namespace, name, State::Absent);
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {
