@@ -209,7 +209,8 @@ instructions *flags:
 # Compares the image's binary with a minimal service (needs h2load): docs/performance.md.
 bench-server *flags:
     bash image/build.sh {{ image_arch }} target/image/{{ image_arch }}
-    bash benches/floor.sh {{ image_arch }} target/image/{{ image_arch }}/nicplug target/image/{{ image_arch }}/floor
+    bash benches/floor.sh {{ arch() }}-unknown-linux-musl target/image/{{ image_arch }}/nicplug \
+        target/image/{{ image_arch }}/floor
     cargo build --profile dist --locked --example bench_server
     target/dist/examples/bench_server --nicplug target/image/{{ image_arch }}/nicplug \
         --floor target/image/{{ image_arch }}/floor {{ flags }}

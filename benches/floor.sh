@@ -1,18 +1,10 @@
 #!/usr/bin/env bash
 # Builds the floor of the benchmark (examples/floor.rs) as the image's binary is built: static, with the same allocator,
-# the profile `dist`, and optimised by its own counts. floor.sh ARCH NICPLUG FILE writes it to FILE; NICPLUG is a binary
+# the profile `dist`, and optimised by its own counts. floor.sh TARGET NICPLUG FILE writes it to FILE; NICPLUG is a binary
 # that makes the certificate for the recording.
 set -euo pipefail
-arch=$1 nicplug=$(realpath "$2") file=$(realpath --canonicalize-missing "$3")
+target=$1 nicplug=$(realpath "$2") file=$(realpath --canonicalize-missing "$3")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case $arch in
-    amd64) target=x86_64-unknown-linux-musl ;;
-    arm64) target=aarch64-unknown-linux-musl ;;
-    *)
-        echo "floor.sh: \"$arch\" is not an architecture of the image; use amd64 or arm64" >&2
-        exit 1
-        ;;
-esac
 source image/environment.sh "$target"
 
 train() {

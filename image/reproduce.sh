@@ -26,11 +26,11 @@ for name in one another-name; do
     mkdir "$folder/$name"
     git archive HEAD | tar --extract --directory "$folder/$name"
     cp "$data" "$folder/$name.profdata"
-    # The paths of the sources and of cargo's registry are in panic messages.
-    export RUSTFLAGS="--remap-path-prefix=$folder/$name=/nicplug --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    RUSTFLAGS+=" -Cprofile-use=$folder/$name.profdata"
-    (cd "$folder/$name" && env --unset=CARGO_TARGET_DIR \
-        cargo zigbuild --quiet --locked --profile dist --target "$target" --bin nicplug)
+    (
+        cd "$folder/$name"
+        RUSTFLAGS="$(without_paths) -Cprofile-use=$folder/$name.profdata" env --unset=CARGO_TARGET_DIR \
+            cargo zigbuild --quiet --locked --profile dist --target "$target" --bin nicplug
+    )
     mv "$folder/$name/target/$target/dist/nicplug" "$folder/$name.binary"
     rm --recursive "${folder:?}/$name"
 done

@@ -72,45 +72,47 @@ def main() -> None:
 
 
 @contextmanager
-def serve(command: list[str], certificates: Path, *flags: str) -> Iterator[tuple[int, int]]:
-    """Runs `nicplug serve`, yields its webhook and health ports, and checks that it exits cleanly."""
-    pair = ["--tls-cert", str(certificates / "tls.crt"), "--tls-key", str(certificates / "tls.key")]
-    listen = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--drain-grace", "0s"]
-    log = certificates.parent / "log"
+def running(arguments: list[str], log: Path, is_started: Callable[[], bool]) -> Iterator[None]:
+    """Runs a server with a log until it has started, and checks that it exits cleanly."""
     with log.open("w") as out:
-        arguments = [*command, "serve", *pair, *listen, "--log-format", "json", *flags]
         process = subprocess.Popen(arguments, stdout=out, stderr=out)
     try:
-        wait_until(lambda: len(ports(log)) == 2 or process.poll() is not None)
+        wait_until(lambda: is_started() or process.poll() is not None)
         if process.poll() is not None:
-            raise SystemExit(f"nicplug serve ended at once:\n{log.read_text()}")
-        found = ports(log)
-        wait_until(lambda: get(found["health checks"], "/readyz").status == 200)
-        yield found["serving"], found["health checks"]
+            raise SystemExit(f"{arguments} ended at once:\n{log.read_text()}")
+        yield
         process.send_signal(signal.SIGTERM)
         if process.wait(TIMEOUT) != 0:
-            raise SystemExit(f"nicplug serve ended with status {process.returncode}:\n{log.read_text()}")
+            raise SystemExit(f"{arguments} ended with status {process.returncode}:\n{log.read_text()}")
     finally:
         process.kill()
         process.wait()
+
+
+def certificate(folder: Path) -> list[str]:
+    return ["--tls-cert", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key")]
+
+
+@contextmanager
+def serve(command: list[str], certificates: Path, *flags: str) -> Iterator[tuple[int, int]]:
+    """Runs `nicplug serve`, and yields its webhook and health ports."""
+    listen = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--drain-grace", "0s"]
+    arguments = [*command, "serve", *certificate(certificates), *listen, "--log-format", "json", *flags]
+    log = certificates.parent / "log"
+    with running(arguments, log, lambda: len(ports(log)) == 2):
+        found = ports(log)
+        wait_until(lambda: get(found["health checks"], "/readyz").status == 200)
+        yield found["serving"], found["health checks"]
 
 
 @contextmanager
 def serve_floor(floor: Path, certificates: Path) -> Iterator[int]:
-    """Runs the floor, yields its port, and checks that it exits cleanly."""
+    """Runs the floor, and yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    pair = ["--tls-cert", str(certificates / "tls.crt"), "--tls-key", str(certificates / "tls.key")]
-    process = subprocess.Popen([floor, *pair, "--listen", f"127.0.0.1:{port}"])
-    try:
-        wait_until(lambda: listens(port) or process.poll() is not None)
+    arguments = [str(floor), *certificate(certificates), "--listen", f"127.0.0.1:{port}"]
+    with running(arguments, certificates.parent / "log", lambda: listens(port)):
         yield port
-        process.send_signal(signal.SIGTERM)
-        if process.wait(TIMEOUT) != 0:
-            raise SystemExit(f"the floor ended with status {process.returncode}")
-    finally:
-        process.kill()
-        process.wait()
 
 
 def listens(port: int) -> bool:
