@@ -261,7 +261,7 @@ impl<T> Deref for WithPresence<T> {
 }
 
 /// A field that the old object may repeat byte for byte, as a heartbeat repeats the spec. A repeated field is read once
-/// only, and a deferred one that is repeated is not read at all.
+/// only, and a deferred one that is repeated is not read at all. A postponed one is never compared: it is only deferred.
 ///
 /// The value is empty until a deferred field is read, or a repeated one is shared from the other object. Reading a
 /// request does both, except if the request changes nothing.

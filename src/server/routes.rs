@@ -109,10 +109,14 @@ impl AppState {
         let mut share = self.bodies.share();
         let mut body = request.into_body();
         match body::read(&mut body, limits, &mut share).await {
-            Ok(body) if self.overload.refuses(waited, body.len(), time).await => self.respond_busy(),
+            Ok(body) if self.overload.refuses(waited, body.len(), time).await => {
+                self.respond_overload(RefusalReason::Processor, "the request waited too long for the processor")
+            }
             Ok(body) => {
                 // A place is taken only now, so that a client that sends slowly takes none.
-                let Some(_permit) = self.in_flight.enter() else { return self.respond_overload() };
+                let Some(_permit) = self.in_flight.enter() else {
+                    return self.respond_overload(RefusalReason::Overload, "too many requests at once");
+                };
                 // The body is parsed once; everything below borrows from it.
                 let parsed = admission::parse(&body);
                 // Held for the whole request: settings that are replaced meanwhile apply to the next one.
@@ -170,21 +174,17 @@ impl AppState {
     }
 
     /// Responds, and keeps the connection: a new TLS handshake for the client's next try takes a hundred times as long.
-    fn respond_overload(&self) -> Response {
-        self.counts.add_refused(RefusalReason::Overload);
-        try_again("too many requests at once: try again in a second")
-    }
-
-    /// As [`respond_overload`](Self::respond_overload), for want of the processor.
-    fn respond_busy(&self) -> Response {
-        self.counts.add_refused(RefusalReason::Processor);
-        try_again("the request waited too long for the processor: try again in a second")
+    fn respond_overload(&self, reason: RefusalReason, what: &str) -> Response {
+        self.counts.add_refused(reason);
+        let mut response = error(StatusCode::SERVICE_UNAVAILABLE, &format!("{what}: try again in a second"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response
     }
 
     /// Discards the rest of the body and responds; the connection is kept as for other overload.
     async fn respond_full(&self, body: Body, limits: BodyLimits) -> Response {
-        self.counts.add_refused(RefusalReason::BodiesTooLarge);
-        let response = try_again("the bodies of all requests are too large together: try again in a second");
+        let what = "the bodies of all requests are too large together";
+        let response = self.respond_overload(RefusalReason::BodiesTooLarge, what);
         match body::discard(body, limits).await {
             Ok(()) => response,
             Err(_) => response.closing(),
@@ -208,12 +208,6 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Returns the response to a request that is not a review. `message` must not have characters that JSON escapes.
 fn error(status: StatusCode, message: &str) -> Response {
     json(status, Body::from(format!(r#"{{"error":"{message}"}}"#)))
-}
-
-fn try_again(message: &str) -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, message);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 fn json(status: StatusCode, body: Body) -> Response {

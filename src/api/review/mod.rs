@@ -138,7 +138,11 @@ fn explain(text: &str) -> Result<ParsedRequest<'_>, BodyError> {
             return Ok(ParsedRequest::Invalid(request, fault));
         }
     }
-    Err(BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned()))
+    Err(unreadable_whole())
+}
+
+fn unreadable_whole() -> BodyError {
+    BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned())
 }
 
 /// The bytes of a body in which serde_json looks for the reason why its outer parts cannot be read. It takes 40
@@ -154,7 +158,7 @@ fn reason(text: &str) -> BodyError {
             BodyError::InvalidRequest(format!("there is a fault after its first {start} bytes"))
         }
         Err(error) => BodyError::NotJson(error.to_string()),
-        Ok(_) => BodyError::InvalidRequest("its parts can be read, but not the whole".to_owned()),
+        Ok(_) => unreadable_whole(),
     }
 }
 

@@ -39,17 +39,20 @@ impl RecordStream {
         if self.taken < self.ahead.len() {
             return false;
         }
-        poll_fn(|cx| Poll::Ready(matches!(self.poll_read_ahead(cx), Poll::Ready(Ok(0) | Err(_))))).await
+        let mut none = ReadBuf::new(&mut []);
+        poll_fn(|cx| Poll::Ready(matches!(self.poll_record(cx, &mut none), Poll::Ready(Ok(0) | Err(_))))).await
     }
 
-    /// Reads ahead. Returns the number of bytes.
-    fn poll_read_ahead(&mut self, cx: &mut Context) -> Poll<io::Result<usize>> {
+    /// Reads a record while no bytes wait. Keeps what does not fit into the buffer, and returns the length of the record.
+    fn poll_record(&mut self, cx: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<usize>> {
         let mut record = [const { MaybeUninit::uninit() }; RECORD];
         let mut record = ReadBuf::uninit(&mut record);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut record))?;
-        self.ahead = record.filled().to_vec();
-        self.taken = 0;
-        Poll::Ready(Ok(record.filled().len()))
+        let record = record.filled();
+        let (now, later) = record.split_at(record.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        (self.ahead, self.taken) = (later.to_vec(), 0);
+        Poll::Ready(Ok(record.len()))
     }
 }
 
@@ -68,15 +71,7 @@ impl AsyncRead for RecordStream {
         if buffer.remaining() >= RECORD {
             return Pin::new(&mut this.socket).poll_read(cx, buffer);
         }
-        let mut record = [const { MaybeUninit::uninit() }; RECORD];
-        let mut record = ReadBuf::uninit(&mut record);
-        ready!(Pin::new(&mut this.socket).poll_read(cx, &mut record))?;
-        let (now, later) = record.filled().split_at(record.filled().len().min(buffer.remaining()));
-        buffer.put_slice(now);
-        if !later.is_empty() {
-            this.ahead = later.to_vec();
-        }
-        Poll::Ready(Ok(()))
+        this.poll_record(cx, buffer).map_ok(|_| ())
     }
 }
 
