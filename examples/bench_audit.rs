@@ -146,6 +146,9 @@ fn main() -> anyhow::Result<()> {
     print(&format!("a bare client lists in {bare:.2} s, nicplug serve is ready after {ready:.2} s (medians)"))
 }
 
+/// Within which `nicplug serve` must be ready.
+const READY_WITHIN: Duration = Duration::from_mins(2);
+
 /// Starts `nicplug serve`, and returns the seconds until it is ready.
 fn seconds_to_ready(nicplug: &Path, kubeconfig: &str) -> anyhow::Result<f64> {
     let folder = env::temp_dir().join(format!("bench-audit-{}", std::process::id()));
@@ -158,19 +161,18 @@ fn seconds_to_ready(nicplug: &Path, kubeconfig: &str) -> anyhow::Result<f64> {
     command.args(["--kubeconfig", kubeconfig]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
     let mut child = command.spawn()?;
-    let seconds = loop {
-        if is_ready(health) {
-            break start.elapsed().as_secs_f64();
-        }
-        if let Some(status) = child.try_wait()? {
-            bail!("{command:?}: {status}");
-        }
+    while !is_ready(health) && child.try_wait()?.is_none() && start.elapsed() < READY_WITHIN {
         thread::sleep(Duration::from_millis(5));
-    };
+    }
+    let (seconds, status) = (start.elapsed(), child.try_wait()?);
     child.kill()?;
     child.wait()?;
     fs::remove_dir_all(&folder)?;
-    Ok(seconds)
+    ensure!(
+        status.is_none() && seconds < READY_WITHIN,
+        "{command:?}: not ready after {seconds:.1?}, status {status:?}"
+    );
+    Ok(seconds.as_secs_f64())
 }
 
 fn is_ready(health: SocketAddr) -> bool {

@@ -86,14 +86,9 @@ fn main() -> anyhow::Result<()> {
         let request = http_request(&body);
         print(&format!("{review}, {} bytes", body.len()))?;
         let loads = pairs(&both, args.pairs, |service| load(service, &file, CONNECTIONS, args.seconds, &work))?;
-        print_row(
-            "requests/s, 25 connections",
-            &loads.iter().map(|pair| pair.map(|load| load.rate)).collect::<Vec<_>>(),
-        )?;
-        print_row(
-            "p99 of these requests, µs",
-            &loads.iter().map(|pair| pair.map(|load| load.p99)).collect::<Vec<_>>(),
-        )?;
+        let column = |value: fn(&Load) -> f64| loads.iter().map(|pair| pair.each_ref().map(value)).collect::<Vec<_>>();
+        print_row("requests/s, 25 connections", &column(|load| load.rate))?;
+        print_row("p99 of these requests, µs", &column(|load| load.p99))?;
         let pairs = self::pairs(&both, args.pairs, |service| latency(service, &tls, &request, args.requests))?;
         print_row("p50 of a request on 1 connection, µs", &pairs)?;
         let pairs = self::pairs(&both, args.pairs, |service| handshakes(service, &tls, &request, args.seconds))?;
