@@ -305,16 +305,10 @@ impl Replay {
         warnings.extend(texts(&response["warnings"]));
         let status = &response["status"];
         let is_denied = response["allowed"] == false;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let cause = |value: &Value| Cause {
-            reason: text(&value["reason"]),
-            field: text(&value["field"]),
-            message: text(&value["message"]),
-        };
-        let causes = || status["details"]["causes"].as_array().into_iter().flatten().map(cause).collect();
+        let message = || status["message"].as_str().unwrap_or_default().to_owned();
         let is_returned = !is_denied && request.kind != Kind::Nad;
         Outcome {
-            denial: is_denied.then(|| (text(&status["message"]), causes())),
+            denial: is_denied.then(|| (message(), Cause::all_of(status))),
             warnings,
             object: is_returned.then(|| parts(object)),
         }

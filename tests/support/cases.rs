@@ -109,6 +109,19 @@ pub(crate) struct Cause {
     pub(crate) message: String,
 }
 
+impl Cause {
+    /// Returns the causes in the status of a response.
+    pub(crate) fn all_of(status: &Value) -> Vec<Self> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let cause = |value: &Value| Self {
+            reason: text(&value["reason"]),
+            field: text(&value["field"]),
+            message: text(&value["message"]),
+        };
+        status["details"]["causes"].as_array().into_iter().flatten().map(cause).collect()
+    }
+}
+
 impl Answer {
     /// Sends a review to `/validate` and reads the answer.
     pub(crate) fn to(reviewer: &Reviewer, review: &Value) -> Self {
@@ -125,15 +138,10 @@ impl Answer {
             let without = line.strip_prefix(&prefix).map(str::to_owned);
             without.unwrap_or_else(|| panic!("the warning {line:?} does not begin with {prefix:?}"))
         };
-        let cause = |value: &Value| Cause {
-            reason: text(&value["reason"]),
-            field: text(&value["field"]),
-            message: text(&value["message"]),
-        };
         Self {
             // An answer without a verdict, as for a body without a request, allows nothing.
             is_allowed: response["allowed"] == json!(true),
-            causes: list(&response["status"]["details"]["causes"]).iter().map(cause).collect(),
+            causes: Cause::all_of(&response["status"]),
             warnings: list(&response["warnings"]).iter().map(warning).collect(),
         }
     }
