@@ -782,7 +782,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
         let chosen: Vec<_> = settings.rules.iter().map(|(id, how)| format!("{id} {}", how.as_str())).collect();
         if set == "every-value" {
             assert_eq!(chosen, ["NP103 off", "NP113 deny", "NP118 warn"]);
-            assert_eq!(settings.namespaces.override_policy, OverridePolicy::Allow);
+            assert_eq!(settings.namespace_override, OverridePolicy::Allow);
             assert_eq!(settings.reserve_ports, Some(2));
             assert_eq!(settings.events.pending_after(), Some(Duration::from_mins(1)));
             assert!(!settings.events.changes);
@@ -794,7 +794,7 @@ fn the_program_accepts_the_settings_of_the_chart() {
             ] {
                 assert_eq!(settings.live_changes(user, || groups.to_vec(), namespace), expected, "{user} {groups:?}");
             }
-            assert!(!settings.namespaces.by_name.is_empty());
+            assert!(!settings.namespaces.is_empty());
         } else {
             assert_eq!(settings, Settings::default(), "{set}");
         }

@@ -100,8 +100,8 @@ fn the_enforcement_of_the_settings_becomes_actions_of_bindings() {
         "settings.yaml",
         "rules: {NP001: off, NP002: warn}\nhotplug: {bindings: [l2, \"o'vn\"]}\n\
          api: {groups: {kubevirt.io: [x.example]}}\nliveChanges: {users: {ci: warn}}\n\
-         namespaces: {byName: {lab: {liveChanges: warn, rules: {NP003: off, NP004: warn}},\n\
-         \x20   \"dev-*\": {liveChanges: warn}}}\n",
+         namespaces: {lab: {liveChanges: warn, rules: {NP003: off, NP004: warn}},\n\
+         \x20   \"dev-*\": {liveChanges: warn}}\n",
     );
     let output = export(&["--settings", &settings, "--opt-in"]);
     let yaml = String::from_utf8(output.stdout).unwrap();
@@ -118,7 +118,7 @@ fn the_enforcement_of_the_settings_becomes_actions_of_bindings() {
     for comment in [
         "# NP001 duplicate-network-name: off in the settings.\n",
         "# Setting liveChanges.users.\n",
-        "# Setting namespaces.byName with a pattern:",
+        "# Setting namespaces with a pattern:",
         "# The default binding: MutatingAdmissionPolicy is stable since Kubernetes 1.36;",
         "# NP105 network-attachment: a policy cannot read the NetworkAttachmentDefinition",
     ] {

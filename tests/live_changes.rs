@@ -214,7 +214,7 @@ async fn a_console_stores_an_edit_of_a_running_vm_for_its_restart_and_a_person_i
     let unedited = support::builders::vm().guest();
     for (settings, user, code) in [
         ("liveChanges: deny", &console, 422),
-        ("namespaces: {byName: {\"live-changes-*\": {liveChanges: warn}}}", &person, 200),
+        ("namespaces: {\"live-changes-*\": {liveChanges: warn}}", &person, 200),
         ("liveChanges: {groups: {\"system:serviceaccounts:harvester-*\": warn}}", &console, 200),
         ("liveChanges: {default: warn, groups: {\"system:authenticated\": deny}}", &person, 422),
     ] {

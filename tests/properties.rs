@@ -13,7 +13,7 @@ use nicplug::{
     cluster::store::Store,
     facts::{Fact, FactSource, Facts},
     rules,
-    settings::{Enforcement, NamespaceSettings, OverridePolicy, Settings},
+    settings::{Enforcement, OverridePolicy, Settings},
 };
 use proptest::{prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -461,8 +461,7 @@ proptest! {
         request in any_request(),
         overrides in any_overrides(),
     ) {
-        let namespaces = NamespaceSettings { override_policy: OverridePolicy::Allow, ..NamespaceSettings::default() };
-        let settings = Settings { namespaces, ..Settings::default() };
+        let settings = Settings { namespace_override: OverridePolicy::Allow, ..Settings::default() };
         let mut expected = settings.clone();
         for (id, enforcement) in &overrides {
             expected = expected.with_rule(id, *enforcement);

@@ -219,7 +219,7 @@ async fn a_change_is_reloaded_and_an_invalid_one_is_rejected_and_reported() {
 async fn an_annotation_of_a_namespace_changes_the_enforcement_as_far_as_the_settings_allow() {
     let Some(api) = api_server::shared().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("override").await);
-    let mut volume = mount("namespaces: {override: allow}");
+    let mut volume = mount("namespaceOverride: allow");
     let file = volume.file("settings.yaml");
     let flags = ["--settings", file.to_str().unwrap(), "--settings-poll", "20ms"];
     let environment = [("KUBECONFIG", api.kubeconfig().to_str().unwrap())];
@@ -257,7 +257,7 @@ async fn an_annotation_of_a_namespace_changes_the_enforcement_as_far_as_the_sett
     eventually("the annotation is in force", async || (!result().await.0).then_some(())).await;
     for (settings, expected) in [
         ("", warning("may only tighten: NP004=warn has no effect")),
-        ("namespaces: {override: forbid}", warning("has no effect: the settings forbid it")),
+        ("namespaceOverride: forbid", warning("has no effect: the settings forbid it")),
     ] {
         update(&mut volume, settings);
         let expected = (true, vec![expected]);

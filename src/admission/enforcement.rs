@@ -91,7 +91,7 @@ impl<'e> EnforcementPolicy<'e> {
         let configured = self.rules.enforcement(rule.id).unwrap_or(default);
         let Some(Ok(overrides)) = self.overrides else { return configured };
         let Some(wanted) = overrides.enforcement(rule.id) else { return configured };
-        match self.settings.namespaces.override_policy {
+        match self.settings.namespace_override {
             OverridePolicy::Allow => wanted,
             OverridePolicy::Tighten if wanted.is_stricter_than(configured) => wanted,
             OverridePolicy::Forbid | OverridePolicy::Tighten => configured,
@@ -118,7 +118,7 @@ impl fmt::Display for RejectedOverrides<'_> {
 }
 
 fn accept<'a>(annotation: &'a ParsedOverrides, settings: &Settings) -> Result<&'a Overrides, RejectedOverrides<'a>> {
-    if settings.namespaces.override_policy == OverridePolicy::Forbid {
+    if settings.namespace_override == OverridePolicy::Forbid {
         return Err(RejectedOverrides::Forbidden);
     }
     let overrides = annotation.as_ref().map_err(RejectedOverrides::Malformed)?;
@@ -134,11 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        facts::Fact,
-        rules::CauseType,
-        settings::{NamespaceSettings, overrides::Overrides},
-    };
+    use crate::{facts::Fact, rules::CauseType, settings::overrides::Overrides};
 
     const ENFORCEMENTS: [Enforcement; 3] = [Enforcement::Deny, Enforcement::Off, Enforcement::Warn];
 
@@ -146,9 +142,8 @@ mod tests {
         Facts { overrides: Fact::Known(Arc::new(Overrides::parse(annotation))), ..Facts::default() }
     }
 
-    fn settings(override_policy: OverridePolicy) -> Settings {
-        let namespaces = NamespaceSettings { override_policy, ..NamespaceSettings::default() };
-        Settings { namespaces, ..Settings::default() }
+    fn settings(namespace_override: OverridePolicy) -> Settings {
+        Settings { namespace_override, ..Settings::default() }
     }
 
     /// Returns how NP103 is enforced, and the warning.

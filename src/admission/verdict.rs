@@ -484,7 +484,7 @@ mod tests {
             ("liveChanges: {users: {bob: warn}}", "UPDATE", false),
             ("liveChanges: {groups: {dev: warn}}", "UPDATE", true),
             ("liveChanges: {default: warn, groups: {dev: deny}}", "UPDATE", false),
-            ("namespaces: {byName: {demo: {liveChanges: warn}}}", "UPDATE", true),
+            ("namespaces: {demo: {liveChanges: warn}}", "UPDATE", true),
             ("{liveChanges: warn, rules: {NP103: deny}}", "UPDATE", true),
             // Nothing runs yet.
             ("liveChanges: warn", "CREATE", false),

@@ -95,10 +95,10 @@ mod tests {
     fn a_user_comes_before_its_groups_these_before_the_namespace_and_that_before_the_default() {
         let users = "liveChanges: {users: {alice: deny, \"a*\": warn}}";
         let groups = "liveChanges: {groups: {ops: warn, \"o*\": deny, \"*\": warn}}";
-        let namespaces = "namespaces: {byName: {demo: {liveChanges: warn}, \"*\": {liveChanges: deny}}}";
-        let unset = "namespaces: {byName: {demo: {}, \"d*\": {liveChanges: warn}}}";
+        let namespaces = "namespaces: {demo: {liveChanges: warn}, \"*\": {liveChanges: deny}}";
+        let unset = "namespaces: {demo: {}, \"d*\": {liveChanges: warn}}";
         let all = "liveChanges:\n  default: deny\n  users: {alice: warn}\n  groups: {ops: deny, dev: warn}\n\
-                   namespaces: {override: allow, byName: {demo: {liveChanges: warn}}}";
+                   namespaceOverride: allow\nnamespaces: {demo: {liveChanges: warn}}";
         for (text, user, groups, namespace, is_warned) in [
             ("", "alice", &["ops"][..], "demo", false),
             ("liveChanges: deny", "alice", &[], "demo", false),
@@ -148,10 +148,10 @@ mod tests {
             ("liveChanges:\n  users:\n    alice: of", "line 3 column 12: unknown variant `of`"),
             ("liveChanges:\n  users: {\"\": warn}", "line 2 column 11: a name is empty"),
             ("liveChanges:\n  groups: [ops]", "line 2 column 11: expected mapping"),
-            ("namespaces:\n  byName: {demo: warn}", "line 2 column 18: expected mapping"),
-            ("namespaces:\n  byName: {demo: {liveChanges: no}}", "line 2 column 32: unknown variant `no`"),
-            ("namespaces:\n  byName: {demo: {live: warn}}", "line 2 column 19: unknown field `live`"),
-            ("namespaces:\n  demo: {liveChanges: warn}", "line 2 column 3: unknown field `demo`"),
+            ("namespaces: {demo: warn}", "line 1 column 20: expected mapping"),
+            ("namespaces:\n  demo: {liveChanges: no}", "line 2 column 23: unknown variant `no`"),
+            ("namespaces:\n  demo: {live: warn}", "line 2 column 10: unknown field `live`"),
+            ("namespaces:\n  \"\": {liveChanges: warn}", "line 2 column 3: a name is empty"),
             ("liveChanges: {users: {a: warn, a: deny}}", "line 1 column 32: duplicate mapping key"),
         ] {
             let found = Settings::parse(text, &[]).unwrap_err().to_string();

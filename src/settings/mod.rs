@@ -14,10 +14,10 @@ use serde_saphyr::Spanned;
 pub use self::{
     current::CurrentSettings,
     live_changes::{LiveChanges, LiveChangesSettings},
-    namespaces::{NamespaceEntry, NamespaceRules, NamespaceSettings, OverridePolicy},
+    namespaces::{NamespaceEntry, NamespaceRules, OverridePolicy},
     pattern::ByPattern,
 };
-use self::{live_changes::WrittenLiveChanges, namespaces::WrittenNamespaces};
+use self::{live_changes::WrittenLiveChanges, namespaces::WrittenNamespace};
 
 /// The consequence of a finding.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -79,8 +79,10 @@ pub struct Settings {
     pub internal_errors: InternalErrors,
     /// `liveChanges`.
     pub live_changes: LiveChangesSettings,
-    /// `namespaces`.
-    pub namespaces: NamespaceSettings,
+    /// `namespaceOverride`: which enforcement the annotation of a namespace may set.
+    pub namespace_override: OverridePolicy,
+    /// `namespaces`: the settings of namespaces, by name or pattern.
+    pub namespaces: ByPattern<NamespaceEntry>,
     /// `queueMemory`.
     pub queue_memory: QueueMemorySettings,
     /// `reservePorts`: the number of free hotplug ports at every boot, for a guest whose VM does not set its own.
@@ -323,7 +325,9 @@ impl Settings {
             internal_errors: InternalErrors,
             #[serde(rename = "liveChanges")]
             live_changes: Option<Spanned<WrittenLiveChanges>>,
-            namespaces: WrittenNamespaces,
+            #[serde(rename = "namespaceOverride")]
+            namespace_override: OverridePolicy,
+            namespaces: ByPattern<WrittenNamespace>,
             #[serde(rename = "queueMemory")]
             queue_memory: QueueMemorySettings,
             #[serde(rename = "reservePorts")]
@@ -351,7 +355,8 @@ impl Settings {
             events: document.events,
             hotplug: document.hotplug,
             live_changes,
-            namespaces: document.namespaces.read(known)?,
+            namespace_override: document.namespace_override,
+            namespaces: document.namespaces.try_map(|namespace| namespace.read(known))?,
             queue_memory: document.queue_memory,
             reserve_ports: document.reserve_ports.map(u64::from),
             internal_errors: document.internal_errors,
@@ -366,10 +371,10 @@ impl Settings {
     }
 
     /// Returns the enforcement of all rules in a namespace. It compares the namespace with each entry of
-    /// `namespaces.byName`, so a request does this once and not for each rule.
+    /// `namespaces`, so a request does this once and not for each rule.
     #[must_use]
     pub fn rules_in(&self, namespace: &str) -> NamespaceRules<'_> {
-        let of_namespace = self.namespaces.by_name.all(namespace).map(|entry| &entry.rules);
+        let of_namespace = self.namespaces.all(namespace).map(|entry| &entry.rules);
         NamespaceRules::new(of_namespace.chain([&self.rules]))
     }
 
@@ -384,7 +389,7 @@ impl Settings {
     ) -> LiveChanges {
         let LiveChangesSettings { default, users, groups: by_group } = &self.live_changes;
         let of_groups = || if by_group.is_empty() { None } else { by_group.find_any(&groups()) };
-        let of_namespace = || self.namespaces.by_name.all(namespace).find_map(|entry| entry.live_changes);
+        let of_namespace = || self.namespaces.all(namespace).find_map(|entry| entry.live_changes);
         users.find(user).or_else(of_groups).copied().or_else(of_namespace).unwrap_or(*default)
     }
 
@@ -426,8 +431,8 @@ mod tests {
 
     #[test]
     fn a_namespace_can_have_rules_of_its_own_and_the_most_specific_entry_counts() {
-        let text = "rules: {NP101: warn, NP103: warn}\nnamespaces:\n  byName:\n    \"*\": {rules: {NP101: deny}}\n    \
-                    \"lab-*\": {rules: {NP103: off}}\n    lab-1: {rules: {NP103: deny}, liveChanges: warn}";
+        let text = "rules: {NP101: warn, NP103: warn}\nnamespaces:\n  \"*\": {rules: {NP101: deny}}\n  \
+                    \"lab-*\": {rules: {NP103: off}}\n  lab-1: {rules: {NP103: deny}, liveChanges: warn}";
         let settings = Settings::parse(text, KNOWN).unwrap();
         for (namespace, np101, np103) in [
             ("demo", Enforcement::Deny, Enforcement::Warn),
@@ -471,12 +476,12 @@ mod tests {
     fn a_namespace_may_only_be_stricter_unless_the_settings_allow_more() {
         for (text, override_policy) in [
             ("", OverridePolicy::Tighten),
-            ("namespaces: {}", OverridePolicy::Tighten),
-            ("namespaces: {override: allow}", OverridePolicy::Allow),
-            ("namespaces: {override: forbid}", OverridePolicy::Forbid),
-            ("namespaces: {override: tighten}", OverridePolicy::Tighten),
+            ("namespaces: {override: {}}", OverridePolicy::Tighten),
+            ("namespaceOverride: allow", OverridePolicy::Allow),
+            ("namespaceOverride: forbid", OverridePolicy::Forbid),
+            ("namespaceOverride: tighten", OverridePolicy::Tighten),
         ] {
-            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespaces.override_policy, override_policy, "{text:?}");
+            assert_eq!(Settings::parse(text, KNOWN).unwrap().namespace_override, override_policy, "{text:?}");
         }
     }
 
@@ -487,10 +492,10 @@ mod tests {
             ("attachment: {dynamicNetworks: maybe}", "maybe"),
             ("hotplug: {binding: [managedtap]}", "binding"),
             ("queueMemory: {maxQueues: -1}", "line 1"),
-            ("namespaces: {override: loosen}", "unknown variant `loosen`"),
+            ("namespaceOverride: loosen", "unknown variant `loosen`"),
             ("rules:\n  NP103: warn\n  NP999: warn", "line 3: unknown rule \"NP999\""),
-            ("namespaces:\n  byName:\n    lab:\n      rules:\n        NP999: warn", "line 5: unknown rule \"NP999\""),
-            ("namespaces: {byName: {lab: {rules: {NP103: loud}}}}", "unknown variant `loud`"),
+            ("namespaces:\n  lab:\n    rules:\n      NP999: warn", "line 4: unknown rule \"NP999\""),
+            ("namespaces: {lab: {rules: {NP103: loud}}}", "unknown variant `loud`"),
             ("rules:\n  NP103: loud", "line 2 column 10: unknown variant `loud`"),
             ("rule: {NP103: warn}", "rule"),
             ("rules: [NP103]", "line 1"),

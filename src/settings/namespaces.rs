@@ -1,22 +1,13 @@
-//! `namespaces`: the settings of single namespaces.
+//! `namespaces`, the settings of single namespaces, and `namespaceOverride`, what these may set by themselves.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use super::{Enforcement, SettingsError, known_rules, live_changes::LiveChanges, pattern::ByPattern};
+use super::{Enforcement, SettingsError, known_rules, live_changes::LiveChanges};
 
-/// `namespaces`: the settings of single namespaces, and those that a namespace may override.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct NamespaceSettings {
-    /// `namespaces.override`: which enforcement the annotation of a namespace may set.
-    pub override_policy: OverridePolicy,
-    /// `namespaces.byName`: the settings of namespaces, by name or pattern.
-    pub by_name: ByPattern<NamespaceEntry>,
-}
-
-/// `namespaces.byName.NAME`: the settings of the namespaces with this name or pattern.
+/// `namespaces.NAME`: the settings of the namespaces with this name or pattern.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NamespaceEntry {
     /// `liveChanges`: `None` if the entry does not set it.
@@ -42,7 +33,7 @@ impl<'s> NamespaceRules<'s> {
     }
 }
 
-/// Which enforcement the annotation of a namespace may set.
+/// `namespaceOverride`: which enforcement the annotation of a namespace may set.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum OverridePolicy {
@@ -56,29 +47,18 @@ pub enum OverridePolicy {
     Tighten,
 }
 
-/// `namespaces` as it is written: the rules may not exist.
+/// `namespaces.NAME` as it is written: the rules may not exist.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct WrittenNamespaces {
-    #[serde(rename = "override")]
-    override_policy: OverridePolicy,
-    by_name: ByPattern<WrittenEntry>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-struct WrittenEntry {
+pub(super) struct WrittenNamespace {
     live_changes: Option<LiveChanges>,
     rules: BTreeMap<String, Spanned<Enforcement>>,
 }
 
-impl WrittenNamespaces {
+impl WrittenNamespace {
     /// Returns the settings, if every rule exists.
-    pub(super) fn read(self, known: &[&str]) -> Result<NamespaceSettings, SettingsError> {
-        let entry = |WrittenEntry { live_changes, rules }| {
-            known_rules(rules, known).map(|rules| NamespaceEntry { live_changes, rules })
-        };
-        let by_name = self.by_name.try_map(entry)?;
-        Ok(NamespaceSettings { override_policy: self.override_policy, by_name })
+    pub(super) fn read(self, known: &[&str]) -> Result<NamespaceEntry, SettingsError> {
+        let Self { live_changes, rules } = self;
+        known_rules(rules, known).map(|rules| NamespaceEntry { live_changes, rules })
     }
 }

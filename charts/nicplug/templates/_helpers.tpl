@@ -135,9 +135,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $_ := set $settings "hotplug" (dict "bindings" .) }}
 {{- end }}
 {{- $_ := set $settings "internalErrors" .Values.settings.internalErrors }}
-{{- $_ := set $settings "namespaces" (dict "override" .Values.settings.namespaces.override) }}
-{{- with .Values.settings.namespaces.byName }}
-{{- $_ := set $settings.namespaces "byName" . }}
+{{- $_ := set $settings "namespaceOverride" .Values.settings.namespaceOverride }}
+{{- with .Values.settings.namespaces }}
+{{- $_ := set $settings "namespaces" . }}
 {{- end }}
 {{- $_ := set $settings "queueMemory" (dict "maxQueues" (int64 .Values.settings.queueMemory.maxQueues)) }}
 {{- with .Values.settings.reservePorts }}

@@ -91,7 +91,7 @@ impl<'p> EnforcedPolicy<'p> {
         };
         // No namespace has this name, so only a pattern for all matches it.
         let enforcement = of_namespace("");
-        let names = settings.namespaces.by_name.iter().filter_map(|(pattern, _)| pattern.name());
+        let names = settings.namespaces.iter().filter_map(|(pattern, _)| pattern.name());
         let others = names.map(|name| (name.to_owned(), of_namespace(name)));
         Some(Self { policy, rule, enforcement, others: others.filter(|(_, other)| *other != enforcement).collect() })
     }
@@ -138,17 +138,17 @@ fn header(options: &Options) -> String {
 /// Lists the settings that no policy has.
 fn notes(yaml: &mut String, settings: &Settings) {
     let live = &settings.live_changes;
-    let mut by_name = settings.namespaces.by_name.iter();
+    let mut namespaces = settings.namespaces.iter();
     for (is_set, text) in [
         (!live.users.is_empty(), "liveChanges.users"),
         (!live.groups.is_empty(), "liveChanges.groups"),
         (
-            by_name.any(|(pattern, entry)| pattern.is_partial() && *entry != NamespaceEntry::default()),
-            "namespaces.byName with a pattern: a policy selects namespaces by their whole names",
+            namespaces.any(|(pattern, entry)| pattern.is_partial() && *entry != NamespaceEntry::default()),
+            "namespaces with a pattern: a policy selects namespaces by their whole names",
         ),
         (
-            settings.namespaces.override_policy != OverridePolicy::Forbid,
-            "namespaces.override: the annotation nicplug.io/rules of a Namespace has no effect on policies",
+            settings.namespace_override != OverridePolicy::Forbid,
+            "namespaceOverride: the annotation nicplug.io/rules of a Namespace has no effect on policies",
         ),
     ] {
         if is_set {
