@@ -35,10 +35,10 @@ use serde::{
 use serde_json::value::RawValue;
 
 pub use self::fields::List;
-pub(crate) use self::fields::NESTED_AT_MOST;
 #[cfg(fuzzing)]
 pub use self::json::fuzzing::compare;
 pub use self::sparse::{Empty, Sparse};
+pub(crate) use self::{fields::NESTED_AT_MOST, json::split_value};
 
 /// A string of the request: borrowed if the JSON text holds it without escapes, owned otherwise.
 ///

@@ -410,9 +410,7 @@ async fn list_core(
 ) -> Result<Vec<Value>, ApiError> {
     let mut pages = client.list_core(plural, namespace, params.limit(PAGE));
     let mut all = Vec::new();
-    while let Some(page) = pages.next().await? {
-        page.for_each(|text| all.push(trimmed(value(text))))?;
-    }
+    while pages.read_next(|text| all.push(trimmed(value(text)))).await? {}
     Ok(all)
 }
 

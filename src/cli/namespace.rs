@@ -46,10 +46,5 @@ pub(super) async fn ensure_exists(client: &ApiClient, namespace: &str) -> anyhow
 pub(super) async fn names(client: &ApiClient, path: &ObjectPath) -> Vec<String> {
     let mut pages = client.list(path, ListParams::default().limit(MAX_NAMES), Fields::Metadata);
     let Ok(Some(page)) = pages.next().await else { return Vec::new() };
-    let objects = page.objects().unwrap_or_default();
-    objects
-        .iter()
-        .filter_map(|text| serde_json::from_str::<Named>(text).ok())
-        .map(|object| object.metadata.name)
-        .collect()
+    page.iter().filter_map(|text| serde_json::from_str::<Named>(text).ok()).map(|object| object.metadata.name).collect()
 }

@@ -300,8 +300,7 @@ async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
         let params = ListParams::default().limit(SIMILAR_AT_MOST);
         let first_page = client.list(&others, params, Fields::All).next().await;
         // They only improve the message, so an error changes no decision.
-        if let Ok(Some(page)) = first_page {
-            let objects = page.objects().unwrap_or_default();
+        if let Ok(Some(objects)) = first_page {
             fetched.push(Fetched::Objects { path: others, objects, are_all: false });
         }
     }

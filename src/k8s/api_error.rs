@@ -46,6 +46,10 @@ impl ApiError {
         matches!(self, Self::Conflict | Self::NotFound(_) | Self::NotInstalled)
     }
 
+    fn unreachable(error: &(dyn Error + 'static)) -> Self {
+        Self::Unavailable(format!("the API server cannot be reached: {}", root_cause(error)))
+    }
+
     /// Whether the account lacks a permission, or has no valid credentials: unauthenticated callers get 401 instead of
     /// 403.
     #[must_use]
@@ -81,8 +85,15 @@ impl From<kube::Error> for ApiError {
             kube::Error::Api(status) => Self::from(&*status),
             kube::Error::SerdeError(error) => Self::Unreadable(error.to_string()),
             kube::Error::BuildRequest(error) => error.into(),
-            error => Self::Unavailable(format!("the API server cannot be reached: {}", root_cause(&error))),
+            error => Self::unreachable(&error),
         }
+    }
+}
+
+/// The connection was lost within the body of a response.
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        Self::unreachable(&error)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod events;
 pub(crate) mod follow;
 pub mod kind;
+mod list_reader;
 pub(crate) mod log_once;
 pub(crate) mod patch;
 pub mod request;

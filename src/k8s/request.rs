@@ -5,7 +5,7 @@
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
-use futures_util::AsyncBufRead;
+use futures_util::{AsyncBufRead, AsyncBufReadExt};
 use hyper::header::{ACCEPT_ENCODING, HeaderValue};
 use json_patch::PatchOperation;
 use kube::{
@@ -15,11 +15,14 @@ use kube::{
         params::{GetParams, ListParams, PatchParams, WatchParams},
     },
 };
-use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::{api_error::ApiError, kind::Kind, patch};
-use crate::api::{JsonText, Text, nullable, object, read_object};
+use super::{
+    api_error::ApiError,
+    kind::Kind,
+    list_reader::{ListMetadata, ListReader},
+    patch,
+};
 
 /// The longest name that an object can have: a DNS subdomain.
 const LONGEST_NAME: usize = 253;
@@ -188,20 +191,42 @@ impl ApiClient {
         self.in_time(Box::pin(self.client.request_text(request))).await
     }
 
-    /// Waits for a response until the time limit.
-    pub(crate) async fn in_time<T>(
+    /// Sends a request and reads the list in the response.
+    async fn read_list(
         &self,
-        response: impl Future<Output = Result<T, kube::Error>>,
+        request: hyper::Request<Vec<u8>>,
+        mut take: impl FnMut(&str),
+    ) -> Result<ListMetadata, ApiError> {
+        let read = async {
+            let mut lines: Lines = Box::pin(self.client.request_stream(request).await?);
+            let mut list = ListReader::default();
+            loop {
+                let bytes = lines.fill_buf().await.map_err(ApiError::from)?;
+                let length = bytes.len();
+                if length == 0 {
+                    return list.finish(&mut take);
+                }
+                list.read(bytes, &mut take)?;
+                lines.as_mut().consume(length);
+            }
+        };
+        self.in_time(Box::pin(read)).await
+    }
+
+    /// Waits for a response until the time limit.
+    pub(crate) async fn in_time<T, E: Into<ApiError>>(
+        &self,
+        response: impl Future<Output = Result<T, E>>,
     ) -> Result<T, ApiError> {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + self.timeout);
         match timeout_at(deadline, response).await {
-            Ok(response) => response.map_err(ApiError::from),
+            Ok(response) => response.map_err(E::into),
             Err(_) => Err(ApiError::TimedOut(self.timeout)),
         }
     }
 }
 
-/// The lines of a response that has no end yet.
+/// The body of a response, as it arrives.
 pub(crate) type Lines = Pin<Box<dyn AsyncBufRead + Send>>;
 
 /// The pages of a list.
@@ -216,10 +241,18 @@ pub(crate) struct Pages<'c> {
 }
 
 impl Pages<'_> {
-    /// Reads the next page; `None` after the last one.
-    pub(crate) async fn next(&mut self) -> Result<Option<Page>, ApiError> {
+    /// Reads the next page and returns the JSON text of each object; `None` after the last page.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<String>>, ApiError> {
+        let mut objects = Vec::new();
+        let has_page = self.read_next(|text| objects.push(text.to_owned())).await?;
+        Ok(has_page.then_some(objects))
+    }
+
+    /// Reads the next page and calls `take` with the JSON text of each object as it arrives; false after the last page.
+    /// An error may come after the first objects.
+    pub(crate) async fn read_next(&mut self, take: impl FnMut(&str)) -> Result<bool, ApiError> {
         if self.is_last {
-            return Ok(None);
+            return Ok(false);
         }
         // An error ends the list.
         self.is_last = true;
@@ -227,71 +260,25 @@ impl Pages<'_> {
             Fields::All => self.collection.list(&self.params),
             Fields::Metadata => self.collection.list_metadata(&self.params),
         }?;
-        let page = Page(self.client.text(request).await?);
-        let ListMeta { resource_version, next } = page.read()?.metadata;
-        self.resource_version = resource_version.to_string();
+        let ListMetadata { resource_version, next } = self.client.read_list(request, take).await?;
+        self.resource_version = resource_version;
         if !next.is_empty() {
-            self.params.continue_token = Some(next.to_string());
+            self.params.continue_token = Some(next);
             self.is_last = false;
         }
-        Ok(Some(page))
+        Ok(true)
     }
 
     /// Reads all pages and returns the JSON text of each object.
     pub(crate) async fn objects(mut self) -> Result<Vec<String>, ApiError> {
         let mut objects = Vec::new();
-        while let Some(page) = self.next().await? {
-            objects.extend(page.objects()?);
-        }
+        while self.read_next(|text| objects.push(text.to_owned())).await? {}
         Ok(objects)
     }
 
     /// Returns the resource version from which to watch, after the last page.
     pub(crate) fn resource_version(self) -> Option<String> {
         Some(self.resource_version).filter(|version| !version.is_empty())
-    }
-}
-
-/// One page of a list, as JSON text.
-pub(crate) struct Page(String);
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct List<'a> {
-    #[serde(borrow, deserialize_with = "object")]
-    metadata: ListMeta<'a>,
-    /// `null` in an empty list of metadata.
-    #[serde(borrow, deserialize_with = "nullable")]
-    items: Vec<JsonText<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ListMeta<'a> {
-    #[serde(borrow, deserialize_with = "nullable")]
-    resource_version: Text<'a>,
-    #[serde(borrow, deserialize_with = "nullable", rename = "continue")]
-    next: Text<'a>,
-}
-
-impl Page {
-    /// Calls `take` with the JSON text of each object.
-    pub(crate) fn for_each(&self, mut take: impl FnMut(&str)) -> Result<(), ApiError> {
-        for item in self.read()?.items {
-            take(item.as_str());
-        }
-        Ok(())
-    }
-
-    /// Returns the JSON text of each object.
-    pub(crate) fn objects(&self) -> Result<Vec<String>, ApiError> {
-        let mut objects = Vec::new();
-        self.for_each(|text| objects.push(text.to_owned()))?;
-        Ok(objects)
-    }
-
-    fn read(&self) -> Result<List<'_>, ApiError> {
-        read_object(&self.0).map_err(|error| ApiError::Unreadable(error.message))
     }
 }
 

@@ -93,6 +93,20 @@ pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Json
         .read(PhantomData)
 }
 
+/// Splits a value from the text after it; `None` if its end is not there, and so after a number that more digits may
+/// follow. The text of the value is not checked.
+pub(crate) fn split_value(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let tail = match text {
+        [b'{' | b'[', ..] => skip::after_brackets(text)?,
+        [b'"', inside @ ..] => skip::after_string(inside)?,
+        _ => {
+            let is_end = |byte: &u8| matches!(byte, b',' | b']' | b'}') || byte.is_ascii_whitespace();
+            text.get(text.iter().position(is_end)?..)?
+        }
+    };
+    text.split_at_checked(text.len() - tail.len())
+}
+
 /// The state of the reader.
 struct Reader<'de> {
     /// The rest of the text.

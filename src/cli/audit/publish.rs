@@ -149,13 +149,11 @@ impl Publisher {
         let unlisted = |error| anyhow!("{}.{} cannot be listed: {error}", kind.plural, kind.group);
         let mut pages = self.client.list_resource(kind, namespace, params);
         let mut all = BTreeMap::new();
-        while let Some(page) = pages.next().await.map_err(unlisted)? {
-            let mut add = |text: &str| {
-                let mut object: Value = serde_json::from_str(text).unwrap_or_default();
-                all.insert(guests::key(&object), StoredReport::of(&mut object));
-            };
-            page.for_each(&mut add).map_err(unlisted)?;
-        }
+        let mut add = |text: &str| {
+            let mut object: Value = serde_json::from_str(text).unwrap_or_default();
+            all.insert(guests::key(&object), StoredReport::of(&mut object));
+        };
+        while pages.read_next(&mut add).await.map_err(unlisted)? {}
         Ok(all)
     }
 

@@ -94,9 +94,7 @@ impl ClusterState {
         let params = if kind == Kind::ConfigMap { params.fields(MULTUS_CONFIG) } else { params };
         let path = ObjectPath::all(kind, namespace);
         let mut pages = client.list(&path, params, Fields::All);
-        while let Some(page) = pages.next().await? {
-            page.for_each(|text| self.add(kind, group, text))?;
-        }
+        while pages.read_next(|text| self.add(kind, group, text)).await? {}
         Ok(())
     }
 

@@ -43,14 +43,14 @@ pub(super) async fn read_expanders(client: &ApiClient, namespace: &str, guests: 
     read_copies(client, &path(Kind::Revision), store, unread).await;
 }
 
-/// Reads KubeVirt's copies: two for each VM, so only one page is in memory at a time.
+/// Reads KubeVirt's copies: two for each VM, so no page is in memory as a whole.
 async fn read_copies(client: &ApiClient, path: &ObjectPath, store: &mut Store, unread: &mut Unread) {
     let params = ListParams::default().limit(PAGE).labels(OF_EXPANDER);
     let mut pages = client.list(path, params, Fields::All);
     loop {
-        match pages.next().await.and_then(|page| page.map(|page| page.objects()).transpose()) {
-            Ok(Some(copies)) => copies.iter().for_each(|copy| drop(store.apply(path.kind, copy))),
-            Ok(None) => return,
+        match pages.read_next(|copy| drop(store.apply(path.kind, copy))).await {
+            Ok(true) => {}
+            Ok(false) => return,
             Err(error) => return unread.add(path, &error),
         }
     }

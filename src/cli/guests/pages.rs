@@ -196,7 +196,7 @@ impl<'c> Stream<'c> {
             if let Some(text) = self.page.pop_front() {
                 self.next = Some(value(&text));
             } else if let Some(page) = self.pages.next().await? {
-                self.page = page.objects()?.into();
+                self.page = page.into();
             } else {
                 break;
             }
