@@ -72,7 +72,8 @@ if [[ $profile == dist ]]; then
 else
     RUSTFLAGS=$(without_paths) "${build[@]}" --profile "$profile" --target "$target"
 fi
-install -D --mode 755 "${CARGO_TARGET_DIR:-target}/$target/$profile/nicplug" "$folder/nicplug"
+# Cargo names the folder of the profile `dev` differently.
+install -D --mode 755 "${CARGO_TARGET_DIR:-target}/$target/${profile/#dev/debug}/nicplug" "$folder/nicplug"
 
 cyclonedx=target/tools/bin/cargo-cyclonedx version=0.5.9
 if [[ $("$cyclonedx" cyclonedx --version 2>/dev/null) != *" $version" ]]; then
