@@ -75,28 +75,31 @@ tests each field with has() before it reads it.
       ) : (
         has(object.spec) != has(oldObject.spec) ||
         (has(object.spec) && object.spec != oldObject.spec) ||
-        ['nicplug.io/add-interfaces', 'nicplug.io/remove-interfaces'].exists(key,
-          has(object.metadata.annotations) && key in object.metadata.annotations) ||
-        (has(object.metadata.annotations) && object.metadata.annotations.exists(key,
-          key.startsWith('nicplug.io/') &&
-          !(has(oldObject.metadata.annotations) && key in oldObject.metadata.annotations))) ||
-        [
-          'hooks.kubevirt.io/hookSidecars',
-          'kubevirt.io/pci-interface-slot-count',
-          'kubevirt.io/pci-topology-version',
-          'kubevirt.io/placePCIDevicesOnRootComplex',
-          'nicplug.io/add-interfaces',
-          'nicplug.io/apply',
-          'nicplug.io/boot-slots',
-          'nicplug.io/persist',
-          'nicplug.io/remove-interfaces',
-          'nicplug.io/reserve-ports',
-          'nicplug.io/unplug'
-        ].exists(key,
-          (has(object.metadata.annotations) && key in object.metadata.annotations
-            ? [object.metadata.annotations[key]] : []) !=
-          (has(oldObject.metadata.annotations) && key in oldObject.metadata.annotations
-            ? [oldObject.metadata.annotations[key]] : []))
+        {{- include "nicplug.requestsInterfaces" . | nindent 8 }} ||
+        {{- /* Most updates change no annotation: one comparison spares them those of each key. */}}
+        ((has(object.metadata.annotations) ? object.metadata.annotations : {}) !=
+          (has(oldObject.metadata.annotations) ? oldObject.metadata.annotations : {}) && (
+          (has(object.metadata.annotations) && object.metadata.annotations.exists(key,
+            key.startsWith('nicplug.io/') &&
+            !(has(oldObject.metadata.annotations) && key in oldObject.metadata.annotations))) ||
+          [
+            'hooks.kubevirt.io/hookSidecars',
+            'kubevirt.io/pci-interface-slot-count',
+            'kubevirt.io/pci-topology-version',
+            'kubevirt.io/placePCIDevicesOnRootComplex',
+            'nicplug.io/add-interfaces',
+            'nicplug.io/apply',
+            'nicplug.io/boot-slots',
+            'nicplug.io/persist',
+            'nicplug.io/remove-interfaces',
+            'nicplug.io/reserve-ports',
+            'nicplug.io/unplug'
+          ].exists(key,
+            (has(object.metadata.annotations) && key in object.metadata.annotations
+              ? [object.metadata.annotations[key]] : []) !=
+            (has(oldObject.metadata.annotations) && key in oldObject.metadata.annotations
+              ? [oldObject.metadata.annotations[key]] : []))
+        ))
       ))
     )
     {{- include "nicplug.activeCondition" . }}
@@ -104,32 +107,31 @@ tests each field with has() before it reads it.
 
 {{/*
 The API server calls the mutating webhook before all others, so each call of it makes the user wait. It is called only
-for a request that it may change: a new VMI, a request by annotation, an interface without a binding, an interface that
-an update drops, and a changed annotation of nicplug itself. As above, the expression may select more, never fewer.
+for a request that it may change: a new VMI, a request by annotation, changed interfaces of which one has no binding or
+one was dropped, and a changed annotation of nicplug itself. As above, the expression may select more, never fewer.
 */}}
 {{- define "nicplug.mutationConditions" -}}
 - name: mutation-possible
   expression: |-
     (
       (request.operation == 'CREATE' && request.kind.kind == 'VirtualMachineInstance') ||
-      ['nicplug.io/add-interfaces', 'nicplug.io/remove-interfaces'].exists(key,
-        has(object.metadata.annotations) && key in object.metadata.annotations) ||
+      {{- include "nicplug.requestsInterfaces" . | nindent 6 }} ||
       (request.operation == 'UPDATE' && (
         (has(object.metadata.annotations) && 'nicplug.io/boot-slots' in object.metadata.annotations
           ? [object.metadata.annotations['nicplug.io/boot-slots']] : []) !=
         (has(oldObject.metadata.annotations) && 'nicplug.io/boot-slots' in oldObject.metadata.annotations
           ? [oldObject.metadata.annotations['nicplug.io/boot-slots']] : []) ||
-        (has(object.spec) && has(oldObject.spec) && object.spec != oldObject.spec && (
+        (has(object.spec) && has(oldObject.spec) && [[
+          {{- include "nicplug.interfaces" "oldObject" | nindent 10 }},
           {{- include "nicplug.interfaces" "object" | nindent 10 }}
-          .exists(interfaces, interfaces.exists(interface,
+        ]].exists(lists, lists[0] != lists[1] && (
+          lists[1].exists(interface,
             !has(interface.bridge) && !has(interface.masquerade) && !has(interface.sriov) &&
             !has(interface.binding) && !has(interface.passtBinding) && !has(interface.slirp) &&
-            !has(interface.macvtap) && !has(interface.passt))) ||
-          [[
-            {{- include "nicplug.interfaceNames" "oldObject" | nindent 12 }},
-            {{- include "nicplug.interfaceNames" "object" | nindent 12 }}
-          ]].exists(names, names[0].exists(list, list.exists(name, names[1].all(others, !(name in others)))))
-        ))
+            !has(interface.macvtap) && !has(interface.passt)) ||
+          [lists[1].filter(interface, has(interface.name)).map(interface, interface.name)].exists(names,
+            lists[0].exists(interface, has(interface.name) && !(interface.name in names)))
+        )))
       ))
     )
     {{- include "nicplug.activeCondition" . }}
@@ -147,18 +149,25 @@ an update drops, and a changed annotation of nicplug itself. As above, the expre
     {{- include "nicplug.activeCondition" . }}
 {{- end }}
 
-{{/* The list of interfaces of a VM or a VMI, in a list: empty if there is none. Called with the object's variable. */}}
-{{- define "nicplug.interfaces" -}}
-[{{ . }}]
-.map(guest, has(guest.spec.template) && has(guest.spec.template.spec) ? guest.spec.template.spec : guest.spec)
-.filter(guest, has(guest.domain) && has(guest.domain.devices) && has(guest.domain.devices.interfaces))
-.map(guest, guest.domain.devices.interfaces)
-.filter(interfaces, interfaces != null)
+{{/* Whether the new object requests interfaces by an annotation. */}}
+{{- define "nicplug.requestsInterfaces" -}}
+(has(object.metadata.annotations) && (
+  'nicplug.io/add-interfaces' in object.metadata.annotations ||
+  'nicplug.io/remove-interfaces' in object.metadata.annotations))
 {{- end }}
 
-{{- define "nicplug.interfaceNames" -}}
-{{ include "nicplug.interfaces" . }}
-.map(interfaces, interfaces.filter(interface, has(interface.name)).map(interface, interface.name))
+{{/* The interfaces of a VM or a VMI, empty if there are none. Called with the object's variable. */}}
+{{- define "nicplug.interfaces" -}}
+(has({{ . }}.spec.template) && has({{ . }}.spec.template.spec)
+  ? {{ include "nicplug.interfacesOfGuest" (printf "%s.spec.template.spec" .) | indent 4 | trim }}
+  : {{ include "nicplug.interfacesOfGuest" (printf "%s.spec" .) | indent 4 | trim }})
+{{- end }}
+
+{{- define "nicplug.interfacesOfGuest" -}}
+(has({{ . }}.domain) && has({{ . }}.domain.devices) &&
+  has({{ . }}.domain.devices.interfaces) &&
+  {{ . }}.domain.devices.interfaces != null
+  ? {{ . }}.domain.devices.interfaces : [])
 {{- end }}
 
 {{/*
