@@ -17,6 +17,8 @@ pub(crate) struct Guest {
     number: u64,
     /// Whether no other guest has the names and networks of its NICs.
     is_unique: bool,
+    /// Whether it has migrated to another node.
+    has_moved: bool,
 }
 
 struct Nic {
@@ -30,13 +32,19 @@ struct Nic {
 impl Guest {
     /// Returns the guest with this number, whose NICs have common names and networks.
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, is_unique: false }
+        Self { number, is_unique: false, has_moved: false }
     }
 
     /// Returns the guest with this number, whose NICs have unique names and networks.
     #[allow(dead_code, reason = "only one of the two programs with this module calls it")]
     pub(crate) fn unique(number: u64) -> Self {
-        Self { number, is_unique: true }
+        Self { number, is_unique: true, has_moved: false }
+    }
+
+    /// Returns the guest after a migration to another node.
+    #[allow(dead_code, reason = "only one of the two programs with this module calls it")]
+    pub(crate) fn moved(self) -> Self {
+        Self { has_moved: true, ..self }
     }
 
     /// Returns a pseudorandom number below `limit`, which depends on the guest and on `stream` only.
@@ -222,7 +230,7 @@ impl Guest {
         let time = format!("2026-11-24T{:02}:{:02}:00Z", heartbeat / 60 % 24, heartbeat % 60);
         let condition = |kind: &str, status: &str| json!({"lastProbeTime": time, "lastTransitionTime": "2026-11-23T20:53:11Z", "status": status, "type": kind});
         let phase = |phase: &str| json!({"phase": phase, "phaseTransitionTimestamp": "2026-11-23T20:53:05Z"});
-        let node = format!("node-{:03}", self.draw(18, 500));
+        let node = format!("node-{:03}", self.draw(if self.has_moved { 22 } else { 18 }, 500));
         let volume = |(name, target): (String, char)| {
             json!({"name": name, "target": format!("vd{target}"), "persistentVolumeClaimInfo": {"accessModes": ["ReadWriteMany"],
                 "capacity": {"storage": "30Gi"}, "claimName": format!("{}-{name}", self.name()), "filesystemOverhead": "0.06",

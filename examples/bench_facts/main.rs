@@ -46,6 +46,9 @@ struct Args {
     /// Read the guests through watches from a fake API server on loopback.
     #[arg(long)]
     wire: bool,
+    /// With --wire: then update 10,000 guests a second, every second time on another node, for so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    updates: Option<u64>,
     /// Run as that API server.
     #[arg(long, hide = true)]
     serve: bool,

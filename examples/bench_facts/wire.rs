@@ -36,13 +36,23 @@ use tokio::{
     net::TcpListener,
     runtime::Builder,
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, interval, sleep},
 };
 
-use super::{Args, float, print, print_heartbeats, print_memory, resident_memory};
+use super::{Args, float, guests::Guest, print, print_heartbeats, print_memory, resident_memory};
 
-/// The time limit for a list and for the heartbeats of all guests.
-const TIMEOUT: Duration = Duration::from_mins(10);
+/// The time limit for a list, for the heartbeats of all guests, and for the updates.
+const TIMEOUT: Duration = Duration::from_mins(15);
+
+/// The number of updates that [`Args::updates`] sends in each interval, and the interval.
+const UPDATES: usize = 100;
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// So that they are 10,000 a second.
+const UPDATES_A_SECOND: u32 = 10_000;
+
+/// How often memory is measured during the updates.
+const REPORT: Duration = Duration::from_mins(1);
 
 /// The clock ticks of `/proc`; `USER_HZ` is 100 on all common architectures of Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -50,12 +60,14 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Measures each number of guests in a new process, since the allocator may keep memory that was used before.
 pub(crate) fn measure(args: &Args) -> anyhow::Result<()> {
     if let [count] = *args.guests.as_slice() {
-        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        // As in `nicplug serve`.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         return runtime.block_on(measure_one(args, count));
     }
     for count in &args.guests {
         let mut command = Command::new(env::current_exe()?);
         command.args(["--wire", &count.to_string()]).args(args.unique.then_some("--unique"));
+        command.args(args.updates.map(|seconds| format!("--updates={seconds}")));
         ensure!(command.status()?.success(), "{command:?} failed");
     }
     Ok(())
@@ -74,9 +86,40 @@ async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
     // The last event adds one more guest.
     wait(&watches, Kind::Vmi, count + 1).await?;
     let seconds = processor_seconds()? - before;
-    let size: usize = (0..1_000).map(|number| event("MODIFIED", args, number, 1).len()).sum();
+    let size: usize = (0..1_000).map(|number| event("MODIFIED", args.guest(number), 1).len()).sum();
     print_heartbeats(count, size as u64 / 1_000, seconds)?;
-    print_memory("after their heartbeats", count, base)
+    print_memory("after their heartbeats", count, base)?;
+    match args.updates {
+        Some(seconds) => measure_updates(&mut server, &watches, count, base, seconds).await,
+        None => Ok(()),
+    }
+}
+
+/// Has the guests updated for some seconds, and prints the memory each minute.
+async fn measure_updates(
+    server: &mut Server,
+    watches: &Watches,
+    count: u64,
+    base: u64,
+    seconds: u64,
+) -> anyhow::Result<()> {
+    let (start, before) = (Instant::now(), processor_seconds()?);
+    writeln!(server.input, "updates")?;
+    let mut report = interval(REPORT);
+    report.tick().await;
+    // The last event adds one more guest.
+    let end = wait(watches, Kind::Vmi, count + 2);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            result = &mut end => break result?,
+            _ = report.tick() => print_memory(&format!("after {} s of updates", start.elapsed().as_secs()), count, base)?,
+        }
+    }
+    let (elapsed, busy) = (start.elapsed().as_secs_f64(), processor_seconds()? - before);
+    let rate = float(seconds) * f64::from(UPDATES_A_SECOND) / elapsed;
+    print(&format!("{rate:>9.0} updates a second for {elapsed:.0} s: {:.0} % of a core", busy / elapsed * 100.0))?;
+    print_memory("after the updates", count, base)
 }
 
 /// Waits until the watch of the kind is synced and has `count` objects.
@@ -113,6 +156,7 @@ impl Server {
     fn start(args: &Args, count: u64) -> anyhow::Result<Self> {
         let mut command = Command::new(env::current_exe()?);
         command.args(["--serve", &count.to_string()]).args(args.unique.then_some("--unique"));
+        command.args(args.updates.map(|seconds| format!("--updates={seconds}")));
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (input, output) = (process.stdin.take(), process.stdout.take());
         let (input, output) = input.zip(output).context("the child has no pipes")?;
@@ -136,10 +180,10 @@ struct ApiServer {
     args: Arc<Args>,
     count: u64,
     /// The most recent watch of VMIs, which receives the events.
-    watch: Arc<Mutex<Option<mpsc::Sender<String>>>>,
+    watch: Arc<Mutex<Option<mpsc::Sender<Bytes>>>>,
 }
 
-/// Serves the guests until standard input closes. Each line on it triggers one heartbeat of every VMI.
+/// Serves the guests until standard input closes. A line on it triggers one heartbeat of every VMI, or the updates.
 pub(crate) fn serve(args: Args) -> anyhow::Result<()> {
     let count = *args.guests.first().context("the number of guests is missing")?;
     let api_server = ApiServer { args: Arc::new(args), count, watch: Arc::default() };
@@ -149,34 +193,62 @@ pub(crate) fn serve(args: Args) -> anyhow::Result<()> {
         let router = Router::new().fallback(answer).with_state(api_server.clone());
         tokio::select! {
             result = axum::serve(listener, router).into_future() => Ok(result?),
-            result = send_heartbeats(&api_server) => result,
+            result = answer_lines(&api_server) => result,
         }
     })
 }
 
-async fn send_heartbeats(api_server: &ApiServer) -> anyhow::Result<()> {
+async fn answer_lines(api_server: &ApiServer) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel(1);
     thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line)));
     let mut last = api_server.count;
-    while lines.recv().await.is_some() {
+    let updates = if api_server.args.updates.is_some() { update_lines(&api_server.args, last) } else { Vec::new() };
+    while let Some(line) = lines.recv().await {
         let watch = api_server
             .watch
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .context("there is no watch of VMIs")?;
-        for number in 0..api_server.count {
-            watch.send(event("MODIFIED", &api_server.args, number, 1)).await?;
+        match api_server.args.updates.filter(|_| line == "updates") {
+            Some(seconds) => send_updates(&watch, &updates, seconds).await?,
+            None => {
+                for number in 0..api_server.count {
+                    watch.send(event("MODIFIED", api_server.args.guest(number), 1)).await?;
+                }
+            }
         }
-        watch.send(event("ADDED", &api_server.args, last, 0)).await?;
+        watch.send(event("ADDED", api_server.args.guest(last), 0)).await?;
         last += 1;
     }
     Ok(())
 }
 
+/// Returns the updates of the guests: of each in turn two on its node and two after its migration.
+fn update_lines(args: &Args, count: u64) -> Vec<Bytes> {
+    let line = |number, heartbeat| match heartbeat {
+        2 | 3 => event("MODIFIED", args.guest(number), heartbeat),
+        _ => event("MODIFIED", args.guest(number).moved(), heartbeat),
+    };
+    (2..6).flat_map(|heartbeat| (0..count).map(move |number| line(number, heartbeat))).collect()
+}
+
+/// Sends 10,000 updates a second.
+async fn send_updates(watch: &mpsc::Sender<Bytes>, lines: &[Bytes], seconds: u64) -> anyhow::Result<()> {
+    let mut ticks = interval(INTERVAL);
+    let updates = usize::try_from(seconds * u64::from(UPDATES_A_SECOND))?;
+    for (number, line) in lines.iter().cycle().take(updates).enumerate() {
+        if number % UPDATES == 0 {
+            ticks.tick().await;
+        }
+        watch.send(line.clone()).await?;
+    }
+    Ok(())
+}
+
 /// Returns one line of a watch.
-fn event(kind: &str, args: &Args, number: u64, heartbeat: u64) -> String {
-    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", args.guest(number).vmi(heartbeat))
+fn event(kind: &str, guest: Guest, heartbeat: u64) -> Bytes {
+    format!("{{\"type\":\"{kind}\",\"object\":{}}}\n", guest.vmi(heartbeat)).into()
 }
 
 async fn answer(State(api_server): State<ApiServer>, uri: Uri, RawQuery(query): RawQuery) -> Response {
@@ -210,7 +282,7 @@ impl ApiServer {
         // The stream owns a sender, so that the channel never closes.
         let lines = stream::unfold((receiver, sender), |(mut receiver, sender)| async move {
             let line = receiver.recv().await?;
-            Some((Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from(line))), (receiver, sender)))
+            Some((Ok::<_, std::convert::Infallible>(Frame::data(line)), (receiver, sender)))
         });
         Body::new(StreamBody::new(lines))
     }
