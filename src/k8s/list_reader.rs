@@ -110,7 +110,7 @@ impl ListReader {
 
     /// Reads a field; of `items` only the opening bracket.
     fn field<'t>(&mut self, text: &'t [u8]) -> Result<Option<&'t [u8]>, ApiError> {
-        let Some((key, tail)) = split_value(text) else { return Ok(None) };
+        let Some((key, tail)) = value(text)? else { return Ok(None) };
         let tail = match tail.trim_ascii_start() {
             [] => return Ok(None),
             [b':', tail @ ..] => tail.trim_ascii_start(),
@@ -121,7 +121,7 @@ impl ListReader {
             self.place = Place::FirstItem;
             return Ok(Some(tail));
         }
-        let Some((value, tail)) = split_value(tail) else { return Ok(None) };
+        let Some((value, tail)) = value(tail)? else { return Ok(None) };
         if key == "metadata" && value != b"null" {
             self.metadata = read_object(text_of(value)?).map_err(|error| unreadable(&error.message))?;
         }
@@ -130,9 +130,17 @@ impl ListReader {
     }
 }
 
+/// Splits a value from the text after it; `None` if it is not complete.
+fn value(text: &[u8]) -> Result<Option<(&[u8], &[u8])>, ApiError> {
+    match split_value(text) {
+        Some(([], _)) => Err(unreadable("a value of the list is missing")),
+        split => Ok(split),
+    }
+}
+
 /// Gives an object on and returns the text after it; `None` if the object is not complete.
 fn item<'t>(text: &'t [u8], take: &mut impl FnMut(&str)) -> Result<Option<&'t [u8]>, ApiError> {
-    let Some((object, tail)) = split_value(text) else { return Ok(None) };
+    let Some((object, tail)) = value(text)? else { return Ok(None) };
     take(text_of(object)?);
     Ok(Some(tail))
 }
@@ -221,6 +229,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_parts_of_any_text_make_no_difference(
+            text in r#"\{?("items":|"metadata":|\[|\]|\{|\}|"[a-z\\"]{0,3}"|[0-9]{0,2}|null|,|:| ){0,20}"#,
+            length in 1..9_usize,
+        ) {
+            prop_assert_eq!(read(text.as_bytes(), length), read(text.as_bytes(), usize::MAX));
+        }
+
         #[test]
         fn any_list_is_read_as_serde_json_reads_it(
             texts in prop::collection::vec(".{0,40}", 0..6),

@@ -94,7 +94,7 @@ pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Json
 }
 
 /// Splits a value from the text after it; `None` if its end is not there, and so after a number that more digits may
-/// follow. The text of the value is not checked.
+/// follow. The text of the value is not checked; it is empty if none stands there.
 pub(crate) fn split_value(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let tail = match text {
         [b'{' | b'[', ..] => skip::after_brackets(text)?,
