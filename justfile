@@ -239,6 +239,7 @@ bench-facts-image *flags:
     set -euo pipefail
     target={{ arch() }}-unknown-linux-musl
     source image/environment.sh "$target"
+    export MIMALLOC_PURGE_DELAY=10
     RUSTFLAGS="-Cprofile-use=$PWD/target/training/$target.profdata" \
         cargo zigbuild --profile dist --locked --target "$target" --example bench_facts
     "target/$target/dist/examples/bench_facts" {{ flags }}

@@ -157,7 +157,7 @@ impl ApiClient {
         params: &WatchParams,
         resource_version: &str,
         fields: Fields,
-    ) -> Result<Lines, ApiError> {
+    ) -> Result<ResponseBody, ApiError> {
         let collection = path.collection();
         let mut request = match fields {
             Fields::All => collection.watch(params, resource_version),
@@ -198,16 +198,16 @@ impl ApiClient {
         mut take: impl FnMut(&str),
     ) -> Result<ListMetadata, ApiError> {
         let read = async {
-            let mut lines: Lines = Box::pin(self.client.request_stream(request).await?);
+            let mut body: ResponseBody = Box::pin(self.client.request_stream(request).await?);
             let mut list = ListReader::default();
             loop {
-                let bytes = lines.fill_buf().await.map_err(ApiError::from)?;
+                let bytes = body.fill_buf().await.map_err(ApiError::from)?;
                 let length = bytes.len();
                 if length == 0 {
                     return list.finish(&mut take);
                 }
                 list.read(bytes, &mut take)?;
-                lines.as_mut().consume(length);
+                body.as_mut().consume(length);
             }
         };
         self.in_time(Box::pin(read)).await
@@ -227,7 +227,7 @@ impl ApiClient {
 }
 
 /// The body of a response, as it arrives.
-pub(crate) type Lines = Pin<Box<dyn AsyncBufRead + Send>>;
+pub(crate) type ResponseBody = Pin<Box<dyn AsyncBufRead + Send>>;
 
 /// The pages of a list.
 pub(crate) struct Pages<'c> {

@@ -16,7 +16,7 @@ use crate::{
         api_error::ApiError,
         backoff::shortened,
         kind::Kind,
-        request::{ApiClient, Fields, Lines, ObjectPath, Pages},
+        request::{ApiClient, Fields, ObjectPath, Pages, ResponseBody},
     },
 };
 
@@ -59,9 +59,9 @@ impl ListWatch {
             bookmarks: true,
             ..WatchParams::default()
         };
-        let lines = self.client.watch(&self.path, &params, resource_version, self.fields()).await?;
+        let body = self.client.watch(&self.path, &params, resource_version, self.fields()).await?;
         let (idle_timeout, start) = (self.tuning.idle_timeout, resource_version.to_owned());
-        Ok(EventStream { lines, idle_timeout, start, line: Vec::new(), next: Vec::new(), was_cut: false })
+        Ok(EventStream { body, idle_timeout, start, line: Vec::new(), next: Vec::new(), was_cut: false })
     }
 
     /// Returns how long the API server is asked to keep a watch open.
@@ -86,7 +86,7 @@ impl ListWatch {
 
 /// The events of a watch, as they arrive: each is one line of JSON text.
 pub(super) struct EventStream {
-    lines: Lines,
+    body: ResponseBody,
     idle_timeout: Duration,
     /// The resource version that the watch began with.
     start: String,
@@ -100,7 +100,7 @@ impl EventStream {
     /// Waits for the next event; `None` when the watch has ended, or when nothing came for the idle timeout.
     pub(super) async fn next(&mut self) -> Result<Option<Event<'_>>, ApiError> {
         self.next.clear();
-        match timeout(self.idle_timeout, self.lines.read_until(b'\n', &mut self.next)).await {
+        match timeout(self.idle_timeout, self.body.read_until(b'\n', &mut self.next)).await {
             Ok(Ok(_)) if self.next.ends_with(b"\n") => {}
             // An end in the middle of a line means a lost connection; the next request reports why.
             Ok(Ok(_)) => {
