@@ -26,7 +26,7 @@ use rustls::server::Acceptor;
 use tokio::{
     io::AsyncBufReadExt,
     net::TcpStream,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
@@ -101,7 +101,7 @@ pub(super) async fn serve(
         stream = &mut handshake => stream,
         removal = &mut removal => {
             // The client sends a request once the handshake is complete, and would lose it.
-            if removal == Removal::Close && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, &mut handshake).await {
+            if removal != Removal::Abort && let Ok(Some(stream)) = timeout(LAST_HANDSHAKE, &mut handshake).await {
                 let timeouts = ConnectionTimeouts::new(&Limits { idle: LAST_HANDSHAKE, ..context.limits.clone() }, 0);
                 // Boxed, so that the other connections have no place for it.
                 Box::pin(serve_requests(stream, &context, &Arc::new(timeouts), future::pending())).await;
@@ -188,11 +188,12 @@ async fn serve_requests(
     let mut timer = pin!(sleep_until(timeouts.deadline()));
     let mut removal = pin!(removal);
     let mut removed = None;
+    let now = |removal| Some((removal, Instant::now()));
     // hyper takes 16 KiB at once, so it starts only when it has something to do. It gets the end of the stream, too.
     tokio::select! {
         biased;
         _ = stream.fill_buf() => {}
-        removal = &mut removal => removed = Some(removal),
+        removal = &mut removal => removed = now(removal),
         () = &mut timer => {}
     }
     let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(timeouts)));
@@ -207,19 +208,22 @@ async fn serve_requests(
             if removed.is_none()
                 && let Poll::Ready(removal) = removal.as_mut().poll(cx)
             {
-                removed = Some(removal);
+                removed = now(removal);
             }
+            let mut deadline = timeouts.deadline();
             match (removed, timeouts.phase()) {
                 (Some(_), Phase::Idle) => {
                     connection.as_mut().graceful_shutdown();
                     timeouts.begin_closing();
                     continue;
                 }
-                (Some(Removal::Abort), Phase::Header | Phase::Body) => return Poll::Ready(()),
+                (Some((Removal::Abort, _)), Phase::Header | Phase::Body) => return Poll::Ready(()),
+                (Some((Removal::CloseIdle, since)), Phase::Header | Phase::Body) => {
+                    deadline = deadline.min(since + timeouts.arrival());
+                }
                 _ => {}
             }
             // A reset is expensive, so a later deadline does not reset the timer: it can fire early, and is reset then.
-            let deadline = timeouts.deadline();
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -265,6 +269,87 @@ impl RequestHandler {
             }
             timeouts.begin_response(unread);
             Ok(response)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, routing::post};
+    use rcgen::CertifiedKey;
+    use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::{Notify, oneshot},
+    };
+    use tokio_rustls::{TlsConnector, client};
+
+    use super::*;
+    use crate::{
+        certificates::crypto::provider,
+        server::tls::{self, CertKeyPair, CertResolver},
+    };
+
+    /// A connection whose client has sent the header of a request and half of its body.
+    struct HalfRequest {
+        client: client::TlsStream<TcpStream>,
+        removal: oneshot::Sender<Removal>,
+    }
+
+    impl HalfRequest {
+        async fn start(arrival: Duration) -> Self {
+            let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+            let certificates = CertResolver::default();
+            let pair = CertKeyPair::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes());
+            certificates.set(pair.unwrap());
+            let has_begun = Arc::new(Notify::new());
+            let begins = Arc::clone(&has_begun);
+            let answer = async move |request: axum::extract::Request| {
+                begins.notify_one();
+                to_bytes(request.into_body(), 100).await.unwrap()
+            };
+            let router = Router::new().route("/", post(answer));
+            let limits = Limits { arrival, ..Limits::default() };
+            let timeouts = Arc::new(ConnectionTimeouts::new(&limits, 0));
+            let tls = tls::server_config(certificates, None).unwrap();
+            let context = Arc::new(ConnectionContext::new(tls, router, limits, Counts::default()));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, peer) = listener.accept().await.unwrap();
+            let (removal, removed) = oneshot::channel();
+            let removed = async { removed.await.unwrap() };
+            tokio::spawn(async move { serve(accepted, peer, context, timeouts, removed).await });
+
+            let mut roots = RootCertStore::empty();
+            roots.add(cert.der().clone()).unwrap();
+            let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let connector = TlsConnector::from(Arc::new(config));
+            let mut client = connector.connect(ServerName::try_from("a").unwrap(), stream).await.unwrap();
+            client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+            has_begun.notified().await;
+            Self { client, removal }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_began_before_its_idle_connection_was_closed_must_arrive_in_time() {
+        let HalfRequest { mut client, removal } = HalfRequest::start(Duration::ZERO).await;
+        removal.send(Removal::CloseIdle).unwrap();
+        // The connection is cut, so TLS does not end as it should.
+        assert!(matches!(client.read_u8().await, Err(error) if error.kind() == io::ErrorKind::UnexpectedEof));
+
+        for removal in [Removal::CloseIdle, Removal::Close] {
+            let mut half = HalfRequest::start(Duration::from_hours(1)).await;
+            half.removal.send(removal).unwrap();
+            half.client.write_all(b"cd").await.unwrap();
+            let mut response = String::new();
+            half.client.read_to_string(&mut response).await.unwrap();
+            assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("abcd"), "{removal:?}: {response}");
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) struct Place<I> {
 pub(crate) enum Removal {
     /// It is closed as soon as it has no request.
     Close,
+    /// The same for an idle one, but a request that has begun since must be complete within [`Limits::arrival`].
+    CloseIdle,
     /// The same, but a handshake or a request that is still incomplete is aborted.
     Abort,
 }
@@ -141,7 +143,7 @@ impl Places {
 
     /// Returns the connection of some established ones that is idle longest, else the one with the slowest request.
     fn to_remove_of<I: Copy>(self, places: &[Place<I>], now: Instant) -> Option<(I, Removal)> {
-        let idle = longest(places, Place::idle_since, SILENCE, now).map(|id| (id, Removal::Close));
+        let idle = longest(places, Place::idle_since, SILENCE, now).map(|id| (id, Removal::CloseIdle));
         idle.or_else(|| longest(places, Place::request_since, self.arrival, now).map(|id| (id, Removal::Abort)))
     }
 }
@@ -236,30 +238,30 @@ mod tests {
 
     #[test]
     fn connections_that_need_their_places_least_are_removed() {
-        use Removal::{Abort, Close};
+        use Removal::{Abort, CloseIdle};
         use Seconds::{Accepted, Handshake, Hello, Idle, Part, Request};
         // At a limit of 4 one place is for a handshake.
         for (connections, expected) in [
             (&[(1, Idle(5)), (2, Idle(9)), (3, Handshake(8)), (4, Handshake(20))][..], &[][..]),
-            (&[(1, Idle(5)), (2, Idle(9)), (3, Request), (4, Part(20)), (5, Request)], &[(1, Close)]),
+            (&[(1, Idle(5)), (2, Idle(9)), (3, Request), (4, Part(20)), (5, Request)], &[(1, CloseIdle)]),
             (
                 &[(1, Idle(5)), (2, Idle(9)), (3, Idle(7)), (4, Idle(1)), (5, Idle(2)), (6, Idle(3))],
-                &[(1, Close), (2, Close)],
+                &[(1, CloseIdle), (2, CloseIdle)],
             ),
             (&[(1, Request), (2, Request), (5, Request), (3, Part(9)), (4, Part(0))], &[(3, Abort)]),
             // All have requests, or have just completed their handshake.
             (&[(1, Request), (2, Request), (3, Request), (4, Idle(0)), (5, Part(0))], &[]),
             // A handshake has a place.
-            (&[(1, Handshake(9)), (2, Idle(1)), (3, Request), (4, Request), (5, Request)], &[(1, Close)]),
+            (&[(1, Handshake(9)), (2, Idle(1)), (3, Request), (4, Request), (5, Request)], &[(1, CloseIdle)]),
             (&[(1, Handshake(1)), (2, Handshake(9)), (1, Handshake(2)), (3, Idle(30)), (4, Request)], &[(2, Abort)]),
             (&[(1, Handshake(9)), (1, Hello(2)), (2, Hello(3)), (3, Idle(30)), (4, Request)], &[(1, Abort)]),
             // The server itself may be late, and then ends no handshake that it could complete.
             (&[(1, Handshake(0)), (2, Handshake(0)), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[]),
             (&[(1, Accepted), (2, Accepted), (3, Idle(30)), (4, Idle(30)), (5, Request)], &[]),
             // An address with more than half of the places.
-            (&[(1, Idle(1)), (1, Idle(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(1, Close)]),
+            (&[(1, Idle(1)), (1, Idle(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(1, CloseIdle)]),
             (&[(1, Part(9)), (1, Part(2)), (1, Request), (2, Idle(30)), (3, Request)], &[(0, Abort)]),
-            (&[(1, Request), (1, Request), (1, Part(0)), (2, Idle(30)), (3, Request)], &[(3, Close)]),
+            (&[(1, Request), (1, Request), (1, Part(0)), (2, Idle(30)), (3, Request)], &[(3, CloseIdle)]),
             (&[(1, Request), (1, Request), (1, Idle(0)), (2, Idle(30)), (3, Request)], &[]),
         ] {
             assert_eq!(removed(4, connections), expected, "{connections:?}");

@@ -152,7 +152,7 @@ async fn removal(removed: oneshot::Receiver<Removal>, timeouts: Arc<ConnectionTi
     // task reads them before it ends the connection.
     let phase = timeouts.phase();
     yield_now().await;
-    if timeouts.phase() != phase {
+    if removal == Removal::Abort && timeouts.phase() != phase {
         // A client that has just sent something is not slow: it gets time for the rest.
         sleep(timeouts.arrival()).await;
     }
