@@ -130,8 +130,11 @@ impl ListReader {
     }
 }
 
+/// A value, and the text after it.
+type Split<'t> = (&'t [u8], &'t [u8]);
+
 /// Splits a value from the text after it; `None` if it is not complete.
-fn value(text: &[u8]) -> Result<Option<(&[u8], &[u8])>, ApiError> {
+fn value(text: &[u8]) -> Result<Option<Split<'_>>, ApiError> {
     match split_value(text) {
         Some(([], _)) => Err(unreadable("a value of the list is missing")),
         split => Ok(split),
