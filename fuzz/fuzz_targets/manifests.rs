@@ -20,9 +20,9 @@ use serde_json::Value;
 
 /// Reviews whose rules use facts of many kinds.
 const REVIEWS: [&[u8]; 3] = [
-    include_bytes!("../corpus/review/vm-update-merge-patch-add-nic.json"),
-    include_bytes!("../corpus/review/vm-update-add-nic-denied.json"),
-    include_bytes!("../corpus/review/vmi-create.json"),
+    include_bytes!("../../tests/data/reviews/vm-update-merge-patch-add-nic.json"),
+    include_bytes!("../reviews/vm-update-add-nic-denied.json"),
+    include_bytes!("../../tests/data/reviews/vmi-create.json"),
 ];
 
 fuzz_target!(|text: &str| {
