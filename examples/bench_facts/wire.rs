@@ -44,12 +44,9 @@ use super::{Args, float, guests::Guest, print, print_heartbeats, print_memory, r
 /// The time limit for a list, for the heartbeats of all guests, and for the updates.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// The number of updates that [`Args::updates`] sends in each interval, and the interval.
-const UPDATES: usize = 100;
-const INTERVAL: Duration = Duration::from_millis(10);
-
-/// So that they are 10,000 a second.
+/// The rate of [`Args::updates`], and in how many parts of a second they are sent.
 const UPDATES_A_SECOND: u32 = 10_000;
+const PARTS: u32 = 100;
 
 /// How often memory is measured during the updates.
 const REPORT: Duration = Duration::from_mins(1);
@@ -65,12 +62,18 @@ pub(crate) fn measure(args: &Args) -> anyhow::Result<()> {
         return runtime.block_on(measure_one(args, count));
     }
     for count in &args.guests {
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--wire", &count.to_string()]).args(args.unique.then_some("--unique"));
-        command.args(args.updates.map(|seconds| format!("--updates={seconds}")));
+        let mut command = process(args, "--wire", *count)?;
         ensure!(command.status()?.success(), "{command:?} failed");
     }
     Ok(())
+}
+
+/// Returns this program in another mode, for so many guests of the same kind.
+fn process(args: &Args, mode: &str, count: u64) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args([mode, &count.to_string()]).args(args.unique.then_some("--unique"));
+    command.args(args.updates.map(|seconds| format!("--updates={seconds}")));
+    Ok(command)
 }
 
 async fn measure_one(args: &Args, count: u64) -> anyhow::Result<()> {
@@ -154,10 +157,7 @@ struct Server {
 
 impl Server {
     fn start(args: &Args, count: u64) -> anyhow::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--serve", &count.to_string()]).args(args.unique.then_some("--unique"));
-        command.args(args.updates.map(|seconds| format!("--updates={seconds}")));
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut process = process(args, "--serve", count)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (input, output) = (process.stdin.take(), process.stdout.take());
         let (input, output) = input.zip(output).context("the child has no pipes")?;
         let mut address = String::new();
@@ -202,7 +202,7 @@ async fn answer_lines(api_server: &ApiServer) -> anyhow::Result<()> {
     let (sender, mut lines) = mpsc::channel(1);
     thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.blocking_send(line)));
     let mut last = api_server.count;
-    let updates = if api_server.args.updates.is_some() { update_lines(&api_server.args, last) } else { Vec::new() };
+    let updates = api_server.args.updates.map(|seconds| (seconds, update_lines(&api_server.args, last)));
     while let Some(line) = lines.recv().await {
         let watch = api_server
             .watch
@@ -210,9 +210,9 @@ async fn answer_lines(api_server: &ApiServer) -> anyhow::Result<()> {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .context("there is no watch of VMIs")?;
-        match api_server.args.updates.filter(|_| line == "updates") {
-            Some(seconds) => send_updates(&watch, &updates, seconds).await?,
-            None => {
+        match &updates {
+            Some((seconds, lines)) if line == "updates" => send_updates(&watch, lines, *seconds).await?,
+            _ => {
                 for number in 0..api_server.count {
                     watch.send(event("MODIFIED", api_server.args.guest(number), 1)).await?;
                 }
@@ -235,10 +235,11 @@ fn update_lines(args: &Args, count: u64) -> Vec<Bytes> {
 
 /// Sends 10,000 updates a second.
 async fn send_updates(watch: &mpsc::Sender<Bytes>, lines: &[Bytes], seconds: u64) -> anyhow::Result<()> {
-    let mut ticks = interval(INTERVAL);
+    let mut ticks = interval(Duration::from_secs(1) / PARTS);
+    let at_once = usize::try_from(UPDATES_A_SECOND / PARTS)?;
     let updates = usize::try_from(seconds * u64::from(UPDATES_A_SECOND))?;
     for (number, line) in lines.iter().cycle().take(updates).enumerate() {
-        if number % UPDATES == 0 {
+        if number % at_once == 0 {
             ticks.tick().await;
         }
         watch.send(line.clone()).await?;

@@ -201,7 +201,7 @@ impl ApiClient {
             let mut body: ResponseBody = Box::pin(self.client.request_stream(request).await?);
             let mut list = ListReader::default();
             loop {
-                let bytes = body.fill_buf().await.map_err(ApiError::from)?;
+                let bytes = body.fill_buf().await?;
                 let length = bytes.len();
                 if length == 0 {
                     return list.finish(&mut take);

@@ -476,6 +476,7 @@ mod tests {
     fn a_namespace_may_only_be_stricter_unless_the_settings_allow_more() {
         for (text, override_policy) in [
             ("", OverridePolicy::Tighten),
+            ("namespaces: {}", OverridePolicy::Tighten),
             ("namespaces: {override: {}}", OverridePolicy::Tighten),
             ("namespaceOverride: allow", OverridePolicy::Allow),
             ("namespaceOverride: forbid", OverridePolicy::Forbid),

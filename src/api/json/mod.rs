@@ -28,7 +28,7 @@ use serde::{
 
 use self::{
     scan::{after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start},
-    skipped::SkippedValues,
+    skipped::{SkippedValues, after_delimited},
 };
 
 /// The name of a newtype whose visitor receives the text of the value from [`Reader`], by `visit_borrowed_str`. To
@@ -96,13 +96,11 @@ pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Json
 /// Splits a value from the text after it; `None` if its end is not there, and so after a number that more digits may
 /// follow. The text of the value is not checked; it is empty if none stands there.
 pub(crate) fn split_value(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let tail = match text {
-        [b'{' | b'[', ..] => skip::after_brackets(text)?,
-        [b'"', inside @ ..] => skip::after_string(inside)?,
-        _ => {
-            let is_end = |byte: &u8| matches!(byte, b',' | b']' | b'}') || byte.is_ascii_whitespace();
-            text.get(text.iter().position(is_end)?..)?
-        }
+    let tail = if let [b'{' | b'[' | b'"', ..] = text {
+        after_delimited(text)?
+    } else {
+        let is_end = |byte: &u8| matches!(byte, b',' | b']' | b'}') || byte.is_ascii_whitespace();
+        text.get(text.iter().position(is_end)?..)?
     };
     text.split_at_checked(text.len() - tail.len())
 }

@@ -81,8 +81,8 @@ impl<'de> SkippedValues<'de> {
     }
 }
 
-/// Returns the text after an object or a string.
-fn after_delimited(text: &[u8]) -> Option<&[u8]> {
+/// Returns the text after a list, an object or a string.
+pub(super) fn after_delimited(text: &[u8]) -> Option<&[u8]> {
     match text {
         [b'"', inside @ ..] => skip::after_string(inside),
         _ => skip::after_brackets(text),
