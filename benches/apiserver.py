@@ -42,7 +42,11 @@ LIMIT_SECONDS = 600
 # The paths of the groups.
 KUBEVIRT = "/apis/kubevirt.io/v1"
 NADS = "/apis/k8s.cni.cncf.io/v1"
-HISTOGRAM = "apiserver_admission_webhook_admission_duration_seconds"
+# The histograms of the API server, by what they count of each webhook.
+HISTOGRAMS = {
+    "match conditions": "apiserver_admission_match_condition_evaluation_seconds",
+    "calls": "apiserver_admission_webhook_admission_duration_seconds",
+}
 STAND_IN = "virt-api.example.com"
 
 
@@ -76,12 +80,12 @@ class Api:
     def patch(self, path: str, change: object) -> None:
         self.send("PATCH", path, change, "application/merge-patch+json")
 
-    def durations(self) -> dict[tuple[str, str], tuple[float, int]]:
-        """The seconds and the number of the calls of each webhook, by its name and type."""
+    def durations(self, histogram: str) -> dict[tuple[str, str], tuple[float, int]]:
+        """The seconds and the number of what a histogram counts of each webhook, by its name and type."""
         page = self.send("GET", "/metrics").decode()
         found: dict[tuple[str, str], list[float]] = {}
         for line in page.splitlines():
-            if match := re.match(HISTOGRAM + r"_(sum|count)\{(.*)\} (\S+)$", line):
+            if match := re.match(histogram + r"_(sum|count)\{(.*)\} (\S+)$", line):
                 labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
                 entry = found.setdefault((labels["name"], labels["type"]), [0, 0])
                 entry[match[1] == "count"] += float(match[3])
@@ -303,17 +307,21 @@ def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.2f}"
 
 
+def read_histograms(api: Api) -> dict[str, dict[tuple[str, str], tuple[float, int]]]:
+    return {what: api.durations(histogram) for what, histogram in HISTOGRAMS.items()}
+
+
 def run(api: Api, pairs: int, rounds: int) -> None:
     deadline = time.monotonic() + LIMIT_SECONDS
     print(f"{'p50 of a request, ms':44}{'plain':>8}{'judged':>8}{'added':>8}   added % (each round)")
     for case in cases():
         measure(api, case, WARM_UP)
-        before, measured = api.durations(), []
+        before, measured = read_histograms(api), []
         for _ in range(rounds):
             if time.monotonic() > deadline:
                 sys.exit(f"the measurements are not done after {LIMIT_SECONDS} s: fewer PAIRS or ROUNDS")
             measured.append(measure(api, case, pairs))
-        after = api.durations()
+        after = read_histograms(api)
 
         medians = [{name: statistics.median(times) for name, times in one.items()} for one in measured]
         whole = {name: statistics.median(time for one in measured for time in one[name]) for name in (PLAIN, JUDGED)}
@@ -324,11 +332,12 @@ def run(api: Api, pairs: int, rounds: int) -> None:
             f"   {100 * added / whole[PLAIN]:+.1f} ({', '.join(f'{share:+.1f}' for share in shares)})"
         )
         requests = 4 * pairs * rounds
-        for key, (seconds, count) in sorted(after.items()):
-            seconds_before, count_before = before.get(key, (0.0, 0))
-            if calls := count - count_before:
-                mean = milliseconds((seconds - seconds_before) / calls)
-                print(f"    {key[0]} ({key[1]}): {calls} calls for {requests} requests, {mean} ms on average")
+        for what in HISTOGRAMS:
+            for key, (seconds, count) in sorted(after[what].items()):
+                seconds_before, count_before = before[what].get(key, (0.0, 0))
+                if more := count - count_before:
+                    mean = f"{1e6 * (seconds - seconds_before) / more:.0f} µs on average"
+                    print(f"    {key[0]} ({key[1]}): {more} {what} for {requests} requests, {mean}")
 
 
 def main() -> None:
@@ -381,7 +390,7 @@ def is_ready(port: int) -> bool:
 
 def are_called(api: Api) -> bool:
     measure(api, next(case for case in cases() if "annotation" in case.title), 1)
-    called = {(name, kind) for (name, kind), (_, count) in api.durations().items() if count}
+    called = {(name, kind) for (name, kind), (_, count) in api.durations(HISTOGRAMS["calls"]).items() if count}
     wanted = {(STAND_IN, "validating"), ("validate.nicplug.io", "validating"), ("mutate.nicplug.io", "admit")}
     return wanted <= called
 
