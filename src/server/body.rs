@@ -19,10 +19,17 @@ use std::{
 };
 
 use axum::body::{Body, Bytes, HttpBody};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// The bytes that have to arrive in each [window](super::Limits::body_window), unless the body is complete before.
 const BYTES_PER_WINDOW: usize = 256 << 10;
+
+/// The bytes of a body after which the other connections of the thread have their turn. Reading so many takes about as
+/// long as a review.
+const BYTES_PER_TURN: usize = 64 << 10;
 
 /// Why a body cannot be read.
 #[derive(Debug, Eq, PartialEq)]
@@ -110,7 +117,7 @@ pub(super) async fn read(body: &mut Body, limits: BodyLimits, share: &mut Budget
         return Err(ReadError::TooLarge);
     }
     let timer = pin!(sleep_until(limits.window_after(limits.start)));
-    let mut frames = Frames { body, limits, arrived: 0, timer };
+    let mut frames = Frames { body, limits, arrived: 0, of_turn: 0, timer };
     let Some(first) = frames.next().await? else { return Ok(Bytes::new()) };
     share.grow_to(first.len())?;
     if frames.body.is_end_stream() && first.len() <= limit {
@@ -144,7 +151,7 @@ pub(super) async fn discard(mut body: Body, limits: BodyLimits) -> Result<(), Re
         return Err(ReadError::TooLarge);
     }
     let timer = pin!(sleep_until(limits.window_after(limits.start)));
-    let mut frames = Frames { body: &mut body, limits, arrived: 0, timer };
+    let mut frames = Frames { body: &mut body, limits, arrived: 0, of_turn: 0, timer };
     let mut length = 0;
     while let Some(bytes) = frames.next().await? {
         length += bytes.len();
@@ -161,6 +168,8 @@ struct Frames<'b> {
     limits: BodyLimits,
     /// The bytes that arrived in this window.
     arrived: usize,
+    /// The bytes that were read in this turn.
+    of_turn: usize,
     /// The end of the window. A timer costs nothing until a frame has to be awaited.
     timer: Pin<&'b mut Sleep>,
 }
@@ -168,6 +177,10 @@ struct Frames<'b> {
 impl Frames<'_> {
     /// Returns the next frame of data; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        if self.of_turn >= BYTES_PER_TURN {
+            self.of_turn = 0;
+            yield_now().await;
+        }
         loop {
             let frame = poll_fn(|cx| match Pin::new(&mut *self.body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Ok(frame)),
@@ -179,6 +192,7 @@ impl Frames<'_> {
                 Ok(Some(frame)) => {
                     if let Ok(bytes) = frame.map_err(|_| ReadError::Broken)?.into_data() {
                         self.arrived += bytes.len();
+                        self.of_turn += bytes.len();
                         return Ok(Some(bytes));
                     }
                 }
@@ -204,8 +218,9 @@ impl Frames<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, task::Context};
+    use std::{convert::Infallible, sync::Arc, task::Context};
 
+    use futures_util::stream;
     use hyper::body::Frame;
 
     use super::*;
@@ -252,6 +267,29 @@ mod tests {
         assert_eq!(failure(40 * KIB).await, (ReadError::Slow, 5));
         assert_eq!(failure(60 * KIB).await, (ReadError::Late, 30));
         assert_eq!(failure(1 << 20).await, (ReadError::TooLarge, 8));
+    }
+
+    #[tokio::test]
+    async fn other_tasks_of_the_thread_have_turns_while_a_large_body_arrives() {
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        let budget = BodyBudget::new(8 << 20);
+        for (frames, expected) in [(1, 0), (4, 1), (5, 1), (64, 16)] {
+            let before = turns.load(Ordering::Relaxed);
+            let body =
+                || Body::from_stream(stream::iter((0..frames).map(|_| Ok::<_, Infallible>(vec![b' '; 16 * KIB]))));
+            assert_eq!(read(&mut body(), limits(1 << 20), &mut budget.share()).await.unwrap().len(), frames * 16 * KIB);
+            assert_eq!(turns.load(Ordering::Relaxed) - before, expected, "{frames} frames are read");
+            discard(body(), limits(1 << 20)).await.unwrap();
+            assert_eq!(turns.load(Ordering::Relaxed) - before, 2 * expected, "{frames} frames are discarded");
+        }
+        other.abort();
     }
 
     #[tokio::test(start_paused = true)]
