@@ -84,13 +84,14 @@ impl ConnectionContext {
     }
 }
 
-/// Serves a connection until it ends, or until `removal` says how to end it.
+/// Serves a connection until it ends, or until `removal` says how to end it. Then it drops `_registration`.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     context: Arc<ConnectionContext>,
     timeouts: Arc<ConnectionTimeouts>,
     removal: impl Future<Output = Removal>,
+    _registration: impl Sized,
 ) {
     let _guard = context.counts.add_connection();
     let mut removal = pin!(removal);
@@ -319,7 +320,7 @@ mod tests {
             let (accepted, peer) = listener.accept().await.unwrap();
             let (removal, removed) = oneshot::channel();
             let removed = async { removed.await.unwrap() };
-            tokio::spawn(async move { serve(accepted, peer, context, timeouts, removed).await });
+            tokio::spawn(async move { serve(accepted, peer, context, timeouts, removed, ()).await });
 
             let mut roots = RootCertStore::empty();
             roots.add(cert.der().clone()).unwrap();

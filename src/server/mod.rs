@@ -44,7 +44,7 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
     time::{self, Instant},
@@ -53,7 +53,11 @@ use tokio::{
 use self::{
     body::BodyBudget,
     change_events::ChangeEvents,
-    connection::{ConnectionContext, places::Places, threads::Connections},
+    connection::{
+        ConnectionContext,
+        places::Places,
+        threads::{Accepted, Connections, Threads},
+    },
     denial_events::DenialEvents,
     denials::DenialCounts,
     in_flight::{InFlight, LogLimit},
@@ -360,7 +364,8 @@ impl Server {
         let mut retry_at = None;
         let limit = self.context.limits.connections;
         let places = Places::new(&self.context.limits);
-        let (refused, full) = (LogLimit::new(), LogLimit::new());
+        let full = LogLimit::new();
+        let threads = self.connections.threads().clone();
         loop {
             let removed = self.connections.remove_surplus(places);
             let open = self.connections.len();
@@ -379,17 +384,13 @@ impl Server {
             }
             tokio::select! {
                 () = &mut end => return,
-                () = self.connections.one_ended() => {}
+                () = self.connections.one_ended(), if !places.suffice(open) => {}
                 () = time::sleep(PLACE_PAUSE), if !places.suffice(open) => {}
-                accepted = accept(&self.listener, retry_at), if !is_full => match accepted {
-                    Ok((stream, peer)) => {
+                accepted = accept(&self.listener, &threads, retry_at), if !is_full => match accepted {
+                    Ok(connection) => {
                         backoff.reset();
                         retry_at = None;
-                        if let Err(error) = self.connections.open(stream, peer, &self.context)
-                            && let Some(suppressed) = refused.pass()
-                        {
-                            tracing::error!(%peer, %error, suppressed, "cannot serve a connection");
-                        }
+                        self.connections.open(connection, &self.context);
                     }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
@@ -437,11 +438,11 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerE
 }
 
 /// Waits until the end of the pause, then for a connection. It can be dropped at any await without losing a connection.
-async fn accept(listener: &TcpListener, pause: Option<Instant>) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listener: &TcpListener, threads: &Threads, pause: Option<Instant>) -> io::Result<Accepted> {
     if let Some(end) = pause {
         time::sleep_until(end).await;
     }
-    listener.accept().await
+    threads.accept(listener).await
 }
 
 /// Whether the client closed the connection before it was accepted. Any other error concerns the process or the

@@ -6,18 +6,20 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    future, io,
+    future::poll_fn,
+    io, iter,
     net::{IpAddr, SocketAddr},
     num::NonZero,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, ready},
     thread,
 };
 
 use tokio::{
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
-    sync::oneshot,
-    task::{Id, JoinSet, yield_now},
+    sync::{Notify, oneshot},
+    task::yield_now,
     time::{Instant, sleep},
 };
 
@@ -30,18 +32,10 @@ use crate::server::connection;
 
 /// The open connections.
 pub(crate) struct Connections {
-    threads: Vec<Arc<Thread>>,
-    tasks: JoinSet<()>,
-    open: HashMap<Id, OpenConnection>,
-}
-
-/// An open connection.
-struct OpenConnection {
-    _thread: Arc<Thread>,
-    /// Removes the connection; when it is dropped, as by [`Removal::Close`]. `None` if it was used.
-    remover: Option<oneshot::Sender<Removal>>,
-    address: IpAddr,
-    timeouts: Arc<ConnectionTimeouts>,
+    threads: Threads,
+    open: Arc<OpenConnections>,
+    /// The number of the next connection.
+    next: u64,
 }
 
 impl Connections {
@@ -50,49 +44,39 @@ impl Connections {
     /// # Errors
     /// The process has reached a limit of threads or of file descriptors.
     pub(crate) fn new() -> io::Result<Self> {
-        let count = thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = (0..count).map(|_| Thread::start().map(Arc::new)).collect::<io::Result<_>>()?;
-        Ok(Self { threads, tasks: JoinSet::new(), open: HashMap::new() })
+        Ok(Self { threads: Threads::start()?, open: Arc::default(), next: 0 })
+    }
+
+    /// Returns the threads, which [accept](Threads::accept) connections.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.tasks.len()
+        self.open.all().len()
     }
 
-    /// Serves a connection on the thread with the fewest connections.
-    ///
-    /// # Errors
-    /// The connection cannot be moved to the thread, and is closed.
-    pub(crate) fn open(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        context: &Arc<ConnectionContext>,
-    ) -> io::Result<()> {
-        // Each open connection holds one reference to its thread.
-        let fewest = self.threads.iter().min_by_key(|thread| Arc::strong_count(thread));
-        let thread = fewest.ok_or_else(|| io::Error::other("no threads for connections"))?;
-        // Registers the socket with the runtime of that thread.
-        let _runtime = thread.runtime.enter();
-        let stream = TcpStream::from_std(stream.into_std()?)?;
+    /// Serves a connection on its thread.
+    pub(crate) fn open(&mut self, connection: Accepted, context: &Arc<ConnectionContext>) {
+        let Accepted { stream, peer, thread } = connection;
         let (remover, removed) = oneshot::channel();
         let timeouts = Arc::new(ConnectionTimeouts::new(&context.limits, fastrand::u32(..)));
         let removal = removal(removed, Arc::clone(&timeouts));
-        let serve = connection::serve(stream, peer, Arc::clone(context), Arc::clone(&timeouts), removal);
-        let task = self.tasks.spawn(serve);
+        let registration = Registration { open: Arc::clone(&self.open), number: self.next };
         let open = OpenConnection {
-            _thread: Arc::clone(thread),
+            _load: thread.load,
             remover: Some(remover),
             address: peer.ip().to_canonical(),
-            timeouts,
+            timeouts: Arc::clone(&timeouts),
         };
-        self.open.insert(task.id(), open);
-        Ok(())
+        self.open.all().insert(self.next, open);
+        self.next += 1;
+        thread.runtime.spawn(connection::serve(stream, peer, Arc::clone(context), timeouts, removal, registration));
     }
 
     /// Removes the connections that are too many, as far as they wait for their clients; see [`Places::to_remove`].
     /// Returns their number.
-    pub(crate) fn remove_surplus(&mut self, places: Places) -> usize {
+    pub(crate) fn remove_surplus(&self, places: Places) -> usize {
         // Fewer connections cannot be too many, and they are not looked at for each new one.
         if places.suffice(self.len()) {
             return 0;
@@ -102,12 +86,13 @@ impl Connections {
 
     /// Removes one connection that waits for its client, because the process needs its file descriptor. Returns the
     /// number of removed ones.
-    pub(crate) fn remove_one(&mut self, places: Places) -> usize {
+    pub(crate) fn remove_one(&self, places: Places) -> usize {
         self.remove(places.only_one(), 1)
     }
 
-    fn remove(&mut self, places: Places, at_most: usize) -> usize {
-        let staying = self.open.iter().filter(|(_, connection)| connection.remover.is_some());
+    fn remove(&self, places: Places, at_most: usize) -> usize {
+        let mut open = self.open.all();
+        let staying = open.iter().filter(|(_, connection)| connection.remover.is_some());
         let mut all: Vec<_> = staying
             .filter_map(|(&id, connection)| {
                 let used_for = connection.timeouts.current_use()?;
@@ -119,7 +104,7 @@ impl Connections {
             && let Some((id, removal)) = places.to_remove(&all, now)
         {
             all.retain(|place| place.id != id);
-            if let Some(remover) = self.open.get_mut(&id).and_then(|connection| connection.remover.take()) {
+            if let Some(remover) = open.get_mut(&id).and_then(|connection| connection.remover.take()) {
                 // The error says that the connection has ended.
                 let _ = remover.send(removal);
             }
@@ -127,21 +112,58 @@ impl Connections {
         before - all.len()
     }
 
-    /// Waits until a connection has ended; forever if there is none.
-    pub(crate) async fn one_ended(&mut self) {
-        match self.tasks.join_next_with_id().await {
-            Some(Ok((id, ()))) => self.open.remove(&id),
-            Some(Err(error)) => self.open.remove(&error.id()),
-            None => future::pending().await,
-        };
+    /// Waits until a connection has ended since this was awaited the last time.
+    pub(crate) async fn one_ended(&self) {
+        self.open.one_ended.notified().await;
     }
 
-    pub(crate) fn close_idle(&mut self) {
-        self.open.clear();
+    pub(crate) fn close_idle(&self) {
+        for connection in self.open.all().values_mut() {
+            connection.remover = None;
+        }
     }
 
-    pub(crate) async fn all_ended(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
+    pub(crate) async fn all_ended(&self) {
+        while self.len() > 0 {
+            self.one_ended().await;
+        }
+    }
+}
+
+/// The open connections by their numbers. Each leaves when it ends: a task that waits for it would be woken each time.
+#[derive(Default)]
+struct OpenConnections {
+    all: Mutex<HashMap<u64, OpenConnection>>,
+    one_ended: Notify,
+}
+
+impl OpenConnections {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, OpenConnection>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open connection.
+struct OpenConnection {
+    /// A reference to [`Thread::load`].
+    _load: Arc<()>,
+    /// Removes the connection; when it is dropped, as by [`Removal::Close`]. `None` if it was used.
+    remover: Option<oneshot::Sender<Removal>>,
+    address: IpAddr,
+    timeouts: Arc<ConnectionTimeouts>,
+}
+
+/// The entry of an open connection, which is removed when this is dropped.
+struct Registration {
+    open: Arc<OpenConnections>,
+    number: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let ended = self.open.all().remove(&self.number);
+        drop(ended);
+        self.open.one_ended.notify_one();
     }
 }
 
@@ -159,11 +181,56 @@ async fn removal(removed: oneshot::Receiver<Removal>, timeouts: Arc<ConnectionTi
     removal
 }
 
-/// A thread for connections. When it is dropped, the thread ends and drops its tasks.
+/// The threads for connections. They end, and drop their connections, when all clones are dropped.
+#[derive(Clone)]
+pub(crate) struct Threads {
+    first: Thread,
+    others: Vec<Thread>,
+}
+
+/// A connection that its thread does not serve yet.
+pub(crate) struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    thread: Thread,
+}
+
+impl Threads {
+    fn start() -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, NonZero::get);
+        let others = (1..count).map(|_| Thread::start()).collect::<io::Result<_>>()?;
+        Ok(Self { first: Thread::start()?, others })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Thread> {
+        iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Waits for a connection, and gives it to the thread with the fewest connections. It can be dropped at any await
+    /// without losing a connection.
+    ///
+    /// # Errors
+    /// The connection is lost already, or the process has reached a limit of file descriptors.
+    pub(crate) async fn accept(&self, listener: &TcpListener) -> io::Result<Accepted> {
+        poll_fn(|cx| {
+            let thread = self.all().fold(&self.first, |least, other| least.with_fewer_connections(other));
+            // This registers the socket with the runtime of that thread. Later that takes two calls of the system more.
+            let _runtime = thread.runtime.enter();
+            let (stream, peer) = ready!(listener.poll_accept(cx))?;
+            Poll::Ready(Ok(Accepted { stream, peer, thread: thread.clone() }))
+        })
+        .await
+    }
+}
+
+/// A thread for connections.
+#[derive(Clone)]
 struct Thread {
     runtime: Handle,
-    /// Ends the thread when it is dropped.
-    _end: oneshot::Sender<Infallible>,
+    /// Each open connection has one reference more.
+    load: Arc<()>,
+    /// Ends the thread when the last clone is dropped.
+    _end: Arc<oneshot::Sender<Infallible>>,
 }
 
 impl Thread {
@@ -175,7 +242,11 @@ impl Thread {
             // The error says that the sender was dropped, which ends the thread.
             let _ = runtime.block_on(ended);
         })?;
-        Ok(Self { runtime: handle, _end: end })
+        Ok(Self { runtime: handle, load: Arc::default(), _end: Arc::new(end) })
+    }
+
+    fn with_fewer_connections<'t>(&'t self, other: &'t Self) -> &'t Self {
+        if Arc::strong_count(&other.load) < Arc::strong_count(&self.load) { other } else { self }
     }
 }
 
@@ -211,7 +282,7 @@ mod tests {
     }
 
     fn loads(connections: &Connections) -> Vec<usize> {
-        connections.threads.iter().map(|thread| Arc::strong_count(thread) - 1).collect()
+        connections.threads.all().map(|thread| Arc::strong_count(&thread.load) - 1).collect()
     }
 
     #[tokio::test]
@@ -220,18 +291,21 @@ mod tests {
         let context = Arc::new(ConnectionContext::new(tls, Router::new(), Limits::default(), Counts::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Connections::new().unwrap();
-        let threads = connections.threads.len();
+        let count = 2 * connections.threads.all().count();
         let mut clients = Vec::new();
-        for _ in 0..2 * threads {
+        for _ in 0..count {
             clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-            let (stream, peer) = listener.accept().await.unwrap();
-            connections.open(stream, peer, &context).unwrap();
+            let accepted = connections.threads().accept(&listener).await.unwrap();
+            connections.open(accepted, &context);
         }
-        assert_eq!(loads(&connections), vec![2; threads]);
-        drop(clients);
-        for left in (0..2 * threads).rev() {
-            connections.one_ended().await;
-            assert_eq!((connections.len(), loads(&connections).iter().sum()), (left, left));
+        assert_eq!(loads(&connections), vec![2; count / 2]);
+        while let Some(client) = clients.pop() {
+            drop(client);
+            while connections.len() > clients.len() {
+                connections.one_ended().await;
+            }
+            assert_eq!(loads(&connections).iter().sum::<usize>(), clients.len());
         }
+        connections.all_ended().await;
     }
 }
