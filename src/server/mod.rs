@@ -12,6 +12,7 @@
 //! 2. then no connection is accepted, and connections without a request are closed;
 //! 3. at the *deadline* the remaining connections are aborted.
 
+mod acceptor;
 mod body;
 mod change_events;
 mod connection;
@@ -51,16 +52,13 @@ use tokio::{
 };
 
 use self::{
+    acceptor::Acceptor,
     body::BodyBudget,
     change_events::ChangeEvents,
-    connection::{
-        ConnectionContext,
-        places::Places,
-        threads::{Accepted, Connections, Threads},
-    },
+    connection::{ConnectionContext, threads::Connections},
     denial_events::DenialEvents,
     denials::DenialCounts,
-    in_flight::{InFlight, LogLimit},
+    in_flight::InFlight,
     metrics::Metrics,
     overload::Overload,
     readiness::{Check, Readiness},
@@ -90,10 +88,6 @@ use crate::{
 
 /// The delays between failed accepts, and between failed self-checks: an immediate retry would only use the CPU.
 const RETRY_DELAYS: Delays = Delays { first: Duration::from_millis(10), longest: Duration::from_secs(1) };
-
-/// The pause after which the server looks again for connections that are too many: a handshake that ends, or a
-/// connection that becomes idle, is not an event for it.
-const PLACE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The configuration of a server.
 #[derive(Debug)]
@@ -155,12 +149,11 @@ impl Config {
 
 /// A server with bound sockets, which answers once it [runs](Server::run).
 pub struct Server {
-    listener: TcpListener,
+    acceptor: Acceptor,
     address: SocketAddr,
     health: Option<(TcpListener, SocketAddr)>,
     context: Arc<ConnectionContext>,
     counts: Counts,
-    connections: Connections,
     readiness: Readiness,
     serving: Check,
     metrics: Metrics,
@@ -251,13 +244,14 @@ impl Server {
             timeout: limits.request,
         });
         let context = Arc::new(ConnectionContext::new(tls, router, limits, counts.clone()));
+        let acceptor = Acceptor::new(listener, connections, Arc::clone(&context), counts.clone())
+            .map_err(|source| ServerError::Bind { address, source })?;
         Ok(Self {
-            listener,
+            acceptor,
             address,
             health,
             context,
             counts,
-            connections,
             readiness,
             serving,
             metrics,
@@ -323,7 +317,7 @@ impl Server {
             Arc::clone(&self.context),
             self.serving.clone(),
         ));
-        self.accept_until(shutdown).await;
+        self.acceptor = self.acceptor.accept_until(shutdown).await;
         // A late self-check must not set the replica to ready again.
         self_checks.shutdown().await;
 
@@ -331,20 +325,18 @@ impl Server {
         // In this order, so that a client which has seen the failing check gets `Connection: close`.
         self.context.begin_draining();
         self.serving.fail("shutting down");
-        tracing::info!(connections = self.connections.len(), grace = ?self.drain.grace, "draining");
+        tracing::info!(connections = self.acceptor.open_connections(), grace = ?self.drain.grace, "draining");
         let grace = self.drain.grace;
-        self.accept_until(async {
+        let grace_ended = async {
             tokio::select! {
                 () = time::sleep(grace) => {}
                 () = end_grace => {}
             }
-        })
-        .await;
-
-        drop(self.listener);
-        self.connections.close_idle();
-        if time::timeout_at(deadline, self.connections.all_ended()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "aborted the remaining connections at the deadline");
+        };
+        let connections = self.acceptor.accept_until(grace_ended).await.into_connections();
+        connections.close_idle();
+        if time::timeout_at(deadline, connections.all_ended()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "aborted the remaining connections at the deadline");
         }
         let count = |decision| self.counts.of(decision);
         tracing::info!(
@@ -356,54 +348,6 @@ impl Server {
             warned = count(Decision::Warned),
             "stopped"
         );
-    }
-
-    async fn accept_until(&mut self, end: impl Future<Output = ()>) {
-        let mut end = std::pin::pin!(end);
-        let mut backoff = Backoff::new(RETRY_DELAYS);
-        let mut retry_at = None;
-        let limit = self.context.limits.connections;
-        let places = Places::new(&self.context.limits);
-        let full = LogLimit::new();
-        let threads = self.connections.threads().clone();
-        loop {
-            let removed = self.connections.remove_surplus(places);
-            let open = self.connections.len();
-            let is_full = open >= places.most();
-            if removed > 0 || is_full {
-                self.counts.removed().add(removed);
-                if let Some(suppressed) = full.pass() {
-                    tracing::warn!(
-                        limit,
-                        open,
-                        removed,
-                        suppressed,
-                        "the limit of connections is reached (--max-connections)"
-                    );
-                }
-            }
-            tokio::select! {
-                () = &mut end => return,
-                () = self.connections.one_ended(), if !places.suffice(open) => {}
-                () = time::sleep(PLACE_PAUSE), if !places.suffice(open) => {}
-                accepted = accept(&self.listener, &threads, retry_at), if !is_full => match accepted {
-                    Ok(connection) => {
-                        backoff.reset();
-                        retry_at = None;
-                        self.connections.open(connection, &self.context);
-                    }
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) => {
-                        if open_files::is_exhausted(&error) {
-                            self.counts.removed().add(self.connections.remove_one(places));
-                        }
-                        let pause = backoff.next_delay();
-                        retry_at = Some(Instant::now() + pause);
-                        tracing::error!(%error, ?pause, "cannot accept connections");
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -435,21 +379,6 @@ async fn listen(wanted: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerE
         Ok((listener, address))
     };
     bind.await.map_err(|source| ServerError::Bind { address: wanted, source })
-}
-
-/// Waits until the end of the pause, then for a connection. It can be dropped at any await without losing a connection.
-async fn accept(listener: &TcpListener, threads: &Threads, pause: Option<Instant>) -> io::Result<Accepted> {
-    if let Some(end) = pause {
-        time::sleep_until(end).await;
-    }
-    threads.accept(listener).await
-}
-
-/// Whether the client closed the connection before it was accepted. Any other error concerns the process or the
-/// machine, and lasts.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// Why a server cannot start.

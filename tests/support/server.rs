@@ -322,6 +322,8 @@ impl TestServer {
 
     /// Tells the server to end, as SIGTERM does; returns when `/readyz` answers 503.
     pub(crate) async fn begin_shutdown(&mut self) {
+        // Before the self-check `/readyz` fails, too, and does not tell that the shutdown has begun.
+        while get(self.health, "/readyz").await.0 != 200 {}
         self.shutdown.take().unwrap().send(()).unwrap();
         while get(self.health, "/readyz").await.0 != 503 {}
     }

@@ -13,14 +13,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, ready},
     thread,
+    time::Duration,
 };
 
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
     sync::{Notify, oneshot},
-    task::yield_now,
-    time::{Instant, sleep},
+    task::{JoinHandle, yield_now},
+    time::{Instant, interval, sleep},
 };
 
 use super::{
@@ -29,6 +30,10 @@ use super::{
     timeouts::ConnectionTimeouts,
 };
 use crate::server::connection;
+
+/// The time between two ticks of a thread, less than each time limit of a connection. A runtime that gets a timer which
+/// is due before all others wakes itself by a call of the system; three times for a connection with one request.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The open connections.
 pub(crate) struct Connections {
@@ -202,6 +207,20 @@ impl Threads {
         Ok(Self { first: Thread::start()?, others })
     }
 
+    /// Starts a task on the first thread.
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.first.runtime.spawn(task)
+    }
+
+    /// Moves a listener to the first thread.
+    ///
+    /// # Errors
+    /// The process has reached a limit of the system.
+    pub(crate) fn listener(&self, listener: TcpListener) -> io::Result<TcpListener> {
+        let _runtime = self.first.runtime.enter();
+        TcpListener::from_std(listener.into_std()?)
+    }
+
     fn all(&self) -> impl Iterator<Item = &Thread> {
         iter::once(&self.first).chain(&self.others)
     }
@@ -239,8 +258,19 @@ impl Thread {
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("connections".to_owned()).spawn(move || {
-            // The error says that the sender was dropped, which ends the thread.
-            let _ = runtime.block_on(ended);
+            runtime.block_on(async {
+                let mut tick = interval(TICK);
+                let ticks = async {
+                    loop {
+                        tick.tick().await;
+                    }
+                };
+                tokio::select! {
+                    // The error says that the sender was dropped, which ends the thread.
+                    _ = ended => {}
+                    () = ticks => {}
+                }
+            });
         })?;
         Ok(Self { runtime: handle, load: Arc::default(), _end: Arc::new(end) })
     }
@@ -252,8 +282,6 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::Router;
     use tokio::net::TcpListener;
 
