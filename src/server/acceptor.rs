@@ -1,7 +1,7 @@
 //! Accepts connections, and holds their number to its limit.
 //!
-//! The task runs on the first of the threads for connections. On another one it would have to be woken for each
-//! connection, and then to wake the thread of the connection.
+//! The task has a thread of its own, which waits for the connections itself: on a thread with requests it would wait for
+//! those, and on a runtime with several threads two would be woken for each connection.
 
 use std::{convert::Infallible, future::Future, io, panic, sync::Arc, time::Duration};
 
@@ -64,7 +64,7 @@ impl Acceptor {
         // The task ends too if this future is dropped.
         let (stop, stopped) = oneshot::channel();
         let threads = self.connections.threads().clone();
-        let mut task = threads.spawn(self.accept(stopped));
+        let mut task = threads.spawn_accepting(self.accept(stopped));
         tokio::select! {
             () = end => drop(stop),
             result = &mut task => return of_task(result),

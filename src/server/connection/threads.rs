@@ -1,4 +1,5 @@
-//! The open connections and their threads: one thread per processor, and a connection stays on one thread.
+//! The open connections and their threads: one thread per processor, and a connection stays on one thread. Another
+//! thread accepts them.
 //!
 //! A runtime with several threads wakes a second thread whenever an idle one finds work, in case there is more work. An
 //! answer takes less time than that, so most requests would wake a thread that finds nothing to do.
@@ -143,6 +144,7 @@ struct OpenConnections {
 }
 
 impl OpenConnections {
+    /// Returns the threads that serve connections.
     fn all(&self) -> MutexGuard<'_, HashMap<u64, OpenConnection>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,6 +191,8 @@ async fn removal(removed: oneshot::Receiver<Removal>, timeouts: Arc<ConnectionTi
 /// The threads for connections. They end, and drop their connections, when all clones are dropped.
 #[derive(Clone)]
 pub(crate) struct Threads {
+    /// The thread that accepts connections: on one that also answers requests, newcomers would wait for those.
+    accepting: Thread,
     first: Thread,
     others: Vec<Thread>,
 }
@@ -203,24 +207,28 @@ pub(crate) struct Accepted {
 impl Threads {
     fn start() -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
-        let others = (1..count).map(|_| Thread::start()).collect::<io::Result<_>>()?;
-        Ok(Self { first: Thread::start()?, others })
+        let others = (1..count).map(|_| Thread::start("connections")).collect::<io::Result<_>>()?;
+        Ok(Self { accepting: Thread::start("accept")?, first: Thread::start("connections")?, others })
     }
 
-    /// Starts a task on the first thread.
-    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.first.runtime.spawn(task)
+    /// Starts a task on the thread that accepts connections.
+    pub(crate) fn spawn_accepting<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.accepting.runtime.spawn(task)
     }
 
-    /// Moves a listener to the first thread.
+    /// Moves a listener to the thread that accepts connections.
     ///
     /// # Errors
     /// The process has reached a limit of the system.
     pub(crate) fn listener(&self, listener: TcpListener) -> io::Result<TcpListener> {
-        let _runtime = self.first.runtime.enter();
+        let _runtime = self.accepting.runtime.enter();
         TcpListener::from_std(listener.into_std()?)
     }
 
+    /// Returns the threads that serve connections.
     fn all(&self) -> impl Iterator<Item = &Thread> {
         iter::once(&self.first).chain(&self.others)
     }
@@ -242,7 +250,7 @@ impl Threads {
     }
 }
 
-/// A thread for connections.
+/// A thread with a runtime of its own.
 #[derive(Clone)]
 struct Thread {
     runtime: Handle,
@@ -253,11 +261,11 @@ struct Thread {
 }
 
 impl Thread {
-    fn start() -> io::Result<Self> {
+    fn start(name: &str) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("connections".to_owned()).spawn(move || {
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
             runtime.block_on(async {
                 let mut tick = interval(TICK);
                 let ticks = async {
