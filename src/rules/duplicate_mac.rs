@@ -1,8 +1,10 @@
 //! NP113.
 
+use std::collections::BTreeSet;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
-    api::{mac::Mac, quote::quote, review::ObjectKind},
+    api::{mac::Mac, network::Interface, quote::quote, review::ObjectKind},
     change::{Nic, NicDiff},
     facts::{Fact, FactKind},
 };
@@ -42,7 +44,22 @@ fn check(case: &Case) -> Vec<Finding> {
     if change.after.vm.is_some_and(|vm| vm.spec.run_strategy.as_deref() == Some("WaitAsReceiver")) {
         return Vec::new();
     }
-    judged_nics(&change.nics).filter(|nic| !nic.is_absent()).filter_map(|nic| evaluate(case, nic)).collect()
+    let judged: Vec<_> = judged_nics(&change.nics)
+        .filter(|nic| !nic.is_absent())
+        .filter_map(|nic| Some(JudgedNic { nic, mac: nic.mac()? }))
+        .collect();
+    // Most changes give no NIC an address.
+    if judged.is_empty() {
+        return Vec::new();
+    }
+    let addresses = Addresses::of(case, &judged);
+    judged.iter().filter_map(|judged| evaluate(case, judged, &addresses)).collect()
+}
+
+/// A NIC that the change gives an address or a network.
+struct JudgedNic<'c, 'r> {
+    nic: &'c Nic<'r>,
+    mac: Mac,
 }
 
 /// Returns the NICs that are new, or that get another address or another network.
@@ -55,8 +72,7 @@ fn moves((old, new): &(Nic, Nic)) -> bool {
     old.mac() != new.mac() || old.network_name() != new.network_name()
 }
 
-fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
-    let mac = nic.mac()?;
+fn evaluate(case: &Case, &JudgedNic { nic, mac }: &JudgedNic, addresses: &Addresses) -> Option<Finding> {
     let field = format!("{}.macAddress", case.change.nic_field(nic));
     if mac.is_zero() {
         let what = format!("MAC address {mac} of {} is all zero: leave macAddress out", quote(nic.name));
@@ -67,7 +83,7 @@ fn evaluate(case: &Case, nic: &Nic) -> Option<Finding> {
             format!("MAC address {mac} of {} is multicast: libvirt does not start such a guest", quote(nic.name));
         return Some(RULE.advice(field, what));
     }
-    if let Some(twin) = twin_of(case, nic, mac) {
+    if let Some(twin) = addresses.twin_of(nic, mac) {
         let what =
             format!("{} shares MAC address {mac} with {twin} of the same VM", quote(nic.name), twin = quote(twin));
         return Some(RULE.fault(CauseType::Duplicate, field, what));
@@ -101,17 +117,33 @@ fn evaluate_users(case: &Case, nic: &Nic, mac: Mac, network: &str, field: String
     }
 }
 
-/// Returns another NIC of the guest with the address. Of two NICs that get it, only the later one is reported.
-fn twin_of<'c>(case: &Case<'c>, nic: &Nic, mac: Mac) -> Option<&'c str> {
-    let index = nic.interface?.index;
-    let is_judged = |name: &str| judged_nics(&case.change.nics).any(|nic| nic.name == name);
-    let interfaces = case.change.after.guest.interfaces().iter().enumerate();
-    let mut twins = interfaces.filter(|(other, interface)| {
-        let is_twin = *other != index && interface.mac() == Some(mac) && !interface.is_absent();
-        let is_reported_there = || *other > index && is_judged(&interface.name);
-        is_twin && !is_reported_there()
-    });
-    twins.next().map(|(_, interface)| interface.name.as_str())
+/// The addresses of a guest. Each is read once and found by a search: a guest can have 256 NICs.
+struct Addresses<'c> {
+    interfaces: &'c [Interface<'c>],
+    /// The addresses, each with the index of its interface, in this order. Absent interfaces have none.
+    sorted: Vec<(Mac, usize)>,
+    judged: BTreeSet<&'c str>,
+}
+
+impl<'c> Addresses<'c> {
+    fn of(case: &Case<'c>, judged: &[JudgedNic<'c, 'c>]) -> Self {
+        let interfaces = case.change.after.guest.interfaces();
+        let present = interfaces.iter().enumerate().filter(|(_, interface)| !interface.is_absent());
+        let mut sorted: Vec<_> = present.filter_map(|(index, interface)| Some((interface.mac()?, index))).collect();
+        sorted.sort_unstable();
+        Self { interfaces, sorted, judged: judged.iter().map(|judged| judged.nic.name).collect() }
+    }
+
+    /// Returns another NIC of the guest with the address. Of two NICs that get it, only the later one is reported.
+    fn twin_of(&self, nic: &Nic, mac: Mac) -> Option<&'c str> {
+        let index = nic.interface?.index;
+        let start = self.sorted.partition_point(|(other, _)| *other < mac);
+        let of_mac = self.sorted.get(start..)?.iter().take_while(|(other, _)| *other == mac);
+        let others = of_mac.filter(|(_, other)| *other != index);
+        let named = others.filter_map(|(_, other)| Some((*other, &*self.interfaces.get(*other)?.name)));
+        let mut twins = named.filter(|(other, name)| *other < index || !self.judged.contains(name));
+        twins.next().map(|(_, name)| name)
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! NP118.
 
+use std::mem;
+
 use super::{Case, CauseType, Finding, rule};
 use crate::{
     api::network::Interface,
@@ -31,12 +33,16 @@ rule! {
 
 fn check(case: &Case) -> Vec<Finding> {
     if !case.is_new() {
-        let findings = case.each_plugged(&RULE, |_, vmi| {
+        // The result is that of the guest, whichever NIC is plugged.
+        let mut is_evaluated = false;
+        return case.each_plugged(&RULE, |_, vmi| {
+            if mem::replace(&mut is_evaluated, true) {
+                return None;
+            }
             let interfaces = case.change.after.guest.interfaces().iter();
             let nics = interfaces.filter(|interface| has_queues(interface, model_of(interface, vmi))).count();
             evaluate(case, nics, vmi.queues_per_nic)
         });
-        return findings.into_iter().take(1).collect();
     }
     let of_guest = with_guest(&case.change.after, case.facts.expansion(), |guest, _| {
         let interfaces = guest.interfaces().iter();
