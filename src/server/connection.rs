@@ -26,6 +26,7 @@ use rustls::server::Acceptor;
 use tokio::{
     io::AsyncBufReadExt,
     net::TcpStream,
+    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -254,7 +255,7 @@ struct RequestHandler {
 
 impl RequestHandler {
     fn answer(&self, mut request: Request<Incoming>) -> impl Future<Output = Result<Response, Infallible>> + use<> {
-        let RequestStart { is_last, waited } = self.timeouts.begin_request();
+        let RequestStart { is_last, is_pipelined, waited } = self.timeouts.begin_request();
         if let Some(waited) = Waited::of(waited) {
             request.extensions_mut().insert(waited);
         }
@@ -262,6 +263,10 @@ impl RequestHandler {
         let answer = self.context.router.call(request.map(timed));
         let (context, timeouts) = (Arc::clone(&self.context), Arc::clone(&self.timeouts));
         async move {
+            // A client that sends many requests at once would hold up the other connections of the thread.
+            if is_pipelined {
+                yield_now().await;
+            }
             let mut response = answer.await?;
             // A handler closes the connection only if a part of the body is unread.
             let unread = response.headers().contains_key(CONNECTION);

@@ -200,8 +200,8 @@ impl ConnectionTimeouts {
 
     /// Begins the body phase, when the header is complete.
     pub(crate) fn begin_request(&self) -> RequestStart {
-        if self.phase() == Phase::Idle {
-            // The request was in the buffer already, after the previous one.
+        let is_pipelined = self.phase() == Phase::Idle;
+        if is_pipelined {
             self.enter(Phase::Header, self.header);
         }
         // Adding saves a read of the clock: the deadline is that of the header, so a request may take both times
@@ -214,6 +214,7 @@ impl ConnectionTimeouts {
         self.remaining.store(remaining, Ordering::Relaxed);
         RequestStart {
             is_last: remaining == 0 || age >= self.max_age,
+            is_pipelined,
             waited: Duration::from_nanos(if is_first { age } else { 0 }),
         }
     }
@@ -251,6 +252,8 @@ impl ConnectionTimeouts {
 pub(crate) struct RequestStart {
     /// Whether it is the last of the connection.
     pub(crate) is_last: bool,
+    /// Whether it was in the buffer already, behind the previous one.
+    pub(crate) is_pipelined: bool,
     /// For the first request of the connection, the time from the accept to its first byte, else zero.
     pub(crate) waited: Duration,
 }
@@ -428,12 +431,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_first_request_of_a_connection_has_waited_since_the_accept() {
         let timeouts = ConnectionTimeouts::new(&Limits::default(), 0);
-        for seconds in [3, 0, 0] {
+        for (seconds, is_pipelined) in [(3, false), (0, false), (0, true)] {
             tokio::time::advance(Duration::from_secs(3)).await;
-            timeouts.enter(Phase::Header, timeouts.header);
+            timeouts.enter(if is_pipelined { Phase::Idle } else { Phase::Header }, timeouts.header);
             tokio::time::advance(Duration::from_secs(1)).await;
             let start = timeouts.begin_request();
-            assert_eq!(start, RequestStart { is_last: false, waited: Duration::from_secs(seconds) });
+            assert_eq!(start, RequestStart { is_last: false, is_pipelined, waited: Duration::from_secs(seconds) });
         }
     }
 
