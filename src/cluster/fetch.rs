@@ -3,7 +3,11 @@
 //! For a command, which has no watches, and for a denial that depends on an object that was missing a moment ago. All
 //! reads run at once. A read that fails makes only its own fact unknown, and is returned as a [`FetchError`].
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use kube::{Client, core::params::ListParams};
@@ -16,7 +20,7 @@ use crate::{
     api::{network::NadRef, vm::VirtualMachine, vmi::VirtualMachineInstance},
     change::{Change, MigrationStart, Nic},
     facts::{
-        nad::{MULTUS_NAMESPACE, nad_of},
+        nad::{MULTUS_NAMESPACE, SIMILAR_AT_MOST, nad_of},
         nodes::KUBEVIRT_NODE,
     },
     k8s::{
@@ -25,9 +29,6 @@ use crate::{
         request::{ApiClient, Fields, ObjectPath},
     },
 };
-
-/// How many networks of a namespace are searched for one with a similar name.
-const SIMILAR_AT_MOST: u32 = 500;
 
 /// What to read: a guest, and the networks that it is to have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -160,10 +161,11 @@ impl FetchedFacts {
 }
 
 /// Returns the reads of the default networks without a namespace, in this namespace of Multus.
-fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Vec<Read<'c>> {
+fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Option<Read<'c>> {
     let names = plan.default_networks.iter().filter(|_| plan.includes(Kind::Nad));
-    let paths = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name));
-    paths.map(|path| network(client, path).boxed()).collect()
+    let paths: Vec<_> = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name)).collect();
+    let others = ObjectPath::all(Kind::Nad, multus_namespace);
+    (!paths.is_empty()).then(|| networks(client, paths, others).boxed())
 }
 
 /// The result of one read.
@@ -210,7 +212,7 @@ type Read<'c> = BoxFuture<'c, Vec<Fetched>>;
 
 /// Returns the reads of a plan. The KubeVirt resource is first, since it defines the types of devices of a guest.
 fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
-    let FetchPlan { namespace, guest, networks, .. } = plan;
+    let FetchPlan { namespace, guest, .. } = plan;
     let all = |path, params| list(client, path, params).map(|fetched| vec![fetched]).boxed();
     let one = |path| get(client, path).map(|fetched| vec![fetched]).boxed();
     let permitted = |path| list(client, path, ListParams::default()).map(|fetched| without_failures([fetched])).boxed();
@@ -233,11 +235,15 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     for (namespace, name) in &plan.guests {
         reads.extend([Kind::Vm, Kind::Vmi].map(|kind| (kind, one(ObjectPath::one(kind, namespace, name)))));
     }
-    if !networks.is_empty() {
+    if !plan.networks.is_empty() {
         reads.push((Kind::MutatingWebhooks, permitted(ObjectPath::all(Kind::MutatingWebhooks, ""))));
     }
-    for (namespace, name) in networks {
-        reads.push((Kind::Nad, network(client, ObjectPath::one(Kind::Nad, namespace, name)).boxed()));
+    let mut by_namespace: BTreeMap<&str, Vec<ObjectPath>> = BTreeMap::new();
+    for (namespace, name) in &plan.networks {
+        by_namespace.entry(namespace).or_default().push(ObjectPath::one(Kind::Nad, namespace, name));
+    }
+    for (namespace, paths) in by_namespace {
+        reads.push((Kind::Nad, networks(client, paths, ObjectPath::all(Kind::Nad, namespace)).boxed()));
     }
     reads.into_iter().filter(|(kind, _)| plan.includes(*kind)).map(|(_, read)| read).collect()
 }
@@ -290,21 +296,20 @@ async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
     fetched
 }
 
-/// Reads a network; if it does not exist, also the networks of its namespace, one of which may have been meant.
-async fn network(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
-    let network = get(client, path).await;
-    let Fetched::Absent(path) = &network else { return vec![network] };
-    let others = ObjectPath::all(Kind::Nad, &path.namespace);
+/// Reads networks of one namespace. If one does not exist, it also lists others there, one of which may have been meant:
+/// once, because a guest can name 256.
+async fn networks(client: &ApiClient, paths: Vec<ObjectPath>, others: ObjectPath) -> Vec<Fetched> {
+    let networks = join_all(paths.into_iter().map(|path| get(client, path))).await;
     let mut fetched = Vec::new();
-    if others.is_valid() {
-        let params = ListParams::default().limit(SIMILAR_AT_MOST);
+    if others.is_valid() && networks.iter().any(|network| matches!(network, Fetched::Absent(_))) {
+        let params = ListParams::default().limit(SIMILAR_AT_MOST.into());
         let first_page = client.list(&others, params, Fields::All).next().await;
         // They only improve the message, so an error changes no decision.
         if let Ok(Some(objects)) = first_page {
             fetched.push(Fetched::Objects { path: others, objects, are_all: false });
         }
     }
-    fetched.push(network);
+    fetched.extend(networks);
     fetched
 }
 
@@ -611,6 +616,28 @@ mod tests {
         .await;
         assert_eq!((nad(&facts, "nett"), errors.len()), (Fact::Absent, 0));
         assert_eq!(facts.nads.lookup(NadRef::parse("nett", "demo")).suggestion.as_deref(), Some("demo/net"));
+    }
+
+    #[tokio::test]
+    async fn the_networks_of_a_namespace_are_listed_once_however_many_are_missing() {
+        let names: Vec<String> = ('a'..='t').map(|letter| format!("net{letter}")).collect();
+        let mut change = adds("");
+        let guest = &mut change["request"]["object"]["spec"]["template"]["spec"];
+        guest["domain"]["devices"]["interfaces"] =
+            names.iter().map(|name| json!({"name": name, "bridge": {}})).collect();
+        guest["networks"] = names.iter().map(|name| json!({"name": name, "multus": {"networkName": name}})).collect();
+        let (facts, errors, urls) = fetched(&change, |path| match path {
+            NADS => (200, json!({"items": [complete(NAD).1]})),
+            _ => complete(path),
+        })
+        .await;
+        assert_eq!(errors.len(), 0);
+        assert_eq!(urls.iter().filter(|url| url.starts_with(NADS)).count(), names.len() + 1, "{urls:?}");
+        assert!(names.iter().all(|name| nad(&facts, name) == Fact::Absent));
+        let suggestion = |name: &str| facts.nads.lookup(NadRef::parse(name, "demo")).suggestion;
+        // Further ones get no suggestion, because each costs a comparison with all networks.
+        let suggested = names.iter().filter(|name| suggestion(name).as_deref() == Some("demo/net"));
+        assert!(suggested.eq(&names[..16]));
     }
 
     #[tokio::test]

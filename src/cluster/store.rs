@@ -324,11 +324,11 @@ mod tests {
             ("red", false, Some("other/red")),
             ("green", false, None),
         ] {
-            let found = store.find_nad(NadRef { namespace: "demo", name });
+            let found = store.find_nad(NadRef { namespace: "demo", name }, true);
             assert_eq!(found.nad.known().is_some(), exists, "{name}");
             assert_eq!(found.suggestion.as_deref(), instead, "{name}");
         }
-        let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" });
+        let nowhere = Store::default().find_nad(NadRef { namespace: "demo", name: "red" }, true);
         assert_eq!(nowhere.nad, Fact::Unknown);
     }
 
@@ -658,7 +658,7 @@ mod tests {
         let broken = object("k8s.cni.cncf.io/v1", Kind::Nad, "a", &json!({"spec": {"config": 5}}));
         let error = store.insert(&broken).unwrap_err().to_string();
         assert!(error.contains("NetworkAttachmentDefinition \"a\": spec.config"), "{error}");
-        let find = |name| store.find_nad(NadRef { namespace: "demo", name }).nad;
+        let find = |name| store.find_nad(NadRef { namespace: "demo", name }, true).nad;
         assert_eq!(find("a"), Fact::Unknown);
         assert!(find("b").known().is_some());
         assert_eq!(find("c"), Fact::Absent);
@@ -751,7 +751,7 @@ mod tests {
                     "metadata": {"namespace": namespace, "name": "net"}, "spec": {"config": config.to_string()}}))
                 .unwrap();
         }
-        let conflict = |namespace| store.find_nad(NadRef { namespace, name: "net" }).conflict;
+        let conflict = |namespace| store.find_nad(NadRef { namespace, name: "net" }, true).conflict;
         assert_eq!(conflict("a").as_deref(), Some("d/net"));
         assert_eq!(conflict("d").as_deref(), Some("a/net"));
         assert_eq!(conflict("c"), None);

@@ -532,7 +532,7 @@ mod tests {
         }
 
         fn nad(&self, name: &str) -> Fact<()> {
-            match self.cache.read().find_nad(NadRef { namespace: "demo", name }).nad {
+            match self.cache.read().find_nad(NadRef { namespace: "demo", name }, true).nad {
                 Fact::Known(_) => Fact::Known(()),
                 Fact::Absent => Fact::Absent,
                 Fact::Unknown => Fact::Unknown,

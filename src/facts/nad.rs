@@ -168,8 +168,12 @@ impl Found {
     }
 }
 
-/// The longest name of a NetworkAttachmentDefinition, in bytes. The distance of a longer text would take long.
-const NAME_AT_MOST: usize = 253;
+/// How many networks of a namespace are searched for one with a similar name.
+pub(crate) const SIMILAR_AT_MOST: u16 = 500;
+
+/// The longest name that is compared with others, in bytes: the time grows with the product of the two lengths. Most
+/// names in a cluster have 63 at most.
+const NAME_AT_MOST: usize = 64;
 
 /// Returns the closest of some names to another, if it is close enough for a typing error: at most two edits, and fewer
 /// than half of the name (Levenshtein distance).
@@ -178,8 +182,11 @@ pub fn closest_name<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Opt
     if name.len() > NAME_AT_MOST {
         return None;
     }
-    let limit = (name.chars().count() / 2).min(3);
-    let distances = names.map(|other| (strsim::levenshtein(name, other), other));
+    let length = name.chars().count();
+    let limit = (length / 2).min(3);
+    // Each letter that one of them has more is an edit.
+    let of_similar_length = names.filter(|other| other.chars().count().abs_diff(length) < limit);
+    let distances = of_similar_length.map(|other| (strsim::levenshtein(name, other), other));
     distances.filter(|&(distance, _)| distance < limit).min().map(|(_, other)| other)
 }
 
@@ -268,11 +275,16 @@ mod tests {
             ("newfancynet", Some("new-fancy-net")),
             ("net-c", Some("net-b")),
             ("no-such-net", None),
+            ("new-fancy-net12", Some("new-fancy-net")),
+            ("new-fancy-net-12", None),
             ("x", None),
             ("", None),
         ] {
             assert_eq!(closest_name(name, names.into_iter()), expected, "{name}");
         }
+        let (longest, longer) = ("n".repeat(64), "n".repeat(65));
+        assert_eq!(closest_name(&longest, [&*longer].into_iter()), Some(&*longer));
+        assert_eq!(closest_name(&longer, [&*longest].into_iter()), None);
     }
 
     #[test]

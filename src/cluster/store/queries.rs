@@ -16,7 +16,7 @@ use crate::{
         NamespaceIsolation, NetworkUsers, Quota, Vm, Vmi,
         attachment::AttachmentDaemon,
         boot::Stamp,
-        nad::{MULTUS_NAMESPACE, Nad, NadLookup, closest_name, nad_of},
+        nad::{MULTUS_NAMESPACE, Nad, NadLookup, SIMILAR_AT_MOST, closest_name, nad_of},
         nodes::Nodes,
         wire::Wire,
     },
@@ -30,6 +30,9 @@ const CONTROLLER: &str = "kubevirt-controller";
 
 /// The service accounts of KubeVirt's components that write guests: virt-api, virt-controller and virt-handler.
 pub(super) const COMPONENTS: [&str; 3] = ["kubevirt-apiserver", CONTROLLER, "kubevirt-handler"];
+
+/// For how many missing networks of one change another one is searched that may have been meant. A guest can have 256.
+const SEARCHES: usize = 16;
 
 impl Store {
     /// Returns the KubeVirt resource. One must exist, so without one it is unknown.
@@ -237,9 +240,13 @@ impl Store {
     fn nads_of(&self, change: &Change, multus_namespace: &str) -> Nads {
         let mut nads = Nads::with_capacity(change.nics.added_or_modified().count());
         let own = change.subject.namespace;
+        let mut searches_left = SEARCHES;
         for nic in change.nics.added_or_modified() {
             let Some(name) = nad_of(nic, own, multus_namespace) else { continue };
-            let mut lookup = self.find_nad(name);
+            let mut lookup = self.find_nad(name, searches_left > 0);
+            if lookup.nad == Fact::Absent {
+                searches_left = searches_left.saturating_sub(1);
+            }
             // A default network that Multus does not find is often one of the VM's own namespace.
             if lookup.suggestion.is_some() && self.nads.get(own, name.name).known().is_some() {
                 lookup.suggestion = Some(NadRef { namespace: own, ..name }.to_string());
@@ -249,9 +256,10 @@ impl Store {
         nads
     }
 
-    pub(in crate::cluster) fn find_nad(&self, name: NadRef) -> NadLookup {
+    /// Returns a network; if it does not exist, also one that may have been meant, if `searches`.
+    pub(in crate::cluster) fn find_nad(&self, name: NadRef, searches: bool) -> NadLookup {
         let nad = self.nads.get(name.namespace, name.name).map(Arc::clone);
-        let suggestion = if matches!(nad, Fact::Absent) { self.similar_nad(name) } else { None };
+        let suggestion = if searches && nad == Fact::Absent { self.similar_nad(name) } else { None };
         let conflict = nad.known().and_then(|nad| self.conflicting_nad(nad));
         NadLookup { nad, suggestion, conflict }
     }
@@ -292,7 +300,7 @@ impl Store {
         if let Some(namespace) = self.nads.namespaces_with(name.name).min() {
             return Some(NadRef { namespace, name: name.name }.to_string());
         }
-        let names = self.nads.iter_in(name.namespace).map(|(name, _)| name);
+        let names = self.nads.iter_in(name.namespace).map(|(name, _)| name).take(SIMILAR_AT_MOST.into());
         closest_name(name.name, names).map(|near| format!("{}/{near}", name.namespace))
     }
 
