@@ -328,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn the_columns_of_a_long_line_count_letters() {
+        let text =
+            "{'kind': 'VirtualMachine', 'é': '日本', 'a': {'b': ['ü', 1]}, 'c':\n 'é', 'd': null}".replace('\'', "\"");
+        for (path, expected) in [("a", (1, 39, 3)), ("a.b[0]", (1, 51, 3)), ("a.b[1]", (1, 56, 1)), ("d", (2, 12, 4))] {
+            assert_eq!(place(&text, path), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn a_list_is_replaced_by_its_items() {
         let text = "kind: List\nitems:\n- kind: A\n- kind: BList\n  items: [{kind: B}]\n";
         assert_eq!(kinds(text), expected(&[(3, "A"), (5, "B")]));

@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 128;
 
 /// Reads the objects of a chunk.
 pub(super) fn read<'t>(chunk: &Chunk<'t>) -> Result<Vec<Tree<'t>>, ManifestError> {
-    let mut reader = Reader { chunk, rest: chunk.text, line: 1, line_start: chunk.text, depth: 0 };
+    let mut reader = Reader { chunk, rest: chunk.text, line: 1, column: 0, counted: chunk.text, depth: 0 };
     let mut documents = Vec::new();
     loop {
         reader.skip_space();
@@ -32,8 +32,10 @@ struct Reader<'c, 't> {
     chunk: &'c Chunk<'t>,
     rest: &'t str,
     line: usize,
-    /// The text from the start of the line.
-    line_start: &'t str,
+    /// The letters of the line before `counted`.
+    column: usize,
+    /// The text after these letters. Counting all letters of the line for each value would take long in a long line.
+    counted: &'t str,
     depth: usize,
 }
 
@@ -168,8 +170,8 @@ impl<'t> Reader<'_, 't> {
             let line_end = self.rest.find(|letter: char| !matches!(letter, ' ' | '\t' | '\r'));
             self.rest = self.rest.get(line_end.unwrap_or(self.rest.len())..).unwrap_or_default();
             let Some(after) = self.rest.strip_prefix('\n') else { return };
-            (self.rest, self.line_start) = (after, after);
-            self.line += 1;
+            (self.rest, self.counted) = (after, after);
+            (self.line, self.column) = (self.line + 1, 0);
         }
     }
 
@@ -178,12 +180,14 @@ impl<'t> Reader<'_, 't> {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
-    fn here(&self, length: usize) -> Position {
-        let before = self.line_start.get(..self.line_start.len() - self.rest.len()).unwrap_or_default();
-        self.chunk.position(self.line, before.chars().count(), length)
+    fn here(&mut self, length: usize) -> Position {
+        let before = self.counted.get(..self.counted.len() - self.rest.len()).unwrap_or_default();
+        self.column += before.chars().count();
+        self.counted = self.rest;
+        self.chunk.position(self.line, self.column, length)
     }
 
-    fn error(&self, message: &str) -> ManifestError {
+    fn error(&mut self, message: &str) -> ManifestError {
         ManifestError { at: self.here(1), message: message.to_owned() }
     }
 }
