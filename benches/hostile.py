@@ -28,6 +28,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+# A forked process has the objects of this one.
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).resolve().parent.parent
 REVIEW = ROOT / "tests/data/reviews/vm-update-merge-patch-add-nic.json"
@@ -156,8 +157,7 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.pipe, other = FORK.Pipe()
-        target = (other, server.port, server.ca)
-        self.process = FORK.Process(target=self.serve, args=target, daemon=True)
+        self.process = FORK.Process(target=self.serve, args=(other, server.port, server.ca), daemon=True)
         self.process.start()
 
     @staticmethod

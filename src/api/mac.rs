@@ -39,7 +39,6 @@ impl FromStr for Mac {
 
 /// Reads the octets. Written for speed: nicplug reads the address of every NIC in every heartbeat.
 #[allow(clippy::many_single_char_names, reason = "twelve digits, a to l")]
-#[rustfmt::skip]
 fn octets(text: &[u8]) -> Option<[u8; 6]> {
     let [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l]] = match *text {
         [a, b, s, c, d, s1, e, f, s2, g, h, s3, i, j, s4, k, l]

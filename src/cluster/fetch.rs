@@ -140,12 +140,12 @@ pub async fn fetch_facts(client: &Client, plan: &FetchPlan, timeout: Duration) -
     let mut facts = FetchedFacts::default();
     let planned = plan.multus_namespace.as_deref().unwrap_or(MULTUS_NAMESPACE);
     let mut reads = reads(&client, plan);
-    reads.extend(default_networks(&client, plan, planned));
+    reads.push(default_networks(&client, plan, planned));
     facts.add(join_all(reads).await);
     // The configuration of Multus was read at the same time.
     let configured = facts.store.multus_namespace(plan.multus_namespace.as_ref());
     if let Some(namespace) = configured.as_deref().filter(|&namespace| namespace != planned) {
-        facts.add(join_all(default_networks(&client, plan, namespace)).await);
+        facts.add(vec![default_networks(&client, plan, namespace).await]);
     }
     facts
 }
@@ -160,12 +160,10 @@ impl FetchedFacts {
     }
 }
 
-/// Returns the reads of the default networks without a namespace, in this namespace of Multus.
-fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Option<Read<'c>> {
+/// Returns the read of the default networks without a namespace, in this namespace of Multus.
+fn default_networks<'c>(client: &'c ApiClient, plan: &FetchPlan, multus_namespace: &str) -> Read<'c> {
     let names = plan.default_networks.iter().filter(|_| plan.includes(Kind::Nad));
-    let paths: Vec<_> = names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name)).collect();
-    let others = ObjectPath::all(Kind::Nad, multus_namespace);
-    (!paths.is_empty()).then(|| networks(client, paths, others).boxed())
+    networks(client, names.map(|name| ObjectPath::one(Kind::Nad, multus_namespace, name)).collect()).boxed()
 }
 
 /// The result of one read.
@@ -242,9 +240,7 @@ fn reads<'c>(client: &'c ApiClient, plan: &'c FetchPlan) -> Vec<Read<'c>> {
     for (namespace, name) in &plan.networks {
         by_namespace.entry(namespace).or_default().push(ObjectPath::one(Kind::Nad, namespace, name));
     }
-    for (namespace, paths) in by_namespace {
-        reads.push((Kind::Nad, networks(client, paths, ObjectPath::all(Kind::Nad, namespace)).boxed()));
-    }
+    reads.extend(by_namespace.into_values().map(|paths| (Kind::Nad, networks(client, paths).boxed())));
     reads.into_iter().filter(|(kind, _)| plan.includes(*kind)).map(|(_, read)| read).collect()
 }
 
@@ -298,10 +294,14 @@ async fn vm(client: &ApiClient, path: ObjectPath) -> Vec<Fetched> {
 
 /// Reads networks of one namespace. If one does not exist, it also lists others there, one of which may have been meant:
 /// once, because a guest can name 256.
-async fn networks(client: &ApiClient, paths: Vec<ObjectPath>, others: ObjectPath) -> Vec<Fetched> {
+async fn networks(client: &ApiClient, paths: Vec<ObjectPath>) -> Vec<Fetched> {
     let networks = join_all(paths.into_iter().map(|path| get(client, path))).await;
+    let absent = networks.iter().find_map(|network| match network {
+        Fetched::Absent(path) => Some(ObjectPath::all(Kind::Nad, &path.namespace)),
+        _ => None,
+    });
     let mut fetched = Vec::new();
-    if others.is_valid() && networks.iter().any(|network| matches!(network, Fetched::Absent(_))) {
+    if let Some(others) = absent.filter(ObjectPath::is_valid) {
         let params = ListParams::default().limit(SIMILAR_AT_MOST.into());
         let first_page = client.list(&others, params, Fields::All).next().await;
         // They only improve the message, so an error changes no decision.

@@ -300,6 +300,7 @@ impl Store {
         if let Some(namespace) = self.nads.namespaces_with(name.name).min() {
             return Some(NadRef { namespace, name: name.name }.to_string());
         }
+        // Of more networks any: they have no order here.
         let names = self.nads.iter_in(name.namespace).map(|(name, _)| name).take(SIMILAR_AT_MOST.into());
         closest_name(name.name, names).map(|near| format!("{}/{near}", name.namespace))
     }

@@ -144,7 +144,6 @@ struct OpenConnections {
 }
 
 impl OpenConnections {
-    /// Returns the threads that serve connections.
     fn all(&self) -> MutexGuard<'_, HashMap<u64, OpenConnection>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
