@@ -439,6 +439,16 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
 async fn a_cluster_without_instancetypes_lacks_nothing() {
     let Some(api) = ApiServer::start().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("plain").await);
+    // The API server retries the deletion of a definition only after a long time if it has not yet read the objects of
+    // the kind. A watch is accepted when it has.
+    let is_watched = async |kind: &FactKind| {
+        let path = format!("/apis/{}/{}/{}?watch=true&timeoutSeconds=1", kind.group(), kind.version(), kind.plural());
+        eventually("a watch is accepted", async || {
+            (requests::send(&admin, Method::GET, &path, "", "").await.code == 200).then_some(())
+        })
+        .await;
+    };
+    future::join_all(FactKind::EXPANDING.iter().map(is_watched)).await;
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     for kind in FactKind::EXPANDING {
         delete(&admin, &format!("{definitions}/{}.{}", kind.plural(), kind.group())).await;
