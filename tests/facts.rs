@@ -142,6 +142,20 @@ async fn delete(admin: &Client, path: &str) {
     requests::send(admin, Method::DELETE, path, "application/json", "").await.granted();
 }
 
+/// Deletes the definition of a kind.
+///
+/// If the API server has not yet read the objects of the kind, it tries the deletion again only after a long time. It
+/// accepts a watch when it has.
+async fn uninstall(admin: &Client, kind: FactKind) {
+    let (group, plural) = (kind.group(), kind.plural());
+    let watch = format!("/apis/{group}/{}/{plural}?watch=true&timeoutSeconds=1", kind.version());
+    eventually("a watch is accepted", async || {
+        (requests::send(admin, Method::GET, &watch, "", "").await.code == 200).then_some(())
+    })
+    .await;
+    delete(admin, &format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{group}")).await;
+}
+
 // === Changes ===
 
 #[tokio::test]
@@ -410,9 +424,7 @@ fn reading_without(verb: &str, kind: FactKind) -> Vec<Value> {
 async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
     let Some(api) = ApiServer::start().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("installed").await);
-    let definition =
-        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/network-attachment-definitions.k8s.cni.cncf.io";
-    delete(&admin, definition).await;
+    uninstall(&admin, FactKind::Nad).await;
     let is_served = async || requests::send(&admin, Method::GET, &Kind::Nad.path(&namespace), "", "").await.code != 404;
     eventually("the kind is not served", async || (!is_served().await).then_some(())).await;
 
@@ -426,7 +438,7 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
     until("networks are known", || network(&watches, &namespace) == Fact::Known(())).await;
 
     // The kind is removed again, with all its objects.
-    delete(&admin, definition).await;
+    uninstall(&admin, FactKind::Nad).await;
     until("networks are not installed again", || state(&watches, FactKind::Nad) == WatchState::NotInstalled).await;
     assert_eq!(network(&watches, &namespace), Fact::Unknown);
     until("all others are synced", || {
@@ -439,20 +451,7 @@ async fn a_kind_that_is_not_installed_is_unknown_until_it_is() {
 async fn a_cluster_without_instancetypes_lacks_nothing() {
     let Some(api) = ApiServer::start().await else { return };
     let (admin, namespace) = (api.admin(), api.namespace("plain").await);
-    // The API server retries the deletion of a definition only after a long time if it has not yet read the objects of
-    // the kind. A watch is accepted when it has.
-    let is_watched = async |kind: &FactKind| {
-        let path = format!("/apis/{}/{}/{}?watch=true&timeoutSeconds=1", kind.group(), kind.version(), kind.plural());
-        eventually("a watch is accepted", async || {
-            (requests::send(&admin, Method::GET, &path, "", "").await.code == 200).then_some(())
-        })
-        .await;
-    };
-    future::join_all(FactKind::EXPANDING.iter().map(is_watched)).await;
-    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    for kind in FactKind::EXPANDING {
-        delete(&admin, &format!("{definitions}/{}.{}", kind.plural(), kind.group())).await;
-    }
+    future::join_all(FactKind::EXPANDING.map(|kind| uninstall(&admin, kind))).await;
     let group = "/apis/instancetype.kubevirt.io";
     let is_served = async || requests::send(&admin, Method::GET, group, "", "").await.code != 404;
     eventually("the group is not served", async || (!is_served().await).then_some(())).await;
