@@ -15,7 +15,10 @@ use serde::{
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{JsonText, Shared, Text, WithPresence, json};
+use super::{
+    JsonText, Shared, Source, Text, WithPresence, json,
+    network::{Interface, Network},
+};
 
 /// A view of a JSON object.
 pub(crate) trait Fields<'de>: Default {
@@ -176,6 +179,19 @@ pub(crate) fn objects<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place
     map.next_value_seed(ListOrNull(place)).map(drop)
 }
 
+/// Reads the list of interfaces: with that of the networks it is all that a hotplug changes.
+pub(crate) fn interfaces<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    place: &mut Vec<Interface<'de>>,
+) -> Result<(), A::Error> {
+    map.next_value_seed(VaryingList { list: ListOrNull(place), name: json::VARYING[0] })
+}
+
+/// Reads the list of networks; see [`interfaces`].
+pub(crate) fn networks<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Vec<Network<'de>>) -> Result<(), A::Error> {
+    map.next_value_seed(VaryingList { list: ListOrNull(place), name: json::VARYING[1] })
+}
+
 /// Reads an optional list of objects; an empty list differs from a missing one.
 pub(crate) fn optional_objects<'de, A, T>(map: &mut A, place: &mut Option<Vec<T>>) -> Result<(), A::Error>
 where
@@ -297,13 +313,22 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
 
     /// Called by [`json`]'s reader with the text of a deferred object.
     fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
-        self.place.deferred = Some(JsonText(text));
+        self.place.source = Source::Deferred(JsonText(text));
         Ok(())
     }
 
     /// Called by [`json`]'s reader for a repeated object.
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.place.is_repeated = true;
+        self.place.source = Source::Repeated;
+        Ok(())
+    }
+
+    /// Called by [`json`]'s reader for an object that differs from the first one in its lists of NICs only.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut lists: A) -> Result<(), A::Error> {
+        let (Some(interfaces), Some(networks)) = (lists.next_element()?, lists.next_element()?) else {
+            return Err(Error::invalid_length(0, &self));
+        };
+        self.place.source = Source::RepeatedExceptNics { interfaces, networks };
         Ok(())
     }
 
@@ -317,8 +342,34 @@ impl<'de, T: Fields<'de>> Visitor<'de> for SharedObject<'_, 'de, T> {
     }
 }
 
+/// Fills a list under the name of a newtype: see [`json::VARYING`].
+struct VaryingList<'v, T> {
+    list: ListOrNull<'v, T>,
+    name: &'static str,
+}
+
+impl<'de, T: Fields<'de>> DeserializeSeed<'de> for VaryingList<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_newtype_struct(self.name, self)
+    }
+}
+
+impl<'de, T: Fields<'de>> Visitor<'de> for VaryingList<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.list.expecting(formatter)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.list.deserialize(deserializer).map(drop)
+    }
+}
+
 /// Fills an empty list with views; returns false for `null`.
-struct ListOrNull<'v, T>(&'v mut Vec<T>);
+pub(super) struct ListOrNull<'v, T>(pub(super) &'v mut Vec<T>);
 
 impl<'de, T: Fields<'de>> DeserializeSeed<'de> for ListOrNull<'_, T> {
     type Value = bool;

@@ -14,7 +14,7 @@ use serde::{
 
 pub use self::volume::{Volume, VolumeSource};
 use super::{
-    Lazy, Present, Text, WithPresence,
+    Lazy, Present, Text, WithNics, WithPresence,
     fields::{List, fields},
     network::{Interface, Network},
     nullable,
@@ -55,7 +55,7 @@ fields! {
         "domain" => domain: with_presence,
         "evictionStrategy" => eviction_strategy: nullable,
         "livenessProbe" => liveness_probe: value,
-        "networks" => networks: objects,
+        "networks" => networks: networks,
         "nodeSelector" => node_selector: value,
         "readinessProbe" => readiness_probe: value,
         "resourceClaims" => resource_claims: objects,
@@ -64,6 +64,12 @@ fields! {
 }
 
 empty!(GuestSpec);
+
+impl<'a> WithNics<'a> for GuestSpec<'a> {
+    fn nics_mut(&mut self) -> (&mut Vec<Interface<'a>>, &mut Vec<Network<'a>>) {
+        (&mut self.domain.value_mut().devices.value_mut().interfaces, &mut self.networks)
+    }
+}
 
 impl<'a> GuestSpec<'a> {
     /// `domain.devices.interfaces[]`.
@@ -253,7 +259,7 @@ pub struct Devices<'a> {
 
 fields! {
     Devices {
-        "interfaces" => interfaces: objects,
+        "interfaces" => interfaces: interfaces,
         "autoattachGraphicsDevice" => autoattach_graphics_device: value,
         "autoattachInputDevice" => autoattach_input_device: value,
         "autoattachMemBalloon" => autoattach_mem_balloon: value,

@@ -26,13 +26,18 @@ mod sparse;
 pub mod vm;
 pub mod vmi;
 
-use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, ptr, sync::Arc};
+use std::{borrow::Cow, fmt, marker::PhantomData, mem, ops::Deref, ptr, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::value::RawValue;
+
+use self::{
+    fields::ListOrNull,
+    network::{Interface, Network},
+};
 
 pub use self::fields::List;
 #[cfg(fuzzing)]
@@ -261,29 +266,44 @@ impl<T> Deref for WithPresence<T> {
 }
 
 /// A field that the old object may repeat byte for byte, as a heartbeat repeats the spec. A repeated field is read once
-/// only, and a deferred one that is repeated is not read at all. A postponed one is never compared: it is only deferred.
+/// only, and a deferred one that is repeated is not read at all. Of one that differs in its lists of NICs only these are
+/// read. A postponed one is never compared: it is only deferred.
 ///
-/// The value is empty until a deferred field is read, or a repeated one is shared from the other object. Reading a
+/// The value is empty until a deferred field is read, or a repeated one is taken from the other object. Reading a
 /// request does both, except if the request changes nothing.
 #[derive(Debug)]
 pub struct Shared<'a, T> {
     /// `None` means empty.
     value: Option<Arc<T>>,
-    deferred: Option<JsonText<'a>>,
-    is_repeated: bool,
+    source: Source<'a>,
+}
+
+/// Where the value of a [`Shared`] field comes from.
+#[derive(Clone, Copy, Debug, Default)]
+enum Source<'a> {
+    /// It was read, or the object lacks the field.
+    #[default]
+    Own,
+    /// This text, which was not read yet.
+    Deferred(JsonText<'a>),
+    /// The other object has the same.
+    Repeated,
+    /// The other object has the same, except for these lists, which were not read yet.
+    RepeatedExceptNics { interfaces: JsonText<'a>, networks: JsonText<'a> },
 }
 
 impl<T> Default for Shared<'_, T> {
     fn default() -> Self {
-        Self { value: None, deferred: None, is_repeated: false }
+        Self { value: None, source: Source::Own }
     }
 }
 
 impl<'a, T: Deserialize<'a>> Shared<'a, T> {
     /// Reads the value, if it was deferred.
     fn read(&mut self) -> Result<(), json::JsonError> {
-        if let Some(text) = self.deferred.take() {
+        if let Source::Deferred(text) = self.source {
             self.value = Some(Arc::new(json::read(text.0)?));
+            self.source = Source::Own;
         }
         Ok(())
     }
@@ -295,19 +315,56 @@ impl<T> From<T> for Shared<'_, T> {
     }
 }
 
-impl<T> Shared<'_, T> {
-    /// Whether this object repeats the value of the other one.
-    fn is_repeated(&self) -> bool {
-        self.is_repeated
+impl<'a, T> Shared<'a, T> {
+    fn source(&self) -> Source<'a> {
+        self.source
     }
+}
 
-    /// Takes the value of the other object, if this one repeats it.
-    fn share_from(&mut self, other: &Self) {
-        if self.is_repeated {
-            self.value.clone_from(&other.value);
-            self.is_repeated = other.is_repeated;
+/// A view that has the lists of NICs of a guest.
+trait WithNics<'a> {
+    fn nics_mut(&mut self) -> (&mut Vec<Interface<'a>>, &mut Vec<Network<'a>>);
+}
+
+impl<'a, T> Shared<'a, T> {
+    /// Takes the value of the other object, if this one repeats it. That one has to be read before.
+    ///
+    /// # Errors
+    /// A list of NICs cannot be read.
+    fn resolve_from(&mut self, other: &mut Self) -> Result<(), json::JsonError>
+    where
+        T: WithNics<'a> + Clone,
+    {
+        match self.source {
+            Source::Own => return Ok(()),
+            _ if !matches!(other.source, Source::Own) => return Err(json::JsonError),
+            Source::Repeated => self.value.clone_from(&other.value),
+            Source::RepeatedExceptNics { interfaces, networks } => {
+                let copied = other.value.as_mut().and_then(Arc::get_mut).ok_or(json::JsonError)?;
+                let mut copy = copy_without_nics(copied);
+                let lists = copy.nics_mut();
+                json::read_seed(ListOrNull(lists.0), interfaces.0)?;
+                json::read_seed(ListOrNull(lists.1), networks.0)?;
+                self.value = Some(Arc::new(copy));
+            }
+            Source::Deferred(_) => return Err(json::JsonError),
         }
+        self.source = Source::Own;
+        Ok(())
     }
+}
+
+/// Copies a view, but leaves its lists of NICs empty.
+fn copy_without_nics<'a, T: WithNics<'a> + Clone>(view: &mut T) -> T {
+    let take = |view: &mut T| {
+        let (interfaces, networks) = view.nics_mut();
+        (mem::take(interfaces), mem::take(networks))
+    };
+    let nics = take(view);
+    let copy = view.clone();
+    let (interfaces, networks) = view.nics_mut();
+    (*interfaces, *networks) = nics;
+    copy
 }
 
 impl<T> Clone for Shared<'_, T> {

@@ -4,7 +4,7 @@
 use serde::{Deserialize, de::MapAccess};
 
 use super::{
-    Lazy, Present, Shared, Text,
+    Lazy, Present, Shared, Text, WithNics,
     fields::{Fields, List, fields},
     guest::GuestSpec,
     metadata::Metadata,
@@ -79,6 +79,12 @@ fields! {
 }
 
 empty!(VirtualMachineSpec);
+
+impl<'a> WithNics<'a> for VirtualMachineSpec<'a> {
+    fn nics_mut(&mut self) -> (&mut Vec<Interface<'a>>, &mut Vec<Network<'a>>) {
+        self.template.spec.nics_mut()
+    }
+}
 
 /// `instancetype` or `preference` of a VirtualMachine: names the object whose spec KubeVirt applies to the guest.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

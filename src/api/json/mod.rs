@@ -15,7 +15,7 @@ mod scan;
 mod skip;
 mod skipped;
 
-use std::{fmt, marker::PhantomData, mem};
+use std::{array, fmt, marker::PhantomData, mem};
 
 use serde::{
     Deserialize, Deserializer,
@@ -42,6 +42,11 @@ pub(super) const REPEATABLE: &str = "$nicplug::Repeatable";
 
 /// As [`REPEATABLE`], but the visitor receives the text of the first object, by `visit_borrowed_str`.
 pub(super) const DEFERRED: &str = "$nicplug::Deferred";
+
+/// The names of newtypes for two lists that are often the only difference of a [`REPEATABLE`] object from the first one.
+/// [`read_pair`] does not read such an object again: the visitor of the object receives the texts of its two lists, by
+/// `visit_seq`. To every other deserializer, and elsewhere, they are ordinary newtypes.
+pub(super) const VARYING: [&str; 2] = ["$nicplug::FirstVarying", "$nicplug::SecondVarying"];
 
 /// The name of a newtype whose visitor receives the text of an object from [`read_pair`], by `visit_borrowed_str`. To
 /// every other deserializer it is an ordinary newtype, as it is for a value of another type.
@@ -81,7 +86,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, JsonError
 /// # Errors
 /// As [`read`].
 pub(super) fn read_seed<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, JsonError> {
-    Reader { rest: text, depth: DEPTH, skipped: SkippedValues::default(), first: FirstObject::Disabled }.read(seed)
+    Reader::new(text, FirstObject::Disabled).read(seed)
 }
 
 /// As [`read`], for a type that handles deferred and repeated objects: see [`REPEATABLE`].
@@ -89,8 +94,7 @@ pub(super) fn read_seed<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> R
 /// # Errors
 /// As [`read`].
 pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, JsonError> {
-    Reader { rest: text, depth: DEPTH, skipped: SkippedValues::default(), first: FirstObject::NotRead }
-        .read(PhantomData)
+    Reader::new(text, FirstObject::NotRead { varying: [None; 2] }).read(PhantomData)
 }
 
 /// Splits a value from the text after it; `None` if its end is not there, and so after a number that more digits may
@@ -120,12 +124,17 @@ struct Reader<'de> {
 enum FirstObject<'de> {
     /// The type that is read does not handle repeated objects.
     Disabled,
-    NotRead,
-    /// Its text.
-    Read(&'de str),
+    /// With the texts of the [`VARYING`] lists, which are inside of it.
+    NotRead { varying: [Option<&'de str>; 2] },
+    /// Its text, and the parts around its [`VARYING`] lists if it has both in this order.
+    Read { text: &'de str, around: Option<[&'de str; 3]> },
 }
 
 impl<'de> Reader<'de> {
+    fn new(text: &'de str, first: FirstObject<'de>) -> Self {
+        Self { rest: text, depth: DEPTH, skipped: SkippedValues::default(), first }
+    }
+
     fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, JsonError> {
         let value = seed.deserialize(&mut self)?;
         match trim_start(self.rest) {
@@ -235,34 +244,85 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Reads an object unless it equals the first one; see [`REPEATABLE`] and [`DEFERRED`].
+    /// Reads an object unless it equals the first one; see [`REPEATABLE`], [`DEFERRED`] and [`VARYING`].
     fn repeatable<V: Visitor<'de>>(&mut self, is_deferred: bool, visitor: V) -> Result<V::Value, JsonError> {
         if self.peek()? != b'{' {
             return visitor.visit_newtype_struct(self);
         }
-        match self.first {
+        let first = self.first;
+        match first {
             FirstObject::Disabled => visitor.visit_newtype_struct(self),
             // An object ends at its last bracket, so the text after a match does not matter.
-            FirstObject::Read(text) => match strip_long_prefix(self.rest.as_bytes(), text.as_bytes()) {
-                Some(tail) => {
-                    self.advance_to(tail)?;
-                    visitor.visit_unit()
-                }
+            FirstObject::Read { text, .. } if self.pass(text).is_some() => visitor.visit_unit(),
+            FirstObject::Read { around, .. } => match around.and_then(|around| self.pass_varying(around)) {
+                Some(lists) => visitor.visit_seq(Texts(lists.into_iter())),
                 None => visitor.visit_newtype_struct(self),
             },
-            FirstObject::NotRead if is_deferred => {
+            FirstObject::NotRead { .. } if is_deferred => {
                 let text = self.skip()?;
-                self.first = FirstObject::Read(text);
+                self.first = FirstObject::Read { text, around: None };
                 visitor.visit_borrowed_str(text)
             }
-            FirstObject::NotRead => {
-                let text = self.rest;
+            FirstObject::NotRead { .. } => {
+                let rest = self.rest;
                 let value = visitor.visit_newtype_struct(&mut *self)?;
-                let read = text.get(..text.len() - self.rest.len()).ok_or(JsonError)?;
-                self.first = FirstObject::Read(read);
+                let text = self.passed_since(rest)?;
+                let around = if let FirstObject::NotRead { varying: [Some(one), Some(other)] } = self.first {
+                    around(text, one, other)
+                } else {
+                    None
+                };
+                self.first = FirstObject::Read { text, around };
                 Ok(value)
             }
         }
+    }
+
+    /// Passes a text, if it follows.
+    #[inline]
+    fn pass(&mut self, text: &str) -> Option<()> {
+        let tail = strip_long_prefix(self.rest.as_bytes(), text.as_bytes())?;
+        self.advance_to(tail).ok().map(drop)
+    }
+
+    /// Passes an object that equals the first one around its varying lists, and returns the texts of its own lists.
+    fn pass_varying(&mut self, [before, between, after]: [&str; 3]) -> Option<[&'de str; 2]> {
+        let start = self.rest;
+        let lists = (|| {
+            self.pass(before)?;
+            let one = self.skip_list()?;
+            self.pass(between)?;
+            let other = self.skip_list()?;
+            self.pass(after)?;
+            Some([one, other])
+        })();
+        if lists.is_none() {
+            self.rest = start;
+        }
+        lists
+    }
+
+    fn skip_list(&mut self) -> Option<&'de str> {
+        if self.rest.starts_with('[') { self.skip().ok() } else { None }
+    }
+
+    /// Reads a value, and remembers its text if it is inside of the first object; see [`VARYING`].
+    fn varying<V: Visitor<'de>>(&mut self, number: usize, visitor: V) -> Result<V::Value, JsonError> {
+        self.peek()?;
+        let rest = self.rest;
+        let value = visitor.visit_newtype_struct(&mut *self)?;
+        let text = self.passed_since(rest)?;
+        if let FirstObject::NotRead { varying } = &mut self.first
+            && let Some(place) = varying.get_mut(number)
+        {
+            *place = Some(text);
+        }
+        Ok(value)
+    }
+
+    /// Returns the text that was passed since only `rest` was left.
+    fn passed_since(&self, rest: &'de str) -> Result<&'de str, JsonError> {
+        rest.get(..rest.len() - self.rest.len()).ok_or(JsonError)
     }
 
     /// Returns the text of an object; see [`POSTPONED`].
@@ -367,6 +427,8 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
             REPEATABLE => self.repeatable(false, visitor),
             DEFERRED => self.repeatable(true, visitor),
             POSTPONED => self.postponed(visitor),
+            name if name == VARYING[0] => self.varying(0, visitor),
+            name if name == VARYING[1] => self.varying(1, visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }
@@ -392,6 +454,27 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map struct identifier
+    }
+}
+
+/// Returns the parts of a text around two others in it; `None` if they are not in this order in it.
+fn around<'t>(text: &'t str, one: &str, other: &str) -> Option<[&'t str; 3]> {
+    let range = |part: &str| {
+        let start = part.as_ptr().addr().checked_sub(text.as_ptr().addr())?;
+        Some((start, start + part.len()))
+    };
+    let ((start, end), (other_start, other_end)) = (range(one)?, range(other)?);
+    Some([text.get(..start)?, text.get(end..other_start)?, text.get(other_end..)?])
+}
+
+/// A list of texts.
+struct Texts<'de>(array::IntoIter<&'de str, 2>);
+
+impl<'de> SeqAccess<'de> for Texts<'de> {
+    type Error = JsonError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, JsonError> {
+        self.0.next().map(|text| seed.deserialize(BorrowedStrDeserializer::new(text))).transpose()
     }
 }
 

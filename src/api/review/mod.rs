@@ -301,6 +301,8 @@ fn optional<'de, A: MapAccess<'de>, T: Default + Deserialize<'de>>(map: &mut A) 
 mod tests {
     use std::{fs, path::Path, ptr};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::api::vm::VirtualMachineSpec;
 
@@ -310,6 +312,7 @@ mod tests {
 
     const VMI: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachineInstance"}"#;
     const VM: &str = r#""kind":{"group":"kubevirt.io","version":"v1","kind":"VirtualMachine"}"#;
+    const POOL: &str = r#""kind":{"group":"pool.kubevirt.io","version":"v1","kind":"VirtualMachinePool"}"#;
 
     fn valid(text: &str) -> Request<'_> {
         match read(text.as_bytes()).unwrap() {
@@ -410,6 +413,82 @@ mod tests {
             let alone = old_spec(&text);
             assert_eq!(*old.spec, serde_json::from_str::<VirtualMachineSpec>(&alone).unwrap(), "{text}");
         }
+    }
+
+    /// A list of interfaces or networks, or another value that may stand in its place.
+    fn nic_list() -> impl Strategy<Value = String> {
+        let nic = prop::sample::select(vec![
+            r#"{"name":"a","bridge":{}}"#,
+            r#"{"name":"a","pod":{}}"#,
+            r#"{ "multus" : {"networkName":"net"},"name":"b"}"#,
+            r#"{"name":"]","other":[{"x":"\""},[]]}"#,
+            r#"{"name":5}"#,
+            "{}",
+            "null",
+        ]);
+        let list = prop::collection::vec(nic, 0..4).prop_map(|nics| format!("[{}]", nics.join(",")));
+        prop_oneof![8 => list, 1 => prop::sample::select(vec!["null", "{}", "[}", "[ ]", "[1]"]).prop_map(str::to_owned)]
+    }
+
+    /// The spec of a VM with these lists, in a few forms.
+    fn spec_of([interfaces, networks]: &[String; 2], form: usize) -> String {
+        let cpu = ["1", "2"][form % 2];
+        let (interfaces, networks) = (format!(r#""interfaces":{interfaces}"#), format!(r#""networks":{networks}"#));
+        let domain = format!(r#""domain":{{"cpu":{{"cores":{cpu}}},"devices":{{{interfaces},"rng":{{}}}}}}"#);
+        let guest = match form / 2 {
+            0 => format!(r#"{domain},{networks},"volumes":[]"#),
+            1 => format!(r#"{networks},{domain}"#),
+            _ => domain,
+        };
+        format!(r#"{{"runStrategy":"Always","template":{{"metadata":{{"labels":{{}}}},"spec":{{{guest}}}}}}}"#)
+    }
+
+    proptest! {
+        #[test]
+        fn objects_that_differ_in_their_nics_are_read_as_serde_json_reads_them(
+            new in [nic_list(), nic_list()],
+            old in [nic_list(), nic_list()],
+            is_same in [any::<bool>(), any::<bool>()],
+            forms in prop_oneof![3 => (0..6_usize).prop_map(|form| [form; 2]), 1 => [0..6_usize, 0..6_usize]],
+            space in prop_oneof![3 => Just(""), 1 => Just(" ")],
+            kind in prop::sample::select(vec![VM, POOL]),
+        ) {
+            let old = [0, 1].map(|index| if is_same[index] { new[index].clone() } else { old[index].clone() });
+            let object = |nics, form| match kind {
+                VM => format!(r#"{{"spec":{space}{}}}"#, spec_of(nics, form)),
+                _ => format!(r#"{{"spec":{{"virtualMachineTemplate":{{"spec":{space}{}}}}}}}"#, spec_of(nics, form)),
+            };
+            let (new, old) = (object(&new, forms[0]), object(&old, forms[1]));
+            for (first, second) in [("object", "oldObject"), ("oldObject", "object")] {
+                let text = body(&format!(r#"{{"uid":"u",{kind},"{first}":{new},"{second}":{old},"operation":"UPDATE"}}"#));
+                let ours = json::read_pair::<Body<Eager>>(&text).ok().and_then(with_deferred);
+                let theirs = serde_json::from_str::<Body<Eager>>(&text).ok().and_then(with_deferred);
+                prop_assert_eq!(ours, theirs, "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn of_an_object_that_differs_in_its_nics_only_these_are_read() {
+        let nics = |names: &[&str]| {
+            let list = |field: &str| {
+                let entries: Vec<_> = names.iter().map(|name| format!(r#"{{"name":"{name}","{field}":{{}}}}"#)).collect();
+                format!("[{}]", entries.join(","))
+            };
+            [list("bridge"), list("pod")]
+        };
+        let [new, old] = [&["a", "b"][..], &["a"]].map(|names| spec_of(&nics(names), 0));
+        let text = body(&format!(
+            r#"{{"uid":"u",{VM},"operation":"UPDATE","object":{{"spec":{new}}},"oldObject":{{"spec":{old}}}}}"#
+        ));
+        let request = valid(&text);
+        let (Some(Object::Vm(new)), Some(Object::Vm(old))) = (&request.object, &request.old_object) else {
+            panic!("{request:?}")
+        };
+        let [new, old] = [new, old].map(|vm| &vm.spec.template.spec);
+        assert_eq!([new, old].map(|guest| (guest.interfaces().len(), guest.networks.len())), [(2, 2), (1, 1)]);
+        let volumes = [new, old].map(|guest| guest.volumes.text().unwrap().as_ptr());
+        assert_eq!(volumes[0], volumes[1], "the text of the other object");
     }
 
     /// Returns `oldObject.spec` of a body, or an empty object.

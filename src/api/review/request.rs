@@ -6,7 +6,7 @@ use serde::{
 };
 
 use crate::api::{
-    JsonObject, JsonText, Text,
+    JsonObject, JsonText, Source, Text,
     cluster::NetworkAttachmentDefinition,
     fields::{Fields, ObjectOrNull},
     json::JsonError,
@@ -227,11 +227,11 @@ impl Request<'_> {
             object.read_deferred()?;
         }
         if let (Some(new), Some(old)) = (&mut self.object, &mut self.old_object) {
-            old.share_from(new);
-            new.share_from(old);
+            old.resolve_from(new)?;
+            new.resolve_from(old)?;
         }
-        let is_complete = !self.object.iter().chain(&self.old_object).any(Object::repeats_spec);
-        is_complete.then_some(()).ok_or(JsonError)
+        let mut objects = self.object.iter().chain(&self.old_object);
+        objects.all(|object| matches!(object.source_of_spec(), Source::Own)).then_some(()).ok_or(JsonError)
     }
 
     fn changes_nothing(&self) -> bool {
@@ -251,24 +251,28 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn repeats_spec(&self) -> bool {
+    fn source_of_spec(&self) -> Source<'a> {
         match self {
-            Self::Vmi(vmi) => vmi.spec.is_repeated(),
-            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.is_repeated(),
-            Self::Vm(vm) => vm.spec.is_repeated(),
-            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => false,
+            Self::Vmi(vmi) => vmi.spec.source(),
+            Self::Pool(pool) => pool.spec.virtual_machine_template.spec.source(),
+            Self::Vm(vm) => vm.spec.source(),
+            Self::Migration(_) | Self::Nad(_) | Self::Other | Self::ReplicaSet(_) => Source::Own,
         }
     }
 
-    fn share_from(&mut self, other: &Self) {
+    fn repeats_spec(&self) -> bool {
+        matches!(self.source_of_spec(), Source::Repeated)
+    }
+
+    fn resolve_from(&mut self, other: &mut Self) -> Result<(), JsonError> {
         match (self, other) {
-            (Self::Vmi(own), Self::Vmi(other)) => own.spec.share_from(&other.spec),
+            (Self::Vmi(own), Self::Vmi(other)) => own.spec.resolve_from(&mut other.spec),
             (Self::Pool(own), Self::Pool(other)) => {
-                let other = &other.spec.virtual_machine_template.spec;
-                own.spec.virtual_machine_template.spec.share_from(other);
+                let other = &mut other.spec.virtual_machine_template.spec;
+                own.spec.virtual_machine_template.spec.resolve_from(other)
             }
-            (Self::Vm(own), Self::Vm(other)) => own.spec.share_from(&other.spec),
-            _ => {}
+            (Self::Vm(own), Self::Vm(other)) => own.spec.resolve_from(&mut other.spec),
+            _ => Ok(()),
         }
     }
 
