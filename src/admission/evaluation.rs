@@ -402,7 +402,7 @@ fn is_of_kubevirt(kind: &GroupVersionKind) -> bool {
 /// Applies the rules to a change.
 pub(super) fn decide(change: &Change, facts: &Facts, settings: &Settings) -> Verdict {
     let policy = EnforcementPolicy::new(settings, facts, change.subject.namespace);
-    let findings = rules::evaluate(&Case { change, facts, settings }, |rule| policy.is_off(rule));
+    let findings = rules::evaluate(&Case::new(change, facts, settings), |rule| policy.is_off(rule));
     verdict::decide(&findings, change, facts, &policy)
 }
 

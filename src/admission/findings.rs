@@ -40,7 +40,7 @@ impl Evaluator<'_> {
         }
         let facts = self.facts_for(&change);
         let policy = EnforcementPolicy::new(self.settings, &facts, change.subject.namespace);
-        let case = Case { change: &change, facts: &facts, settings: self.settings };
+        let case = Case::new(&change, &facts, self.settings);
         judged::of_change(&rules::evaluate(&case, |rule| policy.is_off(rule)), &change, &facts, &policy)
     }
 

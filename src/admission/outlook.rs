@@ -163,7 +163,7 @@ impl Evaluator<'_> {
         facts: &Facts,
         make: impl FnOnce(&Case, &[Finding], Restart, &EnforcementPolicy) -> T,
     ) -> T {
-        let case = Case { change, facts, settings: self.settings };
+        let case = Case::new(change, facts, self.settings);
         let policy = EnforcementPolicy::new(self.settings, facts, change.subject.namespace);
         let findings = rules::evaluate(&case, |rule| policy.is_off(rule));
         make(&case, &findings, Restart::of(&findings, change, facts, &policy), &policy)

@@ -180,10 +180,7 @@ pub(crate) fn objects<'de, A: MapAccess<'de>, T: Fields<'de>>(map: &mut A, place
 }
 
 /// Reads the list of interfaces: with that of the networks it is all that a hotplug changes.
-pub(crate) fn interfaces<'de, A: MapAccess<'de>>(
-    map: &mut A,
-    place: &mut Vec<Interface<'de>>,
-) -> Result<(), A::Error> {
+pub(crate) fn interfaces<'de, A: MapAccess<'de>>(map: &mut A, place: &mut Vec<Interface<'de>>) -> Result<(), A::Error> {
     map.next_value_seed(VaryingList { list: ListOrNull(place), name: json::VARYING[0] })
 }
 
@@ -476,10 +473,35 @@ impl<T> Deref for List<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Fields<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        bounded(deserializer, ENTRIES_AT_MOST).map(Self)
+        struct ListVisitor<'v, T>(&'v mut Vec<T>);
+
+        impl<'de, T: Fields<'de>> Visitor<'de> for ListVisitor<'_, T> {
+            type Value = ();
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+                while list.next_element_seed(NewElement(&mut *self.0))?.is_some() {
+                    if self.0.len() > ENTRIES_AT_MOST {
+                        return Err(too_many(ENTRIES_AT_MOST));
+                    }
+                }
+                Ok(())
+            }
+        }
+
+        let mut entries = Vec::new();
+        deserializer.deserialize_seq(ListVisitor(&mut entries))?;
+        Ok(Self(entries))
     }
+}
+
+fn too_many<E: Error>(at_most: usize) -> E {
+    E::custom(format_args!("the list has more than {at_most} entries"))
 }
 
 /// Reads a list; more entries than the bound are an error.
@@ -504,7 +526,7 @@ where
             let mut entries = Vec::new();
             while let Some(entry) = list.next_element()? {
                 if entries.len() == self.at_most {
-                    return Err(Error::custom(format_args!("the list has more than {} entries", self.at_most)));
+                    return Err(too_many(self.at_most));
                 }
                 reserve_first(&mut entries);
                 entries.push(entry);

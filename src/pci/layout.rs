@@ -97,8 +97,8 @@ const FREE: &str = "free";
 struct Collector<'v>(Vec<Device<'v>>);
 
 impl<'v> DeviceVisitor<'v> for Collector<'v> {
-    fn device(&mut self, device: Device<'v>) {
-        self.0.push(device);
+    fn device(&mut self, device: &Device<'v>) {
+        self.0.push(*device);
     }
 
     fn note(&mut self, _note: Note) {}

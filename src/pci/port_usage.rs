@@ -248,8 +248,8 @@ impl Counter {
 }
 
 impl<'v> DeviceVisitor<'v> for Counter {
-    fn device(&mut self, device: Device<'v>) {
-        let address = self.address(&device);
+    fn device(&mut self, device: &Device<'v>) {
+        let address = self.address(device);
         if matches!(device.kind, DeviceKind::Gpu | DeviceKind::HostDevice | DeviceKind::SriovInterface) {
             self.has_host_devices |= device.slot_kind != SlotKind::None;
         }

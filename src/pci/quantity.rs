@@ -20,10 +20,9 @@ fn read(text: &str, power: i32) -> Option<u64> {
         b'+' => (1, text.get(1..)?),
         _ => (1, text),
     };
-    let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
-    let (number, suffix) = rest.split_at_checked(end)?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+    let (whole, rest) = split_digits(rest)?;
+    let (fraction, suffix) = rest.strip_prefix('.').map_or(Some(("", rest)), split_digits)?;
+    if whole.is_empty() && fraction.is_empty() {
         return None;
     }
     let scale = Scale::parse(suffix)?;
@@ -31,6 +30,12 @@ fn read(text: &str, power: i32) -> Option<u64> {
         return Some(0);
     }
     Some(scale.apply(whole, fraction, power))
+}
+
+/// Splits the digits with which a text begins from the rest.
+fn split_digits(text: &str) -> Option<(&str, &str)> {
+    let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at_checked(end)
 }
 
 /// The factor of a suffix: 2ⁿ or 10ⁿ.

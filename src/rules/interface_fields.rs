@@ -91,8 +91,10 @@ impl CheckedInterface<'_> {
 
 fn name(interface: &CheckedInterface) -> Option<Finding> {
     let name = interface.fields.name.as_str();
-    let is_valid = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
-    let what = match name.chars().find(|letter| !is_valid(*letter)) {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    // A byte of another letter than those of ASCII is invalid too, so the first invalid byte begins a letter.
+    let invalid = name.bytes().position(|byte| !is_valid(byte));
+    let what = match invalid.and_then(|place| name.get(place..)?.chars().next()) {
         Some(letter) => format!("interface name {name} contains the invalid character {letter:?}", name = quote(name)),
         None if name.is_empty() => "the interface has no name".to_owned(),
         None => return None,

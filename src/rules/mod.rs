@@ -271,12 +271,20 @@ pub struct Case<'c> {
     pub facts: &'c Facts,
     /// The administrator's settings.
     pub settings: &'c Settings,
+    /// The running guest that the change affects; most rules ask for it.
+    live: Fact<&'c Vmi>,
 }
 
 /// Evaluates one NIC of a running guest.
 type NicCheck<'e, 'c> = &'e mut dyn FnMut(&Nic<'c>, &'c Vmi) -> Option<Finding>;
 
 impl<'c> Case<'c> {
+    /// Returns the input of the rules for a change.
+    #[must_use]
+    pub fn new(change: &'c Change<'c>, facts: &'c Facts, settings: &'c Settings) -> Self {
+        Self { change, facts, settings, live: live(change, facts) }
+    }
+
     /// Evaluates each NIC that the change plugs into a running guest; see [`Self::plugged`].
     pub(crate) fn each_plugged(
         &self,
@@ -409,13 +417,17 @@ impl<'c> Case<'c> {
     /// Returns the running guest that the change affects; absent if there is none. It is absent too if KubeVirt stops
     /// the guest with this change, or if the guest has no pod yet: KubeVirt then does not hotplug the change.
     pub(crate) fn live(&self) -> Fact<&'c Vmi> {
-        if self.change.after.stops() || self.change.subject.kind == ObjectKind::Pool {
-            return Fact::Absent;
-        }
-        match self.facts.live() {
-            Fact::Known(vmi) if vmi.has_no_pod_yet() => Fact::Absent,
-            live => live,
-        }
+        self.live
+    }
+}
+
+fn live<'c>(change: &Change, facts: &'c Facts) -> Fact<&'c Vmi> {
+    if change.after.stops() || change.subject.kind == ObjectKind::Pool {
+        return Fact::Absent;
+    }
+    match facts.live() {
+        Fact::Known(vmi) if vmi.has_no_pod_yet() => Fact::Absent,
+        live => live,
     }
 }
 

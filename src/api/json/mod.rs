@@ -28,7 +28,7 @@ use serde::{
 
 use self::{
     scan::{after_number, short_whole_number, split_compact_key, split_plain_string, strip_long_prefix, trim_start},
-    skipped::{SkippedValues, after_delimited},
+    skipped::{SkippedValues, after_delimited, after_value},
 };
 
 /// The name of a newtype whose visitor receives the text of the value from [`Reader`], by `visit_borrowed_str`. To
@@ -86,7 +86,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, JsonError
 /// # Errors
 /// As [`read`].
 pub(super) fn read_seed<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> Result<S::Value, JsonError> {
-    Reader::new(text, FirstObject::Disabled).read(seed)
+    Reader { rest: text, depth: DEPTH, pair: None }.read(seed)
 }
 
 /// As [`read`], for a type that handles deferred and repeated objects: see [`REPEATABLE`].
@@ -94,7 +94,7 @@ pub(super) fn read_seed<'a, S: DeserializeSeed<'a>>(seed: S, text: &'a str) -> R
 /// # Errors
 /// As [`read`].
 pub(super) fn read_pair<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, JsonError> {
-    Reader::new(text, FirstObject::NotRead { varying: [None; 2] }).read(PhantomData)
+    Reader { rest: text, depth: DEPTH, pair: Some(&mut Pair::default()) }.read(PhantomData)
 }
 
 /// Splits a value from the text after it; `None` if its end is not there, and so after a number that more digits may
@@ -110,11 +110,18 @@ pub(crate) fn split_value(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The state of the reader.
-struct Reader<'de> {
+struct Reader<'p, 'de> {
     /// The rest of the text.
     rest: &'de str,
     /// The remaining levels of nesting plus one.
     depth: u8,
+    /// `None` if the type that is read does not handle repeated objects.
+    pair: Option<&'p mut Pair<'de>>,
+}
+
+/// What the second object of a pair may repeat.
+#[derive(Default)]
+struct Pair<'de> {
     skipped: SkippedValues<'de>,
     first: FirstObject<'de>,
 }
@@ -122,19 +129,19 @@ struct Reader<'de> {
 /// The first object that was read as [`REPEATABLE`] or [`DEFERRED`].
 #[derive(Clone, Copy)]
 enum FirstObject<'de> {
-    /// The type that is read does not handle repeated objects.
-    Disabled,
     /// With the texts of the [`VARYING`] lists, which are inside of it.
     NotRead { varying: [Option<&'de str>; 2] },
     /// Its text, and the parts around its [`VARYING`] lists if it has both in this order.
     Read { text: &'de str, around: Option<[&'de str; 3]> },
 }
 
-impl<'de> Reader<'de> {
-    fn new(text: &'de str, first: FirstObject<'de>) -> Self {
-        Self { rest: text, depth: DEPTH, skipped: SkippedValues::default(), first }
+impl Default for FirstObject<'_> {
+    fn default() -> Self {
+        Self::NotRead { varying: [None; 2] }
     }
+}
 
+impl<'de> Reader<'_, 'de> {
     fn read<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<S::Value, JsonError> {
         let value = seed.deserialize(&mut self)?;
         match trim_start(self.rest) {
@@ -174,8 +181,12 @@ impl<'de> Reader<'de> {
     #[inline]
     fn skip(&mut self) -> Result<&'de str, JsonError> {
         self.rest = trim_start(self.rest);
-        let tail = self.skipped.after_value(self.rest.as_bytes()).ok_or(JsonError)?;
-        self.advance_to(tail)
+        let text = self.rest.as_bytes();
+        let tail = match &mut self.pair {
+            Some(pair) => pair.skipped.after_value(text),
+            None => after_value(text),
+        };
+        self.advance_to(tail.ok_or(JsonError)?)
     }
 
     /// Consumes a string with its quotes.
@@ -249,9 +260,8 @@ impl<'de> Reader<'de> {
         if self.peek()? != b'{' {
             return visitor.visit_newtype_struct(self);
         }
-        let first = self.first;
+        let Some(first) = self.pair.as_ref().map(|pair| pair.first) else { return visitor.visit_newtype_struct(self) };
         match first {
-            FirstObject::Disabled => visitor.visit_newtype_struct(self),
             // An object ends at its last bracket, so the text after a match does not matter.
             FirstObject::Read { text, .. } if self.pass(text).is_some() => visitor.visit_unit(),
             FirstObject::Read { around, .. } => match around.and_then(|around| self.pass_varying(around)) {
@@ -260,21 +270,27 @@ impl<'de> Reader<'de> {
             },
             FirstObject::NotRead { .. } if is_deferred => {
                 let text = self.skip()?;
-                self.first = FirstObject::Read { text, around: None };
+                self.set_first(FirstObject::Read { text, around: None });
                 visitor.visit_borrowed_str(text)
             }
             FirstObject::NotRead { .. } => {
                 let rest = self.rest;
                 let value = visitor.visit_newtype_struct(&mut *self)?;
                 let text = self.passed_since(rest)?;
-                let around = if let FirstObject::NotRead { varying: [Some(one), Some(other)] } = self.first {
-                    around(text, one, other)
-                } else {
-                    None
+                let lists = match self.pair.as_ref().map(|pair| pair.first) {
+                    Some(FirstObject::NotRead { varying: [Some(one), Some(other)] }) => Some((one, other)),
+                    _ => None,
                 };
-                self.first = FirstObject::Read { text, around };
+                let around = lists.and_then(|(one, other)| around(text, one, other));
+                self.set_first(FirstObject::Read { text, around });
                 Ok(value)
             }
+        }
+    }
+
+    fn set_first(&mut self, first: FirstObject<'de>) {
+        if let Some(pair) = &mut self.pair {
+            pair.first = first;
         }
     }
 
@@ -312,7 +328,7 @@ impl<'de> Reader<'de> {
         let rest = self.rest;
         let value = visitor.visit_newtype_struct(&mut *self)?;
         let text = self.passed_since(rest)?;
-        if let FirstObject::NotRead { varying } = &mut self.first
+        if let Some(Pair { first: FirstObject::NotRead { varying }, .. }) = &mut self.pair.as_deref_mut()
             && let Some(place) = varying.get_mut(number)
         {
             *place = Some(text);
@@ -327,7 +343,7 @@ impl<'de> Reader<'de> {
 
     /// Returns the text of an object; see [`POSTPONED`].
     fn postponed<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, JsonError> {
-        if self.peek()? != b'{' || matches!(self.first, FirstObject::Disabled) {
+        if self.peek()? != b'{' || self.pair.is_none() {
             return visitor.visit_newtype_struct(self);
         }
         visitor.visit_borrowed_str(self.skip()?)
@@ -371,7 +387,7 @@ enum StringValue<'de> {
     Unescaped(String),
 }
 
-impl<'de> Deserializer<'de> for &mut Reader<'de> {
+impl<'de> Deserializer<'de> for &mut Reader<'_, 'de> {
     type Error = JsonError;
 
     #[inline]
@@ -479,12 +495,12 @@ impl<'de> SeqAccess<'de> for Texts<'de> {
 }
 
 /// The entries of a list or an object.
-struct Entries<'r, 'de> {
-    reader: &'r mut Reader<'de>,
+struct Entries<'r, 'p, 'de> {
+    reader: &'r mut Reader<'p, 'de>,
     is_first: bool,
 }
 
-impl<'de> SeqAccess<'de> for Entries<'_, 'de> {
+impl<'de> SeqAccess<'de> for Entries<'_, '_, 'de> {
     type Error = JsonError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, JsonError> {
@@ -495,7 +511,7 @@ impl<'de> SeqAccess<'de> for Entries<'_, 'de> {
     }
 }
 
-impl<'de> MapAccess<'de> for Entries<'_, 'de> {
+impl<'de> MapAccess<'de> for Entries<'_, '_, 'de> {
     type Error = JsonError;
 
     #[inline]
@@ -525,13 +541,15 @@ mod tests {
     /// Compares the reader with serde_json: for values that are read, that are skipped, and whose text is taken. For
     /// the last two the results have to be equal only if the text is JSON.
     fn compare(text: &str) -> Result<(), TestCaseError> {
-        let values = [read::<Value>(text).ok(), serde_json::from_str(text).ok()];
-        prop_assert_eq!(&values[0], &values[1], "read: {:?}", text);
-        let skipped = read::<IgnoredAny>(text);
-        let text_of_value = read::<JsonText>(text).ok();
+        let expected: Option<Value> = serde_json::from_str(text).ok();
+        for (value, name) in [(read(text).ok(), "read"), (read_pair(text).ok(), "read_pair")] {
+            prop_assert_eq!(&value, &expected, "{}: {:?}", name, text);
+        }
+        let skipped = [read::<IgnoredAny>(text), read_pair(text)];
+        let text_of_value = [read::<JsonText>(text).ok(), read_pair(text).ok()];
         if let Ok(expected) = serde_json::from_str::<JsonText>(text) {
-            prop_assert!(skipped.is_ok(), "skipped: {:?}", text);
-            prop_assert_eq!(text_of_value, Some(expected), "text: {:?}", text);
+            prop_assert!(skipped.iter().all(Result::is_ok), "skipped: {:?}", text);
+            prop_assert_eq!(text_of_value, [Some(expected); 2], "text: {:?}", text);
         }
         Ok(())
     }

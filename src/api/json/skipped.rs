@@ -46,20 +46,7 @@ impl<'de> SkippedValues<'de> {
     /// string with escapes, such as JSON in an annotation. Both have an end mark, which a number does not.
     #[inline]
     fn after_entry(&mut self, text: &'de [u8]) -> Option<&'de [u8]> {
-        match text {
-            [b'"', inside @ ..] => match from_special(inside)? {
-                [b'"', tail @ ..] => Some(tail),
-                _ => self.after_delimited(text),
-            },
-            [b'{', b'}', tail @ ..]
-            | [b'[', b']', tail @ ..]
-            | [b't', b'r', b'u', b'e', tail @ ..]
-            | [b'f', b'a', b'l', b's', b'e', tail @ ..]
-            | [b'n', b'u', b'l', b'l', tail @ ..] => Some(tail),
-            [b'{', ..] => self.after_delimited(text),
-            [b'[', ..] => skip::after_brackets(text),
-            number => after_number(number),
-        }
+        after_value_by(text, |text| self.after_delimited(text))
     }
 
     #[inline(never)]
@@ -78,6 +65,30 @@ impl<'de> SkippedValues<'de> {
             self.count += 1;
         }
         Some(tail)
+    }
+}
+
+/// Returns the text after a value that begins here; `None` if it has no end.
+pub(super) fn after_value(text: &[u8]) -> Option<&[u8]> {
+    after_value_by(text, after_delimited)
+}
+
+/// As [`after_value`]; a function skips an object, or a string with escapes.
+#[inline]
+fn after_value_by<'t>(text: &'t [u8], after_long: impl FnOnce(&'t [u8]) -> Option<&'t [u8]>) -> Option<&'t [u8]> {
+    match text {
+        [b'"', inside @ ..] => match from_special(inside)? {
+            [b'"', tail @ ..] => Some(tail),
+            _ => after_long(text),
+        },
+        [b'{', b'}', tail @ ..]
+        | [b'[', b']', tail @ ..]
+        | [b't', b'r', b'u', b'e', tail @ ..]
+        | [b'f', b'a', b'l', b's', b'e', tail @ ..]
+        | [b'n', b'u', b'l', b'l', tail @ ..] => Some(tail),
+        [b'{', ..] => after_long(text),
+        [b'[', ..] => skip::after_brackets(text),
+        number => after_number(number),
     }
 }
 

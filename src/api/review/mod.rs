@@ -472,7 +472,8 @@ mod tests {
     fn of_an_object_that_differs_in_its_nics_only_these_are_read() {
         let nics = |names: &[&str]| {
             let list = |field: &str| {
-                let entries: Vec<_> = names.iter().map(|name| format!(r#"{{"name":"{name}","{field}":{{}}}}"#)).collect();
+                let entries: Vec<_> =
+                    names.iter().map(|name| format!(r#"{{"name":"{name}","{field}":{{}}}}"#)).collect();
                 format!("[{}]", entries.join(","))
             };
             [list("bridge"), list("pod")]

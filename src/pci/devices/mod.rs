@@ -187,7 +187,7 @@ impl<'v> Device<'v> {
 /// Receives the devices of a guest, and the problems that the walk finds.
 pub(super) trait DeviceVisitor<'v> {
     /// Receives a device. Each interface is one; an absent interface needs no slot.
-    fn device(&mut self, device: Device<'v>);
+    fn device(&mut self, device: &Device<'v>);
     /// Receives an assumption.
     fn note(&mut self, note: Note);
     /// Receives a reason why the guest cannot boot.

@@ -47,13 +47,11 @@ struct DeviceWalk<'v, 'k> {
 }
 
 impl<'v> DeviceWalk<'v, '_> {
-    fn emit(&self, visitor: &mut dyn DeviceVisitor<'v>, device: Device<'v>) {
-        let slot_kind = if self.is_transitional && device.is_transitional && device.slot_kind == SlotKind::Port {
-            SlotKind::Bridge
-        } else {
-            device.slot_kind
-        };
-        visitor.device(Device { slot_kind, ..device });
+    fn emit(&self, visitor: &mut dyn DeviceVisitor<'v>, mut device: Device<'v>) {
+        if self.is_transitional && device.is_transitional && device.slot_kind == SlotKind::Port {
+            device.slot_kind = SlotKind::Bridge;
+        }
+        visitor.device(&device);
     }
 
     fn filesystems(&self, visitor: &mut dyn DeviceVisitor<'v>) {

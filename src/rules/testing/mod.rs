@@ -117,7 +117,8 @@ pub(crate) fn findings_of_status(rule: &'static Rule, old: &str, new: &str, fact
         panic!("faulty: {review}")
     };
     let Some(change) = Change::of(&request) else { return Vec::new() };
-    let case = Case { change: &change, facts, settings: &Settings::default() };
+    let settings = Settings::default();
+    let case = Case::new(&change, facts, &settings);
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
 }
 
@@ -145,7 +146,7 @@ pub(crate) fn findings_under(rule: &'static Rule, review: &str, facts: &Facts, s
         panic!("faulty: {review}")
     };
     let change = Change::of(&request).unwrap();
-    let case = Case { change: &change, facts, settings };
+    let case = Case::new(&change, facts, settings);
     if rule.scope.covers(&change) { (rule.check)(&case) } else { Vec::new() }
 }
 
