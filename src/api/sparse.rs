@@ -49,6 +49,13 @@ impl<T: Empty> Deref for Sparse<T> {
     }
 }
 
+impl<T> Sparse<T> {
+    /// Whether none of its fields was set.
+    pub(crate) fn is_unset(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl<T: Default> Sparse<T> {
     /// Returns the value to set its fields.
     pub(crate) fn value_mut(&mut self) -> &mut T {

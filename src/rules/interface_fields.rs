@@ -43,9 +43,13 @@ fn check(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, interface) in guest.interfaces().iter().enumerate() {
         let checked = CheckedInterface { case, index, fields: interface };
-        let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
         findings.extend(name(&checked));
         findings.extend(model(&checked));
+        // Most interfaces have no other field that is checked here.
+        if interface.mac_address.is_none() && interface.options.is_unset() {
+            continue;
+        }
+        let network = case.change.nic(&interface.name).and_then(|nic| nic.network).map(|entry| entry.value);
         findings.extend(address::check(&checked));
         if network.is_some_and(|network| network.pod.is_some()) {
             findings.extend(ports::check(&checked));
@@ -104,6 +108,7 @@ fn name(interface: &CheckedInterface) -> Option<Finding> {
 }
 
 fn model(interface: &CheckedInterface) -> Option<Finding> {
+    interface.fields.model.as_ref()?;
     let model = interface.fields.model_or_default();
     if MODELS.contains(&model) {
         return None;
